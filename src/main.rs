@@ -1,0 +1,2 @@
+//! The `calumma` program.
+fn main() {}

@@ -1,0 +1,201 @@
+//! Module weights in and out of safetensors files, named as the module's fields are.
+//!
+//! Every module of this workspace names its fields after the published checkpoints, so a path such as
+//! `encoder.down.0.block.1.conv1.weight` is both the Rust path and the tensor name: no rename table.
+//! Loading collects every missing, unexpected and mis-shaped tensor and reports all of them at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{DType, Tensor, TensorData};
+use safetensors::{Dtype, SafeTensors};
+
+use crate::error::{Error, Result};
+
+/// Tensors by name, in f32, on the host.
+pub type NamedTensors = BTreeMap<String, TensorData>;
+
+/// The float parameters of `module` by path, converted to f32.
+pub fn collect<M: Module>(module: &M) -> NamedTensors {
+    let mut collector = Collector::default();
+    module.visit(&mut collector);
+    collector.tensors
+}
+
+#[derive(Default)]
+struct Collector {
+    tensors: NamedTensors,
+}
+
+impl ModuleVisitor for Collector {
+    fn visit_float_with_path<const D: usize>(
+        &mut self,
+        path: &[String],
+        _id: burn::module::ParamId,
+        tensor: &Tensor<D>,
+    ) {
+        self.tensors.insert(path.join("."), tensor.to_data().convert_dtype(DType::F32));
+    }
+}
+
+/// `module` with every float parameter replaced by the tensor of its name.
+///
+/// `origin` names the source in errors. Tensors whose name fails `expected` are ignored; any other
+/// name without a parameter is an error, as is a missing tensor or one of another shape.
+///
+/// # Errors
+/// [`Error::File`] that lists all missing, unexpected and mis-shaped tensors.
+pub fn load<M: Module>(
+    module: M,
+    mut tensors: NamedTensors,
+    origin: &Path,
+    expected: impl Fn(&str) -> bool,
+) -> Result<M> {
+    let mut loader =
+        Loader { tensors: &mut tensors, path: Vec::new(), missing: Vec::new(), shapes: Vec::new() };
+    let module = module.map(&mut loader);
+    let (missing, shapes) = (loader.missing, loader.shapes);
+    let unexpected: BTreeSet<_> = tensors.keys().filter(|name| expected(name)).collect();
+    let mut problems = Vec::new();
+    for (what, names) in [
+        ("missing", missing),
+        ("unexpected", unexpected.into_iter().cloned().collect()),
+        ("of another shape", shapes),
+    ] {
+        if !names.is_empty() {
+            problems.push(format!("{} tensors {what}: {}", names.len(), abridged(&names)));
+        }
+    }
+    if problems.is_empty() {
+        Ok(module)
+    } else {
+        Err(Error::file(origin, problems.join("; ")))
+    }
+}
+
+fn abridged(names: &[String]) -> String {
+    const SHOWN: usize = 6;
+    let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}
+
+struct Loader<'a> {
+    tensors: &'a mut NamedTensors,
+    path: Vec<String>,
+    missing: Vec<String>,
+    shapes: Vec<String>,
+}
+
+impl ModuleMapper for Loader<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.path.join(".");
+        let Some(data) = self.tensors.remove(&name) else {
+            self.missing.push(name);
+            return param;
+        };
+        let shape = param.val().dims();
+        if data.shape.as_slice() != shape.as_slice() {
+            self.shapes.push(format!("{name} {:?} instead of {shape:?}", data.shape.as_slice()));
+            return param;
+        }
+        param.map(|old| {
+            let device = old.device();
+            let tensor = Tensor::from_data(data, &device);
+            if old.is_require_grad() { tensor.require_grad() } else { tensor }
+        })
+    }
+}
+
+/// Reads every float tensor of a safetensors file, widened to f32.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be read, [`Error::File`] when it is truncated or malformed.
+pub fn read(path: &Path) -> Result<NamedTensors> {
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let file = SafeTensors::deserialize(&bytes)
+        .map_err(|e| Error::file(path, format!("not a readable safetensors file: {e}")))?;
+    let mut tensors = NamedTensors::new();
+    for (name, view) in file.tensors() {
+        let values = match view.dtype() {
+            Dtype::F32 => view
+                .data()
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect(),
+            // bf16 is the upper half of an f32.
+            Dtype::BF16 => view
+                .data()
+                .chunks_exact(2)
+                .map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16))
+                .collect::<Vec<f32>>(),
+            Dtype::F16 => view
+                .data()
+                .chunks_exact(2)
+                .map(|b| half::f16::from_bits(u16::from_le_bytes([b[0], b[1]])).to_f32())
+                .collect(),
+            other => {
+                let message = format!("tensor {name} is {other:?}; allowed: F32, BF16, F16");
+                return Err(Error::file(path, message));
+            }
+        };
+        tensors.insert(name, TensorData::new(values, view.shape().to_vec()));
+    }
+    Ok(tensors)
+}
+
+/// The number format of a written weight file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredDtype {
+    /// 32-bit floats: exact.
+    F32,
+    /// bfloat16, rounded to nearest even: half the size, 8 significant bits.
+    Bf16,
+    /// IEEE half precision, rounded to nearest even: half the size, 11 significant bits, range 65504.
+    F16,
+}
+
+/// The bytes of a safetensors file that holds `tensors`, with `metadata` in its header.
+///
+/// # Errors
+/// [`Error::Invalid`] when the container cannot hold the tensors.
+pub fn to_bytes(
+    tensors: &NamedTensors,
+    dtype: StoredDtype,
+    metadata: Option<std::collections::HashMap<String, String>>,
+) -> Result<Vec<u8>> {
+    let mut encoded = Vec::with_capacity(tensors.len());
+    for (name, data) in tensors {
+        let values = data.iter::<f32>();
+        let (kind, bytes): (_, Vec<u8>) = match dtype {
+            StoredDtype::F32 => (Dtype::F32, values.flat_map(f32::to_le_bytes).collect()),
+            StoredDtype::Bf16 => (
+                Dtype::BF16,
+                values.flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect(),
+            ),
+            StoredDtype::F16 => {
+                (Dtype::F16, values.flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect())
+            }
+        };
+        encoded.push((name.clone(), kind, data.shape.to_vec(), bytes));
+    }
+    let mut views = Vec::with_capacity(encoded.len());
+    for (name, kind, shape, bytes) in &encoded {
+        let view = safetensors::tensor::TensorView::new(*kind, shape.clone(), bytes)
+            .map_err(|e| Error::Invalid(format!("tensor {name} cannot be stored: {e}")))?;
+        views.push((name.as_str(), view));
+    }
+    safetensors::serialize(views, metadata)
+        .map_err(|e| Error::Invalid(format!("weights cannot be stored: {e}")))
+}
