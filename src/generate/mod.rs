@@ -6,19 +6,19 @@
 //! those of the original release (facebookresearch/chameleon, `chameleon/inference/`).
 
 pub mod config;
+mod decoder;
 pub mod generator;
 pub mod guidance;
 pub mod modality;
 pub mod prompt;
 pub mod sampling;
-pub mod stream;
+mod session;
 
 pub use config::{GenerationConfig, GenerationMode, SamplingConfig};
 pub use generator::{EndReason, Event, Generated, Generator, Request};
 pub use guidance::{Branch, Guidance};
 pub use modality::{ModalityRules, ModalityState};
 pub use prompt::{PromptForms, PromptPiece};
-pub use stream::TextStream;
 
 use crate::error::Result;
 
