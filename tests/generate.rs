@@ -400,6 +400,16 @@ fn stop_ids_end_a_row_and_are_its_last_id() {
 }
 
 #[test]
+fn repetition_is_counted_over_prompt_and_answer() {
+    let model = Scripted::fond_of(&[text(0), text(1)]);
+    let mut config = GenerationConfig { max_new_tokens: Some(2), ..GenerationConfig::default() };
+    config = config.greedy();
+    config.text.repetition_penalty = 2.0;
+    assert_eq!(generate(&model, &[0], &config).unwrap().ids, [text(0), text(1)]);
+    assert_eq!(generate(&model, &[0, text(0)], &config).unwrap().ids, [text(1), text(0)]);
+}
+
+#[test]
 fn useless_prompts_are_refused_before_any_computation() {
     let model = Scripted::random();
     let auto = GenerationConfig::default();
