@@ -157,6 +157,15 @@ impl GenerationConfig {
         Guidance::new(self.guidance_scale, self.image_guidance_scale)
     }
 
+    /// The same settings for short answers that should be right rather than varied: the most
+    /// likely ids, and no penalty on words that the question holds already.
+    #[must_use]
+    pub fn for_answers(mut self) -> Self {
+        self.text.greedy = true;
+        self.text.repetition_penalty = 1.0;
+        self
+    }
+
     /// The same settings with the most likely id taken everywhere.
     #[must_use]
     pub fn greedy(mut self) -> Self {

@@ -18,7 +18,7 @@ pub use config::{GenerationConfig, GenerationMode, SamplingConfig};
 pub use generator::{EndReason, Event, Generated, Generator, Request};
 pub use guidance::{Branch, Guidance};
 pub use modality::{ModalityRules, ModalityState};
-pub use prompt::{PromptForms, PromptPiece};
+pub use prompt::{FormPiece, PromptForms};
 
 use crate::error::Result;
 

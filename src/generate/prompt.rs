@@ -1,7 +1,8 @@
 //! The forms of prompts that a checkpoint was trained on: `prompts` in `generation_config.json`.
 //!
 //! A form is text with `<image>` for a picture, `<sep>` for the separator after which the model
-//! answers, and `{name}` for a value. Values are taken as they are: `<image>` inside one is text.
+//! answers, and `{name}` for a value; `{{`, `}}` and `<<` are the characters themselves, as in the
+//! templates of training data. Values are taken as they are: `<image>` inside one is text.
 
 use serde::{Deserialize, Serialize};
 
@@ -53,21 +54,34 @@ impl PromptForms {
         Ok(file.prompts)
     }
 
-    /// Checks that every form can be rendered.
+    /// Checks that every form can be rendered and has the one picture that it is about, or none.
     ///
     /// # Errors
-    /// Names the form that asks for an unknown value, or whose brace is not closed.
+    /// Names the form that asks for an unknown value or another number of pictures, or whose
+    /// brace is not closed.
     pub fn validate(&self) -> Result<()> {
-        render(&self.caption, &[])?;
-        render(&self.ask, &[("question", "")])?;
-        render(&self.draw, &[("text", "")])?;
+        let forms = [
+            (&self.caption, "caption", None, 1),
+            (&self.ask, "ask", Some("question"), 1),
+            (&self.draw, "draw", Some("text"), 0),
+        ];
+        for (form, name, value, wanted) in forms {
+            let values: Vec<(&str, &str)> = value.into_iter().map(|value| (value, "")).collect();
+            let pieces = render(form, &values)?;
+            let images = pieces.iter().filter(|piece| **piece == FormPiece::Image).count();
+            if images != wanted {
+                return Err(Error::Invalid(format!(
+                    "prompts.{name} is `{form}` with {images} <image> marks; allowed: {wanted}"
+                )));
+            }
+        }
         Ok(())
     }
 }
 
 /// A part of a rendered form.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PromptPiece {
+pub enum FormPiece {
     /// Literal text and values, joined.
     Text(String),
     /// The next picture.
@@ -76,40 +90,40 @@ pub enum PromptPiece {
     Separator,
 }
 
+/// What a form writes for something that is no text.
+const MARKS: [(&str, FormPiece); 2] =
+    [("<image>", FormPiece::Image), ("<sep>", FormPiece::Separator)];
+
 /// Fills `values` into `form`. Text that ends up empty is left out.
 ///
 /// # Errors
 /// When the form names a value that is not given, or a brace is not closed.
 ///
 /// ```
-/// use calumma::generate::prompt::{PromptPiece::*, render};
+/// use calumma::generate::prompt::{FormPiece::*, render};
 /// let pieces = render("<image>{question}<sep>", &[("question", "what colour?")])?;
 /// assert_eq!(pieces, [Image, Text("what colour?".into()), Separator]);
 /// # Ok::<(), calumma::Error>(())
 /// ```
-pub fn render(form: &str, values: &[(&str, &str)]) -> Result<Vec<PromptPiece>> {
+pub fn render(form: &str, values: &[(&str, &str)]) -> Result<Vec<FormPiece>> {
     let mut pieces = Vec::new();
     let mut text = String::new();
     let mut rest = form;
-    while let Some(at) = rest.find(['<', '{']) {
+    while let Some(at) = rest.find(['<', '{', '}']) {
         text.push_str(&rest[..at]);
         rest = &rest[at..];
-        let marker = if let Some(after) = rest.strip_prefix("<image>") {
-            Some((PromptPiece::Image, after))
-        } else {
-            rest.strip_prefix("<sep>").map(|after| (PromptPiece::Separator, after))
-        };
-        if let Some((piece, after)) = marker {
+        let doubled = ["{{", "}}", "<<"].iter().any(|twice| rest.starts_with(twice));
+        if let Some((mark, piece)) = MARKS.iter().find(|(mark, _)| rest.starts_with(mark)) {
             push_text(&mut pieces, &mut text);
-            pieces.push(piece);
-            rest = after;
-        } else if let Some(after) = rest.strip_prefix('<') {
-            text.push('<');
-            rest = after;
-        } else {
+            pieces.push(piece.clone());
+            rest = &rest[mark.len()..];
+        } else if rest.starts_with('{') && !doubled {
             let (value, after) = take_value(form, rest, values)?;
             text.push_str(value);
             rest = after;
+        } else {
+            text.push_str(&rest[..1]);
+            rest = &rest[1 + usize::from(doubled)..];
         }
     }
     text.push_str(rest);
@@ -137,22 +151,24 @@ fn take_value<'v, 'f>(
     Ok((value, &rest[end + 1..]))
 }
 
-fn push_text(pieces: &mut Vec<PromptPiece>, text: &mut String) {
+fn push_text(pieces: &mut Vec<FormPiece>, text: &mut String) {
     if !text.is_empty() {
-        pieces.push(PromptPiece::Text(std::mem::take(text)));
+        pieces.push(FormPiece::Text(std::mem::take(text)));
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use super::{PromptPiece::*, *};
+    use super::{FormPiece::*, *};
 
     #[test]
     fn literal_text_and_values_join() {
         let pieces = render("Q: {question} < 3 ?<sep>", &[("question", "is it")]).unwrap();
         assert_eq!(pieces, [Text("Q: is it < 3 ?".into()), Separator]);
         assert_eq!(render("{text}", &[("text", "")]).unwrap(), []);
+        let pieces = render("a <<image> {{b}} }", &[]).unwrap();
+        assert_eq!(pieces, [Text("a <image> {b} }".into())]);
     }
 
     #[test]
@@ -168,6 +184,9 @@ mod tests {
         assert!(render("{text", &[("text", "")]).is_err());
         let forms = PromptForms { caption: "{text}".into(), ..PromptForms::default() };
         assert!(forms.validate().is_err());
+        let forms = PromptForms { ask: "{question}<sep>".into(), ..PromptForms::default() };
+        let error = forms.validate().unwrap_err().to_string();
+        assert!(error.contains("prompts.ask is `{question}<sep>` with 0 <image> marks"), "{error}");
         assert!(PromptForms::default().validate().is_ok());
         assert!(PromptForms::from_json(r#"{"prompts": {"speak": ""}}"#).is_err());
         assert_eq!(PromptForms::from_json("{}").unwrap(), PromptForms::default());
