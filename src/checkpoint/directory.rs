@@ -49,14 +49,3 @@ fn sync(path: &Path) -> Result<()> {
         Err(error) => Err(Error::io(path)(error)),
     }
 }
-
-/// Gives the unchanging file `from` a second name `to`, or copies it where links are not possible.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn hardlink_or_copy(from: &Path, to: &Path) -> Result<()> {
-    if std::fs::hard_link(from, to).is_ok() {
-        return Ok(());
-    }
-    std::fs::copy(from, to).map(drop).map_err(Error::io(from))
-}

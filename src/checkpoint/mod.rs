@@ -7,6 +7,6 @@ mod directory;
 mod manifest;
 mod open;
 
-pub use directory::{hardlink_or_copy, write_directory};
+pub use directory::write_directory;
 pub use manifest::Manifest;
-pub use open::{Checkpoint, config_from_json, config_to_json};
+pub use open::{Checkpoint, Parts, config_from_json, config_to_json};

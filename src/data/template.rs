@@ -25,6 +25,7 @@
 //! # Ok::<(), calumma::Error>(())
 //! ```
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use super::Fields;
@@ -88,6 +89,25 @@ impl Template {
         self.pieces.len() > 1
             && self.pieces.last() == Some(&Piece::Image)
             && self.pieces.first() != Some(&Piece::Image)
+    }
+
+    /// The fields it names, those looked up in the entries of repeated parts included.
+    pub fn columns(&self) -> BTreeSet<String> {
+        fn collect(pieces: &[Piece], into: &mut BTreeSet<String>) {
+            for piece in pieces {
+                match piece {
+                    Piece::Field(name) => drop(into.insert(name.clone())),
+                    Piece::Repeat { field, body, .. } => {
+                        into.insert(field.clone());
+                        collect(body, into);
+                    }
+                    Piece::Text(_) | Piece::Image | Piece::Separator => {}
+                }
+            }
+        }
+        let mut columns = BTreeSet::new();
+        collect(&self.pieces, &mut columns);
+        columns
     }
 
     /// How many `<image>` marks it has.

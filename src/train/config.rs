@@ -13,6 +13,7 @@ use vq_tokenizer::train::{RevivalConfig, VqLossConfig};
 use super::objective::LossConfig;
 use super::optimizer::OptimizerConfig;
 use super::schedule::ScheduleConfig;
+use crate::data::template::Loss;
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::tokenize::BpeConfig;
@@ -73,8 +74,19 @@ pub struct VqRecipe {
     /// Replacement of codes that fell out of use.
     #[serde(default)]
     pub codebook: RevivalConfig,
+    /// The time before the codebook takes part.
+    #[serde(default)]
+    pub warmup: WarmupConfig,
     /// The shape of a batch.
     pub batch: ImageBatchConfig,
+}
+
+/// The first steps of an image tokenizer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WarmupConfig {
+    /// Steps as a plain autoencoder; then the codebook starts from the latents of a batch.
+    pub autoencoder_steps: usize,
 }
 
 /// A recipe for `calumma bpe train`: a text tokenizer with picture and special tokens reserved.
@@ -273,7 +285,7 @@ pub struct DataConfig {
     pub explode: Option<String>,
     /// What is supervised: `all` tokens, or only the `answers` after a separator.
     #[serde(default)]
-    pub loss: SupervisedPart,
+    pub loss: Loss,
     /// Entries of a repeated list in one document at most.
     #[serde(default = "default_turns")]
     pub max_turns: usize,
@@ -320,17 +332,6 @@ impl WeightedTemplate {
             Self::Weighted { template, weight } => (template, *weight),
         }
     }
-}
-
-/// Which tokens of a document are targets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SupervisedPart {
-    /// Every token.
-    #[default]
-    All,
-    /// What follows a separator, up to the next.
-    Answers,
 }
 
 /// The shape of a language model's batch.

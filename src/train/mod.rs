@@ -5,6 +5,7 @@
 //! same weights, bit for bit on the CPU.
 
 mod config;
+mod documents;
 mod image_task;
 mod language_task;
 pub mod objective;
@@ -18,9 +19,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use config::{
     BatchConfig, BpeRecipe, BpeRunConfig, DataConfig, ImageBatchConfig, LanguageRecipe, ModelSizes,
-    Recipe, RunConfig, SupervisedPart, TokenizerConfig, VqRecipe, WeightedTemplate, explain,
+    Recipe, RunConfig, TokenizerConfig, VqRecipe, WarmupConfig, WeightedTemplate, explain,
     read_recipe,
 };
+pub use documents::{DocumentStream, StreamState, corpus};
 pub use image_task::ImageTask;
 pub use language_task::LanguageTask;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};

@@ -8,6 +8,7 @@
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use crate::data::pack::PackedBatch;
 use crate::model::{CausalLm, ModelInput, mask};
 
 /// Tokens whose logits exist at one time.
@@ -31,21 +32,13 @@ impl Default for LossConfig {
     }
 }
 
-/// Packed rows of tokens.
-#[derive(Clone, Debug, Default)]
+/// Packed rows of tokens, and which of them are picture codes.
+#[derive(Clone, Debug)]
 pub struct NextTokenBatch {
-    /// `rows * seq` ids.
-    pub ids: Vec<u32>,
-    /// `rows * seq` positions that start at 0 in every document.
-    pub positions: Vec<u32>,
-    /// `rows * seq` document numbers; tokens see their own document only.
-    pub document_ids: Vec<u32>,
-    /// Whether each of the `rows * seq` tokens is a target.
-    pub targets: Vec<bool>,
-    /// Whether each of the `rows * seq` tokens is a picture code.
+    /// Ids, documents, positions and targets.
+    pub packed: PackedBatch,
+    /// Whether each of the `rows * seq_len` tokens is a picture code.
     pub is_image: Vec<bool>,
-    /// Rows.
-    pub rows: usize,
 }
 
 /// A loss to differentiate, and the sums behind it.
@@ -81,9 +74,9 @@ impl NextToken {
     ///
     /// The tape is only there when `model` lies on an autodiff device.
     pub fn loss(&self, model: &CausalLm, batch: &NextTokenBatch) -> NextTokenLoss {
-        let hidden = model.hidden(input(model, batch)); // [rows, seq, hidden]
+        let hidden = model.hidden(input(model, &batch.packed)); // [rows, seq, hidden]
         let [rows, seq, width] = hidden.dims();
-        let targets = self.targets(batch, seq);
+        let targets = self.targets(batch);
         let count = targets.ids.len();
         if count == 0 {
             let surrogate = hidden.sum() * 0.0;
@@ -105,18 +98,16 @@ impl NextToken {
         loss
     }
 
-    fn targets(&self, batch: &NextTokenBatch, seq: usize) -> Targets {
+    fn targets(&self, batch: &NextTokenBatch) -> Targets {
         let mut targets =
             Targets { places: vec![], ids: vec![], weights: vec![], is_image: vec![] };
-        for token in (0..batch.ids.len()).filter(|token| token % seq != 0) {
-            if !batch.targets[token] || batch.document_ids[token] != batch.document_ids[token - 1] {
-                continue;
-            }
+        let packed = &batch.packed;
+        for token in (0..packed.ids.len()).filter(|&token| packed.loss_mask[token]) {
             let is_image = batch.is_image[token];
             let weight =
                 if is_image { self.config.image_weight } else { self.config.text_weight };
             targets.places.push(token as i32 - 1);
-            targets.ids.push(batch.ids[token] as i32);
+            targets.ids.push(packed.ids[token] as i32);
             targets.weights.push(weight as f32);
             targets.is_image.push(is_image);
         }
@@ -189,11 +180,11 @@ fn like(constant: Tensor<2>) -> Tensor<2> {
 }
 
 /// The batch as tensors on the device of `model`.
-fn input(model: &CausalLm, batch: &NextTokenBatch) -> ModelInput<'static> {
+fn input(model: &CausalLm, batch: &PackedBatch) -> ModelInput<'static> {
     let device = model.model.embed_tokens.weight.val().device();
-    let shape = [batch.rows, batch.ids.len() / batch.rows.max(1)];
     let tensor = |values: &[u32]| {
         let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
+        let shape = [batch.rows, batch.seq_len];
         Tensor::<2, Int>::from_data(TensorData::new(values, shape), &device)
     };
     ModelInput {
