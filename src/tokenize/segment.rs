@@ -3,7 +3,7 @@
 use image::RgbImage;
 use vq_tokenizer::Codes;
 
-use super::vocabulary::SEP_TOKEN;
+use super::token::SEP_TOKEN;
 
 /// A piece of a document as people see it.
 #[derive(Clone, Debug, PartialEq)]
