@@ -148,11 +148,11 @@ impl TextTokenizer {
     /// # Errors
     /// If the file's rules cannot encode `text`.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
-        let tokens = self.plain_tokens(text).map_err(|error| invalid("text", &*error))?;
-        let mut ids = Vec::with_capacity(tokens.len());
-        for (id, name) in tokens {
+        let found = self.plain_ids(text).map_err(|error| invalid("text", &*error))?;
+        let mut ids = Vec::with_capacity(found.len());
+        for id in found {
             if self.is_hidden(id) {
-                self.spell(&name, &mut ids)?;
+                self.spell(id, &mut ids)?;
             } else {
                 ids.push(id);
             }
@@ -160,8 +160,8 @@ impl TextTokenizer {
         Ok(ids)
     }
 
-    /// Ids and names by the file's rules, control tokens not cut out.
-    fn plain_tokens(&self, text: &str) -> tokenizers::Result<Vec<(u32, String)>> {
+    /// Ids by the file's rules, control tokens not cut out.
+    fn plain_ids(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
         let mut pieces = self.plain.extract_and_normalize(self.inner.get_normalizer(), text);
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
             pre_tokenizer.pre_tokenize(&mut pieces)?;
@@ -169,13 +169,13 @@ impl TextTokenizer {
         let model = self.inner.get_model();
         pieces
             .tokenize(|piece| -> tokenizers::Result<Vec<Token>> { model.tokenize(piece.get()) })?;
-        let encoding = pieces.into_encoding(None, 0, OffsetType::None)?;
-        Ok(encoding.get_ids().iter().copied().zip(encoding.get_tokens().iter().cloned()).collect())
+        Ok(pieces.into_encoding(None, 0, OffsetType::None)?.get_ids().to_vec())
     }
 
-    /// The ids of the single characters of `name`: what is left when a file's merges, or a model
-    /// that looks whole words up first, make a control token out of text.
-    fn spell(&self, name: &str, ids: &mut Vec<u32>) -> Result<()> {
+    /// The ids of the single characters of the token `hidden`: what to write when a file's
+    /// merges, or a model that looks whole words up first, make a control token out of text.
+    fn spell(&self, hidden: u32, ids: &mut Vec<u32>) -> Result<()> {
+        let name = self.inner.id_to_token(hidden).unwrap_or_default();
         for character in name.chars() {
             let id = self.inner.get_model().token_to_id(character.encode_utf8(&mut [0; 4]));
             let id = id.filter(|id| !self.is_hidden(*id)).ok_or_else(|| {
