@@ -332,7 +332,7 @@ fn faulty_blocks_are_errors_that_leave_what_came_before() {
         let error = TRAINED.decode(&ids).unwrap_err().to_string();
         assert!(error.starts_with(message), "{error}");
         let (segments, fault) = TRAINED.decode_until_fault(&ids);
-        assert_eq!(segments, [text.clone()]);
+        assert_eq!(segments, std::slice::from_ref(&text));
         assert_eq!(fault.unwrap().to_string(), error);
     }
 }
