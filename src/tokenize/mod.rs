@@ -21,8 +21,8 @@ pub use segment::{CodedSegment, Segment, TokenSequence};
 pub use stream::StreamDecoder;
 pub use text::TextTokenizer;
 pub use token::{
-    BEGIN_IMAGE_TOKEN, BOS_TOKEN, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN, SEP_ALIAS,
-    SEP_TOKEN, TokenClass, UNK_TOKEN, code_token,
+    BEGIN_IMAGE_TOKEN, BOS_TOKEN, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN, SEP_TOKEN,
+    TokenClass, UNK_TOKEN, code_token,
 };
 pub use train_bpe::{BpeConfig, train_bpe};
 pub use vocabulary::{SpecialIds, Vocabulary};

@@ -21,7 +21,7 @@ pub enum CodedSegment {
     Text(String),
     /// The codes of a picture.
     Image(Codes),
-    /// One control token by name, such as [`SEP_TOKEN`]; `<sep>` is understood as well.
+    /// One control token by name, such as [`SEP_TOKEN`].
     Special(String),
 }
 

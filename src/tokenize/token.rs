@@ -17,8 +17,6 @@ pub const END_IMAGE_TOKEN: &str = "<eoss>";
 pub const BEGIN_IMAGE_TOKEN: &str = "<racm3:break>";
 /// The name of the token between a prompt and its answer.
 pub const SEP_TOKEN: &str = "<reserved08706>";
-/// What templates write for [`SEP_TOKEN`].
-pub const SEP_ALIAS: &str = "<sep>";
 /// The name of the placeholder for one code of a picture (Hugging Face layout).
 pub const IMAGE_TOKEN: &str = "<image>";
 /// The placeholder's name in the original release's layout.

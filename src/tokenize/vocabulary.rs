@@ -8,8 +8,7 @@ use std::fmt::Display;
 
 use super::token::{
     BEGIN_IMAGE_TOKEN, BOS_TOKEN, CODE_PREFIX, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN,
-    IMAGE_TOKEN_META, PAD_TOKEN, SEP_ALIAS, SEP_TOKEN, TokenClass, UNK_TOKEN, code_token,
-    token_code,
+    IMAGE_TOKEN_META, PAD_TOKEN, SEP_TOKEN, TokenClass, UNK_TOKEN, code_token, token_code,
 };
 use crate::error::{Error, Result};
 
@@ -119,30 +118,14 @@ impl Vocabulary {
         &self.special
     }
 
-    /// The id of the control token called `name`, or of its alias `<sep>`.
+    /// The id of the control token called `name`.
     pub fn control_id(&self, name: &str) -> Option<u32> {
-        let alias = || (name == SEP_ALIAS).then_some(self.special.sep);
-        self.control.get(name).copied().or_else(alias)
+        self.control.get(name).copied()
     }
 
     /// The names of all ids, by id.
     pub fn names(&self) -> &[String] {
         &self.names
-    }
-
-    /// The content of the `tokenizer_config.json` that Hugging Face loads beside the tokenizer.
-    pub fn tokenizer_config(&self) -> serde_json::Value {
-        serde_json::json!({
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "processor_class": "ChameleonProcessor",
-            "bos_token": BOS_TOKEN,
-            "eos_token": EOS_TOKEN,
-            "pad_token": PAD_TOKEN,
-            "unk_token": UNK_TOKEN,
-            "sep_token": SEP_TOKEN,
-            "padding_side": "left",
-            "clean_up_tokenization_spaces": false,
-        })
     }
 
     /// The name of `id`.
