@@ -1,3 +1,4 @@
 //! One binary for all integration tests, one module per source module.
 #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
 mod generate;
+mod tokenize;

@@ -8,7 +8,9 @@ mod chat;
 mod processor;
 mod prompt;
 mod segment;
+mod stream;
 mod text;
+mod token;
 mod train_bpe;
 mod vocabulary;
 
@@ -16,9 +18,11 @@ pub use chat::{Role, Turn};
 pub use processor::{EncodeOptions, Processor, check_length};
 pub use prompt::{IMAGE_MARK, PromptForm, PromptPiece, parse_prompt};
 pub use segment::{CodedSegment, Segment, TokenSequence};
-pub use text::{StreamDecoder, TextTokenizer};
-pub use train_bpe::{BpeConfig, train_bpe};
-pub use vocabulary::{
-    BEGIN_IMAGE_TOKEN, BOS_TOKEN, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN, SEP_ALIAS,
-    SEP_TOKEN, SpecialIds, TokenClass, UNK_TOKEN, Vocabulary, code_token,
+pub use stream::StreamDecoder;
+pub use text::TextTokenizer;
+pub use token::{
+    BEGIN_IMAGE_TOKEN, BOS_TOKEN, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN, SEP_TOKEN,
+    TokenClass, UNK_TOKEN, code_token,
 };
+pub use train_bpe::{BpeConfig, train_bpe};
+pub use vocabulary::{SpecialIds, Vocabulary};

@@ -7,7 +7,8 @@ use vq_tokenizer::Codes;
 
 use super::segment::{CodedSegment, TokenSequence};
 use super::text::TextTokenizer;
-use super::vocabulary::{TokenClass, Vocabulary};
+use super::token::TokenClass;
+use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 
 /// What [`Processor::encode_with`] puts around the segments.

@@ -3,7 +3,7 @@
 use image::RgbImage;
 use vq_tokenizer::Codes;
 
-use super::vocabulary::SEP_TOKEN;
+use super::token::SEP_TOKEN;
 
 /// A piece of a document as people see it.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +21,7 @@ pub enum CodedSegment {
     Text(String),
     /// The codes of a picture.
     Image(Codes),
-    /// One control token by name, such as [`SEP_TOKEN`]; `<sep>` is understood as well.
+    /// One control token by name, such as [`SEP_TOKEN`].
     Special(String),
 }
 

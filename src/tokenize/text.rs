@@ -10,7 +10,9 @@ use tokenizers::{
     AddedVocabulary, DecoderWrapper, Model, OffsetType, PreTokenizer, Token, Tokenizer,
 };
 
-use super::vocabulary::{TokenClass, Vocabulary};
+use super::stream::{StreamDecoder, byte_values};
+use super::token::TokenClass;
+use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 
 /// A text tokenizer as a `tokenizer.json` describes it.
@@ -146,11 +148,11 @@ impl TextTokenizer {
     /// # Errors
     /// If the file's rules cannot encode `text`.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
-        let tokens = self.plain_tokens(text).map_err(|error| invalid("text", &*error))?;
-        let mut ids = Vec::with_capacity(tokens.len());
-        for (id, name) in tokens {
+        let found = self.plain_ids(text).map_err(|error| invalid("text", &*error))?;
+        let mut ids = Vec::with_capacity(found.len());
+        for id in found {
             if self.is_hidden(id) {
-                self.spell(&name, &mut ids)?;
+                self.spell(id, &mut ids)?;
             } else {
                 ids.push(id);
             }
@@ -158,8 +160,8 @@ impl TextTokenizer {
         Ok(ids)
     }
 
-    /// Ids and names by the file's rules, control tokens not cut out.
-    fn plain_tokens(&self, text: &str) -> tokenizers::Result<Vec<(u32, String)>> {
+    /// Ids by the file's rules, control tokens not cut out.
+    fn plain_ids(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
         let mut pieces = self.plain.extract_and_normalize(self.inner.get_normalizer(), text);
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
             pre_tokenizer.pre_tokenize(&mut pieces)?;
@@ -167,13 +169,13 @@ impl TextTokenizer {
         let model = self.inner.get_model();
         pieces
             .tokenize(|piece| -> tokenizers::Result<Vec<Token>> { model.tokenize(piece.get()) })?;
-        let encoding = pieces.into_encoding(None, 0, OffsetType::None)?;
-        Ok(encoding.get_ids().iter().copied().zip(encoding.get_tokens().iter().cloned()).collect())
+        Ok(pieces.into_encoding(None, 0, OffsetType::None)?.get_ids().to_vec())
     }
 
-    /// The ids of the single characters of `name`: what is left when a file's merges, or a model
-    /// that looks whole words up first, make a control token out of text.
-    fn spell(&self, name: &str, ids: &mut Vec<u32>) -> Result<()> {
+    /// The ids of the single characters of the token `hidden`: what to write when a file's
+    /// merges, or a model that looks whole words up first, make a control token out of text.
+    fn spell(&self, hidden: u32, ids: &mut Vec<u32>) -> Result<()> {
+        let name = self.inner.id_to_token(hidden).unwrap_or_default();
         for character in name.chars() {
             let id = self.inner.get_model().token_to_id(character.encode_utf8(&mut [0; 4]));
             let id = id.filter(|id| !self.is_hidden(*id)).ok_or_else(|| {
@@ -184,7 +186,7 @@ impl TextTokenizer {
         Ok(())
     }
 
-    fn is_hidden(&self, id: u32) -> bool {
+    pub(super) fn is_hidden(&self, id: u32) -> bool {
         self.hidden.get(id as usize).copied().unwrap_or(true)
     }
 
@@ -216,10 +218,10 @@ impl TextTokenizer {
 
     /// A decoder for ids that arrive one by one.
     pub fn stream(&self) -> StreamDecoder<'_> {
-        StreamDecoder { tokenizer: self, pending: Vec::new(), ids: Vec::new(), written: 0 }
+        StreamDecoder::new(self)
     }
 
-    fn check_ids(&self, ids: &[u32]) -> Result<()> {
+    pub(super) fn check_ids(&self, ids: &[u32]) -> Result<()> {
         match ids.iter().find(|id| **id as usize >= self.hidden.len()) {
             Some(id) => Err(Error::Invalid(format!(
                 "id {id} is beyond the vocabulary of {} tokens",
@@ -229,104 +231,14 @@ impl TextTokenizer {
         }
     }
 
-    /// The bytes that the byte-level token `id` stands for.
-    fn token_bytes(&self, id: u32, values: &[Option<u8>]) -> Vec<u8> {
+    /// The bytes that `id` stands for, if the file's decoder is the byte-level one.
+    pub(super) fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let values = self.bytes.as_ref()?;
         let name = self.inner.id_to_token(id).unwrap_or_default();
         let value = |character: char| values.get(character as usize).copied().flatten();
-        name.chars().map(value).collect::<Option<Vec<u8>>>().unwrap_or_else(|| name.into_bytes())
+        let bytes: Option<Vec<u8>> = name.chars().map(value).collect();
+        Some(bytes.unwrap_or_else(|| name.into_bytes()))
     }
-}
-
-/// Text from ids that arrive one by one; all of it together equals [`TextTokenizer::decode`] of
-/// all ids. A character whose bytes are spread over tokens appears with its last byte.
-#[derive(Clone, Debug)]
-pub struct StreamDecoder<'a> {
-    tokenizer: &'a TextTokenizer,
-    /// Bytes of a character that is not complete yet.
-    pending: Vec<u8>,
-    /// For decoders that are not byte-level: all ids so far, and how much of their text is out.
-    ids: Vec<u32>,
-    written: usize,
-}
-
-impl StreamDecoder<'_> {
-    /// The text that `id` completes; often empty for control tokens and parts of characters.
-    ///
-    /// # Errors
-    /// If `id` is beyond the vocabulary.
-    pub fn push(&mut self, id: u32) -> Result<String> {
-        self.tokenizer.check_ids(&[id])?;
-        if self.tokenizer.is_hidden(id) {
-            return Ok(String::new());
-        }
-        let Some(values) = &self.tokenizer.bytes else {
-            self.ids.push(id);
-            return self.whole(false);
-        };
-        self.pending.extend(self.tokenizer.token_bytes(id, values));
-        Ok(self.complete())
-    }
-
-    /// The text still held back, with U+FFFD for a character that stayed incomplete; afterwards
-    /// the decoder starts anew.
-    ///
-    /// # Errors
-    /// If the tokenizer's decoder refuses the ids so far.
-    pub fn finish(&mut self) -> Result<String> {
-        let rest = self.whole(true)?;
-        self.ids.clear();
-        self.written = 0;
-        let pending = std::mem::take(&mut self.pending);
-        Ok(rest + &String::from_utf8_lossy(&pending))
-    }
-
-    /// Takes all complete characters out of `pending`.
-    fn complete(&mut self) -> String {
-        let mut text = String::new();
-        let mut used = 0;
-        for chunk in self.pending.utf8_chunks() {
-            text.push_str(chunk.valid());
-            used += chunk.valid().len();
-            let invalid = chunk.invalid();
-            let at_end = used + invalid.len() == self.pending.len();
-            if at_end && is_incomplete(invalid) {
-                break;
-            }
-            if !invalid.is_empty() {
-                text.push(char::REPLACEMENT_CHARACTER);
-                used += invalid.len();
-            }
-        }
-        self.pending.drain(..used);
-        text
-    }
-
-    /// Decodes all ids so far and returns what is new, up to a trailing U+FFFD unless `all`.
-    fn whole(&mut self, all: bool) -> Result<String> {
-        let text = self.tokenizer.decode(&self.ids)?;
-        let open = if all { text.as_str() } else { text.trim_end_matches('\u{FFFD}') };
-        let new = open.get(self.written..).unwrap_or_default().to_owned();
-        self.written += new.len();
-        Ok(new)
-    }
-}
-
-/// Whether more bytes can make a character of `bytes`.
-fn is_incomplete(bytes: &[u8]) -> bool {
-    std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
-}
-
-/// Byte values by the character that stands for them in byte-level names (GPT-2's table).
-fn byte_values() -> Vec<Option<u8>> {
-    let mut values = vec![None; 512];
-    let mut next = 256;
-    for byte in 0..=u8::MAX {
-        let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-        let character = if printable { usize::from(byte) } else { next };
-        next += usize::from(!printable);
-        values[character] = Some(byte);
-    }
-    values
 }
 
 fn invalid(what: &str, error: &(dyn std::error::Error + Send + Sync)) -> Error {
@@ -336,22 +248,7 @@ fn invalid(what: &str, error: &(dyn std::error::Error + Send + Sync)) -> Error {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-
     use super::*;
-
-    #[test]
-    fn byte_table_is_the_one_of_the_tokenizer_library() {
-        let values = byte_values();
-        let characters = ByteLevel::alphabet();
-        assert_eq!(characters.len(), 256);
-        for character in characters {
-            assert!(values[character as usize].is_some(), "{character}");
-        }
-        assert_eq!(values['Ġ' as usize], Some(b' '));
-        assert_eq!(values['Ċ' as usize], Some(b'\n'));
-        assert_eq!(values.iter().flatten().count(), 256);
-    }
 
     #[test]
     fn malformed_files_are_errors() {

@@ -22,7 +22,7 @@ use tokenizers::{
 };
 
 use super::text::TextTokenizer;
-use super::vocabulary::{
+use super::token::{
     BEGIN_IMAGE_TOKEN, BOS_TOKEN, CODE_PREFIX, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN,
     UNK_TOKEN, code_token,
 };
