@@ -257,7 +257,7 @@ impl Writer<'_> {
 
 /// The token that ends prompts and answers.
 fn separator() -> CodedSegment {
-    CodedSegment::Special("sep".into())
+    CodedSegment::sep()
 }
 
 #[cfg(test)]
