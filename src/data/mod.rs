@@ -7,6 +7,7 @@
 //! token sequences into rows ([`pack`]).
 
 mod counted;
+mod encoded;
 mod files;
 mod group;
 mod imagefolder;
@@ -17,6 +18,7 @@ pub mod pack;
 mod parquet;
 mod picture;
 mod render;
+pub mod scenes;
 pub mod template;
 mod webdataset;
 
@@ -25,6 +27,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde_json::{Map, Value};
 
+pub use encoded::{EncodedSample, EncodedSource};
 pub use counted::{BadSample, Counted, DEFAULT_TOLERANCE};
 pub use group::{Exploded, Grouped};
 pub use imagefolder::ImageFolder;
@@ -92,7 +95,7 @@ const ALLOWED: &str = "*.tar (brace, glob and comma lists too), *.parquet, *.jso
 /// names the path and what is allowed.
 pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
     if spec.starts_with("scenes:") {
-        return open_scenes(spec);
+        return Ok(Box::new(scenes::open(spec)?));
     }
     let mut parts =
         files::expand(spec)?.iter().map(|p| open_file(p)).collect::<Result<Vec<_>>>()?;
@@ -100,10 +103,6 @@ pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
         1 => Ok(parts.remove(0)),
         _ => Ok(Box::new(Joined::new(spec, parts))),
     }
-}
-
-fn open_scenes(spec: &str) -> Result<Box<dyn Dataset>> {
-    Err(Error::Invalid(format!("data set {spec:?}: scenes are not part of this build")))
 }
 
 /// As [`open`], then explodes and groups as a recipe's `explode` and `group_by` ask.

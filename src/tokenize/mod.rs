@@ -1,1 +1,24 @@
-//! tokenize.
+//! The seam between pictures, text and token ids: the only place that knows what an id means.
+//!
+//! Text becomes ids by byte-level BPE ([`TextTokenizer`]), codes of pictures become ids by the
+//! names of their tokens ([`Vocabulary`]), and [`Processor`] joins both into one sequence:
+//! `<s> text <racm3:break> codes <eoss> text </s>` (Chameleon, arXiv 2405.09818, section 2).
+
+mod chat;
+mod processor;
+mod prompt;
+mod segment;
+mod text;
+mod train_bpe;
+mod vocabulary;
+
+pub use chat::{Role, Turn};
+pub use processor::{EncodeOptions, Processor, check_length};
+pub use prompt::{IMAGE_MARK, PromptForm, PromptPiece, parse_prompt};
+pub use segment::{CodedSegment, Segment, TokenSequence};
+pub use text::{StreamDecoder, TextTokenizer};
+pub use train_bpe::{BpeConfig, train_bpe};
+pub use vocabulary::{
+    BEGIN_IMAGE_TOKEN, BOS_TOKEN, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN, SEP_ALIAS,
+    SEP_TOKEN, SpecialIds, TokenClass, UNK_TOKEN, Vocabulary, code_token,
+};
