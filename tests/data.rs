@@ -1,4 +1,4 @@
-//! Data sets: readers over files that the tests write, reshaping, mixtures and packing.
+//! Data sets: readers over files that the tests write, reshaping, and documents as token ids.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,13 +10,14 @@ use arrow_array::{
     StructArray,
 };
 use arrow_schema::{DataType, Field};
-use calumma::data::mixture::{Mixture, Source};
-use calumma::data::pack::{PackedBatch, Packer, PackerState};
+use calumma::data::template::{Loss, RenderOptions, Rendered, Template};
 use calumma::data::{self, Counted, Dataset, Sample};
-use calumma::tokenize::TokenSequence;
+use calumma::tokenize::{BpeConfig, CodedSegment, Processor, Turn, train_bpe};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
-use proptest::prelude::*;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use serde_json::json;
+use vq_tokenizer::Codes;
 
 const RED: [u8; 3] = [255, 0, 0];
 
@@ -292,6 +293,7 @@ fn json_lines_hold_segments_messages_and_instructions() {
         json!({ "image": "a.png", "text": "row" }),
         json!({ "segments": [{ "type": "video" }] }),
         json!({ "messages": [{ "role": "nobody", "content": "" }] }),
+        json!({ "image": "." }),
     ];
     let text: Vec<String> = lines.iter().map(ToString::to_string).collect();
     let path = dir.path().join("docs.jsonl");
@@ -303,7 +305,7 @@ fn json_lines_hold_segments_messages_and_instructions() {
     assert_eq!((widths(0), widths(1), widths(4)), (vec![1, 2], vec![2], vec![2]));
     assert_eq!(dataset.fields(2).unwrap()["prompt"], json!("add\n1 2"));
     assert_eq!(dataset.fields(3).unwrap()["prompt"], json!("sing"));
-    for (index, words) in [(5, "video"), (6, "role")] {
+    for (index, words) in [(5, "video"), (6, "role"), (7, "not a regular file")] {
         let message = dataset.get(index).unwrap_err().to_string();
         assert!(message.contains(&format!("line {}", index + 1)), "{message}");
         assert!(message.contains(words), "{message}");
@@ -433,181 +435,44 @@ fn inspection_counts_columns_pictures_and_bad_samples() {
     assert_eq!(data::inspect(open(&path).as_ref(), 3).inspected, 3);
 }
 
-fn mixture(seed: u64) -> Mixture {
-    let source = |name: &str, len, weight, templates: &[f64]| Source {
-        name: name.to_owned(),
-        len,
-        weight,
-        templates: templates.to_vec(),
-    };
-    let sources = vec![source("a", 7, 3.0, &[1.0]), source("b", 10, 1.0, &[1.0, 4.0])];
-    Mixture::new(seed, sources).unwrap()
+fn processor() -> Processor {
+    let config = BpeConfig { num_codes: 16, vocab_size: 300, ..BpeConfig::default() };
+    Processor::new(train_bpe(&config, ["what colour is it", "red"]).unwrap(), (1, 2)).unwrap()
+}
+
+fn rendered(source: &str, fields: serde_json::Value, loss: Loss) -> Rendered {
+    let images = [Codes { ids: vec![3, 4], height: 1, width: 2 }];
+    let options = RenderOptions { loss, max_turns: None };
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let fields = fields.as_object().unwrap();
+    Template::parse(source).unwrap().render(fields, &images, &options, &mut rng).unwrap()
 }
 
 #[test]
-fn a_restored_mixture_goes_on_as_an_uninterrupted_one() {
-    let mut straight = mixture(5);
-    let all: Vec<_> = (0..300).map(|_| straight.draw()).collect();
-    for stop in [0, 1, 137, 299] {
-        let mut first = mixture(5);
-        (0..stop).for_each(|_| drop(first.draw()));
-        let saved = serde_json::to_string(first.cursor()).unwrap();
-        let mut second = mixture(5);
-        second.restore(&serde_json::from_str(&saved).unwrap()).unwrap();
-        let rest: Vec<_> = (stop..300).map(|_| second.draw()).collect();
-        assert_eq!(rest, all[stop..]);
-    }
-    assert!(mixture(6).restore(straight.cursor()).is_err(), "another seed");
+fn a_document_becomes_the_ids_that_the_processor_gives_it() {
+    let processor = processor();
+    let document = rendered("{name}<image>", json!({ "name": "red" }), Loss::All);
+    let tokens = document.tokens(&processor).unwrap();
+    assert_eq!(tokens, processor.document(&document.segments).unwrap());
+    let bare = document.without_prompt().unwrap().tokens(&processor).unwrap();
+    assert_eq!(bare.ids[0], tokens.ids[0]);
+    assert!(tokens.ids.ends_with(&bare.ids[1..]));
 }
 
 #[test]
-fn a_mixture_follows_its_weights_and_covers_every_epoch() {
-    let mut mixture = mixture(1);
-    let draws: Vec<_> = (0..4000).map(|_| mixture.draw()).collect();
-    let share = draws.iter().filter(|draw| draw.source == 0).count() as f64 / 4000.0;
-    assert!((share - 0.75).abs() < 0.03, "{share}");
-    let of_b: Vec<_> = draws.iter().filter(|draw| draw.source == 1).collect();
-    let second = of_b.iter().filter(|draw| draw.template == 1).count() as f64 / of_b.len() as f64;
-    assert!((second - 0.8).abs() < 0.05, "{second}");
-    let mut orders = Vec::new();
-    for (epoch, walk) in of_b.chunks_exact(10).enumerate() {
-        let order: Vec<usize> = walk.iter().map(|draw| draw.index).collect();
-        let mut sorted = order.clone();
-        sorted.sort_unstable();
-        assert_eq!(sorted, (0..10).collect::<Vec<_>>());
-        assert!(walk.iter().all(|draw| draw.epoch == epoch as u64));
-        orders.push(order);
-    }
-    assert!(orders.windows(2).all(|pair| pair[0] != pair[1]), "every epoch has its own order");
-}
-
-#[test]
-fn mixtures_without_data_or_weight_are_refused() {
-    let source = |len, weight, templates| Source { name: "src".into(), len, weight, templates };
-    for (sources, words) in [
-        (vec![], "at least one source"),
-        (vec![source(0, 1.0, vec![1.0])], "src: holds no samples"),
-        (vec![source(1, 0.0, vec![1.0])], "src: weight 0"),
-        (vec![source(1, f64::NAN, vec![1.0])], "weight NaN"),
-        (vec![source(1, 1.0, vec![])], "at least one template"),
-    ] {
-        let message = Mixture::new(0, sources).unwrap_err().to_string();
-        assert!(message.contains(words), "{message}");
-    }
-}
-
-/// Documents whose ids tell them apart: document `d` holds `1000 * d + position`.
-fn documents(lens: &[usize]) -> Vec<TokenSequence> {
-    let document = |(number, &len): (usize, &usize)| TokenSequence {
-        ids: (0..len).map(|position| (1000 * number + position) as u32).collect(),
-        loss_mask: (0..len).map(|position| (position + number) % 3 != 0).collect(),
-    };
-    lens.iter().enumerate().map(document).collect()
-}
-
-fn packed(
-    packer: &mut Packer,
-    documents: &mut dyn Iterator<Item = TokenSequence>,
-) -> Vec<PackedBatch> {
-    std::iter::from_fn(|| packer.batch(|| Ok(documents.next())).unwrap()).collect()
-}
-
-const PAD: u32 = u32::MAX;
-
-/// The documents of a batch, row by row, checked for positions, order and masks.
-fn unpacked(batch: &PackedBatch) -> Vec<TokenSequence> {
-    let len = batch.rows * batch.seq_len;
-    assert_eq!((batch.ids.len(), batch.document_ids.len()), (len, len));
-    assert_eq!((batch.positions.len(), batch.loss_mask.len()), (len, len));
-    let mut documents: Vec<TokenSequence> = Vec::new();
-    for start in (0..len).step_by(batch.seq_len) {
-        let mut last = 0;
-        let mut padded = false;
-        for at in start..start + batch.seq_len {
-            let number = batch.document_ids[at];
-            if number == 0 {
-                padded = true;
-                assert_eq!((batch.ids[at], batch.loss_mask[at]), (PAD, false));
-                continue;
-            }
-            assert!(!padded, "padding stands only at the end of a row");
-            if number != last {
-                assert_eq!((number, batch.positions[at]), (last + 1, 0));
-                assert!(!batch.loss_mask[at], "the first token has no target");
-                documents.push(TokenSequence { ids: Vec::new(), loss_mask: Vec::new() });
-                last = number;
-            }
-            let document = documents.last_mut().unwrap();
-            assert_eq!(batch.positions[at] as usize, document.ids.len());
-            document.ids.push(batch.ids[at]);
-            document.loss_mask.push(batch.loss_mask[at]);
-        }
-    }
-    documents
-}
-
-proptest! {
-    #[test]
-    fn packing_places_every_document_once_and_whole(
-        lens in prop::collection::vec(0usize..50, 1..120), rows in 1usize..5, seq_len in 2usize..60,
-    ) {
-        let mut packer = Packer::new(rows, seq_len, PAD).unwrap();
-        let batches = packed(&mut packer, &mut documents(&lens).into_iter());
-        let mut found: Vec<_> = batches.iter().flat_map(unpacked).collect();
-        found.sort_by_key(|document| document.ids[0]);
-        let fits = |len: usize| (2..=seq_len).contains(&len);
-        let mut expected = documents(&lens);
-        expected.retain(|document| fits(document.ids.len()));
-        expected.iter_mut().for_each(|document| document.loss_mask[0] = false);
-        prop_assert_eq!(&found, &expected);
-        let report = packer.report();
-        let tokens: usize = batches.iter().map(PackedBatch::num_tokens).sum();
-        prop_assert_eq!((report.documents, report.tokens), (found.len() as u64, tokens as u64));
-        let dropped = lens.iter().filter(|len| !fits(**len)).count() as u64;
-        prop_assert_eq!(report.too_long + report.too_short, dropped);
-        prop_assert_eq!(report.padding as usize, batches.len() * rows * seq_len - tokens);
-    }
-
-    #[test]
-    fn a_restored_packer_goes_on_as_an_uninterrupted_one(
-        lens in prop::collection::vec(2usize..30, 20..200), stop in 0usize..6,
-    ) {
-        let mut straight = Packer::new(3, 32, PAD).unwrap();
-        let all = packed(&mut straight, &mut documents(&lens).into_iter());
-        let mut first = Packer::new(3, 32, PAD).unwrap();
-        let mut source = documents(&lens).into_iter();
-        let mut batches = Vec::new();
-        for _ in 0..stop {
-            batches.extend(first.batch(|| Ok(source.next())).unwrap());
-        }
-        let saved = serde_json::to_string(&first.state()).unwrap();
-        let state: PackerState = serde_json::from_str(&saved).unwrap();
-        let mut second = Packer::new(3, 32, PAD).unwrap();
-        second.restore(&state).unwrap();
-        batches.extend(packed(&mut second, &mut source));
-        prop_assert_eq!(batches, all);
-        prop_assert_eq!(second.report(), straight.report());
-    }
-}
-
-#[test]
-fn full_rows_leave_little_padding() {
-    // lengths as captions with 66 ids of picture have them
-    let lens: Vec<usize> = (0..4000).map(|n| 68 + (n * 7919) % 41).collect();
-    let mut packer = Packer::new(16, 512, PAD).unwrap();
-    let batches = packed(&mut packer, &mut documents(&lens).into_iter());
-    let whole = &batches[..batches.len() - 2];
-    let padding = whole.iter().map(PackedBatch::padding_share).sum::<f64>() / whole.len() as f64;
-    assert!(padding < 0.002, "{padding}");
-}
-
-#[test]
-fn documents_that_never_fit_stop_the_run() {
-    let mut packer = Packer::new(1, 8, PAD).unwrap();
-    let long = TokenSequence { ids: vec![0; 9], loss_mask: vec![true; 9] };
-    let message = packer.batch(|| Ok(Some(long.clone()))).unwrap_err().to_string();
-    assert!(message.contains("row of 8 tokens (the last has 9)"), "{message}");
-    let uneven = TokenSequence { ids: vec![0; 3], loss_mask: vec![true] };
-    assert!(Packer::new(1, 8, PAD).unwrap().batch(|| Ok(Some(uneven.clone()))).is_err());
-    assert!(Packer::new(0, 8, PAD).is_err() && Packer::new(1, 1, PAD).is_err());
+fn answers_are_supervised_as_in_a_chat() {
+    let processor = processor();
+    let fields =
+        json!({ "turns": [{ "q": "what is it", "a": "red" }, { "q": "is it", "a": "it" }] });
+    let source = "<image>{#turns|<sep>}{q}<sep>{a}{/turns}";
+    let document = rendered(source, fields, Loss::Answers);
+    let text = |text: &str| CodedSegment::Text(text.to_owned());
+    let chat = processor.chat(&[
+        Turn::user(vec![document.segments[0].clone(), text("what is it")]),
+        Turn::assistant(vec![text("red")]),
+        Turn::user(vec![text("is it")]),
+        Turn::assistant(vec![text("it")]),
+    ]);
+    assert_eq!(document.tokens(&processor).unwrap(), chat.unwrap());
+    assert!(document.without_prompt().is_none());
 }

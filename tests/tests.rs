@@ -1,2 +1,6 @@
 //! One binary for all integration tests, one module per source module.
 #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
+
+mod data;
+mod mixture;
+mod pack;
