@@ -232,6 +232,14 @@ pub(super) fn inside(dir: &Path, name: &str) -> std::result::Result<PathBuf, Str
     }
 }
 
+/// The content of a regular file; devices and pipes, which may never end, are refused.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    match std::fs::metadata(path)?.is_file() {
+        true => std::fs::read(path),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    }
+}
+
 /// `len` bytes of `file` from `offset`; the file's own position is neither used nor changed.
 pub(super) fn read_at(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];

@@ -196,7 +196,7 @@ impl Lines {
 
     /// Decodes the picture that line `index` names.
     pub(super) fn picture(&self, index: usize, path: &Path) -> Result<RgbImage> {
-        let bytes = std::fs::read(path)
+        let bytes = files::read(path)
             .map_err(|e| self.error(index, format!("picture {}: {e}", path.display())))?;
         picture::decode(&bytes, &format!("{}: picture {}", self.source(index), path.display()))
     }

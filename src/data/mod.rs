@@ -7,6 +7,7 @@
 //! token sequences into rows ([`pack`]).
 
 mod counted;
+mod document;
 mod encoded;
 mod files;
 mod group;
@@ -27,8 +28,8 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde_json::{Map, Value};
 
-pub use encoded::{EncodedSample, EncodedSource};
 pub use counted::{BadSample, Counted, DEFAULT_TOLERANCE};
+pub use encoded::{EncodedSample, EncodedSource};
 pub use group::{Exploded, Grouped};
 pub use imagefolder::ImageFolder;
 pub use inspect::{Column, Inspection, PictureSize, inspect};
@@ -94,8 +95,8 @@ const ALLOWED: &str = "*.tar (brace, glob and comma lists too), *.parquet, *.jso
 /// When a file is missing, is not what its name says, or the spec matches nothing; the message
 /// names the path and what is allowed.
 pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
-    if spec.starts_with("scenes:") {
-        return Ok(Box::new(scenes::open(spec)?));
+    if scenes::is_spec(spec) {
+        return Ok(Box::new(scenes::Scenes::new(spec.parse()?)?));
     }
     let mut parts =
         files::expand(spec)?.iter().map(|p| open_file(p)).collect::<Result<Vec<_>>>()?;

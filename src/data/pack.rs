@@ -1,16 +1,18 @@
 //! Packs documents into rows of equal length; neither pictures nor documents are ever cut.
 //!
-//! Every row starts with the oldest document that waits, then takes the longest that still fits,
-//! until none does. The documents that wait are few (about half a batch) and part of the
-//! packer's [state](PackerState), so that a resumed run packs exactly as an uninterrupted one.
+//! A row holds the oldest document that waits and, among the next ones, the subset that fills it
+//! best. The documents that wait are few (about a quarter of a batch) and part of the packer's
+//! [state](PackerState), so that a resumed run packs exactly as an uninterrupted one.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
 use crate::tokenize::TokenSequence;
 use crate::{Error, Result};
+
+/// Among how many of the oldest documents a row chooses.
+const WINDOW: usize = 128;
 
 /// Documents in a row that may be refused for their length before the run is stopped.
 const MAX_REFUSED_IN_A_ROW: usize = 1000;
@@ -118,11 +120,8 @@ pub struct Packer {
     rows: usize,
     seq_len: usize,
     pad: u32,
-    /// Documents that wait, by arrival.
-    waiting: BTreeMap<u64, TokenSequence>,
-    /// The same by length; of equal ones the oldest is the last.
-    by_len: BTreeSet<(usize, Reverse<u64>)>,
-    arrivals: u64,
+    /// Documents that wait, the oldest first.
+    waiting: VecDeque<TokenSequence>,
     num_waiting_tokens: usize,
     refused_in_a_row: usize,
     report: PackReport,
@@ -144,9 +143,7 @@ impl Packer {
             rows,
             seq_len,
             pad,
-            waiting: BTreeMap::new(),
-            by_len: BTreeSet::new(),
-            arrivals: 0,
+            waiting: VecDeque::new(),
             num_waiting_tokens: 0,
             refused_in_a_row: 0,
             report: PackReport::default(),
@@ -163,8 +160,8 @@ impl Packer {
         &mut self,
         mut next: impl FnMut() -> Result<Option<TokenSequence>>,
     ) -> Result<Option<PackedBatch>> {
-        // half a batch to choose from, and enough for the last row to be as full as the first
-        let wanted = self.rows * self.seq_len * 3 / 2 + self.seq_len;
+        // so much more than a batch that its last row still has a choice
+        let wanted = self.rows * self.seq_len + (self.rows / 4).max(4) * self.seq_len;
         while self.num_waiting_tokens < wanted {
             match next()? {
                 Some(document) => self.push(document)?,
@@ -181,7 +178,7 @@ impl Packer {
 
     /// The state from which [`restore`](Self::restore) goes on exactly.
     pub fn state(&self) -> PackerState {
-        let waiting = self.waiting.values().map(|document| SavedDocument {
+        let waiting = self.waiting.iter().map(|document| SavedDocument {
             ids: document.ids.clone(),
             mask_runs: runs(&document.loss_mask),
         });
@@ -222,9 +219,7 @@ impl Packer {
         }
         self.refused_in_a_row = 0;
         self.num_waiting_tokens += len;
-        self.by_len.insert((len, Reverse(self.arrivals)));
-        self.waiting.insert(self.arrivals, document);
-        self.arrivals += 1;
+        self.waiting.push_back(document);
         Ok(())
     }
 
@@ -249,7 +244,7 @@ impl Packer {
         let before = self.report.tokens;
         for row in 0..self.rows {
             let (start, mut used, mut number) = (row * self.seq_len, 0, 0);
-            while let Some(document) = self.take(self.seq_len - used, used == 0) {
+            for document in self.take_row() {
                 number += 1;
                 batch.place(start + used, number, &document);
                 used += document.ids.len();
@@ -261,17 +256,54 @@ impl Packer {
         batch
     }
 
-    /// The oldest document, or the longest that `room` allows.
-    fn take(&mut self, room: usize, oldest: bool) -> Option<TokenSequence> {
-        let arrival = match oldest {
-            true => *self.waiting.first_key_value()?.0,
-            false => self.by_len.range(..=(room, Reverse(0))).next_back()?.1.0,
-        };
-        let document = self.waiting.remove(&arrival)?;
-        self.by_len.remove(&(document.ids.len(), Reverse(arrival)));
-        self.num_waiting_tokens -= document.ids.len();
-        Some(document)
+    /// Takes the documents of one row, in the order in which they came.
+    fn take_row(&mut self) -> Vec<TokenSequence> {
+        let window = self.waiting.len().min(WINDOW);
+        let lens: Vec<usize> = self.waiting.iter().take(window).map(|d| d.ids.len()).collect();
+        let chosen = fullest(&lens, self.seq_len);
+        let mut row = Vec::with_capacity(chosen.len());
+        let mut left = Vec::with_capacity(window - chosen.len());
+        for (index, document) in self.waiting.drain(..window).enumerate() {
+            match chosen.binary_search(&index) {
+                Ok(_) => row.push(document),
+                Err(_) => left.push(document),
+            }
+        }
+        for document in left.into_iter().rev() {
+            self.waiting.push_front(document);
+        }
+        self.num_waiting_tokens -= row.iter().map(|document| document.ids.len()).sum::<usize>();
+        row
     }
+}
+
+/// Indices, ascending, of the first length and of those others that together come closest to
+/// `room`: subset sum, with earlier documents preferred. Every length is from 1 to `room`.
+fn fullest(lens: &[usize], room: usize) -> Vec<usize> {
+    let Some((&first, others)) = lens.split_first() else { return Vec::new() };
+    let room = room - first;
+    // added[sum]: the document that first made this sum reachable; its rest is made of earlier ones
+    let mut added: Vec<Option<usize>> = vec![None; room + 1];
+    for (index, &len) in others.iter().enumerate() {
+        if added[room].is_some() {
+            break;
+        }
+        for sum in (len..=room).rev() {
+            let reachable = sum == len || added[sum - len].is_some();
+            if added[sum].is_none() && reachable {
+                added[sum] = Some(index + 1);
+            }
+        }
+    }
+    let mut sum = (0..=room).rev().find(|&sum| added[sum].is_some()).unwrap_or(0);
+    let mut chosen = Vec::new();
+    while let Some(index) = added[sum] {
+        chosen.push(index);
+        sum -= lens[index];
+    }
+    chosen.push(0);
+    chosen.reverse();
+    chosen
 }
 
 /// Lengths of the runs of `mask`; the first run is of `false` and may be empty.
@@ -303,6 +335,14 @@ fn unrolled(runs: &[usize], len: usize) -> Vec<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_are_filled_as_well_as_any_subset_could() {
+        assert_eq!(fullest(&[5, 6, 4, 3], 12), [0, 2, 3]);
+        assert_eq!(fullest(&[5, 5, 5], 10), [0, 1], "earlier documents first");
+        assert_eq!(fullest(&[10, 1], 10), [0]);
+        assert!(fullest(&[], 10).is_empty());
+    }
 
     #[test]
     fn runs_and_masks_are_inverse() {

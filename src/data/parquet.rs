@@ -101,7 +101,7 @@ impl Parquet {
         };
         let dir = self.path.parent().unwrap_or(Path::new(""));
         let file = files::inside(dir, &path).map_err(|e| broken(&e))?;
-        picture::decode(&std::fs::read(&file).map_err(Error::io(&file))?, &origin)
+        picture::decode(&files::read(&file).map_err(Error::io(&file))?, &origin)
     }
 }
 

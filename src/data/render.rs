@@ -48,8 +48,8 @@ impl Template {
     ///
     /// # Errors
     /// When a field is missing (the message names those there are), null, an object or an empty
-    /// list; when there are fewer pictures than marks; or when only answers count and there is
-    /// none.
+    /// list; when there are fewer pictures than marks; when the document is empty; or when only
+    /// answers count and there is none.
     pub fn render(
         &self,
         fields: &Fields,
@@ -67,6 +67,9 @@ impl Template {
             rng,
         };
         writer.pieces(&self.pieces, &Scope { fields, entry: None })?;
+        if writer.out.segments.is_empty() {
+            return Err(writer.error("the document is empty"));
+        }
         if !writer.out.supervised.contains(&true) {
             return Err(writer.error("no segment counts for the loss; answers follow a <sep>"));
         }
@@ -257,7 +260,7 @@ impl Writer<'_> {
 
 /// The token that ends prompts and answers.
 fn separator() -> CodedSegment {
-    CodedSegment::Special("sep".into())
+    CodedSegment::sep()
 }
 
 #[cfg(test)]
@@ -360,6 +363,8 @@ mod tests {
             let error = render(source, fields, &RenderOptions::default()).unwrap_err();
             assert!(error.to_string().contains(words), "{source}: {error}");
         }
+        let error = render("{a}", json!({ "a": "" }), &ANSWERS).unwrap_err();
+        assert!(error.to_string().contains("the document is empty"), "{error}");
         let error = render("{a}", json!({ "a": "b" }), &ANSWERS).unwrap_err();
         assert!(error.to_string().contains("answers follow a <sep>"), "{error}");
     }

@@ -91,28 +91,29 @@ impl Template {
             && self.pieces.first() != Some(&Piece::Image)
     }
 
-    /// The fields it names, those looked up in the entries of repeated parts included.
-    pub fn columns(&self) -> BTreeSet<String> {
-        fn collect(pieces: &[Piece], into: &mut BTreeSet<String>) {
-            for piece in pieces {
-                match piece {
-                    Piece::Field(name) => drop(into.insert(name.clone())),
-                    Piece::Repeat { field, body, .. } => {
-                        into.insert(field.clone());
-                        collect(body, into);
-                    }
-                    Piece::Text(_) | Piece::Image | Piece::Separator => {}
-                }
-            }
-        }
-        let mut columns = BTreeSet::new();
-        collect(&self.pieces, &mut columns);
-        columns
+    /// The names of the fields it may look up, those inside repeated parts too.
+    pub fn fields(&self) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        collect_fields(&self.pieces, &mut names);
+        names
     }
 
     /// How many `<image>` marks it has.
     pub fn num_images(&self) -> usize {
         self.pieces.iter().filter(|piece| **piece == Piece::Image).count()
+    }
+}
+
+fn collect_fields(pieces: &[Piece], names: &mut BTreeSet<String>) {
+    for piece in pieces {
+        match piece {
+            Piece::Field(name) if name != "." => drop(names.insert(name.clone())),
+            Piece::Repeat { field, body, .. } => {
+                names.insert(field.clone());
+                collect_fields(body, names);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -270,6 +271,12 @@ mod tests {
         };
         assert_eq!((field.as_str(), body.len()), ("turns", 2));
         assert_eq!(joiner, &[Piece::Text(" and ".to_owned()), Piece::Separator]);
+    }
+
+    #[test]
+    fn every_field_it_may_need_is_listed() {
+        let template = Template::parse("{name}<image>{#turns|<sep>}{q}{.}{/turns}{name}").unwrap();
+        assert_eq!(Vec::from_iter(template.fields()), ["name", "q", "turns"]);
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub(super) struct SourceContext<'a> {
 impl Prepared {
     fn new(config: &DataConfig, context: &SourceContext<'_>) -> Result<Self> {
         let templates = parse_templates(config)?;
-        let columns: BTreeSet<String> = templates.iter().flat_map(Template::columns).collect();
+        let columns: BTreeSet<String> = templates.iter().flat_map(Template::fields).collect();
         let mut samples = EncodedSource::open(
             config,
             &columns,
