@@ -73,3 +73,14 @@ impl TokenSequence {
         self.loss_mask.extend(std::iter::repeat_n(supervised, ids.len() - first));
     }
 }
+
+impl std::fmt::Display for CodedSegment {
+    /// Text as it is, a picture as `[picture 8x8]`, a control token by its name.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Image(codes) => write!(f, "[picture {}x{}]", codes.height, codes.width),
+            Self::Special(name) => f.write_str(name),
+        }
+    }
+}

@@ -113,7 +113,8 @@ impl LanguageTask {
                 && batch.document_ids[end] == batch.document_ids[start];
             if !goes_on {
                 if batch.document_ids[start] != 0 {
-                    documents.push(self.processor.describe(&batch.ids[start..end])?);
+                    let segments = self.processor.decode(&batch.ids[start..end])?;
+                    documents.push(segments.iter().map(ToString::to_string).collect());
                 }
                 start = end;
             }
