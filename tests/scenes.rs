@@ -26,7 +26,7 @@ fn every_caption_is_true_of_its_scene() {
     for spec in SPECS {
         let set = scenes(spec);
         for index in 0..set.len() {
-            let fields = set.fields(index);
+            let fields = set.columns(index);
             let captions = fields["captions"].as_array().unwrap();
             assert!(captions.contains(&fields["caption"]));
             for caption in captions {
@@ -44,7 +44,7 @@ fn every_answer_follows_from_the_scene() {
     for spec in SPECS {
         let set = scenes(spec);
         for index in 0..set.len() {
-            let fields = set.fields(index);
+            let fields = set.columns(index);
             for question in fields["questions"].as_array().unwrap() {
                 let text = |key: &str| question[key].as_str().unwrap();
                 let answer = evaluator::answer(text("question"), &fields["scene"]);
@@ -63,7 +63,7 @@ fn the_evaluator_refuses_captions_and_answers_of_other_scenes() {
     let set = scenes("scenes:train?count=501&seed=14");
     let (mut refused, mut changed) = (0, 0);
     for index in 0..500 {
-        let (own, other) = (set.fields(index), set.fields(index + 1));
+        let (own, other) = (set.columns(index), set.columns(index + 1));
         let caption = own["caption"].as_str().unwrap();
         refused += i32::from(evaluator::caption_error(caption, &other["scene"]).is_some());
         let question = own["question"].as_str().unwrap();
@@ -97,7 +97,7 @@ fn training_texts_never_name_a_held_out_pair() {
         .collect();
     let set = scenes("scenes:train?count=2000&seed=4");
     for index in 0..set.len() {
-        let text = Value::Object(set.fields(index)).to_string();
+        let text = Value::Object(set.columns(index)).to_string();
         // "crosses" and "circles" begin with the singular, so this finds plurals too.
         assert!(held_out.iter().all(|pair| !text.contains(pair.as_str())), "{text}");
     }
@@ -116,7 +116,22 @@ fn items_do_not_depend_on_order_count_or_thread() {
         assert_eq!(a.images, b.images);
     }
     let error = long.get(300).unwrap_err().to_string();
-    assert!(error.contains("index 300 is out of range, there are 300 scenes"), "{error}");
+    assert!(error.contains("sample 300 of scenes:train?count=300"), "{error}");
+}
+
+#[test]
+fn specs_open_as_data_sets_and_explode_by_question() {
+    let spec = "scenes:val?count=20&seed=5&size=32";
+    let plain = calumma::data::open(spec).unwrap();
+    assert_eq!((plain.len(), plain.name()), (20, "scenes:val?count=20&seed=5&size=32&objects=1-4"));
+    let exploded = calumma::data::open_as(spec, Some("questions"), None).unwrap();
+    assert_eq!(exploded.len(), 160);
+    let (sample, whole) = (exploded.get(9).unwrap(), plain.get(1).unwrap());
+    assert_eq!(sample.images, whole.images);
+    assert_eq!(sample.fields["question"], whole.fields["questions"][1]["question"]);
+    assert_eq!(sample.fields["answer"], whole.fields["questions"][1]["answer"]);
+    let error = calumma::data::open("scenes:tarin").err().unwrap().to_string();
+    assert!(error.contains("allowed: train, val, held-out"), "{error}");
 }
 
 #[test]

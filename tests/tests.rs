@@ -6,4 +6,5 @@ mod data;
 mod generate;
 mod mixture;
 mod model;
+mod scenes;
 mod tokenize;

@@ -15,7 +15,7 @@ fn image_folders_hold_what_the_data_set_gives() {
     for (index, line) in lines.lines().enumerate() {
         let mut line: serde_json::Map<String, Value> = serde_json::from_str(line).unwrap();
         let file = line.remove("file_name").unwrap();
-        assert_eq!(line, set.fields(index));
+        assert_eq!(line, set.columns(index));
         let picture = image::open(dir.join(file.as_str().unwrap())).unwrap().to_rgb8();
         assert_eq!(picture, render(&set.scene(index), 48));
     }
