@@ -7,4 +7,5 @@ mod generate;
 mod mixture;
 mod model;
 mod pack;
+mod scenes;
 mod tokenize;
