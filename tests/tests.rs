@@ -6,4 +6,7 @@ mod data;
 mod generate;
 mod mixture;
 mod model;
+mod pipeline;
+mod reference_generation;
+mod sampling;
 mod tokenize;
