@@ -8,4 +8,7 @@ mod mixture;
 mod model;
 mod pack;
 mod scenes;
+mod pipeline;
+mod reference_generation;
+mod sampling;
 mod tokenize;

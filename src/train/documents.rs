@@ -12,10 +12,10 @@ use super::config::DataConfig;
 use super::objective::NextTokenBatch;
 use crate::data::mixture::{Cursor, Mixture, Source};
 use crate::data::pack::{PackReport, PackedBatch, Packer, PackerState};
-use crate::data::template::{RenderOptions, Rendered, Template};
-use crate::data::{self, EncodedSample, EncodedSource};
+use crate::data::template::{RenderOptions, Template};
+use crate::data::{self, DEFAULT_TOLERANCE, EncodedSample, EncodedSource};
 use crate::error::{Error, Result};
-use crate::tokenize::{CodedSegment, EncodeOptions, Processor, TokenClass, TokenSequence};
+use crate::tokenize::{CodedSegment, Processor, TokenClass, TokenSequence};
 
 /// An endless stream of packed batches that can be taken up where it stood.
 pub struct DocumentStream {
@@ -62,6 +62,21 @@ impl Prepared {
         for sample in &mut samples {
             sample.fields.extend(config.fields.clone());
         }
+        // A sample without a field that a template names cannot become a document.
+        let whole = |sample: &EncodedSample| {
+            let mut rng = ChaCha8Rng::seed_from_u64(0);
+            let options = RenderOptions { loss: config.loss, max_turns: Some(1) };
+            templates
+                .iter()
+                .all(|t| t.render(&sample.fields, &sample.images, &options, &mut rng).is_ok())
+        };
+        let all = samples.len();
+        samples.retain(whole);
+        if (samples.len() as f64) < all as f64 * (1.0 - DEFAULT_TOLERANCE) {
+            let bad = all - samples.len();
+            let message = format!("{bad} of {all} samples lack a field that a template names");
+            return Err(Error::Invalid(format!("data {}: {message}", config.path)));
+        }
         Ok(Self { config: config.clone(), templates, samples })
     }
 
@@ -75,36 +90,13 @@ impl Prepared {
     ) -> Result<TokenSequence> {
         let (sample, template) = (&self.samples[index], &self.templates[template]);
         let options = RenderOptions { loss: self.config.loss, max_turns: Some(self.config.max_turns) };
-        let mut rendered = template.render(&sample.fields, &sample.images, &options, rng)?;
-        if template.is_text_first() && rng.random::<f64>() < self.config.prompt_dropout {
-            drop_prompt(&mut rendered);
+        let rendered = template.render(&sample.fields, &sample.images, &options, rng)?;
+        let dropped = template.is_text_first() && rng.random::<f64>() < self.config.prompt_dropout;
+        match rendered.without_prompt().filter(|_| dropped) {
+            Some(bare) => bare.tokens(processor),
+            None => rendered.tokens(processor),
         }
-        sequence(&rendered, processor)
     }
-}
-
-/// Leaves the pictures alone: the document that guidance contrasts a prompt with.
-fn drop_prompt(rendered: &mut Rendered) {
-    let is_image = |segment: &CodedSegment| matches!(segment, CodedSegment::Image(_));
-    let kept: Vec<bool> = rendered.segments.iter().map(is_image).collect();
-    rendered.segments.retain(is_image);
-    let mut keep = kept.iter();
-    rendered.supervised.retain(|_| *keep.next().unwrap_or(&false));
-}
-
-/// The ids of a document, begin-of-text to end-of-text, and which of them are targets.
-fn sequence(rendered: &Rendered, processor: &Processor) -> Result<TokenSequence> {
-    let special = processor.vocabulary().special();
-    let mut ids = vec![special.bos];
-    let mut loss_mask = vec![false];
-    let inside = EncodeOptions { bos: false, open_image: false, eos: false };
-    for (segment, &supervised) in rendered.segments.iter().zip(&rendered.supervised) {
-        ids.extend(processor.encode_with(std::slice::from_ref(segment), inside)?);
-        loss_mask.resize(ids.len(), supervised);
-    }
-    ids.push(special.eos);
-    loss_mask.push(rendered.supervised.last().copied().unwrap_or(false));
-    Ok(TokenSequence { ids, loss_mask })
 }
 
 fn parse_templates(config: &DataConfig) -> Result<Vec<Template>> {
