@@ -106,8 +106,8 @@ impl ModuleMapper for Loader<'_> {
             return param;
         };
         let shape = param.val().dims();
-        if data.shape.as_slice() != shape.as_slice() {
-            self.shapes.push(format!("{name} {:?} instead of {shape:?}", data.shape.as_slice()));
+        if data.shape().as_slice() != shape.as_slice() {
+            self.shapes.push(format!("{name} {:?} instead of {shape:?}", data.shape().as_slice()));
             return param;
         }
         param.map(|old| {
@@ -188,7 +188,7 @@ pub fn to_bytes(
                 (Dtype::F16, values.flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect())
             }
         };
-        encoded.push((name.clone(), kind, data.shape.to_vec(), bytes));
+        encoded.push((name.clone(), kind, data.shape().to_vec(), bytes));
     }
     let mut views = Vec::with_capacity(encoded.len());
     for (name, kind, shape, bytes) in &encoded {

@@ -1,0 +1,231 @@
+//! The building blocks of encoder and decoder, with the published tensor names.
+//!
+//! Source: taming-transformers `modules/diffusionmodules/model.py`, as used by Chameleon (arXiv
+//! 2405.09818). Tensors are `[batch, channels, height, width]` throughout.
+
+use burn::module::{Initializer, Module, Param};
+use burn::nn::{Dropout, DropoutConfig};
+use burn::tensor::activation::{silu, softmax};
+use burn::tensor::module::{conv2d, interpolate};
+use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
+use burn::tensor::{Device, Tensor};
+
+use crate::config::NORM_GROUPS;
+
+/// The epsilon of every group normalisation of the published model.
+const NORM_EPSILON: f64 = 1e-6;
+
+/// A square 2-d convolution with bias.
+#[derive(Module, Debug)]
+pub struct Conv2d {
+    /// `[out, in, kernel, kernel]`.
+    pub weight: Param<Tensor<4>>,
+    /// `[out]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl Conv2d {
+    /// A convolution with PyTorch's default initialisation: uniform within `1 / sqrt(fan_in)`.
+    pub fn new(in_channels: usize, out_channels: usize, kernel: usize, device: &Device) -> Self {
+        let bound = 1.0 / ((in_channels * kernel * kernel) as f64).sqrt();
+        let uniform = Initializer::Uniform { min: -bound, max: bound };
+        Self {
+            weight: uniform.init([out_channels, in_channels, kernel, kernel], device),
+            bias: uniform.init([out_channels], device),
+        }
+    }
+
+    /// Convolves with stride 1 and zeros around, so that height and width stay.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let pad = self.weight.dims()[2] / 2;
+        self.apply(x, ConvOptions::new([1, 1], [pad, pad], [1, 1], 1))
+    }
+
+    fn apply(&self, x: Tensor<4>, options: ConvOptions<2>) -> Tensor<4> {
+        conv2d(x, self.weight.val(), Some(self.bias.val()), options)
+    }
+}
+
+/// Group normalisation over 32 groups, epsilon 1e-6, with weight and bias per channel.
+#[derive(Module, Debug)]
+pub struct GroupNorm {
+    /// `[channels]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[channels]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl GroupNorm {
+    /// The identity scale for `channels` channels, a multiple of 32.
+    pub fn new(channels: usize, device: &Device) -> Self {
+        Self {
+            weight: Initializer::Ones.init([channels], device),
+            bias: Initializer::Zeros.init([channels], device),
+        }
+    }
+
+    /// `(x - mean) / sqrt(variance + eps) * weight + bias`, moments over each group of channels.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, channels, height, width] = x.dims();
+        let x = x.reshape([batch, NORM_GROUPS, channels / NORM_GROUPS * height * width]);
+        let centred = x.clone() - x.mean_dim(2); // [batch, groups, values]
+        let variance = centred.clone().square().mean_dim(2); // [batch, groups, 1]
+        let scale = (variance + NORM_EPSILON).sqrt().recip();
+        // Scale per channel first: one pass over the large tensor instead of two.
+        let scale = scale.reshape([batch, NORM_GROUPS, 1, 1])
+            * self.weight.val().reshape([1, NORM_GROUPS, channels / NORM_GROUPS, 1]);
+        let centred = centred.reshape([batch, channels, height * width]);
+        let y = centred * scale.reshape([batch, channels, 1])
+            + self.bias.val().reshape([1, channels, 1]);
+        y.reshape([batch, channels, height, width])
+    }
+
+    /// [`GroupNorm::forward`], then swish: `y * sigmoid(y)`.
+    pub fn forward_swish(&self, x: Tensor<4>) -> Tensor<4> {
+        silu(self.forward(x))
+    }
+}
+
+/// Two normalised 3x3 convolutions around a shortcut.
+#[derive(Module, Debug)]
+pub struct ResnetBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    norm2: GroupNorm,
+    dropout: Dropout,
+    conv2: Conv2d,
+    nin_shortcut: Option<Conv2d>,
+}
+
+impl ResnetBlock {
+    /// A block from `in_channels` to `out_channels`; the shortcut is a 1x1 convolution if they differ.
+    pub fn new(in_channels: usize, out_channels: usize, dropout: f64, device: &Device) -> Self {
+        Self {
+            norm1: GroupNorm::new(in_channels, device),
+            conv1: Conv2d::new(in_channels, out_channels, 3, device),
+            norm2: GroupNorm::new(out_channels, device),
+            dropout: DropoutConfig::new(dropout).init(),
+            conv2: Conv2d::new(out_channels, out_channels, 3, device),
+            nin_shortcut: (in_channels != out_channels)
+                .then(|| Conv2d::new(in_channels, out_channels, 1, device)),
+        }
+    }
+
+    /// `[batch, in, height, width]` to `[batch, out, height, width]`.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let hidden = self.conv1.forward(self.norm1.forward_swish(x.clone()));
+        let hidden = self.dropout.forward(self.norm2.forward_swish(hidden));
+        let hidden = self.conv2.forward(hidden);
+        match &self.nin_shortcut {
+            Some(shortcut) => shortcut.forward(x) + hidden,
+            None => x + hidden,
+        }
+    }
+}
+
+/// Single-head self-attention over the positions of a feature map, around a shortcut.
+#[derive(Module, Debug)]
+pub struct AttnBlock {
+    norm: GroupNorm,
+    q: Conv2d,
+    k: Conv2d,
+    v: Conv2d,
+    proj_out: Conv2d,
+}
+
+impl AttnBlock {
+    /// Attention over `channels` channels.
+    pub fn new(channels: usize, device: &Device) -> Self {
+        let conv = || Conv2d::new(channels, channels, 1, device);
+        Self {
+            norm: GroupNorm::new(channels, device),
+            q: conv(),
+            k: conv(),
+            v: conv(),
+            proj_out: conv(),
+        }
+    }
+
+    /// Same shape out as in.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, channels, height, width] = x.dims();
+        let flat = |y: Tensor<4>| y.reshape([batch, channels, height * width]);
+        let normed = self.norm.forward(x.clone());
+        let query = flat(self.q.forward(normed.clone())).swap_dims(1, 2); // [batch, positions, channels]
+        let key = flat(self.k.forward(normed.clone())); // [batch, channels, positions]
+        let value = flat(self.v.forward(normed)).swap_dims(1, 2); // [batch, positions, channels]
+        let scores = query.matmul(key) * (channels as f64).powf(-0.5);
+        let mixed = softmax(scores, 2).matmul(value).swap_dims(1, 2); // [batch, channels, positions]
+        x + self.proj_out.forward(mixed.reshape([batch, channels, height, width]))
+    }
+}
+
+/// Halves height and width with a strided 3x3 convolution.
+#[derive(Module, Debug)]
+pub struct Downsample {
+    conv: Conv2d,
+}
+
+impl Downsample {
+    /// A halving of `channels` channels.
+    pub fn new(channels: usize, device: &Device) -> Self {
+        Self { conv: Conv2d::new(channels, channels, 3, device) }
+    }
+
+    /// `[batch, channels, height, width]` to `[batch, channels, height / 2, width / 2]`.
+    ///
+    /// One row of zeros below and one column at the right, none above or at the left.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let options = ConvOptions::new_with_padding([2, 2], [(0, 1), (0, 1)], [1, 1], 1);
+        self.conv.apply(x, options)
+    }
+}
+
+/// Doubles height and width by repeating pixels, then convolves.
+#[derive(Module, Debug)]
+pub struct Upsample {
+    conv: Conv2d,
+}
+
+impl Upsample {
+    /// A doubling of `channels` channels.
+    pub fn new(channels: usize, device: &Device) -> Self {
+        Self { conv: Conv2d::new(channels, channels, 3, device) }
+    }
+
+    /// `[batch, channels, height, width]` to `[batch, channels, 2 height, 2 width]`.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [_, _, height, width] = x.dims();
+        let nearest = InterpolateOptions::new(InterpolateMode::Nearest);
+        self.conv.forward(interpolate(x, nearest.with_output_size([2 * height, 2 * width])))
+    }
+}
+
+/// The two residual blocks at the lowest resolution, with attention between them.
+#[derive(Module, Debug)]
+pub struct Mid {
+    block_1: ResnetBlock,
+    attn_1: Option<AttnBlock>,
+    block_2: ResnetBlock,
+}
+
+impl Mid {
+    /// A middle of `channels` channels, with or without attention.
+    pub fn new(channels: usize, attention: bool, dropout: f64, device: &Device) -> Self {
+        Self {
+            block_1: ResnetBlock::new(channels, channels, dropout, device),
+            attn_1: attention.then(|| AttnBlock::new(channels, device)),
+            block_2: ResnetBlock::new(channels, channels, dropout, device),
+        }
+    }
+
+    /// Same shape out as in.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = self.block_1.forward(x);
+        let x = match &self.attn_1 {
+            Some(attention) => attention.forward(x),
+            None => x,
+        };
+        self.block_2.forward(x)
+    }
+}

@@ -1,0 +1,254 @@
+//! The shape of an image tokenizer: Hugging Face's `vq_config` keys and their defaults.
+//!
+//! Source: `ChameleonVQVAEConfig` of transformers; the older names are those of taming-transformers'
+//! `ddconfig`, which configuration files of the first releases still carry beside the new ones.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::model::VqModel;
+
+/// Channels are normalised in this many groups everywhere, so each width must be a multiple of it.
+pub const NORM_GROUPS: usize = 32;
+
+/// The shape of a [`VqModel`]; absent keys take the values of the released Chameleon tokenizer.
+///
+/// Old key names (`ch`, `ch_mult`, `n_embed`, `z_channels`, `double_z`, `out_ch`) count where the new
+/// one is absent; other keys are ignored, because the file belongs to another program as well.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Keys")]
+pub struct VqConfig {
+    /// Width of the first level.
+    pub base_channels: usize,
+    /// Width of each level, in multiples of `base_channels`; one level fewer halvings of the sides.
+    pub channel_multiplier: Vec<usize>,
+    /// Residual blocks in a level of the encoder; the decoder has one more.
+    pub num_res_blocks: usize,
+    /// Feature-map sides at which self-attention follows each residual block.
+    pub attn_resolutions: Option<Vec<usize>>,
+    /// `vanilla`: attention in the middle block; anything else: none there.
+    pub attn_type: String,
+    /// Side of the square pictures the tokenizer was trained on, in pixels.
+    pub resolution: usize,
+    /// Channels of an input picture.
+    pub in_channels: usize,
+    /// Channels of a decoded picture.
+    pub out_channels: usize,
+    /// Channels between the encoder and the 1x1 convolution before the quantizer.
+    pub latent_channels: usize,
+    /// Whether the encoder returns mean and variance; no VQ tokenizer does.
+    pub double_latent: bool,
+    /// Length of a codebook vector.
+    pub embed_dim: usize,
+    /// Number of codebook vectors.
+    pub num_embeddings: usize,
+    /// Dropout before the second convolution of a residual block, in `[0, 1)`.
+    pub dropout: f64,
+}
+
+/// Every key a configuration file may have, new and old.
+#[derive(Deserialize)]
+struct Keys {
+    base_channels: Option<usize>,
+    ch: Option<usize>,
+    channel_multiplier: Option<Vec<usize>>,
+    ch_mult: Option<Vec<usize>>,
+    num_res_blocks: Option<usize>,
+    attn_resolutions: Option<Vec<usize>>,
+    attn_type: Option<String>,
+    resolution: Option<usize>,
+    in_channels: Option<usize>,
+    out_channels: Option<usize>,
+    out_ch: Option<usize>,
+    latent_channels: Option<usize>,
+    z_channels: Option<usize>,
+    double_latent: Option<bool>,
+    double_z: Option<bool>,
+    embed_dim: Option<usize>,
+    num_embeddings: Option<usize>,
+    n_embed: Option<usize>,
+    dropout: Option<f64>,
+}
+
+impl From<Keys> for VqConfig {
+    fn from(keys: Keys) -> Self {
+        Self {
+            base_channels: keys.base_channels.or(keys.ch).unwrap_or(128),
+            channel_multiplier: keys
+                .channel_multiplier
+                .or(keys.ch_mult)
+                .unwrap_or_else(|| vec![1, 1, 2, 2, 4]),
+            num_res_blocks: keys.num_res_blocks.unwrap_or(2),
+            attn_resolutions: keys.attn_resolutions,
+            attn_type: keys.attn_type.unwrap_or_else(|| "vanilla".to_owned()),
+            resolution: keys.resolution.unwrap_or(512),
+            in_channels: keys.in_channels.unwrap_or(3),
+            out_channels: keys.out_channels.or(keys.out_ch).unwrap_or(3),
+            latent_channels: keys.latent_channels.or(keys.z_channels).unwrap_or(256),
+            double_latent: keys.double_latent.or(keys.double_z).unwrap_or(false),
+            embed_dim: keys.embed_dim.unwrap_or(256),
+            num_embeddings: keys.num_embeddings.or(keys.n_embed).unwrap_or(8192),
+            dropout: keys.dropout.unwrap_or(0.0),
+        }
+    }
+}
+
+impl Default for VqConfig {
+    /// The released Chameleon tokenizer: 512x512 pixels to 32x32 codes of 8192.
+    fn default() -> Self {
+        serde_json::from_str("{}").expect("every key has a default")
+    }
+}
+
+impl VqConfig {
+    /// Reads a JSON configuration and checks it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read, [`Error::File`] when it is no such configuration
+    /// or [`VqConfig::validate`] refuses it.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let config: Self = serde_json::from_str(&text)
+            .map_err(|e| Error::file(path, format!("not an image tokenizer configuration: {e}")))?;
+        config.validate().map_err(|e| Error::file(path, e.to_string()))?;
+        Ok(config)
+    }
+
+    /// Pixels per code along one side: 2 to the number of halvings.
+    pub fn downsampling(&self) -> usize {
+        1 << self.channel_multiplier.len().saturating_sub(1)
+    }
+
+    /// Side of the code grid of a picture of [`VqConfig::resolution`].
+    pub fn grid(&self) -> usize {
+        self.resolution / self.downsampling()
+    }
+
+    /// A randomly initialised model (PyTorch's defaults for convolutions, uniform codebook).
+    ///
+    /// Random numbers come from the device: call `device.seed` first for a repeatable model.
+    ///
+    /// # Panics
+    /// On a configuration that [`VqConfig::validate`] refuses.
+    pub fn init(&self, device: &Device) -> VqModel {
+        VqModel::new(self, device)
+    }
+
+    /// Channels of level `level`, from 0 at full resolution.
+    pub(crate) fn width(&self, level: usize) -> usize {
+        self.base_channels * self.channel_multiplier[level]
+    }
+
+    /// Whether residual blocks of level `level` are followed by attention. The side is counted from
+    /// the configured resolution, whatever the size of the actual picture.
+    pub(crate) fn attends(&self, level: usize) -> bool {
+        let side = self.resolution >> level;
+        self.attn_resolutions.as_ref().is_some_and(|sides| sides.contains(&side))
+    }
+
+    /// Whether the middle block has attention.
+    pub(crate) fn attends_in_middle(&self) -> bool {
+        self.attn_type == "vanilla"
+    }
+
+    /// Checks that a model of this shape can be built and applied.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the first key at fault, its value and what is allowed.
+    pub fn validate(&self) -> Result<()> {
+        let positive = [
+            ("base_channels", self.base_channels),
+            ("num_res_blocks", self.num_res_blocks),
+            ("in_channels", self.in_channels),
+            ("out_channels", self.out_channels),
+            ("latent_channels", self.latent_channels),
+            ("embed_dim", self.embed_dim),
+            ("num_embeddings", self.num_embeddings),
+            ("resolution", self.resolution),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::Invalid(format!("{key} is 0; it must be at least 1")));
+        }
+        let levels = self.channel_multiplier.len();
+        if levels == 0 || levels > 12 {
+            let message = format!("channel_multiplier has {levels} levels; allowed: 1 to 12");
+            return Err(Error::Invalid(message));
+        }
+        for &multiplier in &self.channel_multiplier {
+            let width = multiplier * self.base_channels;
+            if width == 0 || !width.is_multiple_of(NORM_GROUPS) {
+                return Err(Error::Invalid(format!(
+                    "channel_multiplier {multiplier} times base_channels {} is {width}; every level \
+                     must be a positive multiple of {NORM_GROUPS} channels",
+                    self.base_channels
+                )));
+            }
+        }
+        if !self.resolution.is_multiple_of(self.downsampling()) {
+            return Err(Error::Invalid(format!(
+                "resolution {} is not a multiple of {}, the pixels per code of {levels} levels",
+                self.resolution,
+                self.downsampling()
+            )));
+        }
+        if self.double_latent {
+            return Err(Error::Invalid(
+                "double_latent is true; a VQ tokenizer quantizes a single latent".to_owned(),
+            ));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            let message = format!("dropout is {}; allowed: 0 up to but not 1", self.dropout);
+            return Err(Error::Invalid(message));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_keys_give_the_release() {
+        let config = VqConfig::default();
+        assert_eq!(config.channel_multiplier, [1, 1, 2, 2, 4]);
+        assert_eq!((config.resolution, config.downsampling(), config.grid()), (512, 16, 32));
+        config.validate().unwrap();
+    }
+
+    #[test]
+    fn old_keys_count_only_where_new_ones_are_absent() {
+        let text = r#"{"ch": 64, "ch_mult": [1, 2], "n_embed": 7, "num_embeddings": 9, "z_channels": 5,
+            "out_ch": 3, "model_type": "chameleon_vqgan", "initializer_range": 0.02}"#;
+        let config: VqConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(config.base_channels, 64);
+        assert_eq!(config.channel_multiplier, [1, 2]);
+        assert_eq!((config.num_embeddings, config.latent_channels), (9, 5));
+    }
+
+    #[test]
+    fn a_written_configuration_is_read_back() {
+        let config = VqConfig { attn_resolutions: Some(vec![16]), dropout: 0.1, ..VqConfig::default() };
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<VqConfig>(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn refusals_name_key_and_value() {
+        let refused = |change: fn(&mut VqConfig)| {
+            let mut config = VqConfig::default();
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        assert!(refused(|c| c.base_channels = 48).contains("base_channels 48"));
+        assert!(refused(|c| c.resolution = 100).contains("resolution 100"));
+        assert!(refused(|c| c.num_embeddings = 0).contains("num_embeddings is 0"));
+        assert!(refused(|c| c.channel_multiplier = vec![]).contains("0 levels"));
+        assert!(refused(|c| c.dropout = 1.0).contains("dropout is 1"));
+        assert!(refused(|c| c.double_latent = true).contains("double_latent"));
+    }
+}

@@ -1,0 +1,91 @@
+//! Latents to pixels: the encoder's mirror, with one more residual block in each level.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use crate::blocks::{AttnBlock, Conv2d, GroupNorm, Mid, ResnetBlock, Upsample};
+use crate::config::VqConfig;
+
+/// The convolutional decoder.
+///
+/// `up` is indexed by level as the encoder's `down` is (0 at full resolution), so it is applied from
+/// its end to its start.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    conv_in: Conv2d,
+    mid: Mid,
+    up: Vec<UpLevel>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+/// The blocks of one resolution; `attn` is empty or as long as `block`.
+#[derive(Module, Debug)]
+struct UpLevel {
+    block: Vec<ResnetBlock>,
+    attn: Vec<AttnBlock>,
+    upsample: Option<Upsample>,
+}
+
+impl Decoder {
+    /// A randomly initialised decoder.
+    pub fn new(config: &VqConfig, device: &Device) -> Self {
+        let last = config.channel_multiplier.len() - 1;
+        let widest = config.width(last);
+        let up = (0..=last)
+            .map(|level| {
+                let input = config.width((level + 1).min(last));
+                UpLevel::new(config, level, input, device)
+            })
+            .collect();
+        Self {
+            conv_in: Conv2d::new(config.latent_channels, widest, 3, device),
+            mid: Mid::new(widest, config.attends_in_middle(), config.dropout, device),
+            up,
+            norm_out: GroupNorm::new(config.width(0), device),
+            conv_out: Conv2d::new(config.width(0), config.out_channels, 3, device),
+        }
+    }
+
+    /// `[batch, latent_channels, h, w]` to `[batch, out_channels, h f, w f]`, about `[-1, 1]` but not
+    /// clamped.
+    pub fn forward(&self, latents: Tensor<4>) -> Tensor<4> {
+        let mut x = self.mid.forward(self.conv_in.forward(latents));
+        for level in self.up.iter().rev() {
+            x = level.forward(x);
+        }
+        self.conv_out.forward(self.norm_out.forward_swish(x))
+    }
+}
+
+impl UpLevel {
+    fn new(config: &VqConfig, level: usize, input: usize, device: &Device) -> Self {
+        let width = config.width(level);
+        let blocks = config.num_res_blocks + 1;
+        let block = (0..blocks)
+            .map(|i| {
+                let input = if i == 0 { input } else { width };
+                ResnetBlock::new(input, width, config.dropout, device)
+            })
+            .collect();
+        let attn = if config.attends(level) { blocks } else { 0 };
+        Self {
+            block,
+            attn: (0..attn).map(|_| AttnBlock::new(width, device)).collect(),
+            upsample: (level > 0).then(|| Upsample::new(width, device)),
+        }
+    }
+
+    fn forward(&self, mut x: Tensor<4>) -> Tensor<4> {
+        for (i, block) in self.block.iter().enumerate() {
+            x = block.forward(x);
+            if let Some(attention) = self.attn.get(i) {
+                x = attention.forward(x);
+            }
+        }
+        match &self.upsample {
+            Some(upsample) => upsample.forward(x),
+            None => x,
+        }
+    }
+}

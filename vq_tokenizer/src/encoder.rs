@@ -1,0 +1,90 @@
+//! Pixels to latents: levels of residual blocks, each but the last halving the sides.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use crate::blocks::{AttnBlock, Conv2d, Downsample, GroupNorm, Mid, ResnetBlock};
+use crate::config::VqConfig;
+
+/// The convolutional encoder.
+#[derive(Module, Debug)]
+pub struct Encoder {
+    conv_in: Conv2d,
+    down: Vec<DownLevel>,
+    mid: Mid,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+/// The blocks of one resolution; `attn` is empty or as long as `block`.
+#[derive(Module, Debug)]
+struct DownLevel {
+    block: Vec<ResnetBlock>,
+    attn: Vec<AttnBlock>,
+    downsample: Option<Downsample>,
+}
+
+impl Encoder {
+    /// A randomly initialised encoder.
+    pub fn new(config: &VqConfig, device: &Device) -> Self {
+        let levels = config.channel_multiplier.len();
+        let mut width = config.base_channels;
+        let down = (0..levels)
+            .map(|level| {
+                let input = std::mem::replace(&mut width, config.width(level));
+                DownLevel::new(config, level, input, device)
+            })
+            .collect();
+        Self {
+            conv_in: Conv2d::new(config.in_channels, config.base_channels, 3, device),
+            down,
+            mid: Mid::new(width, config.attends_in_middle(), config.dropout, device),
+            norm_out: GroupNorm::new(width, device),
+            conv_out: Conv2d::new(width, config.latent_channels, 3, device),
+        }
+    }
+
+    /// `[batch, in_channels, H, W]` in `[-1, 1]` to `[batch, latent_channels, H / f, W / f]` with `f`
+    /// the configuration's downsampling.
+    pub fn forward(&self, pixels: Tensor<4>) -> Tensor<4> {
+        let mut x = self.conv_in.forward(pixels);
+        for level in &self.down {
+            x = level.forward(x);
+        }
+        let x = self.mid.forward(x);
+        self.conv_out.forward(self.norm_out.forward_swish(x))
+    }
+}
+
+impl DownLevel {
+    fn new(config: &VqConfig, level: usize, input: usize, device: &Device) -> Self {
+        let width = config.width(level);
+        let blocks = config.num_res_blocks;
+        let block = (0..blocks)
+            .map(|i| {
+                let input = if i == 0 { input } else { width };
+                ResnetBlock::new(input, width, config.dropout, device)
+            })
+            .collect();
+        let attn = if config.attends(level) { blocks } else { 0 };
+        let last = level + 1 == config.channel_multiplier.len();
+        Self {
+            block,
+            attn: (0..attn).map(|_| AttnBlock::new(width, device)).collect(),
+            downsample: (!last).then(|| Downsample::new(width, device)),
+        }
+    }
+
+    fn forward(&self, mut x: Tensor<4>) -> Tensor<4> {
+        for (i, block) in self.block.iter().enumerate() {
+            x = block.forward(x);
+            if let Some(attention) = self.attn.get(i) {
+                x = attention.forward(x);
+            }
+        }
+        match &self.downsample {
+            Some(downsample) => downsample.forward(x),
+            None => x,
+        }
+    }
+}
