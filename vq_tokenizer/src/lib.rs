@@ -8,6 +8,7 @@ mod encoder;
 mod error;
 mod model;
 mod quantizer;
+pub mod train;
 pub mod weights;
 
 pub use config::{NORM_GROUPS, VqConfig};

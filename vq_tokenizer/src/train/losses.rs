@@ -1,0 +1,168 @@
+//! The loss of a VQ tokenizer: reconstruction, codebook and commitment terms.
+
+use burn::tensor::{Int, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::model::VqModel;
+
+/// The weight of each term; a term of weight 0 is not computed.
+///
+/// The defaults of the last two are the reference's "legacy" form, where beta = 0.25 scales the
+/// codebook term (taming-transformers `VectorQuantizer2`, used by Chameleon).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VqLossConfig {
+    /// Mean absolute error of the pixels.
+    pub l1: f64,
+    /// Mean squared error of the pixels.
+    pub l2: f64,
+    /// Mean absolute error of the differences between neighbouring pixels: keeps edges sharp.
+    pub gradient: f64,
+    /// Mean squared distance that pulls the codebook to the latents.
+    pub codebook: f64,
+    /// Mean squared distance that pulls the latents to the codebook.
+    pub commitment: f64,
+}
+
+impl Default for VqLossConfig {
+    fn default() -> Self {
+        Self { l1: 1.0, l2: 1.0, gradient: 1.0, codebook: 0.25, commitment: 1.0 }
+    }
+}
+
+impl VqLossConfig {
+    /// Checks that all weights are finite and not negative, and that some pixel term counts.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the weight and its value.
+    pub fn validate(&self) -> Result<()> {
+        for (key, weight) in [
+            ("l1", self.l1),
+            ("l2", self.l2),
+            ("gradient", self.gradient),
+            ("codebook", self.codebook),
+            ("commitment", self.commitment),
+        ] {
+            if !weight.is_finite() || weight < 0.0 {
+                let message = format!("loss weight {key} is {weight}; allowed: 0 or more");
+                return Err(Error::Invalid(message));
+            }
+        }
+        if self.l1 + self.l2 == 0.0 {
+            return Err(Error::Invalid(
+                "loss weights l1 and l2 are both 0; one must be positive".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The loss of one batch and what the loop wants to know about it.
+#[derive(Debug)]
+pub struct VqLoss {
+    /// The weighted sum, to differentiate.
+    pub total: Tensor<1>,
+    /// Weighted pixel terms, detached.
+    pub reconstruction: Tensor<1>,
+    /// Mean squared error of the pixels in `[-1, 1]`, detached; PSNR is `10 log10(4 / it)`.
+    pub squared_error: Tensor<1>,
+    /// Mean squared distance between latents and their codes, unweighted, detached.
+    pub quantization: Tensor<1>,
+    /// `[batch, h, w]`: the codes.
+    pub codes: Tensor<3, Int>,
+    /// `[batch, embed, h, w]`: the latents before quantization, detached.
+    pub latents: Tensor<4>,
+}
+
+/// The training objective of a VQ tokenizer.
+#[derive(Clone, Debug, Default)]
+pub struct VqObjective {
+    /// The weights of the terms.
+    pub config: VqLossConfig,
+}
+
+impl VqObjective {
+    /// The loss of `model` on `pixels`, `[batch, 3, H, W]` in `[-1, 1]`.
+    pub fn loss(&self, model: &VqModel, pixels: Tensor<4>) -> VqLoss {
+        let (output, latents, quantized) = model.forward(pixels.clone());
+        let (reconstruction, squared_error) = self.reconstruction(output - pixels);
+        let quantization = quantized.commitment_loss.clone().detach();
+        let total = reconstruction.clone()
+            + quantized.codebook_loss * self.config.codebook
+            + quantized.commitment_loss * self.config.commitment;
+        VqLoss {
+            total,
+            reconstruction: reconstruction.detach(),
+            squared_error,
+            quantization,
+            codes: quantized.codes,
+            latents: latents.detach(),
+        }
+    }
+
+    /// The loss of the autoencoder alone, with latents that are not quantized: the start of a training
+    /// whose codebook is then initialised from latents that already mean something.
+    pub fn autoencoder_loss(&self, model: &VqModel, pixels: Tensor<4>) -> VqLoss {
+        let latents = model.latents(pixels.clone());
+        let output = model.reconstruct(latents.clone());
+        let (reconstruction, squared_error) = self.reconstruction(output - pixels);
+        let latents = latents.detach();
+        VqLoss {
+            total: reconstruction.clone(),
+            reconstruction: reconstruction.clone().detach(),
+            squared_error,
+            quantization: Tensor::zeros([1], &reconstruction.device()),
+            codes: model.codes(latents.clone()),
+            latents,
+        }
+    }
+
+    /// The weighted pixel terms of `error`, and its mean square, detached.
+    fn reconstruction(&self, error: Tensor<4>) -> (Tensor<1>, Tensor<1>) {
+        let squared = error.clone().square().mean();
+        let squared_error = squared.clone().detach();
+        let mut sum = squared * self.config.l2;
+        if self.config.l1 > 0.0 {
+            sum = sum + error.clone().abs().mean() * self.config.l1;
+        }
+        if self.config.gradient > 0.0 {
+            sum = sum + edge_error(error) * self.config.gradient;
+        }
+        (sum, squared_error)
+    }
+}
+
+/// Mean absolute difference between neighbours, horizontal plus vertical.
+fn edge_error(error: Tensor<4>) -> Tensor<1> {
+    let [_, _, height, width] = error.dims();
+    let difference = |dim: usize, len: usize| {
+        let next = error.clone().narrow(dim, 1, len - 1);
+        (next - error.clone().narrow(dim, 0, len - 1)).abs().mean()
+    };
+    difference(3, width) + difference(2, height)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn edge_error_of_a_ramp_is_its_slopes() {
+        let device = Device::flex();
+        let column = Tensor::<1, Int>::arange(0..5, &device).float().reshape([1, 1, 1, 5]) * 0.5;
+        let row = Tensor::<1, Int>::arange(0..4, &device).float().reshape([1, 1, 4, 1]) * 0.25;
+        let value = edge_error(column + row).into_scalar::<f32>();
+        assert!((value - 0.75).abs() < 1e-6, "{value}");
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_weights_are_refused() {
+        assert!(serde_json::from_str::<VqLossConfig>(r#"{"l3": 1}"#).is_err());
+        let bad = VqLossConfig { gradient: -1.0, ..VqLossConfig::default() };
+        assert!(bad.validate().unwrap_err().to_string().contains("gradient is -1"));
+        assert!(VqLossConfig::default().validate().is_ok());
+    }
+}

@@ -1,0 +1,246 @@
+//! Care of the codebook: a start from data, and new life for codes that nothing chooses.
+//!
+//! A code without latents gets no gradient and stays unused for good. After a number of steps without
+//! use it is replaced by a random latent of the current batch, as in Jukebox (arXiv 2005.00341, 3.1).
+
+use burn::tensor::{Int, Tensor, TensorData};
+use rand::RngExt;
+use rand::seq::index::sample;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::model::VqModel;
+
+/// When codes are replaced.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RevivalConfig {
+    /// Steps without use after which a code is replaced; 0 never replaces any.
+    pub after_steps: u32,
+    /// The step after which nothing is replaced any more, so that the end of training is calm; absent:
+    /// to the end.
+    pub until_step: Option<usize>,
+}
+
+impl Default for RevivalConfig {
+    fn default() -> Self {
+        Self { after_steps: 100, until_step: None }
+    }
+}
+
+/// Counts how long each code has not been used, and replaces those unused for too long.
+///
+/// Serialisable: with it a resumed training replaces the same codes at the same steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Revival {
+    config: RevivalConfig,
+    steps: usize,
+    unused_for: Vec<u32>,
+}
+
+impl Revival {
+    /// Counters for a codebook of `num_embeddings` codes.
+    pub fn new(config: RevivalConfig, num_embeddings: usize) -> Self {
+        Self { config, steps: 0, unused_for: vec![0; num_embeddings] }
+    }
+
+    /// Codes that the last step did not use.
+    pub fn unused(&self) -> usize {
+        self.unused_for.iter().filter(|steps| **steps > 0).count()
+    }
+
+    /// Counts one step's `codes` (`[batch, h, w]`) and replaces codes unused for too long by distinct
+    /// random columns of `latents` (`[batch, embed, h, w]`, of the same step).
+    ///
+    /// Returns the model and the changed rows of the codebook in rising order, whose optimizer state
+    /// no longer means anything. At most as many rows change as there are latents.
+    pub fn step(
+        &mut self,
+        model: VqModel,
+        codes: Tensor<3, Int>,
+        latents: Tensor<4>,
+        rng: &mut ChaCha8Rng,
+    ) -> (VqModel, Vec<usize>) {
+        self.count(codes);
+        let late = self.config.until_step.is_some_and(|last| self.steps > last);
+        if self.config.after_steps == 0 || late {
+            return (model, Vec::new());
+        }
+        let after = self.config.after_steps;
+        let mut rows: Vec<usize> =
+            (0..self.unused_for.len()).filter(|row| self.unused_for[*row] >= after).collect();
+        if rows.is_empty() {
+            return (model, rows);
+        }
+        let vectors = vectors(latents);
+        rows.truncate(vectors.len());
+        let chosen = sample(rng, vectors.len(), rows.len());
+        let model = with_table(model, |table, embed| {
+            for (row, pick) in rows.iter().zip(chosen) {
+                table[row * embed..][..embed].copy_from_slice(&vectors[pick]);
+            }
+        });
+        for row in &rows {
+            self.unused_for[*row] = 0;
+        }
+        (model, rows)
+    }
+
+    fn count(&mut self, codes: Tensor<3, Int>) {
+        self.steps += 1;
+        for steps in &mut self.unused_for {
+            *steps = steps.saturating_add(1);
+        }
+        for code in codes.into_data().iter::<i64>() {
+            // A code comes from argmin over the table, so it is a row of it.
+            self.unused_for[code as usize] = 0;
+        }
+    }
+}
+
+/// `model` with its codebook drawn from `latents` (`[batch, embed, h, w]`): distinct random ones, and
+/// once these are used up, again all of them with a little noise so that no two codes are equal.
+pub fn initialise_codebook(model: VqModel, latents: Tensor<4>, rng: &mut ChaCha8Rng) -> VqModel {
+    let vectors = vectors(latents);
+    let noise = 0.05 * spread(&vectors);
+    with_table(model, |table, embed| {
+        let rows = table.len() / embed;
+        for first in (0..rows).step_by(vectors.len()) {
+            let count = vectors.len().min(rows - first);
+            for (row, pick) in (first..).zip(sample(rng, vectors.len(), count)) {
+                for (value, latent) in table[row * embed..][..embed].iter_mut().zip(&vectors[pick]) {
+                    let shake = if first == 0 { 0.0 } else { rng.random_range(-noise..=noise) };
+                    *value = latent + shake;
+                }
+            }
+        }
+    })
+}
+
+/// The columns of `[batch, embed, h, w]`, one vector per position.
+fn vectors(latents: Tensor<4>) -> Vec<Vec<f32>> {
+    let [_, embed, _, _] = latents.dims();
+    let values: Vec<f32> = latents.permute([0, 2, 3, 1]).into_data().iter::<f32>().collect();
+    values.chunks_exact(embed).map(<[f32]>::to_vec).collect()
+}
+
+/// The standard deviation of all entries around their common mean.
+fn spread(vectors: &[Vec<f32>]) -> f32 {
+    let values = || vectors.iter().flatten().map(|v| f64::from(*v));
+    let count = values().count() as f64;
+    let mean = values().sum::<f64>() / count;
+    (values().map(|v| (v - mean).powi(2)).sum::<f64>() / count).sqrt() as f32
+}
+
+/// `model` with its codebook edited on the host; `edit` gets the rows and their length. The parameter
+/// keeps its identity, so that the optimizer's state of the other rows stays valid.
+fn with_table(mut model: VqModel, edit: impl FnOnce(&mut [f32], usize)) -> VqModel {
+    let weight = model.quantize.embedding.weight;
+    model.quantize.embedding.weight = weight.map(|old| {
+        let [rows, embed] = old.dims();
+        let device = old.device();
+        let tracked = old.is_require_grad();
+        let mut table: Vec<f32> = old.into_data().iter::<f32>().collect();
+        edit(&mut table, embed);
+        let new = Tensor::from_data(TensorData::new(table, [rows, embed]), &device);
+        if tracked { new.require_grad() } else { new }
+    });
+    model
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::VqConfig;
+    use burn::tensor::{Device, Distribution};
+    use rand::SeedableRng;
+
+    fn model(device: &Device) -> VqModel {
+        let config = VqConfig {
+            base_channels: 32,
+            channel_multiplier: vec![1, 1],
+            num_res_blocks: 1,
+            resolution: 8,
+            latent_channels: 4,
+            embed_dim: 3,
+            num_embeddings: 10,
+            ..VqConfig::default()
+        };
+        config.init(device)
+    }
+
+    fn table(model: &VqModel) -> Vec<Vec<f32>> {
+        let values = model.quantize.embedding.weight.val().into_data().to_vec::<f32>().unwrap();
+        values.chunks(3).map(<[f32]>::to_vec).collect()
+    }
+
+    #[test]
+    fn only_codes_unused_long_enough_are_replaced_and_by_latents() {
+        let device = Device::flex().autodiff();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let config = RevivalConfig { after_steps: 2, until_step: None };
+        let mut revival = Revival::new(config, 10);
+        let first = model(&device);
+        let id = first.quantize.embedding.weight.id;
+        let before = table(&first);
+        let latents = Tensor::<4>::random([1, 3, 4, 4], Distribution::Default, &device);
+        let used = Tensor::<1, Int>::from_ints([0, 1, 2, 3, 4, 5, 6, 6], &device).reshape([1, 2, 4]);
+        let (second, rows) = revival.step(first, used.clone(), latents.clone(), &mut rng);
+        assert!(rows.is_empty());
+        assert_eq!(revival.unused(), 3);
+        let (third, rows) = revival.step(second, used, latents.clone(), &mut rng);
+        assert_eq!(rows, [7, 8, 9]);
+        let after = table(&third);
+        assert_eq!(before[..7], after[..7]);
+        let candidates = vectors(latents);
+        assert!(after[7..].iter().all(|row| candidates.contains(row)));
+        assert_ne!(after[7], after[8]);
+        assert_eq!(third.quantize.embedding.weight.id, id);
+        assert!(third.quantize.embedding.weight.is_require_grad());
+    }
+
+    #[test]
+    fn a_stored_state_continues_identically() {
+        let device = Device::flex();
+        let config = RevivalConfig { after_steps: 2, until_step: Some(9) };
+        let mut revival = Revival::new(config, 10);
+        let latents = Tensor::<4>::random([1, 3, 4, 4], Distribution::Default, &device);
+        let codes = Tensor::<3, Int>::zeros([1, 4, 4], &device);
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let (first, _) = revival.step(model(&device), codes.clone(), latents.clone(), &mut rng);
+        let text = serde_json::to_string(&revival).unwrap();
+        let mut restored: Revival = serde_json::from_str(&text).unwrap();
+        let (one, _) =
+            revival.step(first.clone(), codes.clone(), latents.clone(), &mut rng.clone());
+        let (other, _) = restored.step(first, codes, latents, &mut rng);
+        assert_eq!(table(&one), table(&other));
+        assert_eq!(revival, restored);
+    }
+
+    #[test]
+    fn nothing_is_replaced_after_the_last_step() {
+        let device = Device::flex();
+        let config = RevivalConfig { after_steps: 1, until_step: Some(1) };
+        let mut revival = Revival::new(config, 10);
+        let latents = Tensor::<4>::random([1, 3, 4, 4], Distribution::Default, &device);
+        let codes = Tensor::<3, Int>::zeros([1, 4, 4], &device);
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let (first, rows) = revival.step(model(&device), codes.clone(), latents.clone(), &mut rng);
+        assert_eq!(rows.len(), 9);
+        assert!(revival.step(first, codes, latents, &mut rng).1.is_empty());
+    }
+
+    #[test]
+    fn initial_codes_are_latents_and_all_different() {
+        let device = Device::flex();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let latents = Tensor::<4>::random([1, 3, 2, 3], Distribution::Default, &device);
+        let rows = table(&initialise_codebook(model(&device), latents.clone(), &mut rng));
+        let candidates = vectors(latents);
+        assert!(rows[..6].iter().all(|row| candidates.contains(row)));
+        for (i, row) in rows.iter().enumerate() {
+            assert!(!rows[..i].contains(row), "row {i} repeats");
+        }
+    }
+}
