@@ -67,11 +67,7 @@ pub fn load<M: Module>(
             problems.push(format!("{} tensors {what}: {}", names.len(), abridged(&names)));
         }
     }
-    if problems.is_empty() {
-        Ok(module)
-    } else {
-        Err(Error::file(origin, problems.join("; ")))
-    }
+    if problems.is_empty() { Ok(module) } else { Err(Error::file(origin, problems.join("; "))) }
 }
 
 fn abridged(names: &[String]) -> String {
@@ -180,10 +176,9 @@ pub fn to_bytes(
         let values = data.iter::<f32>();
         let (kind, bytes): (_, Vec<u8>) = match dtype {
             StoredDtype::F32 => (Dtype::F32, values.flat_map(f32::to_le_bytes).collect()),
-            StoredDtype::Bf16 => (
-                Dtype::BF16,
-                values.flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect(),
-            ),
+            StoredDtype::Bf16 => {
+                (Dtype::BF16, values.flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect())
+            }
             StoredDtype::F16 => {
                 (Dtype::F16, values.flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect())
             }
