@@ -185,6 +185,16 @@ mod tests {
         assert!((ssim(&a, &a).unwrap() - 1.0).abs() < 1e-12);
     }
 
+    /// Reference: scikit-image 0.26, `structural_similarity(a / 255, b / 255, channel_axis=2,
+    /// data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)` and
+    /// `peak_signal_noise_ratio(a, b)` on the same two pictures.
+    #[test]
+    fn values_equal_scikit_image() {
+        let (a, b) = pair();
+        assert!((ssim(&a, &b).unwrap() - 0.963_835_646_985_038_8).abs() < 1e-12);
+        assert!((psnr(&a, &b).unwrap() - 21.263_506_906_583_572).abs() < 1e-9);
+    }
+
     #[test]
     fn a_difference_of_one_level_is_48_db() {
         let a = RgbImage::from_pixel(3, 2, image::Rgb([10, 20, 30]));

@@ -172,7 +172,7 @@ mod tests {
     }
 
     fn table(model: &VqModel) -> Vec<Vec<f32>> {
-        let values = model.quantize.embedding.weight.val().into_data().to_vec::<f32>().unwrap();
+        let values = model.quantize.embedding.weight.val().into_data().try_to_vec::<f32>().unwrap();
         values.chunks(3).map(<[f32]>::to_vec).collect()
     }
 
