@@ -8,7 +8,7 @@ use calumma::checkpoint::Checkpoint;
 use calumma::generate::{EndReason, GenerationConfig, GenerationMode, PromptForms};
 use calumma::model::ModelConfig;
 use calumma::pipeline::{Pipeline, PipelineEvent};
-use calumma::tokenize::{BpeConfig, Processor, Segment, train_bpe};
+use calumma::tokenize::{BpeConfig, CodedSegment, EncodeOptions, Processor, Segment, train_bpe};
 use image::{Rgb, RgbImage};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -77,37 +77,58 @@ fn picture(shade: u8) -> RgbImage {
     RgbImage::from_fn(SIDE + 9, SIDE, |x, y| Rgb([shade, (9 * x) as u8, (13 * y) as u8]))
 }
 
+/// Continues `prompt` and asserts that the events tell what is returned.
+fn generate_and_compare(pipeline: &Pipeline, prompt: &[u32], seed: u64) -> Vec<Segment> {
+    let config = GenerationConfig { seed, ..pipeline.generation().clone() };
+    let (mut told, mut begun, mut ends) = (Vec::new(), 0, Vec::new());
+    let on_event = |event| {
+        match (event, told.last_mut()) {
+            (PipelineEvent::Text(chunk), Some(Segment::Text(text))) => text.push_str(&chunk),
+            (PipelineEvent::Text(chunk), _) => told.push(Segment::Text(chunk)),
+            (PipelineEvent::Image(image), _) => told.push(Segment::Image(image)),
+            (PipelineEvent::ImageStart, _) => begun += 1,
+            (PipelineEvent::End(reason), _) => ends.push(reason),
+            (PipelineEvent::ImageProgress { .. }, _) => {}
+        }
+        Ok(())
+    };
+    let segments = pipeline.generate_from_ids(prompt, &config, on_event).unwrap();
+    assert_eq!(segments, told);
+    assert!(matches!(ends[..], [EndReason::Stop(_) | EndReason::Context]));
+    let images = segments.iter().filter(|segment| matches!(segment, Segment::Image(_))).count();
+    assert_eq!(images, begun);
+    segments
+}
+
 #[test]
 fn events_add_up_to_the_segments_returned() {
     let pipeline = pipeline();
-    let prompt = [Segment::Text("a red".into()), Segment::Image(picture(90))];
-    let mut pictures = 0;
-    for seed in 0..12 {
-        let config = GenerationConfig { seed, ..pipeline.generation().clone() };
-        let (mut told, mut begun, mut ends) = (Vec::new(), 0, Vec::new());
-        let segments = pipeline
-            .generate(&prompt, &config, |event| {
-                match (event, told.last_mut()) {
-                    (PipelineEvent::Text(chunk), Some(Segment::Text(text))) => {
-                        text.push_str(&chunk)
-                    }
-                    (PipelineEvent::Text(chunk), _) => told.push(Segment::Text(chunk)),
-                    (PipelineEvent::Image(image), _) => told.push(Segment::Image(image)),
-                    (PipelineEvent::ImageStart, _) => begun += 1,
-                    (PipelineEvent::End(reason), _) => ends.push(reason),
-                    (PipelineEvent::ImageProgress { .. }, _) => {}
-                }
-                Ok(())
-            })
-            .unwrap();
-        assert_eq!(segments, told);
-        assert_eq!(ends.len(), 1);
-        assert!(!matches!(ends[0], EndReason::ImageComplete));
-        let images = segments.iter().filter(|segment| matches!(segment, Segment::Image(_))).count();
-        assert_eq!(images, begun);
-        pictures += images;
+    let processor = pipeline.processor();
+    let text = [CodedSegment::text("a red")];
+    let open = EncodeOptions { open_image: true, ..EncodeOptions::default() };
+    for seed in 0..6 {
+        generate_and_compare(&pipeline, &processor.encode(&text).unwrap(), seed);
+        let drawing = processor.encode_with(&text, open).unwrap();
+        let segments = generate_and_compare(&pipeline, &drawing, seed);
+        assert!(matches!(segments[0], Segment::Image(_)));
     }
-    assert!(pictures > 0, "no row of twelve has a picture");
+}
+
+#[test]
+fn pictures_of_a_prompt_become_the_ids_of_their_codes() {
+    let pipeline = pipeline();
+    let (first, second) = (picture(90), picture(30));
+    let text = |text: &str| Segment::Text(text.into());
+    let prompt = [text("a"), Segment::Image(first.clone()), Segment::Image(second.clone())];
+    let codes = pipeline.vq().unwrap().encode(&[first, second]).unwrap();
+    let [one, two] = <[_; 2]>::try_from(codes).unwrap();
+    assert_ne!(one, two);
+    let coded = [CodedSegment::text("a"), CodedSegment::Image(one), CodedSegment::Image(two)];
+    let ids = pipeline.processor().encode(&coded).unwrap();
+    let config = pipeline.generation().clone();
+    let from_segments = pipeline.generate(&prompt, &config, |_| Ok(())).unwrap();
+    let from_ids = pipeline.generate_from_ids(&ids, &config, |_| Ok(())).unwrap();
+    assert_eq!(from_segments, from_ids);
 }
 
 #[test]
