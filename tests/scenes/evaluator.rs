@@ -190,6 +190,8 @@ fn two_counts(pair: (&str, &str), scene: &Value) -> Result<(usize, usize), Strin
     Ok((a, b))
 }
 
+type Compare = fn(usize, usize) -> bool;
+
 type Judgement = Option<Result<String, String>>;
 
 /// "are there more circles than squares"
@@ -197,9 +199,8 @@ fn numbers(text: &str, scene: &Value) -> Judgement {
     let halves = |beginning: &str, word: &str| text.strip_prefix(beginning)?.split_once(word);
     let same = halves("are there as many ", " as ")
         .or_else(|| halves("is the number of ", " the same as the number of "));
-    let judge = |pair, holds: fn(usize, usize) -> bool| {
-        two_counts(pair, scene).and_then(|(a, b)| yes_no(holds(a, b)))
-    };
+    let judge =
+        |pair, holds: Compare| two_counts(pair, scene).and_then(|(a, b)| yes_no(holds(a, b)));
     let more = || halves("are there more ", " than ").map(|pair| judge(pair, |a, b| a > b));
     let fewer = || halves("are there fewer ", " than ").map(|pair| judge(pair, |a, b| a < b));
     same.map(|pair| judge(pair, |a, b| a == b)).or_else(more).or_else(fewer)
@@ -272,7 +273,7 @@ fn closed(text: &str, scene: &Value) -> Result<String, String> {
         }
     }
     let rank = |object: &Value| SIZES.iter().position(|size| object["size"] == *size).unwrap();
-    let compare: [(&str, fn(usize, usize) -> bool); 3] = [
+    let compare: [(&str, Compare); 3] = [
         (" larger than ", |a, b| a > b),
         (" smaller than ", |a, b| a < b),
         (" the same size as ", |a, b| a == b),
