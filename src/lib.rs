@@ -9,6 +9,7 @@ pub mod error;
 pub mod eval;
 pub mod generate;
 pub mod model;
+pub mod pipeline;
 pub mod report;
 pub mod tokenize;
 pub mod train;

@@ -1,18 +1,16 @@
-//! The generator on a scripted model, and the processors against the reference's numbers.
+//! The decoding loop on a scripted model: what may follow, who sees what, and in which order.
 
 use std::cell::{Cell, RefCell};
 
-use calumma::generate::guidance::Guidance;
 use calumma::generate::{
     EndReason, Event, Generated, GenerationConfig, GenerationMode, Generator, LanguageModel,
-    Request, sampling,
+    Request,
 };
 use calumma::tokenize::{
     BEGIN_IMAGE_TOKEN, BOS_TOKEN, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN, SEP_TOKEN,
     TokenClass, UNK_TOKEN, Vocabulary, code_token,
 };
 use calumma::{Error, Result};
-use safetensors::SafeTensors;
 
 const CODES: usize = 6;
 const GRID: (usize, usize) = (2, 3);
@@ -445,91 +443,4 @@ fn logits_that_are_no_numbers_and_errors_of_the_listener_end_the_work() {
     assert_eq!(error.exit_code(), 130);
     assert_eq!(model.seen.borrow().len(), 1);
     assert!(generator.draw_batch(&[], &GenerationConfig::default()).unwrap().is_empty());
-}
-
-/// One tensor of the fixture as rows; what it means is in `make_hf_fixtures.py`, `write_sampling`.
-fn fixture(name: &str) -> Vec<Vec<f32>> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/sampling/expected.safetensors");
-    let bytes = std::fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let tensor = file.tensor(name).unwrap();
-    let values: Vec<f32> = match tensor.dtype() {
-        safetensors::Dtype::I64 => {
-            let id = |b: &[u8]| i64::from_le_bytes(b.try_into().unwrap()) as f32;
-            tensor.data().chunks_exact(8).map(id).collect()
-        }
-        _ => {
-            let value = |b: &[u8]| f32::from_le_bytes(b.try_into().unwrap());
-            tensor.data().chunks_exact(4).map(value).collect()
-        }
-    };
-    values.chunks(*tensor.shape().last().unwrap()).map(<[f32]>::to_vec).collect()
-}
-
-fn fixture_ids(name: &str) -> Vec<Vec<u32>> {
-    fixture(name).iter().map(|row| row.iter().map(|&id| id as u32).collect()).collect()
-}
-
-/// Equal to 1e-5 (float32 in another order of summation), infinities at the same places.
-fn assert_close(actual: &[f32], expected: &[f32]) {
-    assert_eq!(actual.len(), expected.len());
-    for (id, (actual, expected)) in actual.iter().zip(expected).enumerate() {
-        let close = actual == expected || (actual - expected).abs() <= 1e-5;
-        assert!(close, "id {id}: {actual} instead of {expected}");
-    }
-}
-
-fn assert_processed(name: &str, process: impl Fn(&mut [f32], &[u32])) {
-    let rows = fixture("logits").into_iter().zip(fixture_ids("input_ids"));
-    for ((mut logits, row), expected) in rows.zip(fixture(name)) {
-        process(&mut logits, &row);
-        assert_close(&logits, &expected);
-    }
-}
-
-#[test]
-fn each_processor_matches_the_reference() {
-    for penalty in [1.2, 1.7] {
-        assert_processed(&format!("repetition_penalty_{penalty}"), |logits, row| {
-            sampling::repetition_penalty(logits, row, penalty);
-        });
-    }
-    for temperature in [0.7, 1.3] {
-        assert_processed(&format!("temperature_{temperature}"), |logits, _| {
-            sampling::temperature(logits, temperature);
-        });
-    }
-    for p in [0.5, 0.9, 0.999] {
-        assert_processed(&format!("top_p_{p}"), |logits, _| sampling::top_p(logits, p));
-    }
-}
-
-#[test]
-fn the_chain_for_text_matches_the_reference() {
-    let allowed = fixture_ids("allowed_ids").remove(0);
-    let allow = |logits: &mut [f32]| sampling::allow_only(logits, |id| allowed.contains(&id));
-    assert_processed("allow_only", |logits, _| allow(logits));
-    let config = calumma::generate::SamplingConfig::TEXT;
-    let chain = |logits: &mut [f32], row: &[u32]| {
-        allow(logits);
-        sampling::process(logits, row, &config);
-    };
-    assert_processed("text_chain", chain);
-    assert_processed("text_chain_probs", |logits, row| {
-        chain(logits, row);
-        let probabilities = sampling::softmax(logits);
-        for (logit, probability) in logits.iter_mut().zip(probabilities) {
-            *logit = probability as f32;
-        }
-    });
-}
-
-#[test]
-fn the_three_way_mix_matches_the_reference() {
-    let branches = ["cfg.full", "cfg.image", "cfg.none"].map(fixture);
-    for (row, expected) in fixture("cfg.mixed_3.0_1.2").iter().enumerate() {
-        let mut logits = branches.clone().map(|branch| branch[row].clone());
-        Guidance::new(3.0, Some(1.2)).mix(&mut logits);
-        assert_close(&logits[0], expected);
-    }
 }

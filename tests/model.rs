@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{ModuleVisitor, ParamId};
+use burn::module::{ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
 use calumma::generate::LanguageModel;
@@ -104,18 +104,22 @@ fn left_padded_rows_equal_the_reference_where_they_are_not_padding() {
 /// The gradients of a module by path.
 struct Gradients {
     gradients: GradientsParams,
+    path: Vec<String>,
     found: BTreeMap<String, TensorData>,
 }
 
 impl ModuleVisitor for Gradients {
-    fn visit_float_with_path<const D: usize>(
-        &mut self,
-        path: &[String],
-        id: ParamId,
-        _tensor: &Tensor<D>,
-    ) {
-        if let Some(gradient) = self.gradients.get::<D>(id) {
-            self.found.insert(path.join("."), gradient.to_data());
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.get::<D>(param.id) {
+            self.found.insert(self.path.join("."), gradient.to_data());
         }
     }
 }
@@ -147,7 +151,7 @@ fn loss_and_gradients_equal_the_reference() {
     assert!((loss.clone().into_scalar::<f32>() - want).abs() <= 1e-5);
 
     let gradients = GradientsParams::from_grads(loss.backward(), &model);
-    let mut gradients = Gradients { gradients, found: BTreeMap::new() };
+    let mut gradients = Gradients { gradients, path: vec![], found: BTreeMap::new() };
     burn::module::Module::visit(&model, &mut gradients);
     let mut compared = 0;
     for name in expected.names() {

@@ -3,7 +3,7 @@
 use super::LanguageModel;
 use super::guidance::{Branch, Guidance};
 use super::modality::{ModalityRules, ModalityState};
-use super::session::Row;
+use super::rows::Row;
 use crate::error::{Error, Result};
 
 /// Which rows step together.

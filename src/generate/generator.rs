@@ -5,7 +5,7 @@ use vq_tokenizer::Codes;
 use super::LanguageModel;
 use super::config::{GenerationConfig, GenerationMode};
 use super::modality::ModalityRules;
-use super::session::{Row, Session};
+use super::rows::{Row, Rows};
 use crate::error::{Error, Result};
 use crate::tokenize::Vocabulary;
 
@@ -153,7 +153,7 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
             .iter()
             .map(|request| Row::new(request, &rules, config.max_new_tokens, context))
             .collect::<Result<Vec<_>>>()?;
-        Session { generator: self, rules, config, rows, on_event }.run()
+        Rows { generator: self, rules, config, rows, on_event }.run()
     }
 }
 

@@ -11,8 +11,8 @@ pub mod generator;
 pub mod guidance;
 pub mod modality;
 pub mod prompt;
+mod rows;
 pub mod sampling;
-mod session;
 
 pub use config::{GenerationConfig, GenerationMode, SamplingConfig};
 pub use generator::{EndReason, Event, Generated, Generator, Request};

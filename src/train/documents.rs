@@ -1,21 +1,20 @@
 //! From sources to batches: draw, lay out by a template, turn into ids, pack.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use vq_tokenizer::{Codes, VqTokenizer};
+use vq_tokenizer::Codes;
 
 use super::config::DataConfig;
 use super::objective::NextTokenBatch;
 use crate::data::mixture::{Cursor, Mixture, Source};
 use crate::data::pack::{PackReport, PackedBatch, Packer, PackerState};
-use crate::data::template::{RenderOptions, Rendered, Template};
-use crate::data::{self, EncodedSample, EncodedSource};
+use crate::data::template::{RenderOptions, Template};
+use crate::data::{self, DEFAULT_TOLERANCE, EncodedSample, EncodedSource, Encoding};
 use crate::error::{Error, Result};
-use crate::tokenize::{CodedSegment, EncodeOptions, Processor, TokenClass, TokenSequence};
+use crate::tokenize::{CodedSegment, Processor, TokenClass, TokenSequence};
 
 /// An endless stream of packed batches that can be taken up where it stood.
 pub struct DocumentStream {
@@ -38,29 +37,28 @@ struct Prepared {
     samples: Vec<EncodedSample>,
 }
 
-/// What the sources of a run share.
-pub(super) struct SourceContext<'a> {
-    pub vq: &'a VqTokenizer,
-    pub tokenizer_digest: &'a str,
-    pub cache_dir: &'a Path,
-    pub quiet: bool,
-}
-
 impl Prepared {
-    fn new(config: &DataConfig, context: &SourceContext<'_>) -> Result<Self> {
+    fn new(config: &DataConfig, encoding: Encoding<'_>) -> Result<Self> {
         let templates = parse_templates(config)?;
         let columns: BTreeSet<String> = templates.iter().flat_map(Template::fields).collect();
-        let mut samples = EncodedSource::open(
-            config,
-            &columns,
-            context.vq,
-            context.tokenizer_digest,
-            context.cache_dir,
-            context.quiet,
-        )?
-        .samples;
+        let mut samples = EncodedSource::open(config, &columns, encoding)?.samples;
         for sample in &mut samples {
             sample.fields.extend(config.fields.clone());
+        }
+        // A sample without a field that a template names cannot become a document.
+        let whole = |sample: &EncodedSample| {
+            let mut rng = ChaCha8Rng::seed_from_u64(0);
+            let options = RenderOptions { loss: config.loss, max_turns: Some(1) };
+            templates
+                .iter()
+                .all(|t| t.render(&sample.fields, &sample.images, &options, &mut rng).is_ok())
+        };
+        let all = samples.len();
+        samples.retain(whole);
+        if (samples.len() as f64) < all as f64 * (1.0 - DEFAULT_TOLERANCE) {
+            let bad = all - samples.len();
+            let message = format!("{bad} of {all} samples lack a field that a template names");
+            return Err(Error::Invalid(format!("data {}: {message}", config.path)));
         }
         Ok(Self { config: config.clone(), templates, samples })
     }
@@ -75,36 +73,13 @@ impl Prepared {
     ) -> Result<TokenSequence> {
         let (sample, template) = (&self.samples[index], &self.templates[template]);
         let options = RenderOptions { loss: self.config.loss, max_turns: Some(self.config.max_turns) };
-        let mut rendered = template.render(&sample.fields, &sample.images, &options, rng)?;
-        if template.is_text_first() && rng.random::<f64>() < self.config.prompt_dropout {
-            drop_prompt(&mut rendered);
+        let rendered = template.render(&sample.fields, &sample.images, &options, rng)?;
+        let dropped = template.is_text_first() && rng.random::<f64>() < self.config.prompt_dropout;
+        match rendered.without_prompt().filter(|_| dropped) {
+            Some(bare) => bare.tokens(processor),
+            None => rendered.tokens(processor),
         }
-        sequence(&rendered, processor)
     }
-}
-
-/// Leaves the pictures alone: the document that guidance contrasts a prompt with.
-fn drop_prompt(rendered: &mut Rendered) {
-    let is_image = |segment: &CodedSegment| matches!(segment, CodedSegment::Image(_));
-    let kept: Vec<bool> = rendered.segments.iter().map(is_image).collect();
-    rendered.segments.retain(is_image);
-    let mut keep = kept.iter();
-    rendered.supervised.retain(|_| *keep.next().unwrap_or(&false));
-}
-
-/// The ids of a document, begin-of-text to end-of-text, and which of them are targets.
-fn sequence(rendered: &Rendered, processor: &Processor) -> Result<TokenSequence> {
-    let special = processor.vocabulary().special();
-    let mut ids = vec![special.bos];
-    let mut loss_mask = vec![false];
-    let inside = EncodeOptions { bos: false, open_image: false, eos: false };
-    for (segment, &supervised) in rendered.segments.iter().zip(&rendered.supervised) {
-        ids.extend(processor.encode_with(std::slice::from_ref(segment), inside)?);
-        loss_mask.resize(ids.len(), supervised);
-    }
-    ids.push(special.eos);
-    loss_mask.push(rendered.supervised.last().copied().unwrap_or(false));
-    Ok(TokenSequence { ids, loss_mask })
 }
 
 fn parse_templates(config: &DataConfig) -> Result<Vec<Template>> {
@@ -114,12 +89,12 @@ fn parse_templates(config: &DataConfig) -> Result<Vec<Template>> {
 impl DocumentStream {
     pub(super) fn new(
         configs: &[DataConfig],
-        context: &SourceContext<'_>,
+        encoding: Encoding<'_>,
         seed: u64,
         packer: Packer,
     ) -> Result<Self> {
         let sources =
-            configs.iter().map(|c| Prepared::new(c, context)).collect::<Result<Vec<_>>>()?;
+            configs.iter().map(|c| Prepared::new(c, encoding)).collect::<Result<Vec<_>>>()?;
         let mixture = Mixture::new(
             seed,
             sources
@@ -179,7 +154,7 @@ fn with_modalities(packed: PackedBatch, processor: &Processor) -> NextTokenBatch
 /// The first `count` samples of each source as batches, always the same: for held-out losses.
 pub(super) fn validation_batches(
     configs: &[DataConfig],
-    context: &SourceContext<'_>,
+    encoding: Encoding<'_>,
     count: usize,
     processor: &Processor,
     new_packer: impl Fn() -> Result<Packer>,
@@ -187,7 +162,7 @@ pub(super) fn validation_batches(
     let mut batches = Vec::new();
     for config in configs {
         let source =
-            Prepared::new(&DataConfig { limit: Some(count), prompt_dropout: 0.0, ..config.clone() }, context)?;
+            Prepared::new(&DataConfig { limit: Some(count), prompt_dropout: 0.0, ..config.clone() }, encoding)?;
         let mut packer = new_packer()?;
         let mut index = 0;
         let mut next = || {

@@ -232,7 +232,8 @@ mod tests {
 
     #[test]
     fn a_written_configuration_is_read_back() {
-        let config = VqConfig { attn_resolutions: Some(vec![16]), dropout: 0.1, ..VqConfig::default() };
+        let config =
+            VqConfig { attn_resolutions: Some(vec![16]), dropout: 0.1, ..VqConfig::default() };
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<VqConfig>(&text).unwrap(), config);
     }

@@ -6,8 +6,11 @@ mod config;
 mod decoder;
 mod encoder;
 mod error;
+pub mod metrics;
 mod model;
+pub mod preprocess;
 mod quantizer;
+mod tokenizer;
 pub mod train;
 pub mod weights;
 
@@ -15,6 +18,7 @@ pub use config::{NORM_GROUPS, VqConfig};
 pub use error::{Error, Result};
 pub use model::VqModel;
 pub use quantizer::{Quantized, VectorQuantizer};
+pub use tokenizer::VqTokenizer;
 
 /// The codes of one picture: indices into the codebook, row-major.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -27,4 +31,3 @@ pub struct Codes {
     /// Codes in a row.
     pub width: usize,
 }
-mod stub; pub use stub::*;

@@ -108,11 +108,10 @@ mod tests {
         device.seed(3);
         let quantizer = quantizer(17, 5, &device);
         // 2 * 48 * 48 positions do not fit one part.
-        let latents =
-            Tensor::<4>::random([2, 5, 48, 48], Distribution::Normal(0.0, 1.0), &device);
+        let latents = Tensor::<4>::random([2, 5, 48, 48], Distribution::Normal(0.0, 1.0), &device);
         let codes = quantizer.codes(latents.clone()).into_data().iter::<i64>().collect::<Vec<_>>();
-        let table = quantizer.embedding.weight.val().into_data().to_vec::<f32>().unwrap();
-        let rows = latents.permute([0, 2, 3, 1]).into_data().to_vec::<f32>().unwrap();
+        let table = quantizer.embedding.weight.val().into_data().try_to_vec::<f32>().unwrap();
+        let rows = latents.permute([0, 2, 3, 1]).into_data().try_to_vec::<f32>().unwrap();
         for (row, code) in rows.chunks(5).zip(codes) {
             let distance = |e: &[f32]| -> f64 {
                 row.iter().zip(e).map(|(z, e)| (f64::from(*z) - f64::from(*e)).powi(2)).sum()
@@ -137,7 +136,8 @@ mod tests {
     fn gradient_passes_straight_through() {
         let device = Device::flex().autodiff();
         let quantizer = quantizer(8, 4, &device);
-        let latents = Tensor::<4>::random([1, 4, 2, 3], Distribution::Default, &device).require_grad();
+        let latents =
+            Tensor::<4>::random([1, 4, 2, 3], Distribution::Default, &device).require_grad();
         let weights = Tensor::<4>::random([1, 4, 2, 3], Distribution::Default, &device);
         let output = quantizer.forward(latents.clone()).latents;
         let gradients = (output * weights.clone()).sum().backward();

@@ -26,16 +26,21 @@ pub fn collect<M: Module>(module: &M) -> NamedTensors {
 #[derive(Default)]
 struct Collector {
     tensors: NamedTensors,
+    path: Vec<String>,
 }
 
 impl ModuleVisitor for Collector {
-    fn visit_float_with_path<const D: usize>(
-        &mut self,
-        path: &[String],
-        _id: burn::module::ParamId,
-        tensor: &Tensor<D>,
-    ) {
-        self.tensors.insert(path.join("."), tensor.to_data().convert_dtype(DType::F32));
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let data = param.val().to_data().convert_dtype(DType::F32);
+        self.tensors.insert(self.path.join("."), data);
     }
 }
 
@@ -67,11 +72,7 @@ pub fn load<M: Module>(
             problems.push(format!("{} tensors {what}: {}", names.len(), abridged(&names)));
         }
     }
-    if problems.is_empty() {
-        Ok(module)
-    } else {
-        Err(Error::file(origin, problems.join("; ")))
-    }
+    if problems.is_empty() { Ok(module) } else { Err(Error::file(origin, problems.join("; "))) }
 }
 
 fn abridged(names: &[String]) -> String {
@@ -180,10 +181,9 @@ pub fn to_bytes(
         let values = data.iter::<f32>();
         let (kind, bytes): (_, Vec<u8>) = match dtype {
             StoredDtype::F32 => (Dtype::F32, values.flat_map(f32::to_le_bytes).collect()),
-            StoredDtype::Bf16 => (
-                Dtype::BF16,
-                values.flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect(),
-            ),
+            StoredDtype::Bf16 => {
+                (Dtype::BF16, values.flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect())
+            }
             StoredDtype::F16 => {
                 (Dtype::F16, values.flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect())
             }
@@ -198,4 +198,107 @@ pub fn to_bytes(
     }
     safetensors::serialize(views, metadata)
         .map_err(|e| Error::Invalid(format!("weights cannot be stored: {e}")))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::{VqConfig, VqModel};
+    use burn::tensor::Device;
+
+    fn model(seed: u64) -> VqModel {
+        let device = Device::flex();
+        device.seed(seed);
+        let config = VqConfig {
+            base_channels: 32,
+            channel_multiplier: vec![1, 2],
+            num_res_blocks: 1,
+            attn_resolutions: Some(vec![4]),
+            resolution: 8,
+            latent_channels: 4,
+            embed_dim: 3,
+            num_embeddings: 5,
+            ..VqConfig::default()
+        };
+        config.init(&device)
+    }
+
+    #[test]
+    fn names_are_those_of_the_published_checkpoints() {
+        let tensors = collect(&model(1));
+        for name in [
+            "encoder.conv_in.weight",
+            "encoder.down.0.downsample.conv.bias",
+            "encoder.down.1.block.0.nin_shortcut.weight",
+            "encoder.down.1.attn.0.proj_out.weight",
+            "encoder.mid.attn_1.norm.weight",
+            "quantize.embedding.weight",
+            "quant_conv.weight",
+            "post_quant_conv.bias",
+            "decoder.mid.block_2.conv2.weight",
+            "decoder.up.1.block.1.norm1.bias",
+            "decoder.up.1.upsample.conv.weight",
+            "decoder.norm_out.weight",
+        ] {
+            assert!(tensors.contains_key(name), "{name} is missing");
+        }
+        assert!(!tensors.contains_key("encoder.down.1.downsample.conv.bias"));
+        assert_eq!(tensors["encoder.conv_in.weight"].shape().as_slice(), [32, 3, 3, 3]);
+    }
+
+    #[test]
+    fn every_problem_is_listed_at_once() {
+        let mut tensors = collect(&model(1));
+        let bias = tensors.remove("quant_conv.bias").unwrap();
+        tensors.insert("quant_conv.scale".to_owned(), bias.clone());
+        tensors.insert("quant_conv.weight".to_owned(), bias);
+        let error = load(model(2), tensors.clone(), Path::new("w.safetensors"), |_| true);
+        let message = error.unwrap_err().to_string();
+        for part in [
+            "w.safetensors: 1 tensors missing: quant_conv.bias",
+            "1 tensors unexpected: quant_conv.scale",
+            "1 tensors of another shape: quant_conv.weight [3] instead of [3, 4, 1, 1]",
+        ] {
+            assert!(message.contains(part), "{part} not in: {message}");
+        }
+        let error = load(model(2), tensors, Path::new("w"), |name| !name.ends_with("scale"));
+        assert!(!error.unwrap_err().to_string().contains("unexpected"));
+    }
+
+    #[test]
+    fn stored_tensors_come_back_as_precise_as_their_format() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let tensors = collect(&model(1));
+        // Relative, and for half precision also absolute, because it has no small exponents.
+        for (dtype, tolerance, floor) in [
+            (StoredDtype::F32, 0.0, 0.0),
+            (StoredDtype::Bf16, 1.0 / 256.0, 0.0),
+            (StoredDtype::F16, 1.0 / 2048.0, 3e-8),
+        ] {
+            std::fs::write(&path, to_bytes(&tensors, dtype, None).unwrap()).unwrap();
+            let read = read(&path).unwrap();
+            assert!(read.keys().eq(tensors.keys()));
+            for (name, data) in &read {
+                assert_eq!(data.shape(), tensors[name].shape());
+                for (a, b) in data.iter::<f32>().zip(tensors[name].iter::<f32>()) {
+                    assert!((a - b).abs() <= b.abs() * tolerance + floor, "{a} {b}");
+                }
+            }
+        }
+        let other = load(model(2), tensors.clone(), &path, |_| true).unwrap();
+        let bytes = |tensors| to_bytes(tensors, StoredDtype::F32, None).unwrap();
+        assert_eq!(bytes(&collect(&other)), bytes(&tensors));
+    }
+
+    #[test]
+    fn integers_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ids.safetensors");
+        let view = safetensors::tensor::TensorView::new(Dtype::I64, vec![1], &[0; 8]).unwrap();
+        std::fs::write(&path, safetensors::serialize([("ids", view)], None).unwrap()).unwrap();
+        let message = read(&path).unwrap_err().to_string();
+        assert!(message.contains("tensor ids is I64"), "{message}");
+    }
 }

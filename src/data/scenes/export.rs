@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Writes the data set to the new directory `dir`: `000000.png` and so on, and
-/// `metadata.jsonl` with `file_name` and the columns of [`Scenes::fields`].
+/// `metadata.jsonl` with `file_name` and the columns of [`Scenes::columns`].
 ///
 /// The directory appears in one piece: everything is written beside it and renamed.
 ///
@@ -49,7 +49,7 @@ fn write_files(scenes: &Scenes, dir: &Path) -> Result<()> {
         picture.save(&path).map_err(|error| Error::file(&path, error.to_string()))?;
         let mut line = serde_json::Map::new();
         line.insert("file_name".to_owned(), Value::String(file_name));
-        line.extend(scenes.fields(index));
+        line.extend(scenes.columns(index));
         Ok(Value::Object(line).to_string() + "\n")
     };
     let lines: Vec<String> =

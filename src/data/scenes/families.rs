@@ -12,6 +12,9 @@ use rand_chacha::ChaCha8Rng;
 /// A question's text and its answer.
 type Asked = Option<(String, String)>;
 
+/// A comparison of two sizes.
+type Compare = fn(Size, Size) -> bool;
+
 fn yes_no(answer: bool) -> String {
     if answer { "yes" } else { "no" }.to_owned()
 }
@@ -318,7 +321,7 @@ fn larger(ask: &Asker<'_>, wanted: bool, rng: &mut ChaCha8Rng) -> Asked {
     let mut objects = ask.objects().to_vec();
     objects.shuffle(rng);
     let mut pairs = Vec::new();
-    let words: [(&str, fn(Size, Size) -> bool); 3] = [
+    let words: [(&str, Compare); 3] = [
         ("larger than", |a, b| a > b),
         ("smaller than", |a, b| a < b),
         ("the same size as", |a, b| a == b),

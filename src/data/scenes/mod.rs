@@ -21,16 +21,18 @@ mod describe;
 pub mod detector;
 mod export;
 mod families;
+mod masks;
 mod questions;
 mod render;
 mod sample;
 mod scene;
 pub mod score;
+mod template;
 
 pub use captions::{Caption, Category, MAX_WORDS, captions};
 pub use config::{ScenesConfig, is_spec};
 pub use describe::{CLEAR_DISPLACEMENT, Column, Kind, Place, Relation, Row};
-pub use detector::Detected;
+pub use detector::{Detected, Detector, detect};
 pub use export::write_image_folder;
 pub use questions::{Family, Question, questions};
 pub use render::{blank, render};
@@ -40,10 +42,10 @@ pub use scene::{
 };
 pub use score::Claim;
 
-use super::{Dataset, Sample};
-use crate::error::{Error, Result};
+use super::{Dataset, Fields, Sample, in_range};
+use crate::error::Result;
 use rand::seq::IndexedRandom;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// How many questions each sample holds.
 pub const QUESTIONS_PER_SCENE: usize = 8;
@@ -100,11 +102,11 @@ impl Scenes {
 
     /// The columns of item `index`: `caption`, `category`, `captions`, `question`, `answer`,
     /// `family`, `questions` and `scene`.
-    pub fn fields(&self, index: usize) -> Map<String, Value> {
+    pub fn columns(&self, index: usize) -> Fields {
         let (captions, drawn) = self.captions(index);
         let questions = self.questions(index);
         let texts: Vec<_> = captions.iter().map(|caption| &caption.text).collect();
-        let mut fields = Map::new();
+        let mut fields = Fields::new();
         let mut put = |name: &str, value: Value| fields.insert(name.to_owned(), value);
         put("caption", json!(captions[drawn].text));
         put("category", json!(captions[drawn].category));
@@ -130,15 +132,9 @@ impl Dataset for Scenes {
     }
 
     fn get(&self, index: usize) -> Result<Sample> {
-        if index >= self.config.count {
-            let count = self.config.count;
-            return Err(Error::Invalid(format!(
-                "{}: index {index} is out of range, there are {count} scenes",
-                self.name
-            )));
-        }
+        in_range(self, index)?;
         Ok(Sample {
-            fields: self.fields(index),
+            fields: self.columns(index),
             images: vec![render(&self.scene(index), self.config.size)],
             source: format!("{}#{index}", self.name),
         })
@@ -146,5 +142,10 @@ impl Dataset for Scenes {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn fields(&self, index: usize) -> Result<Fields> {
+        in_range(self, index)?;
+        Ok(self.columns(index))
     }
 }

@@ -3,7 +3,6 @@
 //! A code without latents gets no gradient and stays unused for good. After a number of steps without
 //! use it is replaced by a random latent of the current batch, as in Jukebox (arXiv 2005.00341, 3.1).
 
-use burn::module::Param;
 use burn::tensor::{Int, Tensor, TensorData};
 use rand::RngExt;
 use rand::seq::index::sample;
@@ -109,7 +108,8 @@ pub fn initialise_codebook(model: VqModel, latents: Tensor<4>, rng: &mut ChaCha8
         for first in (0..rows).step_by(vectors.len()) {
             let count = vectors.len().min(rows - first);
             for (row, pick) in (first..).zip(sample(rng, vectors.len(), count)) {
-                for (value, latent) in table[row * embed..][..embed].iter_mut().zip(&vectors[pick]) {
+                for (value, latent) in table[row * embed..][..embed].iter_mut().zip(&vectors[pick])
+                {
                     let shake = if first == 0 { 0.0 } else { rng.random_range(-noise..=noise) };
                     *value = latent + shake;
                 }
@@ -172,7 +172,7 @@ mod tests {
     }
 
     fn table(model: &VqModel) -> Vec<Vec<f32>> {
-        let values = model.quantize.embedding.weight.val().into_data().to_vec::<f32>().unwrap();
+        let values = model.quantize.embedding.weight.val().into_data().try_to_vec::<f32>().unwrap();
         values.chunks(3).map(<[f32]>::to_vec).collect()
     }
 
@@ -186,7 +186,8 @@ mod tests {
         let id = first.quantize.embedding.weight.id;
         let before = table(&first);
         let latents = Tensor::<4>::random([1, 3, 4, 4], Distribution::Default, &device);
-        let used = Tensor::<1, Int>::from_ints([0, 1, 2, 3, 4, 5, 6, 6], &device).reshape([1, 2, 4]);
+        let used =
+            Tensor::<1, Int>::from_ints([0, 1, 2, 3, 4, 5, 6, 6], &device).reshape([1, 2, 4]);
         let (second, rows) = revival.step(first, used.clone(), latents.clone(), &mut rng);
         assert!(rows.is_empty());
         assert_eq!(revival.unused(), 3);

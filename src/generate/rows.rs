@@ -81,7 +81,7 @@ impl Row {
 }
 
 /// One call of [`Generator::run`].
-pub(super) struct Session<'s, 'a, M> {
+pub(super) struct Rows<'s, 'a, M> {
     pub(super) generator: &'s Generator<'a, M>,
     pub(super) rules: ModalityRules,
     pub(super) config: &'s GenerationConfig,
@@ -89,7 +89,7 @@ pub(super) struct Session<'s, 'a, M> {
     pub(super) on_event: &'s mut dyn FnMut(usize, Event) -> Result<()>,
 }
 
-impl<M: LanguageModel> Session<'_, '_, M> {
+impl<M: LanguageModel> Rows<'_, '_, M> {
     pub(super) fn run(mut self) -> Result<Vec<Generated>> {
         for index in 0..self.rows.len() {
             if matches!(self.rows[index].state, ModalityState::Image { .. }) {

@@ -1,0 +1,392 @@
+//! Picture files to the tensor the encoder reads, and the decoder's tensor to pictures.
+//!
+//! Two rules are in the world and give different pixels: the original release's and that of Hugging
+//! Face's `ChameleonImageProcessor`. [`PreprocessorConfig`] says which one a tokenizer was made with.
+
+mod picture;
+mod resample;
+
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+pub use picture::{MAX_PIXELS, MAX_SIDE, decode_image, open_image, to_rgb, to_rgb_by};
+pub use resample::Resample;
+use resample::Window;
+
+use crate::error::{Error, Result};
+
+/// Whose preprocessing is followed where the two differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// transformers' `ChameleonImageProcessor` (Pillow backend): the long side is truncated, alpha is
+    /// composited with rounding, pixels become `(x * rescale_factor - mean) / std`.
+    #[default]
+    HuggingFace,
+    /// facebookresearch/chameleon: both sides are rounded (half to even), alpha is blended with
+    /// truncation, pixels become `x / 255 * 2 - 1`.
+    Original,
+}
+
+/// How a picture becomes pixels: the keys of `preprocessor_config.json`, plus `rule`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Keys", into = "Keys")]
+pub struct PreprocessorConfig {
+    /// The shorter side after resizing, in pixels.
+    pub shortest_edge: usize,
+    /// Height of the part cut from the middle, in pixels.
+    pub crop_height: usize,
+    /// Width of the part cut from the middle, in pixels.
+    pub crop_width: usize,
+    /// The filter of the resizing.
+    pub resample: Resample,
+    /// The factor on bytes before the mean is subtracted; not used by [`Rule::Original`].
+    pub rescale_factor: f64,
+    /// Subtracted per channel after rescaling; not used by [`Rule::Original`].
+    pub image_mean: [f32; 3],
+    /// Divisor per channel; not used by [`Rule::Original`].
+    pub image_std: [f32; 3],
+    /// Whose rounding, blending and scaling.
+    pub rule: Rule,
+}
+
+/// The file as it is written.
+#[derive(Serialize, Deserialize)]
+struct Keys {
+    #[serde(default = "processor_type")]
+    image_processor_type: String,
+    #[serde(default = "yes")]
+    do_convert_rgb: bool,
+    #[serde(default = "yes")]
+    do_resize: bool,
+    #[serde(default = "yes")]
+    do_center_crop: bool,
+    #[serde(default = "yes")]
+    do_rescale: bool,
+    #[serde(default = "yes")]
+    do_normalize: bool,
+    size: Option<Edge>,
+    crop_size: Option<Crop>,
+    resample: Option<Resample>,
+    rescale_factor: Option<f64>,
+    image_mean: Option<[f32; 3]>,
+    image_std: Option<[f32; 3]>,
+    #[serde(default)]
+    rule: Rule,
+}
+
+fn processor_type() -> String {
+    "ChameleonImageProcessor".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Edge {
+    Named { shortest_edge: usize },
+    Bare(usize),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Crop {
+    Named { height: usize, width: usize },
+    Bare(usize),
+}
+
+impl TryFrom<Keys> for PreprocessorConfig {
+    type Error = String;
+
+    fn try_from(keys: Keys) -> std::result::Result<Self, String> {
+        for (key, on) in [
+            ("do_convert_rgb", keys.do_convert_rgb),
+            ("do_resize", keys.do_resize),
+            ("do_center_crop", keys.do_center_crop),
+            ("do_rescale", keys.do_rescale),
+            ("do_normalize", keys.do_normalize),
+        ] {
+            if !on {
+                return Err(format!("{key} is false; only true is supported"));
+            }
+        }
+        let default = Self::hugging_face(512);
+        let (crop_height, crop_width) = match keys.crop_size {
+            Some(Crop::Named { height, width }) => (height, width),
+            Some(Crop::Bare(side)) => (side, side),
+            None => (default.crop_height, default.crop_width),
+        };
+        let config = Self {
+            shortest_edge: match keys.size {
+                Some(Edge::Named { shortest_edge } | Edge::Bare(shortest_edge)) => shortest_edge,
+                None => default.shortest_edge,
+            },
+            crop_height,
+            crop_width,
+            resample: keys.resample.unwrap_or(default.resample),
+            rescale_factor: keys.rescale_factor.unwrap_or(default.rescale_factor),
+            image_mean: keys.image_mean.unwrap_or(default.image_mean),
+            image_std: keys.image_std.unwrap_or(default.image_std),
+            rule: keys.rule,
+        };
+        for (key, side) in [
+            ("size.shortest_edge", config.shortest_edge),
+            ("crop_size.height", crop_height),
+            ("crop_size.width", crop_width),
+        ] {
+            if side == 0 || side > MAX_CROP {
+                return Err(format!("{key} is {side}; allowed: 1 to {MAX_CROP}"));
+            }
+        }
+        Ok(config)
+    }
+}
+
+/// The largest side of a preprocessed picture.
+const MAX_CROP: usize = 8192;
+
+impl From<PreprocessorConfig> for Keys {
+    fn from(config: PreprocessorConfig) -> Self {
+        Self {
+            image_processor_type: processor_type(),
+            do_convert_rgb: true,
+            do_resize: true,
+            do_center_crop: true,
+            do_rescale: true,
+            do_normalize: true,
+            size: Some(Edge::Named { shortest_edge: config.shortest_edge }),
+            crop_size: Some(Crop::Named { height: config.crop_height, width: config.crop_width }),
+            resample: Some(config.resample),
+            rescale_factor: Some(config.rescale_factor),
+            image_mean: Some(config.image_mean),
+            image_std: Some(config.image_std),
+            rule: config.rule,
+        }
+    }
+}
+
+impl PreprocessorConfig {
+    /// Hugging Face's rule and constants for square pictures of `resolution` pixels.
+    pub fn hugging_face(resolution: usize) -> Self {
+        Self {
+            shortest_edge: resolution,
+            crop_height: resolution,
+            crop_width: resolution,
+            resample: Resample::Lanczos,
+            rescale_factor: 0.0078,
+            image_mean: [1.0; 3],
+            image_std: [1.0; 3],
+            rule: Rule::HuggingFace,
+        }
+    }
+
+    /// The original release's rule for square pictures of `resolution` pixels: all of `[-1, 1]`.
+    pub fn original(resolution: usize) -> Self {
+        Self { rescale_factor: 1.0 / 127.5, rule: Rule::Original, ..Self::hugging_face(resolution) }
+    }
+
+    /// Reads a `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read, [`Error::File`] when a key has a value that is not
+    /// supported.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        serde_json::from_str(&text)
+            .map_err(|e| Error::file(path, format!("not a preprocessor configuration: {e}")))
+    }
+
+    /// Writes a `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).expect("plain numbers always serialise");
+        std::fs::write(path, text + "\n").map_err(Error::io(path))
+    }
+
+    /// Width and height of a picture after resizing, before the crop.
+    fn resized(&self, width: usize, height: usize) -> (usize, usize) {
+        let short = width.min(height);
+        match self.rule {
+            Rule::HuggingFace => {
+                let long = |side: usize| (self.shortest_edge * side) as f64 / short as f64;
+                let (new_width, new_height) = (long(width) as usize, long(height) as usize);
+                if width <= height {
+                    (self.shortest_edge, new_height)
+                } else {
+                    (new_width, self.shortest_edge)
+                }
+            }
+            Rule::Original => {
+                let factor = self.shortest_edge as f64 / short as f64;
+                let side = |side: usize| (factor * side as f64).round_ties_even() as usize;
+                (side(width), side(height))
+            }
+        }
+    }
+
+    /// `image` resized so that its shorter side fits, and the middle cut out.
+    ///
+    /// Where the crop is larger than the resized picture the rest is black. The result equals
+    /// Pillow's byte for byte. An image without pixels becomes a black one.
+    pub fn resize(&self, image: &RgbImage) -> RgbImage {
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        if (width, height) == (self.crop_width, self.crop_height)
+            && width.min(height) == self.shortest_edge
+        {
+            return image.clone();
+        }
+        let mut output = RgbImage::new(self.crop_width as u32, self.crop_height as u32);
+        if width == 0 || height == 0 {
+            return output;
+        }
+        let full = self.resized(width, height);
+        let (columns, left) = middle(full.0, self.crop_width);
+        let (rows, top) = middle(full.1, self.crop_height);
+        let part = resample::resize(image, self.resample, full, Window { columns, rows });
+        image::imageops::replace(&mut output, &part, left as i64, top as i64);
+        output
+    }
+
+    /// The pixels the encoder reads, `[batch, 3, crop_height, crop_width]`, of images that
+    /// [`PreprocessorConfig::resize`] returned.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there is no image or one has another size.
+    pub fn tensor(&self, images: &[RgbImage], device: &Device) -> Result<Tensor<4>> {
+        if images.is_empty() {
+            return Err(Error::Invalid("no picture to make a batch of".to_owned()));
+        }
+        let (height, width) = (self.crop_height, self.crop_width);
+        let levels = [0, 1, 2].map(|channel| self.levels(channel));
+        let mut values = Vec::with_capacity(images.len() * 3 * height * width);
+        for image in images {
+            if image.dimensions() != (width as u32, height as u32) {
+                return Err(Error::Invalid(format!(
+                    "a picture of {}x{} pixels in a batch of {width}x{height}; resize it first",
+                    image.width(),
+                    image.height()
+                )));
+            }
+            for (channel, levels) in levels.iter().enumerate() {
+                let bytes = image.as_raw().iter().skip(channel).step_by(3);
+                values.extend(bytes.map(|byte| levels[usize::from(*byte)]));
+            }
+        }
+        Ok(Tensor::from_data(TensorData::new(values, [images.len(), 3, height, width]), device))
+    }
+
+    /// The value of each byte in `channel`. In 64-bit floats up to where the reference rounds to 32.
+    fn levels(&self, channel: usize) -> Vec<f32> {
+        let (mean, std) = (self.image_mean[channel], self.image_std[channel]);
+        let level = |byte: u8| match self.rule {
+            Rule::HuggingFace => ((f64::from(byte) * self.rescale_factor) as f32 - mean) / std,
+            Rule::Original => (f64::from(byte) / 255.0 * 2.0 - 1.0) as f32,
+        };
+        (0..=u8::MAX).map(level).collect()
+    }
+}
+
+/// The kept pixels of a side of `len` that is cut to `crop`, and where they begin in the result.
+fn middle(len: usize, crop: usize) -> (std::ops::Range<usize>, usize) {
+    if len >= crop {
+        let start = (len - crop) / 2;
+        (start..start + crop, 0)
+    } else {
+        (0..len, (crop - len).div_ceil(2))
+    }
+}
+
+/// The pictures of `[batch, 3, height, width]`: clamped to `[-1, 1]`, scaled to 255, truncated.
+///
+/// Source: `ImageTokenizer.pil_from_img_toks` of facebookresearch/chameleon.
+pub fn to_images(pixels: Tensor<4>) -> Vec<RgbImage> {
+    let [_, channels, height, width] = pixels.dims();
+    let bytes: Vec<u8> = pixels
+        .permute([0, 2, 3, 1])
+        .into_data()
+        .iter::<f32>()
+        .map(|value| ((value.clamp(-1.0, 1.0) + 1.0) / 2.0 * 255.0) as u8)
+        .collect();
+    bytes
+        .chunks_exact(channels * height * width)
+        .map(|bytes| {
+            RgbImage::from_raw(width as u32, height as u32, bytes.to_vec())
+                .expect("three channels of height times width bytes")
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rules_size_the_long_side_differently() {
+        let (theirs, original) =
+            (PreprocessorConfig::hugging_face(32), PreprocessorConfig::original(32));
+        assert_eq!(theirs.resized(97, 53), (58, 32)); // 58.57
+        assert_eq!(original.resized(97, 53), (59, 32));
+        assert_eq!(original.resized(64, 80), (32, 40));
+        assert_eq!(PreprocessorConfig::original(2).resized(4, 5), (2, 2)); // 2.5: half to even
+    }
+
+    #[test]
+    fn a_crop_larger_than_the_picture_is_black_around() {
+        let config = PreprocessorConfig { shortest_edge: 5, ..PreprocessorConfig::original(8) };
+        let image = config.resize(&RgbImage::from_pixel(5, 5, image::Rgb([9, 9, 9])));
+        let lit = |x, y| image.get_pixel(x, y).0 == [9, 9, 9];
+        assert!(lit(2, 2) && lit(6, 6) && !lit(1, 2) && !lit(7, 7));
+        assert_eq!(image.pixels().filter(|pixel| pixel.0[0] == 9).count(), 25);
+    }
+
+    #[test]
+    fn a_very_long_picture_costs_no_more_than_its_crop() {
+        let config = PreprocessorConfig::hugging_face(512);
+        assert_eq!(config.resize(&RgbImage::new(1, 30_000)).dimensions(), (512, 512));
+    }
+
+    #[test]
+    fn bytes_survive_the_way_to_a_tensor_and_back() {
+        let config = PreprocessorConfig::original(16);
+        let image = RgbImage::from_fn(16, 16, |x, y| image::Rgb([(16 * x + y) as u8, 0, 255]));
+        let tensor = config.tensor(std::slice::from_ref(&image), &Device::flex()).unwrap();
+        // Truncation may lose a level where the float lies just below it.
+        let back = &to_images(tensor)[0];
+        let off = image.as_raw().iter().zip(back.as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(off.unwrap() <= 1);
+    }
+
+    #[test]
+    fn values_are_clamped_and_truncated() {
+        let device = Device::flex();
+        let values = [-3.0, -1.0, 0.0, 0.999, 1.0, 7.0];
+        let pixels = Tensor::<1>::from_floats(values, &device).reshape([1, 1, 1, 6]);
+        let image = &to_images(pixels.repeat_dim(1, 3))[0];
+        let reds: Vec<u8> = image.pixels().map(|pixel| pixel.0[0]).collect();
+        assert_eq!(reds, [0, 0, 127, 254, 255, 255]);
+    }
+
+    #[test]
+    fn a_written_configuration_is_read_back_and_the_released_one_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("preprocessor_config.json");
+        for config in [PreprocessorConfig::original(64), PreprocessorConfig::hugging_face(512)] {
+            config.save(&path).unwrap();
+            assert_eq!(PreprocessorConfig::load(&path).unwrap(), config);
+        }
+        let released = r#"{"crop_size": {"height": 512, "width": 512}, "do_resize": true, "resample": 1,
+            "rescale_factor": 0.0078, "size": {"shortest_edge": 512}, "image_mean": [1.0, 1.0, 1.0]}"#;
+        let config: PreprocessorConfig = serde_json::from_str(released).unwrap();
+        assert_eq!(config, PreprocessorConfig::hugging_face(512));
+        let error = serde_json::from_str::<PreprocessorConfig>(r#"{"resample": 0}"#).unwrap_err();
+        assert!(error.to_string().contains("resample is 0"));
+    }
+}

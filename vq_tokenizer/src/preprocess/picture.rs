@@ -1,0 +1,181 @@
+//! Picture files to RGB bytes, with limits against files that claim to be huge.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use image::{DynamicImage, ImageReader, Limits, RgbImage};
+
+use super::Rule;
+use crate::error::{Error, Result};
+
+/// The longest side of a picture that is decoded, in pixels.
+pub const MAX_SIDE: u32 = 32_768;
+/// The most pixels of a picture that is decoded.
+pub const MAX_PIXELS: u64 = 100_000_000;
+/// The most memory a decoder may take, in bytes.
+const MAX_DECODER_BYTES: u64 = 1 << 30;
+
+/// Reads a PNG, JPEG or WebP file.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be read; [`Error::File`] when it is not a picture, is damaged,
+/// or is larger than [`MAX_SIDE`] or [`MAX_PIXELS`] (found before memory is taken for it).
+pub fn open_image(path: &Path) -> Result<DynamicImage> {
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    decode_image(&bytes).map_err(|e| Error::file(path, e.to_string()))
+}
+
+/// Decodes PNG, JPEG or WebP bytes.
+///
+/// # Errors
+/// [`Error::Invalid`] in the cases of [`open_image`].
+pub fn decode_image(bytes: &[u8]) -> Result<DynamicImage> {
+    let open = || {
+        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
+        reader.expect("a cursor over bytes cannot fail")
+    };
+    if open().format().is_none() {
+        return Err(Error::Invalid("not a picture; allowed: PNG, JPEG, WebP".to_owned()));
+    }
+    let damaged = |e: image::ImageError| Error::Invalid(format!("not a readable picture: {e}"));
+    let (width, height) = open().into_dimensions().map_err(damaged)?;
+    let pixels = u64::from(width) * u64::from(height);
+    if width > MAX_SIDE || height > MAX_SIDE || pixels > MAX_PIXELS {
+        return Err(Error::Invalid(format!(
+            "the picture is {width}x{height} pixels; allowed: sides up to {MAX_SIDE} and \
+             {MAX_PIXELS} pixels in all"
+        )));
+    }
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_DECODER_BYTES);
+    let mut reader = open();
+    reader.limits(limits);
+    reader.decode().map_err(damaged)
+}
+
+/// Any picture as 8-bit RGB, transparency composited on white as Hugging Face's processor does.
+pub fn to_rgb(image: DynamicImage) -> RgbImage {
+    to_rgb_by(image, Rule::HuggingFace)
+}
+
+/// Any picture as 8-bit RGB, transparency blended with white by `rule`.
+///
+/// Of 16-bit values the upper byte counts, as in Pillow; but Pillow saturates 16-bit grey at 255,
+/// which turns such pictures white: here grey is treated as colour is.
+pub fn to_rgb_by(image: DynamicImage, rule: Rule) -> RgbImage {
+    let image = match image {
+        DynamicImage::ImageLuma16(_) | DynamicImage::ImageRgb16(_) => {
+            return RgbImage::from(upper_bytes(image.into_rgb16()));
+        }
+        DynamicImage::ImageLumaA16(_) | DynamicImage::ImageRgba16(_) => {
+            DynamicImage::ImageRgba8(upper_bytes(image.into_rgba16()))
+        }
+        other => other,
+    };
+    if !image.color().has_alpha() {
+        return image.into_rgb8();
+    }
+    let rgba = image.into_rgba8();
+    let blend = match rule {
+        Rule::HuggingFace => composite_on_white,
+        Rule::Original => blend_with_white,
+    };
+    RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
+        let [red, green, blue, alpha] = rgba.get_pixel(x, y).0;
+        image::Rgb([red, green, blue].map(|value| blend(value, alpha)))
+    })
+}
+
+fn upper_bytes<P, Q>(image: image::ImageBuffer<P, Vec<u16>>) -> image::ImageBuffer<Q, Vec<u8>>
+where
+    P: image::Pixel<Subpixel = u16>,
+    Q: image::Pixel<Subpixel = u8>,
+{
+    let (width, height) = image.dimensions();
+    let bytes = image.into_raw().into_iter().map(|value| (value >> 8) as u8).collect();
+    image::ImageBuffer::from_raw(width, height, bytes).expect("as many values as before")
+}
+
+/// Pillow's `alpha_composite` over opaque white: rounded to the nearest.
+fn composite_on_white(value: u8, alpha: u8) -> u8 {
+    let (value, alpha) = (u32::from(value), u32::from(alpha));
+    ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
+}
+
+/// The original release's blend: in 64-bit floats, the fraction dropped.
+fn blend_with_white(value: u8, alpha: u8) -> u8 {
+    let alpha = f64::from(alpha) / 255.0;
+    ((1.0 - alpha) * 255.0 + alpha * f64::from(value)) as u8
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn png(image: &DynamicImage) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        bytes.into_inner()
+    }
+
+    /// A PNG header of the given size, with nothing behind it.
+    fn header(width: u32, height: u32) -> Vec<u8> {
+        let mut bytes = png(&DynamicImage::new_rgb8(1, 1));
+        bytes[16..20].copy_from_slice(&width.to_be_bytes());
+        bytes[20..24].copy_from_slice(&height.to_be_bytes());
+        let crc = crc32(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&crc.to_be_bytes());
+        bytes
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 * (crc & 1)))
+        })
+    }
+
+    #[test]
+    fn a_huge_header_is_refused_by_its_size() {
+        let message = decode_image(&header(60_000, 60_000)).unwrap_err().to_string();
+        assert!(message.contains("60000x60000"), "{message}");
+        let message = decode_image(&header(30_000, 30_000)).unwrap_err().to_string();
+        assert!(message.contains("100000000 pixels"), "{message}");
+    }
+
+    #[test]
+    fn what_is_no_picture_is_said_to_be_none() {
+        let message = decode_image(b"once upon a time").unwrap_err().to_string();
+        assert!(message.starts_with("not a picture"), "{message}");
+        let mut bytes = png(&DynamicImage::new_rgb8(9, 9));
+        bytes.truncate(bytes.len() / 2);
+        let message = decode_image(&bytes).unwrap_err().to_string();
+        assert!(message.starts_with("not a readable picture"), "{message}");
+        let missing = open_image(Path::new("/nowhere/picture.png")).unwrap_err().to_string();
+        assert!(missing.contains("/nowhere/picture.png"), "{missing}");
+    }
+
+    #[test]
+    fn sixteen_bits_keep_the_upper_byte() {
+        let deep = image::ImageBuffer::from_pixel(2, 1, image::Luma([0x80FFu16]));
+        let image = decode_image(&png(&DynamicImage::ImageLuma16(deep))).unwrap();
+        assert_eq!(to_rgb(image).get_pixel(1, 0).0, [0x80; 3]);
+        let deep =
+            image::ImageBuffer::from_pixel(1, 1, image::Rgba([0x12FF, 0, 0xFFFF, 0xFFFFu16]));
+        let image = decode_image(&png(&DynamicImage::ImageRgba16(deep))).unwrap();
+        assert_eq!(to_rgb(image).get_pixel(0, 0).0, [0x12, 0, 0xFF]);
+    }
+
+    #[test]
+    fn the_two_blends_differ_in_rounding_only() {
+        for value in 0..=255 {
+            assert_eq!(composite_on_white(value, 255), value);
+            assert_eq!(composite_on_white(value, 0), 255);
+            for alpha in 0..=255 {
+                let (near, down) =
+                    (composite_on_white(value, alpha), blend_with_white(value, alpha));
+                assert!(near.abs_diff(down) <= 1, "{value} at {alpha}: {near} and {down}");
+            }
+        }
+    }
+}

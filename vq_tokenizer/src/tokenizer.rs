@@ -1,0 +1,266 @@
+//! A trained tokenizer with everything it needs: pictures in, codes out, and back.
+
+use std::path::Path;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use image::RgbImage;
+
+use crate::Codes;
+use crate::config::VqConfig;
+use crate::error::{Error, Result};
+use crate::model::VqModel;
+use crate::preprocess::{PreprocessorConfig, to_images};
+use crate::weights::{self, StoredDtype};
+
+/// Pixels that pass through the network at once: 64 pictures of 64x64, one of 512x512.
+const PIXELS_AT_ONCE: usize = 1 << 18;
+
+/// A VQ model with its configuration, preprocessing and device.
+#[derive(Debug)]
+pub struct VqTokenizer {
+    config: VqConfig,
+    preprocessor: PreprocessorConfig,
+    model: VqModel,
+    device: Device,
+}
+
+impl VqTokenizer {
+    /// A tokenizer from its parts; `model` lies on `device`, outside autodiff.
+    pub fn new(
+        config: VqConfig,
+        preprocessor: PreprocessorConfig,
+        model: VqModel,
+        device: Device,
+    ) -> Self {
+        Self { config, preprocessor, model, device }
+    }
+
+    /// Opens a directory with `config.json`, `model.safetensors` and `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for a missing file, [`Error::File`] for one whose content does not fit: all
+    /// missing, unexpected and mis-shaped tensors are listed at once.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self> {
+        let config = VqConfig::load(&dir.join("config.json"))?;
+        let path = dir.join("preprocessor_config.json");
+        let preprocessor = PreprocessorConfig::load(&path)?;
+        let factor = config.downsampling();
+        let (height, width) = (preprocessor.crop_height, preprocessor.crop_width);
+        if !height.is_multiple_of(factor) || !width.is_multiple_of(factor) {
+            return Err(Error::file(
+                &path,
+                format!("crop_size is {width}x{height}; both must be multiples of {factor}"),
+            ));
+        }
+        let path = dir.join("model.safetensors");
+        let model = weights::load(config.init(device), weights::read(&path)?, &path, |_| true)?;
+        Ok(Self::new(config, preprocessor, model, device.clone()))
+    }
+
+    /// Writes what [`VqTokenizer::load`] reads into the existing directory `dir`; weights in f32.
+    ///
+    /// # Errors
+    /// [`Error::Io`] naming the file that could not be written.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        let write = |name: &str, bytes: &[u8]| {
+            let path = dir.join(name);
+            std::fs::write(&path, bytes).map_err(Error::io(&path))
+        };
+        let mut config = serde_json::to_value(&self.config).expect("plain values always serialise");
+        config["model_type"] = "chameleon_vqgan".into();
+        write("config.json", format!("{config:#}\n").as_bytes())?;
+        self.preprocessor.save(&dir.join("preprocessor_config.json"))?;
+        let metadata = [("format".to_owned(), "pt".to_owned())].into();
+        let tensors = weights::collect(&self.model);
+        write("model.safetensors", &weights::to_bytes(&tensors, StoredDtype::F32, Some(metadata))?)
+    }
+
+    /// The codes of each picture, of any size: it is resized and cropped first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when a picture has no pixels.
+    pub fn encode(&self, images: &[RgbImage]) -> Result<Vec<Codes>> {
+        if let Some(at) = images.iter().position(|image| image.as_raw().is_empty()) {
+            return Err(Error::Invalid(format!("picture {at} has no pixels")));
+        }
+        let size = self.preprocessor.crop_height * self.preprocessor.crop_width;
+        let mut codes = Vec::with_capacity(images.len());
+        for images in images.chunks((PIXELS_AT_ONCE / size).max(1)) {
+            let images: Vec<_> = images.iter().map(|i| self.preprocessor.resize(i)).collect();
+            let pixels = self.preprocessor.tensor(&images, &self.device)?;
+            let batch = self.model.codes(self.model.latents(pixels)); // [batch, h, w]
+            let [_, height, width] = batch.dims();
+            let ids: Vec<u32> = batch.into_data().iter::<u32>().collect();
+            let of_one = |ids: &[u32]| Codes { ids: ids.to_vec(), height, width };
+            codes.extend(ids.chunks_exact(height * width).map(of_one));
+        }
+        Ok(codes)
+    }
+
+    /// The picture of each grid of codes; grids of other sizes than encoding gives are allowed.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when a grid is empty, has another number of codes than rows times columns,
+    /// is larger than 8192 pixels a side, or holds a code that is not in the codebook.
+    pub fn decode(&self, codes: &[Codes]) -> Result<Vec<RgbImage>> {
+        codes.iter().try_for_each(|codes| self.check(codes))?;
+        let mut images = Vec::with_capacity(codes.len());
+        for grid in codes.chunk_by(|a, b| (a.height, a.width) == (b.height, b.width)) {
+            let (height, width) = (grid[0].height, grid[0].width);
+            let size = height * width * self.config.downsampling().pow(2);
+            for batch in grid.chunks((PIXELS_AT_ONCE / size).max(1)) {
+                let ids: Vec<i32> =
+                    batch.iter().flat_map(|codes| &codes.ids).map(|id| *id as i32).collect();
+                let ids = TensorData::new(ids, [batch.len(), height, width]);
+                let ids = Tensor::<3, Int>::from_data(ids, &self.device);
+                images.extend(to_images(self.model.pixels(ids)));
+            }
+        }
+        Ok(images)
+    }
+
+    fn check(&self, codes: &Codes) -> Result<()> {
+        const MAX_SIDE: usize = 8192;
+        let (height, width, len) = (codes.height, codes.width, codes.ids.len());
+        let longest = MAX_SIDE / self.config.downsampling();
+        if height == 0 || width == 0 || height > longest || width > longest {
+            return Err(Error::Invalid(format!(
+                "a grid of {height}x{width} codes; allowed: sides of 1 to {longest}"
+            )));
+        }
+        if len != height * width {
+            return Err(Error::Invalid(format!("{len} codes for a grid of {height}x{width}")));
+        }
+        let size = self.config.num_embeddings;
+        match codes.ids.iter().find(|id| **id as usize >= size) {
+            Some(id) => Err(Error::Invalid(format!(
+                "code {id} is not in the codebook; allowed: 0 to {}",
+                size - 1
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &VqConfig {
+        &self.config
+    }
+
+    /// How pictures become pixels.
+    pub fn preprocessor(&self) -> &PreprocessorConfig {
+        &self.preprocessor
+    }
+
+    /// The networks.
+    pub fn model(&self) -> &VqModel {
+        &self.model
+    }
+
+    /// Rows and columns of codes of an encoded picture.
+    pub fn grid(&self) -> (usize, usize) {
+        let factor = self.config.downsampling();
+        (self.preprocessor.crop_height / factor, self.preprocessor.crop_width / factor)
+    }
+
+    /// Codes of an encoded picture.
+    pub fn codes_per_image(&self) -> usize {
+        let (height, width) = self.grid();
+        height * width
+    }
+
+    /// Side of the pictures that the model was configured for, in pixels.
+    pub fn resolution(&self) -> usize {
+        self.config.resolution
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn tokenizer() -> VqTokenizer {
+        let device = Device::flex();
+        device.seed(5);
+        let config = VqConfig {
+            base_channels: 32,
+            channel_multiplier: vec![1, 2],
+            num_res_blocks: 1,
+            attn_resolutions: Some(vec![8]),
+            resolution: 16,
+            latent_channels: 6,
+            embed_dim: 5,
+            num_embeddings: 11,
+            ..VqConfig::default()
+        };
+        let model = config.init(&device);
+        VqTokenizer::new(config, PreprocessorConfig::original(16), model, device)
+    }
+
+    fn picture(seed: u32) -> RgbImage {
+        RgbImage::from_fn(20, 16, |x, y| {
+            image::Rgb([(x * 12 + seed * 40) as u8, (y * 15) as u8, (x * y + seed) as u8])
+        })
+    }
+
+    #[test]
+    fn a_saved_tokenizer_loads_as_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokenizer = tokenizer();
+        tokenizer.save(dir.path()).unwrap();
+        let loaded = VqTokenizer::load(dir.path(), &Device::flex()).unwrap();
+        assert_eq!(loaded.config(), tokenizer.config());
+        assert_eq!(loaded.preprocessor(), tokenizer.preprocessor());
+        let images = [picture(1), picture(2)];
+        let codes = tokenizer.encode(&images).unwrap();
+        assert_eq!(loaded.encode(&images).unwrap(), codes);
+        assert_eq!(loaded.decode(&codes).unwrap(), tokenizer.decode(&codes).unwrap());
+    }
+
+    #[test]
+    fn a_picture_encodes_alone_as_in_a_batch() {
+        let tokenizer = tokenizer();
+        let images: Vec<_> = (0..3).map(picture).collect();
+        let batch = tokenizer.encode(&images).unwrap();
+        assert_eq!((batch[0].height, batch[0].width), tokenizer.grid());
+        assert_eq!(batch[0].ids.len(), tokenizer.codes_per_image());
+        for (image, codes) in images.iter().zip(&batch) {
+            assert_eq!(&tokenizer.encode(std::slice::from_ref(image)).unwrap()[0], codes);
+        }
+    }
+
+    #[test]
+    fn grids_of_several_shapes_decode_in_order() {
+        let tokenizer = tokenizer();
+        let grid = |height: usize, width: usize| Codes {
+            ids: (0..height * width).map(|i| i as u32 % 11).collect(),
+            height,
+            width,
+        };
+        let images = tokenizer.decode(&[grid(8, 8), grid(2, 5), grid(8, 8)]).unwrap();
+        let sizes: Vec<_> = images.iter().map(RgbImage::dimensions).collect();
+        assert_eq!(sizes, [(16, 16), (10, 4), (16, 16)]);
+        assert_eq!(images[0], images[2]);
+    }
+
+    #[test]
+    fn bad_codes_are_refused_by_name() {
+        let refused = |ids: Vec<u32>, height, width| {
+            tokenizer().decode(&[Codes { ids, height, width }]).unwrap_err().to_string()
+        };
+        assert!(refused(vec![0, 11], 1, 2).contains("code 11"));
+        assert!(refused(vec![0, 1, 2], 1, 2).contains("3 codes for a grid of 1x2"));
+        assert!(refused(vec![], 0, 2).contains("0x2"));
+    }
+
+    #[test]
+    fn a_truncated_weight_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        tokenizer().save(dir.path()).unwrap();
+        let path = dir.path().join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 100]).unwrap();
+        let message = VqTokenizer::load(dir.path(), &Device::flex()).unwrap_err().to_string();
+        assert!(message.contains("model.safetensors"), "{message}");
+    }
+}
