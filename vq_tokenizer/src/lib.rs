@@ -7,6 +7,8 @@ mod decoder;
 mod encoder;
 mod error;
 mod model;
+#[cfg(feature = "cpu")]
+mod ops;
 mod quantizer;
 pub mod train;
 pub mod weights;
