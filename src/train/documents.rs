@@ -39,10 +39,15 @@ struct Prepared {
 }
 
 /// What the sources of a run share.
-pub(super) struct SourceContext<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct SourceContext<'a> {
+    /// Encodes the pictures.
     pub vq: &'a VqTokenizer,
+    /// Identifies `vq`.
     pub tokenizer_digest: &'a str,
+    /// Where encoded pictures are kept.
     pub cache_dir: &'a Path,
+    /// Whether no progress bar is shown.
     pub quiet: bool,
 }
 
@@ -169,7 +174,10 @@ fn with_modalities(packed: PackedBatch, processor: &Processor) -> NextTokenBatch
 }
 
 /// The first `count` samples of each source as batches, always the same: for held-out losses.
-pub(super) fn validation_batches(
+///
+/// # Errors
+/// Those of data sets, templates and `new_packer`.
+pub fn validation_batches(
     configs: &[DataConfig],
     context: &SourceContext<'_>,
     count: usize,
