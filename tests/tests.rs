@@ -12,3 +12,4 @@ mod pipeline;
 mod reference_generation;
 mod sampling;
 mod tokenize;
+mod train;

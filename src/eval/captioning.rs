@@ -7,12 +7,13 @@ use image::RgbImage;
 use serde_json::{Value, json};
 
 use super::metrics::AnswerNormalizer;
-use super::report::{Report, SampleRecord, Tile};
+use super::report::{Report, SampleRecord};
 use super::score::Score;
-use super::{Extent, each_batch, one_each, picture};
+use super::{Extent, each_batch, number, one_each, picture, tone};
 use crate::data::scenes::{Color, Kind, Scene, Shape, Size};
 use crate::data::{BadSample, Dataset, Fields};
 use crate::error::{Error, Result};
+use crate::sheet::{Cell, Tone};
 
 /// Columns that hold what is right, the first that is there; a list holds several right ones.
 const TARGET_COLUMNS: [&str; 6] = ["captions", "name", "caption", "text", "txt", "label"];
@@ -21,7 +22,7 @@ const TARGET_COLUMNS: [&str; 6] = ["captions", "name", "caption", "text", "txt",
 const SHOWN: usize = 48;
 
 /// What [`evaluate`] found.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct CaptioningScores {
     /// The share of captions that equal one of the right ones after the VQA normalisation; on a
     /// data set of names: naming accuracy.
@@ -37,7 +38,7 @@ pub struct CaptioningScores {
     /// Samples that could not be read.
     pub bad: Vec<BadSample>,
     /// Some pictures with their captions.
-    pub sheet: Vec<Tile>,
+    pub sheet: Vec<Cell>,
 }
 
 /// Captions the pictures of `dataset`; `caption` gives one for each of the pictures it gets.
@@ -61,7 +62,11 @@ pub fn evaluate(
             let targets = targets(&sample.fields).map_err(in_sample)?;
             let scores = judge(&given, &targets, &sample.fields, &normalizer);
             if sheet.len() < SHOWN {
-                sheet.push(Tile { picture, text: format!("{given} ({})", targets[0]) });
+                let right = scores.iter().any(|&(name, value)| {
+                    ["exact_match", "true_mentions"].contains(&name) && value == 1.0
+                });
+                let cell = Cell::new(picture).note(tone(right), &given);
+                sheet.push(cell.note(Tone::Muted, &targets[0]));
             }
             let target = if targets.len() == 1 { json!(targets[0]) } else { json!(targets) };
             samples.push(SampleRecord {
@@ -111,7 +116,6 @@ fn judge(
 ) -> Vec<(&'static str, f64)> {
     let given_words = normalizer.normalize(given);
     let targets: Vec<_> = targets.iter().map(|target| normalizer.normalize(target)).collect();
-    let number = |holds: bool| f64::from(u8::from(holds));
     let f1 = targets.iter().map(|target| word_f1(&given_words, target)).fold(0.0, f64::max);
     let mut scores = vec![("exact_match", number(targets.contains(&given_words))), ("word_f1", f1)];
     let scene = fields.get("scene").and_then(|v| serde_json::from_value::<Scene>(v.clone()).ok());

@@ -19,11 +19,12 @@ pub mod vqa;
 use rayon::prelude::*;
 
 pub use question::Majority;
-pub use report::{Environment, Report, SampleRecord, Tile};
+pub use report::{Environment, Report, SampleRecord};
 pub use score::{IntervalMethod, Score};
 
 use crate::data::{BadSample, DEFAULT_TOLERANCE, Dataset, Sample};
 use crate::error::{Error, Result};
+use crate::sheet::Tone;
 
 /// Which part of a data set is measured, and how much of it at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +104,16 @@ fn picture(sample: &Sample) -> Result<&image::RgbImage> {
             images.len()
         ))),
     }
+}
+
+/// 1 or 0.
+fn number(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
+/// The colour of a text on the sheet.
+fn tone(right: bool) -> Tone {
+    if right { Tone::Right } else { Tone::Wrong }
 }
 
 /// Refuses an answer of the model's side that has not one entry per item.

@@ -6,11 +6,12 @@ use serde_json::json;
 use vq_tokenizer::metrics::{CodebookUsage, psnr, ssim};
 use vq_tokenizer::{Codes, VqTokenizer};
 
-use super::report::{Report, SampleRecord, Tile};
+use super::report::{Report, SampleRecord};
 use super::score::Score;
 use super::{Extent, each_batch, one_each};
 use crate::data::{BadSample, Dataset};
 use crate::error::{Error, Result};
+use crate::sheet::{Cell, Tone};
 
 /// Equal pictures have an infinite PSNR; a mean needs a number.
 pub const HIGHEST_PSNR: f64 = 100.0;
@@ -44,7 +45,7 @@ pub fn reconstruct(vq: &VqTokenizer, images: &[RgbImage]) -> Result<Vec<Reconstr
 }
 
 /// What [`evaluate`] found.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct ReconstructionScores {
     /// Mean peak signal-to-noise ratio in dB over RGB, each at most [`HIGHEST_PSNR`].
     pub psnr: Score,
@@ -57,7 +58,7 @@ pub struct ReconstructionScores {
     /// Samples that could not be read.
     pub bad: Vec<BadSample>,
     /// Some pictures before and after.
-    pub sheet: Vec<Tile>,
+    pub sheet: Vec<Cell>,
 }
 
 /// Compares every picture of `dataset` with its reconstruction; `num_embeddings` is the size of the
@@ -91,8 +92,8 @@ pub fn evaluate(
             ssims.push(ssim);
             samples.push(record(index, source, psnr, ssim));
             if sheet.len() < 2 * SHOWN {
-                sheet.push(Tile { picture: one.original, text: "original".to_owned() });
-                sheet.push(Tile { picture: one.decoded, text: format!("{psnr:.1} dB") });
+                sheet.push(Cell::new(one.original).note(Tone::Muted, "original"));
+                sheet.push(Cell::new(one.decoded).note(Tone::Plain, format!("{psnr:.1} dB")));
             }
         }
         Ok(())

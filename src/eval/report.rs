@@ -4,13 +4,17 @@ use std::fs::File;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
-use image::{ImageFormat, RgbImage};
+use image::ImageFormat;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::Score;
 use crate::data::BadSample;
 use crate::error::{Error, Result};
+use crate::sheet::{Cell, Layout, Section, sheet};
+
+/// Eight pictures in a row.
+const SHEET: Layout = Layout { columns: 8, picture: 128, text_scale: 1, gap: 10 };
 
 /// Where and with what a report was made.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -54,17 +58,8 @@ pub struct SampleRecord {
     pub scores: Vec<(&'static str, f64)>,
 }
 
-/// A picture of the sheet and the line below it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tile {
-    /// The picture.
-    pub picture: RgbImage,
-    /// What it is about.
-    pub text: String,
-}
-
 /// All that an evaluation found.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     /// What was measured, such as `vqa`.
     pub task: &'static str,
@@ -79,7 +74,7 @@ pub struct Report {
     /// Items that could not be read.
     pub bad: Vec<BadSample>,
     /// Some items to look at; may be empty.
-    pub sheet: Vec<Tile>,
+    pub sheet: Vec<Cell>,
 }
 
 impl Report {
@@ -103,31 +98,31 @@ impl Report {
         }
     }
 
-    /// Writes the files into `dir`, which is made if need be; `sheet` becomes `sheet.png`. Each
-    /// file appears whole or not at all, `results.json` last.
+    /// Writes the files into `dir`, which is made if need be; the sheet only if it has pictures.
+    /// Each file appears whole or not at all, `results.json` last.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::File`] with the file that could not be written.
-    pub fn write(
-        &self,
-        dir: &Path,
-        environment: &Environment,
-        sheet: Option<&RgbImage>,
-    ) -> Result<()> {
+    pub fn write(&self, dir: &Path, environment: &Environment) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
         let lines: Vec<String> = self.samples.iter().map(|s| json(s) + "\n").collect();
         replace(&dir.join("samples.jsonl"), lines.concat().as_bytes())?;
-        if let Some(sheet) = sheet {
+        if !self.sheet.is_empty() {
             let path = dir.join("sheet.png");
-            let mut png = Cursor::new(Vec::new());
-            sheet
-                .write_to(&mut png, ImageFormat::Png)
-                .map_err(|e| Error::file(&path, e.to_string()))?;
-            replace(&path, png.get_ref())?;
+            replace(&path, &self.draw_sheet().map_err(|e| Error::file(&path, e.to_string()))?)?;
         }
         let results = serde_json::to_string_pretty(&self.results(environment));
         let results = results.expect("names and numbers are valid JSON") + "\n";
         replace(&dir.join("results.json"), results.as_bytes())
+    }
+
+    fn draw_sheet(&self) -> image::ImageResult<Vec<u8>> {
+        let heading = format!("{} on {}", self.task, self.dataset);
+        let section = Section { heading, cells: self.sheet.clone() };
+        let page = sheet(&[section], &SHEET);
+        let mut png = Cursor::new(Vec::new());
+        page.write_to(&mut png, ImageFormat::Png)?;
+        Ok(png.into_inner())
     }
 }
 

@@ -6,14 +6,15 @@ use image::RgbImage;
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::one_each;
-use super::report::{Report, SampleRecord, Tile};
+use super::report::{Report, SampleRecord};
 use super::score::Score;
+use super::{number, one_each, tone};
 use crate::data::Dataset;
 use crate::data::scenes::{
     Caption, Category, Detected, Detector, Object, Scene, Scenes, ScenesConfig,
 };
 use crate::error::{Error, Result};
+use crate::sheet::Cell;
 
 /// Pictures on the sheet.
 const SHOWN: usize = 64;
@@ -100,14 +101,14 @@ fn contains<K: PartialEq>(
 }
 
 /// What [`evaluate`] found.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct TextToImageScores {
     /// The prompts.
     pub prompts: Vec<Prompt>,
     /// How the picture of each prompt was judged.
     pub judgements: Vec<Judgement>,
     /// Some pictures with their prompts.
-    pub sheet: Vec<Tile>,
+    pub sheet: Vec<Cell>,
 }
 
 /// Draws `prompts`, `batch` at a time, and judges the pictures.
@@ -135,8 +136,7 @@ pub fn evaluate(
         let judged: Vec<_> = judged.collect();
         for ((picture, text), one) in pictures.into_iter().zip(texts).zip(&judged) {
             if sheet.len() < SHOWN {
-                let mark = if one.satisfied { "right" } else { "wrong" };
-                sheet.push(Tile { picture, text: format!("{text} ({mark})") });
+                sheet.push(Cell::new(picture).note(tone(one.satisfied), text));
             }
         }
         judgements.extend(judged);
@@ -197,9 +197,9 @@ impl TextToImageScores {
             response: json!(one.found),
             kind: Some(prompt.caption.category.name().to_owned()),
             scores: vec![
-                ("accuracy", f64::from(u8::from(one.satisfied))),
-                ("exact", f64::from(u8::from(one.exact))),
-                ("pairs", f64::from(u8::from(one.pairs))),
+                ("accuracy", number(one.satisfied)),
+                ("exact", number(one.exact)),
+                ("pairs", number(one.pairs)),
             ],
         };
         let samples = self.prompts.iter().zip(&self.judgements).map(record).collect();

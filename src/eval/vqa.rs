@@ -11,11 +11,12 @@ use serde_json::{Value, json};
 
 use super::metrics::AnswerNormalizer;
 use super::question::{Majority, Question};
-use super::report::{Report, SampleRecord, Tile};
+use super::report::{Report, SampleRecord};
 use super::score::Score;
-use super::{Extent, each_batch, one_each, picture};
+use super::{Extent, each_batch, number, one_each, picture, tone};
 use crate::data::{self, BadSample, Dataset, Exploded};
 use crate::error::{Error, Result};
+use crate::sheet::{Cell, Tone};
 
 /// The column of data sets with several questions per picture.
 const QUESTIONS: &str = "questions";
@@ -54,7 +55,7 @@ pub struct Group {
 }
 
 /// What [`evaluate`] found.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct VqaScores {
     /// All questions.
     pub overall: Group,
@@ -65,7 +66,7 @@ pub struct VqaScores {
     /// Samples that could not be read.
     pub bad: Vec<BadSample>,
     /// Some pictures with question and answer.
-    pub sheet: Vec<Tile>,
+    pub sheet: Vec<Cell>,
 }
 
 struct Judged {
@@ -102,8 +103,8 @@ pub fn evaluate(
         {
             let right = normalizer.normalize(&given) == question.normalized;
             if sheet.len() < SHOWN {
-                let mark = if right { "right" } else { "wrong" };
-                sheet.push(Tile { picture, text: format!("{} {given} ({mark})", question.text) });
+                let cell = Cell::new(picture).note(Tone::Plain, &question.text);
+                sheet.push(cell.note(tone(right), &given));
             }
             samples.push(record(index, sample.source, &question, &given, right));
             judged.push(Judged { question, right });
@@ -128,7 +129,7 @@ fn record(
         target: json!(question.answer),
         response: json!(given),
         kind: Some(question.kind.clone()),
-        scores: vec![("exact_match", f64::from(u8::from(right)))],
+        scores: vec![("exact_match", number(right))],
     }
 }
 
