@@ -1,6 +1,8 @@
 //! What an image tokenizer loses: pictures against what is left after codes and back, and how much
 //! of the codebook the data set uses.
 
+use std::path::Path;
+
 use image::RgbImage;
 use serde_json::json;
 use vq_tokenizer::metrics::{CodebookUsage, psnr, ssim};
@@ -9,7 +11,7 @@ use vq_tokenizer::{Codes, VqTokenizer};
 use super::report::{Report, SampleRecord};
 use super::score::Score;
 use super::{Extent, each_batch, one_each};
-use crate::data::{BadSample, Dataset};
+use crate::data::{self, BadSample, Dataset, PictureFolder, Sample};
 use crate::error::{Error, Result};
 use crate::sheet::{Cell, Tone};
 
@@ -18,6 +20,19 @@ pub const HIGHEST_PSNR: f64 = 100.0;
 
 /// Pairs of pictures on the sheet.
 const SHOWN: usize = 32;
+
+/// Opens the data set that `spec` names; a directory without `metadata.jsonl` is taken as a folder
+/// of pictures.
+///
+/// # Errors
+/// As [`data::open`] and [`PictureFolder::open`].
+pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
+    let dir = Path::new(spec);
+    if dir.is_dir() && !dir.join("metadata.jsonl").exists() {
+        return Ok(Box::new(PictureFolder::open(dir)?));
+    }
+    data::open(spec)
+}
 
 /// A picture before and after.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,7 +92,7 @@ pub fn evaluate(
     let (mut samples, mut sheet) = (Vec::new(), Vec::new());
     let (mut psnrs, mut ssims) = (Vec::new(), Vec::new());
     let bad = each_batch(dataset, extent, |batch| {
-        let of_one = |(index, sample): (usize, crate::data::Sample)| {
+        let of_one = |(index, sample): (usize, Sample)| {
             let source = sample.source;
             sample.images.into_iter().map(move |image| ((index, source.clone()), image))
         };

@@ -105,7 +105,7 @@ pub fn text_to_image(args: &DrawArgs, session: &Session) -> Result<Measured> {
 pub fn reconstruction(args: &EvalArgs, session: &Session) -> Result<Measured> {
     let device = session.device_in_f32("evaluation")?;
     let vq = VqTokenizer::load(&tokenizer_dir(&args.checkpoint), &device)?;
-    let dataset = data::open(&args.dataset)?;
+    let dataset = eval::reconstruction::open(&args.dataset)?;
     let mut bar = Bar::new(extent(args).of(dataset.len()), "pictures", session);
     let codes = vq.config().num_embeddings;
     let scores = eval::reconstruction::evaluate(dataset.as_ref(), extent(args), codes, |images| {
