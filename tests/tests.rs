@@ -3,6 +3,7 @@
 
 mod common;
 mod data;
+mod eval;
 mod generate;
 mod mixture;
 mod model;

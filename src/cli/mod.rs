@@ -4,6 +4,7 @@ mod bpe;
 mod completions;
 mod data;
 mod doctor;
+mod eval;
 mod pictures;
 mod session;
 mod sizes;
@@ -41,6 +42,9 @@ enum Verb {
     Data(data::DataVerb),
     /// Train a language model by a recipe; a stopped run goes on where it was
     Train(train::TrainArgs),
+    /// Score a checkpoint on a data set; results go to a directory
+    #[command(subcommand)]
+    Eval(eval::EvalVerb),
     /// Say what this program and this machine can do together
     Doctor,
     /// Write completions for a shell to standard output
@@ -74,6 +78,7 @@ fn run(verb: Verb, session: &Session) -> Result<()> {
         Verb::Bpe(verb) => bpe::run(verb, session),
         Verb::Data(verb) => data::run(verb, session),
         Verb::Train(args) => train::run(&args, session),
+        Verb::Eval(verb) => eval::run(verb, session),
         Verb::Doctor => doctor::run(session),
         Verb::Completions(args) => completions::run(&args),
     }

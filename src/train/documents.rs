@@ -152,7 +152,10 @@ fn with_modalities(packed: PackedBatch, processor: &Processor) -> NextTokenBatch
 }
 
 /// The first `count` samples of each source as batches, always the same: for held-out losses.
-pub(super) fn validation_batches(
+///
+/// # Errors
+/// Those of data sets, templates and `new_packer`.
+pub fn validation_batches(
     configs: &[DataConfig],
     encoding: Encoding<'_>,
     count: usize,

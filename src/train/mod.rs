@@ -22,7 +22,7 @@ pub use config::{
     Recipe, RunConfig, TokenizerConfig, VqRecipe, WarmupConfig, WeightedTemplate, explain,
     read_recipe,
 };
-pub use documents::{DocumentStream, StreamState, corpus};
+pub use documents::{DocumentStream, StreamState, corpus, validation_batches};
 pub use image_task::ImageTask;
 pub use language_task::LanguageTask;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
