@@ -148,6 +148,48 @@ fn sum<S: Simd>(simd: S, vectors: &[S::f32s], f: impl Fn(S::f32s) -> S::f32s) ->
     total
 }
 
+/// Scale and shift of one channel's values, as vectors.
+#[derive(Clone, Copy)]
+struct Values<S: Simd> {
+    simd: S,
+    mean: S::f32s,
+    scale: S::f32s,
+    shift: S::f32s,
+    swish: bool,
+}
+
+// Methods, not closures: only what is inlined by force is compiled for the vector instructions.
+impl<S: Simd> Values<S> {
+    /// The output for the input `x`.
+    #[inline(always)]
+    fn apply(self, x: S::f32s) -> S::f32s {
+        let simd = self.simd;
+        let y = simd.mul_add_e_f32s(simd.sub_f32s(x, self.mean), self.scale, self.shift);
+        if self.swish { simd.mul_f32s(y, sigmoid(simd, y)) } else { y }
+    }
+
+    /// The gradient before the swish for the output's gradient `dy`.
+    #[inline(always)]
+    fn before_swish(self, x: S::f32s, dy: S::f32s) -> S::f32s {
+        if !self.swish {
+            return dy;
+        }
+        let simd = self.simd;
+        let y = simd.mul_add_e_f32s(simd.sub_f32s(x, self.mean), self.scale, self.shift);
+        let s = sigmoid(simd, y);
+        let rest = simd.sub_f32s(simd.splat_f32s(1.0), s);
+        simd.mul_f32s(dy, simd.mul_add_e_f32s(simd.mul_f32s(y, s), rest, s))
+    }
+
+    /// `(x - mean) scale + shift + gradient weight`, the form of the input's gradient.
+    #[inline(always)]
+    fn input(self, x: S::f32s, gradient: S::f32s, weight: S::f32s) -> S::f32s {
+        let simd = self.simd;
+        let rest = simd.mul_add_e_f32s(simd.sub_f32s(x, self.mean), self.scale, self.shift);
+        simd.mul_add_e_f32s(gradient, weight, rest)
+    }
+}
+
 /// One group of one picture.
 struct Forward<'a> {
     norm: Norm,
@@ -163,12 +205,23 @@ impl Forward<'_> {
         let (vectors, rest) = S::as_simd_f32s(self.x);
         let count = self.x.len() as f64;
         let rest_sum: f64 = rest.iter().map(|v| f64::from(*v)).sum();
-        let mean = (sum(simd, vectors, |v| v) + rest_sum) / count;
+        let mean = (sum(
+            simd,
+            vectors,
+            #[inline(always)]
+            |v| v,
+        ) + rest_sum)
+            / count;
         let centre = simd.splat_f32s(mean as f32);
-        let squares = sum(simd, vectors, |v| {
-            let v = simd.sub_f32s(v, centre);
-            simd.mul_f32s(v, v)
-        });
+        let squares = sum(
+            simd,
+            vectors,
+            #[inline(always)]
+            |v| {
+                let v = simd.sub_f32s(v, centre);
+                simd.mul_f32s(v, v)
+            },
+        );
         let rest: f64 = rest.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum();
         let variance = (squares + rest) / count;
         Moments { mean: mean as f32, scale: (variance + self.norm.epsilon).sqrt().recip() as f32 }
@@ -185,19 +238,17 @@ impl WithSimd for Forward<'_> {
         let pixels = self.norm.pixels;
         let channels = self.x.chunks_exact(pixels).zip(self.out.chunks_exact_mut(pixels));
         for ((x, out), (weight, bias)) in channels.zip(self.weight.iter().zip(self.bias)) {
-            let (scale, shift) = (simd.splat_f32s(moments.scale * weight), simd.splat_f32s(*bias));
-            let swish = self.norm.swish;
-            let apply = |x: S::f32s| {
-                let y = simd.mul_add_e_f32s(simd.sub_f32s(x, mean), scale, shift);
-                if swish { simd.mul_f32s(y, sigmoid(simd, y)) } else { y }
-            };
+            let shift = simd.splat_f32s(*bias);
+            let scale = simd.splat_f32s(moments.scale * weight);
+            let values = Values { simd, mean, scale, shift, swish: self.norm.swish };
             let (x, rest) = S::as_simd_f32s(x);
             let (out, rest_out) = S::as_mut_simd_f32s(out);
             for (out, x) in out.iter_mut().zip(x) {
-                *out = apply(*x);
+                *out = values.apply(*x);
             }
             if !rest.is_empty() {
-                simd.partial_store_f32s(rest_out, apply(simd.partial_load_f32s(rest)));
+                let y = values.apply(simd.partial_load_f32s(rest));
+                simd.partial_store_f32s(rest_out, y);
             }
         }
         moments
@@ -239,18 +290,15 @@ impl WithSimd for Backward<'_> {
         let channels = self.x.chunks_exact(pixels).zip(self.dx.chunks_exact_mut(pixels));
         for ((x, dx), weight) in channels.zip(self.weight) {
             let weight = simd.splat_f32s(self.moments.scale * weight);
-            let apply = |x: S::f32s, g: S::f32s| {
-                let rest = simd.mul_add_e_f32s(simd.sub_f32s(x, mean), slope, shift);
-                simd.mul_add_e_f32s(g, weight, rest)
-            };
+            let values = Values { simd, mean, scale: slope, shift, swish: false };
             let (x, x_rest) = S::as_simd_f32s(x);
             let (dx, dx_rest) = S::as_mut_simd_f32s(dx);
             for (dx, x) in dx.iter_mut().zip(x) {
-                *dx = apply(*x, *dx);
+                *dx = values.input(*x, *dx, weight);
             }
             if !x_rest.is_empty() {
                 let gradient = simd.partial_load_f32s(dx_rest);
-                let gradient = apply(simd.partial_load_f32s(x_rest), gradient);
+                let gradient = values.input(simd.partial_load_f32s(x_rest), gradient, weight);
                 simd.partial_store_f32s(dx_rest, gradient);
             }
         }
@@ -267,31 +315,18 @@ impl Backward<'_> {
         let (dy, dy_rest) = S::as_simd_f32s(&self.dy[range.clone()]);
         let (dx, dx_rest) = S::as_mut_simd_f32s(&mut self.dx[range]);
         let mean = simd.splat_f32s(self.moments.mean);
-        let scale = simd.splat_f32s(self.moments.scale);
-        let weight = simd.splat_f32s(self.weight[channel]);
-        let bias = simd.splat_f32s(self.bias[channel]);
-        let (one, zero) = (simd.splat_f32s(1.0), simd.splat_f32s(0.0));
-        let swish = self.norm.swish;
-        // The gradient before the swish, and the normalised input.
-        let apply = |x: S::f32s, dy: S::f32s| {
-            let normed = simd.mul_f32s(simd.sub_f32s(x, mean), scale);
-            if !swish {
-                return (dy, normed);
-            }
-            let y = simd.mul_add_e_f32s(normed, weight, bias);
-            let s = sigmoid(simd, y);
-            let slope = simd.mul_add_e_f32s(simd.mul_f32s(y, s), simd.sub_f32s(one, s), s);
-            (simd.mul_f32s(dy, slope), normed)
-        };
+        let scale = simd.splat_f32s(self.moments.scale * self.weight[channel]);
+        let shift = simd.splat_f32s(self.bias[channel]);
+        let values = Values { simd, mean, scale, shift, swish: self.norm.swish };
         let mut totals = [0.0f64; 2];
         let runs = x.chunks(RUN).zip(dy.chunks(RUN)).zip(dx.chunks_mut(RUN));
         for ((x, dy), dx) in runs {
-            let mut sums = [zero; 2];
+            let mut sums = [simd.splat_f32s(0.0); 2];
             for ((x, dy), dx) in x.iter().zip(dy).zip(dx) {
-                let (gradient, normed) = apply(*x, *dy);
+                let gradient = values.before_swish(*x, *dy);
                 *dx = gradient;
                 sums[0] = simd.add_f32s(sums[0], gradient);
-                sums[1] = simd.mul_add_e_f32s(gradient, normed, sums[1]);
+                sums[1] = simd.mul_add_e_f32s(gradient, simd.sub_f32s(*x, mean), sums[1]);
             }
             for (total, sum) in totals.iter_mut().zip(sums) {
                 *total += f64::from(simd.reduce_sum_f32s(sum));
@@ -299,13 +334,14 @@ impl Backward<'_> {
         }
         if !x_rest.is_empty() {
             // Lanes past the end load a gradient of 0 and add nothing.
-            let (gradient, normed) =
-                apply(simd.partial_load_f32s(x_rest), simd.partial_load_f32s(dy_rest));
+            let x = simd.partial_load_f32s(x_rest);
+            let gradient = values.before_swish(x, simd.partial_load_f32s(dy_rest));
             simd.partial_store_f32s(dx_rest, gradient);
             totals[0] += f64::from(simd.reduce_sum_f32s(gradient));
-            totals[1] += f64::from(simd.reduce_sum_f32s(simd.mul_f32s(gradient, normed)));
+            let scaled = simd.mul_f32s(gradient, simd.sub_f32s(x, mean));
+            totals[1] += f64::from(simd.reduce_sum_f32s(scaled));
         }
-        self.sums[channel] = totals;
+        self.sums[channel] = [totals[0], totals[1] * f64::from(self.moments.scale)];
     }
 }
 

@@ -117,7 +117,8 @@ fn normalisation_equals_the_stock_composition() {
         [([1, 32, 8, 8], 32), ([5, 64, 5, 7], 32), ([2, 128, 16, 4], 32), ([1, 6, 70, 90], 2)]
     {
         for swish in [false, true] {
-            let x = random([batch, channels, height, width], &device).detach() * 3.0 + 2.0;
+            let spread = Distribution::Normal(2.0, 3.0);
+            let x = Tensor::random([batch, channels, height, width], spread, &device);
             let x = x.require_grad();
             let (weight, bias) = (random([channels], &device), random([channels], &device));
             let name = format!("normalisation of {:?}, swish {swish}", x.dims());
