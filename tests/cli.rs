@@ -10,19 +10,21 @@ use std::sync::LazyLock;
 
 use image::{Rgb, RgbImage};
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::common::tiny_checkpoint;
 
 /// A checkpoint that all tests read and none changes.
-static TINY: LazyLock<TempDir> = LazyLock::new(|| {
-    let dir = tempfile::tempdir().unwrap();
-    tiny_checkpoint(&dir.path().join("tiny"));
+static TINY: LazyLock<PathBuf> = LazyLock::new(|| {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tiny-checkpoint");
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+    tiny_checkpoint(&dir);
     dir
 });
 
-fn tiny() -> PathBuf {
-    TINY.path().join("tiny")
+fn tiny() -> &'static str {
+    text(&TINY)
 }
 
 /// What a run of the program came to.

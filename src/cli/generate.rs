@@ -63,11 +63,13 @@ impl From<Modality> for GenerationMode {
 
 /// What a picture's text chunk says: all that is needed to make it again.
 pub fn made_by(prompt: &str, config: &GenerationConfig, pipeline: &Pipeline) -> Value {
+    // Through text, which keeps an f32 of 0.7 as 0.7; as a value it would become 0.699999988.
+    let settings = serde_json::to_string(config).and_then(|text| serde_json::from_str(&text));
     json!({
         "program": format!("calumma {}", env!("CARGO_PKG_VERSION")),
         "prompt": prompt,
         "seed": config.seed,
-        "settings": config,
+        "settings": settings.unwrap_or(Value::Null),
         "checkpoint": pipeline.digest(),
     })
 }
@@ -155,5 +157,6 @@ fn push_text(told: &mut Vec<Value>, text: &mut String) {
 /// Where picture `index` of a continuation goes.
 pub fn picture_path(dir: &Path, prompt: &str, seed: u64, index: usize) -> PathBuf {
     let again = if index > 0 { format!("-{index}") } else { String::new() };
-    dir.join(format!("{}-{seed}{again}.png", pictures::slug(prompt)))
+    let name = format!("{}-{seed}{again}.png", pictures::slug(prompt));
+    if dir == Path::new(".") { PathBuf::from(name) } else { dir.join(name) }
 }

@@ -39,12 +39,12 @@ fn huge_png() -> Vec<u8> {
 fn missing_files_are_named() {
     let dir = empty();
     let run = |args: &[&str]| calumma_in(dir.path(), args);
-    run(&["caption", text(&tiny()), "no.png"]).fails(3, &["no.png"]);
+    run(&["caption", tiny(), "no.png"]).fails(3, &["no.png"]);
     picture(dir.path(), "p.png");
     run(&["caption", "nowhere", "p.png"]).fails(3, &["nowhere", "no checkpoint"]);
     run(&["vq", "encode", "nowhere", "p.png"]).fails(3, &["nowhere", "no checkpoint"]);
     run(&["train", "no.toml"]).fails(3, &["no.toml"]);
-    run(&["score", text(&tiny()), "no.jsonl"]).fails(3, &["no.jsonl"]);
+    run(&["score", tiny(), "no.jsonl"]).fails(3, &["no.jsonl"]);
     run(&["inspect", "no.safetensors"]).fails(3, &["no.safetensors"]);
     run(&["data", "inspect", "no.parquet"]).fails(3, &["no.parquet"]);
     run(&["demo", "--checkpoint", "nowhere"]).fails(3, &["nowhere"]);
@@ -99,10 +99,10 @@ fn an_unknown_recipe_key_names_the_nearest() {
 fn what_is_no_picture_is_refused() {
     let dir = empty();
     std::fs::write(dir.path().join("words.png"), "these are words").unwrap();
-    calumma_in(dir.path(), &["caption", text(&tiny()), "words.png"]).fails(3, &["words.png"]);
+    calumma_in(dir.path(), &["caption", tiny(), "words.png"]).fails(3, &["words.png"]);
     let good = std::fs::read(picture(dir.path(), "good.png")).unwrap();
     std::fs::write(dir.path().join("half.png"), &good[..good.len() / 2]).unwrap();
-    calumma_in(dir.path(), &["vq", "encode", text(&tiny()), "half.png"]).fails(3, &["half.png"]);
+    calumma_in(dir.path(), &["vq", "encode", tiny(), "half.png"]).fails(3, &["half.png"]);
     calumma_in(dir.path(), &["inspect", "words.png"]).fails(3, &["words.png"]);
 }
 
@@ -110,7 +110,7 @@ fn what_is_no_picture_is_refused() {
 fn a_picture_too_large_is_refused_before_memory_is_taken() {
     let dir = empty();
     std::fs::write(dir.path().join("huge.png"), huge_png()).unwrap();
-    let outcome = calumma_in(dir.path(), &["caption", text(&tiny()), "huge.png"]);
+    let outcome = calumma_in(dir.path(), &["caption", tiny(), "huge.png"]);
     outcome.fails(3, &["huge.png", "60000"]);
 }
 
@@ -120,7 +120,7 @@ fn more_marks_than_pictures_are_counted() {
     let image = picture(dir.path(), "p.png");
     let outcome = calumma_in(
         dir.path(),
-        &["generate", text(&tiny()), "--prompt", "<image> or <image>?", "--image", text(&image)],
+        &["generate", tiny(), "--prompt", "<image> or <image>?", "--image", text(&image)],
     );
     outcome.fails(3, &["2 <image> marks", "1 picture was"]);
 }
@@ -129,17 +129,17 @@ fn more_marks_than_pictures_are_counted() {
 fn a_prompt_longer_than_the_context_is_refused() {
     let dir = empty();
     let long = "a red square ".repeat(60);
-    let outcome = calumma_in(dir.path(), &["generate", text(&tiny()), "--prompt", &long]);
+    let outcome = calumma_in(dir.path(), &["generate", tiny(), "--prompt", &long]);
     outcome.fails(3, &["context", "96"]);
     std::fs::write(dir.path().join("d.jsonl"), format!("{{\"ids\": {:?}}}\n", [0; 97])).unwrap();
-    calumma_in(dir.path(), &["score", text(&tiny()), "d.jsonl"]).fails(3, &["line 1", "97"]);
+    calumma_in(dir.path(), &["score", tiny(), "d.jsonl"]).fails(3, &["line 1", "97"]);
 }
 
 #[test]
 fn settings_out_of_range_are_named() {
     let dir = empty();
     let run = |flag: &str, value: &str| {
-        calumma_in(dir.path(), &["draw", text(&tiny()), "a circle", flag, value])
+        calumma_in(dir.path(), &["draw", tiny(), "a circle", flag, value])
     };
     run("--temperature", "0").fails(3, &["temperature is 0", "above 0"]);
     run("--top-p", "1.5").fails(3, &["top_p is 1.5"]);
@@ -169,6 +169,6 @@ fn wrong_usage_is_exit_code_two() {
 fn a_device_that_the_build_lacks_is_exit_code_four() {
     let dir = empty();
     picture(dir.path(), "p.png");
-    let outcome = calumma_in(dir.path(), &["caption", text(&tiny()), "p.png", "--device", "cuda"]);
+    let outcome = calumma_in(dir.path(), &["caption", tiny(), "p.png", "--device", "cuda"]);
     outcome.fails(4, &["this build has no cuda"]);
 }

@@ -93,3 +93,31 @@ fn recipes_lead_to_a_model_that_draws() {
     let inspected = &run(&["inspect", text("lm.toml".as_ref())])[0];
     assert_eq!(inspected["recipe"]["optimizer"]["kind"], "adamw");
 }
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_the_run_and_ends_with_130() {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("vq.toml"), VQ).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_calumma"))
+        .args(["--device", "cpu", "vq", "train", "vq.toml", "--set", "run.steps=1000000"])
+        .current_dir(dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let log = dir.path().join("runs/vq/metrics.jsonl");
+    let begun = Instant::now();
+    while std::fs::metadata(&log).map_or(0, |metadata| metadata.len()) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(120), "no step was made");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let told = &calumma_in(dir.path(), &["inspect", "runs/vq", "--json"]).json()[0];
+    assert!(told["step"].as_u64().unwrap() > 0);
+}

@@ -1,13 +1,14 @@
 //! What the verbs print and write, on a checkpoint of random weights.
 
 use std::io::Read;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use image::GenericImageView;
 use serde_json::json;
 
 use super::{calumma_in, picture, text, tiny};
-use crate::common::{TINY_CONTEXT, TINY_SIDE, fixture};
+use crate::common::{Expected, TINY_CONTEXT, TINY_SIDE, fixture};
 
 fn empty() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
@@ -17,7 +18,7 @@ fn empty() -> tempfile::TempDir {
 fn json_is_all_that_json_prints() {
     let dir = empty();
     let (image, tiny) = (picture(dir.path(), "p.png"), tiny());
-    let (image, tiny) = (text(&image), text(&tiny));
+    let image = text(&image);
     std::fs::write(dir.path().join("d.jsonl"), "{\"ids\": [0, 5, 6]}\n").unwrap();
     for args in [
         &["doctor"][..],
@@ -43,10 +44,8 @@ fn json_is_all_that_json_prints() {
 #[test]
 fn a_drawn_picture_says_how_it_was_made_and_is_made_again_by_its_seed() {
     let dir = empty();
-    let tiny = tiny();
     let draw = |out: &str, seed: &str| {
-        let args =
-            ["draw", text(&tiny), "a r\u{fc}d square", "--out", out, "--seed", seed, "--json"];
+        let args = ["draw", tiny(), "a r\u{fc}d square", "--out", out, "--seed", seed, "--json"];
         let path = calumma_in(dir.path(), &args).json()[0]["path"].as_str().unwrap().to_owned();
         dir.path().join(path)
     };
@@ -59,7 +58,7 @@ fn a_drawn_picture_says_how_it_was_made_and_is_made_again_by_its_seed() {
     assert_eq!(told["seed"], 7);
     assert_eq!(told["settings"]["guidance_scale"], 2.0);
     assert_eq!(told["checkpoint"].as_str().unwrap().len(), 12);
-    let args = ["draw", text(&tiny), "bare", "--no-metadata", "--json"];
+    let args = ["draw", tiny(), "bare", "--no-metadata", "--json"];
     let path = calumma_in(dir.path(), &args).json()[0]["path"].as_str().unwrap().to_owned();
     let told = calumma_in(dir.path(), &["inspect", &path, "--json"]);
     assert!(told.json()[0]["made_by"].is_null());
@@ -71,7 +70,7 @@ fn generate_gives_as_many_continuations_as_asked_for() {
     let image = picture(dir.path(), "p.png");
     let args = [
         "generate",
-        text(&tiny()),
+        tiny(),
         "--prompt",
         "what is <image>?",
         "--image",
@@ -95,7 +94,7 @@ fn generate_gives_as_many_continuations_as_asked_for() {
     assert_eq!(paths.len(), 2);
     assert_ne!(paths[0], paths[1]);
     assert!(paths.iter().all(|path| dir.path().join(path).is_file()));
-    let text_only = ["generate", text(&tiny()), "--prompt", "a", "--modality", "text", "--greedy"];
+    let text_only = ["generate", tiny(), "--prompt", "a", "--modality", "text", "--greedy"];
     let outcome = calumma_in(dir.path(), &text_only);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     assert!(outcome.stdout.ends_with('\n') && !outcome.stdout.contains("[picture"));
@@ -104,12 +103,12 @@ fn generate_gives_as_many_continuations_as_asked_for() {
 #[test]
 fn codes_go_out_and_come_back() {
     let dir = empty();
-    let (image, tiny) = (picture(dir.path(), "p.png"), tiny());
-    let vq = tiny.join("vq_tokenizer");
+    let image = picture(dir.path(), "p.png");
+    let vq = Path::new(tiny()).join("vq_tokenizer");
     let encode = |checkpoint: &str| {
         calumma_in(dir.path(), &["vq", "encode", checkpoint, text(&image), "--json"])
     };
-    let encoded = encode(text(&tiny));
+    let encoded = encode(tiny());
     assert_eq!(encoded.stdout, encode(text(&vq)).stdout);
     let line = &encoded.json()[0];
     assert_eq!((&line["height"], &line["width"]), (&json!(4), &json!(4)));
@@ -117,10 +116,10 @@ fn codes_go_out_and_come_back() {
     assert_eq!(line["codes"].as_array().unwrap().len(), 16);
 
     std::fs::write(dir.path().join("c.json"), encoded.stdout.repeat(2)).unwrap();
-    let decode = ["vq", "decode", text(&tiny), "c.json", "--out", "back/p.png", "--json"];
+    let decode = ["vq", "decode", tiny(), "c.json", "--out", "back/p.png", "--json"];
     assert_eq!(calumma_in(dir.path(), &decode).json().len(), 2);
     let reconstruct =
-        ["vq", "reconstruct", text(&tiny), text(&image), text(&image), "--out", "r", "--json"];
+        ["vq", "reconstruct", tiny(), text(&image), text(&image), "--out", "r", "--json"];
     let lines = calumma_in(dir.path(), &reconstruct).json();
     assert!(lines[0]["psnr"].as_f64().unwrap() > 0.0 && lines[0]["ssim"].is_f64());
     assert_eq!(lines[2]["mean"]["count"], 2);
@@ -130,7 +129,7 @@ fn codes_go_out_and_come_back() {
 
     let outside = r#"{"height": 1, "width": 1, "codes": [24]}"#;
     std::fs::write(dir.path().join("bad.json"), outside).unwrap();
-    let decode = ["vq", "decode", text(&tiny), "bad.json", "--out", "bad.png"];
+    let decode = ["vq", "decode", tiny(), "bad.json", "--out", "bad.png"];
     calumma_in(dir.path(), &decode).fails(3, &["bad.json", "24"]);
     assert!(!dir.path().join("bad.png").exists());
 }
@@ -138,18 +137,28 @@ fn codes_go_out_and_come_back() {
 #[test]
 fn scores_equal_the_reference_model() {
     let dir = empty();
-    let ids: Vec<u32> = (0..12).map(|n| 4 + 3 * n).collect();
+    let expected = Expected::open("models/prenorm-gqa/expected.safetensors");
+    let ids = expected.ids("mixed_one_image.inline_input_ids");
+    let logits: Vec<f64> =
+        expected.floats("mixed_one_image.raw_logits").iter::<f32>().map(f64::from).collect();
+    let vocab = logits.len() / ids.len();
     let line = json!({ "ids": ids }).to_string();
     std::fs::write(dir.path().join("d.jsonl"), format!("{line}\n\n{line}\n")).unwrap();
     let model = fixture("models/prenorm-gqa");
     let lines = calumma_in(dir.path(), &["score", text(&model), "d.jsonl", "--json"]).json();
     assert_eq!(lines.len(), 3);
     assert_eq!(lines[0], lines[1]);
+    assert_eq!(lines[0]["ids"], json!(ids));
     let logprobs = lines[0]["logprobs"].as_array().unwrap();
     assert_eq!(logprobs.len(), ids.len());
-    assert!(logprobs[0].is_null() && logprobs[1..].iter().all(|p| p.as_f64().unwrap() < 0.0));
+    assert!(logprobs[0].is_null());
+    for ((row, id), logprob) in logits.chunks(vocab).zip(&ids[1..]).zip(&logprobs[1..]) {
+        let sum: f64 = row.iter().map(|logit| logit.exp()).sum();
+        let want = row[*id as usize] - sum.ln();
+        assert!((logprob.as_f64().unwrap() - want).abs() < 5e-4, "{logprob} instead of {want}");
+    }
     let mean = lines[2]["mean_loss"].as_object().unwrap();
-    assert_eq!(mean.keys().map(String::as_str).collect::<Vec<_>>(), ["image", "text"]);
+    assert!(mean["image"].is_f64() && mean["text"].is_f64());
 }
 
 #[test]
@@ -160,12 +169,12 @@ fn scores_take_segments_with_pictures() {
         json!([{ "type": "text", "text": "a red" }, { "type": "image", "path": "p.png" }]);
     let line = json!({ "segments": segments }).to_string();
     std::fs::write(dir.path().join("d.jsonl"), line).unwrap();
-    let lines = calumma_in(dir.path(), &["score", text(&tiny()), "d.jsonl", "--json"]).json();
+    let lines = calumma_in(dir.path(), &["score", tiny(), "d.jsonl", "--json"]).json();
     let ids = lines[0]["ids"].as_array().unwrap();
     assert_eq!(lines[0]["logprobs"].as_array().unwrap().len(), ids.len());
     assert!(lines[1]["mean_loss"]["image"].as_f64().unwrap() > 0.0);
     std::fs::write(dir.path().join("bad.jsonl"), "{\"idz\": [1]}\n").unwrap();
-    let bad = calumma_in(dir.path(), &["score", text(&tiny()), "bad.jsonl"]);
+    let bad = calumma_in(dir.path(), &["score", tiny(), "bad.jsonl"]);
     bad.fails(3, &["bad.jsonl", "line 1", "idz"]);
 }
 
@@ -174,7 +183,7 @@ fn an_export_computes_the_same_and_leaves_training_behind() {
     let dir = empty();
     let image = picture(dir.path(), "p.png");
     let export = |dest: &str, dtype: &str| {
-        calumma_in(dir.path(), &["export", text(&tiny()), dest, "--dtype", dtype, "--json"]).json();
+        calumma_in(dir.path(), &["export", tiny(), dest, "--dtype", dtype, "--json"]).json();
         std::fs::metadata(dir.path().join(dest).join("model.safetensors")).unwrap().len()
     };
     let (whole, half) = (export("f32", "f32"), export("bf16", "bf16"));
@@ -182,8 +191,8 @@ fn an_export_computes_the_same_and_leaves_training_behind() {
     let ask = |checkpoint: &str| {
         calumma_in(dir.path(), &["ask", checkpoint, text(&image), "what colour is it?"]).stdout
     };
-    assert_eq!(ask("f32"), ask(text(&tiny())));
-    let again = calumma_in(dir.path(), &["export", text(&tiny()), "f32"]);
+    assert_eq!(ask("f32"), ask(tiny()));
+    let again = calumma_in(dir.path(), &["export", tiny(), "f32"]);
     again.fails(3, &["f32", "already exists"]);
     let told = &calumma_in(dir.path(), &["inspect", "bf16", "--json"]).json()[0];
     assert_eq!(told["kind"], "checkpoint");
@@ -194,8 +203,7 @@ fn an_export_computes_the_same_and_leaves_training_behind() {
 #[test]
 fn the_demo_writes_its_sheet() {
     let dir = empty();
-    let outcome =
-        calumma_in(dir.path(), &["demo", "--checkpoint", text(&tiny()), "--out", "s.png"]);
+    let outcome = calumma_in(dir.path(), &["demo", "--checkpoint", tiny(), "--out", "s.png"]);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     let count = |what: &str| outcome.stdout.lines().filter(|line| line.starts_with(what)).count();
     assert_eq!((count("drew"), count("captioned"), count("asked")), (4, 2, 3));

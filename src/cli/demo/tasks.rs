@@ -12,8 +12,9 @@ const DRAWINGS: usize = 4;
 /// Which kinds of sentences are drawn, in this order.
 const CATEGORIES: [Category; DRAWINGS] =
     [Category::Single, Category::Relation, Category::Count, Category::Two];
-/// Which kinds of questions are asked.
-const FAMILIES: [Family; 3] = [Family::Color, Family::Count, Family::Exists];
+/// Which kinds of questions are asked, and how they begin.
+const QUESTIONS: [(Family, &str); 3] =
+    [(Family::Color, "what"), (Family::Count, "how many"), (Family::Exists, "")];
 /// How many scenes are looked through for one that fits.
 const LOOKED_AT: usize = 1000;
 /// Seed of the demo's scenes; no recipe uses it.
@@ -95,8 +96,8 @@ impl Tasks {
         let own = own.into_iter().take(DRAWINGS);
         drawings.extend(own.map(|prompt| Drawing { prompt, truth: None }));
         let captionings = (0..2).map(|index| captioning(&scenes, index)).collect();
-        let askings =
-            FAMILIES.iter().zip(2..).filter_map(|(f, from)| asking(&scenes, *f, from)).collect();
+        let asking = |(which, from)| asking(&scenes, which, from);
+        let askings = QUESTIONS.into_iter().zip(2..).filter_map(asking).collect();
         Ok(Self { drawings, captionings, askings })
     }
 }
@@ -126,10 +127,11 @@ fn captioning(scenes: &Scenes, index: usize) -> Captioning {
     }
 }
 
-/// The first question of `family` from scene `from` on.
-fn asking(scenes: &Scenes, family: Family, from: usize) -> Option<Asking> {
+/// The first question of a family with a certain beginning, from scene `from` on.
+fn asking(scenes: &Scenes, (family, beginning): (Family, &str), from: usize) -> Option<Asking> {
     (from..LOOKED_AT).find_map(|index| {
-        let question = scenes.questions(index).into_iter().find(|q| q.family == family)?;
+        let mut questions = scenes.questions(index).into_iter();
+        let question = questions.find(|q| q.family == family && q.text.starts_with(beginning))?;
         Some(Asking {
             image: render(&scenes.scene(index), scenes.config().size),
             question: question.text,
