@@ -168,7 +168,8 @@ pub fn sheet(sections: &[Section], layout: &Layout) -> RgbImage {
             (section.heading.as_str(), cells)
         })
         .collect();
-    let height: u32 = set.iter().map(|(heading, cells)| section_height(heading, cells, layout)).sum();
+    let height: u32 =
+        set.iter().map(|(heading, cells)| section_height(heading, cells, layout)).sum();
     let mut page = RgbImage::from_pixel(layout.width(), height + layout.gap, PAPER);
     let mut top = layout.gap;
     for (heading, cells) in &set {
@@ -198,8 +199,7 @@ fn draw_section(
     if !heading.is_empty() {
         draw_text(page, heading, (layout.gap, top), layout.text_scale, Tone::Plain.ink());
         let rule = top + layout.line_height() - layout.text_scale;
-        (layout.gap..layout.width() - layout.gap)
-            .for_each(|x| put(page, x, rule, RULE));
+        (layout.gap..layout.width() - layout.gap).for_each(|x| put(page, x, rule, RULE));
         top += layout.heading_height();
     }
     for (row, height) in rows(cells, layout) {

@@ -53,7 +53,7 @@ impl ModuleVisitor for Counter {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let number: usize = param.shape().num_elements();
+        let number: usize = param.val().dims().iter().product();
         *self.parts.entry(part_of(&self.path.join("."))).or_insert(0) += number;
     }
 }
