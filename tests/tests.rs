@@ -1,2 +1,14 @@
 //! One binary for all integration tests, one module per source module.
 #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
+
+mod common;
+mod data;
+mod generate;
+mod mixture;
+mod model;
+mod pack;
+mod scenes;
+mod pipeline;
+mod reference_generation;
+mod sampling;
+mod tokenize;

@@ -1,1 +1,28 @@
-//! model.
+//! The decoder-only transformer of Chameleon: token ids in, logits out, no idea of modalities.
+//!
+//! One file per part, and one [`CausalLm::forward`] for training, prefill and decoding. Field names
+//! equal the published tensor names, so weights load by path.
+//! Source: arXiv 2405.09818 section 2.2; Hugging Face `modeling_chameleon.py`.
+
+mod attention;
+mod causal_lm;
+mod config;
+mod decoder_layer;
+mod feed_forward;
+mod kv_cache;
+mod linear;
+pub mod mask;
+mod norm;
+mod rope;
+mod serving;
+
+pub use attention::Attention;
+pub use causal_lm::{CausalLm, Decoder, Embedding, ModelInput};
+pub use config::ModelConfig;
+pub use decoder_layer::DecoderLayer;
+pub use feed_forward::FeedForward;
+pub use kv_cache::KvCache;
+pub use linear::Linear;
+pub use norm::{HeadNorm, RmsNorm};
+pub use rope::Rope;
+pub use serving::{ServingCache, ServingModel};

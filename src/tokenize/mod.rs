@@ -1,1 +1,28 @@
-//! tokenize.
+//! The seam between pictures, text and token ids: the only place that knows what an id means.
+//!
+//! Text becomes ids by byte-level BPE ([`TextTokenizer`]), codes of pictures become ids by the
+//! names of their tokens ([`Vocabulary`]), and [`Processor`] joins both into one sequence:
+//! `<s> text <racm3:break> codes <eoss> text </s>` (Chameleon, arXiv 2405.09818, section 2).
+
+mod chat;
+mod processor;
+mod prompt;
+mod segment;
+mod stream;
+mod text;
+mod token;
+mod train_bpe;
+mod vocabulary;
+
+pub use chat::{Role, Turn};
+pub use processor::{EncodeOptions, Processor, check_length};
+pub use prompt::{IMAGE_MARK, PromptForm, PromptPiece, parse_prompt};
+pub use segment::{CodedSegment, Segment, TokenSequence};
+pub use stream::StreamDecoder;
+pub use text::TextTokenizer;
+pub use token::{
+    BEGIN_IMAGE_TOKEN, BOS_TOKEN, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN, SEP_TOKEN,
+    TokenClass, UNK_TOKEN, code_token,
+};
+pub use train_bpe::{BpeConfig, train_bpe};
+pub use vocabulary::{SpecialIds, Vocabulary};

@@ -1,0 +1,165 @@
+//! `manifest.json`: the size and SHA-256 of every file of a checkpoint.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+
+/// The file's name.
+pub const NAME: &str = "manifest.json";
+/// The layout of the directory that this version writes and reads.
+const FORMAT: u32 = 1;
+
+/// What a checkpoint's files should be.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of the directory's layout.
+    pub format: u32,
+    /// By path relative to the directory, with `/`.
+    pub files: BTreeMap<String, FileEntry>,
+}
+
+/// One file of a [`Manifest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Bytes.
+    pub size: u64,
+    /// Lower-case hexadecimal.
+    pub sha256: String,
+}
+
+impl Manifest {
+    /// Describes every file below `dir` but the manifest itself.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be read.
+    pub fn of(dir: &Path) -> Result<Self> {
+        let mut files = BTreeMap::new();
+        for path in files_below(dir)? {
+            let name = relative(dir, &path);
+            if name != NAME {
+                files.insert(name, FileEntry { size: size(&path)?, sha256: sha256(&path)? });
+            }
+        }
+        Ok(Self { format: FORMAT, files })
+    }
+
+    /// Reads `dir/manifest.json`; `None` when there is none, as in other projects' checkpoints.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it is malformed or of an unknown format.
+    pub fn read(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(NAME);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let manifest: Self =
+            serde_json::from_str(&text).map_err(|e| Error::file(&path, e.to_string()))?;
+        if manifest.format != FORMAT {
+            let message = format!("format is {}; this version reads {FORMAT}", manifest.format);
+            return Err(Error::file(&path, message));
+        }
+        Ok(Some(manifest))
+    }
+
+    /// Writes `dir/manifest.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(NAME);
+        let text = serde_json::to_string_pretty(self).expect("a map of strings is valid JSON");
+        std::fs::write(&path, text + "\n").map_err(Error::io(&path))
+    }
+
+    /// Compares every file with the manifest, digests included.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the first file that is missing or differs, or the missing manifest.
+    pub fn verify(dir: &Path) -> Result<()> {
+        let manifest = Self::read(dir)?
+            .ok_or_else(|| Error::file(&dir.join(NAME), "the checkpoint has no manifest"))?;
+        manifest.check_sizes(dir)?;
+        for (name, entry) in &manifest.files {
+            let path = dir.join(name);
+            if sha256(&path)? != entry.sha256 {
+                return Err(Error::file(&path, "the content is not what the manifest says"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the sizes alone: cheap, and enough to see a truncated file.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn check_sizes(&self, dir: &Path) -> Result<()> {
+        for (name, entry) in &self.files {
+            let path = dir.join(name);
+            let found = size(&path)?;
+            if found != entry.size {
+                let message = format!("{found} bytes; the manifest says {}", entry.size);
+                return Err(Error::file(&path, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// A short digest of the whole checkpoint: the first 12 hexadecimal digits over all digests.
+    pub fn digest(&self) -> String {
+        let mut hasher = Sha256::new();
+        for (name, entry) in &self.files {
+            hasher.update(name.as_bytes());
+            hasher.update(entry.sha256.as_bytes());
+        }
+        hex(&hasher.finalize())[..12].to_owned()
+    }
+}
+
+fn size(path: &Path) -> Result<u64> {
+    Ok(std::fs::metadata(path).map_err(Error::io(path))?.len())
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let read = file.read(&mut buffer).map_err(Error::io(path))?;
+        if read == 0 {
+            return Ok(hex(&hasher.finalize()));
+        }
+        hasher.update(&buffer[..read]);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// All files below `dir`, sorted.
+pub(super) fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(Error::io(dir))? {
+        let path = entry.map_err(Error::io(dir))?.path();
+        if path.is_dir() {
+            files.extend(files_below(&path)?);
+        } else {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn relative(dir: &Path, path: &Path) -> String {
+    let below = path.strip_prefix(dir).unwrap_or(path);
+    let parts: Vec<_> = below.components().map(|c| c.as_os_str().to_string_lossy()).collect();
+    parts.join("/")
+}

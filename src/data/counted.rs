@@ -1,0 +1,100 @@
+//! Bad samples are counted and listed; too many of them stop a run.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Dataset, Fields, Sample, in_range};
+use crate::{Error, Result};
+
+/// The share of bad samples that a run tolerates unless it is told otherwise.
+pub const DEFAULT_TOLERANCE: f64 = 0.01;
+
+/// A sample that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadSample {
+    /// Its index in the data set.
+    pub index: usize,
+    /// Why; names file and member.
+    pub reason: String,
+}
+
+/// A data set that remembers which of its samples were bad.
+pub struct Counted {
+    inner: Box<dyn Dataset>,
+    tolerance: f64,
+    bad: Mutex<BTreeMap<usize, String>>,
+}
+
+impl Counted {
+    /// Watches `inner`; `tolerance` is the share of its samples that may be bad, from 0 to 1
+    /// ([`DEFAULT_TOLERANCE`] unless the user allows more).
+    ///
+    /// # Errors
+    /// When `tolerance` is not between 0 and 1.
+    pub fn new(inner: Box<dyn Dataset>, tolerance: f64) -> Result<Self> {
+        if !(0.0..=1.0).contains(&tolerance) {
+            let message = format!("tolerated share of bad samples is {tolerance}; it is 0 to 1");
+            return Err(Error::Invalid(message));
+        }
+        Ok(Self { inner, tolerance, bad: Mutex::default() })
+    }
+
+    /// Sample `index`, or `None` when it is bad and that can be borne.
+    ///
+    /// # Errors
+    /// When `index` is out of range, or more than the tolerated share of the data set has turned
+    /// out bad.
+    pub fn take(&self, index: usize) -> Result<Option<Sample>> {
+        in_range(self, index)?;
+        match self.get(index) {
+            Ok(sample) => Ok(Some(sample)),
+            Err(_) => self.check().map(|()| None),
+        }
+    }
+
+    /// The bad samples met so far, by index.
+    pub fn bad(&self) -> Vec<BadSample> {
+        let bad = self.bad_samples();
+        bad.iter().map(|(&index, reason)| BadSample { index, reason: reason.clone() }).collect()
+    }
+
+    fn check(&self) -> Result<()> {
+        let bad = self.bad_samples();
+        if bad.len() as f64 <= self.tolerance * self.inner.len() as f64 {
+            return Ok(());
+        }
+        let first = bad.values().next().map_or("", String::as_str);
+        Err(Error::Invalid(format!(
+            "{}: {} of {} samples are bad, more than the allowed {} %; the first: {first}",
+            self.inner.name(),
+            bad.len(),
+            self.inner.len(),
+            self.tolerance * 100.0
+        )))
+    }
+
+    fn bad_samples(&self) -> MutexGuard<'_, BTreeMap<usize, String>> {
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Dataset for Counted {
+    fn len(&self) -> usize {
+        self.inner.len()
+    }
+
+    fn get(&self, index: usize) -> Result<Sample> {
+        in_range(self, index)?;
+        self.inner.get(index).inspect_err(|e| drop(self.bad_samples().insert(index, e.to_string())))
+    }
+
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn fields(&self, index: usize) -> Result<Fields> {
+        self.inner.fields(index)
+    }
+}

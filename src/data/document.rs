@@ -1,0 +1,40 @@
+//! From a rendered document to token ids and their loss mask.
+
+use super::render::Rendered;
+use crate::Result;
+use crate::tokenize::{CodedSegment, EncodeOptions, Processor, TokenSequence};
+
+impl Rendered {
+    /// The document as token ids, from begin-of-text to end-of-text. The loss counts what
+    /// `supervised` says; end-of-text counts with the last segment, begin-of-text never.
+    ///
+    /// # Errors
+    /// As [`Processor::encode_with`].
+    pub fn tokens(&self, processor: &Processor) -> Result<TokenSequence> {
+        let bare = EncodeOptions { bos: false, open_image: false, eos: false };
+        let special = processor.vocabulary().special();
+        let mut tokens = TokenSequence { ids: vec![special.bos], loss_mask: vec![false] };
+        let mut add = |ids: &[u32], counts: bool| {
+            tokens.ids.extend_from_slice(ids);
+            tokens.loss_mask.resize(tokens.ids.len(), counts);
+        };
+        for (segment, &counts) in self.segments.iter().zip(&self.supervised) {
+            add(&processor.encode_with(std::slice::from_ref(segment), bare)?, counts);
+        }
+        add(&[special.eos], self.supervised.last().copied().unwrap_or(false));
+        Ok(tokens)
+    }
+
+    /// The same document without the text before its last picture: what the model sees when a
+    /// prompt is dropped, so that it learns to draw without one (classifier-free guidance).
+    /// `None` when it does not end with a picture.
+    pub fn without_prompt(&self) -> Option<Self> {
+        match (self.segments.last(), self.supervised.last()) {
+            (Some(CodedSegment::Image(codes)), Some(&counts)) => Some(Self {
+                segments: vec![CodedSegment::Image(codes.clone())],
+                supervised: vec![counts],
+            }),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Reshaping: one sample per entry of a list, or one sample per group of rows.
+
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+use serde_json::Value;
+
+use super::{Dataset, Fields, Sample, available, in_range, type_name};
+use crate::{Error, Result};
+
+/// Turns a list-valued field into one sample per entry. The keys of an entry that is an object
+/// become fields (and replace those of the same name); any other entry replaces the list.
+pub struct Exploded {
+    inner: Box<dyn Dataset>,
+    field: String,
+    /// Sample and entry; a sample whose list cannot be read stays as one bad sample.
+    places: Vec<(u32, u32)>,
+}
+
+impl Exploded {
+    /// Explodes `field` of `inner`; reads the fields of every sample once.
+    ///
+    /// # Errors
+    /// When there is nothing to explode: the field is missing or no list in every sample.
+    pub fn new(inner: Box<dyn Dataset>, field: &str) -> Result<Self> {
+        let count = |index| inner.fields(index).and_then(|f| Ok(list_of(&f, field)?.len()));
+        let counts = scan(inner.as_ref(), count)?;
+        refuse_all_bad(&counts)?;
+        let mut places = Vec::new();
+        for (sample, count) in (0..).zip(&counts) {
+            let entries = u32::try_from(*count.as_ref().unwrap_or(&1)).unwrap_or(u32::MAX);
+            places.extend((0..entries).map(|entry| (sample, entry)));
+        }
+        Ok(Self { inner, field: field.to_owned(), places })
+    }
+
+    fn place(&self, index: usize) -> Result<(usize, usize)> {
+        in_range(self, index)?;
+        let (sample, entry) = self.places[index];
+        Ok((sample as usize, entry as usize))
+    }
+
+    fn explode(&self, sample: usize, entry: usize, mut fields: Fields) -> Result<Fields> {
+        let list = list_of(&fields, &self.field).map_err(|e| self.error(sample, &e))?;
+        let chosen = list.get(entry).cloned();
+        let chosen = chosen.ok_or_else(|| self.error(sample, &"the list has become shorter"))?;
+        fields.remove(&self.field);
+        match chosen {
+            Value::Object(object) => fields.extend(object),
+            other => drop(fields.insert(self.field.clone(), other)),
+        }
+        Ok(fields)
+    }
+
+    fn error(&self, sample: usize, message: &dyn std::fmt::Display) -> Error {
+        Error::Invalid(format!("{}: sample {sample}: {message}", self.inner.name()))
+    }
+}
+
+impl Dataset for Exploded {
+    fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    fn get(&self, index: usize) -> Result<Sample> {
+        let (sample, entry) = self.place(index)?;
+        let found = self.inner.get(sample)?;
+        let source = format!("{}, {} {entry}", found.source, self.field);
+        Ok(Sample { fields: self.explode(sample, entry, found.fields)?, source, ..found })
+    }
+
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn fields(&self, index: usize) -> Result<Fields> {
+        let (sample, entry) = self.place(index)?;
+        self.explode(sample, entry, self.inner.fields(sample)?)
+    }
+}
+
+fn list_of<'a>(fields: &'a Fields, field: &str) -> Result<&'a [Value]> {
+    match fields.get(field) {
+        Some(Value::Array(list)) => Ok(list),
+        Some(other) => Err(Error::Invalid(format!(
+            "field {field} is a {}, not a list that can be exploded",
+            type_name(other)
+        ))),
+        None => Err(missing(fields, field)),
+    }
+}
+
+fn missing(fields: &Fields, field: &str) -> Error {
+    Error::Invalid(format!("there is no field {field}; {}", available(fields)))
+}
+
+/// Merges the rows that share a key into one sample: the key, and the list `turns` with the other
+/// columns of every row, in the order of the rows. Pictures are those of the first row.
+pub struct Grouped {
+    inner: Box<dyn Dataset>,
+    field: String,
+    /// Rows of each group, in the order of their first rows; a row without a key stays alone.
+    groups: Vec<Vec<u32>>,
+}
+
+impl Grouped {
+    /// Groups the rows of `inner` by `field`; reads the fields of every row once.
+    ///
+    /// # Errors
+    /// When the field is missing in every row.
+    pub fn new(inner: Box<dyn Dataset>, field: &str) -> Result<Self> {
+        let key = |index| {
+            let fields = inner.fields(index)?;
+            fields.get(field).map(Value::to_string).ok_or_else(|| missing(&fields, field))
+        };
+        let keys = scan(inner.as_ref(), key)?;
+        refuse_all_bad(&keys)?;
+        let mut groups: Vec<Vec<u32>> = Vec::new();
+        let mut known = HashMap::new();
+        for (row, key) in (0..).zip(keys) {
+            let group = match key {
+                Ok(key) => *known.entry(key).or_insert(groups.len()),
+                Err(_) => groups.len(),
+            };
+            match groups.get_mut(group) {
+                Some(rows) => rows.push(row),
+                None => groups.push(vec![row]),
+            }
+        }
+        Ok(Self { inner, field: field.to_owned(), groups })
+    }
+
+    fn merge(&self, group: usize) -> Result<Fields> {
+        let mut merged = Fields::new();
+        let mut turns = Vec::new();
+        for &row in &self.groups[group] {
+            let mut fields = self.inner.fields(row as usize)?;
+            let Some(key) = fields.remove(&self.field) else {
+                let reason = missing(&fields, &self.field);
+                return Err(Error::Invalid(format!("{}: row {row}: {reason}", self.name())));
+            };
+            merged.insert(self.field.clone(), key);
+            turns.push(Value::Object(fields));
+        }
+        merged.insert("turns".to_owned(), Value::Array(turns));
+        Ok(merged)
+    }
+}
+
+impl Dataset for Grouped {
+    fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    fn get(&self, index: usize) -> Result<Sample> {
+        let fields = self.fields(index)?;
+        let first = self.inner.get(self.groups[index][0] as usize)?;
+        let more = self.groups[index].len() - 1;
+        let source = match more {
+            0 => first.source,
+            _ => format!("{} and {more} more rows", first.source),
+        };
+        Ok(Sample { fields, images: first.images, source })
+    }
+
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn fields(&self, index: usize) -> Result<Fields> {
+        in_range(self, index)?;
+        self.merge(index)
+    }
+}
+
+/// What `read` says of every sample, in order.
+fn scan<T: Send>(
+    dataset: &dyn Dataset,
+    read: impl Fn(usize) -> Result<T> + Send + Sync,
+) -> Result<Vec<Result<T>>> {
+    if u32::try_from(dataset.len()).is_err() {
+        let message = format!("{} holds more than 2^32 samples", dataset.name());
+        return Err(Error::Invalid(message));
+    }
+    Ok((0..dataset.len()).into_par_iter().map(read).collect())
+}
+
+/// Gives back the first error when there is nothing else.
+fn refuse_all_bad<T>(found: &[Result<T>]) -> Result<()> {
+    match found.first() {
+        Some(Err(first)) if found.iter().all(Result::is_err) => {
+            Err(Error::Invalid(first.to_string()))
+        }
+        _ => Ok(()),
+    }
+}

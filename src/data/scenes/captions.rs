@@ -1,0 +1,290 @@
+//! Sentences about a scene, every one true of it.
+//!
+//! A caption accounts for every object, so that it also serves as a prompt: a picture drawn
+//! from it need show nothing else.
+
+use super::describe::{Kind, Place, Relation};
+use super::sample::pick;
+use super::scene::{Background, Object, Scene};
+use super::score::Claim;
+use rand::RngExt;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// No caption has more words.
+pub const MAX_WORDS: usize = 18;
+
+/// The grammar behind a caption, by which scores are reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Category {
+    /// One object: "a large red circle".
+    Single,
+    /// One or two objects and where they are: "a blue star in the top left".
+    Position,
+    /// Two different objects: "a red circle and a blue square".
+    Two,
+    /// Some kind more than once: "two green squares".
+    Count,
+    /// How two objects lie to each other: "a red circle above a blue square".
+    Relation,
+    /// Three or four different objects: "a red circle, a blue star and a green heart".
+    List,
+}
+
+impl Category {
+    /// Every category.
+    pub const ALL: [Self; 6] =
+        [Self::Single, Self::Position, Self::Two, Self::Count, Self::Relation, Self::List];
+
+    /// The name in fields and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::Position => "position",
+            Self::Two => "two",
+            Self::Count => "count",
+            Self::Relation => "relation",
+            Self::List => "list",
+        }
+    }
+}
+
+/// A sentence and what it claims.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caption {
+    /// The sentence: lower case, no full stop, at most [`MAX_WORDS`] words.
+    pub text: String,
+    /// The grammar that made it.
+    pub category: Category,
+    /// Its statements about objects. A background that the text names is not among them.
+    pub claims: Vec<Claim>,
+    /// How many objects the scene holds.
+    pub objects: usize,
+}
+
+/// What a grammar says before a frame is put around it.
+struct Statement {
+    text: String,
+    plural: bool,
+    claims: Vec<Claim>,
+}
+
+impl Statement {
+    fn new(text: String, plural: bool, claims: Vec<Claim>) -> Self {
+        Self { text, plural, claims }
+    }
+}
+
+/// One caption for each category that applies to the scene, at least one, in the order of
+/// [`Category::ALL`].
+pub fn captions(scene: &Scene, rng: &mut ChaCha8Rng) -> Vec<Caption> {
+    let mut captions = Vec::new();
+    for category in Category::ALL {
+        let statement = match category {
+            Category::Single => single(scene, rng),
+            Category::Position => position(scene, rng),
+            Category::Two => two(scene, rng),
+            Category::Count => count(scene, rng),
+            Category::Relation => relation(scene, rng),
+            Category::List => list(scene, rng),
+        };
+        if let Some(statement) = statement {
+            let text = frame(&statement, scene.background, rng);
+            let (claims, objects) = (statement.claims, scene.objects.len());
+            captions.push(Caption { text, category, claims, objects });
+        }
+    }
+    captions
+}
+
+/// Puts the statement into a sentence; half of the time it stands alone.
+fn frame(statement: &Statement, background: Background, rng: &mut ChaCha8Rng) -> String {
+    let text = &statement.text;
+    let framed = match rng.random_range(0..12) {
+        0..2 => format!("{text} on a {} background", background.name()),
+        2 => format!("a picture of {text}"),
+        3 => format!("an image with {text}"),
+        4 => format!("{text} on {}", background.name()),
+        5 if statement.plural => format!("there are {text}"),
+        5 => format!("there is {text}"),
+        _ => return text.clone(),
+    };
+    if framed.split(' ').count() <= MAX_WORDS { framed } else { text.clone() }
+}
+
+fn has(kind: Kind) -> Claim {
+    Claim::HasObject { kind, place: None }
+}
+
+/// The object's colour and shape, and its size with the given probability.
+fn mention(object: &Object, size: f64, rng: &mut ChaCha8Rng) -> Kind {
+    let kind = Kind::pair(object);
+    if rng.random_bool(size) { kind.sized(object.size) } else { kind }
+}
+
+fn single(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Statement> {
+    let [object] = &scene.objects[..] else { return None };
+    let kind = mention(object, 0.5, rng);
+    Some(Statement::new(kind.indefinite(), false, vec![has(kind)]))
+}
+
+/// The object's cell or, now and then, only its column or row where that is not the centre.
+fn place(object: &Object, rng: &mut ChaCha8Rng) -> Place {
+    let cell = Place::cell(object);
+    let coarse = [Place { row: None, ..cell }, Place { column: None, ..cell }];
+    let coarse = pick(&coarse, rng);
+    if rng.random_bool(0.25) && coarse.name() != "center" { coarse } else { cell }
+}
+
+fn position(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Statement> {
+    let mut objects = scene.objects.clone();
+    objects.shuffle(rng);
+    if objects.len() > 2 || same_pair(&objects) {
+        return None;
+    }
+    let (mut texts, mut claims) = (Vec::new(), Vec::new());
+    for object in &objects {
+        let kind = mention(object, 0.3, rng);
+        let place = place(object, rng);
+        texts.push(format!("{} {}", kind.indefinite(), place.phrase()));
+        claims.push(Claim::HasObject { kind, place: Some(place) });
+    }
+    Some(Statement::new(texts.join(" and "), false, claims))
+}
+
+/// Whether there are two objects and nothing but their size and place tells them apart.
+fn same_pair(objects: &[Object]) -> bool {
+    matches!(objects, [a, b] if Kind::pair(a) == Kind::pair(b))
+}
+
+fn two(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Statement> {
+    let [mut first, mut second] = scene.objects[..] else { return None };
+    if rng.random_bool(0.5) {
+        (first, second) = (second, first);
+    }
+    let sized = if same_pair(&scene.objects) { 1.0 } else { 0.25 };
+    let (a, b) = (mention(&first, sized, rng), mention(&second, sized, rng));
+    if a == b {
+        return None;
+    }
+    let text = format!("{} and {}", a.indefinite(), b.indefinite());
+    Some(Statement::new(text, false, vec![has(a), has(b)]))
+}
+
+/// The number as a word.
+///
+/// # Panics
+/// Above four.
+pub(super) fn number(count: usize) -> &'static str {
+    ["no", "one", "two", "three", "four"][count]
+}
+
+fn counted(kind: Kind, count: usize) -> String {
+    match count {
+        1 => kind.indefinite(),
+        _ => format!("{} {}", number(count), kind.plural()),
+    }
+}
+
+/// The scene's pairs with how often each occurs, in random order.
+fn groups(scene: &Scene, rng: &mut ChaCha8Rng) -> Vec<(Kind, usize)> {
+    let mut kinds: Vec<Kind> = Vec::new();
+    for object in &scene.objects {
+        if !kinds.contains(&Kind::pair(object)) {
+            kinds.push(Kind::pair(object));
+        }
+    }
+    kinds.shuffle(rng);
+    kinds.into_iter().map(|kind| (kind, kind.count(&scene.objects))).collect()
+}
+
+fn count(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Statement> {
+    let objects = &scene.objects;
+    let first = objects.first().filter(|_| objects.len() > 1)?;
+    let groups = groups(scene, rng);
+    let mut ways = Vec::new();
+    if groups.len() < objects.len() {
+        ways.push(groups);
+    }
+    let shared = [Kind::shape(first.shape), Kind::color(first.color)];
+    for kind in shared.into_iter().filter(|kind| kind.count(objects) == objects.len()) {
+        ways.push(vec![(kind, objects.len())]);
+    }
+    let way = (!ways.is_empty()).then(|| ways.swap_remove(rng.random_range(0..ways.len())))?;
+    let texts: Vec<_> = way.iter().map(|&(kind, count)| counted(kind, count)).collect();
+    let claims = way.iter().map(|&(kind, count)| Claim::Count { kind, count }).collect();
+    Some(Statement::new(enumerate(&texts), way[0].1 > 1, claims))
+}
+
+fn relation(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Statement> {
+    let [mut a, mut b] = scene.objects[..] else { return None };
+    if rng.random_bool(0.5) {
+        (a, b) = (b, a);
+    }
+    let relation = Relation::dominant(&a, &b).filter(|_| !same_pair(&scene.objects))?;
+    let (first, second) = (mention(&a, 0.2, rng), mention(&b, 0.2, rng));
+    let words = match relation {
+        Relation::LeftOf => pick(&["left of", "to the left of"], rng),
+        Relation::RightOf => pick(&["right of", "to the right of"], rng),
+        Relation::Above => pick(&["above", "over"], rng),
+        Relation::Below => pick(&["below", "under"], rng),
+    };
+    let text = format!("{} {words} {}", first.indefinite(), second.indefinite());
+    let claims = vec![has(first), has(second), Claim::Relation { first, relation, second }];
+    Some(Statement::new(text, false, claims))
+}
+
+fn list(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Statement> {
+    if scene.objects.len() < 3 || groups(scene, rng).len() < scene.objects.len() {
+        return None;
+    }
+    let mut objects = scene.objects.clone();
+    objects.shuffle(rng);
+    let sized = if rng.random_bool(0.2) { 1.0 } else { 0.0 };
+    let kinds: Vec<_> = objects.iter().map(|object| mention(object, sized, rng)).collect();
+    let texts: Vec<_> = kinds.iter().map(Kind::indefinite).collect();
+    Some(Statement::new(enumerate(&texts), false, kinds.into_iter().map(has).collect()))
+}
+
+/// "a", "a and b", "a, b and c".
+fn enumerate(texts: &[String]) -> String {
+    match texts {
+        [rest @ .., last] if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => texts.concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{Split, Stream, item_rng, scene_at};
+    use super::*;
+    use std::collections::HashMap;
+
+    #[test]
+    fn every_scene_has_a_caption_whose_claims_hold() {
+        let mut seen: HashMap<Category, usize> = HashMap::new();
+        for index in 0..2000 {
+            let scene = scene_at(Split::Train, 1, index, 1..=4);
+            let mut rng = item_rng(Split::Train, 1, index, Stream::Captions);
+            let captions = captions(&scene, &mut rng);
+            assert!(!captions.is_empty(), "{scene:?}");
+            for caption in captions {
+                *seen.entry(caption.category).or_default() += 1;
+                assert!(caption.claims.iter().all(|claim| claim.holds(&scene.objects)));
+                assert!(caption.text.split(' ').count() <= MAX_WORDS, "{}", caption.text);
+                assert_eq!(caption.text, caption.text.to_lowercase());
+            }
+        }
+        assert!(Category::ALL.iter().all(|category| seen[category] >= 100), "{seen:?}");
+    }
+
+    #[test]
+    fn lists_read_as_english() {
+        let texts = ["a".to_owned(), "b".to_owned(), "c".to_owned()];
+        assert_eq!(enumerate(&texts[..1]), "a");
+        assert_eq!(enumerate(&texts[..2]), "a and b");
+        assert_eq!(enumerate(&texts), "a, b and c");
+    }
+}

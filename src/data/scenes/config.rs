@@ -1,0 +1,172 @@
+//! Which scenes: read from and written as a spec such as
+//! `scenes:train?count=20000&seed=1&size=64&objects=1-4`.
+
+use super::sample::Split;
+use super::scene::MAX_OBJECTS;
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+const PREFIX: &str = "scenes:";
+const KEYS: [&str; 4] = ["count", "seed", "size", "objects"];
+const SIZES: RangeInclusive<u32> = 32..=1024;
+
+/// Which scenes a data set holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScenesConfig {
+    /// Train, val or held-out.
+    pub split: Split,
+    /// The seed of the whole set.
+    pub seed: u64,
+    /// How many scenes, at least 1.
+    pub count: usize,
+    /// The edge of the square pictures in pixels, 32 to 1024.
+    pub size: u32,
+    /// The fewest objects in a scene, 1 to 4.
+    pub min_objects: usize,
+    /// The most objects in a scene, 1 to 4 and no less than `min_objects`.
+    pub max_objects: usize,
+}
+
+impl Default for ScenesConfig {
+    fn default() -> Self {
+        Self {
+            split: Split::Train,
+            seed: 1,
+            count: 10_000,
+            size: 64,
+            min_objects: 1,
+            max_objects: MAX_OBJECTS,
+        }
+    }
+}
+
+/// Whether a data set's path names scenes instead of files.
+pub fn is_spec(path: &str) -> bool {
+    path.starts_with(PREFIX)
+}
+
+impl ScenesConfig {
+    /// Checks every value's range.
+    ///
+    /// # Errors
+    /// Names the first value that is out of range, and the range.
+    pub fn validate(&self) -> Result<()> {
+        let (min, max) = (self.min_objects, self.max_objects);
+        if min == 0 || max > MAX_OBJECTS || min > max {
+            return invalid(format!("objects {min}-{max} must lie within 1-{MAX_OBJECTS}"));
+        }
+        if self.count == 0 {
+            return invalid("count 0 must be at least 1".to_owned());
+        }
+        if !SIZES.contains(&self.size) {
+            let (low, high) = (SIZES.start(), SIZES.end());
+            return invalid(format!("size {} must be {low} to {high} pixels", self.size));
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        match key {
+            "count" => self.count = number(key, value)?,
+            "seed" => self.seed = number(key, value)?,
+            "size" => self.size = number(key, value)?,
+            "objects" => {
+                let (min, max) = value.split_once('-').unwrap_or((value, value));
+                (self.min_objects, self.max_objects) = (number(key, min)?, number(key, max)?);
+            }
+            _ => return invalid(unknown_key(key)),
+        }
+        Ok(())
+    }
+}
+
+fn invalid<T>(message: String) -> Result<T> {
+    Err(Error::Invalid(format!("scenes: {message}")))
+}
+
+fn number<T: FromStr>(key: &str, value: &str) -> Result<T> {
+    value.parse().or_else(|_| {
+        let form = if key == "objects" { "a number or a range such as 1-4" } else { "a number" };
+        invalid(format!("{key}={value:?} must be {form}"))
+    })
+}
+
+fn unknown_key(key: &str) -> String {
+    let distance = |known: &&&str| strsim::damerau_levenshtein(known, key);
+    let nearest = KEYS.iter().min_by_key(distance).expect("there are keys");
+    format!("unknown key {key:?}, the nearest is {nearest:?} (allowed: {})", KEYS.join(", "))
+}
+
+impl FromStr for ScenesConfig {
+    type Err = Error;
+
+    /// Reads a spec; keys that are left out keep their default.
+    fn from_str(spec: &str) -> Result<Self> {
+        let Some(rest) = spec.strip_prefix(PREFIX) else {
+            return invalid(format!("spec {spec:?} must start with {PREFIX:?}"));
+        };
+        let (split, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let known = Split::ALL.into_iter().find(|known| known.name() == split);
+        let Some(split) = known else {
+            let allowed = Split::ALL.map(Split::name).join(", ");
+            return invalid(format!("unknown split {split:?} (allowed: {allowed})"));
+        };
+        let mut config = Self { split, ..Self::default() };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let Some((key, value)) = pair.split_once('=') else {
+                return invalid(format!("{pair:?} must have the form key=value"));
+            };
+            config.set(key, value)?;
+        }
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+impl fmt::Display for ScenesConfig {
+    /// Writes the complete spec.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { split, seed, count, size, min_objects, max_objects } = self;
+        let split = split.name();
+        write!(f, "{PREFIX}{split}?count={count}&seed={seed}&size={size}")?;
+        write!(f, "&objects={min_objects}-{max_objects}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(spec: &str) -> String {
+        spec.parse::<ScenesConfig>().expect_err(spec).to_string()
+    }
+
+    #[test]
+    fn specs_read_back_as_written() {
+        let spec = "scenes:held-out?count=7&seed=18446744073709551615&size=128&objects=2-3";
+        let config: ScenesConfig = spec.parse().expect("a valid spec");
+        assert_eq!((config.split, config.count, config.size), (Split::HeldOut, 7, 128));
+        assert_eq!((config.min_objects, config.max_objects), (2, 3));
+        assert_eq!(config.to_string(), spec);
+        assert_eq!("scenes:train".parse::<ScenesConfig>().expect("valid"), ScenesConfig::default());
+        let one: ScenesConfig = "scenes:val?objects=1".parse().expect("valid");
+        assert_eq!((one.min_objects, one.max_objects), (1, 1));
+    }
+
+    #[test]
+    fn bad_specs_say_what_is_allowed() {
+        assert!(error("scenes:test").contains("\"test\" (allowed: train, val, held-out)"));
+        assert!(error("scenes:train?cuont=3").contains("the nearest is \"count\""));
+        assert!(error("scenes:train?count").contains("key=value"));
+        assert!(error("scenes:train?count=many").contains("count=\"many\" must be a number"));
+        assert!(error("scenes:train?count=0").contains("at least 1"));
+        assert!(error("scenes:train?objects=2-5").contains("within 1-4"));
+        assert!(error("scenes:train?objects=3-2").contains("objects 3-2"));
+        assert!(error("scenes:train?size=8").contains("32 to 1024"));
+        assert!(error("scene:train").contains("must start with"));
+    }
+}

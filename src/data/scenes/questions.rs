@@ -1,0 +1,202 @@
+//! Questions about a scene with one right answer each.
+
+use super::families;
+use super::sample::{Split, is_held_out};
+use super::scene::{Color, Object, Scene, Shape};
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// What a question asks about, by which scores are reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// Whether there is such an object: "yes" or "no".
+    Exists,
+    /// How many there are: "0" to "4".
+    Count,
+    /// The colour of an object, or whether it has one.
+    Color,
+    /// The shape of an object, or whether it has one.
+    Shape,
+    /// The size of an object, or whether it has one.
+    Size,
+    /// Where an object lies: one of nine cells, or whether it lies in some part.
+    Position,
+    /// How two objects lie to each other.
+    Relation,
+    /// Which of two kinds are more, fewer or larger.
+    Comparison,
+    /// The tint behind the objects.
+    Background,
+}
+
+impl Family {
+    /// Every family.
+    pub const ALL: [Self; 9] = [
+        Self::Exists,
+        Self::Count,
+        Self::Color,
+        Self::Shape,
+        Self::Size,
+        Self::Position,
+        Self::Relation,
+        Self::Comparison,
+        Self::Background,
+    ];
+
+    /// The name in fields and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exists => "exists",
+            Self::Count => "count",
+            Self::Color => "color",
+            Self::Shape => "shape",
+            Self::Size => "size",
+            Self::Position => "position",
+            Self::Relation => "relation",
+            Self::Comparison => "comparison",
+            Self::Background => "background",
+        }
+    }
+}
+
+/// A question, its answer and its family.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Question {
+    /// The question: lower case, with a question mark.
+    #[serde(rename = "question")]
+    pub text: String,
+    /// The answer: lower case, numbers as digits.
+    pub answer: String,
+    /// The question's family.
+    pub family: Family,
+}
+
+/// `count` different questions about the scene from as many families as it allows, in random
+/// order. A few less if nothing new can be asked.
+///
+/// Objects that are not there are asked for only in (shape, colour) pairs of the scene's own
+/// split, so that a question alone never gives its answer away.
+pub fn questions(scene: &Scene, rng: &mut ChaCha8Rng, count: usize) -> Vec<Question> {
+    let mut order = Family::ALL;
+    order.shuffle(rng);
+    let ask = Asker::new(scene);
+    let mut questions: Vec<Question> = Vec::with_capacity(count);
+    let tries = 4 * count + order.len();
+    for family in order.into_iter().cycle().take(tries) {
+        if questions.len() == count {
+            break;
+        }
+        let question = ask.about(family, rng);
+        questions.extend(question.filter(|new| questions.iter().all(|old| old.text != new.text)));
+    }
+    questions
+}
+
+/// A scene with the pairs that questions about it may name.
+pub(super) struct Asker<'a> {
+    pub(super) scene: &'a Scene,
+    pub(super) split: Split,
+}
+
+impl<'a> Asker<'a> {
+    pub(super) fn new(scene: &'a Scene) -> Self {
+        let held_out = scene.objects.iter().all(|object| is_held_out(object.shape, object.color));
+        Self { scene, split: if held_out { Split::HeldOut } else { Split::Train } }
+    }
+
+    pub(super) fn objects(&self) -> &'a [Object] {
+        &self.scene.objects
+    }
+
+    pub(super) fn shows(&self, shape: Shape, color: Color) -> bool {
+        self.objects().iter().any(|object| object.shape == shape && object.color == color)
+    }
+
+    /// One question of the family, if the scene allows any.
+    fn about(&self, family: Family, rng: &mut ChaCha8Rng) -> Option<Question> {
+        let (text, answer) = match family {
+            Family::Exists => families::exists(self, rng),
+            Family::Count => families::count(self, rng),
+            Family::Color => families::color(self, rng),
+            Family::Shape => families::shape(self, rng),
+            Family::Size => families::size(self, rng),
+            Family::Position => families::position(self, rng),
+            Family::Relation => families::relation(self, rng),
+            Family::Comparison => families::comparison(self, rng),
+            Family::Background => families::background(self, rng),
+        }?;
+        Some(Question { text, answer, family })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{Stream, item_rng, scene_at};
+    use super::*;
+    use std::collections::{HashMap, HashSet};
+
+    fn all(split: Split, scenes: u64) -> Vec<Question> {
+        let ask = |index| {
+            let scene = scene_at(split, 9, index, 1..=4);
+            questions(&scene, &mut item_rng(split, 9, index, Stream::Questions), 8)
+        };
+        (0..scenes).flat_map(ask).collect()
+    }
+
+    #[test]
+    fn eight_different_questions_per_scene() {
+        for index in 0..500 {
+            let scene = scene_at(Split::Train, 9, index, 1..=4);
+            let asked =
+                questions(&scene, &mut item_rng(Split::Train, 9, index, Stream::Questions), 8);
+            assert_eq!(asked.iter().map(|q| &q.text).collect::<HashSet<_>>().len(), 8);
+        }
+    }
+
+    #[test]
+    fn yes_and_no_are_balanced_in_every_family() {
+        for split in [Split::Train, Split::HeldOut] {
+            let mut tally: HashMap<Family, [f64; 2]> = HashMap::new();
+            for question in all(split, 3000) {
+                let side = ["no", "yes"].iter().position(|answer| *answer == question.answer);
+                if let Some(side) = side {
+                    tally.entry(question.family).or_default()[side] += 1.0;
+                }
+            }
+            for (family, [no, yes]) in tally {
+                let share = yes / (yes + no);
+                assert!((0.45..0.55).contains(&share), "{split:?} {family:?}: {share}");
+            }
+        }
+    }
+
+    #[test]
+    fn counts_from_0_to_4_are_all_common() {
+        let counts = all(Split::Train, 3000).into_iter().filter(|q| q.family == Family::Count);
+        let mut tally: HashMap<String, usize> = HashMap::new();
+        counts.for_each(|question| *tally.entry(question.answer).or_default() += 1);
+        let total: usize = tally.values().sum();
+        assert_eq!(tally.len(), 5, "{tally:?}");
+        assert!(tally.values().all(|&n| n * 16 > total && n * 3 < total), "{tally:?}");
+    }
+
+    #[test]
+    fn open_answers_are_not_lopsided() {
+        let mut tally: HashMap<(Family, String), usize> = HashMap::new();
+        for question in all(Split::Train, 3000) {
+            *tally.entry((question.family, question.answer)).or_default() += 1;
+        }
+        for names in [Color::ALL.map(Color::name), Shape::ALL.map(Shape::name)] {
+            let counts = names.map(|name| {
+                [Family::Color, Family::Shape]
+                    .iter()
+                    .map(|&family| tally.get(&(family, name.to_owned())).copied().unwrap_or(0))
+                    .sum::<usize>()
+            });
+            let (low, high) = (counts.iter().min(), counts.iter().max());
+            assert!(high < low.map(|low| 2 * low).as_ref(), "{counts:?}");
+        }
+    }
+}

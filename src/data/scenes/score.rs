@@ -1,0 +1,117 @@
+//! Whether a picture shows what a caption says.
+
+use super::captions::Caption;
+use super::describe::{CLEAR_DISPLACEMENT, Kind, Place, Relation};
+use super::detector::Detected;
+use super::scene::Object;
+use serde::{Deserialize, Serialize};
+
+/// One checkable statement of a caption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "claim", rename_all = "kebab-case")]
+pub enum Claim {
+    /// Some object is of this kind and, if a place is given, has its centre there.
+    HasObject {
+        /// What the object looks like.
+        kind: Kind,
+        /// Where it lies.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        place: Option<Place>,
+    },
+    /// Exactly `count` objects are of this kind.
+    Count {
+        /// What the objects look like.
+        kind: Kind,
+        /// How many there are.
+        count: usize,
+    },
+    /// Some object of the first kind lies so to another one of the second kind.
+    Relation {
+        /// What the object in question looks like.
+        first: Kind,
+        /// How it lies.
+        relation: Relation,
+        /// What the object looks like from which the relation is seen.
+        second: Kind,
+    },
+}
+
+impl Claim {
+    /// Whether the claim holds of a picture with these objects. A relation needs half the
+    /// displacement at which captions state one: where the centres of a generated picture
+    /// fall is not exact, but the direction has to be clear.
+    pub fn holds(&self, objects: &[Object]) -> bool {
+        match self {
+            Self::HasObject { kind, place } => objects.iter().any(|object| {
+                kind.matches(object) && place.is_none_or(|place| place.holds(object))
+            }),
+            Self::Count { kind, count } => kind.count(objects) == *count,
+            Self::Relation { first, relation, second } => objects.iter().any(|a| {
+                let clear = |b| relation.displacement(a, b) >= CLEAR_DISPLACEMENT / 2;
+                first.matches(a) && objects.iter().any(|b| second.matches(b) && clear(b))
+            }),
+        }
+    }
+
+    /// Whether the claim holds of what the detector found.
+    pub fn satisfied(&self, found: &[Detected]) -> bool {
+        let objects: Vec<_> = found.iter().map(|found| found.object).collect();
+        self.holds(&objects)
+    }
+}
+
+impl Caption {
+    /// Whether every claim holds of what the detector found; further objects do not matter,
+    /// except where the caption gives a count.
+    pub fn satisfied(&self, found: &[Detected]) -> bool {
+        self.claims.iter().all(|claim| claim.satisfied(found))
+    }
+
+    /// Whether every claim holds and the picture shows no further objects: captions name all
+    /// objects of their scene.
+    pub fn satisfied_exactly(&self, found: &[Detected]) -> bool {
+        found.len() == self.objects && self.satisfied(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::describe::{Column, Row};
+    use super::super::scene::{Color, Shape, Size};
+    use super::*;
+
+    const CIRCLE: Object =
+        Object { shape: Shape::Circle, color: Color::Red, size: Size::Small, x: 12, y: 20 };
+    const STAR: Object =
+        Object { shape: Shape::Star, color: Color::Blue, size: Size::Large, x: 44, y: 32 };
+
+    #[test]
+    fn objects_count_only_in_their_place() {
+        let at = |row| Claim::HasObject {
+            kind: Kind::pair(&CIRCLE),
+            place: Some(Place { column: Some(Column::Left), row: Some(row) }),
+        };
+        assert!(at(Row::Top).holds(&[STAR, CIRCLE]));
+        assert!(!at(Row::Bottom).holds(&[STAR, CIRCLE]));
+        assert!(!at(Row::Top).holds(&[STAR]));
+        let large = Kind::pair(&CIRCLE).sized(Size::Large);
+        assert!(!Claim::HasObject { kind: large, place: None }.holds(&[CIRCLE]));
+    }
+
+    #[test]
+    fn counts_are_exact() {
+        let claim = Claim::Count { kind: Kind::shape(Shape::Star), count: 1 };
+        assert!(claim.holds(&[STAR, CIRCLE]));
+        assert!(!claim.holds(&[STAR, CIRCLE, STAR]));
+        assert!(!claim.holds(&[CIRCLE]));
+    }
+
+    #[test]
+    fn relations_need_direction_and_both_objects() {
+        let (first, second) = (Kind::pair(&CIRCLE), Kind::pair(&STAR));
+        let claim = |relation| Claim::Relation { first, relation, second };
+        assert!(claim(Relation::LeftOf).holds(&[STAR, CIRCLE]));
+        assert!(!claim(Relation::RightOf).holds(&[STAR, CIRCLE]));
+        assert!(!claim(Relation::LeftOf).holds(&[CIRCLE]));
+    }
+}

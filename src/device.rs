@@ -1,0 +1,564 @@
+//! Where tensors live: device names, their precision, and what this machine offers.
+//!
+//! This is the only library file that names a Burn backend; everything else receives a
+//! [`Device`]. Nothing here calls `Device::default()`, which prefers CUDA in every build that has
+//! it, also on machines without a GPU.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use burn::tensor::{Device, FloatDType};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// A device by name, as `--device` takes it.
+///
+/// ```
+/// use calumma::device::DeviceSpec;
+///
+/// let spec: DeviceSpec = "cuda:0-3".parse()?;
+/// assert_eq!(spec, DeviceSpec::CudaRange(0, 3));
+/// assert_eq!(DeviceSpec::Cuda(0).to_string(), "cuda:0");
+/// # Ok::<(), calumma::device::DeviceError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeviceSpec {
+    /// `cpu`: Burn's pure-Rust CPU backend.
+    Cpu,
+    /// `cuda` or `cuda:N`: the NVIDIA GPU of that index.
+    Cuda(usize),
+    /// `cuda:FIRST-LAST`: several NVIDIA GPUs, both ends included.
+    CudaRange(usize, usize),
+    /// `wgpu`: the best GPU that Vulkan, Metal, DirectX or OpenGL reaches.
+    Wgpu,
+}
+
+impl DeviceSpec {
+    /// The best device of this machine that this build can use: an NVIDIA GPU, else a discrete or
+    /// integrated GPU through wgpu, else the CPU. A software adapter of wgpu never wins.
+    pub fn best() -> Self {
+        if !cuda::devices().is_empty() {
+            Self::Cuda(0)
+        } else if wgpu::has_hardware() {
+            Self::Wgpu
+        } else {
+            Self::Cpu
+        }
+    }
+
+    /// The device, ready for tensors; of a range, the first one.
+    ///
+    /// Burn opens a device at its first use and panics on a thread of its own if that fails; the
+    /// checks made here turn the usual reasons into errors before that. No tensor is created, so
+    /// `Device::configure` can still be called.
+    ///
+    /// # Errors
+    ///
+    /// If the build lacks the backend, the machine lacks the device, or the files that CUDA
+    /// kernels are compiled with are missing.
+    ///
+    /// ```
+    /// use calumma::device::DeviceSpec;
+    ///
+    /// match DeviceSpec::Cuda(0).open() {
+    ///     Ok(device) => println!("training on {device:?}"),
+    ///     Err(error) => println!("{error}"), // e.g. "this build has no cuda; ..."
+    /// }
+    /// ```
+    pub fn open(&self) -> Result<Device, DeviceError> {
+        match *self {
+            Self::Cpu => cpu::open(),
+            Self::Cuda(index) => cuda::open(index, index).map(|mut devices| devices.remove(0)),
+            Self::CudaRange(first, last) => {
+                cuda::open(first, last).map(|mut devices| devices.remove(0))
+            }
+            Self::Wgpu => wgpu::open(),
+        }
+    }
+
+    /// Every device of a range, in order; of any other name, its one device.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open), for any device of the range.
+    pub fn open_all(&self) -> Result<Vec<Device>, DeviceError> {
+        match *self {
+            Self::CudaRange(first, last) => cuda::open(first, last),
+            _ => Ok(vec![self.open()?]),
+        }
+    }
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+            Self::CudaRange(first, last) => write!(f, "cuda:{first}-{last}"),
+            Self::Wgpu => f.write_str("wgpu"),
+        }
+    }
+}
+
+impl FromStr for DeviceSpec {
+    type Err = DeviceError;
+
+    fn from_str(spec: &str) -> Result<Self, DeviceError> {
+        let indices = match spec {
+            "cpu" => return Ok(Self::Cpu),
+            "wgpu" => return Ok(Self::Wgpu),
+            "cuda" => Some((0, 0)),
+            _ => spec.strip_prefix("cuda:").and_then(parse_indices),
+        };
+        match indices {
+            Some((first, last)) if first == last => Ok(Self::Cuda(first)),
+            Some((first, last)) if first < last => Ok(Self::CudaRange(first, last)),
+            _ => Err(DeviceError::UnknownSpec { spec: spec.to_string() }),
+        }
+    }
+}
+
+/// Both ends of `3` or `0-3`; only digits count, so that `+1` is refused.
+fn parse_indices(text: &str) -> Option<(usize, usize)> {
+    let index = |part: &str| {
+        let digits = part.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| part.parse().ok()).flatten()
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some((index(first)?, index(last)?))
+}
+
+/// The number format that matrix products run in; parameters and statistics stay in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats: the choice for the CPU, which has no kernels for less.
+    #[default]
+    F32,
+    /// 16-bit floats with the exponent range of f32.
+    Bf16,
+}
+
+impl Precision {
+    /// The Burn type of the format.
+    pub fn float_dtype(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::Bf16 => FloatDType::BF16,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+impl FromStr for Precision {
+    type Err = DeviceError;
+
+    fn from_str(name: &str) -> Result<Self, DeviceError> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(DeviceError::UnknownPrecision { name: name.to_string() }),
+        }
+    }
+}
+
+/// What one device of this machine is, for a report to a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceInfo {
+    /// The name that `--device` takes; it parses as a [`DeviceSpec`].
+    pub spec: String,
+    /// What the device calls itself, or the kind of device if none was found.
+    pub name: String,
+    /// Whether [`DeviceSpec::open`] would succeed.
+    pub available: bool,
+    /// What is worth knowing about it, or why it is not available.
+    pub note: String,
+}
+
+impl DeviceInfo {
+    fn new(spec: DeviceSpec, name: impl Into<String>, opened: Result<String, DeviceError>) -> Self {
+        let available = opened.is_ok();
+        let note = opened.unwrap_or_else(|error| error.to_string());
+        Self { spec: spec.to_string(), name: name.into(), available, note }
+    }
+}
+
+/// Every kind of device, found or not, and every NVIDIA GPU found. Opens those GPUs to ask for
+/// their names.
+pub fn describe() -> Vec<DeviceInfo> {
+    let mut devices = vec![cpu::describe()];
+    devices.extend(cuda::describe());
+    devices.push(wgpu::describe());
+    devices
+}
+
+/// Why a device or a precision cannot be used.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum DeviceError {
+    /// The text names no device.
+    #[error("unknown device {spec:?}: expected cpu, cuda, cuda:N, cuda:FIRST-LAST or wgpu")]
+    UnknownSpec {
+        /// The text.
+        spec: String,
+    },
+    /// The text names no precision.
+    #[error("unknown precision {name:?}: expected f32 or bf16")]
+    UnknownPrecision {
+        /// The text.
+        name: String,
+    },
+    /// The backend was not compiled in.
+    #[error("this build has no {feature}; build with --features {feature}")]
+    NotBuilt {
+        /// The cargo feature that adds it.
+        feature: &'static str,
+    },
+    /// There is no NVIDIA driver, or it lists no GPU.
+    #[error(
+        "no CUDA device found: the NVIDIA driver library could not be loaded or lists no GPU; \
+         nvidia-smi must list one"
+    )]
+    NoCuda,
+    /// There are NVIDIA GPUs, but not that many.
+    #[error("no CUDA device found at cuda:{index}: this machine has cuda:0 to cuda:{last}")]
+    NoCudaIndex {
+        /// The index asked for.
+        index: usize,
+        /// The highest index there is.
+        last: usize,
+    },
+    /// There is no CUDA installation where kernels could find their headers.
+    #[error(
+        "no CUDA headers found: set CUDA_PATH to a folder that holds include/{header} (a CUDA \
+         toolkit, or the folder of NVIDIA's runtime headers)"
+    )]
+    NoCudaPath {
+        /// A header that kernels include.
+        header: &'static str,
+    },
+    /// The CUDA installation lacks the headers.
+    #[error(
+        "no CUDA headers found: {path} does not exist; set CUDA_PATH to a folder that holds \
+         include/{header}"
+    )]
+    NoCudaHeaders {
+        /// Where the header should be.
+        path: PathBuf,
+        /// A header that kernels include.
+        header: &'static str,
+    },
+    /// wgpu reaches no adapter.
+    #[error(
+        "no wgpu device found: no Vulkan, Metal, DirectX or OpenGL driver lists an adapter; \
+         on Linux, vulkaninfo must list one"
+    )]
+    NoWgpu,
+}
+
+#[cfg(feature = "cpu")]
+mod cpu {
+    use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
+
+    pub fn open() -> Result<Device, DeviceError> {
+        Ok(Device::flex())
+    }
+
+    pub fn describe() -> DeviceInfo {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let kernels = if has_avx512() { "with AVX-512" } else { "without AVX-512" };
+        let note = format!("threads: {threads}, matrix kernels {kernels}");
+        DeviceInfo::new(DeviceSpec::Cpu, "CPU", Ok(note))
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn has_avx512() -> bool {
+        is_x86_feature_detected!("avx512f")
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn has_avx512() -> bool {
+        false
+    }
+}
+
+#[cfg(not(feature = "cpu"))]
+mod cpu {
+    use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
+
+    const MISSING: DeviceError = DeviceError::NotBuilt { feature: "cpu" };
+
+    pub fn open() -> Result<Device, DeviceError> {
+        Err(MISSING)
+    }
+
+    pub fn describe() -> DeviceInfo {
+        DeviceInfo::new(DeviceSpec::Cpu, "CPU", Err(MISSING))
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::path::PathBuf;
+
+    use burn::tensor::DeviceType;
+
+    use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
+
+    /// Any CUDA installation that can compile half-precision kernels has it.
+    const HEADER: &str = "cuda_fp16.h";
+
+    pub fn devices() -> Vec<Device> {
+        Device::enumerate(DeviceType::Cuda).to_vec()
+    }
+
+    pub fn open(first: usize, last: usize) -> Result<Vec<Device>, DeviceError> {
+        let devices = devices();
+        check_range(first, last, devices.len())?;
+        check_headers(cubecl::cuda::install::cuda_path())?;
+        Ok((first..=last).map(Device::cuda).collect())
+    }
+
+    /// An error if the range is empty or leaves the `found` devices.
+    fn check_range(first: usize, last: usize, found: usize) -> Result<(), DeviceError> {
+        let highest = found.checked_sub(1).ok_or(DeviceError::NoCuda)?;
+        if last < first {
+            let spec = DeviceSpec::CudaRange(first, last).to_string();
+            return Err(DeviceError::UnknownSpec { spec });
+        }
+        match last > highest {
+            true => Err(DeviceError::NoCudaIndex { index: first.max(highest + 1), last: highest }),
+            false => Ok(()),
+        }
+    }
+
+    /// An error unless NVRTC would find its headers below `cuda_path`: it is given that folder
+    /// only when the first kernel is compiled, too late for an error that names it.
+    fn check_headers(cuda_path: Option<PathBuf>) -> Result<(), DeviceError> {
+        let cuda_path = cuda_path.ok_or(DeviceError::NoCudaPath { header: HEADER })?;
+        let path = cuda_path.join("include").join(HEADER);
+        match path.is_file() {
+            true => Ok(()),
+            false => Err(DeviceError::NoCudaHeaders { path, header: HEADER }),
+        }
+    }
+
+    pub fn describe() -> Vec<DeviceInfo> {
+        let devices = devices();
+        if devices.is_empty() {
+            let missing = Err(DeviceError::NoCuda);
+            return vec![DeviceInfo::new(DeviceSpec::Cuda(0), "NVIDIA GPU", missing)];
+        }
+        let describe_one = |(index, device): (usize, &Device)| {
+            let headers = check_headers(cubecl::cuda::install::cuda_path());
+            let note = headers.map(|()| "kernels are compiled at first use".to_string());
+            // A driver that refuses the device panics in there; a report has to survive that.
+            let identity = catch_unwind(AssertUnwindSafe(|| device.identity())).ok().flatten();
+            let name = identity.map_or("NVIDIA GPU that does not open".to_string(), |id| id.name);
+            DeviceInfo::new(DeviceSpec::Cuda(index), name, note)
+        };
+        devices.iter().enumerate().map(describe_one).collect()
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_range_must_lie_within_the_devices_found() {
+            assert_eq!(check_range(0, 0, 0), Err(DeviceError::NoCuda));
+            assert_eq!(check_range(0, 3, 4), Ok(()));
+            let beyond = |index| Err(DeviceError::NoCudaIndex { index, last: 1 });
+            assert_eq!(check_range(0, 3, 2), beyond(2));
+            assert_eq!(check_range(5, 6, 2), beyond(5));
+            assert!(matches!(check_range(1, 0, 2), Err(DeviceError::UnknownSpec { .. })));
+        }
+
+        #[test]
+        fn missing_headers_are_named_with_their_path() {
+            let error = check_headers(None).unwrap_err();
+            assert!(error.to_string().contains("CUDA_PATH"), "{error}");
+
+            let folder = tempfile::tempdir().unwrap();
+            let root = folder.path().to_path_buf();
+            let error = check_headers(Some(root.clone())).unwrap_err();
+            assert!(error.to_string().contains("cuda_fp16.h does not exist"), "{error}");
+
+            std::fs::create_dir(root.join("include")).unwrap();
+            std::fs::write(root.join("include").join(HEADER), "").unwrap();
+            assert_eq!(check_headers(Some(root)), Ok(()));
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod cuda {
+    use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
+
+    const MISSING: DeviceError = DeviceError::NotBuilt { feature: "cuda" };
+
+    pub fn devices() -> Vec<Device> {
+        Vec::new()
+    }
+
+    pub fn open(_first: usize, _last: usize) -> Result<Vec<Device>, DeviceError> {
+        Err(MISSING)
+    }
+
+    pub fn describe() -> Vec<DeviceInfo> {
+        vec![DeviceInfo::new(DeviceSpec::Cuda(0), "NVIDIA GPU", Err(MISSING))]
+    }
+}
+
+#[cfg(feature = "wgpu")]
+mod wgpu {
+    use burn::tensor::{DeviceKind, DeviceType};
+
+    use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
+
+    /// The kinds of adapter, best first, and what each is called.
+    const KINDS: [(DeviceKind, &str); 4] = [
+        (DeviceKind::DiscreteGpu(0), "discrete GPU"),
+        (DeviceKind::IntegratedGpu(0), "integrated GPU"),
+        (DeviceKind::VirtualGpu(0), "virtual GPU"),
+        (DeviceKind::Cpu, "software adapter, slower than cpu"),
+    ];
+
+    /// The best adapter there is, and what it is called.
+    fn best() -> Option<(Device, &'static str)> {
+        let found = Device::enumerate(DeviceType::Wgpu);
+        let known = KINDS.into_iter().find_map(|(kind, name)| {
+            let device = Device::wgpu(kind);
+            found.contains(&device).then_some((device, name))
+        });
+        known.or_else(|| found.first().map(|device| (device.clone(), "adapter of unknown kind")))
+    }
+
+    pub fn has_hardware() -> bool {
+        best().is_some_and(|(_, name)| name == KINDS[0].1 || name == KINDS[1].1)
+    }
+
+    pub fn open() -> Result<Device, DeviceError> {
+        best().map(|(device, _)| device).ok_or(DeviceError::NoWgpu)
+    }
+
+    pub fn describe() -> DeviceInfo {
+        let note = best().map(|(_, name)| name.to_string()).ok_or(DeviceError::NoWgpu);
+        DeviceInfo::new(DeviceSpec::Wgpu, "GPU through wgpu", note)
+    }
+}
+
+#[cfg(not(feature = "wgpu"))]
+mod wgpu {
+    use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
+
+    const MISSING: DeviceError = DeviceError::NotBuilt { feature: "wgpu" };
+
+    pub fn has_hardware() -> bool {
+        false
+    }
+
+    pub fn open() -> Result<Device, DeviceError> {
+        Err(MISSING)
+    }
+
+    pub fn describe() -> DeviceInfo {
+        DeviceInfo::new(DeviceSpec::Wgpu, "GPU through wgpu", Err(MISSING))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spec_survives_its_own_text() {
+        for text in ["cpu", "cuda:0", "cuda:7", "cuda:0-3", "wgpu"] {
+            assert_eq!(text.parse::<DeviceSpec>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn short_forms_mean_one_device() {
+        assert_eq!("cuda".parse(), Ok(DeviceSpec::Cuda(0)));
+        assert_eq!("cuda:2-2".parse(), Ok(DeviceSpec::Cuda(2)));
+    }
+
+    #[test]
+    fn malformed_specs_are_refused_with_the_allowed_forms() {
+        for text in [
+            "",
+            "CPU",
+            "gpu",
+            "cuda:",
+            "cuda:-1",
+            "cuda:+1",
+            "cuda:3-0",
+            "cuda:0-",
+            "cuda:0-1-2",
+            "cuda: 1",
+            "cuda:99999999999999999999",
+            "cuda0",
+            "wgpu:0",
+        ] {
+            let error = text.parse::<DeviceSpec>().unwrap_err();
+            assert_eq!(error, DeviceError::UnknownSpec { spec: text.to_string() });
+            assert!(error.to_string().contains("cuda:FIRST-LAST"), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_precision_survives_its_own_text() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let text = precision.to_string();
+            assert_eq!(text.parse(), Ok(precision));
+            assert_eq!(serde_json::to_string(&precision).unwrap(), format!("{text:?}"));
+        }
+        assert_eq!(Precision::Bf16.float_dtype(), FloatDType::BF16);
+        assert!("f16".parse::<Precision>().is_err());
+    }
+
+    #[test]
+    fn the_best_device_opens_or_says_what_is_missing() {
+        match DeviceSpec::best().open() {
+            Ok(device) => assert!(!device.is_autodiff()),
+            // Only these: `best` has seen the device, or no backend was compiled in.
+            Err(DeviceError::NoCudaPath { .. } | DeviceError::NoCudaHeaders { .. }) => {}
+            Err(error) => assert_eq!(error, DeviceError::NotBuilt { feature: "cpu" }),
+        }
+    }
+
+    #[test]
+    fn opening_agrees_with_the_description() {
+        for info in describe() {
+            let spec: DeviceSpec = info.spec.parse().unwrap();
+            assert_eq!(spec.open().is_ok(), info.available, "{info:?}");
+            assert!(!info.name.is_empty() && !info.note.is_empty(), "{info:?}");
+        }
+    }
+
+    #[cfg(feature = "cpu")]
+    #[test]
+    fn the_cpu_multiplies_matrices() {
+        let device = DeviceSpec::Cpu.open().unwrap();
+        let x = burn::Tensor::<2>::from_floats([[1.0, 2.0], [3.0, 4.0]], &device);
+        let squared = x.clone().matmul(x).into_data();
+        squared.assert_eq(&burn::tensor::TensorData::from([[7.0f32, 10.0], [15.0, 22.0]]), true);
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_missing_backend_names_the_feature_to_build_with() {
+        let error = DeviceSpec::CudaRange(0, 3).open_all().unwrap_err();
+        assert_eq!(error.to_string(), "this build has no cuda; build with --features cuda");
+    }
+}

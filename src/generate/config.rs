@@ -1,0 +1,339 @@
+//! How to draw: the content of `generation_config.json`.
+//!
+//! The keys are Hugging Face's (`temperature`, `top_p`, `top_k`, `repetition_penalty`,
+//! `do_sample`, `guidance_scale`, `max_new_tokens`, `eos_token_id`); `image`, `modality`, `seed`
+//! and `image_guidance_scale` are ours. Keys of other libraries are passed over. Defaults are the
+//! original release's, so an absent `do_sample` means sampling, where Hugging Face would be greedy.
+
+use serde::{Deserialize, Serialize};
+
+use super::guidance::Guidance;
+use crate::error::{Error, Result};
+
+/// What a request may produce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GenerationMode {
+    /// Text and pictures as the model likes.
+    #[default]
+    Auto,
+    /// Text only: no picture is begun.
+    #[serde(rename = "text")]
+    TextOnly,
+    /// Exactly one picture, begun at once.
+    #[serde(rename = "image")]
+    ImageOnly,
+}
+
+/// How one id is drawn from logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplingConfig {
+    /// Divides the logits; above 0.
+    pub temperature: f32,
+    /// The least likely ids whose probabilities sum to at most `1 - top_p` are dropped; in (0, 1].
+    pub top_p: f32,
+    /// Only the `top_k` highest logits stay; `None` keeps all.
+    pub top_k: Option<usize>,
+    /// Weakens every id that the row already holds; above 0, and 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// Takes the most likely id instead of drawing one.
+    pub greedy: bool,
+}
+
+impl SamplingConfig {
+    /// The original release's settings for text.
+    pub const TEXT: Self =
+        Self { temperature: 0.7, top_p: 0.9, top_k: None, repetition_penalty: 1.2, greedy: false };
+
+    /// The original release's settings for pictures: as for text, without a repetition penalty.
+    pub const IMAGE: Self = Self { repetition_penalty: 1.0, ..Self::TEXT };
+
+    fn validate(&self, prefix: &str) -> Result<()> {
+        let above_zero = |name: &str, value: f32| {
+            if value.is_finite() && value > 0.0 {
+                return Ok(());
+            }
+            Err(Error::Invalid(format!("{prefix}{name} is {value}; allowed: above 0")))
+        };
+        above_zero("temperature", self.temperature).map_err(|error| {
+            Error::Invalid(format!("{error}; for the most likely ids ask for greedy decoding"))
+        })?;
+        above_zero("repetition_penalty", self.repetition_penalty)?;
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return Err(Error::Invalid(format!(
+                "{prefix}top_p is {}; allowed: above 0, at most 1",
+                self.top_p
+            )));
+        }
+        if self.top_k == Some(0) {
+            return Err(Error::Invalid(format!("{prefix}top_k is 0; allowed: 1 or more")));
+        }
+        Ok(())
+    }
+}
+
+/// Everything that decides what is drawn, given a model and a prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Keys", into = "Keys")]
+pub struct GenerationConfig {
+    /// Drawing of text ids.
+    pub text: SamplingConfig,
+    /// Drawing of image ids.
+    pub image: SamplingConfig,
+    /// Strength of classifier-free guidance in image blocks; 1 is off, 0 ignores the prompt.
+    pub guidance_scale: f32,
+    /// When given, pictures of the prompt are a third branch of their own with this strength
+    /// (the original release: 1.2, beside a `guidance_scale` of 3).
+    pub image_guidance_scale: Option<f32>,
+    /// Seed of the first request; request `i` of a batch uses `seed + i`.
+    pub seed: u64,
+    /// The most ids to add to a prompt, image blocks included; `None` leaves it to the context.
+    /// A picture that the prompt or [`GenerationMode::ImageOnly`] asks for is always completed.
+    pub max_new_tokens: Option<usize>,
+    /// What may be produced.
+    pub mode: GenerationMode,
+    /// Ids that end a request, in addition to the vocabulary's end-of-text.
+    pub stop_ids: Vec<u32>,
+}
+
+impl Default for GenerationConfig {
+    fn default() -> Self {
+        Self {
+            text: SamplingConfig::TEXT,
+            image: SamplingConfig::IMAGE,
+            guidance_scale: 1.0,
+            image_guidance_scale: None,
+            seed: 0,
+            max_new_tokens: None,
+            mode: GenerationMode::Auto,
+            stop_ids: Vec::new(),
+        }
+    }
+}
+
+impl GenerationConfig {
+    /// Reads the text of a `generation_config.json`.
+    ///
+    /// # Errors
+    /// When it is no JSON object, a value has the wrong type, or one is out of its range.
+    ///
+    /// ```
+    /// use calumma::generate::GenerationConfig;
+    /// let config = GenerationConfig::from_json(r#"{"top_k": 50, "image": {"top_p": 1.0}}"#)?;
+    /// assert_eq!(config.text.top_k, Some(50));
+    /// assert_eq!((config.text.top_p, config.image.top_p), (0.9, 1.0));
+    /// # Ok::<(), calumma::Error>(())
+    /// ```
+    pub fn from_json(json: &str) -> Result<Self> {
+        serde_json::from_str(json).map_err(|error| Error::Invalid(error.to_string()))
+    }
+
+    /// Checks every value against its range.
+    ///
+    /// # Errors
+    /// Names the first value that is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        self.text.validate("")?;
+        self.image.validate("image.")?;
+        let scales = [
+            ("guidance_scale", Some(self.guidance_scale)),
+            ("image_guidance_scale", self.image_guidance_scale),
+        ];
+        for (name, scale) in scales {
+            if let Some(scale) = scale
+                && !(scale.is_finite() && scale >= 0.0)
+            {
+                return Err(Error::Invalid(format!("{name} is {scale}; allowed: 0 or more")));
+            }
+        }
+        if self.max_new_tokens == Some(0) {
+            return Err(Error::Invalid("max_new_tokens is 0; allowed: 1 or more".into()));
+        }
+        Ok(())
+    }
+
+    /// The guidance of image blocks that the two scales ask for.
+    pub fn guidance(&self) -> Guidance {
+        Guidance::new(self.guidance_scale, self.image_guidance_scale)
+    }
+
+    /// The same settings for short answers that should be right rather than varied: the most
+    /// likely ids, and no penalty on words that the question holds already.
+    #[must_use]
+    pub fn for_answers(mut self) -> Self {
+        self.text.greedy = true;
+        self.text.repetition_penalty = 1.0;
+        self
+    }
+
+    /// The same settings with the most likely id taken everywhere.
+    #[must_use]
+    pub fn greedy(mut self) -> Self {
+        self.text.greedy = true;
+        self.image.greedy = true;
+        self
+    }
+}
+
+/// The keys of [`SamplingConfig`] in a file; absent ones keep the defaults.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct SamplingKeys {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_k: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repetition_penalty: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    do_sample: Option<bool>,
+}
+
+impl SamplingKeys {
+    fn over(self, base: SamplingConfig) -> SamplingConfig {
+        SamplingConfig {
+            temperature: self.temperature.unwrap_or(base.temperature),
+            top_p: self.top_p.unwrap_or(base.top_p),
+            // Hugging Face writes 0 for "all".
+            top_k: self.top_k.or(base.top_k).filter(|&k| k > 0),
+            repetition_penalty: self.repetition_penalty.unwrap_or(base.repetition_penalty),
+            greedy: self.do_sample.map_or(base.greedy, |sample| !sample),
+        }
+    }
+}
+
+impl From<SamplingConfig> for SamplingKeys {
+    fn from(config: SamplingConfig) -> Self {
+        Self {
+            temperature: Some(config.temperature),
+            top_p: Some(config.top_p),
+            top_k: config.top_k,
+            repetition_penalty: Some(config.repetition_penalty),
+            do_sample: Some(!config.greedy),
+        }
+    }
+}
+
+/// One id or several, as Hugging Face writes `eos_token_id`.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+/// The keys of [`GenerationConfig`] in a file.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Keys {
+    #[serde(flatten)]
+    text: SamplingKeys,
+    image: SamplingKeys,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guidance_scale: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_guidance_scale: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_new_tokens: Option<usize>,
+    modality: GenerationMode,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eos_token_id: Option<OneOrMany>,
+}
+
+impl TryFrom<Keys> for GenerationConfig {
+    type Error = Error;
+
+    fn try_from(keys: Keys) -> Result<Self> {
+        let config = Self {
+            text: keys.text.over(SamplingConfig::TEXT),
+            image: keys.image.over(SamplingConfig::IMAGE),
+            guidance_scale: keys.guidance_scale.unwrap_or(1.0),
+            image_guidance_scale: keys.image_guidance_scale,
+            seed: keys.seed.unwrap_or(0),
+            max_new_tokens: keys.max_new_tokens,
+            mode: keys.modality,
+            stop_ids: match keys.eos_token_id {
+                None => Vec::new(),
+                Some(OneOrMany::One(id)) => vec![id],
+                Some(OneOrMany::Many(ids)) => ids,
+            },
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+impl From<GenerationConfig> for Keys {
+    fn from(config: GenerationConfig) -> Self {
+        let stop_ids = config.stop_ids;
+        Self {
+            text: config.text.into(),
+            image: config.image.into(),
+            guidance_scale: Some(config.guidance_scale),
+            image_guidance_scale: config.image_guidance_scale,
+            seed: Some(config.seed),
+            max_new_tokens: config.max_new_tokens,
+            modality: config.mode,
+            eos_token_id: (!stop_ids.is_empty()).then_some(OneOrMany::Many(stop_ids)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hugging_face_file_is_read_and_foreign_keys_are_passed_over() {
+        let config = GenerationConfig::from_json(
+            r#"{"_from_model_config": true, "bos_token_id": 0, "eos_token_id": 2,
+                "pad_token_id": 1, "do_sample": false, "top_k": 0, "max_new_tokens": 7,
+                "transformers_version": "5.23.0", "prompts": {"draw": "{text}"}}"#,
+        )
+        .unwrap();
+        assert!(config.text.greedy && !config.image.greedy);
+        assert_eq!(config.text.top_k, None);
+        assert_eq!(config.max_new_tokens, Some(7));
+        assert_eq!(config.stop_ids, [2]);
+        assert_eq!(GenerationConfig::from_json("{}").unwrap(), GenerationConfig::default());
+    }
+
+    #[test]
+    fn writing_and_reading_keeps_every_value() {
+        let config = GenerationConfig {
+            text: SamplingConfig { top_k: Some(10), ..SamplingConfig::TEXT },
+            image: SamplingConfig { greedy: true, temperature: 1.5, ..SamplingConfig::IMAGE },
+            guidance_scale: 3.0,
+            image_guidance_scale: Some(1.2),
+            seed: 42,
+            max_new_tokens: Some(9),
+            mode: GenerationMode::ImageOnly,
+            stop_ids: vec![2, 8710],
+        };
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(GenerationConfig::from_json(&json).unwrap(), config);
+    }
+
+    #[test]
+    fn values_out_of_range_are_named_with_what_is_allowed() {
+        for (json, told) in [
+            (r#"{"temperature": 0}"#, "temperature is 0; allowed: above 0; for the most likely"),
+            (r#"{"image": {"top_p": 1.5}}"#, "image.top_p is 1.5; allowed: above 0, at most 1"),
+            (r#"{"repetition_penalty": -1}"#, "repetition_penalty is -1; allowed: above 0"),
+            (r#"{"guidance_scale": -3}"#, "guidance_scale is -3; allowed: 0 or more"),
+            (r#"{"max_new_tokens": 0}"#, "max_new_tokens is 0; allowed: 1 or more"),
+            (r#"{"modality": "sound"}"#, "unknown variant `sound`"),
+        ] {
+            let error = GenerationConfig::from_json(json).unwrap_err().to_string();
+            assert!(error.contains(told), "{json}: {error}");
+        }
+        let top_k = SamplingConfig { top_k: Some(0), ..SamplingConfig::IMAGE };
+        let config = GenerationConfig { image: top_k, ..GenerationConfig::default() };
+        assert!(config.validate().unwrap_err().to_string().starts_with("image.top_k is 0"));
+    }
+}

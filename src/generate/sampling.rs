@@ -1,0 +1,222 @@
+//! From logits to one id: the processors of the original release, in its order.
+//!
+//! Allow-list, repetition penalty, temperature, top-k, top-p, softmax, draw. A hidden id has the
+//! logit -inf. The order and the rules are those of `chameleon/inference/` of the original release
+//! (which has Hugging Face's `LogitsProcessor` semantics); top-k is ours, in Hugging Face's place.
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use super::config::SamplingConfig;
+use crate::error::{Error, Result};
+
+/// Hides every id for which `allows` is false.
+pub fn allow_only(logits: &mut [f32], allows: impl Fn(u32) -> bool) {
+    for (id, logit) in (0..).zip(logits) {
+        if !allows(id) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+}
+
+/// Weakens each id of `row`, once however often it occurs: negative logits are multiplied by
+/// `penalty`, others divided by it. Ids beyond the logits are passed over.
+pub fn repetition_penalty(logits: &mut [f32], row: &[u32], penalty: f32) {
+    if penalty == 1.0 {
+        return;
+    }
+    let mut ids = row.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    for id in ids {
+        if let Some(logit) = logits.get_mut(id as usize) {
+            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+        }
+    }
+}
+
+/// Divides the logits by `temperature`.
+pub fn temperature(logits: &mut [f32], temperature: f32) {
+    for logit in logits {
+        *logit /= temperature;
+    }
+}
+
+/// Hides all ids below the `k`-th highest logit; ids that tie with it stay.
+pub fn top_k(logits: &mut [f32], k: usize) {
+    let mut order = visible(logits);
+    if k == 0 || k >= order.len() {
+        return;
+    }
+    let (_, &mut kth, _) = order
+        .select_nth_unstable_by(k - 1, |&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+    let lowest = logits[kth as usize];
+    for logit in logits {
+        if *logit < lowest {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+}
+
+/// Hides the least likely ids as long as their probabilities, summed from the least likely
+/// upwards, are at most `1 - p`; the most likely id always stays. The sums are in f64.
+pub fn top_p(logits: &mut [f32], p: f32) {
+    if p >= 1.0 {
+        return;
+    }
+    let mut order = visible(logits);
+    order.sort_unstable_by(|&a, &b| logits[a as usize].total_cmp(&logits[b as usize]));
+    let Some((&most_likely, others)) = order.split_last() else { return };
+    let highest = logits[most_likely as usize];
+    let weight = |id: u32| f64::from(logits[id as usize] - highest).exp();
+    let total: f64 = order.iter().map(|&id| weight(id)).sum();
+    let mut cumulative = 0.0;
+    let dropped = others
+        .iter()
+        .take_while(|&&id| {
+            cumulative += weight(id) / total;
+            cumulative <= 1.0 - f64::from(p)
+        })
+        .count();
+    for &id in &others[..dropped] {
+        logits[id as usize] = f32::NEG_INFINITY;
+    }
+}
+
+/// Probabilities of the logits, in f64; hidden ids have 0.
+pub fn softmax(logits: &[f32]) -> Vec<f64> {
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut weights: Vec<f64> =
+        logits.iter().map(|&logit| f64::from(logit - highest).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    weights.iter_mut().for_each(|weight| *weight /= total);
+    weights
+}
+
+/// The id with the highest logit, the first of equals; `None` if every id is hidden.
+pub fn argmax(logits: &[f32]) -> Option<u32> {
+    let mut best: Option<(u32, f32)> = None;
+    for (id, &logit) in (0..).zip(logits) {
+        if logit > best.map_or(f32::NEG_INFINITY, |(_, highest)| highest) {
+            best = Some((id, logit));
+        }
+    }
+    best.map(|(id, _)| id)
+}
+
+/// Draws an id by the softmax of the logits; one draw from `rng`. `None` if every id is hidden.
+pub fn multinomial(logits: &[f32], rng: &mut ChaCha8Rng) -> Option<u32> {
+    let at: f64 = rng.random();
+    let last = (0..).zip(logits).filter(|(_, l)| l.is_finite()).last().map(|(id, _)| id)?;
+    let mut cumulative = 0.0;
+    for (id, probability) in (0..).zip(softmax(logits)) {
+        cumulative += probability;
+        if at < cumulative {
+            return Some(id);
+        }
+    }
+    // The sum of all probabilities may miss 1 by a rounding error.
+    Some(last)
+}
+
+/// Applies `config`'s processors in place; `row` is what the repetition penalty looks at.
+pub fn process(logits: &mut [f32], row: &[u32], config: &SamplingConfig) {
+    repetition_penalty(logits, row, config.repetition_penalty);
+    temperature(logits, config.temperature);
+    if let Some(k) = config.top_k {
+        top_k(logits, k);
+    }
+    top_p(logits, config.top_p);
+}
+
+/// Chooses an id from logits of which the forbidden ones are hidden: greedily, or with one draw
+/// from `rng`.
+///
+/// # Errors
+/// When a logit is not a number, or no id is left.
+pub fn choose(
+    logits: &mut [f32],
+    row: &[u32],
+    config: &SamplingConfig,
+    rng: &mut ChaCha8Rng,
+) -> Result<u32> {
+    if logits.iter().any(|logit| logit.is_nan() || *logit == f32::INFINITY) {
+        return Err(Error::Invalid("the model returned logits that are not finite".into()));
+    }
+    process(logits, row, config);
+    let id = if config.greedy { argmax(logits) } else { multinomial(logits, rng) };
+    id.ok_or_else(|| Error::Invalid("the model's logits leave no id to choose from".into()))
+}
+
+/// The ids that are not hidden.
+fn visible(logits: &[f32]) -> Vec<u32> {
+    (0..).zip(logits).filter(|(_, l)| **l > f32::NEG_INFINITY).map(|(id, _)| id).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    const HIDDEN: f32 = f32::NEG_INFINITY;
+
+    #[test]
+    fn argmax_takes_the_first_of_equals_and_nothing_from_nothing() {
+        assert_eq!(argmax(&[HIDDEN, 1.0, 3.0, 3.0]), Some(2));
+        assert_eq!(argmax(&[HIDDEN, HIDDEN]), None);
+    }
+
+    #[test]
+    fn top_k_keeps_ties_and_never_brings_hidden_ids_back() {
+        let mut logits = [1.0, 3.0, 2.0, 2.0, HIDDEN];
+        top_k(&mut logits, 2);
+        assert_eq!(logits, [HIDDEN, 3.0, 2.0, 2.0, HIDDEN]);
+        top_k(&mut logits, 100);
+        assert_eq!(logits, [HIDDEN, 3.0, 2.0, 2.0, HIDDEN]);
+    }
+
+    #[test]
+    fn top_p_keeps_at_least_one_id() {
+        let mut logits = [0.0, 0.1, HIDDEN, 0.0];
+        top_p(&mut logits, 1e-6);
+        assert_eq!(logits, [HIDDEN, 0.1, HIDDEN, HIDDEN]);
+    }
+
+    #[test]
+    fn repetition_counts_once_and_spares_absent_ids() {
+        let mut logits = [2.0, -2.0, 2.0];
+        repetition_penalty(&mut logits, &[0, 1, 1, 0, 77], 2.0);
+        assert_eq!(logits, [1.0, -4.0, 2.0]);
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities() {
+        let logits = [HIDDEN, 0.0, 3.0_f32.ln(), HIDDEN];
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let mut counts = [0; 4];
+        for _ in 0..4000 {
+            counts[multinomial(&logits, &mut rng).unwrap() as usize] += 1;
+        }
+        assert_eq!((counts[0], counts[3]), (0, 0));
+        // Three standard deviations of a binomial with n = 4000, p = 0.25 are 82.
+        assert!((1000 - 82..1000 + 82).contains(&counts[1]), "{counts:?}");
+    }
+
+    #[test]
+    fn greedy_choice_leaves_the_random_stream_alone() {
+        let (mut rng, mut same) = (ChaCha8Rng::seed_from_u64(1), ChaCha8Rng::seed_from_u64(1));
+        let greedy = SamplingConfig { greedy: true, ..SamplingConfig::TEXT };
+        choose(&mut [1.0, 2.0], &[], &greedy, &mut rng).unwrap();
+        assert_eq!(rng.random::<u64>(), same.random::<u64>());
+    }
+
+    #[test]
+    fn useless_logits_are_errors() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for mut logits in [[f32::NAN, 1.0], [f32::INFINITY, 1.0], [HIDDEN, HIDDEN]] {
+            assert!(choose(&mut logits, &[], &SamplingConfig::TEXT, &mut rng).is_err());
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The whole model: embedding, layers, final norm, output layer.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor};
+
+use super::{DecoderLayer, KvCache, Linear, ModelConfig, RmsNorm, Rope};
+
+/// A decoder-only language model over text and picture ids alike.
+#[derive(Module, Debug)]
+pub struct CausalLm {
+    /// Embedding, layers and final norm.
+    pub model: Decoder,
+    /// `[vocab, hidden]`; `None` when the embedding serves as output layer.
+    pub lm_head: Option<Linear>,
+    head_dim: usize,
+    rope_theta: f64,
+}
+
+/// The layers between ids and the last hidden state.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    /// One row per id.
+    pub embed_tokens: Embedding,
+    /// In order of application.
+    pub layers: Vec<DecoderLayer>,
+    /// The final norm.
+    pub norm: RmsNorm,
+}
+
+/// A table of rows picked by id.
+#[derive(Module, Debug)]
+pub struct Embedding {
+    /// `[vocab, hidden]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+/// What one forward pass reads.
+#[derive(Debug)]
+pub struct ModelInput<'a> {
+    /// New tokens, `[batch, seq]`.
+    pub ids: Tensor<2, Int>,
+    /// Their positions within their documents, `[batch, seq]`.
+    pub positions: Tensor<2, Int>,
+    /// `[batch or 1, 1, seq, keys]`, `true` = hidden; `None` shows every key, which is right only for
+    /// one new token per row. `keys` counts the cache's tokens and the new ones.
+    pub mask: Option<Tensor<4, Bool>>,
+    /// Keys and values of earlier tokens; the new ones are added.
+    pub cache: Option<&'a mut KvCache>,
+}
+
+impl CausalLm {
+    pub(crate) fn new(config: &ModelConfig, device: &Device) -> Self {
+        let (vocab, hidden, std) =
+            (config.vocab_size, config.hidden_size, config.initializer_range);
+        let embedding = Tensor::random([vocab, hidden], Distribution::Normal(0.0, std), device);
+        Self {
+            model: Decoder {
+                embed_tokens: Embedding { weight: Param::from_tensor(embedding) },
+                layers: (0..config.num_hidden_layers)
+                    .map(|_| DecoderLayer::new(config, device))
+                    .collect(),
+                norm: RmsNorm::new(hidden, config.rms_norm_eps, device),
+            },
+            lm_head: (!config.tie_word_embeddings)
+                .then(|| Linear::new(hidden, vocab, std, device)),
+            head_dim: config.head_dim(),
+            rope_theta: config.rope_theta,
+        }
+    }
+
+    /// Logits of every new token, `[batch, seq, vocab]`: raw, no id is masked.
+    ///
+    /// The Hugging Face model overwrites the logits of picture ids here; what may be sampled is the
+    /// business of `generate::modality` instead.
+    pub fn forward(&self, input: ModelInput<'_>) -> Tensor<3> {
+        let hidden = self.hidden(input);
+        self.logits(hidden)
+    }
+
+    /// The last hidden state after the final norm, `[batch, seq, hidden]`.
+    pub fn hidden(&self, input: ModelInput<'_>) -> Tensor<3> {
+        self.hidden_states(input, |_| {})
+    }
+
+    /// As [`Self::hidden`]; `inspect` sees the input of every layer in turn.
+    pub fn hidden_states(
+        &self,
+        input: ModelInput<'_>,
+        mut inspect: impl FnMut(&Tensor<3>),
+    ) -> Tensor<3> {
+        let ModelInput { ids, positions, mask, mut cache } = input;
+        let seq = ids.dims()[1];
+        let mut x = self.model.embed_tokens.forward(ids); // [batch, seq, hidden]
+        let rope = Rope::new(positions, self.head_dim, self.rope_theta, x.dtype());
+        for (index, layer) in self.model.layers.iter().enumerate() {
+            inspect(&x);
+            let layer_cache = cache.as_deref_mut().map(|cache| cache.layer(index));
+            x = layer.forward(x, &rope, mask.as_ref(), layer_cache);
+        }
+        if let Some(cache) = cache {
+            cache.advance(seq);
+        }
+        self.model.norm.forward(x)
+    }
+
+    /// `[batch, seq, hidden]` to `[batch, seq, vocab]`.
+    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        let [batch, seq, width] = hidden.dims();
+        let weight = self.output_weight(); // [vocab, hidden]
+        let vocab = weight.dims()[0];
+        hidden.reshape([batch * seq, width]).matmul(weight.transpose()).reshape([batch, seq, vocab])
+    }
+
+    /// The matrix of the output layer, `[vocab, hidden]`.
+    pub fn output_weight(&self) -> Tensor<2> {
+        match &self.lm_head {
+            Some(head) => head.weight.val(),
+            None => self.model.embed_tokens.weight.val(),
+        }
+    }
+
+    /// The number format of the weights.
+    pub fn dtype(&self) -> DType {
+        self.model.embed_tokens.weight.val().dtype()
+    }
+}
+
+impl Embedding {
+    /// `[batch, seq]` ids to `[batch, seq, hidden]`.
+    pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        burn::tensor::module::embedding(self.weight.val(), ids)
+    }
+}

@@ -1,0 +1,111 @@
+//! The sizes of a transformer, under the keys of Hugging Face's `config.json`.
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use super::CausalLm;
+use crate::error::{Error, Result};
+
+/// The architecture of a [`CausalLm`]. Absent keys take the reference's defaults (Chameleon 7B).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModelConfig {
+    /// Ids the embedding and the output layer know.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Decoder layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads; each serves `num_attention_heads / num_key_value_heads` query heads.
+    pub num_key_value_heads: usize,
+    /// Longest sequence in tokens.
+    pub max_position_embeddings: usize,
+    /// Added to the mean square in RMSNorm.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Norm re-ordering of the 34B model: the norms move to the outputs of attention and feed-forward.
+    pub swin_norm: bool,
+    /// Whether the output layer shares the embedding matrix.
+    pub tie_word_embeddings: bool,
+    /// Standard deviation of the initial weights.
+    pub initializer_range: f64,
+    /// Dropout on the outputs of attention and feed-forward while training (paper section 2.3).
+    pub dropout: f64,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 65_536,
+            hidden_size: 4096,
+            intermediate_size: 11_008,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: 32,
+            max_position_embeddings: 4096,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            swin_norm: false,
+            tie_word_embeddings: false,
+            initializer_range: 0.02,
+            dropout: 0.0,
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Channels of one head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_attention_heads.max(1)
+    }
+
+    /// Checks that the sizes fit together.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] that names the key, its value and what is allowed.
+    pub fn validate(&self) -> Result<()> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        if let Some((key, _)) = sizes.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::Invalid(format!("{key} is 0; it must be at least 1")));
+        }
+        let (hidden, heads, kv_heads) =
+            (self.hidden_size, self.num_attention_heads, self.num_key_value_heads);
+        if hidden % (2 * heads) != 0 {
+            let allowed = "it must be a multiple of 2 x num_attention_heads";
+            return Err(Error::Invalid(format!("hidden_size is {hidden}; {allowed} ({heads})")));
+        }
+        if heads % kv_heads != 0 {
+            let allowed = "it must divide num_attention_heads";
+            return Err(Error::Invalid(format!(
+                "num_key_value_heads is {kv_heads}; {allowed} ({heads})"
+            )));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::Invalid(format!("dropout is {}; allowed: [0, 1)", self.dropout)));
+        }
+        Ok(())
+    }
+
+    /// A randomly initialised model on `device`; linear and embedding weights are normal with
+    /// standard deviation [`Self::initializer_range`].
+    ///
+    /// # Errors
+    /// Those of [`Self::validate`].
+    pub fn init(&self, device: &Device) -> Result<CausalLm> {
+        self.validate()?;
+        Ok(CausalLm::new(self, device))
+    }
+}

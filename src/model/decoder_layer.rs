@@ -1,0 +1,67 @@
+//! One transformer layer, in either norm order.
+
+use burn::module::Module;
+use burn::nn::{Dropout, DropoutConfig};
+use burn::tensor::{Bool, Device, Tensor};
+
+use super::kv_cache::LayerCache;
+use super::{Attention, FeedForward, ModelConfig, RmsNorm, Rope};
+
+/// Attention and feed-forward around the residual stream.
+///
+/// Pre-norm (7B): `h = x + Attn(norm(x))`. Norm re-ordering (34B, `swin_norm`): `h = x + norm(Attn(x))`.
+/// The feed-forward half follows the same order; the tensor names are the same in both.
+#[derive(Module, Debug)]
+pub struct DecoderLayer {
+    /// Self-attention.
+    pub self_attn: Attention,
+    /// Feed-forward.
+    pub mlp: FeedForward,
+    /// Norm of the attention half.
+    pub input_layernorm: RmsNorm,
+    /// Norm of the feed-forward half.
+    pub post_attention_layernorm: RmsNorm,
+    dropout: Dropout,
+    swin_norm: bool,
+}
+
+impl DecoderLayer {
+    pub(crate) fn new(config: &ModelConfig, device: &Device) -> Self {
+        let norm = || RmsNorm::new(config.hidden_size, config.rms_norm_eps, device);
+        Self {
+            self_attn: Attention::new(config, device),
+            mlp: FeedForward::new(config, device),
+            input_layernorm: norm(),
+            post_attention_layernorm: norm(),
+            dropout: DropoutConfig::new(config.dropout).init(),
+            swin_norm: config.swin_norm,
+        }
+    }
+
+    /// `[batch, seq, hidden]` to the same shape. `mask` is `[batch, 1, seq, keys]`, `true` = hidden.
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<3>,
+        rope: &Rope,
+        mask: Option<&Tensor<4, Bool>>,
+        cache: Option<(&mut LayerCache, usize)>,
+    ) -> Tensor<3> {
+        let attention = |y| self.self_attn.forward(y, rope, mask, cache);
+        let h = self.residual(x, &self.input_layernorm, attention);
+        self.residual(h, &self.post_attention_layernorm, |y| self.mlp.forward(y))
+    }
+
+    fn residual(
+        &self,
+        x: Tensor<3>,
+        norm: &RmsNorm,
+        branch: impl FnOnce(Tensor<3>) -> Tensor<3>,
+    ) -> Tensor<3> {
+        let y = if self.swin_norm {
+            norm.forward(branch(x.clone()))
+        } else {
+            branch(norm.forward(x.clone()))
+        };
+        x + self.dropout.forward(y)
+    }
+}

@@ -1,0 +1,27 @@
+//! A matrix product whose weight lies as in the checkpoints: `[out, in]`, no bias.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Distribution, Tensor};
+
+/// `x W^T`.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl Linear {
+    pub(crate) fn new(inputs: usize, outputs: usize, std: f64, device: &Device) -> Self {
+        let weight = Tensor::random([outputs, inputs], Distribution::Normal(0.0, std), device);
+        Self { weight: Param::from_tensor(weight) }
+    }
+
+    /// `[batch, seq, in]` to `[batch, seq, out]`.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [batch, seq, inputs] = x.dims();
+        let weight = self.weight.val(); // [out, in]
+        let outputs = weight.dims()[0];
+        // One matrix product over all tokens; a batched one would repeat the weight's packing per row.
+        x.reshape([batch * seq, inputs]).matmul(weight.transpose()).reshape([batch, seq, outputs])
+    }
+}

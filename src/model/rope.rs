@@ -1,0 +1,37 @@
+//! Rotary position embedding in Hugging Face's half-split order.
+
+use burn::tensor::{DType, Int, Tensor, TensorData};
+
+/// Cosines and sines of every token's angles, made once per forward pass.
+#[derive(Clone, Debug)]
+pub struct Rope {
+    cos: Tensor<4>, // [batch, seq, 1, head_dim / 2]
+    sin: Tensor<4>, // [batch, seq, 1, head_dim / 2]
+}
+
+impl Rope {
+    /// Angles `position * theta^(-2 i / head_dim)` in f32 for `positions` `[batch, seq]`; the tables
+    /// are cast to `dtype`, as the reference does.
+    pub fn new(positions: Tensor<2, Int>, head_dim: usize, theta: f64, dtype: DType) -> Self {
+        let [batch, seq] = positions.dims();
+        let device = positions.device();
+        let half = head_dim / 2;
+        let frequencies: Vec<f32> =
+            (0..half).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64) as f32).collect();
+        let frequencies =
+            Tensor::<1>::from_data(TensorData::new(frequencies, [half]), &device).cast(DType::F32);
+        let positions = positions.float().cast(DType::F32).reshape([batch, seq, 1, 1]);
+        let angles = positions * frequencies.reshape([1, 1, 1, half]); // [batch, seq, 1, half]
+        Self { cos: angles.clone().cos().cast(dtype), sin: angles.sin().cast(dtype) }
+    }
+
+    /// Turns the pair `(x[i], x[i + head_dim / 2])` of `x` `[batch, seq, heads, head_dim]` by angle `i`.
+    pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
+        let half = x.dims()[3] / 2;
+        let first = x.clone().narrow(3, 0, half);
+        let second = x.narrow(3, half, half);
+        let (cos, sin) = (self.cos.clone(), self.sin.clone());
+        let turned_first = first.clone() * cos.clone() - second.clone() * sin.clone();
+        Tensor::cat(vec![turned_first, second * cos + first * sin], 3) // [batch, seq, heads, head_dim]
+    }
+}

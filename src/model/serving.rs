@@ -1,0 +1,148 @@
+//! [`CausalLm`] behind the interface of the sampler: rows of ids in, host logits out.
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+
+use super::{CausalLm, KvCache, ModelConfig, ModelInput, mask};
+use crate::error::{Error, Result};
+use crate::generate::LanguageModel;
+
+/// A model with its sizes and device, ready to decode.
+#[derive(Debug)]
+pub struct ServingModel {
+    config: ModelConfig,
+    model: CausalLm,
+    device: Device,
+}
+
+/// The keys and values of a batch, and what its columns hold.
+///
+/// Rows may take different numbers of ids in a call; shorter ones are padded on the left, and the
+/// padding's columns stay hidden for good.
+#[derive(Debug)]
+pub struct ServingCache {
+    kv: KvCache,
+    /// `[row][column]`: whether the column is padding in this row.
+    is_pad: Vec<Vec<bool>>,
+}
+
+impl ServingCache {
+    /// Adds a call's columns and returns the positions of its ids, `rows * seq`; padding is at 0.
+    fn extend(&mut self, rows: &[Vec<u32>], seq: usize) -> Vec<i32> {
+        let mut positions = Vec::with_capacity(rows.len() * seq);
+        for (row, is_pad) in rows.iter().zip(&mut self.is_pad) {
+            let seen = is_pad.iter().filter(|pad| !**pad).count();
+            let pads = seq - row.len();
+            is_pad.extend((0..seq).map(|column| column < pads));
+            positions.extend(std::iter::repeat_n(0, pads));
+            positions.extend((seen..seen + row.len()).map(|position| position as i32));
+        }
+        positions
+    }
+}
+
+impl ServingModel {
+    /// Wraps `model`, whose weights lie on `device` outside autodiff.
+    pub fn new(config: ModelConfig, model: CausalLm, device: Device) -> Self {
+        Self { config, model, device }
+    }
+
+    /// The sizes.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The weights.
+    pub fn model(&self) -> &CausalLm {
+        &self.model
+    }
+
+    /// Where the weights lie.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Unmasked logits of every position of one row, `[seq][vocab]`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when the row is empty, longer than the context or holds an id out of range.
+    pub fn all_logits(&self, ids: &[u32]) -> Result<Vec<Vec<f32>>> {
+        let seq = ids.len();
+        self.check_len(seq, self.context(), "context")?;
+        self.check_ids(ids)?;
+        let logits = self.model.forward(ModelInput {
+            ids: self.tensor(ids.iter().map(|&id| id as i32).collect(), 1),
+            positions: self.tensor((0..seq as i32).collect(), 1),
+            mask: Some(mask::causal(seq, &self.device)),
+            cache: None,
+        });
+        Ok(host_rows(logits.squeeze_dim(0)))
+    }
+
+    fn tensor(&self, values: Vec<i32>, rows: usize) -> Tensor<2, Int> {
+        let seq = values.len() / rows;
+        Tensor::from_data(TensorData::new(values, [rows, seq]), &self.device)
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        let vocab = self.config.vocab_size;
+        match ids.iter().find(|&&id| id as usize >= vocab) {
+            Some(id) => Err(Error::Invalid(format!("id {id} is outside the vocabulary of {vocab}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn check_len(&self, len: usize, limit: usize, what: &str) -> Result<()> {
+        if (1..=limit).contains(&len) {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!("{len} tokens do not fit; the {what} takes 1 to {limit}")))
+    }
+}
+
+impl LanguageModel for ServingModel {
+    type Cache = ServingCache;
+
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn context(&self) -> usize {
+        self.config.max_position_embeddings
+    }
+
+    fn new_cache(&self, batch: usize, capacity: usize) -> ServingCache {
+        let kv = KvCache::new(&self.config, batch, capacity, self.model.dtype(), &self.device);
+        ServingCache { kv, is_pad: vec![Vec::with_capacity(capacity); batch] }
+    }
+
+    fn next_logits(&self, rows: &[Vec<u32>], cache: &mut ServingCache) -> Result<Vec<Vec<f32>>> {
+        let seq = rows.iter().map(Vec::len).max().unwrap_or(0);
+        if rows.len() != cache.is_pad.len() {
+            let (given, batch) = (rows.len(), cache.is_pad.len());
+            return Err(Error::Invalid(format!("{given} rows given to a cache of {batch} rows")));
+        }
+        self.check_len(cache.kv.len() + seq, cache.kv.capacity(), "cache")?;
+        rows.iter().try_for_each(|row| self.check_ids(row))?;
+        let padded = |row: &Vec<u32>| {
+            let pads = std::iter::repeat_n(0, seq - row.len());
+            pads.chain(row.iter().map(|&id| id as i32)).collect::<Vec<_>>()
+        };
+        let ids = rows.iter().flat_map(padded).collect();
+        let positions = cache.extend(rows, seq);
+        let hidden = self.model.hidden(ModelInput {
+            ids: self.tensor(ids, rows.len()),
+            positions: self.tensor(positions, rows.len()),
+            mask: mask::padded(&cache.is_pad, seq, &self.device),
+            cache: Some(&mut cache.kv),
+        });
+        let last = hidden.narrow(1, seq - 1, 1); // [rows, 1, hidden]
+        Ok(host_rows(self.model.logits(last).squeeze_dim(1)))
+    }
+}
+
+/// `[rows, vocab]` on the host in f32.
+fn host_rows(logits: Tensor<2>) -> Vec<Vec<f32>> {
+    let vocab = logits.dims()[1];
+    let values: Vec<f32> = logits.into_data().convert_dtype(DType::F32).iter::<f32>().collect();
+    values.chunks_exact(vocab).map(<[f32]>::to_vec).collect()
+}

@@ -1,0 +1,269 @@
+//! Segments to ids and back: one sequence for text and pictures.
+//!
+//! A picture is a block of fixed length: begin-image, its codes row by row, end-image. Text is
+//! encoded literally, so nothing a user writes can open a block or end a turn.
+
+use vq_tokenizer::Codes;
+
+use super::segment::{CodedSegment, TokenSequence};
+use super::text::TextTokenizer;
+use super::token::TokenClass;
+use super::vocabulary::Vocabulary;
+use crate::error::{Error, Result};
+
+/// What [`Processor::encode_with`] puts around the segments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// Begin-of-text before the first segment.
+    pub bos: bool,
+    /// Begin-image at the end: the model is to draw next.
+    pub open_image: bool,
+    /// End-of-text at the end: the document is complete.
+    pub eos: bool,
+}
+
+impl Default for EncodeOptions {
+    /// Begin-of-text only: a prompt.
+    fn default() -> Self {
+        Self { bos: true, open_image: false, eos: false }
+    }
+}
+
+/// Turns segments into ids and back, for one text tokenizer and one grid of codes.
+#[derive(Clone, Debug)]
+pub struct Processor {
+    text: TextTokenizer,
+    vocabulary: Vocabulary,
+    grid: (usize, usize),
+}
+
+impl Processor {
+    /// A processor for pictures of `grid` codes (rows, columns).
+    ///
+    /// # Errors
+    /// If the tokenizer's vocabulary is incomplete (see [`Vocabulary::from_names`]) or the grid
+    /// is empty.
+    pub fn new(text: TextTokenizer, grid: (usize, usize)) -> Result<Self> {
+        let vocabulary = text.vocabulary()?;
+        if grid.0 == 0 || grid.1 == 0 {
+            let message = format!("grid of {}x{} codes is empty", grid.0, grid.1);
+            return Err(Error::Invalid(message));
+        }
+        Ok(Self { text, vocabulary, grid })
+    }
+
+    /// The text tokenizer.
+    pub fn text(&self) -> &TextTokenizer {
+        &self.text
+    }
+
+    /// The meaning of every id.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// Rows and columns of codes in a picture.
+    pub fn grid(&self) -> (usize, usize) {
+        self.grid
+    }
+
+    /// The number of codes in a picture.
+    pub fn codes_per_image(&self) -> usize {
+        self.grid.0 * self.grid.1
+    }
+
+    /// The number of ids in a picture's block, its two marks included.
+    pub fn image_block_len(&self) -> usize {
+        self.codes_per_image() + 2
+    }
+
+    /// The ids of a prompt: begin-of-text, then the segments.
+    ///
+    /// # Errors
+    /// As [`Processor::encode_with`].
+    pub fn encode(&self, segments: &[CodedSegment]) -> Result<Vec<u32>> {
+        self.encode_with(segments, EncodeOptions::default())
+    }
+
+    /// The ids of `segments`.
+    ///
+    /// # Errors
+    /// If a picture has another grid than this processor's or a code beyond the codebook, or a
+    /// special segment names no control token or one that belongs to pictures.
+    pub fn encode_with(
+        &self,
+        segments: &[CodedSegment],
+        options: EncodeOptions,
+    ) -> Result<Vec<u32>> {
+        let special = self.vocabulary.special();
+        let mut ids = Vec::new();
+        if options.bos {
+            ids.push(special.bos);
+        }
+        for segment in segments {
+            match segment {
+                CodedSegment::Text(text) => ids.extend(self.text.encode_plain(text)?),
+                CodedSegment::Image(codes) => self.encode_image(codes, &mut ids)?,
+                CodedSegment::Special(name) => ids.push(self.special_id(name)?),
+            }
+        }
+        if options.open_image {
+            ids.push(special.begin_image);
+        }
+        if options.eos {
+            ids.push(special.eos);
+        }
+        Ok(ids)
+    }
+
+    /// A training document, begin-of-text to end-of-text, every id a target.
+    ///
+    /// # Errors
+    /// As [`Processor::encode_with`].
+    pub fn document(&self, segments: &[CodedSegment]) -> Result<TokenSequence> {
+        let options = EncodeOptions { eos: true, ..EncodeOptions::default() };
+        Ok(TokenSequence::supervised(self.encode_with(segments, options)?))
+    }
+
+    fn encode_image(&self, codes: &Codes, ids: &mut Vec<u32>) -> Result<()> {
+        let (height, width) = self.grid;
+        if (codes.height, codes.width) != self.grid || codes.ids.len() != height * width {
+            return Err(Error::Invalid(format!(
+                "picture has {} codes in {} rows and {} columns, this vocabulary's pictures have \
+                 {height} rows and {width} columns",
+                codes.ids.len(),
+                codes.height,
+                codes.width
+            )));
+        }
+        ids.push(self.vocabulary.special().begin_image);
+        for code in &codes.ids {
+            ids.push(self.image_id(*code)?);
+        }
+        ids.push(self.vocabulary.special().end_image);
+        Ok(())
+    }
+
+    pub(super) fn image_id(&self, code: u32) -> Result<u32> {
+        self.vocabulary.image_id(code).ok_or_else(|| {
+            let codes = self.vocabulary.num_codes();
+            Error::Invalid(format!("code {code} is beyond the vocabulary's {codes} codes"))
+        })
+    }
+
+    fn special_id(&self, name: &str) -> Result<u32> {
+        let id = self.vocabulary.control_id(name);
+        id.filter(|id| self.vocabulary.class(*id) == TokenClass::Special).ok_or_else(|| {
+            Error::Invalid(format!("{name} is not the name of a control token outside pictures"))
+        })
+    }
+
+    /// The segments that `ids` stand for: the inverse of [`Processor::encode`], except that
+    /// neighbouring texts come back as one and empty ones not at all.
+    ///
+    /// Padding and begin-of-text at the start are dropped; any other control token becomes a
+    /// special segment. A last picture without its closing mark is accepted if its codes are all
+    /// there, as a sampler leaves it.
+    ///
+    /// # Errors
+    /// If a picture's block is cut short, too long or holds something else, an image token
+    /// stands outside a block, or an id is beyond the vocabulary. To see what stands before the
+    /// fault take [`Processor::decode_until_fault`].
+    pub fn decode(&self, ids: &[u32]) -> Result<Vec<CodedSegment>> {
+        match self.decode_until_fault(ids) {
+            (segments, None) => Ok(segments),
+            (_, Some(fault)) => Err(fault),
+        }
+    }
+
+    /// As [`Processor::decode`], with the whole segments before the first fault and that fault.
+    pub fn decode_until_fault(&self, ids: &[u32]) -> (Vec<CodedSegment>, Option<Error>) {
+        let mut segments = Vec::new();
+        let mut position = self.prefix_len(ids);
+        while position < ids.len() {
+            let (segment, len) = match self.next_segment(ids, position) {
+                Ok(next) => next,
+                Err(fault) => return (segments, Some(fault)),
+            };
+            segments.push(segment);
+            position += len;
+        }
+        (segments, None)
+    }
+
+    /// The number of pads, and of one begin-of-text after them, at the start of `ids`.
+    fn prefix_len(&self, ids: &[u32]) -> usize {
+        let special = self.vocabulary.special();
+        let pads = ids.iter().take_while(|id| **id == special.pad).count();
+        pads + usize::from(ids.get(pads) == Some(&special.bos))
+    }
+
+    /// The segment that starts at `position`, and its length in ids.
+    fn next_segment(&self, ids: &[u32], position: usize) -> Result<(CodedSegment, usize)> {
+        let id = ids[position];
+        let rest = &ids[position..];
+        let stray = |what| Err(Error::Invalid(format!("{what} outside a picture at {position}")));
+        match self.vocabulary.class(id) {
+            TokenClass::Text => {
+                let is_text = |id: &&u32| self.vocabulary.class(**id) == TokenClass::Text;
+                let len = rest.iter().take_while(is_text).count();
+                Ok((CodedSegment::Text(self.text.decode(&rest[..len])?), len))
+            }
+            TokenClass::BeginImage => {
+                let (codes, len) = self.decode_image(rest, position)?;
+                Ok((CodedSegment::Image(codes), len))
+            }
+            TokenClass::Image => stray("image token"),
+            TokenClass::EndImage => stray("end of a picture"),
+            TokenClass::Special => match self.vocabulary.name(id) {
+                Some(name) => Ok((CodedSegment::Special(name.to_owned()), 1)),
+                None => Err(Error::Invalid(format!(
+                    "id {id} at {position} is beyond the vocabulary of {} tokens",
+                    self.vocabulary.len()
+                ))),
+            },
+        }
+    }
+
+    /// The codes of the block at the start of `block`, and its length in ids.
+    fn decode_image(&self, block: &[u32], position: usize) -> Result<(Codes, usize)> {
+        let (height, width) = self.grid;
+        let needed = self.codes_per_image();
+        let codes = block[1..].iter().map_while(|id| self.vocabulary.image_code(*id));
+        let codes: Vec<u32> = codes.take(needed).collect();
+        let after = block.get(1 + codes.len());
+        let fault = |what: &str| {
+            Err(Error::Invalid(format!(
+                "picture at {position} {what} after {} of its {needed} codes",
+                codes.len()
+            )))
+        };
+        let is_end = after == Some(&self.vocabulary.special().end_image);
+        if codes.len() < needed {
+            return fault(match after {
+                None => "is cut off",
+                Some(_) if is_end => "is closed",
+                Some(_) => "holds a token that is no code",
+            });
+        }
+        if after.is_some() && !is_end {
+            return fault("goes on");
+        }
+        let len = 1 + needed + usize::from(is_end);
+        Ok((Codes { ids: codes, height, width }, len))
+    }
+}
+
+/// Checks that `len` ids fit a model's context.
+///
+/// # Errors
+/// If they do not; the message says both numbers.
+pub fn check_length(len: usize, context: usize) -> Result<()> {
+    if len <= context {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!(
+        "prompt has {len} tokens, more than the model's context of {context}; shorten it or leave \
+         pictures out"
+    )))
+}

@@ -1,0 +1,260 @@
+//! Text to ids and back, by the rules of a `tokenizer.json` (Hugging Face `tokenizers`).
+//!
+//! The file decides: its splitting rules, merges and post-processor are followed, none is fixed
+//! here. One thing is added: [`TextTokenizer::encode_plain`], which takes names of control tokens
+//! in user text literally, so that no text can open a picture or end a turn.
+
+use std::path::Path;
+
+use tokenizers::{
+    AddedVocabulary, DecoderWrapper, Model, OffsetType, PreTokenizer, Token, Tokenizer,
+};
+
+use super::stream::{StreamDecoder, byte_values};
+use super::token::TokenClass;
+use super::vocabulary::Vocabulary;
+use crate::error::{Error, Result};
+
+/// A text tokenizer as a `tokenizer.json` describes it.
+///
+/// ```
+/// use calumma::tokenize::{BpeConfig, train_bpe};
+///
+/// let config = BpeConfig { num_codes: 16, vocab_size: 300, ..BpeConfig::default() };
+/// let tokenizer = train_bpe(&config, ["a red square", "a red circle"])?;
+/// let ids = tokenizer.encode_plain("a red circle <s>")?;
+/// assert_eq!(tokenizer.decode(&ids)?, "a red circle <s>");
+/// # Ok::<(), calumma::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct TextTokenizer {
+    inner: Tokenizer,
+    /// The added tokens that are text, cut out of plain text as the file says.
+    plain: AddedVocabulary,
+    /// By id: control and image tokens, which text neither makes nor shows.
+    hidden: Vec<bool>,
+    /// Byte values by character, when the file's decoder is the byte-level one.
+    bytes: Option<Vec<Option<u8>>>,
+}
+
+impl TextTokenizer {
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is no tokenizer.
+    pub fn load(path: &Path) -> Result<Self> {
+        let content = std::fs::read(path).map_err(Error::io(path))?;
+        Self::from_bytes(&content).map_err(|error| Error::file(path, error.to_string()))
+    }
+
+    /// Reads the content of a `tokenizer.json`.
+    ///
+    /// Truncation and padding that the file may ask for are dropped: text must never be cut or
+    /// filled up unseen.
+    ///
+    /// # Errors
+    /// If the content is no tokenizer.
+    pub fn from_bytes(content: &[u8]) -> Result<Self> {
+        Self::new(Tokenizer::from_bytes(content).map_err(|error| invalid("tokenizer", &*error))?)
+    }
+
+    pub(crate) fn new(mut inner: Tokenizer) -> Result<Self> {
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| invalid("tokenizer", &*error))?;
+        let names = inner.get_vocab(true);
+        let size = names.values().max().map_or(0, |id| *id as usize + 1);
+        if size > 2 * names.len() + 1024 {
+            let found = names.len();
+            let message = format!("tokenizer has {found} names but ids up to {}", size - 1);
+            return Err(Error::Invalid(message));
+        }
+        let mut hidden = vec![false; size];
+        for (name, id) in &names {
+            hidden[*id as usize] = TokenClass::of_name(name) != TokenClass::Text;
+        }
+        let added = inner.get_added_tokens_decoder();
+        for (id, token) in &added {
+            hidden[*id as usize] |= token.special;
+        }
+        let mut text: Vec<_> = added.into_iter().filter(|(id, _)| !hidden[*id as usize]).collect();
+        text.sort_by_key(|(id, _)| *id);
+        let mut plain = AddedVocabulary::new();
+        let text = text.into_iter().map(|(_, token)| token);
+        plain
+            .add_tokens(text, inner.get_model(), inner.get_normalizer())
+            .map_err(|error| invalid("tokenizer", &*error))?;
+        let byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
+        Ok(Self { inner, plain, hidden, bytes: byte_level.then(byte_values) })
+    }
+
+    /// The content of a `tokenizer.json` that reads back as this tokenizer.
+    ///
+    /// # Errors
+    /// If a part of the tokenizer cannot be written as JSON.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let text = self.inner.to_string(true).map_err(|error| invalid("tokenizer", &*error))?;
+        Ok(text.into_bytes())
+    }
+
+    /// Writes a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        std::fs::write(path, self.to_bytes()?).map_err(Error::io(path))
+    }
+
+    /// The meaning of every id of this tokenizer.
+    ///
+    /// # Errors
+    /// As [`Vocabulary::from_names`].
+    pub fn vocabulary(&self) -> Result<Vocabulary> {
+        Vocabulary::from_names(self.inner.get_vocab(true))
+    }
+
+    /// The number of ids, control and image tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.hidden.len()
+    }
+
+    /// The ids of `text`, without begin-of-text. Names of control and image tokens in `text`
+    /// become those tokens, as in Hugging Face; for anything a user wrote take
+    /// [`TextTokenizer::encode_plain`].
+    ///
+    /// # Errors
+    /// If the file's rules cannot encode `text`.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_by_file(text, false)
+    }
+
+    /// As [`TextTokenizer::encode`], with what the file's post-processor adds: begin-of-text in
+    /// the Hugging Face layout, nothing in the original release's.
+    ///
+    /// # Errors
+    /// If the file's rules cannot encode `text`.
+    pub fn encode_with_specials(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_by_file(text, true)
+    }
+
+    fn encode_by_file(&self, text: &str, specials: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, specials);
+        Ok(encoding.map_err(|error| invalid("text", &*error))?.get_ids().to_vec())
+    }
+
+    /// The ids of `text` taken literally: `<racm3:break>` in it is thirteen characters. The ids
+    /// are text ids only, and equal to those of [`TextTokenizer::encode`] where `text` names no
+    /// control or image token.
+    ///
+    /// # Errors
+    /// If the file's rules cannot encode `text`.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
+        let found = self.plain_ids(text).map_err(|error| invalid("text", &*error))?;
+        let mut ids = Vec::with_capacity(found.len());
+        for id in found {
+            if self.is_hidden(id) {
+                self.spell(id, &mut ids)?;
+            } else {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Ids by the file's rules, control tokens not cut out.
+    fn plain_ids(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
+        let mut pieces = self.plain.extract_and_normalize(self.inner.get_normalizer(), text);
+        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut pieces)?;
+        }
+        let model = self.inner.get_model();
+        pieces
+            .tokenize(|piece| -> tokenizers::Result<Vec<Token>> { model.tokenize(piece.get()) })?;
+        Ok(pieces.into_encoding(None, 0, OffsetType::None)?.get_ids().to_vec())
+    }
+
+    /// The ids of the single characters of the token `hidden`: what to write when a file's
+    /// merges, or a model that looks whole words up first, make a control token out of text.
+    fn spell(&self, hidden: u32, ids: &mut Vec<u32>) -> Result<()> {
+        let name = self.inner.id_to_token(hidden).unwrap_or_default();
+        for character in name.chars() {
+            let id = self.inner.get_model().token_to_id(character.encode_utf8(&mut [0; 4]));
+            let id = id.filter(|id| !self.is_hidden(*id)).ok_or_else(|| {
+                Error::Invalid(format!("text holds {name}, which the tokenizer cannot spell out"))
+            })?;
+            ids.push(id);
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_hidden(&self, id: u32) -> bool {
+        self.hidden.get(id as usize).copied().unwrap_or(true)
+    }
+
+    /// The text of `ids`; control and image tokens show nothing, and bytes that are no UTF-8
+    /// become U+FFFD.
+    ///
+    /// # Errors
+    /// If an id is beyond the vocabulary.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.check_ids(ids)?;
+        let ids: Vec<u32> = ids.iter().copied().filter(|id| !self.is_hidden(*id)).collect();
+        self.inner.decode(&ids, false).map_err(|error| invalid("ids", &*error))
+    }
+
+    /// As [`TextTokenizer::decode`], with the names of control and image tokens in their places.
+    ///
+    /// # Errors
+    /// If an id is beyond the vocabulary.
+    pub fn decode_with_specials(&self, ids: &[u32]) -> Result<String> {
+        self.check_ids(ids)?;
+        self.inner.decode(ids, false).map_err(|error| invalid("ids", &*error))
+    }
+
+    /// The name of `id` as the file has it (byte-level names are not text: see
+    /// [`TextTokenizer::decode`]).
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// A decoder for ids that arrive one by one.
+    pub fn stream(&self) -> StreamDecoder<'_> {
+        StreamDecoder::new(self)
+    }
+
+    pub(super) fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        match ids.iter().find(|id| **id as usize >= self.hidden.len()) {
+            Some(id) => Err(Error::Invalid(format!(
+                "id {id} is beyond the vocabulary of {} tokens",
+                self.hidden.len()
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The bytes that `id` stands for, if the file's decoder is the byte-level one.
+    pub(super) fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+        let values = self.bytes.as_ref()?;
+        let name = self.inner.id_to_token(id).unwrap_or_default();
+        let value = |character: char| values.get(character as usize).copied().flatten();
+        let bytes: Option<Vec<u8>> = name.chars().map(value).collect();
+        Some(bytes.unwrap_or_else(|| name.into_bytes()))
+    }
+}
+
+fn invalid(what: &str, error: &(dyn std::error::Error + Send + Sync)) -> Error {
+    Error::Invalid(format!("{what}: {error}"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn malformed_files_are_errors() {
+        assert!(TextTokenizer::from_bytes(b"{").is_err());
+        assert!(TextTokenizer::from_bytes(b"{}").is_err());
+        let error = TextTokenizer::load(Path::new("no/such/tokenizer.json")).unwrap_err();
+        assert!(error.to_string().contains("no/such/tokenizer.json"));
+    }
+}

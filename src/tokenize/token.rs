@@ -1,0 +1,111 @@
+//! Names of tokens, and the roles that follow from them.
+//!
+//! As in the release: code 53 is `IMGIMGFDZ` (decimal digits written as A to J), a picture opens
+//! with `<racm3:break>` and closes with `<eoss>`, and `<reserved08706>` separates turns.
+
+/// The name of the token that begins a row.
+pub const BOS_TOKEN: &str = "<s>";
+/// The name of the token that fills rows up.
+pub const PAD_TOKEN: &str = "<pad>";
+/// The name of the token that ends a document or an answer.
+pub const EOS_TOKEN: &str = "</s>";
+/// The name of the token for unknown text; byte-level text never needs it.
+pub const UNK_TOKEN: &str = "<unk>";
+/// The name of the token that closes a picture.
+pub const END_IMAGE_TOKEN: &str = "<eoss>";
+/// The name of the token that opens a picture.
+pub const BEGIN_IMAGE_TOKEN: &str = "<racm3:break>";
+/// The name of the token between a prompt and its answer.
+pub const SEP_TOKEN: &str = "<reserved08706>";
+/// The name of the placeholder for one code of a picture (Hugging Face layout).
+pub const IMAGE_TOKEN: &str = "<image>";
+/// The placeholder's name in the original release's layout.
+pub(super) const IMAGE_TOKEN_META: &str = "<reserved08707>";
+/// What the names of all codes begin with.
+pub(super) const CODE_PREFIX: &str = "IMGIMG";
+
+/// The role of a vocabulary entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TokenClass {
+    /// Bytes of text.
+    Text,
+    /// One code of a picture.
+    Image,
+    /// Opens a picture.
+    BeginImage,
+    /// Closes a picture.
+    EndImage,
+    /// Any other control token, and ids beyond the vocabulary.
+    Special,
+}
+
+impl TokenClass {
+    /// The class of the token called `name`.
+    ///
+    /// Control tokens are the names in angle brackets. The original release counts every name
+    /// that starts with `<` and is longer (so also `</`) as control; only whole brackets count
+    /// here. A name that starts like a code's but is none is a control token: it is neither
+    /// written as text nor inside a picture.
+    pub fn of_name(name: &str) -> Self {
+        match name {
+            BEGIN_IMAGE_TOKEN => Self::BeginImage,
+            END_IMAGE_TOKEN => Self::EndImage,
+            _ if name.starts_with(CODE_PREFIX) => {
+                if token_code(name).is_some() {
+                    Self::Image
+                } else {
+                    Self::Special
+                }
+            }
+            _ if name.len() > 2 && name.starts_with('<') && name.ends_with('>') => Self::Special,
+            _ => Self::Text,
+        }
+    }
+}
+
+/// The name of the token for `code`: `IMGIMG`, the decimal digits as letters A to J, `Z`.
+pub fn code_token(code: u32) -> String {
+    let digits = code.to_string().into_bytes();
+    let letters = digits.into_iter().map(|digit| char::from(b'A' + (digit - b'0')));
+    CODE_PREFIX.chars().chain(letters).chain(['Z']).collect()
+}
+
+/// The code whose token is called `name`; `None` for any other name, also for leading zeros.
+pub(super) fn token_code(name: &str) -> Option<u32> {
+    let letters = name.strip_prefix(CODE_PREFIX)?.strip_suffix('Z')?;
+    let mut code = 0u32;
+    for letter in letters.bytes() {
+        let digit = letter.checked_sub(b'A').filter(|digit| *digit < 10)?;
+        code = code.checked_mul(10)?.checked_add(u32::from(digit))?;
+    }
+    (code_token(code) == name).then_some(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_names_are_decimal_digits_as_letters() {
+        assert_eq!(code_token(0), "IMGIMGAZ");
+        assert_eq!(code_token(53), "IMGIMGFDZ");
+        assert_eq!(code_token(8191), "IMGIMGIBJBZ");
+        for code in [0, 7, 10, 99, 100, 8191, u32::MAX] {
+            assert_eq!(token_code(&code_token(code)), Some(code));
+        }
+        for name in ["IMGIMGZ", "IMGIMGABZ", "IMGIMGKZ", "IMGIMGA", "IMGAZ", "IMGIMGJJJJJJJJJJJZ"] {
+            assert_eq!(token_code(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn classes_follow_names() {
+        assert_eq!(TokenClass::of_name("</"), TokenClass::Text);
+        assert_eq!(TokenClass::of_name("<"), TokenClass::Text);
+        assert_eq!(TokenClass::of_name("<>"), TokenClass::Text);
+        assert_eq!(TokenClass::of_name("<reserved08799>"), TokenClass::Special);
+        assert_eq!(TokenClass::of_name("IMGIMGABZ"), TokenClass::Special);
+        assert_eq!(TokenClass::of_name("IMGIMGABCZ".trim_end_matches('Z')), TokenClass::Special);
+        assert_eq!(TokenClass::of_name("IMGIMGBAZ"), TokenClass::Image);
+    }
+}

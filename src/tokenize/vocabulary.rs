@@ -1,0 +1,279 @@
+//! Which id means what: codes of pictures, control tokens, text.
+//!
+//! Everything goes by token *name*. In the release a code's id is `4 + code`, but a vocabulary
+//! may order them otherwise, so the offset is never assumed.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use super::token::{
+    BEGIN_IMAGE_TOKEN, BOS_TOKEN, CODE_PREFIX, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN,
+    IMAGE_TOKEN_META, PAD_TOKEN, SEP_TOKEN, TokenClass, UNK_TOKEN, code_token, token_code,
+};
+use crate::error::{Error, Result};
+
+/// Error messages list at most this many missing names or ids.
+const LISTED: usize = 8;
+
+/// Ids of the control tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpecialIds {
+    /// `<s>`, the first id of every row.
+    pub bos: u32,
+    /// `<pad>`.
+    pub pad: u32,
+    /// `</s>`, the last id of a document.
+    pub eos: u32,
+    /// `<unk>`.
+    pub unk: u32,
+    /// `<racm3:break>`, before the codes of a picture.
+    pub begin_image: u32,
+    /// `<eoss>`, after the codes of a picture.
+    pub end_image: u32,
+    /// `<reserved08706>`, after every turn but the last.
+    pub sep: u32,
+    /// `<image>` (Hugging Face) or `<reserved08707>` (original release), if there is one.
+    pub image_placeholder: Option<u32>,
+}
+
+/// The meaning of every id: names, classes, and the tables between codes and ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vocabulary {
+    names: Vec<String>,
+    classes: Vec<TokenClass>,
+    image_ids: Vec<u32>,
+    image_codes: Vec<Option<u32>>,
+    control: BTreeMap<String, u32>,
+    special: SpecialIds,
+}
+
+impl Vocabulary {
+    /// Builds the tables from names and ids, in any order: a tokenizer's vocabulary with its
+    /// added tokens, or the `vocabulary_map` of a Hugging Face configuration.
+    ///
+    /// # Errors
+    /// If an id is taken twice or left out, a code between 0 and the largest is left out, or a
+    /// control token is not there; the message lists what is missing.
+    pub fn from_names<N: Into<String>>(
+        entries: impl IntoIterator<Item = (N, u32)>,
+    ) -> Result<Self> {
+        let mut entries: Vec<(u32, String)> =
+            entries.into_iter().map(|(name, id)| (id, name.into())).collect();
+        entries.sort();
+        check_dense(&entries)?;
+        let names: Vec<String> = entries.into_iter().map(|(_, name)| name).collect();
+        let classes: Vec<TokenClass> = names.iter().map(|name| TokenClass::of_name(name)).collect();
+        let image_ids = image_ids(&names)?;
+        let mut image_codes = vec![None; names.len()];
+        for (code, id) in (0u32..).zip(&image_ids) {
+            image_codes[*id as usize] = Some(code);
+        }
+        let control: BTreeMap<String, u32> = (0u32..)
+            .zip(names.iter().zip(&classes))
+            .filter(|(_, (_, class))| !matches!(class, TokenClass::Text | TokenClass::Image))
+            .map(|(id, (name, _))| (name.clone(), id))
+            .collect();
+        let special = special_ids(&control)?;
+        Ok(Self { names, classes, image_ids, image_codes, control, special })
+    }
+
+    /// The number of ids: they are `0..len`.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there are no ids; never so for a vocabulary that could be built.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The role of `id`; [`TokenClass::Special`] beyond the vocabulary, where a model may have
+    /// rows that only fill its embedding up.
+    pub fn class(&self, id: u32) -> TokenClass {
+        self.classes.get(id as usize).copied().unwrap_or(TokenClass::Special)
+    }
+
+    /// The id of `code`, or `None` beyond the codebook.
+    pub fn image_id(&self, code: u32) -> Option<u32> {
+        self.image_ids.get(code as usize).copied()
+    }
+
+    /// The code that `id` stands for, or `None` if it stands for something else.
+    pub fn image_code(&self, id: u32) -> Option<u32> {
+        self.image_codes.get(id as usize).copied().flatten()
+    }
+
+    /// The ids of all codes, by code.
+    pub fn image_ids(&self) -> &[u32] {
+        &self.image_ids
+    }
+
+    /// The number of codes: the size of the codebook this vocabulary is made for.
+    pub fn num_codes(&self) -> usize {
+        self.image_ids.len()
+    }
+
+    /// The ids of the control tokens.
+    pub fn special(&self) -> &SpecialIds {
+        &self.special
+    }
+
+    /// The id of the control token called `name`.
+    pub fn control_id(&self, name: &str) -> Option<u32> {
+        self.control.get(name).copied()
+    }
+
+    /// The names of all ids, by id.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The name of `id`.
+    pub fn name(&self, id: u32) -> Option<&str> {
+        self.names.get(id as usize).map(String::as_str)
+    }
+}
+
+/// Checks that the sorted ids are 0, 1, 2 and so on.
+fn check_dense(entries: &[(u32, String)]) -> Result<()> {
+    let mut taken = Vec::new();
+    let mut missing = Vec::new();
+    let mut gaps = 0usize;
+    let mut next = 0u32;
+    for (position, (id, name)) in entries.iter().enumerate() {
+        if position > 0 && entries[position - 1].0 == *id {
+            taken.push(format!("{id} ({} and {name})", entries[position - 1].1));
+            continue;
+        }
+        gaps += (*id - next) as usize;
+        missing.extend((next..*id).take(LISTED.saturating_sub(missing.len())));
+        next = id.saturating_add(1);
+    }
+    if !taken.is_empty() {
+        let count = taken.len();
+        return Err(Error::Invalid(format!("vocabulary ids taken twice: {}", list(taken, count))));
+    }
+    if gaps > 0 {
+        let found = entries.len();
+        let message = format!(
+            "vocabulary has {found} names but {gaps} ids without one: {}",
+            list(missing, gaps)
+        );
+        return Err(Error::Invalid(message));
+    }
+    Ok(())
+}
+
+/// The ids of the codes, by code.
+fn image_ids(names: &[String]) -> Result<Vec<u32>> {
+    let found: BTreeMap<u32, u32> =
+        (0u32..).zip(names).filter_map(|(id, name)| Some((token_code(name)?, id))).collect();
+    let Some((&largest, _)) = found.last_key_value() else {
+        return Err(Error::Invalid(format!(
+            "vocabulary has no image tokens; their names start with {CODE_PREFIX}"
+        )));
+    };
+    let gaps = largest as usize + 1 - found.len();
+    if gaps > 0 {
+        let missing = (0..largest).filter(|code| !found.contains_key(code)).take(LISTED);
+        return Err(Error::Invalid(format!(
+            "vocabulary has image tokens up to code {largest} but lacks {gaps} of them: {}",
+            list(missing.map(code_token), gaps)
+        )));
+    }
+    Ok(found.into_values().collect())
+}
+
+fn special_ids(control: &BTreeMap<String, u32>) -> Result<SpecialIds> {
+    let mut missing = Vec::new();
+    let mut id = |name: &'static str| match control.get(name) {
+        Some(id) => *id,
+        None => {
+            missing.push(name);
+            0
+        }
+    };
+    let special = SpecialIds {
+        bos: id(BOS_TOKEN),
+        pad: id(PAD_TOKEN),
+        eos: id(EOS_TOKEN),
+        unk: id(UNK_TOKEN),
+        begin_image: id(BEGIN_IMAGE_TOKEN),
+        end_image: id(END_IMAGE_TOKEN),
+        sep: id(SEP_TOKEN),
+        image_placeholder: control
+            .get(IMAGE_TOKEN)
+            .or_else(|| control.get(IMAGE_TOKEN_META))
+            .copied(),
+    };
+    if missing.is_empty() {
+        return Ok(special);
+    }
+    let count = missing.len();
+    Err(Error::Invalid(format!("vocabulary lacks control tokens: {}", list(missing, count))))
+}
+
+/// The first few of `count` items, and how many more there are.
+fn list(items: impl IntoIterator<Item = impl Display>, count: usize) -> String {
+    let shown: Vec<String> = items.into_iter().take(LISTED).map(|item| item.to_string()).collect();
+    let rest = count - shown.len();
+    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    shown.join(", ") + &more
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn names(codes: u32) -> Vec<(String, u32)> {
+        let control = [BOS_TOKEN, PAD_TOKEN, EOS_TOKEN, UNK_TOKEN];
+        let control = control.into_iter().map(str::to_owned);
+        let after = [END_IMAGE_TOKEN, BEGIN_IMAGE_TOKEN, SEP_TOKEN, IMAGE_TOKEN, "a", "</"];
+        let after = after.into_iter().map(str::to_owned);
+        control.chain((0..codes).map(code_token)).chain(after).zip(0..).collect()
+    }
+
+    #[test]
+    fn tables_follow_names_whatever_the_order_of_ids() {
+        let size = names(12).len() as u32;
+        let permuted = names(12).into_iter().map(|(name, id)| (name, (id * 5 + 3) % size));
+        let permuted: Vec<(String, u32)> = permuted.collect();
+        let vocabulary = Vocabulary::from_names(permuted.clone()).unwrap();
+        for (name, id) in permuted {
+            assert_eq!(vocabulary.name(id), Some(name.as_str()));
+            assert_eq!(vocabulary.image_code(id), token_code(&name));
+            assert_eq!(vocabulary.class(id), TokenClass::of_name(&name));
+        }
+        for code in 0..12 {
+            assert_eq!(vocabulary.image_code(vocabulary.image_id(code).unwrap()), Some(code));
+        }
+        assert_eq!(vocabulary.image_id(12), None);
+        assert_eq!(vocabulary.num_codes(), 12);
+        assert_eq!(vocabulary.class(size), TokenClass::Special);
+    }
+
+    #[test]
+    fn gaps_name_what_is_missing() {
+        let without = |left_out: &'static str, last: &str| {
+            let mut entries = names(12);
+            let id = entries.iter().find(|(name, _)| name == left_out).unwrap().1;
+            entries.retain(|(name, _)| name != left_out);
+            // the last name moves into the hole, so that only the name is missing
+            entries.iter_mut().find(|(name, _)| name == last).unwrap().1 = id;
+            Vocabulary::from_names(entries).unwrap_err().to_string()
+        };
+        assert_eq!(without(SEP_TOKEN, "</"), "vocabulary lacks control tokens: <reserved08706>");
+        let codes = without("IMGIMGDZ", "</");
+        assert!(codes.contains("up to code 11 but lacks 1 of them: IMGIMGDZ"), "{codes}");
+        let mut entries = names(12);
+        entries.remove(5);
+        let ids = Vocabulary::from_names(entries.clone()).unwrap_err().to_string();
+        assert_eq!(ids, "vocabulary has 21 names but 1 ids without one: 5");
+        entries.push(("again".into(), 7));
+        let twice = Vocabulary::from_names(entries).unwrap_err().to_string();
+        assert!(twice.starts_with("vocabulary ids taken twice: 7 ("), "{twice}");
+        assert!(Vocabulary::from_names([("a", 0), ("b", u32::MAX)]).is_err());
+        assert!(Vocabulary::from_names([("a", 0)]).unwrap_err().to_string().contains("no image"));
+    }
+}

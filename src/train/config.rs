@@ -1,0 +1,518 @@
+//! Recipes: one TOML file says everything about a run.
+//!
+//! Precedence: defaults, then the file, then `--set section.key=value`. An unknown key is an error that
+//! names the nearest known one.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use vq_tokenizer::VqConfig;
+use vq_tokenizer::train::{RevivalConfig, VqLossConfig};
+
+use super::objective::LossConfig;
+use super::optimizer::OptimizerConfig;
+use super::schedule::ScheduleConfig;
+use crate::data::template::Loss;
+use crate::error::{Error, Result};
+use crate::model::ModelConfig;
+use crate::tokenize::BpeConfig;
+
+/// A recipe for `calumma train`: a language model over text and pictures.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LanguageRecipe {
+    /// Name, length and rhythm of the run.
+    pub run: RunConfig,
+    /// Sizes of the model; `vocab_size` is taken from the tokenizer.
+    pub model: ModelSizes,
+    /// The tokenizers that turn documents into ids.
+    pub tokenizer: TokenizerConfig,
+    /// What to train on.
+    pub data: Vec<DataConfig>,
+    /// What to measure the held-out loss on; weights are ignored.
+    #[serde(default)]
+    pub validation: Vec<DataConfig>,
+    /// The optimizer.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// The learning rate over time.
+    #[serde(default)]
+    pub schedule: ScheduleConfig,
+    /// The loss.
+    #[serde(default)]
+    pub loss: LossConfig,
+    /// The shape of a batch.
+    pub batch: BatchConfig,
+    /// What the released checkpoint says about sampling, as in `generation_config.json`.
+    #[serde(default)]
+    pub generation: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A recipe for `calumma vq train`: an image tokenizer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VqRecipe {
+    /// Name, length and rhythm of the run.
+    pub run: RunConfig,
+    /// The architecture.
+    pub model: VqConfig,
+    /// Pictures to train on; templates are not used.
+    pub data: Vec<DataConfig>,
+    /// Pictures to measure reconstruction on; weights are ignored.
+    #[serde(default)]
+    pub validation: Vec<DataConfig>,
+    /// The optimizer.
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    /// The learning rate over time.
+    #[serde(default)]
+    pub schedule: ScheduleConfig,
+    /// The loss.
+    #[serde(default)]
+    pub loss: VqLossConfig,
+    /// Replacement of codes that fell out of use.
+    #[serde(default)]
+    pub codebook: RevivalConfig,
+    /// The time before the codebook takes part.
+    #[serde(default)]
+    pub warmup: WarmupConfig,
+    /// The shape of a batch.
+    pub batch: ImageBatchConfig,
+}
+
+/// The first steps of an image tokenizer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WarmupConfig {
+    /// Steps as a plain autoencoder; then the codebook starts from the latents of a batch.
+    pub autoencoder_steps: usize,
+}
+
+/// A recipe for `calumma bpe train`: a text tokenizer with picture and special tokens reserved.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BpeRecipe {
+    /// Where the result goes: `directory/name/tokenizer.json`.
+    pub run: BpeRunConfig,
+    /// The vocabulary.
+    pub bpe: BpeConfig,
+    /// Documents whose text is read; pictures and special marks are left out.
+    pub data: Vec<DataConfig>,
+}
+
+/// Where a text tokenizer goes, and how much text it reads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BpeRunConfig {
+    /// Name of the folder.
+    pub name: String,
+    /// Where runs lie.
+    #[serde(default = "default_directory")]
+    pub directory: PathBuf,
+    /// Seed of the choice among templates and list values.
+    #[serde(default)]
+    pub seed: u64,
+    /// Documents drawn from each source at most.
+    #[serde(default = "default_documents")]
+    pub documents: usize,
+}
+
+/// Name, length and rhythm of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Name of the run's folder.
+    pub name: String,
+    /// Where runs lie.
+    #[serde(default = "default_directory")]
+    pub directory: PathBuf,
+    /// Seed of weights, data order and dropout.
+    #[serde(default)]
+    pub seed: u64,
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Steps between checkpoints; the last step always makes one.
+    #[serde(default = "default_checkpoint_every")]
+    pub checkpoint_every: usize,
+    /// Steps between evaluations; 0 evaluates only at the end.
+    #[serde(default)]
+    pub eval_every: usize,
+    /// Validation samples per source and evaluation.
+    #[serde(default = "default_eval_samples")]
+    pub eval_samples: usize,
+    /// Steps between lines of `metrics.jsonl`.
+    #[serde(default = "default_log_every")]
+    pub log_every: usize,
+    /// Checkpoints kept; older ones are deleted. At least 1.
+    #[serde(default = "default_keep")]
+    pub keep: usize,
+}
+
+fn default_directory() -> PathBuf {
+    PathBuf::from("runs")
+}
+fn default_documents() -> usize {
+    20_000
+}
+fn default_checkpoint_every() -> usize {
+    500
+}
+fn default_eval_samples() -> usize {
+    128
+}
+fn default_log_every() -> usize {
+    10
+}
+fn default_keep() -> usize {
+    2
+}
+
+impl RunConfig {
+    /// The run's folder.
+    pub fn path(&self) -> PathBuf {
+        self.directory.join(&self.name)
+    }
+
+    fn validate(&self) -> Result<()> {
+        let plain = !self.name.is_empty()
+            && self.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            && !self.name.starts_with('.');
+        if !plain {
+            let allowed = "letters, digits, - _ and . (not first)";
+            return Err(Error::Invalid(format!("run.name is {:?}; allowed: {allowed}", self.name)));
+        }
+        let counts = [
+            ("steps", self.steps),
+            ("checkpoint_every", self.checkpoint_every),
+            ("log_every", self.log_every),
+            ("keep", self.keep),
+        ];
+        match counts.iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err(Error::Invalid(format!("run.{key} is 0; it must be at least 1"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Sizes of a model to train; the other fields of [`ModelConfig`] follow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSizes {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Decoder layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads; the query heads' number when absent.
+    pub num_key_value_heads: Option<usize>,
+    /// Longest sequence the model will serve.
+    pub max_position_embeddings: usize,
+    /// Dropout on the outputs of attention and feed-forward.
+    #[serde(default)]
+    pub dropout: f64,
+    /// Norms at the outputs of attention and feed-forward (the 34B model's order).
+    #[serde(default)]
+    pub swin_norm: bool,
+    /// Whether the output layer shares the embedding.
+    #[serde(default)]
+    pub tie_word_embeddings: bool,
+    /// Base of the rotary frequencies.
+    #[serde(default = "default_theta")]
+    pub rope_theta: f64,
+    /// Standard deviation of the initial weights.
+    #[serde(default = "default_std")]
+    pub initializer_range: f64,
+}
+
+fn default_theta() -> f64 {
+    10_000.0
+}
+fn default_std() -> f64 {
+    0.02
+}
+
+impl ModelSizes {
+    /// The whole configuration for a vocabulary of `vocab_size` ids.
+    pub fn config(&self, vocab_size: usize) -> ModelConfig {
+        ModelConfig {
+            vocab_size,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
+            max_position_embeddings: self.max_position_embeddings,
+            dropout: self.dropout,
+            swin_norm: self.swin_norm,
+            tie_word_embeddings: self.tie_word_embeddings,
+            rope_theta: self.rope_theta,
+            initializer_range: self.initializer_range,
+            ..ModelConfig::default()
+        }
+    }
+}
+
+/// The tokenizers of a language model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerConfig {
+    /// An image tokenizer's directory.
+    pub checkpoint: PathBuf,
+    /// A `tokenizer.json` of `bpe train`.
+    pub text: PathBuf,
+}
+
+/// One source of documents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// A path or a `scenes:` specification.
+    pub path: String,
+    /// Share of the draws, relative to the other sources.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// How a sample becomes a document; one is drawn by weight every time.
+    #[serde(default)]
+    pub templates: Vec<WeightedTemplate>,
+    /// Rows with equal values in this column become one sample whose list `turns` holds the other
+    /// columns.
+    pub group_by: Option<String>,
+    /// One sample per entry of this list-valued column.
+    pub explode: Option<String>,
+    /// What is supervised: `all` tokens, or only the `answers` after a separator.
+    #[serde(default)]
+    pub loss: Loss,
+    /// Entries of a repeated list in one document at most.
+    #[serde(default = "default_turns")]
+    pub max_turns: usize,
+    /// Probability that the text before a closing picture is dropped, for guidance.
+    #[serde(default)]
+    pub prompt_dropout: f64,
+    /// The first samples only.
+    pub limit: Option<usize>,
+    /// Text fields added to every sample, for templates.
+    #[serde(default)]
+    pub fields: serde_json::Map<String, serde_json::Value>,
+    /// Random shift and mirror of the pictures, for tokenizer training only.
+    #[serde(default)]
+    pub augment: bool,
+}
+
+fn one() -> f64 {
+    1.0
+}
+fn default_turns() -> usize {
+    8
+}
+
+/// A template and how often it is drawn; in a recipe a plain string has weight 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum WeightedTemplate {
+    /// Weight 1.
+    Plain(String),
+    /// Any weight.
+    Weighted {
+        /// The template.
+        template: String,
+        /// Relative to the source's other templates.
+        weight: f64,
+    },
+}
+
+impl WeightedTemplate {
+    /// The template's text and weight.
+    pub fn parts(&self) -> (&str, f64) {
+        match self {
+            Self::Plain(template) => (template, 1.0),
+            Self::Weighted { template, weight } => (template, *weight),
+        }
+    }
+}
+
+/// The shape of a language model's batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchConfig {
+    /// Packed rows.
+    pub sequences: usize,
+    /// Tokens in a row.
+    pub seq_len: usize,
+    /// Batches whose gradients are averaged into one step.
+    #[serde(default = "one_batch")]
+    pub accumulate: usize,
+}
+
+/// The shape of an image tokenizer's batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageBatchConfig {
+    /// Pictures.
+    pub images: usize,
+}
+
+fn one_batch() -> usize {
+    1
+}
+
+/// What every recipe can check about itself.
+pub trait Recipe: DeserializeOwned + Serialize {
+    /// Checks ranges that types do not express.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the key, its value and what is allowed.
+    fn validate(&self) -> Result<()>;
+}
+
+impl Recipe for LanguageRecipe {
+    fn validate(&self) -> Result<()> {
+        self.run.validate()?;
+        self.optimizer.validate()?;
+        self.schedule.validate()?;
+        at_least_one("batch.sequences", self.batch.sequences)?;
+        at_least_one("batch.accumulate", self.batch.accumulate)?;
+        if self.batch.seq_len < 2 {
+            let len = self.batch.seq_len;
+            return Err(Error::Invalid(format!("batch.seq_len is {len}; it must be at least 2")));
+        }
+        self.model.config(1).validate()?;
+        validate_data(&self.data, true)?;
+        validate_data(&self.validation, true).or_else(|e| match self.validation.is_empty() {
+            true => Ok(()),
+            false => Err(e),
+        })
+    }
+}
+
+impl Recipe for VqRecipe {
+    fn validate(&self) -> Result<()> {
+        self.run.validate()?;
+        self.model.validate()?;
+        self.optimizer.validate()?;
+        self.schedule.validate()?;
+        at_least_one("batch.images", self.batch.images)?;
+        validate_data(&self.data, false)
+    }
+}
+
+impl Recipe for BpeRecipe {
+    fn validate(&self) -> Result<()> {
+        validate_data(&self.data, true)
+    }
+}
+
+fn at_least_one(key: &str, value: usize) -> Result<()> {
+    if value == 0 {
+        return Err(Error::Invalid(format!("{key} is 0; it must be at least 1")));
+    }
+    Ok(())
+}
+
+fn validate_data(sources: &[DataConfig], templates: bool) -> Result<()> {
+    if sources.is_empty() {
+        return Err(Error::Invalid("data is empty; a recipe needs at least one source".to_owned()));
+    }
+    for source in sources {
+        let invalid = |key: &str, value: f64, range: &str| {
+            let path = &source.path;
+            Err(Error::Invalid(format!("data {path}: {key} is {value}; allowed: {range}")))
+        };
+        if !(source.weight >= 0.0 && source.weight.is_finite()) {
+            return invalid("weight", source.weight, "at least 0");
+        }
+        if !(0.0..=1.0).contains(&source.prompt_dropout) {
+            return invalid("prompt_dropout", source.prompt_dropout, "[0, 1]");
+        }
+        if templates && source.templates.is_empty() {
+            let path = &source.path;
+            return Err(Error::Invalid(format!("data {path}: templates is empty")));
+        }
+    }
+    Ok(())
+}
+
+/// Reads a recipe and applies `overrides` of the form `section.key=value` to it.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be read, [`Error::File`] when it is no TOML, has an unknown key
+/// or a value out of range; [`Error::Invalid`] for a malformed override.
+pub fn read_recipe<R: Recipe>(path: &Path, overrides: &[String]) -> Result<R> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let mut table: toml::Table =
+        toml::from_str(&text).map_err(|e| Error::file(path, e.to_string().trim_end().to_owned()))?;
+    for override_ in overrides {
+        apply(&mut table, override_)?;
+    }
+    let recipe: R = table
+        .try_into()
+        .map_err(|e: toml::de::Error| Error::file(path, explain(e.to_string().trim_end())))?;
+    recipe.validate().map_err(|e| Error::file(path, e.to_string()))?;
+    Ok(recipe)
+}
+
+/// Sets `a.b.c=value`; a value that is no TOML is taken as a string.
+fn apply(table: &mut toml::Table, override_: &str) -> Result<()> {
+    let malformed = || {
+        Error::Invalid(format!("--set {override_}: expected section.key=value"))
+    };
+    let (key, value) = override_.split_once('=').ok_or_else(malformed)?;
+    let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let mut path: Vec<&str> = key.trim().split('.').collect();
+    let last = path.pop().filter(|last| !last.is_empty()).ok_or_else(malformed)?;
+    let mut table = table;
+    for section in path {
+        let entry = table
+            .entry(section.to_owned())
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        table = entry.as_table_mut().ok_or_else(malformed)?;
+    }
+    table.insert(last.to_owned(), value);
+    Ok(())
+}
+
+/// Adds the nearest known key to serde's message about an unknown one.
+pub fn explain(message: &str) -> String {
+    let Some((_, rest)) = message.split_once("unknown field `") else { return message.to_owned() };
+    let mut names = rest.split('`').step_by(2);
+    let unknown = names.next().unwrap_or_default();
+    let nearest = rest
+        .split('`')
+        .skip(2)
+        .step_by(2)
+        .max_by(|a, b| strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown)));
+    match nearest {
+        Some(nearest) => format!("unknown key `{unknown}`; the nearest known key is `{nearest}` ({message})"),
+        None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_override_replaces_a_nested_key() {
+        let mut table: toml::Table = toml::from_str("[optimizer]\nlr = 1.0\n").unwrap();
+        apply(&mut table, "optimizer.lr=3e-4").unwrap();
+        apply(&mut table, "run.name=quick").unwrap();
+        assert_eq!(table["optimizer"]["lr"].as_float(), Some(3e-4));
+        assert_eq!(table["run"]["name"].as_str(), Some("quick"));
+        assert!(apply(&mut table, "no value").is_err());
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest() {
+        let message = toml::from_str::<OptimizerConfig>("learning_rat = 1\nlr=1").unwrap_err();
+        assert!(explain(&message.to_string()).contains("unknown key `learning_rat`"));
+        let message = toml::from_str::<OptimizerConfig>("weight_deca = 1").unwrap_err();
+        assert!(explain(&message.to_string()).contains("nearest known key is `weight_decay`"));
+    }
+}

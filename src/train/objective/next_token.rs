@@ -1,0 +1,196 @@
+//! Next-token cross-entropy with z-loss, in chunks that never hold two copies of all logits.
+//!
+//! For a chunk of tokens the logits, their softmax and the gradient of the loss are computed outside
+//! autodiff; what goes on the tape is `sum(h * dh) + sum(W * dW)`, whose gradient is exactly `dh` and
+//! `dW`. Memory is one chunk of logits instead of three copies of `[tokens, vocab]`.
+//! Source: arXiv 2405.09818 section 2.3 (z-loss), arXiv 2204.02311.
+
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use crate::data::pack::PackedBatch;
+use crate::model::{CausalLm, ModelInput, mask};
+
+/// Tokens whose logits exist at one time.
+const CHUNK: usize = 1024;
+
+/// Weights of the parts of the loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LossConfig {
+    /// On the mean over supervised tokens of `logsumexp(logits)^2`.
+    pub z_loss: f64,
+    /// On targets that are picture codes.
+    pub image_weight: f64,
+    /// On all other targets.
+    pub text_weight: f64,
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        Self { z_loss: 1e-5, image_weight: 1.0, text_weight: 1.0 }
+    }
+}
+
+/// Packed rows of tokens, and which of them are picture codes.
+#[derive(Clone, Debug)]
+pub struct NextTokenBatch {
+    /// Ids, documents, positions and targets.
+    pub packed: PackedBatch,
+    /// Whether each of the `rows * seq_len` tokens is a picture code.
+    pub is_image: Vec<bool>,
+}
+
+/// A loss to differentiate, and the sums behind it.
+#[derive(Debug)]
+pub struct NextTokenLoss {
+    /// A scalar whose *gradient* is that of the loss; its value means nothing.
+    pub surrogate: Tensor<1>,
+    /// Weighted mean of the cross-entropy plus the z-loss, in nats.
+    pub total: f64,
+    /// Sum of the cross-entropy over picture targets, in nats, and their number.
+    pub image: (f64, usize),
+    /// Sum of the cross-entropy over the other targets, in nats, and their number.
+    pub text: (f64, usize),
+}
+
+/// The objective.
+#[derive(Clone, Debug)]
+pub struct NextToken {
+    /// Weights of the parts.
+    pub config: LossConfig,
+}
+
+/// The predicted tokens of a batch: where their hidden state is, what they are, how much they count.
+struct Targets {
+    places: Vec<i32>,
+    ids: Vec<i32>,
+    weights: Vec<f32>,
+    is_image: Vec<bool>,
+}
+
+impl NextToken {
+    /// The loss of `model` over `batch`. Without a target everything is 0.
+    ///
+    /// The tape is only there when `model` lies on an autodiff device.
+    pub fn loss(&self, model: &CausalLm, batch: &NextTokenBatch) -> NextTokenLoss {
+        let hidden = model.hidden(input(model, &batch.packed)); // [rows, seq, hidden]
+        let [rows, seq, width] = hidden.dims();
+        let targets = self.targets(batch);
+        let count = targets.ids.len();
+        if count == 0 {
+            let surrogate = hidden.sum() * 0.0;
+            return NextTokenLoss { surrogate, total: 0.0, image: (0.0, 0), text: (0.0, 0) };
+        }
+        let device = hidden.device();
+        let places = Tensor::<1, Int>::from_data(TensorData::new(targets.places.clone(), [count]), &device);
+        let hidden = hidden.reshape([rows * seq, width]).select(0, places).cast(DType::F32);
+        let weight = model.output_weight().cast(DType::F32); // [vocab, hidden]
+        let parts = self.chunks(hidden.clone().inner(), weight.clone().inner(), &targets);
+        let surrogate = (hidden * like(parts.d_hidden)).sum() + (weight * like(parts.d_weight)).sum();
+        let mut loss =
+            NextTokenLoss { surrogate, total: parts.total, image: (0.0, 0), text: (0.0, 0) };
+        for (nll, is_image) in parts.nll.iter().zip(&targets.is_image) {
+            let part = if *is_image { &mut loss.image } else { &mut loss.text };
+            part.0 += f64::from(*nll);
+            part.1 += 1;
+        }
+        loss
+    }
+
+    fn targets(&self, batch: &NextTokenBatch) -> Targets {
+        let mut targets =
+            Targets { places: vec![], ids: vec![], weights: vec![], is_image: vec![] };
+        let packed = &batch.packed;
+        for token in (0..packed.ids.len()).filter(|&token| packed.loss_mask[token]) {
+            let is_image = batch.is_image[token];
+            let weight =
+                if is_image { self.config.image_weight } else { self.config.text_weight };
+            targets.places.push(token as i32 - 1);
+            targets.ids.push(packed.ids[token] as i32);
+            targets.weights.push(weight as f32);
+            targets.is_image.push(is_image);
+        }
+        targets
+    }
+
+    /// Loss and gradients, `hidden` `[count, hidden]` and `weight` `[vocab, hidden]` outside autodiff.
+    fn chunks(&self, hidden: Tensor<2>, weight: Tensor<2>, targets: &Targets) -> Parts {
+        let [count, _] = hidden.dims();
+        let device = hidden.device();
+        let weight_sum: f32 = targets.weights.iter().sum();
+        let norm = f64::from(weight_sum.max(f32::MIN_POSITIVE));
+        let mut parts = Parts {
+            d_hidden: Tensor::zeros([0, 0], &device),
+            d_weight: Tensor::zeros(weight.dims(), &device),
+            nll: Vec::with_capacity(count),
+            total: 0.0,
+        };
+        let mut d_hidden = Vec::new();
+        for start in (0..count).step_by(CHUNK) {
+            let len = CHUNK.min(count - start);
+            let h = hidden.clone().narrow(0, start, len); // [len, hidden]
+            let ids = targets.ids[start..start + len].to_vec();
+            let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [len, 1]), &device);
+            let logits = h.clone().matmul(weight.clone().transpose()); // [len, vocab]
+            let largest = logits.clone().max_dim(1); // [len, 1]
+            let exp = (logits.clone() - largest.clone()).exp();
+            let sum = exp.clone().sum_dim(1);
+            let lse = largest + sum.clone().log(); // [len, 1]
+            let nll: Vec<f32> = (lse.clone() - logits.gather(1, ids.clone())).to_data().iter().collect();
+            let lse_host: Vec<f32> = lse.to_data().iter().collect();
+            let weights = &targets.weights[start..start + len];
+            for ((nll, lse), weight) in nll.iter().zip(&lse_host).zip(weights) {
+                parts.total += f64::from(nll * weight) / norm;
+                parts.total += self.config.z_loss * f64::from(lse * lse) / count as f64;
+            }
+            // d/dlogits of w nll / norm + z lse^2 / count.
+            let on_target: Vec<f32> = weights.iter().map(|w| -w / norm as f32).collect();
+            let on_all: Vec<f32> = on_target
+                .iter()
+                .zip(&lse_host)
+                .map(|(t, lse)| -t + (2.0 * self.config.z_loss / count as f64) as f32 * lse)
+                .collect();
+            let column = |values| Tensor::<2>::from_data(TensorData::new(values, [len, 1]), &device);
+            let d_logits = (exp * (column(on_all) / sum)).scatter(
+                1,
+                ids,
+                column(on_target),
+                IndexingUpdateOp::Add,
+            ); // [len, vocab]
+            d_hidden.push(d_logits.clone().matmul(weight.clone()));
+            parts.d_weight = parts.d_weight + d_logits.transpose().matmul(h);
+            parts.nll.extend(nll);
+        }
+        parts.d_hidden = Tensor::cat(d_hidden, 0);
+        parts
+    }
+}
+
+struct Parts {
+    d_hidden: Tensor<2>,
+    d_weight: Tensor<2>,
+    nll: Vec<f32>,
+    total: f64,
+}
+
+/// A constant on the tape's device.
+fn like(constant: Tensor<2>) -> Tensor<2> {
+    Tensor::from_inner(constant)
+}
+
+/// The batch as tensors on the device of `model`.
+fn input(model: &CausalLm, batch: &PackedBatch) -> ModelInput<'static> {
+    let device = model.model.embed_tokens.weight.val().device();
+    let tensor = |values: &[u32]| {
+        let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
+        let shape = [batch.rows, batch.seq_len];
+        Tensor::<2, Int>::from_data(TensorData::new(values, shape), &device)
+    };
+    ModelInput {
+        ids: tensor(&batch.ids),
+        positions: tensor(&batch.positions),
+        mask: Some(mask::packed(&batch.document_ids, batch.rows, &device)),
+        cache: None,
+    }
+}

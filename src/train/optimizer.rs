@@ -1,0 +1,279 @@
+//! AdamW with decoupled weight decay and clipping by the global norm.
+//!
+//! The moments are kept by parameter *path*, not by Burn's `ParamId`: a module loaded from a weight
+//! file has new ids, and an optimizer keyed by id would silently restart. Source: arXiv 1711.05101.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use vq_tokenizer::weights;
+
+use crate::error::{Error, Result};
+
+/// Settings of the optimizer; the defaults are the paper's (section 2.3).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerConfig {
+    /// The only kind so far.
+    pub kind: OptimizerKind,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Decay of the first and second moment.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled decay per unit of learning rate; not on norms, biases and embeddings.
+    pub weight_decay: f64,
+    /// Largest allowed L2 norm of all gradients together; 0 turns clipping off.
+    pub grad_clip: f64,
+}
+
+/// Kinds of optimizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// Adam with decoupled weight decay.
+    AdamW,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            kind: OptimizerKind::AdamW,
+            lr: 1e-4,
+            betas: [0.9, 0.95],
+            eps: 1e-5,
+            weight_decay: 0.1,
+            grad_clip: 1.0,
+        }
+    }
+}
+
+impl OptimizerConfig {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the key, its value and the range.
+    pub fn validate(&self) -> Result<()> {
+        let invalid = |key: &str, value: f64, range: &str| {
+            Err(Error::Invalid(format!("optimizer.{key} is {value}; allowed: {range}")))
+        };
+        if !(self.lr > 0.0 && self.lr.is_finite()) {
+            return invalid("lr", self.lr, "above 0");
+        }
+        if let Some(beta) = self.betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
+            return invalid("betas", *beta, "[0, 1)");
+        }
+        for (key, value) in
+            [("weight_decay", self.weight_decay), ("grad_clip", self.grad_clip), ("eps", self.eps)]
+        {
+            if !(value >= 0.0 && value.is_finite()) {
+                return invalid(key, value, "at least 0");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// AdamW and its moments.
+#[derive(Debug)]
+pub struct Optimizer {
+    config: OptimizerConfig,
+    step: u32,
+    moments: BTreeMap<String, Moments>,
+}
+
+/// The two moments of one parameter, flat; the shape is the parameter's.
+#[derive(Clone, Debug)]
+struct Moments {
+    first: Tensor<1>,
+    second: Tensor<1>,
+}
+
+impl Optimizer {
+    /// An optimizer that has taken no step.
+    pub fn new(config: OptimizerConfig) -> Self {
+        Self { config, step: 0, moments: BTreeMap::new() }
+    }
+
+    /// One update. Returns the new module and the L2 norm of all gradients before clipping.
+    ///
+    /// # Errors
+    /// The norm, when it is not finite: nothing was changed then and `module` is lost to the caller,
+    /// who goes back to a checkpoint.
+    pub fn step<M: Module>(
+        &mut self,
+        module: M,
+        gradients: GradientsParams,
+        lr: f64,
+    ) -> std::result::Result<(M, f64), f64> {
+        let mut norm = SquaredNorm { gradients: &gradients, sum: None };
+        module.visit(&mut norm);
+        let norm = f64::from(norm.sum.map_or(0.0, |sum| sum.into_scalar::<f32>())).sqrt();
+        if !norm.is_finite() {
+            return Err(norm);
+        }
+        let clip = self.config.grad_clip;
+        let scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
+        self.step += 1;
+        let [beta1, beta2] = self.config.betas;
+        let steps = f64::from(self.step);
+        let mut update = Update {
+            optimizer: self,
+            gradients,
+            path: Vec::new(),
+            lr,
+            scale,
+            corrections: [1.0 - beta1.powf(steps), 1.0 - beta2.powf(steps)],
+        };
+        Ok((module.map(&mut update), norm))
+    }
+
+    /// Forgets the moments of some rows of the matrix at `path`, because the rows were replaced.
+    pub fn reset_rows(&mut self, path: &str, rows: &BTreeSet<usize>, width: usize) {
+        let Some(moments) = self.moments.get_mut(path) else { return };
+        for moment in [&mut moments.first, &mut moments.second] {
+            let device = moment.device();
+            let mut values: Vec<f32> = moment.to_data().iter::<f32>().collect();
+            for &row in rows {
+                values[row * width..(row + 1) * width].fill(0.0);
+            }
+            let len = values.len();
+            *moment = Tensor::from_data(TensorData::new(values, [len]), &device);
+        }
+    }
+
+    /// Writes step and moments as one safetensors file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut tensors = weights::NamedTensors::new();
+        for (name, moments) in &self.moments {
+            tensors.insert(format!("first.{name}"), moments.first.to_data());
+            tensors.insert(format!("second.{name}"), moments.second.to_data());
+        }
+        let step = TensorData::new(vec![self.step as f32], [1]);
+        tensors.insert("step".to_owned(), step);
+        let bytes = weights::to_bytes(&tensors, weights::StoredDtype::F32, None)?;
+        std::fs::write(path, bytes).map_err(Error::io(path))
+    }
+
+    /// Reads what [`Self::save`] wrote, onto `device`.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the file is malformed or lacks one of a pair of moments.
+    pub fn load(config: OptimizerConfig, path: &Path, device: &Device) -> Result<Self> {
+        let mut tensors = weights::read(path)?;
+        let lacks = |what: String| Error::file(path, format!("the optimizer state lacks {what}"));
+        let step = tensors.remove("step").ok_or_else(|| lacks("step".to_owned()))?;
+        let step = step.iter::<f32>().next().unwrap_or(0.0) as u32;
+        let names: Vec<String> =
+            tensors.keys().filter_map(|key| key.strip_prefix("first.").map(str::to_owned)).collect();
+        let mut moments = BTreeMap::new();
+        for name in names {
+            let mut take = |key: String| {
+                let data = tensors.remove(&key).ok_or_else(|| lacks(key))?;
+                Ok::<_, Error>(Tensor::from_data(data, device))
+            };
+            let first = take(format!("first.{name}"))?;
+            let second = take(format!("second.{name}"))?;
+            moments.insert(name, Moments { first, second });
+        }
+        Ok(Self { config, step, moments })
+    }
+
+    /// Updates taken so far.
+    pub fn steps_taken(&self) -> u32 {
+        self.step
+    }
+}
+
+/// Whether a parameter is decayed: matrices and kernels, not norms, biases and embeddings.
+fn decays(path: &str, rank: usize) -> bool {
+    rank >= 2
+        && path.ends_with("weight")
+        && !path.contains("norm")
+        && !path.contains("embed")
+}
+
+struct SquaredNorm<'a> {
+    gradients: &'a GradientsParams,
+    sum: Option<Tensor<1>>,
+}
+
+impl ModuleVisitor for SquaredNorm<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.get::<D>(param.id) {
+            let squares = (gradient.clone() * gradient).sum();
+            self.sum = Some(match self.sum.take() {
+                Some(sum) => sum + squares,
+                None => squares,
+            });
+        }
+    }
+}
+
+struct Update<'a> {
+    optimizer: &'a mut Optimizer,
+    gradients: GradientsParams,
+    path: Vec<String>,
+    lr: f64,
+    scale: f64,
+    corrections: [f64; 2],
+}
+
+impl Update<'_> {
+    fn moments(&mut self, path: &str, gradient: &Tensor<1>) -> Moments {
+        self.optimizer.moments.remove(path).unwrap_or_else(|| {
+            let zeros = Tensor::zeros(gradient.dims(), &gradient.device());
+            Moments { first: zeros.clone(), second: zeros }
+        })
+    }
+
+    fn updated<const D: usize>(&mut self, id: ParamId, weight: Tensor<D>) -> Tensor<D> {
+        let Some(gradient) = self.gradients.remove::<D>(id) else { return weight };
+        let path = self.path.join(".");
+        let config = &self.optimizer.config;
+        let ([beta1, beta2], eps) = (config.betas, config.eps);
+        let decay = if decays(&path, D) { config.weight_decay } else { 0.0 };
+        let shape = gradient.dims();
+        let count = gradient.shape().num_elements();
+        let mut gradient: Tensor<1> = gradient.inner().reshape([count]);
+        if self.scale != 1.0 {
+            gradient = gradient * self.scale;
+        }
+        let Moments { first, second } = self.moments(&path, &gradient);
+        let first = first * beta1 + gradient.clone() * (1.0 - beta1);
+        let second = second * beta2 + gradient.clone() * gradient * (1.0 - beta2);
+        let root = (second.clone() / self.corrections[1]).sqrt() + eps;
+        let update = first.clone() / root * (self.lr / self.corrections[0]);
+        self.optimizer.moments.insert(path, Moments { first, second });
+        let weight = if decay > 0.0 { weight * (1.0 - self.lr * decay) } else { weight };
+        weight - update.reshape(shape)
+    }
+}
+
+impl ModuleMapper for Update<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let id = param.id;
+        param.map(|weight| {
+            let tracked = weight.is_require_grad();
+            let weight = self.updated(id, weight.inner());
+            let weight = Tensor::from_inner(weight);
+            if tracked { weight.require_grad() } else { weight }
+        })
+    }
+}

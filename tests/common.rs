@@ -1,0 +1,68 @@
+//! What several test modules share: where fixtures lie and how their tensors are read.
+
+use std::path::PathBuf;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use safetensors::{Dtype, SafeTensors};
+
+/// A file below `tests/fixtures`.
+pub fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
+}
+
+/// The expected values of a reference case.
+pub struct Expected(Vec<u8>);
+
+impl Expected {
+    pub fn open(path: &str) -> Self {
+        Self(std::fs::read(fixture(path)).unwrap())
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        file.names().into_iter().map(|name| name.to_string()).collect()
+    }
+
+    /// An f32 tensor.
+    pub fn floats(&self, name: &str) -> TensorData {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let view = file.tensor(name).unwrap();
+        assert_eq!(view.dtype(), Dtype::F32, "{name}");
+        let values: Vec<f32> =
+            view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        TensorData::new(values, view.shape().to_vec())
+    }
+
+    /// An int64 tensor, flat, with its shape.
+    pub fn ints(&self, name: &str) -> (Vec<i64>, Vec<usize>) {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let view = file.tensor(name).unwrap();
+        assert_eq!(view.dtype(), Dtype::I64, "{name}");
+        let values =
+            view.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();
+        (values, view.shape().to_vec())
+    }
+
+    /// An int64 tensor as ids.
+    pub fn ids(&self, name: &str) -> Vec<u32> {
+        self.ints(name).0.into_iter().map(|id| u32::try_from(id).unwrap()).collect()
+    }
+}
+
+/// The CPU.
+pub fn cpu() -> Device {
+    Device::flex()
+}
+
+/// The largest violation of `|a - b| <= absolute + relative * |b|`, as a ratio; at most 1 passes.
+pub fn excess(a: &TensorData, b: &TensorData, absolute: f32, relative: f32) -> f32 {
+    assert_eq!(a.shape().as_slice(), b.shape().as_slice());
+    let pairs = a.iter::<f32>().zip(b.iter::<f32>());
+    pairs.map(|(a, b)| (a - b).abs() / (absolute + relative * b.abs())).fold(0.0, f32::max)
+}
+
+/// `tensor` equals `expected` within the tolerance of hidden states and logits.
+pub fn assert_close<const D: usize>(tensor: &Tensor<D>, expected: &TensorData, what: &str) {
+    let excess = excess(&tensor.to_data(), expected, 2e-4, 1e-4);
+    assert!(excess <= 1.0, "{what}: {excess} times the tolerance");
+}

@@ -1,0 +1,446 @@
+//! The decoding loop on a scripted model: what may follow, who sees what, and in which order.
+
+use std::cell::{Cell, RefCell};
+
+use calumma::generate::{
+    EndReason, Event, Generated, GenerationConfig, GenerationMode, Generator, LanguageModel,
+    Request,
+};
+use calumma::tokenize::{
+    BEGIN_IMAGE_TOKEN, BOS_TOKEN, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN, SEP_TOKEN,
+    TokenClass, UNK_TOKEN, Vocabulary, code_token,
+};
+use calumma::{Error, Result};
+
+const CODES: usize = 6;
+const GRID: (usize, usize) = (2, 3);
+const CONTEXT: usize = 40;
+
+/// Four control tokens, twelve codes, the brackets, the separator, the placeholder, ten texts.
+fn vocabulary() -> Vocabulary {
+    let name = |name: &str| name.to_owned();
+    let first = [BOS_TOKEN, PAD_TOKEN, EOS_TOKEN, UNK_TOKEN].map(name);
+    let other = [END_IMAGE_TOKEN, BEGIN_IMAGE_TOKEN, SEP_TOKEN, IMAGE_TOKEN].map(name);
+    let texts = ('a'..='j').map(String::from);
+    let names = first.into_iter().chain((0..12).map(code_token)).chain(other).chain(texts);
+    Vocabulary::from_names(names.zip(0..)).unwrap()
+}
+
+type Logits = dyn Fn(&[u32]) -> Vec<f32>;
+
+/// A model whose logits are any function of a row; it checks what it is asked.
+struct Scripted {
+    logits: Box<Logits>,
+    vocab: usize,
+    caches: Cell<usize>,
+    /// The whole row of every cache row that was stepped, call by call.
+    seen: RefCell<Vec<Vec<Vec<u32>>>>,
+}
+
+struct Rows {
+    rows: Vec<Vec<u32>>,
+    filled: usize,
+    capacity: usize,
+}
+
+impl Scripted {
+    fn new(logits: impl Fn(&[u32]) -> Vec<f32> + 'static) -> Self {
+        let vocab = vocabulary().len();
+        Self {
+            logits: Box::new(logits),
+            vocab,
+            caches: Cell::new(0),
+            seen: RefCell::new(Vec::new()),
+        }
+    }
+
+    /// Logits that look random and are the same for the same row; pictures are begun often.
+    fn random() -> Self {
+        let begin_image = vocabulary().special().begin_image as usize;
+        let vocab = vocabulary().len();
+        Self::new(move |row| {
+            let hash = |seed: u64, value: u64| {
+                let mixed = (seed ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+            };
+            let row = row.iter().fold(7, |seed, &id| hash(seed, u64::from(id) + 1));
+            let logit = |id| (hash(row, id) >> 40) as f32 / (1 << 22) as f32 - 2.0;
+            let mut logits: Vec<f32> = (0..vocab as u64).map(logit).collect();
+            logits[begin_image] += 2.0;
+            logits
+        })
+    }
+
+    /// Always the same favourites, the first the strongest.
+    fn fond_of(ids: &[u32]) -> Self {
+        let mut logits = vec![0.0; vocabulary().len()];
+        for (rank, &id) in ids.iter().enumerate() {
+            logits[id as usize] = 9.0 - rank as f32;
+        }
+        Self::new(move |_| logits.clone())
+    }
+
+    fn last_rows(&self) -> Vec<Vec<u32>> {
+        self.seen.borrow().last().unwrap().clone()
+    }
+}
+
+impl LanguageModel for Scripted {
+    type Cache = Rows;
+
+    fn vocab_size(&self) -> usize {
+        self.vocab
+    }
+
+    fn context(&self) -> usize {
+        CONTEXT
+    }
+
+    fn new_cache(&self, batch: usize, capacity: usize) -> Rows {
+        self.caches.set(self.caches.get() + 1);
+        Rows { rows: vec![Vec::new(); batch], filled: 0, capacity }
+    }
+
+    fn next_logits(&self, rows: &[Vec<u32>], cache: &mut Rows) -> Result<Vec<Vec<f32>>> {
+        let longest = rows.iter().map(Vec::len).max().unwrap();
+        assert!(longest > 0 && rows.len() == cache.rows.len());
+        cache.filled += longest;
+        assert!(cache.filled <= cache.capacity, "{} of {}", cache.filled, cache.capacity);
+        for (row, new) in cache.rows.iter_mut().zip(rows) {
+            row.extend(new);
+            assert!(row.len() <= CONTEXT);
+        }
+        self.seen.borrow_mut().push(cache.rows.clone());
+        let logits = |(row, new): (&Vec<u32>, &Vec<u32>)| {
+            if new.is_empty() { Vec::new() } else { (self.logits)(row) }
+        };
+        Ok(cache.rows.iter().zip(rows).map(logits).collect())
+    }
+}
+
+fn generate(model: &Scripted, prompt: &[u32], config: &GenerationConfig) -> Result<Generated> {
+    Generator::new(model, &vocabulary(), GRID)?.generate(prompt, config, |_| Ok(()))
+}
+
+fn guided(scale: f32, seed: u64) -> GenerationConfig {
+    GenerationConfig { guidance_scale: scale, seed, ..GenerationConfig::default() }
+}
+
+fn text(nth: u32) -> u32 {
+    (0..).filter(|&id| vocabulary().class(id) == TokenClass::Text).nth(nth as usize).unwrap()
+}
+
+/// Walks over new ids as a reader would, asserting every rule; returns the number of pictures.
+fn assert_well_formed(prompt: &[u32], ids: &[u32], end: EndReason) -> usize {
+    let (vocabulary, mut pictures, mut at) = (vocabulary(), 0, 0);
+    while at < ids.len() {
+        match vocabulary.class(ids[at]) {
+            TokenClass::Text => at += 1,
+            TokenClass::Special => {
+                assert_eq!((ids[at], at + 1), (vocabulary.special().eos, ids.len()));
+                assert_eq!(end, EndReason::Stop(ids[at]));
+                at += 1;
+            }
+            TokenClass::BeginImage => {
+                let block = &ids[at + 1..at + 1 + CODES];
+                assert!(block.iter().all(|&id| vocabulary.class(id) == TokenClass::Image));
+                assert_eq!(ids[at + 1 + CODES], vocabulary.special().end_image);
+                (pictures, at) = (pictures + 1, at + CODES + 2);
+            }
+            class => panic!("{class:?} outside a block at {at} of {ids:?}"),
+        }
+    }
+    if end == EndReason::Context {
+        assert_eq!(prompt.len() + ids.len(), CONTEXT);
+    }
+    pictures
+}
+
+#[test]
+fn rows_obey_the_modality_rules_whatever_the_model_says() {
+    let prompt = [0, text(1), text(2)];
+    let mut pictures = 0;
+    for seed in 0..60 {
+        for (scale, image_scale) in [(1.0, None), (3.0, None), (3.0, Some(1.2))] {
+            let config =
+                GenerationConfig { image_guidance_scale: image_scale, ..guided(scale, seed) };
+            let generated = generate(&Scripted::random(), &prompt, &config).unwrap();
+            let count = assert_well_formed(&prompt, &generated.ids, generated.end);
+            assert_eq!(generated.images.len(), count);
+            pictures += count;
+        }
+    }
+    assert!(pictures > 100, "{pictures} pictures are too few to show anything");
+}
+
+#[test]
+fn a_picture_is_begun_only_where_it_fits() {
+    let begin_image = vocabulary().special().begin_image;
+    let model = Scripted::fond_of(&[begin_image, text(0)]);
+    let config = GenerationConfig::default().greedy();
+    for (prompt_len, begun) in [(CONTEXT - CODES - 2, true), (CONTEXT - CODES - 1, false)] {
+        let prompt = vec![text(1); prompt_len];
+        let generated = generate(&model, &prompt, &config).unwrap();
+        assert_eq!(generated.ids[0] == begin_image, begun);
+        assert_eq!(generated.end, EndReason::Context);
+        assert_well_formed(&prompt, &generated.ids, generated.end);
+    }
+    let config = GenerationConfig { max_new_tokens: Some(CODES + 1), ..config };
+    let generated = generate(&model, &[0], &config).unwrap();
+    assert_eq!((generated.ids.len(), generated.images.len()), (CODES + 1, 0));
+    assert_eq!(generated.end, EndReason::MaxNewTokens);
+}
+
+#[test]
+fn text_only_has_no_pictures_and_image_only_exactly_one() {
+    for seed in 0..20 {
+        let text_only = GenerationConfig { mode: GenerationMode::TextOnly, ..guided(2.0, seed) };
+        let generated = generate(&Scripted::random(), &[0], &text_only).unwrap();
+        assert_eq!(assert_well_formed(&[0], &generated.ids, generated.end), 0);
+
+        let mode = GenerationMode::ImageOnly;
+        let image_only = GenerationConfig { mode, max_new_tokens: Some(1), ..guided(2.0, seed) };
+        let generated = generate(&Scripted::random(), &[0, text(3)], &image_only).unwrap();
+        assert_eq!(generated.ids[0], vocabulary().special().begin_image);
+        let codes = &generated.images[0];
+        assert_eq!((codes.height, codes.width), GRID);
+        let ids = codes.ids.iter().map(|&code| vocabulary().image_id(code).unwrap());
+        assert!(ids.eq(generated.ids[1..].iter().copied()));
+        assert_eq!(generated.end, EndReason::ImageComplete);
+    }
+}
+
+#[test]
+fn events_tell_the_row_in_order() {
+    let model = Scripted::random();
+    let vocabulary = vocabulary();
+    let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
+    for seed in 0..20 {
+        let mut events = Vec::new();
+        let told = |event| {
+            events.push(event);
+            Ok(())
+        };
+        let generated = generator.generate(&[0], &guided(2.0, seed), told).unwrap();
+        let texts = events.iter().filter_map(|event| match event {
+            Event::Text(id) => Some(*id),
+            _ => None,
+        });
+        let text_ids = |id: &u32| vocabulary.class(*id) == TokenClass::Text;
+        assert!(texts.eq(generated.ids.iter().copied().filter(text_ids)));
+        let images: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Image(codes) => Some(codes.clone()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(images, generated.images);
+        assert_eq!(events.last(), Some(&Event::End(generated.end)));
+        for (at, _) in events.iter().enumerate().filter(|(_, e)| **e == Event::ImageStart) {
+            for done in 1..=CODES {
+                assert_eq!(events[at + done], Event::ImageProgress { done, total: CODES });
+            }
+            assert!(matches!(events[at + CODES + 1], Event::Image(_)));
+        }
+    }
+}
+
+#[test]
+fn same_seed_same_ids_and_greedy_needs_no_seed() {
+    let draw = |config: &GenerationConfig| generate(&Scripted::random(), &[0], config).unwrap();
+    assert_eq!(draw(&guided(3.0, 5)), draw(&guided(3.0, 5)));
+    assert_ne!(draw(&guided(3.0, 5)).ids, draw(&guided(3.0, 6)).ids);
+    assert_eq!(draw(&guided(3.0, 5).greedy()), draw(&guided(3.0, 6).greedy()));
+}
+
+#[test]
+fn guidance_of_one_is_no_guidance() {
+    for seed in 0..10 {
+        let (plain, one) = (Scripted::random(), Scripted::random());
+        let config = GenerationConfig { image_guidance_scale: Some(1.0), ..guided(1.0, seed) };
+        let expected = generate(&plain, &[0], &guided(1.0, seed)).unwrap();
+        assert_eq!(generate(&one, &[0], &config).unwrap(), expected);
+        assert_eq!((plain.caches.get(), one.caches.get()), (1, 1));
+        assert_eq!(*plain.seen.borrow(), *one.seen.borrow());
+    }
+}
+
+#[test]
+fn guidance_changes_pictures_and_nothing_before_them() {
+    // A prompt of begin-of-text alone would be what the other branch sees.
+    let prompt = [0, text(5)];
+    let (mut pictures, mut changed) = (0, 0);
+    for seed in 0..20 {
+        let plain = generate(&Scripted::random(), &prompt, &guided(1.0, seed)).unwrap();
+        let strong = generate(&Scripted::random(), &prompt, &guided(5.0, seed)).unwrap();
+        let begins = |id: &u32| *id == vocabulary().special().begin_image;
+        let first = plain.ids.iter().position(begins).unwrap_or(plain.ids.len() - 1);
+        assert_eq!(plain.ids[..=first], strong.ids[..=first]);
+        pictures += usize::from(!plain.images.is_empty());
+        changed += usize::from(plain.images.first() != strong.images.first());
+    }
+    assert!(pictures > 5 && changed == pictures, "{changed} of {pictures} pictures changed");
+}
+
+#[test]
+fn a_row_draws_the_same_in_any_batch() {
+    let prompts: Vec<Vec<u32>> =
+        (0..7).map(|n| [vec![0], (0..3 * n).map(|k| text(k % 9)).collect()].concat()).collect();
+    let model = Scripted::random();
+    let vocabulary = vocabulary();
+    let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
+    for scale in [1.0, 3.0] {
+        for seed in [0, 100, 200] {
+            let config = guided(scale, seed);
+            let request =
+                |(n, prompt): (u64, &Vec<u32>)| Request { prompt: prompt.clone(), seed: seed + n };
+            let requests: Vec<_> = (0..).zip(&prompts).map(request).collect();
+            let batch = generator.run(&requests, &config, &mut |_, _| Ok(())).unwrap();
+            for ((request, together), n) in requests.iter().zip(batch).zip(0..) {
+                let alone = generate(&model, &request.prompt, &guided(scale, seed + n)).unwrap();
+                assert_eq!(alone, together);
+            }
+        }
+    }
+    let config = guided(2.0, 9);
+    let codes = generator.draw_batch(&prompts, &config).unwrap();
+    let answers = generator.answer_batch(&prompts, &config).unwrap();
+    for (n, prompt) in prompts.iter().enumerate() {
+        let one = std::slice::from_ref(prompt);
+        let config = guided(2.0, 9 + n as u64);
+        assert_eq!(generator.draw_batch(one, &config).unwrap()[0], codes[n]);
+        assert_eq!(generator.answer_batch(one, &config).unwrap()[0], answers[n]);
+    }
+}
+
+#[test]
+fn branches_of_guidance_see_what_they_should() {
+    let special = *vocabulary().special();
+    let code = |n: u32| vocabulary().image_id(n).unwrap();
+    let picture: Vec<u32> = (0..CODES as u32).map(code).collect();
+    let block = [vec![special.begin_image], picture, vec![special.end_image]].concat();
+    let first = [vec![0], block.clone(), vec![text(1), text(2)]].concat();
+    let prompts = [first.clone(), vec![0, text(4)]];
+    let model = Scripted::random();
+    let vocabulary = vocabulary();
+    let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
+
+    let drawn = generator.draw_batch(&prompts, &guided(3.0, 1)).unwrap();
+    // The last code of a picture is drawn, never fed.
+    let begun = |codes: &vq_tokenizer::Codes| {
+        let ids = codes.ids[..CODES - 1].iter().map(|&code| vocabulary.image_id(code).unwrap());
+        [vec![special.begin_image], ids.collect()].concat()
+    };
+    let (one, two) = (begun(&drawn[0]), begun(&drawn[1]));
+    let nothing = |begun: &[u32]| [&[0], begun].concat();
+    let full = |n: usize, begun: &[u32]| [&prompts[n], begun].concat();
+    let expected = [full(0, &one), nothing(&one), full(1, &two), nothing(&two)];
+    assert_eq!(model.last_rows(), expected);
+    assert_eq!(model.caches.get(), 1);
+
+    let config = GenerationConfig { image_guidance_scale: Some(1.2), ..guided(3.0, 1) };
+    let drawn = generator.draw_batch(&prompts[..1], &config).unwrap();
+    let one = begun(&drawn[0]);
+    let images = [&[0], &block[..], &one].concat();
+    assert_eq!(model.last_rows(), [full(0, &one), images, nothing(&one)]);
+}
+
+#[test]
+fn the_text_cache_outlives_pictures() {
+    for seed in 0..20 {
+        let model = Scripted::random();
+        let generated = generate(&model, &[0], &guided(3.0, seed)).unwrap();
+        assert_eq!(model.caches.get(), 1 + generated.images.len());
+    }
+}
+
+#[test]
+fn a_begun_picture_is_continued_from_its_codes() {
+    let special = *vocabulary().special();
+    let prompt = [0, text(0), special.begin_image, 5, 6];
+    let model = Scripted::random();
+    let config = GenerationConfig { mode: GenerationMode::ImageOnly, ..guided(3.0, 2) };
+    let generated = generate(&model, &prompt, &config).unwrap();
+    assert_eq!(generated.ids.len(), CODES - 2);
+    let given = [5, 6].map(|id| vocabulary().image_code(id).unwrap());
+    assert_eq!(generated.images[0].ids[..2], given);
+    assert_eq!(model.last_rows()[1][..4], [0, special.begin_image, 5, 6]);
+    let both = generate(&Scripted::random(), &prompt, &guided(3.0, 2)).unwrap();
+    assert_eq!(both.images[0], generated.images[0]);
+    assert_eq!(both.ids[CODES - 2], special.end_image);
+
+    let text_inside = [0, special.begin_image, text(0)];
+    let too_many = [vec![0, special.begin_image], vec![4; CODES + 1]].concat();
+    for prompt in [&text_inside[..], &too_many] {
+        assert!(generate(&model, prompt, &config).is_err());
+    }
+}
+
+#[test]
+fn stop_ids_end_a_row_and_are_its_last_id() {
+    let special = *vocabulary().special();
+    let config = GenerationConfig::default().greedy();
+    let generated = generate(&Scripted::fond_of(&[special.eos]), &[0], &config).unwrap();
+    assert_eq!(generated.ids, [special.eos]);
+    assert_eq!(generated.end, EndReason::Stop(special.eos));
+
+    let model = Scripted::fond_of(&[special.sep, text(3)]);
+    let config = GenerationConfig { max_new_tokens: Some(4), ..config };
+    assert_eq!(generate(&model, &[0], &config).unwrap().ids, [text(3); 4]);
+    let config = GenerationConfig { stop_ids: vec![special.sep], ..config };
+    assert_eq!(generate(&model, &[0], &config).unwrap().ids, [special.sep]);
+    for id in [special.pad, special.bos, special.begin_image, 4, 10_000] {
+        let config = GenerationConfig { stop_ids: vec![id], ..config.clone() };
+        let error = generate(&model, &[0], &config).unwrap_err().to_string();
+        assert!(error.contains(&format!("stop id {id} ")), "{error}");
+    }
+}
+
+#[test]
+fn repetition_is_counted_over_prompt_and_answer() {
+    let model = Scripted::fond_of(&[text(0), text(1)]);
+    let mut config = GenerationConfig { max_new_tokens: Some(2), ..GenerationConfig::default() };
+    config = config.greedy();
+    config.text.repetition_penalty = 2.0;
+    assert_eq!(generate(&model, &[0], &config).unwrap().ids, [text(0), text(1)]);
+    assert_eq!(generate(&model, &[0, text(0)], &config).unwrap().ids, [text(1), text(0)]);
+}
+
+#[test]
+fn useless_prompts_are_refused_before_any_computation() {
+    let model = Scripted::random();
+    let auto = GenerationConfig::default();
+    let image = GenerationConfig { mode: GenerationMode::ImageOnly, ..auto.clone() };
+    let full = vec![text(0); CONTEXT];
+    let nearly_full = vec![text(0); CONTEXT - CODES];
+    for (prompt, config, told) in [
+        (&full, &auto, "a prompt of 40 ids with 1 or more to add does not fit the context of 40"),
+        (&nearly_full, &image, "a prompt of 34 ids with 7 or more to add does not fit"),
+        (&vec![], &auto, "the prompt has no ids"),
+        (&vec![0, 99], &auto, "prompt id 99 is outside the 30 known ids"),
+    ] {
+        let error = generate(&model, prompt, config).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+    let bad = GenerationConfig { guidance_scale: f32::NAN, ..auto };
+    assert!(generate(&model, &[0], &bad).is_err());
+    assert_eq!(model.caches.get(), 0);
+    assert!(Generator::new(&Scripted { vocab: 29, ..model }, &vocabulary(), GRID).is_err());
+}
+
+#[test]
+fn logits_that_are_no_numbers_and_errors_of_the_listener_end_the_work() {
+    let model = Scripted::new(|_| vec![f32::NAN; vocabulary().len()]);
+    let error = generate(&model, &[0], &GenerationConfig::default()).unwrap_err();
+    assert!(error.to_string().contains("not finite"), "{error}");
+
+    let model = Scripted::random();
+    let vocabulary = vocabulary();
+    let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
+    let stop = |_| Err(Error::Interrupted { signal: 2 });
+    let error = generator.generate(&[0], &GenerationConfig::default(), stop).unwrap_err();
+    assert_eq!(error.exit_code(), 130);
+    assert_eq!(model.seen.borrow().len(), 1);
+    assert!(generator.draw_batch(&[], &GenerationConfig::default()).unwrap().is_empty());
+}

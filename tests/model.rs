@@ -1,0 +1,295 @@
+//! The transformer beside the reference implementation, and the properties it must have.
+
+use std::collections::BTreeMap;
+
+use burn::module::{ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
+use calumma::generate::LanguageModel;
+use calumma::model::{CausalLm, KvCache, ModelConfig, ModelInput, ServingModel, mask};
+use vq_tokenizer::weights;
+
+use crate::common::{Expected, assert_close, cpu, excess, fixture};
+
+const MODEL: &str = "models/prenorm-gqa";
+
+fn expected() -> Expected {
+    Expected::open(&format!("{MODEL}/expected.safetensors"))
+}
+
+fn reference(device: &Device) -> (ModelConfig, CausalLm) {
+    let json = std::fs::read_to_string(fixture(MODEL).join("config.json")).unwrap();
+    let config = calumma::checkpoint::config_from_json(&serde_json::from_str(&json).unwrap()).unwrap();
+    let path = fixture(MODEL).join("model.safetensors");
+    let tensors = weights::read(&path).unwrap();
+    let model = config.init(device).unwrap();
+    let ours = |name: &str| !name.starts_with("model.vqmodel.");
+    (config.clone(), weights::load(model, tensors, &path, ours).unwrap())
+}
+
+fn ids(values: &[u32], rows: usize, device: &Device) -> Tensor<2, Int> {
+    let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
+    let seq = values.len() / rows;
+    Tensor::from_data(TensorData::new(values, [rows, seq]), device)
+}
+
+fn positions(rows: usize, seq: usize, device: &Device) -> Tensor<2, Int> {
+    ids(&(0..rows * seq).map(|i| (i % seq) as u32).collect::<Vec<_>>(), rows, device)
+}
+
+/// One row from position 0.
+fn plain(values: &[u32], device: &Device) -> ModelInput<'static> {
+    let seq = values.len();
+    ModelInput {
+        ids: ids(values, 1, device),
+        positions: positions(1, seq, device),
+        mask: Some(mask::causal(seq, device)),
+        cache: None,
+    }
+}
+
+#[test]
+fn hidden_states_and_logits_equal_the_reference() {
+    let (device, expected) = (cpu(), expected());
+    let (_, model) = reference(&device);
+    for (case, ids) in [
+        ("text_short", "text_short.input_ids"),
+        ("text_labels", "text_labels.input_ids"),
+        ("mixed_one_image", "mixed_one_image.inline_input_ids"),
+    ] {
+        let mut layer = 0;
+        let hidden = model.hidden_states(plain(&expected.ids(ids), &device), |x| {
+            let name = format!("{case}.hidden.{layer}");
+            if expected.names().contains(&name) {
+                assert_close(x, &expected.floats(&name), &name);
+            }
+            layer += 1;
+        });
+        assert_eq!(layer, 3);
+        let name = format!("{case}.last_hidden_state");
+        assert_close(&hidden, &expected.floats(&name), &name);
+        let name = format!("{case}.raw_logits");
+        assert_close(&model.logits(hidden), &expected.floats(&name), &name);
+    }
+}
+
+#[test]
+fn left_padded_rows_equal_the_reference_where_they_are_not_padding() {
+    let (device, expected) = (cpu(), expected());
+    let (_, model) = reference(&device);
+    let (attended, shape) = expected.ints("text_batch_leftpad.attention_mask");
+    let [rows, seq] = [shape[0], shape[1]];
+    let is_pad: Vec<Vec<bool>> =
+        attended.chunks_exact(seq).map(|row| row.iter().map(|&a| a == 0).collect()).collect();
+    let logits = model.forward(ModelInput {
+        ids: ids(&expected.ids("text_batch_leftpad.input_ids"), rows, &device),
+        positions: positions(rows, seq, &device), // the case counts pads
+        mask: mask::padded(&is_pad, seq, &device),
+        cache: None,
+    });
+    let reference = expected.floats("text_batch_leftpad.raw_logits");
+    let vocab = logits.dims()[2];
+    let (ours, theirs): (Vec<f32>, Vec<f32>) = (logits.to_data().iter().collect(), reference.iter().collect());
+    let mut compared = 0;
+    for token in (0..rows * seq).filter(|&token| attended[token] == 1) {
+        let range = token * vocab..(token + 1) * vocab;
+        let a = TensorData::new(ours[range.clone()].to_vec(), [vocab]);
+        let b = TensorData::new(theirs[range].to_vec(), [vocab]);
+        assert!(excess(&a, &b, 2e-4, 1e-4) <= 1.0, "token {token}");
+        compared += 1;
+    }
+    assert!(compared > seq);
+}
+
+/// The gradients of a module by path.
+struct Gradients {
+    gradients: GradientsParams,
+    path: Vec<String>,
+    found: BTreeMap<String, TensorData>,
+}
+
+impl ModuleVisitor for Gradients {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = self.gradients.get::<D>(param.id) {
+            self.found.insert(self.path.join("."), gradient.to_data());
+        }
+    }
+}
+
+#[test]
+fn loss_and_gradients_equal_the_reference() {
+    let (device, expected) = (cpu().autodiff(), expected());
+    let (_, model) = reference(&device);
+    let ids = expected.ids("text_labels.input_ids");
+    let (labels, _) = expected.ints("text_labels.labels");
+    let logits = model.forward(plain(&ids, &device));
+    let [_, seq, vocab] = logits.dims();
+    // The reference hides the picture ids, 4 to 103, before its loss.
+    let hidden = Tensor::<1, Int>::arange(0..vocab as i64, &device);
+    let hidden = hidden.clone().greater_equal_elem(4).bool_and(hidden.lower_equal_elem(103));
+    let logits = logits.reshape([seq, vocab]);
+    let logits = logits.mask_fill(hidden.unsqueeze::<2>().expand([seq, vocab]), f32::MIN);
+    let log_probabilities = activation::log_softmax(logits, 1);
+    let targets: Vec<(usize, i64)> =
+        (1..seq).filter(|&t| labels[t] != -100).map(|t| (t - 1, labels[t])).collect();
+    let count = targets.len();
+    let mut loss = Tensor::<1>::zeros([1], &device);
+    for (place, label) in targets {
+        let label = label as usize;
+        let one = log_probabilities.clone().slice([place..place + 1, label..label + 1]);
+        loss = loss - one.reshape([1]) / count as f64;
+    }
+    let want = expected.floats("text_labels.loss").iter::<f32>().next().unwrap();
+    assert!((loss.clone().into_scalar::<f32>() - want).abs() <= 1e-5);
+
+    let gradients = GradientsParams::from_grads(loss.backward(), &model);
+    let mut gradients = Gradients { gradients, path: vec![], found: BTreeMap::new() };
+    burn::module::Module::visit(&model, &mut gradients);
+    let mut compared = 0;
+    for name in expected.names() {
+        let Some(path) = name.strip_prefix("text_labels.grad.") else { continue };
+        let want = expected.floats(&name);
+        let largest = want.iter::<f32>().map(f32::abs).fold(0.0, f32::max);
+        let excess = excess(&gradients.found[path], &want, 1e-4 * largest, 0.0);
+        assert!(excess <= 1.0, "{path}: {excess} times the tolerance");
+        compared += 1;
+    }
+    assert!(compared >= 20);
+}
+
+#[test]
+fn greedy_continuation_equals_the_reference() {
+    let (device, expected) = (cpu(), expected());
+    let (config, model) = reference(&device);
+    let serving = ServingModel::new(config, model, device);
+    let prompt = expected.ids("generate_text.prompt_ids");
+    let sequence = expected.ids("generate_text.sequences");
+    let mut cache = serving.new_cache(1, sequence.len());
+    let mut logits = serving.next_logits(std::slice::from_ref(&prompt), &mut cache).unwrap();
+    let mut row = prompt.clone();
+    while row.len() < sequence.len() {
+        // Picture ids are 4 to 103 here; the reference never generates them.
+        let allowed = |id: &usize| !(4..=103).contains(id);
+        let best = (0..logits[0].len()).filter(allowed).max_by(|&a, &b| {
+            logits[0][a].total_cmp(&logits[0][b]).then(b.cmp(&a))
+        });
+        let id = best.unwrap() as u32;
+        row.push(id);
+        if row.len() < sequence.len() {
+            logits = serving.next_logits(&[vec![id]], &mut cache).unwrap();
+        }
+    }
+    assert_eq!(row, sequence);
+}
+
+fn tiny(swin_norm: bool) -> ModelConfig {
+    ModelConfig {
+        vocab_size: 32,
+        hidden_size: 16,
+        intermediate_size: 24,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        max_position_embeddings: 64,
+        initializer_range: 0.3,
+        swin_norm,
+        ..ModelConfig::default()
+    }
+}
+
+fn data(logits: &[Vec<f32>]) -> TensorData {
+    let values: Vec<f32> = logits.concat();
+    TensorData::new(values, [logits.len(), logits[0].len()])
+}
+
+#[test]
+fn cached_decoding_matches_the_full_forward_in_both_norm_orders() {
+    for swin_norm in [false, true] {
+        let device = cpu();
+        device.seed(3);
+        let config = tiny(swin_norm);
+        let model = config.init(&device).unwrap();
+        let serving = ServingModel::new(config, model, device);
+        let row = [5_u32, 9, 1, 30, 2, 2, 17, 8];
+        let full = serving.all_logits(&row).unwrap();
+        let mut cache = serving.new_cache(1, row.len());
+        let mut stepped = serving.next_logits(&[row[..3].to_vec()], &mut cache).unwrap();
+        for &id in &row[3..] {
+            stepped.extend(serving.next_logits(&[vec![id]], &mut cache).unwrap());
+        }
+        assert!(excess(&data(&stepped), &data(&full[2..]), 1e-5, 1e-5) <= 1.0);
+    }
+}
+
+#[test]
+fn rows_of_a_ragged_batch_equal_single_rows() {
+    let device = cpu();
+    device.seed(4);
+    let config = tiny(false);
+    let model = config.init(&device).unwrap();
+    let serving = ServingModel::new(config, model, device);
+    let rows = [vec![1_u32, 2, 3, 4, 5], vec![7, 8]];
+    let more = [vec![6_u32], vec![9, 10, 11]];
+    let mut cache = serving.new_cache(2, 16);
+    serving.next_logits(&rows, &mut cache).unwrap();
+    // A row may sit a call out.
+    serving.next_logits(&[vec![], vec![3]], &mut cache).unwrap();
+    let batched = serving.next_logits(&more, &mut cache).unwrap();
+    let whole = [vec![1_u32, 2, 3, 4, 5, 6], vec![7, 8, 3, 9, 10, 11]];
+    for (row, logits) in whole.iter().zip(&batched) {
+        let single = serving.all_logits(row).unwrap().pop().unwrap();
+        let same = excess(&data(&[logits.clone()]), &data(&[single]), 1e-5, 1e-5);
+        assert!(same <= 1.0, "{same}");
+    }
+}
+
+#[test]
+fn the_future_cannot_leak() {
+    let device = cpu();
+    device.seed(5);
+    let model = tiny(false).init(&device).unwrap();
+    let logits = |last: u32| {
+        let logits = model.forward(plain(&[1, 2, 3, last], &device));
+        logits.slice([0..1, 0..3]).to_data()
+    };
+    assert_eq!(logits(4), logits(29));
+}
+
+#[test]
+fn packed_documents_do_not_see_each_other() {
+    let device = cpu();
+    device.seed(6);
+    let model = tiny(false).init(&device).unwrap();
+    let hidden = model.hidden(ModelInput {
+        ids: ids(&[1, 2, 3, 9, 8, 7, 6], 1, &device),
+        positions: ids(&[0, 1, 2, 0, 1, 2, 3], 1, &device),
+        mask: Some(mask::packed(&[0, 0, 0, 1, 1, 1, 1], 1, &device)),
+        cache: None,
+    });
+    let alone = model.hidden(plain(&[9, 8, 7, 6], &device));
+    let packed = hidden.slice([0..1, 3..7]).to_data();
+    assert!(excess(&packed, &alone.to_data(), 1e-6, 1e-5) <= 1.0);
+}
+
+#[test]
+fn a_full_cache_and_foreign_ids_are_refused() {
+    let device = cpu();
+    let config = tiny(false);
+    let model = config.init(&device).unwrap();
+    let serving = ServingModel::new(config, model, device);
+    let mut cache = serving.new_cache(1, 2);
+    assert!(serving.next_logits(&[vec![1, 2, 3]], &mut cache).is_err());
+    assert!(serving.next_logits(&[vec![32]], &mut cache).is_err());
+    assert!(serving.all_logits(&[]).is_err());
+    assert!(serving.all_logits(&[1; 65]).is_err());
+    let kv = KvCache::new(serving.config(), 1, 4, DType::F32, serving.device());
+    assert!(kv.is_empty() && kv.capacity() == 4);
+}

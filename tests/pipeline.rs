@@ -1,0 +1,156 @@
+//! A checkpoint of random weights at work: what goes in and comes out, whatever it has learnt.
+
+use calumma::checkpoint::Checkpoint;
+use calumma::generate::{EndReason, GenerationConfig, GenerationMode, PromptForms};
+use calumma::model::ModelConfig;
+use calumma::pipeline::{Pipeline, PipelineEvent};
+use calumma::tokenize::{BpeConfig, Processor, Segment, train_bpe};
+use image::{Rgb, RgbImage};
+use vq_tokenizer::preprocess::PreprocessorConfig;
+use vq_tokenizer::{VqConfig, VqTokenizer};
+
+use crate::common::cpu;
+
+const SIDE: u32 = 16;
+const CODES: usize = 24;
+const CONTEXT: usize = 96;
+
+fn checkpoint() -> Checkpoint {
+    let device = cpu();
+    device.seed(7);
+    let vq_config: VqConfig = serde_json::from_value(serde_json::json!({
+        "base_channels": 32, "channel_multiplier": [1, 1, 1], "num_res_blocks": 1,
+        "attn_resolutions": [], "latent_channels": 8, "embed_dim": 8,
+        "num_embeddings": CODES, "resolution": SIDE,
+    }))
+    .unwrap();
+    let side = SIDE as usize / vq_config.downsampling();
+    let vq = vq_config.init(&device);
+    let preprocessor = PreprocessorConfig::original(SIDE as usize);
+    let bpe = BpeConfig { vocab_size: 400, num_codes: CODES, ..BpeConfig::default() };
+    let text = train_bpe(&bpe, ["what colour is it? a red square, a blue circle"]).unwrap();
+    let processor = Processor::new(text, (side, side)).unwrap();
+    let config = ModelConfig {
+        vocab_size: processor.vocabulary().len(),
+        hidden_size: 32,
+        intermediate_size: 64,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        max_position_embeddings: CONTEXT,
+        initializer_range: 0.3,
+        ..ModelConfig::default()
+    };
+    Checkpoint {
+        model: config.init(&device).unwrap(),
+        config,
+        processor,
+        vq: Some(VqTokenizer::new(vq_config, preprocessor, vq, device)),
+        generation: GenerationConfig { guidance_scale: 2.0, ..GenerationConfig::default() },
+        prompts: PromptForms::default(),
+        digest: None,
+    }
+}
+
+fn pipeline() -> Pipeline {
+    Pipeline::new(checkpoint(), &cpu()).unwrap()
+}
+
+fn picture(shade: u8) -> RgbImage {
+    RgbImage::from_fn(SIDE + 9, SIDE, |x, y| Rgb([shade, (9 * x) as u8, (13 * y) as u8]))
+}
+
+#[test]
+fn events_add_up_to_the_segments_returned() {
+    let pipeline = pipeline();
+    let prompt = [Segment::Text("a red".into()), Segment::Image(picture(90))];
+    let mut pictures = 0;
+    for seed in 0..12 {
+        let config = GenerationConfig { seed, ..pipeline.generation().clone() };
+        let (mut told, mut begun, mut ends) = (Vec::new(), 0, Vec::new());
+        let segments = pipeline
+            .generate(&prompt, &config, |event| {
+                match (event, told.last_mut()) {
+                    (PipelineEvent::Text(chunk), Some(Segment::Text(text))) => {
+                        text.push_str(&chunk)
+                    }
+                    (PipelineEvent::Text(chunk), _) => told.push(Segment::Text(chunk)),
+                    (PipelineEvent::Image(image), _) => told.push(Segment::Image(image)),
+                    (PipelineEvent::ImageStart, _) => begun += 1,
+                    (PipelineEvent::End(reason), _) => ends.push(reason),
+                    (PipelineEvent::ImageProgress { .. }, _) => {}
+                }
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(segments, told);
+        assert_eq!(ends.len(), 1);
+        assert!(!matches!(ends[0], EndReason::ImageComplete));
+        let images = segments.iter().filter(|segment| matches!(segment, Segment::Image(_))).count();
+        assert_eq!(images, begun);
+        pictures += images;
+    }
+    assert!(pictures > 0, "no row of twelve has a picture");
+}
+
+#[test]
+fn a_picture_has_the_trained_size_and_depends_on_the_seed_alone() {
+    let pipeline = pipeline();
+    let one = pipeline.draw("a red square").unwrap();
+    assert_eq!(one.dimensions(), (SIDE, SIDE));
+    assert_eq!(one, pipeline.draw("a red square").unwrap());
+    let config = pipeline.generation().clone();
+    let batch = pipeline.draw_batch(&["a red square", "a red square", "it"], &config).unwrap();
+    assert_eq!(batch[0], one);
+    let second = GenerationConfig { seed: 1, ..config };
+    assert_eq!(batch[1], pipeline.draw_batch(&["a red square"], &second).unwrap()[0]);
+    assert_ne!(batch[0], batch[1]);
+}
+
+#[test]
+fn questions_and_captions_are_answered_the_same_in_a_batch() {
+    let pipeline = pipeline();
+    let config = pipeline.generation().clone().for_answers();
+    let images = [picture(10), picture(200), picture(90)];
+    let questions = ["what colour is it?", "it?", "a square or a circle, what is it?"];
+    let answers = pipeline.ask_batch(&images, &questions, &config).unwrap();
+    let captions = pipeline.caption_batch(&images, &config).unwrap();
+    for (index, image) in images.iter().enumerate() {
+        assert_eq!(pipeline.ask(image, questions[index]).unwrap(), answers[index]);
+        assert_eq!(pipeline.caption(image).unwrap(), captions[index]);
+    }
+    assert!(pipeline.ask_batch(&images, &questions[..1], &config).is_err());
+    assert!(pipeline.caption_batch(&[], &config).unwrap().is_empty());
+}
+
+#[test]
+fn a_prompt_longer_than_the_context_is_refused() {
+    let pipeline = pipeline();
+    let error = pipeline.draw(&"what colour? ".repeat(CONTEXT)).unwrap_err();
+    assert!(error.to_string().contains("does not fit the context of 96 ids"), "{error}");
+    assert_eq!(error.exit_code(), 3);
+}
+
+#[test]
+fn without_an_image_tokenizer_there_is_text_only() {
+    let pipeline = Pipeline::new(Checkpoint { vq: None, ..checkpoint() }, &cpu()).unwrap();
+    let prompt = [Segment::Text("a red".into())];
+    for seed in 0..6 {
+        let config = GenerationConfig { seed, ..GenerationConfig::default() };
+        let segments = pipeline.generate(&prompt, &config, |_| Ok(())).unwrap();
+        assert!(segments.iter().all(|segment| matches!(segment, Segment::Text(_))));
+    }
+    let config =
+        GenerationConfig { mode: GenerationMode::ImageOnly, ..GenerationConfig::default() };
+    assert!(pipeline.generate(&prompt, &config, |_| Ok(())).is_err());
+    assert!(pipeline.draw("a red square").is_err());
+    assert!(pipeline.caption(&picture(3)).is_err());
+}
+
+#[test]
+fn forms_of_a_checkpoint_are_checked_when_it_is_opened() {
+    let prompts = PromptForms { ask: "{question}".into(), ..PromptForms::default() };
+    let device = cpu();
+    let error = Pipeline::new(Checkpoint { prompts, ..checkpoint() }, &device).unwrap_err();
+    assert!(error.to_string().contains("prompts.ask"), "{error}");
+}

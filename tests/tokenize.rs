@@ -1,0 +1,485 @@
+//! The tokenizer against Hugging Face's outputs, and properties that hold for any text.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use calumma::tokenize::{
+    BEGIN_IMAGE_TOKEN, BpeConfig, CodedSegment, EncodeOptions, Processor, PromptForm, SEP_TOKEN,
+    TextTokenizer, TokenClass, Turn, check_length, code_token, train_bpe,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use vq_tokenizer::Codes;
+
+fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer").join(name)
+}
+
+fn fixture_json(name: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(fixture(name)).unwrap()).unwrap()
+}
+
+fn fixture_tokenizer() -> TextTokenizer {
+    TextTokenizer::load(&fixture("tokenizer.json")).unwrap()
+}
+
+static FIXTURE: LazyLock<Processor> =
+    LazyLock::new(|| Processor::new(fixture_tokenizer(), (8, 8)).unwrap());
+
+/// The fixture's tokenizer after a change to its file.
+fn changed_tokenizer(change: impl FnOnce(&mut Value)) -> TextTokenizer {
+    let mut file = fixture_json("tokenizer.json");
+    change(&mut file);
+    TextTokenizer::from_bytes(file.to_string().as_bytes()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+#[test]
+fn text_encodes_as_in_hugging_face() {
+    let tokenizer = fixture_tokenizer();
+    for case in fixture_json("expected.json")["encode"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let with_bos = tokenizer.encode_with_specials(text).unwrap();
+        assert_eq!(with_bos, ids(&case["ids"]), "{text}");
+        assert_eq!(tokenizer.encode(text).unwrap(), ids(&case["ids_no_bos"]), "{text}");
+        let tokens: Vec<String> = with_bos.iter().map(|id| tokenizer.token(*id).unwrap()).collect();
+        assert_eq!(json!(tokens), case["tokens"], "{text}");
+        assert_eq!(json!(tokenizer.decode(&with_bos).unwrap()), case["decoded_skip_special"]);
+        assert_eq!(json!(tokenizer.decode_with_specials(&with_bos).unwrap()), case["decoded"]);
+    }
+}
+
+#[test]
+fn codes_and_control_tokens_have_the_ids_of_the_fixture() {
+    let expected = fixture_json("expected.json");
+    let vocabulary = fixture_tokenizer().vocabulary().unwrap();
+    assert_eq!(vocabulary.image_ids(), ids(&expected["code_to_id"]));
+    assert_eq!(vocabulary.len(), 480);
+    let special = vocabulary.special();
+    let found = json!({
+        "<s>": special.bos, "<pad>": special.pad, "</s>": special.eos, "<unk>": special.unk,
+        "<eoss>": special.end_image, "<racm3:break>": special.begin_image,
+        "<reserved08706>": special.sep, "<image>": special.image_placeholder,
+    });
+    assert_eq!(found, expected["special_ids"]);
+}
+
+#[test]
+fn placeholder_prompts_equal_hugging_faces_processor() {
+    let expected = fixture_json("expected.json");
+    let processor = &*FIXTURE;
+    assert_eq!(json!(processor.codes_per_image()), expected["image_seq_length"]);
+    for case in expected["processor"].as_array().unwrap() {
+        let form = match case["text_completion"].as_bool().unwrap() {
+            true => PromptForm::Completion,
+            false => PromptForm::Chat,
+        };
+        let text = case["text"].as_str().unwrap();
+        let prompt = processor.placeholder_prompt(text, form).unwrap();
+        assert_eq!(prompt, ids(&case["input_ids"]), "{text}");
+
+        let images: Vec<Codes> = (0..case["images"].as_u64().unwrap() as u32).map(image8).collect();
+        let mut segments = processor.prompt(text, &images).unwrap();
+        if form == PromptForm::Chat {
+            segments.push(CodedSegment::sep());
+        }
+        let filled = processor.fill_placeholders(&prompt, &images).unwrap();
+        assert_eq!(filled, processor.encode(&segments).unwrap(), "{text}");
+        let more = [images, vec![image8(0)]].concat();
+        assert!(processor.fill_placeholders(&prompt, &more).is_err());
+    }
+}
+
+/// A picture of 8x8 codes below 100.
+fn image8(start: u32) -> Codes {
+    Codes { ids: (0..64).map(|i| (start * 31 + i * 7) % 100).collect(), height: 8, width: 8 }
+}
+
+#[test]
+fn pictures_follow_token_names_where_ids_are_permuted() {
+    let permuted =
+        |id: u64| if (4..104).contains(&id) { 4 + ((id - 4) * 37 + 11) % 100 } else { id };
+    let tokenizer = changed_tokenizer(|file| {
+        for id in file["model"]["vocab"].as_object_mut().unwrap().values_mut() {
+            *id = json!(permuted(id.as_u64().unwrap()));
+        }
+        for token in file["added_tokens"].as_array_mut().unwrap() {
+            token["id"] = json!(permuted(token["id"].as_u64().unwrap()));
+        }
+    });
+    let processor = Processor::new(tokenizer, (8, 8)).unwrap();
+    let picture = [CodedSegment::Image(image8(3))];
+    let encoded = processor.encode(&picture).unwrap();
+    for (id, code) in encoded[2..66].iter().zip(&image8(3).ids) {
+        assert_eq!(u64::from(*id), permuted(4 + u64::from(*code)));
+        assert_eq!(processor.text().token(*id), Some(code_token(*code)));
+    }
+    assert_eq!(processor.decode(&encoded).unwrap(), picture);
+}
+
+#[test]
+fn a_tokenizer_of_the_original_release_has_its_placeholder_by_number() {
+    let tokenizer = changed_tokenizer(|file| {
+        let vocab = file["model"]["vocab"].as_object_mut().unwrap();
+        let id = vocab.remove("<image>").unwrap();
+        vocab.insert("<reserved08707>".into(), id);
+        let tokens = file["added_tokens"].as_array_mut().unwrap().iter_mut();
+        tokens.filter(|t| t["content"] == "<image>").for_each(|t| {
+            t["content"] = json!("<reserved08707>");
+        });
+        file["post_processor"] = Value::Null;
+    });
+    assert_eq!(tokenizer.vocabulary().unwrap().special().image_placeholder, Some(109));
+    let processor = Processor::new(tokenizer, (8, 8)).unwrap();
+    assert!(processor.text().encode_with_specials("").unwrap().is_empty());
+    let prompt = processor.placeholder_prompt("<image>", PromptForm::Completion).unwrap();
+    assert_eq!(prompt.len(), 67);
+    assert_eq!(prompt[..3], [0, 105, 109]);
+}
+
+#[test]
+fn plain_text_stays_text_whatever_the_file_says_of_its_added_tokens() {
+    let texts =
+        ["<racm3:break>IMGIMGAZ<eoss>", "a</s>b", "IMGIMGBAZ", "<image>", "x<reserved08706>"];
+    let not_special = |file: &mut Value| {
+        for token in file["added_tokens"].as_array_mut().unwrap() {
+            token["special"] = json!(false);
+        }
+    };
+    let whole_words = |file: &mut Value| file["model"]["ignore_merges"] = json!(true);
+    let merged = |file: &mut Value| {
+        let vocab = file["model"]["vocab"].as_object_mut().unwrap();
+        let size = vocab.len();
+        let pairs = [("I", "M"), ("IM", "G"), ("IMG", "IMG"), ("A", "Z"), ("IMGIMG", "AZ")];
+        for (index, (left, right)) in pairs[..4].iter().enumerate() {
+            vocab.insert(format!("{left}{right}"), json!(size + index));
+        }
+        let merges = file["model"]["merges"].as_array_mut().unwrap();
+        merges.extend(pairs.map(|(left, right)| json!([left, right])));
+    };
+    let changes: [&dyn Fn(&mut Value); 4] = [&|_| (), &not_special, &whole_words, &merged];
+    for (index, change) in changes.iter().enumerate() {
+        let tokenizer = changed_tokenizer(|file| change(file));
+        for text in texts {
+            let encoded = tokenizer.encode_plain(text).unwrap();
+            assert_eq!(tokenizer.decode(&encoded).unwrap(), text, "change {index}");
+            for id in encoded {
+                let name = tokenizer.token(id).unwrap();
+                assert_eq!(TokenClass::of_name(&name), TokenClass::Text, "change {index}: {name}");
+            }
+        }
+        let control = tokenizer.encode("<racm3:break>IMGIMGAZ").unwrap();
+        assert_eq!(control, [105, 4], "change {index}");
+        assert_eq!(tokenizer.decode(&control).unwrap(), "", "change {index}");
+    }
+}
+
+#[test]
+fn text_is_neither_cut_nor_padded() {
+    let tokenizer = changed_tokenizer(|file| {
+        file["truncation"] = json!({
+            "max_length": 4, "stride": 0, "strategy": "LongestFirst", "direction": "Right"
+        });
+        file["padding"] = json!({
+            "strategy": {"Fixed": 20}, "direction": "Left", "pad_to_multiple_of": null,
+            "pad_id": 1, "pad_type_id": 0, "pad_token": "<pad>"
+        });
+    });
+    let text = "The image shows two dogs.";
+    assert_eq!(tokenizer.encode(text).unwrap(), fixture_tokenizer().encode(text).unwrap());
+}
+
+#[test]
+fn streams_of_other_decoders_equal_the_whole_too() {
+    let tokenizer = changed_tokenizer(|file| file["decoder"] = json!({"type": "Fuse"}));
+    let encoded = tokenizer.encode_plain("The image — 日本語 shows").unwrap();
+    let mut stream = tokenizer.stream();
+    let parts: Vec<String> = encoded.iter().map(|id| stream.push(*id).unwrap()).collect();
+    let rest = stream.finish().unwrap();
+    assert_eq!(parts.concat() + &rest, tokenizer.decode(&encoded).unwrap());
+}
+
+/// Captions in the manner of the shipped data sets.
+fn captions() -> Vec<String> {
+    let colours = ["red", "green", "blue", "yellow"];
+    let shapes = ["circle", "square", "triangle", "star"];
+    let pairs = colours.iter().flat_map(|c| shapes.iter().map(move |s| (c, s)));
+    pairs
+        .enumerate()
+        .map(|(i, (colour, shape))| format!("There are {} {colour} {shape}s, isn't it?\n", i * 13))
+        .collect()
+}
+
+fn small() -> BpeConfig {
+    BpeConfig { vocab_size: 420, num_codes: 16, ..BpeConfig::default() }
+}
+
+static TRAINED: LazyLock<Processor> =
+    LazyLock::new(|| Processor::new(train_bpe(&small(), captions()).unwrap(), (2, 3)).unwrap());
+
+#[test]
+fn training_twice_gives_the_same_bytes() {
+    let bytes = || train_bpe(&small(), captions()).unwrap().to_bytes().unwrap();
+    let first = bytes();
+    assert_eq!(first, bytes());
+    let again = TextTokenizer::from_bytes(&first).unwrap();
+    assert_eq!(again.to_bytes().unwrap(), first);
+    let text = "There are 13 green stars — 日本";
+    assert_eq!(again.encode_plain(text).unwrap(), TRAINED.text().encode_plain(text).unwrap());
+}
+
+#[test]
+fn vocabulary_has_exactly_the_size_asked_for() {
+    for (size, texts) in [(294, captions()), (330, captions()), (4096, captions()), (300, vec![])] {
+        let config = BpeConfig { vocab_size: size, ..small() };
+        let tokenizer = train_bpe(&config, texts).unwrap();
+        assert_eq!(tokenizer.vocab_size(), size);
+        let vocabulary = tokenizer.vocabulary().unwrap();
+        assert_eq!(vocabulary.len(), size);
+        assert_eq!(vocabulary.image_ids(), (4..20).collect::<Vec<u32>>());
+        let special = vocabulary.special();
+        let low = [special.bos, special.pad, special.eos, special.unk];
+        assert_eq!(low, [0, 1, 2, 3]);
+        let marks = [special.end_image, special.begin_image, special.sep];
+        assert_eq!(marks, [20, 21, 24]);
+        assert_eq!(special.image_placeholder, Some(25));
+    }
+}
+
+#[test]
+fn words_are_learned_and_digits_stand_alone() {
+    let tokenizer = TRAINED.text();
+    assert_eq!(tokenizer.encode_plain(" circles").unwrap().len(), 1);
+    let digits = tokenizer.encode_plain("2019").unwrap();
+    let names: Vec<String> = digits.iter().map(|id| tokenizer.token(*id).unwrap()).collect();
+    assert_eq!(names, ["2", "0", "1", "9"]);
+    assert_eq!(tokenizer.encode_with_specials("a").unwrap()[0], 0);
+}
+
+#[test]
+fn a_corpus_full_of_token_names_teaches_none() {
+    let corpus: Vec<String> = (0..200)
+        .map(|i| {
+            format!("IMGIMG{}IMGIMGAZ IMGIMGBAZ <s></s><racm3:break> {}", "A", code_token(i % 16))
+        })
+        .collect();
+    let tokenizer = train_bpe(&small(), corpus.iter()).unwrap();
+    tokenizer.vocabulary().unwrap();
+    for text in &corpus[..16] {
+        let encoded = tokenizer.encode_plain(text).unwrap();
+        assert_eq!(&tokenizer.decode(&encoded).unwrap(), text);
+    }
+}
+
+fn image(codes: [u32; 6]) -> CodedSegment {
+    CodedSegment::Image(Codes { ids: codes.to_vec(), height: 2, width: 3 })
+}
+
+#[test]
+fn an_open_block_and_the_end_of_text_are_options() {
+    let segments = [CodedSegment::text("a"), image([1, 2, 3, 4, 5, 6])];
+    let special = TRAINED.vocabulary().special();
+    let prompt = TRAINED.encode(&segments).unwrap();
+    assert_eq!(prompt.len(), 2 + TRAINED.image_block_len());
+    let open = EncodeOptions { open_image: true, ..EncodeOptions::default() };
+    let open = TRAINED.encode_with(&segments, open).unwrap();
+    assert_eq!(open, [prompt.clone(), vec![special.begin_image]].concat());
+    let document = TRAINED.document(&segments).unwrap();
+    assert_eq!(document.ids, [prompt, vec![special.eos]].concat());
+    assert_eq!(document.loss_mask.iter().filter(|target| **target).count(), document.len() - 1);
+    assert!(!document.loss_mask[0]);
+}
+
+#[test]
+fn faulty_blocks_are_errors_that_leave_what_came_before() {
+    let text = CodedSegment::text("a");
+    let whole = TRAINED.encode(&[text.clone(), image([1, 2, 3, 4, 5, 6])]).unwrap();
+    // <s> a <begin> 1 2 3 4 5 6 <end>
+    assert_eq!(whole.len(), 10);
+    TRAINED.decode(&whole[..9]).unwrap();
+    let special = TRAINED.vocabulary().special();
+    let code = whole[3];
+    let cases = [
+        (whole[..5].to_vec(), "picture at 2 is cut off after 2 of its 6 codes"),
+        (whole[..3].to_vec(), "picture at 2 is cut off after 0 of its 6 codes"),
+        ([&whole[..5], &[special.end_image][..]].concat(), "picture at 2 is closed after 2 of"),
+        (
+            [&whole[..5], &whole[1..2]].concat(),
+            "picture at 2 holds a token that is no code after 2",
+        ),
+        ([&whole[..9], &[code][..]].concat(), "picture at 2 goes on after 6"),
+        ([&whole[..2], &[code][..]].concat(), "image token outside a picture at 2"),
+        (
+            [&whole[..2], &[special.end_image][..]].concat(),
+            "end of a picture outside a picture at 2",
+        ),
+        ([&whole[..2], &[9999][..]].concat(), "id 9999 at 2 is beyond the vocabulary of 420"),
+    ];
+    for (ids, message) in cases {
+        let error = TRAINED.decode(&ids).unwrap_err().to_string();
+        assert!(error.starts_with(message), "{error}");
+        let (segments, fault) = TRAINED.decode_until_fault(&ids);
+        assert_eq!(segments, std::slice::from_ref(&text));
+        assert_eq!(fault.unwrap().to_string(), error);
+    }
+}
+
+#[test]
+fn segments_that_do_not_fit_are_errors() {
+    let message = |segment| TRAINED.encode(&[segment]).unwrap_err().to_string();
+    assert!(message(image([0, 1, 2, 3, 4, 16])).contains("code 16 is beyond the vocabulary's 16"));
+    let tall = Codes { ids: vec![0; 6], height: 3, width: 2 };
+    assert!(message(CodedSegment::Image(tall)).contains("3 rows and 2 columns"));
+    for name in [BEGIN_IMAGE_TOKEN, "<eoss>", "IMGIMGAZ", "a", "<sep>", "<nothing>"] {
+        assert!(message(CodedSegment::Special(name.to_owned())).contains("not the name of"));
+    }
+    assert!(Processor::new(fixture_tokenizer(), (0, 8)).is_err());
+}
+
+#[test]
+fn a_prompt_longer_than_the_context_says_both_numbers() {
+    check_length(512, 512).unwrap();
+    let error = check_length(513, 512).unwrap_err().to_string();
+    assert!(error.contains("513 tokens") && error.contains("context of 512"), "{error}");
+}
+
+#[test]
+fn conversations_out_of_order_are_errors() {
+    let user = || Turn::user(vec![CodedSegment::text("u")]);
+    let assistant = || Turn::assistant(vec![CodedSegment::text("a")]);
+    let message = |turns: &[Turn]| TRAINED.chat(turns).unwrap_err().to_string();
+    assert!(message(&[]).contains("at least one turn"));
+    assert!(message(&[assistant()]).starts_with("turn 1 is by Assistant"));
+    assert!(message(&[user(), user()]).starts_with("turn 2 is by User"));
+    assert!(message(&[user()]).contains("the last of 1 turns is by User"));
+    let sep = Turn::assistant(vec![CodedSegment::sep()]);
+    assert!(message(&[user(), sep]).contains(SEP_TOKEN));
+    assert!(TRAINED.chat_prompt(&[user(), assistant()]).is_err());
+    let prompt = TRAINED.chat_prompt(&[user(), assistant(), user()]).unwrap();
+    let whole = TRAINED.chat(&[user(), assistant(), user(), assistant()]).unwrap();
+    assert_eq!(prompt, whole.ids[..prompt.len()]);
+    assert_eq!(prompt.last(), Some(&TRAINED.vocabulary().special().sep));
+}
+
+/// Any text: characters of all planes, controls, and names of tokens.
+fn any_text() -> impl Strategy<Value = String> {
+    let names =
+        ["<s>", "</s>", "<racm3:break>", "<eoss>", "IMGIMGAZ", "IMGIMG", "<image>", "Z", "<"];
+    let piece = prop_oneof![
+        4 => any::<char>().prop_map(String::from),
+        3 => proptest::sample::select(vec![" ", "\n", "\t", "e\u{301}", "👩‍👩‍👧", "circle", "42", "'s"])
+            .prop_map(str::to_owned),
+        3 => proptest::sample::select(names.to_vec()).prop_map(str::to_owned),
+    ];
+    vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+fn any_segments() -> impl Strategy<Value = Vec<CodedSegment>> {
+    let segment = prop_oneof![
+        any_text().prop_map(CodedSegment::Text),
+        proptest::array::uniform6(0..16u32).prop_map(image),
+        Just(CodedSegment::sep()),
+    ];
+    vec(segment, 0..6)
+}
+
+fn any_turn() -> impl Strategy<Value = Vec<CodedSegment>> {
+    any_segments().prop_map(|mut segments| {
+        segments.retain(|segment| !matches!(segment, CodedSegment::Special(_)));
+        segments
+    })
+}
+
+/// Neighbouring texts as one, empty ones left out.
+fn joined(segments: &[CodedSegment]) -> Vec<CodedSegment> {
+    let mut joined: Vec<CodedSegment> = Vec::new();
+    for segment in segments {
+        match (joined.last_mut(), segment) {
+            (_, CodedSegment::Text(text)) if text.is_empty() => {}
+            (Some(CodedSegment::Text(before)), CodedSegment::Text(text)) => before.push_str(text),
+            _ => joined.push(segment.clone()),
+        }
+    }
+    joined
+}
+
+proptest! {
+    #[test]
+    fn text_survives_encoding(text in any_text()) {
+        let tokenizer = TRAINED.text();
+        prop_assert_eq!(tokenizer.decode(&tokenizer.encode_plain(&text).unwrap()).unwrap(), text);
+    }
+
+    #[test]
+    fn user_text_makes_text_ids_only(text in any_text()) {
+        for processor in [&*TRAINED, &*FIXTURE] {
+            for id in processor.text().encode_plain(&text).unwrap() {
+                prop_assert_eq!(processor.vocabulary().class(id), TokenClass::Text);
+            }
+        }
+    }
+
+    #[test]
+    fn plain_text_without_names_encodes_by_the_file(text in "[ -;=?-Za-z\n\tà-ÿ一-龥]{0,30}") {
+        let tokenizer = TRAINED.text();
+        prop_assert_eq!(tokenizer.encode_plain(&text).unwrap(), tokenizer.encode(&text).unwrap());
+    }
+
+    #[test]
+    fn segments_survive_encoding(segments in any_segments()) {
+        let encoded = TRAINED.encode(&segments).unwrap();
+        prop_assert_eq!(TRAINED.decode(&encoded).unwrap(), joined(&segments));
+        let padded = [vec![1; 3], encoded].concat();
+        prop_assert_eq!(TRAINED.decode(&padded).unwrap(), joined(&segments));
+    }
+
+    #[test]
+    fn streamed_text_equals_the_whole(ids in vec(0..420u32, 0..60), high in vec(290..294u32, 0..4)) {
+        let tokenizer = TRAINED.text();
+        let ids = [ids, high].concat();
+        let mut stream = tokenizer.stream();
+        let mut text = String::new();
+        for id in &ids {
+            text += &stream.push(*id).unwrap();
+        }
+        text += &stream.finish().unwrap();
+        prop_assert_eq!(text, tokenizer.decode(&ids).unwrap());
+    }
+
+    #[test]
+    fn streamed_text_never_shows_half_a_character(text in any_text()) {
+        let tokenizer = TRAINED.text();
+        let mut stream = tokenizer.stream();
+        let mut seen = String::new();
+        for id in tokenizer.encode_plain(&text).unwrap() {
+            seen += &stream.push(id).unwrap();
+            prop_assert!(text.starts_with(&seen));
+        }
+        prop_assert_eq!(seen, text);
+    }
+
+    #[test]
+    fn the_loss_sees_exactly_the_answers(turns in vec((any_turn(), any_turn()), 1..4)) {
+        let special = TRAINED.vocabulary().special();
+        let last = turns.len() - 1;
+        let plain = EncodeOptions { bos: false, ..EncodeOptions::default() };
+        let mut expected = vec![];
+        for (index, (_, answer)) in turns.iter().enumerate() {
+            expected.extend(TRAINED.encode_with(answer, plain).unwrap());
+            expected.push(if index == last { special.eos } else { special.sep });
+        }
+        let turns = turns.into_iter().flat_map(|(user, answer)| [Turn::user(user), Turn::assistant(answer)]);
+        let sequence = TRAINED.chat(&turns.collect::<Vec<_>>()).unwrap();
+        prop_assert_eq!(sequence.ids.len(), sequence.loss_mask.len());
+        prop_assert_eq!(sequence.ids[0], special.bos);
+        let targets = sequence.ids.iter().zip(&sequence.loss_mask).filter(|(_, target)| **target);
+        prop_assert_eq!(targets.map(|(id, _)| *id).collect::<Vec<_>>(), expected);
+        // each prompt's separator precedes its answer, and is no target
+        let separators = sequence.ids.iter().filter(|id| **id == special.sep).count();
+        prop_assert_eq!(separators, 2 * last + 1);
+    }
+}
