@@ -9,6 +9,8 @@ mod model;
 mod pack;
 mod scenes;
 mod pipeline;
+mod preprocess;
 mod reference_generation;
 mod sampling;
 mod tokenize;
+mod vq_tokenizer;
