@@ -335,10 +335,10 @@ mod cuda {
             let spec = DeviceSpec::CudaRange(first, last).to_string();
             return Err(DeviceError::UnknownSpec { spec });
         }
-        match last > highest {
-            true => Err(DeviceError::NoCudaIndex { index: first.max(highest + 1), last: highest }),
-            false => Ok(()),
+        if last > highest {
+            return Err(DeviceError::NoCudaIndex { index: first.max(found), last: highest });
         }
+        Ok(())
     }
 
     /// An error unless NVRTC would find its headers below `cuda_path`: it is given that folder
@@ -346,10 +346,10 @@ mod cuda {
     fn check_headers(cuda_path: Option<PathBuf>) -> Result<(), DeviceError> {
         let cuda_path = cuda_path.ok_or(DeviceError::NoCudaPath { header: HEADER })?;
         let path = cuda_path.join("include").join(HEADER);
-        match path.is_file() {
-            true => Ok(()),
-            false => Err(DeviceError::NoCudaHeaders { path, header: HEADER }),
+        if !path.is_file() {
+            return Err(DeviceError::NoCudaHeaders { path, header: HEADER });
         }
+        Ok(())
     }
 
     pub fn describe() -> Vec<DeviceInfo> {
@@ -425,34 +425,43 @@ mod wgpu {
 
     use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
 
-    /// The kinds of adapter, best first, and what each is called.
-    const KINDS: [(DeviceKind, &str); 4] = [
-        (DeviceKind::DiscreteGpu(0), "discrete GPU"),
-        (DeviceKind::IntegratedGpu(0), "integrated GPU"),
-        (DeviceKind::VirtualGpu(0), "virtual GPU"),
-        (DeviceKind::Cpu, "software adapter, slower than cpu"),
+    /// The kinds of adapter, best first: what each is called, and whether it is a GPU of this
+    /// machine.
+    const KINDS: [(DeviceKind, &str, bool); 4] = [
+        (DeviceKind::DiscreteGpu(0), "discrete GPU", true),
+        (DeviceKind::IntegratedGpu(0), "integrated GPU", true),
+        (DeviceKind::VirtualGpu(0), "virtual GPU", false),
+        (DeviceKind::Cpu, "software adapter, slower than cpu", false),
     ];
 
-    /// The best adapter there is, and what it is called.
-    fn best() -> Option<(Device, &'static str)> {
+    struct Adapter {
+        device: Device,
+        name: &'static str,
+        is_hardware: bool,
+    }
+
+    fn best() -> Option<Adapter> {
         let found = Device::enumerate(DeviceType::Wgpu);
-        let known = KINDS.into_iter().find_map(|(kind, name)| {
+        let known = KINDS.into_iter().find_map(|(kind, name, is_hardware)| {
             let device = Device::wgpu(kind);
-            found.contains(&device).then_some((device, name))
+            found.contains(&device).then_some(Adapter { device, name, is_hardware })
         });
-        known.or_else(|| found.first().map(|device| (device.clone(), "adapter of unknown kind")))
+        known.or_else(|| {
+            let device = found.first()?.clone();
+            Some(Adapter { device, name: "adapter of unknown kind", is_hardware: false })
+        })
     }
 
     pub fn has_hardware() -> bool {
-        best().is_some_and(|(_, name)| name == KINDS[0].1 || name == KINDS[1].1)
+        best().is_some_and(|adapter| adapter.is_hardware)
     }
 
     pub fn open() -> Result<Device, DeviceError> {
-        best().map(|(device, _)| device).ok_or(DeviceError::NoWgpu)
+        best().map(|adapter| adapter.device).ok_or(DeviceError::NoWgpu)
     }
 
     pub fn describe() -> DeviceInfo {
-        let note = best().map(|(_, name)| name.to_string()).ok_or(DeviceError::NoWgpu);
+        let note = best().map(|adapter| adapter.name.to_string()).ok_or(DeviceError::NoWgpu);
         DeviceInfo::new(DeviceSpec::Wgpu, "GPU through wgpu", note)
     }
 }

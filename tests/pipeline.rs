@@ -1,13 +1,19 @@
 //! A checkpoint of random weights at work: what goes in and comes out, whatever it has learnt.
 
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::TensorData;
 use calumma::checkpoint::Checkpoint;
 use calumma::generate::{EndReason, GenerationConfig, GenerationMode, PromptForms};
 use calumma::model::ModelConfig;
 use calumma::pipeline::{Pipeline, PipelineEvent};
-use calumma::tokenize::{BpeConfig, Processor, Segment, train_bpe};
+use calumma::tokenize::{BpeConfig, CodedSegment, EncodeOptions, Processor, Segment, train_bpe};
 use image::{Rgb, RgbImage};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::{VqConfig, VqTokenizer};
+use vq_tokenizer::{VqConfig, VqTokenizer, weights};
 
 use crate::common::cpu;
 
@@ -15,9 +21,21 @@ const SIDE: u32 = 16;
 const CODES: usize = 24;
 const CONTEXT: usize = 96;
 
+/// The matrices of `model` drawn anew from a seed of their own: the device's random stream is
+/// shared with other tests.
+fn redrawn<M: Module>(model: M, scale: f32) -> M {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let mut tensors = weights::collect(&model);
+    for tensor in tensors.values_mut().filter(|tensor| tensor.shape().len() > 1) {
+        let shape = tensor.shape().to_vec();
+        let values = (0..shape.iter().product()).map(|_| scale * rng.random_range(-1.0_f32..1.0));
+        *tensor = TensorData::new(values.collect(), shape);
+    }
+    weights::load(model, tensors, Path::new("redrawn"), |_| true).unwrap()
+}
+
 fn checkpoint() -> Checkpoint {
     let device = cpu();
-    device.seed(7);
     let vq_config: VqConfig = serde_json::from_value(serde_json::json!({
         "base_channels": 32, "channel_multiplier": [1, 1, 1], "num_res_blocks": 1,
         "attn_resolutions": [], "latent_channels": 8, "embed_dim": 8,
@@ -25,7 +43,7 @@ fn checkpoint() -> Checkpoint {
     }))
     .unwrap();
     let side = SIDE as usize / vq_config.downsampling();
-    let vq = vq_config.init(&device);
+    let vq = redrawn(vq_config.init(&device), 0.1);
     let preprocessor = PreprocessorConfig::original(SIDE as usize);
     let bpe = BpeConfig { vocab_size: 400, num_codes: CODES, ..BpeConfig::default() };
     let text = train_bpe(&bpe, ["what colour is it? a red square, a blue circle"]).unwrap();
@@ -38,11 +56,10 @@ fn checkpoint() -> Checkpoint {
         num_attention_heads: 4,
         num_key_value_heads: 2,
         max_position_embeddings: CONTEXT,
-        initializer_range: 0.3,
         ..ModelConfig::default()
     };
     Checkpoint {
-        model: config.init(&device).unwrap(),
+        model: redrawn(config.init(&device).unwrap(), 0.4),
         config,
         processor,
         vq: Some(VqTokenizer::new(vq_config, preprocessor, vq, device)),
@@ -60,37 +77,58 @@ fn picture(shade: u8) -> RgbImage {
     RgbImage::from_fn(SIDE + 9, SIDE, |x, y| Rgb([shade, (9 * x) as u8, (13 * y) as u8]))
 }
 
+/// Continues `prompt` and asserts that the events tell what is returned.
+fn generate_and_compare(pipeline: &Pipeline, prompt: &[u32], seed: u64) -> Vec<Segment> {
+    let config = GenerationConfig { seed, ..pipeline.generation().clone() };
+    let (mut told, mut begun, mut ends) = (Vec::new(), 0, Vec::new());
+    let on_event = |event| {
+        match (event, told.last_mut()) {
+            (PipelineEvent::Text(chunk), Some(Segment::Text(text))) => text.push_str(&chunk),
+            (PipelineEvent::Text(chunk), _) => told.push(Segment::Text(chunk)),
+            (PipelineEvent::Image(image), _) => told.push(Segment::Image(image)),
+            (PipelineEvent::ImageStart, _) => begun += 1,
+            (PipelineEvent::End(reason), _) => ends.push(reason),
+            (PipelineEvent::ImageProgress { .. }, _) => {}
+        }
+        Ok(())
+    };
+    let segments = pipeline.generate_from_ids(prompt, &config, on_event).unwrap();
+    assert_eq!(segments, told);
+    assert!(matches!(ends[..], [EndReason::Stop(_) | EndReason::Context]));
+    let images = segments.iter().filter(|segment| matches!(segment, Segment::Image(_))).count();
+    assert_eq!(images, begun);
+    segments
+}
+
 #[test]
 fn events_add_up_to_the_segments_returned() {
     let pipeline = pipeline();
-    let prompt = [Segment::Text("a red".into()), Segment::Image(picture(90))];
-    let mut pictures = 0;
-    for seed in 0..12 {
-        let config = GenerationConfig { seed, ..pipeline.generation().clone() };
-        let (mut told, mut begun, mut ends) = (Vec::new(), 0, Vec::new());
-        let segments = pipeline
-            .generate(&prompt, &config, |event| {
-                match (event, told.last_mut()) {
-                    (PipelineEvent::Text(chunk), Some(Segment::Text(text))) => {
-                        text.push_str(&chunk)
-                    }
-                    (PipelineEvent::Text(chunk), _) => told.push(Segment::Text(chunk)),
-                    (PipelineEvent::Image(image), _) => told.push(Segment::Image(image)),
-                    (PipelineEvent::ImageStart, _) => begun += 1,
-                    (PipelineEvent::End(reason), _) => ends.push(reason),
-                    (PipelineEvent::ImageProgress { .. }, _) => {}
-                }
-                Ok(())
-            })
-            .unwrap();
-        assert_eq!(segments, told);
-        assert_eq!(ends.len(), 1);
-        assert!(!matches!(ends[0], EndReason::ImageComplete));
-        let images = segments.iter().filter(|segment| matches!(segment, Segment::Image(_))).count();
-        assert_eq!(images, begun);
-        pictures += images;
+    let processor = pipeline.processor();
+    let text = [CodedSegment::text("a red")];
+    let open = EncodeOptions { open_image: true, ..EncodeOptions::default() };
+    for seed in 0..6 {
+        generate_and_compare(&pipeline, &processor.encode(&text).unwrap(), seed);
+        let drawing = processor.encode_with(&text, open).unwrap();
+        let segments = generate_and_compare(&pipeline, &drawing, seed);
+        assert!(matches!(segments[0], Segment::Image(_)));
     }
-    assert!(pictures > 0, "no row of twelve has a picture");
+}
+
+#[test]
+fn pictures_of_a_prompt_become_the_ids_of_their_codes() {
+    let pipeline = pipeline();
+    let (first, second) = (picture(90), picture(30));
+    let text = |text: &str| Segment::Text(text.into());
+    let prompt = [text("a"), Segment::Image(first.clone()), Segment::Image(second.clone())];
+    let codes = pipeline.vq().unwrap().encode(&[first, second]).unwrap();
+    let [one, two] = <[_; 2]>::try_from(codes).unwrap();
+    assert_ne!(one, two);
+    let coded = [CodedSegment::text("a"), CodedSegment::Image(one), CodedSegment::Image(two)];
+    let ids = pipeline.processor().encode(&coded).unwrap();
+    let config = pipeline.generation().clone();
+    let from_segments = pipeline.generate(&prompt, &config, |_| Ok(())).unwrap();
+    let from_ids = pipeline.generate_from_ids(&ids, &config, |_| Ok(())).unwrap();
+    assert_eq!(from_segments, from_ids);
 }
 
 #[test]

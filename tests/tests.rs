@@ -14,3 +14,4 @@ mod reference_generation;
 mod sampling;
 mod tokenize;
 mod vq_tokenizer;
+mod train;

@@ -111,10 +111,11 @@ impl Manifest {
         Ok(())
     }
 
-    /// A short digest of the whole checkpoint: the first 12 hexadecimal digits over all digests.
+    /// A short digest of the model: the first 12 hexadecimal digits over all digests but those of
+    /// `trainer/`, so that a release has the digest of the training checkpoint it was made from.
     pub fn digest(&self) -> String {
         let mut hasher = Sha256::new();
-        for (name, entry) in &self.files {
+        for (name, entry) in self.files.iter().filter(|(name, _)| !name.starts_with("trainer/")) {
             hasher.update(name.as_bytes());
             hasher.update(entry.sha256.as_bytes());
         }

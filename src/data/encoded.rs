@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use vq_tokenizer::{Codes, VqTokenizer};
 
-use super::{Counted, DEFAULT_TOLERANCE, Fields};
+use super::{Counted, DEFAULT_TOLERANCE, Dataset, Fields};
 use crate::error::{Error, Result};
 use crate::report::Reporter;
 use crate::train::DataConfig;
@@ -23,7 +23,7 @@ use crate::train::DataConfig;
 const BATCH: usize = 32;
 
 /// A sample with its pictures as codes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct EncodedSample {
     /// The columns that templates ask for.
     pub fields: Fields,
@@ -40,10 +40,30 @@ pub struct EncodedSource {
     pub samples: Vec<EncodedSample>,
 }
 
+/// Where codes come from and where they are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Encoding<'a> {
+    /// The image tokenizer.
+    pub vq: &'a VqTokenizer,
+    /// A digest of its files.
+    pub digest: &'a str,
+    /// The folder of the caches.
+    pub cache_dir: &'a Path,
+    /// Whether to show no progress.
+    pub quiet: bool,
+}
+
+/// The pictures of the sample `index`; a bad sample has no line.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    index: usize,
+    images: Vec<Codes>,
+}
+
 impl EncodedSource {
-    /// Reads the source's cache below `cache_dir`, or encodes the source and writes it.
+    /// Reads the codes of the source from its cache, or encodes its pictures and writes the cache.
     ///
-    /// Only the columns in `columns` are kept. `tokenizer_digest` identifies `vq`.
+    /// Only the columns in `columns` are kept.
     ///
     /// # Errors
     /// Those of the data set; more bad samples than [`DEFAULT_TOLERANCE`]; [`Error::File`] for a
@@ -51,20 +71,26 @@ impl EncodedSource {
     pub fn open(
         config: &DataConfig,
         columns: &BTreeSet<String>,
-        vq: &VqTokenizer,
-        tokenizer_digest: &str,
-        cache_dir: &Path,
-        quiet: bool,
+        encoding: Encoding<'_>,
     ) -> Result<Self> {
-        let path = cache_path(config, columns, tokenizer_digest, cache_dir);
-        let samples = if path.exists() {
+        let dataset =
+            super::open_as(&config.path, config.explode.as_deref(), config.group_by.as_deref())?;
+        let path = cache_path(config, encoding);
+        let lines = if path.exists() {
             read(&path)?
         } else {
-            let samples = encode(config, columns, vq, quiet)?;
-            std::fs::create_dir_all(cache_dir).map_err(Error::io(cache_dir))?;
-            write(&path, &samples)?;
-            samples
+            let lines = encode(dataset, config.limit, encoding)?;
+            write(&path, &lines)?;
+            lines
         };
+        let dataset =
+            super::open_as(&config.path, config.explode.as_deref(), config.group_by.as_deref())?;
+        let sample = |line: Line| -> Result<EncodedSample> {
+            let mut fields = dataset.fields(line.index)?;
+            fields.retain(|name, _| columns.contains(name));
+            Ok(EncodedSample { fields, images: line.images })
+        };
+        let samples: Vec<_> = lines.into_par_iter().map(sample).collect::<Result<_>>()?;
         if samples.is_empty() {
             return Err(Error::Invalid(format!("data {}: no good sample", config.path)));
         }
@@ -72,78 +98,69 @@ impl EncodedSource {
     }
 }
 
-fn cache_path(
-    config: &DataConfig,
-    columns: &BTreeSet<String>,
-    tokenizer_digest: &str,
-    dir: &Path,
-) -> PathBuf {
+fn cache_path(config: &DataConfig, encoding: Encoding<'_>) -> PathBuf {
     let identity = serde_json::json!([
-        tokenizer_digest,
+        encoding.digest,
         config.path,
         config.group_by,
         config.explode,
-        config.limit,
-        columns
+        config.limit
     ]);
     let digest = Sha256::digest(identity.to_string().as_bytes());
     let digest: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    dir.join(format!("{digest}.jsonl"))
+    encoding.cache_dir.join(format!("{digest}.jsonl"))
 }
 
 fn encode(
-    config: &DataConfig,
-    columns: &BTreeSet<String>,
-    vq: &VqTokenizer,
-    quiet: bool,
-) -> Result<Vec<EncodedSample>> {
-    let dataset =
-        super::open_as(&config.path, config.explode.as_deref(), config.group_by.as_deref())?;
-    let len = config.limit.map_or(dataset.len(), |limit| limit.min(dataset.len()));
+    dataset: Box<dyn Dataset>,
+    limit: Option<usize>,
+    encoding: Encoding<'_>,
+) -> Result<Vec<Line>> {
+    let len = limit.map_or(dataset.len(), |limit| limit.min(dataset.len()));
     let counted = Counted::new(dataset, DEFAULT_TOLERANCE)?;
     let mut reporter =
-        if quiet { Reporter::silent() } else { Reporter::bar(len as u64, "pictures") };
-    let mut encoded = Vec::with_capacity(len);
+        if encoding.quiet { Reporter::silent() } else { Reporter::bar(len as u64, "pictures") };
+    let mut lines = Vec::with_capacity(len);
     for start in (0..len).step_by(BATCH) {
         let end = (start + BATCH).min(len);
-        let samples: Vec<_> =
-            (start..end).into_par_iter().map(|index| counted.take(index)).collect::<Result<_>>()?;
+        let take = |index| Ok(counted.take(index)?.map(|sample| (index, sample.images)));
+        let samples: Vec<_> = (start..end).into_par_iter().map(take).collect::<Result<_>>()?;
         let mut pictures = Vec::new();
         let mut kept = Vec::new();
-        for mut sample in samples.into_iter().flatten() {
-            sample.fields.retain(|name, _| columns.contains(name));
-            kept.push((sample.fields, sample.images.len()));
-            pictures.append(&mut sample.images);
+        for (index, mut images) in samples.into_iter().flatten() {
+            kept.push((index, images.len()));
+            pictures.append(&mut images);
         }
-        let mut codes = vq.encode(&pictures)?.into_iter();
-        for (fields, count) in kept {
-            encoded.push(EncodedSample { fields, images: codes.by_ref().take(count).collect() });
+        let mut codes = encoding.vq.encode(&pictures)?.into_iter();
+        for (index, count) in kept {
+            lines.push(Line { index, images: codes.by_ref().take(count).collect() });
         }
         reporter.step(end, pictures.len());
     }
     reporter.finish();
-    Ok(encoded)
+    Ok(lines)
 }
 
-fn read(path: &Path) -> Result<Vec<EncodedSample>> {
+fn read(path: &Path) -> Result<Vec<Line>> {
     let file = File::open(path).map_err(Error::io(path))?;
-    let mut samples = Vec::new();
+    let mut lines = Vec::new();
     for (index, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(Error::io(path))?;
-        let sample = serde_json::from_str(&line).map_err(|e| {
+        lines.push(serde_json::from_str(&line).map_err(|e| {
             Error::file(path, format!("line {}: {e}; remove the file to encode again", index + 1))
-        })?;
-        samples.push(sample);
+        })?);
     }
-    Ok(samples)
+    Ok(lines)
 }
 
-fn write(path: &Path, samples: &[EncodedSample]) -> Result<()> {
+fn write(path: &Path, lines: &[Line]) -> Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
     let scratch = path.with_extension("tmp");
     let file = File::create(&scratch).map_err(Error::io(&scratch))?;
     let mut writer = BufWriter::new(file);
-    for sample in samples {
-        serde_json::to_writer(&mut writer, sample)
+    for line in lines {
+        serde_json::to_writer(&mut writer, line)
             .map_err(|e| Error::file(&scratch, e.to_string()))?;
         writer.write_all(b"\n").map_err(Error::io(&scratch))?;
     }

@@ -29,7 +29,7 @@ use image::RgbImage;
 use serde_json::{Map, Value};
 
 pub use counted::{BadSample, Counted, DEFAULT_TOLERANCE};
-pub use encoded::{EncodedSample, EncodedSource};
+pub use encoded::{EncodedSample, EncodedSource, Encoding};
 pub use group::{Exploded, Grouped};
 pub use imagefolder::ImageFolder;
 pub use inspect::{Column, Inspection, PictureSize, inspect};

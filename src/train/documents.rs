@@ -1,19 +1,18 @@
 //! From sources to batches: draw, lay out by a template, turn into ids, pack.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use vq_tokenizer::{Codes, VqTokenizer};
+use vq_tokenizer::Codes;
 
 use super::config::DataConfig;
 use super::objective::NextTokenBatch;
 use crate::data::mixture::{Cursor, Mixture, Source};
 use crate::data::pack::{PackReport, PackedBatch, Packer, PackerState};
 use crate::data::template::{RenderOptions, Template};
-use crate::data::{self, DEFAULT_TOLERANCE, EncodedSample, EncodedSource};
+use crate::data::{self, DEFAULT_TOLERANCE, EncodedSample, EncodedSource, Encoding};
 use crate::error::{Error, Result};
 use crate::tokenize::{CodedSegment, Processor, TokenClass, TokenSequence};
 
@@ -38,27 +37,11 @@ struct Prepared {
     samples: Vec<EncodedSample>,
 }
 
-/// What the sources of a run share.
-pub(super) struct SourceContext<'a> {
-    pub vq: &'a VqTokenizer,
-    pub tokenizer_digest: &'a str,
-    pub cache_dir: &'a Path,
-    pub quiet: bool,
-}
-
 impl Prepared {
-    fn new(config: &DataConfig, context: &SourceContext<'_>) -> Result<Self> {
+    fn new(config: &DataConfig, encoding: Encoding<'_>) -> Result<Self> {
         let templates = parse_templates(config)?;
         let columns: BTreeSet<String> = templates.iter().flat_map(Template::fields).collect();
-        let mut samples = EncodedSource::open(
-            config,
-            &columns,
-            context.vq,
-            context.tokenizer_digest,
-            context.cache_dir,
-            context.quiet,
-        )?
-        .samples;
+        let mut samples = EncodedSource::open(config, &columns, encoding)?.samples;
         for sample in &mut samples {
             sample.fields.extend(config.fields.clone());
         }
@@ -106,12 +89,12 @@ fn parse_templates(config: &DataConfig) -> Result<Vec<Template>> {
 impl DocumentStream {
     pub(super) fn new(
         configs: &[DataConfig],
-        context: &SourceContext<'_>,
+        encoding: Encoding<'_>,
         seed: u64,
         packer: Packer,
     ) -> Result<Self> {
         let sources =
-            configs.iter().map(|c| Prepared::new(c, context)).collect::<Result<Vec<_>>>()?;
+            configs.iter().map(|c| Prepared::new(c, encoding)).collect::<Result<Vec<_>>>()?;
         let mixture = Mixture::new(
             seed,
             sources
@@ -171,7 +154,7 @@ fn with_modalities(packed: PackedBatch, processor: &Processor) -> NextTokenBatch
 /// The first `count` samples of each source as batches, always the same: for held-out losses.
 pub(super) fn validation_batches(
     configs: &[DataConfig],
-    context: &SourceContext<'_>,
+    encoding: Encoding<'_>,
     count: usize,
     processor: &Processor,
     new_packer: impl Fn() -> Result<Packer>,
@@ -179,7 +162,7 @@ pub(super) fn validation_batches(
     let mut batches = Vec::new();
     for config in configs {
         let source =
-            Prepared::new(&DataConfig { limit: Some(count), prompt_dropout: 0.0, ..config.clone() }, context)?;
+            Prepared::new(&DataConfig { limit: Some(count), prompt_dropout: 0.0, ..config.clone() }, encoding)?;
         let mut packer = new_packer()?;
         let mut index = 0;
         let mut next = || {

@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use vq_tokenizer::{VqTokenizer, weights};
 
 use super::config::LanguageRecipe;
-use super::documents::{DocumentStream, SourceContext, StreamState, validation_batches};
+use super::documents::{DocumentStream, StreamState, validation_batches};
 use super::objective::{NextToken, NextTokenBatch, NextTokenLoss};
 use super::{Optimizer, Task};
 use crate::checkpoint::{Checkpoint, Manifest, Parts};
+use crate::data::Encoding;
 use crate::data::pack::Packer;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, ModelConfig};
@@ -53,17 +54,16 @@ impl LanguageTask {
         let processor = Processor::new(text, (side, side))?;
         check_codebook(&recipe, &processor, &vq)?;
         let config = recipe.model.config(processor.vocabulary().len());
-        let digest = Manifest::of(&recipe.tokenizer.checkpoint.join("."))?.digest();
+        let digest = Manifest::of(&recipe.tokenizer.checkpoint)?.digest();
         let cache_dir = recipe.run.path().join("codes");
-        let context =
-            SourceContext { vq: &vq, tokenizer_digest: &digest, cache_dir: &cache_dir, quiet };
+        let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: &cache_dir, quiet };
         let pad = processor.vocabulary().special().pad;
         let (rows, seq_len) = (recipe.batch.sequences, recipe.batch.seq_len);
         let packer = || Packer::new(rows, seq_len, pad);
-        let stream = DocumentStream::new(&recipe.data, &context, recipe.run.seed, packer()?)?;
+        let stream = DocumentStream::new(&recipe.data, encoding, recipe.run.seed, packer()?)?;
         let validation = validation_batches(
             &recipe.validation,
-            &context,
+            encoding,
             recipe.run.eval_samples,
             &processor,
             packer,

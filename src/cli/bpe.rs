@@ -1,0 +1,74 @@
+//! `calumma bpe train`: a text tokenizer with places for pictures.
+
+use std::path::{Path, PathBuf};
+
+use calumma::tokenize::train_bpe;
+use calumma::train::{BpeRecipe, corpus, read_recipe};
+use calumma::{Error, Result};
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::session::Session;
+
+/// What to do with text tokenizers.
+#[derive(Subcommand)]
+pub enum BpeVerb {
+    /// Learn a vocabulary by a recipe and write <run>/tokenizer.json
+    Train(TrainArgs),
+}
+
+/// A recipe and changes to it.
+#[derive(Args)]
+pub struct TrainArgs {
+    /// A TOML recipe with the sections run, bpe and data
+    recipe: PathBuf,
+    /// Change a value of the recipe, such as bpe.vocab_size=2048
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// Does `verb`.
+///
+/// # Errors
+/// Those of recipe, data and output file.
+pub fn run(verb: BpeVerb, session: &Session) -> Result<()> {
+    let BpeVerb::Train(args) = verb;
+    let mut recipe: BpeRecipe = read_recipe(&args.recipe, &args.set)?;
+    if let Some(seed) = session.seed() {
+        recipe.run.seed = seed;
+    }
+    session.note(format_args!("reading {} sources", recipe.data.len()));
+    let texts = corpus(&recipe.data, recipe.run.documents, recipe.run.seed)?;
+    let bytes: usize = texts.iter().map(String::len).sum();
+    session.note(format_args!("learning from {} texts, {bytes} bytes", texts.len()));
+    let tokenizer = train_bpe(&recipe.bpe, &texts)?;
+    let path = recipe.run.directory.join(&recipe.run.name).join("tokenizer.json");
+    write_whole(&path, &tokenizer.to_bytes()?)?;
+    let tokens = texts
+        .iter()
+        .try_fold(0, |sum, text| Ok::<usize, Error>(sum + tokenizer.encode_plain(text)?.len()))?;
+    let per_token = bytes as f64 / tokens.max(1) as f64;
+    session.line(format_args!(
+        "{}: {} ids, {per_token:.2} bytes per token over {tokens} tokens",
+        path.display(),
+        tokenizer.vocab_size()
+    ))?;
+    session.object(&json!({
+        "path": path,
+        "vocab_size": tokenizer.vocab_size(),
+        "texts": texts.len(),
+        "bytes": bytes,
+        "tokens": tokens,
+        "bytes_per_token": per_token,
+    }))
+}
+
+/// Writes `path` with its directories so that it appears whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    }
+    let scratch = path.with_extension("json.tmp");
+    std::fs::write(&scratch, bytes).map_err(Error::io(&scratch))?;
+    std::fs::rename(&scratch, path).map_err(Error::io(path))
+}

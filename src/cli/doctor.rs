@@ -1,0 +1,113 @@
+//! `calumma doctor`: what this program and this machine can do together.
+
+use std::path::Path;
+
+use calumma::Result;
+use calumma::device::{DeviceSpec, describe};
+use serde_json::json;
+
+use super::session::Session;
+use super::sizes;
+
+/// Processor features that the kernels use where they are there.
+#[cfg(target_arch = "x86_64")]
+fn processor_features() -> Vec<(&'static str, bool)> {
+    vec![
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+    ]
+}
+
+#[cfg(target_arch = "aarch64")]
+fn processor_features() -> Vec<(&'static str, bool)> {
+    vec![("neon", std::arch::is_aarch64_feature_detected!("neon"))]
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn processor_features() -> Vec<(&'static str, bool)> {
+    Vec::new()
+}
+
+/// Total and available memory in bytes, where the system tells.
+fn memory() -> Option<(f64, f64)> {
+    let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
+    let value = |key: &str| -> Option<f64> {
+        let line = text.lines().find(|line| line.starts_with(key))?;
+        let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(1024.0 * kib)
+    };
+    Some((value("MemTotal:")?, value("MemAvailable:")?))
+}
+
+/// Cargo features of this build.
+fn build_features() -> Vec<&'static str> {
+    let all = [
+        ("cpu", cfg!(feature = "cpu")),
+        ("cuda", cfg!(feature = "cuda")),
+        ("wgpu", cfg!(feature = "wgpu")),
+    ];
+    all.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect()
+}
+
+/// Verbs that only CPU and memory limit, and what more a GPU would do.
+fn outlook(best: DeviceSpec) -> Vec<&'static str> {
+    match best {
+        DeviceSpec::Cpu => vec![
+            "demo, generate, caption, draw, ask, score: work; models up to some 100 million \
+             parameters answer in seconds",
+            "train: works for models of a few million parameters; larger ones need a GPU",
+            "--precision bf16: works, but slower than f32 on the CPU",
+        ],
+        _ => vec![
+            "demo, generate, caption, draw, ask, score: work",
+            "train: works in f32; memory of the device is the limit (see train --dry-run)",
+        ],
+    }
+}
+
+/// Prints the report.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn run(session: &Session) -> Result<()> {
+    let devices = describe();
+    let best = DeviceSpec::best();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let features = processor_features();
+    let memory = memory();
+    session.line(format_args!("calumma {}", env!("CARGO_PKG_VERSION")))?;
+    let system = format!("{} on {}", std::env::consts::OS, std::env::consts::ARCH);
+    session.line(format_args!("  system   {system}"))?;
+    session.line(format_args!("  built with {}", build_features().join(", ")))?;
+    session.line(format_args!("  threads  {threads}"))?;
+    let named: Vec<String> = features
+        .iter()
+        .map(|(name, there)| format!("{name} {}", if *there { "yes" } else { "no" }))
+        .collect();
+    session.line(format_args!("  processor {}", named.join(", ")))?;
+    if let Some((total, available)) = memory {
+        let (total, available) = (sizes::bytes(total), sizes::bytes(available));
+        session.line(format_args!("  memory   {total}, {available} available"))?;
+    }
+    session.line("devices")?;
+    for device in &devices {
+        let mark = if device.available { "yes" } else { "no " };
+        session
+            .line(format_args!("  {mark} {:<8} {}: {}", device.spec, device.name, device.note))?;
+    }
+    session.line(format_args!("default device: {best}"))?;
+    outlook(best).iter().try_for_each(|text| session.line(format_args!("  {text}")))?;
+    session.object(&json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "system": system,
+        "features": build_features(),
+        "threads": threads,
+        "processor": features.iter().copied().collect::<std::collections::BTreeMap<_, _>>(),
+        "memory_bytes": memory.map(|(total, _)| total),
+        "memory_available_bytes": memory.map(|(_, available)| available),
+        "devices": devices,
+        "default_device": best.to_string(),
+        "outlook": outlook(best),
+    }))
+}

@@ -1,0 +1,86 @@
+//! The command line: one file per verb. Arguments are typed here and checked by the verb.
+
+mod bpe;
+mod completions;
+mod data;
+mod doctor;
+mod pictures;
+mod session;
+mod sizes;
+mod stop;
+mod train;
+mod vq;
+
+use std::process::ExitCode;
+
+use calumma::{Error, Result};
+use clap::{Parser, Subcommand};
+
+use self::session::{GlobalArgs, STDOUT, Session};
+
+/// Train, evaluate and run unified models of text and pictures.
+#[derive(Parser)]
+#[command(name = "calumma", version, arg_required_else_help = true, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Image tokenizers: pictures to codes and back, and their training
+    #[command(subcommand)]
+    Vq(vq::VqVerb),
+    /// Text tokenizers
+    #[command(subcommand)]
+    Bpe(bpe::BpeVerb),
+    /// Data sets: make one, look into one
+    #[command(subcommand)]
+    Data(data::DataVerb),
+    /// Train a language model by a recipe; a stopped run goes on where it was
+    Train(train::TrainArgs),
+    /// Say what this program and this machine can do together
+    Doctor,
+    /// Write completions for a shell to standard output
+    Completions(completions::CompletionsArgs),
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to do when the terminal is gone.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let session = Session::new(cli.global);
+    match run(cli.verb, &session) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            session::complain(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(verb: Verb, session: &Session) -> Result<()> {
+    match verb {
+        Verb::Vq(verb) => vq::run(verb, session),
+        Verb::Bpe(verb) => bpe::run(verb, session),
+        Verb::Data(verb) => data::run(verb, session),
+        Verb::Train(args) => train::run(&args, session),
+        Verb::Doctor => doctor::run(session),
+        Verb::Completions(args) => completions::run(&args),
+    }
+}
+
+/// Whether the reader of standard output went away, as `head` does when it has seen enough.
+fn is_closed_pipe(error: &Error) -> bool {
+    matches!(error, Error::Io { path, source }
+        if path.as_os_str() == STDOUT && source.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,171 @@
+//! What every verb shares: the global flags, the device, and where words go.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::Path;
+
+use burn::tensor::Device;
+use calumma::device::{DeviceSpec, Precision};
+use calumma::{Error, Result};
+use clap::Args;
+use serde::Serialize;
+
+/// How standard output is called in errors.
+pub const STDOUT: &str = "standard output";
+
+/// Flags that every verb takes.
+#[derive(Args, Debug)]
+pub struct GlobalArgs {
+    /// Where to compute: cpu, cuda[:N], cuda:A-B or wgpu [default: the best one present]
+    #[arg(long, global = true, value_name = "DEVICE", help_heading = "Global options")]
+    device: Option<DeviceSpec>,
+    /// Number format of the language model: f32 or bf16
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        default_value_t,
+        help_heading = "Global options"
+    )]
+    precision: Precision,
+    /// Seed of everything that is drawn at random
+    #[arg(long, global = true, value_name = "N", help_heading = "Global options")]
+    seed: Option<u64>,
+    /// Print results as JSON, one object per line, and nothing else
+    #[arg(long, global = true, help_heading = "Global options")]
+    json: bool,
+    /// Say nothing on standard error but errors
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    quiet: bool,
+    /// Say more on standard error; twice for the details of libraries
+    #[arg(
+        long,
+        short,
+        global = true,
+        action = clap::ArgAction::Count,
+        conflicts_with = "quiet",
+        help_heading = "Global options"
+    )]
+    verbose: u8,
+}
+
+/// The global flags at work.
+#[derive(Debug)]
+pub struct Session {
+    args: GlobalArgs,
+}
+
+impl Session {
+    /// Takes the flags up and lets libraries log to standard error.
+    pub fn new(args: GlobalArgs) -> Self {
+        let level = match (args.quiet, args.verbose) {
+            (true, _) => "error",
+            (_, 0) => "warn",
+            (_, 1) => "info",
+            _ => "debug",
+        };
+        let filter = tracing_subscriber::EnvFilter::builder()
+            .with_default_directive(level.parse().expect("the four levels are directives"))
+            .from_env_lossy();
+        let subscriber =
+            tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+        // Only fails where a subscriber is installed already, which then serves as well.
+        let _ = subscriber.try_init();
+        Self { args }
+    }
+
+    /// Opens the device, and says on standard error which one when none was asked for.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with the reason.
+    pub fn device(&self) -> Result<Device> {
+        let spec = self.args.device.unwrap_or_else(DeviceSpec::best);
+        let device = spec.open().map_err(|e| Error::Device(e.to_string()))?;
+        if self.args.device.is_none() {
+            self.note(format_args!("device: {spec}"));
+        }
+        Ok(device)
+    }
+
+    /// As [`Self::device`], for work that runs in f32 only.
+    ///
+    /// # Errors
+    /// Those of [`Self::device`], and [`Error::Device`] when another format was asked for.
+    pub fn device_in_f32(&self, work: &str) -> Result<Device> {
+        match self.precision() {
+            Precision::F32 => self.device(),
+            other => Err(Error::Device(format!("{work} runs in f32 only; --precision is {other}"))),
+        }
+    }
+
+    /// The number format of the language model.
+    pub fn precision(&self) -> Precision {
+        self.args.precision
+    }
+
+    /// The seed, if one was given.
+    pub fn seed(&self) -> Option<u64> {
+        self.args.seed
+    }
+
+    /// Whether results are JSON.
+    pub fn json(&self) -> bool {
+        self.args.json
+    }
+
+    /// Whether only errors are said.
+    pub fn quiet(&self) -> bool {
+        self.args.quiet
+    }
+
+    /// A line on standard error for people; silent with `--quiet`.
+    pub fn note(&self, text: impl Display) {
+        if !self.args.quiet {
+            // A terminal that is gone must not end the work.
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+    }
+
+    /// A line of results for people; silent with `--json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when standard output cannot be written.
+    pub fn line(&self, text: impl Display) -> Result<()> {
+        if self.args.json { Ok(()) } else { put(format_args!("{text}\n")) }
+    }
+
+    /// Text of a result without a line's end, at once; silent with `--json`.
+    ///
+    /// # Errors
+    /// As [`Self::line`].
+    pub fn text(&self, text: impl Display) -> Result<()> {
+        if self.args.json { Ok(()) } else { put(format_args!("{text}")) }
+    }
+
+    /// A result as one line of JSON; silent without `--json`.
+    ///
+    /// # Errors
+    /// As [`Self::line`].
+    pub fn object(&self, value: &impl Serialize) -> Result<()> {
+        if self.args.json { put_json(value) } else { Ok(()) }
+    }
+}
+
+/// A line of JSON on standard output, whatever the flags are.
+///
+/// # Errors
+/// [`Error::Io`] when standard output cannot be written.
+pub fn put_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(value).map_err(|e| Error::Invalid(e.to_string()))?;
+    put(format_args!("{text}\n"))
+}
+
+fn put(text: std::fmt::Arguments<'_>) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_fmt(text).and_then(|()| stdout.flush()).map_err(Error::io(Path::new(STDOUT)))
+}
+
+/// The one message of a failed verb.
+pub fn complain(error: &Error) {
+    let _ = writeln!(std::io::stderr(), "calumma: error: {error}");
+}

@@ -1,0 +1,419 @@
+//! Training: exact resume, the loss beside a plain one, the optimizer beside its formula, damage.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use burn::module::{Module, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Int, Tensor, TensorData, activation};
+use calumma::Error;
+use calumma::data::pack::PackedBatch;
+use calumma::model::{CausalLm, ModelConfig, ModelInput, mask};
+use calumma::report::{Metrics, Reporter};
+use calumma::tokenize::train_bpe;
+use calumma::train::objective::{LossConfig, NextToken, NextTokenBatch};
+use calumma::train::{
+    BpeRecipe, ImageTask, LanguageRecipe, LanguageTask, Optimizer, OptimizerConfig, Recipe,
+    RunConfig, StopFlag, Task, VqRecipe, corpus, newest_good_checkpoint, read_recipe, run,
+};
+use vq_tokenizer::weights;
+
+use crate::common::{cpu, excess};
+
+/// A task that asks for a stop after a step.
+struct StopAfter<T> {
+    inner: T,
+    step: usize,
+    flag: StopFlag,
+}
+
+impl<T: Task> Task for StopAfter<T> {
+    const UNIT: &'static str = T::UNIT;
+
+    fn step(&mut self, step: usize, lr: f64) -> calumma::Result<(Metrics, usize)> {
+        if step + 1 == self.step {
+            self.flag.store(15, Ordering::SeqCst);
+        }
+        self.inner.step(step, lr)
+    }
+
+    fn evaluate(&mut self) -> calumma::Result<Metrics> {
+        self.inner.evaluate()
+    }
+
+    fn save(&self, dir: &Path) -> calumma::Result<()> {
+        self.inner.save(dir)
+    }
+
+    fn restore(&mut self, dir: &Path) -> calumma::Result<()> {
+        self.inner.restore(dir)
+    }
+}
+
+fn recipe<R: Recipe>(dir: &Path, text: &str, overrides: &[String]) -> R {
+    let path = dir.join("recipe.toml");
+    std::fs::write(&path, text).unwrap();
+    read_recipe(&path, overrides).unwrap()
+}
+
+const VQ: &str = r#"
+[run]
+name = "vq"
+seed = 3
+steps = 20
+checkpoint_every = 100
+eval_samples = 4
+[model]
+resolution = 16
+base_channels = 32
+channel_multiplier = [1, 1]
+num_res_blocks = 1
+attn_resolutions = []
+latent_channels = 32
+embed_dim = 8
+num_embeddings = 24
+[[data]]
+path = "scenes:train?count=64&seed=1&size=32&objects=1-1"
+augment = true
+[[validation]]
+path = "scenes:val?count=4&seed=1&size=32&objects=1-1"
+[optimizer]
+lr = 1e-3
+[codebook]
+after_steps = 3
+[warmup]
+autoencoder_steps = 4
+[batch]
+images = 2
+"#;
+
+const BPE: &str = r#"
+[run]
+name = "bpe"
+documents = 200
+[bpe]
+vocab_size = 512
+num_codes = 24
+[[data]]
+path = "scenes:train?count=200&seed=1"
+templates = ["{captions}"]
+"#;
+
+const LM: &str = r#"
+[run]
+name = "lm"
+seed = 5
+steps = 20
+checkpoint_every = 100
+eval_samples = 4
+[model]
+hidden_size = 32
+intermediate_size = 48
+num_hidden_layers = 2
+num_attention_heads = 2
+num_key_value_heads = 1
+max_position_embeddings = 256
+dropout = 0.1
+[tokenizer]
+checkpoint = ""
+text = ""
+[[data]]
+path = "scenes:train?count=32&seed=2&size=32&objects=1-2"
+prompt_dropout = 0.3
+templates = ["{captions}<image>"]
+[[data]]
+path = "scenes:train?count=32&seed=2&size=32&objects=1-2"
+loss = "answers"
+max_turns = 2
+templates = ["<image>{#questions|<sep>}{question}<sep>{answer}{/questions}"]
+[[validation]]
+path = "scenes:val?count=4&seed=2&size=32"
+templates = ["{captions}<image>"]
+[optimizer]
+lr = 1e-2
+[schedule]
+warmup = 5
+[batch]
+sequences = 2
+seq_len = 192
+accumulate = 2
+"#;
+
+/// Runs `task` to its end, or up to `stop_after`; a stop must show as the documented error.
+fn train<T: Task>(task: T, config: &RunConfig, stop_after: Option<usize>) {
+    let flag = StopFlag::default();
+    let mut task = StopAfter { inner: task, step: stop_after.unwrap_or(0), flag: flag.clone() };
+    let schedule = calumma::train::ScheduleConfig { warmup: 5, ..Default::default() };
+    match run(&mut task, config, &schedule, 1e-2, Reporter::silent(), &flag) {
+        Ok(summary) => assert!(stop_after.is_none() && !summary.evaluation.is_empty()),
+        Err(Error::Interrupted { signal: 15 }) => assert!(stop_after.is_some()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn assert_same_bits(a: &Path, b: &Path) {
+    for name in ["model.safetensors", "trainer/optimizer.safetensors"] {
+        let (a, b) = (std::fs::read(a.join(name)).unwrap(), std::fs::read(b.join(name)).unwrap());
+        assert!(a == b, "{name} differs");
+    }
+}
+
+fn in_dir(dir: &Path, name: &str) -> Vec<String> {
+    vec![format!("run.directory={:?}", dir.join(name).to_str().unwrap())]
+}
+
+fn newest(config: &RunConfig) -> PathBuf {
+    let (step, dir) = newest_good_checkpoint(&config.path()).unwrap().unwrap();
+    assert_eq!(step, config.steps);
+    dir
+}
+
+#[test]
+fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    let vq_run = |name: &str, stops: &[Option<usize>]| {
+        let recipe: VqRecipe = recipe(dir, VQ, &in_dir(dir, name));
+        for stop in stops {
+            train(ImageTask::new(recipe.clone(), &cpu()).unwrap(), &recipe.run, *stop);
+        }
+        newest(&recipe.run)
+    };
+    let straight = vq_run("straight", &[None]);
+    assert_same_bits(&straight, &vq_run("stopped", &[Some(10), None]));
+
+    let bpe: BpeRecipe = recipe(dir, BPE, &[]);
+    let text = dir.join("tokenizer.json");
+    let texts = corpus(&bpe.data, bpe.run.documents, 0).unwrap();
+    train_bpe(&bpe.bpe, texts).unwrap().save(&text).unwrap();
+    let lm_run = |name: &str, stops: &[Option<usize>]| {
+        let mut overrides = in_dir(dir, name);
+        overrides.push(format!("tokenizer.checkpoint={:?}", straight.to_str().unwrap()));
+        overrides.push(format!("tokenizer.text={:?}", text.to_str().unwrap()));
+        let recipe: LanguageRecipe = recipe(dir, LM, &overrides);
+        for stop in stops {
+            train(LanguageTask::new(recipe.clone(), &cpu(), true).unwrap(), &recipe.run, *stop);
+        }
+        newest(&recipe.run)
+    };
+    let straight = lm_run("straight", &[None]);
+    assert_same_bits(&straight, &lm_run("stopped", &[Some(10), None]));
+    // The result is a checkpoint like any other.
+    let opened = calumma::checkpoint::Checkpoint::open(&straight, &cpu()).unwrap();
+    assert!(opened.vq.is_some() && opened.digest.is_some());
+}
+
+/// A task without weights, for what the loop does with files.
+struct Counter;
+
+impl Task for Counter {
+    const UNIT: &'static str = "items";
+
+    fn step(&mut self, step: usize, _lr: f64) -> calumma::Result<(Metrics, usize)> {
+        match step {
+            7 => Err(Error::Diverged { step, message: "the loss is NaN".to_owned() }),
+            _ => Ok((vec![("loss", step as f64)], 1)),
+        }
+    }
+
+    fn evaluate(&mut self) -> calumma::Result<Metrics> {
+        Ok(Metrics::new())
+    }
+
+    fn save(&self, dir: &Path) -> calumma::Result<()> {
+        std::fs::write(dir.join("weights"), [1, 2, 3]).map_err(Error::io(dir))
+    }
+
+    fn restore(&mut self, _dir: &Path) -> calumma::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_and_a_run_of_damage_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let recipe: VqRecipe = recipe(scratch.path(), VQ, &in_dir(scratch.path(), "r"));
+    let config = RunConfig { checkpoint_every: 2, keep: 2, ..recipe.run };
+    let schedule = calumma::train::ScheduleConfig::default();
+    let stop = StopFlag::default();
+    let result = run(&mut Counter, &config, &schedule, 1.0, Reporter::silent(), &stop);
+    assert!(matches!(result, Err(Error::Diverged { step: 7, .. })));
+    assert_eq!(result.unwrap_err().exit_code(), 5);
+    // Saved at 2, 4, 6; two are kept.
+    let newest = |config: &RunConfig| newest_good_checkpoint(&config.path());
+    let (step, dir) = newest(&config).unwrap().unwrap();
+    assert_eq!(step, 6);
+    std::fs::write(dir.join("weights"), [1, 2, 4]).unwrap();
+    let (step, dir) = newest(&config).unwrap().unwrap();
+    assert_eq!(step, 4);
+    std::fs::remove_file(dir.join("weights")).unwrap();
+    assert!(newest(&config).is_err());
+    let log = std::fs::read_to_string(config.path().join("metrics.jsonl")).unwrap();
+    assert!(log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+}
+
+fn tiny_model(device: &Device) -> CausalLm {
+    device.seed(9);
+    let config = ModelConfig {
+        vocab_size: 24,
+        hidden_size: 16,
+        intermediate_size: 24,
+        num_hidden_layers: 1,
+        num_attention_heads: 2,
+        num_key_value_heads: 1,
+        initializer_range: 0.4,
+        ..ModelConfig::default()
+    };
+    config.init(device).unwrap()
+}
+
+fn tiny_batch() -> NextTokenBatch {
+    let (rows, seq_len) = (2, 6);
+    let packed = PackedBatch {
+        ids: vec![1, 5, 9, 2, 7, 3, 1, 4, 4, 20, 21, 0],
+        document_ids: vec![1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 0],
+        positions: vec![0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4, 0],
+        loss_mask: [0, 1, 1, 0, 0, 1, 0, 1, 1, 1, 1, 0].map(|m| m == 1).to_vec(),
+        rows,
+        seq_len,
+    };
+    NextTokenBatch { is_image: packed.ids.iter().map(|&id| id >= 20).collect(), packed }
+}
+
+/// The same loss with logits of all tokens on the tape.
+fn plain_loss(model: &CausalLm, batch: &NextTokenBatch, config: &LossConfig) -> Tensor<1> {
+    let packed = &batch.packed;
+    let device = model.model.embed_tokens.weight.val().device();
+    let ints = |values: &[u32]| {
+        let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
+        Tensor::<2, Int>::from_data(TensorData::new(values, [packed.rows, packed.seq_len]), &device)
+    };
+    let logits = model.forward(ModelInput {
+        ids: ints(&packed.ids),
+        positions: ints(&packed.positions),
+        mask: Some(mask::packed(&packed.document_ids, packed.rows, &device)),
+        cache: None,
+    });
+    let [rows, seq, vocab] = logits.dims();
+    let logits = logits.reshape([rows * seq, vocab]);
+    let lse = logits.clone().exp().sum_dim(1).log();
+    let log_probabilities = activation::log_softmax(logits, 1);
+    let (mut nll, mut z) = (Tensor::<1>::zeros([1], &device), Tensor::<1>::zeros([1], &device));
+    let (mut weights, mut count) = (0.0, 0.0);
+    for token in (0..packed.ids.len()).filter(|&t| packed.loss_mask[t]) {
+        let weight = if batch.is_image[token] { config.image_weight } else { config.text_weight };
+        let id = packed.ids[token] as usize;
+        let one = log_probabilities.clone().slice([token - 1..token, id..id + 1]).reshape([1]);
+        nll = nll - one * weight;
+        let one = lse.clone().slice([token - 1..token, 0..1]).reshape([1]);
+        z = z + one.clone() * one;
+        weights += weight;
+        count += 1.0;
+    }
+    nll / weights + z * (config.z_loss / count)
+}
+
+#[test]
+fn the_chunked_loss_has_value_and_gradients_of_the_plain_one() {
+    let device = cpu().autodiff();
+    let (model, batch) = (tiny_model(&device), tiny_batch());
+    let config = LossConfig { z_loss: 0.05, image_weight: 0.5, text_weight: 1.5 };
+    let plain = plain_loss(&model, &batch, &config);
+    let loss = NextToken { config }.loss(&model, &batch);
+    let want = f64::from(plain.clone().into_scalar::<f32>());
+    assert!((loss.total - want).abs() < 1e-5, "{} {want}", loss.total);
+    assert_eq!((loss.image.1, loss.text.1), (2, 5));
+    let want = gradients(&model, plain);
+    let got = gradients(&model, loss.surrogate);
+    assert_eq!(want.len(), got.len());
+    for (path, want) in want {
+        let largest = want.iter::<f32>().map(f32::abs).fold(0.0, f32::max);
+        let excess = excess(&got[&path], &want, 1e-5 * largest + 1e-8, 0.0);
+        assert!(excess <= 1.0, "{path}: {excess}");
+    }
+}
+
+fn gradients(model: &CausalLm, loss: Tensor<1>) -> BTreeMap<String, TensorData> {
+    struct Collect(GradientsParams, Vec<String>, BTreeMap<String, TensorData>);
+    impl burn::module::ModuleVisitor for Collect {
+        fn enter_module(&mut self, name: &str, _container_type: &str) {
+            self.1.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.1.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.get::<D>(param.id) {
+                self.2.insert(self.1.join("."), gradient.to_data());
+            }
+        }
+    }
+    let gradients = GradientsParams::from_grads(loss.backward(), model);
+    let mut collect = Collect(gradients, vec![], BTreeMap::new());
+    model.visit(&mut collect);
+    collect.2
+}
+
+#[test]
+fn adamw_follows_its_formula_and_clips_the_global_norm() {
+    let device = cpu().autodiff();
+    let config = OptimizerConfig {
+        lr: 0.1,
+        betas: [0.9, 0.95],
+        eps: 1e-5,
+        weight_decay: 0.2,
+        grad_clip: 0.5,
+        ..OptimizerConfig::default()
+    };
+    let mut model = tiny_model(&device);
+    let mut optimizer = Optimizer::new(config.clone());
+    let mut reference: BTreeMap<String, [Vec<f64>; 3]> = weights::collect(&model)
+        .into_iter()
+        .map(|(path, data)| {
+            let weight: Vec<f64> = data.iter::<f32>().map(f64::from).collect();
+            let zeros = vec![0.0; weight.len()];
+            (path, [weight, zeros.clone(), zeros])
+        })
+        .collect();
+    for step in 1..=3 {
+        let loss = || NextToken { config: LossConfig::default() }.loss(&model, &tiny_batch());
+        let want = gradients(&model, loss().surrogate);
+        let squares = |d: &TensorData| d.iter::<f32>().map(|g| f64::from(g).powi(2)).sum::<f64>();
+        let want_norm = want.values().map(squares).sum::<f64>().sqrt();
+        let grads = GradientsParams::from_grads(loss().surrogate.backward(), &model);
+        let norm;
+        (model, norm) = optimizer.step(model, grads, config.lr).unwrap();
+        assert!((norm - want_norm).abs() < 1e-4 * want_norm && norm > config.grad_clip);
+        for (path, gradient) in &want {
+            let [weight, first, second] = reference.get_mut(path).unwrap();
+            let decayed = !path.contains("norm") && !path.contains("embed");
+            let decay = if decayed { config.weight_decay } else { 0.0 };
+            for (i, g) in gradient.iter::<f32>().enumerate() {
+                let g = f64::from(g) * config.grad_clip / want_norm;
+                first[i] = 0.9 * first[i] + 0.1 * g;
+                second[i] = 0.95 * second[i] + 0.05 * g * g;
+                let m = first[i] / (1.0 - 0.9_f64.powi(step));
+                let v = second[i] / (1.0 - 0.95_f64.powi(step));
+                weight[i] -= config.lr * (decay * weight[i] + m / (v.sqrt() + config.eps));
+            }
+        }
+        for (path, data) in weights::collect(&model) {
+            for (got, want) in data.iter::<f32>().zip(&reference[&path][0]) {
+                assert!((f64::from(got) - want).abs() < 2e-4, "{path}: {got} {want}");
+            }
+        }
+    }
+    assert_eq!(optimizer.steps_taken(), 3);
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_never_reaches_a_weight() {
+    let device = cpu().autodiff();
+    let model = tiny_model(&device);
+    let loss = NextToken { config: LossConfig::default() }.loss(&model, &tiny_batch());
+    let gradients = GradientsParams::from_grads((loss.surrogate * f32::NAN).backward(), &model);
+    let mut optimizer = Optimizer::new(OptimizerConfig::default());
+    assert!(optimizer.step(model, gradients, 1e-3).is_err());
+    assert_eq!(optimizer.steps_taken(), 0);
+}
