@@ -4,10 +4,10 @@
 //! `kv_heads` key and value heads, `group = heads / kv_heads`.
 
 use burn::module::Module;
-use burn::tensor::{Bool, DType, Device, Tensor, activation};
+use burn::tensor::{DType, Device, Tensor, activation};
 
 use super::kv_cache::LayerCache;
-use super::{HeadNorm, Linear, ModelConfig, Rope};
+use super::{HeadNorm, Linear, Mask, ModelConfig, Rope};
 
 /// Self-attention of one layer; the fields are the checkpoint's.
 #[derive(Module, Debug)]
@@ -33,7 +33,8 @@ impl Attention {
     pub(crate) fn new(config: &ModelConfig, device: &Device) -> Self {
         let (hidden, head_dim) = (config.hidden_size, config.head_dim());
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let linear = |inputs, outputs| Linear::new(inputs, outputs, config.initializer_range, device);
+        let linear =
+            |inputs, outputs| Linear::new(inputs, outputs, config.initializer_range, device);
         Self {
             q_proj: linear(hidden, heads * head_dim),
             k_proj: linear(hidden, kv_heads * head_dim),
@@ -47,22 +48,22 @@ impl Attention {
         }
     }
 
-    /// `[batch, seq, hidden]` to the same shape. `mask` is `[batch, 1, seq, keys]`, `true` = hidden.
+    /// `[batch, seq, hidden]` to the same shape.
     pub(crate) fn forward(
         &self,
         x: Tensor<3>,
         rope: &Rope,
-        mask: Option<&Tensor<4, Bool>>,
+        mask: Option<&Mask>,
         cache: Option<(&mut LayerCache, usize)>,
     ) -> Tensor<3> {
         let [batch, seq, _] = x.dims();
         let split = |y: Tensor<3>, heads| y.reshape([batch, seq, heads, self.head_dim]);
         // The scale sits on the queries: one pass over [seq, head_dim] instead of [seq, keys].
         let scale = (self.head_dim as f64).powf(-0.5);
-        let q = self.q_norm.forward(split(self.q_proj.forward(x.clone()), self.heads));
-        let q = (rope.rotate(q) * scale).swap_dims(1, 2); // [batch, heads, seq, head_dim]
-        let k = self.k_norm.forward(split(self.k_proj.forward(x.clone()), self.kv_heads));
-        let k = rope.rotate(k).swap_dims(1, 2); // [batch, kv_heads, seq, head_dim]
+        let q = split(self.q_proj.forward(x.clone()), self.heads);
+        let q = self.q_norm.rotated(q, rope, scale); // [batch, heads, seq, head_dim]
+        let k = split(self.k_proj.forward(x.clone()), self.kv_heads);
+        let k = self.k_norm.rotated(k, rope, 1.0); // [batch, kv_heads, seq, head_dim]
         let v = split(self.v_proj.forward(x), self.kv_heads).swap_dims(1, 2);
         let (k, v) = match cache {
             Some((cache, start)) => cache.append(start, k, v), // [batch, kv_heads, keys, head_dim]
@@ -77,8 +78,22 @@ impl Attention {
 ///
 /// `q` `[batch, heads, seq, head_dim]`, `k` and `v` `[batch, kv_heads, keys, head_dim]`. The queries
 /// of a group are laid one after the other along the sequence, so keys and values are never repeated.
-/// The only place that computes attention: a fused kernel replaces this body and nothing else.
-fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Option<&Tensor<4, Bool>>) -> Tensor<4> {
+/// On the CPU in f32 one fused operation, elsewhere [`attend_composed`].
+fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Option<&Mask>) -> Tensor<4> {
+    #[cfg(feature = "cpu")]
+    if super::ops::applies(&q) {
+        return super::ops::attention(q, k, v, mask.map(Mask::spans));
+    }
+    attend_composed(q, k, v, mask)
+}
+
+/// The reference, from stock operations.
+pub(super) fn attend_composed(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    mask: Option<&Mask>,
+) -> Tensor<4> {
     let [batch, heads, seq, head_dim] = q.dims();
     let [_, kv_heads, keys, _] = k.dims();
     let group = heads / kv_heads;
@@ -87,7 +102,7 @@ fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Option<&Tensor<4, Bool
     let mut scores = q.matmul(k.swap_dims(2, 3)).cast(DType::F32); // [batch, kv_heads, group * seq, keys]
     if let Some(mask) = mask {
         let hidden = mask
-            .clone()
+            .tensor()
             .unsqueeze_dim::<5>(2)
             .expand([batch, kv_heads, group, seq, keys])
             .reshape([batch, kv_heads, group * seq, keys]);

@@ -1,9 +1,9 @@
 //! The whole model: embedding, layers, final norm, output layer.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Bool, DType, Device, Distribution, Int, Tensor};
+use burn::tensor::{DType, Device, Distribution, Int, Tensor};
 
-use super::{DecoderLayer, KvCache, Linear, ModelConfig, RmsNorm, Rope};
+use super::{DecoderLayer, KvCache, Linear, Mask, ModelConfig, RmsNorm, Rope};
 
 /// A decoder-only language model over text and picture ids alike.
 #[derive(Module, Debug)]
@@ -41,9 +41,9 @@ pub struct ModelInput<'a> {
     pub ids: Tensor<2, Int>,
     /// Their positions within their documents, `[batch, seq]`.
     pub positions: Tensor<2, Int>,
-    /// `[batch or 1, 1, seq, keys]`, `true` = hidden; `None` shows every key, which is right only for
-    /// one new token per row. `keys` counts the cache's tokens and the new ones.
-    pub mask: Option<Tensor<4, Bool>>,
+    /// What is hidden; `None` shows every key, which is right only for one new token per row. The
+    /// mask's keys count the cache's tokens and the new ones.
+    pub mask: Option<Mask>,
     /// Keys and values of earlier tokens; the new ones are added.
     pub cache: Option<&'a mut KvCache>,
 }

@@ -2,10 +2,10 @@
 
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 
 use super::kv_cache::LayerCache;
-use super::{Attention, FeedForward, ModelConfig, RmsNorm, Rope};
+use super::{Attention, FeedForward, Mask, ModelConfig, RmsNorm, Rope};
 
 /// Attention and feed-forward around the residual stream.
 ///
@@ -38,12 +38,12 @@ impl DecoderLayer {
         }
     }
 
-    /// `[batch, seq, hidden]` to the same shape. `mask` is `[batch, 1, seq, keys]`, `true` = hidden.
+    /// `[batch, seq, hidden]` to the same shape.
     pub(crate) fn forward(
         &self,
         x: Tensor<3>,
         rope: &Rope,
-        mask: Option<&Tensor<4, Bool>>,
+        mask: Option<&Mask>,
         cache: Option<(&mut LayerCache, usize)>,
     ) -> Tensor<3> {
         let attention = |y| self.self_attn.forward(y, rope, mask, cache);

@@ -29,7 +29,15 @@ impl FeedForward {
 
     /// `[batch, seq, hidden]` to the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = activation::silu(self.gate_proj.forward(x.clone())); // [batch, seq, intermediate]
-        self.down_proj.forward(gate * self.up_proj.forward(x))
+        let gate = self.gate_proj.forward(x.clone()); // [batch, seq, intermediate]
+        self.down_proj.forward(swiglu(gate, self.up_proj.forward(x)))
     }
+}
+
+fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
+    #[cfg(feature = "cpu")]
+    if super::ops::applies(&gate) {
+        return super::ops::swiglu(gate, up);
+    }
+    activation::silu(gate) * up
 }

@@ -13,8 +13,11 @@ mod kv_cache;
 mod linear;
 pub mod mask;
 mod norm;
+#[cfg(feature = "cpu")]
+mod ops;
 mod rope;
 mod serving;
+mod spans;
 
 pub use attention::Attention;
 pub use causal_lm::{CausalLm, Decoder, Embedding, ModelInput};
@@ -23,6 +26,7 @@ pub use decoder_layer::DecoderLayer;
 pub use feed_forward::FeedForward;
 pub use kv_cache::KvCache;
 pub use linear::Linear;
+pub use mask::Mask;
 pub use norm::{HeadNorm, RmsNorm};
 pub use rope::Rope;
 pub use serving::{ServingCache, ServingModel};

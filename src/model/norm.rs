@@ -3,6 +3,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 
+use super::Rope;
+
 /// Epsilon of the query and key norm; the reference fixes it, `rms_norm_eps` does not apply.
 const HEAD_NORM_EPS: f64 = 1e-5;
 
@@ -21,6 +23,15 @@ impl RmsNorm {
 
     /// `[batch, seq, hidden]` to the same shape.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        #[cfg(feature = "cpu")]
+        if super::ops::applies(&x) {
+            return super::ops::rms_norm(x, self.weight.val(), self.epsilon);
+        }
+        self.composed(x)
+    }
+
+    /// The reference, from stock operations.
+    pub(super) fn composed(&self, x: Tensor<3>) -> Tensor<3> {
         let dtype = x.dtype();
         let x = x.cast(DType::F32);
         let mean_square = (x.clone() * x.clone()).mean_dim(2); // [batch, seq, 1]
@@ -44,6 +55,22 @@ impl HeadNorm {
             weight: Param::from_tensor(Tensor::ones([heads, head_dim], device)),
             bias: Param::from_tensor(Tensor::zeros([heads, head_dim], device)),
         }
+    }
+
+    /// Norm, rotation and scale of `x` `[batch, seq, heads, head_dim]`, as
+    /// `[batch, heads, seq, head_dim]`.
+    pub(super) fn rotated(&self, x: Tensor<4>, rope: &Rope, scale: f64) -> Tensor<4> {
+        #[cfg(feature = "cpu")]
+        if super::ops::applies(&x) {
+            let weights = [self.weight.val(), self.bias.val()];
+            return super::ops::head_norm_rope(x, weights, rope.tables(), scale, HEAD_NORM_EPS);
+        }
+        self.rotated_composed(x, rope, scale)
+    }
+
+    /// The reference, from stock operations.
+    pub(super) fn rotated_composed(&self, x: Tensor<4>, rope: &Rope, scale: f64) -> Tensor<4> {
+        (rope.rotate(self.forward(x)) * scale).swap_dims(1, 2)
     }
 
     /// `[batch, seq, heads, head_dim]` to the same shape; the statistics in f32.

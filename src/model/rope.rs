@@ -25,6 +25,12 @@ impl Rope {
         Self { cos: angles.clone().cos().cast(dtype), sin: angles.sin().cast(dtype) }
     }
 
+    /// Cosines and sines, `[batch, seq, 1, head_dim / 2]`.
+    #[cfg(feature = "cpu")]
+    pub(super) fn tables(&self) -> [Tensor<4>; 2] {
+        [self.cos.clone(), self.sin.clone()]
+    }
+
     /// Turns the pair `(x[i], x[i + head_dim / 2])` of `x` `[batch, seq, heads, head_dim]` by angle `i`.
     pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
         let half = x.dims()[3] / 2;

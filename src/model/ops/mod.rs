@@ -1,0 +1,71 @@
+//! Fused operations of the transformer for f32 on the CPU, each with a hand-written gradient.
+//!
+//! The stock composition in the modules next door stays the reference and serves every other
+//! backend and number format; [`applies`] tells which of the two a tensor takes. The results do not
+//! depend on the number of threads: sums across tasks are taken in a fixed order.
+
+mod attention;
+mod backend;
+mod math;
+mod norm;
+mod rope;
+pub(crate) mod simd;
+mod swiglu;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use burn::backend::{Dispatch, DispatchDevice};
+use burn::tensor::{DType, Tensor};
+
+use self::backend::FusedOps;
+use super::spans::Spans;
+
+/// Whether the fused operations take `x`: f32 on the CPU backend, on or off the tape.
+pub(crate) fn applies<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::F32 && matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// `softmax(q k^T) v` over the keys that `spans` shows; `None` shows all.
+///
+/// `q` `[batch, heads, seq, head_dim]` carries the scale; `k` and `v` are
+/// `[batch, kv_heads, keys, head_dim]`, each head for `heads / kv_heads` query heads. Any layout whose
+/// last axis is contiguous is read where it lies. A query that sees nothing gives zeros.
+pub(crate) fn attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    spans: Option<Arc<Spans>>,
+) -> Tensor<4> {
+    let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::fused_attention(q, k, v, spans))
+}
+
+/// `x / sqrt(mean(x^2) + eps) * weight` over the last axis.
+pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::fused_rms_norm(x, weight, eps as f32))
+}
+
+/// LayerNorm of every head of `x` `[batch, seq, heads, head_dim]` with `weight` and `bias`
+/// `[heads, head_dim]`, rotation by the angles in `cos` and `sin` `[batch, seq, 1, head_dim / 2]`, and
+/// multiplication by `scale`; `[batch, heads, seq, head_dim]`.
+pub(crate) fn head_norm_rope(
+    x: Tensor<4>,
+    [weight, bias]: [Tensor<2>; 2],
+    [cos, sin]: [Tensor<4>; 2],
+    scale: f64,
+    eps: f64,
+) -> Tensor<4> {
+    let [weight, bias] = [weight, bias].map(Tensor::into_dispatch);
+    let [cos, sin] = [cos, sin].map(Tensor::into_dispatch);
+    let factors = [scale as f32, eps as f32];
+    let x = x.into_dispatch();
+    Tensor::from_dispatch(Dispatch::fused_head_norm_rope(x, weight, bias, cos, sin, factors))
+}
+
+/// `silu(gate) * up`.
+pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::fused_swiglu(gate.into_dispatch(), up.into_dispatch()))
+}

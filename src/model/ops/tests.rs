@@ -1,0 +1,246 @@
+//! The fused operations beside the stock composition: results, gradients, repeatability.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use burn::module::Param;
+use burn::tensor::{Device, Distribution, Int, Tensor, activation};
+
+use super::super::attention::attend_composed;
+use super::super::{HeadNorm, RmsNorm, Rope, mask, mask::Mask};
+use super::math;
+
+fn tape(seed: u64) -> Device {
+    let device = Device::flex().autodiff();
+    device.seed(seed);
+    device
+}
+
+fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), device).require_grad()
+}
+
+fn values<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
+    x.to_data().iter().collect()
+}
+
+/// Largest difference by the largest element of `want`; gradients that cancel to nothing count as 1.
+fn error(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    let largest = want.iter().map(|w| w.abs()).fold(1.0, f32::max);
+    let errors = got.iter().zip(want).map(|(g, w)| if g == w { 0.0 } else { (g - w).abs() });
+    errors.map(|e| if e.is_nan() { f32::INFINITY } else { e }).fold(0.0, f32::max) / largest
+}
+
+/// Compares results, and the gradients of their sum weighted at random.
+fn compare<const D: usize>(
+    name: &str,
+    leaves: impl Fn(&burn::tensor::Gradients) -> Vec<Vec<f32>>,
+    fused: impl Fn() -> Tensor<D>,
+    composed: impl Fn() -> Tensor<D>,
+) {
+    let (got, want) = (fused(), composed());
+    assert_eq!(got.dims(), want.dims(), "{name}");
+    let worst = error(&values(&got), &values(&want));
+    assert!(worst < 1e-5, "{name}: the result is off by {worst}");
+    let weights =
+        Tensor::<D>::random(got.dims(), Distribution::Normal(0.0, 1.0), &got.device().inner());
+    let gradients =
+        |y: Tensor<D>| leaves(&(y * Tensor::from_inner(weights.clone())).sum().backward());
+    let (got, want) = (gradients(got), gradients(want));
+    for (place, (got, want)) in got.iter().zip(&want).enumerate() {
+        let worst = error(got, want);
+        assert!(worst < 1e-5, "{name}: gradient {place} is off by {worst}");
+    }
+    let again = gradients(fused());
+    assert_eq!(got, again, "{name}: two runs differ");
+}
+
+fn compare_attention(
+    name: &str,
+    [heads, kv_heads, head_dim]: [usize; 3],
+    mask: Option<&Mask>,
+    [batch, seq, keys]: [usize; 3],
+) {
+    let device = tape(seq as u64 + keys as u64);
+    let q = random([batch, heads, seq, head_dim], &device);
+    // As in the model: the heads of the values are interleaved, the keys' are not.
+    let k = random([batch, kv_heads, keys, head_dim], &device);
+    let v = random([batch, keys, kv_heads, head_dim], &device);
+    compare(
+        name,
+        |g| {
+            vec![
+                values(&q.grad(g).unwrap()),
+                values(&k.grad(g).unwrap()),
+                values(&v.grad(g).unwrap()),
+            ]
+        },
+        || {
+            let v = v.clone().swap_dims(1, 2);
+            super::attention(q.clone(), k.clone(), v, mask.map(Mask::spans))
+        },
+        || attend_composed(q.clone(), k.clone(), v.clone().swap_dims(1, 2), mask),
+    );
+}
+
+#[test]
+fn attention_equals_the_composition() {
+    let device = Device::flex();
+    for heads in [[2, 2, 16], [4, 2, 32], [4, 1, 8]] {
+        for seq in [1, 3, 5, 64, 77, 130] {
+            let causal = mask::causal(seq, &device);
+            compare_attention(
+                &format!("causal {heads:?} {seq}"),
+                heads,
+                Some(&causal),
+                [2, seq, seq],
+            );
+        }
+        for seq in [6, 150] {
+            let documents: Vec<u32> = (0..2 * seq as u32).map(|i| i * i / 700).collect();
+            let packed = mask::packed(&documents, 2, &device);
+            compare_attention(
+                &format!("packed {heads:?} {seq}"),
+                heads,
+                Some(&packed),
+                [2, seq, seq],
+            );
+        }
+        for (seq, keys) in [(1, 90), (1, 1), (2, 9), (7, 20)] {
+            compare_attention(&format!("open {heads:?}"), heads, None, [3, seq, keys]);
+            // Padding on the left and, when a row sits a call out, in the middle.
+            let is_pad: Vec<Vec<bool>> = (0..3_usize)
+                .map(|row| (0..keys).map(|key| key + seq < keys && key % 4 < row).collect())
+                .collect();
+            let padded = mask::padded(&is_pad, seq, &device);
+            compare_attention(
+                &format!("padded {heads:?} {seq} {keys}"),
+                heads,
+                padded.as_ref(),
+                [3, seq, keys],
+            );
+        }
+    }
+}
+
+#[test]
+fn queries_that_see_nothing_give_zeros_and_no_gradient() {
+    for seq in [3, 9] {
+        let device = tape(1);
+        let is_pad = [vec![true; seq]];
+        let mask = mask::padded(&is_pad, seq, &device).unwrap();
+        let [q, k, v] = [(); 3].map(|()| random([1, 2, seq, 8], &device));
+        let y = super::attention(q.clone(), k.clone(), v.clone(), Some(mask.spans()));
+        assert!(values(&y).iter().all(|y| *y == 0.0));
+        let gradients = y.sum().backward();
+        for leaf in [q, k, v] {
+            assert!(values(&leaf.grad(&gradients).unwrap()).iter().all(|d| *d == 0.0));
+        }
+    }
+}
+
+#[test]
+fn a_narrowed_cache_is_read_in_place() {
+    let device = tape(8);
+    let q = random([2, 4, 1, 16], &device);
+    let [k, v] = [(); 2].map(|()| random([2, 2, 40, 16], &device));
+    let [seen_k, seen_v] = [&k, &v].map(|cache| cache.clone().narrow(2, 0, 23));
+    let got = super::attention(q.clone(), seen_k.clone(), seen_v.clone(), None);
+    let want = attend_composed(q, seen_k, seen_v, None);
+    assert!(error(&values(&got), &values(&want)) < 1e-5);
+}
+
+#[test]
+fn attention_gradients_equal_finite_differences() {
+    let device = tape(12);
+    let mask = mask::packed(&[0, 0, 0, 0, 1, 1, 1], 1, &device);
+    let shapes = [[1, 2, 7, 4], [1, 1, 7, 4], [1, 1, 7, 4]];
+    let leaves = shapes.map(|shape| random(shape, &device));
+    let weights = Tensor::<4>::random([1, 2, 7, 4], Distribution::Normal(0.0, 1.0), &device);
+    let loss = |[q, k, v]: [Tensor<4>; 3]| {
+        (super::attention(q, k, v, Some(mask.spans())) * weights.clone()).sum()
+    };
+    let gradients = loss(leaves.clone()).backward();
+    for place in 0..3 {
+        let gradient = values(&leaves[place].grad(&gradients).unwrap());
+        for (element, want) in gradient.iter().enumerate() {
+            let shifted = |step: f32| {
+                let mut data = values(&leaves[place]);
+                data[element] += step;
+                let mut moved = leaves.clone();
+                let shape = shapes[place];
+                moved[place] =
+                    Tensor::from_data(burn::tensor::TensorData::new(data, shape), &device);
+                loss(moved).into_scalar::<f32>()
+            };
+            let got = (shifted(1e-2) - shifted(-1e-2)) / 2e-2;
+            assert!((got - want).abs() < 5e-3, "input {place}, element {element}: {got} {want}");
+        }
+    }
+}
+
+#[test]
+fn rms_norm_equals_the_composition() {
+    for (rows, hidden) in [(1, 7), (5, 64), (150, 48)] {
+        let device = tape(rows as u64);
+        let mut norm = RmsNorm::new(hidden, 1e-5, &device);
+        norm.weight = Param::from_tensor(random([hidden], &device));
+        let x = random([2, rows, hidden], &device);
+        compare(
+            &format!("{rows} x {hidden}"),
+            |g| vec![values(&x.grad(g).unwrap()), values(&norm.weight.val().grad(g).unwrap())],
+            || norm.forward(x.clone()),
+            || norm.composed(x.clone()),
+        );
+    }
+}
+
+#[test]
+fn head_norm_with_rotation_equals_the_composition() {
+    for (seq, heads, head_dim) in [(1, 1, 2), (9, 3, 6), (70, 4, 64), (130, 2, 40)] {
+        let device = tape(seq as u64);
+        let mut norm = HeadNorm::new(heads, head_dim, &device);
+        norm.weight = Param::from_tensor(random([heads, head_dim], &device));
+        norm.bias = Param::from_tensor(random([heads, head_dim], &device));
+        let positions = Tensor::<1, Int>::arange(3..3 + 2 * seq as i64, &device).reshape([2, seq]);
+        let x = random([2, seq, heads, head_dim], &device);
+        let rope = Rope::new(positions, head_dim, 10_000.0, x.dtype());
+        compare(
+            &format!("{seq} x {heads} x {head_dim}"),
+            |g| {
+                let [weight, bias] = [norm.weight.val(), norm.bias.val()];
+                let parameters = [weight, bias].map(|p| values(&p.grad(g).unwrap()));
+                [vec![values(&x.grad(g).unwrap())], parameters.to_vec()].concat()
+            },
+            || norm.rotated(x.clone(), &rope, 0.125),
+            || norm.rotated_composed(x.clone(), &rope, 0.125),
+        );
+    }
+}
+
+#[test]
+fn swiglu_equals_the_composition() {
+    for (seq, inner) in [(1, 3), (40, 20), (150, 400)] {
+        let device = tape(seq as u64);
+        let [gate, up] = [(); 2].map(|()| random([2, seq, inner], &device));
+        compare(
+            &format!("{seq} x {inner}"),
+            |g| [&gate, &up].map(|x| values(&x.grad(g).unwrap())).to_vec(),
+            || super::swiglu(gate.clone() * 4.0, up.clone()),
+            || activation::silu(gate.clone() * 4.0) * up.clone(),
+        );
+    }
+}
+
+#[test]
+fn the_exponential_is_accurate_everywhere() {
+    for i in -870_000..=880_000 {
+        let x = i as f32 * 1e-4;
+        let want = f64::from(x).exp();
+        let error = (f64::from(math::exp(x)) - want).abs() / want;
+        assert!(error < 1e-6, "exp({x}) is off by {error}");
+    }
+    assert_eq!(math::exp(f32::NEG_INFINITY), 0.0);
+    assert_eq!(math::exp(-1e9), 0.0);
+    assert!(math::exp(f32::NAN).is_nan());
+}

@@ -1,0 +1,36 @@
+//! Which keys a query sees, as numbers instead of a matrix of truth values.
+
+use std::ops::Range;
+
+/// The visible keys of every query: an interval, less the columns that are padding.
+#[derive(Clone, Debug)]
+pub(crate) struct Spans {
+    /// Rows described; 1 stands for any number of equal rows.
+    pub rows: usize,
+    /// Queries of a row. Query `i` is key `keys - seq + i` and sees nothing after it.
+    pub seq: usize,
+    /// Keys of a row.
+    pub keys: usize,
+    /// The first key each query may see, `rows * seq`.
+    pub first: Vec<usize>,
+    /// Whether a key is padding, `rows * keys`; empty when none is.
+    pub padding: Vec<bool>,
+}
+
+impl Spans {
+    /// The keys between the first visible one and the query itself.
+    pub fn range(&self, row: usize, query: usize) -> Range<usize> {
+        self.first[row % self.rows * self.seq + query]..self.keys - self.seq + query + 1
+    }
+
+    /// The padding flags of a row, `None` when no key is padding.
+    pub fn padding(&self, row: usize) -> Option<&[bool]> {
+        let start = row % self.rows * self.keys;
+        self.padding.get(start..start + self.keys)
+    }
+
+    /// Whether `query` may not see `key`.
+    pub fn hides(&self, row: usize, query: usize, key: usize) -> bool {
+        !self.range(row, query).contains(&key) || self.padding(row).is_some_and(|pad| pad[key])
+    }
+}
