@@ -55,6 +55,14 @@ impl Expected {
         (values, view.shape().to_vec())
     }
 
+    /// A uint8 tensor, flat.
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let view = file.tensor(name).unwrap();
+        assert_eq!(view.dtype(), Dtype::U8, "{name}");
+        view.data().to_vec()
+    }
+
     /// An int64 tensor as ids.
     pub fn ids(&self, name: &str) -> Vec<u32> {
         self.ints(name).0.into_iter().map(|id| u32::try_from(id).unwrap()).collect()

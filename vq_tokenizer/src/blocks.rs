@@ -269,3 +269,52 @@ impl Mid {
         self.block_2.forward(x)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Distribution, Int};
+
+    #[test]
+    fn downsampling_pads_right_and_bottom_only() {
+        let device = Device::flex();
+        let mut downsample = Downsample::new(32, &device);
+        downsample.conv.weight = Initializer::Ones.init([32, 32, 3, 3], &device);
+        downsample.conv.bias = Initializer::Zeros.init([32], &device);
+        let output = downsample.forward(Tensor::ones([1, 32, 4, 4], &device));
+        // Positions of the input under each window: all nine at the top left, four at the bottom
+        // right. Padding at the top or left would give fewer at the top left.
+        let counts: Vec<f32> = output.narrow(1, 0, 1).into_data().iter::<f32>().collect();
+        assert_eq!(counts, [9.0, 6.0, 6.0, 4.0].map(|taps| taps * 32.0));
+    }
+
+    #[test]
+    fn upsampling_repeats_pixels() {
+        let device = Device::flex();
+        let mut upsample = Upsample::new(1, &device);
+        let centre = Tensor::<1, Int>::from_ints([0, 0, 0, 0, 1, 0, 0, 0, 0], &device);
+        upsample.conv.weight = Param::from_tensor(centre.float().reshape([1, 1, 3, 3]));
+        upsample.conv.bias = Initializer::Zeros.init([1], &device);
+        let input = Tensor::<1, Int>::arange(0..4, &device).float().reshape([1, 1, 2, 2]);
+        let output: Vec<f32> = upsample.forward(input).into_data().iter::<f32>().collect();
+        #[rustfmt::skip]
+        assert_eq!(output, [
+            0.0, 0.0, 1.0, 1.0,
+            0.0, 0.0, 1.0, 1.0,
+            2.0, 2.0, 3.0, 3.0,
+            2.0, 2.0, 3.0, 3.0,
+        ]);
+    }
+
+    #[test]
+    fn normalised_groups_have_mean_zero_and_deviation_one() {
+        let device = Device::flex();
+        let x = Tensor::<4>::random([2, 64, 5, 7], Distribution::Normal(3.0, 0.01), &device);
+        let y = GroupNorm::new(64, &device).forward(x).reshape([2, 32, 70]);
+        let off = y.clone().mean_dim(2).abs().max().into_scalar::<f32>();
+        assert!(off < 1e-3, "mean {off}");
+        // The variance 1e-4 is not large against the epsilon of 1e-6.
+        let variance = y.square().mean().into_scalar::<f32>();
+        assert!((variance - 0.99).abs() < 0.005, "variance {variance}");
+    }
+}

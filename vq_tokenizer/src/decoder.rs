@@ -58,6 +58,14 @@ impl Decoder {
     }
 }
 
+#[cfg(test)]
+impl Decoder {
+    /// A weight whose gradient passes the whole network.
+    pub(crate) fn first_weight(&mut self) -> &mut burn::module::Param<Tensor<4>> {
+        &mut self.conv_in.weight
+    }
+}
+
 impl UpLevel {
     fn new(config: &VqConfig, level: usize, input: usize, device: &Device) -> Self {
         let width = config.width(level);

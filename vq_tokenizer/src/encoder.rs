@@ -56,6 +56,14 @@ impl Encoder {
     }
 }
 
+#[cfg(test)]
+impl Encoder {
+    /// A weight whose gradient passes the whole network.
+    pub(crate) fn first_weight(&mut self) -> &mut burn::module::Param<Tensor<4>> {
+        &mut self.conv_in.weight
+    }
+}
+
 impl DownLevel {
     fn new(config: &VqConfig, level: usize, input: usize, device: &Device) -> Self {
         let width = config.width(level);
