@@ -11,6 +11,8 @@ use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor};
 
 use crate::config::NORM_GROUPS;
+#[cfg(feature = "cpu")]
+use crate::ops;
 
 /// The epsilon of every group normalisation of the published model.
 const NORM_EPSILON: f64 = 1e-6;
@@ -37,6 +39,10 @@ impl Conv2d {
 
     /// Convolves with stride 1 and zeros around, so that height and width stay.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "cpu")]
+        if ops::supports(&x) {
+            return ops::conv2d(x, self.weight.val(), self.bias.val(), ops::Geometry::Same);
+        }
         let pad = self.weight.dims()[2] / 2;
         self.apply(x, ConvOptions::new([1, 1], [pad, pad], [1, 1], 1))
     }
@@ -66,6 +72,20 @@ impl GroupNorm {
 
     /// `(x - mean) / sqrt(variance + eps) * weight + bias`, moments over each group of channels.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "cpu")]
+        if ops::supports(&x) {
+            return self.fused(x, false);
+        }
+        self.composed(x)
+    }
+
+    #[cfg(feature = "cpu")]
+    fn fused(&self, x: Tensor<4>, swish: bool) -> Tensor<4> {
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        ops::group_norm(x, weight, bias, NORM_GROUPS, NORM_EPSILON, swish)
+    }
+
+    fn composed(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
         let x = x.reshape([batch, NORM_GROUPS, channels / NORM_GROUPS * height * width]);
         let centred = x.clone() - x.mean_dim(2); // [batch, groups, values]
@@ -82,7 +102,11 @@ impl GroupNorm {
 
     /// [`GroupNorm::forward`], then swish: `y * sigmoid(y)`.
     pub fn forward_swish(&self, x: Tensor<4>) -> Tensor<4> {
-        silu(self.forward(x))
+        #[cfg(feature = "cpu")]
+        if ops::supports(&x) {
+            return self.fused(x, true);
+        }
+        silu(self.composed(x))
     }
 }
 
@@ -176,6 +200,11 @@ impl Downsample {
     ///
     /// One row of zeros below and one column at the right, none above or at the left.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "cpu")]
+        if ops::supports(&x) {
+            let (weight, bias) = (self.conv.weight.val(), self.conv.bias.val());
+            return ops::conv2d(x, weight, bias, ops::Geometry::Down);
+        }
         let options = ConvOptions::new_with_padding([2, 2], [(0, 1), (0, 1)], [1, 1], 1);
         self.conv.apply(x, options)
     }
@@ -195,6 +224,11 @@ impl Upsample {
 
     /// `[batch, channels, height, width]` to `[batch, channels, 2 height, 2 width]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        #[cfg(feature = "cpu")]
+        if ops::supports(&x) {
+            let (weight, bias) = (self.conv.weight.val(), self.conv.bias.val());
+            return ops::conv2d(x, weight, bias, ops::Geometry::Up);
+        }
         let [_, _, height, width] = x.dims();
         let nearest = InterpolateOptions::new(InterpolateMode::Nearest);
         self.conv.forward(interpolate(x, nearest.with_output_size([2 * height, 2 * width])))

@@ -8,6 +8,8 @@ mod encoder;
 mod error;
 pub mod metrics;
 mod model;
+#[cfg(feature = "cpu")]
+mod ops;
 pub mod preprocess;
 mod quantizer;
 mod tokenizer;
