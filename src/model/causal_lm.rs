@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Distribution, Int, Tensor};
 
+use super::linear::product;
 use super::{DecoderLayer, KvCache, Linear, Mask, ModelConfig, RmsNorm, Rope};
 
 /// A decoder-only language model over text and picture ids alike.
@@ -108,7 +109,7 @@ impl CausalLm {
         let [batch, seq, width] = hidden.dims();
         let weight = self.output_weight(); // [vocab, hidden]
         let vocab = weight.dims()[0];
-        hidden.reshape([batch * seq, width]).matmul(weight.transpose()).reshape([batch, seq, vocab])
+        product(hidden.reshape([batch * seq, width]), weight).reshape([batch, seq, vocab])
     }
 
     /// The matrix of the output layer, `[vocab, hidden]`.

@@ -22,6 +22,15 @@ impl Linear {
         let weight = self.weight.val(); // [out, in]
         let outputs = weight.dims()[0];
         // One matrix product over all tokens; a batched one would repeat the weight's packing per row.
-        x.reshape([batch * seq, inputs]).matmul(weight.transpose()).reshape([batch, seq, outputs])
+        product(x.reshape([batch * seq, inputs]), weight).reshape([batch, seq, outputs])
     }
+}
+
+/// `x weight^T` for `x` `[rows, in]` and `weight` `[out, in]`.
+pub(super) fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    #[cfg(feature = "cpu")]
+    if super::ops::applies(&x) && super::ops::applies(&weight) {
+        return super::ops::linear(x, weight);
+    }
+    x.matmul(weight.transpose())
 }

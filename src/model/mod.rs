@@ -14,7 +14,7 @@ mod linear;
 pub mod mask;
 mod norm;
 #[cfg(feature = "cpu")]
-mod ops;
+pub(crate) mod ops;
 mod rope;
 mod serving;
 mod spans;

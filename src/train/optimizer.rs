@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use vq_tokenizer::weights;
 
 use crate::error::{Error, Result};
+#[cfg(feature = "cpu")]
+use crate::model::ops::{self, AdamW};
 
 /// Settings of the optimizer; the defaults are the paper's (section 2.3).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -172,8 +174,10 @@ impl Optimizer {
         let lacks = |what: String| Error::file(path, format!("the optimizer state lacks {what}"));
         let step = tensors.remove("step").ok_or_else(|| lacks("step".to_owned()))?;
         let step = step.iter::<f32>().next().unwrap_or(0.0) as u32;
-        let names: Vec<String> =
-            tensors.keys().filter_map(|key| key.strip_prefix("first.").map(str::to_owned)).collect();
+        let names: Vec<String> = tensors
+            .keys()
+            .filter_map(|key| key.strip_prefix("first.").map(str::to_owned))
+            .collect();
         let mut moments = BTreeMap::new();
         for name in names {
             let mut take = |key: String| {
@@ -195,10 +199,7 @@ impl Optimizer {
 
 /// Whether a parameter is decayed: matrices and kernels, not norms, biases and embeddings.
 fn decays(path: &str, rank: usize) -> bool {
-    rank >= 2
-        && path.ends_with("weight")
-        && !path.contains("norm")
-        && !path.contains("embed")
+    rank >= 2 && path.ends_with("weight") && !path.contains("norm") && !path.contains("embed")
 }
 
 struct SquaredNorm<'a> {
@@ -238,23 +239,62 @@ impl Update<'_> {
     fn updated<const D: usize>(&mut self, id: ParamId, weight: Tensor<D>) -> Tensor<D> {
         let Some(gradient) = self.gradients.remove::<D>(id) else { return weight };
         let path = self.path.join(".");
+        let decay = if decays(&path, D) { self.optimizer.config.weight_decay } else { 0.0 };
+        let count = gradient.shape().num_elements();
+        let gradient: Tensor<1> = gradient.inner().reshape([count]);
+        let moments = self.moments(&path, &gradient);
+        #[cfg(feature = "cpu")]
+        if ops::applies(&weight) && ops::applies(&gradient) && ops::applies(&moments.first) {
+            let (weight, moments) = self.fused(weight, gradient, moments, decay);
+            self.optimizer.moments.insert(path, moments);
+            return weight;
+        }
+        let (weight, moments) = self.composed(weight, gradient, moments, decay);
+        self.optimizer.moments.insert(path, moments);
+        weight
+    }
+
+    /// The update in one pass over arrays of the host.
+    #[cfg(feature = "cpu")]
+    fn fused<const D: usize>(
+        &self,
+        weight: Tensor<D>,
+        gradient: Tensor<1>,
+        Moments { first, second }: Moments,
+        decay: f64,
+    ) -> (Tensor<D>, Moments) {
+        let config = &self.optimizer.config;
+        let update = AdamW {
+            betas: config.betas.map(|beta| beta as f32),
+            eps: config.eps as f32,
+            gradient_scale: self.scale as f32,
+            rate: (self.lr / self.corrections[0]) as f32,
+            correction: self.corrections[1] as f32,
+            keep: (1.0 - self.lr * decay) as f32,
+        };
+        let (weight, [first, second]) = ops::adamw(update, weight, [first, second], gradient);
+        (weight, Moments { first, second })
+    }
+
+    fn composed<const D: usize>(
+        &self,
+        weight: Tensor<D>,
+        mut gradient: Tensor<1>,
+        Moments { first, second }: Moments,
+        decay: f64,
+    ) -> (Tensor<D>, Moments) {
         let config = &self.optimizer.config;
         let ([beta1, beta2], eps) = (config.betas, config.eps);
-        let decay = if decays(&path, D) { config.weight_decay } else { 0.0 };
-        let shape = gradient.dims();
-        let count = gradient.shape().num_elements();
-        let mut gradient: Tensor<1> = gradient.inner().reshape([count]);
+        let shape = weight.dims();
         if self.scale != 1.0 {
             gradient = gradient * self.scale;
         }
-        let Moments { first, second } = self.moments(&path, &gradient);
         let first = first * beta1 + gradient.clone() * (1.0 - beta1);
         let second = second * beta2 + gradient.clone() * gradient * (1.0 - beta2);
         let root = (second.clone() / self.corrections[1]).sqrt() + eps;
         let update = first.clone() / root * (self.lr / self.corrections[0]);
-        self.optimizer.moments.insert(path, Moments { first, second });
         let weight = if decay > 0.0 { weight * (1.0 - self.lr * decay) } else { weight };
-        weight - update.reshape(shape)
+        (weight - update.reshape(shape), Moments { first, second })
     }
 }
 

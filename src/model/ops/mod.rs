@@ -1,15 +1,20 @@
-//! Fused operations of the transformer for f32 on the CPU, each with a hand-written gradient.
+//! Fused operations of the transformer for f32 on the CPU, each with a hand-written gradient, and two
+//! of its training.
 //!
 //! The stock composition in the modules next door stays the reference and serves every other
 //! backend and number format; [`applies`] tells which of the two a tensor takes. The results do not
 //! depend on the number of threads: sums across tasks are taken in a fixed order.
 
+mod adamw;
 mod attention;
 mod backend;
+mod cross_entropy;
+mod gradient;
+mod linear;
 mod math;
 mod norm;
 mod rope;
-pub(crate) mod simd;
+mod simd;
 mod swiglu;
 #[cfg(test)]
 mod tests;
@@ -17,8 +22,9 @@ mod tests;
 use std::sync::Arc;
 
 use burn::backend::{Dispatch, DispatchDevice};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Tensor, TensorData};
 
+pub(crate) use self::adamw::AdamW;
 use self::backend::FusedOps;
 use super::spans::Spans;
 
@@ -40,6 +46,12 @@ pub(crate) fn attention(
 ) -> Tensor<4> {
     let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
     Tensor::from_dispatch(Dispatch::fused_attention(q, k, v, spans))
+}
+
+/// `x weight^T` for `x` `[rows, in]` and `weight` `[out, in]`; the weight's gradient comes out in the
+/// layout of the weight.
+pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::fused_linear(x.into_dispatch(), weight.into_dispatch()))
 }
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last axis.
@@ -68,4 +80,38 @@ pub(crate) fn head_norm_rope(
 /// `silu(gate) * up`.
 pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
     Tensor::from_dispatch(Dispatch::fused_swiglu(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// Cross-entropy of `logits` `[len, vocab]` outside autodiff: see [`cross_entropy::backward`].
+pub(crate) fn cross_entropy(
+    logits: Tensor<2>,
+    targets: &[i32],
+    weights: &[f32],
+    z: f32,
+) -> (Tensor<2>, Vec<(f32, f32)>) {
+    let device = logits.device();
+    let mut logits = logits.into_data();
+    let losses = cross_entropy::backward(floats(&mut logits), targets, weights, z);
+    (Tensor::from_data(logits, &device), losses)
+}
+
+/// One update of `weight` outside autodiff and of its two moments, in place when they share their
+/// memory with no other tensor.
+pub(crate) fn adamw<const D: usize>(
+    update: AdamW,
+    weight: Tensor<D>,
+    moments: [Tensor<1>; 2],
+    gradient: Tensor<1>,
+) -> (Tensor<D>, [Tensor<1>; 2]) {
+    let device = weight.device();
+    let (mut weight, mut gradient) = (weight.into_data(), gradient.into_data());
+    let [mut first, mut second] = moments.map(Tensor::into_data);
+    let moments = [floats(&mut first), floats(&mut second)];
+    update.update(floats(&mut weight), moments, floats(&mut gradient));
+    let moments = [first, second].map(|moment| Tensor::from_data(moment, &device));
+    (Tensor::from_data(weight, &device), moments)
+}
+
+fn floats(data: &mut TensorData) -> &mut [f32] {
+    data.as_mut_slice().expect("`applies` has seen to f32")
 }

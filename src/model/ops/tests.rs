@@ -6,7 +6,7 @@ use burn::module::Param;
 use burn::tensor::{Device, Distribution, Int, Tensor, activation};
 
 use super::super::attention::attend_composed;
-use super::super::{HeadNorm, RmsNorm, Rope, mask, mask::Mask};
+use super::super::{HeadNorm, Mask, RmsNorm, Rope, mask};
 use super::math;
 
 fn tape(seed: u64) -> Device {
@@ -176,6 +176,22 @@ fn attention_gradients_equal_finite_differences() {
             let got = (shifted(1e-2) - shifted(-1e-2)) / 2e-2;
             assert!((got - want).abs() < 5e-3, "input {place}, element {element}: {got} {want}");
         }
+    }
+}
+
+#[test]
+fn linear_equals_the_composition() {
+    for (rows, inputs, outputs) in
+        [(1, 5, 3), (2, 40, 700), (16, 130, 200), (17, 8, 9), (90, 64, 48)]
+    {
+        let device = tape(rows as u64);
+        let (x, w) = (random([rows, inputs], &device), random([outputs, inputs], &device));
+        compare(
+            &format!("{rows} x {inputs} x {outputs}"),
+            |g| [&x, &w].map(|x| values(&x.grad(g).unwrap())).to_vec(),
+            || super::linear(x.clone(), w.clone()),
+            || x.clone().matmul(w.clone().transpose()),
+        );
     }
 }
 

@@ -9,6 +9,8 @@ use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::data::pack::PackedBatch;
+#[cfg(feature = "cpu")]
+use crate::model::ops;
 use crate::model::{CausalLm, ModelInput, mask};
 
 /// Tokens whose logits exist at one time.
@@ -83,11 +85,13 @@ impl NextToken {
             return NextTokenLoss { surrogate, total: 0.0, image: (0.0, 0), text: (0.0, 0) };
         }
         let device = hidden.device();
-        let places = Tensor::<1, Int>::from_data(TensorData::new(targets.places.clone(), [count]), &device);
+        let places =
+            Tensor::<1, Int>::from_data(TensorData::new(targets.places.clone(), [count]), &device);
         let hidden = hidden.reshape([rows * seq, width]).select(0, places).cast(DType::F32);
         let weight = model.output_weight().cast(DType::F32); // [vocab, hidden]
         let parts = self.chunks(hidden.clone().inner(), weight.clone().inner(), &targets);
-        let surrogate = (hidden * like(parts.d_hidden)).sum() + (weight * like(parts.d_weight)).sum();
+        let surrogate =
+            (hidden * like(parts.d_hidden)).sum() + (weight * like(parts.d_weight)).sum();
         let mut loss =
             NextTokenLoss { surrogate, total: parts.total, image: (0.0, 0), text: (0.0, 0) };
         for (nll, is_image) in parts.nll.iter().zip(&targets.is_image) {
@@ -104,8 +108,7 @@ impl NextToken {
         let packed = &batch.packed;
         for token in (0..packed.ids.len()).filter(|&token| packed.loss_mask[token]) {
             let is_image = batch.is_image[token];
-            let weight =
-                if is_image { self.config.image_weight } else { self.config.text_weight };
+            let weight = if is_image { self.config.image_weight } else { self.config.text_weight };
             targets.places.push(token as i32 - 1);
             targets.ids.push(packed.ids[token] as i32);
             targets.weights.push(weight as f32);
@@ -116,8 +119,7 @@ impl NextToken {
 
     /// Loss and gradients, `hidden` `[count, hidden]` and `weight` `[vocab, hidden]` outside autodiff.
     fn chunks(&self, hidden: Tensor<2>, weight: Tensor<2>, targets: &Targets) -> Parts {
-        let [count, _] = hidden.dims();
-        let device = hidden.device();
+        let ([count, _], device) = (hidden.dims(), hidden.device());
         let weight_sum: f32 = targets.weights.iter().sum();
         let norm = f64::from(weight_sum.max(f32::MIN_POSITIVE));
         let mut parts = Parts {
@@ -130,37 +132,19 @@ impl NextToken {
         for start in (0..count).step_by(CHUNK) {
             let len = CHUNK.min(count - start);
             let h = hidden.clone().narrow(0, start, len); // [len, hidden]
-            let ids = targets.ids[start..start + len].to_vec();
-            let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [len, 1]), &device);
             let logits = h.clone().matmul(weight.clone().transpose()); // [len, vocab]
-            let largest = logits.clone().max_dim(1); // [len, 1]
-            let exp = (logits.clone() - largest.clone()).exp();
-            let sum = exp.clone().sum_dim(1);
-            let lse = largest + sum.clone().log(); // [len, 1]
-            let nll: Vec<f32> = (lse.clone() - logits.gather(1, ids.clone())).to_data().iter().collect();
-            let lse_host: Vec<f32> = lse.to_data().iter().collect();
             let weights = &targets.weights[start..start + len];
-            for ((nll, lse), weight) in nll.iter().zip(&lse_host).zip(weights) {
+            let scaled: Vec<f32> = weights.iter().map(|w| w / norm as f32).collect();
+            let z = (2.0 * self.config.z_loss / count as f64) as f32;
+            let ids = &targets.ids[start..start + len];
+            let (d_logits, losses) = d_logits(logits, ids, &scaled, z); // [len, vocab]
+            for ((nll, lse), weight) in losses.iter().zip(weights) {
                 parts.total += f64::from(nll * weight) / norm;
                 parts.total += self.config.z_loss * f64::from(lse * lse) / count as f64;
             }
-            // d/dlogits of w nll / norm + z lse^2 / count.
-            let on_target: Vec<f32> = weights.iter().map(|w| -w / norm as f32).collect();
-            let on_all: Vec<f32> = on_target
-                .iter()
-                .zip(&lse_host)
-                .map(|(t, lse)| -t + (2.0 * self.config.z_loss / count as f64) as f32 * lse)
-                .collect();
-            let column = |values| Tensor::<2>::from_data(TensorData::new(values, [len, 1]), &device);
-            let d_logits = (exp * (column(on_all) / sum)).scatter(
-                1,
-                ids,
-                column(on_target),
-                IndexingUpdateOp::Add,
-            ); // [len, vocab]
             d_hidden.push(d_logits.clone().matmul(weight.clone()));
             parts.d_weight = parts.d_weight + d_logits.transpose().matmul(h);
-            parts.nll.extend(nll);
+            parts.nll.extend(losses.iter().map(|(nll, _)| nll));
         }
         parts.d_hidden = Tensor::cat(d_hidden, 0);
         parts
@@ -172,6 +156,33 @@ struct Parts {
     d_weight: Tensor<2>,
     nll: Vec<f32>,
     total: f64,
+}
+
+/// The gradient of `sum_i weights[i] * nll_i + z / 2 * lse_i^2` with respect to `logits`
+/// `[len, vocab]`, and `nll` and `lse` of every row.
+fn d_logits(
+    logits: Tensor<2>,
+    ids: &[i32],
+    weights: &[f32],
+    z: f32,
+) -> (Tensor<2>, Vec<(f32, f32)>) {
+    #[cfg(feature = "cpu")]
+    if ops::applies(&logits) {
+        return ops::cross_entropy(logits, ids, weights, z);
+    }
+    let (device, len) = (logits.device(), ids.len());
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids.to_vec(), [len, 1]), &device);
+    let largest = logits.clone().max_dim(1); // [len, 1]
+    let exp = (logits.clone() - largest.clone()).exp();
+    let sum = exp.clone().sum_dim(1);
+    let lse = largest + sum.clone().log(); // [len, 1]
+    let nll = (lse.clone() - logits.gather(1, ids.clone())).into_data();
+    let losses: Vec<(f32, f32)> = nll.iter().zip(lse.into_data().iter()).collect();
+    let on_all = weights.iter().zip(&losses).map(|(w, (_, lse))| w + z * lse).collect();
+    let on_target = weights.iter().map(|w| -w).collect();
+    let column = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [len, 1]), &device);
+    let all = exp * (column(on_all) / sum);
+    (all.scatter(1, ids, column(on_target), IndexingUpdateOp::Add), losses)
 }
 
 /// A constant on the tape's device.
