@@ -128,7 +128,12 @@ pub struct ResnetBlock {
 
 impl ResnetBlock {
     /// A block from `in_channels` to `out_channels`; the shortcut is a 1x1 convolution if they differ.
-    pub fn new(in_channels: usize, out_channels: usize, config: &VqConfig, device: &Device) -> Self {
+    pub fn new(
+        in_channels: usize,
+        out_channels: usize,
+        config: &VqConfig,
+        device: &Device,
+    ) -> Self {
         let groups = config.norm_groups;
         Self {
             norm1: GroupNorm::new(in_channels, groups, device),
