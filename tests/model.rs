@@ -248,7 +248,7 @@ fn rows_of_a_ragged_batch_equal_single_rows() {
     let whole = [vec![1_u32, 2, 3, 4, 5, 6], vec![7, 8, 3, 9, 10, 11]];
     for (row, logits) in whole.iter().zip(&batched) {
         let single = serving.all_logits(row).unwrap().pop().unwrap();
-        let same = excess(&data(&[logits.clone()]), &data(&[single]), 1e-5, 1e-5);
+        let same = excess(&data(std::slice::from_ref(logits)), &data(&[single]), 1e-5, 1e-5);
         assert!(same <= 1.0, "{same}");
     }
 }

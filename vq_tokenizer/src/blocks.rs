@@ -315,7 +315,7 @@ mod tests {
     fn normalised_groups_have_mean_zero_and_deviation_one() {
         let device = Device::flex();
         let x = Tensor::<4>::random([2, 64, 5, 7], Distribution::Normal(3.0, 0.01), &device);
-        let y = GroupNorm::new(64, &device).forward(x).reshape([2, 32, 70]);
+        let y = GroupNorm::new(64, 32, &device).forward(x).reshape([2, 32, 70]);
         let off = y.clone().mean_dim(2).abs().max().into_scalar::<f32>();
         assert!(off < 1e-3, "mean {off}");
         // The variance 1e-4 is not large against the epsilon of 1e-6.
