@@ -189,7 +189,14 @@ impl Parts<'_> {
         if let Some(vq) = self.vq {
             let vq_dir = dir.join(VQ_DIR);
             std::fs::create_dir_all(&vq_dir).map_err(Error::io(&vq_dir))?;
-            vq.save(&vq_dir)?;
+            // 8 significant bits move many codes; the 11 of half precision move few.
+            vq.save_as(
+                &vq_dir,
+                match self.dtype {
+                    StoredDtype::F16 => StoredDtype::F16,
+                    StoredDtype::F32 | StoredDtype::Bf16 => StoredDtype::F32,
+                },
+            )?;
             let name = "preprocessor_config.json";
             let (from, to) = (vq_dir.join(name), dir.join(name));
             std::fs::copy(&from, &to).map_err(Error::io(&from))?;
