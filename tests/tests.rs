@@ -14,6 +14,7 @@ mod preprocess;
 mod reference_generation;
 mod sampling;
 mod scenes;
+mod shipped;
 mod tokenize;
 mod train;
 mod vq_tokenizer;
