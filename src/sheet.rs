@@ -225,7 +225,8 @@ fn scaled(image: &RgbImage, width: u32) -> RgbImage {
     }
     let height = (u64::from(height) * u64::from(width)).div_ceil(u64::from(from));
     let height = u32::try_from(height).unwrap_or(u32::MAX).clamp(1, 8 * width);
-    let filter = if width % from == 0 { FilterType::Nearest } else { FilterType::Triangle };
+    let filter =
+        if width.is_multiple_of(from) { FilterType::Nearest } else { FilterType::Triangle };
     imageops::resize(image, width, height, filter)
 }
 

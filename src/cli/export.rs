@@ -22,7 +22,7 @@ pub struct ExportArgs {
     checkpoint: PathBuf,
     /// The directory to make
     dest: PathBuf,
-    /// Number format of the language model's weights
+    /// Number format of the weights; the image tokenizer takes f16 along, but never bf16
     #[arg(long, value_enum, default_value_t = Dtype::F32)]
     dtype: Dtype,
     /// Names of files and tensors

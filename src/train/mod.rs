@@ -120,7 +120,8 @@ pub fn run<T: Task>(
         if last || (config.eval_every > 0 && done % config.eval_every == 0) {
             evaluation = task.evaluate()?;
             reporter.metrics(done, "eval", &evaluation)?;
-            let shown: Vec<String> = evaluation.iter().map(|(k, v)| format!("{k} {v:.4}")).collect();
+            let shown: Vec<String> =
+                evaluation.iter().map(|(k, v)| format!("{k} {v:.4}")).collect();
             reporter.note(&format!("step {done}: {}", shown.join(", ")));
         }
         let signal = stop.load(Ordering::SeqCst);

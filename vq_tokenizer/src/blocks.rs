@@ -128,7 +128,12 @@ pub struct ResnetBlock {
 
 impl ResnetBlock {
     /// A block from `in_channels` to `out_channels`; the shortcut is a 1x1 convolution if they differ.
-    pub fn new(in_channels: usize, out_channels: usize, config: &VqConfig, device: &Device) -> Self {
+    pub fn new(
+        in_channels: usize,
+        out_channels: usize,
+        config: &VqConfig,
+        device: &Device,
+    ) -> Self {
         let groups = config.norm_groups;
         Self {
             norm1: GroupNorm::new(in_channels, groups, device),
@@ -310,7 +315,7 @@ mod tests {
     fn normalised_groups_have_mean_zero_and_deviation_one() {
         let device = Device::flex();
         let x = Tensor::<4>::random([2, 64, 5, 7], Distribution::Normal(3.0, 0.01), &device);
-        let y = GroupNorm::new(64, &device).forward(x).reshape([2, 32, 70]);
+        let y = GroupNorm::new(64, 32, &device).forward(x).reshape([2, 32, 70]);
         let off = y.clone().mean_dim(2).abs().max().into_scalar::<f32>();
         assert!(off < 1e-3, "mean {off}");
         // The variance 1e-4 is not large against the epsilon of 1e-6.
