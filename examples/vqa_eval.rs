@@ -26,7 +26,8 @@ fn main() -> anyhow::Result<()> {
     let dataset = vqa::open(&questions)?;
     let majority = Majority::learn(dataset.as_ref())?;
     let extent = Extent { limit: Some(QUESTIONS), batch: 32 };
-    let config = pipeline.generation().clone().for_answers();
+    let mut config = pipeline.generation().clone().for_answers();
+    config.max_new_tokens = Some(16);
     let scores = vqa::evaluate(dataset.as_ref(), extent, &majority, |pictures, questions| {
         pipeline.ask_batch(pictures, questions, &config)
     })?;

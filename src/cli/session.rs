@@ -87,6 +87,11 @@ impl Session {
         Ok(device)
     }
 
+    /// What the device is called, as in `--device`.
+    pub fn device_name(&self) -> String {
+        self.args.device.unwrap_or_else(DeviceSpec::best).to_string()
+    }
+
     /// As [`Self::device`], for work that runs in f32 only.
     ///
     /// # Errors

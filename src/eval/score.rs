@@ -99,7 +99,10 @@ fn wilson(share: f64, n: usize) -> [f64; 2] {
     let center = share + Z * Z / (2.0 * n);
     let spread = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + Z * Z / n;
-    [((center - spread) / scale).max(0.0), ((center + spread) / scale).min(1.0)]
+    // Rounding would leave a trace of the exact ends.
+    let low = if share == 0.0 { 0.0 } else { (center - spread) / scale };
+    let high = if share == 1.0 { 1.0 } else { (center + spread) / scale };
+    [low, high]
 }
 
 fn bootstrap(groups: &[(f64, usize)]) -> [f64; 2] {

@@ -24,6 +24,9 @@ const QUESTIONS: &str = "questions";
 /// Pictures on the sheet.
 const SHOWN: usize = 32;
 
+/// Questions below one picture of the sheet.
+const QUESTIONS_SHOWN: usize = 3;
+
 /// Opens the data set that `spec` names with one sample per question: a list `questions` of
 /// objects is taken apart.
 ///
@@ -102,10 +105,7 @@ pub fn evaluate(
             batch.into_iter().zip(questions).zip(pictures.into_iter().zip(answers))
         {
             let right = normalizer.normalize(&given) == question.normalized;
-            if sheet.len() < SHOWN {
-                let cell = Cell::new(picture).note(Tone::Plain, &question.text);
-                sheet.push(cell.note(tone(right), &given));
-            }
+            show(&mut sheet, picture, &question.text, (&given, right));
             samples.push(record(index, sample.source, &question, &given, right));
             judged.push(Judged { question, right });
         }
@@ -113,6 +113,23 @@ pub fn evaluate(
     })?;
     let (overall, types) = groups(&judged, majority);
     Ok(VqaScores { overall, types, samples, bad, sheet })
+}
+
+/// Puts question and answer below their picture, a few on each.
+fn show(sheet: &mut Vec<Cell>, picture: RgbImage, question: &str, (given, right): (&str, bool)) {
+    let full = sheet.len() >= SHOWN;
+    let cell = match sheet.last_mut() {
+        Some(last) if last.image == picture => last,
+        _ if full => return,
+        _ => {
+            sheet.push(Cell::new(picture));
+            sheet.last_mut().expect("one was just pushed")
+        }
+    };
+    if cell.notes.len() < 2 * QUESTIONS_SHOWN {
+        cell.notes.push((Tone::Plain, question.to_owned()));
+        cell.notes.push((tone(right), given.to_owned()));
+    }
 }
 
 fn record(
