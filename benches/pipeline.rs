@@ -26,7 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn vq_config() -> VqConfig {
     let json = serde_json::json!({
         "resolution": 64, "base_channels": 32, "channel_multiplier": [1, 1, 2, 4],
-        "num_res_blocks": 1, "attn_resolutions": [], "latent_channels": 64, "embed_dim": 16,
+        "norm_groups": 4, "num_res_blocks": 1, "attn_resolutions": [], "latent_channels": 64, "embed_dim": 16,
         "num_embeddings": 1024,
     });
     serde_json::from_value(json).expect("the keys are VqConfig's")

@@ -11,6 +11,7 @@ pub mod generate;
 pub mod model;
 pub mod pipeline;
 pub mod report;
+pub mod sheet;
 pub mod tokenize;
 pub mod train;
 

@@ -55,7 +55,8 @@ impl Reporter {
             let step = |line: &&str| -> Option<u64> {
                 serde_json::from_str::<Value>(line).ok()?.get("step")?.as_u64()
             };
-            let kept = text.lines().filter(|line| step(line).is_some_and(|s| s <= resumed_at as u64));
+            let kept =
+                text.lines().filter(|line| step(line).is_some_and(|s| s <= resumed_at as u64));
             let kept: String = kept.flat_map(|line| [line, "\n"]).collect();
             std::fs::write(path, kept).map_err(Error::io(path))?;
         }

@@ -19,7 +19,8 @@ fn expected() -> Expected {
 
 fn reference(device: &Device) -> (ModelConfig, CausalLm) {
     let json = std::fs::read_to_string(fixture(MODEL).join("config.json")).unwrap();
-    let config = calumma::checkpoint::config_from_json(&serde_json::from_str(&json).unwrap()).unwrap();
+    let config =
+        calumma::checkpoint::config_from_json(&serde_json::from_str(&json).unwrap()).unwrap();
     let path = fixture(MODEL).join("model.safetensors");
     let tensors = weights::read(&path).unwrap();
     let model = config.init(device).unwrap();
@@ -89,7 +90,8 @@ fn left_padded_rows_equal_the_reference_where_they_are_not_padding() {
     });
     let reference = expected.floats("text_batch_leftpad.raw_logits");
     let vocab = logits.dims()[2];
-    let (ours, theirs): (Vec<f32>, Vec<f32>) = (logits.to_data().iter().collect(), reference.iter().collect());
+    let (ours, theirs): (Vec<f32>, Vec<f32>) =
+        (logits.to_data().iter().collect(), reference.iter().collect());
     let mut compared = 0;
     for token in (0..rows * seq).filter(|&token| attended[token] == 1) {
         let range = token * vocab..(token + 1) * vocab;
@@ -178,9 +180,9 @@ fn greedy_continuation_equals_the_reference() {
     while row.len() < sequence.len() {
         // Picture ids are 4 to 103 here; the reference never generates them.
         let allowed = |id: &usize| !(4..=103).contains(id);
-        let best = (0..logits[0].len()).filter(allowed).max_by(|&a, &b| {
-            logits[0][a].total_cmp(&logits[0][b]).then(b.cmp(&a))
-        });
+        let best = (0..logits[0].len())
+            .filter(allowed)
+            .max_by(|&a, &b| logits[0][a].total_cmp(&logits[0][b]).then(b.cmp(&a)));
         let id = best.unwrap() as u32;
         row.push(id);
         if row.len() < sequence.len() {
@@ -246,7 +248,7 @@ fn rows_of_a_ragged_batch_equal_single_rows() {
     let whole = [vec![1_u32, 2, 3, 4, 5, 6], vec![7, 8, 3, 9, 10, 11]];
     for (row, logits) in whole.iter().zip(&batched) {
         let single = serving.all_logits(row).unwrap().pop().unwrap();
-        let same = excess(&data(&[logits.clone()]), &data(&[single]), 1e-5, 1e-5);
+        let same = excess(&data(std::slice::from_ref(logits)), &data(&[single]), 1e-5, 1e-5);
         assert!(same <= 1.0, "{same}");
     }
 }

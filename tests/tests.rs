@@ -1,15 +1,20 @@
 //! One binary for all integration tests, one module per source module.
 #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
 
+mod cli;
 mod common;
 mod data;
+mod eval;
 mod generate;
 mod mixture;
 mod model;
 mod pack;
-mod scenes;
 mod pipeline;
+mod preprocess;
 mod reference_generation;
 mod sampling;
+mod scenes;
+mod shipped;
 mod tokenize;
 mod train;
+mod vq_tokenizer;

@@ -70,7 +70,8 @@ impl Checkpoint {
         }
         let config_path = dir.join("config.json");
         let json = read_json(&config_path)?;
-        let config = config_from_json(&json).map_err(|e| Error::file(&config_path, e.to_string()))?;
+        let config =
+            config_from_json(&json).map_err(|e| Error::file(&config_path, e.to_string()))?;
         let text = TextTokenizer::load(&dir.join("tokenizer.json"))?;
         let vq_dir = dir.join(VQ_DIR);
         let vq = vq_dir.is_dir().then(|| VqTokenizer::load(&vq_dir, device)).transpose()?;
@@ -148,8 +149,9 @@ fn check_parts(
     let tokens = processor.vocabulary().num_codes();
     match vq.map(|vq| vq.config().num_embeddings) {
         Some(codes) if codes != tokens => {
-            let message =
-                format!("tokenizer.json names {tokens} picture codes, the image tokenizer has {codes}");
+            let message = format!(
+                "tokenizer.json names {tokens} picture codes, the image tokenizer has {codes}"
+            );
             Err(Error::file(dir, message))
         }
         _ => Ok(()),
@@ -167,13 +169,13 @@ impl Parts<'_> {
             let text = serde_json::to_string_pretty(value).expect("JSON values are valid JSON");
             std::fs::write(&path, text + "\n").map_err(Error::io(&path))
         };
-        write_json("config.json", &config_to_json(self.config, self.processor, self.vq, self.dtype))?;
+        write_json(
+            "config.json",
+            &config_to_json(self.config, self.processor, self.vq, self.dtype),
+        )?;
         let special = self.processor.vocabulary().special();
         let mut generation = self.generation.clone();
-        for (key, id) in [
-            ("bos_token_id", special.bos),
-            ("pad_token_id", special.pad),
-        ] {
+        for (key, id) in [("bos_token_id", special.bos), ("pad_token_id", special.pad)] {
             generation.entry(key).or_insert(json!(id));
         }
         generation.entry("eos_token_id").or_insert(json!([special.eos, special.sep]));
@@ -187,7 +189,14 @@ impl Parts<'_> {
         if let Some(vq) = self.vq {
             let vq_dir = dir.join(VQ_DIR);
             std::fs::create_dir_all(&vq_dir).map_err(Error::io(&vq_dir))?;
-            vq.save(&vq_dir)?;
+            // 8 significant bits move many codes; the 11 of half precision move few.
+            vq.save_as(
+                &vq_dir,
+                match self.dtype {
+                    StoredDtype::F16 => StoredDtype::F16,
+                    StoredDtype::F32 | StoredDtype::Bf16 => StoredDtype::F32,
+                },
+            )?;
             let name = "preprocessor_config.json";
             let (from, to) = (vq_dir.join(name), dir.join(name));
             std::fs::copy(&from, &to).map_err(Error::io(&from))?;
@@ -248,8 +257,12 @@ pub fn config_to_json(
     let mut json = json!(config);
     let vocabulary = processor.vocabulary();
     let special = vocabulary.special();
-    let names: Map<String, Value> =
-        vocabulary.names().iter().zip(0_u32..).map(|(name, id)| (name.clone(), json!(id))).collect();
+    let names: Map<String, Value> = vocabulary
+        .names()
+        .iter()
+        .zip(0_u32..)
+        .map(|(name, id)| (name.clone(), json!(id)))
+        .collect();
     let dtype = match dtype {
         StoredDtype::F32 => "float32",
         StoredDtype::Bf16 => "bfloat16",

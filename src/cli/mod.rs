@@ -1,10 +1,21 @@
 //! The command line: one file per verb. Arguments are typed here and checked by the verb.
 
+mod ask;
 mod bpe;
+mod caption;
 mod completions;
 mod data;
+mod demo;
 mod doctor;
+mod draw;
+mod eval;
+mod export;
+mod generate;
+mod inspect;
+mod open;
 mod pictures;
+mod sampling;
+mod score;
 mod session;
 mod sizes;
 mod stop;
@@ -30,6 +41,18 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// See the shipped model draw, caption and answer; writes a sheet of it
+    Demo(demo::DemoArgs),
+    /// Continue a prompt with text and pictures
+    Generate(generate::GenerateArgs),
+    /// Caption pictures
+    Caption(caption::CaptionArgs),
+    /// Draw a picture per text
+    Draw(draw::DrawArgs),
+    /// Answer a question about a picture
+    Ask(ask::AskArgs),
+    /// Print log-probabilities of given documents
+    Score(score::ScoreArgs),
     /// Image tokenizers: pictures to codes and back, and their training
     #[command(subcommand)]
     Vq(vq::VqVerb),
@@ -41,6 +64,13 @@ enum Verb {
     Data(data::DataVerb),
     /// Train a language model by a recipe; a stopped run goes on where it was
     Train(train::TrainArgs),
+    /// Score a checkpoint on a data set; results go to a directory
+    #[command(subcommand)]
+    Eval(eval::EvalVerb),
+    /// Write a checkpoint without its training state
+    Export(export::ExportArgs),
+    /// Say what a checkpoint, run, recipe, picture or tensor file is
+    Inspect(inspect::InspectArgs),
     /// Say what this program and this machine can do together
     Doctor,
     /// Write completions for a shell to standard output
@@ -70,10 +100,19 @@ pub fn main() -> ExitCode {
 
 fn run(verb: Verb, session: &Session) -> Result<()> {
     match verb {
+        Verb::Demo(args) => demo::run(&args, session),
+        Verb::Generate(args) => generate::run(&args, session),
+        Verb::Caption(args) => caption::run(&args, session),
+        Verb::Draw(args) => draw::run(&args, session),
+        Verb::Ask(args) => ask::run(&args, session),
+        Verb::Score(args) => score::run(&args, session),
         Verb::Vq(verb) => vq::run(verb, session),
         Verb::Bpe(verb) => bpe::run(verb, session),
         Verb::Data(verb) => data::run(verb, session),
         Verb::Train(args) => train::run(&args, session),
+        Verb::Eval(verb) => eval::run(verb, session),
+        Verb::Export(args) => export::run(&args, session),
+        Verb::Inspect(args) => inspect::run(&args, session),
         Verb::Doctor => doctor::run(session),
         Verb::Completions(args) => completions::run(&args),
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleVisitor, ParamId};
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use calumma::model::ModelConfig;
 use calumma::train::LanguageRecipe;
@@ -32,21 +32,30 @@ pub type Parts = BTreeMap<&'static str, usize>;
 
 /// The float parameters of `module` by part.
 pub fn parameters<M: Module>(module: &M) -> Parts {
-    struct Counter(Parts);
-    impl ModuleVisitor for Counter {
-        fn visit_float_with_path<const D: usize>(
-            &mut self,
-            path: &[String],
-            _id: ParamId,
-            tensor: &Tensor<D>,
-        ) {
-            let number: usize = tensor.dims().iter().product();
-            *self.0.entry(part_of(&path.join("."))).or_insert(0) += number;
-        }
-    }
-    let mut counter = Counter(Parts::new());
+    let mut counter = Counter::default();
     module.visit(&mut counter);
-    counter.0
+    counter.parts
+}
+
+#[derive(Default)]
+struct Counter {
+    parts: Parts,
+    path: Vec<String>,
+}
+
+impl ModuleVisitor for Counter {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let number: usize = param.val().dims().iter().product();
+        *self.parts.entry(part_of(&self.path.join("."))).or_insert(0) += number;
+    }
 }
 
 /// What a training run takes.

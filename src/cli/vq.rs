@@ -1,20 +1,33 @@
 //! `calumma vq`: image tokenizers.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
-use calumma::Result;
 use calumma::train::{ImageTask, VqRecipe, read_recipe};
+use calumma::{Error, Result};
 use clap::{Args, Subcommand};
+use serde_json::json;
+use vq_tokenizer::metrics::{psnr, ssim};
+use vq_tokenizer::{Codes, VqTokenizer};
 
 use super::session::Session;
-use super::sizes;
 use super::train::train_task;
+use super::{open, pictures, sizes};
+
+/// Pictures encoded at one time.
+const BATCH: usize = 32;
 
 /// What to do with image tokenizers.
 #[derive(Subcommand)]
 pub enum VqVerb {
     /// Train an image tokenizer by a recipe; a stopped run goes on where it was
     Train(TrainArgs),
+    /// Print the codes of pictures
+    Encode(EncodeArgs),
+    /// Turn codes back into pictures
+    Decode(DecodeArgs),
+    /// Encode and decode pictures, and say how close the result is
+    Reconstruct(ReconstructArgs),
 }
 
 /// A recipe and changes to it.
@@ -27,6 +40,41 @@ pub struct TrainArgs {
     set: Vec<String>,
 }
 
+/// Pictures to encode.
+#[derive(Args)]
+pub struct EncodeArgs {
+    /// A checkpoint's or an image tokenizer's directory
+    checkpoint: PathBuf,
+    /// PNG, JPEG or WebP files
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+}
+
+/// Codes to decode.
+#[derive(Args)]
+pub struct DecodeArgs {
+    /// A checkpoint's or an image tokenizer's directory
+    checkpoint: PathBuf,
+    /// One or more objects with height, width and codes, as encode --json prints them
+    codes: PathBuf,
+    /// The PNG to write; of several pictures, all but the first get a number
+    #[arg(long, short, value_name = "PATH")]
+    out: PathBuf,
+}
+
+/// Pictures to reconstruct.
+#[derive(Args)]
+pub struct ReconstructArgs {
+    /// A checkpoint's or an image tokenizer's directory
+    checkpoint: PathBuf,
+    /// PNG, JPEG or WebP files
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    /// Where reconstructions go as PNG
+    #[arg(long, short, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
 /// Does `verb`.
 ///
 /// # Errors
@@ -34,6 +82,9 @@ pub struct TrainArgs {
 pub fn run(verb: VqVerb, session: &Session) -> Result<()> {
     match verb {
         VqVerb::Train(args) => train(&args, session),
+        VqVerb::Encode(args) => encode(&args, session),
+        VqVerb::Decode(args) => decode(&args, session),
+        VqVerb::Reconstruct(args) => reconstruct(&args, session),
     }
 }
 
@@ -47,4 +98,95 @@ fn train(args: &TrainArgs, session: &Session) -> Result<()> {
     let parameters = sizes::parameters(task.model()).values().sum::<usize>();
     session.note(format_args!("{} parameters", sizes::count(parameters as f64)));
     train_task(&mut task, &recipe.run, &recipe.schedule, recipe.optimizer.lr, session)
+}
+
+fn tokenizer(dir: &Path, session: &Session) -> Result<VqTokenizer> {
+    open::image_tokenizer(dir, &session.device_in_f32("the image tokenizer")?)
+}
+
+fn encode(args: &EncodeArgs, session: &Session) -> Result<()> {
+    let images = pictures::open_all(&args.images)?;
+    let tokenizer = tokenizer(&args.checkpoint, session)?;
+    for (paths, images) in args.images.chunks(BATCH).zip(images.chunks(BATCH)) {
+        for (path, codes) in paths.iter().zip(tokenizer.encode(images)?) {
+            let Codes { ids, height, width } = &codes;
+            session.line(format_args!("{}: {height}x{width} codes", path.display()))?;
+            for row in ids.chunks((*width).max(1)) {
+                let row: Vec<String> = row.iter().map(|code| format!("{code:>5}")).collect();
+                session.line(row.concat())?;
+            }
+            session
+                .object(&json!({ "path": path, "height": height, "width": width, "codes": ids }))?;
+        }
+    }
+    Ok(())
+}
+
+fn decode(args: &DecodeArgs, session: &Session) -> Result<()> {
+    let text = std::fs::read_to_string(&args.codes).map_err(Error::io(&args.codes))?;
+    let no_codes = |message: String| Error::file(&args.codes, message);
+    let codes = serde_json::Deserializer::from_str(&text)
+        .into_iter::<Codes>()
+        .collect::<std::result::Result<Vec<_>, _>>()
+        .map_err(|e| no_codes(format!("expected objects with height, width, codes: {e}")))?;
+    if codes.is_empty() {
+        return Err(no_codes("holds no codes".to_owned()));
+    }
+    let tokenizer = tokenizer(&args.checkpoint, session)?;
+    let images = tokenizer.decode(&codes).map_err(|e| no_codes(e.to_string()))?;
+    for (index, image) in images.iter().enumerate() {
+        let path = match index {
+            0 => args.out.clone(),
+            _ => args.out.with_file_name(format!("{}-{index}.png", stem(&args.out))),
+        };
+        pictures::save(&path, image, None)?;
+        let (width, height) = image.dimensions();
+        session.line(format_args!("{}: {width}x{height}", path.display()))?;
+        session.object(&json!({ "path": path, "width": width, "height": height }))?;
+    }
+    Ok(())
+}
+
+fn reconstruct(args: &ReconstructArgs, session: &Session) -> Result<()> {
+    let images = pictures::open_all(&args.images)?;
+    let tokenizer = tokenizer(&args.checkpoint, session)?;
+    let (mut sum_psnr, mut sum_ssim) = (0.0, 0.0);
+    let mut names = HashSet::new();
+    for (paths, images) in args.images.chunks(BATCH).zip(images.chunks(BATCH)) {
+        let decoded = tokenizer.decode(&tokenizer.encode(images)?)?;
+        for ((path, image), decoded) in paths.iter().zip(images).zip(&decoded) {
+            let seen = tokenizer.preprocessor().resize(image);
+            let (psnr, ssim) = (psnr(&seen, decoded)?, ssim(&seen, decoded)?);
+            sum_psnr += psnr;
+            sum_ssim += ssim;
+            let out = args.out.as_ref().map(|dir| dir.join(unused(path, &mut names)));
+            if let Some(out) = &out {
+                pictures::save(out, decoded, None)?;
+            }
+            session.line(format_args!("{}: PSNR {psnr:.2} dB, SSIM {ssim:.4}", path.display()))?;
+            session.object(&json!({ "path": path, "out": out, "psnr": psnr, "ssim": ssim }))?;
+        }
+    }
+    let count = args.images.len();
+    let (psnr, ssim) = (sum_psnr / count as f64, sum_ssim / count as f64);
+    if count > 1 {
+        session.line(format_args!("mean of {count}: PSNR {psnr:.2} dB, SSIM {ssim:.4}"))?;
+    }
+    session.object(&json!({ "mean": { "psnr": psnr, "ssim": ssim, "count": count } }))
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// A file name for the reconstruction of `path` that no other picture has.
+fn unused(path: &Path, taken: &mut HashSet<String>) -> String {
+    let stem = stem(path);
+    let mut name = format!("{stem}.png");
+    let mut number = 1;
+    while !taken.insert(name.clone()) {
+        name = format!("{stem}-{number}.png");
+        number += 1;
+    }
+    name
 }

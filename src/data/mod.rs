@@ -10,6 +10,7 @@ mod counted;
 mod document;
 mod encoded;
 mod files;
+mod folder;
 mod group;
 mod imagefolder;
 mod inspect;
@@ -30,6 +31,7 @@ use serde_json::{Map, Value};
 
 pub use counted::{BadSample, Counted, DEFAULT_TOLERANCE};
 pub use encoded::{EncodedSample, EncodedSource, Encoding};
+pub use folder::PictureFolder;
 pub use group::{Exploded, Grouped};
 pub use imagefolder::ImageFolder;
 pub use inspect::{Column, Inspection, PictureSize, inspect};

@@ -1,1 +1,125 @@
-//! eval.
+//! Scores of checkpoints on data sets.
+//!
+//! Each measure is a function over a data set and a closure that does the model's part, such as
+//! `|pictures, questions| pipeline.ask_batch(pictures, questions, &config)`; so a measure can be
+//! tested without a model, and any model can be measured. What comes back is a value that holds the
+//! scores with N and 95 % intervals and every item; its `report` goes to a directory as
+//! `results.json`, `samples.jsonl` and a sheet of pictures.
+
+pub mod captioning;
+pub mod loss;
+pub mod metrics;
+mod question;
+pub mod reconstruction;
+mod report;
+mod score;
+pub mod text_to_image;
+pub mod vqa;
+
+use rayon::prelude::*;
+
+pub use question::Majority;
+pub use report::{Environment, Report, SampleRecord};
+pub use score::{IntervalMethod, Score};
+
+use crate::data::{BadSample, DEFAULT_TOLERANCE, Dataset, Sample};
+use crate::error::{Error, Result};
+use crate::sheet::Tone;
+
+/// Which part of a data set is measured, and how much of it at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The first items only.
+    pub limit: Option<usize>,
+    /// Items that the model gets at once; at least 1.
+    pub batch: usize,
+}
+
+impl Default for Extent {
+    fn default() -> Self {
+        Self { limit: None, batch: 32 }
+    }
+}
+
+impl Extent {
+    /// How many of `len` items are measured.
+    pub fn of(&self, len: usize) -> usize {
+        self.limit.map_or(len, |limit| limit.min(len))
+    }
+}
+
+/// Reads `extent` of `dataset` batch by batch; `work` gets the good samples with their indices.
+/// Returns the bad ones.
+fn each_batch(
+    dataset: &dyn Dataset,
+    extent: Extent,
+    mut work: impl FnMut(Vec<(usize, Sample)>) -> Result<()>,
+) -> Result<Vec<BadSample>> {
+    let len = extent.of(dataset.len());
+    if len == 0 || extent.batch == 0 {
+        let message = "nothing to measure: the data set, the limit or the batch is empty";
+        return Err(Error::Invalid(format!("{}: {message}", dataset.name())));
+    }
+    let mut bad = Vec::new();
+    for start in (0..len).step_by(extent.batch) {
+        let end = (start + extent.batch).min(len);
+        let read: Vec<_> = (start..end).into_par_iter().map(|i| (i, dataset.get(i))).collect();
+        let mut good = Vec::with_capacity(read.len());
+        for (index, sample) in read {
+            match sample {
+                Ok(sample) => good.push((index, sample)),
+                Err(error) => bad.push(BadSample { index, reason: error.to_string() }),
+            }
+        }
+        refuse_many_bad(dataset, len, &bad)?;
+        if !good.is_empty() {
+            work(good)?;
+        }
+    }
+    Ok(bad)
+}
+
+fn refuse_many_bad(dataset: &dyn Dataset, len: usize, bad: &[BadSample]) -> Result<()> {
+    match bad.first() {
+        Some(first) if bad.len() as f64 > DEFAULT_TOLERANCE * len as f64 => {
+            Err(Error::Invalid(format!(
+                "{}: {} of {len} samples are bad, more than the allowed {} %; the first: {}",
+                dataset.name(),
+                bad.len(),
+                DEFAULT_TOLERANCE * 100.0,
+                first.reason
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The only picture of `sample`.
+fn picture(sample: &Sample) -> Result<&image::RgbImage> {
+    match &sample.images[..] {
+        [picture] => Ok(picture),
+        images => Err(Error::Invalid(format!(
+            "{}: {} pictures; this measure needs exactly one per sample",
+            sample.source,
+            images.len()
+        ))),
+    }
+}
+
+/// 1 or 0.
+fn number(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
+/// The colour of a text on the sheet.
+fn tone(right: bool) -> Tone {
+    if right { Tone::Right } else { Tone::Wrong }
+}
+
+/// Refuses an answer of the model's side that has not one entry per item.
+fn one_each<T>(results: Vec<T>, items: usize) -> Result<Vec<T>> {
+    if results.len() == items {
+        return Ok(results);
+    }
+    Err(Error::Invalid(format!("{} results for a batch of {items} items", results.len())))
+}

@@ -62,8 +62,7 @@ impl CausalLm {
                     .collect(),
                 norm: RmsNorm::new(hidden, config.rms_norm_eps, device),
             },
-            lm_head: (!config.tie_word_embeddings)
-                .then(|| Linear::new(hidden, vocab, std, device)),
+            lm_head: (!config.tie_word_embeddings).then(|| Linear::new(hidden, vocab, std, device)),
             head_dim: config.head_dim(),
             rope_theta: config.rope_theta,
         }

@@ -86,7 +86,9 @@ impl ServingModel {
     fn check_ids(&self, ids: &[u32]) -> Result<()> {
         let vocab = self.config.vocab_size;
         match ids.iter().find(|&&id| id as usize >= vocab) {
-            Some(id) => Err(Error::Invalid(format!("id {id} is outside the vocabulary of {vocab}"))),
+            Some(id) => {
+                Err(Error::Invalid(format!("id {id} is outside the vocabulary of {vocab}")))
+            }
             None => Ok(()),
         }
     }

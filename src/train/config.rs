@@ -442,8 +442,8 @@ fn validate_data(sources: &[DataConfig], templates: bool) -> Result<()> {
 /// or a value out of range; [`Error::Invalid`] for a malformed override.
 pub fn read_recipe<R: Recipe>(path: &Path, overrides: &[String]) -> Result<R> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    let mut table: toml::Table =
-        toml::from_str(&text).map_err(|e| Error::file(path, e.to_string().trim_end().to_owned()))?;
+    let mut table: toml::Table = toml::from_str(&text)
+        .map_err(|e| Error::file(path, e.to_string().trim_end().to_owned()))?;
     for override_ in overrides {
         apply(&mut table, override_)?;
     }
@@ -456,9 +456,7 @@ pub fn read_recipe<R: Recipe>(path: &Path, overrides: &[String]) -> Result<R> {
 
 /// Sets `a.b.c=value`; a value that is no TOML is taken as a string.
 fn apply(table: &mut toml::Table, override_: &str) -> Result<()> {
-    let malformed = || {
-        Error::Invalid(format!("--set {override_}: expected section.key=value"))
-    };
+    let malformed = || Error::Invalid(format!("--set {override_}: expected section.key=value"));
     let (key, value) = override_.split_once('=').ok_or_else(malformed)?;
     let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
         .ok()
@@ -482,13 +480,13 @@ pub fn explain(message: &str) -> String {
     let Some((_, rest)) = message.split_once("unknown field `") else { return message.to_owned() };
     let mut names = rest.split('`').step_by(2);
     let unknown = names.next().unwrap_or_default();
-    let nearest = rest
-        .split('`')
-        .skip(2)
-        .step_by(2)
-        .max_by(|a, b| strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown)));
+    let nearest = rest.split('`').skip(2).step_by(2).max_by(|a, b| {
+        strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown))
+    });
     match nearest {
-        Some(nearest) => format!("unknown key `{unknown}`; the nearest known key is `{nearest}` ({message})"),
+        Some(nearest) => {
+            format!("unknown key `{unknown}`; the nearest known key is `{nearest}` ({message})")
+        }
         None => message.to_owned(),
     }
 }

@@ -72,7 +72,8 @@ impl Prepared {
         processor: &Processor,
     ) -> Result<TokenSequence> {
         let (sample, template) = (&self.samples[index], &self.templates[template]);
-        let options = RenderOptions { loss: self.config.loss, max_turns: Some(self.config.max_turns) };
+        let options =
+            RenderOptions { loss: self.config.loss, max_turns: Some(self.config.max_turns) };
         let rendered = template.render(&sample.fields, &sample.images, &options, rng)?;
         let dropped = template.is_text_first() && rng.random::<f64>() < self.config.prompt_dropout;
         match rendered.without_prompt().filter(|_| dropped) {
@@ -152,7 +153,10 @@ fn with_modalities(packed: PackedBatch, processor: &Processor) -> NextTokenBatch
 }
 
 /// The first `count` samples of each source as batches, always the same: for held-out losses.
-pub(super) fn validation_batches(
+///
+/// # Errors
+/// Those of data sets, templates and `new_packer`.
+pub fn validation_batches(
     configs: &[DataConfig],
     encoding: Encoding<'_>,
     count: usize,
@@ -161,8 +165,10 @@ pub(super) fn validation_batches(
 ) -> Result<Vec<NextTokenBatch>> {
     let mut batches = Vec::new();
     for config in configs {
-        let source =
-            Prepared::new(&DataConfig { limit: Some(count), prompt_dropout: 0.0, ..config.clone() }, encoding)?;
+        let source = Prepared::new(
+            &DataConfig { limit: Some(count), prompt_dropout: 0.0, ..config.clone() },
+            encoding,
+        )?;
         let mut packer = new_packer()?;
         let mut index = 0;
         let mut next = || {
@@ -201,7 +207,8 @@ pub fn corpus(configs: &[DataConfig], count: usize, seed: u64) -> Result<Vec<Str
             for template in &templates {
                 let blank = Codes { ids: vec![], height: 0, width: 0 };
                 let images = vec![blank; template.num_images()];
-                let options = RenderOptions { max_turns: Some(config.max_turns), ..Default::default() };
+                let options =
+                    RenderOptions { max_turns: Some(config.max_turns), ..Default::default() };
                 let rendered = template.render(&fields, &images, &options, &mut rng)?;
                 texts.extend(rendered.segments.into_iter().filter_map(|segment| match segment {
                     CodedSegment::Text(text) => Some(text),

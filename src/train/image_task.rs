@@ -161,11 +161,11 @@ fn pictures(
 /// Mirrored half of the time, and shifted by up to 4 pixels with its border repeated.
 fn augmented(image: RgbImage, rng: &mut ChaCha8Rng) -> RgbImage {
     const SHIFT: i64 = 4;
-    let image =
-        if rng.random::<bool>() { image::imageops::flip_horizontal(&image) } else { image };
+    let image = if rng.random::<bool>() { image::imageops::flip_horizontal(&image) } else { image };
     let (width, height) = image.dimensions();
     let (dx, dy) = (rng.random_range(-SHIFT..=SHIFT), rng.random_range(-SHIFT..=SHIFT));
-    let moved = |at: u32, by: i64, len: u32| (i64::from(at) + by).clamp(0, i64::from(len) - 1) as u32;
+    let moved =
+        |at: u32, by: i64, len: u32| (i64::from(at) + by).clamp(0, i64::from(len) - 1) as u32;
     RgbImage::from_fn(width, height, |x, y| {
         *image.get_pixel(moved(x, dx, width), moved(y, dy, height))
     })

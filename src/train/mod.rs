@@ -22,7 +22,7 @@ pub use config::{
     Recipe, RunConfig, TokenizerConfig, VqRecipe, WarmupConfig, WeightedTemplate, explain,
     read_recipe,
 };
-pub use documents::{DocumentStream, StreamState, corpus};
+pub use documents::{DocumentStream, StreamState, corpus, validation_batches};
 pub use image_task::ImageTask;
 pub use language_task::LanguageTask;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
@@ -120,7 +120,8 @@ pub fn run<T: Task>(
         if last || (config.eval_every > 0 && done % config.eval_every == 0) {
             evaluation = task.evaluate()?;
             reporter.metrics(done, "eval", &evaluation)?;
-            let shown: Vec<String> = evaluation.iter().map(|(k, v)| format!("{k} {v:.4}")).collect();
+            let shown: Vec<String> =
+                evaluation.iter().map(|(k, v)| format!("{k} {v:.4}")).collect();
             reporter.note(&format!("step {done}: {}", shown.join(", ")));
         }
         let signal = stop.load(Ordering::SeqCst);

@@ -10,7 +10,7 @@ use burn::tensor::module::{conv2d, interpolate};
 use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor};
 
-use crate::config::NORM_GROUPS;
+use crate::config::VqConfig;
 #[cfg(feature = "cpu")]
 use crate::ops;
 
@@ -27,13 +27,15 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// A convolution with PyTorch's default initialisation: uniform within `1 / sqrt(fan_in)`.
+    /// A convolution that keeps the variance of its input: normal weights of variance `1 / fan_in`,
+    /// no bias. (PyTorch's default shrinks the signal in every convolution outside a residual branch,
+    /// until the constants of the biases drown it; training then starts an order of magnitude slower.)
     pub fn new(in_channels: usize, out_channels: usize, kernel: usize, device: &Device) -> Self {
-        let bound = 1.0 / ((in_channels * kernel * kernel) as f64).sqrt();
-        let uniform = Initializer::Uniform { min: -bound, max: bound };
+        let std = 1.0 / ((in_channels * kernel * kernel) as f64).sqrt();
+        let normal = Initializer::Normal { mean: 0.0, std };
         Self {
-            weight: uniform.init([out_channels, in_channels, kernel, kernel], device),
-            bias: uniform.init([out_channels], device),
+            weight: normal.init([out_channels, in_channels, kernel, kernel], device),
+            bias: Initializer::Zeros.init([out_channels], device),
         }
     }
 
@@ -52,19 +54,21 @@ impl Conv2d {
     }
 }
 
-/// Group normalisation over 32 groups, epsilon 1e-6, with weight and bias per channel.
+/// Group normalisation, epsilon 1e-6, with weight and bias per channel.
 #[derive(Module, Debug)]
 pub struct GroupNorm {
     /// `[channels]`.
     pub weight: Param<Tensor<1>>,
     /// `[channels]`.
     pub bias: Param<Tensor<1>>,
+    groups: usize,
 }
 
 impl GroupNorm {
-    /// The identity scale for `channels` channels, a multiple of 32.
-    pub fn new(channels: usize, device: &Device) -> Self {
+    /// The identity scale for `channels` channels, a multiple of `groups`.
+    pub fn new(channels: usize, groups: usize, device: &Device) -> Self {
         Self {
+            groups,
             weight: Initializer::Ones.init([channels], device),
             bias: Initializer::Zeros.init([channels], device),
         }
@@ -82,18 +86,19 @@ impl GroupNorm {
     #[cfg(feature = "cpu")]
     fn fused(&self, x: Tensor<4>, swish: bool) -> Tensor<4> {
         let (weight, bias) = (self.weight.val(), self.bias.val());
-        ops::group_norm(x, weight, bias, NORM_GROUPS, NORM_EPSILON, swish)
+        ops::group_norm(x, weight, bias, self.groups, NORM_EPSILON, swish)
     }
 
     fn composed(&self, x: Tensor<4>) -> Tensor<4> {
+        let groups = self.groups;
         let [batch, channels, height, width] = x.dims();
-        let x = x.reshape([batch, NORM_GROUPS, channels / NORM_GROUPS * height * width]);
+        let x = x.reshape([batch, groups, channels / groups * height * width]);
         let centred = x.clone() - x.mean_dim(2); // [batch, groups, values]
         let variance = centred.clone().square().mean_dim(2); // [batch, groups, 1]
         let scale = (variance + NORM_EPSILON).sqrt().recip();
         // Scale per channel first: one pass over the large tensor instead of two.
-        let scale = scale.reshape([batch, NORM_GROUPS, 1, 1])
-            * self.weight.val().reshape([1, NORM_GROUPS, channels / NORM_GROUPS, 1]);
+        let scale = scale.reshape([batch, groups, 1, 1])
+            * self.weight.val().reshape([1, groups, channels / groups, 1]);
         let centred = centred.reshape([batch, channels, height * width]);
         let y = centred * scale.reshape([batch, channels, 1])
             + self.bias.val().reshape([1, channels, 1]);
@@ -123,12 +128,18 @@ pub struct ResnetBlock {
 
 impl ResnetBlock {
     /// A block from `in_channels` to `out_channels`; the shortcut is a 1x1 convolution if they differ.
-    pub fn new(in_channels: usize, out_channels: usize, dropout: f64, device: &Device) -> Self {
+    pub fn new(
+        in_channels: usize,
+        out_channels: usize,
+        config: &VqConfig,
+        device: &Device,
+    ) -> Self {
+        let groups = config.norm_groups;
         Self {
-            norm1: GroupNorm::new(in_channels, device),
+            norm1: GroupNorm::new(in_channels, groups, device),
             conv1: Conv2d::new(in_channels, out_channels, 3, device),
-            norm2: GroupNorm::new(out_channels, device),
-            dropout: DropoutConfig::new(dropout).init(),
+            norm2: GroupNorm::new(out_channels, groups, device),
+            dropout: DropoutConfig::new(config.dropout).init(),
             conv2: Conv2d::new(out_channels, out_channels, 3, device),
             nin_shortcut: (in_channels != out_channels)
                 .then(|| Conv2d::new(in_channels, out_channels, 1, device)),
@@ -159,10 +170,10 @@ pub struct AttnBlock {
 
 impl AttnBlock {
     /// Attention over `channels` channels.
-    pub fn new(channels: usize, device: &Device) -> Self {
+    pub fn new(channels: usize, config: &VqConfig, device: &Device) -> Self {
         let conv = || Conv2d::new(channels, channels, 1, device);
         Self {
-            norm: GroupNorm::new(channels, device),
+            norm: GroupNorm::new(channels, config.norm_groups, device),
             q: conv(),
             k: conv(),
             v: conv(),
@@ -245,11 +256,11 @@ pub struct Mid {
 
 impl Mid {
     /// A middle of `channels` channels, with or without attention.
-    pub fn new(channels: usize, attention: bool, dropout: f64, device: &Device) -> Self {
+    pub fn new(channels: usize, config: &VqConfig, device: &Device) -> Self {
         Self {
-            block_1: ResnetBlock::new(channels, channels, dropout, device),
-            attn_1: attention.then(|| AttnBlock::new(channels, device)),
-            block_2: ResnetBlock::new(channels, channels, dropout, device),
+            block_1: ResnetBlock::new(channels, channels, config, device),
+            attn_1: config.attends_in_middle().then(|| AttnBlock::new(channels, config, device)),
+            block_2: ResnetBlock::new(channels, channels, config, device),
         }
     }
 
@@ -261,5 +272,54 @@ impl Mid {
             None => x,
         };
         self.block_2.forward(x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Distribution, Int};
+
+    #[test]
+    fn downsampling_pads_right_and_bottom_only() {
+        let device = Device::flex();
+        let mut downsample = Downsample::new(32, &device);
+        downsample.conv.weight = Initializer::Ones.init([32, 32, 3, 3], &device);
+        downsample.conv.bias = Initializer::Zeros.init([32], &device);
+        let output = downsample.forward(Tensor::ones([1, 32, 4, 4], &device));
+        // Positions of the input under each window: all nine at the top left, four at the bottom
+        // right. Padding at the top or left would give fewer at the top left.
+        let counts: Vec<f32> = output.narrow(1, 0, 1).into_data().iter::<f32>().collect();
+        assert_eq!(counts, [9.0, 6.0, 6.0, 4.0].map(|taps| taps * 32.0));
+    }
+
+    #[test]
+    fn upsampling_repeats_pixels() {
+        let device = Device::flex();
+        let mut upsample = Upsample::new(1, &device);
+        let centre = Tensor::<1, Int>::from_ints([0, 0, 0, 0, 1, 0, 0, 0, 0], &device);
+        upsample.conv.weight = Param::from_tensor(centre.float().reshape([1, 1, 3, 3]));
+        upsample.conv.bias = Initializer::Zeros.init([1], &device);
+        let input = Tensor::<1, Int>::arange(0..4, &device).float().reshape([1, 1, 2, 2]);
+        let output: Vec<f32> = upsample.forward(input).into_data().iter::<f32>().collect();
+        #[rustfmt::skip]
+        assert_eq!(output, [
+            0.0, 0.0, 1.0, 1.0,
+            0.0, 0.0, 1.0, 1.0,
+            2.0, 2.0, 3.0, 3.0,
+            2.0, 2.0, 3.0, 3.0,
+        ]);
+    }
+
+    #[test]
+    fn normalised_groups_have_mean_zero_and_deviation_one() {
+        let device = Device::flex();
+        let x = Tensor::<4>::random([2, 64, 5, 7], Distribution::Normal(3.0, 0.01), &device);
+        let y = GroupNorm::new(64, 32, &device).forward(x).reshape([2, 32, 70]);
+        let off = y.clone().mean_dim(2).abs().max().into_scalar::<f32>();
+        assert!(off < 1e-3, "mean {off}");
+        // The variance 1e-4 is not large against the epsilon of 1e-6.
+        let variance = y.square().mean().into_scalar::<f32>();
+        assert!((variance - 0.99).abs() < 0.005, "variance {variance}");
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::model::VqModel;
 
-/// Channels are normalised in this many groups everywhere, so each width must be a multiple of it.
+/// Groups of channels that are normalised together, unless [`VqConfig::norm_groups`] says otherwise.
 pub const NORM_GROUPS: usize = 32;
 
 /// The shape of a [`VqModel`]; absent keys take the values of the released Chameleon tokenizer.
@@ -47,6 +47,10 @@ pub struct VqConfig {
     pub num_embeddings: usize,
     /// Dropout before the second convolution of a residual block, in `[0, 1)`.
     pub dropout: f64,
+    /// Groups of channels that are normalised together; every width is a multiple of it. The
+    /// releases have 32, the value of an absent key. A narrow model needs fewer: with one channel in
+    /// a group the last normalisation takes the mean colour of a picture away.
+    pub norm_groups: usize,
 }
 
 /// Every key a configuration file may have, new and old.
@@ -71,6 +75,7 @@ struct Keys {
     num_embeddings: Option<usize>,
     n_embed: Option<usize>,
     dropout: Option<f64>,
+    norm_groups: Option<usize>,
 }
 
 impl From<Keys> for VqConfig {
@@ -92,6 +97,7 @@ impl From<Keys> for VqConfig {
             embed_dim: keys.embed_dim.unwrap_or(256),
             num_embeddings: keys.num_embeddings.or(keys.n_embed).unwrap_or(8192),
             dropout: keys.dropout.unwrap_or(0.0),
+            norm_groups: keys.norm_groups.unwrap_or(NORM_GROUPS),
         }
     }
 }
@@ -127,7 +133,7 @@ impl VqConfig {
         self.resolution / self.downsampling()
     }
 
-    /// A randomly initialised model (PyTorch's defaults for convolutions, uniform codebook).
+    /// A randomly initialised model (convolutions that keep the variance, uniform codebook).
     ///
     /// Random numbers come from the device: call `device.seed` first for a repeatable model.
     ///
@@ -168,6 +174,7 @@ impl VqConfig {
             ("embed_dim", self.embed_dim),
             ("num_embeddings", self.num_embeddings),
             ("resolution", self.resolution),
+            ("norm_groups", self.norm_groups),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::Invalid(format!("{key} is 0; it must be at least 1")));
@@ -179,11 +186,11 @@ impl VqConfig {
         }
         for &multiplier in &self.channel_multiplier {
             let width = multiplier * self.base_channels;
-            if width == 0 || !width.is_multiple_of(NORM_GROUPS) {
+            if width == 0 || !width.is_multiple_of(self.norm_groups) {
                 return Err(Error::Invalid(format!(
                     "channel_multiplier {multiplier} times base_channels {} is {width}; every level \
-                     must be a positive multiple of {NORM_GROUPS} channels",
-                    self.base_channels
+                     must be a positive multiple of norm_groups {} channels",
+                    self.base_channels, self.norm_groups
                 )));
             }
         }

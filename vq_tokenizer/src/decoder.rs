@@ -40,9 +40,9 @@ impl Decoder {
             .collect();
         Self {
             conv_in: Conv2d::new(config.latent_channels, widest, 3, device),
-            mid: Mid::new(widest, config.attends_in_middle(), config.dropout, device),
+            mid: Mid::new(widest, config, device),
             up,
-            norm_out: GroupNorm::new(config.width(0), device),
+            norm_out: GroupNorm::new(config.width(0), config.norm_groups, device),
             conv_out: Conv2d::new(config.width(0), config.out_channels, 3, device),
         }
     }
@@ -58,6 +58,14 @@ impl Decoder {
     }
 }
 
+#[cfg(test)]
+impl Decoder {
+    /// A weight whose gradient passes the whole network.
+    pub(crate) fn first_weight(&mut self) -> &mut burn::module::Param<Tensor<4>> {
+        &mut self.conv_in.weight
+    }
+}
+
 impl UpLevel {
     fn new(config: &VqConfig, level: usize, input: usize, device: &Device) -> Self {
         let width = config.width(level);
@@ -65,13 +73,13 @@ impl UpLevel {
         let block = (0..blocks)
             .map(|i| {
                 let input = if i == 0 { input } else { width };
-                ResnetBlock::new(input, width, config.dropout, device)
+                ResnetBlock::new(input, width, config, device)
             })
             .collect();
         let attn = if config.attends(level) { blocks } else { 0 };
         Self {
             block,
-            attn: (0..attn).map(|_| AttnBlock::new(width, device)).collect(),
+            attn: (0..attn).map(|_| AttnBlock::new(width, config, device)).collect(),
             upsample: (level > 0).then(|| Upsample::new(width, device)),
         }
     }

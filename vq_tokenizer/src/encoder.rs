@@ -38,8 +38,8 @@ impl Encoder {
         Self {
             conv_in: Conv2d::new(config.in_channels, config.base_channels, 3, device),
             down,
-            mid: Mid::new(width, config.attends_in_middle(), config.dropout, device),
-            norm_out: GroupNorm::new(width, device),
+            mid: Mid::new(width, config, device),
+            norm_out: GroupNorm::new(width, config.norm_groups, device),
             conv_out: Conv2d::new(width, config.latent_channels, 3, device),
         }
     }
@@ -56,6 +56,14 @@ impl Encoder {
     }
 }
 
+#[cfg(test)]
+impl Encoder {
+    /// A weight whose gradient passes the whole network.
+    pub(crate) fn first_weight(&mut self) -> &mut burn::module::Param<Tensor<4>> {
+        &mut self.conv_in.weight
+    }
+}
+
 impl DownLevel {
     fn new(config: &VqConfig, level: usize, input: usize, device: &Device) -> Self {
         let width = config.width(level);
@@ -63,14 +71,14 @@ impl DownLevel {
         let block = (0..blocks)
             .map(|i| {
                 let input = if i == 0 { input } else { width };
-                ResnetBlock::new(input, width, config.dropout, device)
+                ResnetBlock::new(input, width, config, device)
             })
             .collect();
         let attn = if config.attends(level) { blocks } else { 0 };
         let last = level + 1 == config.channel_multiplier.len();
         Self {
             block,
-            attn: (0..attn).map(|_| AttnBlock::new(width, device)).collect(),
+            attn: (0..attn).map(|_| AttnBlock::new(width, config, device)).collect(),
             downsample: (!last).then(|| Downsample::new(width, device)),
         }
     }

@@ -1,4 +1,4 @@
-//! A VQ image tokenizer: pictures to discrete codes and back, and the training of such a tokenizer.
+#![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
 mod blocks;

@@ -70,3 +70,129 @@ impl VqModel {
         (self.reconstruct(quantized.latents.clone()), latents, quantized)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::train::VqObjective;
+    use burn::module::Param;
+    use burn::tensor::{Distribution, TensorData};
+
+    fn config() -> VqConfig {
+        VqConfig {
+            base_channels: 32,
+            channel_multiplier: vec![1, 2],
+            num_res_blocks: 1,
+            attn_resolutions: Some(vec![4]),
+            resolution: 8,
+            latent_channels: 4,
+            embed_dim: 3,
+            num_embeddings: 6,
+            ..VqConfig::default()
+        }
+    }
+
+    fn noise(shape: [usize; 4], device: &Device) -> Tensor<4> {
+        Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), device)
+    }
+
+    #[test]
+    fn pictures_of_any_multiple_of_the_factor_pass() {
+        let device = Device::flex();
+        let model = config().init(&device);
+        let latents = model.latents(noise([2, 3, 6, 10], &device));
+        assert_eq!(latents.dims(), [2, 3, 3, 5]);
+        let codes = model.codes(latents);
+        assert_eq!(codes.dims(), [2, 3, 5]);
+        assert_eq!(model.pixels(codes).dims(), [2, 3, 6, 10]);
+    }
+
+    #[test]
+    fn the_release_has_the_published_number_of_parameters() {
+        // Counted on the released model: encoder, both 1x1 convolutions and codebook, decoder.
+        let config = VqConfig { num_embeddings: 8192, ..VqConfig::default() };
+        let model = config.init(&Device::flex());
+        assert_eq!(model.encoder.num_params(), 27_194_880);
+        assert_eq!(model.decoder.num_params(), 39_294_851);
+        assert_eq!(model.num_params(), 29_423_616 + 39_294_851);
+    }
+
+    /// Gradients of the whole training loss, at several entries of several parameters.
+    ///
+    /// The commitment and reconstruction terms are smooth as long as no code changes; the straight
+    /// through gradient is not a derivative, so the decoder alone is differentiated numerically, and
+    /// the encoder through the commitment term.
+    #[test]
+    fn gradients_equal_finite_differences() {
+        let device = Device::flex().autodiff();
+        device.seed(11);
+        let model = config().init(&device);
+        let pixels = noise([1, 3, 8, 8], &device);
+        let reconstruction = |model: &VqModel| {
+            let codes = model.codes(model.latents(pixels.clone()));
+            (model.pixels(codes) - pixels.clone()).square().mean()
+        };
+        let commitment =
+            |model: &VqModel| model.quantize.forward(model.latents(pixels.clone())).commitment_loss;
+        type Pick = fn(&mut VqModel) -> &mut Param<Tensor<4>>;
+        let decoder: [Pick; 2] = [|m| &mut m.post_quant_conv.weight, |m| m.decoder.first_weight()];
+        let encoder: [Pick; 2] = [|m| &mut m.quant_conv.weight, |m| m.encoder.first_weight()];
+        for pick in decoder {
+            check(&model, pick, &reconstruction);
+        }
+        for pick in encoder {
+            check(&model, pick, &commitment);
+        }
+    }
+
+    fn check(
+        model: &VqModel,
+        pick: fn(&mut VqModel) -> &mut Param<Tensor<4>>,
+        loss: &dyn Fn(&VqModel) -> Tensor<1>,
+    ) {
+        const STEP: f32 = 2e-3;
+        let mut model = model.clone();
+        let gradients = loss(&model).backward();
+        let weight = pick(&mut model).val();
+        let gradient = weight.grad(&gradients).unwrap().into_data().try_to_vec::<f32>().unwrap();
+        let values = weight.to_data().try_to_vec::<f32>().unwrap();
+        let largest = gradient.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+        for at in [0, values.len() / 2, values.len() - 1] {
+            let moved = |by: f32| {
+                let mut values = values.clone();
+                values[at] += by;
+                let data = TensorData::new(values, weight.dims());
+                let mut model = model.clone();
+                *pick(&mut model) = Param::from_tensor(Tensor::from_data(data, &weight.device()));
+                loss(&model).into_scalar::<f32>()
+            };
+            let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+            let difference = (slope - gradient[at]).abs();
+            // f32 losses near 1 leave about 1e-4 of noise in a difference quotient of this step.
+            assert!(
+                difference < 0.02 * largest + 2e-4,
+                "entry {at}: {slope} measured, {} computed, largest {largest}",
+                gradient[at]
+            );
+        }
+    }
+
+    #[test]
+    fn a_step_down_the_gradient_lowers_the_loss() {
+        let device = Device::flex().autodiff();
+        device.seed(12);
+        let model = config().init(&device);
+        let pixels = noise([2, 3, 8, 8], &device);
+        let objective = VqObjective::default();
+        let loss = objective.loss(&model, pixels.clone());
+        let before = loss.total.clone().into_scalar::<f32>();
+        let gradients = loss.total.backward();
+        let mut model = model;
+        let weight = model.decoder.first_weight();
+        let step = weight.val().grad(&gradients).unwrap() * 0.01;
+        *weight = Param::from_tensor((weight.val() - Tensor::from_inner(step)).detach());
+        let after = objective.loss(&model, pixels).total.into_scalar::<f32>();
+        assert!(after < before, "{before} to {after}");
+    }
+}

@@ -62,6 +62,15 @@ impl VqTokenizer {
     /// # Errors
     /// [`Error::Io`] naming the file that could not be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
+        self.save_as(dir, StoredDtype::F32)
+    }
+
+    /// As [`Self::save`], the weights in the number format `dtype`. They are f32 again once loaded;
+    /// a picture near the border between two codes may then get the other one.
+    ///
+    /// # Errors
+    /// As [`Self::save`].
+    pub fn save_as(&self, dir: &Path, dtype: StoredDtype) -> Result<()> {
         let write = |name: &str, bytes: &[u8]| {
             let path = dir.join(name);
             std::fs::write(&path, bytes).map_err(Error::io(&path))
@@ -72,7 +81,7 @@ impl VqTokenizer {
         self.preprocessor.save(&dir.join("preprocessor_config.json"))?;
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
         let tensors = weights::collect(&self.model);
-        write("model.safetensors", &weights::to_bytes(&tensors, StoredDtype::F32, Some(metadata))?)
+        write("model.safetensors", &weights::to_bytes(&tensors, dtype, Some(metadata))?)
     }
 
     /// The codes of each picture, of any size: it is resized and cropped first.

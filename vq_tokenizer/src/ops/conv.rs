@@ -1,6 +1,7 @@
 //! Convolution by direct accumulation: no column matrix, registers over outputs and pixels.
 
 use std::array;
+use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -37,7 +38,7 @@ pub(super) fn correlate(
 ) -> Vec<f32> {
     let pixels = dims.output_pixels();
     let mut out = vec![0.0; dims.batch * dims.outputs * pixels];
-    if out.is_empty() {
+    if out.is_empty() || x.is_empty() {
         return out;
     }
     let packed = Packed::new(plan, dims, kernel, bias);
@@ -130,18 +131,23 @@ impl<'a> Packed<'a> {
     }
 }
 
+/// Packs the weights of `outputs` as `[input][tap][output in block]`.
 fn pack_block(
     taps: &[Tap],
     kernel: Kernel<'_>,
-    outputs: std::ops::Range<usize>,
+    outputs: Range<usize>,
     packed: &mut [f32],
     block: usize,
 ) {
-    for (input, packed) in packed.chunks_exact_mut(taps.len() * block).enumerate() {
-        for (lane, output) in outputs.clone().enumerate() {
-            let values = &kernel.values[output * kernel.output + input * kernel.input..];
+    for (lane, output) in outputs.enumerate() {
+        let values = &kernel.values[output * kernel.output..];
+        for (input, packed) in packed.chunks_exact_mut(taps.len() * block).enumerate() {
+            let values = &values[input * kernel.input..];
             for (tap, packed) in taps.iter().zip(packed.chunks_exact_mut(block)) {
-                packed[lane] = tap.kernel.iter().map(|k| values[*k]).sum();
+                packed[lane] = match tap.kernel.as_slice() {
+                    [element] => values[*element],
+                    elements => elements.iter().map(|element| values[*element]).sum(),
+                };
             }
         }
     }

@@ -30,6 +30,25 @@ pub(super) fn weight_gradients(
     x: &[f32],
     gradient: &[f32],
 ) -> (Vec<f32>, Vec<f32>) {
+    let bias = bias_gradient(dims, gradient);
+    // Whichever side fills its vectors better goes into them.
+    let work = |vectors: usize, rows: usize| vectors.next_multiple_of(VECTORS * lanes()) * rows;
+    if work(dims.outputs, dims.inputs) <= work(dims.inputs, dims.outputs) {
+        return (kernel_gradient(plan, dims, x, gradient), bias);
+    }
+    // The transposed convolution has the same kernel with input and output channels exchanged.
+    let turned = kernel_gradient(&plan.transpose(), dims.transpose(), gradient, x);
+    let mut weights = vec![0.0; turned.len()];
+    for (index, from) in turned.chunks_exact(plan.kernel).enumerate() {
+        let (input, output) = (index / dims.outputs, index % dims.outputs);
+        let place = (output * dims.inputs + input) * plan.kernel;
+        weights[place..place + plan.kernel].copy_from_slice(from);
+    }
+    (weights, bias)
+}
+
+/// The gradient `[outputs, inputs, elements]` of the kernel.
+fn kernel_gradient(plan: &Plan, dims: Dims, x: &[f32], gradient: &[f32]) -> Vec<f32> {
     let parts = PARTS.min(dims.batch.max(1));
     let splits = rayon::current_num_threads().div_ceil(parts).min(dims.inputs);
     let channels = dims.inputs.div_ceil(splits);
@@ -55,7 +74,7 @@ pub(super) fn weight_gradients(
             sums.collect(plan, index, size, weights);
         }
     });
-    (weights, bias_gradient(dims, gradient))
+    weights
 }
 
 /// The gradient's sum over pictures and pixels.

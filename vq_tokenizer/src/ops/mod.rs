@@ -45,11 +45,7 @@ pub trait VqOps: Backend {
 
 /// Whether the operations of this module take `x`: f32 on the CPU.
 pub fn supports(x: &Tensor<4>) -> bool {
-    let on_cpu = match x.device().inner().as_dispatch() {
-        DispatchDevice::Flex(_) => true,
-        #[allow(unreachable_patterns, reason = "other devices depend on Burn's features")]
-        _ => false,
-    };
+    let on_cpu = matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_));
     on_cpu && x.dtype() == DType::F32
 }
 

@@ -124,13 +124,22 @@ impl<'a> Layout<'a> {
         let count = (from.len().saturating_sub(parity)).div_ceil(step).min(to.len());
         let (to, right) = to.split_at_mut(count);
         right.fill(0.0);
-        if step == 1 {
-            to.copy_from_slice(&from[..count]);
-        } else {
-            for (to, from) in to.iter_mut().zip(from[parity..].iter().step_by(step)) {
-                *to = *from;
-            }
+        match (step, parity) {
+            (1, _) => to.copy_from_slice(&from[..count]),
+            (_, 0) => every_second::<0>(from, to),
+            _ => every_second::<1>(from, to),
         }
+    }
+}
+
+/// Copies the values of even or odd index; the constant lets the compiler use shuffles.
+fn every_second<const PARITY: usize>(from: &[f32], to: &mut [f32]) {
+    let pairs = from.chunks_exact(2);
+    if let ([last], Some(to)) = (pairs.remainder(), to.get_mut(from.len() / 2)) {
+        *to = *last;
+    }
+    for (to, pair) in to.iter_mut().zip(pairs) {
+        *to = pair[PARITY];
     }
 }
 

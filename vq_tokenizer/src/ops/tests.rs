@@ -147,9 +147,9 @@ fn gradients_equal_finite_differences() {
     device.seed(9);
     let x = random([1, 2, 4, 6], &device);
     let gradients = tiny(x.clone(), &device).backward();
-    let gradient = x.grad(&gradients).unwrap().into_data().to_vec::<f32>().unwrap();
+    let gradient = x.grad(&gradients).unwrap().into_data().try_to_vec::<f32>().unwrap();
     let plain = Device::flex();
-    let values = x.into_data().to_vec::<f32>().unwrap();
+    let values = x.into_data().try_to_vec::<f32>().unwrap();
     let loss = |index: usize, step: f32| {
         let mut values = values.clone();
         values[index] += step;
@@ -177,7 +177,7 @@ fn gradients_are_the_same_bits_with_any_number_of_threads() {
             let bias = Tensor::<1>::zeros([8], &device);
             let y = conv2d(x, weight.clone(), bias, Geometry::Same);
             let gradients = y.square().sum().backward();
-            weight.grad(&gradients).unwrap().into_data().to_vec::<f32>().unwrap()
+            weight.grad(&gradients).unwrap().into_data().try_to_vec::<f32>().unwrap()
         })
     };
     let one = run(1);

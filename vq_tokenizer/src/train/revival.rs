@@ -1,7 +1,10 @@
 //! Care of the codebook: a start from data, and new life for codes that nothing chooses.
 //!
 //! A code without latents gets no gradient and stays unused for good. After a number of steps without
-//! use it is replaced by a random latent of the current batch, as in Jukebox (arXiv 2005.00341, 3.1).
+//! use it is replaced by a random latent of the current batch, as in Jukebox (arXiv 2005.00341, 3.1);
+//! here a latent is chosen in proportion to its squared distance from its code (k-means++, Arthur and
+//! Vassilvitskii 2007), else pictures with plain backgrounds would revive a code for the background
+//! again and again.
 
 use burn::tensor::{Int, Tensor, TensorData};
 use rand::RngExt;
@@ -61,12 +64,14 @@ impl Revival {
         latents: Tensor<4>,
         rng: &mut ChaCha8Rng,
     ) -> (VqModel, Vec<usize>) {
-        self.count(codes);
+        // A code comes from argmin over the table, so it is a row of it.
+        let codes: Vec<usize> = codes.into_data().iter::<i64>().map(|code| code as usize).collect();
+        self.count(&codes);
         let late = self.config.until_step.is_some_and(|last| self.steps > last);
-        if self.config.after_steps == 0 || late {
+        let after = self.config.after_steps;
+        if after == 0 || late {
             return (model, Vec::new());
         }
-        let after = self.config.after_steps;
         let mut rows: Vec<usize> =
             (0..self.unused_for.len()).filter(|row| self.unused_for[*row] >= after).collect();
         if rows.is_empty() {
@@ -74,8 +79,8 @@ impl Revival {
         }
         let vectors = vectors(latents);
         rows.truncate(vectors.len());
-        let chosen = sample(rng, vectors.len(), rows.len());
         let model = with_table(model, |table, embed| {
+            let chosen = far_ones(&vectors, &codes, table, rows.len(), rng);
             for (row, pick) in rows.iter().zip(chosen) {
                 table[row * embed..][..embed].copy_from_slice(&vectors[pick]);
             }
@@ -86,16 +91,42 @@ impl Revival {
         (model, rows)
     }
 
-    fn count(&mut self, codes: Tensor<3, Int>) {
+    fn count(&mut self, codes: &[usize]) {
         self.steps += 1;
         for steps in &mut self.unused_for {
             *steps = steps.saturating_add(1);
         }
-        for code in codes.into_data().iter::<i64>() {
-            // A code comes from argmin over the table, so it is a row of it.
-            self.unused_for[code as usize] = 0;
+        for code in codes {
+            self.unused_for[*code] = 0;
         }
     }
+}
+
+/// `count` distinct indices of `vectors`, drawn in proportion to the squared distance of each from the
+/// row of `table` that its code names.
+fn far_ones(
+    vectors: &[Vec<f32>],
+    codes: &[usize],
+    table: &[f32],
+    count: usize,
+    rng: &mut ChaCha8Rng,
+) -> Vec<usize> {
+    let distance = |vector: &[f32], code: usize| -> f64 {
+        let row = &table[code * vector.len()..][..vector.len()];
+        vector.iter().zip(row).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+    };
+    // Weighted drawing without replacement as a race: exponential times with the weights as rates.
+    let mut times: Vec<(f64, usize)> = vectors
+        .iter()
+        .zip(codes)
+        .enumerate()
+        .map(|(i, (vector, code))| {
+            let rate = distance(vector, *code).max(1e-12);
+            (-(1.0 - rng.random::<f64>()).ln() / rate, i)
+        })
+        .collect();
+    times.sort_by(|a, b| a.0.total_cmp(&b.0));
+    times.into_iter().take(count).map(|(_, i)| i).collect()
 }
 
 /// `model` with its codebook drawn from `latents` (`[batch, embed, h, w]`): distinct random ones, and
@@ -186,8 +217,7 @@ mod tests {
         let id = first.quantize.embedding.weight.id;
         let before = table(&first);
         let latents = Tensor::<4>::random([1, 3, 4, 4], Distribution::Default, &device);
-        let used =
-            Tensor::<1, Int>::from_ints([0, 1, 2, 3, 4, 5, 6, 6], &device).reshape([1, 2, 4]);
+        let used = Tensor::<1, Int>::arange(0..16, &device).remainder_scalar(7).reshape([1, 4, 4]);
         let (second, rows) = revival.step(first, used.clone(), latents.clone(), &mut rng);
         assert!(rows.is_empty());
         assert_eq!(revival.unused(), 3);
@@ -200,6 +230,17 @@ mod tests {
         assert_ne!(after[7], after[8]);
         assert_eq!(third.quantize.embedding.weight.id, id);
         assert!(third.quantize.embedding.weight.is_require_grad());
+    }
+
+    #[test]
+    fn a_latent_far_from_its_code_is_preferred() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let table = [0.5, 0.5, 9.0, 9.0];
+        let mut vectors = vec![vec![0.5, 0.5]; 100];
+        vectors[42] = vec![0.5, 3.0];
+        let chosen = far_ones(&vectors, &[0; 100], &table, 3, &mut rng);
+        assert_eq!(chosen[0], 42);
+        assert!(chosen[1] != chosen[2] && chosen.len() == 3);
     }
 
     #[test]

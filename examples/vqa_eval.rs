@@ -1,0 +1,42 @@
+//! Scores answers to questions about pictures, by question type.
+//!
+//! ```text
+//! cargo run --release --example vqa_eval -- [CHECKPOINT [QUESTIONS.parquet]]
+//! ```
+//!
+//! The Parquet file needs the columns `image`, `question` and `answer`. Without one, scenes are made
+//! on the spot. The checkpoint is `checkpoints/demo` unless another is named. An answer counts when
+//! it equals the right one after the VQA normalisation; beside each share stands what the most
+//! frequent answer of that type would score without a look at the picture.
+#![allow(clippy::print_stdout, reason = "an example shows its result")]
+
+use calumma::device::DeviceSpec;
+use calumma::eval::{Extent, Majority, vqa};
+use calumma::pipeline::Pipeline;
+
+/// Questions asked at most; the first of the set.
+const QUESTIONS: usize = 400;
+
+fn main() -> anyhow::Result<()> {
+    let mut args = std::env::args().skip(1);
+    let checkpoint = args.next().unwrap_or_else(|| "checkpoints/demo".to_owned());
+    let questions = args.next().unwrap_or_else(|| "scenes:val?count=50&seed=7".to_owned());
+
+    let pipeline = Pipeline::open(checkpoint.as_ref(), &DeviceSpec::best().open()?)?;
+    let dataset = vqa::open(&questions)?;
+    let majority = Majority::learn(dataset.as_ref())?;
+    let extent = Extent { limit: Some(QUESTIONS), batch: 32 };
+    let config = pipeline.generation().clone().for_answers();
+    let scores = vqa::evaluate(dataset.as_ref(), extent, &majority, |pictures, questions| {
+        pipeline.ask_batch(pictures, questions, &config)
+    })?;
+
+    println!("{:<12} {:>5} {:>9} {:>9}  majority answer", "type", "N", "right", "majority");
+    for group in scores.types.iter().chain([&scores.overall]) {
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        let (right, majority) = (percent(group.accuracy.value), percent(group.majority.value));
+        let (name, n, answer) = (&group.name, group.accuracy.n, &group.majority_answer);
+        println!("{name:<12} {n:>5} {right:>9} {majority:>9}  {answer}");
+    }
+    Ok(())
+}

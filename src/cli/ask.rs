@@ -1,0 +1,44 @@
+//! `calumma ask`: an answer to a question about a picture.
+
+use std::path::PathBuf;
+
+use calumma::Result;
+use clap::Args;
+use serde_json::json;
+
+use super::sampling::SamplingArgs;
+use super::session::Session;
+use super::{open, pictures};
+
+/// A picture and a question.
+#[derive(Args)]
+pub struct AskArgs {
+    /// A checkpoint's directory
+    checkpoint: PathBuf,
+    /// A PNG, JPEG or WebP file
+    image: PathBuf,
+    /// The question
+    question: String,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// Prints the answer.
+///
+/// # Errors
+/// Those of picture, checkpoint and settings.
+pub fn run(args: &AskArgs, session: &Session) -> Result<()> {
+    let image = pictures::open(&args.image)?;
+    let pipeline = open::pipeline(&args.checkpoint, session)?;
+    let config = args.sampling.for_answers(&pipeline, session);
+    let answers = pipeline.ask_batch(&[image], &[&args.question], &config)?;
+    for answer in answers {
+        session.line(&answer)?;
+        session.object(&json!({
+            "path": args.image,
+            "question": args.question,
+            "answer": answer,
+        }))?;
+    }
+    Ok(())
+}

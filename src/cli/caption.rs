@@ -1,0 +1,48 @@
+//! `calumma caption`: a caption per picture.
+
+use std::path::PathBuf;
+
+use calumma::Result;
+use clap::Args;
+use serde_json::json;
+
+use super::sampling::SamplingArgs;
+use super::session::Session;
+use super::{open, pictures};
+
+/// Pictures captioned in one batch.
+const BATCH: usize = 16;
+
+/// Which pictures.
+#[derive(Args)]
+pub struct CaptionArgs {
+    /// A checkpoint's directory
+    checkpoint: PathBuf,
+    /// PNG, JPEG or WebP files
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// Prints a caption per picture.
+///
+/// # Errors
+/// Those of pictures, checkpoint and settings.
+pub fn run(args: &CaptionArgs, session: &Session) -> Result<()> {
+    let images = pictures::open_all(&args.images)?;
+    let pipeline = open::pipeline(&args.checkpoint, session)?;
+    let mut config = args.sampling.for_answers(&pipeline, session);
+    for (paths, images) in args.images.chunks(BATCH).zip(images.chunks(BATCH)) {
+        let captions = pipeline.caption_batch(images, &config)?;
+        config.seed = config.seed.wrapping_add(images.len() as u64);
+        for (path, caption) in paths.iter().zip(captions) {
+            match args.images.len() {
+                1 => session.line(&caption)?,
+                _ => session.line(format_args!("{}: {caption}", path.display()))?,
+            }
+            session.object(&json!({ "path": path, "caption": caption }))?;
+        }
+    }
+    Ok(())
+}

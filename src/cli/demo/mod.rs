@@ -1,0 +1,155 @@
+//! `calumma demo`: the shipped model draws, captions and answers, on one sheet.
+
+mod tasks;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use calumma::data::scenes::detect;
+use calumma::pipeline::Pipeline;
+use calumma::sheet::{Cell, Layout, Section, Tone, sheet};
+use calumma::{Error, Result};
+use clap::Args;
+use serde_json::{Value, json};
+
+use self::tasks::{Asking, Captioning, Drawing, Tasks};
+use super::session::Session;
+use super::{open, pictures};
+
+/// Where the shipped model lies in the repository.
+const SHIPPED: &str = "checkpoints/demo";
+
+/// Which model, and where the sheet goes.
+#[derive(Args)]
+pub struct DemoArgs {
+    /// A checkpoint's directory [default: checkpoints/demo here or above the program]
+    #[arg(long, value_name = "DIR")]
+    checkpoint: Option<PathBuf>,
+    /// The PNG to write
+    #[arg(long, short, value_name = "PATH", default_value = "demo.png")]
+    out: PathBuf,
+}
+
+/// What was done so far: cells of the sheet and objects for `--json`.
+struct Record<'a> {
+    session: &'a Session,
+    done: Vec<Value>,
+}
+
+impl Record<'_> {
+    /// Tells that `what` took the time since `started`.
+    fn tell(&mut self, what: &str, started: Instant, mut object: Value) -> Result<()> {
+        let seconds = started.elapsed().as_secs_f64();
+        object["seconds"] = json!(seconds);
+        self.done.push(object);
+        self.session.line(format_args!("{what} ({seconds:.1} s)"))
+    }
+}
+
+/// Does everything and writes the sheet.
+///
+/// # Errors
+/// When there is no checkpoint, and those of its files and of the output.
+pub fn run(args: &DemoArgs, session: &Session) -> Result<()> {
+    let started = Instant::now();
+    let dir = match &args.checkpoint {
+        Some(dir) => dir.clone(),
+        None => shipped()?,
+    };
+    let pipeline = open::pipeline(&dir, session)?;
+    let mut record = Record { session, done: Vec::new() };
+    let opened = json!({ "task": "open", "checkpoint": dir });
+    record.tell(&format!("opened {}", dir.display()), started, opened)?;
+    let tasks = Tasks::of(&dir, pipeline.vq()?.resolution())?;
+    let sections = [
+        drawn(&tasks.drawings, &pipeline, &mut record)?,
+        captioned(&tasks.captionings, &pipeline, &mut record)?,
+        asked(&tasks.askings, &pipeline, &mut record)?,
+    ];
+    pictures::save(&args.out, &sheet(&sections, &Layout::default()), None)?;
+    let seconds = started.elapsed().as_secs_f64();
+    session.line(format_args!("wrote {}; {seconds:.1} s in all", args.out.display()))?;
+    session.object(&json!({ "done": record.done, "sheet": args.out, "seconds": seconds }))
+}
+
+/// The shipped checkpoint: below the current directory, or beside the program or above it.
+fn shipped() -> Result<PathBuf> {
+    let here = PathBuf::from(SHIPPED);
+    let program = std::env::current_exe().ok();
+    let above = program.iter().flat_map(|program| program.ancestors()).map(|dir| dir.join(SHIPPED));
+    let mut candidates = std::iter::once(here).chain(above);
+    candidates.find(|dir| dir.join("config.json").is_file()).ok_or_else(|| {
+        Error::file(
+            Path::new(SHIPPED),
+            "no checkpoint here or above the program; run in the repository or give --checkpoint",
+        )
+    })
+}
+
+fn drawn(tasks: &[Drawing], pipeline: &Pipeline, record: &mut Record<'_>) -> Result<Section> {
+    let mut config = pipeline.generation().clone();
+    config.seed = record.session.seed().unwrap_or(config.seed);
+    let mut cells = Vec::new();
+    for task in tasks {
+        let started = Instant::now();
+        let mut images = pipeline.draw_batch(&[&task.prompt], &config)?;
+        let image = images.remove(0);
+        let right = task.truth.as_ref().map(|caption| caption.satisfied_exactly(&detect(&image)));
+        let verdict = match right {
+            Some(true) => ": the detector sees what was asked for",
+            Some(false) => ": the detector sees something else",
+            None => "",
+        };
+        let object = json!({
+            "task": "draw",
+            "prompt": task.prompt,
+            "seed": config.seed,
+            "detector_agrees": right,
+        });
+        record.tell(&format!("drew \"{}\"{verdict}", task.prompt), started, object)?;
+        let tone = if right == Some(true) { Tone::Right } else { Tone::Plain };
+        cells.push(Cell::new(image).note(tone, &task.prompt));
+        config.seed = config.seed.wrapping_add(1);
+    }
+    Ok(Section { heading: "Drawn from a sentence".to_owned(), cells })
+}
+
+fn captioned(
+    tasks: &[Captioning],
+    pipeline: &Pipeline,
+    record: &mut Record<'_>,
+) -> Result<Section> {
+    let mut cells = Vec::new();
+    for Captioning { image, truth } in tasks {
+        let started = Instant::now();
+        let caption = pipeline.caption(image)?;
+        let object = json!({ "task": "caption", "caption": caption, "truth": truth });
+        record.tell(&format!("captioned \"{caption}\", made as \"{truth}\""), started, object)?;
+        let cell = Cell::new(image.clone()).note(Tone::Plain, caption);
+        cells.push(cell.note(Tone::Muted, format!("made as: {truth}")));
+    }
+    Ok(Section { heading: "Captioned".to_owned(), cells })
+}
+
+fn asked(tasks: &[Asking], pipeline: &Pipeline, record: &mut Record<'_>) -> Result<Section> {
+    let mut cells = Vec::new();
+    for Asking { image, question, truth } in tasks {
+        let started = Instant::now();
+        let answer = pipeline.ask(image, question)?;
+        let (tone, verdict) = match answer == *truth {
+            true => (Tone::Right, "right".to_owned()),
+            false => (Tone::Wrong, format!("wrong: {truth}")),
+        };
+        let object = json!({
+            "task": "ask",
+            "question": question,
+            "answer": answer,
+            "truth": truth,
+            "right": answer == *truth,
+        });
+        record.tell(&format!("asked \"{question}\": {answer}, {verdict}"), started, object)?;
+        let cell = Cell::new(image.clone()).note(Tone::Muted, question);
+        cells.push(cell.note(tone, format!("{answer} ({verdict})")));
+    }
+    Ok(Section { heading: "Asked".to_owned(), cells })
+}

@@ -1,0 +1,54 @@
+//! `calumma draw`: a picture per text.
+
+use std::path::PathBuf;
+
+use calumma::Result;
+use clap::Args;
+use serde_json::json;
+
+use super::generate::{made_by, picture_path};
+use super::sampling::SamplingArgs;
+use super::session::Session;
+use super::{open, pictures};
+
+/// Pictures drawn in one batch.
+const BATCH: usize = 8;
+
+/// Which texts, and where pictures go.
+#[derive(Args)]
+pub struct DrawArgs {
+    /// A checkpoint's directory
+    checkpoint: PathBuf,
+    /// What to draw
+    #[arg(required = true, value_name = "TEXT")]
+    texts: Vec<String>,
+    /// Where pictures go
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    out: PathBuf,
+    /// Leave prompt, seed and settings out of the pictures
+    #[arg(long)]
+    no_metadata: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// Draws every text and writes a PNG each.
+///
+/// # Errors
+/// Those of checkpoint, settings and output.
+pub fn run(args: &DrawArgs, session: &Session) -> Result<()> {
+    let pipeline = open::pipeline(&args.checkpoint, session)?;
+    let mut config = args.sampling.over_checkpoint(&pipeline, session);
+    for texts in args.texts.chunks(BATCH) {
+        let images = pipeline.draw_batch(texts, &config)?;
+        for (text, image) in texts.iter().zip(&images) {
+            let path = picture_path(&args.out, text, config.seed, 0);
+            let made_by = (!args.no_metadata).then(|| made_by(text, &config, &pipeline));
+            pictures::save(&path, image, made_by.as_ref())?;
+            session.line(format_args!("{}: {text}", path.display()))?;
+            session.object(&json!({ "prompt": text, "path": path, "seed": config.seed }))?;
+            config.seed = config.seed.wrapping_add(1);
+        }
+    }
+    Ok(())
+}

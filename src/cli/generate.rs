@@ -1,0 +1,162 @@
+//! `calumma generate`: one prompt to text and pictures as the model likes.
+
+use std::path::{Path, PathBuf};
+
+use calumma::Result;
+use calumma::generate::{GenerationConfig, GenerationMode};
+use calumma::pipeline::{Pipeline, PipelineEvent};
+use calumma::tokenize::{PromptPiece, Segment, parse_prompt};
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use super::sampling::SamplingArgs;
+use super::session::Session;
+use super::{open, pictures};
+
+/// Prompt, pictures and settings.
+#[derive(Args)]
+pub struct GenerateArgs {
+    /// A checkpoint's directory
+    checkpoint: PathBuf,
+    /// The text to continue; <image> marks where a picture goes
+    #[arg(long, short, value_name = "TEXT")]
+    prompt: String,
+    /// A picture of the prompt, in order; those without a mark stand before the text
+    #[arg(long, value_name = "PATH")]
+    image: Vec<PathBuf>,
+    /// What may be made
+    #[arg(long, value_enum, default_value_t = Modality::Auto)]
+    modality: Modality,
+    /// Where pictures go
+    #[arg(long, short, value_name = "DIR", default_value = ".")]
+    out: PathBuf,
+    /// How many continuations; each has a seed of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    num: u64,
+    /// Leave prompt, seed and settings out of the pictures
+    #[arg(long)]
+    no_metadata: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// What may be made.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Modality {
+    /// Text and pictures as the model likes
+    Auto,
+    /// Text only
+    Text,
+    /// Exactly one picture
+    Image,
+}
+
+impl From<Modality> for GenerationMode {
+    fn from(modality: Modality) -> Self {
+        match modality {
+            Modality::Auto => Self::Auto,
+            Modality::Text => Self::TextOnly,
+            Modality::Image => Self::ImageOnly,
+        }
+    }
+}
+
+/// What a picture's text chunk says: all that is needed to make it again.
+pub fn made_by(prompt: &str, config: &GenerationConfig, pipeline: &Pipeline) -> Value {
+    // Through text, which keeps an f32 of 0.7 as 0.7; as a value it would become 0.699999988.
+    let settings = serde_json::to_string(config).and_then(|text| serde_json::from_str(&text));
+    json!({
+        "program": format!("calumma {}", env!("CARGO_PKG_VERSION")),
+        "prompt": prompt,
+        "seed": config.seed,
+        "settings": settings.unwrap_or(Value::Null),
+        "checkpoint": pipeline.digest(),
+    })
+}
+
+/// Continues the prompt.
+///
+/// # Errors
+/// Those of pictures, checkpoint, settings and output.
+pub fn run(args: &GenerateArgs, session: &Session) -> Result<()> {
+    let pieces = parse_prompt(&args.prompt, args.image.len())?;
+    let images = pictures::open_all(&args.image)?;
+    let prompt: Vec<Segment> = pieces
+        .into_iter()
+        .map(|piece| match piece {
+            PromptPiece::Text(text) => Segment::Text(text),
+            PromptPiece::Image(index) => Segment::Image(images[index].clone()),
+        })
+        .collect();
+    let pipeline = open::pipeline(&args.checkpoint, session)?;
+    let mut config = args.sampling.over_checkpoint(&pipeline, session);
+    config.mode = args.modality.into();
+    let first = config.seed;
+    for index in 0..args.num {
+        config.seed = first.wrapping_add(index);
+        if args.num > 1 {
+            session.note(format_args!("seed {}", config.seed));
+        }
+        continue_once(args, &prompt, &config, &pipeline, session)?;
+    }
+    Ok(())
+}
+
+/// One continuation: text to standard output as it comes, pictures to files.
+fn continue_once(
+    args: &GenerateArgs,
+    prompt: &[Segment],
+    config: &GenerationConfig,
+    pipeline: &Pipeline,
+    session: &Session,
+) -> Result<()> {
+    let made_by = (!args.no_metadata).then(|| {
+        let mut value = made_by(&args.prompt, config, pipeline);
+        value["images"] = json!(args.image);
+        value
+    });
+    let mut told: Vec<Value> = Vec::new();
+    let mut text = String::new();
+    let mut num_images = 0;
+    let mut end = None;
+    pipeline.generate(prompt, config, |event| match event {
+        PipelineEvent::Text(chunk) => {
+            text.push_str(&chunk);
+            session.text(chunk)
+        }
+        PipelineEvent::Image(image) => {
+            push_text(&mut told, &mut text);
+            let path = picture_path(&args.out, &args.prompt, config.seed, num_images);
+            num_images += 1;
+            pictures::save(&path, &image, made_by.as_ref())?;
+            told.push(json!({ "type": "image", "path": path }));
+            session.text(format_args!("[picture {}]", path.display()))
+        }
+        PipelineEvent::End(reason) => {
+            end = Some(format!("{reason:?}"));
+            Ok(())
+        }
+        PipelineEvent::ImageStart | PipelineEvent::ImageProgress { .. } => Ok(()),
+    })?;
+    push_text(&mut told, &mut text);
+    session.text("\n")?;
+    session.object(&json!({
+        "prompt": args.prompt,
+        "seed": config.seed,
+        "segments": told,
+        "end": end,
+    }))
+}
+
+fn push_text(told: &mut Vec<Value>, text: &mut String) {
+    if !text.is_empty() {
+        told.push(json!({ "type": "text", "text": std::mem::take(text) }));
+    }
+}
+
+/// Where picture `index` of a continuation goes.
+pub fn picture_path(dir: &Path, prompt: &str, seed: u64, index: usize) -> PathBuf {
+    let again = if index > 0 { format!("-{index}") } else { String::new() };
+    let name = format!("{}-{seed}{again}.png", pictures::slug(prompt));
+    if dir == Path::new(".") { PathBuf::from(name) } else { dir.join(name) }
+}

@@ -1,0 +1,75 @@
+//! `calumma inspect`: what a file or directory is, in human words.
+
+mod checkpoint;
+mod recipe;
+mod run;
+mod tensors;
+
+use std::path::{Path, PathBuf};
+
+use calumma::{Error, Result};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::pictures;
+use super::session::Session;
+
+/// What to look into.
+#[derive(Args)]
+pub struct InspectArgs {
+    /// A checkpoint, a run, a recipe (.toml), a generated picture (.png) or a .safetensors file
+    path: PathBuf,
+}
+
+/// Prints what `path` is.
+///
+/// # Errors
+/// When it is nothing known, or damaged.
+pub fn run(args: &InspectArgs, session: &Session) -> Result<()> {
+    let path = &args.path;
+    let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+    if metadata.is_dir() {
+        return directory(path, session);
+    }
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+    match extension.as_str() {
+        "toml" => recipe::show(path, session),
+        "png" => picture(path, session),
+        "safetensors" => tensors::show(path, session),
+        _ => Err(Error::file(
+            path,
+            "not known here; allowed: a checkpoint or run directory, .toml, .png, .safetensors",
+        )),
+    }
+}
+
+fn directory(path: &Path, session: &Session) -> Result<()> {
+    if path.join("config.json").is_file() {
+        checkpoint::show(path, session)
+    } else if path.join("metadata.jsonl").is_file() {
+        Err(Error::file(path, "is a data set; use `calumma data inspect`"))
+    } else {
+        run::show(path, session)
+    }
+}
+
+fn picture(path: &Path, session: &Session) -> Result<()> {
+    let (width, height, made_by) = pictures::read_metadata(path)?;
+    session.line(format_args!("{}: PNG of {width}x{height} pixels", path.display()))?;
+    match &made_by {
+        Value::Object(made_by) => {
+            for (key, value) in made_by {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                session.line(format_args!("  {key}: {text}"))?;
+            }
+        }
+        _ => session.line("  no note on how it was made")?,
+    }
+    session.object(&json!({
+        "kind": "picture",
+        "path": path,
+        "width": width,
+        "height": height,
+        "made_by": made_by,
+    }))
+}

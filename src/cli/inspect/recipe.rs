@@ -1,0 +1,34 @@
+//! A recipe with every default filled in.
+
+use std::path::Path;
+
+use calumma::train::{BpeRecipe, LanguageRecipe, Recipe, VqRecipe, read_recipe};
+use calumma::{Error, Result};
+use serde_json::json;
+
+use crate::cli::session::Session;
+
+/// Prints the resolved recipe.
+///
+/// # Errors
+/// Those of the recipe.
+pub fn show(path: &Path, session: &Session) -> Result<()> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let table: toml::Table = toml::from_str(&text)
+        .map_err(|e| Error::file(path, e.to_string().trim_end().to_owned()))?;
+    if table.contains_key("bpe") {
+        resolved::<BpeRecipe>(path, "text tokenizer", "bpe train", session)
+    } else if table.contains_key("tokenizer") {
+        resolved::<LanguageRecipe>(path, "language model", "train", session)
+    } else {
+        resolved::<VqRecipe>(path, "image tokenizer", "vq train", session)
+    }
+}
+
+fn resolved<R: Recipe>(path: &Path, what: &str, verb: &str, session: &Session) -> Result<()> {
+    let recipe: R = read_recipe(path, &[])?;
+    let text = toml::to_string_pretty(&recipe).map_err(|e| Error::file(path, e.to_string()))?;
+    session.line(format_args!("# recipe of a {what}, for `calumma {verb}`"))?;
+    session.line(text.trim_end())?;
+    session.object(&json!({ "kind": "recipe", "path": path, "verb": verb, "recipe": recipe }))
+}

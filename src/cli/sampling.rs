@@ -1,0 +1,67 @@
+//! Flags that change how a checkpoint samples.
+
+use calumma::generate::GenerationConfig;
+use calumma::pipeline::Pipeline;
+use clap::Args;
+
+use super::session::Session;
+
+/// Sampling flags; what is not given stays as the checkpoint has it.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// The most tokens to add; a picture counts its codes and two marks
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Take the most likely token every time
+    #[arg(long, conflicts_with_all = ["temperature", "top_p", "top_k"])]
+    greedy: bool,
+    /// Divide logits by this, for text and pictures; above 0
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
+    /// Keep the most likely tokens that make up this share; above 0, at most 1
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+    /// Keep this many of the most likely tokens
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// How strongly pictures follow the prompt; 1 turns guidance off
+    #[arg(long, value_name = "S")]
+    guidance_scale: Option<f32>,
+    /// Weaken tokens that the text has already; 1 changes nothing
+    #[arg(long, value_name = "R")]
+    repetition_penalty: Option<f32>,
+}
+
+impl SamplingArgs {
+    /// The checkpoint's settings, changed by flags and seed.
+    pub fn over_checkpoint(&self, pipeline: &Pipeline, session: &Session) -> GenerationConfig {
+        self.over(pipeline.generation().clone(), session)
+    }
+
+    /// The settings for captions and answers: the most likely words unless a flag asks to sample.
+    pub fn for_answers(&self, pipeline: &Pipeline, session: &Session) -> GenerationConfig {
+        let samples = self.temperature.is_some() || self.top_p.is_some() || self.top_k.is_some();
+        let base = pipeline.generation().clone();
+        self.over(if samples { base } else { base.for_answers() }, session)
+    }
+
+    fn over(&self, mut config: GenerationConfig, session: &Session) -> GenerationConfig {
+        for sampling in [&mut config.text, &mut config.image] {
+            if self.temperature.is_some() || self.top_p.is_some() || self.top_k.is_some() {
+                sampling.greedy = false;
+            }
+            sampling.greedy |= self.greedy;
+            sampling.temperature = self.temperature.unwrap_or(sampling.temperature);
+            sampling.top_p = self.top_p.unwrap_or(sampling.top_p);
+            sampling.top_k = self.top_k.or(sampling.top_k);
+        }
+        if let Some(penalty) = self.repetition_penalty {
+            config.text.repetition_penalty = penalty;
+        }
+        config.guidance_scale = self.guidance_scale.unwrap_or(config.guidance_scale);
+        config.max_new_tokens = self.max_tokens.or(config.max_new_tokens);
+        config.seed = session.seed().unwrap_or(config.seed);
+        config
+    }
+}

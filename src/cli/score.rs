@@ -1,0 +1,141 @@
+//! `calumma score`: log-probabilities of given documents.
+
+use std::path::{Path, PathBuf};
+
+use calumma::pipeline::Pipeline;
+use calumma::tokenize::{CodedSegment, TokenClass};
+use calumma::{Error, Result};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::session::{Session, put_json};
+use super::{open, pictures};
+
+/// Which documents.
+#[derive(Args)]
+pub struct ScoreArgs {
+    /// A checkpoint's directory
+    checkpoint: PathBuf,
+    /// Lines with "ids" or "segments"; picture paths are relative to this file
+    file: PathBuf,
+}
+
+/// A line of the input.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    ids: Option<Vec<u32>>,
+    segments: Option<Vec<Piece>>,
+}
+
+/// A segment of a line.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+enum Piece {
+    Text { text: String },
+    Image { path: PathBuf },
+}
+
+/// A line of the output; nothing predicts the first id.
+#[derive(Serialize)]
+struct Scored {
+    ids: Vec<u32>,
+    logprobs: Vec<Option<f32>>,
+}
+
+/// Sum and number of losses.
+#[derive(Default)]
+struct Mean(f64, usize);
+
+impl Mean {
+    fn add(&mut self, logprob: f32) {
+        self.0 -= f64::from(logprob);
+        self.1 += 1;
+    }
+
+    fn value(&self) -> Option<f64> {
+        (self.1 > 0).then(|| self.0 / self.1 as f64)
+    }
+}
+
+/// Prints a line per document, then the mean loss by modality.
+///
+/// # Errors
+/// Those of checkpoint, file and documents; the line at fault is named.
+pub fn run(args: &ScoreArgs, session: &Session) -> Result<()> {
+    let text = std::fs::read_to_string(&args.file).map_err(Error::io(&args.file))?;
+    let pipeline = open::pipeline(&args.checkpoint, session)?;
+    let (mut image, mut other) = (Mean::default(), Mean::default());
+    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+        let in_line = |e: Error| Error::file(&args.file, format!("line {number}: {e}"));
+        let scored = score_line(line, &args.file, &pipeline).map_err(in_line)?;
+        for (&id, logprob) in scored.ids.iter().zip(&scored.logprobs) {
+            let class = pipeline.processor().vocabulary().class(id);
+            let mean = if class == TokenClass::Image { &mut image } else { &mut other };
+            logprob.iter().for_each(|logprob| mean.add(*logprob));
+        }
+        put_json(&scored)?;
+    }
+    if session.json() {
+        let mean = json!({ "image": image.value(), "text": other.value() });
+        return session.object(&json!({ "mean_loss": mean }));
+    }
+    for (name, mean) in [("image", image), ("text", other)] {
+        if let Some(value) = mean.value() {
+            session.note(format_args!("mean {name} loss: {value:.4} over {} tokens", mean.1));
+        }
+    }
+    Ok(())
+}
+
+fn score_line(line: &str, file: &Path, pipeline: &Pipeline) -> Result<Scored> {
+    let document: Document =
+        serde_json::from_str(line).map_err(|e| Error::Invalid(e.to_string()))?;
+    let ids = match (document.ids, document.segments) {
+        (Some(ids), None) => ids,
+        (None, Some(pieces)) => encode(&pieces, file, pipeline)?,
+        _ => return Err(Error::Invalid("expected either `ids` or `segments`".to_owned())),
+    };
+    let logits = pipeline.model().all_logits(&ids)?;
+    let mut logprobs = vec![None];
+    let targets = ids.iter().skip(1);
+    logprobs.extend(logits.iter().zip(targets).map(|(row, &id)| Some(logprob(row, id))));
+    Ok(Scored { ids, logprobs })
+}
+
+fn encode(pieces: &[Piece], file: &Path, pipeline: &Pipeline) -> Result<Vec<u32>> {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let mut segments = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        match piece {
+            Piece::Text { text } => segments.push(CodedSegment::text(text)),
+            Piece::Image { path } => {
+                let image = pictures::open(&folder.join(path))?;
+                let codes = pipeline.vq()?.encode(&[image])?;
+                segments.extend(codes.into_iter().map(CodedSegment::Image));
+            }
+        }
+    }
+    pipeline.processor().encode(&segments)
+}
+
+/// The natural logarithm of the softmax of `logits` at `id`, summed in f64.
+fn logprob(logits: &[f32], id: u32) -> f32 {
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - highest).exp()).sum();
+    (f64::from(logits[id as usize] - highest) - sum.ln()) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::logprob;
+
+    #[test]
+    fn probabilities_sum_to_one_however_large_the_logits() {
+        let logits = [1e4, 1e4 - 1.0, -3e4];
+        let sum: f32 = (0..3).map(|id| logprob(&logits, id).exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-6, "{sum}");
+        assert!((logprob(&[0.0; 8], 3) + 8f32.ln()).abs() < 1e-6);
+    }
+}

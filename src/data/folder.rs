@@ -1,0 +1,85 @@
+//! Plain directories of pictures, for work that needs nothing but pictures.
+
+use std::path::{Path, PathBuf};
+
+use super::{Dataset, Fields, Sample, in_range, picture};
+use crate::{Error, Result};
+
+/// File names that are taken for pictures.
+const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+
+/// The pictures that lie directly in a directory, by file name; their only column is `file_name`.
+pub struct PictureFolder {
+    name: String,
+    paths: Vec<PathBuf>,
+}
+
+impl PictureFolder {
+    /// Lists the directory `dir`.
+    ///
+    /// # Errors
+    /// When it cannot be read or holds no PNG, JPEG or WebP file.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(Error::io(dir))? {
+            let path = entry.map_err(Error::io(dir))?.path();
+            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
+            if EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str()) {
+                paths.push(path);
+            }
+        }
+        if paths.is_empty() {
+            let allowed = EXTENSIONS.join(", ");
+            return Err(Error::file(dir, format!("the directory holds no picture ({allowed})")));
+        }
+        paths.sort();
+        Ok(Self { name: dir.display().to_string(), paths })
+    }
+}
+
+impl Dataset for PictureFolder {
+    fn len(&self) -> usize {
+        self.paths.len()
+    }
+
+    fn get(&self, index: usize) -> Result<Sample> {
+        let fields = self.fields(index)?;
+        let path = &self.paths[index];
+        let source = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        Ok(Sample { fields, images: vec![picture::decode(&bytes, &source)?], source })
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn fields(&self, index: usize) -> Result<Fields> {
+        in_range(self, index)?;
+        let name = self.paths[index].file_name().map(|name| name.to_string_lossy().into_owned());
+        Ok(Fields::from_iter([("file_name".to_owned(), name.into())]))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_come_by_name_and_other_files_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(PictureFolder::open(dir.path()).err().unwrap().to_string().contains("no picture"));
+        for (name, side) in [("b.png", 2), ("a.png", 3)] {
+            image::RgbImage::new(side, side).save(dir.path().join(name)).unwrap();
+        }
+        std::fs::write(dir.path().join("README.md"), "text").unwrap();
+        std::fs::write(dir.path().join("c.JPG"), "no picture").unwrap();
+        let folder = PictureFolder::open(dir.path()).unwrap();
+        assert_eq!(folder.len(), 3);
+        let first = folder.get(0).unwrap();
+        assert_eq!((first.images[0].width(), &first.fields["file_name"]), (3, &"a.png".into()));
+        assert!(folder.get(2).unwrap_err().to_string().contains("c.JPG"));
+        assert!(folder.get(3).is_err());
+    }
+}

@@ -1,0 +1,214 @@
+//! Captions held against the names or captions that a data set gives its pictures, and against the
+//! ground truth of procedural scenes.
+
+use std::collections::BTreeMap;
+
+use image::RgbImage;
+use serde_json::{Value, json};
+
+use super::metrics::AnswerNormalizer;
+use super::report::{Report, SampleRecord};
+use super::score::Score;
+use super::{Extent, each_batch, number, one_each, picture, tone};
+use crate::data::scenes::{Color, Kind, Scene, Shape, Size};
+use crate::data::{BadSample, Dataset, Fields};
+use crate::error::{Error, Result};
+use crate::sheet::{Cell, Tone};
+
+/// Columns that hold what is right, the first that is there; a list holds several right ones.
+const TARGET_COLUMNS: [&str; 6] = ["captions", "name", "caption", "text", "txt", "label"];
+
+/// Pictures on the sheet.
+const SHOWN: usize = 48;
+
+/// What [`evaluate`] found.
+#[derive(Clone, Debug)]
+pub struct CaptioningScores {
+    /// The share of captions that equal one of the right ones after the VQA normalisation; on a
+    /// data set of names: naming accuracy.
+    pub exact_match: Score,
+    /// Mean harmonic mean of precision and recall of words, against the best of the right ones.
+    pub word_f1: Score,
+    /// On scenes: the share of captions that mention an object and none that is not there.
+    pub true_mentions: Option<Score>,
+    /// On scenes: the share of captions that also mention every object.
+    pub all_mentioned: Option<Score>,
+    /// Every picture.
+    pub samples: Vec<SampleRecord>,
+    /// Samples that could not be read.
+    pub bad: Vec<BadSample>,
+    /// Some pictures with their captions.
+    pub sheet: Vec<Cell>,
+}
+
+/// Captions the pictures of `dataset`; `caption` gives one for each of the pictures it gets.
+///
+/// # Errors
+/// Those of `caption`; when more samples than [`crate::data::DEFAULT_TOLERANCE`] are unreadable,
+/// or one has no single picture or no column with a right caption.
+pub fn evaluate(
+    dataset: &dyn Dataset,
+    extent: Extent,
+    mut caption: impl FnMut(&[RgbImage]) -> Result<Vec<String>>,
+) -> Result<CaptioningScores> {
+    let normalizer = AnswerNormalizer::new();
+    let (mut samples, mut sheet) = (Vec::new(), Vec::new());
+    let bad = each_batch(dataset, extent, |batch| {
+        let pictures =
+            batch.iter().map(|(_, sample)| picture(sample).cloned()).collect::<Result<Vec<_>>>()?;
+        let captions = one_each(caption(&pictures)?, pictures.len())?;
+        for (((index, sample), picture), given) in batch.into_iter().zip(pictures).zip(captions) {
+            let in_sample = |e: Error| Error::Invalid(format!("{}: {e}", sample.source));
+            let targets = targets(&sample.fields).map_err(in_sample)?;
+            let scores = judge(&given, &targets, &sample.fields, &normalizer);
+            if sheet.len() < SHOWN {
+                let right = scores.iter().any(|&(name, value)| {
+                    ["exact_match", "true_mentions"].contains(&name) && value == 1.0
+                });
+                let cell = Cell::new(picture).note(tone(right), &given);
+                sheet.push(cell.note(Tone::Muted, &targets[0]));
+            }
+            let target = if targets.len() == 1 { json!(targets[0]) } else { json!(targets) };
+            samples.push(SampleRecord {
+                doc_id: index,
+                id: sample.source,
+                target,
+                response: json!(given),
+                scores,
+                ..SampleRecord::default()
+            });
+        }
+        Ok(())
+    })?;
+    let values = |name: &str| -> Vec<f64> {
+        let of = |s: &SampleRecord| s.scores.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
+        samples.iter().filter_map(of).collect()
+    };
+    let share = |name| Score::share(values(name).into_iter().map(|value| value == 1.0));
+    let on_scenes = |name| Some(share(name)).filter(|score| score.n > 0);
+    Ok(CaptioningScores {
+        exact_match: share("exact_match"),
+        word_f1: Score::mean(&values("word_f1")),
+        true_mentions: on_scenes("true_mentions"),
+        all_mentioned: on_scenes("all_mentioned"),
+        samples,
+        bad,
+        sheet,
+    })
+}
+
+fn targets(fields: &Fields) -> Result<Vec<String>> {
+    let missing = || Error::Invalid(format!("no column {}", TARGET_COLUMNS.join(", ")));
+    let value = TARGET_COLUMNS.iter().find_map(|name| fields.get(*name)).ok_or_else(missing)?;
+    let texts: Vec<String> = match value {
+        Value::String(text) => vec![text.clone()],
+        Value::Array(list) => list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect(),
+        _ => Vec::new(),
+    };
+    if texts.is_empty() { Err(missing()) } else { Ok(texts) }
+}
+
+fn judge(
+    given: &str,
+    targets: &[String],
+    fields: &Fields,
+    normalizer: &AnswerNormalizer,
+) -> Vec<(&'static str, f64)> {
+    let given_words = normalizer.normalize(given);
+    let targets: Vec<_> = targets.iter().map(|target| normalizer.normalize(target)).collect();
+    let f1 = targets.iter().map(|target| word_f1(&given_words, target)).fold(0.0, f64::max);
+    let mut scores = vec![("exact_match", number(targets.contains(&given_words))), ("word_f1", f1)];
+    let scene = fields.get("scene").and_then(|v| serde_json::from_value::<Scene>(v.clone()).ok());
+    if let Some(scene) = scene {
+        let mentions = mentions(given);
+        let there = |kind: &Kind| scene.objects.iter().any(|object| kind.matches(object));
+        let truthful = !mentions.is_empty() && mentions.iter().all(there);
+        let all = scene.objects.iter().all(|o| mentions.iter().any(|kind| kind.matches(o)));
+        scores.push(("true_mentions", number(truthful)));
+        scores.push(("all_mentioned", number(truthful && all)));
+    }
+    scores
+}
+
+/// The harmonic mean of precision and recall of the words, each counted as often as it occurs.
+fn word_f1(given: &str, target: &str) -> f64 {
+    let mut left: BTreeMap<&str, usize> = BTreeMap::new();
+    target.split(' ').for_each(|word| *left.entry(word).or_default() += 1);
+    let mut common = 0;
+    for word in given.split(' ') {
+        if let Some(count) = left.get_mut(word).filter(|count| **count > 0) {
+            *count -= 1;
+            common += 1;
+        }
+    }
+    let words = given.split(' ').count() + target.split(' ').count();
+    2.0 * common as f64 / words as f64
+}
+
+/// The kinds of objects that `text` names: every noun with the adjectives right before it.
+fn mentions(text: &str) -> Vec<Kind> {
+    let mut mentions = Vec::new();
+    let mut kind = Kind::default();
+    for word in text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
+        if let Some(size) = Size::ALL.into_iter().find(|size| size.name() == word) {
+            kind.size = Some(size);
+        } else if let Some(color) = Color::ALL.into_iter().find(|color| color.name() == word) {
+            kind.color = Some(color);
+        } else {
+            let shape =
+                Shape::ALL.into_iter().find(|shape| [shape.name(), shape.plural()].contains(&word));
+            if shape.is_some() || ["object", "objects"].contains(&word) {
+                mentions.push(Kind { shape, ..kind });
+            }
+            kind = Kind::default();
+        }
+    }
+    mentions
+}
+
+impl CaptioningScores {
+    /// The scores as a report on the data set called `dataset`.
+    pub fn report(self, dataset: &str) -> Report {
+        let scores = [
+            ("exact_match", Some(self.exact_match)),
+            ("word_f1", Some(self.word_f1)),
+            ("true_mentions", self.true_mentions),
+            ("all_mentioned", self.all_mentioned),
+        ];
+        let named = |(name, score): (&str, Option<Score>)| Some((name.to_owned(), score?));
+        Report {
+            task: "captioning",
+            dataset: dataset.to_owned(),
+            scores: scores.into_iter().filter_map(named).collect(),
+            samples: self.samples,
+            bad: self.bad,
+            sheet: self.sheet,
+            ..Report::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_compared_with_their_counts() {
+        assert_eq!(word_f1("red heart", "red heart"), 1.0);
+        assert_eq!(word_f1("red red", "red heart"), 0.5);
+        assert_eq!(word_f1("", "red"), 0.0);
+        assert_eq!(word_f1("blue", "red heart"), 0.0);
+    }
+
+    #[test]
+    fn nouns_are_read_with_their_adjectives() {
+        let red =
+            Kind { size: Some(Size::Large), color: Some(Color::Red), shape: Some(Shape::Star) };
+        assert_eq!(mentions("a large red star"), [red]);
+        let crosses = Kind { color: Some(Color::Blue), ..Kind::shape(Shape::Cross) };
+        assert_eq!(mentions("two blue crosses, on light blue"), [crosses]);
+        assert_eq!(mentions("three pink objects"), [Kind::color(Color::Pink)]);
+        assert_eq!(mentions("red on a circle")[0], Kind::shape(Shape::Circle));
+        assert!(mentions("nothing to see").is_empty());
+    }
+}

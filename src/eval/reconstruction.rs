@@ -1,0 +1,163 @@
+//! What an image tokenizer loses: pictures against what is left after codes and back, and how much
+//! of the codebook the data set uses.
+
+use std::path::Path;
+
+use image::RgbImage;
+use serde_json::json;
+use vq_tokenizer::metrics::{CodebookUsage, psnr, ssim};
+use vq_tokenizer::{Codes, VqTokenizer};
+
+use super::report::{Report, SampleRecord};
+use super::score::Score;
+use super::{Extent, each_batch, one_each};
+use crate::data::{self, BadSample, Dataset, PictureFolder, Sample};
+use crate::error::{Error, Result};
+use crate::sheet::{Cell, Tone};
+
+/// Equal pictures have an infinite PSNR; a mean needs a number.
+pub const HIGHEST_PSNR: f64 = 100.0;
+
+/// Pairs of pictures on the sheet.
+const SHOWN: usize = 32;
+
+/// Opens the data set that `spec` names; a directory without `metadata.jsonl` is taken as a folder
+/// of pictures.
+///
+/// # Errors
+/// As [`data::open`] and [`PictureFolder::open`].
+pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
+    let dir = Path::new(spec);
+    if dir.is_dir() && !dir.join("metadata.jsonl").exists() {
+        return Ok(Box::new(PictureFolder::open(dir)?));
+    }
+    data::open(spec)
+}
+
+/// A picture before and after.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reconstruction {
+    /// The picture at the size at which it is encoded.
+    pub original: RgbImage,
+    /// Its codes.
+    pub codes: Codes,
+    /// The picture that the codes give.
+    pub decoded: RgbImage,
+}
+
+/// Encodes and decodes `images` by `vq`.
+///
+/// # Errors
+/// Those of [`VqTokenizer::encode`] and [`VqTokenizer::decode`].
+pub fn reconstruct(vq: &VqTokenizer, images: &[RgbImage]) -> Result<Vec<Reconstruction>> {
+    let originals: Vec<_> = images.iter().map(|image| vq.preprocessor().resize(image)).collect();
+    let codes = vq.encode(images)?;
+    let decoded = vq.decode(&codes)?;
+    let parts = originals.into_iter().zip(codes).zip(decoded);
+    Ok(parts
+        .map(|((original, codes), decoded)| Reconstruction { original, codes, decoded })
+        .collect())
+}
+
+/// What [`evaluate`] found.
+#[derive(Clone, Debug)]
+pub struct ReconstructionScores {
+    /// Mean peak signal-to-noise ratio in dB over RGB, each at most [`HIGHEST_PSNR`].
+    pub psnr: Score,
+    /// Mean structural similarity over RGB (11-tap Gaussian of sigma 1.5, data range 1).
+    pub ssim: Score,
+    /// How often each code was used.
+    pub usage: CodebookUsage,
+    /// Every picture.
+    pub samples: Vec<SampleRecord>,
+    /// Samples that could not be read.
+    pub bad: Vec<BadSample>,
+    /// Some pictures before and after.
+    pub sheet: Vec<Cell>,
+}
+
+/// Compares every picture of `dataset` with its reconstruction; `num_embeddings` is the size of the
+/// codebook, `reconstruct` gives a [`Reconstruction`] for each of the pictures it gets.
+///
+/// # Errors
+/// Those of `reconstruct`; when pictures before and after differ in size, a code is not in the
+/// codebook, or more samples than [`crate::data::DEFAULT_TOLERANCE`] are unreadable.
+pub fn evaluate(
+    dataset: &dyn Dataset,
+    extent: Extent,
+    num_embeddings: usize,
+    mut reconstruct: impl FnMut(&[RgbImage]) -> Result<Vec<Reconstruction>>,
+) -> Result<ReconstructionScores> {
+    let mut usage = CodebookUsage::new(num_embeddings);
+    let (mut samples, mut sheet) = (Vec::new(), Vec::new());
+    let (mut psnrs, mut ssims) = (Vec::new(), Vec::new());
+    let bad = each_batch(dataset, extent, |batch| {
+        let of_one = |(index, sample): (usize, Sample)| {
+            let source = sample.source;
+            sample.images.into_iter().map(move |image| ((index, source.clone()), image))
+        };
+        let (places, pictures): (Vec<_>, Vec<_>) = batch.into_iter().flat_map(of_one).unzip();
+        let done = one_each(reconstruct(&pictures)?, pictures.len())?;
+        for ((index, source), one) in places.into_iter().zip(done) {
+            check_codes(&one.codes, num_embeddings)?;
+            usage.add(&one.codes.ids);
+            let psnr = psnr(&one.original, &one.decoded)?.min(HIGHEST_PSNR);
+            let ssim = ssim(&one.original, &one.decoded)?;
+            psnrs.push(psnr);
+            ssims.push(ssim);
+            samples.push(record(index, source, psnr, ssim));
+            if sheet.len() < 2 * SHOWN {
+                sheet.push(Cell::new(one.original).note(Tone::Muted, "original"));
+                sheet.push(Cell::new(one.decoded).note(Tone::Plain, format!("{psnr:.1} dB")));
+            }
+        }
+        Ok(())
+    })?;
+    let (psnr, ssim) = (Score::mean(&psnrs), Score::mean(&ssims));
+    Ok(ReconstructionScores { psnr, ssim, usage, samples, bad, sheet })
+}
+
+fn check_codes(codes: &Codes, num_embeddings: usize) -> Result<()> {
+    match codes.ids.iter().find(|id| **id as usize >= num_embeddings) {
+        Some(id) => Err(Error::Invalid(format!(
+            "code {id} is not in the codebook; allowed: below {num_embeddings}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn record(doc_id: usize, id: String, psnr: f64, ssim: f64) -> SampleRecord {
+    let scores = vec![("psnr", psnr), ("ssim", ssim)];
+    SampleRecord {
+        doc_id,
+        target: json!(id),
+        response: json!(null),
+        id,
+        scores,
+        ..SampleRecord::default()
+    }
+}
+
+impl ReconstructionScores {
+    /// The scores as a report on the data set called `dataset`: `psnr`, `ssim`, `codebook_usage`
+    /// (the share of codes used), `codebook_perplexity` and `dead_codes`.
+    pub fn report(self, dataset: &str) -> Report {
+        let whole = |value: f64| Score::whole(value, self.samples.len());
+        let scores = [
+            ("psnr", self.psnr),
+            ("ssim", self.ssim),
+            ("codebook_usage", whole(self.usage.used_share())),
+            ("codebook_perplexity", whole(self.usage.perplexity())),
+            ("dead_codes", whole(self.usage.dead() as f64)),
+        ];
+        Report {
+            task: "reconstruction",
+            dataset: dataset.to_owned(),
+            scores: scores.map(|(name, score)| (name.to_owned(), score)).into(),
+            samples: self.samples,
+            bad: self.bad,
+            sheet: self.sheet,
+            ..Report::default()
+        }
+    }
+}

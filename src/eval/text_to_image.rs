@@ -1,0 +1,216 @@
+//! Pictures drawn from captions of procedural scenes, read back by the exact detector and held
+//! against what the caption says. A measure of this project's own, comparable with no public
+//! benchmark's numbers.
+
+use image::RgbImage;
+use rayon::prelude::*;
+use serde_json::json;
+
+use super::report::{Report, SampleRecord};
+use super::score::Score;
+use super::{number, one_each, tone};
+use crate::data::Dataset;
+use crate::data::scenes::{
+    Caption, Category, Detected, Detector, Object, Scene, Scenes, ScenesConfig,
+};
+use crate::error::{Error, Result};
+use crate::sheet::Cell;
+
+/// Pictures on the sheet.
+const SHOWN: usize = 64;
+
+/// A text to draw, and the scene that it was said of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prompt {
+    /// Index of the scene in its data set.
+    pub index: usize,
+    /// The text and what it claims.
+    pub caption: Caption,
+    /// A scene of which the text is true.
+    pub scene: Scene,
+}
+
+/// One prompt for each of the first `limit` scenes of `config`. Of a scene's captions the one is
+/// taken whose category has the fewest prompts so far, so that categories come out even.
+///
+/// # Errors
+/// When a value of `config` is out of range, or there is no scene.
+pub fn prompts(config: &ScenesConfig, limit: Option<usize>) -> Result<Vec<Prompt>> {
+    let scenes = Scenes::new(config.clone())?;
+    let len = limit.map_or(scenes.len(), |limit| limit.min(scenes.len()));
+    if len == 0 {
+        return Err(Error::Invalid(format!("{config}: no scene to draw; the limit is 0")));
+    }
+    let mut counts = [0; Category::ALL.len()];
+    let prompt = |index| {
+        let (captions, _) = scenes.captions(index);
+        let rarest = captions.into_iter().min_by_key(|c| counts[c.category as usize]);
+        let caption = rarest.expect("every scene has a caption");
+        counts[caption.category as usize] += 1;
+        Prompt { index, caption, scene: scenes.scene(index) }
+    };
+    Ok((0..len).map(prompt).collect())
+}
+
+/// How one picture agrees with its prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// What the detector saw.
+    pub found: Vec<Detected>,
+    /// Every claim holds.
+    pub satisfied: bool,
+    /// Every claim holds and nothing else is in the picture.
+    pub exact: bool,
+    /// Every shape of the scene is there, as often as in the scene.
+    pub shapes: bool,
+    /// Every colour of the scene is there, as often as in the scene.
+    pub colors: bool,
+    /// Every pair of shape and colour of the scene is there, as often as in the scene.
+    pub pairs: bool,
+    /// There are as many objects as in the scene.
+    pub count: bool,
+}
+
+impl Judgement {
+    /// Reads `picture` with `detector` and holds it against `prompt`.
+    pub fn of(prompt: &Prompt, picture: &RgbImage, detector: &Detector) -> Self {
+        let found = detector.detect(picture);
+        let seen: Vec<Object> = found.iter().map(|found| found.object).collect();
+        let told = &prompt.scene.objects;
+        Self {
+            satisfied: prompt.caption.satisfied(&found),
+            exact: prompt.caption.satisfied_exactly(&found),
+            shapes: contains(&seen, told, |object| object.shape),
+            colors: contains(&seen, told, |object| object.color),
+            pairs: contains(&seen, told, |object| (object.shape, object.color)),
+            count: seen.len() == told.len(),
+            found,
+        }
+    }
+}
+
+/// Whether `seen` holds each property of `told` at least as often.
+fn contains<K: PartialEq>(
+    seen: &[Object],
+    told: &[Object],
+    property: impl Fn(&Object) -> K,
+) -> bool {
+    let often =
+        |objects: &[Object], key: &K| objects.iter().filter(|o| property(o) == *key).count();
+    told.iter().map(&property).all(|key| often(seen, &key) >= often(told, &key))
+}
+
+/// What [`evaluate`] found.
+#[derive(Clone, Debug)]
+pub struct TextToImageScores {
+    /// The prompts.
+    pub prompts: Vec<Prompt>,
+    /// How the picture of each prompt was judged.
+    pub judgements: Vec<Judgement>,
+    /// Some pictures with their prompts.
+    pub sheet: Vec<Cell>,
+}
+
+/// Draws `prompts`, `batch` at a time, and judges the pictures.
+///
+/// `draw` gets the texts and the number of the first of them, which a seed may be moved by, and
+/// gives a picture for each.
+///
+/// # Errors
+/// Those of `draw`; when `batch` is 0.
+pub fn evaluate(
+    prompts: Vec<Prompt>,
+    batch: usize,
+    mut draw: impl FnMut(&[String], usize) -> Result<Vec<RgbImage>>,
+) -> Result<TextToImageScores> {
+    if batch == 0 {
+        return Err(Error::Invalid("the batch is 0; it must be at least 1".to_owned()));
+    }
+    let detector = Detector::new();
+    let (mut judgements, mut sheet) = (Vec::with_capacity(prompts.len()), Vec::new());
+    for (number, chunk) in prompts.chunks(batch).enumerate() {
+        let texts: Vec<_> = chunk.iter().map(|prompt| prompt.caption.text.clone()).collect();
+        let pictures = one_each(draw(&texts, number * batch)?, texts.len())?;
+        let pairs = chunk.par_iter().zip(&pictures);
+        let judged = pairs.map(|(prompt, picture)| Judgement::of(prompt, picture, &detector));
+        let judged: Vec<_> = judged.collect();
+        for ((picture, text), one) in pictures.into_iter().zip(texts).zip(&judged) {
+            if sheet.len() < SHOWN {
+                sheet.push(Cell::new(picture).note(tone(one.satisfied), text));
+            }
+        }
+        judgements.extend(judged);
+    }
+    Ok(TextToImageScores { prompts, judgements, sheet })
+}
+
+impl TextToImageScores {
+    /// The share of prompts for which `measure` holds, among those that `belongs` picks.
+    pub fn share(
+        &self,
+        belongs: impl Fn(&Prompt) -> bool,
+        measure: impl Fn(&Judgement) -> bool,
+    ) -> Score {
+        let pairs = self.prompts.iter().zip(&self.judgements);
+        Score::share(pairs.filter(|(prompt, _)| belongs(prompt)).map(|(_, one)| measure(one)))
+    }
+
+    /// Pictures of single-object scenes that show an object of the right shape and colour.
+    pub fn single_object(&self) -> Score {
+        self.share(|prompt| prompt.caption.objects == 1, |one| one.pairs)
+    }
+
+    /// The scores by name: `accuracy` (all claims hold), `exact` (and nothing else is there),
+    /// `single_object`, `accuracy/CATEGORY`, and for scenes of several objects how often all
+    /// `shapes`, all `colors`, all pairs of both (`color_binding`) and the `object_count` are right.
+    pub fn scores(&self) -> Vec<(String, Score)> {
+        let any = |_: &Prompt| true;
+        let several = |prompt: &Prompt| prompt.caption.objects > 1;
+        let mut scores = vec![
+            ("accuracy".to_owned(), self.share(any, |one| one.satisfied)),
+            ("exact".to_owned(), self.share(any, |one| one.exact)),
+            ("single_object".to_owned(), self.single_object()),
+        ];
+        for category in Category::ALL {
+            let of = |prompt: &Prompt| prompt.caption.category == category;
+            let name = format!("accuracy/{}", category.name());
+            scores.push((name, self.share(of, |one| one.satisfied)));
+        }
+        scores.extend([
+            ("several/shapes".to_owned(), self.share(several, |one| one.shapes)),
+            ("several/colors".to_owned(), self.share(several, |one| one.colors)),
+            ("several/color_binding".to_owned(), self.share(several, |one| one.pairs)),
+            ("several/object_count".to_owned(), self.share(several, |one| one.count)),
+        ]);
+        scores.retain(|(_, score)| score.n > 0);
+        scores
+    }
+
+    /// The scores as a report on the scenes called `dataset`.
+    pub fn report(self, dataset: &str) -> Report {
+        let scores = self.scores();
+        let record = |(prompt, one): (&Prompt, &Judgement)| SampleRecord {
+            doc_id: prompt.index,
+            id: format!("{dataset}#{}", prompt.index),
+            input: prompt.caption.text.clone(),
+            target: json!(prompt.caption.claims),
+            response: json!(one.found),
+            kind: Some(prompt.caption.category.name().to_owned()),
+            scores: vec![
+                ("accuracy", number(one.satisfied)),
+                ("exact", number(one.exact)),
+                ("pairs", number(one.pairs)),
+            ],
+        };
+        let samples = self.prompts.iter().zip(&self.judgements).map(record).collect();
+        let dataset = dataset.to_owned();
+        Report {
+            task: "text-to-image",
+            dataset,
+            scores,
+            samples,
+            sheet: self.sheet,
+            ..Report::default()
+        }
+    }
+}

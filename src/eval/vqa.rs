@@ -1,0 +1,180 @@
+//! Questions about pictures: the share answered exactly right, by question type, beside what always
+//! giving the most frequent answer would score.
+//!
+//! Answers are compared after the VQA normalisation ([`AnswerNormalizer`]). A question's type is its
+//! `family`, `question_type` or `answer_type` column, else it is read off the right answer.
+
+use std::collections::BTreeMap;
+
+use image::RgbImage;
+use serde_json::{Value, json};
+
+use super::metrics::AnswerNormalizer;
+use super::question::{Majority, Question};
+use super::report::{Report, SampleRecord};
+use super::score::Score;
+use super::{Extent, each_batch, number, one_each, picture, tone};
+use crate::data::{self, BadSample, Dataset, Exploded};
+use crate::error::{Error, Result};
+use crate::sheet::{Cell, Tone};
+
+/// The column of data sets with several questions per picture.
+const QUESTIONS: &str = "questions";
+
+/// Pictures on the sheet.
+const SHOWN: usize = 32;
+
+/// Opens the data set that `spec` names with one sample per question: a list `questions` of
+/// objects is taken apart.
+///
+/// # Errors
+/// As [`data::open`].
+pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
+    let dataset = data::open(spec)?;
+    let first = (0..dataset.len()).find_map(|index| dataset.fields(index).ok());
+    let list = first.as_ref().and_then(|fields| fields.get(QUESTIONS)).and_then(Value::as_array);
+    match list.is_some_and(|list| list.iter().all(Value::is_object)) {
+        true => Ok(Box::new(Exploded::new(dataset, QUESTIONS)?)),
+        false => Ok(dataset),
+    }
+}
+
+/// How a group of questions was answered, beside what needs no picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// The type of the questions.
+    pub name: String,
+    /// The share answered right.
+    pub accuracy: Score,
+    /// The group's most frequent answer.
+    pub majority_answer: String,
+    /// The share of questions whose answer that is.
+    pub majority: Score,
+    /// The share answered right by the most frequent answer to each question's text.
+    pub question_majority: Score,
+}
+
+/// What [`evaluate`] found.
+#[derive(Clone, Debug)]
+pub struct VqaScores {
+    /// All questions.
+    pub overall: Group,
+    /// By type, in alphabetical order.
+    pub types: Vec<Group>,
+    /// Every question.
+    pub samples: Vec<SampleRecord>,
+    /// Samples that could not be read.
+    pub bad: Vec<BadSample>,
+    /// Some pictures with question and answer.
+    pub sheet: Vec<Cell>,
+}
+
+struct Judged {
+    question: Question,
+    right: bool,
+}
+
+/// Asks the questions of `dataset` (one per sample, see [`open`]) and compares the answers.
+///
+/// `answer` gets pictures and questions, as many of each, and gives an answer to each.
+///
+/// # Errors
+/// Those of `answer`; when more samples than [`data::DEFAULT_TOLERANCE`] are unreadable, or one
+/// lacks question, answer or picture.
+pub fn evaluate(
+    dataset: &dyn Dataset,
+    extent: Extent,
+    majority: &Majority,
+    mut answer: impl FnMut(&[RgbImage], &[String]) -> Result<Vec<String>>,
+) -> Result<VqaScores> {
+    let normalizer = AnswerNormalizer::new();
+    let (mut judged, mut samples, mut sheet) = (Vec::new(), Vec::new(), Vec::new());
+    let bad = each_batch(dataset, extent, |batch| {
+        let (mut pictures, mut questions) = (Vec::new(), Vec::new());
+        for (_, sample) in &batch {
+            let in_sample = |e: Error| Error::Invalid(format!("{}: {e}", sample.source));
+            questions.push(Question::read(&sample.fields, &normalizer).map_err(in_sample)?);
+            pictures.push(picture(sample)?.clone());
+        }
+        let texts: Vec<_> = questions.iter().map(|question| question.text.clone()).collect();
+        let answers = one_each(answer(&pictures, &texts)?, texts.len())?;
+        for (((index, sample), question), (picture, given)) in
+            batch.into_iter().zip(questions).zip(pictures.into_iter().zip(answers))
+        {
+            let right = normalizer.normalize(&given) == question.normalized;
+            if sheet.len() < SHOWN {
+                let cell = Cell::new(picture).note(Tone::Plain, &question.text);
+                sheet.push(cell.note(tone(right), &given));
+            }
+            samples.push(record(index, sample.source, &question, &given, right));
+            judged.push(Judged { question, right });
+        }
+        Ok(())
+    })?;
+    let (overall, types) = groups(&judged, majority);
+    Ok(VqaScores { overall, types, samples, bad, sheet })
+}
+
+fn record(
+    doc_id: usize,
+    id: String,
+    question: &Question,
+    given: &str,
+    right: bool,
+) -> SampleRecord {
+    SampleRecord {
+        doc_id,
+        id,
+        input: question.text.clone(),
+        target: json!(question.answer),
+        response: json!(given),
+        kind: Some(question.kind.clone()),
+        scores: vec![("exact_match", number(right))],
+    }
+}
+
+/// The scores of all questions and of each type.
+fn groups(judged: &[Judged], majority: &Majority) -> (Group, Vec<Group>) {
+    let group = |name: &str, answer: &str, of: &[&Judged]| Group {
+        name: name.to_owned(),
+        accuracy: Score::share(of.iter().map(|one| one.right)),
+        majority_answer: answer.to_owned(),
+        majority: Score::share(of.iter().map(|one| one.question.normalized == answer)),
+        question_majority: Score::share(
+            of.iter()
+                .map(|one| one.question.normalized == majority.of_question(&one.question.text)),
+        ),
+    };
+    let mut kinds: BTreeMap<&str, Vec<&Judged>> = BTreeMap::new();
+    for one in judged {
+        kinds.entry(&one.question.kind).or_default().push(one);
+    }
+    let all: Vec<_> = judged.iter().collect();
+    let overall = group("overall", majority.overall(), &all);
+    let types = kinds.iter().map(|(kind, of)| group(kind, majority.of_type(kind), of)).collect();
+    (overall, types)
+}
+
+impl VqaScores {
+    /// The scores as a report on the data set called `dataset`: `exact_match`, the baselines
+    /// `majority_answer` and `question_majority`, then the same by type as `exact_match/TYPE`.
+    pub fn report(self, dataset: &str) -> Report {
+        let mut scores = Vec::new();
+        let mut put = |group: &Group, suffix: &str| {
+            scores.push((format!("exact_match{suffix}"), group.accuracy));
+            scores.push((format!("majority_answer{suffix}"), group.majority));
+            scores.push((format!("question_majority{suffix}"), group.question_majority));
+        };
+        put(&self.overall, "");
+        self.types.iter().for_each(|group| put(group, &format!("/{}", group.name)));
+        Report {
+            task: "vqa",
+            dataset: dataset.to_owned(),
+            scores,
+            samples: self.samples,
+            bad: self.bad,
+            sheet: self.sheet,
+            ..Report::default()
+        }
+    }
+}

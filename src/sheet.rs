@@ -1,0 +1,329 @@
+//! Sheets: pictures with their texts in rows, on one picture that a person can look through.
+//!
+//! Pure layout: nothing is read or written. Texts are set in font8x8, an 8x8 bitmap font that is
+//! compiled in, so that a sheet needs no font file.
+//!
+//! ```
+//! use calumma::sheet::{Cell, Layout, Section, Tone, sheet};
+//!
+//! let cell = Cell::new(image::RgbImage::new(64, 64)).note(Tone::Plain, "a black square");
+//! let section = Section { heading: "drawn".into(), cells: vec![cell] };
+//! let picture = sheet(&[section], &Layout { columns: 1, ..Layout::default() });
+//! assert_eq!(picture.width(), 12 + 256 + 12);
+//! ```
+
+use font8x8::UnicodeFonts;
+use font8x8::{BASIC_FONTS, LATIN_FONTS};
+use image::imageops::{self, FilterType};
+use image::{Rgb, RgbImage};
+
+/// Edge of a glyph before scaling, in pixels.
+const GLYPH: u32 = 8;
+/// Pixels between lines of text before scaling.
+const LEADING: u32 = 3;
+/// What stands for a character that the font lacks.
+const UNKNOWN: char = '?';
+/// The sheet's background.
+const PAPER: Rgb<u8> = Rgb([250, 250, 247]);
+/// The line under a heading.
+const RULE: Rgb<u8> = Rgb([200, 200, 192]);
+
+/// How a text is meant, shown by its colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tone {
+    /// Near black.
+    #[default]
+    Plain,
+    /// Grey, for what is beside the point.
+    Muted,
+    /// Green.
+    Right,
+    /// Red.
+    Wrong,
+}
+
+impl Tone {
+    fn ink(self) -> Rgb<u8> {
+        match self {
+            Self::Plain => Rgb([24, 24, 28]),
+            Self::Muted => Rgb([120, 120, 124]),
+            Self::Right => Rgb([16, 120, 48]),
+            Self::Wrong => Rgb([184, 32, 32]),
+        }
+    }
+}
+
+/// A picture and the texts below it.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// The picture, of any size; it is scaled to the layout's width.
+    pub image: RgbImage,
+    /// Texts from top to bottom; each begins a line and is wrapped.
+    pub notes: Vec<(Tone, String)>,
+}
+
+impl Cell {
+    /// A picture without text.
+    pub fn new(image: RgbImage) -> Self {
+        Self { image, notes: Vec::new() }
+    }
+
+    /// The same with one more text below the others.
+    #[must_use]
+    pub fn note(mut self, tone: Tone, text: impl Into<String>) -> Self {
+        self.notes.push((tone, text.into()));
+        self
+    }
+}
+
+/// Cells under a heading.
+#[derive(Clone, Debug)]
+pub struct Section {
+    /// The heading; none when empty.
+    pub heading: String,
+    /// The cells, row by row.
+    pub cells: Vec<Cell>,
+}
+
+/// Sizes of a sheet, in pixels where nothing else is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Cells in a row, at least 1.
+    pub columns: u32,
+    /// Width of every picture, at least 8.
+    pub picture: u32,
+    /// Factor on the font's 8x8 glyphs, at least 1.
+    pub text_scale: u32,
+    /// Space around cells.
+    pub gap: u32,
+}
+
+impl Default for Layout {
+    /// Four pictures of 256 pixels in a row, text of 16.
+    fn default() -> Self {
+        Self { columns: 4, picture: 256, text_scale: 2, gap: 12 }
+    }
+}
+
+impl Layout {
+    /// Values that can be drawn with.
+    fn sane(self) -> Self {
+        Self {
+            columns: self.columns.max(1),
+            picture: self.picture.max(GLYPH),
+            text_scale: self.text_scale.clamp(1, self.picture.max(GLYPH) / GLYPH),
+            gap: self.gap,
+        }
+    }
+
+    fn width(self) -> u32 {
+        self.gap + self.columns * (self.picture + self.gap)
+    }
+
+    fn line_height(self) -> u32 {
+        self.text_scale * (GLYPH + LEADING)
+    }
+
+    /// Characters that fit below a picture.
+    fn chars(self) -> usize {
+        (self.picture / (self.text_scale * GLYPH)) as usize
+    }
+
+    /// Height of a heading with its rule.
+    fn heading_height(self) -> u32 {
+        self.line_height() + self.gap
+    }
+}
+
+/// A cell with its picture scaled and its text in lines.
+struct Set {
+    image: RgbImage,
+    lines: Vec<(Tone, String)>,
+}
+
+impl Set {
+    fn new(cell: &Cell, layout: Layout) -> Self {
+        let wrapped = |(tone, text): &(Tone, String)| {
+            wrap(text, layout.chars()).into_iter().map(|line| (*tone, line)).collect::<Vec<_>>()
+        };
+        Self {
+            image: scaled(&cell.image, layout.picture),
+            lines: cell.notes.iter().flat_map(wrapped).collect(),
+        }
+    }
+
+    fn height(&self, layout: Layout) -> u32 {
+        let text = self.lines.len() as u32 * layout.line_height();
+        self.image.height() + if text > 0 { layout.gap / 2 + text } else { 0 }
+    }
+}
+
+/// The sheet of all `sections`, one below the other.
+pub fn sheet(sections: &[Section], layout: &Layout) -> RgbImage {
+    let layout = layout.sane();
+    let set: Vec<(&str, Vec<Set>)> = sections
+        .iter()
+        .map(|section| {
+            let cells = section.cells.iter().map(|cell| Set::new(cell, layout)).collect();
+            (section.heading.as_str(), cells)
+        })
+        .collect();
+    let height: u32 =
+        set.iter().map(|(heading, cells)| section_height(heading, cells, layout)).sum();
+    let mut page = RgbImage::from_pixel(layout.width(), height + layout.gap, PAPER);
+    let mut top = layout.gap;
+    for (heading, cells) in &set {
+        top = draw_section(&mut page, heading, cells, top, layout);
+    }
+    page
+}
+
+fn rows(cells: &[Set], layout: Layout) -> impl Iterator<Item = (&[Set], u32)> {
+    let height = move |row: &[Set]| row.iter().map(|cell| cell.height(layout)).max().unwrap_or(0);
+    cells.chunks(layout.columns as usize).map(move |row| (row, height(row)))
+}
+
+fn section_height(heading: &str, cells: &[Set], layout: Layout) -> u32 {
+    let heading = if heading.is_empty() { 0 } else { layout.heading_height() };
+    heading + rows(cells, layout).map(|(_, height)| height + layout.gap).sum::<u32>()
+}
+
+/// Returns where the next section begins.
+fn draw_section(
+    page: &mut RgbImage,
+    heading: &str,
+    cells: &[Set],
+    mut top: u32,
+    layout: Layout,
+) -> u32 {
+    if !heading.is_empty() {
+        draw_text(page, heading, (layout.gap, top), layout.text_scale, Tone::Plain.ink());
+        let rule = top + layout.line_height() - layout.text_scale;
+        (layout.gap..layout.width() - layout.gap).for_each(|x| put(page, x, rule, RULE));
+        top += layout.heading_height();
+    }
+    for (row, height) in rows(cells, layout) {
+        for (column, cell) in (0u32..).zip(row) {
+            let left = layout.gap + column * (layout.picture + layout.gap);
+            imageops::replace(page, &cell.image, i64::from(left), i64::from(top));
+            let text_top = top + cell.image.height() + layout.gap / 2;
+            for (index, (tone, line)) in (0u32..).zip(&cell.lines) {
+                let y = text_top + index * layout.line_height();
+                draw_text(page, line, (left, y), layout.text_scale, tone.ink());
+            }
+        }
+        top += height + layout.gap;
+    }
+    top
+}
+
+/// `image` at `width` pixels across; whole multiples keep hard pixels.
+fn scaled(image: &RgbImage, width: u32) -> RgbImage {
+    let (from, height) = image.dimensions();
+    if from == 0 || height == 0 {
+        return RgbImage::from_pixel(width, width, RULE);
+    }
+    let height = (u64::from(height) * u64::from(width)).div_ceil(u64::from(from));
+    let height = u32::try_from(height).unwrap_or(u32::MAX).clamp(1, 8 * width);
+    let filter =
+        if width.is_multiple_of(from) { FilterType::Nearest } else { FilterType::Triangle };
+    imageops::resize(image, width, height, filter)
+}
+
+fn put(page: &mut RgbImage, x: u32, y: u32, ink: Rgb<u8>) {
+    if let Some(pixel) = page.get_pixel_mut_checked(x, y) {
+        *pixel = ink;
+    }
+}
+
+/// One line of text with its upper left corner at `(left, top)`; what leaves the page is cut off.
+fn draw_text(page: &mut RgbImage, text: &str, (left, top): (u32, u32), scale: u32, ink: Rgb<u8>) {
+    for (index, character) in (0u32..).zip(text.chars()) {
+        let glyph = glyph(character);
+        for (row, bits) in (0u32..).zip(glyph) {
+            for column in (0..GLYPH).filter(|column| bits >> column & 1 == 1) {
+                let (x, y) = (left + scale * (GLYPH * index + column), top + scale * row);
+                for (dx, dy) in (0..scale).flat_map(|dx| (0..scale).map(move |dy| (dx, dy))) {
+                    put(page, x + dx, y + dy, ink);
+                }
+            }
+        }
+    }
+}
+
+/// Eight rows of eight pixels, the lowest bit on the left.
+fn glyph(character: char) -> [u8; 8] {
+    let known = |character| BASIC_FONTS.get(character).or_else(|| LATIN_FONTS.get(character));
+    known(character).or_else(|| known(UNKNOWN)).unwrap_or([0xff; 8])
+}
+
+/// Breaks `text` into lines of `width` characters at most, at blanks where there are any.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    let mut used = 0;
+    for word in text.split_whitespace() {
+        let mut rest: Vec<char> = word.chars().collect();
+        if used > 0 && used + 1 + rest.len() > width {
+            lines.push(std::mem::take(&mut line));
+            used = 0;
+        }
+        if used > 0 {
+            line.push(' ');
+            used += 1;
+        }
+        while rest.len() > width {
+            lines.push(rest.drain(..width).collect());
+        }
+        used += rest.len();
+        line.extend(rest);
+    }
+    if used > 0 {
+        lines.push(line);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_wrapped_at_blanks_and_long_words_are_cut() {
+        assert_eq!(wrap("a red circle above", 9), ["a red", "circle", "above"]);
+        assert_eq!(wrap("abcdefghij kl", 4), ["abcd", "efgh", "ij", "kl"]);
+        assert!(wrap("  ", 4).is_empty());
+        for line in wrap("the quick brown fox jumps over incomprehensibilities", 7) {
+            assert!(line.chars().count() <= 7, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_page_holds_every_row() {
+        let cell = |side| Cell::new(RgbImage::from_pixel(side, side, Rgb([1, 2, 3])));
+        let section = Section { heading: String::new(), cells: vec![cell(16); 5] };
+        let layout = Layout { columns: 2, picture: 32, text_scale: 1, gap: 4 };
+        let page = sheet(&[section], &layout);
+        assert_eq!(page.dimensions(), (4 + 2 * 36, 4 + 3 * 36));
+        let picture = |x, y| *page.get_pixel(x, y) == Rgb([1, 2, 3]);
+        assert!(picture(4, 4) && picture(40, 40) && picture(4, 76) && !picture(40, 76));
+    }
+
+    #[test]
+    fn text_leaves_ink_of_its_tone() {
+        let cell = Cell::new(RgbImage::new(8, 8)).note(Tone::Right, "yes \u{e9} \u{4e2d}");
+        let section = Section { heading: "answers".into(), cells: vec![cell] };
+        let page = sheet(&[section], &Layout { columns: 1, ..Layout::default() });
+        assert!(page.pixels().any(|pixel| *pixel == Tone::Right.ink()));
+        assert!(page.pixels().any(|pixel| *pixel == Tone::Plain.ink()));
+    }
+
+    #[test]
+    fn empty_input_and_extreme_layouts_are_drawn() {
+        let layout = Layout { columns: 0, picture: 0, text_scale: 0, gap: 0 };
+        let cells = vec![Cell::new(RgbImage::new(0, 3)).note(Tone::Plain, "word")];
+        let page = sheet(&[Section { heading: "h".into(), cells }], &layout);
+        assert_eq!(page.width(), GLYPH);
+        assert_eq!(sheet(&[], &Layout::default()).height(), 12);
+    }
+}

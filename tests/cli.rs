@@ -1,0 +1,86 @@
+//! The program from outside: what it prints, what it writes, and how it fails.
+
+mod errors;
+mod training;
+mod verbs;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+use image::{Rgb, RgbImage};
+use serde_json::Value;
+
+use crate::common::tiny_checkpoint;
+
+/// A checkpoint that all tests read and none changes.
+static TINY: LazyLock<PathBuf> = LazyLock::new(|| {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tiny-checkpoint");
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+    tiny_checkpoint(&dir);
+    dir
+});
+
+fn tiny() -> &'static str {
+    text(&TINY)
+}
+
+/// What a run of the program came to.
+struct Outcome {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Outcome {
+    /// Every line of standard output as JSON.
+    fn json(&self) -> Vec<Value> {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        self.stdout.lines().map(parse).collect()
+    }
+
+    /// Asserts a failure with one message that holds all of `parts`, and nothing on stdout.
+    fn fails(&self, code: i32, parts: &[&str]) {
+        assert_eq!(self.code, code, "{}", self.stderr);
+        assert_eq!(self.stdout, "");
+        let messages: Vec<&str> =
+            self.stderr.lines().filter(|line| line.starts_with("calumma: error: ")).collect();
+        assert_eq!(messages.len(), 1, "{}", self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        for part in parts {
+            assert!(self.stderr.contains(part), "{part:?} is not in {}", self.stderr);
+        }
+    }
+}
+
+/// Runs the program in the directory `dir`, on the CPU.
+fn calumma_in(dir: &Path, args: &[&str]) -> Outcome {
+    let output = Command::new(env!("CARGO_BIN_EXE_calumma"))
+        .args(["--device", "cpu"])
+        .args(args)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    Outcome {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A picture file of flat colours.
+fn picture(dir: &Path, name: &str) -> PathBuf {
+    let path = dir.join(name);
+    RgbImage::from_fn(40, 32, |x, _| Rgb(if x < 20 { [200, 30, 30] } else { [30, 30, 200] }))
+        .save(&path)
+        .unwrap();
+    path
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}

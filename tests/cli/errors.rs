@@ -1,0 +1,174 @@
+//! Bad input: one message, the documented exit code, nothing half-written.
+
+use std::path::Path;
+
+use super::{calumma_in, picture, text, tiny};
+use crate::common::tiny_checkpoint;
+
+fn empty() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// A checkpoint of its own, to be damaged.
+fn own_checkpoint(dir: &Path) -> std::path::PathBuf {
+    let path = dir.join("own");
+    tiny_checkpoint(&path);
+    path
+}
+
+/// The signature, header and checksum of a PNG of 60000x60000 pixels, without its pixels.
+fn huge_png() -> Vec<u8> {
+    let mut bytes = vec![0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', 0, 0, 0, 13];
+    let mut header = b"IHDR".to_vec();
+    header.extend(60_000_u32.to_be_bytes());
+    header.extend(60_000_u32.to_be_bytes());
+    header.extend([8, 2, 0, 0, 0]);
+    let crc = !header.iter().fold(u32::MAX, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
+        })
+    });
+    bytes.extend(header);
+    bytes.extend(crc.to_be_bytes());
+    bytes.extend([0, 0, 0, 0]);
+    bytes.extend(b"IDAT\x35\xaf\x06\x1e");
+    bytes
+}
+
+#[test]
+fn missing_files_are_named() {
+    let dir = empty();
+    let run = |args: &[&str]| calumma_in(dir.path(), args);
+    run(&["caption", tiny(), "no.png"]).fails(3, &["no.png"]);
+    picture(dir.path(), "p.png");
+    run(&["caption", "nowhere", "p.png"]).fails(3, &["nowhere", "no checkpoint"]);
+    run(&["vq", "encode", "nowhere", "p.png"]).fails(3, &["nowhere", "no checkpoint"]);
+    run(&["train", "no.toml"]).fails(3, &["no.toml"]);
+    run(&["score", tiny(), "no.jsonl"]).fails(3, &["no.jsonl"]);
+    run(&["inspect", "no.safetensors"]).fails(3, &["no.safetensors"]);
+    run(&["data", "inspect", "no.parquet"]).fails(3, &["no.parquet"]);
+    run(&["demo", "--checkpoint", "nowhere"]).fails(3, &["nowhere"]);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_truncated_weight_file_is_named() {
+    let dir = empty();
+    let checkpoint = own_checkpoint(dir.path());
+    let weights = checkpoint.join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    let draw = ["draw", text(&checkpoint), "a circle", "--out", "new"];
+    calumma_in(dir.path(), &draw).fails(3, &["model.safetensors", "manifest"]);
+    std::fs::remove_file(checkpoint.join("manifest.json")).unwrap();
+    calumma_in(dir.path(), &draw).fails(3, &["model.safetensors", "safetensors file"]);
+    calumma_in(dir.path(), &["inspect", text(&weights)])
+        .fails(3, &["model.safetensors", "its header says"]);
+    calumma_in(dir.path(), &["export", text(&checkpoint), "release"]).fails(3, &["safetensors"]);
+    assert!(!dir.path().join("new").exists() && !dir.path().join("release").exists());
+}
+
+#[test]
+fn tensors_of_another_shape_are_named() {
+    let dir = empty();
+    let checkpoint = own_checkpoint(dir.path());
+    let path = checkpoint.join("config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let changed = config.replace("\"intermediate_size\": 48", "\"intermediate_size\": 40");
+    assert_ne!(config, changed);
+    std::fs::write(&path, changed).unwrap();
+    std::fs::remove_file(checkpoint.join("manifest.json")).unwrap();
+    let outcome = calumma_in(dir.path(), &["draw", text(&checkpoint), "a circle"]);
+    outcome.fails(3, &["model.safetensors", "of another shape", "gate_proj"]);
+}
+
+#[test]
+fn an_unknown_recipe_key_names_the_nearest() {
+    let dir = empty();
+    let recipe = "[run]\nname = \"x\"\nstpes = 3\n[bpe]\n[[data]]\npath = \"scenes:train\"\n";
+    std::fs::write(dir.path().join("r.toml"), recipe.replace("stpes", "documnets")).unwrap();
+    calumma_in(dir.path(), &["bpe", "train", "r.toml"])
+        .fails(3, &["r.toml", "`documnets`", "`documents`"]);
+    calumma_in(dir.path(), &["inspect", "r.toml"]).fails(3, &["`documents`"]);
+    std::fs::write(dir.path().join("v.toml"), "[run]\nname = \"x\"\nstpes = 3\n").unwrap();
+    calumma_in(dir.path(), &["vq", "train", "v.toml"]).fails(3, &["v.toml", "`stpes`", "`steps`"]);
+    assert!(!dir.path().join("runs").exists());
+}
+
+#[test]
+fn what_is_no_picture_is_refused() {
+    let dir = empty();
+    std::fs::write(dir.path().join("words.png"), "these are words").unwrap();
+    calumma_in(dir.path(), &["caption", tiny(), "words.png"]).fails(3, &["words.png"]);
+    let good = std::fs::read(picture(dir.path(), "good.png")).unwrap();
+    std::fs::write(dir.path().join("half.png"), &good[..good.len() / 2]).unwrap();
+    calumma_in(dir.path(), &["vq", "encode", tiny(), "half.png"]).fails(3, &["half.png"]);
+    calumma_in(dir.path(), &["inspect", "words.png"]).fails(3, &["words.png"]);
+}
+
+#[test]
+fn a_picture_too_large_is_refused_before_memory_is_taken() {
+    let dir = empty();
+    std::fs::write(dir.path().join("huge.png"), huge_png()).unwrap();
+    let outcome = calumma_in(dir.path(), &["caption", tiny(), "huge.png"]);
+    outcome.fails(3, &["huge.png", "60000"]);
+}
+
+#[test]
+fn more_marks_than_pictures_are_counted() {
+    let dir = empty();
+    let image = picture(dir.path(), "p.png");
+    let outcome = calumma_in(
+        dir.path(),
+        &["generate", tiny(), "--prompt", "<image> or <image>?", "--image", text(&image)],
+    );
+    outcome.fails(3, &["2 <image> marks", "1 picture was"]);
+}
+
+#[test]
+fn a_prompt_longer_than_the_context_is_refused() {
+    let dir = empty();
+    let long = "a red square ".repeat(60);
+    let outcome = calumma_in(dir.path(), &["generate", tiny(), "--prompt", &long]);
+    outcome.fails(3, &["context", "96"]);
+    std::fs::write(dir.path().join("d.jsonl"), format!("{{\"ids\": {:?}}}\n", [0; 97])).unwrap();
+    calumma_in(dir.path(), &["score", tiny(), "d.jsonl"]).fails(3, &["line 1", "97"]);
+}
+
+#[test]
+fn settings_out_of_range_are_named() {
+    let dir = empty();
+    let run = |flag: &str, value: &str| {
+        calumma_in(dir.path(), &["draw", tiny(), "a circle", flag, value])
+    };
+    run("--temperature", "0").fails(3, &["temperature is 0", "above 0"]);
+    run("--top-p", "1.5").fails(3, &["top_p is 1.5"]);
+    run("--guidance-scale=-1", "--no-metadata").fails(3, &["guidance_scale is -1"]);
+}
+
+#[test]
+fn wrong_usage_is_exit_code_two() {
+    let dir = empty();
+    for args in [
+        &["dance"][..],
+        &["draw"],
+        &["doctor", "--device", "gpu"],
+        &["doctor", "--precision", "f8"],
+        &["generate", "x", "--prompt", "y", "--num", "0"],
+        &["generate", "x", "--prompt", "y", "--greedy", "--temperature", "2"],
+        &["data", "scenes", "--out", "x", "--count", "1", "--split", "test"],
+    ] {
+        let outcome = calumma_in(dir.path(), args);
+        assert_eq!(outcome.code, 2, "{args:?}: {}", outcome.stderr);
+        assert_eq!(outcome.stdout, "", "{args:?}");
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_device_that_the_build_lacks_is_exit_code_four() {
+    let dir = empty();
+    picture(dir.path(), "p.png");
+    let outcome = calumma_in(dir.path(), &["caption", tiny(), "p.png", "--device", "cuda"]);
+    outcome.fails(4, &["this build has no cuda"]);
+}

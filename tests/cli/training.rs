@@ -1,0 +1,123 @@
+//! The three training verbs after one another, from scenes to a model that draws.
+
+use serde_json::json;
+
+use super::{calumma_in, text};
+
+const VQ: &str = r#"
+[run]
+name = "vq"
+steps = 3
+log_every = 1
+eval_samples = 2
+[model]
+resolution = 32
+base_channels = 32
+channel_multiplier = [1, 1, 1, 1]
+num_res_blocks = 1
+attn_resolutions = []
+latent_channels = 8
+embed_dim = 8
+num_embeddings = 24
+[[data]]
+path = "scenes:train?count=16&size=32"
+[[validation]]
+path = "scenes:val?count=2&size=32"
+[batch]
+images = 2
+"#;
+
+const BPE: &str = r#"
+[run]
+name = "bpe"
+documents = 50
+[bpe]
+vocab_size = 512
+num_codes = 24
+[[data]]
+path = "scenes:train?count=50&size=32"
+templates = ["{caption}"]
+"#;
+
+const LM: &str = r#"
+[run]
+name = "lm"
+steps = 2
+checkpoint_every = 1
+eval_samples = 2
+[model]
+hidden_size = 32
+intermediate_size = 48
+num_hidden_layers = 1
+num_attention_heads = 2
+max_position_embeddings = 128
+[tokenizer]
+checkpoint = "runs/vq/latest"
+text = "runs/bpe/tokenizer.json"
+[[data]]
+path = "scenes:train?count=16&size=32"
+templates = ["{caption}<image>"]
+[batch]
+sequences = 2
+seq_len = 64
+"#;
+
+#[test]
+fn recipes_lead_to_a_model_that_draws() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, recipe) in [("vq.toml", VQ), ("bpe.toml", BPE), ("lm.toml", LM)] {
+        std::fs::write(dir.path().join(name), recipe).unwrap();
+    }
+    let run = |args: &[&str]| calumma_in(dir.path(), &[args, &["--json"]].concat()).json();
+    let vq = &run(&["vq", "train", "vq.toml"])[0];
+    assert!(vq["evaluation"]["psnr"].is_f64(), "{vq}");
+    assert_eq!(run(&["bpe", "train", "bpe.toml"])[0]["vocab_size"], 512);
+
+    let dry = &run(&["train", "lm.toml", "--dry-run"])[0];
+    assert_eq!(dry["tokens"], 2 * 2 * 64);
+    assert_eq!(dry["parameters"]["embedding"], 512 * 32);
+    assert!(dry["first_batch"][0].as_str().unwrap().contains("[picture 4x4]"), "{dry}");
+    assert!(!dir.path().join("runs/lm/latest").exists());
+
+    let trained = &run(&["train", "lm.toml"])[0];
+    assert_eq!((&trained["steps"], &trained["resumed_at"]), (&json!(2), &json!(0)));
+    let resumed = &run(&["train", "lm.toml", "--set", "run.steps=3"])[0];
+    assert_eq!(resumed["resumed_at"], 2);
+    let checkpoint = resumed["checkpoint"].as_str().unwrap();
+    assert!(checkpoint.ends_with("step-0000003"), "{checkpoint}");
+    assert_eq!(run(&["inspect", "runs/lm"])[0]["step"], 3);
+    assert_eq!(run(&["inspect", checkpoint])[0]["resumable"], true);
+    let drawn = run(&["draw", "runs/lm/latest", "a red circle"]);
+    assert!(dir.path().join(drawn[0]["path"].as_str().unwrap()).is_file());
+
+    let inspected = &run(&["inspect", text("lm.toml".as_ref())])[0];
+    assert_eq!(inspected["recipe"]["optimizer"]["kind"], "adamw");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_the_run_and_ends_with_130() {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("vq.toml"), VQ).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_calumma"))
+        .args(["--device", "cpu", "vq", "train", "vq.toml", "--set", "run.steps=1000000"])
+        .current_dir(dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let log = dir.path().join("runs/vq/metrics.jsonl");
+    let begun = Instant::now();
+    while std::fs::metadata(&log).map_or(0, |metadata| metadata.len()) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(120), "no step was made");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let told = &calumma_in(dir.path(), &["inspect", "runs/vq", "--json"]).json()[0];
+    assert!(told["step"].as_u64().unwrap() > 0);
+}

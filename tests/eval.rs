@@ -1,0 +1,352 @@
+//! Measures on doubles whose right scores are known beforehand.
+
+use calumma::data::scenes::{Category, Scenes, render};
+use calumma::data::{Dataset, Fields, Sample};
+use calumma::error::{Error, Result};
+use calumma::eval::loss::BatchLoss;
+use calumma::eval::metrics::AnswerNormalizer;
+use calumma::eval::reconstruction::Reconstruction;
+use calumma::eval::text_to_image::prompts;
+use calumma::eval::{
+    Environment, Extent, Majority, captioning, loss, reconstruction, text_to_image, vqa,
+};
+use image::RgbImage;
+use serde_json::{Value, json};
+use vq_tokenizer::Codes;
+
+use crate::common::fixture;
+
+/// Rows in memory, a grey picture each; a row that is no object cannot be read.
+struct Rows(Vec<Value>);
+
+impl Dataset for Rows {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn get(&self, index: usize) -> Result<Sample> {
+        let fields: Fields = match &self.0[index] {
+            Value::Object(fields) => fields.clone(),
+            _ => return Err(Error::Invalid(format!("row {index} is damaged"))),
+        };
+        let picture = RgbImage::from_pixel(16, 16, image::Rgb([index as u8; 3]));
+        Ok(Sample { fields, images: vec![picture], source: format!("rows#{index}") })
+    }
+
+    fn name(&self) -> &str {
+        "rows"
+    }
+}
+
+fn questions() -> Rows {
+    let row = |(question, answer): (&str, &str)| json!({"question": question, "answer": answer});
+    Rows(
+        [
+            ("is it red?", "yes"),
+            ("is it red?", "no"),
+            ("is it red?", "No."),
+            ("what colour?", "red"),
+            ("what colour?", "blue"),
+            ("what colour?", "Red"),
+            ("what shape?", "circle"),
+            ("how many?", "two"),
+            ("where?", "top left"),
+        ]
+        .map(row)
+        .into(),
+    )
+}
+
+fn extent(batch: usize) -> Extent {
+    Extent { limit: None, batch }
+}
+
+/// `vqa_normalization.jsonl` was made by the public evaluator (GT-Vision-Lab/VQA at
+/// a013f0043c1e2cdc995922dfe257f7149aa9af06), both of its steps.
+#[test]
+fn answers_are_normalised_as_by_the_public_evaluator() {
+    let text = std::fs::read_to_string(fixture("metrics/vqa_normalization.jsonl")).unwrap();
+    let normalizer = AnswerNormalizer::new();
+    let mut cases = 0;
+    for line in text.lines() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        let input = case["input"].as_str().unwrap();
+        assert_eq!(normalizer.normalize(input), case["normalized"], "{input:?}");
+        cases += 1;
+    }
+    assert_eq!(cases, 89);
+}
+
+#[test]
+fn majority_answers_are_the_most_frequent_ones_of_each_group() {
+    let majority = Majority::learn(&questions()).unwrap();
+    // "no" and "red" occur twice; equals go by the alphabet.
+    assert_eq!(majority.overall(), "no");
+    assert_eq!(majority.of_type("color"), "red");
+    assert_eq!(majority.of_type("shape"), "circle");
+    assert_eq!(majority.of_type("never seen"), "no");
+    assert_eq!(majority.of_question("is it red?"), "no");
+    assert_eq!(majority.of_question("how many?"), "2");
+    assert_eq!(majority.of_question("why?"), "no");
+    let nothing = Majority::learn(&Rows(vec![json!({"caption": "x"})])).unwrap_err();
+    assert!(nothing.to_string().contains("column question"), "{nothing}");
+}
+
+#[test]
+fn answers_are_scored_by_type_beside_the_majority() {
+    let rows = questions();
+    let majority = Majority::learn(&rows).unwrap();
+    let mut batches = Vec::new();
+    let scores = vqa::evaluate(&rows, extent(4), &majority, |pictures, questions| {
+        assert_eq!(pictures.len(), questions.len());
+        batches.push(questions.len());
+        // Always "red", but the two "no" pictures are seen.
+        let answer = |picture: &RgbImage| match picture.get_pixel(0, 0)[0] {
+            1 | 2 => "No!".to_owned(),
+            _ => " a RED".to_owned(),
+        };
+        Ok(pictures.iter().map(answer).collect())
+    })
+    .unwrap();
+    assert_eq!(batches, [4, 4, 1]);
+    assert_eq!((scores.overall.accuracy.value, scores.overall.accuracy.n), (4.0 / 9.0, 9));
+    assert_eq!(scores.overall.majority.value, 2.0 / 9.0);
+    assert_eq!(scores.overall.question_majority.value, 7.0 / 9.0);
+    let names: Vec<_> = scores.types.iter().map(|group| group.name.as_str()).collect();
+    assert_eq!(names, ["color", "number", "other", "shape", "yes/no"]);
+    let yes_no = &scores.types[4];
+    assert_eq!((yes_no.accuracy.value, yes_no.accuracy.n), (2.0 / 3.0, 3));
+    assert_eq!((yes_no.majority_answer.as_str(), yes_no.majority.value), ("no", 2.0 / 3.0));
+    let report = scores.report("rows");
+    assert_eq!(report.scores[0].0, "exact_match");
+    assert_eq!(report.score("exact_match/color").unwrap().value, 2.0 / 3.0);
+    assert_eq!(report.samples[3].target, json!("red"));
+}
+
+#[test]
+fn scenes_are_asked_question_by_question_with_their_families() {
+    let spec = "scenes:val?count=12&seed=3";
+    let dataset = vqa::open(spec).unwrap();
+    assert!(dataset.len() > 12 * 4);
+    let majority = Majority::learn(dataset.as_ref()).unwrap();
+    let mut asked = 0;
+    let limit = Extent { limit: Some(40), batch: 16 };
+    let scores = vqa::evaluate(dataset.as_ref(), limit, &majority, |_, questions| {
+        let right =
+            |i: usize| dataset.get(i).unwrap().fields["answer"].as_str().unwrap().to_owned();
+        let answers = (asked..asked + questions.len()).map(right).collect();
+        asked += questions.len();
+        Ok(answers)
+    })
+    .unwrap();
+    assert_eq!((scores.overall.accuracy.value, scores.overall.accuracy.n), (1.0, 40));
+    assert!(scores.types.iter().any(|group| group.name == "relation"));
+    assert!(scores.overall.majority.value < 0.6);
+}
+
+#[test]
+fn too_few_answers_and_many_bad_samples_are_refused() {
+    let majority = Majority::learn(&questions()).unwrap();
+    let none = |_: &[RgbImage], _: &[String]| Ok(vec![]);
+    let refused = vqa::evaluate(&questions(), extent(4), &majority, none).unwrap_err();
+    assert!(refused.to_string().contains("0 results for a batch of 4"), "{refused}");
+    let mut rows = questions().0;
+    rows.push(json!(null));
+    let all = |_: &[RgbImage], questions: &[String]| Ok(vec![String::new(); questions.len()]);
+    let refused = vqa::evaluate(&Rows(rows.clone()), extent(4), &majority, all).unwrap_err();
+    assert!(refused.to_string().contains("1 of 10 samples are bad"), "{refused}");
+    let many: Vec<Value> = questions().0.into_iter().cycle().take(300).collect();
+    rows.extend(many);
+    let scores = vqa::evaluate(&Rows(rows), extent(64), &majority, all).unwrap();
+    assert_eq!((scores.overall.accuracy.n, scores.bad.len()), (309, 1));
+    assert!(scores.bad[0].reason.contains("row 9"));
+}
+
+#[test]
+fn rendered_ground_truth_scores_full_marks_and_other_pictures_near_none() {
+    let config = "scenes:val?count=240&seed=5".parse().unwrap();
+    let prompts = prompts(&config, None).unwrap();
+    let of = |category| prompts.iter().filter(|p| p.caption.category == category).count();
+    assert!(Category::ALL.into_iter().all(|category| of(category) >= 20));
+
+    let mut firsts = Vec::new();
+    let truth = text_to_image::evaluate(prompts.clone(), 100, |texts, first| {
+        firsts.push(first);
+        let scenes = prompts[first..first + texts.len()].iter();
+        Ok(scenes.map(|prompt| render(&prompt.scene, 64)).collect())
+    })
+    .unwrap();
+    assert_eq!(firsts, [0, 100, 200]);
+    for (name, score) in truth.scores() {
+        assert_eq!(score.value, 1.0, "{name}");
+    }
+
+    let shifted = |at: usize| &prompts[(at + 97) % prompts.len()];
+    let chance = text_to_image::evaluate(prompts.clone(), 100, |texts, first| {
+        Ok((first..first + texts.len()).map(|at| render(&shifted(at).scene, 64)).collect())
+    })
+    .unwrap();
+    let score = |name: &str| {
+        let scores = chance.scores();
+        scores.iter().find(|(known, _)| known == name).unwrap().1.value
+    };
+    assert!(score("accuracy") < 0.08 && score("single_object") < 0.15);
+    assert!(score("several/color_binding") < 0.08);
+}
+
+#[test]
+fn swapped_colours_keep_shapes_and_colours_but_not_the_binding() {
+    let config = "scenes:val?count=200&seed=9&objects=2".parse().unwrap();
+    let mut prompts = prompts(&config, None).unwrap();
+    prompts.retain(|p| {
+        let [a, b] = &p.scene.objects[..] else { return false };
+        a.color != b.color && a.shape != b.shape
+    });
+    let swapped = text_to_image::evaluate(prompts.clone(), 64, |texts, first| {
+        let picture = |at: usize| {
+            let mut scene = prompts[at].scene.clone();
+            let (a, b) = (scene.objects[0].color, scene.objects[1].color);
+            (scene.objects[0].color, scene.objects[1].color) = (b, a);
+            render(&scene, 64)
+        };
+        Ok((first..first + texts.len()).map(picture).collect())
+    })
+    .unwrap();
+    let share = |measure: fn(&text_to_image::Judgement) -> bool| swapped.share(|_| true, measure);
+    assert_eq!(share(|one| one.shapes).value, 1.0);
+    assert_eq!(share(|one| one.colors).value, 1.0);
+    assert_eq!(share(|one| one.count).value, 1.0);
+    assert_eq!(share(|one| one.pairs).value, 0.0);
+    assert_eq!(share(|one| one.satisfied).value, 0.0);
+}
+
+#[test]
+fn prompts_of_the_held_out_split_name_pairs_that_training_never_shows() {
+    let config = "scenes:held-out?count=50&objects=1".parse().unwrap();
+    for prompt in prompts(&config, Some(30)).unwrap() {
+        let object = prompt.scene.objects[0];
+        assert!(calumma::data::scenes::is_held_out(object.shape, object.color));
+    }
+    assert!(prompts(&config, Some(0)).unwrap_err().to_string().contains("limit"));
+}
+
+#[test]
+fn captions_count_when_they_equal_a_right_one_or_name_what_is_there() {
+    let rows = Rows(vec![
+        json!({"name": "red heart"}),
+        json!({"caption": "x", "captions": ["a star", "one star"]}),
+    ]);
+    let given = ["The red heart.", "blue star"];
+    let scores =
+        captioning::evaluate(&rows, extent(2), |_| Ok(given.map(str::to_owned).into())).unwrap();
+    assert_eq!((scores.exact_match.value, scores.exact_match.n), (0.5, 2));
+    assert!((scores.word_f1.value - (1.0 + 2.0 / 3.0) / 2.0).abs() < 1e-9);
+    assert_eq!(scores.true_mentions, None);
+
+    let scenes = Scenes::new("scenes:val?count=60&seed=2".parse().unwrap()).unwrap();
+    let mut index = 0;
+    let own = captioning::evaluate(&scenes, extent(20), |pictures| {
+        let start = index;
+        index += pictures.len();
+        let text = |i: usize| scenes.columns(i)["caption"].as_str().unwrap().to_owned();
+        Ok((start..index).map(text).collect())
+    })
+    .unwrap();
+    assert_eq!(own.exact_match.value, 1.0);
+    assert_eq!(own.true_mentions.unwrap().value, 1.0);
+    assert_eq!(own.all_mentioned.unwrap().value, 1.0);
+    let same = captioning::evaluate(&scenes, extent(20), |pictures| {
+        Ok(vec!["a red circle".to_owned(); pictures.len()])
+    })
+    .unwrap();
+    assert!(same.true_mentions.unwrap().value < 0.2);
+}
+
+#[test]
+fn reconstructions_are_scored_with_the_use_of_the_codebook() {
+    let rows = Rows(vec![json!({}), json!({}), json!({})]);
+    let scores = reconstruction::evaluate(&rows, extent(2), 8, |pictures| {
+        let one = |original: &RgbImage| {
+            let mut decoded = original.clone();
+            decoded.pixels_mut().for_each(|pixel| pixel.0 = pixel.0.map(|v| v + 1));
+            let code = u32::from(original.get_pixel(0, 0)[0]);
+            let codes = Codes { ids: vec![code; 4], height: 2, width: 2 };
+            Reconstruction { original: original.clone(), codes, decoded }
+        };
+        Ok(pictures.iter().map(one).collect())
+    })
+    .unwrap();
+    assert!((scores.psnr.value - 48.130_803_608_679_1).abs() < 1e-9);
+    assert_eq!(scores.psnr.n, 3);
+    let report = scores.report("rows");
+    assert_eq!(report.score("codebook_usage").unwrap().value, 3.0 / 8.0);
+    assert!((report.score("codebook_perplexity").unwrap().value - 3.0).abs() < 1e-9);
+    assert_eq!(report.score("dead_codes").unwrap().value, 5.0);
+}
+
+#[test]
+fn losses_are_means_over_tokens_by_modality() {
+    let sources = [("a".to_owned(), vec![batch(), batch()]), ("b".to_owned(), vec![batch()])];
+    let mut losses = [(6.0, 2, 1.0, 1), (2.0, 2, 3.0, 1), (0.0, 0, 8.0, 4)].into_iter();
+    let scores = loss::evaluate(&sources, |_| {
+        let (image, images, text, texts) = losses.next().unwrap();
+        BatchLoss { image: (image, images), text: (text, texts) }
+    })
+    .unwrap();
+    let report = scores.report("recipe");
+    let value = |name: &str| report.score(name).map(|score| (score.value, score.n));
+    assert_eq!(value("loss"), Some((2.0, 10)));
+    assert_eq!(value("image_loss"), Some((2.0, 4)));
+    assert_eq!(value("text_loss"), Some((2.0, 6)));
+    assert_eq!(value("image_loss/a"), Some((2.0, 4)));
+    assert_eq!(value("image_loss/b"), None);
+    let broken =
+        loss::evaluate(&sources, |_| BatchLoss { text: (f64::NAN, 3), ..BatchLoss::default() });
+    assert!(broken.unwrap_err().to_string().contains("a: the sum"));
+}
+
+fn batch() -> calumma::train::objective::NextTokenBatch {
+    let packed = calumma::data::pack::PackedBatch {
+        ids: vec![],
+        document_ids: vec![],
+        positions: vec![],
+        loss_mask: vec![],
+        rows: 0,
+        seq_len: 0,
+    };
+    calumma::train::objective::NextTokenBatch { packed, is_image: vec![] }
+}
+
+#[test]
+fn results_are_written_whole_and_replace_older_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("new/results");
+    let rows = questions();
+    let majority = Majority::learn(&rows).unwrap();
+    let environment = Environment { version: "0.1.0".into(), seed: 7, ..Environment::default() };
+    let write = |extent| {
+        let answer = |_: &[RgbImage], q: &[String]| Ok(vec!["red".to_owned(); q.len()]);
+        let scores = vqa::evaluate(&rows, extent, &majority, answer).unwrap();
+        scores.report("rows").write(&out, &environment).unwrap();
+    };
+    write(extent(4));
+    write(Extent { limit: Some(5), batch: 4 });
+    let text = std::fs::read_to_string(out.join("results.json")).unwrap();
+    let results: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&results["task"], &results["n"]), (&json!("vqa"), &json!(5)));
+    assert_eq!(results["scores"]["exact_match"]["value"], json!(0.2));
+    assert_eq!(results["interval"], results["scores"]["exact_match"]["interval"]);
+    assert_eq!(results["environment"]["seed"], json!(7));
+    // In the order in which people read them, not the alphabet's.
+    assert!(text.find("\"exact_match\"").unwrap() < text.find("\"majority_answer\"").unwrap());
+    let lines = std::fs::read_to_string(out.join("samples.jsonl")).unwrap();
+    let samples: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(samples.len(), 5);
+    assert_eq!(samples[3]["id"], json!("rows#3"));
+    assert_eq!(samples[3]["target"], json!("red"));
+    assert_eq!(samples[3]["response"], json!("red"));
+    assert_eq!(samples[3]["scores"], json!({"exact_match": 1.0}));
+    assert!(image::open(out.join("sheet.png")).unwrap().width() > 8 * 128);
+    let files = std::fs::read_dir(&out).unwrap().count();
+    assert_eq!(files, 3, "nothing half-written stays behind");
+}

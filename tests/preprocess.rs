@@ -1,0 +1,64 @@
+//! Preprocessing against Pillow 13: transformers' processor and the original release's rules.
+
+use vq_tokenizer::preprocess::{PreprocessorConfig, Rule, open_image, to_rgb_by};
+
+use crate::common::{Expected, cpu, excess, fixture};
+
+/// Every colour mode of the fixtures, wide, tall, small and exact sizes.
+const PICTURES: [&str; 11] = [
+    "rgb_wide",
+    "rgb_tall",
+    "rgb_small",
+    "rgb_extreme",
+    "rgb_exact",
+    "rgb_large_noise",
+    "gray",
+    "gray_alpha",
+    "palette",
+    "rgba_gradient",
+    "rgba_opaque",
+];
+
+fn preprocessed(picture: &str, config: &PreprocessorConfig) -> image::RgbImage {
+    let path = fixture(&format!("images/{picture}.png"));
+    config.resize(&to_rgb_by(open_image(&path).unwrap(), config.rule))
+}
+
+#[test]
+fn bytes_equal_both_references_exactly() {
+    let expected = Expected::open("images/expected.safetensors");
+    for (rule, config) in [
+        ("hf", PreprocessorConfig::hugging_face(32)),
+        ("original", PreprocessorConfig::original(32)),
+    ] {
+        for picture in PICTURES {
+            let image = preprocessed(picture, &config);
+            let reference = expected.bytes(&format!("{picture}.{rule}_uint8_hwc"));
+            assert_eq!(image.as_raw(), &reference, "{picture} by the rule {rule}");
+        }
+    }
+}
+
+#[test]
+fn pixel_values_equal_both_references() {
+    let expected = Expected::open("images/expected.safetensors");
+    for (rule, config) in [
+        ("hf_pil", PreprocessorConfig::hugging_face(32)),
+        ("original", PreprocessorConfig::original(32)),
+    ] {
+        for picture in ["rgb_wide", "rgba_gradient"] {
+            let tensor = config.tensor(&[preprocessed(picture, &config)], &cpu()).unwrap();
+            let reference = expected.floats(&format!("{picture}.{rule}"));
+            let off = excess(&tensor.squeeze_dim::<3>(0).to_data(), &reference, 1e-6, 0.0);
+            assert!(off <= 1.0, "{picture} by the rule {rule} is {off} tolerances off");
+        }
+    }
+}
+
+#[test]
+fn the_released_configuration_is_read() {
+    let path = fixture("images/preprocessor_config.json");
+    let config = PreprocessorConfig::load(&path).unwrap();
+    assert_eq!(config, PreprocessorConfig::hugging_face(512));
+    assert_eq!(config.rule, Rule::HuggingFace);
+}
