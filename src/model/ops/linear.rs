@@ -27,8 +27,13 @@ pub(crate) fn few_rows(x: &[f32], w: &[f32], inputs: usize) -> Vec<f32> {
         let parts = turned.par_chunks_mut(OUTPUTS * rows).zip(w.par_chunks(OUTPUTS * inputs));
         parts.for_each(|(y, w)| outputs_part(x, w, inputs, y));
     }
-    let column = |row| turned[row..].iter().step_by(rows).copied();
-    (0..rows).flat_map(column).collect() // [rows, outputs]
+    let mut y = vec![0.0; rows * outputs]; // [rows, outputs]
+    for (output, column) in turned.chunks_exact(rows).enumerate() {
+        for (row, value) in column.iter().enumerate() {
+            y[row * outputs + output] = *value;
+        }
+    }
+    y
 }
 
 wide! {
