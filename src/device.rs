@@ -1,8 +1,17 @@
 //! Where tensors live: device names, their precision, and what this machine offers.
 //!
-//! This is the only library file that names a Burn backend; everything else receives a
-//! [`Device`]. Nothing here calls `Device::default()`, which prefers CUDA in every build that has
+//! This file and the folder of its name are the only ones in the library that name a Burn backend;
+//! everything else receives a [`Device`]. Nothing here calls `Device::default()`, which prefers CUDA in every build that has
 //! it, also on machines without a GPU.
+
+#[cfg(not(all(feature = "cpu", feature = "cuda", feature = "wgpu")))]
+mod absent;
+#[cfg(feature = "cpu")]
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "wgpu")]
+mod wgpu;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,6 +20,13 @@ use std::str::FromStr;
 use burn::tensor::{Device, FloatDType};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+#[cfg(not(feature = "cpu"))]
+use self::absent::cpu;
+#[cfg(not(feature = "cuda"))]
+use self::absent::cuda;
+#[cfg(not(feature = "wgpu"))]
+use self::absent::wgpu;
 
 /// A device by name, as `--device` takes it.
 ///
@@ -262,227 +278,6 @@ pub enum DeviceError {
          on Linux, vulkaninfo must list one"
     )]
     NoWgpu,
-}
-
-#[cfg(feature = "cpu")]
-mod cpu {
-    use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
-
-    pub fn open() -> Result<Device, DeviceError> {
-        Ok(Device::flex())
-    }
-
-    pub fn describe() -> DeviceInfo {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let kernels = if has_avx512() { "with AVX-512" } else { "without AVX-512" };
-        let note = format!("threads: {threads}, matrix kernels {kernels}");
-        DeviceInfo::new(DeviceSpec::Cpu, "CPU", Ok(note))
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    fn has_avx512() -> bool {
-        is_x86_feature_detected!("avx512f")
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn has_avx512() -> bool {
-        false
-    }
-}
-
-#[cfg(not(feature = "cpu"))]
-mod cpu {
-    use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
-
-    const MISSING: DeviceError = DeviceError::NotBuilt { feature: "cpu" };
-
-    pub fn open() -> Result<Device, DeviceError> {
-        Err(MISSING)
-    }
-
-    pub fn describe() -> DeviceInfo {
-        DeviceInfo::new(DeviceSpec::Cpu, "CPU", Err(MISSING))
-    }
-}
-
-#[cfg(feature = "cuda")]
-mod cuda {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-    use std::path::PathBuf;
-
-    use burn::tensor::DeviceType;
-
-    use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
-
-    /// Any CUDA installation that can compile half-precision kernels has it.
-    const HEADER: &str = "cuda_fp16.h";
-
-    pub fn devices() -> Vec<Device> {
-        Device::enumerate(DeviceType::Cuda).to_vec()
-    }
-
-    pub fn open(first: usize, last: usize) -> Result<Vec<Device>, DeviceError> {
-        let devices = devices();
-        check_range(first, last, devices.len())?;
-        check_headers(cubecl::cuda::install::cuda_path())?;
-        Ok((first..=last).map(Device::cuda).collect())
-    }
-
-    /// An error if the range is empty or leaves the `found` devices.
-    fn check_range(first: usize, last: usize, found: usize) -> Result<(), DeviceError> {
-        let highest = found.checked_sub(1).ok_or(DeviceError::NoCuda)?;
-        if last < first {
-            let spec = DeviceSpec::CudaRange(first, last).to_string();
-            return Err(DeviceError::UnknownSpec { spec });
-        }
-        if last > highest {
-            return Err(DeviceError::NoCudaIndex { index: first.max(found), last: highest });
-        }
-        Ok(())
-    }
-
-    /// An error unless NVRTC would find its headers below `cuda_path`: it is given that folder
-    /// only when the first kernel is compiled, too late for an error that names it.
-    fn check_headers(cuda_path: Option<PathBuf>) -> Result<(), DeviceError> {
-        let cuda_path = cuda_path.ok_or(DeviceError::NoCudaPath { header: HEADER })?;
-        let path = cuda_path.join("include").join(HEADER);
-        if !path.is_file() {
-            return Err(DeviceError::NoCudaHeaders { path, header: HEADER });
-        }
-        Ok(())
-    }
-
-    pub fn describe() -> Vec<DeviceInfo> {
-        let devices = devices();
-        if devices.is_empty() {
-            let missing = Err(DeviceError::NoCuda);
-            return vec![DeviceInfo::new(DeviceSpec::Cuda(0), "NVIDIA GPU", missing)];
-        }
-        let describe_one = |(index, device): (usize, &Device)| {
-            let headers = check_headers(cubecl::cuda::install::cuda_path());
-            let note = headers.map(|()| "kernels are compiled at first use".to_string());
-            // A driver that refuses the device panics in there; a report has to survive that.
-            let identity = catch_unwind(AssertUnwindSafe(|| device.identity())).ok().flatten();
-            let name = identity.map_or("NVIDIA GPU that does not open".to_string(), |id| id.name);
-            DeviceInfo::new(DeviceSpec::Cuda(index), name, note)
-        };
-        devices.iter().enumerate().map(describe_one).collect()
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use super::*;
-
-        #[test]
-        fn a_range_must_lie_within_the_devices_found() {
-            assert_eq!(check_range(0, 0, 0), Err(DeviceError::NoCuda));
-            assert_eq!(check_range(0, 3, 4), Ok(()));
-            let beyond = |index| Err(DeviceError::NoCudaIndex { index, last: 1 });
-            assert_eq!(check_range(0, 3, 2), beyond(2));
-            assert_eq!(check_range(5, 6, 2), beyond(5));
-            assert!(matches!(check_range(1, 0, 2), Err(DeviceError::UnknownSpec { .. })));
-        }
-
-        #[test]
-        fn missing_headers_are_named_with_their_path() {
-            let error = check_headers(None).unwrap_err();
-            assert!(error.to_string().contains("CUDA_PATH"), "{error}");
-
-            let folder = tempfile::tempdir().unwrap();
-            let root = folder.path().to_path_buf();
-            let error = check_headers(Some(root.clone())).unwrap_err();
-            assert!(error.to_string().contains("cuda_fp16.h does not exist"), "{error}");
-
-            std::fs::create_dir(root.join("include")).unwrap();
-            std::fs::write(root.join("include").join(HEADER), "").unwrap();
-            assert_eq!(check_headers(Some(root)), Ok(()));
-        }
-    }
-}
-
-#[cfg(not(feature = "cuda"))]
-mod cuda {
-    use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
-
-    const MISSING: DeviceError = DeviceError::NotBuilt { feature: "cuda" };
-
-    pub fn devices() -> Vec<Device> {
-        Vec::new()
-    }
-
-    pub fn open(_first: usize, _last: usize) -> Result<Vec<Device>, DeviceError> {
-        Err(MISSING)
-    }
-
-    pub fn describe() -> Vec<DeviceInfo> {
-        vec![DeviceInfo::new(DeviceSpec::Cuda(0), "NVIDIA GPU", Err(MISSING))]
-    }
-}
-
-#[cfg(feature = "wgpu")]
-mod wgpu {
-    use burn::tensor::{DeviceKind, DeviceType};
-
-    use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
-
-    /// The kinds of adapter, best first: what each is called, and whether it is a GPU of this
-    /// machine.
-    const KINDS: [(DeviceKind, &str, bool); 4] = [
-        (DeviceKind::DiscreteGpu(0), "discrete GPU", true),
-        (DeviceKind::IntegratedGpu(0), "integrated GPU", true),
-        (DeviceKind::VirtualGpu(0), "virtual GPU", false),
-        (DeviceKind::Cpu, "software adapter, slower than cpu", false),
-    ];
-
-    struct Adapter {
-        device: Device,
-        name: &'static str,
-        is_hardware: bool,
-    }
-
-    fn best() -> Option<Adapter> {
-        let found = Device::enumerate(DeviceType::Wgpu);
-        let known = KINDS.into_iter().find_map(|(kind, name, is_hardware)| {
-            let device = Device::wgpu(kind);
-            found.contains(&device).then_some(Adapter { device, name, is_hardware })
-        });
-        known.or_else(|| {
-            let device = found.first()?.clone();
-            Some(Adapter { device, name: "adapter of unknown kind", is_hardware: false })
-        })
-    }
-
-    pub fn has_hardware() -> bool {
-        best().is_some_and(|adapter| adapter.is_hardware)
-    }
-
-    pub fn open() -> Result<Device, DeviceError> {
-        best().map(|adapter| adapter.device).ok_or(DeviceError::NoWgpu)
-    }
-
-    pub fn describe() -> DeviceInfo {
-        let note = best().map(|adapter| adapter.name.to_string()).ok_or(DeviceError::NoWgpu);
-        DeviceInfo::new(DeviceSpec::Wgpu, "GPU through wgpu", note)
-    }
-}
-
-#[cfg(not(feature = "wgpu"))]
-mod wgpu {
-    use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
-
-    const MISSING: DeviceError = DeviceError::NotBuilt { feature: "wgpu" };
-
-    pub fn has_hardware() -> bool {
-        false
-    }
-
-    pub fn open() -> Result<Device, DeviceError> {
-        Err(MISSING)
-    }
-
-    pub fn describe() -> DeviceInfo {
-        DeviceInfo::new(DeviceSpec::Wgpu, "GPU through wgpu", Err(MISSING))
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,54 @@
+//! What stands in for a backend that this build lacks: errors that name the feature to build with.
+
+#[cfg(not(feature = "cpu"))]
+pub mod cpu {
+    use super::super::{Device, DeviceError, DeviceInfo, DeviceSpec};
+
+    const MISSING: DeviceError = DeviceError::NotBuilt { feature: "cpu" };
+
+    pub fn open() -> Result<Device, DeviceError> {
+        Err(MISSING)
+    }
+
+    pub fn describe() -> DeviceInfo {
+        DeviceInfo::new(DeviceSpec::Cpu, "CPU", Err(MISSING))
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+pub mod cuda {
+    use super::super::{Device, DeviceError, DeviceInfo, DeviceSpec};
+
+    const MISSING: DeviceError = DeviceError::NotBuilt { feature: "cuda" };
+
+    pub fn devices() -> Vec<Device> {
+        Vec::new()
+    }
+
+    pub fn open(_first: usize, _last: usize) -> Result<Vec<Device>, DeviceError> {
+        Err(MISSING)
+    }
+
+    pub fn describe() -> Vec<DeviceInfo> {
+        vec![DeviceInfo::new(DeviceSpec::Cuda(0), "NVIDIA GPU", Err(MISSING))]
+    }
+}
+
+#[cfg(not(feature = "wgpu"))]
+pub mod wgpu {
+    use super::super::{Device, DeviceError, DeviceInfo, DeviceSpec};
+
+    const MISSING: DeviceError = DeviceError::NotBuilt { feature: "wgpu" };
+
+    pub fn has_hardware() -> bool {
+        false
+    }
+
+    pub fn open() -> Result<Device, DeviceError> {
+        Err(MISSING)
+    }
+
+    pub fn describe() -> DeviceInfo {
+        DeviceInfo::new(DeviceSpec::Wgpu, "GPU through wgpu", Err(MISSING))
+    }
+}
