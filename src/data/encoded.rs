@@ -14,10 +14,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use vq_tokenizer::{Codes, VqTokenizer};
 
-use super::{Counted, DEFAULT_TOLERANCE, Dataset, Fields};
+use super::{Counted, DEFAULT_TOLERANCE, DataConfig, Dataset, Fields};
 use crate::error::{Error, Result};
 use crate::report::Reporter;
-use crate::train::DataConfig;
 
 /// Pictures encoded at one time.
 const BATCH: usize = 32;

@@ -6,6 +6,7 @@
 //! [`template`], draws from several sources by weight ([`mixture`]) and packs the resulting
 //! token sequences into rows ([`pack`]).
 
+mod config;
 mod counted;
 mod document;
 mod encoded;
@@ -29,6 +30,8 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde_json::{Map, Value};
 
+pub(crate) use config::validate_sources;
+pub use config::{DataConfig, WeightedTemplate};
 pub use counted::{BadSample, Counted, DEFAULT_TOLERANCE};
 pub use encoded::{EncodedSample, EncodedSource, Encoding};
 pub use folder::PictureFolder;

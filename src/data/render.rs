@@ -13,7 +13,7 @@ use crate::{Error, Result};
 
 /// Which segments of a document the loss counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Loss {
     /// All of them.
     #[default]
@@ -21,6 +21,9 @@ pub enum Loss {
     /// Answers: what stands after a separator that ends a prompt, up to and with the separator
     /// that ends the answer (by which the model learns to stop).
     Answers,
+    /// Answers, and every picture. A picture that opens a document is learnt without a prompt, which
+    /// is what guidance compares with; texts that only ask for something are not learnt.
+    PicturesAndAnswers,
 }
 
 /// How [`Template::render`] lays out a document.
@@ -230,7 +233,8 @@ impl Writer<'_> {
             return Err(self.error(&message));
         };
         self.num_used += 1;
-        self.push(CodedSegment::Image(codes.clone()), self.supervised());
+        let supervised = self.supervised() || self.options.loss == Loss::PicturesAndAnswers;
+        self.push(CodedSegment::Image(codes.clone()), supervised);
         Ok(())
     }
 
@@ -300,6 +304,11 @@ mod tests {
         let source = "<image>{#turns|<sep>}{q}?<sep>{a}{/turns}";
         let rendered = render(source, fields.clone(), &ANSWERS).unwrap();
         assert_eq!(shown(&rendered), "I 'a?' | 'b'+ |+ 'c?' | 'd'+");
+        let pictures = RenderOptions { loss: Loss::PicturesAndAnswers, max_turns: None };
+        let rendered = render(source, fields.clone(), &pictures).unwrap();
+        assert_eq!(shown(&rendered), "I+ 'a?' | 'b'+ |+ 'c?' | 'd'+");
+        let rendered = render("a {q}<image>", json!({ "q": "b" }), &pictures).unwrap();
+        assert_eq!(shown(&rendered), "'a b' I+");
         let rendered = render(source, fields, &RenderOptions::default()).unwrap();
         assert_eq!(shown(&rendered), "I+ 'a?'+ |+ 'b'+ |+ 'c?'+ |+ 'd'+");
     }

@@ -1,9 +1,6 @@
-//! Recipes: one TOML file says everything about a run.
-//!
-//! Precedence: defaults, then the file, then `--set section.key=value`. An unknown key is an error that
-//! names the nearest known one.
+//! What a recipe says: everything about a run. `recipe.rs` reads the file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -13,7 +10,7 @@ use vq_tokenizer::train::{RevivalConfig, VqLossConfig};
 use super::objective::LossConfig;
 use super::optimizer::OptimizerConfig;
 use super::schedule::ScheduleConfig;
-use crate::data::template::Loss;
+use crate::data::{DataConfig, validate_sources};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::tokenize::BpeConfig;
@@ -266,74 +263,6 @@ pub struct TokenizerConfig {
     pub text: PathBuf,
 }
 
-/// One source of documents.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataConfig {
-    /// A path or a `scenes:` specification.
-    pub path: String,
-    /// Share of the draws, relative to the other sources.
-    #[serde(default = "one")]
-    pub weight: f64,
-    /// How a sample becomes a document; one is drawn by weight every time.
-    #[serde(default)]
-    pub templates: Vec<WeightedTemplate>,
-    /// Rows with equal values in this column become one sample whose list `turns` holds the other
-    /// columns.
-    pub group_by: Option<String>,
-    /// One sample per entry of this list-valued column.
-    pub explode: Option<String>,
-    /// What is supervised: `all` tokens, or only the `answers` after a separator.
-    #[serde(default)]
-    pub loss: Loss,
-    /// Entries of a repeated list in one document at most.
-    #[serde(default = "default_turns")]
-    pub max_turns: usize,
-    /// Probability that the text before a closing picture is dropped, for guidance.
-    #[serde(default)]
-    pub prompt_dropout: f64,
-    /// The first samples only.
-    pub limit: Option<usize>,
-    /// Text fields added to every sample, for templates.
-    #[serde(default)]
-    pub fields: serde_json::Map<String, serde_json::Value>,
-    /// Random shift and mirror of the pictures, for tokenizer training only.
-    #[serde(default)]
-    pub augment: bool,
-}
-
-fn one() -> f64 {
-    1.0
-}
-fn default_turns() -> usize {
-    8
-}
-
-/// A template and how often it is drawn; in a recipe a plain string has weight 1.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum WeightedTemplate {
-    /// Weight 1.
-    Plain(String),
-    /// Any weight.
-    Weighted {
-        /// The template.
-        template: String,
-        /// Relative to the source's other templates.
-        weight: f64,
-    },
-}
-
-impl WeightedTemplate {
-    /// The template's text and weight.
-    pub fn parts(&self) -> (&str, f64) {
-        match self {
-            Self::Plain(template) => (template, 1.0),
-            Self::Weighted { template, weight } => (template, *weight),
-        }
-    }
-}
-
 /// The shape of a language model's batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -380,8 +309,8 @@ impl Recipe for LanguageRecipe {
             return Err(Error::Invalid(format!("batch.seq_len is {len}; it must be at least 2")));
         }
         self.model.config(1).validate()?;
-        validate_data(&self.data, true)?;
-        validate_data(&self.validation, true).or_else(|e| match self.validation.is_empty() {
+        validate_sources(&self.data, true)?;
+        validate_sources(&self.validation, true).or_else(|e| match self.validation.is_empty() {
             true => Ok(()),
             false => Err(e),
         })
@@ -395,13 +324,13 @@ impl Recipe for VqRecipe {
         self.optimizer.validate()?;
         self.schedule.validate()?;
         at_least_one("batch.images", self.batch.images)?;
-        validate_data(&self.data, false)
+        validate_sources(&self.data, false)
     }
 }
 
 impl Recipe for BpeRecipe {
     fn validate(&self) -> Result<()> {
-        validate_data(&self.data, true)
+        validate_sources(&self.data, true)
     }
 }
 
@@ -410,107 +339,4 @@ fn at_least_one(key: &str, value: usize) -> Result<()> {
         return Err(Error::Invalid(format!("{key} is 0; it must be at least 1")));
     }
     Ok(())
-}
-
-fn validate_data(sources: &[DataConfig], templates: bool) -> Result<()> {
-    if sources.is_empty() {
-        return Err(Error::Invalid("data is empty; a recipe needs at least one source".to_owned()));
-    }
-    for source in sources {
-        let invalid = |key: &str, value: f64, range: &str| {
-            let path = &source.path;
-            Err(Error::Invalid(format!("data {path}: {key} is {value}; allowed: {range}")))
-        };
-        if !(source.weight >= 0.0 && source.weight.is_finite()) {
-            return invalid("weight", source.weight, "at least 0");
-        }
-        if !(0.0..=1.0).contains(&source.prompt_dropout) {
-            return invalid("prompt_dropout", source.prompt_dropout, "[0, 1]");
-        }
-        if templates && source.templates.is_empty() {
-            let path = &source.path;
-            return Err(Error::Invalid(format!("data {path}: templates is empty")));
-        }
-    }
-    Ok(())
-}
-
-/// Reads a recipe and applies `overrides` of the form `section.key=value` to it.
-///
-/// # Errors
-/// [`Error::Io`] when the file cannot be read, [`Error::File`] when it is no TOML, has an unknown key
-/// or a value out of range; [`Error::Invalid`] for a malformed override.
-pub fn read_recipe<R: Recipe>(path: &Path, overrides: &[String]) -> Result<R> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    let mut table: toml::Table = toml::from_str(&text)
-        .map_err(|e| Error::file(path, e.to_string().trim_end().to_owned()))?;
-    for override_ in overrides {
-        apply(&mut table, override_)?;
-    }
-    let recipe: R = table
-        .try_into()
-        .map_err(|e: toml::de::Error| Error::file(path, explain(e.to_string().trim_end())))?;
-    recipe.validate().map_err(|e| Error::file(path, e.to_string()))?;
-    Ok(recipe)
-}
-
-/// Sets `a.b.c=value`; a value that is no TOML is taken as a string.
-fn apply(table: &mut toml::Table, override_: &str) -> Result<()> {
-    let malformed = || Error::Invalid(format!("--set {override_}: expected section.key=value"));
-    let (key, value) = override_.split_once('=').ok_or_else(malformed)?;
-    let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
-        .ok()
-        .and_then(|mut parsed| parsed.remove("value"))
-        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
-    let mut path: Vec<&str> = key.trim().split('.').collect();
-    let last = path.pop().filter(|last| !last.is_empty()).ok_or_else(malformed)?;
-    let mut table = table;
-    for section in path {
-        let entry = table
-            .entry(section.to_owned())
-            .or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        table = entry.as_table_mut().ok_or_else(malformed)?;
-    }
-    table.insert(last.to_owned(), value);
-    Ok(())
-}
-
-/// Adds the nearest known key to serde's message about an unknown one.
-pub fn explain(message: &str) -> String {
-    let Some((_, rest)) = message.split_once("unknown field `") else { return message.to_owned() };
-    let mut names = rest.split('`').step_by(2);
-    let unknown = names.next().unwrap_or_default();
-    let nearest = rest.split('`').skip(2).step_by(2).max_by(|a, b| {
-        strsim::jaro_winkler(a, unknown).total_cmp(&strsim::jaro_winkler(b, unknown))
-    });
-    match nearest {
-        Some(nearest) => {
-            format!("unknown key `{unknown}`; the nearest known key is `{nearest}` ({message})")
-        }
-        None => message.to_owned(),
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_override_replaces_a_nested_key() {
-        let mut table: toml::Table = toml::from_str("[optimizer]\nlr = 1.0\n").unwrap();
-        apply(&mut table, "optimizer.lr=3e-4").unwrap();
-        apply(&mut table, "run.name=quick").unwrap();
-        assert_eq!(table["optimizer"]["lr"].as_float(), Some(3e-4));
-        assert_eq!(table["run"]["name"].as_str(), Some("quick"));
-        assert!(apply(&mut table, "no value").is_err());
-    }
-
-    #[test]
-    fn an_unknown_key_names_the_nearest() {
-        let message = toml::from_str::<OptimizerConfig>("learning_rat = 1\nlr=1").unwrap_err();
-        assert!(explain(&message.to_string()).contains("unknown key `learning_rat`"));
-        let message = toml::from_str::<OptimizerConfig>("weight_deca = 1").unwrap_err();
-        assert!(explain(&message.to_string()).contains("nearest known key is `weight_decay`"));
-    }
 }

@@ -7,12 +7,11 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use vq_tokenizer::Codes;
 
-use super::config::DataConfig;
 use super::objective::NextTokenBatch;
 use crate::data::mixture::{Cursor, Mixture, Source};
 use crate::data::pack::{PackReport, PackedBatch, Packer, PackerState};
 use crate::data::template::{RenderOptions, Template};
-use crate::data::{self, DEFAULT_TOLERANCE, EncodedSample, EncodedSource, Encoding};
+use crate::data::{self, DEFAULT_TOLERANCE, DataConfig, EncodedSample, EncodedSource, Encoding};
 use crate::error::{Error, Result};
 use crate::tokenize::{CodedSegment, Processor, TokenClass, TokenSequence};
 

@@ -15,10 +15,10 @@ use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::train::{Revival, VqLoss, VqObjective, initialise_codebook};
 use vq_tokenizer::{VqModel, VqTokenizer, weights};
 
-use super::config::{DataConfig, VqRecipe};
+use super::config::VqRecipe;
 use super::{Optimizer, Task};
 use crate::data::mixture::{Cursor, Mixture, Source};
-use crate::data::{self, Counted, DEFAULT_TOLERANCE, Dataset};
+use crate::data::{self, Counted, DEFAULT_TOLERANCE, DataConfig, Dataset};
 use crate::error::{Error, Result};
 use crate::report::Metrics;
 

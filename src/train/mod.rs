@@ -10,6 +10,7 @@ mod image_task;
 mod language_task;
 pub mod objective;
 mod optimizer;
+mod recipe;
 mod schedule;
 mod state;
 
@@ -18,14 +19,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use config::{
-    BatchConfig, BpeRecipe, BpeRunConfig, DataConfig, ImageBatchConfig, LanguageRecipe, ModelSizes,
-    Recipe, RunConfig, TokenizerConfig, VqRecipe, WarmupConfig, WeightedTemplate, explain,
-    read_recipe,
+    BatchConfig, BpeRecipe, BpeRunConfig, ImageBatchConfig, LanguageRecipe, ModelSizes, Recipe,
+    RunConfig, TokenizerConfig, VqRecipe, WarmupConfig,
 };
 pub use documents::{DocumentStream, StreamState, corpus, validation_batches};
 pub use image_task::ImageTask;
 pub use language_task::LanguageTask;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
+pub use recipe::{explain, read_recipe};
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use state::{latest_checkpoint, newest_good_checkpoint};
 

@@ -5,13 +5,13 @@ use std::path::Path;
 use calumma::checkpoint::Manifest;
 use calumma::data::pack::Packer;
 use calumma::data::scenes::ScenesConfig;
-use calumma::data::{self, Encoding};
+use calumma::data::{self, DataConfig, Encoding};
 use calumma::eval::loss::BatchLoss;
 use calumma::eval::{self, Majority};
 use calumma::generate::GenerationConfig;
 use calumma::pipeline::Pipeline;
 use calumma::train::objective::{LossConfig, NextToken};
-use calumma::train::{DataConfig, LanguageRecipe, read_recipe, validation_batches};
+use calumma::train::{LanguageRecipe, read_recipe, validation_batches};
 use calumma::{Error, Result};
 use serde_json::{Value, json};
 
