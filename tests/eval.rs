@@ -285,6 +285,26 @@ fn reconstructions_are_scored_with_the_use_of_the_codebook() {
 }
 
 #[test]
+fn objects_are_read_in_the_decoded_picture_and_nowhere_else() {
+    let scenes = calumma::data::open("scenes:val?count=24&seed=9&objects=1-2").unwrap();
+    let objects = |swap: bool| {
+        let scores = reconstruction::evaluate(scenes.as_ref(), extent(24), 8, |pictures| {
+            let mut decoded = pictures.to_vec();
+            decoded.rotate_left(usize::from(swap));
+            let codes = Codes { ids: vec![0; 4], height: 2, width: 2 };
+            let one = |(original, decoded): (&RgbImage, _)| {
+                let original = original.clone();
+                Reconstruction { original, codes: codes.clone(), decoded }
+            };
+            Ok(pictures.iter().zip(decoded).map(one).collect())
+        });
+        scores.unwrap().report("scenes").score("objects").unwrap()
+    };
+    assert_eq!((objects(false).value, objects(false).n), (1.0, 24));
+    assert!(objects(true).value < 0.2, "pictures of other scenes pass as these");
+}
+
+#[test]
 fn losses_are_means_over_tokens_by_modality() {
     let sources = [("a".to_owned(), vec![batch(), batch()]), ("b".to_owned(), vec![batch()])];
     let mut losses = [(6.0, 2, 1.0, 1), (2.0, 2, 3.0, 1), (0.0, 0, 8.0, 4)].into_iter();

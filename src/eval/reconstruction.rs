@@ -1,5 +1,5 @@
-//! What an image tokenizer loses: pictures against what is left after codes and back, and how much
-//! of the codebook the data set uses.
+//! What an image tokenizer loses: pictures against what is left after codes and back, how much of the
+//! codebook the data set uses, and on scenes whether the detector still reads the objects.
 
 use std::path::Path;
 
@@ -10,8 +10,9 @@ use vq_tokenizer::{Codes, VqTokenizer};
 
 use super::report::{Report, SampleRecord};
 use super::score::Score;
-use super::{Extent, each_batch, one_each};
-use crate::data::{self, BadSample, Dataset, PictureFolder, Sample};
+use super::{Extent, each_batch, number, one_each};
+use crate::data::scenes::{Detector, Object, Scene};
+use crate::data::{self, BadSample, Dataset, Fields, PictureFolder, Sample};
 use crate::error::{Error, Result};
 use crate::sheet::{Cell, Tone};
 
@@ -66,6 +67,9 @@ pub struct ReconstructionScores {
     pub psnr: Score,
     /// Mean structural similarity over RGB (11-tap Gaussian of sigma 1.5, data range 1).
     pub ssim: Score,
+    /// Scenes whose objects, each with its shape and colour and no other, are read in the decoded
+    /// picture: the most that a model can reach that draws with this tokenizer. None without scenes.
+    pub objects: Option<Score>,
     /// How often each code was used.
     pub usage: CodebookUsage,
     /// Every picture.
@@ -90,22 +94,26 @@ pub fn evaluate(
 ) -> Result<ReconstructionScores> {
     let mut usage = CodebookUsage::new(num_embeddings);
     let (mut samples, mut sheet) = (Vec::new(), Vec::new());
-    let (mut psnrs, mut ssims) = (Vec::new(), Vec::new());
+    let (mut psnrs, mut ssims, mut objects) = (Vec::new(), Vec::new(), Vec::new());
+    let detector = Detector::new();
     let bad = each_batch(dataset, extent, |batch| {
         let of_one = |(index, sample): (usize, Sample)| {
-            let source = sample.source;
-            sample.images.into_iter().map(move |image| ((index, source.clone()), image))
+            let (source, scene) = (sample.source, truth(&sample.fields));
+            let place = move |image| ((index, source.clone(), scene.clone()), image);
+            sample.images.into_iter().map(place)
         };
         let (places, pictures): (Vec<_>, Vec<_>) = batch.into_iter().flat_map(of_one).unzip();
         let done = one_each(reconstruct(&pictures)?, pictures.len())?;
-        for ((index, source), one) in places.into_iter().zip(done) {
+        for ((index, source, scene), one) in places.into_iter().zip(done) {
             check_codes(&one.codes, num_embeddings)?;
             usage.add(&one.codes.ids);
             let psnr = psnr(&one.original, &one.decoded)?.min(HIGHEST_PSNR);
             let ssim = ssim(&one.original, &one.decoded)?;
             psnrs.push(psnr);
             ssims.push(ssim);
-            samples.push(record(index, source, psnr, ssim));
+            let read = scene.map(|scene| shows(&one.decoded, &scene, &detector));
+            objects.extend(read);
+            samples.push(record(index, source, [("psnr", psnr), ("ssim", ssim)], read));
             if sheet.len() < 2 * SHOWN {
                 sheet.push(Cell::new(one.original).note(Tone::Muted, "original"));
                 sheet.push(Cell::new(one.decoded).note(Tone::Plain, format!("{psnr:.1} dB")));
@@ -114,7 +122,24 @@ pub fn evaluate(
         Ok(())
     })?;
     let (psnr, ssim) = (Score::mean(&psnrs), Score::mean(&ssims));
-    Ok(ReconstructionScores { psnr, ssim, usage, samples, bad, sheet })
+    let objects = (!objects.is_empty()).then(|| Score::share(objects));
+    Ok(ReconstructionScores { psnr, ssim, objects, usage, samples, bad, sheet })
+}
+
+/// The ground truth of a sample that is a scene.
+fn truth(fields: &Fields) -> Option<Scene> {
+    serde_json::from_value(fields.get("scene")?.clone()).ok()
+}
+
+/// Whether `detector` reads in `picture` the shapes and colours of `scene`, all of them and no other.
+fn shows(picture: &RgbImage, scene: &Scene, detector: &Detector) -> bool {
+    let kinds = |objects: &mut dyn Iterator<Item = Object>| {
+        let mut kinds: Vec<_> = objects.map(|object| (object.shape, object.color)).collect();
+        kinds.sort();
+        kinds
+    };
+    let seen = kinds(&mut detector.detect(picture).into_iter().map(|found| found.object));
+    seen == kinds(&mut scene.objects.iter().copied())
 }
 
 fn check_codes(codes: &Codes, num_embeddings: usize) -> Result<()> {
@@ -126,8 +151,14 @@ fn check_codes(codes: &Codes, num_embeddings: usize) -> Result<()> {
     }
 }
 
-fn record(doc_id: usize, id: String, psnr: f64, ssim: f64) -> SampleRecord {
-    let scores = vec![("psnr", psnr), ("ssim", ssim)];
+fn record(
+    doc_id: usize,
+    id: String,
+    measured: [(&'static str, f64); 2],
+    objects: Option<bool>,
+) -> SampleRecord {
+    let mut scores = measured.to_vec();
+    scores.extend(objects.map(|read| ("objects", number(read))));
     SampleRecord {
         doc_id,
         target: json!(id),
@@ -139,21 +170,21 @@ fn record(doc_id: usize, id: String, psnr: f64, ssim: f64) -> SampleRecord {
 }
 
 impl ReconstructionScores {
-    /// The scores as a report on the data set called `dataset`: `psnr`, `ssim`, `codebook_usage`
-    /// (the share of codes used), `codebook_perplexity` and `dead_codes`.
+    /// The scores as a report on the data set called `dataset`: `psnr`, `ssim`, `objects` (of
+    /// scenes), `codebook_usage` (the share of codes used), `codebook_perplexity` and `dead_codes`.
     pub fn report(self, dataset: &str) -> Report {
         let whole = |value: f64| Score::whole(value, self.samples.len());
-        let scores = [
-            ("psnr", self.psnr),
-            ("ssim", self.ssim),
+        let mut scores = vec![("psnr", self.psnr), ("ssim", self.ssim)];
+        scores.extend(self.objects.map(|objects| ("objects", objects)));
+        scores.extend([
             ("codebook_usage", whole(self.usage.used_share())),
             ("codebook_perplexity", whole(self.usage.perplexity())),
             ("dead_codes", whole(self.usage.dead() as f64)),
-        ];
+        ]);
         Report {
             task: "reconstruction",
             dataset: dataset.to_owned(),
-            scores: scores.map(|(name, score)| (name.to_owned(), score)).into(),
+            scores: scores.into_iter().map(|(name, score)| (name.to_owned(), score)).collect(),
             samples: self.samples,
             bad: self.bad,
             sheet: self.sheet,
