@@ -1,13 +1,15 @@
-//! AdamW with decoupled weight decay and clipping by the global norm.
+//! AdamW, or Muon for the matrices of the hidden layers, with decoupled weight decay and clipping by
+//! the global norm.
 //!
 //! The moments are kept by parameter *path*, not by Burn's `ParamId`: a module loaded from a weight
-//! file has new ids, and an optimizer keyed by id would silently restart. Source: arXiv 1711.05101.
+//! file has new ids, and an optimizer keyed by id would silently restart. Sources: arXiv 1711.05101 (AdamW),
+//! arXiv 2502.16982 (Muon, its update scaled to the size of AdamW's so that both share a rate).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::optim::GradientsParams;
+use burn::optim::{AdjustLrFn, GradientsParams, MuonConfig, Optimizer as _, decay, momentum};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use vq_tokenizer::weights;
@@ -20,7 +22,7 @@ use crate::model::ops::{self, AdamW};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
-    /// The only kind so far.
+    /// How weights are updated.
     pub kind: OptimizerKind,
     /// Peak learning rate.
     pub lr: f64,
@@ -40,7 +42,13 @@ pub struct OptimizerConfig {
 pub enum OptimizerKind {
     /// Adam with decoupled weight decay.
     AdamW,
+    /// Orthogonalised momentum for the matrices of the hidden layers, AdamW for everything else:
+    /// embeddings, output, norms, biases and convolutions. `betas` and `eps` are AdamW's.
+    Muon,
 }
+
+/// Muon's momentum, with Nesterov's step ahead (arXiv 2502.16982 section 2.1).
+const MUON_MOMENTUM: f64 = 0.95;
 
 impl Default for OptimizerConfig {
     fn default() -> Self {
@@ -81,15 +89,22 @@ impl OptimizerConfig {
     }
 }
 
-/// AdamW and its moments.
+/// The optimizer and its state.
 #[derive(Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
     step: u32,
-    moments: BTreeMap<String, Moments>,
+    states: BTreeMap<String, State>,
 }
 
-/// The two moments of one parameter, flat; the shape is the parameter's.
+/// What is kept of one parameter, flat; the shape is the parameter's.
+#[derive(Clone, Debug)]
+enum State {
+    AdamW(Moments),
+    Muon { momentum: Tensor<1> },
+}
+
+/// AdamW's two moments of one parameter.
 #[derive(Clone, Debug)]
 struct Moments {
     first: Tensor<1>,
@@ -99,7 +114,7 @@ struct Moments {
 impl Optimizer {
     /// An optimizer that has taken no step.
     pub fn new(config: OptimizerConfig) -> Self {
-        Self { config, step: 0, moments: BTreeMap::new() }
+        Self { config, step: 0, states: BTreeMap::new() }
     }
 
     /// One update. Returns the new module and the L2 norm of all gradients before clipping.
@@ -137,8 +152,12 @@ impl Optimizer {
 
     /// Forgets the moments of some rows of the matrix at `path`, because the rows were replaced.
     pub fn reset_rows(&mut self, path: &str, rows: &BTreeSet<usize>, width: usize) {
-        let Some(moments) = self.moments.get_mut(path) else { return };
-        for moment in [&mut moments.first, &mut moments.second] {
+        let moments = match self.states.get_mut(path) {
+            Some(State::AdamW(moments)) => vec![&mut moments.first, &mut moments.second],
+            Some(State::Muon { momentum }) => vec![momentum],
+            None => return,
+        };
+        for moment in moments {
             let device = moment.device();
             let mut values: Vec<f32> = moment.to_data().iter::<f32>().collect();
             for &row in rows {
@@ -155,9 +174,17 @@ impl Optimizer {
     /// [`Error::Io`] when the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut tensors = weights::NamedTensors::new();
-        for (name, moments) in &self.moments {
-            tensors.insert(format!("first.{name}"), moments.first.to_data());
-            tensors.insert(format!("second.{name}"), moments.second.to_data());
+        for (name, state) in &self.states {
+            let mut put = |part: &str, moment: &Tensor<1>| {
+                tensors.insert(format!("{part}.{name}"), moment.to_data());
+            };
+            match state {
+                State::AdamW(Moments { first, second }) => {
+                    put("first", first);
+                    put("second", second);
+                }
+                State::Muon { momentum } => put("momentum", momentum),
+            }
         }
         let step = TensorData::new(vec![self.step as f32], [1]);
         tensors.insert("step".to_owned(), step);
@@ -174,21 +201,22 @@ impl Optimizer {
         let lacks = |what: String| Error::file(path, format!("the optimizer state lacks {what}"));
         let step = tensors.remove("step").ok_or_else(|| lacks("step".to_owned()))?;
         let step = step.iter::<f32>().next().unwrap_or(0.0) as u32;
-        let names: Vec<String> = tensors
-            .keys()
-            .filter_map(|key| key.strip_prefix("first.").map(str::to_owned))
-            .collect();
-        let mut moments = BTreeMap::new();
-        for name in names {
-            let mut take = |key: String| {
+        let mut states = BTreeMap::new();
+        let keys: Vec<String> = tensors.keys().cloned().collect();
+        for (part, name) in keys.iter().filter_map(|key| key.split_once('.')) {
+            let mut take = |part: &str| {
+                let key = format!("{part}.{name}");
                 let data = tensors.remove(&key).ok_or_else(|| lacks(key))?;
                 Ok::<_, Error>(Tensor::from_data(data, device))
             };
-            let first = take(format!("first.{name}"))?;
-            let second = take(format!("second.{name}"))?;
-            moments.insert(name, Moments { first, second });
+            let state = match part {
+                "first" => State::AdamW(Moments { first: take("first")?, second: take("second")? }),
+                "momentum" => State::Muon { momentum: take("momentum")? },
+                _ => continue,
+            };
+            states.insert(name.to_owned(), state);
         }
-        Ok(Self { config, step, moments })
+        Ok(Self { config, step, states })
     }
 
     /// Updates taken so far.
@@ -200,6 +228,11 @@ impl Optimizer {
 /// Whether a parameter is decayed: matrices and kernels, not norms, biases and embeddings.
 fn decays(path: &str, rank: usize) -> bool {
     rank >= 2 && path.ends_with("weight") && !path.contains("norm") && !path.contains("embed")
+}
+
+/// Whether Muon updates a parameter: the matrices between embedding and output.
+fn is_hidden_matrix(path: &str, rank: usize) -> bool {
+    rank == 2 && decays(path, rank) && path.contains("layers.")
 }
 
 struct SquaredNorm<'a> {
@@ -229,29 +262,67 @@ struct Update<'a> {
 }
 
 impl Update<'_> {
-    fn moments(&mut self, path: &str, gradient: &Tensor<1>) -> Moments {
-        self.optimizer.moments.remove(path).unwrap_or_else(|| {
-            let zeros = Tensor::zeros(gradient.dims(), &gradient.device());
-            Moments { first: zeros.clone(), second: zeros }
-        })
-    }
-
     fn updated<const D: usize>(&mut self, id: ParamId, weight: Tensor<D>) -> Tensor<D> {
         let Some(gradient) = self.gradients.remove::<D>(id) else { return weight };
         let path = self.path.join(".");
-        let decay = if decays(&path, D) { self.optimizer.config.weight_decay } else { 0.0 };
+        let config = &self.optimizer.config;
+        let decay = if decays(&path, D) { config.weight_decay } else { 0.0 };
+        let muon = config.kind == OptimizerKind::Muon && is_hidden_matrix(&path, D);
         let count = gradient.shape().num_elements();
         let gradient: Tensor<1> = gradient.inner().reshape([count]);
-        let moments = self.moments(&path, &gradient);
+        let state = self.optimizer.states.remove(&path);
+        let zeros = || Tensor::zeros([count], &gradient.device());
+        let (weight, state) = if muon {
+            let momentum = match state {
+                Some(State::Muon { momentum }) => momentum,
+                _ => zeros(),
+            };
+            let (weight, momentum) = self.muon(weight, gradient, momentum, decay);
+            (weight, State::Muon { momentum })
+        } else {
+            let moments = match state {
+                Some(State::AdamW(moments)) => moments,
+                _ => Moments { first: zeros(), second: zeros() },
+            };
+            let (weight, moments) = self.adamw(weight, gradient, moments, decay);
+            (weight, State::AdamW(moments))
+        };
+        self.optimizer.states.insert(path, state);
+        weight
+    }
+
+    fn muon<const D: usize>(
+        &self,
+        weight: Tensor<D>,
+        gradient: Tensor<1>,
+        momentum: Tensor<1>,
+        decay: f64,
+    ) -> (Tensor<D>, Tensor<1>) {
+        let gradient = if self.scale == 1.0 { gradient } else { gradient * self.scale };
+        let momentum = momentum * MUON_MOMENTUM + gradient.clone();
+        let ahead = (momentum.clone() * MUON_MOMENTUM + gradient).reshape(weight.dims());
+        // The momentum is kept here, by path; Burn's part is what follows it.
+        let none = momentum::MomentumConfig { momentum: 0.0, dampening: 0.0, nesterov: false };
+        let muon = MuonConfig::new()
+            .with_momentum(none)
+            .with_weight_decay(Some(decay::WeightDecayConfig::new(decay as f32)))
+            .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW)
+            .build();
+        (muon.step(self.lr, weight, ahead, None).0, momentum)
+    }
+
+    fn adamw<const D: usize>(
+        &self,
+        weight: Tensor<D>,
+        gradient: Tensor<1>,
+        moments: Moments,
+        decay: f64,
+    ) -> (Tensor<D>, Moments) {
         #[cfg(feature = "cpu")]
         if ops::applies(&weight) && ops::applies(&gradient) && ops::applies(&moments.first) {
-            let (weight, moments) = self.fused(weight, gradient, moments, decay);
-            self.optimizer.moments.insert(path, moments);
-            return weight;
+            return self.fused(weight, gradient, moments, decay);
         }
-        let (weight, moments) = self.composed(weight, gradient, moments, decay);
-        self.optimizer.moments.insert(path, moments);
-        weight
+        self.composed(weight, gradient, moments, decay)
     }
 
     /// The update in one pass over arrays of the host.
