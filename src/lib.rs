@@ -1,4 +1,18 @@
 //! Train, evaluate and run unified early-fusion models of text and pictures.
+//!
+//! A picture becomes discrete codes, codes and text become one sequence of ids, one transformer models
+//! the sequence. [`Pipeline`](pipeline::Pipeline) is the door to a trained model; [`train`] makes one.
+//!
+//! ```
+//! use calumma::device::DeviceSpec;
+//! use calumma::pipeline::Pipeline;
+//!
+//! let device = DeviceSpec::Cpu.open().map_err(|e| calumma::Error::Device(e.to_string()))?;
+//! let pipeline = Pipeline::open("checkpoints/demo".as_ref(), &device)?;
+//! let picture = pipeline.draw("a large red circle")?;
+//! assert_eq!(picture.dimensions(), (64, 64));
+//! # Ok::<(), calumma::Error>(())
+//! ```
 #![deny(missing_docs)]
 
 pub mod allocator;
@@ -7,6 +21,7 @@ pub mod data;
 pub mod device;
 pub mod error;
 pub mod eval;
+pub mod files;
 pub mod generate;
 pub mod model;
 pub mod pipeline;

@@ -3,13 +3,13 @@
 //! What programs use: it joins the image tokenizer, the text tokenizer, the language model and the
 //! generator, and knows the prompts that the checkpoint was trained on.
 //!
-//! ```no_run
+//! ```
 //! use calumma::pipeline::Pipeline;
 //!
 //! let device = burn::tensor::Device::flex();
 //! let pipeline = Pipeline::open("checkpoints/demo".as_ref(), &device)?;
-//! let picture = pipeline.draw("a red circle above a blue square")?;
-//! assert_eq!(pipeline.ask(&picture, "what colour is the circle?")?, "red");
+//! let picture = pipeline.draw("a large red circle on a white background")?;
+//! println!("{}", pipeline.ask(&picture, "what color is the circle?")?); // red
 //! # Ok::<(), calumma::Error>(())
 //! ```
 
@@ -79,7 +79,7 @@ impl Pipeline {
     }
 
     /// Continues `prompt`; `on_event` hears of every step at once, and its error ends the work.
-    /// Returns what was added. Without an image tokenizer no picture is begun.
+    /// Returns what was added. Without an image tokenizer, or its decoder, no picture is begun.
     ///
     /// # Errors
     /// When a picture cannot be encoded, the prompt does not fit the context, `config` is out of
@@ -119,11 +119,11 @@ impl Pipeline {
         on_event: impl FnMut(PipelineEvent) -> Result<()>,
     ) -> Result<Vec<Segment>> {
         let mut config = config.clone();
-        match config.mode {
-            GenerationMode::ImageOnly => {
-                self.vq()?;
+        match (config.mode, self.drawing_vq()) {
+            (GenerationMode::ImageOnly, vq) => {
+                vq?;
             }
-            GenerationMode::Auto if self.vq.is_none() => config.mode = GenerationMode::TextOnly,
+            (GenerationMode::Auto, Err(_)) => config.mode = GenerationMode::TextOnly,
             _ => {}
         }
         let mut narrator = Narrator {
@@ -221,7 +221,7 @@ impl Pipeline {
             self.fill(&self.prompts.draw, &[("text", text)], None)
         };
         let prompts = texts.iter().map(fill).collect::<Result<Vec<_>>>()?;
-        let vq = self.vq()?;
+        let vq = self.drawing_vq()?;
         let codes = self.generator()?.draw_batch(&prompts, config)?;
         Ok(vq.decode(&codes)?)
     }
@@ -244,6 +244,23 @@ impl Pipeline {
         self.vq.as_ref().ok_or_else(|| {
             Error::Invalid("the checkpoint has no image tokenizer, so it takes text only".into())
         })
+    }
+
+    /// The image tokenizer, if it can draw.
+    ///
+    /// # Errors
+    /// When there is none or it has no decoder; says which file to add, and how.
+    pub fn drawing_vq(&self) -> Result<&VqTokenizer> {
+        let vq = self.vq()?;
+        if vq.has_decoder() {
+            return Ok(vq);
+        }
+        Err(Error::Invalid(
+            "this checkpoint has no VQGAN decoder, so it cannot draw: fetch tokenizer/vqgan.ckpt and \
+             tokenizer/vqgan.yaml of the original release (or of Anole), and add them with \
+             `calumma import --vqgan tokenizer/vqgan.ckpt CHECKPOINT`"
+                .into(),
+        ))
     }
 
     /// The settings that the checkpoint comes with.

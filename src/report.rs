@@ -17,6 +17,7 @@ pub type Metrics = Vec<(&'static str, f64)>;
 #[derive(Debug)]
 pub struct Reporter {
     bar: ProgressBar,
+    is_silent: bool,
     log: Option<BufWriter<File>>,
     started: Instant,
     unit: &'static str,
@@ -26,7 +27,7 @@ pub struct Reporter {
 impl Reporter {
     /// A reporter that says nothing; for tests and quiet runs.
     pub fn silent() -> Self {
-        Self::new(ProgressBar::hidden(), "items")
+        Self { is_silent: true, ..Self::new(ProgressBar::hidden(), "items") }
     }
 
     /// A bar of `steps` on the terminal; hidden when standard error is none. Rates count `unit`.
@@ -40,7 +41,7 @@ impl Reporter {
     }
 
     fn new(bar: ProgressBar, unit: &'static str) -> Self {
-        Self { bar, log: None, started: Instant::now(), unit, units: 0 }
+        Self { bar, is_silent: false, log: None, started: Instant::now(), unit, units: 0 }
     }
 
     /// Also appends every report to the JSON lines of `path`.
@@ -105,9 +106,15 @@ impl Reporter {
         Ok(())
     }
 
-    /// A line for people, above the bar; silent when the bar is hidden.
+    /// A line for people: above the bar or, without a terminal, on standard error. Silent reporters
+    /// say nothing.
     pub fn note(&self, text: &str) {
-        self.bar.println(text);
+        if self.bar.is_hidden() && !self.is_silent {
+            // No terminal: what would scroll past above the bar becomes a line of the log.
+            let _ = writeln!(std::io::stderr(), "{text}");
+        } else {
+            self.bar.println(text);
+        }
     }
 
     /// Takes the bar away.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use burn::module::{ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
+use calumma::checkpoint::Checkpoint;
 use calumma::generate::LanguageModel;
 use calumma::model::{CausalLm, KvCache, ModelConfig, ModelInput, ServingModel, mask};
-use vq_tokenizer::weights;
 
 use crate::common::{Expected, assert_close, cpu, excess, fixture};
 
@@ -21,11 +21,9 @@ fn reference(device: &Device) -> (ModelConfig, CausalLm) {
     let json = std::fs::read_to_string(fixture(MODEL).join("config.json")).unwrap();
     let config =
         calumma::checkpoint::config_from_json(&serde_json::from_str(&json).unwrap()).unwrap();
-    let path = fixture(MODEL).join("model.safetensors");
-    let tensors = weights::read(&path).unwrap();
     let model = config.init(device).unwrap();
-    let ours = |name: &str| !name.starts_with("model.vqmodel.");
-    (config.clone(), weights::load(model, tensors, &path, ours).unwrap())
+    let model = Checkpoint::load_weights(&fixture(MODEL), &config, model).unwrap();
+    (config, model)
 }
 
 fn ids(values: &[u32], rows: usize, device: &Device) -> Tensor<2, Int> {

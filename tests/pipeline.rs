@@ -31,7 +31,7 @@ fn redrawn<M: Module>(model: M, scale: f32) -> M {
         let values = (0..shape.iter().product()).map(|_| scale * rng.random_range(-1.0_f32..1.0));
         *tensor = TensorData::new(values.collect(), shape);
     }
-    weights::load(model, tensors, Path::new("redrawn"), |_| true).unwrap()
+    weights::load(model, tensors, Path::new("redrawn")).unwrap()
 }
 
 fn checkpoint() -> Checkpoint {

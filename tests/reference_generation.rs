@@ -3,10 +3,10 @@
 //! The cases are `interleaved`, `image_only` and `image_edit` of `make_hf_fixtures.py`: greedy, with
 //! three-way guidance. Every choice there wins clearly, so the ids are equal.
 
+use calumma::checkpoint::Checkpoint;
 use calumma::generate::{EndReason, GenerationConfig, GenerationMode, Generator, Request};
 use calumma::model::{ModelConfig, ServingModel};
 use calumma::tokenize::{TextTokenizer, Vocabulary};
-use vq_tokenizer::weights;
 
 use crate::common::{Expected, cpu, fixture};
 
@@ -16,10 +16,8 @@ const GRID: (usize, usize) = (8, 8);
 fn reference() -> (ServingModel, Vocabulary, Expected) {
     let json = std::fs::read_to_string(fixture(MODEL).join("config.json")).unwrap();
     let config: ModelConfig = serde_json::from_str(&json).unwrap();
-    let path = fixture(MODEL).join("model.safetensors");
-    let tensors = weights::read(&path).unwrap();
-    let ours = |name: &str| !name.starts_with("model.vqmodel.");
-    let model = weights::load(config.init(&cpu()).unwrap(), tensors, &path, ours).unwrap();
+    let model = config.blank(&cpu()).unwrap();
+    let model = Checkpoint::load_weights(&fixture(MODEL), &config, model).unwrap();
     let tokenizer = TextTokenizer::load(&fixture(MODEL).join("tokenizer.json")).unwrap();
     let expected = Expected::open(&format!("{MODEL}/expected.safetensors"));
     (ServingModel::new(config, model, cpu()), tokenizer.vocabulary().unwrap(), expected)

@@ -445,8 +445,10 @@ fn muon_orthogonalises_the_hidden_matrices_and_leaves_the_rest_to_adamw() {
     let config = OptimizerConfig { lr: 0.01, weight_decay: 0.2, ..OptimizerConfig::default() };
     let muon = OptimizerConfig { kind: OptimizerKind::Muon, ..config.clone() };
     let mut model = tiny_model(&device);
-    let shapes: BTreeMap<String, Vec<usize>> =
-        weights::collect(&model).iter().map(|(path, d)| (path.clone(), d.shape().to_vec())).collect();
+    let shapes: BTreeMap<String, Vec<usize>> = weights::collect(&model)
+        .iter()
+        .map(|(path, d)| (path.clone(), d.shape().to_vec()))
+        .collect();
     let mut optimizer = Optimizer::new(muon);
     let mut momenta: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for _ in 0..2 {

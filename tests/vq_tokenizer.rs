@@ -21,7 +21,7 @@ fn vqvae() -> VqModel {
     let mut tensors = weights::collect(&model);
     tensors.retain(|name, _| name.starts_with("decoder."));
     tensors.extend(weights::read(&path).unwrap());
-    weights::load(model, tensors, &path, |_| true).unwrap()
+    weights::load(model, tensors, &path).unwrap()
 }
 
 /// The original release's model, from a checkpoint of each half.
@@ -38,7 +38,7 @@ fn vqgan() -> VqModel {
             tensors.insert(name.to_owned(), data);
         }
     }
-    weights::load(config.init(&cpu()), tensors, &path, |_| true).unwrap()
+    weights::load(config.init(&cpu()), tensors, &path).unwrap()
 }
 
 fn codes_of(model: &VqModel, latents: Tensor<4>) -> Vec<i64> {

@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 
 /// The file's name.
 pub const NAME: &str = "manifest.json";
+/// Files for people; a release carries them along as they are.
+pub const DOCUMENTS: [&str; 2] = ["README.md", "LICENSE"];
 /// The layout of the directory that this version writes and reads.
 const FORMAT: u32 = 1;
 
@@ -34,7 +36,8 @@ pub struct FileEntry {
 }
 
 impl Manifest {
-    /// Describes every file below `dir` but the manifest itself.
+    /// Describes every file below `dir` but the manifest itself and what people may edit: README.md and
+    /// LICENSE.
     ///
     /// # Errors
     /// [`Error::Io`] when a file cannot be read.
@@ -42,7 +45,7 @@ impl Manifest {
         let mut files = BTreeMap::new();
         for path in files_below(dir)? {
             let name = relative(dir, &path);
-            if name != NAME {
+            if name != NAME && !DOCUMENTS.contains(&name.as_str()) {
                 files.insert(name, FileEntry { size: size(&path)?, sha256: sha256(&path)? });
             }
         }
@@ -112,7 +115,7 @@ impl Manifest {
     }
 
     /// A short digest of the model: the first 12 hexadecimal digits over all digests but those of
-    /// `trainer/`, so that a release has the digest of the training checkpoint it was made from.
+    /// `trainer/`, which do not decide what the model does.
     pub fn digest(&self) -> String {
         let mut hasher = Sha256::new();
         for (name, entry) in self.files.iter().filter(|(name, _)| !name.starts_with("trainer/")) {

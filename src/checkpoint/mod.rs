@@ -3,10 +3,21 @@
 //! The files carry Hugging Face's names and keys, so that other tools can read them; `vq_tokenizer/`
 //! holds the image tokenizer and `trainer/` (only while training) what a resumed run needs.
 
+mod config;
 mod directory;
 mod manifest;
+pub mod meta;
 mod open;
+mod parts;
+mod tensors;
+pub mod torch_file;
 
+pub use config::{config_from_json, config_to_json};
 pub use directory::write_directory;
-pub use manifest::Manifest;
-pub use open::{Checkpoint, Parts, config_from_json, config_to_json};
+pub use manifest::{DOCUMENTS, Manifest};
+pub use open::{Checkpoint, image_tokenizer};
+pub use parts::Parts;
+pub use tensors::weight_files;
+
+/// The folder of the image tokenizer.
+pub(crate) const VQ_DIR: &str = "vq_tokenizer";

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::sampling::SamplingArgs;
-use super::session::Session;
+use super::session::{Session, name};
 use super::{open, pictures};
 
 /// A picture and a question.
@@ -35,7 +35,7 @@ pub fn run(args: &AskArgs, session: &Session) -> Result<()> {
     for answer in answers {
         session.line(&answer)?;
         session.object(&json!({
-            "path": args.image,
+            "path": name(&args.image),
             "question": args.question,
             "answer": answer,
         }))?;

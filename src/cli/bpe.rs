@@ -1,14 +1,15 @@
 //! `calumma bpe train`: a text tokenizer with places for pictures.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use calumma::files::write_whole;
 use calumma::tokenize::train_bpe;
 use calumma::train::{BpeRecipe, corpus, read_recipe};
 use calumma::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::session::Session;
+use super::session::{Session, name};
 
 /// What to do with text tokenizers.
 #[derive(Subcommand)]
@@ -54,21 +55,11 @@ pub fn run(verb: BpeVerb, session: &Session) -> Result<()> {
         tokenizer.vocab_size()
     ))?;
     session.object(&json!({
-        "path": path,
+        "path": name(&path),
         "vocab_size": tokenizer.vocab_size(),
         "texts": texts.len(),
         "bytes": bytes,
         "tokens": tokens,
         "bytes_per_token": per_token,
     }))
-}
-
-/// Writes `path` with its directories so that it appears whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
-    }
-    let scratch = path.with_extension("json.tmp");
-    std::fs::write(&scratch, bytes).map_err(Error::io(&scratch))?;
-    std::fs::rename(&scratch, path).map_err(Error::io(path))
 }

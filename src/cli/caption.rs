@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::sampling::SamplingArgs;
-use super::session::Session;
+use super::session::{Session, name};
 use super::{open, pictures};
 
 /// Pictures captioned in one batch.
@@ -41,7 +41,7 @@ pub fn run(args: &CaptionArgs, session: &Session) -> Result<()> {
                 1 => session.line(&caption)?,
                 _ => session.line(format_args!("{}: {caption}", path.display()))?,
             }
-            session.object(&json!({ "path": path, "caption": caption }))?;
+            session.object(&json!({ "path": name(path), "caption": caption }))?;
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::session::Session;
+use super::session::{Session, name};
 
 /// What to do with data sets.
 #[derive(Subcommand)]
@@ -79,7 +79,7 @@ fn make_scenes(args: &ScenesArgs, session: &Session) -> Result<()> {
     }
     write_image_folder(&scenes, &args.out)?;
     session.line(format_args!("{}: {count} scenes of {spec}", args.out.display()))?;
-    session.object(&json!({ "path": args.out, "count": count, "spec": spec }))
+    session.object(&json!({ "path": name(&args.out), "count": count, "spec": spec }))
 }
 
 fn show(found: &Inspection, session: &Session) -> Result<()> {

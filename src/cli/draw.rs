@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::generate::{made_by, picture_path};
 use super::sampling::SamplingArgs;
-use super::session::Session;
+use super::session::{Session, name};
 use super::{open, pictures};
 
 /// Pictures drawn in one batch.
@@ -43,10 +43,11 @@ pub fn run(args: &DrawArgs, session: &Session) -> Result<()> {
         let images = pipeline.draw_batch(texts, &config)?;
         for (text, image) in texts.iter().zip(&images) {
             let path = picture_path(&args.out, text, config.seed, 0);
-            let made_by = (!args.no_metadata).then(|| made_by(text, &config, &pipeline));
+            let made_by =
+                (!args.no_metadata).then(|| made_by("draw", text, &config, &pipeline, session));
             pictures::save(&path, image, made_by.as_ref())?;
             session.line(format_args!("{}: {text}", path.display()))?;
-            session.object(&json!({ "prompt": text, "path": path, "seed": config.seed }))?;
+            session.object(&json!({ "prompt": text, "path": name(&path), "seed": config.seed }))?;
             config.seed = config.seed.wrapping_add(1);
         }
     }

@@ -2,18 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use calumma::checkpoint::{Checkpoint, Manifest, Parts, write_directory};
+use calumma::checkpoint::{Checkpoint, DOCUMENTS, Manifest, Parts, meta, write_directory};
 use calumma::device::DeviceSpec;
 use calumma::{Error, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 use vq_tokenizer::weights::{self, StoredDtype};
 
-use super::session::Session;
+use super::session::{Session, name};
 use super::sizes;
-
-/// Files that a release carries along as they are.
-const DOCUMENTS: [&str; 2] = ["README.md", "LICENSE"];
 
 /// What, where to, and how.
 #[derive(Args)]
@@ -39,8 +36,10 @@ enum Dtype {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Layout {
-    /// Hugging Face's
+    /// Ours and Hugging Face's
     Hf,
+    /// The original release's; the weights keep their format
+    Meta,
 }
 
 impl From<Dtype> for StoredDtype {
@@ -58,7 +57,11 @@ impl From<Dtype> for StoredDtype {
 /// # Errors
 /// Those of the checkpoint's files; when `dest` exists.
 pub fn run(args: &ExportArgs, session: &Session) -> Result<()> {
-    let Layout::Hf = args.layout;
+    if let Layout::Meta = args.layout {
+        meta::export(&args.checkpoint, &args.dest)?;
+        session.line(format_args!("{}", args.dest.display()))?;
+        return session.object(&json!({ "path": name(&args.dest) }));
+    }
     let device = DeviceSpec::Cpu.open().map_err(|e| Error::Device(e.to_string()))?;
     if Manifest::read(&args.checkpoint)?.is_some() {
         Manifest::verify(&args.checkpoint)?;
@@ -67,7 +70,7 @@ pub fn run(args: &ExportArgs, session: &Session) -> Result<()> {
     let generation = generation(&args.checkpoint)?;
     let parts = Parts {
         config: &checkpoint.config,
-        weights: weights::collect(&checkpoint.model),
+        weights: Some(weights::collect(&checkpoint.model)),
         dtype: args.dtype.into(),
         processor: &checkpoint.processor,
         vq: checkpoint.vq.as_ref(),
@@ -84,7 +87,7 @@ pub fn run(args: &ExportArgs, session: &Session) -> Result<()> {
     let size: u64 = manifest.files.values().map(|file| file.size).sum();
     let (dest, number) = (args.dest.display(), manifest.files.len());
     session.line(format_args!("{dest}: {number} files, {}", sizes::bytes(size as f64)))?;
-    session.object(&json!({ "path": args.dest, "bytes": size, "digest": manifest.digest() }))
+    session.object(&json!({ "path": name(&args.dest), "bytes": size, "digest": manifest.digest() }))
 }
 
 /// What the checkpoint says about sampling.

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use calumma::Result;
-use calumma::generate::{GenerationConfig, GenerationMode};
+use calumma::generate::{EndReason, GenerationConfig, GenerationMode};
 use calumma::pipeline::{Pipeline, PipelineEvent};
 use calumma::tokenize::{PromptPiece, Segment, parse_prompt};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::sampling::SamplingArgs;
-use super::session::Session;
+use super::session::{Session, name};
 use super::{open, pictures};
 
 /// Prompt, pictures and settings.
@@ -62,13 +62,22 @@ impl From<Modality> for GenerationMode {
 }
 
 /// What a picture's text chunk says: all that is needed to make it again.
-pub fn made_by(prompt: &str, config: &GenerationConfig, pipeline: &Pipeline) -> Value {
+pub fn made_by(
+    verb: &str,
+    prompt: &str,
+    config: &GenerationConfig,
+    pipeline: &Pipeline,
+    session: &Session,
+) -> Value {
     // Through text, which keeps an f32 of 0.7 as 0.7; as a value it would become 0.699999988.
     let settings = serde_json::to_string(config).and_then(|text| serde_json::from_str(&text));
     json!({
         "program": format!("calumma {}", env!("CARGO_PKG_VERSION")),
+        "verb": verb,
         "prompt": prompt,
         "seed": config.seed,
+        "device": session.device_name(),
+        "precision": session.precision(),
         "settings": settings.unwrap_or(Value::Null),
         "checkpoint": pipeline.digest(),
     })
@@ -111,8 +120,8 @@ fn continue_once(
     session: &Session,
 ) -> Result<()> {
     let made_by = (!args.no_metadata).then(|| {
-        let mut value = made_by(&args.prompt, config, pipeline);
-        value["images"] = json!(args.image);
+        let mut value = made_by("generate", &args.prompt, config, pipeline, session);
+        value["images"] = args.image.iter().map(|path| name(path)).collect();
         value
     });
     let mut told: Vec<Value> = Vec::new();
@@ -129,11 +138,11 @@ fn continue_once(
             let path = picture_path(&args.out, &args.prompt, config.seed, num_images);
             num_images += 1;
             pictures::save(&path, &image, made_by.as_ref())?;
-            told.push(json!({ "type": "image", "path": path }));
+            told.push(json!({ "type": "image", "path": name(&path) }));
             session.text(format_args!("[picture {}]", path.display()))
         }
         PipelineEvent::End(reason) => {
-            end = Some(format!("{reason:?}"));
+            end = Some(end_name(reason));
             Ok(())
         }
         PipelineEvent::ImageStart | PipelineEvent::ImageProgress { .. } => Ok(()),
@@ -146,6 +155,16 @@ fn continue_once(
         "segments": told,
         "end": end,
     }))
+}
+
+/// Why a continuation ended, as `--json` says it.
+fn end_name(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Stop(_) => "stop",
+        EndReason::MaxNewTokens => "max_tokens",
+        EndReason::Context => "context",
+        EndReason::ImageComplete => "image",
+    }
 }
 
 fn push_text(told: &mut Vec<Value>, text: &mut String) {

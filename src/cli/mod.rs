@@ -11,6 +11,7 @@ mod draw;
 mod eval;
 mod export;
 mod generate;
+mod import;
 mod inspect;
 mod open;
 mod pictures;
@@ -67,7 +68,9 @@ enum Verb {
     /// Score a checkpoint on a data set; results go to a directory
     #[command(subcommand)]
     Eval(eval::EvalVerb),
-    /// Write a checkpoint without its training state
+    /// Make a checkpoint of the original release's files, or of Anole's
+    Import(import::ImportArgs),
+    /// Write a checkpoint without its training state, or in the original release's layout
     Export(export::ExportArgs),
     /// Say what a checkpoint, run, recipe, picture or tensor file is
     Inspect(inspect::InspectArgs),
@@ -111,6 +114,7 @@ fn run(verb: Verb, session: &Session) -> Result<()> {
         Verb::Data(verb) => data::run(verb, session),
         Verb::Train(args) => train::run(&args, session),
         Verb::Eval(verb) => eval::run(verb, session),
+        Verb::Import(args) => import::run(&args, session),
         Verb::Export(args) => export::run(&args, session),
         Verb::Inspect(args) => inspect::run(&args, session),
         Verb::Doctor => doctor::run(session),

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
+use calumma::files::write_whole;
 use calumma::{Error, Result};
 use image::RgbImage;
 use serde_json::Value;
@@ -32,17 +33,10 @@ pub fn open_all(paths: &[PathBuf]) -> Result<Vec<RgbImage>> {
 /// into a tEXt chunk as JSON.
 ///
 /// # Errors
-/// [`Error::Io`] when the file cannot be written.
+/// As [`write_whole`].
 pub fn save(path: &Path, image: &RgbImage, made_by: Option<&Value>) -> Result<()> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
-    }
     let bytes = encode(image, made_by).map_err(|e| Error::file(path, e.to_string()))?;
-    let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
-    let scratch = PathBuf::from(name);
-    std::fs::write(&scratch, bytes).map_err(Error::io(&scratch))?;
-    std::fs::rename(&scratch, path).map_err(Error::io(path))
+    write_whole(path, &bytes)
 }
 
 fn encode(

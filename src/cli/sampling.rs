@@ -1,8 +1,9 @@
 //! Flags that change how a checkpoint samples.
 
-use calumma::generate::GenerationConfig;
+use calumma::generate::{GenerationConfig, Preset};
 use calumma::pipeline::Pipeline;
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use super::session::Session;
 
@@ -10,6 +11,12 @@ use super::session::Session;
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
+    /// Start from a published model's settings instead of the checkpoint's
+    #[arg(
+        long,
+        value_parser = PossibleValuesParser::new(Preset::ALL.map(|(_, name)| name))
+    )]
+    preset: Option<String>,
     /// The most tokens to add; a picture counts its codes and two marks
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
@@ -36,14 +43,19 @@ pub struct SamplingArgs {
 impl SamplingArgs {
     /// The checkpoint's settings, changed by flags and seed.
     pub fn over_checkpoint(&self, pipeline: &Pipeline, session: &Session) -> GenerationConfig {
-        self.over(pipeline.generation().clone(), session)
+        self.over(self.base(pipeline), session)
     }
 
     /// The settings for captions and answers: the most likely words unless a flag asks to sample.
     pub fn for_answers(&self, pipeline: &Pipeline, session: &Session) -> GenerationConfig {
         let samples = self.temperature.is_some() || self.top_p.is_some() || self.top_k.is_some();
-        let base = pipeline.generation().clone();
+        let base = self.base(pipeline);
         self.over(if samples { base } else { base.for_answers() }, session)
+    }
+
+    fn base(&self, pipeline: &Pipeline) -> GenerationConfig {
+        let preset = self.preset.as_deref().map(|name| preset(name).config());
+        preset.unwrap_or_else(|| pipeline.generation().clone())
     }
 
     fn over(&self, mut config: GenerationConfig, session: &Session) -> GenerationConfig {
@@ -64,4 +76,10 @@ impl SamplingArgs {
         config.seed = session.seed().unwrap_or(config.seed);
         config
     }
+}
+
+/// The preset called `name`, which the command line has checked.
+pub fn preset(name: &str) -> Preset {
+    let known = Preset::ALL.into_iter().find(|(_, known)| *known == name);
+    known.expect("clap lets no other name through").0
 }

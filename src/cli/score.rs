@@ -83,7 +83,7 @@ pub fn run(args: &ScoreArgs, session: &Session) -> Result<()> {
     }
     for (name, mean) in [("image", image), ("text", other)] {
         if let Some(value) = mean.value() {
-            session.note(format_args!("mean {name} loss: {value:.4} over {} tokens", mean.1));
+            session.line(format_args!("mean {name} loss: {value:.4} over {} tokens", mean.1))?;
         }
     }
     Ok(())
@@ -101,6 +101,9 @@ fn score_line(line: &str, file: &Path, pipeline: &Pipeline) -> Result<Scored> {
     let mut logprobs = vec![None];
     let targets = ids.iter().skip(1);
     logprobs.extend(logits.iter().zip(targets).map(|(row, &id)| Some(logprob(row, id))));
+    if logprobs.iter().flatten().any(|logprob| logprob.is_nan()) {
+        return Err(Error::Invalid("the model returned logits that are no numbers".to_owned()));
+    }
     Ok(Scored { ids, logprobs })
 }
 

@@ -156,6 +156,11 @@ impl Session {
     }
 }
 
+/// A path as JSON and messages show it; what is no UTF-8 becomes a replacement character.
+pub fn name(path: &Path) -> String {
+    path.display().to_string()
+}
+
 /// A line of JSON on standard output, whatever the flags are.
 ///
 /// # Errors

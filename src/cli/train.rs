@@ -10,7 +10,7 @@ use calumma::{Error, Result};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::session::Session;
+use super::session::{Session, name};
 use super::sizes::{self, TrainingCost};
 use super::stop;
 
@@ -76,7 +76,7 @@ fn tell(summary: &RunSummary, run: &RunConfig, session: &Session) -> Result<()> 
         session.line(format_args!("  {name} {value:.4}"))?;
     }
     session.object(&json!({
-        "checkpoint": checkpoint,
+        "checkpoint": name(checkpoint),
         "steps": run.steps,
         "resumed_at": resumed_at,
         "evaluation": object(evaluation),

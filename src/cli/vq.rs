@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use calumma::train::{ImageTask, VqRecipe, read_recipe};
 use calumma::{Error, Result};
 use clap::{Args, Subcommand};
+use serde::Deserialize;
 use serde_json::json;
 use vq_tokenizer::metrics::{psnr, ssim};
 use vq_tokenizer::{Codes, VqTokenizer};
 
-use super::session::Session;
+use super::session::{Session, name};
 use super::train::train_task;
 use super::{open, pictures, sizes};
 
@@ -115,20 +116,41 @@ fn encode(args: &EncodeArgs, session: &Session) -> Result<()> {
                 let row: Vec<String> = row.iter().map(|code| format!("{code:>5}")).collect();
                 session.line(row.concat())?;
             }
-            session
-                .object(&json!({ "path": path, "height": height, "width": width, "codes": ids }))?;
+            session.object(
+                &json!({ "path": name(path), "height": height, "width": width, "codes": ids }),
+            )?;
         }
     }
     Ok(())
 }
 
+/// An object with codes, or a list of them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(Codes),
+    Many(Vec<Codes>),
+}
+
+impl OneOrMany {
+    fn into_vec(self) -> Vec<Codes> {
+        match self {
+            Self::One(codes) => vec![codes],
+            Self::Many(codes) => codes,
+        }
+    }
+}
+
 fn decode(args: &DecodeArgs, session: &Session) -> Result<()> {
     let text = std::fs::read_to_string(&args.codes).map_err(Error::io(&args.codes))?;
     let no_codes = |message: String| Error::file(&args.codes, message);
-    let codes = serde_json::Deserializer::from_str(&text)
-        .into_iter::<Codes>()
+    let codes: Vec<Codes> = serde_json::Deserializer::from_str(&text)
+        .into_iter::<OneOrMany>()
         .collect::<std::result::Result<Vec<_>, _>>()
-        .map_err(|e| no_codes(format!("expected objects with height, width, codes: {e}")))?;
+        .map_err(|_| no_codes("expected objects with height, width and codes".to_owned()))?
+        .into_iter()
+        .flat_map(OneOrMany::into_vec)
+        .collect();
     if codes.is_empty() {
         return Err(no_codes("holds no codes".to_owned()));
     }
@@ -142,7 +164,7 @@ fn decode(args: &DecodeArgs, session: &Session) -> Result<()> {
         pictures::save(&path, image, None)?;
         let (width, height) = image.dimensions();
         session.line(format_args!("{}: {width}x{height}", path.display()))?;
-        session.object(&json!({ "path": path, "width": width, "height": height }))?;
+        session.object(&json!({ "path": name(&path), "width": width, "height": height }))?;
     }
     Ok(())
 }
@@ -151,7 +173,8 @@ fn reconstruct(args: &ReconstructArgs, session: &Session) -> Result<()> {
     let images = pictures::open_all(&args.images)?;
     let tokenizer = tokenizer(&args.checkpoint, session)?;
     let (mut sum_psnr, mut sum_ssim) = (0.0, 0.0);
-    let mut names = HashSet::new();
+    let out = args.out.as_deref().map(|dir| Outputs::new(dir, &args.images));
+    let mut out = out.transpose()?;
     for (paths, images) in args.images.chunks(BATCH).zip(images.chunks(BATCH)) {
         let decoded = tokenizer.decode(&tokenizer.encode(images)?)?;
         for ((path, image), decoded) in paths.iter().zip(images).zip(&decoded) {
@@ -159,12 +182,12 @@ fn reconstruct(args: &ReconstructArgs, session: &Session) -> Result<()> {
             let (psnr, ssim) = (psnr(&seen, decoded)?, ssim(&seen, decoded)?);
             sum_psnr += psnr;
             sum_ssim += ssim;
-            let out = args.out.as_ref().map(|dir| dir.join(unused(path, &mut names)));
+            let out = out.as_mut().map(|out| out.path(path));
             if let Some(out) = &out {
                 pictures::save(out, decoded, None)?;
             }
             session.line(format_args!("{}: PSNR {psnr:.2} dB, SSIM {ssim:.4}", path.display()))?;
-            session.object(&json!({ "path": path, "out": out, "psnr": psnr, "ssim": ssim }))?;
+            session.object(&json!({ "path": name(path), "out": out.as_deref().map(name), "psnr": psnr, "ssim": ssim }))?;
         }
     }
     let count = args.images.len();
@@ -179,14 +202,27 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// A file name for the reconstruction of `path` that no other picture has.
-fn unused(path: &Path, taken: &mut HashSet<String>) -> String {
-    let stem = stem(path);
-    let mut name = format!("{stem}.png");
-    let mut number = 1;
-    while !taken.insert(name.clone()) {
-        name = format!("{stem}-{number}.png");
-        number += 1;
+/// Where reconstructions go: every picture has a name of its own, and none that is an input's.
+struct Outputs<'a> {
+    dir: &'a Path,
+    taken: HashSet<PathBuf>,
+}
+
+impl<'a> Outputs<'a> {
+    fn new(dir: &'a Path, inputs: &[PathBuf]) -> Result<Self> {
+        std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        let whole = |path: &PathBuf| path.canonicalize().map_err(Error::io(path));
+        Ok(Self { dir, taken: inputs.iter().map(whole).collect::<Result<_>>()? })
     }
-    name
+
+    fn path(&mut self, input: &Path) -> PathBuf {
+        let stem = stem(input);
+        let names = (0..).map(|number| match number {
+            0 => format!("{stem}.png"),
+            _ => format!("{stem}-{number}.png"),
+        });
+        let whole = self.dir.canonicalize().unwrap_or_else(|_| self.dir.to_owned());
+        let mut free = names.filter(|name| self.taken.insert(whole.join(name)));
+        self.dir.join(free.next().expect("numbers never end"))
+    }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::DEFAULT_TOLERANCE;
 use super::template::Loss;
 use crate::error::{Error, Result};
 
@@ -37,6 +38,9 @@ pub struct DataConfig {
     /// Text fields added to every sample, for templates.
     #[serde(default)]
     pub fields: serde_json::Map<String, serde_json::Value>,
+    /// Share of the samples, 0 to 1, that may be bad; they are listed and left out.
+    #[serde(default = "default_max_bad")]
+    pub max_bad: f64,
     /// Random shift and mirror of the pictures, for tokenizer training only.
     #[serde(default)]
     pub augment: bool,
@@ -44,6 +48,9 @@ pub struct DataConfig {
 
 fn one() -> f64 {
     1.0
+}
+fn default_max_bad() -> f64 {
+    DEFAULT_TOLERANCE
 }
 fn default_turns() -> usize {
     8
@@ -92,6 +99,9 @@ pub(crate) fn validate_sources(sources: &[DataConfig], templates: bool) -> Resul
         }
         if !(0.0..=1.0).contains(&source.prompt_dropout) {
             return invalid("prompt_dropout", source.prompt_dropout, "[0, 1]");
+        }
+        if !(0.0..=1.0).contains(&source.max_bad) {
+            return invalid("max_bad", source.max_bad, "[0, 1]");
         }
         if templates && source.templates.is_empty() {
             let path = &source.path;

@@ -54,6 +54,15 @@ impl Counted {
         }
     }
 
+    /// Counts a sample as bad that could be read but is of no use.
+    ///
+    /// # Errors
+    /// When that makes more than the tolerated share.
+    pub fn reject(&self, index: usize, reason: String) -> Result<()> {
+        self.bad_samples().insert(index, reason);
+        self.check()
+    }
+
     /// The bad samples met so far, by index.
     pub fn bad(&self) -> Vec<BadSample> {
         let bad = self.bad_samples();

@@ -1,12 +1,12 @@
 //! Samples whose pictures are codes: encoded once, kept on disk, read by every later run.
 //!
 //! Training never runs the image tokenizer. The cache is a JSON-lines file per source, named by a
-//! digest of tokenizer and source, so that a resumed or repeated run finds it and another tokenizer
-//! does not.
+//! digest of tokenizer and source, sizes and times of its files included, so that a resumed or repeated
+//! run finds it, and another tokenizer or changed data do not.
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -14,12 +14,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use vq_tokenizer::{Codes, VqTokenizer};
 
-use super::{Counted, DEFAULT_TOLERANCE, DataConfig, Dataset, Fields};
+use super::{Counted, DataConfig, Dataset, Fields};
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 use crate::report::Reporter;
 
 /// Pictures encoded at one time.
 const BATCH: usize = 32;
+
+/// Bad samples that are listed, of each source.
+const BAD_LISTED: usize = 20;
 
 /// A sample with its pictures as codes.
 #[derive(Clone, Debug)]
@@ -65,7 +69,7 @@ impl EncodedSource {
     /// Only the columns in `columns` are kept.
     ///
     /// # Errors
-    /// Those of the data set; more bad samples than [`DEFAULT_TOLERANCE`]; [`Error::File`] for a
+    /// Those of the data set; more bad samples than the source's `max_bad`; [`Error::File`] for a
     /// malformed cache.
     pub fn open(
         config: &DataConfig,
@@ -74,11 +78,11 @@ impl EncodedSource {
     ) -> Result<Self> {
         let dataset =
             super::open_as(&config.path, config.explode.as_deref(), config.group_by.as_deref())?;
-        let path = cache_path(config, encoding);
+        let path = cache_path(config, encoding)?;
         let lines = if path.exists() {
             read(&path)?
         } else {
-            let lines = encode(dataset, config.limit, encoding)?;
+            let lines = encode(Counted::new(dataset, config.max_bad)?, config.limit, encoding)?;
             write(&path, &lines)?;
             lines
         };
@@ -97,26 +101,23 @@ impl EncodedSource {
     }
 }
 
-fn cache_path(config: &DataConfig, encoding: Encoding<'_>) -> PathBuf {
+/// Another tokenizer, other files behind the same path, or another view of them, have another cache.
+fn cache_path(config: &DataConfig, encoding: Encoding<'_>) -> Result<PathBuf> {
     let identity = serde_json::json!([
         encoding.digest,
         config.path,
+        super::fingerprint(&config.path)?,
         config.group_by,
         config.explode,
         config.limit
     ]);
     let digest = Sha256::digest(identity.to_string().as_bytes());
     let digest: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    encoding.cache_dir.join(format!("{digest}.jsonl"))
+    Ok(encoding.cache_dir.join(format!("{digest}.jsonl")))
 }
 
-fn encode(
-    dataset: Box<dyn Dataset>,
-    limit: Option<usize>,
-    encoding: Encoding<'_>,
-) -> Result<Vec<Line>> {
-    let len = limit.map_or(dataset.len(), |limit| limit.min(dataset.len()));
-    let counted = Counted::new(dataset, DEFAULT_TOLERANCE)?;
+fn encode(counted: Counted, limit: Option<usize>, encoding: Encoding<'_>) -> Result<Vec<Line>> {
+    let len = limit.map_or(counted.len(), |limit| limit.min(counted.len()));
     let mut reporter =
         if encoding.quiet { Reporter::silent() } else { Reporter::bar(len as u64, "pictures") };
     let mut lines = Vec::with_capacity(len);
@@ -136,6 +137,9 @@ fn encode(
         }
         reporter.step(end, pictures.len());
     }
+    for bad in counted.bad().iter().take(BAD_LISTED) {
+        reporter.note(&format!("left out: {}", bad.reason));
+    }
     reporter.finish();
     Ok(lines)
 }
@@ -153,17 +157,10 @@ fn read(path: &Path) -> Result<Vec<Line>> {
 }
 
 fn write(path: &Path, lines: &[Line]) -> Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
-    let scratch = path.with_extension("tmp");
-    let file = File::create(&scratch).map_err(Error::io(&scratch))?;
-    let mut writer = BufWriter::new(file);
+    let mut bytes = Vec::new();
     for line in lines {
-        serde_json::to_writer(&mut writer, line)
-            .map_err(|e| Error::file(&scratch, e.to_string()))?;
-        writer.write_all(b"\n").map_err(Error::io(&scratch))?;
+        serde_json::to_writer(&mut bytes, line).expect("numbers are valid JSON");
+        bytes.push(b'\n');
     }
-    let file = writer.into_inner().map_err(|e| Error::io(&scratch)(e.into_error()))?;
-    file.sync_all().map_err(Error::io(&scratch))?;
-    std::fs::rename(&scratch, path).map_err(Error::io(path))
+    write_whole(path, &bytes)
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use crate::{Error, Result};
 
@@ -31,6 +32,25 @@ pub(super) fn expand(spec: &str) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(files)
+}
+
+/// Adds size in bytes and time of change in nanoseconds since 1970 of the file at `path`, or of all
+/// files below it, in order.
+pub(super) fn states(path: &Path, states: &mut Vec<(PathBuf, u64, u64)>) -> Result<()> {
+    let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+    if !metadata.is_dir() {
+        let changed = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let changed = changed.map_or(0, |since| since.as_nanos() as u64);
+        states.push((path.to_owned(), metadata.len(), changed));
+        return Ok(());
+    }
+    let entries = std::fs::read_dir(path).map_err(Error::io(path))?;
+    let mut inside: Vec<PathBuf> = entries
+        .map(|entry| entry.map(|e| e.path()))
+        .collect::<io::Result<_>>()
+        .map_err(Error::io(path))?;
+    inside.sort();
+    inside.iter().try_for_each(|path| self::states(path, states))
 }
 
 fn too_many(spec: &str) -> Error {

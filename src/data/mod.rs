@@ -111,6 +111,18 @@ pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
     }
 }
 
+/// What tells one state of the data set that `spec` names from another: sizes and times of its files.
+fn fingerprint(spec: &str) -> Result<Vec<(PathBuf, u64, u64)>> {
+    if scenes::is_spec(spec) {
+        return Ok(Vec::new());
+    }
+    let mut states = Vec::new();
+    for path in files::expand(spec)? {
+        files::states(&path, &mut states)?;
+    }
+    Ok(states)
+}
+
 /// As [`open`], then explodes and groups as a recipe's `explode` and `group_by` ask.
 ///
 /// # Errors

@@ -28,7 +28,6 @@
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
-use super::Fields;
 pub use super::render::{Loss, RenderOptions, Rendered};
 use crate::{Error, Result};
 
@@ -61,21 +60,6 @@ impl Template {
             true => Err(parser.error(0, "it is empty")),
             false => Ok(Self { source: source.to_owned(), pieces }),
         }
-    }
-
-    /// The template for samples that already are documents: fields `segments` or `messages`, or
-    /// Alpaca's keys (`prompt` as the JSON lines reader makes it, and `output`).
-    pub fn for_documents(fields: &Fields) -> Option<Self> {
-        let source = if fields.contains_key("segments") {
-            "{segments}"
-        } else if fields.contains_key("messages") {
-            "{messages}"
-        } else if fields.contains_key("prompt") && fields.contains_key("output") {
-            "{prompt}<sep>{output}"
-        } else {
-            return None;
-        };
-        Some(Self::parse(source).expect("the templates above are well formed"))
     }
 
     /// The text it was parsed from.

@@ -1,8 +1,7 @@
 //! The files of an evaluation: `results.json`, `samples.jsonl`, `sheet.png`.
 
-use std::fs::File;
-use std::io::{Cursor, Write};
-use std::path::{Path, PathBuf};
+use std::io::Cursor;
+use std::path::Path;
 
 use image::ImageFormat;
 use serde::{Serialize, Serializer};
@@ -11,6 +10,7 @@ use serde_json::{Map, Value};
 use super::Score;
 use crate::data::BadSample;
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 use crate::sheet::{Cell, Layout, Section, sheet};
 
 /// Eight pictures in a row.
@@ -106,14 +106,14 @@ impl Report {
     pub fn write(&self, dir: &Path, environment: &Environment) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
         let lines: Vec<String> = self.samples.iter().map(|s| json(s) + "\n").collect();
-        replace(&dir.join("samples.jsonl"), lines.concat().as_bytes())?;
+        write_whole(&dir.join("samples.jsonl"), lines.concat().as_bytes())?;
         if !self.sheet.is_empty() {
             let path = dir.join("sheet.png");
-            replace(&path, &self.draw_sheet().map_err(|e| Error::file(&path, e.to_string()))?)?;
+            write_whole(&path, &self.draw_sheet().map_err(|e| Error::file(&path, e.to_string()))?)?;
         }
         let results = serde_json::to_string_pretty(&self.results(environment));
         let results = results.expect("names and numbers are valid JSON") + "\n";
-        replace(&dir.join("results.json"), results.as_bytes())
+        write_whole(&dir.join("results.json"), results.as_bytes())
     }
 
     fn draw_sheet(&self) -> image::ImageResult<Vec<u8>> {
@@ -148,14 +148,4 @@ fn in_order<S: Serializer, K: Serialize, V: Serialize>(
 
 fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("names and numbers are valid JSON")
-}
-
-/// Writes beside `path`, syncs and renames.
-fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut scratch = path.as_os_str().to_owned();
-    scratch.push(".tmp");
-    let scratch = PathBuf::from(scratch);
-    let mut file = File::create(&scratch).map_err(Error::io(&scratch))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io(&scratch))?;
-    std::fs::rename(&scratch, path).map_err(Error::io(path))
 }

@@ -25,10 +25,14 @@ pub enum GenerationMode {
     ImageOnly,
 }
 
+/// Ids that a caption or an answer may have where nothing else limits it: one that does not end would
+/// hold up its batch and take memory for a whole context.
+pub const LONGEST_ANSWER: usize = 256;
+
 /// How one id is drawn from logits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SamplingConfig {
-    /// Divides the logits; above 0.
+    /// Divides the logits; 0.0001 or more.
     pub temperature: f32,
     /// The least likely ids whose probabilities sum to at most `1 - top_p` are dropped; in (0, 1].
     pub top_p: f32,
@@ -55,9 +59,13 @@ impl SamplingConfig {
             }
             Err(Error::Invalid(format!("{prefix}{name} is {value}; allowed: above 0")))
         };
-        above_zero("temperature", self.temperature).map_err(|error| {
-            Error::Invalid(format!("{error}; for the most likely ids ask for greedy decoding"))
-        })?;
+        if !(self.temperature >= LOWEST_TEMPERATURE && self.temperature.is_finite()) {
+            return Err(Error::Invalid(format!(
+                "{prefix}temperature is {}; allowed: {LOWEST_TEMPERATURE} or more; for the most \
+                 likely ids ask for greedy decoding",
+                self.temperature
+            )));
+        }
         above_zero("repetition_penalty", self.repetition_penalty)?;
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return Err(Error::Invalid(format!(
@@ -71,6 +79,9 @@ impl SamplingConfig {
         Ok(())
     }
 }
+
+/// Below it logits divided by the temperature could leave the range of f32.
+const LOWEST_TEMPERATURE: f32 = 1e-4;
 
 /// Everything that decides what is drawn, given a model and a prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -158,11 +169,13 @@ impl GenerationConfig {
     }
 
     /// The same settings for short answers that should be right rather than varied: the most
-    /// likely ids, and no penalty on words that the question holds already.
+    /// likely ids, no penalty on words that the question holds already, and, where nothing else
+    /// limits them, at most [`LONGEST_ANSWER`] ids.
     #[must_use]
     pub fn for_answers(mut self) -> Self {
         self.text.greedy = true;
         self.text.repetition_penalty = 1.0;
+        self.max_new_tokens.get_or_insert(LONGEST_ANSWER);
         self
     }
 
@@ -322,7 +335,10 @@ mod tests {
     #[test]
     fn values_out_of_range_are_named_with_what_is_allowed() {
         for (json, told) in [
-            (r#"{"temperature": 0}"#, "temperature is 0; allowed: above 0; for the most likely"),
+            (
+                r#"{"temperature": 0}"#,
+                "temperature is 0; allowed: 0.0001 or more; for the most likely",
+            ),
             (r#"{"image": {"top_p": 1.5}}"#, "image.top_p is 1.5; allowed: above 0, at most 1"),
             (r#"{"repetition_penalty": -1}"#, "repetition_penalty is -1; allowed: above 0"),
             (r#"{"guidance_scale": -3}"#, "guidance_scale is -3; allowed: 0 or more"),

@@ -10,6 +10,7 @@ mod decoder;
 pub mod generator;
 pub mod guidance;
 pub mod modality;
+mod preset;
 pub mod prompt;
 mod rows;
 pub mod sampling;
@@ -18,6 +19,7 @@ pub use config::{GenerationConfig, GenerationMode, SamplingConfig};
 pub use generator::{EndReason, Event, Generated, Generator, Request};
 pub use guidance::{Branch, Guidance};
 pub use modality::{ModalityRules, ModalityState};
+pub use preset::Preset;
 pub use prompt::{FormPiece, PromptForms};
 
 use crate::error::Result;

@@ -1,7 +1,7 @@
 //! The whole model: embedding, layers, final norm, output layer.
 
-use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Distribution, Int, Tensor};
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{DType, Device, Int, Tensor};
 
 use super::linear::product;
 use super::{DecoderLayer, KvCache, Linear, Mask, ModelConfig, RmsNorm, Rope};
@@ -53,10 +53,10 @@ impl CausalLm {
     pub(crate) fn new(config: &ModelConfig, device: &Device) -> Self {
         let (vocab, hidden, std) =
             (config.vocab_size, config.hidden_size, config.initializer_range);
-        let embedding = Tensor::random([vocab, hidden], Distribution::Normal(0.0, std), device);
+        let embedding = Initializer::Normal { mean: 0.0, std }.init([vocab, hidden], device);
         Self {
             model: Decoder {
-                embed_tokens: Embedding { weight: Param::from_tensor(embedding) },
+                embed_tokens: Embedding { weight: embedding },
                 layers: (0..config.num_hidden_layers)
                     .map(|_| DecoderLayer::new(config, device))
                     .collect(),

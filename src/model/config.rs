@@ -1,6 +1,7 @@
 //! The sizes of a transformer, under the keys of Hugging Face's `config.json`.
 
-use burn::tensor::Device;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::CausalLm;
@@ -34,6 +35,9 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// Standard deviation of the initial weights.
     pub initializer_range: f64,
+    /// Parts that the model was trained in: heads of one part share a row of the query and key norms.
+    /// Matters to the original release's layout alone.
+    pub model_parallel_size: usize,
     /// Dropout on the outputs of attention and feed-forward while training (paper section 2.3).
     pub dropout: f64,
 }
@@ -53,6 +57,7 @@ impl Default for ModelConfig {
             swin_norm: false,
             tie_word_embeddings: false,
             initializer_range: 0.02,
+            model_parallel_size: 1,
             dropout: 0.0,
         }
     }
@@ -77,6 +82,7 @@ impl ModelConfig {
             ("num_attention_heads", self.num_attention_heads),
             ("num_key_value_heads", self.num_key_value_heads),
             ("max_position_embeddings", self.max_position_embeddings),
+            ("model_parallel_size", self.model_parallel_size),
         ];
         if let Some((key, _)) = sizes.iter().find(|(_, value)| *value == 0) {
             return Err(Error::Invalid(format!("{key} is 0; it must be at least 1")));
@@ -93,6 +99,10 @@ impl ModelConfig {
                 "num_key_value_heads is {kv_heads}; {allowed} ({heads})"
             )));
         }
+        if !(self.initializer_range >= 0.0 && self.initializer_range.is_finite()) {
+            let std = self.initializer_range;
+            return Err(Error::Invalid(format!("initializer_range is {std}; allowed: at least 0")));
+        }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::Invalid(format!("dropout is {}; allowed: [0, 1)", self.dropout)));
         }
@@ -105,7 +115,28 @@ impl ModelConfig {
     /// # Errors
     /// Those of [`Self::validate`].
     pub fn init(&self, device: &Device) -> Result<CausalLm> {
+        let model = self.blank(device)?;
+        // Now, so that the weights are the device's next random numbers.
+        model.visit(&mut Touch);
+        Ok(model)
+    }
+
+    /// A model whose weights take no memory before they are loaded, or used for the first time: then
+    /// they are drawn as [`Self::init`] draws them.
+    ///
+    /// # Errors
+    /// Those of [`Self::validate`].
+    pub fn blank(&self, device: &Device) -> Result<CausalLm> {
         self.validate()?;
         Ok(CausalLm::new(self, device))
+    }
+}
+
+/// Initialises every weight that it sees.
+struct Touch;
+
+impl ModuleVisitor for Touch {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        param.val();
     }
 }

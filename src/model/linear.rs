@@ -1,7 +1,7 @@
 //! A matrix product whose weight lies as in the checkpoints: `[out, in]`, no bias.
 
-use burn::module::{Module, Param};
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Tensor};
 
 /// `x W^T`.
 #[derive(Module, Debug)]
@@ -12,8 +12,8 @@ pub struct Linear {
 
 impl Linear {
     pub(crate) fn new(inputs: usize, outputs: usize, std: f64, device: &Device) -> Self {
-        let weight = Tensor::random([outputs, inputs], Distribution::Normal(0.0, std), device);
-        Self { weight: Param::from_tensor(weight) }
+        let normal = Initializer::Normal { mean: 0.0, std };
+        Self { weight: normal.init([outputs, inputs], device) }
     }
 
     /// `[batch, seq, in]` to `[batch, seq, out]`.

@@ -1,6 +1,6 @@
 //! The two normalisations: RMSNorm over the residual stream, LayerNorm over each head's queries and keys.
 
-use burn::module::{Module, Param};
+use burn::module::{Initializer, Module, Param};
 use burn::tensor::{DType, Device, Tensor};
 
 use super::Rope;
@@ -18,7 +18,7 @@ pub struct RmsNorm {
 
 impl RmsNorm {
     pub(crate) fn new(hidden: usize, epsilon: f64, device: &Device) -> Self {
-        Self { weight: Param::from_tensor(Tensor::ones([hidden], device)), epsilon }
+        Self { weight: Initializer::Ones.init([hidden], device), epsilon }
     }
 
     /// `[batch, seq, hidden]` to the same shape.
@@ -52,8 +52,8 @@ pub struct HeadNorm {
 impl HeadNorm {
     pub(crate) fn new(heads: usize, head_dim: usize, device: &Device) -> Self {
         Self {
-            weight: Param::from_tensor(Tensor::ones([heads, head_dim], device)),
-            bias: Param::from_tensor(Tensor::zeros([heads, head_dim], device)),
+            weight: Initializer::Ones.init([heads, head_dim], device),
+            bias: Initializer::Zeros.init([heads, head_dim], device),
         }
     }
 

@@ -10,8 +10,10 @@ use vq_tokenizer::train::{RevivalConfig, VqLossConfig};
 use super::objective::LossConfig;
 use super::optimizer::OptimizerConfig;
 use super::schedule::ScheduleConfig;
+use crate::checkpoint::VQ_DIR;
 use crate::data::{DataConfig, validate_sources};
 use crate::error::{Error, Result};
+use crate::generate::{GenerationConfig, PromptForms};
 use crate::model::ModelConfig;
 use crate::tokenize::BpeConfig;
 
@@ -172,13 +174,7 @@ impl RunConfig {
     }
 
     fn validate(&self) -> Result<()> {
-        let plain = !self.name.is_empty()
-            && self.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-            && !self.name.starts_with('.');
-        if !plain {
-            let allowed = "letters, digits, - _ and . (not first)";
-            return Err(Error::Invalid(format!("run.name is {:?}; allowed: {allowed}", self.name)));
-        }
+        validate_name(&self.name)?;
         let counts = [
             ("steps", self.steps),
             ("checkpoint_every", self.checkpoint_every),
@@ -257,10 +253,23 @@ impl ModelSizes {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizerConfig {
-    /// An image tokenizer's directory.
+    /// An image tokenizer's directory, or a checkpoint's, whose image tokenizer is taken.
     pub checkpoint: PathBuf,
-    /// A `tokenizer.json` of `bpe train`.
-    pub text: PathBuf,
+    /// A `tokenizer.json` of `bpe train`; without it the one in `checkpoint`.
+    pub text: Option<PathBuf>,
+}
+
+impl TokenizerConfig {
+    /// The directory of the image tokenizer.
+    pub fn image_dir(&self) -> PathBuf {
+        let nested = self.checkpoint.join(VQ_DIR);
+        if nested.is_dir() { nested } else { self.checkpoint.clone() }
+    }
+
+    /// The file of the text tokenizer.
+    pub fn text_path(&self) -> PathBuf {
+        self.text.clone().unwrap_or_else(|| self.checkpoint.join("tokenizer.json"))
+    }
 }
 
 /// The shape of a language model's batch.
@@ -290,6 +299,9 @@ fn one_batch() -> usize {
 
 /// What every recipe can check about itself.
 pub trait Recipe: DeserializeOwned + Serialize {
+    /// Names that `model.preset` may have, each with the keys of the section that it stands for.
+    const PRESETS: &'static [(&'static str, &'static str)] = &[];
+
     /// Checks ranges that types do not express.
     ///
     /// # Errors
@@ -298,6 +310,42 @@ pub trait Recipe: DeserializeOwned + Serialize {
 }
 
 impl Recipe for LanguageRecipe {
+    // The shipped model, the sizes of the throughput benches, and the two of the paper (table 1; the
+    // larger one's heads and widths follow from its number of parameters).
+    const PRESETS: &'static [(&'static str, &'static str)] = &[
+        (
+            "demo",
+            "hidden_size = 256\nintermediate_size = 704\nnum_hidden_layers = 6\n\
+             num_attention_heads = 4\nmax_position_embeddings = 512",
+        ),
+        (
+            "small",
+            "hidden_size = 512\nintermediate_size = 1408\nnum_hidden_layers = 8\n\
+             num_attention_heads = 8\nmax_position_embeddings = 1024",
+        ),
+        (
+            "base",
+            "hidden_size = 768\nintermediate_size = 2048\nnum_hidden_layers = 12\n\
+             num_attention_heads = 12\nmax_position_embeddings = 2048",
+        ),
+        (
+            "1b",
+            "hidden_size = 2048\nintermediate_size = 5504\nnum_hidden_layers = 16\n\
+             num_attention_heads = 16\nmax_position_embeddings = 2048",
+        ),
+        (
+            "chameleon-7b",
+            "hidden_size = 4096\nintermediate_size = 11008\nnum_hidden_layers = 32\n\
+             num_attention_heads = 32\nmax_position_embeddings = 4096\ndropout = 0.1",
+        ),
+        (
+            "chameleon-30b",
+            "hidden_size = 8192\nintermediate_size = 22016\nnum_hidden_layers = 48\n\
+             num_attention_heads = 64\nnum_key_value_heads = 8\n\
+             max_position_embeddings = 4096\nswin_norm = true",
+        ),
+    ];
+
     fn validate(&self) -> Result<()> {
         self.run.validate()?;
         self.optimizer.validate()?;
@@ -308,12 +356,31 @@ impl Recipe for LanguageRecipe {
             let len = self.batch.seq_len;
             return Err(Error::Invalid(format!("batch.seq_len is {len}; it must be at least 2")));
         }
+        let context = self.model.max_position_embeddings;
+        if self.batch.seq_len > context {
+            let len = self.batch.seq_len;
+            return Err(Error::Invalid(format!(
+                "batch.seq_len is {len}; allowed: up to model.max_position_embeddings, {context}"
+            )));
+        }
         self.model.config(1).validate()?;
+        self.loss.validate()?;
+        self.validate_generation()?;
         validate_sources(&self.data, true)?;
         validate_sources(&self.validation, true).or_else(|e| match self.validation.is_empty() {
             true => Ok(()),
             false => Err(e),
         })
+    }
+}
+
+impl LanguageRecipe {
+    /// A run of hours must not end in a checkpoint that cannot be opened.
+    fn validate_generation(&self) -> Result<()> {
+        let text = serde_json::to_string(&self.generation).expect("JSON values are valid JSON");
+        let checked = GenerationConfig::from_json(&text)
+            .and_then(|_| PromptForms::from_json(&text)?.validate());
+        checked.map_err(|e| Error::Invalid(format!("generation: {e}")))
     }
 }
 
@@ -323,6 +390,7 @@ impl Recipe for VqRecipe {
         self.model.validate()?;
         self.optimizer.validate()?;
         self.schedule.validate()?;
+        self.loss.validate()?;
         at_least_one("batch.images", self.batch.images)?;
         validate_sources(&self.data, false)
     }
@@ -330,8 +398,21 @@ impl Recipe for VqRecipe {
 
 impl Recipe for BpeRecipe {
     fn validate(&self) -> Result<()> {
+        validate_name(&self.run.name)?;
         validate_sources(&self.data, true)
     }
+}
+
+/// A run's name becomes a folder's.
+fn validate_name(name: &str) -> Result<()> {
+    let plain = !name.is_empty()
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        && !name.starts_with('.');
+    if !plain {
+        let allowed = "letters, digits, - _ and . (not first)";
+        return Err(Error::Invalid(format!("run.name is {name:?}; allowed: {allowed}")));
+    }
+    Ok(())
 }
 
 fn at_least_one(key: &str, value: usize) -> Result<()> {

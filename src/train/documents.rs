@@ -11,7 +11,7 @@ use super::objective::NextTokenBatch;
 use crate::data::mixture::{Cursor, Mixture, Source};
 use crate::data::pack::{PackReport, PackedBatch, Packer, PackerState};
 use crate::data::template::{RenderOptions, Template};
-use crate::data::{self, DEFAULT_TOLERANCE, DataConfig, EncodedSample, EncodedSource, Encoding};
+use crate::data::{self, DataConfig, EncodedSample, EncodedSource, Encoding};
 use crate::error::{Error, Result};
 use crate::tokenize::{CodedSegment, Processor, TokenClass, TokenSequence};
 
@@ -54,7 +54,7 @@ impl Prepared {
         };
         let all = samples.len();
         samples.retain(whole);
-        if (samples.len() as f64) < all as f64 * (1.0 - DEFAULT_TOLERANCE) {
+        if (samples.len() as f64) < all as f64 * (1.0 - config.max_bad) {
             let bad = all - samples.len();
             let message = format!("{bad} of {all} samples lack a field that a template names");
             return Err(Error::Invalid(format!("data {}: {message}", config.path)));
@@ -198,8 +198,16 @@ pub fn corpus(configs: &[DataConfig], count: usize, seed: u64) -> Result<Vec<Str
         let dataset =
             data::open_as(&config.path, config.explode.as_deref(), config.group_by.as_deref())?;
         let len = dataset.len().min(config.limit.unwrap_or(usize::MAX)).min(count);
+        let mut bad = 0;
         for index in 0..len {
-            let mut fields = dataset.fields(index)?;
+            let mut fields = match dataset.fields(index) {
+                Ok(fields) => fields,
+                Err(_) if ((bad + 1) as f64) <= config.max_bad * len as f64 => {
+                    bad += 1;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             fields.extend(config.fields.clone());
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(index as u64);

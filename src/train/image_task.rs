@@ -13,12 +13,13 @@ use serde::{Deserialize, Serialize};
 use vq_tokenizer::metrics::{CodebookUsage, psnr, ssim};
 use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::train::{Revival, VqLoss, VqObjective, initialise_codebook};
-use vq_tokenizer::{VqModel, VqTokenizer, weights};
+use vq_tokenizer::weights::{self, WeightFiles};
+use vq_tokenizer::{VqModel, VqTokenizer};
 
 use super::config::VqRecipe;
 use super::{Optimizer, Task};
 use crate::data::mixture::{Cursor, Mixture, Source};
-use crate::data::{self, Counted, DEFAULT_TOLERANCE, DataConfig, Dataset};
+use crate::data::{self, Counted, DataConfig, Dataset};
 use crate::error::{Error, Result};
 use crate::report::Metrics;
 
@@ -55,7 +56,7 @@ impl ImageTask {
     pub fn new(recipe: VqRecipe, device: &Device) -> Result<Self> {
         let preprocessor = PreprocessorConfig::original(recipe.model.resolution);
         let open = |config: &DataConfig| -> Result<Counted> {
-            Counted::new(open(config)?, DEFAULT_TOLERANCE)
+            Counted::new(open(config)?, config.max_bad)
         };
         let sources: Vec<Counted> = recipe.data.iter().map(open).collect::<Result<_>>()?;
         let mixture = Mixture::new(
@@ -118,12 +119,15 @@ impl ImageTask {
             let missing = self.recipe.batch.images - images.len();
             let draws: Vec<_> = (0..missing).map(|_| self.mixture.draw()).collect();
             let drawn = draws.into_par_iter().map(|mut draw| {
-                let sample = self.sources[draw.source].take(draw.index)?;
+                let source = &self.sources[draw.source];
+                let Some(sample) = source.take(draw.index)? else { return Ok(None) };
+                let Some(image) = sample.images.into_iter().next() else {
+                    source.reject(draw.index, format!("{}: no picture", sample.source))?;
+                    return Ok(None);
+                };
+                let image = self.preprocessor.resize(&image);
                 let augment = self.recipe.data[draw.source].augment;
-                Ok(sample.and_then(|sample| sample.images.into_iter().next()).map(|image| {
-                    let image = self.preprocessor.resize(&image);
-                    if augment { augmented(image, &mut draw.rng) } else { image }
-                }))
+                Ok(Some(if augment { augmented(image, &mut draw.rng) } else { image }))
             });
             images.extend(drawn.collect::<Result<Vec<_>>>()?.into_iter().flatten());
         }
@@ -150,7 +154,7 @@ fn pictures(
     count: usize,
     preprocessor: &PreprocessorConfig,
 ) -> Result<Vec<RgbImage>> {
-    let dataset = Counted::new(open(config)?, DEFAULT_TOLERANCE)?;
+    let dataset = Counted::new(open(config)?, config.max_bad)?;
     let count = count.min(dataset.len());
     let samples: Vec<_> =
         (0..count).into_par_iter().map(|index| dataset.take(index)).collect::<Result<_>>()?;
@@ -256,7 +260,7 @@ impl Task for ImageTask {
         let trainer = dir.join("trainer");
         let path = dir.join("model.safetensors");
         let model = self.model.take().expect("the model is absent only inside `step`");
-        self.model = Some(weights::load(model, weights::read(&path)?, &path, |_| true)?);
+        self.model = Some(weights::load(model, WeightFiles::open(&path)?, &path)?);
         self.optimizer = Optimizer::load(
             self.recipe.optimizer.clone(),
             &trainer.join("optimizer.safetensors"),

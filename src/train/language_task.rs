@@ -48,13 +48,13 @@ impl LanguageTask {
     /// # Errors
     /// Those of the files that the recipe names.
     pub fn new(recipe: LanguageRecipe, device: &Device, quiet: bool) -> Result<Self> {
-        let vq = VqTokenizer::load(&recipe.tokenizer.checkpoint, device)?;
-        let text = TextTokenizer::load(&recipe.tokenizer.text)?;
-        let side = vq.resolution() / vq.config().downsampling();
-        let processor = Processor::new(text, (side, side))?;
+        let image_dir = recipe.tokenizer.image_dir();
+        let vq = VqTokenizer::load(&image_dir, device)?;
+        let text = TextTokenizer::load(&recipe.tokenizer.text_path())?;
+        let processor = Processor::new(text, vq.grid())?;
         check_codebook(&recipe, &processor, &vq)?;
         let config = recipe.model.config(processor.vocabulary().len());
-        let digest = Manifest::of(&recipe.tokenizer.checkpoint)?.digest();
+        let digest = Manifest::of(&image_dir)?.digest();
         let cache_dir = recipe.run.path().join("codes");
         let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: &cache_dir, quiet };
         let pad = processor.vocabulary().special().pad;
@@ -131,7 +131,7 @@ fn check_codebook(recipe: &LanguageRecipe, processor: &Processor, vq: &VqTokeniz
     let (names, codes) = (processor.vocabulary().num_codes(), vq.config().num_embeddings);
     if names != codes {
         let message = format!("{names} picture tokens, but the image tokenizer has {codes} codes");
-        return Err(Error::file(&recipe.tokenizer.text, message));
+        return Err(Error::file(&recipe.tokenizer.text_path(), message));
     }
     Ok(())
 }
@@ -192,7 +192,7 @@ impl Task for LanguageTask {
     fn save(&self, dir: &Path) -> Result<()> {
         let parts = Parts {
             config: &self.config,
-            weights: weights::collect(self.model()),
+            weights: Some(weights::collect(self.model())),
             dtype: weights::StoredDtype::F32,
             processor: &self.processor,
             vq: Some(&self.vq),
@@ -210,7 +210,7 @@ impl Task for LanguageTask {
     fn restore(&mut self, dir: &Path) -> Result<()> {
         let trainer = dir.join("trainer");
         let model = self.model.take().expect("the model is absent only inside `step`");
-        self.model = Some(Checkpoint::load_weights(dir, model)?);
+        self.model = Some(Checkpoint::load_weights(dir, &self.config, model)?);
         self.optimizer = Optimizer::load(
             self.recipe.optimizer.clone(),
             &trainer.join("optimizer.safetensors"),

@@ -105,6 +105,11 @@ pub fn run<T: Task>(
         }
         None => 0,
     };
+    if resumed_at > config.steps {
+        let steps = config.steps;
+        let message = format!("the run has taken {resumed_at} steps already; run.steps is {steps}");
+        return Err(Error::file(&run_dir, message));
+    }
     let mut reporter = reporter.with_log(&run_dir.join("metrics.jsonl"), resumed_at)?;
     reporter.start_at(resumed_at);
     let mut evaluation = Metrics::new();

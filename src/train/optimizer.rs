@@ -94,27 +94,22 @@ impl OptimizerConfig {
 pub struct Optimizer {
     config: OptimizerConfig,
     step: u32,
-    states: BTreeMap<String, State>,
+    moments: BTreeMap<String, Moments>,
 }
 
 /// What is kept of one parameter, flat; the shape is the parameter's.
 #[derive(Clone, Debug)]
-enum State {
-    AdamW(Moments),
-    Muon { momentum: Tensor<1> },
-}
-
-/// AdamW's two moments of one parameter.
-#[derive(Clone, Debug)]
 struct Moments {
+    /// AdamW's first moment, or Muon's momentum.
     first: Tensor<1>,
-    second: Tensor<1>,
+    /// AdamW's alone.
+    second: Option<Tensor<1>>,
 }
 
 impl Optimizer {
     /// An optimizer that has taken no step.
     pub fn new(config: OptimizerConfig) -> Self {
-        Self { config, step: 0, states: BTreeMap::new() }
+        Self { config, step: 0, moments: BTreeMap::new() }
     }
 
     /// One update. Returns the new module and the L2 norm of all gradients before clipping.
@@ -152,12 +147,8 @@ impl Optimizer {
 
     /// Forgets the moments of some rows of the matrix at `path`, because the rows were replaced.
     pub fn reset_rows(&mut self, path: &str, rows: &BTreeSet<usize>, width: usize) {
-        let moments = match self.states.get_mut(path) {
-            Some(State::AdamW(moments)) => vec![&mut moments.first, &mut moments.second],
-            Some(State::Muon { momentum }) => vec![momentum],
-            None => return,
-        };
-        for moment in moments {
+        let Some(moments) = self.moments.get_mut(path) else { return };
+        for moment in std::iter::once(&mut moments.first).chain(&mut moments.second) {
             let device = moment.device();
             let mut values: Vec<f32> = moment.to_data().iter::<f32>().collect();
             for &row in rows {
@@ -174,16 +165,11 @@ impl Optimizer {
     /// [`Error::Io`] when the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut tensors = weights::NamedTensors::new();
-        for (name, state) in &self.states {
-            let mut put = |part: &str, moment: &Tensor<1>| {
-                tensors.insert(format!("{part}.{name}"), moment.to_data());
-            };
-            match state {
-                State::AdamW(Moments { first, second }) => {
-                    put("first", first);
-                    put("second", second);
-                }
-                State::Muon { momentum } => put("momentum", momentum),
+        for (name, Moments { first, second }) in &self.moments {
+            let kind = if second.is_some() { "first" } else { "momentum" };
+            tensors.insert(format!("{kind}.{name}"), first.to_data());
+            if let Some(second) = second {
+                tensors.insert(format!("second.{name}"), second.to_data());
             }
         }
         let step = TensorData::new(vec![self.step as f32], [1]);
@@ -201,22 +187,22 @@ impl Optimizer {
         let lacks = |what: String| Error::file(path, format!("the optimizer state lacks {what}"));
         let step = tensors.remove("step").ok_or_else(|| lacks("step".to_owned()))?;
         let step = step.iter::<f32>().next().unwrap_or(0.0) as u32;
-        let mut states = BTreeMap::new();
+        let mut moments = BTreeMap::new();
         let keys: Vec<String> = tensors.keys().cloned().collect();
-        for (part, name) in keys.iter().filter_map(|key| key.split_once('.')) {
-            let mut take = |part: &str| {
-                let key = format!("{part}.{name}");
+        for (kind, name) in keys.iter().filter_map(|key| key.split_once('.')) {
+            let mut take = |kind: &str| {
+                let key = format!("{kind}.{name}");
                 let data = tensors.remove(&key).ok_or_else(|| lacks(key))?;
                 Ok::<_, Error>(Tensor::from_data(data, device))
             };
-            let state = match part {
-                "first" => State::AdamW(Moments { first: take("first")?, second: take("second")? }),
-                "momentum" => State::Muon { momentum: take("momentum")? },
+            let kept = match kind {
+                "first" => Moments { first: take("first")?, second: Some(take("second")?) },
+                "momentum" => Moments { first: take("momentum")?, second: None },
                 _ => continue,
             };
-            states.insert(name.to_owned(), state);
+            moments.insert(name.to_owned(), kept);
         }
-        Ok(Self { config, step, states })
+        Ok(Self { config, step, moments })
     }
 
     /// Updates taken so far.
@@ -270,24 +256,19 @@ impl Update<'_> {
         let muon = config.kind == OptimizerKind::Muon && is_hidden_matrix(&path, D);
         let count = gradient.shape().num_elements();
         let gradient: Tensor<1> = gradient.inner().reshape([count]);
-        let state = self.optimizer.states.remove(&path);
+        let moments = self.optimizer.moments.remove(&path);
         let zeros = || Tensor::zeros([count], &gradient.device());
-        let (weight, state) = if muon {
-            let momentum = match state {
-                Some(State::Muon { momentum }) => momentum,
-                _ => zeros(),
-            };
-            let (weight, momentum) = self.muon(weight, gradient, momentum, decay);
-            (weight, State::Muon { momentum })
+        let Moments { first, second } =
+            moments.unwrap_or_else(|| Moments { first: zeros(), second: None });
+        let (weight, moments) = if muon {
+            let (weight, first) = self.muon(weight, gradient, first, decay);
+            (weight, Moments { first, second: None })
         } else {
-            let moments = match state {
-                Some(State::AdamW(moments)) => moments,
-                _ => Moments { first: zeros(), second: zeros() },
-            };
-            let (weight, moments) = self.adamw(weight, gradient, moments, decay);
-            (weight, State::AdamW(moments))
+            let second = second.unwrap_or_else(zeros);
+            let (weight, [first, second]) = self.adamw(weight, gradient, [first, second], decay);
+            (weight, Moments { first, second: Some(second) })
         };
-        self.optimizer.states.insert(path, state);
+        self.optimizer.moments.insert(path, moments);
         weight
     }
 
@@ -315,11 +296,11 @@ impl Update<'_> {
         &self,
         weight: Tensor<D>,
         gradient: Tensor<1>,
-        moments: Moments,
+        moments: [Tensor<1>; 2],
         decay: f64,
-    ) -> (Tensor<D>, Moments) {
+    ) -> (Tensor<D>, [Tensor<1>; 2]) {
         #[cfg(feature = "cpu")]
-        if ops::applies(&weight) && ops::applies(&gradient) && ops::applies(&moments.first) {
+        if ops::applies(&weight) && ops::applies(&gradient) && ops::applies(&moments[0]) {
             return self.fused(weight, gradient, moments, decay);
         }
         self.composed(weight, gradient, moments, decay)
@@ -331,9 +312,9 @@ impl Update<'_> {
         &self,
         weight: Tensor<D>,
         gradient: Tensor<1>,
-        Moments { first, second }: Moments,
+        moments: [Tensor<1>; 2],
         decay: f64,
-    ) -> (Tensor<D>, Moments) {
+    ) -> (Tensor<D>, [Tensor<1>; 2]) {
         let config = &self.optimizer.config;
         let update = AdamW {
             betas: config.betas.map(|beta| beta as f32),
@@ -343,17 +324,16 @@ impl Update<'_> {
             correction: self.corrections[1] as f32,
             keep: (1.0 - self.lr * decay) as f32,
         };
-        let (weight, [first, second]) = ops::adamw(update, weight, [first, second], gradient);
-        (weight, Moments { first, second })
+        ops::adamw(update, weight, moments, gradient)
     }
 
     fn composed<const D: usize>(
         &self,
         weight: Tensor<D>,
         mut gradient: Tensor<1>,
-        Moments { first, second }: Moments,
+        [first, second]: [Tensor<1>; 2],
         decay: f64,
-    ) -> (Tensor<D>, Moments) {
+    ) -> (Tensor<D>, [Tensor<1>; 2]) {
         let config = &self.optimizer.config;
         let ([beta1, beta2], eps) = (config.betas, config.eps);
         let shape = weight.dims();
@@ -365,7 +345,7 @@ impl Update<'_> {
         let root = (second.clone() / self.corrections[1]).sqrt() + eps;
         let update = first.clone() / root * (self.lr / self.corrections[0]);
         let weight = if decay > 0.0 { weight * (1.0 - self.lr * decay) } else { weight };
-        (weight - update.reshape(shape), Moments { first, second })
+        (weight - update.reshape(shape), [first, second])
     }
 }
 

@@ -20,11 +20,32 @@ pub fn read_recipe<R: Recipe>(path: &Path, overrides: &[String]) -> Result<R> {
     for override_ in overrides {
         apply(&mut table, override_)?;
     }
+    let in_file = |e: Error| Error::file(path, e.to_string());
+    expand_preset(&mut table, R::PRESETS).map_err(in_file)?;
     let recipe: R = table
         .try_into()
         .map_err(|e: toml::de::Error| Error::file(path, explain(e.to_string().trim_end())))?;
     recipe.validate().map_err(|e| Error::file(path, e.to_string()))?;
     Ok(recipe)
+}
+
+/// Puts the keys that `model.preset` stands for beside the section's own, which count first.
+fn expand_preset(table: &mut toml::Table, presets: &[(&str, &str)]) -> Result<()> {
+    let Some(model) = table.get_mut("model").and_then(toml::Value::as_table_mut) else {
+        return Ok(());
+    };
+    let Some(name) = model.remove("preset") else { return Ok(()) };
+    let known = presets.iter().find(|(known, _)| name.as_str() == Some(known));
+    let Some((_, keys)) = known else {
+        let names: Vec<&str> = presets.iter().map(|(name, _)| *name).collect();
+        let allowed = if names.is_empty() { "none here".to_owned() } else { names.join(", ") };
+        return Err(Error::Invalid(format!("model.preset is {name}; allowed: {allowed}")));
+    };
+    let keys: toml::Table = toml::from_str(keys).expect("presets are valid TOML");
+    for (key, value) in keys {
+        model.entry(key).or_insert(value);
+    }
+    Ok(())
 }
 
 /// Sets `a.b.c=value`; a value that is no TOML is taken as a string.
@@ -78,6 +99,22 @@ mod tests {
         assert_eq!(table["optimizer"]["lr"].as_float(), Some(3e-4));
         assert_eq!(table["run"]["name"].as_str(), Some("quick"));
         assert!(apply(&mut table, "no value").is_err());
+    }
+
+    #[test]
+    fn a_preset_fills_in_what_the_section_leaves_out() {
+        use crate::train::{LanguageRecipe, Recipe};
+        for (name, _) in LanguageRecipe::PRESETS {
+            let text = format!("[model]\npreset = {name:?}\nnum_hidden_layers = 3\n");
+            let mut table: toml::Table = toml::from_str(&text).unwrap();
+            expand_preset(&mut table, LanguageRecipe::PRESETS).unwrap();
+            let sizes: crate::train::ModelSizes = table["model"].clone().try_into().unwrap();
+            assert_eq!(sizes.num_hidden_layers, 3);
+            sizes.config(99).validate().unwrap();
+        }
+        let mut table: toml::Table = toml::from_str("[model]\npreset = \"huge\"").unwrap();
+        let error = expand_preset(&mut table, LanguageRecipe::PRESETS).unwrap_err().to_string();
+        assert!(error.contains("\"huge\"; allowed: demo, small"), "{error}");
     }
 
     #[test]

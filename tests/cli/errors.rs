@@ -141,7 +141,7 @@ fn settings_out_of_range_are_named() {
     let run = |flag: &str, value: &str| {
         calumma_in(dir.path(), &["draw", tiny(), "a circle", flag, value])
     };
-    run("--temperature", "0").fails(3, &["temperature is 0", "above 0"]);
+    run("--temperature", "0").fails(3, &["temperature is 0", "0.0001 or more"]);
     run("--top-p", "1.5").fails(3, &["top_p is 1.5"]);
     run("--guidance-scale=-1", "--no-metadata").fails(3, &["guidance_scale is -1"]);
 }
@@ -171,4 +171,44 @@ fn a_device_that_the_build_lacks_is_exit_code_four() {
     picture(dir.path(), "p.png");
     let outcome = calumma_in(dir.path(), &["caption", tiny(), "p.png", "--device", "cuda"]);
     outcome.fails(4, &["this build has no cuda"]);
+}
+
+#[test]
+fn a_directory_in_place_of_a_file_is_named_and_nothing_stays() {
+    let dir = empty();
+    std::fs::create_dir(dir.path().join("out")).unwrap();
+    let run = |args: &[&str]| calumma_in(dir.path(), args);
+    run(&["demo", "--checkpoint", tiny(), "--out", "out"]).fails(3, &["out", "is a directory"]);
+    std::fs::write(dir.path().join("c.json"), r#"{"height": 1, "width": 1, "codes": [3]}"#)
+        .unwrap();
+    run(&["vq", "decode", tiny(), "c.json", "--out", "out"]).fails(3, &["out", "is a directory"]);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    let exported = run(&["export", tiny(), "release/", "--json"]);
+    assert_eq!(exported.json()[0]["path"], "release/");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+}
+
+#[test]
+fn samples_without_pictures_stop_an_image_tokenizers_training() {
+    let dir = empty();
+    std::fs::write(dir.path().join("t.jsonl"), "{\"text\": \"hello\"}\n".repeat(3)).unwrap();
+    let recipe = super::training::VQ.replace("scenes:train?count=16&size=32", "t.jsonl");
+    std::fs::write(dir.path().join("vq.toml"), recipe).unwrap();
+    calumma_in(dir.path(), &["vq", "train", "vq.toml"]).fails(3, &["t.jsonl", "no picture"]);
+}
+
+#[test]
+fn values_of_a_recipe_are_checked_before_the_work() {
+    let dir = empty();
+    std::fs::write(dir.path().join("lm.toml"), super::training::LM).unwrap();
+    for (change, told) in [
+        ("loss.z_loss=nan", "loss.z_loss is NaN"),
+        ("generation.top_p=7", "top_p is 7"),
+        ("batch.seq_len=4096", "batch.seq_len is 4096"),
+        ("model.initializer_range=-1", "initializer_range is -1"),
+        ("run.name=../up", "run.name is \"../up\""),
+    ] {
+        calumma_in(dir.path(), &["train", "lm.toml", "--set", change]).fails(3, &[told]);
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{calumma_in, text};
 
-const VQ: &str = r#"
+pub(super) const VQ: &str = r#"
 [run]
 name = "vq"
 steps = 3
@@ -39,7 +39,7 @@ path = "scenes:train?count=50&size=32"
 templates = ["{caption}"]
 "#;
 
-const LM: &str = r#"
+pub(super) const LM: &str = r#"
 [run]
 name = "lm"
 steps = 2

@@ -242,3 +242,30 @@ fn completions_know_the_verbs() {
     let outcome = calumma_in(dir.path(), &["completions", "bash"]);
     assert!(outcome.code == 0 && outcome.stdout.contains("reconstruct"));
 }
+
+#[test]
+fn a_reconstruction_never_takes_the_place_of_its_original() {
+    let dir = empty();
+    let image = picture(dir.path(), "p.png");
+    let before = std::fs::read(&image).unwrap();
+    let reconstruct = ["vq", "reconstruct", tiny(), "p.png", "--out", ".", "--json"];
+    let lines = calumma_in(dir.path(), &reconstruct).json();
+    assert_eq!(std::fs::read(&image).unwrap(), before);
+    assert_eq!(lines[0]["out"], "./p-1.png");
+    assert!(dir.path().join("p-1.png").is_file());
+}
+
+#[test]
+#[cfg(unix)]
+fn a_path_that_is_no_utf8_is_no_panic() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let dir = empty();
+    let image = picture(dir.path(), "p.png");
+    let odd = OsStr::from_bytes(b"caf\xe9.png");
+    std::fs::copy(image, dir.path().join(odd)).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_calumma"));
+    command.args(["caption", tiny(), "--json", "--device", "cpu", "--max-tokens", "2"]);
+    let output = command.arg(odd).current_dir(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

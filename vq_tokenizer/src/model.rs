@@ -22,8 +22,9 @@ pub struct VqModel {
     pub quant_conv: Conv2d,
     /// 1x1 convolution from the codebook's vectors to the decoder.
     pub post_quant_conv: Conv2d,
-    /// Latents to pixels.
-    pub decoder: Decoder,
+    /// Latents to pixels; `None` where only the encoder's half is at hand, as in Hugging Face's
+    /// Chameleon directories.
+    pub decoder: Option<Decoder>,
 }
 
 impl VqModel {
@@ -34,7 +35,7 @@ impl VqModel {
             quantize: VectorQuantizer::new(config.num_embeddings, embed, device),
             quant_conv: Conv2d::new(latent, embed, 1, device),
             post_quant_conv: Conv2d::new(embed, latent, 1, device),
-            decoder: Decoder::new(config, device),
+            decoder: Some(Decoder::new(config, device)),
         }
     }
 
@@ -51,19 +52,30 @@ impl VqModel {
     /// The picture of `codes`: `[batch, h, w]` to `[batch, 3, H, W]`, not clamped.
     ///
     /// Every code must be below `num_embeddings`; `VqTokenizer::decode` checks it.
+    ///
+    /// # Panics
+    /// Without a decoder; `VqTokenizer::decode` checks that too.
     pub fn pixels(&self, codes: Tensor<3, Int>) -> Tensor<4> {
         self.reconstruct(self.quantize.lookup(codes))
     }
 
     /// The picture of quantized latents: `[batch, embed, h, w]` to `[batch, 3, H, W]`, not clamped.
+    ///
+    /// # Panics
+    /// Without a decoder.
     pub fn reconstruct(&self, quantized: Tensor<4>) -> Tensor<4> {
-        self.decoder.forward(self.post_quant_conv.forward(quantized))
+        let decoder =
+            self.decoder.as_ref().expect("pictures are asked for only where a decoder is");
+        decoder.forward(self.post_quant_conv.forward(quantized))
     }
 
     /// Encodes, quantizes with the straight-through gradient and decodes, for training.
     ///
     /// Returns the reconstruction `[batch, 3, H, W]`, the latents before quantization and the
     /// quantizer's output.
+    ///
+    /// # Panics
+    /// Without a decoder.
     pub fn forward(&self, pixels: Tensor<4>) -> (Tensor<4>, Tensor<4>, Quantized) {
         let latents = self.latents(pixels);
         let quantized = self.quantize.forward(latents.clone());
@@ -114,7 +126,7 @@ mod tests {
         let config = VqConfig { num_embeddings: 8192, ..VqConfig::default() };
         let model = config.init(&Device::flex());
         assert_eq!(model.encoder.num_params(), 27_194_880);
-        assert_eq!(model.decoder.num_params(), 39_294_851);
+        assert_eq!(model.decoder.as_ref().unwrap().num_params(), 39_294_851);
         assert_eq!(model.num_params(), 29_423_616 + 39_294_851);
     }
 
@@ -136,7 +148,8 @@ mod tests {
         let commitment =
             |model: &VqModel| model.quantize.forward(model.latents(pixels.clone())).commitment_loss;
         type Pick = fn(&mut VqModel) -> &mut Param<Tensor<4>>;
-        let decoder: [Pick; 2] = [|m| &mut m.post_quant_conv.weight, |m| m.decoder.first_weight()];
+        let decoder: [Pick; 2] =
+            [|m| &mut m.post_quant_conv.weight, |m| m.decoder.as_mut().unwrap().first_weight()];
         let encoder: [Pick; 2] = [|m| &mut m.quant_conv.weight, |m| m.encoder.first_weight()];
         for pick in decoder {
             check(&model, pick, &reconstruction);
@@ -189,7 +202,7 @@ mod tests {
         let before = loss.total.clone().into_scalar::<f32>();
         let gradients = loss.total.backward();
         let mut model = model;
-        let weight = model.decoder.first_weight();
+        let weight = model.decoder.as_mut().unwrap().first_weight();
         let step = weight.val().grad(&gradients).unwrap() * 0.01;
         *weight = Param::from_tensor((weight.val() - Tensor::from_inner(step)).detach());
         let after = objective.loss(&model, pixels).total.into_scalar::<f32>();

@@ -10,10 +10,14 @@ use crate::config::VqConfig;
 use crate::error::{Error, Result};
 use crate::model::VqModel;
 use crate::preprocess::{PreprocessorConfig, to_images};
-use crate::weights::{self, StoredDtype};
+use crate::weights::{self, StoredDtype, TensorSource, WeightFiles};
 
 /// Pixels that pass through the network at once: 64 pictures of 64x64, one of 512x512.
 const PIXELS_AT_ONCE: usize = 1 << 18;
+
+/// What is said where a picture is asked of half a tokenizer.
+const NO_DECODER: &str = "the image tokenizer has no decoder, so it draws nothing; the original \
+    release keeps encoder and decoder in tokenizer/vqgan.ckpt";
 
 /// A VQ model with its configuration, preprocessing and device.
 #[derive(Debug)]
@@ -53,8 +57,32 @@ impl VqTokenizer {
             ));
         }
         let path = dir.join("model.safetensors");
-        let model = weights::load(config.init(device), weights::read(&path)?, &path, |_| true)?;
+        Self::from_tensors(config, preprocessor, WeightFiles::open(&path)?, &path, device)
+    }
+
+    /// A tokenizer from the tensors of another file, such as a language model's; without those of the
+    /// decoder it encodes only.
+    ///
+    /// # Errors
+    /// [`Error::File`] with `origin` when the tensors do not fit `config`.
+    pub fn from_tensors(
+        config: VqConfig,
+        preprocessor: PreprocessorConfig,
+        tensors: impl TensorSource,
+        origin: &Path,
+        device: &Device,
+    ) -> Result<Self> {
+        let mut model = config.init(device);
+        if !tensors.names().iter().any(|name| name.starts_with("decoder.")) {
+            model.decoder = None;
+        }
+        let model = weights::load(model, tensors, origin)?;
         Ok(Self::new(config, preprocessor, model, device.clone()))
+    }
+
+    /// Whether codes can be turned into pictures.
+    pub fn has_decoder(&self) -> bool {
+        self.model.decoder.is_some()
     }
 
     /// Writes what [`VqTokenizer::load`] reads into the existing directory `dir`; weights in f32.
@@ -110,8 +138,12 @@ impl VqTokenizer {
     ///
     /// # Errors
     /// [`Error::Invalid`] when a grid is empty, has another number of codes than rows times columns,
-    /// is larger than 8192 pixels a side, or holds a code that is not in the codebook.
+    /// is larger than 8192 pixels a side, or holds a code that is not in the codebook; when there is no
+    /// decoder.
     pub fn decode(&self, codes: &[Codes]) -> Result<Vec<RgbImage>> {
+        if !self.has_decoder() {
+            return Err(Error::Invalid(NO_DECODER.to_owned()));
+        }
         codes.iter().try_for_each(|codes| self.check(codes))?;
         let mut images = Vec::with_capacity(codes.len());
         for grid in codes.chunk_by(|a, b| (a.height, a.width) == (b.height, b.width)) {

@@ -13,7 +13,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use self::tasks::{Asking, Captioning, Drawing, Tasks};
-use super::session::Session;
+use super::session::{Session, name};
 use super::{open, pictures};
 
 /// Where the shipped model lies in the repository.
@@ -52,13 +52,16 @@ impl Record<'_> {
 /// When there is no checkpoint, and those of its files and of the output.
 pub fn run(args: &DemoArgs, session: &Session) -> Result<()> {
     let started = Instant::now();
+    if args.out.is_dir() {
+        return Err(Error::file(&args.out, "is a directory; --out takes the path of a PNG"));
+    }
     let dir = match &args.checkpoint {
         Some(dir) => dir.clone(),
         None => shipped()?,
     };
     let pipeline = open::pipeline(&dir, session)?;
     let mut record = Record { session, done: Vec::new() };
-    let opened = json!({ "task": "open", "checkpoint": dir });
+    let opened = json!({ "task": "open", "checkpoint": name(&dir) });
     record.tell(&format!("opened {}", dir.display()), started, opened)?;
     let tasks = Tasks::of(&dir, pipeline.vq()?.resolution())?;
     let sections = [
@@ -69,7 +72,7 @@ pub fn run(args: &DemoArgs, session: &Session) -> Result<()> {
     pictures::save(&args.out, &sheet(&sections, &Layout::default()), None)?;
     let seconds = started.elapsed().as_secs_f64();
     session.line(format_args!("wrote {}; {seconds:.1} s in all", args.out.display()))?;
-    session.object(&json!({ "done": record.done, "sheet": args.out, "seconds": seconds }))
+    session.object(&json!({ "done": record.done, "sheet": name(&args.out), "seconds": seconds }))
 }
 
 /// The shipped checkpoint: below the current directory, or beside the program or above it.

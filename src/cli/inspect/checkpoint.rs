@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use vq_tokenizer::VqConfig;
 
 use super::tensors::{self, Tensor};
-use crate::cli::session::Session;
+use crate::cli::session::{Session, name};
 use crate::cli::sizes;
 
 /// Bytes of an f32, the format that weights have in memory.
@@ -60,7 +60,7 @@ fn image_tokenizer(dir: &Path, json: &Value, manifest: &str, session: &Session) 
     session.line(format_args!("  files      {manifest}"))?;
     session.object(&json!({
         "kind": "image tokenizer",
-        "path": dir,
+        "path": name(dir),
         "config": config,
         "grid": [grid, grid],
         "parameters": tensors::parts(&tensors),
@@ -80,9 +80,16 @@ fn language_model(
     let has_vq = vq_dir.is_dir();
     let vq_tensors = if has_vq { tensors::read_model(&vq_dir)? } else { Vec::new() };
     let vocabulary = TextTokenizer::load(&dir.join("tokenizer.json"))?.vocabulary()?;
-    let modalities = match has_vq {
-        true => "text and pictures, in and out",
-        false => "text only (no vq_tokenizer directory)",
+    let (sees, draws) = (
+        has_vq || any(&tensors, "model.vqmodel."),
+        any(&vq_tensors, "decoder.") || any(&tensors, "model.vqmodel.decoder."),
+    );
+    let modalities = match (sees, draws) {
+        (true, true) => "text and pictures, in and out",
+        (true, false) => {
+            "text in and out, pictures in; `import --vqgan` adds the decoder that draws"
+        }
+        (false, _) => "text only: there is no image tokenizer",
     };
     let values: usize = tensors.iter().chain(&vq_tensors).map(Tensor::len).sum();
     let weights_bytes = FLOAT * values;
@@ -102,19 +109,23 @@ fn language_model(
         session.line("  and of the image tokenizer")?;
         parameters(&vq_tensors, session)?;
     }
-    let (weights, cache) = (sizes::bytes(weights_bytes as f64), sizes::bytes(cache_bytes as f64));
-    session.line(format_args!(
-        "  memory     {weights} of weights in f32, {cache} for a full context"
-    ))?;
+    for (precision, part) in [("f32", 1.0), ("bf16", 0.5)] {
+        let weights = sizes::bytes(weights_bytes as f64 * part);
+        let cache = sizes::bytes(cache_bytes as f64 * part);
+        session.line(format_args!(
+            "  memory     {weights} of weights in {precision}, {cache} for a full context"
+        ))?;
+    }
     session.line(format_args!("  files      {manifest}"))?;
     if dir.join("trainer").is_dir() {
         session.line("  training   can be resumed; export makes a release of it")?;
     }
     session.object(&json!({
         "kind": "checkpoint",
-        "path": dir,
+        "path": name(dir),
         "config": config,
-        "modalities": if has_vq { vec!["text", "image"] } else { vec!["text"] },
+        "modalities": if sees { vec!["text", "image"] } else { vec!["text"] },
+        "draws": draws,
         "vocabulary": ids,
         "codes": codes,
         "parameters": tensors::parts(&tensors),
@@ -125,6 +136,10 @@ fn language_model(
         "files": manifest,
         "resumable": dir.join("trainer").is_dir(),
     }))
+}
+
+fn any(tensors: &[Tensor], prefix: &str) -> bool {
+    tensors.iter().any(|tensor| tensor.name.starts_with(prefix))
 }
 
 fn sizes_in_words(config: &ModelConfig) -> String {

@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::pictures;
-use super::session::Session;
+use super::session::{Session, name};
 
 /// What to look into.
 #[derive(Args)]
@@ -48,6 +48,8 @@ fn directory(path: &Path, session: &Session) -> Result<()> {
         checkpoint::show(path, session)
     } else if path.join("metadata.jsonl").is_file() {
         Err(Error::file(path, "is a data set; use `calumma data inspect`"))
+    } else if path.join("params.json").is_file() || path.join("models").is_dir() {
+        Err(Error::file(path, "is in the original release's layout; `calumma import` reads it"))
     } else {
         run::show(path, session)
     }
@@ -67,7 +69,7 @@ fn picture(path: &Path, session: &Session) -> Result<()> {
     }
     session.object(&json!({
         "kind": "picture",
-        "path": path,
+        "path": name(path),
         "width": width,
         "height": height,
         "made_by": made_by,

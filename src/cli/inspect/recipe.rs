@@ -6,7 +6,7 @@ use calumma::train::{BpeRecipe, LanguageRecipe, Recipe, VqRecipe, read_recipe};
 use calumma::{Error, Result};
 use serde_json::json;
 
-use crate::cli::session::Session;
+use crate::cli::session::{Session, name};
 
 /// Prints the resolved recipe.
 ///
@@ -30,5 +30,5 @@ fn resolved<R: Recipe>(path: &Path, what: &str, verb: &str, session: &Session) -
     let text = toml::to_string_pretty(&recipe).map_err(|e| Error::file(path, e.to_string()))?;
     session.line(format_args!("# recipe of a {what}, for `calumma {verb}`"))?;
     session.line(text.trim_end())?;
-    session.object(&json!({ "kind": "recipe", "path": path, "verb": verb, "recipe": recipe }))
+    session.object(&json!({ "kind": "recipe", "path": name(path), "verb": verb, "recipe": recipe }))
 }

@@ -6,7 +6,7 @@ use calumma::train::newest_good_checkpoint;
 use calumma::{Error, Result};
 use serde_json::{Map, Value, json};
 
-use crate::cli::session::Session;
+use crate::cli::session::{Session, name};
 
 /// Prints where the run stands.
 ///
@@ -37,9 +37,9 @@ pub fn show(dir: &Path, session: &Session) -> Result<()> {
     }
     session.object(&json!({
         "kind": "run",
-        "path": dir,
+        "path": name(dir),
         "step": newest.as_ref().map(|(step, _)| step),
-        "checkpoint": newest.as_ref().map(|(_, path)| path),
+        "checkpoint": newest.as_ref().map(|(_, path)| name(path)),
         "train": last("train"),
         "eval": last("eval"),
     }))

@@ -10,7 +10,7 @@ use safetensors::tensor::Metadata;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::session::Session;
+use crate::cli::session::{Session, name};
 use crate::cli::sizes::{self, Parts, part_of};
 
 /// No header is longer (the format's own limit).
@@ -134,7 +134,7 @@ pub fn show(path: &Path, session: &Session) -> Result<()> {
     }
     session.object(&json!({
         "kind": "safetensors",
-        "path": path,
+        "path": name(path),
         "values": total,
         "metadata": notes,
         "tensors": tensors,

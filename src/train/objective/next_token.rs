@@ -9,6 +9,7 @@ use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::data::pack::PackedBatch;
+use crate::error::{Error, Result};
 #[cfg(feature = "cpu")]
 use crate::model::ops;
 use crate::model::{CausalLm, ModelInput, mask};
@@ -31,6 +32,26 @@ pub struct LossConfig {
 impl Default for LossConfig {
     fn default() -> Self {
         Self { z_loss: 1e-5, image_weight: 1.0, text_weight: 1.0 }
+    }
+}
+
+impl LossConfig {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the key, its value and the range.
+    pub fn validate(&self) -> Result<()> {
+        let weights = [
+            ("z_loss", self.z_loss),
+            ("image_weight", self.image_weight),
+            ("text_weight", self.text_weight),
+        ];
+        match weights.iter().find(|(_, weight)| !(*weight >= 0.0 && weight.is_finite())) {
+            Some((key, weight)) => {
+                Err(Error::Invalid(format!("loss.{key} is {weight}; allowed: at least 0")))
+            }
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,0 +1,91 @@
+//! `config.json`: Hugging Face's keys, in their older and newer forms.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use vq_tokenizer::VqTokenizer;
+use vq_tokenizer::weights::StoredDtype;
+
+use crate::error::{Error, Result};
+use crate::model::ModelConfig;
+use crate::tokenize::Processor;
+
+/// The sizes in a `config.json` of any version: the rotary base flat or in `rope_parameters`.
+///
+/// # Errors
+/// [`Error::Invalid`] for a wrong type, a value out of range, or a feature that is not there.
+pub fn config_from_json(json: &Value) -> Result<ModelConfig> {
+    let mut json = json.clone();
+    let object = json.as_object_mut().ok_or_else(|| Error::Invalid("no JSON object".to_owned()))?;
+    if let Some(theta) = object.get("rope_parameters").and_then(|p| p.get("rope_theta")) {
+        let theta = theta.clone();
+        object.insert("rope_theta".to_owned(), theta);
+    }
+    let only = [
+        ("model_type", json!("chameleon")),
+        ("hidden_act", json!("silu")),
+        ("attention_bias", json!(false)),
+        ("mlp_bias", json!(false)),
+    ];
+    for (key, allowed) in only {
+        if let Some(value) = object.get(key).filter(|value| **value != allowed) {
+            return Err(Error::Invalid(format!("{key} is {value}; only {allowed} is known")));
+        }
+    }
+    let config: ModelConfig =
+        serde_json::from_value(json).map_err(|e| Error::Invalid(e.to_string()))?;
+    config.validate()?;
+    Ok(config)
+}
+
+/// A `config.json` with the keys that Hugging Face's Chameleon reads.
+pub fn config_to_json(
+    config: &ModelConfig,
+    processor: &Processor,
+    vq: Option<&VqTokenizer>,
+    dtype: StoredDtype,
+) -> Value {
+    let mut json = json!(config);
+    let vocabulary = processor.vocabulary();
+    let special = vocabulary.special();
+    let names: Map<String, Value> = vocabulary
+        .names()
+        .iter()
+        .zip(0_u32..)
+        .map(|(name, id)| (name.clone(), json!(id)))
+        .collect();
+    let dtype = match dtype {
+        StoredDtype::F32 => "float32",
+        StoredDtype::Bf16 => "bfloat16",
+        StoredDtype::F16 => "float16",
+    };
+    let more = json!({
+        "architectures": ["ChameleonForConditionalGeneration"],
+        "model_type": "chameleon",
+        "hidden_act": "silu",
+        "attention_bias": false,
+        "attention_dropout": 0.0,
+        "mlp_bias": false,
+        "rope_parameters": { "rope_theta": config.rope_theta, "rope_type": "default" },
+        "dtype": dtype,
+        "bos_token_id": special.bos,
+        "eos_token_id": special.eos,
+        "pad_token_id": special.pad,
+        "image_token_id": special.image_placeholder,
+        "vocabulary_map": names,
+        "vq_config": vq.map(|vq| json!(vq.config())),
+    });
+    if let (Some(object), Value::Object(more)) = (json.as_object_mut(), more) {
+        object.extend(more);
+    }
+    json
+}
+
+/// The JSON value in the file at `path`.
+///
+/// # Errors
+/// Those of the file; when it is no JSON.
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string()))
+}

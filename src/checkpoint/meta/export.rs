@@ -1,0 +1,83 @@
+//! From a checkpoint to the original release's layout, tensor by tensor.
+
+use std::path::Path;
+
+use vq_tokenizer::VqConfig;
+use vq_tokenizer::weights::{TensorSource, WeightFiles};
+
+use super::layout::pairs;
+use super::{params, vqgan};
+use crate::checkpoint::config::{config_from_json, read_json};
+use crate::checkpoint::torch_file::{self, TensorInfo};
+use crate::checkpoint::{VQ_DIR, weight_files, write_directory};
+use crate::error::{Error, Result};
+use crate::model::ModelConfig;
+
+/// Makes `dest` in the original release's layout of the checkpoint in `source`, bit for bit.
+///
+/// # Errors
+/// Those of the files; when a tensor cannot be cut into the parts that `config.json` asks for; when
+/// `dest` exists. Nothing is left behind then.
+pub fn export(source: &Path, dest: &Path) -> Result<()> {
+    let path = source.join("config.json");
+    let config =
+        config_from_json(&read_json(&path)?).map_err(|e| Error::file(&path, e.to_string()))?;
+    if config.tie_word_embeddings {
+        return Err(Error::file(&path, "the original layout has no tied embeddings"));
+    }
+    let (_, files) = weight_files(source)?;
+    write_directory(dest, |dir| {
+        let model = dir.join("models").join("model");
+        let tokenizer = dir.join("tokenizer");
+        for folder in [&model, &tokenizer] {
+            std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        }
+        params::write(&config, &model)?;
+        write_parts(&files, &config, &model)?;
+        let (from, to) = (source.join("tokenizer.json"), tokenizer.join("text_tokenizer.json"));
+        std::fs::copy(&from, &to).map_err(Error::io(&from))?;
+        write_vqgan(&source.join(VQ_DIR), &tokenizer)
+    })
+}
+
+fn write_parts(files: &WeightFiles, config: &ModelConfig, dir: &Path) -> Result<()> {
+    let (pairs, parts) = (pairs(config), config.model_parallel_size);
+    for index in 0..parts {
+        let path = dir.join(match parts {
+            1 => "consolidated.pth".to_owned(),
+            _ => format!("consolidated.{index:02}.pth"),
+        });
+        let part = |name: &str| {
+            let pair = pairs.iter().find(|pair| pair.meta == name).expect("a name of the table");
+            let cut = pair.join.split(&files.stored(&pair.hf)?, parts);
+            let named = |e: Error| Error::Invalid(format!("tensor {}: {e}", pair.hf));
+            Ok::<_, Error>(cut.map_err(named)?.swap_remove(index))
+        };
+        let mut infos = Vec::with_capacity(pairs.len());
+        for pair in &pairs {
+            let tensor = part(&pair.meta)?;
+            infos
+                .push((pair.meta.clone(), TensorInfo { dtype: tensor.dtype, shape: tensor.shape }));
+        }
+        torch_file::write(&path, None, &infos, |name| Ok(part(name)?.bytes))?;
+    }
+    Ok(())
+}
+
+/// Writes the image tokenizer in the folder `from`; nothing where there is none.
+fn write_vqgan(from: &Path, to: &Path) -> Result<()> {
+    if !from.is_dir() {
+        return Ok(());
+    }
+    let config = VqConfig::load(&from.join("config.json"))?;
+    let files = WeightFiles::open(&from.join("model.safetensors"))?;
+    let info = |name: String| {
+        let tensor = files.stored(&name)?;
+        Ok::<_, Error>((name, TensorInfo { dtype: tensor.dtype, shape: tensor.shape }))
+    };
+    let infos = files.names().into_iter().map(info).collect::<Result<Vec<_>>>()?;
+    let path = to.join("vqgan.ckpt");
+    torch_file::write(&path, Some("state_dict"), &infos, |name| Ok(files.stored(name)?.bytes))?;
+    let path = to.join("vqgan.yaml");
+    std::fs::write(&path, vqgan::yaml(&config)).map_err(Error::io(&path))
+}

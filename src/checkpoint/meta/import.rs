@@ -1,0 +1,214 @@
+//! From the original release's layout to a checkpoint of ours, tensor by tensor.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use safetensors::Dtype;
+use vq_tokenizer::weights::{StoredDtype, StoredTensor, write_file};
+
+use super::layout::pairs;
+use super::{params, vqgan};
+use crate::checkpoint::torch_file::TorchFile;
+use crate::checkpoint::{Parts, VQ_DIR, write_directory};
+use crate::error::{Error, Result};
+use crate::generate::Preset;
+use crate::model::ModelConfig;
+use crate::tokenize::{Processor, TextTokenizer};
+
+/// Codes along each side of a picture, where no image tokenizer says it.
+const RELEASED_GRID: (usize, usize) = (32, 32);
+
+/// The files of a release.
+struct Release {
+    model: PathBuf,
+    tokenizer: PathBuf,
+}
+
+impl Release {
+    /// Finds them in `dir`: the folder with `models` and `tokenizer`, or the one model's.
+    fn find(dir: &Path) -> Result<Self> {
+        let is_model = |dir: &Path| dir.join("params.json").is_file();
+        let model = if is_model(dir) {
+            dir.to_owned()
+        } else {
+            let models = dir.join("models");
+            let entries = std::fs::read_dir(&models).map_err(|_| not_a_release(dir))?;
+            let found = entries.filter_map(|entry| Some(entry.ok()?.path()));
+            let mut found: Vec<PathBuf> = found.filter(|dir| is_model(dir)).collect();
+            found.sort();
+            match found.len() {
+                0 => return Err(not_a_release(dir)),
+                1 => found.remove(0),
+                _ => {
+                    let names: Vec<_> = found.iter().map(|dir| dir.display().to_string()).collect();
+                    let message = format!("holds several models; name one: {}", names.join(", "));
+                    return Err(Error::file(dir, message));
+                }
+            }
+        };
+        let near = [Some(model.as_path()), model.parent(), model.parent().and_then(Path::parent)];
+        let tokenizer = near.into_iter().flatten().map(|dir| dir.join("tokenizer"));
+        let tokenizer = tokenizer.chain([model.clone()]);
+        let tokenizer = tokenizer.into_iter().find(|dir| dir.join("text_tokenizer.json").is_file());
+        let tokenizer = tokenizer.ok_or_else(|| {
+            Error::file(&model, "there is no tokenizer/text_tokenizer.json here or above")
+        })?;
+        Ok(Self { model, tokenizer })
+    }
+
+    /// The files of the parts, in order.
+    fn parts(&self) -> Result<Vec<TorchFile>> {
+        let single = self.model.join("consolidated.pth");
+        if single.is_file() {
+            return Ok(vec![TorchFile::open(&single)?]);
+        }
+        let part = |index: usize| self.model.join(format!("consolidated.{index:02}.pth"));
+        let paths = (0..).map(part).take_while(|path| path.is_file());
+        let parts = paths.map(|path| TorchFile::open(&path)).collect::<Result<Vec<_>>>()?;
+        match parts.is_empty() {
+            true => Err(Error::file(
+                &self.model,
+                "there is neither consolidated.pth nor consolidated.00.pth",
+            )),
+            false => Ok(parts),
+        }
+    }
+}
+
+fn not_a_release(dir: &Path) -> Error {
+    Error::file(dir, "no original release: expected models/NAME/params.json or params.json")
+}
+
+/// Makes the checkpoint `dest` of the original release's files in `source`: its weights in the format
+/// they have there, one tensor in memory at a time.
+///
+/// # Errors
+/// Those of the files, with the tensor at fault; when `dest` exists. Nothing is left behind then.
+pub fn import(source: &Path, dest: &Path, preset: Preset, device: &Device) -> Result<()> {
+    let release = Release::find(source)?;
+    let parts = release.parts()?;
+    let mut config = params::read(&release.model)?;
+    if parts.len() != config.model_parallel_size {
+        let (found, said) = (parts.len(), config.model_parallel_size);
+        let message = format!("{found} consolidated files; model_parallel_size is {said}");
+        return Err(Error::file(&release.model, message));
+    }
+    config.model_parallel_size = parts.len();
+    let text = TextTokenizer::load(&release.tokenizer.join("text_tokenizer.json"))?;
+    let ckpt = release.tokenizer.join("vqgan.ckpt");
+    let vq = ckpt.is_file().then(|| vqgan::open(&ckpt, None, device)).transpose()?;
+    let processor = Processor::new(text, vq.as_ref().map_or(RELEASED_GRID, |vq| vq.grid()))?;
+    let generation = preset.to_json();
+    write_directory(dest, |dir| {
+        let dtype = match dtype_of(&parts[0])? {
+            Dtype::BF16 => StoredDtype::Bf16,
+            Dtype::F16 => StoredDtype::F16,
+            _ => StoredDtype::F32,
+        };
+        let files = Parts {
+            config: &config,
+            weights: None,
+            dtype,
+            processor: &processor,
+            vq: vq.as_ref(),
+            generation: &generation,
+        };
+        files.write(dir)?;
+        write_weights(&parts, &config, &dir.join("model.safetensors"))
+    })
+}
+
+fn dtype_of(part: &TorchFile) -> Result<Dtype> {
+    const NAME: &str = "output.weight";
+    let info = part.tensors().get(NAME);
+    Ok(info.ok_or_else(|| Error::Invalid(format!("the release lacks the tensor {NAME}")))?.dtype)
+}
+
+/// Adds the image tokenizer of the original release in `ckpt` to the checkpoint in `dir`, whose own
+/// way of preparing pictures stays.
+///
+/// # Errors
+/// Those of the files; when `dir` has an image tokenizer folder already, or its vocabulary names
+/// another number of codes.
+pub fn add_vqgan(dir: &Path, ckpt: &Path, device: &Device) -> Result<()> {
+    let text = TextTokenizer::load(&dir.join("tokenizer.json"))?;
+    let present = crate::checkpoint::image_tokenizer(dir, device)?;
+    let preprocessor = present.map(|vq| vq.preprocessor().clone());
+    let vq = vqgan::open(ckpt, preprocessor, device)?;
+    let (codes, names) = (vq.config().num_embeddings, text.vocabulary()?.num_codes());
+    if codes != names {
+        let message = format!("has {codes} codes; tokenizer.json of the checkpoint names {names}");
+        return Err(Error::file(ckpt, message));
+    }
+    write_directory(&dir.join(VQ_DIR), |dir| Ok(vq.save(dir)?))
+}
+
+fn write_weights(parts: &[TorchFile], config: &ModelConfig, path: &Path) -> Result<()> {
+    let pairs = pairs(config);
+    let mut infos = Vec::with_capacity(pairs.len());
+    for pair in &pairs {
+        let (dtype, shape) = part_info(&parts[0], &pair.meta, config)?;
+        let shape = pair.join.whole_shape(&shape, parts.len()).ok_or_else(|| {
+            Error::Invalid(format!("tensor {}: shape {shape:?} is none of this kind", pair.meta))
+        })?;
+        infos.push((pair.hf.clone(), dtype, shape));
+    }
+    write_file(path, &infos, |name| {
+        let pair = pairs.iter().find(|pair| pair.hf == name).expect("every info has its pair");
+        let read = |part: &TorchFile| part_of(part, &pair.meta, config);
+        let of_parts = parts.iter().map(read).collect::<Result<Vec<_>>>();
+        let joined = of_parts.and_then(|of_parts| pair.join.join(&of_parts));
+        let named = |e: Error| vq_tokenizer::Error::Invalid(format!("tensor {}: {e}", pair.meta));
+        joined.map(|tensor| tensor.bytes).map_err(named)
+    })?;
+    Ok(())
+}
+
+/// The in-memory form of the release joins some matrices: where the rows of `name` lie in which, for
+/// a part of a model of the sizes `config`.
+fn fused(name: &str, config: &ModelConfig) -> Option<(String, std::ops::Range<usize>)> {
+    let parts = config.model_parallel_size;
+    let head_dim = config.head_dim();
+    let query = config.num_attention_heads * head_dim / parts;
+    let key = config.num_key_value_heads * head_dim / parts;
+    let width = config.intermediate_size / parts;
+    let (rest, rows, fused) = if let Some(rest) = name.strip_suffix("wq.weight") {
+        (rest, 0..query, "wqkv.weight")
+    } else if let Some(rest) = name.strip_suffix("wk.weight") {
+        (rest, query..query + key, "wqkv.weight")
+    } else if let Some(rest) = name.strip_suffix("wv.weight") {
+        (rest, query + key..query + 2 * key, "wqkv.weight")
+    } else if let Some(rest) = name.strip_suffix("w1.weight") {
+        (rest, 0..width, "w13.weight")
+    } else {
+        (name.strip_suffix("w3.weight")?, width..2 * width, "w13.weight")
+    };
+    Some((format!("{rest}{fused}"), rows))
+}
+
+fn part_info(part: &TorchFile, name: &str, config: &ModelConfig) -> Result<(Dtype, Vec<usize>)> {
+    if let Some(info) = part.tensors().get(name) {
+        return Ok((info.dtype, info.shape.clone()));
+    }
+    let joined = fused(name, config)
+        .and_then(|(joined, rows)| Some((part.tensors().get(&joined)?, rows)))
+        .ok_or_else(|| Error::Invalid(format!("the release lacks the tensor {name}")))?;
+    let (info, rows) = joined;
+    match info.shape[..] {
+        [all, columns] if rows.end <= all => Ok((info.dtype, vec![rows.len(), columns])),
+        _ => Err(Error::Invalid(format!("tensor {name}: {:?} holds no {rows:?}", info.shape))),
+    }
+}
+
+fn part_of(part: &TorchFile, name: &str, config: &ModelConfig) -> Result<StoredTensor> {
+    let (dtype, shape) = part_info(part, name, config)?;
+    let bytes = match part.tensors().contains_key(name) {
+        true => part.read(name)?,
+        false => {
+            let (joined, rows) = fused(name, config).expect("its shape was found in there");
+            let row = shape[1] * dtype.bitsize() / 8;
+            part.read(&joined)?[rows.start * row..rows.end * row].to_vec()
+        }
+    };
+    Ok(StoredTensor { dtype, shape, bytes })
+}

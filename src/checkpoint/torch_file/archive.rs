@@ -1,0 +1,175 @@
+//! The zip archive: finding its entries and making sure that every tensor lies within one.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::Path;
+
+use zip::read::{ArchiveOffset, Config};
+use zip::{CompressionMethod, ZipArchive};
+
+use super::contents::PickledTensor;
+use super::pickle::shown;
+use super::{Place, TensorInfo, element_len};
+use crate::error::{Error, Result};
+
+/// The zip archive while its table of contents is read.
+pub(super) struct Archive<'p> {
+    path: &'p Path,
+    zip: ZipArchive<BufReader<File>>,
+    /// The folder that holds everything, with its slash.
+    root: String,
+    file_len: u64,
+}
+
+impl<'p> Archive<'p> {
+    pub(super) fn open(path: &'p Path) -> Result<Self> {
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        let file_len = file.metadata().map_err(Error::io(path))?.len();
+        let mut head = Vec::new();
+        file.by_ref().take(HEAD_LEN).read_to_end(&mut head).map_err(Error::io(path))?;
+        if let Some(message) = foreign(&head) {
+            return Err(Error::file(path, message));
+        }
+        let zip = ZipArchive::with_config(
+            Config { archive_offset: ArchiveOffset::Known(0) },
+            BufReader::new(file),
+        )
+        .map_err(|e| Error::file(path, format!("no readable zip file, truncated perhaps: {e}")))?;
+        let roots: Vec<_> = zip
+            .file_names_raw()
+            .filter_map(|name| std::str::from_utf8(name).ok()?.strip_suffix("data.pkl"))
+            .filter(|root| root.find('/').is_some_and(|slash| slash + 1 == root.len()))
+            .map(str::to_owned)
+            .collect();
+        let [root] = &roots[..] else {
+            let message = format!("{} entries */data.pkl; a PyTorch file has one", roots.len());
+            return Err(Error::file(path, message));
+        };
+        Ok(Self { path, root: root.clone(), zip, file_len })
+    }
+
+    pub(super) fn error(&self, message: impl Into<String>) -> Error {
+        Error::file(self.path, message)
+    }
+
+    /// The bytes of the file that the entry `name` below the root takes; `None` without that entry.
+    fn find(&mut self, name: &str) -> Result<Option<Range<u64>>> {
+        let name = format!("{}{name}", self.root);
+        let Some(index) = self.zip.index_for_name_raw(name.as_bytes()) else {
+            return Ok(None);
+        };
+        let in_entry = |message: String| {
+            Error::file(self.path, format!("zip entry {}: {message}", shown(&name)))
+        };
+        let entry = self.zip.by_index_raw(index).map_err(|e| in_entry(e.to_string()))?;
+        if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
+            let message = "compressed or encrypted; save it anew with torch.save";
+            return Err(in_entry(message.to_owned()));
+        }
+        let start = entry.data_start().unwrap_or(u64::MAX);
+        let end = start.saturating_add(entry.size());
+        if end > self.file_len {
+            let message = format!("ends at byte {end} of a file of {}: truncated", self.file_len);
+            return Err(in_entry(message));
+        }
+        Ok(Some(start..end))
+    }
+
+    /// The content of the entry `name` below the root, of `most` bytes at most.
+    pub(super) fn read(&mut self, name: &str, most: usize) -> Result<Option<Vec<u8>>> {
+        let Some(range) = self.find(name)? else {
+            return Ok(None);
+        };
+        let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        if len > most {
+            return Err(self.error(format!("{name} has {len} bytes; allowed: {most} at most")));
+        }
+        read_at(self.path, range.start, len).map(Some)
+    }
+
+    /// Where `tensor` lies in the file, once it is sure that it lies within its storage.
+    pub(super) fn place(&mut self, tensor: &PickledTensor<'_>) -> Result<Place> {
+        let PickledTensor { storage, dtype, offset, shape, strides, .. } = tensor;
+        let refuse = |archive: &Self, message: String| {
+            archive.error(format!("tensor {}: {message}", shown(&tensor.name)))
+        };
+        let Some(range) = self.find(&format!("data/{storage}"))? else {
+            return Err(refuse(self, format!("its storage data/{} is missing", shown(storage))));
+        };
+        let element = element_len(*dtype);
+        let len = TensorInfo { dtype: *dtype, shape: shape.clone() }.bytes_len();
+        let stored = range.end - range.start;
+        let past = last_index(*offset, shape, strides)
+            .and_then(|last| last.checked_add(1)?.checked_mul(element as u64));
+        match (len, past) {
+            (Some(0), _) => Ok(Place::new(range.start, element, shape, strides)),
+            (Some(len), Some(past)) if past <= stored && len as u64 <= stored => {
+                Ok(Place::new(range.start + offset * element as u64, element, shape, strides))
+            }
+            (_, Some(past)) if past <= stored => {
+                let message = format!(
+                    "{shape:?} repeats values of a storage of {stored} bytes; save a clone"
+                );
+                Err(refuse(self, message))
+            }
+            _ => {
+                let message = format!(
+                    "{shape:?} of {dtype:?} with strides {strides:?} from {offset} is more than its \
+                     storage of {stored} bytes"
+                );
+                Err(refuse(self, message))
+            }
+        }
+    }
+}
+
+/// The element of the storage that the last value of a tensor without empty axes is.
+fn last_index(offset: u64, shape: &[usize], strides: &[usize]) -> Option<u64> {
+    shape.iter().zip(strides).try_fold(offset, |last, (&size, &stride)| {
+        last.checked_add((size as u64).saturating_sub(1).checked_mul(stride as u64)?)
+    })
+}
+
+/// Bytes that tell other files from a PyTorch zip file.
+const HEAD_LEN: u64 = 24;
+/// How files begin that PyTorch before 1.6 wrote: a pickle of the number 0x1950a86a20f9469cfc6c.
+const LEGACY: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
+
+/// What a file is that begins with `head`, and what to do; `None` for a zip file.
+fn foreign(head: &[u8]) -> Option<String> {
+    let what = match head {
+        [b'P', b'K', 3, 4, ..] => return None,
+        [] => "an empty file",
+        _ if head.starts_with(LEGACY) => {
+            return Some(
+                "the format of PyTorch before 1.6; load and save it with PyTorch 1.6 or newer: \
+                 torch.save(torch.load(old), new)"
+                    .to_owned(),
+            );
+        }
+        [0x80, 2..=5, ..] => "a bare pickle",
+        [_, _, _, _, _, 0, 0, 0, b'{', ..] => {
+            return Some(
+                "a safetensors file, no PyTorch zip file; its name must end so".to_owned(),
+            );
+        }
+        _ if head.starts_with(b"version https://git-lfs") => {
+            return Some("a pointer of Git LFS, not the file; run git lfs pull".to_owned());
+        }
+        _ => "a file of another kind",
+    };
+    Some(format!("{what}, no PyTorch zip file; save it with torch.save of PyTorch 1.6 or newer"))
+}
+
+/// `len` bytes of the file from `start`. It is opened anew, so that threads can read side by side.
+pub(super) fn read_at(path: &Path, start: u64, len: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    File::open(path)
+        .and_then(|mut file| {
+            file.seek(SeekFrom::Start(start))?;
+            file.read_exact(&mut bytes)
+        })
+        .map_err(Error::io(path))?;
+    Ok(bytes)
+}

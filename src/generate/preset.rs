@@ -1,0 +1,75 @@
+//! The settings and prompts of published models, for checkpoints that do not say their own.
+
+use serde_json::{Map, Value, json};
+
+use super::config::{GenerationConfig, GenerationMode, SamplingConfig};
+use super::prompt::PromptForms;
+
+/// Whose way of sampling.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Preset {
+    /// Chameleon (`chameleon/inference/chameleon.py`, class `Options`): text at temperature 0.7, three-way
+    /// guidance of 3 and 1.2. Its pictures are for reading: text only unless asked otherwise.
+    #[default]
+    Chameleon,
+    /// Anole (`inference.py` and `interleaved_generation.py` of its repository): text and pictures, text at
+    /// temperature 1.
+    Anole,
+}
+
+impl Preset {
+    /// Every preset, with its name.
+    pub const ALL: [(Self, &'static str); 2] =
+        [(Self::Chameleon, "chameleon"), (Self::Anole, "anole")];
+
+    /// The settings.
+    pub fn config(self) -> GenerationConfig {
+        let release = GenerationConfig {
+            guidance_scale: 3.0,
+            image_guidance_scale: Some(1.2),
+            ..GenerationConfig::default()
+        };
+        match self {
+            Self::Chameleon => GenerationConfig { mode: GenerationMode::TextOnly, ..release },
+            Self::Anole => {
+                let text = SamplingConfig { temperature: 1.0, ..SamplingConfig::TEXT };
+                GenerationConfig { text, ..release }
+            }
+        }
+    }
+
+    /// The prompts: a turn that ends with the separator.
+    pub fn prompts(self) -> PromptForms {
+        PromptForms {
+            caption: "<image>Please describe this picture.<sep>".into(),
+            ask: "<image>{question}<sep>".into(),
+            draw: "{text}<sep>".into(),
+        }
+    }
+
+    /// The content of a `generation_config.json` with settings and prompts.
+    pub fn to_json(self) -> Map<String, Value> {
+        // Through text, which keeps an f32 of 0.7 as 0.7.
+        let text = serde_json::to_string(&self.config()).expect("settings are valid JSON");
+        let mut json: Map<String, Value> = serde_json::from_str(&text).expect("an object");
+        json.insert("prompts".to_owned(), json!(self.prompts()));
+        json
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_valid_and_read_back_from_their_file() {
+        for (preset, _) in Preset::ALL {
+            let text = serde_json::to_string(&preset.to_json()).unwrap();
+            assert_eq!(GenerationConfig::from_json(&text).unwrap(), preset.config());
+            let prompts = PromptForms::from_json(&text).unwrap();
+            assert_eq!(prompts, preset.prompts());
+            prompts.validate().unwrap();
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Checkpoints of others: Hugging Face's directories as they are, the original release's in and out.
+
+use std::path::Path;
+
+use calumma::checkpoint::torch_file::TorchFile;
+use calumma::checkpoint::{Checkpoint, meta};
+use calumma::generate::{GenerationConfig, GenerationMode, Preset};
+use calumma::pipeline::Pipeline;
+use calumma::tokenize::Segment;
+use image::RgbImage;
+use vq_tokenizer::preprocess::PreprocessorConfig;
+use vq_tokenizer::weights::{self, WeightFiles};
+use vq_tokenizer::{VqConfig, VqTokenizer};
+
+use crate::common::{cpu, fixture};
+
+const HF: &str = "models/prenorm-gqa";
+const RELEASE: &str = "meta/swin-gqa-mp2-bf16";
+
+fn copied(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+fn picture() -> RgbImage {
+    RgbImage::from_fn(40, 32, |x, y| image::Rgb([x as u8 * 6, y as u8 * 7, 90]))
+}
+
+/// The original release's tokenizer that belongs to [`HF`], from a checkpoint of each half.
+fn whole_tokenizer() -> VqTokenizer {
+    let json = std::fs::read(fixture(HF).join("config.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let config: VqConfig = serde_json::from_value(json["vq_config"].clone()).unwrap();
+    let path = fixture("vqgan/decoder.safetensors");
+    let mut tensors = weights::read(&path).unwrap();
+    let prefixed = weights::read(&fixture(HF).join("model.safetensors")).unwrap();
+    let encoder = prefixed
+        .into_iter()
+        .filter_map(|(name, data)| Some((name.strip_prefix("model.vqmodel.")?.to_owned(), data)));
+    tensors.extend(encoder);
+    let preprocessor = PreprocessorConfig::hugging_face(config.resolution);
+    VqTokenizer::from_tensors(config, preprocessor, tensors, &path, &cpu()).unwrap()
+}
+
+#[test]
+fn a_hugging_face_directory_sees_but_says_what_it_needs_to_draw() {
+    let pipeline = Pipeline::open(&fixture(HF), &cpu()).unwrap();
+    assert_eq!(pipeline.prompts(), &Preset::Chameleon.prompts());
+    assert_eq!(pipeline.generation().image_guidance_scale, Some(1.2));
+    pipeline.caption(&picture()).unwrap();
+    let codes = pipeline.vq().unwrap().encode(&[picture()]).unwrap();
+    assert_eq!(codes[0].ids.len(), 64);
+    let error = pipeline.draw("a circle").unwrap_err().to_string();
+    for part in ["no VQGAN decoder", "tokenizer/vqgan.ckpt", "calumma import --vqgan"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(pipeline.vq().unwrap().decode(&codes).is_err());
+    // Nothing is begun that could not be ended.
+    let config = GenerationConfig {
+        mode: GenerationMode::Auto,
+        max_new_tokens: Some(6),
+        ..pipeline.generation().clone()
+    };
+    let segments = pipeline.generate(&[Segment::Text("x".into())], &config, |_| Ok(())).unwrap();
+    assert!(segments.iter().all(|segment| matches!(segment, Segment::Text(_))));
+}
+
+#[test]
+fn the_missing_decoder_can_be_added() {
+    let scratch = tempfile::tempdir().unwrap();
+    let [full, bare, release] = ["full", "bare", "release"].map(|name| scratch.path().join(name));
+    copied(&fixture(HF), &full);
+    copied(&fixture(HF), &bare);
+    std::fs::create_dir(full.join("vq_tokenizer")).unwrap();
+    whole_tokenizer().save(&full.join("vq_tokenizer")).unwrap();
+    meta::export(&full, &release).unwrap();
+    let ckpt = release.join("tokenizer/vqgan.ckpt");
+    meta::add_vqgan(&bare, &ckpt, &cpu()).unwrap();
+    let pipeline = Pipeline::open(&bare, &cpu()).unwrap();
+    let (ours, theirs) = (pipeline.drawing_vq().unwrap(), whole_tokenizer());
+    assert_eq!(ours.preprocessor(), theirs.preprocessor());
+    let codes = theirs.encode(&[picture()]).unwrap();
+    assert_eq!(ours.encode(&[picture()]).unwrap(), codes);
+    assert_eq!(ours.decode(&codes).unwrap(), theirs.decode(&codes).unwrap());
+    assert_eq!(pipeline.draw("a circle").unwrap().dimensions(), (32, 32));
+    let again = meta::add_vqgan(&bare, &ckpt, &cpu()).unwrap_err().to_string();
+    assert!(again.contains("already exists"), "{again}");
+}
+
+#[test]
+fn a_release_in_two_parts_goes_in_and_comes_back_bit_for_bit() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (imported, back) = (scratch.path().join("imported"), scratch.path().join("back"));
+    meta::import(&fixture(RELEASE), &imported, Preset::Anole, &cpu()).unwrap();
+    let checkpoint = Checkpoint::open(&imported, &cpu()).unwrap();
+    assert_eq!(checkpoint.config.model_parallel_size, 2);
+    // A turn ends with the separator, whatever the preset.
+    let found = GenerationConfig { stop_ids: vec![], ..checkpoint.generation.clone() };
+    assert_eq!(found, Preset::Anole.config());
+    let stored = WeightFiles::open(&imported.join("model.safetensors")).unwrap();
+    assert!(stored.tensors().all(|(_, dtype, _)| dtype == safetensors::Dtype::BF16));
+    meta::export(&imported, &back).unwrap();
+    for part in ["consolidated.00.pth", "consolidated.01.pth"] {
+        let ours = TorchFile::open(&back.join("models/model").join(part)).unwrap();
+        let theirs = TorchFile::open(&fixture(RELEASE).join("models/tiny").join(part)).unwrap();
+        // The rotary frequencies follow from the sizes; nobody reads them.
+        for (name, info) in theirs.tensors().iter().filter(|(name, _)| *name != "rope.freqs") {
+            assert_eq!(ours.tensors().get(name), Some(info), "{name}");
+            assert_eq!(ours.read(name).unwrap(), theirs.read(name).unwrap(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_release_or_not_whole_is_refused_and_leaves_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dest = scratch.path().join("dest");
+    let import = |source: &Path| {
+        let error = meta::import(source, &dest, Preset::Chameleon, &cpu()).unwrap_err();
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+        error.to_string()
+    };
+    assert!(import(&fixture("images")).contains("no original release"));
+    let half = tempfile::tempdir().unwrap();
+    copied(&fixture(RELEASE).join("models/tiny"), half.path());
+    copied(&fixture(RELEASE).join("tokenizer"), &half.path().join("tokenizer"));
+    std::fs::remove_file(half.path().join("consolidated.01.pth")).unwrap();
+    let message = import(half.path());
+    assert!(message.contains("1 consolidated files; model_parallel_size is 2"), "{message}");
+    std::fs::write(half.path().join("consolidated.01.pth"), b"PK").unwrap();
+    assert!(import(half.path()).contains("consolidated.01.pth"));
+}

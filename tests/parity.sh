@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Holds this program against a folder of reference cases, made by tests/fixtures/make_hf_fixtures.py:
+# one line per case. Usage: tests/parity.sh DIR
+set -euo pipefail
+dir=$(realpath "${1:?usage: tests/parity.sh DIR}")
+cd "$(dirname "$0")/.."
+exec cargo test --release --quiet --test parity -- "$dir"

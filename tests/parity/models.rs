@@ -1,0 +1,186 @@
+//! The transformer: hidden states, logits, and the same from the original release's layout.
+
+use std::path::Path;
+
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use calumma::checkpoint::{Checkpoint, meta};
+use calumma::generate::Preset;
+use calumma::model::{CausalLm, ModelInput, mask};
+use calumma::tokenize::Processor;
+use vq_tokenizer::VqTokenizer;
+
+use crate::values::{Values, excess, flat};
+use crate::{Table, expected, generation, name};
+
+const ABSOLUTE: f32 = 2e-4;
+const RELATIVE: f32 = 1e-4;
+/// Between two runs in bfloat16 on different backends.
+const BF16: f32 = 0.25;
+
+fn device() -> Device {
+    Device::flex()
+}
+
+fn ints(rows: &[Vec<u32>]) -> Tensor<2, Int> {
+    let values: Vec<i32> = rows.iter().flatten().map(|&id| id as i32).collect();
+    Tensor::from_data(TensorData::new(values, [rows.len(), rows[0].len()]), &device())
+}
+
+/// Rows that count positions from their start, padding included; `shown` tells what is no padding.
+fn forward(
+    model: &CausalLm,
+    rows: &[Vec<u32>],
+    shown: &[Vec<bool>],
+    mut on_layer: impl FnMut(usize, Vec<f32>),
+) -> (Vec<f32>, Vec<f32>) {
+    let seq = rows[0].len();
+    let positions = vec![(0..seq as u32).collect::<Vec<_>>(); rows.len()];
+    let is_pad: Vec<Vec<bool>> =
+        shown.iter().map(|row| row.iter().map(|shown| !shown).collect()).collect();
+    let mut layer = 0;
+    let input = ModelInput {
+        ids: ints(rows),
+        positions: ints(&positions),
+        mask: mask::padded(&is_pad, seq, &device()),
+        cache: None,
+    };
+    let hidden = model.hidden_states(input, |x| {
+        on_layer(layer, flat(&x.to_data()));
+        layer += 1;
+    });
+    let logits = model.logits(hidden.clone());
+    (flat(&hidden.to_data()), flat(&logits.to_data()))
+}
+
+/// The entries of the rows of `values` that `shown` shows.
+fn visible(values: &[f32], shown: &[Vec<bool>]) -> Vec<f32> {
+    let tokens: Vec<bool> = shown.iter().flatten().copied().collect();
+    let rows = values.chunks_exact(values.len() / tokens.len()).zip(tokens);
+    rows.filter(|(_, shown)| *shown).flat_map(|(row, _)| row.to_vec()).collect()
+}
+
+/// Holds the checkpoint in `dir` against the values beside the model in `reference`.
+pub fn check(table: &mut Table, title: &str, dir: &Path, reference: &Path) {
+    let Some(values) = expected(reference) else { return };
+    if !dir.join("config.json").is_file() {
+        return; // the values of a release, beside no model of their own
+    }
+    let checkpoint = Checkpoint::open(dir, &device());
+    let checkpoint = match checkpoint {
+        Ok(checkpoint) => checkpoint,
+        Err(error) => return table.exact(&format!("{title} opens: {error}"), || false),
+    };
+    let names = values.names();
+    let cases = names.iter().filter_map(|name| name.strip_suffix(".raw_logits"));
+    for case in cases {
+        logits(table, title, case, &values, &checkpoint);
+    }
+    if values.has("text_short.logits_bf16") {
+        table.case(&format!("{title} text_short in bfloat16"), || {
+            let half = Checkpoint::open_as(dir, &device(), FloatDType::BF16).unwrap();
+            let rows = values.ids("text_short.input_ids");
+            let shown = vec![vec![true; rows[0].len()]; rows.len()];
+            let (_, logits) = forward(&half.model, &rows, &shown, |_, _| ());
+            let want = flat(&values.floats("text_short.logits_bf16"));
+            // The reference hides picture ids behind the lowest number.
+            let pairs = logits.into_iter().zip(want).filter(|(_, want)| *want > -1e30);
+            let (got, want): (Vec<_>, Vec<_>) = pairs.unzip();
+            excess(&got, &want, BF16, 0.0)
+        });
+    }
+    generation::check(table, title, &values, checkpoint);
+}
+
+fn logits(table: &mut Table, title: &str, case: &str, values: &Values, checkpoint: &Checkpoint) {
+    let key = |part: &str| format!("{case}.{part}");
+    let rows = match values.has(&key("inline_input_ids")) {
+        true => values.ids(&key("inline_input_ids")),
+        false if values.has(&key("image_token_ids")) => inline(values, case, checkpoint),
+        false => values.ids(&key("input_ids")),
+    };
+    let shown = match values.has(&key("attention_mask")) {
+        true => values
+            .rows(&key("attention_mask"))
+            .iter()
+            .map(|r| r.iter().map(|a| *a == 1).collect())
+            .collect(),
+        false => vec![vec![true; rows[0].len()]; rows.len()],
+    };
+    let mut layers = 0.0_f32;
+    let (hidden, logits) = forward(&checkpoint.model, &rows, &shown, |layer, found| {
+        let name = key(&format!("hidden.{layer}"));
+        if values.has(&name) {
+            layers = layers.max(excess(&found, &flat(&values.floats(&name)), ABSOLUTE, RELATIVE));
+        }
+    });
+    table.case(&format!("{title} {case} hidden states"), || layers);
+    for (what, found) in [("last_hidden_state", hidden), ("raw_logits", logits)] {
+        table.case(&format!("{title} {case} {what}"), || {
+            let want = visible(&flat(&values.floats(&key(what))), &shown);
+            excess(&visible(&found, &shown), &want, ABSOLUTE, RELATIVE)
+        });
+    }
+    if let Some(vq) = checkpoint.vq.as_ref().filter(|_| values.has(&key("pixel_values"))) {
+        table.exact(&format!("{title} {case} picture ids"), || {
+            let ids = picture_ids(vq, &checkpoint.processor, values.floats(&key("pixel_values")));
+            ids == values.ids(&key("image_token_ids")).concat()
+        });
+    }
+}
+
+/// The ids that stand for the pictures in `pixels`, one after the other.
+pub fn picture_ids(vq: &VqTokenizer, processor: &Processor, pixels: TensorData) -> Vec<u32> {
+    let pixels = Tensor::<4>::from_data(pixels, &device());
+    let codes = vq.model().codes(vq.model().latents(pixels)).into_data();
+    codes.iter::<u32>().map(|code| processor.vocabulary().image_id(code).unwrap()).collect()
+}
+
+/// The rows of `case` with the pictures' ids in place of the placeholders.
+fn inline(values: &Values, case: &str, checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
+    let placeholder = checkpoint.processor.vocabulary().special().image_placeholder.unwrap();
+    let mut ids = values.ids(&format!("{case}.image_token_ids")).concat().into_iter();
+    let mut fill = |id: u32| if id == placeholder { ids.next().unwrap() } else { id };
+    let rows = values.ids(&format!("{case}.input_ids"));
+    rows.into_iter().map(|row| row.into_iter().map(&mut fill).collect()).collect()
+}
+
+/// Imports the release in `dir`, holds the result against the Hugging Face model of the same name, and
+/// writes it back.
+pub fn check_release(table: &mut Table, root: &Path, dir: &Path) {
+    let title = format!("meta/{}", name(dir));
+    let scratch = tempfile::tempdir().unwrap();
+    let (imported, back) = (scratch.path().join("imported"), scratch.path().join("back"));
+    if let Err(error) = meta::import(dir, &imported, Preset::Chameleon, &device()) {
+        return table.exact(&format!("{title} is imported: {error}"), || false);
+    }
+    check(table, &title, &imported, &root.join("models").join(name(dir)));
+    table.exact(&format!("{title} comes back bit for bit"), || {
+        meta::export(&imported, &back).unwrap();
+        same_tensors(dir, &back)
+    });
+    crate::image_tokenizer::check_vqgan(table, &title, dir, &imported);
+}
+
+/// Whether every tensor of the release in `a` is in the one in `b`, and equal.
+fn same_tensors(a: &Path, b: &Path) -> bool {
+    use calumma::checkpoint::torch_file::TorchFile;
+    let model = |dir: &Path| crate::folders(&dir.join("models")).remove(0);
+    let (from, to) = (model(a), model(b));
+    let mut pairs: Vec<_> = std::fs::read_dir(&from).unwrap().map(|e| e.unwrap().path()).collect();
+    pairs.retain(|path| path.extension().is_some_and(|e| e == "pth"));
+    let mut pairs: Vec<_> =
+        pairs.iter().map(|path| (path.clone(), to.join(path.file_name().unwrap()))).collect();
+    let ckpt = a.join("tokenizer/vqgan.ckpt");
+    if ckpt.is_file() {
+        pairs.push((ckpt, b.join("tokenizer/vqgan.ckpt")));
+    }
+    pairs.iter().all(|(a, b)| {
+        let (a, b) = (TorchFile::open(a).unwrap(), TorchFile::open(b).unwrap());
+        // Frequencies follow from the sizes; nobody reads them.
+        let names =
+            a.tensors().keys().filter(|name| *name != "rope.freqs" && !name.contains("loss."));
+        names.into_iter().all(|name| {
+            a.tensors()[name] == b.tensors()[name] && a.read(name).unwrap() == b.read(name).unwrap()
+        })
+    })
+}
