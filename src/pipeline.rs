@@ -207,7 +207,9 @@ impl Pipeline {
     }
 
     /// A picture of each of `texts`, all in one batch; the first has the seed of `config`, each
-    /// of the others one more. A text given twice is drawn twice.
+    /// of the others one more. A text given twice is drawn twice. With several `candidates` all are
+    /// drawn, the further ones from seeds far from those, and each text gets the one of which the model
+    /// thinks it the likeliest caption.
     ///
     /// # Errors
     /// When a prompt does not fit or `config` is out of range.
@@ -222,8 +224,43 @@ impl Pipeline {
         };
         let prompts = texts.iter().map(fill).collect::<Result<Vec<_>>>()?;
         let vq = self.drawing_vq()?;
-        let codes = self.generator()?.draw_batch(&prompts, config)?;
-        Ok(vq.decode(&codes)?)
+        let rounds = config.candidates.max(1);
+        let mut codes = Vec::with_capacity(rounds * texts.len());
+        for round in 0..rounds as u64 {
+            // Far from the seeds of other texts, so that a picture depends on its own seed alone.
+            let seed = config.seed.wrapping_add(round << 32);
+            let config = GenerationConfig { seed, ..config.clone() };
+            codes.extend(self.generator()?.draw_batch(&prompts, &config)?);
+        }
+        if rounds == 1 {
+            return Ok(vq.decode(&codes)?);
+        }
+        let mut kept = Vec::with_capacity(texts.len());
+        for (index, text) in texts.iter().enumerate() {
+            let mut best: Option<(f64, &Codes)> = None;
+            for codes in codes.iter().skip(index).step_by(texts.len()) {
+                let fit = self.caption_fit(codes, text.as_ref())?;
+                if best.is_none_or(|(highest, _)| fit > highest) {
+                    best = Some((fit, codes));
+                }
+            }
+            kept.extend(best.map(|(_, codes)| codes.clone()));
+        }
+        Ok(vq.decode(&kept)?)
+    }
+
+    /// The log-probability, in nats, of `text` as a caption of the picture in `codes`.
+    fn caption_fit(&self, codes: &Codes, text: &str) -> Result<f64> {
+        let mut row = self.fill(&self.prompts.caption, &[], Some(codes.clone()))?;
+        let start = row.len();
+        row.extend(self.processor.text().encode_plain(text)?);
+        let logits = self.model.all_logits(&row)?;
+        let log_probability = |(logits, id): (&Vec<f32>, &u32)| {
+            let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = logits.iter().map(|&logit| f64::from(logit - highest).exp()).sum();
+            f64::from(logits[*id as usize] - highest) - sum.ln()
+        };
+        Ok(logits[start - 1..].iter().zip(&row[start..]).map(log_probability).sum())
     }
 
     /// The language model.

@@ -146,6 +146,23 @@ fn a_picture_has_the_trained_size_and_depends_on_the_seed_alone() {
 }
 
 #[test]
+fn of_several_candidates_one_is_kept_whatever_else_is_drawn() {
+    let pipeline = pipeline();
+    let config =
+        |candidates, seed| GenerationConfig { candidates, seed, ..pipeline.generation().clone() };
+    let texts = ["a red square", "it", "a blue circle"];
+    let kept = pipeline.draw_batch(&texts, &config(3, 7)).unwrap();
+    let round = |k: u64| pipeline.draw_batch(&texts, &config(1, 7 + (k << 32))).unwrap();
+    let rounds: Vec<Vec<RgbImage>> = (0..3).map(round).collect();
+    for (index, picture) in kept.iter().enumerate() {
+        assert!(rounds.iter().any(|round| round[index] == *picture));
+    }
+    assert!(kept != rounds[0], "the first candidate always wins");
+    let alone = pipeline.draw_batch(&texts[1..2], &config(3, 8)).unwrap();
+    assert_eq!(alone[0], kept[1]);
+}
+
+#[test]
 fn questions_and_captions_are_answered_the_same_in_a_batch() {
     let pipeline = pipeline();
     let config = pipeline.generation().clone().for_answers();

@@ -35,6 +35,9 @@ pub struct SamplingArgs {
     /// How strongly pictures follow the prompt; 1 turns guidance off
     #[arg(long, value_name = "S")]
     guidance_scale: Option<f32>,
+    /// Pictures to draw per text, of which the one that the text describes best is kept; 1 to 64
+    #[arg(long, value_name = "N")]
+    candidates: Option<usize>,
     /// Weaken tokens that the text has already; 1 changes nothing
     #[arg(long, value_name = "R")]
     repetition_penalty: Option<f32>,
@@ -72,6 +75,7 @@ impl SamplingArgs {
             config.text.repetition_penalty = penalty;
         }
         config.guidance_scale = self.guidance_scale.unwrap_or(config.guidance_scale);
+        config.candidates = self.candidates.unwrap_or(config.candidates);
         config.max_new_tokens = self.max_tokens.or(config.max_new_tokens);
         config.seed = session.seed().unwrap_or(config.seed);
         config

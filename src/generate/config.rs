@@ -96,6 +96,9 @@ pub struct GenerationConfig {
     /// When given, pictures of the prompt are a third branch of their own with this strength
     /// (the original release: 1.2, beside a `guidance_scale` of 3).
     pub image_guidance_scale: Option<f32>,
+    /// Pictures drawn for a text where one is wanted, 1 to 64; of several the one is kept of which the
+    /// model itself thinks the text the likeliest caption.
+    pub candidates: usize,
     /// Seed of the first request; request `i` of a batch uses `seed + i`.
     pub seed: u64,
     /// The most ids to add to a prompt, image blocks included; `None` leaves it to the context.
@@ -114,6 +117,7 @@ impl Default for GenerationConfig {
             image: SamplingConfig::IMAGE,
             guidance_scale: 1.0,
             image_guidance_scale: None,
+            candidates: 1,
             seed: 0,
             max_new_tokens: None,
             mode: GenerationMode::Auto,
@@ -156,6 +160,10 @@ impl GenerationConfig {
             {
                 return Err(Error::Invalid(format!("{name} is {scale}; allowed: 0 or more")));
             }
+        }
+        if !(1..=64).contains(&self.candidates) {
+            let candidates = self.candidates;
+            return Err(Error::Invalid(format!("candidates is {candidates}; allowed: 1 to 64")));
         }
         if self.max_new_tokens == Some(0) {
             return Err(Error::Invalid("max_new_tokens is 0; allowed: 1 or more".into()));
@@ -249,6 +257,8 @@ struct Keys {
     #[serde(skip_serializing_if = "Option::is_none")]
     image_guidance_scale: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    candidates: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_new_tokens: Option<usize>,
@@ -266,6 +276,7 @@ impl TryFrom<Keys> for GenerationConfig {
             image: keys.image.over(SamplingConfig::IMAGE),
             guidance_scale: keys.guidance_scale.unwrap_or(1.0),
             image_guidance_scale: keys.image_guidance_scale,
+            candidates: keys.candidates.unwrap_or(1),
             seed: keys.seed.unwrap_or(0),
             max_new_tokens: keys.max_new_tokens,
             mode: keys.modality,
@@ -288,6 +299,7 @@ impl From<GenerationConfig> for Keys {
             image: config.image.into(),
             guidance_scale: Some(config.guidance_scale),
             image_guidance_scale: config.image_guidance_scale,
+            candidates: (config.candidates > 1).then_some(config.candidates),
             seed: Some(config.seed),
             max_new_tokens: config.max_new_tokens,
             modality: config.mode,
@@ -323,6 +335,7 @@ mod tests {
             image: SamplingConfig { greedy: true, temperature: 1.5, ..SamplingConfig::IMAGE },
             guidance_scale: 3.0,
             image_guidance_scale: Some(1.2),
+            candidates: 3,
             seed: 42,
             max_new_tokens: Some(9),
             mode: GenerationMode::ImageOnly,
@@ -342,6 +355,7 @@ mod tests {
             (r#"{"image": {"top_p": 1.5}}"#, "image.top_p is 1.5; allowed: above 0, at most 1"),
             (r#"{"repetition_penalty": -1}"#, "repetition_penalty is -1; allowed: above 0"),
             (r#"{"guidance_scale": -3}"#, "guidance_scale is -3; allowed: 0 or more"),
+            (r#"{"candidates": 0}"#, "candidates is 0; allowed: 1 to 64"),
             (r#"{"max_new_tokens": 0}"#, "max_new_tokens is 0; allowed: 1 or more"),
             (r#"{"modality": "sound"}"#, "unknown variant `sound`"),
         ] {

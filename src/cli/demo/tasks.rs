@@ -9,9 +9,9 @@ use serde::Deserialize;
 
 /// How many prompts are drawn.
 const DRAWINGS: usize = 4;
-/// Which kinds of sentences are drawn, in this order.
-const CATEGORIES: [Category; DRAWINGS] =
-    [Category::Single, Category::Relation, Category::Count, Category::Two];
+/// Which kinds of sentences are drawn, in this order, and of how many objects.
+const CATEGORIES: [(Category, usize); DRAWINGS] =
+    [(Category::Single, 1), (Category::Position, 1), (Category::Two, 2), (Category::Count, 2)];
 /// Which kinds of questions are asked, and how they begin.
 const QUESTIONS: [(Family, &str); 3] =
     [(Family::Color, "what"), (Family::Count, "how many"), (Family::Exists, "")];
@@ -90,7 +90,7 @@ impl Tasks {
         let mut drawings: Vec<Drawing> = CATEGORIES
             .iter()
             .take(DRAWINGS - own.len().min(DRAWINGS))
-            .filter_map(|category| with_category(&scenes, *category))
+            .filter_map(|(category, objects)| with_category(&scenes, *category, *objects))
             .map(|caption| Drawing { prompt: caption.text.clone(), truth: Some(caption) })
             .collect();
         let own = own.into_iter().take(DRAWINGS);
@@ -113,10 +113,10 @@ fn own_prompts(dir: &Path) -> Result<Vec<String>> {
     Ok(file.demo.draw)
 }
 
-/// The first scene's caption of that kind.
-fn with_category(scenes: &Scenes, category: Category) -> Option<Caption> {
-    (0..LOOKED_AT)
-        .find_map(|index| scenes.captions(index).0.into_iter().find(|c| c.category == category))
+/// The first scene's caption of that kind, about so many objects.
+fn with_category(scenes: &Scenes, category: Category, objects: usize) -> Option<Caption> {
+    let wanted = |caption: &Caption| caption.category == category && caption.objects == objects;
+    (0..LOOKED_AT).find_map(|index| scenes.captions(index).0.into_iter().find(wanted))
 }
 
 fn captioning(scenes: &Scenes, index: usize) -> Captioning {
