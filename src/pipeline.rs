@@ -22,6 +22,7 @@ use vq_tokenizer::{Codes, VqTokenizer};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::generate::prompt::{FormPiece, render};
+use crate::generate::sampling::log_probability;
 use crate::generate::{EndReason, Event, GenerationConfig, GenerationMode, Generator, PromptForms};
 use crate::model::ServingModel;
 use crate::tokenize::{CodedSegment, Processor, Segment, StreamDecoder};
@@ -255,12 +256,8 @@ impl Pipeline {
         let start = row.len();
         row.extend(self.processor.text().encode_plain(text)?);
         let logits = self.model.all_logits(&row)?;
-        let log_probability = |(logits, id): (&Vec<f32>, &u32)| {
-            let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let sum: f64 = logits.iter().map(|&logit| f64::from(logit - highest).exp()).sum();
-            f64::from(logits[*id as usize] - highest) - sum.ln()
-        };
-        Ok(logits[start - 1..].iter().zip(&row[start..]).map(log_probability).sum())
+        let of_text = logits[start - 1..].iter().zip(&row[start..]);
+        Ok(of_text.map(|(logits, &id)| log_probability(logits, id)).sum())
     }
 
     /// The language model.

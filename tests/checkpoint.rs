@@ -115,6 +115,24 @@ fn a_release_in_two_parts_goes_in_and_comes_back_bit_for_bit() {
 }
 
 #[test]
+fn an_image_tokenizer_among_the_tensors_is_exported_too() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (release, back) = (scratch.path().join("release"), scratch.path().join("back"));
+    meta::export(&fixture(HF), &release).unwrap();
+    meta::import(&release, &back, Preset::Chameleon, &cpu()).unwrap();
+    let of_model = WeightFiles::open(&fixture(HF).join("model.safetensors")).unwrap();
+    let of_tokenizer = WeightFiles::open(&back.join("vq_tokenizer/model.safetensors")).unwrap();
+    let came_back = WeightFiles::open(&back.join("model.safetensors")).unwrap();
+    for (name, _, _) in of_model.tensors() {
+        let found = match name.strip_prefix("model.vqmodel.") {
+            Some(name) => of_tokenizer.stored(name),
+            None => came_back.stored(name),
+        };
+        assert_eq!(found.unwrap(), of_model.stored(name).unwrap(), "{name}");
+    }
+}
+
+#[test]
 fn what_is_no_release_or_not_whole_is_refused_and_leaves_nothing() {
     let scratch = tempfile::tempdir().unwrap();
     let dest = scratch.path().join("dest");

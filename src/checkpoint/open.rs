@@ -131,7 +131,7 @@ pub fn image_tokenizer(dir: &Path, device: &Device) -> Result<Option<VqTokenizer
 }
 
 /// The `vq_config` of a `config.json`; absent keys are the release's.
-fn nested_config(dir: &Path, json: &Value) -> Result<VqConfig> {
+pub(super) fn nested_config(dir: &Path, json: &Value) -> Result<VqConfig> {
     let nested = json.get("vq_config").filter(|nested| !nested.is_null()).cloned();
     serde_json::from_value(nested.unwrap_or_else(|| json!({})))
         .map_err(|e| Error::file(&dir.join("config.json"), format!("vq_config: {e}")))

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use calumma::generate::sampling::log_probability;
 use calumma::pipeline::Pipeline;
 use calumma::tokenize::{CodedSegment, TokenClass};
 use calumma::{Error, Result};
@@ -100,7 +101,8 @@ fn score_line(line: &str, file: &Path, pipeline: &Pipeline) -> Result<Scored> {
     let logits = pipeline.model().all_logits(&ids)?;
     let mut logprobs = vec![None];
     let targets = ids.iter().skip(1);
-    logprobs.extend(logits.iter().zip(targets).map(|(row, &id)| Some(logprob(row, id))));
+    logprobs
+        .extend(logits.iter().zip(targets).map(|(row, &id)| Some(log_probability(row, id) as f32)));
     if logprobs.iter().flatten().any(|logprob| logprob.is_nan()) {
         return Err(Error::Invalid("the model returned logits that are no numbers".to_owned()));
     }
@@ -121,24 +123,4 @@ fn encode(pieces: &[Piece], file: &Path, pipeline: &Pipeline) -> Result<Vec<u32>
         }
     }
     pipeline.processor().encode(&segments)
-}
-
-/// The natural logarithm of the softmax of `logits` at `id`, summed in f64.
-fn logprob(logits: &[f32], id: u32) -> f32 {
-    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - highest).exp()).sum();
-    (f64::from(logits[id as usize] - highest) - sum.ln()) as f32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::logprob;
-
-    #[test]
-    fn probabilities_sum_to_one_however_large_the_logits() {
-        let logits = [1e4, 1e4 - 1.0, -3e4];
-        let sum: f32 = (0..3).map(|id| logprob(&logits, id).exp()).sum();
-        assert!((sum - 1.0).abs() < 1e-6, "{sum}");
-        assert!((logprob(&[0.0; 8], 3) + 8f32.ln()).abs() < 1e-6);
-    }
 }

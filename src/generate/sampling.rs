@@ -93,6 +93,13 @@ pub fn softmax(logits: &[f32]) -> Vec<f64> {
     weights
 }
 
+/// The natural logarithm of the softmax of `logits` at `id`, summed in f64.
+pub fn log_probability(logits: &[f32], id: u32) -> f64 {
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - highest).exp()).sum();
+    f64::from(logits[id as usize] - highest) - sum.ln()
+}
+
 /// The id with the highest logit, the first of equals; `None` if every id is hidden.
 pub fn argmax(logits: &[f32]) -> Option<u32> {
     let mut best: Option<(u32, f32)> = None;
@@ -161,6 +168,14 @@ mod tests {
     use super::*;
 
     const HIDDEN: f32 = f32::NEG_INFINITY;
+
+    #[test]
+    fn log_probabilities_sum_to_one_however_large_the_logits() {
+        let logits = [1e4, 1e4 - 1.0, -3e4];
+        let sum: f64 = (0..3).map(|id| log_probability(&logits, id).exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-9, "{sum}");
+        assert!((log_probability(&[0.0; 8], 3) + 8f64.ln()).abs() < 1e-12);
+    }
 
     #[test]
     fn argmax_takes_the_first_of_equals_and_nothing_from_nothing() {

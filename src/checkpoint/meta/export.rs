@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use vq_tokenizer::VqConfig;
-use vq_tokenizer::weights::{TensorSource, WeightFiles};
+use vq_tokenizer::weights::WeightFiles;
 
 use super::layout::pairs;
 use super::{params, vqgan};
 use crate::checkpoint::config::{config_from_json, read_json};
+use crate::checkpoint::open::nested_config;
+use crate::checkpoint::tensors::of_image_tokenizer;
 use crate::checkpoint::torch_file::{self, TensorInfo};
 use crate::checkpoint::{VQ_DIR, weight_files, write_directory};
 use crate::error::{Error, Result};
@@ -36,7 +38,7 @@ pub fn export(source: &Path, dest: &Path) -> Result<()> {
         write_parts(&files, &config, &model)?;
         let (from, to) = (source.join("tokenizer.json"), tokenizer.join("text_tokenizer.json"));
         std::fs::copy(&from, &to).map_err(Error::io(&from))?;
-        write_vqgan(&source.join(VQ_DIR), &tokenizer)
+        write_vqgan(source, &tokenizer)
     })
 }
 
@@ -55,27 +57,36 @@ fn write_parts(files: &WeightFiles, config: &ModelConfig, dir: &Path) -> Result<
         };
         let mut infos = Vec::with_capacity(pairs.len());
         for pair in &pairs {
-            let tensor = part(&pair.meta)?;
-            infos
-                .push((pair.meta.clone(), TensorInfo { dtype: tensor.dtype, shape: tensor.shape }));
+            let (dtype, whole) = files.info(&pair.hf)?;
+            let shape = pair.join.part_shape(whole, parts).ok_or_else(|| {
+                let name = &pair.hf;
+                Error::Invalid(format!("tensor {name}: {whole:?} cannot be cut into {parts} parts"))
+            })?;
+            infos.push((pair.meta.clone(), TensorInfo { dtype, shape }));
         }
         torch_file::write(&path, None, &infos, |name| Ok(part(name)?.bytes))?;
     }
     Ok(())
 }
 
-/// Writes the image tokenizer in the folder `from`; nothing where there is none.
-fn write_vqgan(from: &Path, to: &Path) -> Result<()> {
-    if !from.is_dir() {
+/// Writes the image tokenizer of the checkpoint in `source`, from its folder or from among the language
+/// model's tensors (then without a decoder); nothing where there is none.
+fn write_vqgan(source: &Path, to: &Path) -> Result<()> {
+    let own = source.join(VQ_DIR);
+    let (config, files) = if own.is_dir() {
+        let files = WeightFiles::open(&own.join("model.safetensors"))?;
+        (VqConfig::load(&own.join("config.json"))?, files)
+    } else {
+        let json = read_json(&source.join("config.json"))?;
+        (nested_config(source, &json)?, of_image_tokenizer(weight_files(source)?.1))
+    };
+    if files.tensors().next().is_none() {
         return Ok(());
     }
-    let config = VqConfig::load(&from.join("config.json"))?;
-    let files = WeightFiles::open(&from.join("model.safetensors"))?;
-    let info = |name: String| {
-        let tensor = files.stored(&name)?;
-        Ok::<_, Error>((name, TensorInfo { dtype: tensor.dtype, shape: tensor.shape }))
+    let info = |(name, dtype, shape): (&str, _, &[usize])| {
+        (name.to_owned(), TensorInfo { dtype, shape: shape.to_vec() })
     };
-    let infos = files.names().into_iter().map(info).collect::<Result<Vec<_>>>()?;
+    let infos: Vec<_> = files.tensors().map(info).collect();
     let path = to.join("vqgan.ckpt");
     torch_file::write(&path, Some("state_dict"), &infos, |name| Ok(files.stored(name)?.bytes))?;
     let path = to.join("vqgan.yaml");

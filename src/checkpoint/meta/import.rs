@@ -87,13 +87,12 @@ fn not_a_release(dir: &Path) -> Error {
 pub fn import(source: &Path, dest: &Path, preset: Preset, device: &Device) -> Result<()> {
     let release = Release::find(source)?;
     let parts = release.parts()?;
-    let mut config = params::read(&release.model)?;
+    let config = params::read(&release.model)?;
     if parts.len() != config.model_parallel_size {
         let (found, said) = (parts.len(), config.model_parallel_size);
         let message = format!("{found} consolidated files; model_parallel_size is {said}");
         return Err(Error::file(&release.model, message));
     }
-    config.model_parallel_size = parts.len();
     let text = TextTokenizer::load(&release.tokenizer.join("text_tokenizer.json"))?;
     let ckpt = release.tokenizer.join("vqgan.ckpt");
     let vq = ckpt.is_file().then(|| vqgan::open(&ckpt, None, device)).transpose()?;

@@ -90,6 +90,24 @@ impl Join {
         }
     }
 
+    /// The shape of each of `parts` parts of a tensor of the shape `whole` in Hugging Face's layout;
+    /// `None` where it cannot be cut so.
+    pub fn part_shape(self, whole: &[usize], parts: usize) -> Option<Vec<usize>> {
+        match (self, whole) {
+            (Self::Same, _) => Some(whole.to_vec()),
+            (Self::Rows | Self::Rotary(_), &[rows, columns]) if rows % parts == 0 => {
+                Some(vec![rows / parts, columns])
+            }
+            (Self::Columns, &[rows, columns]) if columns % parts == 0 => {
+                Some(vec![rows, columns / parts])
+            }
+            (Self::HeadNorm(heads), &[rows, head_dim]) if rows == heads && heads % parts == 0 => {
+                Some(vec![head_dim])
+            }
+            _ => None,
+        }
+    }
+
     /// The whole tensor in Hugging Face's layout. Of a norm that should be the same in every part the
     /// first is taken.
     ///
@@ -237,6 +255,7 @@ mod tests {
                 let whole = tensor(&shape);
                 let cut = join.split(&whole, parts).unwrap();
                 assert_eq!(cut.len(), parts);
+                assert_eq!(join.part_shape(&whole.shape, parts), Some(cut[0].shape.clone()));
                 assert_eq!(join.join(&cut).unwrap(), whole, "{join:?} in {parts}");
             }
         }

@@ -126,15 +126,27 @@ impl WeightFiles {
         self.tensors.values().map(|place| place.num_bytes() as u64).sum()
     }
 
+    /// Number format and shape of the tensor called `name`.
+    ///
+    /// # Errors
+    /// [`Error::File`] when there is none.
+    pub fn info(&self, name: &str) -> Result<(Dtype, &[usize])> {
+        self.place(name).map(|place| (place.dtype, place.shape.as_slice()))
+    }
+
+    fn place(&self, name: &str) -> Result<&Place> {
+        self.tensors.get(name).ok_or_else(|| {
+            let path = self.files.first().map(PathBuf::as_path).unwrap_or(Path::new("no file"));
+            Error::file(path, format!("there is no tensor {name}"))
+        })
+    }
+
     /// The tensor called `name` as it is stored.
     ///
     /// # Errors
     /// [`Error::File`] when there is none, [`Error::Io`] when it cannot be read.
     pub fn stored(&self, name: &str) -> Result<StoredTensor> {
-        let place = self.tensors.get(name).ok_or_else(|| {
-            let path = self.files.first().map(PathBuf::as_path).unwrap_or(Path::new("no file"));
-            Error::file(path, format!("there is no tensor {name}"))
-        })?;
+        let place = self.place(name)?;
         let mut bytes = vec![0; place.num_bytes()];
         self.reader(place)?.read_exact(&mut bytes).map_err(Error::io(&self.files[place.file]))?;
         Ok(StoredTensor { dtype: place.dtype, shape: place.shape.clone(), bytes })
