@@ -1,15 +1,17 @@
 //! Checkpoints of others: Hugging Face's directories as they are, the original release's in and out.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use calumma::checkpoint::torch_file::TorchFile;
-use calumma::checkpoint::{Checkpoint, meta};
+use calumma::checkpoint::torch_file::{self, TorchFile};
+use calumma::checkpoint::{Checkpoint, Conversion, Layout, RotaryOrder, meta, weight_files};
 use calumma::generate::{GenerationConfig, GenerationMode, Preset};
 use calumma::pipeline::Pipeline;
 use calumma::tokenize::Segment;
 use image::RgbImage;
+use safetensors::Dtype;
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::weights::{self, WeightFiles};
+use vq_tokenizer::weights::{self, StoredDtype, StoredTensor, WeightFiles};
 use vq_tokenizer::{VqConfig, VqTokenizer};
 
 use crate::common::{cpu, fixture};
@@ -101,7 +103,7 @@ fn a_release_in_two_parts_goes_in_and_comes_back_bit_for_bit() {
     let found = GenerationConfig { stop_ids: vec![], ..checkpoint.generation.clone() };
     assert_eq!(found, Preset::Anole.config());
     let stored = WeightFiles::open(&imported.join("model.safetensors")).unwrap();
-    assert!(stored.tensors().all(|(_, dtype, _)| dtype == safetensors::Dtype::BF16));
+    assert!(stored.tensors().all(|(_, dtype, _)| dtype == Dtype::BF16));
     meta::export(&imported, &back).unwrap();
     for part in ["consolidated.00.pth", "consolidated.01.pth"] {
         let ours = TorchFile::open(&back.join("models/model").join(part)).unwrap();
@@ -130,6 +132,102 @@ fn an_image_tokenizer_among_the_tensors_is_exported_too() {
         };
         assert_eq!(found.unwrap(), of_model.stored(name).unwrap(), "{name}");
     }
+}
+
+/// Every tensor of the checkpoint in `dir`, by name.
+fn tensors(dir: &Path) -> BTreeMap<String, StoredTensor> {
+    let (_, files) = weight_files(dir).unwrap();
+    let names: Vec<String> = files.tensors().map(|(name, ..)| name.to_owned()).collect();
+    names.into_iter().map(|name| (name.clone(), files.stored(&name).unwrap())).collect()
+}
+
+#[test]
+fn a_hugging_face_directory_goes_in_and_comes_back_bit_for_bit() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (ours, back) = (scratch.path().join("ours"), scratch.path().join("back"));
+    Conversion::to(Layout::Calumma).run(&fixture(HF), &ours).unwrap();
+    assert!(tensors(&ours).keys().all(|name| !name.starts_with("model.vqmodel.")));
+    let (taken_in, foreign) =
+        (Pipeline::open(&ours, &cpu()).unwrap(), Pipeline::open(&fixture(HF), &cpu()).unwrap());
+    assert_eq!(taken_in.prompts(), foreign.prompts());
+    assert_eq!(taken_in.generation(), foreign.generation());
+    assert_eq!(taken_in.caption(&picture()).unwrap(), foreign.caption(&picture()).unwrap());
+    // In shards this time.
+    let to_hf = Conversion { shard_size: 400_000, ..Conversion::to(Layout::HuggingFace) };
+    to_hf.run(&ours, &back).unwrap();
+    assert!(back.join("model-00002-of-00004.safetensors").is_file());
+    assert_eq!(tensors(&back), tensors(&fixture(HF)));
+    let json = |dir: &Path, name: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(dir.join(name)).unwrap()).unwrap()
+    };
+    for name in ["config.json", "preprocessor_config.json", "processor_config.json"] {
+        assert_eq!(json(&back, name), json(&fixture(HF), name), "{name}");
+    }
+    Pipeline::open(&back, &cpu()).unwrap();
+}
+
+#[test]
+fn formats_change_only_where_asked_and_the_image_tokenizer_never_to_bf16() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (dtype, model, of_vq) in [
+        (StoredDtype::Bf16, Dtype::BF16, Dtype::F32),
+        (StoredDtype::F16, Dtype::F16, Dtype::F16),
+        (StoredDtype::F32, Dtype::F32, Dtype::F32),
+    ] {
+        let dest = scratch.path().join(format!("{dtype:?}"));
+        let to_hf = Conversion { dtype: Some(dtype), ..Conversion::to(Layout::HuggingFace) };
+        to_hf.run(&fixture(HF), &dest).unwrap();
+        for (name, tensor) in tensors(&dest) {
+            let wanted = if name.starts_with("model.vqmodel.") { of_vq } else { model };
+            assert_eq!(tensor.dtype, wanted, "{name}");
+        }
+        let config = std::fs::read_to_string(dest.join("config.json")).unwrap();
+        let name = format!("{model:?}").to_lowercase();
+        assert!(config.contains(&format!("\"dtype\": \"{}", &name[..1])), "{name}");
+    }
+}
+
+#[test]
+fn a_pytorch_file_of_anoles_training_code_is_put_into_hugging_faces_order() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (release, source, ours) = (
+        scratch.path().join("release"),
+        scratch.path().join("source"),
+        scratch.path().join("ours"),
+    );
+    meta::export(&fixture(HF), &release).unwrap();
+    let original = TorchFile::open(&release.join("models/model/consolidated.pth")).unwrap();
+    const NAMES: [(&str, &str); 5] = [
+        ("self_attn.q_proj", "attention.wq"),
+        ("self_attn.k_proj", "attention.wk"),
+        ("self_attn.q_norm", "attention.q_normalization"),
+        ("self_attn.k_norm", "attention.k_normalization"),
+        ("model.layers", "layers"),
+    ];
+    let renamed =
+        |name: &str| NAMES.iter().fold(name.to_owned(), |n, (hf, meta)| n.replace(hf, meta));
+    let stored = tensors(&fixture(HF));
+    let read = |name: &str| match original.tensors().get(&renamed(name)) {
+        Some(info) if renamed(name) != name && name.contains("self_attn") => {
+            (info.clone(), original.read(&renamed(name)).unwrap())
+        }
+        _ => {
+            let StoredTensor { dtype, shape, bytes } = stored[name].clone();
+            (torch_file::TensorInfo { dtype, shape }, bytes)
+        }
+    };
+    let infos: Vec<_> = stored.keys().map(|name| (name.clone(), read(name).0)).collect();
+    assert!(
+        infos.iter().any(|(name, info)| name.ends_with("q_norm.bias") && info.shape.len() == 1)
+    );
+    copied(&fixture(HF), &source);
+    std::fs::remove_file(source.join("model.safetensors")).unwrap();
+    let bin = source.join("pytorch_model.bin");
+    torch_file::write(&bin, None, &infos, |name| Ok(read(name).1)).unwrap();
+    let order = RotaryOrder::SideBySide;
+    let conversion = Conversion { order, ..Conversion::to(Layout::HuggingFace) };
+    conversion.run(&source, &ours).unwrap();
+    assert_eq!(tensors(&ours), stored);
 }
 
 #[test]

@@ -4,4 +4,4 @@
 set -euo pipefail
 dir=$(realpath "${1:?usage: tests/parity.sh DIR}")
 cd "$(dirname "$0")/.."
-exec cargo test --release --quiet --test parity -- "$dir"
+exec cargo test --release --quiet --workspace --test parity -- "$dir"

@@ -54,11 +54,6 @@ pub fn config_to_json(
         .zip(0_u32..)
         .map(|(name, id)| (name.clone(), json!(id)))
         .collect();
-    let dtype = match dtype {
-        StoredDtype::F32 => "float32",
-        StoredDtype::Bf16 => "bfloat16",
-        StoredDtype::F16 => "float16",
-    };
     let more = json!({
         "architectures": ["ChameleonForConditionalGeneration"],
         "model_type": "chameleon",
@@ -67,7 +62,7 @@ pub fn config_to_json(
         "attention_dropout": 0.0,
         "mlp_bias": false,
         "rope_parameters": { "rope_theta": config.rope_theta, "rope_type": "default" },
-        "dtype": dtype,
+        "dtype": torch_name(dtype),
         "bos_token_id": special.bos,
         "eos_token_id": special.eos,
         "pad_token_id": special.pad,
@@ -79,6 +74,23 @@ pub fn config_to_json(
         object.extend(more);
     }
     json
+}
+
+/// PyTorch's name of a number format.
+pub(super) fn torch_name(dtype: StoredDtype) -> &'static str {
+    match dtype {
+        StoredDtype::F32 => "float32",
+        StoredDtype::Bf16 => "bfloat16",
+        StoredDtype::F16 => "float16",
+    }
+}
+
+/// Writes `value` to the file at `path`.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    std::fs::write(path, format!("{value:#}\n")).map_err(Error::io(path))
 }
 
 /// The JSON value in the file at `path`.

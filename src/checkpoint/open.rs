@@ -9,7 +9,8 @@ use vq_tokenizer::weights::{self, TensorSource};
 use vq_tokenizer::{VqConfig, VqTokenizer};
 
 use super::config::{config_from_json, read_json};
-use super::tensors::{OfTransformer, of_image_tokenizer, weight_files};
+use super::tensors::{OfTransformer, of_image_tokenizer};
+use super::weight_files::weight_files;
 use super::{Manifest, VQ_DIR};
 use crate::error::{Error, Result};
 use crate::generate::{GenerationConfig, Preset, PromptForms};
@@ -139,7 +140,7 @@ pub(super) fn nested_config(dir: &Path, json: &Value) -> Result<VqConfig> {
 
 /// How `dir` says that pictures are prepared: a file of its own, or a part of the processor's; without
 /// either Hugging Face's rule at `resolution`.
-fn preprocessor(dir: &Path, resolution: usize) -> Result<PreprocessorConfig> {
+pub(super) fn preprocessor(dir: &Path, resolution: usize) -> Result<PreprocessorConfig> {
     let own = dir.join("preprocessor_config.json");
     if own.exists() {
         return Ok(PreprocessorConfig::load(&own)?);

@@ -7,7 +7,7 @@ use vq_tokenizer::VqTokenizer;
 use vq_tokenizer::weights::{self, NamedTensors, StoredDtype};
 
 use super::VQ_DIR;
-use super::config::config_to_json;
+use super::config::{config_to_json, write_json};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::tokenize::Processor;
@@ -35,11 +35,7 @@ impl Parts<'_> {
     /// # Errors
     /// Those of the file system.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        let write_json = |name: &str, value: &Value| {
-            let path = dir.join(name);
-            let text = serde_json::to_string_pretty(value).expect("JSON values are valid JSON");
-            std::fs::write(&path, text + "\n").map_err(Error::io(&path))
-        };
+        let write_json = |name: &str, value: &Value| write_json(&dir.join(name), value);
         write_json(
             "config.json",
             &config_to_json(self.config, self.processor, self.vq, self.dtype),

@@ -1,13 +1,12 @@
-//! `calumma export`: a checkpoint without its training state, in the number format asked for.
+//! `calumma export`: a checkpoint without its training state, in the layout and format asked for.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use calumma::checkpoint::{Checkpoint, DOCUMENTS, Manifest, Parts, meta, write_directory};
-use calumma::device::DeviceSpec;
+use calumma::checkpoint::{Conversion, Layout, Manifest, SHARD_SIZE, meta};
 use calumma::{Error, Result};
 use clap::{Args, ValueEnum};
-use serde_json::{Map, Value, json};
-use vq_tokenizer::weights::{self, StoredDtype};
+use serde_json::json;
+use vq_tokenizer::weights::StoredDtype;
 
 use super::session::{Session, name};
 use super::sizes;
@@ -19,12 +18,16 @@ pub struct ExportArgs {
     checkpoint: PathBuf,
     /// The directory to make
     dest: PathBuf,
-    /// Number format of the weights; the image tokenizer takes f16 along, but never bf16
-    #[arg(long, value_enum, default_value_t = Dtype::F32)]
-    dtype: Dtype,
     /// Names of files and tensors
-    #[arg(long, value_enum, default_value_t = Layout::Hf)]
-    layout: Layout,
+    #[arg(long, value_enum, default_value_t = LayoutArg::Calumma)]
+    layout: LayoutArg,
+    /// Number format of the weights, instead of the one they have; the image tokenizer takes f16 along,
+    /// but never bf16
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
+    /// Begin another weight file after so many bytes, such as 900MB
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = sizes::parse_bytes)]
+    max_shard_size: u64,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -35,10 +38,12 @@ enum Dtype {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Layout {
-    /// Ours and Hugging Face's
+enum LayoutArg {
+    /// As training writes it: the image tokenizer in a folder of its own
+    Calumma,
+    /// Hugging Face's: the image tokenizer among the language model's tensors
     Hf,
-    /// The original release's; the weights keep their format
+    /// The original release's
     Meta,
 }
 
@@ -57,32 +62,20 @@ impl From<Dtype> for StoredDtype {
 /// # Errors
 /// Those of the checkpoint's files; when `dest` exists.
 pub fn run(args: &ExportArgs, session: &Session) -> Result<()> {
-    if let Layout::Meta = args.layout {
-        meta::export(&args.checkpoint, &args.dest)?;
-        session.line(format_args!("{}", args.dest.display()))?;
-        return session.object(&json!({ "path": name(&args.dest) }));
-    }
-    let device = DeviceSpec::Cpu.open().map_err(|e| Error::Device(e.to_string()))?;
-    if Manifest::read(&args.checkpoint)?.is_some() {
-        Manifest::verify(&args.checkpoint)?;
-    }
-    let checkpoint = Checkpoint::open(&args.checkpoint, &device)?;
-    let generation = generation(&args.checkpoint)?;
-    let parts = Parts {
-        config: &checkpoint.config,
-        weights: Some(weights::collect(&checkpoint.model)),
-        dtype: args.dtype.into(),
-        processor: &checkpoint.processor,
-        vq: checkpoint.vq.as_ref(),
-        generation: &generation,
+    let layout = match args.layout {
+        LayoutArg::Calumma => Layout::Calumma,
+        LayoutArg::Hf => Layout::HuggingFace,
+        LayoutArg::Meta => return original(args, session),
+    };
+    let conversion = Conversion {
+        dtype: args.dtype.map(StoredDtype::from),
+        shard_size: args.max_shard_size,
+        ..Conversion::to(layout)
     };
     if let Some(parent) = args.dest.parent() {
         std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
     }
-    write_directory(&args.dest, |dir| {
-        parts.write(dir)?;
-        copy_documents(&args.checkpoint, dir)
-    })?;
+    conversion.run(&args.checkpoint, &args.dest)?;
     let manifest = Manifest::of(&args.dest)?;
     let size: u64 = manifest.files.values().map(|file| file.size).sum();
     let (dest, number) = (args.dest.display(), manifest.files.len());
@@ -90,22 +83,16 @@ pub fn run(args: &ExportArgs, session: &Session) -> Result<()> {
     session.object(&json!({ "path": name(&args.dest), "bytes": size, "digest": manifest.digest() }))
 }
 
-/// What the checkpoint says about sampling.
-fn generation(dir: &Path) -> Result<Map<String, Value>> {
-    let path = dir.join("generation_config.json");
-    if !path.exists() {
-        return Ok(Map::new());
+/// The layout of the original release has its own files and no choice of format.
+fn original(args: &ExportArgs, session: &Session) -> Result<()> {
+    if args.dtype.is_some() || args.max_shard_size != SHARD_SIZE {
+        return Err(Error::Invalid(
+            "--layout meta keeps the weights' format and has a file for each model-parallel part; \
+             leave --dtype and --max-shard-size out"
+                .into(),
+        ));
     }
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    serde_json::from_str(&text).map_err(|e| Error::file(&path, e.to_string()))
-}
-
-fn copy_documents(from: &Path, to: &Path) -> Result<()> {
-    for name in DOCUMENTS {
-        let path = from.join(name);
-        if path.is_file() {
-            std::fs::copy(&path, to.join(name)).map_err(Error::io(&path))?;
-        }
-    }
-    Ok(())
+    meta::export(&args.checkpoint, &args.dest)?;
+    session.line(format_args!("{}", args.dest.display()))?;
+    session.object(&json!({ "path": name(&args.dest) }))
 }

@@ -108,6 +108,26 @@ pub fn bytes(number: f64) -> String {
     scaled(number, 1024.0, &[" bytes", " KiB", " MiB", " GiB", " TiB"])
 }
 
+/// Reads a number of bytes: a number, then nothing, KB, MB or GB (thousands, as Hugging Face counts).
+///
+/// # Errors
+/// What is allowed, when `text` is none.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let unit = match text[at..].trim().to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        _ => f64::NAN,
+    };
+    let bytes = text[..at].parse::<f64>().unwrap_or(f64::NAN) * unit;
+    match bytes >= 1.0 && bytes < u64::MAX as f64 {
+        true => Ok(bytes as u64),
+        false => Err("expected a size such as 5GB, 900MB or 100000".to_owned()),
+    }
+}
+
 fn scaled(mut number: f64, base: f64, units: &[&str]) -> String {
     let mut unit = 0;
     while number >= base && unit + 1 < units.len() {
@@ -131,6 +151,16 @@ mod tests {
         assert_eq!(count(5_430_000.0), "5.4 million");
         assert_eq!(bytes(512.0), "512 bytes");
         assert_eq!(bytes(1536.0), "1.5 KiB");
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, size) in [("5GB", 5_000_000_000), ("1.5 kb", 1500), ("77", 77)] {
+            assert_eq!(parse_bytes(text), Ok(size));
+        }
+        for text in ["", "GB", "0", "-3GB", "5 GiB", "1.2.3MB"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
-use calumma::checkpoint::{Checkpoint, meta};
+use calumma::checkpoint::{Checkpoint, Conversion, Layout, meta, weight_files};
 use calumma::generate::Preset;
 use calumma::model::{CausalLm, ModelInput, mask};
 use calumma::tokenize::Processor;
@@ -89,6 +89,16 @@ pub fn check(table: &mut Table, title: &str, dir: &Path, reference: &Path) {
         });
     }
     generation::check(table, title, &values, checkpoint);
+    table.exact(&format!("{title} to our layout and back, bit for bit"), || {
+        let scratch = tempfile::tempdir().unwrap();
+        let (ours, back) = (scratch.path().join("ours"), scratch.path().join("back"));
+        Conversion::to(Layout::Calumma).run(dir, &ours).unwrap();
+        Conversion::to(Layout::HuggingFace).run(&ours, &back).unwrap();
+        let (before, after) = (weight_files(dir).unwrap().1, weight_files(&back).unwrap().1);
+        before
+            .tensors()
+            .all(|(name, ..)| before.stored(name).unwrap() == after.stored(name).unwrap())
+    });
 }
 
 fn logits(table: &mut Table, title: &str, case: &str, values: &Values, checkpoint: &Checkpoint) {

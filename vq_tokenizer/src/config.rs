@@ -123,6 +123,16 @@ impl VqConfig {
         Ok(config)
     }
 
+    /// Writes a `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut json = serde_json::to_value(self).expect("plain values always serialise");
+        json["model_type"] = "chameleon_vqgan".into();
+        std::fs::write(path, format!("{json:#}\n")).map_err(Error::io(path))
+    }
+
     /// Pixels per code along one side: 2 to the number of halvings.
     pub fn downsampling(&self) -> usize {
         1 << self.channel_multiplier.len().saturating_sub(1)

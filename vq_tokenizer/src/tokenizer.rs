@@ -99,17 +99,13 @@ impl VqTokenizer {
     /// # Errors
     /// As [`Self::save`].
     pub fn save_as(&self, dir: &Path, dtype: StoredDtype) -> Result<()> {
-        let write = |name: &str, bytes: &[u8]| {
-            let path = dir.join(name);
-            std::fs::write(&path, bytes).map_err(Error::io(&path))
-        };
-        let mut config = serde_json::to_value(&self.config).expect("plain values always serialise");
-        config["model_type"] = "chameleon_vqgan".into();
-        write("config.json", format!("{config:#}\n").as_bytes())?;
+        self.config.save(&dir.join("config.json"))?;
         self.preprocessor.save(&dir.join("preprocessor_config.json"))?;
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
         let tensors = weights::collect(&self.model);
-        write("model.safetensors", &weights::to_bytes(&tensors, dtype, Some(metadata))?)
+        let path = dir.join("model.safetensors");
+        let bytes = weights::to_bytes(&tensors, dtype, Some(metadata))?;
+        std::fs::write(&path, bytes).map_err(Error::io(&path))
     }
 
     /// The codes of each picture, of any size: it is resized and cropped first.

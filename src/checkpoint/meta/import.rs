@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use safetensors::Dtype;
-use vq_tokenizer::weights::{StoredDtype, StoredTensor, write_file};
+use vq_tokenizer::weights::{StoredDtype, StoredTensor};
 
 use super::layout::pairs;
 use super::{params, vqgan};
 use crate::checkpoint::torch_file::TorchFile;
-use crate::checkpoint::{Parts, VQ_DIR, write_directory};
+use crate::checkpoint::weight_files::write_weights;
+use crate::checkpoint::{Parts, SHARD_SIZE, VQ_DIR, write_directory};
 use crate::error::{Error, Result};
 use crate::generate::Preset;
 use crate::model::ModelConfig;
@@ -113,7 +114,7 @@ pub fn import(source: &Path, dest: &Path, preset: Preset, device: &Device) -> Re
             generation: &generation,
         };
         files.write(dir)?;
-        write_weights(&parts, &config, &dir.join("model.safetensors"))
+        write_joined(&parts, &config, dir)
     })
 }
 
@@ -142,7 +143,7 @@ pub fn add_vqgan(dir: &Path, ckpt: &Path, device: &Device) -> Result<()> {
     write_directory(&dir.join(VQ_DIR), |dir| Ok(vq.save(dir)?))
 }
 
-fn write_weights(parts: &[TorchFile], config: &ModelConfig, path: &Path) -> Result<()> {
+fn write_joined(parts: &[TorchFile], config: &ModelConfig, dir: &Path) -> Result<()> {
     let pairs = pairs(config);
     let mut infos = Vec::with_capacity(pairs.len());
     for pair in &pairs {
@@ -152,15 +153,14 @@ fn write_weights(parts: &[TorchFile], config: &ModelConfig, path: &Path) -> Resu
         })?;
         infos.push((pair.hf.clone(), dtype, shape));
     }
-    write_file(path, &infos, |name| {
+    write_weights(dir, &infos, SHARD_SIZE, |name| {
         let pair = pairs.iter().find(|pair| pair.hf == name).expect("every info has its pair");
         let read = |part: &TorchFile| part_of(part, &pair.meta, config);
         let of_parts = parts.iter().map(read).collect::<Result<Vec<_>>>();
         let joined = of_parts.and_then(|of_parts| pair.join.join(&of_parts));
         let named = |e: Error| vq_tokenizer::Error::Invalid(format!("tensor {}: {e}", pair.meta));
         joined.map(|tensor| tensor.bytes).map_err(named)
-    })?;
-    Ok(())
+    })
 }
 
 /// The in-memory form of the release joins some matrices: where the rows of `name` lie in which, for

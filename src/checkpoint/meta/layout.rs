@@ -75,6 +75,26 @@ pub fn pairs(config: &ModelConfig) -> Vec<Pair> {
     pairs
 }
 
+/// `tensor` under Hugging Face's name `name`, but in the original release's rotary order, in Hugging
+/// Face's.
+///
+/// # Errors
+/// When its shape is none of its kind.
+pub fn half_apart(tensor: StoredTensor, name: &str, config: &ModelConfig) -> Result<StoredTensor> {
+    let pair = pairs(config).into_iter().find(|pair| pair.hf == name);
+    match (pair.map(|pair| pair.join), tensor.shape.as_slice()) {
+        (Some(join @ Join::Rotary(_)), _) => join.join(&[tensor]),
+        // A row in all, for each part of a model trained in parts, or for each head.
+        (Some(join @ Join::HeadNorm(_)), &[.., head_dim]) if head_dim > 0 => {
+            let (dtype, row) = (tensor.dtype, head_dim * bytes_of(tensor.dtype)?);
+            let rows = tensor.bytes.chunks_exact(row).map(<[u8]>::to_vec);
+            let rows = rows.map(|bytes| StoredTensor { dtype, shape: vec![head_dim], bytes });
+            join.join(&rows.collect::<Vec<_>>())
+        }
+        _ => Ok(tensor),
+    }
+}
+
 impl Join {
     /// The shape in Hugging Face's layout of a tensor whose parts, `parts` of them, have the shape
     /// `part` each; `None` where such a part cannot be.

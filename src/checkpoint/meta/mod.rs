@@ -10,3 +10,4 @@ mod vqgan;
 
 pub use export::export;
 pub use import::{add_vqgan, import};
+pub(super) use layout::half_apart;

@@ -12,7 +12,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
-use super::TensorSource;
+use super::{StoredDtype, TensorSource};
 use crate::error::{Error, Result};
 
 /// No header is longer (the format's own limit).
@@ -109,6 +109,13 @@ impl WeightFiles {
     /// Every name, in order, with its number format and shape.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, Dtype, &[usize])> {
         self.tensors.iter().map(|(name, at)| (name.as_str(), at.dtype, at.shape.as_slice()))
+    }
+
+    /// As [`tensors`](Self::tensors), to write them with.
+    pub fn infos(&self) -> Vec<super::TensorInfo> {
+        let info =
+            |(name, dtype, shape): (&str, _, &[usize])| (name.to_owned(), dtype, shape.to_vec());
+        self.tensors().map(info).collect()
     }
 
     /// Whether there is a tensor called `name`.
@@ -212,6 +219,22 @@ impl StoredTensor {
             other => return Err(Error::Invalid(format!("{other:?}; allowed: F32, BF16, F16"))),
         };
         data.map_err(|e| Error::Invalid(e.to_string()))
+    }
+}
+
+impl StoredTensor {
+    /// The same values in the number format `dtype`.
+    ///
+    /// # Errors
+    /// As [`to_data`](Self::to_data).
+    pub fn convert(&self, dtype: StoredDtype) -> Result<Self> {
+        let bytes = self.to_data(dtype.in_memory())?.bytes().to_vec();
+        let mut converted = Self { dtype: dtype.safetensors(), shape: self.shape.clone(), bytes };
+        if cfg!(target_endian = "big") {
+            let size = converted.dtype.bitsize() / 8;
+            converted.bytes.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+        }
+        Ok(converted)
     }
 }
 
@@ -344,7 +367,7 @@ fn from_little_endian<T: Stored>(value: &mut T) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use super::super::{StoredDtype, collect, load, to_bytes};
+    use super::super::{collect, load, to_bytes};
     use super::*;
     use crate::VqConfig;
     use burn::tensor::Device;

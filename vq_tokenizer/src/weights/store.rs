@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use burn::tensor::FloatDType;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
@@ -71,6 +72,25 @@ pub enum StoredDtype {
     Bf16,
     /// IEEE half precision, rounded to nearest even: half the size, 11 significant bits, range 65504.
     F16,
+}
+
+impl StoredDtype {
+    /// Its name in safetensors files.
+    pub fn safetensors(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::Bf16 => Dtype::BF16,
+            Self::F16 => Dtype::F16,
+        }
+    }
+
+    pub(super) fn in_memory(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::Bf16 => FloatDType::BF16,
+            Self::F16 => FloatDType::F16,
+        }
+    }
 }
 
 /// The bytes of a safetensors file that holds `tensors`, with `metadata` in its header.

@@ -1,0 +1,159 @@
+//! A checkpoint's weights on disk: one safetensors file, or shards and the index that lists them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use vq_tokenizer::weights::{TensorInfo, WeightFiles, write_file};
+
+use super::config::read_json;
+use crate::error::{Error, Result};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Bytes of tensors that a file holds before the next one begins; Hugging Face's usual size.
+pub const SHARD_SIZE: u64 = 5_000_000_000;
+
+/// The weight files of `dir`, opened: `model.safetensors`, or the shards that the index lists. The
+/// path is the one to name in messages about all of them.
+///
+/// # Errors
+/// Those of the files; when the index is malformed or a shard lacks a tensor that it should hold.
+pub fn weight_files(dir: &Path) -> Result<(PathBuf, WeightFiles)> {
+    let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
+    if single.exists() || !index.exists() {
+        let files = WeightFiles::open(&single)?;
+        return Ok((single, files));
+    }
+    let mut files = WeightFiles::default();
+    for (shard, names) in shards(&index)? {
+        let path = dir.join(&shard);
+        files.add(&path)?;
+        if let Some(name) = names.iter().find(|name| !files.contains(name)) {
+            let message =
+                format!("there is no tensor {name}, which {} says is here", index.display());
+            return Err(Error::file(&path, message));
+        }
+    }
+    Ok((index, files))
+}
+
+/// The names of the shards in `index`, and the tensors that each should hold.
+///
+/// # Errors
+/// When the index is malformed, or names a shard that is no plain file name.
+pub(super) fn shards(index: &Path) -> Result<BTreeMap<String, Vec<String>>> {
+    let json = read_json(index)?;
+    let map = json.get("weight_map").and_then(Value::as_object);
+    let map = map.ok_or_else(|| Error::file(index, "weight_map is missing or no object"))?;
+    let mut shards = BTreeMap::<String, Vec<String>>::new();
+    for (name, shard) in map {
+        // A name with a folder in it could lead anywhere.
+        let plain = shard.as_str().filter(|shard| !shard.contains(['/', '\\']) && *shard != "..");
+        let shard = plain.ok_or_else(|| {
+            Error::file(index, format!("tensor {name} lies in {shard}; allowed: a plain file name"))
+        })?;
+        shards.entry(shard.to_owned()).or_default().push(name.clone());
+    }
+    if shards.is_empty() {
+        return Err(Error::file(index, "weight_map is empty"));
+    }
+    Ok(shards)
+}
+
+/// Writes `tensors` into the existing folder `dir` in their order, one at a time: as one file, or as
+/// shards of at most `shard_size` bytes each (or one larger tensor) with their index. `bytes` gives the
+/// values of a tensor by its name.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn write_weights(
+    dir: &Path,
+    tensors: &[TensorInfo],
+    shard_size: u64,
+    mut bytes: impl FnMut(&str) -> vq_tokenizer::Result<Vec<u8>>,
+) -> Result<()> {
+    let size = |(_, dtype, shape): &TensorInfo| {
+        (shape.iter().product::<usize>() * dtype.bitsize() / 8) as u64
+    };
+    let mut shards: Vec<&[TensorInfo]> = Vec::new();
+    let (mut start, mut filled) = (0, 0);
+    for (at, tensor) in tensors.iter().enumerate() {
+        if at > start && filled + size(tensor) > shard_size {
+            shards.push(&tensors[start..at]);
+            (start, filled) = (at, 0);
+        }
+        filled += size(tensor);
+    }
+    shards.push(&tensors[start..]);
+    if let [all] = shards[..] {
+        return Ok(write_file(&dir.join(SINGLE), all, bytes)?);
+    }
+    let number = shards.len();
+    let mut map = BTreeMap::new();
+    for (shard, index) in shards.into_iter().zip(1..) {
+        let name = format!("model-{index:05}-of-{number:05}.safetensors");
+        write_file(&dir.join(&name), shard, &mut bytes)?;
+        map.extend(shard.iter().map(|(tensor, ..)| (tensor, name.clone())));
+    }
+    let total: u64 = tensors.iter().map(size).sum();
+    let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
+    let path = dir.join(INDEX);
+    std::fs::write(&path, format!("{index:#}\n")).map_err(Error::io(&path))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use safetensors::Dtype;
+
+    #[test]
+    fn shards_hold_every_tensor_once_and_no_more_than_they_may() {
+        let tensors: Vec<TensorInfo> =
+            [3, 4, 9, 1, 1].map(|len| (format!("t{len}"), Dtype::U8, vec![len])).to_vec();
+        let tensors: Vec<TensorInfo> = tensors
+            .into_iter()
+            .enumerate()
+            .map(|(at, (name, dtype, shape))| (format!("{at}.{name}"), dtype, shape))
+            .collect();
+        let bytes = |name: &str| {
+            let len = name.rsplit('t').next().unwrap().parse().unwrap();
+            Ok(vec![name.as_bytes()[0]; len])
+        };
+        for (size, files) in [(0, 5), (7, 3), (8, 3), (18, 1)] {
+            let dir = tempfile::tempdir().unwrap();
+            write_weights(dir.path(), &tensors, size, bytes).unwrap();
+            let written = std::fs::read_dir(dir.path()).unwrap().count();
+            assert_eq!(written, if files == 1 { 1 } else { files + 1 }, "{size}");
+            let (_, read) = weight_files(dir.path()).unwrap();
+            assert_eq!(read.num_bytes(), 18);
+            for (name, ..) in &tensors {
+                assert_eq!(read.stored(name).unwrap().bytes, bytes(name).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn an_index_that_leads_elsewhere_or_nowhere_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = dir.path().join(INDEX);
+        for (text, told) in [
+            ("{", "EOF"),
+            ("{}", "weight_map is missing"),
+            (r#"{"weight_map": {}}"#, "weight_map is empty"),
+            (r#"{"weight_map": {"a": "../b.safetensors"}}"#, "tensor a lies in"),
+            (r#"{"weight_map": {"a": 3}}"#, "tensor a lies in 3"),
+            (r#"{"weight_map": {"a": "b.safetensors"}}"#, "b.safetensors"),
+        ] {
+            std::fs::write(&index, text).unwrap();
+            let message = weight_files(dir.path()).unwrap_err().to_string();
+            assert!(message.contains(told), "{text}: {message}");
+        }
+        let tensor = ("c".to_owned(), Dtype::U8, vec![1]);
+        write_file(&dir.path().join("b.safetensors"), &[tensor], |_| Ok(vec![0])).unwrap();
+        let message = weight_files(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("there is no tensor a"), "{message}");
+    }
+}
