@@ -1,17 +1,19 @@
-//! Weight files opened by their headers; tensors are read one at a time, straight into the memory
-//! that they stay in, so that a file is never held beside what is made of it.
+//! Weight files opened by their headers. Tensors are taken one at a time: in the format that they have
+//! they stay where they are in the mapped file, in another they are read in small parts straight into
+//! the memory that they stay in. So a file is never held beside what is made of it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{DType, FloatDType, TensorData};
+use burn::tensor::{AllocationProperty, Bytes, DType, FloatDType, TensorData};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
+use super::map::map;
 use super::{StoredDtype, TensorSource};
 use crate::error::{Error, Result};
 
@@ -24,7 +26,7 @@ const VALUES_AT_ONCE: usize = 1 << 18;
 /// The tensors of one or several safetensors files.
 #[derive(Debug, Default)]
 pub struct WeightFiles {
-    files: Vec<PathBuf>,
+    files: Vec<(PathBuf, bytes::Bytes)>,
     tensors: BTreeMap<String, Place>,
     notes: BTreeMap<String, String>,
 }
@@ -86,13 +88,13 @@ impl WeightFiles {
         let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
         check_places(&mut infos, size - start).map_err(damaged)?;
         let file = self.files.len();
-        self.files.push(path.to_owned());
+        self.files.push((path.to_owned(), map(path)?));
         for (name, info) in infos {
             let offset = start + info.data_offsets.0 as u64;
             let (dtype, shape) = (info.dtype, info.shape);
             let place = Place { file, offset, dtype, shape, name: name.clone() };
             if let Some(first) = self.tensors.insert(name.clone(), place) {
-                let first = self.files[first.file].display();
+                let first = self.files[first.file].0.display();
                 return Err(Error::file(path, format!("tensor {name} is also in {first}")));
             }
         }
@@ -143,7 +145,7 @@ impl WeightFiles {
 
     fn place(&self, name: &str) -> Result<&Place> {
         self.tensors.get(name).ok_or_else(|| {
-            let path = self.files.first().map(PathBuf::as_path).unwrap_or(Path::new("no file"));
+            let path = self.files.first().map_or(Path::new("no file"), |(path, _)| path);
             Error::file(path, format!("there is no tensor {name}"))
         })
     }
@@ -155,35 +157,56 @@ impl WeightFiles {
     pub fn stored(&self, name: &str) -> Result<StoredTensor> {
         let place = self.place(name)?;
         let mut bytes = vec![0; place.num_bytes()];
-        self.reader(place)?.read_exact(&mut bytes).map_err(Error::io(&self.files[place.file]))?;
+        self.reader(place)?.read_exact(&mut bytes).map_err(Error::io(&self.files[place.file].0))?;
         Ok(StoredTensor { dtype: place.dtype, shape: place.shape.clone(), bytes })
     }
 
     fn reader(&self, place: &Place) -> Result<File> {
-        let path = &self.files[place.file];
+        let path = &self.files[place.file].0;
         let mut file = File::open(path).map_err(Error::io(path))?;
         file.seek(SeekFrom::Start(place.offset)).map_err(Error::io(path))?;
         Ok(file)
     }
 
     fn read_as(&self, place: &Place, dtype: FloatDType) -> Result<TensorData> {
-        let path = &self.files[place.file];
-        let file = self.reader(place)?;
+        let path = &self.files[place.file].0;
         let count = place.shape.iter().product();
-        let read = match (place.dtype, dtype) {
-            (Dtype::F32, FloatDType::F32) => whole::<f32>(file, count, &place.shape),
-            (Dtype::BF16, FloatDType::BF16) => whole::<bf16>(file, count, &place.shape),
-            (Dtype::F16, FloatDType::F16) => whole::<f16>(file, count, &place.shape),
-            (Dtype::F32, _) => converted::<f32>(file, count, &place.shape, dtype),
-            (Dtype::BF16, _) => converted::<bf16>(file, count, &place.shape, dtype),
-            (Dtype::F16, _) => converted::<f16>(file, count, &place.shape, dtype),
-            (other, _) => {
+        let as_it_is = match (place.dtype, dtype) {
+            (Dtype::F32, FloatDType::F32) => self.mapped::<f32>(place, dtype),
+            (Dtype::BF16, FloatDType::BF16) => self.mapped::<bf16>(place, dtype),
+            (Dtype::F16, FloatDType::F16) => self.mapped::<f16>(place, dtype),
+            _ => None,
+        };
+        if let Some(data) = as_it_is {
+            return Ok(data);
+        }
+        let file = self.reader(place)?;
+        let read = match place.dtype {
+            Dtype::F32 => converted::<f32>(file, count, &place.shape, dtype),
+            Dtype::BF16 => converted::<bf16>(file, count, &place.shape, dtype),
+            Dtype::F16 => converted::<f16>(file, count, &place.shape, dtype),
+            other => {
                 let message =
                     format!("tensor {} is {other:?}; allowed: F32, BF16, F16", place.name);
                 return Err(Error::file(path, message));
             }
         };
         read.map_err(Error::io(path))
+    }
+
+    /// The tensor where it lies in its file; `None` where it cannot be used there.
+    fn mapped<T: Stored>(&self, place: &Place, dtype: FloatDType) -> Option<TensorData> {
+        let start = usize::try_from(place.offset).ok()?;
+        let (_, file) = &self.files[place.file];
+        let end = start.checked_add(place.num_bytes()).filter(|end| *end <= file.len())?;
+        let bytes = file.slice(start..end);
+        let usable = cfg!(target_endian = "little")
+            && !bytes.is_empty()
+            && bytes.as_ptr().cast::<T>().is_aligned();
+        usable.then(|| {
+            let bytes = Bytes::from_shared(bytes, AllocationProperty::File);
+            TensorData::from_bytes(bytes, place.shape.clone(), DType::from(dtype))
+        })
     }
 }
 
@@ -307,17 +330,6 @@ impl Stored for f16 {
     fn widen(self) -> f32 {
         f16::to_f32(self)
     }
-}
-
-fn whole<T: Stored>(
-    mut from: impl Read,
-    count: usize,
-    shape: &[usize],
-) -> std::io::Result<TensorData> {
-    let mut values = vec![T::zeroed(); count];
-    from.read_exact(bytemuck::cast_slice_mut(&mut values))?;
-    values.iter_mut().for_each(from_little_endian);
-    Ok(TensorData::new(values, shape.to_vec()))
 }
 
 fn converted<T: Stored>(

@@ -5,6 +5,7 @@
 //! Loading collects every missing, unexpected and mis-shaped tensor and reports all of them at once.
 
 mod files;
+mod map;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,33 @@ pub fn collect<M: Module>(module: &M) -> NamedTensors {
     let mut collector = Collector::default();
     module.visit(&mut collector);
     collector.tensors
+}
+
+/// Names and shapes of the float parameters of `module`, none of which is initialised for it.
+pub fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
+    let mut shapes = Shapes::default();
+    module.visit(&mut shapes);
+    shapes.shapes
+}
+
+#[derive(Default)]
+struct Shapes {
+    shapes: BTreeMap<String, Vec<usize>>,
+    path: Vec<String>,
+}
+
+impl ModuleVisitor for Shapes {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.shapes.insert(self.path.join("."), param.lazy_shape().to_vec());
+    }
 }
 
 #[derive(Default)]
@@ -239,6 +267,8 @@ mod tests {
         }
         assert!(!tensors.contains_key("encoder.down.1.downsample.conv.bias"));
         assert_eq!(tensors["encoder.conv_in.weight"].shape().as_slice(), [32, 3, 3, 3]);
+        let found = tensors.iter().map(|(name, data)| (name.clone(), data.shape().to_vec()));
+        assert_eq!(shapes(&model(1)), found.collect());
     }
 
     #[test]

@@ -1,0 +1,26 @@
+//! Files in memory as they lie on disk: tensors that need no conversion are used where they are, so that
+//! a checkpoint of any size opens at once and its pages are read when they are first needed.
+
+#![allow(unsafe_code, reason = "a mapped file may change beneath the program; see `map`")]
+
+use std::fs::File;
+use std::path::Path;
+
+use bytes::Bytes;
+use memmap2::Mmap;
+
+use crate::error::{Error, Result};
+
+/// The content of the file at `path`, mapped read-only for as long as a part of it is in use.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be opened or mapped.
+pub(super) fn map(path: &Path) -> Result<Bytes> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    // SAFETY: bytes of the mapping could change only by another program's writing into the file.
+    // Checkpoints are never written in place: they appear by renaming whole files, and the old ones
+    // live on until they are unmapped. Every bit pattern is a valid float, so a program that breaks
+    // this rule gives other numbers, or the signal of a page that is gone if it cuts the file short.
+    let mapping = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+    Ok(Bytes::from_owner(mapping))
+}
