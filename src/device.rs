@@ -149,10 +149,11 @@ fn parse_indices(text: &str) -> Option<(usize, usize)> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// 32-bit floats: the choice for the CPU, which has no kernels for less.
+    /// 32-bit floats.
     #[default]
     F32,
-    /// 16-bit floats with the exponent range of f32.
+    /// 16-bit floats with the exponent range of f32. On the CPU that is the format of the weights alone:
+    /// they take half the memory, and the activations stay f32.
     Bf16,
 }
 

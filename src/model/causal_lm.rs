@@ -91,6 +91,9 @@ impl CausalLm {
         let ModelInput { ids, positions, mask, mut cache } = input;
         let seq = ids.dims()[1];
         let mut x = self.model.embed_tokens.forward(ids); // [batch, seq, hidden]
+        if self.compute_dtype() != x.dtype() {
+            x = x.cast(self.compute_dtype());
+        }
         let rope = Rope::new(positions, self.head_dim, self.rope_theta, x.dtype());
         for (index, layer) in self.model.layers.iter().enumerate() {
             inspect(&x);
@@ -117,6 +120,16 @@ impl CausalLm {
             Some(head) => head.weight.val(),
             None => self.model.embed_tokens.weight.val(),
         }
+    }
+
+    /// The number format of activations and cache: the weights', but f32 on the CPU, which widens weights
+    /// in bfloat16 as it reads them.
+    pub fn compute_dtype(&self) -> DType {
+        #[cfg(feature = "cpu")]
+        if super::ops::widens(&self.model.embed_tokens.weight.val()) {
+            return DType::F32;
+        }
+        self.dtype()
     }
 
     /// The number format of the weights.

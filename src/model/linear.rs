@@ -29,7 +29,7 @@ impl Linear {
 /// `x weight^T` for `x` `[rows, in]` and `weight` `[out, in]`.
 pub(super) fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     #[cfg(feature = "cpu")]
-    if super::ops::applies(&x) && super::ops::applies(&weight) {
+    if super::ops::applies(&x) && super::ops::applies_to_weight(&weight) {
         return super::ops::linear(x, weight);
     }
     x.matmul(weight.transpose())

@@ -113,7 +113,8 @@ impl LanguageModel for ServingModel {
     }
 
     fn new_cache(&self, batch: usize, capacity: usize) -> ServingCache {
-        let kv = KvCache::new(&self.config, batch, capacity, self.model.dtype(), &self.device);
+        let kv =
+            KvCache::new(&self.config, batch, capacity, self.model.compute_dtype(), &self.device);
         ServingCache { kv, is_pad: vec![Vec::with_capacity(capacity); batch] }
     }
 

@@ -6,7 +6,7 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata, backend_extension};
-use burn::tensor::TensorData;
+use burn::tensor::{DType, TensorData};
 
 use super::attention::{self, View};
 use super::{linear, norm, rope, swiglu};
@@ -59,6 +59,12 @@ impl FusedOps for Flex {
 
     fn fused_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let [rows, inputs] = x.shape().dims();
+        if weight.dtype() == DType::BF16 {
+            let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+            let y = linear::widening(x.storage(), weight.storage(), inputs);
+            let outputs = y.len() / rows.max(1);
+            return tensor(y, &[rows, outputs]);
+        }
         if rows > linear::FEW {
             let layout = weight.layout().transpose(0, 1); // [in, out]
             return Flex::float_matmul(x, weight.with_layout(layout));

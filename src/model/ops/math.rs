@@ -54,7 +54,7 @@ pub(crate) fn total(lanes: [f32; LANES]) -> f32 {
 
 /// `sum f(a[i], b[i])` in a fixed order.
 #[inline(always)]
-pub(crate) fn sum_by(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn sum_by<B: Copy>(a: &[f32], b: &[B], f: impl Fn(f32, B) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
     let ((a_chunks, a_rest), (b_chunks, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a_chunks.iter().zip(b_chunks) {

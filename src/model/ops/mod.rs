@@ -33,6 +33,17 @@ pub(crate) fn applies<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
+/// Whether [`linear`] takes `weight`: as [`applies`], and in bfloat16 off the tape.
+pub(crate) fn applies_to_weight(weight: &Tensor<2>) -> bool {
+    applies(weight) || widens(weight)
+}
+
+/// Whether `x` is computed with in f32 although it is stored in bfloat16: on the CPU, which has no
+/// arithmetic for less, off the tape.
+pub(crate) fn widens<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::BF16 && matches!(x.device().as_dispatch(), DispatchDevice::Flex(_))
+}
+
 /// `softmax(q k^T) v` over the keys that `spans` shows; `None` shows all.
 ///
 /// `q` `[batch, heads, seq, head_dim]` carries the scale; `k` and `v` are
@@ -48,15 +59,15 @@ pub(crate) fn attention(
     Tensor::from_dispatch(Dispatch::fused_attention(q, k, v, spans))
 }
 
-/// `x weight^T` for `x` `[rows, in]` and `weight` `[out, in]`; the weight's gradient comes out in the
-/// layout of the weight.
+/// `x weight^T` for `x` `[rows, in]` and `weight` `[out, in]`, which may be in bfloat16; the weight's
+/// gradient comes out in the layout of the weight.
 pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::fused_linear(x.into_dispatch(), weight.into_dispatch()))
 }
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last axis.
 pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
-    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    let (x, weight) = (x.into_dispatch(), widened(weight).into_dispatch());
     Tensor::from_dispatch(Dispatch::fused_rms_norm(x, weight, eps as f32))
 }
 
@@ -70,7 +81,7 @@ pub(crate) fn head_norm_rope(
     scale: f64,
     eps: f64,
 ) -> Tensor<4> {
-    let [weight, bias] = [weight, bias].map(Tensor::into_dispatch);
+    let [weight, bias] = [weight, bias].map(|rows| widened(rows).into_dispatch());
     let [cos, sin] = [cos, sin].map(Tensor::into_dispatch);
     let factors = [scale as f32, eps as f32];
     let x = x.into_dispatch();
@@ -110,6 +121,11 @@ pub(crate) fn adamw<const D: usize>(
     update.update(floats(&mut weight), moments, floats(&mut gradient));
     let moments = [first, second].map(|moment| Tensor::from_data(moment, &device));
     (Tensor::from_data(weight, &device), moments)
+}
+
+/// `weight` in f32.
+fn widened<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
+    if widens(&weight) { weight.cast(DType::F32) } else { weight }
 }
 
 fn floats(data: &mut TensorData) -> &mut [f32] {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use burn::module::Param;
-use burn::tensor::{Device, Distribution, Int, Tensor, activation};
+use burn::tensor::{DType, Device, Distribution, Int, Tensor, activation};
 
 use super::super::attention::attend_composed;
 use super::super::{HeadNorm, Mask, RmsNorm, Rope, mask};
@@ -192,6 +192,24 @@ fn linear_equals_the_composition() {
             || super::linear(x.clone(), w.clone()),
             || x.clone().matmul(w.clone().transpose()),
         );
+    }
+}
+
+#[test]
+fn weights_in_bfloat16_give_what_the_same_weights_in_f32_give() {
+    let device = Device::flex();
+    for (rows, inputs, outputs) in [(1, 37, 3), (1, 512, 700), (3, 130, 200), (40, 600, 1100)] {
+        let normal = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let x = normal([rows, inputs]);
+        let narrow = normal([outputs, inputs]).cast(DType::BF16);
+        assert!(super::applies_to_weight(&narrow));
+        let (got, want) = (
+            values(&super::linear(x.clone(), narrow.clone())),
+            values(&x.matmul(narrow.cast(DType::F32).transpose())),
+        );
+        for (got, want) in got.iter().zip(&want) {
+            assert!((got - want).abs() < 1e-4 * (inputs as f32).sqrt(), "{got} {want}");
+        }
     }
 }
 
