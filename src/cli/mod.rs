@@ -1,6 +1,7 @@
 //! The command line: one file per verb. Arguments are typed here and checked by the verb.
 
 mod ask;
+mod bench;
 mod bpe;
 mod caption;
 mod completions;
@@ -72,6 +73,8 @@ enum Verb {
     Import(import::ImportArgs),
     /// Write a checkpoint without its training state, or in the original release's layout
     Export(export::ExportArgs),
+    /// Measure how fast a checkpoint opens, reads, writes and draws here
+    Bench(bench::BenchArgs),
     /// Say what a checkpoint, run, recipe, picture or tensor file is
     Inspect(inspect::InspectArgs),
     /// Say what this program and this machine can do together
@@ -116,6 +119,7 @@ fn run(verb: Verb, session: &Session) -> Result<()> {
         Verb::Eval(verb) => eval::run(verb, session),
         Verb::Import(args) => import::run(&args, session),
         Verb::Export(args) => export::run(&args, session),
+        Verb::Bench(args) => bench::run(&args, session),
         Verb::Inspect(args) => inspect::run(&args, session),
         Verb::Doctor => doctor::run(session),
         Verb::Completions(args) => completions::run(&args),

@@ -30,6 +30,7 @@ fn json_is_all_that_json_prints() {
         &["vq", "encode", tiny, image],
         &["vq", "reconstruct", tiny, image],
         &["inspect", tiny],
+        &["bench", tiny, "--prompt", "5", "--seconds", "0", "--precision", "bf16"],
         &["data", "inspect", "scenes:val?count=8"],
         &["data", "scenes", "--out", "s", "--count", "2"],
         &["export", tiny, "e"],
