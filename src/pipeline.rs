@@ -317,7 +317,8 @@ impl Pipeline {
     /// # Errors
     /// When model and vocabulary do not fit each other.
     pub fn generator(&self) -> Result<Generator<'_, ServingModel>> {
-        Generator::new(&self.model, self.processor.vocabulary(), self.processor.grid())
+        let blocks = self.processor.blocks().clone();
+        Generator::new(&self.model, self.processor.vocabulary(), blocks)
     }
 
     fn encode(&self, images: &[RgbImage]) -> Result<Vec<Codes>> {

@@ -7,6 +7,7 @@ mod common;
 mod data;
 mod eval;
 mod generate;
+mod lumina;
 mod mixture;
 mod model;
 mod pack;

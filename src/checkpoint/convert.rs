@@ -15,7 +15,9 @@ use vq_tokenizer::weights::{StoredDtype, StoredTensor, TensorInfo, WeightFiles};
 
 use super::config::{config_from_json, read_json, torch_name, write_json};
 use super::meta::half_apart;
-use super::open::{nested_config, preprocessor};
+use super::open::{
+    IMAGE_FORMAT, PROCESSOR, SIZED, has_sized_pictures, nested_config, preprocessor, preset_of,
+};
 use super::stored::StoredTensors;
 use super::tensors::{VQ_PREFIX, head_norm_shape, heads_of, is_of_transformer, row_per_head};
 use super::weight_files::{SHARD_SIZE, write_weights};
@@ -23,6 +25,7 @@ use super::{DOCUMENTS, Manifest, VQ_DIR, write_directory};
 use crate::error::{Error, Result};
 use crate::generate::Preset;
 use crate::model::ModelConfig;
+use crate::tokenize::TextTokenizer;
 
 /// Files that a checkpoint may have and that are taken along as they are.
 const TAKEN_ALONG: [&str; 7] = [
@@ -107,24 +110,59 @@ impl Conversion {
                     std::fs::copy(&from, dir.join(name)).map_err(Error::io(&from))?;
                 }
             }
-            self.write_generation(source, dir)?;
+            self.write_generation(source, &json, dir)?;
+            self.write_processor(source, &json, vq.as_ref(), dir)?;
             self.write_config(json, vq.as_ref(), dir)?;
             self.write_tensors(&model, vq.as_ref(), dir)
         })
     }
 
-    fn write_generation(&self, source: &Path, dir: &Path) -> Result<()> {
+    fn write_generation(&self, source: &Path, config: &Value, dir: &Path) -> Result<()> {
         const NAME: &str = "generation_config.json";
         let from = source.join(NAME);
         let mut json = if from.exists() { read_json(&from)? } else { json!({}) };
         let implied = self.layout == Layout::Calumma
             && Manifest::read(source)?.is_none()
             && json.get("prompts").is_none();
-        let implied = implied.then(Preset::default);
+        let implied = implied.then(|| preset_of(config));
         if let (Some(preset), Some(keys)) = (self.preset.or(implied), json.as_object_mut()) {
             keys.extend(preset.to_json());
+            if preset.ends_turns_with_separator() {
+                let text = TextTokenizer::load(&source.join("tokenizer.json"))?;
+                let special = *text.vocabulary()?.special();
+                keys.insert("eos_token_id".to_owned(), json!([special.eos, special.sep]));
+            }
         }
         write_json(&dir.join(NAME), &json)
+    }
+
+    /// Says in Hugging Face's file how pictures are written, where it needs saying.
+    fn write_processor(
+        &self,
+        source: &Path,
+        json: &Value,
+        vq: Option<&ImageTokenizer>,
+        dir: &Path,
+    ) -> Result<()> {
+        let path = dir.join(PROCESSOR);
+        let preset = self.preset.is_some_and(Preset::sizes_pictures);
+        let sized = preset || has_sized_pictures(source, json)?;
+        let is_there = path.exists();
+        let mut about = if is_there { read_json(&path)? } else { json!({}) };
+        if let (false, Some(vq)) = (is_there, vq) {
+            let factor = vq.config.downsampling();
+            let (height, width) = (vq.preprocessor.crop_height, vq.preprocessor.crop_width);
+            about = json!({
+                "processor_class": "ChameleonProcessor",
+                "image_seq_length": height / factor * (width / factor),
+                "image_token": "<image>",
+            });
+        }
+        if sized {
+            about[IMAGE_FORMAT] = json!(SIZED);
+        }
+        let needed = sized || self.layout == Layout::HuggingFace && vq.is_some();
+        if needed && !is_there || sized { write_json(&path, &about) } else { Ok(()) }
     }
 
     fn write_config(&self, mut json: Value, vq: Option<&ImageTokenizer>, dir: &Path) -> Result<()> {
@@ -146,17 +184,6 @@ impl Conversion {
                 let preprocessor = dir.join("preprocessor_config.json");
                 if !preprocessor.exists() {
                     vq.preprocessor.save(&preprocessor)?;
-                }
-                let processor = dir.join("processor_config.json");
-                if !processor.exists() {
-                    let factor = vq.config.downsampling();
-                    let (height, width) = (vq.preprocessor.crop_height, vq.preprocessor.crop_width);
-                    let about = json!({
-                        "processor_class": "ChameleonProcessor",
-                        "image_seq_length": height / factor * (width / factor),
-                        "image_token": "<image>",
-                    });
-                    write_json(&processor, &about)?;
                 }
             }
             (_, None) => {}
@@ -249,7 +276,7 @@ impl ImageTokenizer {
             return Ok(None);
         }
         let config = nested_config(source, json)?;
-        let preprocessor = preprocessor(source, config.resolution)?;
+        let preprocessor = preprocessor(source, json, config.resolution)?;
         Ok(Some(Self { config, preprocessor, own: None, tensors }))
     }
 

@@ -17,6 +17,15 @@ use crate::generate::{GenerationConfig, Preset, PromptForms};
 use crate::model::{CausalLm, ModelConfig};
 use crate::tokenize::{Processor, TextTokenizer};
 
+/// Hugging Face's file about the seam between pictures and text.
+pub(super) const PROCESSOR: &str = "processor_config.json";
+/// Its key for the form of pictures, ours: `fixed` (absent) or [`SIZED`].
+pub(super) const IMAGE_FORMAT: &str = "image_format";
+/// Pictures that say their size.
+pub(super) const SIZED: &str = "sized";
+/// The side in pixels of the squares that have as many pixels as most of Lumina-mGPT's releases draw.
+const LUMINA_SIDE: usize = 768;
+
 /// An opened checkpoint.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -72,9 +81,13 @@ impl Checkpoint {
                 (side, side)
             }
         };
-        let processor = Processor::new(text, grid)?;
+        let mut processor = Processor::new(text, grid)?;
+        if has_sized_pictures(dir, &json)? {
+            processor = processor.sized()?;
+        }
         check_parts(dir, &config, &processor, vq.as_ref())?;
-        let (generation, prompts) = generation(dir, manifest.is_none())?;
+        let preset = manifest.is_none().then(|| preset_of(&json));
+        let (generation, prompts) = generation(dir, preset, &processor)?;
         let (path, files) = weight_files(dir)?;
         let tensors = OfTransformer::new(files, &config);
         let model = weights::load_as(config.blank(device)?, tensors, &path, dtype)?;
@@ -92,17 +105,52 @@ impl Checkpoint {
     }
 }
 
-/// Settings and prompts of the checkpoint in `dir`; one that is not ours (`foreign`) and says nothing of
-/// prompts is asked and sampled as the original release is.
-fn generation(dir: &Path, foreign: bool) -> Result<(GenerationConfig, PromptForms)> {
+/// Whose way of sampling the foreign checkpoint with the `config.json` `json` has.
+pub(super) fn preset_of(json: &Value) -> Preset {
+    let architecture = json.get("architectures").and_then(|names| names.get(0)?.as_str());
+    // The class of Lumina-mGPT's training code.
+    match architecture.is_some_and(|name| name.starts_with("ChameleonXLLMX")) {
+        true => Preset::Lumina,
+        false => Preset::Chameleon,
+    }
+}
+
+/// Whether pictures say their size in the checkpoint in `dir`.
+pub(super) fn has_sized_pictures(dir: &Path, json: &Value) -> Result<bool> {
+    let path = dir.join(PROCESSOR);
+    let said = match path.exists() {
+        true => read_json(&path)?.get(IMAGE_FORMAT).cloned(),
+        false => None,
+    };
+    match said.as_ref().map(Value::as_str) {
+        None => Ok(preset_of(json).sizes_pictures()),
+        Some(Some("fixed")) => Ok(false),
+        Some(Some(SIZED)) => Ok(true),
+        Some(_) => {
+            let said = said.unwrap_or_default();
+            let message = format!("{IMAGE_FORMAT} is {said}; allowed: \"fixed\", \"{SIZED}\"");
+            Err(Error::file(&path, message))
+        }
+    }
+}
+
+/// Settings and prompts of the checkpoint in `dir`; one of others that says nothing of prompts is asked
+/// and sampled as `preset` is.
+fn generation(
+    dir: &Path,
+    preset: Option<Preset>,
+    processor: &Processor,
+) -> Result<(GenerationConfig, PromptForms)> {
     let path = dir.join("generation_config.json");
     let json = if path.exists() { read_json(&path)? } else { json!({}) };
     let in_file = |e: Error| Error::file(&path, e.to_string());
     let text = json.to_string();
     let said = GenerationConfig::from_json(&text).map_err(in_file)?;
-    if foreign && json.get("prompts").is_none() {
-        let preset = Preset::Chameleon;
-        let config = GenerationConfig { stop_ids: said.stop_ids, ..preset.config() };
+    if let Some(preset) = preset.filter(|_| json.get("prompts").is_none()) {
+        let mut config = GenerationConfig { stop_ids: said.stop_ids, ..preset.config() };
+        if preset.ends_turns_with_separator() {
+            config.stop_ids.push(processor.vocabulary().special().sep);
+        }
         return Ok((config, preset.prompts()));
     }
     let prompts = PromptForms::from_json(&text).map_err(in_file)?;
@@ -125,9 +173,10 @@ pub fn image_tokenizer(dir: &Path, device: &Device) -> Result<Option<VqTokenizer
     if tensors.names().is_empty() {
         return Ok(None);
     }
-    let config = nested_config(dir, &read_json(&dir.join("config.json"))?)?;
+    let json = read_json(&dir.join("config.json"))?;
+    let config = nested_config(dir, &json)?;
     config.validate()?;
-    let preprocessor = preprocessor(dir, config.resolution)?;
+    let preprocessor = preprocessor(dir, &json, config.resolution)?;
     Ok(Some(VqTokenizer::from_tensors(config, preprocessor, tensors, &path, device)?))
 }
 
@@ -139,13 +188,22 @@ pub(super) fn nested_config(dir: &Path, json: &Value) -> Result<VqConfig> {
 }
 
 /// How `dir` says that pictures are prepared: a file of its own, or a part of the processor's; without
-/// either Hugging Face's rule at `resolution`.
-pub(super) fn preprocessor(dir: &Path, resolution: usize) -> Result<PreprocessorConfig> {
+/// either Hugging Face's rule at `resolution`. Pictures that say their size need a rule that gives them
+/// any, which no file of Lumina-mGPT's says.
+pub(super) fn preprocessor(
+    dir: &Path,
+    json: &Value,
+    resolution: usize,
+) -> Result<PreprocessorConfig> {
     let own = dir.join("preprocessor_config.json");
+    let says_rule = own.exists() && read_json(&own)?.get("rule").is_some();
+    if !says_rule && has_sized_pictures(dir, json)? {
+        return Ok(PreprocessorConfig::flexible(LUMINA_SIDE));
+    }
     if own.exists() {
         return Ok(PreprocessorConfig::load(&own)?);
     }
-    let shared = dir.join("processor_config.json");
+    let shared = dir.join(PROCESSOR);
     let nested = match shared.exists() {
         true => read_json(&shared)?.get("image_processor").cloned(),
         false => None,

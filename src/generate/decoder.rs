@@ -19,7 +19,7 @@ pub(super) enum Phase {
 
 impl Phase {
     pub(super) fn contains(self, state: ModalityState) -> bool {
-        let in_image = matches!(state, ModalityState::Image { remaining } if remaining > 0);
+        let in_image = matches!(state, ModalityState::Image { remaining, .. } if remaining > 0);
         match self {
             Self::All => state != ModalityState::Done,
             Self::Text => state != ModalityState::Done && !in_image,
@@ -85,7 +85,7 @@ impl<C> Decoder<C> {
                 lanes.push(Lane { row: index, head, joins, fed: None });
             }
             steps = steps.max(match row.state {
-                ModalityState::Image { remaining } if phase == Phase::Image => remaining,
+                ModalityState::Image { remaining, .. } if phase == Phase::Image => remaining,
                 _ => row.limit - row.ids.len(),
             });
         }

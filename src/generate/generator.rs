@@ -7,7 +7,7 @@ use super::config::{GenerationConfig, GenerationMode};
 use super::modality::ModalityRules;
 use super::rows::{Row, Rows};
 use crate::error::{Error, Result};
-use crate::tokenize::Vocabulary;
+use crate::tokenize::{ImageBlocks, Vocabulary};
 
 /// What happened to a row, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,15 +67,22 @@ pub struct Generated {
 pub struct Generator<'a, M> {
     pub(super) model: &'a M,
     pub(super) vocabulary: &'a Vocabulary,
-    pub(super) grid: (usize, usize),
+    blocks: ImageBlocks,
 }
 
 impl<'a, M: LanguageModel> Generator<'a, M> {
-    /// A generator for pictures of `grid` (rows, columns) codes.
+    /// A generator for pictures in the form `blocks`; Chameleon's is given by their rows and columns of
+    /// codes alone.
     ///
     /// # Errors
     /// When the model has fewer logits than the vocabulary has ids, or the grid has no codes.
-    pub fn new(model: &'a M, vocabulary: &'a Vocabulary, grid: (usize, usize)) -> Result<Self> {
+    pub fn new(
+        model: &'a M,
+        vocabulary: &'a Vocabulary,
+        blocks: impl Into<ImageBlocks>,
+    ) -> Result<Self> {
+        let blocks = blocks.into();
+        let grid = blocks.grid();
         let (logits, ids) = (model.vocab_size(), vocabulary.len());
         if logits < ids {
             return Err(Error::Invalid(format!(
@@ -88,7 +95,7 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
                 grid.0, grid.1
             )));
         }
-        Ok(Self { model, vocabulary, grid })
+        Ok(Self { model, vocabulary, blocks })
     }
 
     /// Continues one prompt; `on_event` hears of every step at once, and its error ends the work.
@@ -147,7 +154,7 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         on_event: &mut dyn FnMut(usize, Event) -> Result<()>,
     ) -> Result<Vec<Generated>> {
         config.validate()?;
-        let rules = ModalityRules::new(self.vocabulary, self.grid.0 * self.grid.1, config)?;
+        let rules = ModalityRules::new(self.vocabulary, self.blocks.clone(), config)?;
         let context = self.model.context();
         let rows = requests
             .iter()

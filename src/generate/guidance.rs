@@ -15,7 +15,8 @@ pub enum Branch {
     Full,
     /// The row without its text: begin-of-text, image ids and their brackets.
     Images,
-    /// Begin-of-text and the image block at hand.
+    /// Begin-of-text and the image block at hand; of pictures that say their size the block alone, as
+    /// in Lumina-mGPT (`lumina_mgpt/inference_solver.py`).
     Nothing,
 }
 
@@ -27,6 +28,7 @@ impl Branch {
         match self {
             Self::Full => before.to_vec(),
             Self::Images => before.iter().copied().filter(|&id| rules.is_pictorial(id)).collect(),
+            Self::Nothing if rules.blocks().are_sized() => Vec::new(),
             Self::Nothing => vec![rules.bos()],
         }
     }

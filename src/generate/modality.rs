@@ -1,24 +1,33 @@
 //! Which id may follow: a state machine over text and image blocks, without tensors.
 //!
-//! A picture is `begin-image`, exactly as many image ids as a picture has codes, `end-image`.
-//! Text steps allow text ids, the stop ids and, where a whole block still fits, begin-image; so
+//! A picture is `begin-image`, exactly as many image ids as a picture has codes, `end-image`; in
+//! Lumina-mGPT's form its height and width come first, and an id ends every row. Text steps allow text ids, the stop ids and, where a whole block still fits, begin-image; so
 //! padding, begin-of-text, placeholders and reserved names are never drawn. Rules and names are
 //! the original release's (`chameleon/inference/chameleon.py`); it asks for one place more than
 //! the block, where we let a row end with the picture.
 
 use super::config::{GenerationConfig, GenerationMode};
 use crate::error::{Error, Result};
-use crate::tokenize::{TokenClass, Vocabulary};
+use crate::tokenize::{ImageBlocks, TokenClass, Vocabulary};
 
 /// Where a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ModalityState {
     /// Between pictures.
     Text,
-    /// Inside an image block.
+    /// Inside an image block that has not said its height yet.
+    Height,
+    /// Inside an image block that has not said its width yet.
+    Width {
+        /// Rows of codes.
+        rows: usize,
+    },
+    /// Inside an image block of known size.
     Image {
-        /// Image ids still to come; with none left, end-image follows.
+        /// Ids still to come, codes and ends of rows; with none left, end-image follows.
         remaining: usize,
+        /// Rows and columns of codes.
+        grid: (usize, usize),
     },
     /// Nothing follows.
     Done,
@@ -33,19 +42,18 @@ pub struct ModalityRules {
     bos: u32,
     begin_image: u32,
     end_image: u32,
-    codes_per_image: usize,
+    blocks: ImageBlocks,
     mode: GenerationMode,
 }
 
 impl ModalityRules {
-    /// The rules of `vocabulary` for pictures of `codes_per_image` codes and `config`'s mode and
-    /// stop ids.
+    /// The rules of `vocabulary` for pictures in the form `blocks` and `config`'s mode and stop ids.
     ///
     /// # Errors
     /// When a stop id is outside the vocabulary or belongs to pictures or to padding.
     pub fn new(
         vocabulary: &Vocabulary,
-        codes_per_image: usize,
+        blocks: ImageBlocks,
         config: &GenerationConfig,
     ) -> Result<Self> {
         let special = vocabulary.special();
@@ -75,7 +83,7 @@ impl ModalityRules {
             bos: special.bos,
             begin_image: special.begin_image,
             end_image: special.end_image,
-            codes_per_image,
+            blocks,
             mode: config.mode,
         })
     }
@@ -98,18 +106,70 @@ impl ModalityRules {
             Some(at) if row[at] == self.begin_image => &row[at + 1..],
             _ => return Ok(ModalityState::Text),
         };
-        if let Some(id) = block.iter().find(|&&id| !self.image[id as usize]) {
-            return Err(Error::Invalid(format!("the prompt has id {id} in an open image block")));
+        let mut state = self.opened();
+        for &id in block {
+            let fits = match state {
+                ModalityState::Image { remaining: 0, .. } | ModalityState::Done => {
+                    return Err(Error::Invalid(format!(
+                        "the prompt's open image block has {} ids; its picture is complete before",
+                        block.len()
+                    )));
+                }
+                _ => self.allows(state, id, usize::MAX),
+            };
+            if !fits {
+                let message = format!("the prompt has id {id} in an open image block");
+                return Err(Error::Invalid(message));
+            }
+            state = self.advance(state, id);
         }
         // In image-only mode there must be something left to draw.
-        let most = self.codes_per_image - usize::from(self.mode == GenerationMode::ImageOnly);
-        if block.len() > most {
+        if state == ModalityState::Done {
+            let len = block.len();
             return Err(Error::Invalid(format!(
-                "the prompt's open image block has {} codes; allowed: at most {most}",
-                block.len()
+                "the prompt's open image block of {len} ids is a whole picture already"
             )));
         }
-        Ok(ModalityState::Image { remaining: self.codes_per_image - block.len() })
+        Ok(state)
+    }
+
+    /// The state after begin-image.
+    fn opened(&self) -> ModalityState {
+        if self.blocks.are_sized() { ModalityState::Height } else { self.sized(self.blocks.grid()) }
+    }
+
+    /// The state before the first code of a picture of `grid`.
+    fn sized(&self, (rows, columns): (usize, usize)) -> ModalityState {
+        let remaining = rows * self.blocks.line(columns);
+        ModalityState::Image { remaining, grid: (rows, columns) }
+    }
+
+    /// Whether the next id ends a row.
+    fn at_line_end(&self, remaining: usize, (_, columns): (usize, usize)) -> bool {
+        self.blocks.are_sized() && remaining % self.blocks.line(columns) == 1
+    }
+
+    /// Codes among the `remaining` ids of a picture of `grid`.
+    pub fn codes_left(&self, remaining: usize, (_, columns): (usize, usize)) -> usize {
+        let line = self.blocks.line(columns);
+        remaining - if line > columns { remaining.div_ceil(line) } else { 0 }
+    }
+
+    /// The fewest ids that complete the open or next picture after `state`.
+    pub fn least_to_complete(&self, state: ModalityState) -> usize {
+        let end = usize::from(self.mode != GenerationMode::ImageOnly);
+        let (smallest_rows, smallest_columns) = self.blocks.smallest();
+        let rest = |rows: usize, columns: usize| rows * self.blocks.line(columns) + end;
+        match state {
+            ModalityState::Text if self.blocks.are_sized() => {
+                3 + rest(smallest_rows, smallest_columns)
+            }
+            ModalityState::Text => 1 + rest(smallest_rows, smallest_columns),
+            ModalityState::Height => 2 + rest(smallest_rows, smallest_columns),
+            ModalityState::Width { rows } => 1 + rest(rows, smallest_columns),
+            ModalityState::Image { remaining, .. } => remaining + end,
+            ModalityState::Done => 0,
+        }
     }
 
     /// Whether `id` may follow in `state` when `room` more ids fit the row.
@@ -117,10 +177,18 @@ impl ModalityRules {
         let of = |table: &[bool]| table.get(id as usize).copied().unwrap_or(false);
         match state {
             ModalityState::Text if id == self.begin_image => {
-                self.mode != GenerationMode::TextOnly && room >= self.block_len()
+                self.mode != GenerationMode::TextOnly && room >= self.least_to_complete(state)
             }
             ModalityState::Text => room > 0 && (of(&self.text) || of(&self.stop)),
-            ModalityState::Image { remaining: 0 } => id == self.end_image,
+            // A size whose picture still fits.
+            ModalityState::Height | ModalityState::Width { .. } => {
+                let next = self.blocks.side(id).is_some().then(|| self.advance(state, id));
+                next.is_some_and(|next| room > self.least_to_complete(next))
+            }
+            ModalityState::Image { remaining: 0, .. } => id == self.end_image,
+            ModalityState::Image { remaining, grid } if self.at_line_end(remaining, grid) => {
+                Some(id) == self.blocks.new_line()
+            }
             ModalityState::Image { .. } => of(&self.image),
             ModalityState::Done => false,
         }
@@ -128,16 +196,17 @@ impl ModalityRules {
 
     /// The state after `id`, which [`allows`](Self::allows) should have allowed.
     pub fn advance(&self, state: ModalityState, id: u32) -> ModalityState {
+        let side = || self.blocks.side(id).unwrap_or_default();
         match state {
-            ModalityState::Text if id == self.begin_image => {
-                ModalityState::Image { remaining: self.codes_per_image }
-            }
+            ModalityState::Text if id == self.begin_image => self.opened(),
             ModalityState::Text if self.is_stop(id) => ModalityState::Done,
-            ModalityState::Image { remaining: 1 } if self.mode == GenerationMode::ImageOnly => {
+            ModalityState::Height => ModalityState::Width { rows: side() },
+            ModalityState::Width { rows } => self.sized((rows, side())),
+            ModalityState::Image { remaining: 1, .. } if self.mode == GenerationMode::ImageOnly => {
                 ModalityState::Done
             }
-            ModalityState::Image { remaining } if remaining > 0 => {
-                ModalityState::Image { remaining: remaining - 1 }
+            ModalityState::Image { remaining, grid } if remaining > 0 => {
+                ModalityState::Image { remaining: remaining - 1, grid }
             }
             ModalityState::Done => ModalityState::Done,
             _ => ModalityState::Text,
@@ -147,7 +216,10 @@ impl ModalityRules {
     /// The id that must follow, if there is only one: it needs no model.
     pub fn forced(&self, state: ModalityState) -> Option<u32> {
         match state {
-            ModalityState::Image { remaining: 0 } => Some(self.end_image),
+            ModalityState::Image { remaining: 0, .. } => Some(self.end_image),
+            ModalityState::Image { remaining, grid } if self.at_line_end(remaining, grid) => {
+                self.blocks.new_line()
+            }
             ModalityState::Text if self.mode == GenerationMode::ImageOnly => Some(self.begin_image),
             _ => None,
         }
@@ -162,6 +234,8 @@ impl ModalityRules {
     pub fn is_pictorial(&self, id: u32) -> bool {
         self.image.get(id as usize).copied().unwrap_or(false)
             || [self.bos, self.begin_image, self.end_image].contains(&id)
+            || Some(id) == self.blocks.new_line()
+            || self.blocks.side(id).is_some()
     }
 
     /// The begin-of-text id.
@@ -174,14 +248,9 @@ impl ModalityRules {
         self.begin_image
     }
 
-    /// Codes of one picture.
-    pub fn codes_per_image(&self) -> usize {
-        self.codes_per_image
-    }
-
-    /// Ids of a whole image block: its codes and the two ids around them.
-    pub fn block_len(&self) -> usize {
-        self.codes_per_image + 2
+    /// The form of pictures.
+    pub fn blocks(&self) -> &ImageBlocks {
+        &self.blocks
     }
 
     /// What a request may produce.

@@ -15,12 +15,15 @@ pub enum Preset {
     /// Anole (`inference.py` and `interleaved_generation.py` of its repository): text and pictures, text at
     /// temperature 1.
     Anole,
+    /// Lumina-mGPT (`inference_solver.py` of its repository): pictures of any size, two-way guidance of 4,
+    /// the 2000 likeliest codes and the 10 likeliest text ids at temperature 1.
+    Lumina,
 }
 
 impl Preset {
     /// Every preset, with its name.
-    pub const ALL: [(Self, &'static str); 2] =
-        [(Self::Chameleon, "chameleon"), (Self::Anole, "anole")];
+    pub const ALL: [(Self, &'static str); 3] =
+        [(Self::Chameleon, "chameleon"), (Self::Anole, "anole"), (Self::Lumina, "lumina")];
 
     /// The settings.
     pub fn config(self) -> GenerationConfig {
@@ -35,16 +38,51 @@ impl Preset {
                 let text = SamplingConfig { temperature: 1.0, ..SamplingConfig::TEXT };
                 GenerationConfig { text, ..release }
             }
+            Self::Lumina => {
+                let all = SamplingConfig {
+                    temperature: 1.0,
+                    top_p: 1.0,
+                    top_k: None,
+                    repetition_penalty: 1.0,
+                    greedy: false,
+                };
+                GenerationConfig {
+                    text: SamplingConfig { top_k: Some(10), ..all },
+                    image: SamplingConfig { top_k: Some(2000), ..all },
+                    guidance_scale: 4.0,
+                    image_guidance_scale: None,
+                    ..release
+                }
+            }
         }
     }
 
     /// The prompts: a turn that ends with the separator.
     pub fn prompts(self) -> PromptForms {
+        if self == Self::Lumina {
+            return PromptForms {
+                caption: "Describe the image in detail. <image><sep>".into(),
+                ask: "{question} <image><sep>".into(),
+                draw:
+                    "Generate an image of 768x768 according to the following prompt:\n{text}<sep>"
+                        .into(),
+            };
+        }
         PromptForms {
             caption: "<image>Please describe this picture.<sep>".into(),
             ask: "<image>{question}<sep>".into(),
             draw: "{text}<sep>".into(),
         }
+    }
+
+    /// Whether every turn ends with the separator, the model's too.
+    pub fn ends_turns_with_separator(self) -> bool {
+        self == Self::Lumina
+    }
+
+    /// Whether pictures say their size (see [`crate::tokenize::ImageBlocks`]).
+    pub fn sizes_pictures(self) -> bool {
+        self == Self::Lumina
     }
 
     /// The content of a `generation_config.json` with settings and prompts.

@@ -52,9 +52,8 @@ impl Row {
         let image_only = rules.mode() == GenerationMode::ImageOnly;
         // A picture that was asked for is completed whatever max_new_tokens says.
         let needed = match state {
-            ModalityState::Image { remaining } => remaining + usize::from(!image_only),
-            _ if image_only => rules.codes_per_image() + 1,
-            _ => 1,
+            ModalityState::Text if !image_only => 1,
+            _ => rules.least_to_complete(state),
         };
         if len + needed > context {
             return Err(Error::Invalid(format!(
@@ -62,7 +61,8 @@ impl Row {
                  {context} ids"
             )));
         }
-        let budget = max_new_tokens.unwrap_or(context).max(needed);
+        let any_size = image_only && rules.blocks().are_sized();
+        let budget = max_new_tokens.filter(|_| !any_size).unwrap_or(context).max(needed);
         Ok(Self {
             block_start: ids.iter().rposition(|&id| id == rules.begin_image()).unwrap_or(0),
             ids,
@@ -158,8 +158,8 @@ impl<M: LanguageModel> Rows<'_, '_, M> {
         let row = &mut self.rows[index];
         let (state, room) = (row.state, row.room());
         let sampling = match state {
-            ModalityState::Image { .. } => &self.config.image,
-            _ => &self.config.text,
+            ModalityState::Text | ModalityState::Done => &self.config.text,
+            _ => &self.config.image,
         };
         sampling::allow_only(logits, |id| self.rules.allows(state, id, room));
         let id = sampling::choose(logits, &row.ids, sampling, &mut row.rng)?;
@@ -168,7 +168,6 @@ impl<M: LanguageModel> Rows<'_, '_, M> {
 
     /// Adds `id` to the row and tells what that means.
     fn push(&mut self, index: usize, id: u32) -> Result<()> {
-        let total = self.rules.codes_per_image();
         let row = &mut self.rows[index];
         let before = row.state;
         row.ids.push(id);
@@ -180,21 +179,24 @@ impl<M: LanguageModel> Rows<'_, '_, M> {
                 (self.on_event)(index, Event::ImageStart)
             }
             ModalityState::Text => (self.on_event)(index, Event::Text(id)),
-            ModalityState::Image { remaining } if remaining > 0 => {
-                let done = total - remaining + 1;
-                (self.on_event)(index, Event::ImageProgress { done, total })?;
-                if done == total { self.complete_image(index) } else { Ok(()) }
+            ModalityState::Image { remaining, grid } if remaining > 0 => {
+                if self.generator.vocabulary.image_code(id).is_some() {
+                    let total = grid.0 * grid.1;
+                    let done = total - self.rules.codes_left(remaining - 1, grid);
+                    (self.on_event)(index, Event::ImageProgress { done, total })?;
+                }
+                if remaining == 1 { self.complete_image(index, grid) } else { Ok(()) }
             }
             _ => Ok(()),
         }
     }
 
-    fn complete_image(&mut self, index: usize) -> Result<()> {
+    fn complete_image(&mut self, index: usize, (height, width): (usize, usize)) -> Result<()> {
         let row = &mut self.rows[index];
         let code = |&id: &u32| self.generator.vocabulary.image_code(id);
-        let ids = row.ids[row.block_start + 1..].iter().map(code).collect::<Option<Vec<_>>>();
-        let (height, width) = self.generator.grid;
-        let codes = Codes { ids: ids.expect("a block holds image ids only"), height, width };
+        // The ids of sizes and ends of rows stand for no code.
+        let ids = row.ids[row.block_start + 1..].iter().filter_map(code).collect();
+        let codes = Codes { ids, height, width };
         row.images.push(codes.clone());
         let done = row.state == ModalityState::Done;
         (self.on_event)(index, Event::Image(codes))?;

@@ -5,6 +5,7 @@
 //! `<s> text <racm3:break> codes <eoss> text </s>` (Chameleon, arXiv 2405.09818, section 2).
 
 mod chat;
+mod image_block;
 mod processor;
 mod prompt;
 mod segment;
@@ -15,6 +16,7 @@ mod train_bpe;
 mod vocabulary;
 
 pub use chat::{Role, Turn};
+pub use image_block::ImageBlocks;
 pub use processor::{EncodeOptions, Processor, check_length};
 pub use prompt::{IMAGE_MARK, PromptForm, PromptPiece, parse_prompt};
 pub use segment::{CodedSegment, Segment, TokenSequence};

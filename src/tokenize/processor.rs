@@ -1,10 +1,11 @@
 //! Segments to ids and back: one sequence for text and pictures.
 //!
-//! A picture is a block of fixed length: begin-image, its codes row by row, end-image. Text is
-//! encoded literally, so nothing a user writes can open a block or end a turn.
+//! A picture is a block of ids in one of two forms (see [`ImageBlocks`]). Text is encoded literally, so
+//! nothing a user writes can open a block or end a turn.
 
 use vq_tokenizer::Codes;
 
+use super::image_block::ImageBlocks;
 use super::segment::{CodedSegment, TokenSequence};
 use super::text::TextTokenizer;
 use super::token::TokenClass;
@@ -29,16 +30,16 @@ impl Default for EncodeOptions {
     }
 }
 
-/// Turns segments into ids and back, for one text tokenizer and one grid of codes.
+/// Turns segments into ids and back, for one text tokenizer and one form of pictures.
 #[derive(Clone, Debug)]
 pub struct Processor {
     text: TextTokenizer,
     vocabulary: Vocabulary,
-    grid: (usize, usize),
+    blocks: ImageBlocks,
 }
 
 impl Processor {
-    /// A processor for pictures of `grid` codes (rows, columns).
+    /// A processor for pictures of `grid` codes (rows, columns) in Chameleon's form.
     ///
     /// # Errors
     /// If the tokenizer's vocabulary is incomplete (see [`Vocabulary::from_names`]) or the grid
@@ -49,7 +50,16 @@ impl Processor {
             let message = format!("grid of {}x{} codes is empty", grid.0, grid.1);
             return Err(Error::Invalid(message));
         }
-        Ok(Self { text, vocabulary, grid })
+        Ok(Self { text, vocabulary, blocks: grid.into() })
+    }
+
+    /// The same processor for pictures of any size, in Lumina-mGPT's form.
+    ///
+    /// # Errors
+    /// As [`ImageBlocks::sized`].
+    pub fn sized(self) -> Result<Self> {
+        let blocks = ImageBlocks::sized(&self.vocabulary, self.grid())?;
+        Ok(Self { blocks, ..self })
     }
 
     /// The text tokenizer.
@@ -62,19 +72,25 @@ impl Processor {
         &self.vocabulary
     }
 
-    /// Rows and columns of codes in a picture.
+    /// The form of pictures.
+    pub fn blocks(&self) -> &ImageBlocks {
+        &self.blocks
+    }
+
+    /// Rows and columns of codes in a picture; of pictures of any size the usual ones.
     pub fn grid(&self) -> (usize, usize) {
-        self.grid
+        self.blocks.grid()
     }
 
-    /// The number of codes in a picture.
+    /// The number of codes in a picture of that grid.
     pub fn codes_per_image(&self) -> usize {
-        self.grid.0 * self.grid.1
+        let (rows, columns) = self.grid();
+        rows * columns
     }
 
-    /// The number of ids in a picture's block, its two marks included.
+    /// The number of ids in its block.
     pub fn image_block_len(&self) -> usize {
-        self.codes_per_image() + 2
+        self.blocks.block_len(self.grid())
     }
 
     /// The ids of a prompt: begin-of-text, then the segments.
@@ -126,20 +142,10 @@ impl Processor {
     }
 
     fn encode_image(&self, codes: &Codes, ids: &mut Vec<u32>) -> Result<()> {
-        let (height, width) = self.grid;
-        if (codes.height, codes.width) != self.grid || codes.ids.len() != height * width {
-            return Err(Error::Invalid(format!(
-                "picture has {} codes in {} rows and {} columns, this vocabulary's pictures have \
-                 {height} rows and {width} columns",
-                codes.ids.len(),
-                codes.height,
-                codes.width
-            )));
-        }
+        let image_ids =
+            codes.ids.iter().map(|code| self.image_id(*code)).collect::<Result<Vec<_>>>()?;
         ids.push(self.vocabulary.special().begin_image);
-        for code in &codes.ids {
-            ids.push(self.image_id(*code)?);
-        }
+        ids.extend(self.blocks.write(codes, &image_ids)?);
         ids.push(self.vocabulary.special().end_image);
         Ok(())
     }
@@ -227,29 +233,34 @@ impl Processor {
 
     /// The codes of the block at the start of `block`, and its length in ids.
     fn decode_image(&self, block: &[u32], position: usize) -> Result<(Codes, usize)> {
-        let (height, width) = self.grid;
-        let needed = self.codes_per_image();
-        let codes = block[1..].iter().map_while(|id| self.vocabulary.image_code(*id));
-        let codes: Vec<u32> = codes.take(needed).collect();
-        let after = block.get(1 + codes.len());
-        let fault = |what: &str| {
+        let place = |e: Error| Error::Invalid(format!("picture at {position} {e}"));
+        let ((height, width), said) = self.blocks.read_size(&block[1..]).map_err(place)?;
+        let needed = height * width;
+        let mut codes = Vec::with_capacity(needed);
+        let mut len = 1 + said;
+        let fault = |what: &str, found: usize| {
             Err(Error::Invalid(format!(
-                "picture at {position} {what} after {} of its {needed} codes",
-                codes.len()
+                "picture at {position} {what} after {found} of its {needed} codes"
             )))
         };
-        let is_end = after == Some(&self.vocabulary.special().end_image);
-        if codes.len() < needed {
-            return fault(match after {
-                None => "is cut off",
-                Some(_) if is_end => "is closed",
-                Some(_) => "holds a token that is no code",
-            });
+        let end = self.vocabulary.special().end_image;
+        while len < self.blocks.block_len((height, width)) - 1 {
+            let at_line_end = (len - 1 - said) % self.blocks.line(width) == width;
+            let code = block.get(len).and_then(|id| self.vocabulary.image_code(*id));
+            match (block.get(len), code) {
+                (Some(id), _) if at_line_end && Some(*id) == self.blocks.new_line() => {}
+                (Some(_), Some(code)) if !at_line_end => codes.push(code),
+                (None, _) => return fault("is cut off", codes.len()),
+                (Some(id), _) if *id == end => return fault("is closed", codes.len()),
+                (Some(_), _) => return fault("holds a token that is no code", codes.len()),
+            }
+            len += 1;
         }
-        if after.is_some() && !is_end {
-            return fault("goes on");
+        match block.get(len) {
+            Some(id) if *id == end => len += 1,
+            Some(_) => return fault("goes on", codes.len()),
+            None => {}
         }
-        let len = 1 + needed + usize::from(is_end);
         Ok((Codes { ids: codes, height, width }, len))
     }
 }

@@ -9,7 +9,7 @@ use crate::Codes;
 use crate::config::VqConfig;
 use crate::error::{Error, Result};
 use crate::model::VqModel;
-use crate::preprocess::{PreprocessorConfig, to_images};
+use crate::preprocess::{PreprocessorConfig, Rule, to_images};
 use crate::weights::{self, StoredDtype, TensorSource, WeightFiles};
 
 /// Pixels that pass through the network at once: 64 pictures of 64x64, one of 512x512.
@@ -49,6 +49,12 @@ impl VqTokenizer {
         let path = dir.join("preprocessor_config.json");
         let preprocessor = PreprocessorConfig::load(&path)?;
         let factor = config.downsampling();
+        if preprocessor.rule == Rule::Flexible && !preprocessor.size_multiple.is_multiple_of(factor)
+        {
+            let unit = preprocessor.size_multiple;
+            let message = format!("size_multiple is {unit}; it must be a multiple of {factor}");
+            return Err(Error::file(&path, message));
+        }
         let (height, width) = (preprocessor.crop_height, preprocessor.crop_width);
         if !height.is_multiple_of(factor) || !width.is_multiple_of(factor) {
             return Err(Error::file(
@@ -120,12 +126,14 @@ impl VqTokenizer {
         let mut codes = Vec::with_capacity(images.len());
         for images in images.chunks((PIXELS_AT_ONCE / size).max(1)) {
             let images: Vec<_> = images.iter().map(|i| self.preprocessor.resize(i)).collect();
-            let pixels = self.preprocessor.tensor(&images, &self.device)?;
-            let batch = self.model.codes(self.model.latents(pixels)); // [batch, h, w]
-            let [_, height, width] = batch.dims();
-            let ids: Vec<u32> = batch.into_data().iter::<u32>().collect();
-            let of_one = |ids: &[u32]| Codes { ids: ids.to_vec(), height, width };
-            codes.extend(ids.chunks_exact(height * width).map(of_one));
+            for images in images.chunk_by(|a, b| a.dimensions() == b.dimensions()) {
+                let pixels = self.preprocessor.tensor(images, &self.device)?;
+                let batch = self.model.codes(self.model.latents(pixels)); // [batch, h, w]
+                let [_, height, width] = batch.dims();
+                let ids: Vec<u32> = batch.into_data().iter::<u32>().collect();
+                let of_one = |ids: &[u32]| Codes { ids: ids.to_vec(), height, width };
+                codes.extend(ids.chunks_exact(height * width).map(of_one));
+            }
         }
         Ok(codes)
     }

@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use safetensors::Dtype;
+use serde_json::json;
 use vq_tokenizer::weights::{StoredDtype, StoredTensor};
 
 use super::layout::pairs;
 use super::{params, vqgan};
+use crate::checkpoint::config::write_json;
+use crate::checkpoint::open::{IMAGE_FORMAT, PROCESSOR, SIZED};
 use crate::checkpoint::torch_file::TorchFile;
 use crate::checkpoint::weight_files::write_weights;
 use crate::checkpoint::{Parts, SHARD_SIZE, VQ_DIR, write_directory};
@@ -114,6 +117,9 @@ pub fn import(source: &Path, dest: &Path, preset: Preset, device: &Device) -> Re
             generation: &generation,
         };
         files.write(dir)?;
+        if preset.sizes_pictures() {
+            write_json(&dir.join(PROCESSOR), &json!({ IMAGE_FORMAT: SIZED }))?;
+        }
         write_joined(&parts, &config, dir)
     })
 }

@@ -1,8 +1,10 @@
 //! Picture files to the tensor the encoder reads, and the decoder's tensor to pictures.
 //!
-//! Two rules are in the world and give different pixels: the original release's and that of Hugging
-//! Face's `ChameleonImageProcessor`. [`PreprocessorConfig`] says which one a tokenizer was made with.
+//! Three rules are in the world and give different pixels: the original release's, that of Hugging
+//! Face's `ChameleonImageProcessor`, and Lumina-mGPT's for pictures of any aspect.
+//! [`PreprocessorConfig`] says which one a tokenizer was made with.
 
+mod flexible;
 mod picture;
 mod resample;
 
@@ -29,6 +31,10 @@ pub enum Rule {
     /// facebookresearch/chameleon: both sides are rounded (half to even), alpha is blended with
     /// truncation, pixels become `x / 255 * 2 - 1`.
     Original,
+    /// Lumina-mGPT: the picture covers the one of many sizes that fits its aspect best, all with about
+    /// as many pixels as the square of `shortest_edge` and sides that are multiples of `size_multiple`;
+    /// pixels become what they are with [`Rule::HuggingFace`].
+    Flexible,
 }
 
 /// How a picture becomes pixels: the keys of `preprocessor_config.json`, plus `rule`.
@@ -49,9 +55,14 @@ pub struct PreprocessorConfig {
     pub image_mean: [f32; 3],
     /// Divisor per channel; not used by [`Rule::Original`].
     pub image_std: [f32; 3],
+    /// What sides are multiples of, in pixels; used by [`Rule::Flexible`] alone.
+    pub size_multiple: usize,
     /// Whose rounding, blending and scaling.
     pub rule: Rule,
 }
+
+/// What Lumina-mGPT's sides are multiples of.
+const SIZE_MULTIPLE: usize = 32;
 
 /// The file as it is written.
 #[derive(Serialize, Deserialize)]
@@ -74,6 +85,8 @@ struct Keys {
     rescale_factor: Option<f64>,
     image_mean: Option<[f32; 3]>,
     image_std: Option<[f32; 3]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_multiple: Option<usize>,
     #[serde(default)]
     rule: Rule,
 }
@@ -132,6 +145,7 @@ impl TryFrom<Keys> for PreprocessorConfig {
             rescale_factor: keys.rescale_factor.unwrap_or(default.rescale_factor),
             image_mean: keys.image_mean.unwrap_or(default.image_mean),
             image_std: keys.image_std.unwrap_or(default.image_std),
+            size_multiple: keys.size_multiple.unwrap_or(SIZE_MULTIPLE),
             rule: keys.rule,
         };
         for (key, side) in [
@@ -142,6 +156,12 @@ impl TryFrom<Keys> for PreprocessorConfig {
             if side == 0 || side > MAX_CROP {
                 return Err(format!("{key} is {side}; allowed: 1 to {MAX_CROP}"));
             }
+        }
+        let (unit, edge) = (config.size_multiple, config.shortest_edge);
+        if config.rule == Rule::Flexible && !(1..=edge).contains(&unit) {
+            return Err(format!(
+                "size_multiple is {unit}; allowed: 1 to {edge}, size.shortest_edge"
+            ));
         }
         Ok(config)
     }
@@ -165,6 +185,7 @@ impl From<PreprocessorConfig> for Keys {
             rescale_factor: Some(config.rescale_factor),
             image_mean: Some(config.image_mean),
             image_std: Some(config.image_std),
+            size_multiple: (config.rule == Rule::Flexible).then_some(config.size_multiple),
             rule: config.rule,
         }
     }
@@ -181,8 +202,14 @@ impl PreprocessorConfig {
             rescale_factor: 0.0078,
             image_mean: [1.0; 3],
             image_std: [1.0; 3],
+            size_multiple: SIZE_MULTIPLE,
             rule: Rule::HuggingFace,
         }
+    }
+
+    /// Lumina-mGPT's rule for pictures of about `resolution` pixels squared.
+    pub fn flexible(resolution: usize) -> Self {
+        Self { rule: Rule::Flexible, ..Self::hugging_face(resolution) }
     }
 
     /// The original release's rule for square pictures of `resolution` pixels: all of `[-1, 1]`.
@@ -214,7 +241,7 @@ impl PreprocessorConfig {
     fn resized(&self, width: usize, height: usize) -> (usize, usize) {
         let short = width.min(height);
         match self.rule {
-            Rule::HuggingFace => {
+            Rule::HuggingFace | Rule::Flexible => {
                 let long = |side: usize| (self.shortest_edge * side) as f64 / short as f64;
                 let (new_width, new_height) = (long(width) as usize, long(height) as usize);
                 if width <= height {
@@ -231,12 +258,17 @@ impl PreprocessorConfig {
         }
     }
 
-    /// `image` resized so that its shorter side fits, and the middle cut out.
+    /// `image` resized so that its shorter side fits, and the middle cut out; with [`Rule::Flexible`] to
+    /// the size of its aspect.
     ///
     /// Where the crop is larger than the resized picture the rest is black. The result equals
     /// Pillow's byte for byte. An image without pixels becomes a black one.
     pub fn resize(&self, image: &RgbImage) -> RgbImage {
         let (width, height) = (image.width() as usize, image.height() as usize);
+        if self.rule == Rule::Flexible && width > 0 && height > 0 {
+            let sizes = flexible::sizes(self.shortest_edge, self.size_multiple);
+            return flexible::resize(image, &sizes).unwrap_or_default();
+        }
         if (width, height) == (self.crop_width, self.crop_height)
             && width.min(height) == self.shortest_edge
         {
@@ -254,16 +286,19 @@ impl PreprocessorConfig {
         output
     }
 
-    /// The pixels the encoder reads, `[batch, 3, crop_height, crop_width]`, of images that
+    /// The pixels the encoder reads, `[batch, 3, height, width]`, of images of one size that
     /// [`PreprocessorConfig::resize`] returned.
     ///
     /// # Errors
     /// [`Error::Invalid`] when there is no image or one has another size.
     pub fn tensor(&self, images: &[RgbImage], device: &Device) -> Result<Tensor<4>> {
-        if images.is_empty() {
+        let Some(first) = images.first() else {
             return Err(Error::Invalid("no picture to make a batch of".to_owned()));
-        }
-        let (height, width) = (self.crop_height, self.crop_width);
+        };
+        let (height, width) = match self.rule {
+            Rule::Flexible => (first.height() as usize, first.width() as usize),
+            Rule::HuggingFace | Rule::Original => (self.crop_height, self.crop_width),
+        };
         let levels = [0, 1, 2].map(|channel| self.levels(channel));
         let mut values = Vec::with_capacity(images.len() * 3 * height * width);
         for image in images {
@@ -286,7 +321,9 @@ impl PreprocessorConfig {
     fn levels(&self, channel: usize) -> Vec<f32> {
         let (mean, std) = (self.image_mean[channel], self.image_std[channel]);
         let level = |byte: u8| match self.rule {
-            Rule::HuggingFace => ((f64::from(byte) * self.rescale_factor) as f32 - mean) / std,
+            Rule::HuggingFace | Rule::Flexible => {
+                ((f64::from(byte) * self.rescale_factor) as f32 - mean) / std
+            }
             Rule::Original => (f64::from(byte) / 255.0 * 2.0 - 1.0) as f32,
         };
         (0..=u8::MAX).map(level).collect()
@@ -378,7 +415,11 @@ mod tests {
     fn a_written_configuration_is_read_back_and_the_released_one_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("preprocessor_config.json");
-        for config in [PreprocessorConfig::original(64), PreprocessorConfig::hugging_face(512)] {
+        for config in [
+            PreprocessorConfig::original(64),
+            PreprocessorConfig::hugging_face(512),
+            PreprocessorConfig::flexible(768),
+        ] {
             config.save(&path).unwrap();
             assert_eq!(PreprocessorConfig::load(&path).unwrap(), config);
         }

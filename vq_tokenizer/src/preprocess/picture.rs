@@ -77,7 +77,7 @@ pub fn to_rgb_by(image: DynamicImage, rule: Rule) -> RgbImage {
     }
     let rgba = image.into_rgba8();
     let blend = match rule {
-        Rule::HuggingFace => composite_on_white,
+        Rule::HuggingFace | Rule::Flexible => composite_on_white,
         Rule::Original => blend_with_white,
     };
     RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {

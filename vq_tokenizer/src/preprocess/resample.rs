@@ -24,6 +24,8 @@ pub enum Resample {
     Bilinear,
     /// Keys' cubic with a = -0.5 (3).
     Bicubic,
+    /// The mean of the pixels that an output pixel covers (4).
+    Box,
 }
 
 impl TryFrom<u8> for Resample {
@@ -34,8 +36,9 @@ impl TryFrom<u8> for Resample {
             1 => Ok(Self::Lanczos),
             2 => Ok(Self::Bilinear),
             3 => Ok(Self::Bicubic),
+            4 => Ok(Self::Box),
             _ => Err(format!(
-                "resample is {number}; allowed: 1 (Lanczos), 2 (bilinear), 3 (bicubic)"
+                "resample is {number}; allowed: 1 (Lanczos), 2 (bilinear), 3 (bicubic), 4 (box)"
             )),
         }
     }
@@ -47,6 +50,7 @@ impl From<Resample> for u8 {
             Resample::Lanczos => 1,
             Resample::Bilinear => 2,
             Resample::Bicubic => 3,
+            Resample::Box => 4,
         }
     }
 }
@@ -58,6 +62,7 @@ impl Resample {
             Self::Lanczos => 3.0,
             Self::Bilinear => 1.0,
             Self::Bicubic => 2.0,
+            Self::Box => 0.5,
         }
     }
 
@@ -70,6 +75,7 @@ impl Resample {
             Self::Bicubic if distance < 2.0 => {
                 (((distance - 5.0) * distance + 8.0) * distance - 4.0) * -0.5
             }
+            Self::Box if x > -0.5 && x <= 0.5 => 1.0,
             _ => 0.0,
         }
     }
@@ -204,6 +210,15 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
+/// A picture without any order.
+#[cfg(test)]
+pub(super) fn noise(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        let hash = (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503)).wrapping_mul(97);
+        image::Rgb([(hash >> 3) as u8, (hash >> 11) as u8, (hash >> 19) as u8])
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,17 +227,10 @@ mod tests {
         Window { columns: 0..width, rows: 0..height }
     }
 
-    fn noise(width: u32, height: u32) -> RgbImage {
-        RgbImage::from_fn(width, height, |x, y| {
-            let hash = (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503)).wrapping_mul(97);
-            image::Rgb([(hash >> 3) as u8, (hash >> 11) as u8, (hash >> 19) as u8])
-        })
-    }
-
     #[test]
     fn the_same_size_changes_nothing() {
         let image = noise(13, 9);
-        for filter in [Resample::Lanczos, Resample::Bilinear, Resample::Bicubic] {
+        for filter in [Resample::Lanczos, Resample::Bilinear, Resample::Bicubic, Resample::Box] {
             assert_eq!(resize(&image, filter, (13, 9), whole(13, 9)), image);
         }
     }

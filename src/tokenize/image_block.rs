@@ -1,0 +1,149 @@
+//! The form of a picture's block of ids.
+//!
+//! Chameleon's is begin-image, the codes row by row, end-image, of one size. Lumina-mGPT's
+//! (`lumina_mgpt/data/item_processor.py` of its repository) says the size first, height before width
+//! in units of two codes, and ends every row with a new-line id, so pictures may have any size.
+
+use vq_tokenizer::Codes;
+
+use super::vocabulary::Vocabulary;
+use crate::error::{Error, Result};
+
+/// Codes along a side for each unit that a size id counts.
+const CODES_PER_UNIT: usize = 2;
+/// The name of the id that ends a row of codes is `<reserved08799>`; that of a side of `n` units is
+/// `<reserved(8800 + n)>`.
+const NEW_LINE: usize = 8799;
+/// The most units that are looked for.
+const MOST_UNITS: usize = 128;
+
+/// How pictures are written in ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageBlocks {
+    grid: (usize, usize),
+    sizes: Option<SizeIds>,
+}
+
+/// The ids of Lumina-mGPT's form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct SizeIds {
+    new_line: u32,
+    /// Of a side of 1, 2, ... units.
+    sides: Vec<u32>,
+}
+
+impl From<(usize, usize)> for ImageBlocks {
+    /// Chameleon's form, for pictures of `grid` codes (rows, columns).
+    fn from(grid: (usize, usize)) -> Self {
+        Self { grid, sizes: None }
+    }
+}
+
+impl ImageBlocks {
+    /// Lumina-mGPT's form with the ids of `vocabulary`; `grid` is the usual size.
+    ///
+    /// # Errors
+    /// When the vocabulary lacks the ids.
+    pub fn sized(vocabulary: &Vocabulary, grid: (usize, usize)) -> Result<Self> {
+        let id = |number: usize| vocabulary.control_id(&format!("<reserved{number:05}>"));
+        let sides: Vec<u32> =
+            (1..=MOST_UNITS).map_while(|units| id(NEW_LINE + 1 + units)).collect();
+        match id(NEW_LINE) {
+            Some(new_line) if !sides.is_empty() => {
+                Ok(Self { grid, sizes: Some(SizeIds { new_line, sides }) })
+            }
+            _ => Err(Error::Invalid(
+                "pictures of any size need <reserved08799>, <reserved08801> and so on in the vocabulary"
+                    .into(),
+            )),
+        }
+    }
+
+    /// Rows and columns of codes; of pictures of any size the usual ones.
+    pub fn grid(&self) -> (usize, usize) {
+        self.grid
+    }
+
+    /// Whether blocks say their size.
+    pub fn are_sized(&self) -> bool {
+        self.sizes.is_some()
+    }
+
+    /// Codes along the side that `id` stands for; `None` where it is no size.
+    pub fn side(&self, id: u32) -> Option<usize> {
+        let at = self.sizes.as_ref()?.sides.iter().position(|side| *side == id)?;
+        Some((at + 1) * CODES_PER_UNIT)
+    }
+
+    /// The id that ends a row, if any does.
+    pub fn new_line(&self) -> Option<u32> {
+        self.sizes.as_ref().map(|sizes| sizes.new_line)
+    }
+
+    /// Ids of a row of `columns` codes.
+    pub fn line(&self, columns: usize) -> usize {
+        columns + usize::from(self.are_sized())
+    }
+
+    /// Ids of the block of a picture of `rows` and `columns` codes, its marks included.
+    pub fn block_len(&self, (rows, columns): (usize, usize)) -> usize {
+        let size = if self.are_sized() { 2 } else { 0 };
+        2 + size + rows * self.line(columns)
+    }
+
+    /// The smallest picture that can be written.
+    pub fn smallest(&self) -> (usize, usize) {
+        if self.are_sized() { (CODES_PER_UNIT, CODES_PER_UNIT) } else { self.grid }
+    }
+
+    /// The ids between the marks, for `codes` whose ids are `image_ids`.
+    ///
+    /// # Errors
+    /// When pictures of such a grid cannot be written.
+    pub(super) fn write(&self, codes: &Codes, image_ids: &[u32]) -> Result<Vec<u32>> {
+        let (rows, columns) = (codes.height, codes.width);
+        let whole = image_ids.len() == rows * columns && !image_ids.is_empty();
+        let Some(sizes) = &self.sizes else {
+            if (rows, columns) == self.grid && whole {
+                return Ok(image_ids.to_vec());
+            }
+            let ((height, width), found) = (self.grid, image_ids.len());
+            return Err(Error::Invalid(format!(
+                "picture has {found} codes in {rows} rows and {columns} columns, this vocabulary's \
+                 pictures have {height} rows and {width} columns"
+            )));
+        };
+        let side = |codes: usize| {
+            let units = codes.is_multiple_of(CODES_PER_UNIT).then_some(codes / CODES_PER_UNIT)?;
+            sizes.sides.get(units.checked_sub(1)?).copied()
+        };
+        let (Some(height), Some(width), true) = (side(rows), side(columns), whole) else {
+            let most = CODES_PER_UNIT * sizes.sides.len();
+            return Err(Error::Invalid(format!(
+                "picture has {} codes in {rows} rows and {columns} columns; allowed: even numbers to {most}",
+                image_ids.len()
+            )));
+        };
+        let mut ids = vec![height, width];
+        for row in image_ids.chunks_exact(columns) {
+            ids.extend(row);
+            ids.push(sizes.new_line);
+        }
+        Ok(ids)
+    }
+
+    /// The grid of the picture whose block goes on with `ids` after begin-image, and how many of them say
+    /// it.
+    ///
+    /// # Errors
+    /// When they do not begin with a size that is needed.
+    pub(super) fn read_size(&self, ids: &[u32]) -> Result<((usize, usize), usize)> {
+        if !self.are_sized() {
+            return Ok((self.grid, 0));
+        }
+        match ids.get(..2).map(|ids| [self.side(ids[0]), self.side(ids[1])]) {
+            Some([Some(rows), Some(columns)]) => Ok(((rows, columns), 2)),
+            _ => Err(Error::Invalid("does not begin with its height and width".into())),
+        }
+    }
+}

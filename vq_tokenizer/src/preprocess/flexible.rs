@@ -1,0 +1,122 @@
+//! Pictures of any aspect: of the sizes with nearly as many pixels as a square, the one that keeps most.
+//!
+//! Source: `generate_crop_size_list`, `var_center_crop` and `center_crop` in
+//! `lumina_mgpt/data/item_processor.py` of Lumina-mGPT. There the cut is drawn at random; here it is the
+//! middle, so that a picture always has the same codes.
+
+use image::RgbImage;
+
+use super::resample::{self, Resample, Window};
+
+/// The longer side is at most so many times the shorter.
+const MOST_OBLONG: f64 = 4.0;
+
+/// Width and height in pixels of every allowed picture: multiples of `unit`, as many of them as fit into
+/// the square of `target` pixels.
+pub(super) fn sizes(target: usize, unit: usize) -> Vec<(usize, usize)> {
+    let units = (target / unit).pow(2);
+    let (mut wide, mut high) = (units, 1);
+    let mut sizes = Vec::new();
+    while wide > 0 {
+        let (longer, shorter) = (wide.max(high), wide.min(high));
+        if longer as f64 / shorter as f64 <= MOST_OBLONG {
+            sizes.push((wide * unit, high * unit));
+        }
+        if (high + 1) * wide <= units {
+            high += 1;
+        } else {
+            wide -= 1;
+        }
+    }
+    sizes
+}
+
+/// The size of `sizes` that `image` loses least to; of equals the widest.
+fn best(sizes: &[(usize, usize)], image: &RgbImage) -> Option<(usize, usize)> {
+    let kept = |(width, height): (usize, usize)| {
+        let across = width as f64 / f64::from(image.width());
+        let down = height as f64 / f64::from(image.height());
+        across.min(down) / across.max(down)
+    };
+    let order =
+        |a: &(usize, usize), b: &(usize, usize)| kept(*a).total_cmp(&kept(*b)).then(a.cmp(b));
+    sizes.iter().copied().max_by(order)
+}
+
+/// `image`, which has pixels, halved while it is twice too large, resized to cover the best of `sizes`,
+/// and the middle cut out.
+pub(super) fn resize(image: &RgbImage, sizes: &[(usize, usize)]) -> Option<RgbImage> {
+    let (width, height) = best(sizes, image)?;
+    let mut image = image.clone();
+    let sides = |image: &RgbImage| (image.width() as usize, image.height() as usize);
+    loop {
+        let (w, h) = sides(&image);
+        if w < 2 * width || h < 2 * height {
+            break;
+        }
+        let half = (w / 2, h / 2);
+        image = resample::resize(&image, Resample::Box, half, whole(half));
+    }
+    let (w, h) = sides(&image);
+    let scale = (width as f64 / w as f64).max(height as f64 / h as f64);
+    let scaled = |side: usize| (side as f64 * scale).round_ties_even() as usize;
+    let full = (scaled(w), scaled(h));
+    let (left, top) = ((full.0 - width) / 2, (full.1 - height) / 2);
+    let window = Window { columns: left..left + width, rows: top..top + height };
+    Some(resample::resize(&image, Resample::Bicubic, full, window))
+}
+
+fn whole((width, height): (usize, usize)) -> Window {
+    Window { columns: 0..width, rows: 0..height }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_the_reference_program_s() {
+        let sizes = sizes(512, 32);
+        // Printed by the reference's function.
+        assert_eq!(sizes.len(), 49);
+        assert_eq!(sizes[0], (1024, 256));
+        assert_eq!(sizes[sizes.len() - 1], (256, 1024));
+        assert!(sizes.contains(&(512, 512)) && sizes.contains(&(576, 448)));
+        assert!(sizes.iter().all(|(w, h)| w * h <= 512 * 512));
+    }
+
+    #[test]
+    fn pictures_keep_their_aspect_as_far_as_the_sizes_go() {
+        let sizes = sizes(512, 32);
+        for ((w, h), want) in [
+            ((512, 512), (512, 512)),
+            ((4000, 4000), (512, 512)),
+            ((30, 20), (608, 416)),
+            ((100, 1000), (256, 1024)),
+        ] {
+            let image = RgbImage::from_pixel(w, h, image::Rgb([1, 200, 30]));
+            let resized = resize(&image, &sizes).unwrap();
+            assert_eq!((resized.width(), resized.height()), want, "{w}x{h}");
+            assert!(resized.pixels().all(|pixel| pixel.0 == [1, 200, 30]));
+        }
+        let same = RgbImage::from_fn(512, 512, |x, y| image::Rgb([x as u8, y as u8, 7]));
+        assert_eq!(resize(&same, &sizes).unwrap(), same);
+    }
+
+    /// Sums over the bytes that the reference's steps give with Pillow 13, cut in the middle.
+    #[test]
+    fn bytes_are_pillow_s() {
+        for (w, h, target, unit, want) in [
+            (203, 150, 32, 8, 36_728_469),
+            (61, 300, 32, 8, 48_871_003),
+            (40, 33, 64, 16, 148_238_395),
+            (517, 400, 64, 32, 198_543_687),
+        ] {
+            let resized = resize(&resample::noise(w, h), &sizes(target, unit)).unwrap();
+            let weighted = |(at, byte): (usize, &u8)| (at % 251 + 1) as u32 * u32::from(*byte);
+            let sum = resized.as_raw().iter().enumerate().map(weighted).fold(0, u32::wrapping_add);
+            assert_eq!(sum, want, "{w}x{h}");
+        }
+    }
+}
