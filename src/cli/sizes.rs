@@ -12,10 +12,16 @@ const FLOAT: f64 = 4.0;
 
 /// The part of a model that a tensor belongs to, by its name.
 pub fn part_of(name: &str) -> &'static str {
-    const PARTS: [(&str, &str); 10] = [
+    const PARTS: [(&str, &str); 15] = [
         ("vqmodel.", "image tokenizer"),
         ("embed_tokens", "embedding"),
         ("lm_head", "output"),
+        // The original release's names.
+        ("tok_embeddings", "embedding"),
+        ("output.", "output"),
+        ("attention_norm", "norms"),
+        ("attention.", "attention"),
+        ("feed_forward", "feed-forward"),
         ("self_attn", "attention"),
         ("mlp", "feed-forward"),
         ("quantize.", "codebook"),

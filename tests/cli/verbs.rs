@@ -270,3 +270,23 @@ fn a_path_that_is_no_utf8_is_no_panic() {
     let output = command.arg(odd).current_dir(dir.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn inspect_tells_what_checkpoints_of_others_are_and_will_do() {
+    let dir = empty();
+    let told = |path: &str| {
+        let path = fixture(path);
+        calumma_in(dir.path(), &["inspect", text(&path), "--json"]).json().remove(0)
+    };
+    let theirs = told("models/prenorm-gqa");
+    assert!(theirs["layout"].as_str().unwrap().starts_with("Hugging Face: "));
+    assert_eq!((&theirs["draws"], &theirs["modalities"][1]), (&false.into(), &"image".into()));
+    let release = told("meta/swin-gqa-mp2-bf16");
+    assert_eq!((&release["kind"], &release["dtype"]), (&"release".into(), &"BF16".into()));
+    assert_eq!(release["config"]["model_parallel_size"], 2);
+    let same = calumma_in(dir.path(), &["import", text(&fixture("meta/swin-gqa-mp2-bf16")), "i"]);
+    assert_eq!(same.code, 0, "{}", same.stderr);
+    let imported = calumma_in(dir.path(), &["inspect", "i", "--json"]).json().remove(0);
+    assert_eq!(imported["parameters"]["embedding"], release["parameters"]["embedding"]);
+    assert_eq!(imported["layout"], "Hugging Face, without an image tokenizer");
+}

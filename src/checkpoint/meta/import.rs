@@ -1,6 +1,6 @@
 //! From the original release's layout to a checkpoint of ours, tensor by tensor.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::Device;
 use safetensors::Dtype;
@@ -8,7 +8,8 @@ use serde_json::json;
 use vq_tokenizer::weights::{StoredDtype, StoredTensor};
 
 use super::layout::pairs;
-use super::{params, vqgan};
+use super::release::Release;
+use super::vqgan;
 use crate::checkpoint::config::write_json;
 use crate::checkpoint::open::{IMAGE_FORMAT, PROCESSOR, SIZED};
 use crate::checkpoint::torch_file::TorchFile;
@@ -22,84 +23,17 @@ use crate::tokenize::{Processor, TextTokenizer};
 /// Codes along each side of a picture, where no image tokenizer says it.
 const RELEASED_GRID: (usize, usize) = (32, 32);
 
-/// The files of a release.
-struct Release {
-    model: PathBuf,
-    tokenizer: PathBuf,
-}
-
-impl Release {
-    /// Finds them in `dir`: the folder with `models` and `tokenizer`, or the one model's.
-    fn find(dir: &Path) -> Result<Self> {
-        let is_model = |dir: &Path| dir.join("params.json").is_file();
-        let model = if is_model(dir) {
-            dir.to_owned()
-        } else {
-            let models = dir.join("models");
-            let entries = std::fs::read_dir(&models).map_err(|_| not_a_release(dir))?;
-            let found = entries.filter_map(|entry| Some(entry.ok()?.path()));
-            let mut found: Vec<PathBuf> = found.filter(|dir| is_model(dir)).collect();
-            found.sort();
-            match found.len() {
-                0 => return Err(not_a_release(dir)),
-                1 => found.remove(0),
-                _ => {
-                    let names: Vec<_> = found.iter().map(|dir| dir.display().to_string()).collect();
-                    let message = format!("holds several models; name one: {}", names.join(", "));
-                    return Err(Error::file(dir, message));
-                }
-            }
-        };
-        let near = [Some(model.as_path()), model.parent(), model.parent().and_then(Path::parent)];
-        let tokenizer = near.into_iter().flatten().map(|dir| dir.join("tokenizer"));
-        let tokenizer = tokenizer.chain([model.clone()]);
-        let tokenizer = tokenizer.into_iter().find(|dir| dir.join("text_tokenizer.json").is_file());
-        let tokenizer = tokenizer.ok_or_else(|| {
-            Error::file(&model, "there is no tokenizer/text_tokenizer.json here or above")
-        })?;
-        Ok(Self { model, tokenizer })
-    }
-
-    /// The files of the parts, in order.
-    fn parts(&self) -> Result<Vec<TorchFile>> {
-        let single = self.model.join("consolidated.pth");
-        if single.is_file() {
-            return Ok(vec![TorchFile::open(&single)?]);
-        }
-        let part = |index: usize| self.model.join(format!("consolidated.{index:02}.pth"));
-        let paths = (0..).map(part).take_while(|path| path.is_file());
-        let parts = paths.map(|path| TorchFile::open(&path)).collect::<Result<Vec<_>>>()?;
-        match parts.is_empty() {
-            true => Err(Error::file(
-                &self.model,
-                "there is neither consolidated.pth nor consolidated.00.pth",
-            )),
-            false => Ok(parts),
-        }
-    }
-}
-
-fn not_a_release(dir: &Path) -> Error {
-    Error::file(dir, "no original release: expected models/NAME/params.json or params.json")
-}
-
 /// Makes the checkpoint `dest` of the original release's files in `source`: its weights in the format
 /// they have there, one tensor in memory at a time.
 ///
 /// # Errors
 /// Those of the files, with the tensor at fault; when `dest` exists. Nothing is left behind then.
 pub fn import(source: &Path, dest: &Path, preset: Preset, device: &Device) -> Result<()> {
-    let release = Release::find(source)?;
-    let parts = release.parts()?;
-    let config = params::read(&release.model)?;
-    if parts.len() != config.model_parallel_size {
-        let (found, said) = (parts.len(), config.model_parallel_size);
-        let message = format!("{found} consolidated files; model_parallel_size is {said}");
-        return Err(Error::file(&release.model, message));
-    }
+    let release = Release::open(source)?;
+    let Release { config, parts, .. } = &release;
     let text = TextTokenizer::load(&release.tokenizer.join("text_tokenizer.json"))?;
-    let ckpt = release.tokenizer.join("vqgan.ckpt");
-    let vq = ckpt.is_file().then(|| vqgan::open(&ckpt, None, device)).transpose()?;
+    let ckpt = release.vqgan();
+    let vq = ckpt.map(|ckpt| vqgan::open(&ckpt, None, device)).transpose()?;
     let processor = Processor::new(text, vq.as_ref().map_or(RELEASED_GRID, |vq| vq.grid()))?;
     let generation = preset.to_json();
     write_directory(dest, |dir| {
@@ -109,7 +43,7 @@ pub fn import(source: &Path, dest: &Path, preset: Preset, device: &Device) -> Re
             _ => StoredDtype::F32,
         };
         let files = Parts {
-            config: &config,
+            config,
             weights: None,
             dtype,
             processor: &processor,
@@ -120,7 +54,7 @@ pub fn import(source: &Path, dest: &Path, preset: Preset, device: &Device) -> Re
         if preset.sizes_pictures() {
             write_json(&dir.join(PROCESSOR), &json!({ IMAGE_FORMAT: SIZED }))?;
         }
-        write_joined(&parts, &config, dir)
+        write_joined(parts, config, dir)
     })
 }
 

@@ -7,8 +7,9 @@
 //! and the entries of their norms lie in another order. Source: `convert_chameleon_weights_to_hf.py` of
 //! transformers and `chameleon/inference/loader.py` of the original release.
 
+use burn::tensor::FloatDType;
 use safetensors::Dtype;
-use vq_tokenizer::weights::StoredTensor;
+use vq_tokenizer::weights::{StoredDtype, StoredTensor};
 
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
@@ -128,8 +129,8 @@ impl Join {
         }
     }
 
-    /// The whole tensor in Hugging Face's layout. Of a norm that should be the same in every part the
-    /// first is taken.
+    /// The whole tensor in Hugging Face's layout. Of a norm that should be the same in every part, but is
+    /// not, the mean is taken, as transformers does.
     ///
     /// # Errors
     /// When the parts differ in format or shape, or their shape is none for this kind of tensor.
@@ -143,7 +144,7 @@ impl Join {
             Error::Invalid(format!("its shape {shape:?} in {parts} parts is none of this kind"))
         })?;
         let bytes = match self {
-            Self::Same => first.bytes.clone(),
+            Self::Same => mean(parts)?,
             Self::Rows => parts.iter().flat_map(|part| part.bytes.iter().copied()).collect(),
             Self::Columns => {
                 let row = first.bytes.len() / first.shape[0].max(1);
@@ -221,6 +222,31 @@ impl Join {
     }
 }
 
+/// The mean of `parts` of one format and shape; of equal ones their bytes.
+fn mean(parts: &[StoredTensor]) -> Result<Vec<u8>> {
+    let first = &parts[0];
+    if parts.iter().all(|part| part.bytes == first.bytes) {
+        return Ok(first.bytes.clone());
+    }
+    let dtype = match first.dtype {
+        Dtype::F32 => StoredDtype::F32,
+        Dtype::BF16 => StoredDtype::Bf16,
+        Dtype::F16 => StoredDtype::F16,
+        other => {
+            return Err(Error::Invalid(format!("its parts differ, and {other:?} has no mean")));
+        }
+    };
+    let mut sums = vec![0.0_f32; first.shape.iter().product()];
+    for part in parts {
+        let values = part.to_data(FloatDType::F32)?;
+        sums.iter_mut().zip(values.iter::<f32>()).for_each(|(sum, value)| *sum += value);
+    }
+    let mean = sums.iter().map(|sum| sum / parts.len() as f32);
+    let bytes = mean.flat_map(f32::to_le_bytes).collect();
+    let mean = StoredTensor { dtype: Dtype::F32, shape: first.shape.clone(), bytes };
+    Ok(mean.convert(dtype)?.bytes)
+}
+
 fn chunks(bytes: &[u8], parts: usize) -> impl Iterator<Item = &[u8]> {
     bytes.chunks_exact((bytes.len() / parts).max(1))
 }
@@ -296,6 +322,16 @@ mod tests {
     fn columns_of_the_parts_lie_side_by_side() {
         let parts = [tensor(&[2, 2]), tensor(&[2, 2])];
         assert_eq!(values(&Join::Columns.join(&parts).unwrap()), [0, 1, 0, 1, 2, 3, 2, 3]);
+    }
+
+    #[test]
+    fn norms_that_differ_between_the_parts_are_averaged() {
+        let part = |values: [f32; 2]| {
+            let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            StoredTensor { dtype: Dtype::F32, shape: vec![2], bytes }
+        };
+        let joined = Join::Same.join(&[part([1.0, 2.0]), part([2.0, 2.0])]).unwrap();
+        assert_eq!(joined, part([1.5, 2.0]));
     }
 
     #[test]

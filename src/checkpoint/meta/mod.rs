@@ -6,8 +6,10 @@ mod export;
 mod import;
 mod layout;
 mod params;
+mod release;
 mod vqgan;
 
 pub use export::export;
 pub use import::{add_vqgan, import};
 pub(super) use layout::half_apart;
+pub use release::Release;

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
+use calumma::checkpoint::meta::Release;
+use calumma::checkpoint::torch_file::{TensorInfo, TorchFile};
 use calumma::checkpoint::{Manifest, config_from_json};
 use calumma::model::ModelConfig;
-use calumma::tokenize::TextTokenizer;
+use calumma::tokenize::{TextTokenizer, Vocabulary};
 use calumma::{Error, Result};
 use serde_json::{Value, json};
 use vq_tokenizer::VqConfig;
@@ -75,71 +77,144 @@ fn language_model(
     manifest: &str,
     session: &Session,
 ) -> Result<()> {
-    let tensors = tensors::read_model(dir)?;
-    let vq_dir = dir.join("vq_tokenizer");
-    let has_vq = vq_dir.is_dir();
-    let vq_tensors = if has_vq { tensors::read_model(&vq_dir)? } else { Vec::new() };
-    let vocabulary = TextTokenizer::load(&dir.join("tokenizer.json"))?.vocabulary()?;
-    let (sees, draws) = (
-        has_vq || any(&tensors, "model.vqmodel."),
-        any(&vq_tensors, "decoder.") || any(&tensors, "model.vqmodel.decoder."),
-    );
-    let modalities = match (sees, draws) {
-        (true, true) => "text and pictures, in and out",
-        (true, false) => {
-            "text in and out, pictures in; `import --vqgan` adds the decoder that draws"
-        }
-        (false, _) => "text only: there is no image tokenizer",
+    let (mut of_vq, of_model): (Vec<_>, Vec<_>) =
+        tensors::read_model(dir)?.into_iter().partition(|t| t.name.starts_with("model.vqmodel."));
+    let own = dir.join("vq_tokenizer");
+    let layout = match (own.is_dir(), of_vq.is_empty()) {
+        (true, _) => "calumma: the image tokenizer in a folder of its own",
+        (false, false) => "Hugging Face: the image tokenizer among the tensors",
+        (false, true) => "Hugging Face, without an image tokenizer",
     };
-    let values: usize = tensors.iter().chain(&vq_tensors).map(Tensor::len).sum();
-    let weights_bytes = FLOAT * values;
-    let cache_bytes = 2
-        * FLOAT
-        * config.num_hidden_layers
-        * config.num_key_value_heads
-        * config.head_dim()
-        * config.max_position_embeddings;
-    session.line(format_args!("{}: checkpoint", dir.display()))?;
-    session.line(format_args!("  modalities {modalities}"))?;
-    session.line(sizes_in_words(config))?;
-    let (ids, codes) = (vocabulary.len(), vocabulary.num_codes());
-    session.line(format_args!("  vocabulary {ids} ids, {codes} of them picture codes"))?;
-    parameters(&tensors, session)?;
-    if has_vq {
-        session.line("  and of the image tokenizer")?;
-        parameters(&vq_tensors, session)?;
+    if own.is_dir() {
+        of_vq = tensors::read_model(&own)?;
     }
-    for (precision, part) in [("f32", 1.0), ("bf16", 0.5)] {
-        let weights = sizes::bytes(weights_bytes as f64 * part);
-        let cache = sizes::bytes(cache_bytes as f64 * part);
-        session.line(format_args!(
-            "  memory     {weights} of weights in {precision}, {cache} for a full context"
-        ))?;
-    }
-    session.line(format_args!("  files      {manifest}"))?;
-    if dir.join("trainer").is_dir() {
-        session.line("  training   can be resumed; export makes a release of it")?;
-    }
-    session.object(&json!({
-        "kind": "checkpoint",
-        "path": name(dir),
-        "config": config,
-        "modalities": if sees { vec!["text", "image"] } else { vec!["text"] },
-        "draws": draws,
-        "vocabulary": ids,
-        "codes": codes,
-        "parameters": tensors::parts(&tensors),
-        "vq_parameters": tensors::parts(&vq_tensors),
-        "dtype": tensors::dtypes(&tensors),
-        "weights_bytes": weights_bytes,
-        "cache_bytes": cache_bytes,
-        "files": manifest,
-        "resumable": dir.join("trainer").is_dir(),
-    }))
+    let resumable = dir.join("trainer").is_dir();
+    let contents = Contents {
+        kind: "checkpoint",
+        layout,
+        config,
+        vocabulary: TextTokenizer::load(&dir.join("tokenizer.json"))?.vocabulary()?,
+        of_model,
+        of_vq,
+        files: manifest,
+        more: resumable.then_some("training   can be resumed; export makes a release of it"),
+    };
+    contents.show(dir, resumable, session)
 }
 
-fn any(tensors: &[Tensor], prefix: &str) -> bool {
-    tensors.iter().any(|tensor| tensor.name.starts_with(prefix))
+/// Prints what the original release in `dir` holds.
+///
+/// # Errors
+/// Those of its files.
+pub fn show_release(dir: &Path, session: &Session) -> Result<()> {
+    let release = Release::open(dir)?;
+    let tensor = |(name, info): (&String, &TensorInfo)| Tensor {
+        name: name.clone(),
+        dtype: format!("{:?}", info.dtype),
+        shape: info.shape.clone(),
+    };
+    let of_parts = release.parts.iter().flat_map(|part| part.tensors());
+    let of_model = of_parts.filter(|(name, _)| *name != "rope.freqs").map(tensor).collect();
+    let of_vq = match release.vqgan() {
+        Some(ckpt) => {
+            let file = TorchFile::open(&ckpt)?;
+            let ours = file.tensors().iter().filter(|(name, _)| !name.contains("loss."));
+            ours.map(tensor).collect()
+        }
+        None => Vec::new(),
+    };
+    let text = TextTokenizer::load(&release.tokenizer.join("text_tokenizer.json"))?;
+    let parts = release.parts.len();
+    let contents = Contents {
+        kind: "release",
+        layout: "the original release's; `calumma import` makes a checkpoint of it",
+        config: &release.config,
+        vocabulary: text.vocabulary()?,
+        of_model,
+        of_vq,
+        files: &format!("{parts} of weights, no manifest"),
+        more: None,
+    };
+    contents.show(dir, false, session)
+}
+
+/// What is told of a language model in any layout.
+struct Contents<'a> {
+    kind: &'a str,
+    layout: &'a str,
+    config: &'a ModelConfig,
+    vocabulary: Vocabulary,
+    of_model: Vec<Tensor>,
+    of_vq: Vec<Tensor>,
+    files: &'a str,
+    /// A last line.
+    more: Option<&'a str>,
+}
+
+impl Contents<'_> {
+    fn show(&self, dir: &Path, resumable: bool, session: &Session) -> Result<()> {
+        let (config, of_model, of_vq) = (self.config, &self.of_model, &self.of_vq);
+        let sees = !of_vq.is_empty();
+        let draws = of_vq.iter().any(|tensor| tensor.name.contains("decoder."));
+        let modalities = match (sees, draws) {
+            (true, true) => "text and pictures, in and out",
+            (true, false) => {
+                "text in and out, pictures in; `import --vqgan` adds the decoder that draws"
+            }
+            (false, _) => "text only: there is no image tokenizer",
+        };
+        session.line(format_args!("{}: {}", dir.display(), self.kind))?;
+        session.line(format_args!("  layout     {}", self.layout))?;
+        session.line(format_args!("  modalities {modalities}"))?;
+        session.line(sizes_in_words(config))?;
+        let (ids, codes) = (self.vocabulary.len(), self.vocabulary.num_codes());
+        session.line(format_args!("  vocabulary {ids} ids, {codes} of them picture codes"))?;
+        parameters(of_model, session)?;
+        if sees {
+            session.line("  and of the image tokenizer")?;
+            parameters(of_vq, session)?;
+        }
+        let number = |tensors: &[Tensor]| tensors.iter().map(Tensor::len).sum::<usize>();
+        let cached = 2
+            * config.num_hidden_layers
+            * config.num_key_value_heads
+            * config.head_dim()
+            * config.max_position_embeddings;
+        // The image tokenizer is f32 whatever the rest is.
+        let memory =
+            |value: usize| (value * number(of_model) + FLOAT * number(of_vq), value * cached);
+        for (precision, value) in [("f32", FLOAT), ("bf16", FLOAT / 2)] {
+            let (weights, cache) = memory(value);
+            let (weights, cache) = (sizes::bytes(weights as f64), sizes::bytes(cache as f64));
+            session.line(format_args!(
+                "  memory     {weights} of weights in {precision}, {cache} for a full context"
+            ))?;
+        }
+        session.line(format_args!("  files      {}", self.files))?;
+        if let Some(more) = self.more {
+            session.line(format_args!("  {more}"))?;
+        }
+        let (weights_bytes, cache_bytes) = memory(FLOAT);
+        session.object(&json!({
+            "kind": self.kind,
+            "path": name(dir),
+            "layout": self.layout,
+            "config": config,
+            "modalities": if sees { vec!["text", "image"] } else { vec!["text"] },
+            "draws": draws,
+            "vocabulary": ids,
+            "codes": codes,
+            "parameters": tensors::parts(of_model),
+            "vq_parameters": tensors::parts(of_vq),
+            "dtype": tensors::dtypes(of_model),
+            "vq_dtype": tensors::dtypes(of_vq),
+            "weights_bytes": weights_bytes,
+            "weights_bytes_bf16": memory(FLOAT / 2).0,
+            "cache_bytes": cache_bytes,
+            "files": self.files,
+            "resumable": resumable,
+        }))
+    }
 }
 
 fn sizes_in_words(config: &ModelConfig) -> String {

@@ -17,7 +17,7 @@ use super::session::{Session, name};
 /// What to look into.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// A checkpoint, a run, a recipe (.toml), a generated picture (.png) or a .safetensors file
+    /// A checkpoint or original release, a run, a recipe (.toml), a generated picture (.png) or a .safetensors file
     path: PathBuf,
 }
 
@@ -49,7 +49,7 @@ fn directory(path: &Path, session: &Session) -> Result<()> {
     } else if path.join("metadata.jsonl").is_file() {
         Err(Error::file(path, "is a data set; use `calumma data inspect`"))
     } else if path.join("params.json").is_file() || path.join("models").is_dir() {
-        Err(Error::file(path, "is in the original release's layout; `calumma import` reads it"))
+        checkpoint::show_release(path, session)
     } else {
         run::show(path, session)
     }

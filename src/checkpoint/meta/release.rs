@@ -1,0 +1,88 @@
+//! The files of an original release, and where they lie.
+
+use std::path::{Path, PathBuf};
+
+use super::params;
+use crate::checkpoint::torch_file::TorchFile;
+use crate::error::{Error, Result};
+use crate::model::ModelConfig;
+
+/// An original release, opened by its tables of contents.
+#[derive(Debug)]
+pub struct Release {
+    /// Sizes.
+    pub config: ModelConfig,
+    /// The weights: one file, or one for each part that the model was trained in.
+    pub parts: Vec<TorchFile>,
+    /// The folder of `text_tokenizer.json`, and of `vqgan.ckpt` where there is one.
+    pub tokenizer: PathBuf,
+}
+
+impl Release {
+    /// Opens the one in `dir`: the folder with `models` and `tokenizer`, or the one model's.
+    ///
+    /// # Errors
+    /// When there is none or several; those of the files; when there are not as many parts as
+    /// `consolidate_params.json` says.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let is_model = |dir: &Path| dir.join("params.json").is_file();
+        let model = if is_model(dir) {
+            dir.to_owned()
+        } else {
+            let models = dir.join("models");
+            let entries = std::fs::read_dir(&models).map_err(|_| not_a_release(dir))?;
+            let found = entries.filter_map(|entry| Some(entry.ok()?.path()));
+            let mut found: Vec<PathBuf> = found.filter(|dir| is_model(dir)).collect();
+            found.sort();
+            match found.len() {
+                0 => return Err(not_a_release(dir)),
+                1 => found.remove(0),
+                _ => {
+                    let names: Vec<_> = found.iter().map(|dir| dir.display().to_string()).collect();
+                    let message = format!("holds several models; name one: {}", names.join(", "));
+                    return Err(Error::file(dir, message));
+                }
+            }
+        };
+        let near = [Some(model.as_path()), model.parent(), model.parent().and_then(Path::parent)];
+        let tokenizer = near.into_iter().flatten().map(|dir| dir.join("tokenizer"));
+        let tokenizer = tokenizer.chain([model.clone()]);
+        let tokenizer = tokenizer.into_iter().find(|dir| dir.join("text_tokenizer.json").is_file());
+        let tokenizer = tokenizer.ok_or_else(|| {
+            Error::file(&model, "there is no tokenizer/text_tokenizer.json here or above")
+        })?;
+        let (config, parts) = (params::read(&model)?, parts(&model)?);
+        if parts.len() != config.model_parallel_size {
+            let (found, said) = (parts.len(), config.model_parallel_size);
+            let message = format!("{found} consolidated files; model_parallel_size is {said}");
+            return Err(Error::file(&model, message));
+        }
+        Ok(Self { config, parts, tokenizer })
+    }
+
+    /// The image tokenizer's file, where there is one.
+    pub fn vqgan(&self) -> Option<PathBuf> {
+        Some(self.tokenizer.join("vqgan.ckpt")).filter(|path| path.is_file())
+    }
+}
+
+/// The files of the parts in the folder `model`, in order.
+fn parts(model: &Path) -> Result<Vec<TorchFile>> {
+    let single = model.join("consolidated.pth");
+    if single.is_file() {
+        return Ok(vec![TorchFile::open(&single)?]);
+    }
+    let part = |index: usize| model.join(format!("consolidated.{index:02}.pth"));
+    let paths = (0..).map(part).take_while(|path| path.is_file());
+    let parts = paths.map(|path| TorchFile::open(&path)).collect::<Result<Vec<_>>>()?;
+    match parts.is_empty() {
+        true => {
+            Err(Error::file(model, "there is neither consolidated.pth nor consolidated.00.pth"))
+        }
+        false => Ok(parts),
+    }
+}
+
+fn not_a_release(dir: &Path) -> Error {
+    Error::file(dir, "no original release: expected models/NAME/params.json or params.json")
+}
