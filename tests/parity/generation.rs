@@ -64,6 +64,7 @@ fn greedy(
     processor: &Processor,
 ) {
     let key = |part: &str| format!("{case}.{part}");
+    let special = processor.vocabulary().special();
     let sequences = values.ids(&key("sequences"));
     let attended = values.rows(&key("attention_mask"));
     let start = rows[0].len();
@@ -91,7 +92,9 @@ fn greedy(
             let pick = |values: &[f32]| ids.iter().map(|&id| values[id]).collect::<Vec<f32>>();
             worst = worst.max(excess(&pick(logits), &pick(want), 2e-4, 1e-4));
             let best = ids.iter().copied().reduce(|a, b| if logits[b] > logits[a] { b } else { a });
-            let id = best.unwrap() as u32;
+            // A row that has ended is filled up with padding, which it sees.
+            let ended = rows[row][start..].contains(&special.eos);
+            let id = if ended { special.pad } else { best.unwrap() as u32 };
             rows[row].push(id);
             fed.push(vec![id]);
         }
