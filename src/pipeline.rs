@@ -47,6 +47,11 @@ pub enum PipelineEvent {
     End(EndReason),
 }
 
+/// What is said where a picture is asked of a checkpoint that came without the decoder.
+pub const NO_DECODER: &str = "this checkpoint has no VQGAN decoder, so it cannot draw: fetch \
+    tokenizer/vqgan.ckpt and tokenizer/vqgan.yaml of the original release (or of Anole), and add them with \
+    `calumma import CHECKPOINT --vqgan tokenizer/vqgan.ckpt`";
+
 /// A checkpoint ready for work on one device.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -286,15 +291,7 @@ impl Pipeline {
     /// When there is none or it has no decoder; says which file to add, and how.
     pub fn drawing_vq(&self) -> Result<&VqTokenizer> {
         let vq = self.vq()?;
-        if vq.has_decoder() {
-            return Ok(vq);
-        }
-        Err(Error::Invalid(
-            "this checkpoint has no VQGAN decoder, so it cannot draw: fetch tokenizer/vqgan.ckpt and \
-             tokenizer/vqgan.yaml of the original release (or of Anole), and add them with \
-             `calumma import --vqgan tokenizer/vqgan.ckpt CHECKPOINT`"
-                .into(),
-        ))
+        if vq.has_decoder() { Ok(vq) } else { Err(Error::Invalid(NO_DECODER.into())) }
     }
 
     /// The settings that the checkpoint comes with.

@@ -56,7 +56,7 @@ fn a_hugging_face_directory_sees_but_says_what_it_needs_to_draw() {
     let codes = pipeline.vq().unwrap().encode(&[picture()]).unwrap();
     assert_eq!(codes[0].ids.len(), 64);
     let error = pipeline.draw("a circle").unwrap_err().to_string();
-    for part in ["no VQGAN decoder", "tokenizer/vqgan.ckpt", "calumma import --vqgan"] {
+    for part in ["no VQGAN decoder", "tokenizer/vqgan.ckpt", "calumma import CHECKPOINT --vqgan"] {
         assert!(error.contains(part), "{error}");
     }
     assert!(pipeline.vq().unwrap().decode(&codes).is_err());

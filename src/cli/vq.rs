@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use calumma::pipeline::NO_DECODER;
 use calumma::train::{ImageTask, VqRecipe, read_recipe};
 use calumma::{Error, Result};
 use clap::{Args, Subcommand};
@@ -141,6 +142,15 @@ impl OneOrMany {
     }
 }
 
+/// A tokenizer that has its decoder.
+fn drawing_tokenizer(dir: &Path, session: &Session) -> Result<VqTokenizer> {
+    let tokenizer = tokenizer(dir, session)?;
+    match tokenizer.has_decoder() {
+        true => Ok(tokenizer),
+        false => Err(Error::file(dir, NO_DECODER)),
+    }
+}
+
 fn decode(args: &DecodeArgs, session: &Session) -> Result<()> {
     let text = std::fs::read_to_string(&args.codes).map_err(Error::io(&args.codes))?;
     let no_codes = |message: String| Error::file(&args.codes, message);
@@ -154,7 +164,7 @@ fn decode(args: &DecodeArgs, session: &Session) -> Result<()> {
     if codes.is_empty() {
         return Err(no_codes("holds no codes".to_owned()));
     }
-    let tokenizer = tokenizer(&args.checkpoint, session)?;
+    let tokenizer = drawing_tokenizer(&args.checkpoint, session)?;
     let images = tokenizer.decode(&codes).map_err(|e| no_codes(e.to_string()))?;
     for (index, image) in images.iter().enumerate() {
         let path = match index {
@@ -171,7 +181,7 @@ fn decode(args: &DecodeArgs, session: &Session) -> Result<()> {
 
 fn reconstruct(args: &ReconstructArgs, session: &Session) -> Result<()> {
     let images = pictures::open_all(&args.images)?;
-    let tokenizer = tokenizer(&args.checkpoint, session)?;
+    let tokenizer = drawing_tokenizer(&args.checkpoint, session)?;
     let (mut sum_psnr, mut sum_ssim) = (0.0, 0.0);
     let out = args.out.as_deref().map(|dir| Outputs::new(dir, &args.images));
     let mut out = out.transpose()?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{calumma_in, picture, text, tiny};
-use crate::common::tiny_checkpoint;
+use crate::common::{fixture, tiny_checkpoint};
 
 fn empty() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
@@ -211,4 +211,22 @@ fn values_of_a_recipe_are_checked_before_the_work() {
         calumma_in(dir.path(), &["train", "lm.toml", "--set", change]).fails(3, &[told]);
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn what_cannot_draw_says_which_file_to_add_and_how() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = fixture("models/prenorm-gqa");
+    let theirs = text(&theirs);
+    std::fs::write(dir.path().join("c.json"), r#"{"height": 1, "width": 1, "codes": [0]}"#)
+        .unwrap();
+    let needed = ["tokenizer/vqgan.ckpt", "calumma import CHECKPOINT --vqgan"];
+    for args in [
+        &["draw", theirs, "a square", "--out", "out"][..],
+        &["vq", "decode", theirs, "c.json", "--out", "p.png"],
+        &["generate", theirs, "--prompt", "a", "--modality", "image", "--out", "out"],
+    ] {
+        calumma_in(dir.path(), args).fails(3, &needed);
+    }
+    assert!(!dir.path().join("p.png").exists());
 }
