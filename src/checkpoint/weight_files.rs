@@ -29,6 +29,10 @@ pub fn weight_files(dir: &Path) -> Result<(PathBuf, WeightFiles)> {
     let mut files = WeightFiles::default();
     for (shard, names) in shards(&index)? {
         let path = dir.join(&shard);
+        if !path.is_file() {
+            let message = format!("tensor {} lies in {shard}, which is not there", names[0]);
+            return Err(Error::file(&index, message));
+        }
         files.add(&path)?;
         if let Some(name) = names.iter().find(|name| !files.contains(name)) {
             let message =
@@ -136,6 +140,34 @@ mod tests {
     }
 
     #[test]
+    fn every_cut_and_every_changed_byte_of_an_index_is_an_error_or_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let tensors: Vec<TensorInfo> =
+            ["a.weight", "b.weight"].map(|name| (name.to_owned(), Dtype::U8, vec![3])).to_vec();
+        write_weights(dir.path(), &tensors, 3, |name| Ok(vec![name.as_bytes()[0]; 3])).unwrap();
+        let index = dir.path().join(INDEX);
+        let whole = std::fs::read(&index).unwrap();
+        let outcome = |bytes: &[u8]| {
+            std::fs::write(&index, bytes).unwrap();
+            match weight_files(dir.path()) {
+                Ok((_, files)) => {
+                    for (name, ..) in &tensors {
+                        assert_eq!(files.stored(name).unwrap().bytes, [name.as_bytes()[0]; 3]);
+                    }
+                    assert_eq!(files.infos().len(), tensors.len());
+                }
+                Err(error) => assert!(error.to_string().contains("safetensors"), "{error}"),
+            }
+        };
+        (0..whole.len()).for_each(|len| outcome(&whole[..len]));
+        for (at, mask) in (0..whole.len()).flat_map(|at| [1, 2, 32, 128].map(|mask| (at, mask))) {
+            let mut changed = whole.clone();
+            changed[at] ^= mask;
+            outcome(&changed);
+        }
+    }
+
+    #[test]
     fn an_index_that_leads_elsewhere_or_nowhere_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let index = dir.path().join(INDEX);
@@ -145,7 +177,10 @@ mod tests {
             (r#"{"weight_map": {}}"#, "weight_map is empty"),
             (r#"{"weight_map": {"a": "../b.safetensors"}}"#, "tensor a lies in"),
             (r#"{"weight_map": {"a": 3}}"#, "tensor a lies in 3"),
-            (r#"{"weight_map": {"a": "b.safetensors"}}"#, "b.safetensors"),
+            (
+                r#"{"weight_map": {"a": "b.safetensors"}}"#,
+                "tensor a lies in b.safetensors, which is not there",
+            ),
         ] {
             std::fs::write(&index, text).unwrap();
             let message = weight_files(dir.path()).unwrap_err().to_string();
