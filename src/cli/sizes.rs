@@ -6,6 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use calumma::model::ModelConfig;
 use calumma::train::LanguageRecipe;
+use vq_tokenizer::weights::ParamPath;
 
 /// Bytes of an f32.
 const FLOAT: f64 = 4.0;
@@ -46,21 +47,21 @@ pub fn parameters<M: Module>(module: &M) -> Parts {
 #[derive(Default)]
 struct Counter {
     parts: Parts,
-    path: Vec<String>,
+    path: ParamPath,
 }
 
 impl ModuleVisitor for Counter {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
     }
 
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.path.exit(container_type);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let number: usize = param.val().dims().iter().product();
-        *self.parts.entry(part_of(&self.path.join("."))).or_insert(0) += number;
+        *self.parts.entry(part_of(&self.path.name())).or_insert(0) += number;
     }
 }
 

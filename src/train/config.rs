@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use vq_tokenizer::VqConfig;
-use vq_tokenizer::train::{RevivalConfig, VqLossConfig};
+use vq_tokenizer::train::{CodebookStart, RevivalConfig, VqLossConfig};
 
 use super::objective::LossConfig;
 use super::optimizer::OptimizerConfig;
@@ -84,8 +84,10 @@ pub struct VqRecipe {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WarmupConfig {
-    /// Steps as a plain autoencoder; then the codebook starts from the latents of a batch.
+    /// Steps as a plain autoencoder; then the codebook starts from latents.
     pub autoencoder_steps: usize,
+    /// Where it starts: `data` or `k-means`.
+    pub codebook: CodebookStart,
 }
 
 /// A recipe for `calumma bpe train`: a text tokenizer with picture and special tokens reserved.

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use vq_tokenizer::metrics::{CodebookUsage, psnr, ssim};
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::train::{Revival, VqLoss, VqObjective, initialise_codebook};
+use vq_tokenizer::train::{CodebookCare, VqLoss, VqObjective};
 use vq_tokenizer::weights::{self, WeightFiles};
 use vq_tokenizer::{VqModel, VqTokenizer};
 
@@ -30,7 +30,7 @@ const CODEBOOK: &str = "quantize.embedding.weight";
 #[derive(Serialize, Deserialize)]
 struct State {
     cursor: Cursor,
-    revival: Revival,
+    codebook: CodebookCare,
 }
 
 /// An image tokenizer in training.
@@ -42,7 +42,7 @@ pub struct ImageTask {
     model: Option<VqModel>,
     optimizer: Optimizer,
     objective: VqObjective,
-    revival: Revival,
+    codebook: CodebookCare,
     sources: Vec<Counted>,
     mixture: Mixture,
     validation: Vec<(String, Vec<RgbImage>)>,
@@ -86,7 +86,7 @@ impl ImageTask {
         Ok(Self {
             optimizer: Optimizer::new(recipe.optimizer.clone()),
             objective: VqObjective { config: recipe.loss.clone() },
-            revival: Revival::new(recipe.codebook.clone(), recipe.model.num_embeddings),
+            codebook: CodebookCare::new(recipe.codebook.clone(), &recipe.model),
             device: training_device,
             preprocessor,
             model,
@@ -132,6 +132,21 @@ impl ImageTask {
             images.extend(drawn.collect::<Result<Vec<_>>>()?.into_iter().flatten());
         }
         Ok(self.preprocessor.tensor(&images, &self.device)?)
+    }
+
+    /// Latents to start the codebook from: those of `pixels`, and of more pictures until there are a few
+    /// for each code.
+    fn starting_latents(&mut self, pixels: &Tensor<4>) -> Result<Vec<Tensor<4>>> {
+        const FOR_EACH_CODE: usize = 4;
+        let latents = |model: &VqModel, pixels: Tensor<4>| model.valid().latents(pixels.inner());
+        let mut all = vec![latents(self.model(), pixels.clone())];
+        let [batch, _, height, width] = all[0].dims();
+        let wanted = FOR_EACH_CODE * self.recipe.model.num_embeddings;
+        while all.len() * batch * height * width < wanted {
+            let pixels = self.batch()?;
+            all.push(latents(self.model(), pixels));
+        }
+        Ok(all)
     }
 
     fn objective_of(&self, step: usize, pixels: Tensor<4>) -> VqLoss {
@@ -184,9 +199,10 @@ impl Task for ImageTask {
         let mut rng = ChaCha8Rng::seed_from_u64(self.recipe.run.seed);
         rng.set_stream(step as u64);
         if step == self.recipe.warmup.autoencoder_steps {
+            let latents = self.starting_latents(&pixels)?;
             let model = self.model.take().expect("the model is put back at once");
-            let latents = model.valid().latents(pixels.clone().inner());
-            self.model = Some(initialise_codebook(model, latents, &mut rng));
+            let start = self.recipe.warmup.codebook;
+            self.model = Some(self.codebook.start(model, latents, start, &mut rng));
         }
         let loss = self.objective_of(step, pixels);
         let total = f64::from(loss.total.clone().into_scalar::<f32>());
@@ -206,7 +222,8 @@ impl Task for ImageTask {
             .map_err(|norm| diverged("gradient norm", norm))?;
         if step >= self.recipe.warmup.autoencoder_steps {
             let rows;
-            (model, rows) = self.revival.step(model, loss.codes, loss.latents, &mut rng);
+            let config = &self.recipe.model;
+            (model, rows) = self.codebook.step(config, model, loss.codes, loss.latents, &mut rng);
             let rows = rows.into_iter().collect();
             self.optimizer.reset_rows(CODEBOOK, &rows, self.recipe.model.embed_dim);
         }
@@ -216,7 +233,7 @@ impl Task for ImageTask {
         let metrics = vec![
             ("loss", total),
             ("psnr", psnr),
-            ("unused_codes", self.revival.unused() as f64),
+            ("unused_codes", self.codebook.unused() as f64),
             ("grad_norm", norm),
         ];
         Ok((metrics, self.recipe.batch.images))
@@ -251,7 +268,8 @@ impl Task for ImageTask {
         let trainer = dir.join("trainer");
         std::fs::create_dir_all(&trainer).map_err(Error::io(&trainer))?;
         self.optimizer.save(&trainer.join("optimizer.safetensors"))?;
-        let state = State { cursor: self.mixture.cursor().clone(), revival: self.revival.clone() };
+        let state =
+            State { cursor: self.mixture.cursor().clone(), codebook: self.codebook.clone() };
         super::state::write_json(&trainer.join("state.json"), &state)?;
         super::state::write_toml(&trainer.join("recipe.toml"), &self.recipe)
     }
@@ -268,7 +286,7 @@ impl Task for ImageTask {
         )?;
         let state: State = super::state::read_json(&trainer.join("state.json"))?;
         self.mixture.restore(&state.cursor)?;
-        self.revival = state.revival;
+        self.codebook = state.codebook;
         Ok(())
     }
 }

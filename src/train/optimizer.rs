@@ -12,7 +12,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdjustLrFn, GradientsParams, MuonConfig, Optimizer as _, decay, momentum};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use vq_tokenizer::weights;
+use vq_tokenizer::weights::{self, ParamPath};
 
 use crate::error::{Error, Result};
 #[cfg(feature = "cpu")]
@@ -137,7 +137,7 @@ impl Optimizer {
         let mut update = Update {
             optimizer: self,
             gradients,
-            path: Vec::new(),
+            path: ParamPath::default(),
             lr,
             scale,
             corrections: [1.0 - beta1.powf(steps), 1.0 - beta2.powf(steps)],
@@ -241,7 +241,7 @@ impl ModuleVisitor for SquaredNorm<'_> {
 struct Update<'a> {
     optimizer: &'a mut Optimizer,
     gradients: GradientsParams,
-    path: Vec<String>,
+    path: ParamPath,
     lr: f64,
     scale: f64,
     corrections: [f64; 2],
@@ -250,7 +250,7 @@ struct Update<'a> {
 impl Update<'_> {
     fn updated<const D: usize>(&mut self, id: ParamId, weight: Tensor<D>) -> Tensor<D> {
         let Some(gradient) = self.gradients.remove::<D>(id) else { return weight };
-        let path = self.path.join(".");
+        let path = self.path.name();
         let config = &self.optimizer.config;
         let decay = if decays(&path, D) { config.weight_decay } else { 0.0 };
         let muon = config.kind == OptimizerKind::Muon && is_hidden_matrix(&path, D);
@@ -350,12 +350,12 @@ impl Update<'_> {
 }
 
 impl ModuleMapper for Update<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
     }
 
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.path.exit(container_type);
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::model::VqModel;
+use crate::quantizer::QuantizerConfig;
 
 /// Groups of channels that are normalised together, unless [`VqConfig::norm_groups`] says otherwise.
 pub const NORM_GROUPS: usize = 32;
@@ -51,6 +52,9 @@ pub struct VqConfig {
     /// releases have 32, the value of an absent key. A narrow model needs fewer: with one channel in
     /// a group the last normalisation takes the mean colour of a picture away.
     pub norm_groups: usize,
+    /// What turns latents into codes.
+    #[serde(skip_serializing_if = "QuantizerConfig::is_default")]
+    pub quantizer: QuantizerConfig,
 }
 
 /// Every key a configuration file may have, new and old.
@@ -76,6 +80,7 @@ struct Keys {
     n_embed: Option<usize>,
     dropout: Option<f64>,
     norm_groups: Option<usize>,
+    quantizer: Option<QuantizerConfig>,
 }
 
 impl From<Keys> for VqConfig {
@@ -98,6 +103,7 @@ impl From<Keys> for VqConfig {
             num_embeddings: keys.num_embeddings.or(keys.n_embed).unwrap_or(8192),
             dropout: keys.dropout.unwrap_or(0.0),
             norm_groups: keys.norm_groups.unwrap_or(NORM_GROUPS),
+            quantizer: keys.quantizer.unwrap_or_default(),
         }
     }
 }
@@ -220,6 +226,7 @@ impl VqConfig {
             let message = format!("dropout is {}; allowed: 0 up to but not 1", self.dropout);
             return Err(Error::Invalid(message));
         }
+        self.quantizer.validate(self.num_embeddings, self.embed_dim)?;
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ pub mod weights;
 pub use config::{NORM_GROUPS, VqConfig};
 pub use error::{Error, Result};
 pub use model::VqModel;
-pub use quantizer::{Quantized, VectorQuantizer};
+pub use quantizer::{EmaState, Estimator, Quantized, Quantizer, QuantizerConfig};
 pub use tokenizer::VqTokenizer;
 
 /// The codes of one picture: indices into the codebook, row-major.

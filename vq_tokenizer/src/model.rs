@@ -7,7 +7,7 @@ use crate::blocks::Conv2d;
 use crate::config::VqConfig;
 use crate::decoder::Decoder;
 use crate::encoder::Encoder;
-use crate::quantizer::{Quantized, VectorQuantizer};
+use crate::quantizer::{Quantized, Quantizer};
 
 /// Encoder, quantizer and decoder; field names are the published tensor names.
 ///
@@ -17,7 +17,7 @@ pub struct VqModel {
     /// Pixels to latents.
     pub encoder: Encoder,
     /// The codebook.
-    pub quantize: VectorQuantizer,
+    pub quantize: Quantizer,
     /// 1x1 convolution from the encoder to the codebook's vectors.
     pub quant_conv: Conv2d,
     /// 1x1 convolution from the codebook's vectors to the decoder.
@@ -32,7 +32,7 @@ impl VqModel {
         let (latent, embed) = (config.latent_channels, config.embed_dim);
         Self {
             encoder: Encoder::new(config, device),
-            quantize: VectorQuantizer::new(config.num_embeddings, embed, device),
+            quantize: Quantizer::new(&config.quantizer, config.num_embeddings, embed, device),
             quant_conv: Conv2d::new(latent, embed, 1, device),
             post_quant_conv: Conv2d::new(embed, latent, 1, device),
             decoder: Some(Decoder::new(config, device)),

@@ -23,11 +23,14 @@ pub struct VqLossConfig {
     pub codebook: f64,
     /// Mean squared distance that pulls the latents to the codebook.
     pub commitment: f64,
+    /// Entropy of each choice less that of all choices together, for quantizers that choose softly (lfq,
+    /// ibq): makes choices sure and uses all codes.
+    pub entropy: f64,
 }
 
 impl Default for VqLossConfig {
     fn default() -> Self {
-        Self { l1: 1.0, l2: 1.0, gradient: 1.0, codebook: 0.25, commitment: 1.0 }
+        Self { l1: 1.0, l2: 1.0, gradient: 1.0, codebook: 0.25, commitment: 1.0, entropy: 0.0 }
     }
 }
 
@@ -43,6 +46,7 @@ impl VqLossConfig {
             ("gradient", self.gradient),
             ("codebook", self.codebook),
             ("commitment", self.commitment),
+            ("entropy", self.entropy),
         ] {
             if !weight.is_finite() || weight < 0.0 {
                 let message = format!("loss weight {key} is {weight}; allowed: 0 or more");
@@ -90,7 +94,8 @@ impl VqObjective {
         let quantization = quantized.commitment_loss.clone().detach();
         let total = reconstruction.clone()
             + quantized.codebook_loss * self.config.codebook
-            + quantized.commitment_loss * self.config.commitment;
+            + quantized.commitment_loss * self.config.commitment
+            + quantized.entropy_loss * self.config.entropy;
         VqLoss {
             total,
             reconstruction: reconstruction.detach(),

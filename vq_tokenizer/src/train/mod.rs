@@ -2,8 +2,10 @@
 //!
 //! The loop, the optimizer and the checkpoints belong to the program that trains.
 
+mod codebook;
 mod losses;
 mod revival;
 
+pub use codebook::{CodebookCare, CodebookStart};
 pub use losses::{VqLoss, VqLossConfig, VqObjective};
-pub use revival::{Revival, RevivalConfig, initialise_codebook};
+pub use revival::{Revival, RevivalConfig};

@@ -1,4 +1,4 @@
-//! Care of the codebook: a start from data, and new life for codes that nothing chooses.
+//! New life for codes that nothing chooses.
 //!
 //! A code without latents gets no gradient and stays unused for good. After a number of steps without
 //! use it is replaced by a random latent of the current batch, as in Jukebox (arXiv 2005.00341, 3.1);
@@ -8,7 +8,6 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 use rand::RngExt;
-use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +68,7 @@ impl Revival {
         self.count(&codes);
         let late = self.config.until_step.is_some_and(|last| self.steps > last);
         let after = self.config.after_steps;
-        if after == 0 || late {
+        if after == 0 || late || model.quantize.codebook().is_none() {
             return (model, Vec::new());
         }
         let mut rows: Vec<usize> =
@@ -77,7 +76,7 @@ impl Revival {
         if rows.is_empty() {
             return (model, rows);
         }
-        let vectors = vectors(latents);
+        let vectors = vectors(model.quantize.comparable(latents));
         rows.truncate(vectors.len());
         let model = with_table(model, |table, embed| {
             let chosen = far_ones(&vectors, &codes, table, rows.len(), rng);
@@ -129,46 +128,18 @@ fn far_ones(
     times.into_iter().take(count).map(|(_, i)| i).collect()
 }
 
-/// `model` with its codebook drawn from `latents` (`[batch, embed, h, w]`): distinct random ones, and
-/// once these are used up, again all of them with a little noise so that no two codes are equal.
-pub fn initialise_codebook(model: VqModel, latents: Tensor<4>, rng: &mut ChaCha8Rng) -> VqModel {
-    let vectors = vectors(latents);
-    let noise = 0.05 * spread(&vectors);
-    with_table(model, |table, embed| {
-        let rows = table.len() / embed;
-        for first in (0..rows).step_by(vectors.len()) {
-            let count = vectors.len().min(rows - first);
-            for (row, pick) in (first..).zip(sample(rng, vectors.len(), count)) {
-                for (value, latent) in table[row * embed..][..embed].iter_mut().zip(&vectors[pick])
-                {
-                    let shake = if first == 0 { 0.0 } else { rng.random_range(-noise..=noise) };
-                    *value = latent + shake;
-                }
-            }
-        }
-    })
-}
-
 /// The columns of `[batch, embed, h, w]`, one vector per position.
-fn vectors(latents: Tensor<4>) -> Vec<Vec<f32>> {
+pub(super) fn vectors(latents: Tensor<4>) -> Vec<Vec<f32>> {
     let [_, embed, _, _] = latents.dims();
     let values: Vec<f32> = latents.permute([0, 2, 3, 1]).into_data().iter::<f32>().collect();
     values.chunks_exact(embed).map(<[f32]>::to_vec).collect()
 }
 
-/// The standard deviation of all entries around their common mean.
-fn spread(vectors: &[Vec<f32>]) -> f32 {
-    let values = || vectors.iter().flatten().map(|v| f64::from(*v));
-    let count = values().count() as f64;
-    let mean = values().sum::<f64>() / count;
-    (values().map(|v| (v - mean).powi(2)).sum::<f64>() / count).sqrt() as f32
-}
-
 /// `model` with its codebook edited on the host; `edit` gets the rows and their length. The parameter
 /// keeps its identity, so that the optimizer's state of the other rows stays valid.
-fn with_table(mut model: VqModel, edit: impl FnOnce(&mut [f32], usize)) -> VqModel {
-    let weight = model.quantize.embedding.weight;
-    model.quantize.embedding.weight = weight.map(|old| {
+pub(super) fn with_table(mut model: VqModel, edit: impl FnOnce(&mut [f32], usize)) -> VqModel {
+    let Some(codebook) = model.quantize.codebook_mut() else { return model };
+    codebook.weight = codebook.weight.clone().map(|old| {
         let [rows, embed] = old.dims();
         let device = old.device();
         let tracked = old.is_require_grad();
@@ -203,8 +174,8 @@ mod tests {
     }
 
     fn table(model: &VqModel) -> Vec<Vec<f32>> {
-        let values = model.quantize.embedding.weight.val().into_data().try_to_vec::<f32>().unwrap();
-        values.chunks(3).map(<[f32]>::to_vec).collect()
+        let table = model.quantize.codebook().unwrap().weight.val();
+        table.into_data().try_to_vec::<f32>().unwrap().chunks(3).map(<[f32]>::to_vec).collect()
     }
 
     #[test]
@@ -214,7 +185,7 @@ mod tests {
         let config = RevivalConfig { after_steps: 2, until_step: None };
         let mut revival = Revival::new(config, 10);
         let first = model(&device);
-        let id = first.quantize.embedding.weight.id;
+        let id = first.quantize.codebook().unwrap().weight.id;
         let before = table(&first);
         let latents = Tensor::<4>::random([1, 3, 4, 4], Distribution::Default, &device);
         let used = Tensor::<1, Int>::arange(0..16, &device).remainder_scalar(7).reshape([1, 4, 4]);
@@ -228,8 +199,8 @@ mod tests {
         let candidates = vectors(latents);
         assert!(after[7..].iter().all(|row| candidates.contains(row)));
         assert_ne!(after[7], after[8]);
-        assert_eq!(third.quantize.embedding.weight.id, id);
-        assert!(third.quantize.embedding.weight.is_require_grad());
+        assert_eq!(third.quantize.codebook().unwrap().weight.id, id);
+        assert!(third.quantize.codebook().unwrap().weight.is_require_grad());
     }
 
     #[test]
@@ -272,18 +243,5 @@ mod tests {
         let (first, rows) = revival.step(model(&device), codes.clone(), latents.clone(), &mut rng);
         assert_eq!(rows.len(), 9);
         assert!(revival.step(first, codes, latents, &mut rng).1.is_empty());
-    }
-
-    #[test]
-    fn initial_codes_are_latents_and_all_different() {
-        let device = Device::flex();
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let latents = Tensor::<4>::random([1, 3, 2, 3], Distribution::Default, &device);
-        let rows = table(&initialise_codebook(model(&device), latents.clone(), &mut rng));
-        let candidates = vectors(latents);
-        assert!(rows[..6].iter().all(|row| candidates.contains(row)));
-        for (i, row) in rows.iter().enumerate() {
-            assert!(!rows[..i].contains(row), "row {i} repeats");
-        }
     }
 }

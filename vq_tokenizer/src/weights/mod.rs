@@ -19,6 +19,37 @@ use crate::error::{Error, Result};
 pub use self::files::{StoredTensor, WeightFiles};
 pub use self::store::{StoredDtype, TensorInfo, to_bytes, write_file};
 
+/// The name of the parameter that a visitor is at: the fields on the way to it, joined by dots. Variants
+/// of enums have no part in it.
+#[derive(Clone, Debug, Default)]
+pub struct ParamPath(Vec<String>);
+
+impl ParamPath {
+    /// To call in `enter_module`.
+    pub fn enter(&mut self, name: &str, container_type: &str) {
+        if !is_variant(container_type) {
+            self.0.push(name.to_owned());
+        }
+    }
+
+    /// To call in `exit_module`.
+    pub fn exit(&mut self, container_type: &str) {
+        if !is_variant(container_type) {
+            self.0.pop();
+        }
+    }
+
+    /// The name.
+    pub fn name(&self) -> String {
+        self.0.join(".")
+    }
+}
+
+/// How Burn's derived visits call the step from an enum into its variant.
+fn is_variant(container_type: &str) -> bool {
+    container_type.starts_with("Enum:")
+}
+
 /// Tensors by name, in f32, on the host.
 pub type NamedTensors = BTreeMap<String, TensorData>;
 
@@ -39,41 +70,41 @@ pub fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
 #[derive(Default)]
 struct Shapes {
     shapes: BTreeMap<String, Vec<usize>>,
-    path: Vec<String>,
+    path: ParamPath,
 }
 
 impl ModuleVisitor for Shapes {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
     }
 
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.path.exit(container_type);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.shapes.insert(self.path.join("."), param.lazy_shape().to_vec());
+        self.shapes.insert(self.path.name(), param.lazy_shape().to_vec());
     }
 }
 
 #[derive(Default)]
 struct Collector {
     tensors: NamedTensors,
-    path: Vec<String>,
+    path: ParamPath,
 }
 
 impl ModuleVisitor for Collector {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
     }
 
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.path.exit(container_type);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let data = param.val().to_data().convert_dtype(DType::F32);
-        self.tensors.insert(self.path.join("."), data);
+        self.tensors.insert(self.path.name(), data);
     }
 }
 
@@ -125,7 +156,7 @@ pub fn load_as<M: Module>(
     let mut loader = Loader {
         source: &mut source,
         dtype,
-        path: Vec::new(),
+        path: ParamPath::default(),
         missing: Vec::new(),
         unexpected,
         shapes: Vec::new(),
@@ -160,7 +191,7 @@ fn abridged(names: &[String]) -> String {
 struct Loader<'a, S> {
     source: &'a mut S,
     dtype: FloatDType,
-    path: Vec<String>,
+    path: ParamPath,
     missing: Vec<String>,
     unexpected: BTreeSet<String>,
     shapes: Vec<String>,
@@ -169,19 +200,19 @@ struct Loader<'a, S> {
 }
 
 impl<S: TensorSource> ModuleMapper for Loader<'_, S> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
     }
 
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.path.exit(container_type);
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         if self.failure.is_some() {
             return param;
         }
-        let name = self.path.join(".");
+        let name = self.path.name();
         let data = match self.source.tensor(&name, self.dtype) {
             Ok(Some(data)) => data,
             Ok(None) => {

@@ -1,0 +1,108 @@
+//! Index backpropagation: the choice itself is relaxed, so that the gradient reaches every code and not
+//! only the chosen one.
+//!
+//! Source: Shi et al., "Taming Scalable Visual Tokenizer for Autoregressive Image Generation" (arXiv
+//! 2412.02692, section 3.2) and SEED-Voken's `IndexPropagationQuantize`. The code is the one of the
+//! largest inner product.
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, activation};
+
+use super::Quantized;
+use super::table::{CodeTable, by_rows, from_rows, lookup, rows_of};
+
+/// A codebook chosen from by inner products.
+#[derive(Module, Debug)]
+pub struct Ibq {
+    /// The codebook vectors.
+    pub embedding: CodeTable,
+}
+
+impl Ibq {
+    pub(super) fn new(size: [usize; 2], device: &Device) -> Self {
+        Self { embedding: CodeTable::uniform(size, 1.0 / size[0] as f64, device) }
+    }
+
+    /// The codes, `[num_embeddings, embed_dim]`.
+    pub(super) fn table(&self) -> Tensor<2> {
+        self.embedding.weight.val()
+    }
+
+    /// See [`super::Quantizer::codes`].
+    pub(super) fn codes(&self, latents: Tensor<4>) -> Tensor<3, Int> {
+        let table = self.table().detach().transpose(); // [embed, codes]
+        by_rows(latents, |z| z.matmul(table.clone()).argmax(1))
+    }
+
+    /// See [`super::Quantizer::forward`]. `codebook_loss` and `commitment_loss` are of the hard choice,
+    /// the latter with the distance of the relaxed one, whose gradient both sides get.
+    pub(super) fn forward(&self, latents: Tensor<4>) -> Quantized {
+        let (shape, table) = (latents.dims(), self.table());
+        let z = rows_of(latents.clone()); // [rows, embed]
+        let scores = z.matmul(table.clone().transpose()); // [rows, codes]
+        let odds = activation::softmax(scores.clone(), 1);
+        let [batch, _, height, width] = shape;
+        let codes: Tensor<3, Int> = self.codes(latents.clone());
+        let hard = lookup(table.clone(), codes.clone());
+        // One-hot less the odds has no gradient: its product with the table is the hard choice's value
+        // less the mean under the odds, and the gradient of the table's rows comes from both.
+        let soft = from_rows(odds.clone().matmul(table.clone()), shape);
+        let still = from_rows(odds.clone().detach().matmul(table), shape);
+        let relaxed = hard.clone() - still + soft;
+        let of_relaxed = (relaxed.clone() - latents.clone()).square().mean();
+        let of_hard = (hard.clone().detach() - latents.clone()).square().mean();
+        let log_odds = activation::log_softmax(scores, 1);
+        let of_each = (odds.clone() * log_odds).sum_dim(1).mean().neg();
+        let mean = odds.mean_dim(0); // [1, codes]
+        let of_all = (mean.clone() * mean.clamp_min(1e-9).log()).sum().neg();
+        debug_assert_eq!(codes.dims(), [batch, height, width]);
+        Quantized {
+            latents: relaxed,
+            codes,
+            codebook_loss: (hard - latents.detach()).square().mean(),
+            commitment_loss: of_relaxed + of_hard,
+            entropy_loss: of_each - of_all,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use burn::module::Param;
+    use burn::tensor::Distribution;
+
+    fn ibq(device: &Device) -> Ibq {
+        let weight = Tensor::random([7, 4], Distribution::Normal(0.0, 1.0), device);
+        Ibq { embedding: CodeTable { weight: Param::from_tensor(weight) } }
+    }
+
+    #[test]
+    fn values_are_those_of_the_largest_inner_product() {
+        let device = Device::flex();
+        let ibq = ibq(&device);
+        let latents = Tensor::<4>::random([2, 4, 3, 3], Distribution::Normal(0.0, 1.0), &device);
+        let quantized = ibq.forward(latents.clone());
+        let table: Vec<f32> = ibq.table().into_data().iter().collect();
+        let rows: Vec<f32> = rows_of(latents).into_data().iter().collect();
+        let values: Vec<f32> = rows_of(quantized.latents).into_data().iter().collect();
+        for (row, value) in rows.chunks(4).zip(values.chunks(4)) {
+            let score = |e: &&[f32]| -> f32 { row.iter().zip(*e).map(|(z, e)| z * e).sum() };
+            let best = table.chunks(4).max_by(|a, b| score(a).total_cmp(&score(b))).unwrap();
+            assert!(value.iter().zip(best).all(|(a, b)| (a - b).abs() < 1e-5));
+        }
+    }
+
+    #[test]
+    fn every_code_gets_a_gradient() {
+        let device = Device::flex().autodiff();
+        let ibq = ibq(&device);
+        let latents = Tensor::<4>::random([1, 4, 1, 1], Distribution::Normal(0.0, 1.0), &device);
+        let weights = Tensor::<4>::random([1, 4, 1, 1], Distribution::Normal(0.0, 1.0), &device);
+        let gradients = (ibq.forward(latents).latents * weights).sum().backward();
+        let gradient = ibq.table().grad(&gradients).unwrap();
+        let rows: Vec<f32> = gradient.square().sum_dim(1).into_data().iter().collect();
+        assert!(rows.iter().all(|row| *row > 0.0), "{rows:?}");
+    }
+}

@@ -1,0 +1,43 @@
+//! A codebook that never moves, behind one linear map that does: every code moves with every other, so
+//! none is left behind.
+//!
+//! Source: Zhu et al., "Addressing Representation Collapse in Vector Quantized Models with One Linear
+//! Layer" (arXiv 2411.02038).
+
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Int, Tensor};
+
+use super::table::{CodeTable, lookup, nearest};
+use super::{Estimator, Quantized};
+
+/// A frozen table and its map.
+#[derive(Module, Debug)]
+pub struct SimVq {
+    /// Random vectors that stay as they are.
+    pub embedding: CodeTable,
+    /// `[embed_dim, embed_dim]`: the codes are `embedding map^T`.
+    pub map: Param<Tensor<2>>,
+    #[module(skip)]
+    estimator: Estimator,
+}
+
+impl SimVq {
+    pub(super) fn new(size: [usize; 2], estimator: Estimator, device: &Device) -> Self {
+        let std = (size[1] as f64).powf(-0.5);
+        let normal = Initializer::Normal { mean: 0.0, std };
+        let embedding = CodeTable { weight: normal.init(size, device) };
+        Self { embedding, map: normal.init([size[1], size[1]], device), estimator }
+    }
+
+    /// The codes, `[num_embeddings, embed_dim]`.
+    pub(super) fn table(&self) -> Tensor<2> {
+        self.embedding.weight.val().detach().matmul(self.map.val().transpose())
+    }
+
+    /// See [`super::Quantizer::forward`].
+    pub(super) fn forward(&self, latents: Tensor<4>) -> Quantized {
+        let table = self.table();
+        let codes: Tensor<3, Int> = nearest(latents.clone(), table.clone());
+        Quantized::of_table(latents, lookup(table, codes.clone()), codes, self.estimator)
+    }
+}

@@ -1,0 +1,109 @@
+//! VQ: the nearest vector of a learned codebook, which gradients move.
+//!
+//! Source: van den Oord et al., "Neural Discrete Representation Learning" (arXiv 1711.00937), in the
+//! form of taming-transformers' `VectorQuantizer2`; Chameleon's quantizer.
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor};
+
+use super::table::{CodeTable, lookup, nearest};
+use super::{Estimator, Quantized};
+
+/// A codebook with nearest-vector assignment.
+#[derive(Module, Debug)]
+pub struct VectorQuantizer {
+    /// The codebook vectors.
+    pub embedding: CodeTable,
+    #[module(skip)]
+    estimator: Estimator,
+}
+
+impl VectorQuantizer {
+    /// Vectors uniform within `1 / num_embeddings`.
+    pub(super) fn new(size: [usize; 2], estimator: Estimator, device: &Device) -> Self {
+        Self { embedding: CodeTable::uniform(size, 1.0 / size[0] as f64, device), estimator }
+    }
+
+    /// The codes, `[num_embeddings, embed_dim]`.
+    pub(super) fn table(&self) -> Tensor<2> {
+        self.embedding.weight.val()
+    }
+
+    /// See [`super::Quantizer::codes`].
+    pub(super) fn codes(&self, latents: Tensor<4>) -> Tensor<3, Int> {
+        nearest(latents, self.table())
+    }
+
+    /// See [`super::Quantizer::forward`].
+    pub(super) fn forward(&self, latents: Tensor<4>) -> Quantized {
+        let codes = self.codes(latents.clone());
+        Quantized::of_table(latents, lookup(self.table(), codes.clone()), codes, self.estimator)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use burn::module::Param;
+    use burn::tensor::{Distribution, TensorData};
+
+    fn quantizer(codes: usize, embed: usize, device: &Device) -> VectorQuantizer {
+        let weight = Tensor::random([codes, embed], Distribution::Normal(0.0, 1.0), device);
+        let weight = Param::from_tensor(weight);
+        VectorQuantizer { embedding: CodeTable { weight }, estimator: Estimator::default() }
+    }
+
+    #[test]
+    fn nearest_code_equals_brute_force_even_in_several_parts() {
+        let device = Device::flex();
+        device.seed(3);
+        let quantizer = quantizer(17, 5, &device);
+        // 2 * 48 * 48 positions do not fit one part.
+        let latents = Tensor::<4>::random([2, 5, 48, 48], Distribution::Normal(0.0, 1.0), &device);
+        let codes = quantizer.codes(latents.clone()).into_data().iter::<i64>().collect::<Vec<_>>();
+        let table = quantizer.embedding.weight.val().into_data().try_to_vec::<f32>().unwrap();
+        let rows = latents.permute([0, 2, 3, 1]).into_data().try_to_vec::<f32>().unwrap();
+        for (row, code) in rows.chunks(5).zip(codes) {
+            let distance = |e: &[f32]| -> f64 {
+                row.iter().zip(e).map(|(z, e)| (f64::from(*z) - f64::from(*e)).powi(2)).sum()
+            };
+            let best = table.chunks(5).map(distance).fold(f64::INFINITY, f64::min);
+            let found = distance(&table[code as usize * 5..][..5]);
+            assert!(found - best < 1e-5, "code {code} at distance {found}, nearest at {best}");
+        }
+    }
+
+    #[test]
+    fn first_code_wins_a_tie() {
+        let device = Device::flex();
+        let data = TensorData::from([[5.0f32, 5.0], [1.0, 0.0], [1.0, 0.0], [0.0, 9.0]]);
+        let weight = Param::from_tensor(Tensor::from_data(data, &device));
+        let quantizer =
+            VectorQuantizer { embedding: CodeTable { weight }, estimator: Estimator::default() };
+        let latents = Tensor::<1>::from_floats([1.0, 0.0], &device).reshape([1, 2, 1, 1]);
+        assert_eq!(quantizer.codes(latents).into_scalar::<i64>(), 1);
+    }
+
+    #[test]
+    fn gradient_passes_straight_through() {
+        let device = Device::flex().autodiff();
+        let quantizer = quantizer(8, 4, &device);
+        let latents =
+            Tensor::<4>::random([1, 4, 2, 3], Distribution::Default, &device).require_grad();
+        let weights = Tensor::<4>::random([1, 4, 2, 3], Distribution::Default, &device);
+        let output = quantizer.forward(latents.clone()).latents;
+        let gradients = (output * weights.clone()).sum().backward();
+        let gradient = latents.grad(&gradients).unwrap();
+        gradient.into_data().assert_eq(&weights.inner().into_data(), true);
+    }
+
+    #[test]
+    fn lookup_inverts_codes_of_codebook_vectors() {
+        let device = Device::flex();
+        let quantizer = quantizer(12, 6, &device);
+        let codes = Tensor::<1, Int>::arange(0..12, &device).reshape([2, 2, 3]);
+        let vectors = lookup(quantizer.table(), codes.clone());
+        quantizer.codes(vectors).into_data().assert_eq(&codes.into_data(), true);
+    }
+}
