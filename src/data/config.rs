@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::DEFAULT_TOLERANCE;
+use super::augment::Augment;
 use super::template::Loss;
 use crate::error::{Error, Result};
 
@@ -41,9 +42,12 @@ pub struct DataConfig {
     /// Share of the samples, 0 to 1, that may be bad; they are listed and left out.
     #[serde(default = "default_max_bad")]
     pub max_bad: f64,
-    /// Random shift and mirror of the pictures, for tokenizer training only.
+    /// Random changes to the pictures, for tokenizer training only.
     #[serde(default)]
-    pub augment: bool,
+    pub augment: Augment,
+    /// Columns whose words a tokenizer's semantic head learns to read.
+    #[serde(default)]
+    pub words: Vec<String>,
 }
 
 fn one() -> f64 {
@@ -103,6 +107,10 @@ pub(crate) fn validate_sources(sources: &[DataConfig], templates: bool) -> Resul
         if !(0.0..=1.0).contains(&source.max_bad) {
             return invalid("max_bad", source.max_bad, "[0, 1]");
         }
+        source
+            .augment
+            .validate()
+            .map_err(|e| Error::Invalid(format!("data {}: {e}", source.path)))?;
         if templates && source.templates.is_empty() {
             let path = &source.path;
             return Err(Error::Invalid(format!("data {path}: templates is empty")));

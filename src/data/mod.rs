@@ -6,6 +6,7 @@
 //! [`template`], draws from several sources by weight ([`mixture`]) and packs the resulting
 //! token sequences into rows ([`pack`]).
 
+mod augment;
 mod config;
 mod counted;
 mod document;
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde_json::{Map, Value};
 
+pub use augment::Augment;
 pub(crate) use config::validate_sources;
 pub use config::{DataConfig, WeightedTemplate};
 pub use counted::{BadSample, Counted, DEFAULT_TOLERANCE};

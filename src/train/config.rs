@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use vq_tokenizer::VqConfig;
-use vq_tokenizer::train::{CodebookStart, RevivalConfig, VqLossConfig};
+use vq_tokenizer::train::{
+    AdversarialConfig, CodebookStart, RevivalConfig, SemanticConfig, VqLossConfig,
+};
 
 use super::objective::LossConfig;
 use super::optimizer::OptimizerConfig;
@@ -76,6 +78,18 @@ pub struct VqRecipe {
     /// The time before the codebook takes part.
     #[serde(default)]
     pub warmup: WarmupConfig,
+    /// A critic of reconstructions.
+    #[serde(default)]
+    pub adversarial: AdversarialConfig,
+    /// A distance between features of a network that the user supplies.
+    #[serde(default)]
+    pub perceptual: PerceptualConfig,
+    /// A head that reads words from the codes.
+    #[serde(default)]
+    pub semantic: SemanticConfig,
+    /// Averaged weights for evaluation and release.
+    #[serde(default)]
+    pub average: AverageConfig,
     /// The shape of a batch.
     pub batch: ImageBatchConfig,
 }
@@ -88,6 +102,24 @@ pub struct WarmupConfig {
     pub autoencoder_steps: usize,
     /// Where it starts: `data` or `k-means`.
     pub codebook: CodebookStart,
+}
+
+/// The distance LPIPS, from weights that are not shipped.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PerceptualConfig {
+    /// Weight of the distance; 0 leaves it out.
+    pub weight: f64,
+    /// A safetensors file with the tensors that [`vq_tokenizer::train::Lpips`] names.
+    pub weights: Option<PathBuf>,
+}
+
+/// Moving averages of all weights.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AverageConfig {
+    /// Weight of the past, in [0, 1); 0 takes the weights as they are.
+    pub decay: f64,
 }
 
 /// A recipe for `calumma bpe train`: a text tokenizer with picture and special tokens reserved.
@@ -293,6 +325,9 @@ pub struct BatchConfig {
 pub struct ImageBatchConfig {
     /// Pictures.
     pub images: usize,
+    /// Batches whose gradients are averaged into one step.
+    #[serde(default = "one_batch")]
+    pub accumulate: usize,
 }
 
 fn one_batch() -> usize {
@@ -394,6 +429,28 @@ impl Recipe for VqRecipe {
         self.schedule.validate()?;
         self.loss.validate()?;
         at_least_one("batch.images", self.batch.images)?;
+        at_least_one("batch.accumulate", self.batch.accumulate)?;
+        self.adversarial.validate()?;
+        self.semantic.validate()?;
+        let (weight, decay) = (self.perceptual.weight, self.average.decay);
+        if !weight.is_finite() || weight < 0.0 {
+            let message = format!("perceptual.weight is {weight}; allowed: 0 or more");
+            return Err(Error::Invalid(message));
+        }
+        if weight > 0.0 && self.perceptual.weights.is_none() {
+            return Err(Error::Invalid(
+                "perceptual.weight needs perceptual.weights, a safetensors file of LPIPS' VGG-16"
+                    .into(),
+            ));
+        }
+        if !(0.0..1.0).contains(&decay) {
+            return Err(Error::Invalid(format!("average.decay is {decay}; allowed: [0, 1)")));
+        }
+        if self.semantic.weight > 0.0 && self.data.iter().all(|source| source.words.is_empty()) {
+            return Err(Error::Invalid(
+                "semantic.weight needs a source with words, the columns to read them from".into(),
+            ));
+        }
         validate_sources(&self.data, false)
     }
 }

@@ -3,34 +3,40 @@
 use std::path::Path;
 
 use burn::module::Module;
-use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use vq_tokenizer::metrics::{CodebookUsage, psnr, ssim};
+use vq_tokenizer::metrics::{CodebookUsage, ms_ssim, psnr, ssim};
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::train::{CodebookCare, VqLoss, VqObjective};
-use vq_tokenizer::weights::{self, WeightFiles};
+use vq_tokenizer::train::{
+    CodebookCare, Discriminator, Judges, Lecam, Lpips, SemanticHead, VqLoss, VqObjective,
+};
+use vq_tokenizer::weights::{self, NamedTensors, StoredDtype, WeightFiles};
 use vq_tokenizer::{VqModel, VqTokenizer};
 
+use super::companion::Companion;
 use super::config::VqRecipe;
-use super::{Optimizer, Task};
-use crate::data::mixture::{Cursor, Mixture, Source};
-use crate::data::{self, Counted, DataConfig, Dataset};
+use super::image_batches::{ImageBatches, first_pictures};
+use super::{Optimizer, OptimizerConfig, Task};
+use crate::data::mixture::Cursor;
 use crate::error::{Error, Result};
 use crate::report::Metrics;
+use crate::sheet::{Cell, Layout, Section, Tone, sheet};
 
 /// Where the codebook lies among the parameters.
 const CODEBOOK: &str = "quantize.embedding.weight";
+/// Pictures of each validation source on the sheet of an evaluation.
+const SHOWN: usize = 8;
 
 /// What a resumed run needs beside weights and moments.
 #[derive(Serialize, Deserialize)]
 struct State {
     cursor: Cursor,
     codebook: CodebookCare,
+    lecam: Lecam,
 }
 
 /// An image tokenizer in training.
@@ -43,9 +49,24 @@ pub struct ImageTask {
     optimizer: Optimizer,
     objective: VqObjective,
     codebook: CodebookCare,
-    sources: Vec<Counted>,
-    mixture: Mixture,
+    /// Averaged weights, where the recipe asks for them.
+    average: Option<NamedTensors>,
+    critic: Option<Companion<Discriminator>>,
+    lecam: Lecam,
+    semantic: Option<Companion<SemanticHead>>,
+    perceptual: Option<Lpips>,
+    batches: ImageBatches,
     validation: Vec<(String, Vec<RgbImage>)>,
+    /// Originals and reconstructions of the last evaluation.
+    shown: Option<RgbImage>,
+}
+
+/// What a step reads.
+struct Batch {
+    /// `[images, 3, side, side]` in [-1, 1].
+    pixels: Tensor<4>,
+    /// `[images, words]`, 1 where a picture's text has a word.
+    words: Tensor<2>,
 }
 
 impl ImageTask {
@@ -55,44 +76,42 @@ impl ImageTask {
     /// Those of the data sets and of the recipe.
     pub fn new(recipe: VqRecipe, device: &Device) -> Result<Self> {
         let preprocessor = PreprocessorConfig::original(recipe.model.resolution);
-        let open = |config: &DataConfig| -> Result<Counted> {
-            Counted::new(open(config)?, config.max_bad)
+        let batches = ImageBatches::new(&recipe.data, recipe.run.seed, preprocessor.clone())?;
+        let samples = recipe.run.eval_samples;
+        let pictures = recipe.validation.iter().map(|config| {
+            Ok((config.path.clone(), first_pictures(config, samples, &preprocessor)?))
+        });
+        let validation = pictures.collect::<Result<_>>()?;
+        let device = device.clone().autodiff();
+        device.seed(recipe.run.seed);
+        let model = recipe.model.init(&device);
+        let perceptual = match (&recipe.perceptual.weights, recipe.perceptual.weight > 0.0) {
+            (Some(path), true) => Some(Lpips::load(path, &device)?),
+            _ => None,
         };
-        let sources: Vec<Counted> = recipe.data.iter().map(open).collect::<Result<_>>()?;
-        let mixture = Mixture::new(
-            recipe.run.seed,
-            recipe
-                .data
-                .iter()
-                .zip(&sources)
-                .map(|(config, source)| Source {
-                    name: config.path.clone(),
-                    len: config.limit.map_or(source.len(), |limit| limit.min(source.len())),
-                    weight: config.weight,
-                    templates: vec![1.0],
-                })
-                .collect(),
-        )?;
-        let validation = recipe
-            .validation
-            .iter()
-            .map(|config| {
-                Ok((config.path.clone(), pictures(config, recipe.run.eval_samples, &preprocessor)?))
-            })
-            .collect::<Result<_>>()?;
-        let training_device = device.clone().autodiff();
-        training_device.seed(recipe.run.seed);
-        let model = Some(recipe.model.init(&training_device));
+        let critic = (recipe.adversarial.weight > 0.0).then(|| {
+            let module = Discriminator::new(&recipe.adversarial, &device);
+            Companion::new("critic", module, recipe.optimizer.clone())
+        });
+        let semantic = (recipe.semantic.weight > 0.0).then(|| {
+            let module = SemanticHead::new(&recipe.semantic, recipe.model.embed_dim, &device);
+            Companion::new("semantic", module, recipe.optimizer.clone())
+        });
         Ok(Self {
             optimizer: Optimizer::new(recipe.optimizer.clone()),
             objective: VqObjective { config: recipe.loss.clone() },
             codebook: CodebookCare::new(recipe.codebook.clone(), &recipe.model),
-            device: training_device,
+            average: (recipe.average.decay > 0.0).then(|| weights::collect(&model)),
+            critic,
+            lecam: Lecam::default(),
+            semantic,
+            perceptual,
+            device,
             preprocessor,
-            model,
-            sources,
-            mixture,
+            model: Some(model),
+            batches,
             validation,
+            shown: None,
             recipe,
         })
     }
@@ -102,92 +121,94 @@ impl ImageTask {
         self.model.as_ref().expect("the model is absent only inside `step`")
     }
 
-    /// The tokenizer as it is now, outside autodiff.
-    pub fn tokenizer(&self) -> VqTokenizer {
-        VqTokenizer::new(
-            self.recipe.model.clone(),
-            self.preprocessor.clone(),
-            self.model().valid(),
-            self.device.clone().inner(),
-        )
-    }
-
-    /// The next batch, `[images, 3, side, side]` in [-1, 1].
-    fn batch(&mut self) -> Result<Tensor<4>> {
-        let mut images = Vec::with_capacity(self.recipe.batch.images);
-        while images.len() < self.recipe.batch.images {
-            let missing = self.recipe.batch.images - images.len();
-            let draws: Vec<_> = (0..missing).map(|_| self.mixture.draw()).collect();
-            let drawn = draws.into_par_iter().map(|mut draw| {
-                let source = &self.sources[draw.source];
-                let Some(sample) = source.take(draw.index)? else { return Ok(None) };
-                let Some(image) = sample.images.into_iter().next() else {
-                    source.reject(draw.index, format!("{}: no picture", sample.source))?;
-                    return Ok(None);
-                };
-                let image = self.preprocessor.resize(&image);
-                let augment = self.recipe.data[draw.source].augment;
-                Ok(Some(if augment { augmented(image, &mut draw.rng) } else { image }))
-            });
-            images.extend(drawn.collect::<Result<Vec<_>>>()?.into_iter().flatten());
+    /// The tokenizer as it is now, outside autodiff; of averaged weights where the recipe asks for them.
+    ///
+    /// # Errors
+    /// None but of the averages' names, which are the model's.
+    pub fn tokenizer(&self) -> Result<VqTokenizer> {
+        let mut model = self.model().valid();
+        if let Some(average) = &self.average {
+            model = weights::load(model, average.clone(), Path::new("averages"))?;
         }
-        Ok(self.preprocessor.tensor(&images, &self.device)?)
+        let (config, preprocessor) = (self.recipe.model.clone(), self.preprocessor.clone());
+        Ok(VqTokenizer::new(config, preprocessor, model, self.device.clone().inner()))
     }
 
-    /// Latents to start the codebook from: those of `pixels`, and of more pictures until there are a few
+    fn batch(&mut self) -> Result<Batch> {
+        let drawn = self.batches.next(self.recipe.batch.images)?;
+        let words = self.recipe.semantic.words;
+        let mut present = vec![0.0_f32; drawn.len() * words];
+        for (drawn, row) in drawn.iter().zip(present.chunks_exact_mut(words)) {
+            drawn.words.iter().for_each(|word| row[*word as usize % words] = 1.0);
+        }
+        let present = TensorData::new(present, [drawn.len(), words]);
+        let images: Vec<RgbImage> = drawn.into_iter().map(|drawn| drawn.image).collect();
+        let pixels = self.preprocessor.tensor(&images, &self.device)?;
+        Ok(Batch { pixels, words: Tensor::from_data(present, &self.device) })
+    }
+
+    /// Latents to start the codebook from: those of `batch`, and of more pictures until there are a few
     /// for each code.
-    fn starting_latents(&mut self, pixels: &Tensor<4>) -> Result<Vec<Tensor<4>>> {
+    fn starting_latents(&mut self, batch: &Batch) -> Result<Vec<Tensor<4>>> {
         const FOR_EACH_CODE: usize = 4;
         let latents = |model: &VqModel, pixels: Tensor<4>| model.valid().latents(pixels.inner());
-        let mut all = vec![latents(self.model(), pixels.clone())];
-        let [batch, _, height, width] = all[0].dims();
+        let mut all = vec![latents(self.model(), batch.pixels.clone())];
+        let [images, _, height, width] = all[0].dims();
         let wanted = FOR_EACH_CODE * self.recipe.model.num_embeddings;
-        while all.len() * batch * height * width < wanted {
-            let pixels = self.batch()?;
-            all.push(latents(self.model(), pixels));
+        while all.len() * images * height * width < wanted {
+            let more = self.batch()?;
+            all.push(latents(self.model(), more.pixels));
         }
         Ok(all)
     }
 
-    fn objective_of(&self, step: usize, pixels: Tensor<4>) -> VqLoss {
-        if step < self.recipe.warmup.autoencoder_steps {
-            self.objective.autoencoder_loss(self.model(), pixels)
-        } else {
-            self.objective.loss(self.model(), pixels)
+    fn is_warming_up(&self, step: usize) -> bool {
+        step < self.recipe.warmup.autoencoder_steps
+    }
+
+    fn criticises(&self, step: usize) -> bool {
+        !self.is_warming_up(step) && step >= self.recipe.adversarial.start_step
+    }
+
+    fn loss(&self, step: usize, batch: &Batch) -> VqLoss {
+        let (model, pixels) = (self.model(), batch.pixels.clone());
+        if self.is_warming_up(step) {
+            return self.objective.autoencoder_loss(model, pixels);
         }
+        let adversarial = &self.recipe.adversarial;
+        let critic = self.critic.as_ref().filter(|_| self.criticises(step));
+        let judges = Judges {
+            critic: critic.map(|c| (c.module(), adversarial.weight, adversarial.adaptive)),
+            perceptual: self.perceptual.as_ref().map(|p| (p, self.recipe.perceptual.weight)),
+            semantic: self
+                .semantic
+                .as_ref()
+                .map(|head| (head.module(), &batch.words, self.recipe.semantic.weight)),
+        };
+        self.objective.judged_loss(model, pixels, judges)
+    }
+
+    /// The critic's own step on a batch and its reconstructions.
+    fn teach_critic(
+        &mut self,
+        step: usize,
+        [pixels, output]: [Tensor<4>; 2],
+        lr: f64,
+    ) -> Result<Metrics> {
+        let Some(critic) = &mut self.critic else { return Ok(Metrics::new()) };
+        let adversarial = &self.recipe.adversarial;
+        let loss = self.lecam.critic_loss(critic.module(), pixels, output, adversarial.lecam);
+        let gradients = GradientsParams::from_grads(loss.total.backward(), critic.module());
+        critic.step(gradients, lr * adversarial.lr_factor).map_err(|norm| Error::Diverged {
+            step,
+            message: diverged("critic's gradient norm", norm),
+        })?;
+        Ok(vec![("critic_real", loss.real), ("critic_fake", loss.fake)])
     }
 }
 
-/// A data set whose samples hold a picture each.
-fn open(config: &DataConfig) -> Result<Box<dyn Dataset>> {
-    data::open_as(&config.path, config.explode.as_deref(), config.group_by.as_deref())
-}
-
-/// The first `count` pictures, resized.
-fn pictures(
-    config: &DataConfig,
-    count: usize,
-    preprocessor: &PreprocessorConfig,
-) -> Result<Vec<RgbImage>> {
-    let dataset = Counted::new(open(config)?, config.max_bad)?;
-    let count = count.min(dataset.len());
-    let samples: Vec<_> =
-        (0..count).into_par_iter().map(|index| dataset.take(index)).collect::<Result<_>>()?;
-    let first = samples.into_iter().flatten().filter_map(|sample| sample.images.into_iter().next());
-    Ok(first.map(|image| preprocessor.resize(&image)).collect())
-}
-
-/// Mirrored half of the time, and shifted by up to 4 pixels with its border repeated.
-fn augmented(image: RgbImage, rng: &mut ChaCha8Rng) -> RgbImage {
-    const SHIFT: i64 = 4;
-    let image = if rng.random::<bool>() { image::imageops::flip_horizontal(&image) } else { image };
-    let (width, height) = image.dimensions();
-    let (dx, dy) = (rng.random_range(-SHIFT..=SHIFT), rng.random_range(-SHIFT..=SHIFT));
-    let moved =
-        |at: u32, by: i64, len: u32| (i64::from(at) + by).clamp(0, i64::from(len) - 1) as u32;
-    RgbImage::from_fn(width, height, |x, y| {
-        *image.get_pixel(moved(x, dx, width), moved(y, dy, height))
-    })
+fn diverged(what: &str, value: f64) -> String {
+    format!("the {what} is {value}; no weight was changed")
 }
 
 impl Task for ImageTask {
@@ -195,98 +216,173 @@ impl Task for ImageTask {
 
     fn step(&mut self, step: usize, lr: f64) -> Result<(Metrics, usize)> {
         self.device.seed(self.recipe.run.seed.wrapping_mul(0x9E37_79B9).wrapping_add(step as u64));
-        let pixels = self.batch()?;
         let mut rng = ChaCha8Rng::seed_from_u64(self.recipe.run.seed);
         rng.set_stream(step as u64);
-        if step == self.recipe.warmup.autoencoder_steps {
-            let latents = self.starting_latents(&pixels)?;
-            let model = self.model.take().expect("the model is put back at once");
-            let start = self.recipe.warmup.codebook;
-            self.model = Some(self.codebook.start(model, latents, start, &mut rng));
-        }
-        let loss = self.objective_of(step, pixels);
-        let total = f64::from(loss.total.clone().into_scalar::<f32>());
-        let squared_error = f64::from(loss.squared_error.into_scalar::<f32>());
-        let diverged = |what: &str, value: f64| Error::Diverged {
-            step,
-            message: format!("the {what} is {value}; no weight was changed"),
-        };
-        if !total.is_finite() {
-            return Err(diverged("loss", total));
+        let accumulate = self.recipe.batch.accumulate;
+        let (mut of_model, mut of_head) =
+            (GradientsAccumulator::new(), GradientsAccumulator::new());
+        let (mut total, mut squared_error) = (0.0, 0.0);
+        let mut terms = Metrics::new();
+        let (mut codes, mut latents, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+        for part in 0..accumulate {
+            let batch = self.batch()?;
+            if part == 0 && step == self.recipe.warmup.autoencoder_steps {
+                let latents = self.starting_latents(&batch)?;
+                let model = self.model.take().expect("the model is put back at once");
+                let start = self.recipe.warmup.codebook;
+                self.model = Some(self.codebook.start(model, latents, start, &mut rng));
+            }
+            let loss = self.loss(step, &batch);
+            let share = 1.0 / accumulate as f64;
+            total += share * f64::from(loss.total.clone().into_scalar::<f32>());
+            squared_error += share * f64::from(loss.squared_error.into_scalar::<f32>());
+            for (name, value) in loss.terms {
+                let value = share * f64::from(value.into_scalar::<f32>());
+                match terms.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, sum)) => *sum += value,
+                    None => terms.push((name, value)),
+                }
+            }
+            if !total.is_finite() {
+                return Err(Error::Diverged { step, message: diverged("loss", total) });
+            }
+            let mut gradients = (loss.total * share).backward();
+            let model = self.model();
+            of_model.accumulate(model, GradientsParams::from_module(&mut gradients, model));
+            if let Some(head) = &self.semantic {
+                let head = head.module();
+                of_head.accumulate(head, GradientsParams::from_module(&mut gradients, head));
+            }
+            codes.push(loss.codes);
+            latents.push(loss.latents);
+            seen.push((batch.pixels, loss.output));
         }
         let model = self.model.take().expect("the model is put back below");
-        let gradients = GradientsParams::from_grads(loss.total.backward(), &model);
-        let (mut model, norm) = self
-            .optimizer
-            .step(model, gradients, lr)
-            .map_err(|norm| diverged("gradient norm", norm))?;
-        if step >= self.recipe.warmup.autoencoder_steps {
+        let of_norm = |norm| Error::Diverged { step, message: diverged("gradient norm", norm) };
+        let (mut model, norm) =
+            self.optimizer.step(model, of_model.grads(), lr).map_err(of_norm)?;
+        if !self.is_warming_up(step) {
+            let (codes, latents) = (Tensor::cat(codes, 0), Tensor::cat(latents, 0));
             let rows;
             let config = &self.recipe.model;
-            (model, rows) = self.codebook.step(config, model, loss.codes, loss.latents, &mut rng);
+            (model, rows) = self.codebook.step(config, model, codes, latents, &mut rng);
             let rows = rows.into_iter().collect();
             self.optimizer.reset_rows(CODEBOOK, &rows, self.recipe.model.embed_dim);
+            if let Some(head) = &mut self.semantic {
+                head.step(of_head.grads(), lr).map_err(of_norm)?;
+            }
+        }
+        if let Some(average) = &mut self.average {
+            weights::average(average, &model, self.recipe.average.decay);
         }
         self.model = Some(model);
+        if self.criticises(step) {
+            for (pixels, output) in seen {
+                terms.extend(self.teach_critic(step, [pixels, output], lr)?);
+            }
+        }
         // Pixels span [-1, 1]; against a peak of 1 the error is a quarter.
         let psnr = -10.0 * (squared_error / 4.0).log10();
-        let metrics = vec![
+        let mut metrics = vec![
             ("loss", total),
             ("psnr", psnr),
             ("unused_codes", self.codebook.unused() as f64),
             ("grad_norm", norm),
         ];
-        Ok((metrics, self.recipe.batch.images))
+        metrics.extend(terms);
+        Ok((metrics, accumulate * self.recipe.batch.images))
     }
 
     fn evaluate(&mut self) -> Result<Metrics> {
-        let tokenizer = self.tokenizer();
+        let tokenizer = self.tokenizer()?;
         let mut metrics = Metrics::new();
         let mut usage = CodebookUsage::new(self.recipe.model.num_embeddings);
-        let (mut sum_psnr, mut sum_ssim, mut count) = (0.0, 0.0, 0);
-        for (_, images) in &self.validation {
+        let mut sums = [0.0; 3];
+        let (mut count, mut sections) = (0, Vec::new());
+        for (path, images) in &self.validation {
             let codes = tokenizer.encode(images)?;
             let decoded = tokenizer.decode(&codes)?;
             codes.iter().for_each(|codes| usage.add(&codes.ids));
-            for (image, decoded) in images.iter().zip(&decoded) {
-                sum_psnr += psnr(image, decoded)?;
-                sum_ssim += ssim(image, decoded)?;
+            let mut cells = Vec::new();
+            for (image, decoded) in images.iter().zip(decoded) {
+                let found =
+                    [psnr(image, &decoded)?, ssim(image, &decoded)?, ms_ssim(image, &decoded)?];
+                sums.iter_mut().zip(found).for_each(|(sum, value)| *sum += value);
                 count += 1;
+                if cells.len() < 2 * SHOWN {
+                    cells.push(Cell::new(image.clone()).note(Tone::Muted, "original"));
+                    let note = format!("{:.1} dB", found[0]);
+                    cells.push(Cell::new(decoded).note(Tone::Plain, note));
+                }
             }
+            sections.push(Section { heading: path.clone(), cells });
         }
         if count > 0 {
-            metrics.push(("psnr", sum_psnr / f64::from(count)));
-            metrics.push(("ssim", sum_ssim / f64::from(count)));
+            let names = ["psnr", "ssim", "ms_ssim"];
+            metrics.extend(names.into_iter().zip(sums.map(|sum| sum / f64::from(count))));
             metrics.push(("codes_used", usage.used_share()));
             metrics.push(("perplexity", usage.perplexity()));
+            metrics.push(("dead_codes", usage.dead() as f64));
+            let layout = Layout { columns: 8, picture: 128, ..Layout::default() };
+            self.shown = Some(sheet(&sections, &layout));
         }
         Ok(metrics)
     }
 
+    fn picture(&mut self) -> Option<RgbImage> {
+        self.shown.take()
+    }
+
     fn save(&self, dir: &Path) -> Result<()> {
-        self.tokenizer().save(dir)?;
+        self.tokenizer()?.save(dir)?;
         let trainer = dir.join("trainer");
         std::fs::create_dir_all(&trainer).map_err(Error::io(&trainer))?;
+        if self.average.is_some() {
+            let path = trainer.join(RAW);
+            let tensors = weights::collect(self.model());
+            let bytes = weights::to_bytes(&tensors, StoredDtype::F32, None)?;
+            std::fs::write(&path, bytes).map_err(Error::io(&path))?;
+        }
         self.optimizer.save(&trainer.join("optimizer.safetensors"))?;
-        let state =
-            State { cursor: self.mixture.cursor().clone(), codebook: self.codebook.clone() };
+        self.critic.iter().try_for_each(|critic| critic.save(&trainer))?;
+        self.semantic.iter().try_for_each(|head| head.save(&trainer))?;
+        let state = State {
+            cursor: self.batches.cursor().clone(),
+            codebook: self.codebook.clone(),
+            lecam: self.lecam.clone(),
+        };
         super::state::write_json(&trainer.join("state.json"), &state)?;
         super::state::write_toml(&trainer.join("recipe.toml"), &self.recipe)
     }
 
     fn restore(&mut self, dir: &Path) -> Result<()> {
         let trainer = dir.join("trainer");
-        let path = dir.join("model.safetensors");
-        let model = self.model.take().expect("the model is absent only inside `step`");
-        self.model = Some(weights::load(model, WeightFiles::open(&path)?, &path)?);
-        self.optimizer = Optimizer::load(
-            self.recipe.optimizer.clone(),
-            &trainer.join("optimizer.safetensors"),
-            &self.device.clone().inner(),
-        )?;
+        let released = dir.join("model.safetensors");
+        let raw = match &mut self.average {
+            Some(average) => {
+                *average = weights::read(&released)?;
+                trainer.join(RAW)
+            }
+            None => released,
+        };
+        let model = self.model.take().expect("the model is put back at once");
+        self.model = Some(weights::load(model, WeightFiles::open(&raw)?, &raw)?);
+        let config: OptimizerConfig = self.recipe.optimizer.clone();
+        let device = self.device.clone().inner();
+        self.optimizer =
+            Optimizer::load(config.clone(), &trainer.join("optimizer.safetensors"), &device)?;
+        if let Some(critic) = &mut self.critic {
+            critic.restore(&trainer, config.clone(), &device)?;
+        }
+        if let Some(head) = &mut self.semantic {
+            head.restore(&trainer, config, &device)?;
+        }
         let state: State = super::state::read_json(&trainer.join("state.json"))?;
-        self.mixture.restore(&state.cursor)?;
-        self.codebook = state.codebook;
+        self.batches.restore(&state.cursor)?;
+        (self.codebook, self.lecam) = (state.codebook, state.lecam);
         Ok(())
     }
 }
+
+/// The weights as they are, beside the averaged ones.
+const RAW: &str = "weights.safetensors";

@@ -4,8 +4,10 @@
 //! loss. The loop is a pure function of recipe and checkpoint: stopped and started again it gives the
 //! same weights, bit for bit on the CPU.
 
+mod companion;
 mod config;
 mod documents;
+mod image_batches;
 mod image_task;
 mod language_task;
 pub mod objective;
@@ -14,13 +16,14 @@ mod recipe;
 mod schedule;
 mod state;
 
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use config::{
-    BatchConfig, BpeRecipe, BpeRunConfig, ImageBatchConfig, LanguageRecipe, ModelSizes, Recipe,
-    RunConfig, TokenizerConfig, VqRecipe, WarmupConfig,
+    AverageConfig, BatchConfig, BpeRecipe, BpeRunConfig, ImageBatchConfig, LanguageRecipe,
+    ModelSizes, PerceptualConfig, Recipe, RunConfig, TokenizerConfig, VqRecipe, WarmupConfig,
 };
 pub use documents::{DocumentStream, StreamState, corpus, validation_batches};
 pub use image_task::ImageTask;
@@ -30,7 +33,10 @@ pub use recipe::{explain, read_recipe};
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use state::{latest_checkpoint, newest_good_checkpoint};
 
+use image::{ImageFormat, RgbImage};
+
 use crate::error::{Error, Result};
+use crate::files::write_whole;
 use crate::report::{Metrics, Reporter};
 
 /// What is trained: a model, its data and its loss.
@@ -50,6 +56,11 @@ pub trait Task {
     /// # Errors
     /// Those of the data.
     fn evaluate(&mut self) -> Result<Metrics>;
+
+    /// Something to look at from the last evaluation; given once.
+    fn picture(&mut self) -> Option<RgbImage> {
+        None
+    }
 
     /// Writes a usable checkpoint, with everything that [`Self::restore`] needs, into the empty
     /// directory `dir`.
@@ -79,10 +90,19 @@ pub struct RunSummary {
     pub evaluation: Metrics,
 }
 
+fn write_picture(path: &Path, picture: &RgbImage) -> Result<()> {
+    let mut png = Cursor::new(Vec::new());
+    picture
+        .write_to(&mut png, ImageFormat::Png)
+        .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
+    write_whole(path, &png.into_inner())
+}
+
 /// Trains `task` for `config.steps` steps, from the newest good checkpoint of the run if there is one.
 ///
 /// `peak_lr` is multiplied by the schedule's factor. Checkpoints go to `<run>/step-NNNNNNN`, the link
-/// `<run>/latest` points to the newest; metrics go to `<run>/metrics.jsonl`.
+/// `<run>/latest` points to the newest; metrics go to `<run>/metrics.jsonl`, pictures of evaluations
+/// to `<run>/samples`.
 ///
 /// # Errors
 /// [`Error::Interrupted`] after a stop was asked for and the state was saved; [`Error::Diverged`];
@@ -126,6 +146,10 @@ pub fn run<T: Task>(
         if last || (config.eval_every > 0 && done % config.eval_every == 0) {
             evaluation = task.evaluate()?;
             reporter.metrics(done, "eval", &evaluation)?;
+            if let Some(picture) = task.picture() {
+                let path = run_dir.join("samples").join(format!("step-{done:07}.png"));
+                write_picture(&path, &picture)?;
+            }
             let shown: Vec<String> =
                 evaluation.iter().map(|(k, v)| format!("{k} {v:.4}")).collect();
             reporter.note(&format!("step {done}: {}", shown.join(", ")));

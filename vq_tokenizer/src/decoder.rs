@@ -50,11 +50,21 @@ impl Decoder {
     /// `[batch, latent_channels, h, w]` to `[batch, out_channels, h f, w f]`, about `[-1, 1]` but not
     /// clamped.
     pub fn forward(&self, latents: Tensor<4>) -> Tensor<4> {
+        self.last_layer().forward(self.features(latents))
+    }
+
+    /// The last convolution.
+    pub(crate) fn last_layer(&self) -> &Conv2d {
+        &self.conv_out
+    }
+
+    /// What the last convolution reads.
+    pub(crate) fn features(&self, latents: Tensor<4>) -> Tensor<4> {
         let mut x = self.mid.forward(self.conv_in.forward(latents));
         for level in self.up.iter().rev() {
             x = level.forward(x);
         }
-        self.conv_out.forward(self.norm_out.forward_swish(x))
+        self.norm_out.forward_swish(x)
     }
 }
 

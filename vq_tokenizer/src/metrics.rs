@@ -5,12 +5,12 @@ use image::RgbImage;
 use crate::error::{Error, Result};
 
 /// Taps of the SSIM window.
-const WINDOW: usize = 11;
+pub(crate) const WINDOW: usize = 11;
 /// Standard deviation of the SSIM window, in pixels.
 const SIGMA: f64 = 1.5;
 /// SSIM's stabilisers for a data range of 1: 0.01^2 and 0.03^2.
-const C1: f64 = 0.0001;
-const C2: f64 = 0.0009;
+pub(crate) const C1: f64 = 0.0001;
+pub(crate) const C2: f64 = 0.0009;
 
 /// Peak signal-to-noise ratio in dB over all channels; infinite for equal pictures.
 ///
@@ -45,8 +45,62 @@ pub fn ssim(a: &RgbImage, b: &RgbImage) -> Result<f64> {
     let channel = |image: &RgbImage, channel: usize| -> Vec<f64> {
         image.as_raw().iter().skip(channel).step_by(3).map(|v| f64::from(*v) / 255.0).collect()
     };
-    let sum: f64 = (0..3).map(|i| channel_ssim(&channel(a, i), &channel(b, i), width)).sum();
+    let sum: f64 = (0..3).map(|i| channel_ssim(&channel(a, i), &channel(b, i), width).0).sum();
     Ok(sum / 3.0)
+}
+
+/// Weights of the scales of multi-scale SSIM, the finest first.
+const SCALES: [f64; 5] = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333];
+
+/// The weights of as many scales as the window fits into a picture of the shorter side `side`, at least
+/// one, made to sum to 1.
+pub(crate) fn scale_weights(side: usize) -> Vec<f64> {
+    let fits = |scale: &usize| *scale == 0 || side >> scale >= WINDOW;
+    let weights: Vec<f64> = (0..SCALES.len()).take_while(fits).map(|scale| SCALES[scale]).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().map(|weight| weight / sum).collect()
+}
+
+/// Multi-scale structural similarity, 1 for equal pictures: the mean over the three channels.
+///
+/// Wang, Simoncelli and Bovik 2003: [`ssim`] at the coarsest scale and its contrast and structure at the
+/// finer ones, each to the power of its weight; from scale to scale 2x2 pixels are averaged. Below 176
+/// pixels fewer than five scales fit; the weights of those that do are made to sum to 1.
+///
+/// # Errors
+/// As [`ssim`].
+pub fn ms_ssim(a: &RgbImage, b: &RgbImage) -> Result<f64> {
+    ssim(a, b)?; // the same checks
+    let (width, height) = (a.width() as usize, a.height() as usize);
+    let weights = scale_weights(width.min(height));
+    let channel = |image: &RgbImage, channel: usize| -> Vec<f64> {
+        image.as_raw().iter().skip(channel).step_by(3).map(|v| f64::from(*v) / 255.0).collect()
+    };
+    let of_channel = |at: usize| {
+        let (mut a, mut b) = (channel(a, at), channel(b, at));
+        let (mut width, mut product) = (width, 1.0);
+        for (scale, weight) in weights.iter().enumerate() {
+            let (similarity, contrast) = channel_ssim(&a, &b, width);
+            let last = scale + 1 == weights.len();
+            // A negative value has no real power.
+            product *= (if last { similarity } else { contrast }).max(0.0).powf(*weight);
+            if !last {
+                (a, b, width) = (halved(&a, width), halved(&b, width), width / 2);
+            }
+        }
+        product
+    };
+    Ok((0..3).map(of_channel).sum::<f64>() / 3.0)
+}
+
+/// Means of 2x2 pixels; an odd last row or column is left out.
+fn halved(values: &[f64], width: usize) -> Vec<f64> {
+    let rows: Vec<&[f64]> = values.chunks_exact(width).collect();
+    let pairs = rows.chunks_exact(2);
+    let mean = |row: &[&[f64]], at: usize| {
+        (row[0][at] + row[0][at + 1] + row[1][at] + row[1][at + 1]) / 4.0
+    };
+    pairs.flat_map(|pair| (0..width / 2).map(|at| mean(pair, 2 * at)).collect::<Vec<_>>()).collect()
 }
 
 fn same_size(a: &RgbImage, b: &RgbImage) -> Result<()> {
@@ -62,22 +116,23 @@ fn same_size(a: &RgbImage, b: &RgbImage) -> Result<()> {
     Ok(())
 }
 
-fn channel_ssim(a: &[f64], b: &[f64], width: usize) -> f64 {
+/// The mean similarity, and the mean of its contrast and structure alone.
+fn channel_ssim(a: &[f64], b: &[f64], width: usize) -> (f64, f64) {
     let product =
         |a: &[f64], b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a * b).collect() };
     let (mean_a, mean_b) = (blurred(a, width), blurred(b, width));
     let (aa, bb) = (blurred(&product(a, a), width), blurred(&product(b, b), width));
     let ab = blurred(&product(a, b), width);
-    let sum: f64 = (0..mean_a.len())
-        .map(|i| {
-            let (ma, mb) = (mean_a[i], mean_b[i]);
-            let variances = aa[i] - ma * ma + bb[i] - mb * mb;
-            let covariance = ab[i] - ma * mb;
-            (2.0 * ma * mb + C1) * (2.0 * covariance + C2)
-                / ((ma * ma + mb * mb + C1) * (variances + C2))
-        })
-        .sum();
-    sum / mean_a.len() as f64
+    let (mut similarity, mut contrast) = (0.0, 0.0);
+    for i in 0..mean_a.len() {
+        let (ma, mb) = (mean_a[i], mean_b[i]);
+        let variances = aa[i] - ma * ma + bb[i] - mb * mb;
+        let of_contrast = (2.0 * (ab[i] - ma * mb) + C2) / (variances + C2);
+        contrast += of_contrast;
+        similarity += (2.0 * ma * mb + C1) / (ma * ma + mb * mb + C1) * of_contrast;
+    }
+    let count = mean_a.len() as f64;
+    (similarity / count, contrast / count)
 }
 
 /// Gaussian-weighted means over every position where the window fits.
@@ -93,7 +148,7 @@ fn blurred(values: &[f64], width: usize) -> Vec<f64> {
         .collect()
 }
 
-fn kernel() -> [f64; WINDOW] {
+pub(crate) fn kernel() -> [f64; WINDOW] {
     let mut kernel = [0.0; WINDOW];
     for (i, weight) in kernel.iter_mut().enumerate() {
         let distance = i as f64 - (WINDOW / 2) as f64;

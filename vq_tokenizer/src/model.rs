@@ -7,7 +7,7 @@ use crate::blocks::Conv2d;
 use crate::config::VqConfig;
 use crate::decoder::Decoder;
 use crate::encoder::Encoder;
-use crate::quantizer::{Quantized, Quantizer};
+use crate::quantizer::Quantizer;
 
 /// Encoder, quantizer and decoder; field names are the published tensor names.
 ///
@@ -64,22 +64,16 @@ impl VqModel {
     /// # Panics
     /// Without a decoder.
     pub fn reconstruct(&self, quantized: Tensor<4>) -> Tensor<4> {
-        let decoder =
-            self.decoder.as_ref().expect("pictures are asked for only where a decoder is");
-        decoder.forward(self.post_quant_conv.forward(quantized))
+        self.whole_decoder().forward(self.post_quant_conv.forward(quantized))
     }
 
-    /// Encodes, quantizes with the straight-through gradient and decodes, for training.
-    ///
-    /// Returns the reconstruction `[batch, 3, H, W]`, the latents before quantization and the
-    /// quantizer's output.
-    ///
-    /// # Panics
-    /// Without a decoder.
-    pub fn forward(&self, pixels: Tensor<4>) -> (Tensor<4>, Tensor<4>, Quantized) {
-        let latents = self.latents(pixels);
-        let quantized = self.quantize.forward(latents.clone());
-        (self.reconstruct(quantized.latents.clone()), latents, quantized)
+    /// What the decoder's last layer reads, for quantized latents.
+    pub(crate) fn features(&self, quantized: Tensor<4>) -> Tensor<4> {
+        self.whole_decoder().features(self.post_quant_conv.forward(quantized))
+    }
+
+    pub(crate) fn whole_decoder(&self) -> &Decoder {
+        self.decoder.as_ref().expect("pictures are asked for only where a decoder is")
     }
 }
 

@@ -3,6 +3,10 @@
 use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::adversarial::{Discriminator, adaptive_weight};
+use super::lpips::Lpips;
+use super::ms_ssim::ms_ssim;
+use super::semantic::SemanticHead;
 use crate::error::{Error, Result};
 use crate::model::VqModel;
 
@@ -19,6 +23,8 @@ pub struct VqLossConfig {
     pub l2: f64,
     /// Mean absolute error of the differences between neighbouring pixels: keeps edges sharp.
     pub gradient: f64,
+    /// One less the multi-scale structural similarity; pictures of at least 11 pixels a side.
+    pub ms_ssim: f64,
     /// Mean squared distance that pulls the codebook to the latents.
     pub codebook: f64,
     /// Mean squared distance that pulls the latents to the codebook.
@@ -30,7 +36,15 @@ pub struct VqLossConfig {
 
 impl Default for VqLossConfig {
     fn default() -> Self {
-        Self { l1: 1.0, l2: 1.0, gradient: 1.0, codebook: 0.25, commitment: 1.0, entropy: 0.0 }
+        Self {
+            l1: 1.0,
+            l2: 1.0,
+            gradient: 1.0,
+            ms_ssim: 0.0,
+            codebook: 0.25,
+            commitment: 1.0,
+            entropy: 0.0,
+        }
     }
 }
 
@@ -44,6 +58,7 @@ impl VqLossConfig {
             ("l1", self.l1),
             ("l2", self.l2),
             ("gradient", self.gradient),
+            ("ms_ssim", self.ms_ssim),
             ("codebook", self.codebook),
             ("commitment", self.commitment),
             ("entropy", self.entropy),
@@ -62,21 +77,32 @@ impl VqLossConfig {
     }
 }
 
+/// Networks beside the tokenizer that have a say in its loss.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Judges<'a> {
+    /// A critic, with the weight of its answer and whether that is adaptive.
+    pub critic: Option<(&'a Discriminator, f64, bool)>,
+    /// A perceptual distance, with its weight.
+    pub perceptual: Option<(&'a Lpips, f64)>,
+    /// A head, what it should find (`[batch, words]`, 1 or 0), and its weight.
+    pub semantic: Option<(&'a SemanticHead, &'a Tensor<2>, f64)>,
+}
+
 /// The loss of one batch and what the loop wants to know about it.
 #[derive(Debug)]
 pub struct VqLoss {
     /// The weighted sum, to differentiate.
     pub total: Tensor<1>,
-    /// Weighted pixel terms, detached.
-    pub reconstruction: Tensor<1>,
     /// Mean squared error of the pixels in `[-1, 1]`, detached; PSNR is `10 log10(4 / it)`.
     pub squared_error: Tensor<1>,
-    /// Mean squared distance between latents and their codes, unweighted, detached.
-    pub quantization: Tensor<1>,
+    /// Every other term by name, unweighted, detached.
+    pub terms: Vec<(&'static str, Tensor<1>)>,
     /// `[batch, h, w]`: the codes.
     pub codes: Tensor<3, Int>,
     /// `[batch, embed, h, w]`: the latents before quantization, detached.
     pub latents: Tensor<4>,
+    /// `[batch, 3, H, W]`: the reconstructions, detached.
+    pub output: Tensor<4>,
 }
 
 /// The training objective of a VQ tokenizer.
@@ -89,20 +115,51 @@ pub struct VqObjective {
 impl VqObjective {
     /// The loss of `model` on `pixels`, `[batch, 3, H, W]` in `[-1, 1]`.
     pub fn loss(&self, model: &VqModel, pixels: Tensor<4>) -> VqLoss {
-        let (output, latents, quantized) = model.forward(pixels.clone());
-        let (reconstruction, squared_error) = self.reconstruction(output - pixels);
-        let quantization = quantized.commitment_loss.clone().detach();
-        let total = reconstruction.clone()
+        self.judged_loss(model, pixels, Judges::default())
+    }
+
+    /// As [`Self::loss`], with what `judges` say.
+    pub fn judged_loss(&self, model: &VqModel, pixels: Tensor<4>, judges: Judges<'_>) -> VqLoss {
+        let latents = model.latents(pixels.clone());
+        let quantized = model.quantize.forward(latents.clone());
+        let features = model.features(quantized.latents.clone());
+        let output = model.whole_decoder().last_layer().forward(features.clone());
+        let mut terms = vec![("commitment", quantized.commitment_loss.clone().detach())];
+        let of_pixels = |output: Tensor<4>| {
+            let mut sum = self.reconstruction(output.clone(), pixels.clone());
+            if let Some((lpips, weight)) = judges.perceptual {
+                sum = sum + lpips.distance(output, pixels.clone()) * weight;
+            }
+            sum
+        };
+        let mut total = of_pixels(output.clone())
             + quantized.codebook_loss * self.config.codebook
-            + quantized.commitment_loss * self.config.commitment
-            + quantized.entropy_loss * self.config.entropy;
+            + quantized.commitment_loss * self.config.commitment;
+        if self.config.entropy > 0.0 {
+            terms.push(("entropy", quantized.entropy_loss.clone().detach()));
+            total = total + quantized.entropy_loss * self.config.entropy;
+        }
+        if let Some((critic, weight, adaptive)) = judges.critic {
+            let ratio = match adaptive {
+                true => gradient_ratio(model, features, critic, &of_pixels),
+                false => 1.0,
+            };
+            let complaint = critic.complaint(output.clone());
+            terms.push(("complaint", complaint.clone().detach()));
+            total = total + complaint * (weight * ratio);
+        }
+        if let Some((head, present, weight)) = judges.semantic {
+            let loss = head.loss(quantized.latents, present.clone());
+            terms.push(("semantic", loss.clone().detach()));
+            total = total + loss * weight;
+        }
         VqLoss {
             total,
-            reconstruction: reconstruction.detach(),
-            squared_error,
-            quantization,
+            squared_error: squared_error(&output, &pixels),
+            terms,
             codes: quantized.codes,
             latents: latents.detach(),
+            output: output.detach(),
         }
     }
 
@@ -111,31 +168,54 @@ impl VqObjective {
     pub fn autoencoder_loss(&self, model: &VqModel, pixels: Tensor<4>) -> VqLoss {
         let latents = model.latents(pixels.clone());
         let output = model.reconstruct(latents.clone());
-        let (reconstruction, squared_error) = self.reconstruction(output - pixels);
+        let total = self.reconstruction(output.clone(), pixels.clone());
         let latents = latents.detach();
         VqLoss {
-            total: reconstruction.clone(),
-            reconstruction: reconstruction.clone().detach(),
-            squared_error,
-            quantization: Tensor::zeros([1], &reconstruction.device()),
+            total,
+            squared_error: squared_error(&output, &pixels),
+            terms: Vec::new(),
             codes: model.codes(latents.clone()),
             latents,
+            output: output.detach(),
         }
     }
 
-    /// The weighted pixel terms of `error`, and its mean square, detached.
-    fn reconstruction(&self, error: Tensor<4>) -> (Tensor<1>, Tensor<1>) {
-        let squared = error.clone().square().mean();
-        let squared_error = squared.clone().detach();
-        let mut sum = squared * self.config.l2;
+    /// The weighted pixel terms.
+    fn reconstruction(&self, output: Tensor<4>, pixels: Tensor<4>) -> Tensor<1> {
+        let error = output.clone() - pixels.clone();
+        let mut sum = error.clone().square().mean() * self.config.l2;
         if self.config.l1 > 0.0 {
             sum = sum + error.clone().abs().mean() * self.config.l1;
         }
         if self.config.gradient > 0.0 {
             sum = sum + edge_error(error) * self.config.gradient;
         }
-        (sum, squared_error)
+        if self.config.ms_ssim > 0.0 {
+            sum = sum + (ms_ssim(output, pixels).neg() + 1.0) * self.config.ms_ssim;
+        }
+        sum
     }
+}
+
+fn squared_error(output: &Tensor<4>, pixels: &Tensor<4>) -> Tensor<1> {
+    (output.clone() - pixels.clone()).detach().square().mean()
+}
+
+/// How much longer the gradient of the pixel terms is than the critic's, at the weights of the decoder's
+/// last layer, whose input is taken as fixed.
+fn gradient_ratio(
+    model: &VqModel,
+    features: Tensor<4>,
+    critic: &Discriminator,
+    of_pixels: &dyn Fn(Tensor<4>) -> Tensor<1>,
+) -> f64 {
+    let layer = model.whole_decoder().last_layer();
+    let output = || layer.forward(features.clone().detach());
+    let length = |loss: Tensor<1>| {
+        let gradient = layer.weight.val().grad(&loss.backward());
+        gradient.map_or(0.0, |g| f64::from(g.square().sum().into_scalar::<f32>()).sqrt())
+    };
+    adaptive_weight(length(of_pixels(output())), length(critic.complaint(output())))
 }
 
 /// Mean absolute difference between neighbours, horizontal plus vertical.

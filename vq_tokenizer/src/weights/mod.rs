@@ -60,6 +60,22 @@ pub fn collect<M: Module>(module: &M) -> NamedTensors {
     collector.tensors
 }
 
+/// Moves `averages`, of the names and shapes of `module`'s parameters, towards these: to `decay` of what
+/// they are and the rest of what the parameters are.
+///
+/// # Panics
+/// When a parameter is missing from `averages` or of another shape.
+pub fn average<M: Module>(averages: &mut NamedTensors, module: &M, decay: f64) {
+    let decay = decay as f32;
+    for (name, data) in collect(module) {
+        let average = averages.get_mut(&name).expect("an average for every parameter");
+        let (new, old) = (data.iter::<f32>(), average.iter::<f32>());
+        let values: Vec<f32> =
+            old.zip(new).map(|(old, new)| decay * old + (1.0 - decay) * new).collect();
+        *average = TensorData::new(values, data.shape().to_vec());
+    }
+}
+
 /// Names and shapes of the float parameters of `module`, none of which is initialised for it.
 pub fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
     let mut shapes = Shapes::default();

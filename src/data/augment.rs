@@ -1,0 +1,160 @@
+//! Random changes to the pictures that an image tokenizer is trained on.
+
+use image::RgbImage;
+use image::imageops::{self, FilterType};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// What may happen to a picture; in a recipe `true` stands for a mirror and a shift of 4 pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Said")]
+pub struct Augment {
+    /// Whether half of the pictures are mirrored.
+    pub flip: bool,
+    /// Pixels by which they are shifted at most, in both directions; the border is repeated.
+    pub shift: u32,
+    /// The share of the sides that is cut away at most, in [0, 1): a random part is enlarged.
+    pub scale: f32,
+    /// By how much brightness, contrast and saturation change at most, as a share of them, in [0, 1).
+    pub colour: f32,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Said {
+    Plain(bool),
+    Keys(Keys),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Keys {
+    #[serde(default)]
+    flip: bool,
+    #[serde(default)]
+    shift: u32,
+    #[serde(default)]
+    scale: f32,
+    #[serde(default)]
+    colour: f32,
+}
+
+impl From<Said> for Augment {
+    fn from(said: Said) -> Self {
+        match said {
+            Said::Plain(false) => Self::default(),
+            Said::Plain(true) => Self { flip: true, shift: 4, ..Self::default() },
+            Said::Keys(Keys { flip, shift, scale, colour }) => Self { flip, shift, scale, colour },
+        }
+    }
+}
+
+impl Augment {
+    /// Checks every value against its range.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the key, its value and what is allowed.
+    pub fn validate(&self) -> Result<()> {
+        for (key, share) in [("scale", self.scale), ("colour", self.colour)] {
+            if !(0.0..1.0).contains(&share) {
+                let message = format!("augment.{key} is {share}; allowed: [0, 1)");
+                return Err(Error::Invalid(message));
+            }
+        }
+        Ok(())
+    }
+
+    /// A changed picture of the same size.
+    pub fn apply(&self, mut image: RgbImage, rng: &mut ChaCha8Rng) -> RgbImage {
+        if self.flip && rng.random::<bool>() {
+            imageops::flip_horizontal_in_place(&mut image);
+        }
+        if self.shift > 0 {
+            image = shifted(&image, i64::from(self.shift), rng);
+        }
+        if self.scale > 0.0 {
+            image = enlarged(&image, self.scale, rng);
+        }
+        if self.colour > 0.0 {
+            recolour(&mut image, self.colour, rng);
+        }
+        image
+    }
+}
+
+fn shifted(image: &RgbImage, most: i64, rng: &mut ChaCha8Rng) -> RgbImage {
+    let (width, height) = image.dimensions();
+    let (dx, dy) = (rng.random_range(-most..=most), rng.random_range(-most..=most));
+    let moved =
+        |at: u32, by: i64, len: u32| (i64::from(at) + by).clamp(0, i64::from(len) - 1) as u32;
+    RgbImage::from_fn(width, height, |x, y| {
+        *image.get_pixel(moved(x, dx, width), moved(y, dy, height))
+    })
+}
+
+fn enlarged(image: &RgbImage, most: f32, rng: &mut ChaCha8Rng) -> RgbImage {
+    let (width, height) = image.dimensions();
+    let share = 1.0 - rng.random_range(0.0..=most);
+    let part = |len: u32| ((len as f32 * share).round() as u32).max(1);
+    let (w, h) = (part(width), part(height));
+    let (x, y) = (rng.random_range(0..=width - w), rng.random_range(0..=height - h));
+    let part = imageops::crop_imm(image, x, y, w, h).to_image();
+    imageops::resize(&part, width, height, FilterType::CatmullRom)
+}
+
+/// Each factor is drawn around 1: of the values, of their distance from the picture's mean, and of their
+/// distance from grey.
+fn recolour(image: &mut RgbImage, most: f32, rng: &mut ChaCha8Rng) {
+    let [brightness, contrast, saturation] =
+        [(); 3].map(|()| rng.random_range(1.0 - most..=1.0 + most));
+    let grey =
+        |p: &[u8; 3]| 0.299 * f32::from(p[0]) + 0.587 * f32::from(p[1]) + 0.114 * f32::from(p[2]);
+    let count = (image.width() * image.height()).max(1) as f32;
+    let mean = image.pixels().map(|p| grey(&p.0)).sum::<f32>() / count;
+    for pixel in image.pixels_mut() {
+        let grey = grey(&pixel.0);
+        pixel.0 = pixel.0.map(|value| {
+            let value = grey + (f32::from(value) - grey) * saturation;
+            let value = mean + (value - mean) * contrast;
+            (value * brightness).round().clamp(0.0, 255.0) as u8
+        });
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    #[test]
+    fn it_is_read_as_a_switch_or_key_by_key() {
+        let read = |text: &str| serde_json::from_str::<Augment>(text);
+        assert_eq!(read("false").unwrap(), Augment::default());
+        assert_eq!(
+            read("true").unwrap(),
+            Augment { flip: true, shift: 4, scale: 0.0, colour: 0.0 }
+        );
+        let keys = read(r#"{"scale": 0.2, "colour": 0.1}"#).unwrap();
+        assert_eq!((keys.scale, keys.colour, keys.flip), (0.2, 0.1, false));
+        let written = serde_json::to_string(&keys).unwrap();
+        assert_eq!(read(&written).unwrap(), keys);
+        assert!(read(r#"{"zoom": 1}"#).is_err());
+        assert!(Augment { scale: 1.0, ..keys }.validate().is_err());
+    }
+
+    #[test]
+    fn pictures_keep_their_size_and_repeat_with_the_seed() {
+        let all = Augment { flip: true, shift: 3, scale: 0.4, colour: 0.3 };
+        let image = RgbImage::from_fn(24, 16, |x, y| image::Rgb([x as u8 * 9, y as u8 * 11, 80]));
+        let changed = |seed| all.apply(image.clone(), &mut ChaCha8Rng::seed_from_u64(seed));
+        assert_eq!(changed(1).dimensions(), (24, 16));
+        assert_eq!(changed(1), changed(1));
+        assert_ne!(changed(1), changed(2));
+        let none = Augment::default().apply(image.clone(), &mut ChaCha8Rng::seed_from_u64(1));
+        assert_eq!(none, image);
+    }
+}

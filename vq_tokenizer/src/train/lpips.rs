@@ -1,0 +1,162 @@
+//! The perceptual distance LPIPS with VGG-16, from weights that the user supplies.
+//!
+//! Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (arXiv
+//! 1801.03924), version 0.1 of its `lpips` package. The file holds torchvision's `features.N.weight` and
+//! `features.N.bias` of VGG-16 and the package's `linK.model.1.weight`, 31 tensors in all.
+
+use std::path::Path;
+
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::module::max_pool2d;
+use burn::tensor::ops::MaxPoolOptions;
+use burn::tensor::{Device, Tensor, TensorData, activation};
+
+use crate::blocks::Conv2d;
+use crate::error::Result;
+use crate::weights::{self, WeightFiles};
+
+/// Channels of VGG-16's convolutions, stage by stage; stages are separated by a pooling.
+const STAGES: [&[usize]; 5] = [&[64, 64], &[128, 128], &[256; 3], &[512; 3], &[512; 3]];
+/// What pixels in [-1, 1] are shifted by, then divided by, per channel.
+const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
+const SCALE: [f32; 3] = [0.458, 0.448, 0.450];
+
+/// The fixed networks behind the distance.
+#[derive(Module, Debug)]
+pub struct Lpips {
+    /// All convolutions in order; the place in torchvision's list counts activations and poolings too.
+    convolutions: Vec<Conv2d>,
+    /// `[1, channels, 1, 1]` of each stage.
+    weights: Vec<Param<Tensor<4>>>,
+}
+
+impl Lpips {
+    /// Reads the networks from the safetensors file at `path`.
+    ///
+    /// # Errors
+    /// Those of the file; when tensors are missing, unexpected or of another shape.
+    pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        let files = WeightFiles::open(path)?.renamed(|name| Some(our_name(name)));
+        Ok(weights::load(Self::blank(device), files, path)?.no_grad())
+    }
+
+    fn blank(device: &Device) -> Self {
+        let mut inputs = 3;
+        let mut convolutions = Vec::new();
+        for channels in STAGES.iter().flat_map(|stage| stage.iter()) {
+            convolutions.push(Conv2d::new(inputs, *channels, 3, device));
+            inputs = *channels;
+        }
+        let weight = |stage: &&[usize]| Initializer::Ones.init([1, stage[0], 1, 1], device);
+        Self { convolutions, weights: STAGES.iter().map(weight).collect() }
+    }
+
+    /// The distance of `a` and `b`, `[batch, 3, H, W]` in [-1, 1], sides of at least 16; 0 for equal
+    /// pictures.
+    pub fn distance(&self, a: Tensor<4>, b: Tensor<4>) -> Tensor<1> {
+        let mut convolutions = self.convolutions.iter();
+        let (mut a, mut b) = (scaled(a), scaled(b));
+        let mut sum: Option<Tensor<1>> = None;
+        for (index, (stage, weight)) in STAGES.iter().zip(&self.weights).enumerate() {
+            if index > 0 {
+                let pool = |x| max_pool2d(x, MaxPoolOptions::new([2, 2]));
+                (a, b) = (pool(a), pool(b));
+            }
+            for conv in convolutions.by_ref().take(stage.len()) {
+                (a, b) = (activation::relu(conv.forward(a)), activation::relu(conv.forward(b)));
+            }
+            let difference = directions(a.clone()) - directions(b.clone());
+            let found = (difference.square() * weight.val()).sum_dim(1).mean();
+            sum = Some(match sum {
+                Some(sum) => sum + found,
+                None => found,
+            });
+        }
+        sum.expect("there are five stages")
+    }
+}
+
+/// Our name of a tensor of the file.
+fn our_name(name: &str) -> String {
+    if let Some((stage, _)) = name.strip_prefix("lin").and_then(|rest| rest.split_once('.')) {
+        return format!("weights.{stage}");
+    }
+    let place = |rest: &str| {
+        let (place, kind) = rest.split_once('.')?;
+        let place: usize = place.parse().ok()?;
+        let index = places().position(|known| known == place)?;
+        Some(format!("convolutions.{index}.{kind}"))
+    };
+    name.strip_prefix("features.").and_then(place).unwrap_or_else(|| name.to_owned())
+}
+
+/// Places of the convolutions in torchvision's list: each is followed by an activation, each stage by a
+/// pooling.
+fn places() -> impl Iterator<Item = usize> {
+    let stages = STAGES.iter().enumerate();
+    let stages = stages.flat_map(|(stage, channels)| channels.iter().map(move |_| stage));
+    stages.enumerate().map(|(index, stage)| 2 * index + stage)
+}
+
+fn scaled(x: Tensor<4>) -> Tensor<4> {
+    let constant = |values: [f32; 3]| {
+        Tensor::from_data(TensorData::new(values.to_vec(), [1, 3, 1, 1]), &x.device())
+    };
+    let (shift, scale) = (constant(SHIFT), constant(SCALE));
+    (x - shift) / scale
+}
+
+/// Features with the channels of every place at length 1.
+fn directions(x: Tensor<4>) -> Tensor<4> {
+    let length = (x.clone().square().sum_dim(1) + 1e-20).sqrt();
+    x / (length + 1e-10)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::weights::{StoredDtype, collect, to_bytes};
+    use burn::tensor::Distribution;
+
+    #[test]
+    fn places_are_torchvision_s() {
+        let places: Vec<usize> = places().collect();
+        assert_eq!(places, [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]);
+        assert_eq!(our_name("features.10.bias"), "convolutions.4.bias");
+        assert_eq!(our_name("lin3.model.1.weight"), "weights.3");
+        assert_eq!(our_name("classifier.0.weight"), "classifier.0.weight");
+    }
+
+    #[test]
+    fn equal_pictures_are_at_no_distance_and_weights_do_not_move() {
+        let device = Device::flex().autodiff();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vgg.safetensors");
+        let theirs = |name: &str| match name.strip_prefix("weights.") {
+            Some(stage) => format!("lin{stage}.model.1.weight"),
+            None => {
+                let (index, kind) = name["convolutions.".len()..].split_once('.').unwrap();
+                let place = places().nth(index.parse().unwrap()).unwrap();
+                format!("features.{place}.{kind}")
+            }
+        };
+        let tensors = collect(&Lpips::blank(&device));
+        let tensors = tensors.into_iter().map(|(name, data)| (theirs(&name), data)).collect();
+        std::fs::write(&path, to_bytes(&tensors, StoredDtype::F16, None).unwrap()).unwrap();
+        let lpips = Lpips::load(&path, &device).unwrap();
+        let picture = || Tensor::<4>::random([1, 3, 16, 16], Distribution::Default, &device);
+        let (a, b) = (picture().require_grad(), picture());
+        assert_eq!(lpips.distance(a.clone(), a.clone()).into_scalar::<f32>(), 0.0);
+        let distance = lpips.distance(a.clone(), b);
+        assert!(distance.clone().into_scalar::<f32>() > 0.0);
+        let gradients = distance.backward();
+        assert!(a.grad(&gradients).is_some());
+        assert!(lpips.convolutions[0].weight.val().grad(&gradients).is_none());
+        std::fs::write(&path, to_bytes(&Default::default(), StoredDtype::F16, None).unwrap())
+            .unwrap();
+        assert!(
+            Lpips::load(&path, &device).unwrap_err().to_string().contains("31 tensors missing")
+        );
+    }
+}

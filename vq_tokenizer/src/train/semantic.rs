@@ -1,0 +1,123 @@
+//! A head that reads a picture's words from its quantised latents: codes that words can be read from
+//! serve a language model better. It is trained along and left out of releases.
+
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{Device, Tensor, activation};
+use serde::{Deserialize, Serialize};
+
+use crate::blocks::Conv2d;
+use crate::error::{Error, Result};
+
+/// How the head takes part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SemanticConfig {
+    /// Weight of the head's loss; 0 leaves it out.
+    pub weight: f64,
+    /// Words that are told apart: words are hashed to so many.
+    pub words: usize,
+    /// Channels between the latents and the words.
+    pub hidden: usize,
+}
+
+impl Default for SemanticConfig {
+    fn default() -> Self {
+        Self { weight: 0.0, words: 512, hidden: 128 }
+    }
+}
+
+impl SemanticConfig {
+    /// Checks every value against its range.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the key, its value and what is allowed.
+    pub fn validate(&self) -> Result<()> {
+        if !self.weight.is_finite() || self.weight < 0.0 {
+            let weight = self.weight;
+            let message = format!("semantic.weight is {weight}; allowed: 0 or more");
+            return Err(Error::Invalid(message));
+        }
+        for (key, value) in [("words", self.words), ("hidden", self.hidden)] {
+            if value == 0 {
+                return Err(Error::Invalid(format!("semantic.{key} is 0; it must be at least 1")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Latents to words.
+#[derive(Module, Debug)]
+pub struct SemanticHead {
+    hidden: Conv2d,
+    weight: Param<Tensor<2>>,
+    bias: Param<Tensor<1>>,
+}
+
+impl SemanticHead {
+    /// A head of random weights for latents of `embed_dim` channels.
+    pub fn new(config: &SemanticConfig, embed_dim: usize, device: &Device) -> Self {
+        let std = (2.0 * config.hidden as f64).powf(-0.5);
+        let normal = Initializer::Normal { mean: 0.0, std };
+        Self {
+            hidden: Conv2d::new(embed_dim, config.hidden, 3, device),
+            weight: normal.init([2 * config.hidden, config.words], device),
+            bias: Initializer::Zeros.init([config.words], device),
+        }
+    }
+
+    /// Log-odds of each word: `[batch, embed, h, w]` to `[batch, words]`.
+    pub fn forward(&self, latents: Tensor<4>) -> Tensor<2> {
+        let x = activation::silu(self.hidden.forward(latents));
+        let [batch, channels, height, width] = x.dims();
+        let x = x.reshape([batch, channels, height * width]);
+        // What there is on the whole, and what there is anywhere.
+        let pooled = Tensor::cat(vec![x.clone().mean_dim(2), x.max_dim(2)], 1);
+        pooled.reshape([batch, 2 * channels]).matmul(self.weight.val())
+            + self.bias.val().unsqueeze()
+    }
+
+    /// The mean cross-entropy of the words that are there plus that of those that are not, which are
+    /// many more; `present` `[batch, words]` is 1 or 0. Pictures without words count nothing.
+    pub fn loss(&self, latents: Tensor<4>, present: Tensor<2>) -> Tensor<1> {
+        let odds = self.forward(latents);
+        // softplus(-x) where a word is there, softplus(x) where it is not.
+        let missed = activation::softplus(odds.clone().neg(), 1.0);
+        let invented = activation::softplus(odds, 1.0);
+        let has_words = present.clone().sum_dim(1).greater_elem(0.0).float();
+        let absent = (present.clone().neg() + 1.0) * has_words;
+        let mean = |x: Tensor<2>, mask: Tensor<2>| (x * mask.clone()).sum() / (mask.sum() + 1e-6);
+        mean(missed, present) + mean(invented, absent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Distribution;
+
+    #[test]
+    fn words_are_learnt_from_latents() {
+        let device = Device::flex().autodiff();
+        device.seed(8);
+        let config = SemanticConfig { weight: 1.0, words: 6, hidden: 16 };
+        let mut head = SemanticHead::new(&config, 3, &device);
+        let latents = Tensor::<4>::random([4, 3, 4, 4], Distribution::Normal(0.0, 1.0), &device);
+        let present = Tensor::<2>::from_data(
+            [[1.0, 0.0, 0.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0, 0.0, 0.0], [0.0; 6], [1.0; 6]],
+            &device,
+        );
+        let loss = |head: &SemanticHead| head.loss(latents.clone(), present.clone());
+        let before = loss(&head).into_scalar::<f32>();
+        for _ in 0..60 {
+            let gradients = loss(&head).backward();
+            let step = |param: Tensor<2>| {
+                let gradient = param.grad(&gradients).expect("it takes part");
+                Tensor::from_inner(param.inner() - gradient * 0.5).require_grad()
+            };
+            head.weight = head.weight.map(step);
+        }
+        let after = loss(&head).into_scalar::<f32>();
+        assert!(after < 0.5 * before, "{before} to {after}");
+    }
+}
