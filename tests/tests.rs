@@ -19,4 +19,5 @@ mod scenes;
 mod shipped;
 mod tokenize;
 mod train;
+mod train_vq;
 mod vq_tokenizer;

@@ -42,6 +42,10 @@ impl<T: Task> Task for StopAfter<T> {
         self.inner.evaluate()
     }
 
+    fn picture(&mut self) -> Option<image::RgbImage> {
+        self.inner.picture()
+    }
+
     fn save(&self, dir: &Path) -> calumma::Result<()> {
         self.inner.save(dir)
     }
@@ -51,13 +55,13 @@ impl<T: Task> Task for StopAfter<T> {
     }
 }
 
-fn recipe<R: Recipe>(dir: &Path, text: &str, overrides: &[String]) -> R {
+pub fn recipe<R: Recipe>(dir: &Path, text: &str, overrides: &[String]) -> R {
     let path = dir.join("recipe.toml");
     std::fs::write(&path, text).unwrap();
     read_recipe(&path, overrides).unwrap()
 }
 
-const VQ: &str = r#"
+pub const VQ: &str = r#"
 [run]
 name = "vq"
 seed = 3
@@ -142,7 +146,7 @@ accumulate = 2
 "#;
 
 /// Runs `task` to its end, or up to `stop_after`; a stop must show as the documented error.
-fn train<T: Task>(task: T, config: &RunConfig, stop_after: Option<usize>) {
+pub fn train<T: Task>(task: T, config: &RunConfig, stop_after: Option<usize>) {
     let flag = StopFlag::default();
     let mut task = StopAfter { inner: task, step: stop_after.unwrap_or(0), flag: flag.clone() };
     let schedule = calumma::train::ScheduleConfig { warmup: 5, ..Default::default() };
@@ -153,18 +157,18 @@ fn train<T: Task>(task: T, config: &RunConfig, stop_after: Option<usize>) {
     }
 }
 
-fn assert_same_bits(a: &Path, b: &Path) {
+pub fn assert_same_bits(a: &Path, b: &Path) {
     for name in ["model.safetensors", "trainer/optimizer.safetensors"] {
         let (a, b) = (std::fs::read(a.join(name)).unwrap(), std::fs::read(b.join(name)).unwrap());
         assert!(a == b, "{name} differs");
     }
 }
 
-fn in_dir(dir: &Path, name: &str) -> Vec<String> {
+pub fn in_dir(dir: &Path, name: &str) -> Vec<String> {
     vec![format!("run.directory={:?}", dir.join(name).to_str().unwrap())]
 }
 
-fn newest(config: &RunConfig) -> PathBuf {
+pub fn newest(config: &RunConfig) -> PathBuf {
     let (step, dir) = newest_good_checkpoint(&config.path()).unwrap().unwrap();
     assert_eq!(step, config.steps);
     dir
