@@ -104,6 +104,14 @@ pub fn run(verb: EvalVerb, session: &Session) -> Result<()> {
     finish(report, common, session)
 }
 
+/// Does `vq eval`, which is `eval reconstruction`.
+///
+/// # Errors
+/// As [`run`].
+pub fn reconstruction(args: &EvalArgs, session: &Session) -> Result<()> {
+    finish(measures::reconstruction(args, session)?, args, session)
+}
+
 /// Writes the report, and prints its scores.
 fn finish(mut measured: Measured, args: &EvalArgs, session: &Session) -> Result<()> {
     let report = &mut measured.report;

@@ -7,11 +7,13 @@ use calumma::pipeline::NO_DECODER;
 use calumma::train::{ImageTask, VqRecipe, read_recipe};
 use calumma::{Error, Result};
 use clap::{Args, Subcommand};
+use image::{RgbImage, imageops};
 use serde::Deserialize;
 use serde_json::json;
 use vq_tokenizer::metrics::{psnr, ssim};
-use vq_tokenizer::{Codes, VqTokenizer};
+use vq_tokenizer::{Codes, Tiles, VqTokenizer};
 
+use super::eval::EvalArgs;
 use super::session::{Session, name};
 use super::train::train_task;
 use super::{open, pictures, sizes};
@@ -24,6 +26,8 @@ const BATCH: usize = 32;
 pub enum VqVerb {
     /// Train an image tokenizer by a recipe; a stopped run goes on where it was
     Train(TrainArgs),
+    /// Score an image tokenizer on a data set: PSNR, SSIM, MS-SSIM, use of the codebook
+    Eval(EvalArgs),
     /// Print the codes of pictures
     Encode(EncodeArgs),
     /// Turn codes back into pictures
@@ -31,6 +35,9 @@ pub enum VqVerb {
     /// Encode and decode pictures, and say how close the result is
     Reconstruct(ReconstructArgs),
 }
+
+/// Codes along a side above which a picture is decoded in tiles.
+const LARGE: usize = 128;
 
 /// A recipe and changes to it.
 #[derive(Args)]
@@ -50,6 +57,48 @@ pub struct EncodeArgs {
     /// PNG, JPEG or WebP files
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
+    #[command(flatten)]
+    tiles: TileArgs,
+}
+
+/// Whether pictures keep their size.
+#[derive(Args)]
+pub struct TileArgs {
+    /// Keep each picture's own size instead of resizing and cropping it, and compute it in tiles of so
+    /// many pixels
+    #[arg(long, value_name = "PIXELS", num_args = 0..=1, default_missing_value = "512")]
+    own_size: Option<usize>,
+}
+
+impl TileArgs {
+    fn tiles(&self) -> Option<Tiles> {
+        self.own_size.map(|side| Tiles { side, margin: Tiles::default().margin.min(side / 8) })
+    }
+
+    fn encode(&self, vq: &VqTokenizer, images: &[RgbImage]) -> Result<Vec<Codes>> {
+        let Some(tiles) = self.tiles() else { return Ok(vq.encode(images)?) };
+        images.iter().map(|image| Ok(vq.encode_tiled(image, tiles)?)).collect()
+    }
+
+    /// Each picture as it is seen, and what is left of it.
+    fn reconstruct(
+        &self,
+        vq: &VqTokenizer,
+        images: &[RgbImage],
+    ) -> Result<Vec<(RgbImage, RgbImage)>> {
+        let codes = self.encode(vq, images)?;
+        let Some(tiles) = self.tiles() else {
+            let seen = images.iter().map(|image| vq.preprocessor().resize(image));
+            return Ok(seen.zip(vq.decode(&codes)?).collect());
+        };
+        let pair = |(image, codes): (&RgbImage, Codes)| {
+            let decoded = vq.decode_tiled(&codes, tiles)?;
+            let (width, height) = decoded.dimensions();
+            let (x, y) = ((image.width() - width) / 2, (image.height() - height) / 2);
+            Ok((imageops::crop_imm(image, x, y, width, height).to_image(), decoded))
+        };
+        images.iter().zip(codes).map(pair).collect()
+    }
 }
 
 /// Codes to decode.
@@ -75,6 +124,8 @@ pub struct ReconstructArgs {
     /// Where reconstructions go as PNG
     #[arg(long, short, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    tiles: TileArgs,
 }
 
 /// Does `verb`.
@@ -84,6 +135,7 @@ pub struct ReconstructArgs {
 pub fn run(verb: VqVerb, session: &Session) -> Result<()> {
     match verb {
         VqVerb::Train(args) => train(&args, session),
+        VqVerb::Eval(args) => super::eval::reconstruction(&args, session),
         VqVerb::Encode(args) => encode(&args, session),
         VqVerb::Decode(args) => decode(&args, session),
         VqVerb::Reconstruct(args) => reconstruct(&args, session),
@@ -110,7 +162,7 @@ fn encode(args: &EncodeArgs, session: &Session) -> Result<()> {
     let images = pictures::open_all(&args.images)?;
     let tokenizer = tokenizer(&args.checkpoint, session)?;
     for (paths, images) in args.images.chunks(BATCH).zip(images.chunks(BATCH)) {
-        for (path, codes) in paths.iter().zip(tokenizer.encode(images)?) {
+        for (path, codes) in paths.iter().zip(args.tiles.encode(&tokenizer, images)?) {
             let Codes { ids, height, width } = &codes;
             session.line(format_args!("{}: {height}x{width} codes", path.display()))?;
             for row in ids.chunks((*width).max(1)) {
@@ -165,7 +217,12 @@ fn decode(args: &DecodeArgs, session: &Session) -> Result<()> {
         return Err(no_codes("holds no codes".to_owned()));
     }
     let tokenizer = drawing_tokenizer(&args.checkpoint, session)?;
-    let images = tokenizer.decode(&codes).map_err(|e| no_codes(e.to_string()))?;
+    let decode = |codes: &Codes| match codes.height.max(codes.width) > LARGE {
+        true => tokenizer.decode_tiled(codes, Tiles::default()),
+        false => Ok(tokenizer.decode(std::slice::from_ref(codes))?.remove(0)),
+    };
+    let images = codes.iter().map(decode).collect::<std::result::Result<Vec<_>, _>>();
+    let images = images.map_err(|e| no_codes(e.to_string()))?;
     for (index, image) in images.iter().enumerate() {
         let path = match index {
             0 => args.out.clone(),
@@ -186,10 +243,9 @@ fn reconstruct(args: &ReconstructArgs, session: &Session) -> Result<()> {
     let out = args.out.as_deref().map(|dir| Outputs::new(dir, &args.images));
     let mut out = out.transpose()?;
     for (paths, images) in args.images.chunks(BATCH).zip(images.chunks(BATCH)) {
-        let decoded = tokenizer.decode(&tokenizer.encode(images)?)?;
-        for ((path, image), decoded) in paths.iter().zip(images).zip(&decoded) {
-            let seen = tokenizer.preprocessor().resize(image);
-            let (psnr, ssim) = (psnr(&seen, decoded)?, ssim(&seen, decoded)?);
+        let pairs = args.tiles.reconstruct(&tokenizer, images)?;
+        for (path, (seen, decoded)) in paths.iter().zip(&pairs) {
+            let (psnr, ssim) = (psnr(seen, decoded)?, ssim(seen, decoded)?);
             sum_psnr += psnr;
             sum_ssim += ssim;
             let out = out.as_mut().map(|out| out.path(path));

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use image::RgbImage;
 use serde_json::json;
-use vq_tokenizer::metrics::{CodebookUsage, psnr, ssim};
+use vq_tokenizer::metrics::{CodebookUsage, ms_ssim, psnr, ssim};
 use vq_tokenizer::{Codes, VqTokenizer};
 
 use super::report::{Report, SampleRecord};
@@ -67,6 +67,11 @@ pub struct ReconstructionScores {
     pub psnr: Score,
     /// Mean structural similarity over RGB (11-tap Gaussian of sigma 1.5, data range 1).
     pub ssim: Score,
+    /// Mean multi-scale structural similarity over RGB, of as many scales as fit.
+    pub ms_ssim: Score,
+    /// Mean PSNR of pictures in which every code's square has its mean colour: what as many numbers as
+    /// there are codes give without a tokenizer.
+    pub block_average: Score,
     /// Scenes whose objects, each with its shape and colour and no other, are read in the decoded
     /// picture: the most that a model can reach that draws with this tokenizer. None without scenes.
     pub objects: Option<Score>,
@@ -95,6 +100,7 @@ pub fn evaluate(
     let mut usage = CodebookUsage::new(num_embeddings);
     let (mut samples, mut sheet) = (Vec::new(), Vec::new());
     let (mut psnrs, mut ssims, mut objects) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ms_ssims, mut averages) = (Vec::new(), Vec::new());
     let detector = Detector::new();
     let bad = each_batch(dataset, extent, |batch| {
         let of_one = |(index, sample): (usize, Sample)| {
@@ -107,13 +113,22 @@ pub fn evaluate(
         for ((index, source, scene), one) in places.into_iter().zip(done) {
             check_codes(&one.codes, num_embeddings)?;
             usage.add(&one.codes.ids);
-            let psnr = psnr(&one.original, &one.decoded)?.min(HIGHEST_PSNR);
+            let psnr = vq_psnr(&one.original, &one.decoded)?;
             let ssim = ssim(&one.original, &one.decoded)?;
+            let ms_ssim = ms_ssim(&one.original, &one.decoded)?;
+            let average = block_average(&one.original, one.codes.height, one.codes.width);
+            averages.push(vq_psnr(&one.original, &average)?);
             psnrs.push(psnr);
             ssims.push(ssim);
+            ms_ssims.push(ms_ssim);
             let read = scene.map(|scene| shows(&one.decoded, &scene, &detector));
             objects.extend(read);
-            samples.push(record(index, source, [("psnr", psnr), ("ssim", ssim)], read));
+            samples.push(record(
+                index,
+                source,
+                [("psnr", psnr), ("ssim", ssim), ("ms_ssim", ms_ssim)],
+                read,
+            ));
             if sheet.len() < 2 * SHOWN {
                 sheet.push(Cell::new(one.original).note(Tone::Muted, "original"));
                 sheet.push(Cell::new(one.decoded).note(Tone::Plain, format!("{psnr:.1} dB")));
@@ -121,9 +136,42 @@ pub fn evaluate(
         }
         Ok(())
     })?;
-    let (psnr, ssim) = (Score::mean(&psnrs), Score::mean(&ssims));
+    let (psnr, ssim, ms_ssim) = (Score::mean(&psnrs), Score::mean(&ssims), Score::mean(&ms_ssims));
+    let block_average = Score::mean(&averages);
     let objects = (!objects.is_empty()).then(|| Score::share(objects));
-    Ok(ReconstructionScores { psnr, ssim, objects, usage, samples, bad, sheet })
+    Ok(ReconstructionScores {
+        psnr,
+        ssim,
+        ms_ssim,
+        block_average,
+        objects,
+        usage,
+        samples,
+        bad,
+        sheet,
+    })
+}
+
+fn vq_psnr(a: &RgbImage, b: &RgbImage) -> Result<f64> {
+    Ok(psnr(a, b)?.min(HIGHEST_PSNR))
+}
+
+/// `image` with the mean colour of each of `rows` x `columns` parts.
+fn block_average(image: &RgbImage, rows: usize, columns: usize) -> RgbImage {
+    let part =
+        |at: u32, len: u32, parts: usize| (at as usize * parts / len as usize).min(parts - 1);
+    let (width, height) = image.dimensions();
+    let place = |x, y| part(y, height, rows) * columns + part(x, width, columns);
+    let mut sums = vec![[0.0_f64; 4]; rows * columns];
+    for (x, y, pixel) in image.enumerate_pixels() {
+        let sum = &mut sums[place(x, y)];
+        sum.iter_mut().zip(pixel.0).for_each(|(sum, value)| *sum += f64::from(value));
+        sum[3] += 1.0;
+    }
+    RgbImage::from_fn(width, height, |x, y| {
+        let [r, g, b, count] = sums[place(x, y)];
+        image::Rgb([r, g, b].map(|sum| (sum / count).round() as u8))
+    })
 }
 
 /// The ground truth of a sample that is a scene.
@@ -154,7 +202,7 @@ fn check_codes(codes: &Codes, num_embeddings: usize) -> Result<()> {
 fn record(
     doc_id: usize,
     id: String,
-    measured: [(&'static str, f64); 2],
+    measured: [(&'static str, f64); 3],
     objects: Option<bool>,
 ) -> SampleRecord {
     let mut scores = measured.to_vec();
@@ -170,11 +218,16 @@ fn record(
 }
 
 impl ReconstructionScores {
-    /// The scores as a report on the data set called `dataset`: `psnr`, `ssim`, `objects` (of
-    /// scenes), `codebook_usage` (the share of codes used), `codebook_perplexity` and `dead_codes`.
+    /// The scores as a report on the data set called `dataset`: `psnr`, `ssim`, `ms_ssim`,
+    /// `psnr_block_average`, `objects` (of scenes), `codebook_usage` (the share of codes used), `codebook_perplexity` and `dead_codes`.
     pub fn report(self, dataset: &str) -> Report {
         let whole = |value: f64| Score::whole(value, self.samples.len());
-        let mut scores = vec![("psnr", self.psnr), ("ssim", self.ssim)];
+        let mut scores = vec![
+            ("psnr", self.psnr),
+            ("ssim", self.ssim),
+            ("ms_ssim", self.ms_ssim),
+            ("psnr_block_average", self.block_average),
+        ];
         scores.extend(self.objects.map(|objects| ("objects", objects)));
         scores.extend([
             ("codebook_usage", whole(self.usage.used_share())),

@@ -12,6 +12,7 @@ mod model;
 mod ops;
 pub mod preprocess;
 mod quantizer;
+mod tiles;
 mod tokenizer;
 pub mod train;
 pub mod weights;
@@ -20,6 +21,7 @@ pub use config::{NORM_GROUPS, VqConfig};
 pub use error::{Error, Result};
 pub use model::VqModel;
 pub use quantizer::{EmaState, Estimator, Quantized, Quantizer, QuantizerConfig};
+pub use tiles::Tiles;
 pub use tokenizer::VqTokenizer;
 
 /// The codes of one picture: indices into the codebook, row-major.

@@ -166,14 +166,20 @@ impl VqTokenizer {
 
     fn check(&self, codes: &Codes) -> Result<()> {
         const MAX_SIDE: usize = 8192;
-        let (height, width, len) = (codes.height, codes.width, codes.ids.len());
+        let (height, width) = (codes.height, codes.width);
         let longest = MAX_SIDE / self.config.downsampling();
         if height == 0 || width == 0 || height > longest || width > longest {
             return Err(Error::Invalid(format!(
                 "a grid of {height}x{width} codes; allowed: sides of 1 to {longest}"
             )));
         }
-        if len != height * width {
+        self.check_content(codes)
+    }
+
+    /// Whether there are as many codes as the grid has, all of them in the codebook.
+    pub(crate) fn check_content(&self, codes: &Codes) -> Result<()> {
+        let (height, width, len) = (codes.height, codes.width, codes.ids.len());
+        if height == 0 || width == 0 || len != height * width {
             return Err(Error::Invalid(format!("{len} codes for a grid of {height}x{width}")));
         }
         let size = self.config.num_embeddings;
@@ -194,6 +200,11 @@ impl VqTokenizer {
     /// How pictures become pixels.
     pub fn preprocessor(&self) -> &PreprocessorConfig {
         &self.preprocessor
+    }
+
+    /// Where the networks lie.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The networks.

@@ -295,10 +295,22 @@ impl PreprocessorConfig {
         let Some(first) = images.first() else {
             return Err(Error::Invalid("no picture to make a batch of".to_owned()));
         };
-        let (height, width) = match self.rule {
-            Rule::Flexible => (first.height() as usize, first.width() as usize),
-            Rule::HuggingFace | Rule::Original => (self.crop_height, self.crop_width),
-        };
+        let (height, width) = (self.crop_height, self.crop_width);
+        let has_size = first.dimensions() == (width as u32, height as u32);
+        if self.rule != Rule::Flexible && !has_size {
+            return Err(Error::Invalid(format!(
+                "a picture of {}x{} pixels in a batch of {width}x{height}; resize it first",
+                first.width(),
+                first.height()
+            )));
+        }
+        self.pixels(images, device)
+    }
+
+    /// As [`Self::tensor`], of images of any one size.
+    pub(crate) fn pixels(&self, images: &[RgbImage], device: &Device) -> Result<Tensor<4>> {
+        let (width, height) = images.first().map_or((0, 0), RgbImage::dimensions);
+        let (width, height) = (width as usize, height as usize);
         let levels = [0, 1, 2].map(|channel| self.levels(channel));
         let mut values = Vec::with_capacity(images.len() * 3 * height * width);
         for image in images {

@@ -118,6 +118,6 @@ mod tests {
             head.weight = head.weight.map(step);
         }
         let after = loss(&head).into_scalar::<f32>();
-        assert!(after < 0.5 * before, "{before} to {after}");
+        assert!(after < 0.7 * before, "{before} to {after}");
     }
 }
