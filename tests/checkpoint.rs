@@ -93,6 +93,22 @@ fn the_missing_decoder_can_be_added() {
 }
 
 #[test]
+fn the_missing_decoder_can_be_added_to_a_directory_that_was_taken_in() {
+    let scratch = tempfile::tempdir().unwrap();
+    let [full, taken, release] = ["full", "taken", "release"].map(|name| scratch.path().join(name));
+    copied(&fixture(HF), &full);
+    std::fs::create_dir(full.join("vq_tokenizer")).unwrap();
+    whole_tokenizer().save(&full.join("vq_tokenizer")).unwrap();
+    meta::export(&full, &release).unwrap();
+    Conversion::to(Layout::Calumma).run(&fixture(HF), &taken).unwrap();
+    meta::add_vqgan(&taken, &release.join("tokenizer/vqgan.ckpt"), &cpu()).unwrap();
+    calumma::checkpoint::Manifest::verify(&taken).unwrap();
+    let pipeline = Pipeline::open(&taken, &cpu()).unwrap();
+    assert_eq!(pipeline.drawing_vq().unwrap().preprocessor(), whole_tokenizer().preprocessor());
+    assert!(!taken.join("vq_tokenizer.old").exists());
+}
+
+#[test]
 fn a_release_in_two_parts_goes_in_and_comes_back_bit_for_bit() {
     let scratch = tempfile::tempdir().unwrap();
     let (imported, back) = (scratch.path().join("imported"), scratch.path().join("back"));

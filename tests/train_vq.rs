@@ -16,7 +16,7 @@ const WAYS: [(&str, &[&str]); 8] = [
     ("l2", &["model.quantizer={kind=\"l2\"}"]),
     ("simvq", &["model.quantizer={kind=\"simvq\"}"]),
     ("ibq", &["model.quantizer={kind=\"ibq\"}", "loss.entropy=0.05"]),
-    ("fsq", &["model.quantizer={kind=\"fsq\",levels=[4,3,2]}", "model.embed_dim=3"]),
+    ("fsq", &["model.quantizer={kind=\"fsq\",levels=[8,3]}", "model.embed_dim=2"]),
     (
         "lfq",
         &[

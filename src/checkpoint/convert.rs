@@ -9,9 +9,9 @@ use std::path::Path;
 
 use safetensors::Dtype;
 use serde_json::{Value, json};
-use vq_tokenizer::VqConfig;
 use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::weights::{StoredDtype, StoredTensor, TensorInfo, WeightFiles};
+use vq_tokenizer::{NORM_GROUPS, VqConfig};
 
 use super::config::{config_from_json, read_json, torch_name, write_json};
 use super::meta::half_apart;
@@ -37,6 +37,10 @@ const TAKEN_ALONG: [&str; 7] = [
     "processor_config.json",
     "preprocessor_config.json",
 ];
+
+/// What is said of image tokenizers that only this program computes.
+const OTHER_CODES: &str = "this image tokenizer has other norm_groups or another quantizer than the \
+    releases; transformers ignores both and gives pictures other codes, text is the same";
 
 /// Where the image tokenizer lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +75,7 @@ pub struct Conversion {
     /// The order to read.
     pub order: RotaryOrder,
     /// Whose sampling settings and prompts to write; `None` keeps those that are there, and gives a
-    /// foreign checkpoint without prompts the original release's where the layout is ours.
+    /// foreign checkpoint without prompts its release's.
     pub preset: Option<Preset>,
 }
 
@@ -88,12 +92,12 @@ impl Conversion {
     }
 
     /// Makes the checkpoint `dest` of the one in `source`, without its training state; one tensor is in
-    /// memory at a time.
+    /// memory at a time. Returns what another program will see otherwise, if anything.
     ///
     /// # Errors
     /// Those of the files, with the tensor at fault; when a file differs from the manifest; when `dest`
     /// exists. Nothing is left behind then.
-    pub fn run(&self, source: &Path, dest: &Path) -> Result<()> {
+    pub fn run(&self, source: &Path, dest: &Path) -> Result<Option<&'static str>> {
         if Manifest::read(source)?.is_some() {
             Manifest::verify(source)?;
         }
@@ -114,16 +118,19 @@ impl Conversion {
             self.write_processor(source, &json, vq.as_ref(), dir)?;
             self.write_config(json, vq.as_ref(), dir)?;
             self.write_tensors(&model, vq.as_ref(), dir)
-        })
+        })?;
+        let own_kind = |vq: &ImageTokenizer| {
+            vq.config.norm_groups != NORM_GROUPS || !vq.config.quantizer.is_default()
+        };
+        let other = self.layout == Layout::HuggingFace && vq.as_ref().is_some_and(own_kind);
+        Ok(other.then_some(OTHER_CODES))
     }
 
     fn write_generation(&self, source: &Path, config: &Value, dir: &Path) -> Result<()> {
         const NAME: &str = "generation_config.json";
         let from = source.join(NAME);
         let mut json = if from.exists() { read_json(&from)? } else { json!({}) };
-        let implied = self.layout == Layout::Calumma
-            && Manifest::read(source)?.is_none()
-            && json.get("prompts").is_none();
+        let implied = Manifest::read(source)?.is_none() && json.get("prompts").is_none();
         let implied = implied.then(|| preset_of(config));
         if let (Some(preset), Some(keys)) = (self.preset.or(implied), json.as_object_mut()) {
             keys.extend(preset.to_json());

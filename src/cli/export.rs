@@ -75,7 +75,9 @@ pub fn run(args: &ExportArgs, session: &Session) -> Result<()> {
     if let Some(parent) = args.dest.parent() {
         std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
     }
-    conversion.run(&args.checkpoint, &args.dest)?;
+    if let Some(remark) = conversion.run(&args.checkpoint, &args.dest)? {
+        session.note(remark);
+    }
     let manifest = Manifest::of(&args.dest)?;
     let size: u64 = manifest.files.values().map(|file| file.size).sum();
     let (dest, number) = (args.dest.display(), manifest.files.len());

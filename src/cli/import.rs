@@ -26,12 +26,12 @@ pub struct ImportArgs {
     /// Add the image tokenizer of this vqgan.ckpt, with vqgan.yaml beside it, to the checkpoint
     #[arg(long, value_name = "CKPT")]
     vqgan: Option<PathBuf>,
-    /// Whose settings and prompts the checkpoint gets; chameleon's where it says nothing itself
-    #[arg(long, value_parser = PossibleValuesParser::new(Preset::ALL.map(|(_, name)| name)))]
+    /// Whose settings and prompts the checkpoint gets, instead of its own or its release's
+    #[arg(long, value_parser = PossibleValuesParser::new(Preset::ALL.map(|(_, name)| name)), conflicts_with = "vqgan")]
     preset: Option<String>,
     /// How a Hugging Face directory's queries and keys order the channels of a head; side-by-side is
     /// what Anole's training code writes
-    #[arg(long, value_enum, default_value_t = Order::HalfApart)]
+    #[arg(long, value_enum, default_value_t = Order::HalfApart, conflicts_with = "vqgan")]
     rotary_order: Order,
 }
 
@@ -72,7 +72,8 @@ fn take_in(args: &ImportArgs, dest: &Path) -> Result<()> {
         Order::HalfApart => RotaryOrder::HalfApart,
         Order::SideBySide => RotaryOrder::SideBySide,
     };
-    Conversion { preset, order, ..Conversion::to(Layout::Calumma) }.run(&args.source, dest)
+    Conversion { preset, order, ..Conversion::to(Layout::Calumma) }.run(&args.source, dest)?;
+    Ok(())
 }
 
 fn cpu() -> Result<Device> {

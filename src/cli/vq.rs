@@ -66,7 +66,7 @@ pub struct EncodeArgs {
 pub struct TileArgs {
     /// Keep each picture's own size instead of resizing and cropping it, and compute it in tiles of so
     /// many pixels
-    #[arg(long, value_name = "PIXELS", num_args = 0..=1, default_missing_value = "512")]
+    #[arg(long, value_name = "PIXELS", num_args = 0..=1, require_equals = true, default_missing_value = "512")]
     own_size: Option<usize>,
 }
 

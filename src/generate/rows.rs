@@ -92,7 +92,7 @@ pub(super) struct Rows<'s, 'a, M> {
 impl<M: LanguageModel> Rows<'_, '_, M> {
     pub(super) fn run(mut self) -> Result<Vec<Generated>> {
         for index in 0..self.rows.len() {
-            if matches!(self.rows[index].state, ModalityState::Image { .. }) {
+            if !matches!(self.rows[index].state, ModalityState::Text | ModalityState::Done) {
                 (self.on_event)(index, Event::ImageStart)?;
             }
         }

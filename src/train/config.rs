@@ -428,11 +428,27 @@ impl Recipe for VqRecipe {
         self.optimizer.validate()?;
         self.schedule.validate()?;
         self.loss.validate()?;
+        if !self.validation.is_empty() {
+            validate_sources(&self.validation, false)?;
+        }
         at_least_one("batch.images", self.batch.images)?;
         at_least_one("batch.accumulate", self.batch.accumulate)?;
         self.adversarial.validate()?;
         self.semantic.validate()?;
         let (weight, decay) = (self.perceptual.weight, self.average.decay);
+        let side = self.model.resolution;
+        let smallest = [
+            ("adversarial.weight", self.adversarial.weight, 3 << self.adversarial.layers),
+            ("loss.ms_ssim", self.loss.ms_ssim, 11),
+            ("perceptual.weight", weight, 16),
+        ];
+        for (key, weight, smallest) in smallest {
+            if weight > 0.0 && side < smallest {
+                return Err(Error::Invalid(format!(
+                    "{key} is {weight}, which needs a model.resolution of at least {smallest}; it is {side}"
+                )));
+            }
+        }
         if !weight.is_finite() || weight < 0.0 {
             let message = format!("perceptual.weight is {weight}; allowed: 0 or more");
             return Err(Error::Invalid(message));

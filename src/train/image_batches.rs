@@ -102,7 +102,7 @@ pub(super) fn first_pictures(
     preprocessor: &PreprocessorConfig,
 ) -> Result<Vec<RgbImage>> {
     let dataset = Counted::new(open(config)?, config.max_bad)?;
-    let count = count.min(dataset.len());
+    let count = count.min(dataset.len()).min(config.limit.unwrap_or(usize::MAX));
     let samples: Vec<_> =
         (0..count).into_par_iter().map(|index| dataset.take(index)).collect::<Result<_>>()?;
     let first = samples.into_iter().flatten().filter_map(|sample| sample.images.into_iter().next());

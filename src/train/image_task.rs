@@ -188,23 +188,52 @@ impl ImageTask {
         self.objective.judged_loss(model, pixels, judges)
     }
 
-    /// The critic's own step on a batch and its reconstructions.
+    /// Rows of the codebook that were replaced are no longer what their averages are of.
+    fn copy_rows_to_average(&mut self, model: &VqModel, rows: &[usize]) {
+        let (Some(average), Some(codebook)) = (&mut self.average, model.quantize.codebook()) else {
+            return;
+        };
+        let (Some(old), false) = (average.get_mut(CODEBOOK), rows.is_empty()) else { return };
+        let new: Vec<f32> = codebook.weight.val().into_data().iter::<f32>().collect();
+        let mut values: Vec<f32> = old.iter::<f32>().collect();
+        let width = self.recipe.model.embed_dim;
+        for row in rows {
+            let row = row * width..(row + 1) * width;
+            values[row.clone()].copy_from_slice(&new[row]);
+        }
+        *old = TensorData::new(values, old.shape().to_vec());
+    }
+
+    /// The critic's own step on batches and their reconstructions.
     fn teach_critic(
         &mut self,
         step: usize,
-        [pixels, output]: [Tensor<4>; 2],
+        seen: Vec<(Tensor<4>, Tensor<4>)>,
         lr: f64,
     ) -> Result<Metrics> {
         let Some(critic) = &mut self.critic else { return Ok(Metrics::new()) };
         let adversarial = &self.recipe.adversarial;
-        let loss = self.lecam.critic_loss(critic.module(), pixels, output, adversarial.lecam);
-        let gradients = GradientsParams::from_grads(loss.total.backward(), critic.module());
-        critic.step(gradients, lr * adversarial.lr_factor).map_err(|norm| Error::Diverged {
-            step,
-            message: diverged("critic's gradient norm", norm),
-        })?;
-        Ok(vec![("critic_real", loss.real), ("critic_fake", loss.fake)])
+        let share = 1.0 / seen.len() as f64;
+        let mut gradients = GradientsAccumulator::new();
+        let (mut real, mut fake) = (0.0, 0.0);
+        for (pixels, output) in seen {
+            let module = critic.module();
+            let loss = self.lecam.critic_loss(module, pixels, output, adversarial.lecam);
+            let found = (loss.total * share).backward();
+            gradients.accumulate(module, GradientsParams::from_grads(found, module));
+            real += share * loss.real;
+            fake += share * loss.fake;
+        }
+        critic
+            .step(gradients.grads(), lr * adversarial.lr_factor)
+            .map_err(|norm| of_companion(step, "critic", norm))?;
+        Ok(vec![("critic_real", real), ("critic_fake", fake)])
     }
+}
+
+fn of_companion(step: usize, whose: &str, norm: f64) -> Error {
+    let message = format!("the {whose}'s gradient norm is {norm}; go back to the last checkpoint");
+    Error::Diverged { step, message }
 }
 
 fn diverged(what: &str, value: f64) -> String {
@@ -226,11 +255,15 @@ impl Task for ImageTask {
         let (mut codes, mut latents, mut seen) = (Vec::new(), Vec::new(), Vec::new());
         for part in 0..accumulate {
             let batch = self.batch()?;
-            if part == 0 && step == self.recipe.warmup.autoencoder_steps {
+            let has_codebook = self.model().quantize.codebook().is_some();
+            if part == 0 && step == self.recipe.warmup.autoencoder_steps && has_codebook {
                 let latents = self.starting_latents(&batch)?;
                 let model = self.model.take().expect("the model is put back at once");
                 let start = self.recipe.warmup.codebook;
-                self.model = Some(self.codebook.start(model, latents, start, &mut rng));
+                let model = self.codebook.start(model, latents, start, &mut rng);
+                let rows: Vec<usize> = (0..self.recipe.model.num_embeddings).collect();
+                self.copy_rows_to_average(&model, &rows);
+                self.model = Some(model);
             }
             let loss = self.loss(step, &batch);
             let share = 1.0 / accumulate as f64;
@@ -266,20 +299,22 @@ impl Task for ImageTask {
             let rows;
             let config = &self.recipe.model;
             (model, rows) = self.codebook.step(config, model, codes, latents, &mut rng);
+            self.copy_rows_to_average(&model, &rows);
             let rows = rows.into_iter().collect();
             self.optimizer.reset_rows(CODEBOOK, &rows, self.recipe.model.embed_dim);
-            if let Some(head) = &mut self.semantic {
-                head.step(of_head.grads(), lr).map_err(of_norm)?;
-            }
         }
         if let Some(average) = &mut self.average {
             weights::average(average, &model, self.recipe.average.decay);
         }
         self.model = Some(model);
+        if !self.is_warming_up(step)
+            && let Some(head) = &mut self.semantic
+        {
+            head.step(of_head.grads(), lr)
+                .map_err(|norm| of_companion(step, "semantic head", norm))?;
+        }
         if self.criticises(step) {
-            for (pixels, output) in seen {
-                terms.extend(self.teach_critic(step, [pixels, output], lr)?);
-            }
+            terms.extend(self.teach_critic(step, seen, lr)?);
         }
         // Pixels span [-1, 1]; against a peak of 1 the error is a quarter.
         let psnr = -10.0 * (squared_error / 4.0).log10();
@@ -358,13 +393,11 @@ impl Task for ImageTask {
     fn restore(&mut self, dir: &Path) -> Result<()> {
         let trainer = dir.join("trainer");
         let released = dir.join("model.safetensors");
-        let raw = match &mut self.average {
-            Some(average) => {
-                *average = weights::read(&released)?;
-                trainer.join(RAW)
-            }
-            None => released,
-        };
+        if let Some(average) = &mut self.average {
+            *average = weights::read(&released)?;
+        }
+        // Whether the weights that were saved are averaged says the checkpoint, not the recipe.
+        let raw = Some(trainer.join(RAW)).filter(|path| path.exists()).unwrap_or(released);
         let model = self.model.take().expect("the model is put back at once");
         self.model = Some(weights::load(model, WeightFiles::open(&raw)?, &raw)?);
         let config: OptimizerConfig = self.recipe.optimizer.clone();

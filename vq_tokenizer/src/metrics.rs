@@ -35,6 +35,13 @@ pub fn psnr(a: &RgbImage, b: &RgbImage) -> Result<f64> {
 /// # Errors
 /// [`Error::Invalid`] when the sizes differ or a side is below 11 pixels.
 pub fn ssim(a: &RgbImage, b: &RgbImage) -> Result<f64> {
+    let (width, _) = fits_window(a, b)?;
+    let sum: f64 = (0..3).map(|i| channel_ssim(&channel(a, i), &channel(b, i), width).0).sum();
+    Ok(sum / 3.0)
+}
+
+/// Width and height of two pictures of one size that the window fits into.
+fn fits_window(a: &RgbImage, b: &RgbImage) -> Result<(usize, usize)> {
     same_size(a, b)?;
     let (width, height) = (a.width() as usize, a.height() as usize);
     if width.min(height) < WINDOW {
@@ -42,11 +49,12 @@ pub fn ssim(a: &RgbImage, b: &RgbImage) -> Result<f64> {
             "a picture of {width}x{height} pixels is too small for SSIM; sides of at least {WINDOW}"
         )));
     }
-    let channel = |image: &RgbImage, channel: usize| -> Vec<f64> {
-        image.as_raw().iter().skip(channel).step_by(3).map(|v| f64::from(*v) / 255.0).collect()
-    };
-    let sum: f64 = (0..3).map(|i| channel_ssim(&channel(a, i), &channel(b, i), width).0).sum();
-    Ok(sum / 3.0)
+    Ok((width, height))
+}
+
+/// A channel's values in [0, 1].
+fn channel(image: &RgbImage, channel: usize) -> Vec<f64> {
+    image.as_raw().iter().skip(channel).step_by(3).map(|v| f64::from(*v) / 255.0).collect()
 }
 
 /// Weights of the scales of multi-scale SSIM, the finest first.
@@ -70,12 +78,8 @@ pub(crate) fn scale_weights(side: usize) -> Vec<f64> {
 /// # Errors
 /// As [`ssim`].
 pub fn ms_ssim(a: &RgbImage, b: &RgbImage) -> Result<f64> {
-    ssim(a, b)?; // the same checks
-    let (width, height) = (a.width() as usize, a.height() as usize);
+    let (width, height) = fits_window(a, b)?;
     let weights = scale_weights(width.min(height));
-    let channel = |image: &RgbImage, channel: usize| -> Vec<f64> {
-        image.as_raw().iter().skip(channel).step_by(3).map(|v| f64::from(*v) / 255.0).collect()
-    };
     let of_channel = |at: usize| {
         let (mut a, mut b) = (channel(a, at), channel(b, at));
         let (mut width, mut product) = (width, 1.0);

@@ -106,6 +106,7 @@ impl VqTokenizer {
     pub fn decode_tiled(&self, codes: &Codes, tiles: Tiles) -> Result<RgbImage> {
         let factor = self.config().downsampling();
         let (side, margin) = self.in_codes(tiles)?;
+        self.check_decoder()?;
         self.check_content(codes)?;
         let (rows, columns) = (codes.height, codes.width);
         let mut image = RgbImage::new((columns * factor) as u32, (rows * factor) as u32);

@@ -145,9 +145,7 @@ impl VqTokenizer {
     /// is larger than 8192 pixels a side, or holds a code that is not in the codebook; when there is no
     /// decoder.
     pub fn decode(&self, codes: &[Codes]) -> Result<Vec<RgbImage>> {
-        if !self.has_decoder() {
-            return Err(Error::Invalid(NO_DECODER.to_owned()));
-        }
+        self.check_decoder()?;
         codes.iter().try_for_each(|codes| self.check(codes))?;
         let mut images = Vec::with_capacity(codes.len());
         for grid in codes.chunk_by(|a, b| (a.height, a.width) == (b.height, b.width)) {
@@ -174,6 +172,13 @@ impl VqTokenizer {
             )));
         }
         self.check_content(codes)
+    }
+
+    pub(crate) fn check_decoder(&self) -> Result<()> {
+        match self.has_decoder() {
+            true => Ok(()),
+            false => Err(Error::Invalid(NO_DECODER.to_owned())),
+        }
     }
 
     /// Whether there are as many codes as the grid has, all of them in the codebook.

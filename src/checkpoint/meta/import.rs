@@ -5,6 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use safetensors::Dtype;
 use serde_json::json;
+use vq_tokenizer::VqTokenizer;
 use vq_tokenizer::weights::{StoredDtype, StoredTensor};
 
 use super::layout::pairs;
@@ -14,7 +15,7 @@ use crate::checkpoint::config::write_json;
 use crate::checkpoint::open::{IMAGE_FORMAT, PROCESSOR, SIZED};
 use crate::checkpoint::torch_file::TorchFile;
 use crate::checkpoint::weight_files::write_weights;
-use crate::checkpoint::{Parts, SHARD_SIZE, VQ_DIR, write_directory};
+use crate::checkpoint::{Manifest, Parts, SHARD_SIZE, VQ_DIR, write_directory};
 use crate::error::{Error, Result};
 use crate::generate::Preset;
 use crate::model::ModelConfig;
@@ -65,14 +66,15 @@ fn dtype_of(part: &TorchFile) -> Result<Dtype> {
 }
 
 /// Adds the image tokenizer of the original release in `ckpt` to the checkpoint in `dir`, whose own
-/// way of preparing pictures stays.
+/// way of preparing pictures stays; one without decoder is replaced.
 ///
 /// # Errors
-/// Those of the files; when `dir` has an image tokenizer folder already, or its vocabulary names
-/// another number of codes.
+/// Those of the files; when `dir` has a whole image tokenizer already, or its vocabulary names another
+/// number of codes.
 pub fn add_vqgan(dir: &Path, ckpt: &Path, device: &Device) -> Result<()> {
     let text = TextTokenizer::load(&dir.join("tokenizer.json"))?;
     let present = crate::checkpoint::image_tokenizer(dir, device)?;
+    let has_decoder = present.as_ref().is_some_and(VqTokenizer::has_decoder);
     let preprocessor = present.map(|vq| vq.preprocessor().clone());
     let vq = vqgan::open(ckpt, preprocessor, device)?;
     let (codes, names) = (vq.config().num_embeddings, text.vocabulary()?.num_codes());
@@ -80,7 +82,22 @@ pub fn add_vqgan(dir: &Path, ckpt: &Path, device: &Device) -> Result<()> {
         let message = format!("has {codes} codes; tokenizer.json of the checkpoint names {names}");
         return Err(Error::file(ckpt, message));
     }
-    write_directory(&dir.join(VQ_DIR), |dir| Ok(vq.save(dir)?))
+    let (folder, aside) = (dir.join(VQ_DIR), dir.join("vq_tokenizer.old"));
+    if folder.is_dir() && !has_decoder {
+        std::fs::rename(&folder, &aside).map_err(Error::io(&folder))?;
+    }
+    let written = write_directory(&folder, |dir| Ok(vq.save(dir)?));
+    if aside.is_dir() {
+        match &written {
+            Ok(()) => std::fs::remove_dir_all(&aside).map_err(Error::io(&aside))?,
+            Err(_) => std::fs::rename(&aside, &folder).map_err(Error::io(&folder))?,
+        }
+    }
+    written?;
+    match Manifest::read(dir)? {
+        Some(_) => Manifest::of(dir)?.write(dir),
+        None => Ok(()),
+    }
 }
 
 fn write_joined(parts: &[TorchFile], config: &ModelConfig, dir: &Path) -> Result<()> {

@@ -109,6 +109,10 @@ pub fn yaml(config: &VqConfig) -> String {
                 "num_res_blocks": config.num_res_blocks,
                 "attn_resolutions": config.attn_resolutions.clone().unwrap_or_default(),
                 "dropout": config.dropout,
+                "attn_type": config.attn_type,
+                // Read here alone; other programs take 32 groups and a plain codebook.
+                "norm_groups": config.norm_groups,
+                "quantizer": config.quantizer,
             },
         },
     } });

@@ -61,13 +61,16 @@ pub enum QuantizerConfig {
     Ibq,
     /// [`Fsq`].
     Fsq {
-        /// Levels of each channel, at least 2; their number is `embed_dim`, their product
+        /// Levels of each channel, at least 3; their number is `embed_dim`, their product
         /// `num_embeddings`.
         levels: Vec<usize>,
     },
     /// [`Lfq`]; `num_embeddings` is 2 to the power of `embed_dim`.
     Lfq,
 }
+
+/// Codes are computed in f32, which has every whole number up to here.
+const MOST_FSQ_CODES: usize = 1 << 24;
 
 fn default_decay() -> f64 {
     0.99
@@ -97,15 +100,21 @@ impl QuantizerConfig {
             }
             Self::Fsq { levels } => {
                 let codes = levels.iter().try_fold(1_usize, |n, levels| n.checked_mul(*levels));
-                if levels.iter().any(|levels| *levels < 2) || levels.len() != embed_dim {
+                // With two levels the border would lie where no latent gets to.
+                if levels.iter().any(|levels| *levels < 3) || levels.len() != embed_dim {
                     return invalid(format!(
-                        "quantizer.levels is {levels:?}; allowed: embed_dim ({embed_dim}) numbers from 2 on"
+                        "quantizer.levels is {levels:?}; allowed: embed_dim ({embed_dim}) numbers from 3 on"
+                    ));
+                }
+                if codes.is_none_or(|codes| codes > MOST_FSQ_CODES) {
+                    return invalid(format!(
+                        "quantizer.levels {levels:?} multiply to more than {MOST_FSQ_CODES}"
                     ));
                 }
                 if codes != Some(num_embeddings) {
+                    let codes = codes.unwrap_or_default();
                     return invalid(format!(
-                        "quantizer.levels {levels:?} multiply to {}; num_embeddings is {num_embeddings}",
-                        codes.map_or_else(|| "too many".to_owned(), |codes| codes.to_string())
+                        "quantizer.levels {levels:?} multiply to {codes}; num_embeddings is {num_embeddings}"
                     ));
                 }
                 Ok(())
@@ -233,14 +242,14 @@ impl Quantizer {
         }
     }
 
-    /// The codebook, where codes are vectors that may be replaced one by one.
+    /// The codebook, where codes are vectors that may be replaced one by one. Not IBQ's: among inner
+    /// products a vector far longer than the others would be chosen everywhere.
     pub fn codebook(&self) -> Option<&CodeTable> {
         match self {
             Self::Vq(vq) => Some(&vq.embedding),
             Self::Ema(ema) => Some(&ema.embedding),
             Self::L2(l2) => Some(&l2.embedding),
-            Self::Ibq(ibq) => Some(&ibq.embedding),
-            Self::SimVq(_) | Self::Fsq(_) | Self::Lfq(_) => None,
+            Self::SimVq(_) | Self::Ibq(_) | Self::Fsq(_) | Self::Lfq(_) => None,
         }
     }
 
@@ -250,8 +259,7 @@ impl Quantizer {
             Self::Vq(vq) => Some(&mut vq.embedding),
             Self::Ema(ema) => Some(&mut ema.embedding),
             Self::L2(l2) => Some(&mut l2.embedding),
-            Self::Ibq(ibq) => Some(&mut ibq.embedding),
-            Self::SimVq(_) | Self::Fsq(_) | Self::Lfq(_) => None,
+            Self::SimVq(_) | Self::Ibq(_) | Self::Fsq(_) | Self::Lfq(_) => None,
         }
     }
 

@@ -128,6 +128,48 @@ mod tests {
         assert_eq!(our_name("classifier.0.weight"), "classifier.0.weight");
     }
 
+    /// Numbers in [-0.5, 0.5) that another program can make as well.
+    fn values(count: usize, seed: u64) -> Vec<f32> {
+        let value = |at: u64| {
+            let mut hash = (at.wrapping_mul(2_654_435_761)) & 0xffff_ffff;
+            hash ^= hash >> 15;
+            hash = (hash * 2_246_822_519) & 0xffff_ffff;
+            hash ^= hash >> 13;
+            (hash as f64 / 4_294_967_296.0 - 0.5) as f32
+        };
+        (0..count as u64).map(|at| value(at + seed * 1_000_003)).collect()
+    }
+
+    /// The distance that PyTorch's operations give for the same weights and pictures.
+    #[test]
+    fn it_is_the_distance_of_the_reference() {
+        let device = Device::flex();
+        let mut tensors = weights::NamedTensors::new();
+        let (mut inputs, mut seed) = (3, 1);
+        for (index, channels) in STAGES.iter().flat_map(|stage| stage.iter()).enumerate() {
+            let scale = (24.0 / (inputs * 9) as f64).sqrt() as f32;
+            let kernel = values(channels * inputs * 9, seed).iter().map(|v| v * scale).collect();
+            let kernel = TensorData::new::<f32, _>(kernel, [*channels, inputs, 3, 3]);
+            let bias = values(*channels, seed + 1).iter().map(|v| v * 0.1).collect();
+            tensors.insert(format!("convolutions.{index}.weight"), kernel);
+            let bias = TensorData::new::<f32, _>(bias, [*channels]);
+            tensors.insert(format!("convolutions.{index}.bias"), bias);
+            (inputs, seed) = (*channels, seed + 2);
+        }
+        for (index, stage) in STAGES.iter().enumerate() {
+            let weight = values(stage[0], 100 + index as u64).iter().map(|v| v.abs()).collect();
+            let weight = TensorData::new::<f32, _>(weight, [1, stage[0], 1, 1]);
+            tensors.insert(format!("weights.{index}"), weight);
+        }
+        let lpips = weights::load(Lpips::blank(&device), tensors, Path::new("made up")).unwrap();
+        let picture = |seed| {
+            let values = values(3 * 32 * 32, seed).iter().map(|v| 2.0 * v).collect();
+            Tensor::from_data(TensorData::new::<f32, _>(values, [1, 3, 32, 32]), &device)
+        };
+        let distance = lpips.distance(picture(201), picture(202)).into_scalar::<f32>();
+        assert!((distance - 0.379_031_42).abs() < 1e-4, "{distance}");
+    }
+
     #[test]
     fn equal_pictures_are_at_no_distance_and_weights_do_not_move() {
         let device = Device::flex().autodiff();
