@@ -20,7 +20,8 @@ pub struct Ibq {
 
 impl Ibq {
     pub(super) fn new(size: [usize; 2], device: &Device) -> Self {
-        Self { embedding: CodeTable::uniform(size, 1.0 / size[0] as f64, device) }
+        // Long enough for inner products to tell codes apart from the first step on.
+        Self { embedding: CodeTable::uniform(size, 1.0, device) }
     }
 
     /// The codes, `[num_embeddings, embed_dim]`.
