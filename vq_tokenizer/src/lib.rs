@@ -11,7 +11,7 @@ mod model;
 #[cfg(feature = "cpu")]
 mod ops;
 pub mod preprocess;
-mod quantizer;
+pub mod quantizer;
 mod tiles;
 mod tokenizer;
 pub mod train;
