@@ -28,7 +28,7 @@ pub fn show(path: &Path, session: &Session) -> Result<()> {
 fn resolved<R: Recipe>(path: &Path, what: &str, verb: &str, session: &Session) -> Result<()> {
     let recipe: R = read_recipe(path, &[])?;
     let text = toml::to_string_pretty(&recipe).map_err(|e| Error::file(path, e.to_string()))?;
-    session.line(format_args!("# recipe of a {what}, for `calumma {verb}`"))?;
+    session.line(format_args!("# recipe for `calumma {verb}`: {what}"))?;
     session.line(text.trim_end())?;
     session.object(&json!({ "kind": "recipe", "path": name(path), "verb": verb, "recipe": recipe }))
 }
