@@ -21,6 +21,7 @@ pub use directory::write_directory;
 pub use manifest::{DOCUMENTS, Manifest};
 pub use open::{Checkpoint, image_tokenizer};
 pub use parts::Parts;
+pub use tensors::VQ_PREFIX;
 pub use weight_files::{SHARD_SIZE, weight_files, write_weights};
 
 /// The folder of the image tokenizer.

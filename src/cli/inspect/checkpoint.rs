@@ -4,7 +4,7 @@ use std::path::Path;
 
 use calumma::checkpoint::meta::Release;
 use calumma::checkpoint::torch_file::{TensorInfo, TorchFile};
-use calumma::checkpoint::{Manifest, config_from_json};
+use calumma::checkpoint::{Manifest, VQ_PREFIX, config_from_json};
 use calumma::model::ModelConfig;
 use calumma::tokenize::{TextTokenizer, Vocabulary};
 use calumma::{Error, Result};
@@ -78,7 +78,7 @@ fn language_model(
     session: &Session,
 ) -> Result<()> {
     let (mut of_vq, of_model): (Vec<_>, Vec<_>) =
-        tensors::read_model(dir)?.into_iter().partition(|t| t.name.starts_with("model.vqmodel."));
+        tensors::read_model(dir)?.into_iter().partition(|t| t.name.starts_with(VQ_PREFIX));
     let own = dir.join("vq_tokenizer");
     let layout = match (own.is_dir(), of_vq.is_empty()) {
         (true, _) => "calumma: the image tokenizer in a folder of its own",

@@ -43,10 +43,11 @@ impl Ibq {
         let scores = z.matmul(table.clone().transpose()); // [rows, codes]
         let odds = activation::softmax(scores.clone(), 1);
         let [batch, _, height, width] = shape;
-        let codes: Tensor<3, Int> = self.codes(latents.clone());
+        let codes: Tensor<3, Int> =
+            scores.clone().detach().argmax(1).reshape([batch, height, width]);
         let hard = lookup(table.clone(), codes.clone());
-        // One-hot less the odds has no gradient: its product with the table is the hard choice's value
-        // less the mean under the odds, and the gradient of the table's rows comes from both.
+        // One-hot plus the odds less their fixed values, times the table: the hard choice's value, whose
+        // gradient reaches the chosen row through the one-hot and every row through the odds.
         let soft = from_rows(odds.clone().matmul(table.clone()), shape);
         let still = from_rows(odds.clone().detach().matmul(table), shape);
         let relaxed = hard.clone() - still + soft;
@@ -56,7 +57,6 @@ impl Ibq {
         let of_each = (odds.clone() * log_odds).sum_dim(1).mean().neg();
         let mean = odds.mean_dim(0); // [1, codes]
         let of_all = (mean.clone() * mean.clamp_min(1e-9).log()).sum().neg();
-        debug_assert_eq!(codes.dims(), [batch, height, width]);
         Quantized {
             latents: relaxed,
             codes,
