@@ -1,8 +1,11 @@
-//! Files that appear whole or not at all.
+//! Files that appear whole or not at all, and files of JSON.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
@@ -27,6 +30,24 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = std::fs::remove_file(&scratch);
         Error::io(path)(error)
     })
+}
+
+/// Writes `value` to the file at `path` as indented JSON.
+///
+/// # Errors
+/// [`Error::File`] when it has no form in JSON; [`Error::Io`].
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::file(path, e.to_string()))?;
+    std::fs::write(path, text + "\n").map_err(Error::io(path))
+}
+
+/// The value in the JSON file at `path`.
+///
+/// # Errors
+/// Those of the file; when it is no JSON or of another form.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string()))
 }
 
 /// Where `path` is prepared: its neighbour of the same name with `.tmp`.

@@ -1,7 +1,5 @@
 //! `config.json`: Hugging Face's keys, in their older and newer forms.
 
-use std::path::Path;
-
 use serde_json::{Map, Value, json};
 use vq_tokenizer::VqTokenizer;
 use vq_tokenizer::weights::StoredDtype;
@@ -83,21 +81,4 @@ pub(super) fn torch_name(dtype: StoredDtype) -> &'static str {
         StoredDtype::Bf16 => "bfloat16",
         StoredDtype::F16 => "float16",
     }
-}
-
-/// Writes `value` to the file at `path`.
-///
-/// # Errors
-/// [`Error::Io`].
-pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    std::fs::write(path, format!("{value:#}\n")).map_err(Error::io(path))
-}
-
-/// The JSON value in the file at `path`.
-///
-/// # Errors
-/// Those of the file; when it is no JSON.
-pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string()))
 }

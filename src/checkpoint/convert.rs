@@ -13,7 +13,7 @@ use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::weights::{StoredDtype, StoredTensor, TensorInfo, WeightFiles};
 use vq_tokenizer::{NORM_GROUPS, VqConfig};
 
-use super::config::{config_from_json, read_json, torch_name, write_json};
+use super::config::{config_from_json, torch_name};
 use super::meta::half_apart;
 use super::open::{
     IMAGE_FORMAT, PROCESSOR, SIZED, has_sized_pictures, nested_config, preprocessor, preset_of,
@@ -23,6 +23,7 @@ use super::tensors::{VQ_PREFIX, head_norm_shape, heads_of, is_of_transformer, ro
 use super::weight_files::{SHARD_SIZE, write_weights};
 use super::{DOCUMENTS, Manifest, VQ_DIR, write_directory};
 use crate::error::{Error, Result};
+use crate::files::{read_json, write_json};
 use crate::generate::Preset;
 use crate::model::ModelConfig;
 use crate::tokenize::TextTokenizer;
@@ -102,7 +103,7 @@ impl Conversion {
             Manifest::verify(source)?;
         }
         let path = source.join("config.json");
-        let json = read_json(&path)?;
+        let json: Value = read_json(&path)?;
         let config = config_from_json(&json).map_err(|e| Error::file(&path, e.to_string()))?;
         let files = StoredTensors::open(source)?;
         let vq = ImageTokenizer::find(source, &json, &files)?;
@@ -129,7 +130,7 @@ impl Conversion {
     fn write_generation(&self, source: &Path, config: &Value, dir: &Path) -> Result<()> {
         const NAME: &str = "generation_config.json";
         let from = source.join(NAME);
-        let mut json = if from.exists() { read_json(&from)? } else { json!({}) };
+        let mut json: Value = if from.exists() { read_json(&from)? } else { json!({}) };
         let implied = Manifest::read(source)?.is_none() && json.get("prompts").is_none();
         let implied = implied.then(|| preset_of(config));
         if let (Some(preset), Some(keys)) = (self.preset.or(implied), json.as_object_mut()) {
@@ -155,7 +156,7 @@ impl Conversion {
         let preset = self.preset.is_some_and(Preset::sizes_pictures);
         let sized = preset || has_sized_pictures(source, json)?;
         let is_there = path.exists();
-        let mut about = if is_there { read_json(&path)? } else { json!({}) };
+        let mut about: Value = if is_there { read_json(&path)? } else { json!({}) };
         if let (false, Some(vq)) = (is_there, vq) {
             let factor = vq.config.downsampling();
             let (height, width) = (vq.preprocessor.crop_height, vq.preprocessor.crop_width);

@@ -8,11 +8,12 @@ use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::weights::{self, TensorSource};
 use vq_tokenizer::{VqConfig, VqTokenizer};
 
-use super::config::{config_from_json, read_json};
+use super::config::config_from_json;
 use super::tensors::{OfTransformer, of_image_tokenizer};
 use super::weight_files::weight_files;
 use super::{Manifest, VQ_DIR};
 use crate::error::{Error, Result};
+use crate::files::read_json;
 use crate::generate::{GenerationConfig, Preset, PromptForms};
 use crate::model::{CausalLm, ModelConfig};
 use crate::tokenize::{Processor, TextTokenizer};
@@ -69,7 +70,7 @@ impl Checkpoint {
             manifest.check_sizes(dir)?;
         }
         let config_path = dir.join("config.json");
-        let json = read_json(&config_path)?;
+        let json: Value = read_json(&config_path)?;
         let config =
             config_from_json(&json).map_err(|e| Error::file(&config_path, e.to_string()))?;
         let text = TextTokenizer::load(&dir.join("tokenizer.json"))?;
@@ -119,7 +120,7 @@ pub(super) fn preset_of(json: &Value) -> Preset {
 pub(super) fn has_sized_pictures(dir: &Path, json: &Value) -> Result<bool> {
     let path = dir.join(PROCESSOR);
     let said = match path.exists() {
-        true => read_json(&path)?.get(IMAGE_FORMAT).cloned(),
+        true => read_json::<Value>(&path)?.get(IMAGE_FORMAT).cloned(),
         false => None,
     };
     match said.as_ref().map(Value::as_str) {
@@ -142,7 +143,7 @@ fn generation(
     processor: &Processor,
 ) -> Result<(GenerationConfig, PromptForms)> {
     let path = dir.join("generation_config.json");
-    let json = if path.exists() { read_json(&path)? } else { json!({}) };
+    let json: Value = if path.exists() { read_json(&path)? } else { json!({}) };
     let in_file = |e: Error| Error::file(&path, e.to_string());
     let text = json.to_string();
     let said = GenerationConfig::from_json(&text).map_err(in_file)?;
@@ -173,7 +174,7 @@ pub fn image_tokenizer(dir: &Path, device: &Device) -> Result<Option<VqTokenizer
     if tensors.names().is_empty() {
         return Ok(None);
     }
-    let json = read_json(&dir.join("config.json"))?;
+    let json: Value = read_json(&dir.join("config.json"))?;
     let config = nested_config(dir, &json)?;
     config.validate()?;
     let preprocessor = preprocessor(dir, &json, config.resolution)?;
@@ -196,7 +197,7 @@ pub(super) fn preprocessor(
     resolution: usize,
 ) -> Result<PreprocessorConfig> {
     let own = dir.join("preprocessor_config.json");
-    let says_rule = own.exists() && read_json(&own)?.get("rule").is_some();
+    let says_rule = own.exists() && read_json::<Value>(&own)?.get("rule").is_some();
     if !says_rule && has_sized_pictures(dir, json)? {
         return Ok(PreprocessorConfig::flexible(LUMINA_SIDE));
     }
@@ -205,7 +206,7 @@ pub(super) fn preprocessor(
     }
     let shared = dir.join(PROCESSOR);
     let nested = match shared.exists() {
-        true => read_json(&shared)?.get("image_processor").cloned(),
+        true => read_json::<Value>(&shared)?.get("image_processor").cloned(),
         false => None,
     };
     match nested {

@@ -7,8 +7,9 @@ use vq_tokenizer::VqTokenizer;
 use vq_tokenizer::weights::{self, NamedTensors, StoredDtype};
 
 use super::VQ_DIR;
-use super::config::{config_to_json, write_json};
+use super::config::config_to_json;
 use crate::error::{Error, Result};
+use crate::files::write_json;
 use crate::model::ModelConfig;
 use crate::tokenize::Processor;
 

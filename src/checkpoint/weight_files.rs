@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use vq_tokenizer::weights::{TensorInfo, WeightFiles, write_file};
 
-use super::config::read_json;
 use crate::error::{Error, Result};
+use crate::files::read_json;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -48,7 +48,7 @@ pub fn weight_files(dir: &Path) -> Result<(PathBuf, WeightFiles)> {
 /// # Errors
 /// When the index is malformed, or names a shard that is no plain file name.
 pub(super) fn shards(index: &Path) -> Result<BTreeMap<String, Vec<String>>> {
-    let json = read_json(index)?;
+    let json: Value = read_json(index)?;
     let map = json.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| Error::file(index, "weight_map is missing or no object"))?;
     let mut shards = BTreeMap::<String, Vec<String>>::new();

@@ -23,6 +23,7 @@ use super::image_batches::{ImageBatches, first_pictures};
 use super::{Optimizer, OptimizerConfig, Task};
 use crate::data::mixture::Cursor;
 use crate::error::{Error, Result};
+use crate::files::{read_json, write_json};
 use crate::report::Metrics;
 use crate::sheet::{Cell, Layout, Section, Tone, sheet};
 
@@ -386,7 +387,7 @@ impl Task for ImageTask {
             codebook: self.codebook.clone(),
             lecam: self.lecam.clone(),
         };
-        super::state::write_json(&trainer.join("state.json"), &state)?;
+        write_json(&trainer.join("state.json"), &state)?;
         super::state::write_toml(&trainer.join("recipe.toml"), &self.recipe)
     }
 
@@ -410,7 +411,7 @@ impl Task for ImageTask {
         if let Some(head) = &mut self.semantic {
             head.restore(&trainer, config, &device)?;
         }
-        let state: State = super::state::read_json(&trainer.join("state.json"))?;
+        let state: State = read_json(&trainer.join("state.json"))?;
         self.batches.restore(&state.cursor)?;
         (self.codebook, self.lecam) = (state.codebook, state.lecam);
         Ok(())

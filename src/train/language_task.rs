@@ -15,6 +15,7 @@ use crate::checkpoint::{Checkpoint, Manifest, Parts};
 use crate::data::Encoding;
 use crate::data::pack::Packer;
 use crate::error::{Error, Result};
+use crate::files::{read_json, write_json};
 use crate::model::{CausalLm, ModelConfig};
 use crate::report::Metrics;
 use crate::tokenize::{Processor, TextTokenizer};
@@ -203,7 +204,7 @@ impl Task for LanguageTask {
         std::fs::create_dir_all(&trainer).map_err(Error::io(&trainer))?;
         self.optimizer.save(&trainer.join("optimizer.safetensors"))?;
         let state = State { stream: self.stream.state(), tokens: self.tokens };
-        super::state::write_json(&trainer.join("state.json"), &state)?;
+        write_json(&trainer.join("state.json"), &state)?;
         super::state::write_toml(&trainer.join("recipe.toml"), &self.recipe)
     }
 
@@ -216,7 +217,7 @@ impl Task for LanguageTask {
             &trainer.join("optimizer.safetensors"),
             &self.device.clone().inner(),
         )?;
-        let state: State = super::state::read_json(&trainer.join("state.json"))?;
+        let state: State = read_json(&trainer.join("state.json"))?;
         self.stream.restore(&state.stream)?;
         self.tokens = state.tokens;
         Ok(())

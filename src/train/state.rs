@@ -86,18 +86,6 @@ fn step_directories(run: &Path) -> Result<Vec<(usize, PathBuf)>> {
     Ok(found)
 }
 
-/// Writes `value` as indented JSON.
-pub(super) fn write_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::file(path, e.to_string()))?;
-    std::fs::write(path, text + "\n").map_err(Error::io(path))
-}
-
-/// Reads what [`write_json`] wrote.
-pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string()))
-}
-
 /// Writes `value` as TOML.
 pub(super) fn write_toml<T: serde::Serialize>(path: &Path, value: &T) -> Result<()> {
     let text = toml::to_string_pretty(value).map_err(|e| Error::file(path, e.to_string()))?;

@@ -7,12 +7,13 @@ use vq_tokenizer::weights::WeightFiles;
 
 use super::layout::pairs;
 use super::{params, vqgan};
-use crate::checkpoint::config::{config_from_json, read_json};
+use crate::checkpoint::config::config_from_json;
 use crate::checkpoint::open::nested_config;
 use crate::checkpoint::tensors::of_image_tokenizer;
 use crate::checkpoint::torch_file::{self, TensorInfo};
 use crate::checkpoint::{VQ_DIR, weight_files, write_directory};
 use crate::error::{Error, Result};
+use crate::files::read_json;
 use crate::model::ModelConfig;
 
 /// Makes `dest` in the original release's layout of the checkpoint in `source`, bit for bit.
@@ -77,7 +78,7 @@ fn write_vqgan(source: &Path, to: &Path) -> Result<()> {
         let files = WeightFiles::open(&own.join("model.safetensors"))?;
         (VqConfig::load(&own.join("config.json"))?, files)
     } else {
-        let json = read_json(&source.join("config.json"))?;
+        let json: serde_json::Value = read_json(&source.join("config.json"))?;
         (nested_config(source, &json)?, of_image_tokenizer(weight_files(source)?.1))
     };
     if files.tensors().next().is_none() {

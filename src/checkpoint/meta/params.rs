@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::config::read_json;
 use crate::error::{Error, Result};
+use crate::files::read_json;
 use crate::model::ModelConfig;
 
 /// The release's longest sequence; its files do not say it.
