@@ -23,6 +23,7 @@ pub mod error;
 pub mod eval;
 pub mod files;
 pub mod generate;
+pub mod memory;
 pub mod model;
 pub mod pipeline;
 pub mod report;

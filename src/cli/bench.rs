@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use calumma::checkpoint::Checkpoint;
 use calumma::generate::LanguageModel;
+use calumma::memory::peak_resident;
 use calumma::model::{CausalLm, ServingModel};
 use calumma::{Error, Result};
 use clap::Args;
@@ -61,11 +62,11 @@ pub fn run(args: &BenchArgs, session: &Session) -> Result<()> {
     language_model(&model, args, &mut report)?;
     // The image tokenizer's activations come later.
     if let (Some(opened), Some(peak)) = (after_opening, peak_resident()) {
-        let ratio = peak / kept as f64;
+        let ratio = peak as f64 / kept as f64;
         let words = format!(
             "{} resident at the peak once text was written, {ratio:.3} times the weights; {} after opening",
-            sizes::bytes(peak),
-            sizes::bytes(opened)
+            sizes::bytes(peak as f64),
+            sizes::bytes(opened as f64)
         );
         let json = json!({ "peak_bytes": peak, "of_weights": ratio, "opened_bytes": opened });
         report.line("memory", &words, json)?;
@@ -197,12 +198,4 @@ fn number(shapes: &std::collections::BTreeMap<String, Vec<usize>>) -> usize {
 
 fn bytes_of_a_value(model: &CausalLm) -> usize {
     model.dtype().size()
-}
-
-/// The most memory that this process has held, in bytes, where the system tells.
-fn peak_resident() -> Option<f64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(1024.0 * kib)
 }
