@@ -14,6 +14,7 @@ mod pack;
 mod pipeline;
 mod preprocess;
 mod reference_generation;
+mod report;
 mod sampling;
 mod scenes;
 mod shipped;

@@ -16,7 +16,6 @@ mod recipe;
 mod schedule;
 mod state;
 
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,10 +32,9 @@ pub use recipe::{explain, read_recipe};
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use state::{latest_checkpoint, newest_good_checkpoint};
 
-use image::{ImageFormat, RgbImage};
+use image::RgbImage;
 
 use crate::error::{Error, Result};
-use crate::files::write_whole;
 use crate::report::{Metrics, Reporter};
 
 /// What is trained: a model, its data and its loss.
@@ -90,19 +88,10 @@ pub struct RunSummary {
     pub evaluation: Metrics,
 }
 
-fn write_picture(path: &Path, picture: &RgbImage) -> Result<()> {
-    let mut png = Cursor::new(Vec::new());
-    picture
-        .write_to(&mut png, ImageFormat::Png)
-        .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
-    write_whole(path, &png.into_inner())
-}
-
 /// Trains `task` for `config.steps` steps, from the newest good checkpoint of the run if there is one.
 ///
 /// `peak_lr` is multiplied by the schedule's factor. Checkpoints go to `<run>/step-NNNNNNN`, the link
-/// `<run>/latest` points to the newest; metrics go to `<run>/metrics.jsonl`, pictures of evaluations
-/// to `<run>/samples`.
+/// `<run>/latest` points to the newest; the [`Reporter`] keeps the other files of the run.
 ///
 /// # Errors
 /// [`Error::Interrupted`] after a stop was asked for and the state was saved; [`Error::Diverged`];
@@ -120,7 +109,6 @@ pub fn run<T: Task>(
     let resumed_at = match newest_good_checkpoint(&run_dir)? {
         Some((step, dir)) => {
             task.restore(&dir)?;
-            reporter.note(&format!("resuming from {}", dir.display()));
             step
         }
         None => 0,
@@ -130,8 +118,11 @@ pub fn run<T: Task>(
         let message = format!("the run has taken {resumed_at} steps already; run.steps is {steps}");
         return Err(Error::file(&run_dir, message));
     }
-    let mut reporter = reporter.with_log(&run_dir.join("metrics.jsonl"), resumed_at)?;
+    let mut reporter = reporter.for_run(&run_dir, resumed_at)?;
     reporter.start_at(resumed_at);
+    if resumed_at > 0 {
+        reporter.event(resumed_at, "resumed", "from the checkpoint of this step")?;
+    }
     let mut evaluation = Metrics::new();
     for step in resumed_at..config.steps {
         let lr = peak_lr * schedule.factor(step, config.steps);
@@ -147,8 +138,7 @@ pub fn run<T: Task>(
             evaluation = task.evaluate()?;
             reporter.metrics(done, "eval", &evaluation)?;
             if let Some(picture) = task.picture() {
-                let path = run_dir.join("samples").join(format!("step-{done:07}.png"));
-                write_picture(&path, &picture)?;
+                reporter.picture(done, &picture)?;
             }
             let shown: Vec<String> =
                 evaluation.iter().map(|(k, v)| format!("{k} {v:.4}")).collect();
