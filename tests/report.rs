@@ -1,8 +1,8 @@
-//! What a run tells: the log, TensorBoard's files.
+//! What a run tells: the log, TensorBoard's files, the page.
 
 use std::path::{Path, PathBuf};
 
-use calumma::report::{Metrics, Reporter, SampleText};
+use calumma::report::{Metrics, Reporter, RunRecord, SampleText, html};
 use image::{Rgb, RgbImage};
 use serde_json::Value;
 
@@ -69,6 +69,10 @@ fn a_rewound_run_drops_later_lines_and_keeps_events() {
     assert_eq!(told(&lines), expected);
     let elapsed: Vec<f64> = lines.iter().map(|l| l["elapsed_s"].as_f64().unwrap()).collect();
     assert!(elapsed.is_sorted(), "{elapsed:?}");
+    // The picture of step 4 is on disk and of a step that the run has not reached again.
+    let steps: Vec<u64> =
+        RunRecord::read(dir.path()).unwrap().evaluations.iter().map(|e| e.step).collect();
+    assert_eq!(steps, [2]);
 }
 
 #[test]
@@ -96,8 +100,62 @@ fn a_log_cut_off_within_a_character_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let log = b"{\"step\":1,\"kind\":\"eval\",\"psnr\":7.5}\n{\"step\":2,\"kind\":\"event\",\"text\":\"\xc3";
     std::fs::write(dir.path().join("metrics.jsonl"), log).unwrap();
+    let record = RunRecord::read(dir.path()).unwrap();
+    assert_eq!((record.step, record.events.len()), (1, 0));
     reporter(dir.path(), 1);
     assert_eq!(told(&lines(dir.path())), [(1, "eval")]);
+}
+
+#[test]
+fn the_page_holds_all_that_was_told_and_no_markup_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let run_dir = dir.path().join("a <script>alert(1)</script>".replace('/', "|"));
+    let mut reporter = run(&run_dir);
+    reporter.metrics(4, "eval", &vec![("a\"b<script>", 3.25)]).unwrap();
+    std::fs::write(run_dir.join("recipe.toml"), "name = \"<script>\"\nsteps = 4\n").unwrap();
+    let environment = r#"{"device": "cpu <script>", "build": {"commit": "abc", "dirty": null}}"#;
+    std::fs::write(run_dir.join("environment.json"), environment).unwrap();
+    reporter.write_report();
+    let page = std::fs::read_to_string(run_dir.join("report.html")).unwrap();
+    for text in [
+        "a &lt;script&gt;alert(1)",
+        "aria-label=\"a&quot;b&lt;script&gt;\"",
+        "answer 2 &lt;script&gt;x",
+        "answer 4 &lt;script&gt;x",
+        "how many?",
+        "<b>skipped</b> a loss &amp; more",
+        "src=\"samples/step-0000002.png\"",
+        "src=\"samples/step-0000004.png\"",
+        "cpu &lt;script&gt;",
+        "<dt>build.commit</dt><dd>abc</dd>",
+        "steps = 4",
+        "<td>24</td>",
+        "<td>22</td>",
+        "<td>3.250</td>",
+        ">loss</b>",
+        ">psnr</b>",
+    ] {
+        assert!(page.contains(text), "{text}");
+    }
+    assert!(!page.contains("<script") && !page.contains("http"));
+    assert!(page.find("answer 4") < page.find("answer 2"), "the newest comes first");
+    assert_eq!(page, html::render(&RunRecord::read(&run_dir).unwrap()));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_ends_no_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let reporter = run(dir.path());
+    std::fs::write(dir.path().join("environment.json"), "{").unwrap();
+    reporter.write_report();
+    assert!(!dir.path().join("report.html").exists());
+}
+
+#[test]
+fn an_empty_run_has_a_page() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = html::render(&RunRecord::read(dir.path()).unwrap());
+    assert!(page.ends_with("</html>\n"));
 }
 
 #[test]

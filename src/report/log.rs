@@ -78,6 +78,11 @@ fn cut(path: &Path, step: usize) -> Result<f64> {
     Ok(elapsed)
 }
 
+/// The lines of the log at `path`, damaged ones left out; none without a log.
+pub(super) fn read(path: &Path) -> Result<Vec<Line>> {
+    Ok(entries(&contents(path)?).map(|(_, line)| line).collect())
+}
+
 /// The step of `line`.
 pub(super) fn step_of(line: &Line) -> Option<u64> {
     line.get("step")?.as_u64()

@@ -1,7 +1,11 @@
 //! What a run tells: a bar on the terminal for the moment, and in the run's directory `metrics.jsonl`
-//! for programs, `tensorboard/` for TensorBoard and `samples/` for people.
+//! for programs, `tensorboard/` for TensorBoard, `samples/` and `report.html` for people.
 
+mod chart;
+pub mod html;
 mod log;
+mod record;
+mod scale;
 mod tensorboard;
 
 use std::io::{Cursor, Write};
@@ -12,6 +16,8 @@ use image::{ImageFormat, RgbImage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+pub use record::{Evaluation, RunEvent, RunRecord, Series};
 
 use crate::error::{Error, Result};
 use crate::files::write_whole;
@@ -57,19 +63,13 @@ struct RunFiles {
 impl RunFiles {
     fn open(dir: &Path, step: usize) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
-        let log = Log::open(&dir.join("metrics.jsonl"), step)?;
+        let log = Log::open(&dir.join(record::METRICS), step)?;
         Ok(Self { dir: dir.to_owned(), log, tensorboard: event_writer(dir, step)? })
     }
 }
 
-/// The name of the run in `dir`.
-fn run_name(dir: &Path) -> String {
-    let absolute = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    absolute.file_name().map_or("run".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
 fn event_writer(run: &Path, step: usize) -> Result<EventWriter> {
-    EventWriter::create(&run.join("tensorboard"), &run_name(run), step + 1)
+    EventWriter::create(&run.join("tensorboard"), &record::run_name(run), step + 1)
 }
 
 impl Reporter {
@@ -182,7 +182,7 @@ impl Reporter {
     /// [`Error::Io`] or [`Error::File`] when it cannot be written.
     pub fn picture(&mut self, step: usize, picture: &RgbImage) -> Result<()> {
         let Some(run) = &mut self.run else { return Ok(()) };
-        let path = run.dir.join(format!("samples/step-{step:07}.png"));
+        let path = run.dir.join(record::picture_name(step as u64));
         let mut png = Cursor::new(Vec::new());
         picture
             .write_to(&mut png, ImageFormat::Png)
@@ -203,6 +203,18 @@ impl Reporter {
         run.log.rewind(step)?;
         run.tensorboard = event_writer(&run.dir, step)?;
         Ok(())
+    }
+
+    /// Writes `report.html` from what lies in the run's directory. No run ends for want of a report:
+    /// what stands in the way is noted.
+    pub fn write_report(&self) {
+        let Some(run) = &self.run else { return };
+        let written = RunRecord::read(&run.dir).and_then(|record| {
+            write_whole(&run.dir.join("report.html"), html::render(&record).as_bytes())
+        });
+        if let Err(error) = written {
+            self.note(&format!("no report: {error}"));
+        }
     }
 
     /// A line for people: above the bar or, without a terminal, on standard error. Silent reporters

@@ -140,6 +140,7 @@ pub fn run<T: Task>(
             if let Some(picture) = task.picture() {
                 reporter.picture(done, &picture)?;
             }
+            reporter.write_report();
             let shown: Vec<String> =
                 evaluation.iter().map(|(k, v)| format!("{k} {v:.4}")).collect();
             reporter.note(&format!("step {done}: {}", shown.join(", ")));
@@ -156,6 +157,7 @@ pub fn run<T: Task>(
     if evaluation.is_empty() {
         evaluation = task.evaluate()?;
     }
+    reporter.write_report();
     reporter.finish();
     let checkpoint = latest_checkpoint(&run_dir).unwrap_or(run_dir);
     Ok(RunSummary { checkpoint, resumed_at, evaluation })
