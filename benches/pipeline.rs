@@ -107,6 +107,7 @@ fn training(c: &mut Criterion) {
         document_ids: (0..tokens).map(|token| (within(token) / document + 1) as u32).collect(),
         positions: (0..tokens).map(|token| (within(token) % document) as u32).collect(),
         loss_mask: (0..tokens).map(|token| within(token) % document != 0).collect(),
+        sources: vec![0; tokens],
         rows,
         seq_len,
     };
@@ -118,7 +119,10 @@ fn training(c: &mut Criterion) {
             let current = model.take().expect("put back below");
             let loss = objective.loss(&current, &batch);
             let gradients = GradientsParams::from_grads(loss.surrogate.backward(), &current);
-            let (next, _) = optimizer.step(current, gradients, 1e-4).expect("finite gradients");
+            let (next, _) = optimizer
+                .step(current, gradients, 1e-4)
+                .map_err(|(_, norm)| norm)
+                .expect("finite gradients");
             model = Some(next);
         });
     });

@@ -61,7 +61,10 @@ fn tokenizer(c: &mut Criterion) {
             let current = model.take().expect("put back below");
             let loss = objective.loss(&current, input.clone());
             let gradients = GradientsParams::from_grads(loss.total.backward(), &current);
-            let (next, _) = optimizer.step(current, gradients, 1e-4).expect("finite gradients");
+            let (next, _) = optimizer
+                .step(current, gradients, 1e-4)
+                .map_err(|(_, norm)| norm)
+                .expect("finite gradients");
             model = Some(next);
         });
     });

@@ -47,8 +47,7 @@ fn main() -> anyhow::Result<()> {
         runs = recipe.run.directory.clone();
         let start = Instant::now();
         let mut task = ImageTask::new(recipe.clone(), &DeviceSpec::Cpu.open()?)?;
-        let (schedule, lr) = (&recipe.schedule, recipe.optimizer.lr);
-        run(&mut task, &recipe.run, schedule, lr, Reporter::silent(), &StopFlag::default())?;
+        run(&mut task, &recipe.plan(), Reporter::silent(), &StopFlag::default())?;
         let curve = curve(&recipe.run.path().join("metrics.jsonl"))?;
         let (_, last) = curve.last().context("no evaluation was logged")?;
         let psnr = last.get("psnr").copied().unwrap_or_default();

@@ -10,8 +10,11 @@ mod absent;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod speed;
 #[cfg(feature = "wgpu")]
 mod wgpu;
+
+pub use self::speed::matmul_flops;
 
 use std::fmt;
 use std::path::PathBuf;

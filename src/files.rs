@@ -50,6 +50,20 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string()))
 }
 
+/// Bytes that may still be written where `dir` lies; `None` where the system does not say.
+pub(crate) fn free_bytes(dir: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    {
+        let found = rustix::fs::statvfs(dir).ok()?;
+        Some(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = dir;
+        None
+    }
+}
+
 /// Where `path` is prepared: its neighbour of the same name with `.tmp`.
 pub(crate) fn scratch(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();

@@ -331,6 +331,7 @@ fn batch() -> calumma::train::objective::NextTokenBatch {
         document_ids: vec![],
         positions: vec![],
         loss_mask: vec![],
+        sources: vec![],
         rows: 0,
         seq_len: 0,
     };

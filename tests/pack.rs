@@ -17,7 +17,7 @@ fn packed(
     packer: &mut Packer,
     documents: &mut dyn Iterator<Item = TokenSequence>,
 ) -> Vec<PackedBatch> {
-    std::iter::from_fn(|| packer.batch(|| Ok(documents.next())).unwrap()).collect()
+    std::iter::from_fn(|| packer.batch(|| Ok(documents.next().map(Into::into))).unwrap()).collect()
 }
 
 const PAD: u32 = u32::MAX;
@@ -86,7 +86,7 @@ proptest! {
         let mut source = documents(&lens).into_iter();
         let mut batches = Vec::new();
         for _ in 0..stop {
-            batches.extend(first.batch(|| Ok(source.next())).unwrap());
+            batches.extend(first.batch(|| Ok(source.next().map(Into::into))).unwrap());
         }
         let saved = serde_json::to_string(&first.state()).unwrap();
         let state: PackerState = serde_json::from_str(&saved).unwrap();
@@ -113,9 +113,9 @@ fn full_rows_leave_little_padding() {
 fn documents_that_never_fit_stop_the_run() {
     let mut packer = Packer::new(1, 8, PAD).unwrap();
     let long = TokenSequence { ids: vec![0; 9], loss_mask: vec![true; 9] };
-    let message = packer.batch(|| Ok(Some(long.clone()))).unwrap_err().to_string();
+    let message = packer.batch(|| Ok(Some(long.clone().into()))).unwrap_err().to_string();
     assert!(message.contains("row of 8 tokens (the last has 9)"), "{message}");
     let uneven = TokenSequence { ids: vec![0; 3], loss_mask: vec![true] };
-    assert!(Packer::new(1, 8, PAD).unwrap().batch(|| Ok(Some(uneven.clone()))).is_err());
+    assert!(Packer::new(1, 8, PAD).unwrap().batch(|| Ok(Some(uneven.clone().into()))).is_err());
     assert!(Packer::new(0, 8, PAD).is_err() && Packer::new(1, 1, PAD).is_err());
 }

@@ -11,7 +11,7 @@ fn reporter(dir: &Path, resumed_at: usize) -> Reporter {
 }
 
 fn loss(value: f64) -> Metrics {
-    vec![("loss", value)]
+    vec![("loss".into(), value)]
 }
 
 fn sample(generated: &str) -> SampleText {
@@ -38,7 +38,7 @@ fn run(dir: &Path) -> Reporter {
     for step in 1..=4 {
         reporter.metrics(step, "train", &loss(1.0 / step as f64)).unwrap();
         if step.is_multiple_of(2) {
-            reporter.metrics(step, "eval", &vec![("psnr", 20.0 + step as f64)]).unwrap();
+            reporter.metrics(step, "eval", &vec![("psnr".into(), 20.0 + step as f64)]).unwrap();
             reporter
                 .samples(step, &[sample(&format!("answer {step} <script>x</script>"))])
                 .unwrap();
@@ -111,7 +111,7 @@ fn the_page_holds_all_that_was_told_and_no_markup_of_others() {
     let dir = tempfile::tempdir().unwrap();
     let run_dir = dir.path().join("a <script>alert(1)</script>".replace('/', "|"));
     let mut reporter = run(&run_dir);
-    reporter.metrics(4, "eval", &vec![("a\"b<script>", 3.25)]).unwrap();
+    reporter.metrics(4, "eval", &vec![("a\"b<script>".into(), 3.25)]).unwrap();
     std::fs::write(run_dir.join("recipe.toml"), "name = \"<script>\"\nsteps = 4\n").unwrap();
     let environment = r#"{"device": "cpu <script>", "build": {"commit": "abc", "dirty": null}}"#;
     std::fs::write(run_dir.join("environment.json"), environment).unwrap();

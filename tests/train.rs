@@ -9,13 +9,15 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use calumma::Error;
 use calumma::data::pack::PackedBatch;
+use calumma::device::Precision;
 use calumma::model::{CausalLm, ModelConfig, ModelInput, mask};
 use calumma::report::{Metrics, Reporter};
 use calumma::tokenize::train_bpe;
 use calumma::train::objective::{LossConfig, NextToken, NextTokenBatch};
 use calumma::train::{
     BpeRecipe, ImageTask, LanguageRecipe, LanguageTask, Optimizer, OptimizerConfig, OptimizerKind,
-    Recipe, RunConfig, StopFlag, Task, VqRecipe, corpus, newest_good_checkpoint, read_recipe, run,
+    Plan, Recipe, RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task, VqRecipe,
+    corpus, newest_good_checkpoint, read_recipe, run,
 };
 use vq_tokenizer::weights;
 
@@ -31,7 +33,7 @@ struct StopAfter<T> {
 impl<T: Task> Task for StopAfter<T> {
     const UNIT: &'static str = T::UNIT;
 
-    fn step(&mut self, step: usize, lr: f64) -> calumma::Result<(Metrics, usize)> {
+    fn step(&mut self, step: usize, lr: f64) -> calumma::Result<Stepped> {
         if step + 1 == self.step {
             self.flag.store(15, Ordering::SeqCst);
         }
@@ -50,8 +52,8 @@ impl<T: Task> Task for StopAfter<T> {
         self.inner.save(dir)
     }
 
-    fn restore(&mut self, dir: &Path) -> calumma::Result<()> {
-        self.inner.restore(dir)
+    fn restore(&mut self, dir: &Path, skip: u64) -> calumma::Result<()> {
+        self.inner.restore(dir, skip)
     }
 }
 
@@ -149,8 +151,11 @@ accumulate = 2
 pub fn train<T: Task>(task: T, config: &RunConfig, stop_after: Option<usize>) {
     let flag = StopFlag::default();
     let mut task = StopAfter { inner: task, step: stop_after.unwrap_or(0), flag: flag.clone() };
-    let schedule = calumma::train::ScheduleConfig { warmup: 5, ..Default::default() };
-    match run(&mut task, config, &schedule, 1e-2, Reporter::silent(), &flag) {
+    let schedule = ScheduleConfig { warmup: 5, ..Default::default() };
+    let safety = SafetyConfig::default();
+    let plan =
+        Plan { run: config, schedule: &schedule, safety: &safety, peak_lr: 1e-2, peak_flops: None };
+    match run(&mut task, &plan, Reporter::silent(), &flag) {
         Ok(summary) => assert!(stop_after.is_none() && !summary.evaluation.is_empty()),
         Err(Error::Interrupted { signal: 15 }) => assert!(stop_after.is_some()),
         Err(error) => panic!("{error}"),
@@ -210,7 +215,11 @@ fn resume_alone_in_its_process() {
         overrides.push(format!("tokenizer.text={:?}", text.to_str().unwrap()));
         let recipe: LanguageRecipe = recipe(dir, LM, &overrides);
         for stop in stops {
-            train(LanguageTask::new(recipe.clone(), &cpu(), true).unwrap(), &recipe.run, *stop);
+            train(
+                LanguageTask::new(recipe.clone(), &cpu(), Precision::F32, true).unwrap(),
+                &recipe.run,
+                *stop,
+            );
         }
         newest(&recipe.run)
     };
@@ -221,56 +230,7 @@ fn resume_alone_in_its_process() {
     assert!(opened.vq.is_some() && opened.digest.is_some());
 }
 
-/// A task without weights, for what the loop does with files.
-struct Counter;
-
-impl Task for Counter {
-    const UNIT: &'static str = "items";
-
-    fn step(&mut self, step: usize, _lr: f64) -> calumma::Result<(Metrics, usize)> {
-        match step {
-            7 => Err(Error::Diverged { step, message: "the loss is NaN".to_owned() }),
-            _ => Ok((vec![("loss", step as f64)], 1)),
-        }
-    }
-
-    fn evaluate(&mut self) -> calumma::Result<Metrics> {
-        Ok(Metrics::new())
-    }
-
-    fn save(&self, dir: &Path) -> calumma::Result<()> {
-        std::fs::write(dir.join("weights"), [1, 2, 3]).map_err(Error::io(dir))
-    }
-
-    fn restore(&mut self, _dir: &Path) -> calumma::Result<()> {
-        Ok(())
-    }
-}
-
-#[test]
-fn a_damaged_checkpoint_is_passed_over_and_a_run_of_damage_is_refused() {
-    let scratch = tempfile::tempdir().unwrap();
-    let recipe: VqRecipe = recipe(scratch.path(), VQ, &in_dir(scratch.path(), "r"));
-    let config = RunConfig { checkpoint_every: 2, keep: 2, ..recipe.run };
-    let schedule = calumma::train::ScheduleConfig::default();
-    let stop = StopFlag::default();
-    let result = run(&mut Counter, &config, &schedule, 1.0, Reporter::silent(), &stop);
-    assert!(matches!(result, Err(Error::Diverged { step: 7, .. })));
-    assert_eq!(result.unwrap_err().exit_code(), 5);
-    // Saved at 2, 4, 6; two are kept.
-    let newest = |config: &RunConfig| newest_good_checkpoint(&config.path());
-    let (step, dir) = newest(&config).unwrap().unwrap();
-    assert_eq!(step, 6);
-    std::fs::write(dir.join("weights"), [1, 2, 4]).unwrap();
-    let (step, dir) = newest(&config).unwrap().unwrap();
-    assert_eq!(step, 4);
-    std::fs::remove_file(dir.join("weights")).unwrap();
-    assert!(newest(&config).is_err());
-    let log = std::fs::read_to_string(config.path().join("metrics.jsonl")).unwrap();
-    assert!(log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
-}
-
-fn tiny_model(device: &Device) -> CausalLm {
+pub fn tiny_model(device: &Device) -> CausalLm {
     device.seed(9);
     let config = ModelConfig {
         vocab_size: 24,
@@ -285,13 +245,14 @@ fn tiny_model(device: &Device) -> CausalLm {
     config.init(device).unwrap()
 }
 
-fn tiny_batch() -> NextTokenBatch {
+pub fn tiny_batch() -> NextTokenBatch {
     let (rows, seq_len) = (2, 6);
     let packed = PackedBatch {
         ids: vec![1, 5, 9, 2, 7, 3, 1, 4, 4, 20, 21, 0],
         document_ids: vec![1, 1, 1, 2, 2, 2, 1, 1, 1, 1, 1, 0],
         positions: vec![0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 4, 0],
         loss_mask: [0, 1, 1, 0, 0, 1, 0, 1, 1, 1, 1, 0].map(|m| m == 1).to_vec(),
+        sources: vec![0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0],
         rows,
         seq_len,
     };
@@ -351,7 +312,12 @@ fn the_chunked_loss_has_value_and_gradients_of_the_plain_one() {
     }
 }
 
-fn gradients(model: &CausalLm, loss: Tensor<1>) -> BTreeMap<String, TensorData> {
+pub fn gradients(model: &CausalLm, loss: Tensor<1>) -> BTreeMap<String, TensorData> {
+    named(model, GradientsParams::from_grads(loss.backward(), model))
+}
+
+/// Gradients by the names of their parameters.
+pub fn named(model: &CausalLm, gradients: GradientsParams) -> BTreeMap<String, TensorData> {
     struct Collect(GradientsParams, Vec<String>, BTreeMap<String, TensorData>);
     impl burn::module::ModuleVisitor for Collect {
         fn enter_module(&mut self, name: &str, _container_type: &str) {
@@ -366,7 +332,6 @@ fn gradients(model: &CausalLm, loss: Tensor<1>) -> BTreeMap<String, TensorData> 
             }
         }
     }
-    let gradients = GradientsParams::from_grads(loss.backward(), model);
     let mut collect = Collect(gradients, vec![], BTreeMap::new());
     model.visit(&mut collect);
     collect.2

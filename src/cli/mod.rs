@@ -21,6 +21,7 @@ mod score;
 mod session;
 mod sizes;
 mod stop;
+mod tokenize;
 mod train;
 mod vq;
 
@@ -64,6 +65,8 @@ enum Verb {
     /// Data sets: make one, look into one
     #[command(subcommand)]
     Data(data::DataVerb),
+    /// Turn data sets into token shards by a recipe; a stopped call goes on where it was
+    Tokenize(tokenize::TokenizeArgs),
     /// Train a language model by a recipe; a stopped run goes on where it was
     Train(train::TrainArgs),
     /// Score a checkpoint on a data set; results go to a directory
@@ -115,6 +118,7 @@ fn run(verb: Verb, session: &Session) -> Result<()> {
         Verb::Vq(verb) => vq::run(verb, session),
         Verb::Bpe(verb) => bpe::run(verb, session),
         Verb::Data(verb) => data::run(verb, session),
+        Verb::Tokenize(args) => tokenize::run(&args, session),
         Verb::Train(args) => train::run(&args, session),
         Verb::Eval(verb) => eval::run(verb, session),
         Verb::Import(args) => import::run(&args, session),

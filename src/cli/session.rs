@@ -87,6 +87,11 @@ impl Session {
         Ok(device)
     }
 
+    /// Whether the device is the CPU.
+    pub fn is_cpu(&self) -> bool {
+        self.args.device.unwrap_or_else(DeviceSpec::best) == DeviceSpec::Cpu
+    }
+
     /// What the device is called, as in `--device`.
     pub fn device_name(&self) -> String {
         self.args.device.unwrap_or_else(DeviceSpec::best).to_string()

@@ -10,6 +10,8 @@ use vq_tokenizer::weights::ParamPath;
 
 /// Bytes of an f32.
 const FLOAT: f64 = 4.0;
+/// Rows of logits that exist at one time.
+const LOGIT_ROWS: usize = 1024;
 
 /// The part of a model that a tensor belongs to, by its name.
 pub fn part_of(name: &str) -> &'static str {
@@ -66,7 +68,7 @@ impl ModuleVisitor for Counter {
 }
 
 /// What a training run takes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct TrainingCost {
     /// Parameters of the model.
     pub parameters: usize,
@@ -74,34 +76,53 @@ pub struct TrainingCost {
     pub tokens: usize,
     /// Floating point operations of all steps.
     pub flops: f64,
-    /// Memory at the peak of a step.
-    pub memory_bytes: f64,
+    /// Memory at the peak of a step in bytes, by what it holds.
+    pub memory: Vec<(&'static str, f64)>,
 }
 
 impl TrainingCost {
-    /// Estimates the cost of `recipe`.
+    /// Estimates the cost of `recipe` for a model of `parameters` weights, with matrix products on values
+    /// of `value_bytes`.
     ///
-    /// Operations: 6 per token and weight of a matrix product, 12 per token, layer, channel and
-    /// key for attention (PaLM, arXiv 2204.02311, appendix B). Memory: weights, gradients and two
-    /// moments in f32; the activations that the backward pass needs of one batch, attention
-    /// scores included; and logits with their gradient.
-    pub fn of(recipe: &LanguageRecipe, config: &ModelConfig, parts: &Parts) -> Self {
-        let parameters: usize = parts.values().sum();
-        let batch = recipe.batch.sequences * recipe.batch.seq_len;
+    /// Operations: see [`ModelConfig::training_flops`], and one more forward pass with activation
+    /// checkpointing. Memory: weights, gradients and two moments in f32; the activations that the
+    /// backward pass needs of one batch, for each layer and token about 18 values per channel of the
+    /// residual stream and 5 per channel of the feed-forward layer (scores are computed again), or with
+    /// activation checkpointing one value per channel and those of one layer; 1,024 rows of logits with
+    /// their gradient.
+    pub fn of(
+        recipe: &LanguageRecipe,
+        config: &ModelConfig,
+        parameters: usize,
+        value_bytes: f64,
+    ) -> Self {
+        let seq = recipe.batch.seq_len;
+        let batch = recipe.batch.sequences * seq;
         let tokens = batch * recipe.batch.accumulate * recipe.run.steps;
-        let (hidden, layers) = (config.hidden_size as f64, config.num_hidden_layers as f64);
-        let (vocab, seq) = (config.vocab_size as f64, recipe.batch.seq_len as f64);
-        let looked_up = if config.tie_word_embeddings { 0.0 } else { vocab * hidden };
-        let multiplied = parameters as f64 - looked_up;
-        let flops = tokens as f64 * (6.0 * multiplied + 12.0 * layers * hidden * seq);
-        // Per token and layer: about 18 values per channel of the residual stream, 5 per channel
-        // of the feed-forward layer, and scores before, in and after the softmax.
-        let kept = 18.0 * hidden
-            + 5.0 * config.intermediate_size as f64
-            + 4.0 * config.num_attention_heads as f64 * seq;
-        let activations = batch as f64 * (layers * kept + 4.0 * vocab);
-        let memory_bytes = FLOAT * (4.0 * parameters as f64 + activations);
-        Self { parameters, tokens, flops, memory_bytes }
+        let recomputed = recipe.batch.activation_checkpointing;
+        let passes = if recomputed { 4.0 / 3.0 } else { 1.0 };
+        let flops = tokens as f64 * config.training_flops(seq) * passes;
+        let hidden = config.hidden_size as f64;
+        let of_layer = 18.0 * hidden + 5.0 * config.intermediate_size as f64;
+        let layers = config.num_hidden_layers as f64;
+        let kept = if recomputed { layers * hidden + of_layer } else { layers * of_layer };
+        let weights = FLOAT * parameters as f64;
+        let rows = batch.min(LOGIT_ROWS) as f64;
+        let averages = if recipe.average.decay > 0.0 { weights } else { 0.0 };
+        let memory = vec![
+            ("weights", weights),
+            ("gradients", weights),
+            ("optimizer", 2.0 * weights),
+            ("averages", averages),
+            ("activations", value_bytes * batch as f64 * kept),
+            ("logits", 2.0 * FLOAT * rows * config.vocab_size as f64),
+        ];
+        Self { parameters, tokens, flops, memory }
+    }
+
+    /// All of the memory in bytes.
+    pub fn memory_bytes(&self) -> f64 {
+        self.memory.iter().map(|(_, bytes)| bytes).sum()
     }
 }
 
@@ -132,6 +153,16 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     match bytes >= 1.0 && bytes < u64::MAX as f64 {
         true => Ok(bytes as u64),
         false => Err("expected a size such as 5GB, 900MB or 100000".to_owned()),
+    }
+}
+
+/// A length of time in seconds, minutes, hours or days.
+pub fn time(seconds: f64) -> String {
+    match seconds {
+        s if s < 120.0 => format!("{s:.1} seconds"),
+        s if s < 7200.0 => format!("{:.1} minutes", s / 60.0),
+        s if s < 172_800.0 => format!("{:.1} hours", s / 3600.0),
+        s => format!("{:.1} days", s / 86_400.0),
     }
 }
 

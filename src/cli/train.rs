@@ -2,9 +2,13 @@
 
 use std::path::PathBuf;
 
+use std::time::Instant;
+
+use burn::tensor::{DType, Device};
+use calumma::device::{Precision, matmul_flops};
 use calumma::report::{Metrics, Reporter};
 use calumma::train::{
-    self, LanguageRecipe, LanguageTask, RunConfig, RunSummary, ScheduleConfig, Task, read_recipe,
+    self, LanguageRecipe, LanguageTask, Plan, RunConfig, RunSummary, Task, read_recipe,
 };
 use calumma::{Error, Result};
 use clap::Args;
@@ -36,34 +40,38 @@ pub fn run(args: &TrainArgs, session: &Session) -> Result<()> {
     if let Some(seed) = session.seed() {
         recipe.run.seed = seed;
     }
-    let device = session.device_in_f32("training")?;
+    let (device, precision) = (session.device()?, session.precision());
     if args.dry_run {
-        return dry_run(recipe, &device, session);
+        return dry_run(&recipe, &device, session);
     }
-    let mut task = LanguageTask::new(recipe.clone(), &device, session.quiet())?;
-    let parameters = sizes::parameters(task.model()).values().sum::<usize>();
-    session.note(format_args!("{} parameters", sizes::count(parameters as f64)));
-    train_task(&mut task, &recipe.run, &recipe.schedule, recipe.optimizer.lr, session)
+    let mut task = LanguageTask::new(recipe.clone(), &device, precision, session.quiet())?;
+    let parameters = sizes::count(task.config().num_parameters() as f64);
+    session.note(format_args!("{parameters} parameters, matrix products in {precision}"));
+    let plan = Plan { peak_flops: Some(peak_flops(&device, session)), ..recipe.plan() };
+    train_task(&mut task, &plan, session)
+}
+
+/// What the device does at best in the number format of the matrix products.
+fn peak_flops(device: &Device, session: &Session) -> f64 {
+    let dtype = match session.precision() {
+        Precision::F32 => DType::F32,
+        Precision::Bf16 => DType::BF16,
+    };
+    matmul_flops(device, dtype, session.is_cpu())
 }
 
 /// Runs `task` with a progress bar and signal handlers, and prints how it went.
 ///
 /// # Errors
 /// Those of the run.
-pub fn train_task<T: Task>(
-    task: &mut T,
-    run: &RunConfig,
-    schedule: &ScheduleConfig,
-    peak_lr: f64,
-    session: &Session,
-) -> Result<()> {
+pub fn train_task<T: Task>(task: &mut T, plan: &Plan<'_>, session: &Session) -> Result<()> {
     let stop = stop::on_signal()?;
     let reporter = match session.quiet() {
         true => Reporter::silent(),
-        false => Reporter::bar(run.steps as u64, T::UNIT),
+        false => Reporter::bar(plan.run.steps as u64, T::UNIT),
     };
-    let summary = train::run(task, run, schedule, peak_lr, reporter, &stop)?;
-    tell(&summary, run, session)
+    let summary = train::run(task, plan, reporter, &stop)?;
+    tell(&summary, plan.run, session)
 }
 
 fn tell(summary: &RunSummary, run: &RunConfig, session: &Session) -> Result<()> {
@@ -84,22 +92,31 @@ fn tell(summary: &RunSummary, run: &RunConfig, session: &Session) -> Result<()> 
 }
 
 fn object(metrics: &Metrics) -> Map<String, Value> {
-    metrics.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect()
+    metrics.iter().map(|(name, value)| (name.to_string(), json!(value))).collect()
 }
 
-fn dry_run(recipe: LanguageRecipe, device: &burn::tensor::Device, session: &Session) -> Result<()> {
-    let text = toml::to_string_pretty(&recipe).map_err(|e| Error::Invalid(e.to_string()))?;
+/// Steps of a dry run, of which all but the first are timed.
+const TRIED: usize = 3;
+
+fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> Result<()> {
+    let text = toml::to_string_pretty(recipe).map_err(|e| Error::Invalid(e.to_string()))?;
     session.line(text.trim_end())?;
-    let mut task = LanguageTask::new(recipe.clone(), device, session.quiet())?;
+    let precision = session.precision();
+    let mut task = LanguageTask::new(recipe.clone(), device, precision, session.quiet())?;
     let parts = sizes::parameters(task.model());
-    let cost = TrainingCost::of(&recipe, task.config(), &parts);
+    let value_bytes = if precision == Precision::Bf16 { 2.0 } else { 4.0 };
+    let cost = TrainingCost::of(recipe, task.config(), parts.values().sum(), value_bytes);
+    let memory_bytes = cost.memory_bytes();
     session.line("\nparameters")?;
     for (part, number) in &parts {
         session.line(format_args!("  {part:<14} {number:>12}"))?;
     }
     session.line(format_args!("  {:<14} {:>12}", "total", cost.parameters))?;
-    let TrainingCost { tokens, flops, memory_bytes, .. } = cost;
-    session.line(format_args!("memory: about {}", sizes::bytes(memory_bytes)))?;
+    session.line(format_args!("memory on the device: about {}", sizes::bytes(memory_bytes)))?;
+    for (what, bytes) in cost.memory.iter().filter(|(_, bytes)| *bytes > 0.0) {
+        session.line(format_args!("  {what:<14} {:>12}", sizes::bytes(*bytes)))?;
+    }
+    let (tokens, flops) = (cost.tokens, cost.flops);
     session
         .line(format_args!("tokens: {} at most (padding counts)", sizes::count(tokens as f64)))?;
     session.line(format_args!("FLOPs: {flops:.2e}"))?;
@@ -108,13 +125,47 @@ fn dry_run(recipe: LanguageRecipe, device: &burn::tensor::Device, session: &Sess
     for document in &documents {
         session.line(format_args!("  {}", document.replace('\n', "\\n")))?;
     }
+    let seconds = seconds_per_step(&mut task)?;
+    let whole = seconds * recipe.run.steps as f64;
+    let share = flops / whole / peak_flops(device, session);
+    session.line(format_args!(
+        "\ntime: {seconds:.3} s for each step here, {} in all without evaluations; {:.0} % of this \
+         device's matrix products",
+        sizes::time(whole),
+        100.0 * share
+    ))?;
+    let (packed, sources) = task.stream().packed();
+    session.line(format_args!("packed so far: {:.1} % padding", 100.0 * packed.padding_share()))?;
+    for source in sources {
+        session.line(format_args!(
+            "  {}: {} documents, {} picture codes, {} other tokens",
+            source.source, source.documents, source.image_tokens, source.text_tokens
+        ))?;
+    }
+    let memory: Map<String, Value> =
+        cost.memory.iter().map(|(what, bytes)| ((*what).to_owned(), json!(bytes))).collect();
     session.object(&json!({
         "recipe": recipe,
         "parameters": parts,
         "total_parameters": cost.parameters,
+        "memory": memory,
         "memory_bytes": memory_bytes,
         "tokens": tokens,
         "flops": flops,
         "first_batch": documents,
+        "packed": { "all": packed, "sources": sources },
+        "seconds_per_step": seconds,
+        "seconds": whole,
+        "mfu": share,
     }))
+}
+
+/// How long a step takes here, on a model that is then thrown away.
+fn seconds_per_step(task: &mut LanguageTask) -> Result<f64> {
+    task.step(0, 0.0)?;
+    let begun = Instant::now();
+    for step in 1..TRIED {
+        task.step(step, 0.0)?;
+    }
+    Ok(begun.elapsed().as_secs_f64() / (TRIED - 1) as f64)
 }

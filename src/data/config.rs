@@ -13,9 +13,12 @@ use crate::error::{Error, Result};
 pub struct DataConfig {
     /// A path or a `scenes:` specification.
     pub path: String,
-    /// Share of the draws, relative to the other sources.
-    #[serde(default = "one")]
-    pub weight: f64,
+    /// What the source is called in reports; its path when absent.
+    pub name: Option<String>,
+    /// Share of the draws, relative to the other sources; a list has one for each stage of the
+    /// curriculum.
+    #[serde(default)]
+    pub weight: Weight,
     /// How a sample becomes a document; one is drawn by weight every time.
     #[serde(default)]
     pub templates: Vec<WeightedTemplate>,
@@ -50,14 +53,44 @@ pub struct DataConfig {
     pub words: Vec<String>,
 }
 
-fn one() -> f64 {
-    1.0
-}
 fn default_max_bad() -> f64 {
     DEFAULT_TOLERANCE
 }
 fn default_turns() -> usize {
     8
+}
+
+/// How often a source is drawn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Weight {
+    /// The same throughout.
+    Throughout(f64),
+    /// One for each stage.
+    ByStage(Vec<f64>),
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self::Throughout(1.0)
+    }
+}
+
+impl Weight {
+    /// One weight for all stages, or one for each.
+    pub fn stages(&self) -> &[f64] {
+        match self {
+            Self::Throughout(weight) => std::slice::from_ref(weight),
+            Self::ByStage(weights) => weights,
+        }
+    }
+}
+
+impl DataConfig {
+    /// What the source is called in reports.
+    pub fn label(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.path)
+    }
 }
 
 /// A template and how often it is drawn; in a recipe a plain string has weight 1.
@@ -85,11 +118,23 @@ impl WeightedTemplate {
     }
 }
 
-/// Checks that there are `sources`, each with values in range and, if `templates` are needed, with one.
+/// What sources are read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Their pictures alone.
+    Pictures,
+    /// Documents by templates, in so many stages.
+    Documents {
+        /// Stages of the curriculum; at least 1.
+        stages: usize,
+    },
+}
+
+/// Checks that there are `sources`, each with values in range and with what `purpose` needs.
 ///
 /// # Errors
 /// [`Error::Invalid`] with the source, the key, its value and what is allowed.
-pub(crate) fn validate_sources(sources: &[DataConfig], templates: bool) -> Result<()> {
+pub(crate) fn validate_sources(sources: &[DataConfig], purpose: Purpose) -> Result<()> {
     if sources.is_empty() {
         return Err(Error::Invalid("data is empty; a recipe needs at least one source".to_owned()));
     }
@@ -98,8 +143,20 @@ pub(crate) fn validate_sources(sources: &[DataConfig], templates: bool) -> Resul
             let path = &source.path;
             Err(Error::Invalid(format!("data {path}: {key} is {value}; allowed: {range}")))
         };
-        if !(source.weight >= 0.0 && source.weight.is_finite()) {
-            return invalid("weight", source.weight, "at least 0");
+        let weights = source.weight.stages();
+        if let Some(weight) = weights.iter().find(|w| !(**w >= 0.0 && w.is_finite())) {
+            return invalid("weight", *weight, "at least 0");
+        }
+        let stages = match purpose {
+            Purpose::Pictures => 1,
+            Purpose::Documents { stages } => stages,
+        };
+        if !(weights.len() == 1 || weights.len() == stages) {
+            let (path, count) = (&source.path, weights.len());
+            return Err(Error::Invalid(format!(
+                "data {path}: weight has {count} entries; allowed: one, or one for each of the \
+                 {stages} stages of the curriculum"
+            )));
         }
         if !(0.0..=1.0).contains(&source.prompt_dropout) {
             return invalid("prompt_dropout", source.prompt_dropout, "[0, 1]");
@@ -111,10 +168,18 @@ pub(crate) fn validate_sources(sources: &[DataConfig], templates: bool) -> Resul
             .augment
             .validate()
             .map_err(|e| Error::Invalid(format!("data {}: {e}", source.path)))?;
-        if templates && source.templates.is_empty() {
-            let path = &source.path;
-            return Err(Error::Invalid(format!("data {path}: templates is empty")));
-        }
+        let (is_tokens, path) = (super::shards::is_spec(&source.path), &source.path);
+        let problem = match purpose {
+            Purpose::Pictures if is_tokens => "holds token shards, which have no pictures",
+            Purpose::Documents { .. } if is_tokens && !source.templates.is_empty() => {
+                "holds token shards, whose templates were applied when they were made"
+            }
+            Purpose::Documents { .. } if !is_tokens && source.templates.is_empty() => {
+                "templates is empty"
+            }
+            _ => continue,
+        };
+        return Err(Error::Invalid(format!("data {path}: {problem}")));
     }
     Ok(())
 }

@@ -17,8 +17,9 @@ pub struct Source {
     pub name: String,
     /// How many samples it has; at least one.
     pub len: usize,
-    /// Its share of the draws, relative to the other weights; above 0.
-    pub weight: f64,
+    /// Its share of the draws, relative to the other sources', for each stage; the last one holds for
+    /// all later stages too. At least 0, and above 0 in some stage.
+    pub weights: Vec<f64>,
     /// Weights of its templates; at least one, each above 0.
     pub templates: Vec<f64>,
 }
@@ -65,8 +66,8 @@ impl Mixture {
     /// A mixture at its first draw.
     ///
     /// # Errors
-    /// When there is no source, a source is empty or without template, or a weight is not a
-    /// finite number above 0.
+    /// When there is no source, a source is empty or without template, a weight is no finite number or
+    /// below 0, or a source or a stage has no weight above 0.
     pub fn new(seed: u64, sources: Vec<Source>) -> Result<Self> {
         if sources.is_empty() {
             return Err(Error::Invalid("a mixture needs at least one source".to_owned()));
@@ -74,17 +75,23 @@ impl Mixture {
         for source in &sources {
             source.validate().map_err(|m| Error::Invalid(format!("{}: {m}", source.name)))?;
         }
+        let stages = sources.iter().map(|source| source.weights.len()).max().unwrap_or(0);
+        let drawn = |stage: &usize| sources.iter().any(|source| source.weight(*stage) > 0.0);
+        if let Some(stage) = (0..stages).find(|stage| !drawn(stage)) {
+            let message = format!("no source has a weight above 0 in stage {}", stage + 1);
+            return Err(Error::Invalid(message));
+        }
         let lens: Vec<usize> = sources.iter().map(|source| source.len).collect();
         let cursor = Cursor { seed, draws: 0, taken: vec![0; lens.len()], lens };
         Ok(Self { sources, cursor })
     }
 
-    /// The next draw. There always is one.
-    pub fn draw(&mut self) -> Draw {
+    /// The next draw by the weights of `stage`, from 0. There always is one.
+    pub fn draw(&mut self, stage: usize) -> Draw {
         let number = self.cursor.draws;
         let mut rng = ChaCha8Rng::seed_from_u64(self.cursor.seed);
         rng.set_stream(number + 1);
-        let source = weighted(self.sources.iter().map(|s| s.weight), &mut rng);
+        let source = weighted(self.sources.iter().map(|s| s.weight(stage)), &mut rng);
         let template = weighted(self.sources[source].templates.iter().copied(), &mut rng);
         let len = self.sources[source].len as u64;
         let (epoch, position) = (self.cursor.taken[source] / len, self.cursor.taken[source] % len);
@@ -129,6 +136,11 @@ impl Mixture {
 }
 
 impl Source {
+    fn weight(&self, stage: usize) -> f64 {
+        let last = self.weights.last().copied().unwrap_or(0.0);
+        self.weights.get(stage).copied().unwrap_or(last)
+    }
+
     fn validate(&self) -> std::result::Result<(), String> {
         if self.len == 0 {
             return Err("holds no samples".to_owned());
@@ -136,16 +148,23 @@ impl Source {
         if self.templates.is_empty() {
             return Err("needs at least one template".to_owned());
         }
-        let weights = std::iter::once(&self.weight).chain(&self.templates);
-        match weights.copied().find(|weight| !(weight.is_finite() && *weight > 0.0)) {
-            Some(weight) => Err(format!("weight {weight} is not a finite number above 0")),
+        let refuse = |weight| Err(format!("weight {weight} is not a finite number above 0"));
+        let allowed = |weight: f64| weight.is_finite() && weight >= 0.0;
+        if let Some(weight) = self.weights.iter().find(|weight| !allowed(**weight)) {
+            return Err(format!("weight {weight} is not a finite number of 0 or more"));
+        }
+        if self.weights.iter().all(|weight| *weight == 0.0) {
+            return refuse(0.0);
+        }
+        match self.templates.iter().find(|weight| !allowed(**weight) || **weight == 0.0) {
+            Some(weight) => refuse(*weight),
             None => Ok(()),
         }
     }
 }
 
 /// Index of one of `weights`, drawn by weight.
-fn weighted(weights: impl Iterator<Item = f64> + Clone, rng: &mut ChaCha8Rng) -> usize {
+pub(super) fn weighted(weights: impl Iterator<Item = f64> + Clone, rng: &mut ChaCha8Rng) -> usize {
     let unit = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
     let mut left = unit * weights.clone().sum::<f64>();
     let mut last = 0;
@@ -189,7 +208,7 @@ fn permuted(len: u64, key: u64, position: u64) -> u64 {
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
-fn mix(value: u64) -> u64 {
+pub(super) fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

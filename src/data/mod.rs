@@ -4,7 +4,7 @@
 //! [`explode`](Exploded) a list-valued field into one sample per entry or
 //! [`group`](Grouped) rows that share a picture, maps fields to a document by a
 //! [`template`], draws from several sources by weight ([`mixture`]) and packs the resulting
-//! token sequences into rows ([`pack`]).
+//! token sequences into rows ([`pack`]). Token sequences can be made once and kept as [`shards`].
 
 mod augment;
 mod config;
@@ -23,6 +23,8 @@ mod parquet;
 mod picture;
 mod render;
 pub mod scenes;
+pub mod shards;
+mod source;
 pub mod template;
 mod webdataset;
 
@@ -32,8 +34,8 @@ use image::RgbImage;
 use serde_json::{Map, Value};
 
 pub use augment::Augment;
-pub(crate) use config::validate_sources;
-pub use config::{DataConfig, WeightedTemplate};
+pub use config::{DataConfig, Weight, WeightedTemplate};
+pub(crate) use config::{Purpose, validate_sources};
 pub use counted::{BadSample, Counted, DEFAULT_TOLERANCE};
 pub use encoded::{EncodedSample, EncodedSource, Encoding};
 pub use folder::PictureFolder;
@@ -42,6 +44,7 @@ pub use imagefolder::ImageFolder;
 pub use inspect::{Column, Inspection, PictureSize, inspect};
 pub use jsonl::Jsonl;
 pub use parquet::Parquet;
+pub use source::{DocumentSource, Renderer};
 pub use webdataset::WebDataset;
 
 use crate::{Error, Result};

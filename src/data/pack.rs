@@ -17,6 +17,21 @@ const WINDOW: usize = 128;
 /// Documents in a row that may be refused for their length before the run is stopped.
 const MAX_REFUSED_IN_A_ROW: usize = 1000;
 
+/// What is packed: token ids, and where they come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Document {
+    /// The ids and their targets.
+    pub tokens: TokenSequence,
+    /// A number for the source, for losses by source.
+    pub source: u32,
+}
+
+impl From<TokenSequence> for Document {
+    fn from(tokens: TokenSequence) -> Self {
+        Self { tokens, source: 0 }
+    }
+}
+
 /// Rows of token ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackedBatch {
@@ -29,6 +44,8 @@ pub struct PackedBatch {
     /// Whether the loss counts this token as a target (of the token before it). Never for the
     /// first token of a document, nor for padding. `[rows, seq_len]`
     pub loss_mask: Vec<bool>,
+    /// The number of each token's source; 0 for padding. `[rows, seq_len]`
+    pub sources: Vec<u32>,
     /// Number of rows.
     pub rows: usize,
     /// Tokens in a row.
@@ -43,17 +60,19 @@ impl PackedBatch {
             document_ids: vec![0; len],
             positions: vec![0; len],
             loss_mask: vec![false; len],
+            sources: vec![0; len],
             rows,
             seq_len,
         }
     }
 
     /// Writes a document at `start`, all in one row.
-    fn place(&mut self, start: usize, number: u32, document: &TokenSequence) {
-        let len = document.ids.len();
-        self.ids[start..start + len].copy_from_slice(&document.ids);
+    fn place(&mut self, start: usize, number: u32, Document { tokens, source }: &Document) {
+        let len = tokens.ids.len();
+        self.ids[start..start + len].copy_from_slice(&tokens.ids);
         self.document_ids[start..start + len].fill(number);
-        self.loss_mask[start + 1..start + len].copy_from_slice(&document.loss_mask[1..]);
+        self.sources[start..start + len].fill(*source);
+        self.loss_mask[start + 1..start + len].copy_from_slice(&tokens.loss_mask[1..]);
         for (position, slot) in (0..).zip(&mut self.positions[start..start + len]) {
             *slot = position;
         }
@@ -112,6 +131,8 @@ pub struct PackerState {
 struct SavedDocument {
     ids: Vec<u32>,
     mask_runs: Vec<usize>,
+    #[serde(default)]
+    source: u32,
 }
 
 /// Packs documents into batches.
@@ -121,7 +142,7 @@ pub struct Packer {
     seq_len: usize,
     pad: u32,
     /// Documents that wait, the oldest first.
-    waiting: VecDeque<TokenSequence>,
+    waiting: VecDeque<Document>,
     num_waiting_tokens: usize,
     refused_in_a_row: usize,
     report: PackReport,
@@ -158,7 +179,7 @@ impl Packer {
     /// row keep coming.
     pub fn batch(
         &mut self,
-        mut next: impl FnMut() -> Result<Option<TokenSequence>>,
+        mut next: impl FnMut() -> Result<Option<Document>>,
     ) -> Result<Option<PackedBatch>> {
         // so much more than a batch that its last row still has a choice
         let wanted = self.rows * self.seq_len + (self.rows / 4).max(4) * self.seq_len;
@@ -178,9 +199,10 @@ impl Packer {
 
     /// The state from which [`restore`](Self::restore) goes on exactly.
     pub fn state(&self) -> PackerState {
-        let waiting = self.waiting.iter().map(|document| SavedDocument {
-            ids: document.ids.clone(),
-            mask_runs: runs(&document.loss_mask),
+        let waiting = self.waiting.iter().map(|Document { tokens, source }| SavedDocument {
+            ids: tokens.ids.clone(),
+            mask_runs: runs(&tokens.loss_mask),
+            source: *source,
         });
         PackerState { report: self.report.clone(), waiting: waiting.collect() }
     }
@@ -193,7 +215,8 @@ impl Packer {
         let mut fresh = Self::new(self.rows, self.seq_len, self.pad)?;
         for saved in &state.waiting {
             let loss_mask = unrolled(&saved.mask_runs, saved.ids.len());
-            fresh.push(TokenSequence { ids: saved.ids.clone(), loss_mask })?;
+            let tokens = TokenSequence { ids: saved.ids.clone(), loss_mask };
+            fresh.push(Document { tokens, source: saved.source })?;
         }
         if fresh.waiting.len() != state.waiting.len() {
             return Err(Error::Invalid(format!(
@@ -206,10 +229,10 @@ impl Packer {
         Ok(())
     }
 
-    fn push(&mut self, document: TokenSequence) -> Result<()> {
-        let len = document.ids.len();
-        if document.loss_mask.len() != len {
-            let masked = document.loss_mask.len();
+    fn push(&mut self, document: Document) -> Result<()> {
+        let len = document.tokens.ids.len();
+        if document.tokens.loss_mask.len() != len {
+            let masked = document.tokens.loss_mask.len();
             let message = format!("a document of {len} tokens has a loss mask of {masked}");
             return Err(Error::Invalid(message));
         }
@@ -247,7 +270,7 @@ impl Packer {
             for document in self.take_row() {
                 number += 1;
                 batch.place(start + used, number, &document);
-                used += document.ids.len();
+                used += document.tokens.len();
             }
             self.report.documents += u64::from(number);
             self.report.tokens += used as u64;
@@ -257,9 +280,9 @@ impl Packer {
     }
 
     /// Takes the documents of one row, in the order in which they came.
-    fn take_row(&mut self) -> Vec<TokenSequence> {
+    fn take_row(&mut self) -> Vec<Document> {
         let window = self.waiting.len().min(WINDOW);
-        let lens: Vec<usize> = self.waiting.iter().take(window).map(|d| d.ids.len()).collect();
+        let lens: Vec<usize> = self.waiting.iter().take(window).map(|d| d.tokens.len()).collect();
         let chosen = fullest(&lens, self.seq_len);
         let mut row = Vec::with_capacity(chosen.len());
         let mut left = Vec::with_capacity(window - chosen.len());
@@ -272,7 +295,7 @@ impl Packer {
         for document in left.into_iter().rev() {
             self.waiting.push_front(document);
         }
-        self.num_waiting_tokens -= row.iter().map(|document| document.ids.len()).sum::<usize>();
+        self.num_waiting_tokens -= row.iter().map(|document| document.tokens.len()).sum::<usize>();
         row
     }
 }

@@ -15,6 +15,7 @@ pub struct CausalLm {
     pub lm_head: Option<Linear>,
     head_dim: usize,
     rope_theta: f64,
+    mixed: bool,
 }
 
 /// The layers between ids and the last hidden state.
@@ -65,7 +66,15 @@ impl CausalLm {
             lm_head: (!config.tie_word_embeddings).then(|| Linear::new(hidden, vocab, std, device)),
             head_dim: config.head_dim(),
             rope_theta: config.rope_theta,
+            mixed: false,
         }
+    }
+
+    /// The same model with its matrix products in bfloat16; the weights stay as they are, softmax,
+    /// norms' statistics and loss in f32. What training in bfloat16 means: the optimizer sees f32.
+    #[must_use]
+    pub fn in_mixed_precision(self) -> Self {
+        Self { mixed: true, ..self }
     }
 
     /// Logits of every new token, `[batch, seq, vocab]`: raw, no id is masked.
@@ -90,11 +99,8 @@ impl CausalLm {
     ) -> Tensor<3> {
         let ModelInput { ids, positions, mask, mut cache } = input;
         let seq = ids.dims()[1];
-        let mut x = self.model.embed_tokens.forward(ids); // [batch, seq, hidden]
-        if self.compute_dtype() != x.dtype() {
-            x = x.cast(self.compute_dtype());
-        }
-        let rope = Rope::new(positions, self.head_dim, self.rope_theta, x.dtype());
+        let mut x = self.embed(ids); // [batch, seq, hidden]
+        let rope = self.rope(positions);
         for (index, layer) in self.model.layers.iter().enumerate() {
             inspect(&x);
             let layer_cache = cache.as_deref_mut().map(|cache| cache.layer(index));
@@ -104,6 +110,17 @@ impl CausalLm {
             cache.advance(seq);
         }
         self.model.norm.forward(x)
+    }
+
+    /// What the first layer reads: ids `[batch, seq]` to `[batch, seq, hidden]`.
+    pub(crate) fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let x = self.model.embed_tokens.forward(ids);
+        if self.compute_dtype() == x.dtype() { x } else { x.cast(self.compute_dtype()) }
+    }
+
+    /// The rotations of tokens at `positions`, `[batch, seq]`.
+    pub(crate) fn rope(&self, positions: Tensor<2, Int>) -> Rope {
+        Rope::new(positions, self.head_dim, self.rope_theta, self.compute_dtype())
     }
 
     /// `[batch, seq, hidden]` to `[batch, seq, vocab]`.
@@ -122,14 +139,22 @@ impl CausalLm {
         }
     }
 
-    /// The number format of activations and cache: the weights', but f32 on the CPU, which widens weights
-    /// in bfloat16 as it reads them.
+    /// The number format of activations and cache: the weights', but bfloat16 in mixed precision, and f32
+    /// on the CPU for weights in bfloat16, which it widens as it reads them.
     pub fn compute_dtype(&self) -> DType {
+        if self.mixed {
+            return DType::BF16;
+        }
         #[cfg(feature = "cpu")]
         if super::ops::widens(&self.model.embed_tokens.weight.val()) {
             return DType::F32;
         }
         self.dtype()
+    }
+
+    /// Where the weights lie.
+    pub fn device(&self) -> Device {
+        self.model.embed_tokens.weight.val().device()
     }
 
     /// The number format of the weights.

@@ -69,6 +69,30 @@ impl ModelConfig {
         self.hidden_size / self.num_attention_heads.max(1)
     }
 
+    /// The number of weights.
+    pub fn num_parameters(&self) -> usize {
+        let norms = 2 * self.hidden_size
+            + 2 * self.head_dim() * (self.num_attention_heads + self.num_key_value_heads);
+        let tables = if self.tie_word_embeddings { 1 } else { 2 } * self.vocab_size;
+        self.matrix_parameters() + (tables + 1) * self.hidden_size + self.num_hidden_layers * norms
+    }
+
+    /// The weights in the matrices of all layers.
+    fn matrix_parameters(&self) -> usize {
+        let kv = self.num_key_value_heads * self.head_dim();
+        let attention = 2 * self.hidden_size * (self.hidden_size + kv);
+        self.num_hidden_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+    }
+
+    /// Floating point operations of a training step for each token of rows of `seq_len`: 6 for each
+    /// weight that takes part in a matrix product, and causal attention over half of the row (arXiv
+    /// 2204.02311, appendix B, which counts the whole row).
+    pub fn training_flops(&self, seq_len: usize) -> f64 {
+        let weights = self.matrix_parameters() + self.vocab_size * self.hidden_size;
+        let attention = self.num_hidden_layers * seq_len * self.hidden_size;
+        6.0 * (weights + attention) as f64
+    }
+
     /// Checks that the sizes fit together.
     ///
     /// # Errors

@@ -26,11 +26,14 @@ impl Linear {
     }
 }
 
-/// `x weight^T` for `x` `[rows, in]` and `weight` `[out, in]`.
+/// `x weight^T` for `x` `[rows, in]` and `weight` `[out, in]`; in mixed precision the weight is rounded to
+/// the format of `x`.
 pub(super) fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     #[cfg(feature = "cpu")]
     if super::ops::applies(&x) && super::ops::applies_to_weight(&weight) {
         return super::ops::linear(x, weight);
     }
+    let narrower = x.dtype() != weight.dtype();
+    let weight = if narrower { weight.cast(x.dtype()) } else { weight };
     x.matmul(weight.transpose())
 }

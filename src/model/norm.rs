@@ -36,7 +36,7 @@ impl RmsNorm {
         let x = x.cast(DType::F32);
         let mean_square = (x.clone() * x.clone()).mean_dim(2); // [batch, seq, 1]
         let scale = (mean_square + self.epsilon).sqrt().recip();
-        (x * scale).cast(dtype) * self.weight.val().unsqueeze()
+        (x * scale).cast(dtype) * self.weight.val().cast(dtype).unsqueeze()
     }
 }
 
@@ -80,6 +80,6 @@ impl HeadNorm {
         let centred = x.clone() - x.mean_dim(3);
         let variance = (centred.clone() * centred.clone()).mean_dim(3); // [batch, seq, heads, 1]
         let normal = (centred * (variance + HEAD_NORM_EPS).sqrt().recip()).cast(dtype);
-        normal * self.weight.val().unsqueeze() + self.bias.val().unsqueeze()
+        normal * self.weight.val().cast(dtype).unsqueeze() + self.bias.val().cast(dtype).unsqueeze()
     }
 }

@@ -8,6 +8,7 @@ mod record;
 mod scale;
 mod tensorboard;
 
+use std::borrow::Cow;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -26,7 +27,7 @@ use log::{Line, Log};
 use tensorboard::EventWriter;
 
 /// Named numbers of a step or an evaluation, in the order in which they are shown.
-pub type Metrics = Vec<(&'static str, f64)>;
+pub type Metrics = Vec<(Cow<'static, str>, f64)>;
 
 /// A text that the model wrote, beside what it was asked and what would have been right.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,7 +137,7 @@ impl Reporter {
         if let Some(bytes) = memory::resident().filter(|_| kind == "train") {
             line.insert("memory_bytes".to_owned(), json!(bytes));
         }
-        line.extend(metrics.iter().map(|(k, v)| ((*k).to_owned(), json!(v))));
+        line.extend(metrics.iter().map(|(k, v)| (k.to_string(), json!(v))));
         let scalar = |(name, value): (&String, &serde_json::Value)| {
             Some((format!("{kind}/{name}"), value.as_f64()?))
         };

@@ -37,9 +37,12 @@ impl<M: Module> Companion<M> {
         lr: f64,
     ) -> std::result::Result<f64, f64> {
         let module = self.module.take().expect("the module is put back below");
-        let (module, norm) = self.optimizer.step(module, gradients, lr)?;
+        let (module, norm) = match self.optimizer.step(module, gradients, lr) {
+            Ok((module, norm)) => (module, Ok(norm)),
+            Err((module, norm)) => (module, Err(norm)),
+        };
         self.module = Some(module);
-        Ok(norm)
+        norm
     }
 
     pub(super) fn save(&self, trainer: &Path) -> Result<()> {

@@ -1,25 +1,35 @@
 //! From sources to batches: draw, lay out by a template, turn into ids, pack.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use rand::{RngExt, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use vq_tokenizer::Codes;
 
+use super::config::CurriculumConfig;
 use super::objective::NextTokenBatch;
-use crate::data::mixture::{Cursor, Mixture, Source};
+use crate::data::mixture::{Cursor, Mixture};
 use crate::data::pack::{PackReport, PackedBatch, Packer, PackerState};
-use crate::data::template::{RenderOptions, Template};
-use crate::data::{self, DataConfig, EncodedSample, EncodedSource, Encoding};
+use crate::data::template::RenderOptions;
+use crate::data::{self, DataConfig, DocumentSource, Encoding, Renderer};
 use crate::error::{Error, Result};
-use crate::tokenize::{CodedSegment, Processor, TokenClass, TokenSequence};
+use crate::tokenize::{CodedSegment, Processor, TokenClass};
 
 /// An endless stream of packed batches that can be taken up where it stood.
+#[derive(Debug)]
 pub struct DocumentStream {
-    sources: Vec<Prepared>,
+    processor: Arc<Processor>,
+    sources: Vec<DocumentSource>,
+    /// Names of all origins of documents, and the index of each source's first.
+    labels: Vec<String>,
+    first_labels: Vec<u32>,
     mixture: Mixture,
     packer: Packer,
+    stages: Stages,
+    batches: u64,
+    skipped: u64,
+    packed: Vec<SourceReport>,
 }
 
 /// Where a [`DocumentStream`] stands.
@@ -27,107 +37,152 @@ pub struct DocumentStream {
 pub struct StreamState {
     cursor: Cursor,
     packer: PackerState,
+    /// Batches given, skipped ones included.
+    #[serde(default)]
+    batches: u64,
+    /// Batches left out after a rewind.
+    #[serde(default)]
+    skipped: u64,
+    #[serde(default)]
+    packed: Vec<SourceReport>,
 }
 
-/// A source with its samples and templates.
-struct Prepared {
-    config: DataConfig,
-    templates: Vec<Template>,
-    samples: Vec<EncodedSample>,
+/// What was packed of one source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// Its name.
+    pub source: String,
+    /// Documents.
+    pub documents: u64,
+    /// Tokens that are no picture codes.
+    pub text_tokens: u64,
+    /// Picture codes.
+    pub image_tokens: u64,
 }
 
-impl Prepared {
-    fn new(config: &DataConfig, encoding: Encoding<'_>) -> Result<Self> {
-        let templates = parse_templates(config)?;
-        let columns: BTreeSet<String> = templates.iter().flat_map(Template::fields).collect();
-        let mut samples = EncodedSource::open(config, &columns, encoding)?.samples;
-        for sample in &mut samples {
-            sample.fields.extend(config.fields.clone());
-        }
-        // A sample without a field that a template names cannot become a document.
-        let whole = |sample: &EncodedSample| {
-            let mut rng = ChaCha8Rng::seed_from_u64(0);
-            let options = RenderOptions { loss: config.loss, max_turns: Some(1) };
-            templates
-                .iter()
-                .all(|t| t.render(&sample.fields, &sample.images, &options, &mut rng).is_ok())
-        };
-        let all = samples.len();
-        samples.retain(whole);
-        if (samples.len() as f64) < all as f64 * (1.0 - config.max_bad) {
-            let bad = all - samples.len();
-            let message = format!("{bad} of {all} samples lack a field that a template names");
-            return Err(Error::Invalid(format!("data {}: {message}", config.path)));
-        }
-        Ok(Self { config: config.clone(), templates, samples })
+/// Which stage of the curriculum a batch belongs to.
+#[derive(Clone, Debug)]
+pub struct Stages {
+    /// First batch of every stage but the first.
+    starts: Vec<u64>,
+}
+
+impl Stages {
+    /// For a run of `steps` optimizer steps of `accumulate` batches.
+    pub fn new(config: &CurriculumConfig, steps: usize, accumulate: usize) -> Self {
+        let batch = |share: &f64| (share * steps as f64).ceil() as u64 * accumulate as u64;
+        Self { starts: config.starts.iter().map(batch).collect() }
     }
 
-    /// A document of sample `index` by template `template`.
-    fn document(
-        &self,
-        index: usize,
-        template: usize,
-        rng: &mut ChaCha8Rng,
-        processor: &Processor,
-    ) -> Result<TokenSequence> {
-        let (sample, template) = (&self.samples[index], &self.templates[template]);
-        let options =
-            RenderOptions { loss: self.config.loss, max_turns: Some(self.config.max_turns) };
-        let rendered = template.render(&sample.fields, &sample.images, &options, rng)?;
-        let dropped = template.is_text_first() && rng.random::<f64>() < self.config.prompt_dropout;
-        match rendered.without_prompt().filter(|_| dropped) {
-            Some(bare) => bare.tokens(processor),
-            None => rendered.tokens(processor),
-        }
+    /// The stage of a batch, both from 0.
+    pub fn of(&self, batch: u64) -> usize {
+        self.starts.iter().filter(|start| batch >= **start).count()
     }
-}
-
-fn parse_templates(config: &DataConfig) -> Result<Vec<Template>> {
-    config.templates.iter().map(|template| Template::parse(template.parts().0)).collect()
 }
 
 impl DocumentStream {
-    pub(super) fn new(
+    /// A stream of batches as `packer` makes them from the sources of `configs`, drawn by `seed`.
+    ///
+    /// # Errors
+    /// Those of the data.
+    pub fn new(
         configs: &[DataConfig],
         encoding: Encoding<'_>,
         seed: u64,
+        processor: Arc<Processor>,
         packer: Packer,
+        stages: Stages,
     ) -> Result<Self> {
-        let sources =
-            configs.iter().map(|c| Prepared::new(c, encoding)).collect::<Result<Vec<_>>>()?;
-        let mixture = Mixture::new(
-            seed,
-            sources
-                .iter()
-                .map(|source| Source {
-                    name: source.config.path.clone(),
-                    len: source.samples.len(),
-                    weight: source.config.weight,
-                    templates: source.config.templates.iter().map(|t| t.parts().1).collect(),
-                })
-                .collect(),
-        )?;
-        Ok(Self { sources, mixture, packer })
+        let open = |config| DocumentSource::open(config, encoding, &processor);
+        let sources = configs.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let (mut labels, mut first_labels) = (Vec::new(), Vec::new());
+        for source in &sources {
+            first_labels.push(labels.len() as u32);
+            labels.extend(source.labels());
+        }
+        let mixture =
+            Mixture::new(seed, sources.iter().map(DocumentSource::for_mixture).collect())?;
+        let named = |label: &String| SourceReport { source: label.clone(), ..Default::default() };
+        let packed = labels.iter().map(named).collect();
+        Ok(Self {
+            processor,
+            sources,
+            labels,
+            first_labels,
+            mixture,
+            packer,
+            stages,
+            batches: 0,
+            skipped: 0,
+            packed,
+        })
     }
 
     /// The next batch.
     ///
     /// # Errors
     /// When a sample does not fit its template, or documents do not fit a row.
-    pub fn next_batch(&mut self, processor: &Processor) -> Result<NextTokenBatch> {
-        let (sources, mixture) = (&self.sources, &mut self.mixture);
+    pub fn next_batch(&mut self) -> Result<NextTokenBatch> {
+        let stage = self.stages.of(self.batches - self.skipped);
+        let (sources, mixture, processor) = (&self.sources, &mut self.mixture, &self.processor);
+        let firsts = &self.first_labels;
         let batch = self.packer.batch(|| {
-            let mut draw = mixture.draw();
+            let mut draw = mixture.draw(stage);
             let source = &sources[draw.source];
-            source.document(draw.index, draw.template, &mut draw.rng, processor).map(Some)
+            let mut document =
+                source.document(draw.index, draw.template, &mut draw.rng, processor)?;
+            document.source += firsts[draw.source];
+            Ok(Some(document))
         })?;
-        let packed = batch.expect("a mixture never ends");
-        Ok(with_modalities(packed, processor))
+        self.batches += 1;
+        let batch = with_modalities(batch.expect("a mixture never ends"), processor);
+        self.count(&batch);
+        Ok(batch)
+    }
+
+    fn count(&mut self, batch: &NextTokenBatch) {
+        let packed = &batch.packed;
+        for token in (0..packed.ids.len()).filter(|&token| packed.document_ids[token] != 0) {
+            let report = &mut self.packed[packed.sources[token] as usize];
+            report.documents += u64::from(packed.positions[token] == 0);
+            match batch.is_image[token] {
+                true => report.image_tokens += 1,
+                false => report.text_tokens += 1,
+            }
+        }
+    }
+
+    /// Leaves out the next `batches`; they do not count as steps of the curriculum.
+    ///
+    /// # Errors
+    /// As [`next_batch`](Self::next_batch).
+    pub fn skip(&mut self, batches: u64) -> Result<()> {
+        for _ in 0..batches {
+            self.next_batch()?;
+            self.skipped += 1;
+        }
+        Ok(())
+    }
+
+    /// Names of the origins of documents, by the numbers that batches hold.
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    /// The processor that makes the ids.
+    pub fn processor(&self) -> &Processor {
+        &self.processor
     }
 
     /// Where the stream stands.
     pub fn state(&self) -> StreamState {
-        StreamState { cursor: self.mixture.cursor().clone(), packer: self.packer.state() }
+        StreamState {
+            cursor: self.mixture.cursor().clone(),
+            packer: self.packer.state(),
+            batches: self.batches,
+            skipped: self.skipped,
+            packed: self.packed.clone(),
+        }
     }
 
     /// Goes on from `state`.
@@ -136,12 +191,24 @@ impl DocumentStream {
     /// When the data or the batch shape have changed since.
     pub fn restore(&mut self, state: &StreamState) -> Result<()> {
         self.mixture.restore(&state.cursor)?;
-        self.packer.restore(&state.packer)
+        self.packer.restore(&state.packer)?;
+        (self.batches, self.skipped) = (state.batches, state.skipped);
+        if state.packed.len() == self.packed.len() {
+            self.packed.clone_from(&state.packed);
+        }
+        Ok(())
     }
 
     /// What was packed so far.
     pub fn report(&self) -> &PackReport {
         self.packer.report()
+    }
+}
+
+impl StreamState {
+    /// What was packed so far, in all and by source.
+    pub fn packed(&self) -> (&PackReport, &[SourceReport]) {
+        (&self.packer.report, &self.packed)
     }
 }
 
@@ -151,7 +218,8 @@ fn with_modalities(packed: PackedBatch, processor: &Processor) -> NextTokenBatch
     NextTokenBatch { packed, is_image }
 }
 
-/// The first `count` samples of each source as batches, always the same: for held-out losses.
+/// The first `count` samples of each source as batches, always the same: for held-out losses. The number
+/// of a document's source is that of its configuration.
 ///
 /// # Errors
 /// Those of data sets, templates and `new_packer`.
@@ -163,21 +231,21 @@ pub fn validation_batches(
     new_packer: impl Fn() -> Result<Packer>,
 ) -> Result<Vec<NextTokenBatch>> {
     let mut batches = Vec::new();
-    for config in configs {
-        let source = Prepared::new(
-            &DataConfig { limit: Some(count), prompt_dropout: 0.0, ..config.clone() },
-            encoding,
-        )?;
+    for (number, config) in configs.iter().enumerate() {
+        let config = DataConfig { limit: Some(count), prompt_dropout: 0.0, ..config.clone() };
+        let source = DocumentSource::open(&config, encoding, processor)?;
         let mut packer = new_packer()?;
         let mut index = 0;
         let mut next = || {
             let mut rng = ChaCha8Rng::seed_from_u64(index as u64);
-            let document = (index < source.samples.len()).then(|| {
-                let template = index % source.templates.len();
-                source.document(index, template, &mut rng, processor)
-            });
+            if index == source.len() {
+                return Ok(None);
+            }
+            let template = index % source.num_templates();
+            let mut document = source.document(index, template, &mut rng, processor)?;
+            document.source = number as u32;
             index += 1;
-            document.transpose()
+            Ok(Some(document))
         };
         while let Some(packed) = packer.batch(&mut next)? {
             batches.push(with_modalities(packed, processor));
@@ -194,7 +262,7 @@ pub fn validation_batches(
 pub fn corpus(configs: &[DataConfig], count: usize, seed: u64) -> Result<Vec<String>> {
     let mut texts = Vec::new();
     for config in configs {
-        let templates = parse_templates(config)?;
+        let renderer = Renderer::new(config)?;
         let dataset =
             data::open_as(&config.path, config.explode.as_deref(), config.group_by.as_deref())?;
         let len = dataset.len().min(config.limit.unwrap_or(usize::MAX)).min(count);
@@ -211,7 +279,7 @@ pub fn corpus(configs: &[DataConfig], count: usize, seed: u64) -> Result<Vec<Str
             fields.extend(config.fields.clone());
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(index as u64);
-            for template in &templates {
+            for template in renderer.templates() {
                 let blank = Codes { ids: vec![], height: 0, width: 0 };
                 let images = vec![blank; template.num_images()];
                 let options =

@@ -40,7 +40,7 @@ impl ImageBatches {
         let source = |(config, source): (&DataConfig, &Counted)| Source {
             name: config.path.clone(),
             len: config.limit.map_or(source.len(), |limit| limit.min(source.len())),
-            weight: config.weight,
+            weights: config.weight.stages().to_vec(),
             templates: vec![1.0],
         };
         let mixture = Mixture::new(seed, configs.iter().zip(&sources).map(source).collect())?;
@@ -55,7 +55,7 @@ impl ImageBatches {
         let mut all = Vec::with_capacity(count);
         while all.len() < count {
             let missing = count - all.len();
-            let draws: Vec<_> = (0..missing).map(|_| self.mixture.draw()).collect();
+            let draws: Vec<_> = (0..missing).map(|_| self.mixture.draw(0)).collect();
             let drawn = draws.into_par_iter().map(|mut draw| {
                 let (source, config) = (&self.sources[draw.source], &self.configs[draw.source]);
                 let Some(sample) = source.take(draw.index)? else { return Ok(None) };

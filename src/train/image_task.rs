@@ -14,13 +14,13 @@ use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::train::{
     CodebookCare, Discriminator, Judges, Lecam, Lpips, SemanticHead, VqLoss, VqObjective,
 };
-use vq_tokenizer::weights::{self, NamedTensors, StoredDtype, WeightFiles};
-use vq_tokenizer::{VqModel, VqTokenizer};
+use vq_tokenizer::{VqModel, VqTokenizer, weights};
 
+use super::average::Average;
 use super::companion::Companion;
 use super::config::VqRecipe;
 use super::image_batches::{ImageBatches, first_pictures};
-use super::{Optimizer, OptimizerConfig, Task};
+use super::{Optimizer, OptimizerConfig, Stepped, Task};
 use crate::data::mixture::Cursor;
 use crate::error::{Error, Result};
 use crate::files::{read_json, write_json};
@@ -29,8 +29,6 @@ use crate::sheet::{Cell, Layout, Section, Tone, sheet};
 
 /// Where the codebook lies among the parameters.
 const CODEBOOK: &str = "quantize.embedding.weight";
-/// Pictures of each validation source on the sheet of an evaluation.
-const SHOWN: usize = 8;
 
 /// What a resumed run needs beside weights and moments.
 #[derive(Serialize, Deserialize)]
@@ -51,7 +49,7 @@ pub struct ImageTask {
     objective: VqObjective,
     codebook: CodebookCare,
     /// Averaged weights, where the recipe asks for them.
-    average: Option<NamedTensors>,
+    average: Option<Average>,
     critic: Option<Companion<Discriminator>>,
     lecam: Lecam,
     semantic: Option<Companion<SemanticHead>>,
@@ -86,6 +84,7 @@ impl ImageTask {
         let device = device.clone().autodiff();
         device.seed(recipe.run.seed);
         let model = recipe.model.init(&device);
+        let model = recipe.optimizer.freeze(model)?;
         let perceptual = match (&recipe.perceptual.weights, recipe.perceptual.weight > 0.0) {
             (Some(path), true) => Some(Lpips::load(path, &device)?),
             _ => None,
@@ -102,7 +101,7 @@ impl ImageTask {
             optimizer: Optimizer::new(recipe.optimizer.clone()),
             objective: VqObjective { config: recipe.loss.clone() },
             codebook: CodebookCare::new(recipe.codebook.clone(), &recipe.model),
-            average: (recipe.average.decay > 0.0).then(|| weights::collect(&model)),
+            average: Average::new(&recipe.average, &model),
             critic,
             lecam: Lecam::default(),
             semantic,
@@ -127,10 +126,11 @@ impl ImageTask {
     /// # Errors
     /// None but of the averages' names, which are the model's.
     pub fn tokenizer(&self) -> Result<VqTokenizer> {
-        let mut model = self.model().valid();
-        if let Some(average) = &self.average {
-            model = weights::load(model, average.clone(), Path::new("averages"))?;
-        }
+        let model = self.model().valid();
+        let model = match &self.average {
+            Some(average) => average.load(model)?,
+            None => model,
+        };
         let (config, preprocessor) = (self.recipe.model.clone(), self.preprocessor.clone());
         Ok(VqTokenizer::new(config, preprocessor, model, self.device.clone().inner()))
     }
@@ -194,15 +194,8 @@ impl ImageTask {
         let (Some(average), Some(codebook)) = (&mut self.average, model.quantize.codebook()) else {
             return;
         };
-        let (Some(old), false) = (average.get_mut(CODEBOOK), rows.is_empty()) else { return };
-        let new: Vec<f32> = codebook.weight.val().into_data().iter::<f32>().collect();
-        let mut values: Vec<f32> = old.iter::<f32>().collect();
-        let width = self.recipe.model.embed_dim;
-        for row in rows {
-            let row = row * width..(row + 1) * width;
-            values[row.clone()].copy_from_slice(&new[row]);
-        }
-        *old = TensorData::new(values, old.shape().to_vec());
+        let values: Vec<f32> = codebook.weight.val().into_data().iter::<f32>().collect();
+        average.replace_rows(CODEBOOK, rows, &values, self.recipe.model.embed_dim);
     }
 
     /// The critic's own step on batches and their reconstructions.
@@ -228,7 +221,7 @@ impl ImageTask {
         critic
             .step(gradients.grads(), lr * adversarial.lr_factor)
             .map_err(|norm| of_companion(step, "critic", norm))?;
-        Ok(vec![("critic_real", real), ("critic_fake", fake)])
+        Ok(vec![("critic_real".into(), real), ("critic_fake".into(), fake)])
     }
 }
 
@@ -237,14 +230,16 @@ fn of_companion(step: usize, whose: &str, norm: f64) -> Error {
     Error::Diverged { step, message }
 }
 
-fn diverged(what: &str, value: f64) -> String {
-    format!("the {what} is {value}; no weight was changed")
-}
-
 impl Task for ImageTask {
     const UNIT: &'static str = "pictures";
 
-    fn step(&mut self, step: usize, lr: f64) -> Result<(Metrics, usize)> {
+    /// Another loss begins with the codebook, and one more with the critic.
+    fn phase(&self, step: usize) -> usize {
+        usize::from(!self.is_warming_up(step))
+            + usize::from(self.critic.is_some() && self.criticises(step))
+    }
+
+    fn step(&mut self, step: usize, lr: f64) -> Result<Stepped> {
         self.device.seed(self.recipe.run.seed.wrapping_mul(0x9E37_79B9).wrapping_add(step as u64));
         let mut rng = ChaCha8Rng::seed_from_u64(self.recipe.run.seed);
         rng.set_stream(step as u64);
@@ -274,11 +269,12 @@ impl Task for ImageTask {
                 let value = share * f64::from(value.into_scalar::<f32>());
                 match terms.iter_mut().find(|(known, _)| *known == name) {
                     Some((_, sum)) => *sum += value,
-                    None => terms.push((name, value)),
+                    None => terms.push((name.into(), value)),
                 }
             }
             if !total.is_finite() {
-                return Err(Error::Diverged { step, message: diverged("loss", total) });
+                let units = accumulate * self.recipe.batch.images;
+                return Ok(Stepped::skipped("loss", total, units));
             }
             let mut gradients = (loss.total * share).backward();
             let model = self.model();
@@ -292,9 +288,14 @@ impl Task for ImageTask {
             seen.push((batch.pixels, loss.output));
         }
         let model = self.model.take().expect("the model is put back below");
-        let of_norm = |norm| Error::Diverged { step, message: diverged("gradient norm", norm) };
-        let (mut model, norm) =
-            self.optimizer.step(model, of_model.grads(), lr).map_err(of_norm)?;
+        let units = accumulate * self.recipe.batch.images;
+        let (mut model, norm) = match self.optimizer.step(model, of_model.grads(), lr) {
+            Ok(stepped) => stepped,
+            Err((model, norm)) => {
+                self.model = Some(model);
+                return Ok(Stepped::skipped("gradient norm", norm, units));
+            }
+        };
         if !self.is_warming_up(step) {
             let (codes, latents) = (Tensor::cat(codes, 0), Tensor::cat(latents, 0));
             let rows;
@@ -305,7 +306,7 @@ impl Task for ImageTask {
             self.optimizer.reset_rows(CODEBOOK, &rows, self.recipe.model.embed_dim);
         }
         if let Some(average) = &mut self.average {
-            weights::average(average, &model, self.recipe.average.decay);
+            average.update(&model);
         }
         self.model = Some(model);
         if !self.is_warming_up(step)
@@ -319,14 +320,14 @@ impl Task for ImageTask {
         }
         // Pixels span [-1, 1]; against a peak of 1 the error is a quarter.
         let psnr = -10.0 * (squared_error / 4.0).log10();
-        let mut metrics = vec![
-            ("loss", total),
-            ("psnr", psnr),
-            ("unused_codes", self.codebook.unused() as f64),
-            ("grad_norm", norm),
+        let mut metrics: Metrics = vec![
+            ("loss".into(), total),
+            ("psnr".into(), psnr),
+            ("unused_codes".into(), self.codebook.unused() as f64),
+            ("grad_norm".into(), norm),
         ];
         metrics.extend(terms);
-        Ok((metrics, accumulate * self.recipe.batch.images))
+        Ok(Stepped { metrics, units, skipped: None })
     }
 
     fn evaluate(&mut self) -> Result<Metrics> {
@@ -345,7 +346,7 @@ impl Task for ImageTask {
                     [psnr(image, &decoded)?, ssim(image, &decoded)?, ms_ssim(image, &decoded)?];
                 sums.iter_mut().zip(found).for_each(|(sum, value)| *sum += value);
                 count += 1;
-                if cells.len() < 2 * SHOWN {
+                if cells.len() < 2 * self.recipe.run.shown {
                     cells.push(Cell::new(image.clone()).note(Tone::Muted, "original"));
                     let note = format!("{:.1} dB", found[0]);
                     cells.push(Cell::new(decoded).note(Tone::Plain, note));
@@ -354,12 +355,12 @@ impl Task for ImageTask {
             sections.push(Section { heading: path.clone(), cells });
         }
         if count > 0 {
-            let names = ["psnr", "ssim", "ms_ssim"];
+            let names = ["psnr", "ssim", "ms_ssim"].map(Into::into);
             metrics.extend(names.into_iter().zip(sums.map(|sum| sum / f64::from(count))));
-            metrics.push(("codes_used", usage.used_share()));
-            metrics.push(("perplexity", usage.perplexity()));
-            metrics.push(("dead_codes", usage.dead() as f64));
-            let layout = Layout { columns: 8, picture: 128, ..Layout::default() };
+            metrics.push(("codes_used".into(), usage.used_share()));
+            metrics.push(("perplexity".into(), usage.perplexity()));
+            metrics.push(("dead_codes".into(), usage.dead() as f64));
+            let layout = Layout { columns: 6, picture: 128, ..Layout::default() };
             self.shown = Some(sheet(&sections, &layout));
         }
         Ok(metrics)
@@ -374,10 +375,7 @@ impl Task for ImageTask {
         let trainer = dir.join("trainer");
         std::fs::create_dir_all(&trainer).map_err(Error::io(&trainer))?;
         if self.average.is_some() {
-            let path = trainer.join(RAW);
-            let tensors = weights::collect(self.model());
-            let bytes = weights::to_bytes(&tensors, StoredDtype::F32, None)?;
-            std::fs::write(&path, bytes).map_err(Error::io(&path))?;
+            Average::save_raw(&trainer, self.model())?;
         }
         self.optimizer.save(&trainer.join("optimizer.safetensors"))?;
         self.critic.iter().try_for_each(|critic| critic.save(&trainer))?;
@@ -391,16 +389,20 @@ impl Task for ImageTask {
         super::state::write_toml(&trainer.join("recipe.toml"), &self.recipe)
     }
 
-    fn restore(&mut self, dir: &Path) -> Result<()> {
+    fn checkpoint_bytes(&self) -> u64 {
+        let weights: usize =
+            weights::shapes(self.model()).values().map(|s| s.iter().product::<usize>()).sum();
+        (4 * weights * (3 + usize::from(self.average.is_some()))) as u64
+    }
+
+    fn restore(&mut self, dir: &Path, skip: u64) -> Result<()> {
         let trainer = dir.join("trainer");
         let released = dir.join("model.safetensors");
         if let Some(average) = &mut self.average {
-            *average = weights::read(&released)?;
+            average.restore(&released)?;
         }
-        // Whether the weights that were saved are averaged says the checkpoint, not the recipe.
-        let raw = Some(trainer.join(RAW)).filter(|path| path.exists()).unwrap_or(released);
         let model = self.model.take().expect("the model is put back at once");
-        self.model = Some(weights::load(model, WeightFiles::open(&raw)?, &raw)?);
+        self.model = Some(Average::load_raw(model, &trainer, &released)?);
         let config: OptimizerConfig = self.recipe.optimizer.clone();
         let device = self.device.clone().inner();
         self.optimizer =
@@ -414,9 +416,9 @@ impl Task for ImageTask {
         let state: State = read_json(&trainer.join("state.json"))?;
         self.batches.restore(&state.cursor)?;
         (self.codebook, self.lecam) = (state.codebook, state.lecam);
+        for _ in 0..skip * self.recipe.batch.accumulate as u64 {
+            self.batches.next(self.recipe.batch.images)?;
+        }
         Ok(())
     }
 }
-
-/// The weights as they are, beside the averaged ones.
-const RAW: &str = "weights.safetensors";

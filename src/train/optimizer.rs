@@ -34,6 +34,38 @@ pub struct OptimizerConfig {
     pub weight_decay: f64,
     /// Largest allowed L2 norm of all gradients together; 0 turns clipping off.
     pub grad_clip: f64,
+    /// Parameters with rules of their own; the first group that names one counts.
+    pub groups: Vec<GroupConfig>,
+}
+
+/// Parameters with rules of their own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupConfig {
+    /// Names of parameters as in the checkpoint, such as `model.layers.*.mlp.*`; `*` stands for anything.
+    pub parameters: Vec<String>,
+    /// Factor on the learning rate; 0 freezes them: no gradient is computed.
+    #[serde(default = "one")]
+    pub lr_scale: f64,
+    /// Decay in place of the optimizer's.
+    pub weight_decay: Option<f64>,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl GroupConfig {
+    fn has(&self, path: &str) -> bool {
+        self.parameters.iter().any(|pattern| matches(pattern, path))
+    }
+}
+
+/// Whether `name` is what `pattern` says, in which `*` stands for any run of characters.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(name) = name.strip_prefix(start) else { return false };
+    (0..=name.len()).any(|at| name.is_char_boundary(at) && matches(rest, &name[at..]))
 }
 
 /// Kinds of optimizer.
@@ -59,6 +91,7 @@ impl Default for OptimizerConfig {
             eps: 1e-5,
             weight_decay: 0.1,
             grad_clip: 1.0,
+            groups: Vec::new(),
         }
     }
 }
@@ -85,7 +118,65 @@ impl OptimizerConfig {
                 return invalid(key, value, "at least 0");
             }
         }
+        for group in &self.groups {
+            let decay = group.weight_decay.unwrap_or(0.0);
+            for (key, value) in [("lr_scale", group.lr_scale), ("weight_decay", decay)] {
+                if !(value >= 0.0 && value.is_finite()) {
+                    return invalid(&format!("groups.{key}"), value, "at least 0");
+                }
+            }
+        }
         Ok(())
+    }
+
+    fn group(&self, path: &str) -> Option<&GroupConfig> {
+        self.groups.iter().find(|group| group.has(path))
+    }
+
+    /// `module` with the parameters of groups whose `lr_scale` is 0 out of the tape.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when a group names no parameter of `module`, or all of them are frozen.
+    pub fn freeze<M: Module>(&self, module: M) -> Result<M> {
+        let names: Vec<String> = weights::shapes(&module).into_keys().collect();
+        for group in &self.groups {
+            let unused = |pattern: &&String| !names.iter().any(|name| matches(pattern, name));
+            if let Some(pattern) = group.parameters.iter().find(unused) {
+                return Err(Error::Invalid(format!(
+                    "optimizer.groups: no parameter is called {pattern}; the first of {} is {}",
+                    names.len(),
+                    names.first().map_or("", String::as_str)
+                )));
+            }
+        }
+        let is_frozen = |name: &str| self.group(name).is_some_and(|group| group.lr_scale == 0.0);
+        if names.iter().all(|name| is_frozen(name)) {
+            return Err(Error::Invalid("optimizer.groups freezes every parameter".to_owned()));
+        }
+        Ok(module.map(&mut Freeze { path: ParamPath::default(), is_frozen: &is_frozen }))
+    }
+}
+
+/// Takes parameters out of the tape.
+struct Freeze<'a> {
+    path: ParamPath,
+    is_frozen: &'a dyn Fn(&str) -> bool,
+}
+
+impl ModuleMapper for Freeze<'_> {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.path.exit(container_type);
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        match (self.is_frozen)(&self.path.name()) {
+            true => param.set_require_grad(false),
+            false => param,
+        }
     }
 }
 
@@ -115,19 +206,18 @@ impl Optimizer {
     /// One update. Returns the new module and the L2 norm of all gradients before clipping.
     ///
     /// # Errors
-    /// The norm, when it is not finite: nothing was changed then and `module` is lost to the caller,
-    /// who goes back to a checkpoint.
+    /// The module as it was and the norm, when that is not finite: nothing was changed then.
     pub fn step<M: Module>(
         &mut self,
         module: M,
         gradients: GradientsParams,
         lr: f64,
-    ) -> std::result::Result<(M, f64), f64> {
+    ) -> std::result::Result<(M, f64), (M, f64)> {
         let mut norm = SquaredNorm { gradients: &gradients, sum: None };
         module.visit(&mut norm);
         let norm = f64::from(norm.sum.map_or(0.0, |sum| sum.into_scalar::<f32>())).sqrt();
         if !norm.is_finite() {
-            return Err(norm);
+            return Err((module, norm));
         }
         let clip = self.config.grad_clip;
         let scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
@@ -247,12 +337,24 @@ struct Update<'a> {
     corrections: [f64; 2],
 }
 
+/// Learning rate and weight decay of one parameter.
+#[derive(Clone, Copy)]
+struct Rate {
+    lr: f64,
+    decay: f64,
+}
+
 impl Update<'_> {
     fn updated<const D: usize>(&mut self, id: ParamId, weight: Tensor<D>) -> Tensor<D> {
         let Some(gradient) = self.gradients.remove::<D>(id) else { return weight };
         let path = self.path.name();
         let config = &self.optimizer.config;
-        let decay = if decays(&path, D) { config.weight_decay } else { 0.0 };
+        let group = config.group(&path);
+        let decay = group.and_then(|group| group.weight_decay).unwrap_or(config.weight_decay);
+        let rate = Rate {
+            lr: self.lr * group.map_or(1.0, |group| group.lr_scale),
+            decay: if decays(&path, D) { decay } else { 0.0 },
+        };
         let muon = config.kind == OptimizerKind::Muon && is_hidden_matrix(&path, D);
         let count = gradient.shape().num_elements();
         let gradient: Tensor<1> = gradient.inner().reshape([count]);
@@ -261,11 +363,11 @@ impl Update<'_> {
         let Moments { first, second } =
             moments.unwrap_or_else(|| Moments { first: zeros(), second: None });
         let (weight, moments) = if muon {
-            let (weight, first) = self.muon(weight, gradient, first, decay);
+            let (weight, first) = self.muon(weight, gradient, first, rate);
             (weight, Moments { first, second: None })
         } else {
             let second = second.unwrap_or_else(zeros);
-            let (weight, [first, second]) = self.adamw(weight, gradient, [first, second], decay);
+            let (weight, [first, second]) = self.adamw(weight, gradient, [first, second], rate);
             (weight, Moments { first, second: Some(second) })
         };
         self.optimizer.moments.insert(path, moments);
@@ -277,7 +379,7 @@ impl Update<'_> {
         weight: Tensor<D>,
         gradient: Tensor<1>,
         momentum: Tensor<1>,
-        decay: f64,
+        Rate { lr, decay }: Rate,
     ) -> (Tensor<D>, Tensor<1>) {
         let gradient = if self.scale == 1.0 { gradient } else { gradient * self.scale };
         let momentum = momentum * MUON_MOMENTUM + gradient.clone();
@@ -289,7 +391,7 @@ impl Update<'_> {
             .with_weight_decay(Some(decay::WeightDecayConfig::new(decay as f32)))
             .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW)
             .build();
-        (muon.step(self.lr, weight, ahead, None).0, momentum)
+        (muon.step(lr, weight, ahead, None).0, momentum)
     }
 
     fn adamw<const D: usize>(
@@ -297,13 +399,13 @@ impl Update<'_> {
         weight: Tensor<D>,
         gradient: Tensor<1>,
         moments: [Tensor<1>; 2],
-        decay: f64,
+        rate: Rate,
     ) -> (Tensor<D>, [Tensor<1>; 2]) {
         #[cfg(feature = "cpu")]
         if ops::applies(&weight) && ops::applies(&gradient) && ops::applies(&moments[0]) {
-            return self.fused(weight, gradient, moments, decay);
+            return self.fused(weight, gradient, moments, rate);
         }
-        self.composed(weight, gradient, moments, decay)
+        self.composed(weight, gradient, moments, rate)
     }
 
     /// The update in one pass over arrays of the host.
@@ -313,16 +415,16 @@ impl Update<'_> {
         weight: Tensor<D>,
         gradient: Tensor<1>,
         moments: [Tensor<1>; 2],
-        decay: f64,
+        Rate { lr, decay }: Rate,
     ) -> (Tensor<D>, [Tensor<1>; 2]) {
         let config = &self.optimizer.config;
         let update = AdamW {
             betas: config.betas.map(|beta| beta as f32),
             eps: config.eps as f32,
             gradient_scale: self.scale as f32,
-            rate: (self.lr / self.corrections[0]) as f32,
+            rate: (lr / self.corrections[0]) as f32,
             correction: self.corrections[1] as f32,
-            keep: (1.0 - self.lr * decay) as f32,
+            keep: (1.0 - lr * decay) as f32,
         };
         ops::adamw(update, weight, moments, gradient)
     }
@@ -332,7 +434,7 @@ impl Update<'_> {
         weight: Tensor<D>,
         mut gradient: Tensor<1>,
         [first, second]: [Tensor<1>; 2],
-        decay: f64,
+        Rate { lr, decay }: Rate,
     ) -> (Tensor<D>, [Tensor<1>; 2]) {
         let config = &self.optimizer.config;
         let ([beta1, beta2], eps) = (config.betas, config.eps);
@@ -343,8 +445,8 @@ impl Update<'_> {
         let first = first * beta1 + gradient.clone() * (1.0 - beta1);
         let second = second * beta2 + gradient.clone() * gradient * (1.0 - beta2);
         let root = (second.clone() / self.corrections[1]).sqrt() + eps;
-        let update = first.clone() / root * (self.lr / self.corrections[0]);
-        let weight = if decay > 0.0 { weight * (1.0 - self.lr * decay) } else { weight };
+        let update = first.clone() / root * (lr / self.corrections[0]);
+        let weight = if decay > 0.0 { weight * (1.0 - lr * decay) } else { weight };
         (weight - update.reshape(shape), [first, second])
     }
 }

@@ -26,6 +26,8 @@ pub enum ScheduleKind {
     Constant,
     /// Half a cosine down to the final share.
     Cosine,
+    /// Falls by the same factor every step, to `final_share` at the end, which is above 0 then.
+    Exponential,
     /// Warm-up, stable, decay (arXiv 2404.06395): at the peak until the last `decay_share` of the steps.
     Wsd,
 }
@@ -47,6 +49,10 @@ impl ScheduleConfig {
                 return Err(Error::Invalid(format!("schedule.{key} is {value}; allowed: [0, 1]")));
             }
         }
+        if self.kind == ScheduleKind::Exponential && self.final_share == 0.0 {
+            let message = "schedule.final_share is 0; the exponential schedule needs more than 0";
+            return Err(Error::Invalid(message.to_owned()));
+        }
         Ok(())
     }
 
@@ -56,13 +62,12 @@ impl ScheduleConfig {
             return (step + 1) as f64 / self.warmup as f64;
         }
         let decayed = |progress: f64| 1.0 - (1.0 - self.final_share) * progress;
+        let span = steps.saturating_sub(self.warmup).max(1) as f64;
+        let progress = (step.saturating_sub(self.warmup) as f64 / span).min(1.0);
         match self.kind {
             ScheduleKind::Constant => 1.0,
-            ScheduleKind::Cosine => {
-                let span = steps.saturating_sub(self.warmup).max(1) as f64;
-                let progress = ((step - self.warmup) as f64 / span).min(1.0);
-                decayed(0.5 * (1.0 - (std::f64::consts::PI * progress).cos()))
-            }
+            ScheduleKind::Cosine => decayed(0.5 * (1.0 - (std::f64::consts::PI * progress).cos())),
+            ScheduleKind::Exponential => self.final_share.powf(progress),
             ScheduleKind::Wsd => {
                 let span = (steps as f64 * self.decay_share).max(1.0);
                 let start = steps as f64 - span;
@@ -83,6 +88,17 @@ mod tests {
         assert!((schedule.factor(9, 110) - 1.0).abs() < 1e-12);
         assert!((schedule.factor(60, 110) - 0.55).abs() < 1e-12);
         assert!((schedule.factor(110, 110) - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_exponential_falls_by_one_factor() {
+        let kind = ScheduleKind::Exponential;
+        let schedule = ScheduleConfig { kind, final_share: 0.01, ..ScheduleConfig::default() };
+        assert!((schedule.factor(50, 100) - 0.1).abs() < 1e-12);
+        let factor = schedule.factor(31, 100) / schedule.factor(30, 100);
+        assert!((schedule.factor(81, 100) / schedule.factor(80, 100) - factor).abs() < 1e-12);
+        assert!((schedule.factor(100, 100) - 0.01).abs() < 1e-12);
+        assert!(ScheduleConfig { final_share: 0.0, ..schedule }.validate().is_err());
     }
 
     #[test]

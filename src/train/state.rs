@@ -2,30 +2,113 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Task;
+use super::config::RunConfig;
+use super::run::{LoopState, Task};
 use crate::checkpoint::{Manifest, write_directory};
 use crate::error::{Error, Result};
+use crate::files::{free_bytes, read_json, write_json};
 
 /// Name of the link to the newest checkpoint.
 const LATEST: &str = "latest";
+/// Name of the link to the best checkpoint.
+const BEST: &str = "best";
+/// The loop's own part of a checkpoint.
+const LOOP: &str = "trainer/loop.json";
+/// A checkpoint is begun only where so many times its size are free.
+const ROOM: f64 = 1.1;
 
-/// Saves `task` as `<run>/step-NNNNNNN`, points `latest` at it and deletes all but `keep` checkpoints.
-pub(super) fn save<T: Task>(task: &T, run: &Path, step: usize, keep: usize) -> Result<()> {
-    let name = format!("step-{step:07}");
-    let dir = run.join(&name);
-    if dir.exists() {
-        // Left by a run that went on from an older checkpoint because this one was damaged.
-        std::fs::remove_dir_all(&dir).map_err(Error::io(&dir))?;
+/// The checkpoints of a run.
+#[derive(Debug)]
+pub(super) struct Checkpoints<'a> {
+    run: &'a Path,
+    config: &'a RunConfig,
+}
+
+impl<'a> Checkpoints<'a> {
+    pub(super) fn new(run: &'a Path, config: &'a RunConfig) -> Self {
+        Self { run, config }
     }
-    write_directory(&dir, |dir| task.save(dir))?;
-    Manifest::verify(&dir)?;
-    point(&run.join(LATEST), &name)?;
-    let mut steps = step_directories(run)?;
-    steps.retain(|(other, _)| *other <= step);
-    for (_, old) in steps.iter().rev().skip(keep) {
-        std::fs::remove_dir_all(old).map_err(Error::io(old))?;
+
+    /// Saves `task` as `<run>/step-NNNNNNN`, checks what was written, points `latest` at it, and `best`
+    /// if it `is_best`; then deletes all but the newest `keep` checkpoints and the best.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the disk has too little room, before anything is written; those of the
+    /// file system.
+    pub(super) fn save<T: Task>(
+        &self,
+        task: &T,
+        step: usize,
+        state: &LoopState,
+        is_best: bool,
+    ) -> Result<()> {
+        let name = format!("step-{step:07}");
+        let dir = self.run.join(&name);
+        self.check_room(task)?;
+        if dir.exists() {
+            // Left by a run that went on from an older checkpoint because this one was damaged.
+            std::fs::remove_dir_all(&dir).map_err(Error::io(&dir))?;
+        }
+        write_directory(&dir, |dir| {
+            task.save(dir)?;
+            write_json(&dir.join(LOOP), state)
+        })?;
+        Manifest::verify(&dir)?;
+        point(&self.run.join(LATEST), &name)?;
+        if is_best {
+            point(&self.run.join(BEST), &name)?;
+        }
+        self.thin_out(step)
     }
-    Ok(())
+
+    fn check_room<T: Task>(&self, task: &T) -> Result<()> {
+        let wanted = (task.checkpoint_bytes() as f64 * ROOM) as u64;
+        match free_bytes(self.run) {
+            Some(free) if free < wanted => Err(Error::file(
+                self.run,
+                format!(
+                    "a checkpoint takes about {wanted} bytes and the disk has {free} left; nothing was \
+                     written, earlier checkpoints are whole; make room and start the run again"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn thin_out(&self, newest: usize) -> Result<()> {
+        let best = std::fs::read_link(self.run.join(BEST)).ok().map(|name| self.run.join(name));
+        let mut steps = step_directories(self.run)?;
+        steps.retain(|(step, dir)| *step <= newest && Some(dir) != best.as_ref());
+        for (_, old) in steps.iter().rev().skip(self.config.keep) {
+            std::fs::remove_dir_all(old).map_err(Error::io(old))?;
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint of at most `most` steps whose files are all as its manifest says.
+    ///
+    /// # Errors
+    /// As [`newest_good_checkpoint`].
+    pub(super) fn newest_good(&self, most: usize) -> Result<Option<(usize, PathBuf)>> {
+        newest_good(self.run, most)
+    }
+
+    /// Deletes the checkpoints after `step`, to which the run has gone back.
+    pub(super) fn forget_after(&self, step: usize) -> Result<()> {
+        point(&self.run.join(LATEST), &format!("step-{step:07}"))?;
+        for (later, dir) in step_directories(self.run)? {
+            if later > step {
+                std::fs::remove_dir_all(&dir).map_err(Error::io(&dir))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The loop's own part of the checkpoint in `dir`.
+pub(super) fn read_loop(dir: &Path) -> Result<LoopState> {
+    let path = dir.join(LOOP);
+    if path.exists() { read_json(&path) } else { Ok(LoopState::default()) }
 }
 
 /// Replaces the link `link` by one to `target`, atomically.
@@ -60,8 +143,12 @@ pub fn latest_checkpoint(run: &Path) -> Option<PathBuf> {
 /// [`Error::Io`] when the run cannot be listed; [`Error::File`] when it has checkpoints and none is
 /// intact, so that a damaged run is never silently begun anew.
 pub fn newest_good_checkpoint(run: &Path) -> Result<Option<(usize, PathBuf)>> {
+    newest_good(run, usize::MAX)
+}
+
+fn newest_good(run: &Path, most: usize) -> Result<Option<(usize, PathBuf)>> {
     let mut newest_problem = None;
-    for (step, dir) in step_directories(run)?.into_iter().rev() {
+    for (step, dir) in step_directories(run)?.into_iter().rev().filter(|(step, _)| *step <= most) {
         match Manifest::verify(&dir) {
             Ok(()) => return Ok(Some((step, dir))),
             Err(problem) => newest_problem = newest_problem.or(Some(problem)),

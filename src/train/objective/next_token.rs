@@ -5,6 +5,7 @@
 //! `dW`. Memory is one chunk of logits instead of three copies of `[tokens, vocab]`.
 //! Source: arXiv 2405.09818 section 2.3 (z-loss), arXiv 2204.02311.
 
+use burn::optim::GradientsParams;
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,14 @@ pub struct NextTokenLoss {
     pub image: (f64, usize),
     /// Sum of the cross-entropy over the other targets, in nats, and their number.
     pub text: (f64, usize),
+    /// The same over all targets by source, in the order of the sources' numbers.
+    pub sources: Vec<(f64, usize)>,
+}
+
+impl NextTokenLoss {
+    fn of(surrogate: Tensor<1>, total: f64) -> Self {
+        Self { surrogate, total, image: (0.0, 0), text: (0.0, 0), sources: Vec::new() }
+    }
 }
 
 /// The objective.
@@ -90,6 +99,7 @@ struct Targets {
     ids: Vec<i32>,
     weights: Vec<f32>,
     is_image: Vec<bool>,
+    sources: Vec<u32>,
 }
 
 impl NextToken {
@@ -97,13 +107,36 @@ impl NextToken {
     ///
     /// The tape is only there when `model` lies on an autodiff device.
     pub fn loss(&self, model: &CausalLm, batch: &NextTokenBatch) -> NextTokenLoss {
-        let hidden = model.hidden(input(model, &batch.packed)); // [rows, seq, hidden]
+        self.of_hidden(model, model.hidden(input(model, &batch.packed)), batch)
+    }
+
+    /// The loss and `share` times its gradients with respect to every weight of `model`, which lies on an
+    /// autodiff device.
+    pub fn gradients(
+        &self,
+        model: &CausalLm,
+        batch: &NextTokenBatch,
+        share: f64,
+    ) -> (GradientsParams, NextTokenLoss) {
+        let mut loss = self.loss(model, batch);
+        let surrogate = std::mem::replace(&mut loss.surrogate, Tensor::zeros([1], &model.device()));
+        let gradients = (surrogate * share).backward();
+        (GradientsParams::from_grads(gradients, model), loss)
+    }
+
+    /// The loss from the last hidden state after the final norm, `[rows, seq, hidden]`.
+    pub(super) fn of_hidden(
+        &self,
+        model: &CausalLm,
+        hidden: Tensor<3>,
+        batch: &NextTokenBatch,
+    ) -> NextTokenLoss {
         let [rows, seq, width] = hidden.dims();
         let targets = self.targets(batch);
         let count = targets.ids.len();
         if count == 0 {
-            let surrogate = hidden.sum() * 0.0;
-            return NextTokenLoss { surrogate, total: 0.0, image: (0.0, 0), text: (0.0, 0) };
+            let surrogate = hidden.cast(DType::F32).sum() * 0.0;
+            return NextTokenLoss::of(surrogate, 0.0);
         }
         let device = hidden.device();
         let places =
@@ -113,19 +146,29 @@ impl NextToken {
         let parts = self.chunks(hidden.clone().inner(), weight.clone().inner(), &targets);
         let surrogate =
             (hidden * like(parts.d_hidden)).sum() + (weight * like(parts.d_weight)).sum();
-        let mut loss =
-            NextTokenLoss { surrogate, total: parts.total, image: (0.0, 0), text: (0.0, 0) };
-        for (nll, is_image) in parts.nll.iter().zip(&targets.is_image) {
+        let mut loss = NextTokenLoss::of(surrogate, parts.total);
+        let most = targets.sources.iter().max().map_or(0, |source| *source as usize + 1);
+        loss.sources.resize(most, (0.0, 0));
+        for ((nll, is_image), source) in
+            parts.nll.iter().zip(&targets.is_image).zip(&targets.sources)
+        {
             let part = if *is_image { &mut loss.image } else { &mut loss.text };
-            part.0 += f64::from(*nll);
-            part.1 += 1;
+            for part in [part, &mut loss.sources[*source as usize]] {
+                part.0 += f64::from(*nll);
+                part.1 += 1;
+            }
         }
         loss
     }
 
     fn targets(&self, batch: &NextTokenBatch) -> Targets {
-        let mut targets =
-            Targets { places: vec![], ids: vec![], weights: vec![], is_image: vec![] };
+        let mut targets = Targets {
+            places: vec![],
+            ids: vec![],
+            weights: vec![],
+            is_image: vec![],
+            sources: vec![],
+        };
         let packed = &batch.packed;
         for token in (0..packed.ids.len()).filter(|&token| packed.loss_mask[token]) {
             let is_image = batch.is_image[token];
@@ -134,6 +177,7 @@ impl NextToken {
             targets.ids.push(packed.ids[token] as i32);
             targets.weights.push(weight as f32);
             targets.is_image.push(is_image);
+            targets.sources.push(packed.sources[token]);
         }
         targets
     }
@@ -212,8 +256,8 @@ fn like(constant: Tensor<2>) -> Tensor<2> {
 }
 
 /// The batch as tensors on the device of `model`.
-fn input(model: &CausalLm, batch: &PackedBatch) -> ModelInput<'static> {
-    let device = model.model.embed_tokens.weight.val().device();
+pub(super) fn input(model: &CausalLm, batch: &PackedBatch) -> ModelInput<'static> {
+    let device = model.device();
     let tensor = |values: &[u32]| {
         let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
         let shape = [batch.rows, batch.seq_len];

@@ -13,7 +13,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
-use super::map::map;
+use super::map::map_file;
 use super::{StoredDtype, TensorSource};
 use crate::error::{Error, Result};
 
@@ -88,7 +88,7 @@ impl WeightFiles {
         let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
         check_places(&mut infos, size - start).map_err(damaged)?;
         let file = self.files.len();
-        self.files.push((path.to_owned(), map(path)?));
+        self.files.push((path.to_owned(), map_file(path)?));
         for (name, info) in infos {
             let offset = start + info.data_offsets.0 as u64;
             let (dtype, shape) = (info.dtype, info.shape);

@@ -11,11 +11,14 @@ use memmap2::Mmap;
 
 use crate::error::{Error, Result};
 
+/// A file's content, mapped; cheap to clone.
+pub type MappedFile = Bytes;
+
 /// The content of the file at `path`, mapped read-only for as long as a part of it is in use.
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be opened or mapped.
-pub(super) fn map(path: &Path) -> Result<Bytes> {
+pub fn map_file(path: &Path) -> Result<MappedFile> {
     let file = File::open(path).map_err(Error::io(path))?;
     // SAFETY: bytes of the mapping could change only by another program's writing into the file.
     // Checkpoints are never written in place: they appear by renaming whole files, and the old ones

@@ -17,6 +17,7 @@ use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use crate::error::{Error, Result};
 
 pub use self::files::{StoredTensor, WeightFiles};
+pub use self::map::{MappedFile, map_file};
 pub use self::store::{StoredDtype, TensorInfo, to_bytes, write_file};
 
 /// The name of the parameter that a visitor is at: the fields on the way to it, joined by dots. Variants

@@ -1,0 +1,83 @@
+//! `calumma tokenize`: data sets to token shards.
+
+use std::path::PathBuf;
+
+use calumma::data::Encoding;
+use calumma::data::shards::{ShardJob, ShardReport};
+use calumma::report::Reporter;
+use calumma::train::{TokensRecipe, read_recipe};
+use calumma::{Error, Result};
+use clap::Args;
+use serde_json::json;
+
+use super::session::{Session, name};
+use super::sizes;
+
+/// A recipe and a share of the work.
+#[derive(Args)]
+pub struct TokenizeArgs {
+    /// A TOML recipe with the sections run, tokenizer and data
+    recipe: PathBuf,
+    /// Change a value of the recipe, such as run.renderings=4
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Make the share I of N, from 0; each of N processes makes another one
+    #[arg(long, value_name = "I/N", default_value = "0/1", value_parser = share)]
+    shard: (usize, usize),
+}
+
+/// Reads `I/N` with I below N.
+fn share(text: &str) -> std::result::Result<(usize, usize), String> {
+    let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    numbers
+        .filter(|(i, n)| i < n)
+        .ok_or_else(|| "expected I/N with I from 0 to N - 1, such as 0/4".to_owned())
+}
+
+/// Makes the shards of a share that are not there yet.
+///
+/// # Errors
+/// Those of recipe, tokenizers, data and files.
+pub fn run(args: &TokenizeArgs, session: &Session) -> Result<()> {
+    let mut recipe: TokensRecipe = read_recipe(&args.recipe, &args.set)?;
+    if let Some(seed) = session.seed() {
+        recipe.run.seed = seed;
+    }
+    let device = session.device_in_f32("the image tokenizer")?;
+    let (processor, vq, digest) = recipe.tokenizer.open(&device)?;
+    let dir = recipe.run.path();
+    std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+    let cache_dir = dir.join("codes");
+    let job = ShardJob {
+        data: &recipe.data,
+        dir: &dir,
+        samples_per_shard: recipe.run.samples_per_shard,
+        renderings: recipe.run.renderings,
+        seed: recipe.run.seed,
+        encoding: Encoding {
+            vq: &vq,
+            digest: &digest,
+            cache_dir: &cache_dir,
+            quiet: session.quiet(),
+        },
+        processor: &processor,
+    };
+    let bar = |shards: usize| match session.quiet() {
+        true => Reporter::silent(),
+        false => Reporter::bar(shards as u64, "tokens"),
+    };
+    let report = job.run(args.shard, bar)?;
+    let ShardReport { shards, made, kept, left, documents, tokens, bad } = report;
+    session.line(format_args!(
+        "{}: {made} of {shards} shards made, {kept} kept, {left} left to others",
+        dir.display()
+    ))?;
+    session.line(format_args!(
+        "  {} documents, {} tokens, {bad} bad samples left out",
+        sizes::count(documents as f64),
+        sizes::count(tokens as f64)
+    ))?;
+    let mut object = serde_json::to_value(report).map_err(|e| Error::Invalid(e.to_string()))?;
+    object["path"] = json!(name(&dir));
+    session.object(&object)
+}

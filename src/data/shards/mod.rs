@@ -1,0 +1,154 @@
+//! Token shards: documents as ids in safetensors files, made once by `calumma tokenize`, mapped into
+//! memory by every training run.
+//!
+//! | tensor | type | shape | what |
+//! |---|---|---|---|
+//! | `ids` | U16 or U32 | `[tokens]` | ids of all documents, one after the other |
+//! | `offsets` | U64 | `[documents + 1]` | where each document begins, and the end |
+//! | `loss_mask` | U8 | `[ceil(tokens / 8)]` | a bit for each id, lowest first: whether it is a target |
+//! | `sources` | U16 | `[documents]` | an index into the list `sources` of the metadata |
+//!
+//! The metadata holds `format`, `version`, `tokenizer` (a digest of text and image tokenizer), `sources` (a
+//! JSON list of names), `made_of` (a digest of everything that decides the content) and SHA-256 sums
+//! of header and data. The header is checked when a shard is opened, the data before its first document
+//! is read: no flipped bit goes unnoticed.
+
+mod content;
+mod make;
+mod shard;
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+pub use content::ShardContent;
+pub use make::{ShardJob, ShardReport};
+pub use shard::Shard;
+
+use super::files;
+use crate::error::{Error, Result};
+use crate::tokenize::{Processor, TokenSequence};
+
+/// The ending of a shard's file name.
+const ENDING: &str = "safetensors";
+
+/// Whether `spec` names token shards: files that end in `.safetensors`, or a directory that holds some.
+pub fn is_spec(spec: &str) -> bool {
+    let path = Path::new(spec.trim());
+    let holds_shards = || files_in(path).is_ok_and(|files| !files.is_empty());
+    path.extension().is_some_and(|ending| ending == ENDING) || (path.is_dir() && holds_shards())
+}
+
+/// The shards in the directory `dir`, in the order of their names.
+pub(crate) fn files_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(Error::io(dir))? {
+        let path = entry.map_err(Error::io(dir))?.path();
+        if path.extension().is_some_and(|ending| ending == ENDING) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// A digest of all that turns a document into ids: the text tokenizer, the image tokenizer (by the
+/// digest of its files) and the form of pictures.
+///
+/// # Errors
+/// When the text tokenizer cannot be written down.
+pub fn tokenizer_digest(processor: &Processor, image_digest: &str) -> Result<String> {
+    let mut hasher = Sha256::new();
+    hasher.update(processor.text().to_bytes()?);
+    hasher.update(format!("{image_digest} {:?}", processor.blocks()));
+    Ok(hex(&hasher.finalize())[..16].to_owned())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The documents of several shards, one after the other.
+#[derive(Debug)]
+pub struct TokenShards {
+    shards: Vec<Shard>,
+    /// Index of the first document of each shard, and the total.
+    starts: Vec<usize>,
+    /// Names of sources over all shards.
+    sources: Vec<String>,
+    /// For each shard, its own source numbers as indices of `sources`.
+    numbers: Vec<Vec<usize>>,
+}
+
+impl TokenShards {
+    /// Opens the shards that `spec` names: a directory, a file, or a brace, glob or comma list.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, or was made by another tokenizer than that of the digest
+    /// `tokenizer`.
+    pub fn open(spec: &str, tokenizer: &str) -> Result<Self> {
+        let mut paths = Vec::new();
+        for path in files::expand(spec)? {
+            match path.is_dir() {
+                true => paths.extend(files_in(&path)?),
+                false => paths.push(path),
+            }
+        }
+        let shards = paths.iter().map(|path| Shard::open(path)).collect::<Result<Vec<_>>>()?;
+        let (mut sources, mut numbers, mut starts) = (Vec::<String>::new(), Vec::new(), vec![0]);
+        for shard in &shards {
+            if shard.tokenizer() != tokenizer {
+                let made = shard.tokenizer();
+                return Err(Error::file(
+                    shard.path(),
+                    format!(
+                        "was made with the tokenizer {made}, this run has {tokenizer}; make the \
+                         shards again or train with the tokenizer that they were made with"
+                    ),
+                ));
+            }
+            let number = |name: &String| match sources.iter().position(|known| known == name) {
+                Some(number) => number,
+                None => {
+                    sources.push(name.clone());
+                    sources.len() - 1
+                }
+            };
+            numbers.push(shard.sources().iter().map(number).collect());
+            starts.push(starts.last().copied().unwrap_or(0) + shard.len());
+        }
+        if starts.last() == Some(&0) {
+            return Err(Error::Invalid(format!("data {spec}: the shards hold no document")));
+        }
+        Ok(Self { shards, starts, sources, numbers })
+    }
+
+    /// The number of documents.
+    pub fn len(&self) -> usize {
+        self.starts.last().copied().unwrap_or(0)
+    }
+
+    /// Whether there is no document; never so after [`open`](Self::open).
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Names of the sources that the documents come from.
+    pub fn sources(&self) -> &[String] {
+        &self.sources
+    }
+
+    /// Document `index` and the index of its source in [`sources`](Self::sources).
+    ///
+    /// # Errors
+    /// When the shard that holds it is damaged.
+    ///
+    /// # Panics
+    /// When there are not more than `index` documents.
+    pub fn get(&self, index: usize) -> Result<(TokenSequence, usize)> {
+        assert!(index < self.len(), "document {index} of {}", self.len());
+        let at = self.starts.partition_point(|&start| start <= index) - 1;
+        let (tokens, source) = self.shards[at].get(index - self.starts[at])?;
+        Ok((tokens, self.numbers[at][source]))
+    }
+}

@@ -1,0 +1,378 @@
+//! The only training loop: steps, schedule, evaluation, checkpoints, signals, and the way back when a
+//! step goes wrong.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use super::config::RunConfig;
+use super::safety::{SafetyConfig, SpikeDetector};
+use super::schedule::ScheduleConfig;
+use super::state::{self, Checkpoints};
+use crate::error::{Error, Result};
+use crate::report::{Metrics, Reporter, SampleText};
+
+/// What is trained: a model, its data and its loss.
+pub trait Task {
+    /// What the rate counts, such as `tokens`.
+    const UNIT: &'static str;
+
+    /// One optimizer step at learning rate `lr`; `step` counts from 0.
+    ///
+    /// A loss or gradient that is no finite number changes nothing: the step is [skipped](Stepped).
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] when only a checkpoint can help; errors of the data.
+    fn step(&mut self, step: usize, lr: f64) -> Result<Stepped>;
+
+    /// A number for what `step` minimises and learns from: where it changes, the loss may jump.
+    fn phase(&self, _step: usize) -> usize {
+        0
+    }
+
+    /// Metrics over the steps since this was last asked.
+    fn since_last(&mut self) -> Metrics {
+        Metrics::new()
+    }
+
+    /// Metrics on the validation data.
+    ///
+    /// # Errors
+    /// Those of the data.
+    fn evaluate(&mut self) -> Result<Metrics>;
+
+    /// Something to look at from the last evaluation; given once.
+    fn picture(&mut self) -> Option<RgbImage> {
+        None
+    }
+
+    /// Something to read from the last evaluation; given once.
+    fn texts(&mut self) -> Vec<SampleText> {
+        Vec::new()
+    }
+
+    /// Floating point operations for each unit, for the share of the device's speed; unknown for some.
+    fn flops_per_unit(&self) -> Option<f64> {
+        None
+    }
+
+    /// About the size of a checkpoint in bytes.
+    fn checkpoint_bytes(&self) -> u64 {
+        0
+    }
+
+    /// Writes a usable checkpoint, with everything that [`Self::restore`] needs, into the empty
+    /// directory `dir`.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn save(&self, dir: &Path) -> Result<()>;
+
+    /// Takes up the state that [`Self::save`] wrote, and leaves out the data of the next `skip` steps.
+    ///
+    /// # Errors
+    /// Those of the files; the task is not usable then.
+    fn restore(&mut self, dir: &Path, skip: u64) -> Result<()>;
+}
+
+/// What a step did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stepped {
+    /// Numbers to report; the first one named `loss` is watched.
+    pub metrics: Metrics,
+    /// Units processed.
+    pub units: usize,
+    /// Why no weight was changed; `None` after an update.
+    pub skipped: Option<String>,
+}
+
+impl Stepped {
+    /// A step that changed nothing because its `what` is `value`.
+    pub(super) fn skipped(what: &str, value: f64, units: usize) -> Self {
+        let skipped = Some(format!("the {what} is {value}"));
+        Self { metrics: Metrics::new(), units, skipped }
+    }
+
+    fn loss(&self) -> Option<f64> {
+        self.metrics.iter().find(|(name, _)| name == "loss").map(|(_, value)| *value)
+    }
+}
+
+/// A request to stop, set from a signal handler: 0, or the signal's number.
+pub type StopFlag = Arc<AtomicUsize>;
+
+/// How long a run is and what it does on the way.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    /// Name, length and rhythm.
+    pub run: &'a RunConfig,
+    /// The learning rate over time.
+    pub schedule: &'a ScheduleConfig,
+    /// What to do when a step goes wrong.
+    pub safety: &'a SafetyConfig,
+    /// The learning rate that the schedule's factor multiplies.
+    pub peak_lr: f64,
+    /// Floating point operations per second that the device can do, to report what share is used.
+    pub peak_flops: Option<f64>,
+}
+
+/// How a finished run went.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunSummary {
+    /// The last checkpoint.
+    pub checkpoint: PathBuf,
+    /// The step that the run was taken up at; 0 for a fresh one.
+    pub resumed_at: usize,
+    /// The metrics of the last evaluation.
+    pub evaluation: Metrics,
+}
+
+/// The loop's own part of a checkpoint.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct LoopState {
+    detector: SpikeDetector,
+    skipped_in_a_row: usize,
+    /// The best value of `run.keep_best`.
+    pub(super) best: Option<f64>,
+}
+
+/// Trains `task` by `plan`, from the newest good checkpoint of the run if there is one.
+///
+/// Checkpoints go to `<run>/step-NNNNNNN`, the link `<run>/latest` points to the newest and
+/// `<run>/best` to the best by `run.keep_best`; metrics go to `<run>/metrics.jsonl` and
+/// `<run>/tensorboard`, pictures of evaluations to `<run>/samples`, all of it to `<run>/report.html`.
+///
+/// # Errors
+/// [`Error::Interrupted`] after a stop was asked for and the state was saved; [`Error::Diverged`];
+/// errors of data and files.
+pub fn run<T: Task>(
+    task: &mut T,
+    plan: &Plan<'_>,
+    reporter: Reporter,
+    stop: &StopFlag,
+) -> Result<RunSummary> {
+    let run_dir = plan.run.path();
+    std::fs::create_dir_all(&run_dir).map_err(Error::io(&run_dir))?;
+    let checkpoints = Checkpoints::new(&run_dir, plan.run);
+    let mut state = LoopState::default();
+    let mut resumed_at = 0;
+    if let Some((step, dir)) = checkpoints.newest_good(usize::MAX)? {
+        task.restore(&dir, 0)?;
+        state = state::read_loop(&dir)?;
+        resumed_at = step;
+    }
+    if resumed_at > plan.run.steps {
+        let steps = plan.run.steps;
+        let message = format!("the run has taken {resumed_at} steps already; run.steps is {steps}");
+        return Err(Error::file(&run_dir, message));
+    }
+    let mut reporter = reporter.for_run(&run_dir, resumed_at)?;
+    reporter.start_at(resumed_at);
+    if resumed_at > 0 {
+        let text = format!("from {}", run_dir.join(format!("step-{resumed_at:07}")).display());
+        reporter.event(resumed_at, "resumed", &text)?;
+    }
+    let evaluation = {
+        let pace = Pace { peak_flops: plan.peak_flops, units: 0, since: Instant::now() };
+        let way_back = WayBack { to: resumed_at, skip: 0, times: 0 };
+        let reporter = &mut reporter;
+        Loop { task, plan, checkpoints, reporter, stop, state, pace, way_back }.run(resumed_at)?
+    };
+    reporter.write_report();
+    reporter.finish();
+    let checkpoint = state::latest_checkpoint(&run_dir).unwrap_or(run_dir);
+    Ok(RunSummary { checkpoint, resumed_at, evaluation })
+}
+
+struct Loop<'a, T> {
+    task: &'a mut T,
+    plan: &'a Plan<'a>,
+    checkpoints: Checkpoints<'a>,
+    reporter: &'a mut Reporter,
+    stop: &'a StopFlag,
+    state: LoopState,
+    pace: Pace,
+    way_back: WayBack,
+}
+
+/// The checkpoint that the run would go back to, and what it would leave out.
+struct WayBack {
+    to: usize,
+    /// Steps whose data were left out since.
+    skip: u64,
+    times: usize,
+}
+
+impl<T: Task> Loop<'_, T> {
+    fn run(&mut self, first: usize) -> Result<Metrics> {
+        let config = self.plan.run;
+        let mut evaluation = Metrics::new();
+        let mut step = first;
+        while step < config.steps {
+            let lr = self.plan.peak_lr * self.plan.schedule.factor(step, config.steps);
+            match self.step(step, lr)? {
+                Outcome::Done => step += 1,
+                Outcome::Back(reason, good) => {
+                    step = self.rewind(step, good, &reason)?;
+                    continue;
+                }
+            }
+            let last = step == config.steps;
+            let mut is_best = false;
+            if last || (config.eval_every > 0 && step.is_multiple_of(config.eval_every)) {
+                evaluation = self.evaluate(step)?;
+                is_best = self.is_best(&evaluation);
+            }
+            let signal = self.stop.load(Ordering::SeqCst);
+            if last || is_best || signal != 0 || step.is_multiple_of(config.checkpoint_every) {
+                self.checkpoints.save(self.task, step, &self.state, is_best)?;
+                self.way_back = WayBack { to: step, skip: 0, times: 0 };
+            }
+            if signal != 0 && !last {
+                self.reporter.event(step, "stopped", &format!("by signal {signal}"))?;
+                self.reporter.write_report();
+                self.reporter.finish();
+                return Err(Error::Interrupted { signal: signal as i32 });
+            }
+        }
+        if evaluation.is_empty() {
+            evaluation = self.task.evaluate()?;
+        }
+        Ok(evaluation)
+    }
+
+    /// One step, its report and its judgement.
+    fn step(&mut self, step: usize, lr: f64) -> Result<Outcome> {
+        let safety = self.plan.safety;
+        let stepped = match self.task.step(step, lr) {
+            Ok(stepped) => stepped,
+            Err(Error::Diverged { message, .. }) => return Ok(Outcome::Back(message, step)),
+            Err(error) => return Err(error),
+        };
+        let done = step + 1;
+        self.reporter.step(done, stepped.units);
+        self.pace.units += stepped.units;
+        if let Some(reason) = &stepped.skipped {
+            self.state.skipped_in_a_row += 1;
+            self.reporter.event(done, "skipped", &format!("{reason}; no weight was changed"))?;
+            let times = self.state.skipped_in_a_row;
+            if times > safety.max_skipped {
+                let reason = format!("{reason} for {times} steps in a row");
+                return Ok(Outcome::Back(reason, done.saturating_sub(times)));
+            }
+            return Ok(Outcome::Done);
+        }
+        self.state.skipped_in_a_row = 0;
+        let phase = self.task.phase(step);
+        let loss = stepped.loss().unwrap_or(0.0);
+        if self.state.detector.is_spike(loss, phase, safety) {
+            let suspicious = self.state.detector.suspicious();
+            let reason =
+                format!("the loss was far above its usual for {suspicious} steps ({loss:.4})");
+            return Ok(Outcome::Back(reason, done.saturating_sub(suspicious)));
+        }
+        if done.is_multiple_of(self.plan.run.log_every) || done == self.plan.run.steps {
+            let mut metrics = stepped.metrics;
+            metrics.push(("lr".into(), lr));
+            metrics.extend(self.task.since_last());
+            metrics.extend(self.pace.take(self.task.flops_per_unit(), T::UNIT));
+            self.reporter.metrics(done, "train", &metrics)?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn evaluate(&mut self, step: usize) -> Result<Metrics> {
+        let begun = Instant::now();
+        let evaluation = self.task.evaluate()?;
+        self.reporter.metrics(step, "eval", &evaluation)?;
+        if let Some(picture) = self.task.picture() {
+            self.reporter.picture(step, &picture)?;
+        }
+        let texts = self.task.texts();
+        if !texts.is_empty() {
+            self.reporter.samples(step, &texts)?;
+        }
+        let shown: Vec<String> = evaluation.iter().map(|(k, v)| format!("{k} {v:.4}")).collect();
+        self.reporter.note(&format!("step {step}: {}", shown.join(", ")));
+        self.reporter.write_report();
+        self.pace.since += begun.elapsed();
+        Ok(evaluation)
+    }
+
+    /// Whether `evaluation` has the best value so far of the metric that the recipe names.
+    fn is_best(&mut self, evaluation: &Metrics) -> bool {
+        let Some(name) = &self.plan.run.keep_best else { return false };
+        let Some((_, value)) = evaluation.iter().find(|(known, _)| known == name) else {
+            self.reporter.note(&format!("run.keep_best: the evaluation has no metric {name}"));
+            return false;
+        };
+        let lower = name.contains("loss");
+        let better = |best: f64| if lower { *value < best } else { *value > best };
+        let is_best = self.state.best.is_none_or(better);
+        if is_best {
+            self.state.best = Some(*value);
+        }
+        is_best
+    }
+
+    /// Goes back to the newest checkpoint of at most `good` steps and leaves out the data of the steps
+    /// since, that of `step` included. Returns the step that it stands at.
+    fn rewind(&mut self, step: usize, good: usize, reason: &str) -> Result<usize> {
+        let diverged = |why: &str| Error::Diverged { step, message: format!("{reason}; {why}") };
+        let Some((to, dir)) = self.checkpoints.newest_good(good)? else {
+            return Err(diverged("there is no checkpoint before it to go back to"));
+        };
+        if to != self.way_back.to {
+            self.way_back = WayBack { to, skip: 0, times: 0 };
+        }
+        self.way_back.times += 1;
+        if self.way_back.times > self.plan.safety.max_rewinds {
+            let why = format!(
+                "the run went back to step {to} {} times already (safety.max_rewinds)",
+                self.plan.safety.max_rewinds
+            );
+            return Err(diverged(&why));
+        }
+        self.way_back.skip += (step + 1 - to) as u64;
+        self.task.restore(&dir, self.way_back.skip)?;
+        self.state = state::read_loop(&dir)?;
+        self.checkpoints.forget_after(to)?;
+        self.reporter.rewind(to)?;
+        let skip = self.way_back.skip;
+        let text =
+            format!("from step {} because {reason}; leaving out {skip} steps' data", step + 1);
+        self.reporter.event(to, "rewound", &text)?;
+        Ok(to)
+    }
+}
+
+enum Outcome {
+    Done,
+    /// Why the run has to go back, and the number of steps that were good.
+    Back(String, usize),
+}
+
+/// How fast it goes, between two reports.
+struct Pace {
+    peak_flops: Option<f64>,
+    units: usize,
+    since: Instant,
+}
+
+impl Pace {
+    /// The rate since the last report, and the share of the device's speed that it takes.
+    fn take(&mut self, flops_per_unit: Option<f64>, unit: &'static str) -> Metrics {
+        let seconds = self.since.elapsed().max(Duration::from_nanos(1)).as_secs_f64();
+        let rate = self.units as f64 / seconds;
+        (self.units, self.since) = (0, Instant::now());
+        let mut metrics: Metrics = vec![(format!("{unit}_per_s_now").into(), rate)];
+        if let (Some(flops), Some(peak)) = (flops_per_unit, self.peak_flops) {
+            metrics.push(("mfu".into(), rate * flops / peak));
+        }
+        metrics
+    }
+}

@@ -1,0 +1,97 @@
+//! Token shards: what goes in comes out, no flipped bit goes unnoticed, foreign tokenizers are refused.
+
+use calumma::data::shards::{Shard, ShardContent, TokenShards};
+use calumma::tokenize::TokenSequence;
+use proptest::prelude::*;
+
+fn content(documents: Vec<(TokenSequence, usize)>) -> ShardContent {
+    ShardContent {
+        tokenizer: "0123456789abcdef".to_owned(),
+        made_of: "a recipe".to_owned(),
+        sources: vec!["scenes".to_owned(), "emoji".to_owned()],
+        documents,
+    }
+}
+
+fn document(number: usize, len: usize, largest: u32) -> (TokenSequence, usize) {
+    let id = |at: usize| ((number * 7919 + at * 104_729) as u32) % (largest + 1);
+    let ids = (0..len).map(id).collect();
+    let loss_mask = (0..len).map(|at| at > 0 && (at + number) % 3 != 0).collect();
+    (TokenSequence { ids, loss_mask }, number % 2)
+}
+
+proptest! {
+    #[test]
+    fn documents_come_back_as_they_went_in(
+        lens in prop::collection::vec(0usize..40, 1..30), wide in any::<bool>(),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let largest = if wide { 70_000 } else { 65_535 };
+        let documents: Vec<_> =
+            lens.iter().enumerate().map(|(n, len)| document(n, *len, largest)).collect();
+        let path = dir.path().join("a.safetensors");
+        let bytes = content(documents.clone()).to_bytes().unwrap();
+        prop_assert_eq!(&bytes, &content(documents.clone()).to_bytes().unwrap());
+        std::fs::write(&path, bytes).unwrap();
+        let shard = Shard::open(&path).unwrap();
+        prop_assert_eq!(shard.len(), documents.len());
+        prop_assert_eq!(shard.num_tokens(), lens.iter().sum::<usize>());
+        for (index, document) in documents.iter().enumerate() {
+            prop_assert_eq!(&shard.get(index).unwrap(), document);
+        }
+        // Any reader of safetensors can read it.
+        let file = std::fs::read(&path).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+        let ids = tensors.tensor("ids").unwrap();
+        prop_assert_eq!(ids.shape(), [shard.num_tokens()]);
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_noticed_before_a_document_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.safetensors");
+    let documents = vec![document(0, 9, 1000), document(1, 4, 1000), document(2, 13, 1000)];
+    let whole = content(documents).to_bytes().unwrap();
+    let is_sound = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        Shard::open(&path).and_then(|shard| shard.verify().map(|()| shard.get(0).unwrap())).is_ok()
+    };
+    assert!(is_sound(&whole));
+    for at in 0..whole.len() {
+        for bit in 0..8 {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << bit;
+            assert!(!is_sound(&bytes), "bit {bit} of byte {at} of {}", whole.len());
+        }
+    }
+    for len in (0..whole.len()).step_by(7) {
+        assert!(!is_sound(&whole[..len]), "cut at {len}");
+    }
+    assert!(!is_sound(&[whole.as_slice(), b"more"].concat()), "something was added");
+}
+
+#[test]
+fn shards_are_one_after_the_other_and_know_where_documents_come_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &ShardContent| {
+        std::fs::write(dir.path().join(name), content.to_bytes().unwrap()).unwrap();
+    };
+    write("b.safetensors", &content(vec![document(1, 5, 9)]));
+    let mut other = content(vec![(document(2, 6, 9).0, 1), (document(3, 7, 9).0, 0)]);
+    other.sources = vec!["tiles".to_owned(), "scenes".to_owned()];
+    write("a.safetensors", &other);
+    let spec = dir.path().to_str().unwrap();
+    let shards = TokenShards::open(spec, "0123456789abcdef").unwrap();
+    assert_eq!(shards.len(), 3);
+    let told: Vec<(usize, &str)> = (0..3)
+        .map(|index| {
+            let (tokens, source) = shards.get(index).unwrap();
+            (tokens.len(), shards.sources()[source].as_str())
+        })
+        .collect();
+    assert_eq!(told, [(6, "scenes"), (7, "tiles"), (5, "emoji")]);
+    let message = TokenShards::open(spec, "another").unwrap_err().to_string();
+    assert!(message.contains("made with the tokenizer 0123456789abcdef"), "{message}");
+    assert!(message.contains("a.safetensors"), "{message}");
+}

@@ -1,0 +1,203 @@
+//! The training loop: bad steps, spikes, the way back, the best checkpoint, a full disk.
+
+use std::path::Path;
+
+use calumma::Error;
+use calumma::report::{Metrics, Reporter};
+use calumma::train::{
+    Plan, RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task, VqRecipe,
+    newest_good_checkpoint, run,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::train::{VQ, in_dir, recipe};
+
+/// A task whose weights are the numbers of the batches that they have learnt from.
+#[derive(Default)]
+struct Scripted {
+    state: State,
+    /// What a batch does to the loss.
+    loss: Option<fn(u64) -> f64>,
+    /// The metric of evaluations.
+    score: Option<fn(usize) -> f64>,
+    checkpoint_bytes: u64,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct State {
+    batch: u64,
+    weights: Vec<u64>,
+}
+
+impl Task for Scripted {
+    const UNIT: &'static str = "items";
+
+    fn step(&mut self, step: usize, _lr: f64) -> calumma::Result<Stepped> {
+        let batch = self.state.batch;
+        self.state.batch += 1;
+        let loss = self.loss.map_or(1.0, |loss| loss(batch));
+        if loss == f64::NEG_INFINITY {
+            return Err(Error::Diverged { step, message: "the critic is gone".to_owned() });
+        }
+        if !loss.is_finite() {
+            let skipped = Some(format!("the loss is {loss}"));
+            return Ok(Stepped { units: 1, skipped, ..Stepped::default() });
+        }
+        self.state.weights.push(batch);
+        Ok(Stepped { metrics: vec![("loss".into(), loss)], units: 1, skipped: None })
+    }
+
+    fn evaluate(&mut self) -> calumma::Result<Metrics> {
+        let score = self.score.map(|score| score(self.state.weights.len()));
+        Ok(score.map(|score| ("score".into(), score)).into_iter().collect())
+    }
+
+    fn checkpoint_bytes(&self) -> u64 {
+        self.checkpoint_bytes
+    }
+
+    fn save(&self, dir: &Path) -> calumma::Result<()> {
+        std::fs::create_dir_all(dir.join("trainer")).unwrap();
+        std::fs::write(dir.join("state"), serde_json::to_vec(&self.state).unwrap()).unwrap();
+        Ok(())
+    }
+
+    fn restore(&mut self, dir: &Path, skip: u64) -> calumma::Result<()> {
+        let bytes = std::fs::read(dir.join("state")).unwrap();
+        self.state = serde_json::from_slice(&bytes).unwrap();
+        self.state.batch += skip;
+        Ok(())
+    }
+}
+
+/// Runs `task` in the new folder `name` of `dir`.
+fn go(
+    task: &mut Scripted,
+    dir: &Path,
+    safety: &SafetyConfig,
+    change: impl Fn(&mut RunConfig),
+) -> (calumma::Result<()>, RunConfig) {
+    let mut config = recipe::<VqRecipe>(dir, VQ, &in_dir(dir, "r")).run;
+    config.checkpoint_every = 10;
+    change(&mut config);
+    let schedule = ScheduleConfig::default();
+    let plan = Plan { run: &config, schedule: &schedule, safety, peak_lr: 1.0, peak_flops: None };
+    let result = run(task, &plan, Reporter::silent(), &StopFlag::default()).map(drop);
+    (result, config)
+}
+
+fn steps(config: &RunConfig) -> Vec<usize> {
+    let names = std::fs::read_dir(config.path()).unwrap().map(|e| e.unwrap().file_name());
+    let step = |name: String| name.strip_prefix("step-")?.parse().ok();
+    let mut steps: Vec<usize> = names.filter_map(|n| step(n.into_string().unwrap())).collect();
+    steps.sort_unstable();
+    steps
+}
+
+#[test]
+fn a_spike_is_taken_back_and_its_batches_are_left_out() {
+    let scratch = tempfile::tempdir().unwrap();
+    let spiky = |batch: u64| if (63..71).contains(&batch) { 50.0 } else { 1.0 };
+    let mut task = Scripted { loss: Some(spiky), ..Scripted::default() };
+    let safety = SafetyConfig::default();
+    let (result, config) = go(&mut task, scratch.path(), &safety, |run| run.steps = 100);
+    result.unwrap();
+    assert_eq!(task.state.weights.len(), 100, "every step of the run counts");
+    // Batches 60 to 62 were good but came after the checkpoint: they are left out as well.
+    let expected: Vec<u64> = (0..60).chain(71..111).collect();
+    assert_eq!(task.state.weights, expected);
+    let log = std::fs::read_to_string(config.path().join("metrics.jsonl")).unwrap();
+    assert!(log.contains("rewound"), "{log}");
+}
+
+#[test]
+fn steps_without_numbers_change_nothing_and_too_many_end_in_exit_code_5() {
+    let scratch = tempfile::tempdir().unwrap();
+    let holes = |batch: u64| if batch % 7 == 3 { f64::NAN } else { 1.0 };
+    let mut task = Scripted { loss: Some(holes), ..Scripted::default() };
+    let safety = SafetyConfig::default();
+    let (result, _) = go(&mut task, scratch.path(), &safety, |run| run.steps = 50);
+    result.unwrap();
+    assert!(task.state.weights.iter().all(|batch| batch % 7 != 3));
+
+    let scratch = tempfile::tempdir().unwrap();
+    let gone = |batch: u64| if batch >= 25 { f64::NAN } else { 1.0 };
+    let mut task = Scripted { loss: Some(gone), ..Scripted::default() };
+    let (result, config) = go(&mut task, scratch.path(), &safety, |run| run.steps = 50);
+    let error = result.unwrap_err();
+    assert_eq!(error.exit_code(), 5);
+    let message = error.to_string();
+    assert!(message.contains("the loss is NaN for 9 steps in a row"), "{message}");
+    assert!(message.contains("went back to step 20 3 times already"), "{message}");
+    assert_eq!(newest_good_checkpoint(&config.path()).unwrap().unwrap().0, 20);
+
+    let scratch = tempfile::tempdir().unwrap();
+    let at_once = |_| f64::NEG_INFINITY;
+    let mut task = Scripted { loss: Some(at_once), ..Scripted::default() };
+    let (result, _) = go(&mut task, scratch.path(), &safety, |run| run.steps = 50);
+    let message = result.unwrap_err().to_string();
+    assert!(message.contains("the critic is gone; there is no checkpoint"), "{message}");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over_and_a_run_of_damage_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut task = Scripted::default();
+    let safety = SafetyConfig::default();
+    let change = |run: &mut RunConfig| (run.steps, run.keep) = (40, 2);
+    let (result, config) = go(&mut task, scratch.path(), &safety, change);
+    result.unwrap();
+    assert_eq!(steps(&config), [30, 40]);
+    let newest = || newest_good_checkpoint(&config.path());
+    let (step, dir) = newest().unwrap().unwrap();
+    assert_eq!(step, 40);
+    std::fs::write(dir.join("state"), b"{}").unwrap();
+    let (step, dir) = newest().unwrap().unwrap();
+    assert_eq!(step, 30);
+    std::fs::remove_file(dir.join("state")).unwrap();
+    assert!(newest().is_err());
+    let log = std::fs::read_to_string(config.path().join("metrics.jsonl")).unwrap();
+    assert!(log.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()));
+}
+
+#[test]
+fn the_best_checkpoint_is_kept_beside_the_newest() {
+    let scratch = tempfile::tempdir().unwrap();
+    let peak = |steps: usize| -((steps as f64 - 25.0).powi(2));
+    let mut task = Scripted { score: Some(peak), ..Scripted::default() };
+    let change = |run: &mut RunConfig| {
+        (run.steps, run.keep, run.eval_every) = (60, 1, 5);
+        run.keep_best = Some("score".to_owned());
+    };
+    let (result, config) = go(&mut task, scratch.path(), &SafetyConfig::default(), change);
+    result.unwrap();
+    assert_eq!(steps(&config), [25, 60]);
+    let best = std::fs::read_link(config.path().join("best")).unwrap();
+    assert_eq!(best, Path::new("step-0000025"));
+    // A resumed run still knows what the best was.
+    let change = |run: &mut RunConfig| {
+        change(run);
+        run.steps = 70;
+    };
+    go(
+        &mut Scripted { score: Some(peak), ..Scripted::default() },
+        scratch.path(),
+        &SafetyConfig::default(),
+        change,
+    )
+    .0
+    .unwrap();
+    assert_eq!(steps(&config), [25, 70]);
+}
+
+#[test]
+fn a_full_disk_is_seen_before_anything_is_written() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut task = Scripted { checkpoint_bytes: 1 << 60, ..Scripted::default() };
+    let change = |run: &mut RunConfig| run.steps = 20;
+    let (result, config) = go(&mut task, scratch.path(), &SafetyConfig::default(), change);
+    let error = result.unwrap_err();
+    assert_eq!(error.exit_code(), 3);
+    assert!(error.to_string().contains("nothing was written"), "{error}");
+    assert!(steps(&config).is_empty());
+}
