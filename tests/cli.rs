@@ -1,6 +1,7 @@
 //! The program from outside: what it prints, what it writes, and how it fails.
 
 mod errors;
+mod tokenize;
 mod training;
 mod verbs;
 

@@ -8,6 +8,7 @@ mod data;
 mod eval;
 mod generate;
 mod gradients;
+mod kill;
 mod lumina;
 mod mixture;
 mod model;

@@ -87,6 +87,19 @@ impl Session {
         Ok(device)
     }
 
+    /// Where and with what a run is made, for its report.
+    pub fn environment(&self, seed: u64) -> serde_json::Value {
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "commit": option_env!("CALUMMA_COMMIT"),
+            "device": self.device_name(),
+            "precision": self.precision().to_string(),
+            "seed": seed,
+            "threads": std::thread::available_parallelism().map_or(1, usize::from),
+            "system": format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        })
+    }
+
     /// Whether the device is the CPU.
     pub fn is_cpu(&self) -> bool {
         self.args.device.unwrap_or_else(DeviceSpec::best) == DeviceSpec::Cpu

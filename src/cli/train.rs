@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use burn::tensor::{DType, Device};
 use calumma::device::{Precision, matmul_flops};
+use calumma::files::write_whole;
 use calumma::report::{Metrics, Reporter};
 use calumma::train::{
     self, LanguageRecipe, LanguageTask, Plan, RunConfig, RunSummary, Task, read_recipe,
@@ -66,16 +67,20 @@ fn peak_flops(device: &Device, session: &Session) -> f64 {
 /// Those of the run.
 pub fn train_task<T: Task>(task: &mut T, plan: &Plan<'_>, session: &Session) -> Result<()> {
     let stop = stop::on_signal()?;
+    let run_dir = plan.run.path();
+    let environment = serde_json::to_vec_pretty(&session.environment(plan.run.seed))
+        .map_err(|e| Error::Invalid(e.to_string()))?;
+    write_whole(&run_dir.join("environment.json"), &environment)?;
     let reporter = match session.quiet() {
         true => Reporter::silent(),
         false => Reporter::bar(plan.run.steps as u64, T::UNIT),
     };
     let summary = train::run(task, plan, reporter, &stop)?;
-    tell(&summary, plan.run, session)
+    tell(&summary, plan.run, T::UNIT, session)
 }
 
-fn tell(summary: &RunSummary, run: &RunConfig, session: &Session) -> Result<()> {
-    let RunSummary { checkpoint, resumed_at, evaluation } = summary;
+fn tell(summary: &RunSummary, run: &RunConfig, unit: &str, session: &Session) -> Result<()> {
+    let RunSummary { checkpoint, resumed_at, evaluation, rate } = summary;
     if *resumed_at > 0 {
         session.note(format_args!("resumed at step {resumed_at}"));
     }
@@ -83,11 +88,20 @@ fn tell(summary: &RunSummary, run: &RunConfig, session: &Session) -> Result<()> 
     for (name, value) in evaluation {
         session.line(format_args!("  {name} {value:.4}"))?;
     }
+    if let Some((rate, mfu)) = rate {
+        let share =
+            mfu.map(|mfu| format!(", {:.1} % of this device's matrix products", 100.0 * mfu));
+        let share = share.unwrap_or_default();
+        session.line(format_args!("  {rate:.0} {unit} per second in the median step{share}"))?;
+    }
     session.object(&json!({
         "checkpoint": name(checkpoint),
         "steps": run.steps,
         "resumed_at": resumed_at,
         "evaluation": object(evaluation),
+        "unit": unit,
+        "units_per_second": rate.map(|(rate, _)| rate),
+        "mfu": rate.and_then(|(_, mfu)| mfu),
     }))
 }
 

@@ -14,13 +14,14 @@ use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::train::{
     CodebookCare, Discriminator, Judges, Lecam, Lpips, SemanticHead, VqLoss, VqObjective,
 };
-use vq_tokenizer::{VqModel, VqTokenizer, weights};
+use vq_tokenizer::weights::{self, WeightFiles};
+use vq_tokenizer::{VqModel, VqTokenizer};
 
 use super::average::Average;
 use super::companion::Companion;
 use super::config::VqRecipe;
 use super::image_batches::{ImageBatches, first_pictures};
-use super::{Optimizer, OptimizerConfig, Stepped, Task};
+use super::{Optimizer, OptimizerConfig, Stepped, Task, image_dir};
 use crate::data::mixture::Cursor;
 use crate::error::{Error, Result};
 use crate::files::{read_json, write_json};
@@ -83,7 +84,11 @@ impl ImageTask {
         let validation = pictures.collect::<Result<_>>()?;
         let device = device.clone().autodiff();
         device.seed(recipe.run.seed);
-        let model = recipe.model.init(&device);
+        let mut model = recipe.model.init(&device);
+        if let Some(dir) = &recipe.run.init {
+            let path = image_dir(dir).join("model.safetensors");
+            model = weights::load(model, WeightFiles::open(&path)?, &path)?;
+        }
         let model = recipe.optimizer.freeze(model)?;
         let perceptual = match (&recipe.perceptual.weights, recipe.perceptual.weight > 0.0) {
             (Some(path), true) => Some(Lpips::load(path, &device)?),
@@ -252,7 +257,8 @@ impl Task for ImageTask {
         for part in 0..accumulate {
             let batch = self.batch()?;
             let has_codebook = self.model().quantize.codebook().is_some();
-            if part == 0 && step == self.recipe.warmup.autoencoder_steps && has_codebook {
+            let begins = part == 0 && step == self.recipe.warmup.autoencoder_steps;
+            if begins && has_codebook && self.recipe.run.init.is_none() {
                 let latents = self.starting_latents(&batch)?;
                 let model = self.model.take().expect("the model is put back at once");
                 let start = self.recipe.warmup.codebook;

@@ -18,7 +18,7 @@ use super::loader::Loader;
 use super::objective::{NextToken, NextTokenBatch};
 use super::shown::{Showcase, documents};
 use super::{Optimizer, Stepped, Task};
-use crate::checkpoint::Parts;
+use crate::checkpoint::{Checkpoint, Parts};
 use crate::data::Encoding;
 use crate::data::pack::Packer;
 use crate::device::Precision;
@@ -122,7 +122,11 @@ impl LanguageTask {
             Showcase::new(&validation, &labels, recipe.run.shown, &processor, generation);
         let training_device = device.clone().autodiff();
         training_device.seed(seed);
-        let mut model = recipe.optimizer.freeze(config.init(&training_device)?)?;
+        let mut model = config.init(&training_device)?;
+        if let Some(dir) = &recipe.run.init {
+            model = Checkpoint::load_weights(dir, &config, model)?;
+        }
+        model = recipe.optimizer.freeze(model)?;
         if precision == Precision::Bf16 {
             model = model.in_mixed_precision();
         }

@@ -21,6 +21,7 @@ mod schedule;
 mod shown;
 mod state;
 
+use config::image_dir;
 pub use config::{
     AverageConfig, BatchConfig, BpeRecipe, BpeRunConfig, CurriculumConfig, ImageBatchConfig,
     LanguageRecipe, ModelSizes, PerceptualConfig, Recipe, RunConfig, TokenizerConfig, TokensRecipe,

@@ -129,6 +129,9 @@ pub struct RunSummary {
     pub resumed_at: usize,
     /// The metrics of the last evaluation.
     pub evaluation: Metrics,
+    /// Units for each second of the median step, and the share of the device's speed that it takes
+    /// where both are known; `None` when no step was made.
+    pub rate: Option<(f64, Option<f64>)>,
 }
 
 /// The loop's own part of a checkpoint.
@@ -176,16 +179,16 @@ pub fn run<T: Task>(
         let text = format!("from {}", run_dir.join(format!("step-{resumed_at:07}")).display());
         reporter.event(resumed_at, "resumed", &text)?;
     }
-    let evaluation = {
-        let pace = Pace { peak_flops: plan.peak_flops, units: 0, since: Instant::now() };
-        let way_back = WayBack { to: resumed_at, skip: 0, times: 0 };
-        let reporter = &mut reporter;
-        Loop { task, plan, checkpoints, reporter, stop, state, pace, way_back }.run(resumed_at)?
-    };
+    let pace = Pace::new(plan.peak_flops, task.flops_per_unit());
+    let way_back = WayBack { to: resumed_at, skip: 0, times: 0 };
+    let (task, reporter) = (task, &mut reporter);
+    let mut work = Loop { task, plan, checkpoints, reporter, stop, state, pace, way_back };
+    let evaluation = work.run(resumed_at)?;
+    let rate = work.pace.median();
     reporter.write_report();
     reporter.finish();
     let checkpoint = state::latest_checkpoint(&run_dir).unwrap_or(run_dir);
-    Ok(RunSummary { checkpoint, resumed_at, evaluation })
+    Ok(RunSummary { checkpoint, resumed_at, evaluation, rate })
 }
 
 struct Loop<'a, T> {
@@ -248,6 +251,7 @@ impl<T: Task> Loop<'_, T> {
     /// One step, its report and its judgement.
     fn step(&mut self, step: usize, lr: f64) -> Result<Outcome> {
         let safety = self.plan.safety;
+        let begun = Instant::now();
         let stepped = match self.task.step(step, lr) {
             Ok(stepped) => stepped,
             Err(Error::Diverged { message, .. }) => return Ok(Outcome::Back(message, step)),
@@ -255,7 +259,7 @@ impl<T: Task> Loop<'_, T> {
         };
         let done = step + 1;
         self.reporter.step(done, stepped.units);
-        self.pace.units += stepped.units;
+        self.pace.add(stepped.units, begun.elapsed());
         if let Some(reason) = &stepped.skipped {
             self.state.skipped_in_a_row += 1;
             self.reporter.event(done, "skipped", &format!("{reason}; no weight was changed"))?;
@@ -279,7 +283,7 @@ impl<T: Task> Loop<'_, T> {
             let mut metrics = stepped.metrics;
             metrics.push(("lr".into(), lr));
             metrics.extend(self.task.since_last());
-            metrics.extend(self.pace.take(self.task.flops_per_unit(), T::UNIT));
+            metrics.extend(self.pace.take(T::UNIT));
             self.reporter.metrics(done, "train", &metrics)?;
         }
         Ok(Outcome::Done)
@@ -356,23 +360,44 @@ enum Outcome {
     Back(String, usize),
 }
 
-/// How fast it goes, between two reports.
+/// How fast it goes.
 struct Pace {
-    peak_flops: Option<f64>,
+    /// The share of the device's speed that one unit for each second takes, where it is known.
+    share_per_rate: Option<f64>,
+    /// Units for each second of every step.
+    rates: Vec<f32>,
+    /// Since the last report.
     units: usize,
     since: Instant,
 }
 
 impl Pace {
+    fn new(peak_flops: Option<f64>, flops_per_unit: Option<f64>) -> Self {
+        let share_per_rate = flops_per_unit.zip(peak_flops).map(|(flops, peak)| flops / peak);
+        Self { share_per_rate, rates: Vec::new(), units: 0, since: Instant::now() }
+    }
+
+    fn add(&mut self, units: usize, time: Duration) {
+        self.units += units;
+        self.rates.push(units as f32 / time.as_secs_f32().max(1e-9));
+    }
+
     /// The rate since the last report, and the share of the device's speed that it takes.
-    fn take(&mut self, flops_per_unit: Option<f64>, unit: &'static str) -> Metrics {
-        let seconds = self.since.elapsed().max(Duration::from_nanos(1)).as_secs_f64();
-        let rate = self.units as f64 / seconds;
+    fn take(&mut self, unit: &'static str) -> Metrics {
+        let rate = self.units as f64 / self.since.elapsed().as_secs_f64().max(1e-9);
         (self.units, self.since) = (0, Instant::now());
         let mut metrics: Metrics = vec![(format!("{unit}_per_s_now").into(), rate)];
-        if let (Some(flops), Some(peak)) = (flops_per_unit, self.peak_flops) {
-            metrics.push(("mfu".into(), rate * flops / peak));
-        }
+        metrics.extend(self.share_per_rate.map(|share| ("mfu".into(), share * rate)));
         metrics
+    }
+
+    /// The same of the median step.
+    fn median(&mut self) -> Option<(f64, Option<f64>)> {
+        let middle = self.rates.len() / 2;
+        if self.rates.is_empty() {
+            return None;
+        }
+        let rate = f64::from(*self.rates.select_nth_unstable_by(middle, f32::total_cmp).1);
+        Some((rate, self.share_per_rate.map(|share| share * rate)))
     }
 }

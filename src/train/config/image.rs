@@ -117,6 +117,11 @@ impl Recipe for VqRecipe {
         if !self.validation.is_empty() {
             validate_sources(&self.validation, Purpose::Pictures)?;
         }
+        if self.run.init.is_some() && self.warmup.autoencoder_steps > 0 {
+            return Err(Error::Invalid(
+                "run.init brings a codebook; warmup.autoencoder_steps must be 0 then".to_owned(),
+            ));
+        }
         at_least_one("batch.images", self.batch.images)?;
         at_least_one("batch.accumulate", self.batch.accumulate)?;
         self.adversarial.validate()?;

@@ -11,8 +11,8 @@ use super::super::optimizer::OptimizerConfig;
 use super::super::run::Plan;
 use super::super::safety::SafetyConfig;
 use super::super::schedule::ScheduleConfig;
-use super::{AverageConfig, Recipe, RunConfig, at_least_one, one_batch};
-use crate::checkpoint::{Manifest, VQ_DIR};
+use super::{AverageConfig, Recipe, RunConfig, at_least_one, image_dir, one_batch};
+use crate::checkpoint::Manifest;
 use crate::data::{DataConfig, Purpose, validate_sources};
 use crate::error::{Error, Result};
 use crate::generate::{GenerationConfig, PromptForms};
@@ -136,8 +136,7 @@ pub struct TokenizerConfig {
 impl TokenizerConfig {
     /// The directory of the image tokenizer.
     pub fn image_dir(&self) -> PathBuf {
-        let nested = self.checkpoint.join(VQ_DIR);
-        if nested.is_dir() { nested } else { self.checkpoint.clone() }
+        image_dir(&self.checkpoint)
     }
 
     /// The file of the text tokenizer.

@@ -5,7 +5,7 @@ mod language;
 mod text;
 mod tokens;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ pub use language::{BatchConfig, CurriculumConfig, LanguageRecipe, ModelSizes, To
 pub use text::{BpeRecipe, BpeRunConfig};
 pub use tokens::{TokensRecipe, TokensRunConfig};
 
+use crate::checkpoint::VQ_DIR;
 use crate::error::{Error, Result};
 
 /// What every recipe can check about itself.
@@ -41,6 +42,8 @@ pub struct RunConfig {
     /// Seed of weights, data order and dropout.
     #[serde(default)]
     pub seed: u64,
+    /// A checkpoint whose weights the run begins with: fine-tuning. Random weights when absent.
+    pub init: Option<PathBuf>,
     /// Optimizer steps.
     pub steps: usize,
     /// Steps between checkpoints; the last step always makes one.
@@ -126,6 +129,12 @@ impl AverageConfig {
 
 fn one_batch() -> usize {
     1
+}
+
+/// The image tokenizer's directory within the checkpoint `dir`, or `dir` itself when it is one.
+pub(super) fn image_dir(dir: &Path) -> PathBuf {
+    let nested = dir.join(VQ_DIR);
+    if nested.is_dir() { nested } else { dir.to_owned() }
 }
 
 /// A run's name becomes a folder's.
