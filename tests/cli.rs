@@ -1,5 +1,6 @@
 //! The program from outside: what it prints, what it writes, and how it fails.
 
+mod docs;
 mod errors;
 mod tokenize;
 mod training;

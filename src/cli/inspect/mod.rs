@@ -3,6 +3,7 @@
 mod checkpoint;
 mod recipe;
 mod run;
+mod shards;
 mod tensors;
 
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ use super::session::{Session, name};
 /// What to look into.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// A checkpoint or original release, a run, a recipe (.toml), a generated picture (.png) or a .safetensors file
+    /// A checkpoint or original release, a run, token shards, a recipe (.toml), a generated picture (.png) or a
+    /// .safetensors file
     path: PathBuf,
 }
 
@@ -28,6 +30,9 @@ pub struct InspectArgs {
 pub fn run(args: &InspectArgs, session: &Session) -> Result<()> {
     let path = &args.path;
     let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+    if let Some(files) = shards::find(path)? {
+        return shards::show(path, &files, session);
+    }
     if metadata.is_dir() {
         return directory(path, session);
     }

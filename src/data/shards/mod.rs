@@ -17,6 +17,7 @@ mod content;
 mod make;
 mod shard;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -35,12 +36,23 @@ const ENDING: &str = "safetensors";
 /// Whether `spec` names token shards: files that end in `.safetensors`, or a directory that holds some.
 pub fn is_spec(spec: &str) -> bool {
     let path = Path::new(spec.trim());
-    let holds_shards = || files_in(path).is_ok_and(|files| !files.is_empty());
+    let holds_shards = || files_in(path).is_ok_and(|files| files.iter().any(|f| is_shard(f)));
     path.extension().is_some_and(|ending| ending == ENDING) || (path.is_dir() && holds_shards())
 }
 
-/// The shards in the directory `dir`, in the order of their names.
-pub(crate) fn files_in(dir: &Path) -> Result<Vec<PathBuf>> {
+/// Whether the file at `path` says that it is a token shard; it may be damaged all the same.
+pub fn is_shard(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(4096).read_to_end(&mut start));
+    let mark = format!("\"format\":\"{}\"", content::FORMAT);
+    read.is_ok() && start.windows(mark.len()).any(|window| window == mark.as_bytes())
+}
+
+/// The files in the directory `dir` that may be shards by their ending, in the order of their names.
+///
+/// # Errors
+/// [`Error::Io`] when the directory cannot be read.
+pub fn files_in(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(Error::io(dir))? {
         let path = entry.map_err(Error::io(dir))?.path();

@@ -1,0 +1,57 @@
+//! Documents whose commands are run.
+
+use std::path::Path;
+use std::process::Command;
+
+/// Recipes as they are, but short.
+fn shortened(recipe: &str) -> String {
+    let short = |line: &str| match line.split_once(" = ") {
+        Some(("steps", _)) => "steps = 4".to_owned(),
+        Some(("checkpoint_every" | "eval_every", _)) => {
+            line.split(" = ").next().unwrap().to_owned() + " = 2"
+        }
+        Some(("eval_samples", _)) => "eval_samples = 2\nshown = 1".to_owned(),
+        Some(("autoencoder_steps", _)) => "autoencoder_steps = 1".to_owned(),
+        Some(("preset", _)) => "preset = \"demo\"\nnum_hidden_layers = 1".to_owned(),
+        _ => line.to_owned(),
+    };
+    recipe.lines().map(short).collect::<Vec<_>>().join("\n")
+}
+
+/// The commands in a document's `sh` blocks.
+fn commands(document: &str) -> Vec<&str> {
+    let blocks = document.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks.flat_map(str::lines).filter(|line| !line.trim().is_empty()).collect()
+}
+
+#[test]
+fn docs_train_your_own_runs_as_written() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let recipes = dir.path().join("recipes/own");
+    std::fs::create_dir_all(&recipes).unwrap();
+    for name in ["vq.toml", "bpe.toml", "tokens.toml", "lm.toml"] {
+        let text = std::fs::read_to_string(root.join("recipes/own").join(name)).unwrap();
+        std::fs::write(recipes.join(name), shortened(&text)).unwrap();
+    }
+    let document = std::fs::read_to_string(root.join("docs/train-your-own.md")).unwrap();
+    let commands = commands(&document);
+    assert!(commands.len() > 12, "{commands:?}");
+    for command in commands {
+        // Fewer pictures, too.
+        let shorter =
+            command.replace("--count 4000", "--count 60").replace("--count 200", "--count 8");
+        let line = shorter.replacen(
+            "calumma ",
+            &format!("{} --device cpu ", env!("CARGO_BIN_EXE_calumma")),
+            1,
+        );
+        let output =
+            Command::new("sh").arg("-c").arg(&line).current_dir(dir.path()).output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(dir.path().join("runs/own-lm/report.html").is_file());
+    assert!(dir.path().join("own-model/model.safetensors").is_file());
+    let drawn = std::fs::read_dir(dir.path().join("drawn")).unwrap().count();
+    assert_eq!(drawn, 1);
+}
