@@ -5,7 +5,7 @@ use std::time::Instant;
 use burn::tensor::{DType, Device, Distribution, Tensor};
 
 /// Side of the matrices on a CPU, and on other devices.
-const SIDES: [usize; 2] = [1024, 4096];
+const SIDES: [usize; 2] = [2048, 4096];
 /// Products between two looks at the clock, on a CPU and on other devices.
 const PRODUCTS: [usize; 2] = [1, 16];
 /// Measurements, of which the best counts.
