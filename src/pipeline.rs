@@ -19,6 +19,10 @@ use burn::tensor::Device;
 use image::RgbImage;
 use vq_tokenizer::{Codes, VqTokenizer};
 
+mod asking;
+
+pub use asking::{Asking, Shot};
+
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::generate::prompt::{FormPiece, render};
@@ -161,9 +165,8 @@ impl Pipeline {
         images: &[RgbImage],
         config: &GenerationConfig,
     ) -> Result<Vec<String>> {
-        let fill = |codes| self.fill(&self.prompts.caption, &[], Some(codes));
-        let prompts = self.encode(images)?.into_iter().map(fill).collect::<Result<Vec<_>>>()?;
-        self.answer(&prompts, config)
+        let questions = vec![""; images.len()];
+        self.asking(&self.prompts.caption, &[])?.answer(images, &questions, config)
     }
 
     /// The most likely answer to `question` about `image`.
@@ -188,20 +191,7 @@ impl Pipeline {
         questions: &[impl AsRef<str>],
         config: &GenerationConfig,
     ) -> Result<Vec<String>> {
-        if images.len() != questions.len() {
-            return Err(Error::Invalid(format!(
-                "{} pictures for {} questions; each question needs one",
-                images.len(),
-                questions.len()
-            )));
-        }
-        let fill = |(codes, question): (Codes, &_)| {
-            let question = AsRef::<str>::as_ref(question);
-            self.fill(&self.prompts.ask, &[("question", question)], Some(codes))
-        };
-        let codes = self.encode(images)?.into_iter();
-        let prompts = codes.zip(questions).map(fill).collect::<Result<Vec<_>>>()?;
-        self.answer(&prompts, config)
+        self.asking(&self.prompts.ask, &[])?.answer(images, questions, config)
     }
 
     /// A picture of `text`, with the checkpoint's settings.

@@ -2,6 +2,7 @@
 
 mod docs;
 mod errors;
+mod eval_run;
 mod tokenize;
 mod training;
 mod verbs;

@@ -6,6 +6,7 @@
 //! [`template`], draws from several sources by weight ([`mixture`]) and packs the resulting
 //! token sequences into rows ([`pack`]). Token sequences can be made once and kept as [`shards`].
 
+mod aliased;
 mod augment;
 mod config;
 mod counted;
@@ -33,6 +34,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde_json::{Map, Value};
 
+pub use aliased::Aliased;
 pub use augment::Augment;
 pub use config::{DataConfig, Weight, WeightedTemplate};
 pub(crate) use config::{Purpose, validate_sources};

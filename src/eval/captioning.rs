@@ -108,6 +108,14 @@ fn targets(fields: &Fields) -> Result<Vec<String>> {
     if texts.is_empty() { Err(missing()) } else { Ok(texts) }
 }
 
+/// The first right caption of a sample.
+///
+/// # Errors
+/// When there is no column of captions or names.
+pub fn first_target(fields: &Fields) -> Result<String> {
+    targets(fields).map(|mut targets| targets.remove(0))
+}
+
 fn judge(
     given: &str,
     targets: &[String],

@@ -12,7 +12,9 @@ pub mod metrics;
 mod question;
 pub mod reconstruction;
 mod report;
+mod responses;
 mod score;
+pub mod task;
 pub mod text_to_image;
 pub mod vqa;
 
@@ -20,6 +22,7 @@ use rayon::prelude::*;
 
 pub use question::Majority;
 pub use report::{Environment, Report, SampleRecord};
+pub use responses::Responses;
 pub use score::{IntervalMethod, Score};
 
 use crate::data::{BadSample, DEFAULT_TOLERANCE, Dataset, Sample};

@@ -110,6 +110,13 @@ impl Majority {
         self.by_question.entry(question.text.clone()).or_default().add(&question.normalized);
     }
 
+    /// All answers, the most frequent first; among equals in the order of the alphabet.
+    pub fn answers(&self) -> Vec<String> {
+        let mut answers: Vec<(&String, &usize)> = self.overall.0.iter().collect();
+        answers.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        answers.into_iter().map(|(answer, _)| answer.clone()).collect()
+    }
+
     /// The most frequent answer of all, normalised; empty when nothing was learnt.
     pub fn overall(&self) -> &str {
         self.overall.most_frequent()

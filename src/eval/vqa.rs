@@ -14,7 +14,7 @@ use super::question::{Majority, Question};
 use super::report::{Report, SampleRecord};
 use super::score::Score;
 use super::{Extent, each_batch, number, one_each, picture, tone};
-use crate::data::{self, BadSample, Dataset, Exploded};
+use crate::data::{self, BadSample, Dataset, Exploded, Fields};
 use crate::error::{Error, Result};
 use crate::sheet::{Cell, Tone};
 
@@ -40,6 +40,15 @@ pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
         true => Ok(Box::new(Exploded::new(dataset, QUESTIONS)?)),
         false => Ok(dataset),
     }
+}
+
+/// Question and answer of a sample, as they are written.
+///
+/// # Errors
+/// When a column is missing or no text.
+pub fn question_and_answer(fields: &Fields) -> Result<(String, String)> {
+    let question = Question::read(fields, &AnswerNormalizer::new())?;
+    Ok((question.text, question.answer))
 }
 
 /// How a group of questions was answered, beside what needs no picture.

@@ -143,6 +143,37 @@ impl GenerationConfig {
         serde_json::from_str(json).map_err(|error| Error::Invalid(error.to_string()))
     }
 
+    /// The same settings with some keys of a `generation_config.json` changed; those of `image` one by one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a key that is not known or a value of the wrong type.
+    ///
+    /// ```
+    /// use calumma::generate::GenerationConfig;
+    /// let keys = serde_json::json!({ "guidance_scale": 3.0, "image": { "top_k": 5 } });
+    /// let config = GenerationConfig::default().changed(keys.as_object().unwrap())?;
+    /// assert_eq!((config.guidance_scale, config.image.top_k, config.image.top_p), (3.0, Some(5), 0.9));
+    /// # Ok::<(), calumma::Error>(())
+    /// ```
+    pub fn changed(&self, keys: &serde_json::Map<String, serde_json::Value>) -> Result<Self> {
+        let invalid = |e: serde_json::Error| Error::Invalid(format!("generation: {e}"));
+        let mut value = serde_json::to_value(self).map_err(invalid)?;
+        for (key, new) in keys {
+            match (&mut value[key], new) {
+                (serde_json::Value::Object(old), serde_json::Value::Object(new)) => {
+                    old.extend(new.clone());
+                }
+                (old, new) => *old = new.clone(),
+            }
+        }
+        let config: Self = serde_json::from_value(value).map_err(invalid)?;
+        let known = serde_json::to_value(&config).map_err(invalid)?;
+        match keys.iter().find(|(key, new)| known.get(key).is_none() && !new.is_null()) {
+            Some((key, _)) => Err(Error::Invalid(format!("generation.{key} is no known key"))),
+            None => Ok(config),
+        }
+    }
+
     /// Checks every value against its range.
     ///
     /// # Errors

@@ -3,36 +3,68 @@
 use std::path::Path;
 
 use calumma::checkpoint::Manifest;
-use calumma::data::pack::Packer;
-use calumma::data::scenes::ScenesConfig;
-use calumma::data::{self, DataConfig, Encoding};
-use calumma::eval::loss::BatchLoss;
-use calumma::eval::{self, Majority};
+use calumma::eval::task::{self, Evaluation, Measure, TaskConfig};
 use calumma::generate::GenerationConfig;
 use calumma::pipeline::Pipeline;
-use calumma::train::objective::{LossConfig, NextToken};
-use calumma::train::{LanguageRecipe, read_recipe, validation_batches};
+use calumma::train::{LanguageRecipe, read_recipe};
 use calumma::{Error, Result};
-use serde_json::{Value, json};
 
-use super::{Bar, EvalArgs, GenerationArgs, LossArgs, Measured, VqaArgs, extent};
+use super::{Bar, EvalArgs, GenerationArgs, LossArgs, Measured, VqaArgs};
 use crate::cli::open;
 use crate::cli::sampling::SamplingArgs;
 use crate::cli::session::Session;
 
-/// Ids that an answer or a caption may have where nothing else sets a limit: one that goes on would
-/// hold up its whole batch.
-const LONGEST_ANSWER: usize = 48;
+/// The measure `measure` as the arguments say it.
+fn config(measure: Measure, common: &EvalArgs) -> TaskConfig {
+    TaskConfig {
+        limit: common.limit,
+        batch: common.batch,
+        ..TaskConfig::new(measure, common.dataset.as_str())
+    }
+}
 
-/// Settings for text.
-fn for_answers(
+/// Opens the checkpoint, and measures.
+fn measured(
+    task: &TaskConfig,
+    common: &EvalArgs,
     sampling: &SamplingArgs,
-    pipeline: &Pipeline,
     session: &Session,
-) -> GenerationConfig {
-    let mut config = sampling.for_answers(pipeline, session);
-    config.max_new_tokens.get_or_insert(LONGEST_ANSWER);
+) -> Result<Measured> {
+    task.validate()?;
+    let pipeline = open::pipeline(&common.checkpoint, session)?;
+    let base = match task.measure {
+        Measure::Vqa | Measure::Captioning => sampling.for_answers(&pipeline, session),
+        _ => sampling.over_checkpoint(&pipeline, session),
+    };
+    let generation = with_limit(base, task);
+    measure(task, &pipeline, generation, &common.out, session)
+}
+
+/// Answers end somewhere.
+fn with_limit(mut config: GenerationConfig, task: &TaskConfig) -> GenerationConfig {
+    if matches!(task.measure, Measure::Vqa | Measure::Captioning) {
+        config.max_new_tokens.get_or_insert(task::LONGEST_ANSWER);
+    }
     config
+}
+
+/// Measures `task` with `pipeline`; responses are kept in `out` on the way.
+///
+/// # Errors
+/// Those of data and model.
+pub fn measure(
+    task: &TaskConfig,
+    pipeline: &Pipeline,
+    generation: GenerationConfig,
+    out: &Path,
+    session: &Session,
+) -> Result<Measured> {
+    let seed = generation.seed;
+    let (out, quiet) = (out.to_owned(), session.quiet());
+    let evaluation = Evaluation { task, pipeline, generation, out, quiet };
+    let mut bar = Bar::new(evaluation.items()?, session);
+    let report = evaluation.run(&mut |done| bar.add(done))?;
+    Ok(Measured { report, seed, digest: pipeline.digest().map(str::to_owned) })
 }
 
 /// Questions about pictures.
@@ -40,28 +72,15 @@ fn for_answers(
 /// # Errors
 /// Those of checkpoint, data set and device.
 pub fn vqa(args: &VqaArgs, session: &Session) -> Result<Measured> {
-    let common = &args.common;
-    let dataset = eval::vqa::open(&common.dataset)?;
-    let majority = match &args.train {
-        Some(train) => Majority::learn(eval::vqa::open(train)?.as_ref())?,
-        None => Majority::learn(dataset.as_ref())?,
+    let task = TaskConfig {
+        train: args.train.clone(),
+        shots: args.shots,
+        answer: args.answer.into(),
+        choices: args.choice.clone(),
+        prompt: args.prompt.clone(),
+        ..config(Measure::Vqa, &args.common)
     };
-    let pipeline = open::pipeline(&common.checkpoint, session)?;
-    let config = for_answers(&args.sampling, &pipeline, session);
-    let mut bar = Bar::new(extent(common).of(dataset.len()), "questions", session);
-    let answer = |images: &[_], questions: &[String]| -> Result<Vec<String>> {
-        let answers = pipeline.ask_batch(images, questions, &config)?;
-        bar.add(answers.len());
-        Ok(answers)
-    };
-    let scores = eval::vqa::evaluate(dataset.as_ref(), extent(common), &majority, answer)?;
-    let answers = scores.types.iter().map(|g| (g.name.clone(), json!(g.majority_answer)));
-    let answers = Value::Object(answers.collect());
-    let mut report = scores.report(dataset.name());
-    let learnt_on = args.train.as_deref().unwrap_or(&common.dataset);
-    report.config.insert("majority_learnt_on".to_owned(), json!(learnt_on));
-    report.config.insert("majority_answers".to_owned(), answers);
-    Ok(Measured::by(report, &pipeline, &config))
+    measured(&task, &args.common, &args.sampling, session)
 }
 
 /// Captions of pictures.
@@ -69,17 +88,8 @@ pub fn vqa(args: &VqaArgs, session: &Session) -> Result<Measured> {
 /// # Errors
 /// Those of checkpoint, data set and device.
 pub fn captioning(args: &GenerationArgs, session: &Session) -> Result<Measured> {
-    let common = &args.common;
-    let dataset = data::open(&common.dataset)?;
-    let pipeline = open::pipeline(&common.checkpoint, session)?;
-    let config = for_answers(&args.sampling, &pipeline, session);
-    let mut bar = Bar::new(extent(common).of(dataset.len()), "captions", session);
-    let scores = eval::captioning::evaluate(dataset.as_ref(), extent(common), |images| {
-        let captions = pipeline.caption_batch(images, &config)?;
-        bar.add(captions.len());
-        Ok(captions)
-    })?;
-    Ok(Measured::by(scores.report(dataset.name()), &pipeline, &config))
+    let task = config(Measure::Captioning, &args.common);
+    measured(&task, &args.common, &args.sampling, session)
 }
 
 /// Pictures of captions.
@@ -87,20 +97,8 @@ pub fn captioning(args: &GenerationArgs, session: &Session) -> Result<Measured> 
 /// # Errors
 /// Those of checkpoint, data set and device.
 pub fn text_to_image(args: &GenerationArgs, session: &Session) -> Result<Measured> {
-    let common = &args.common;
-    let scenes: ScenesConfig = common.dataset.parse()?;
-    let prompts = eval::text_to_image::prompts(&scenes, common.limit)?;
-    let pipeline = open::pipeline(&common.checkpoint, session)?;
-    let config = args.sampling.over_checkpoint(&pipeline, session);
-    let mut bar = Bar::new(prompts.len(), "pictures", session);
-    let scores = eval::text_to_image::evaluate(prompts, common.batch, |texts, first| {
-        let seed = config.seed.wrapping_add(first as u64);
-        let config = GenerationConfig { seed, ..config.clone() };
-        let pictures = pipeline.draw_batch(texts, &config)?;
-        bar.add(pictures.len());
-        Ok(pictures)
-    })?;
-    Ok(Measured::by(scores.report(&scenes.to_string()), &pipeline, &config))
+    let task = config(Measure::TextToImage, &args.common);
+    measured(&task, &args.common, &args.sampling, session)
 }
 
 /// Pictures through the image tokenizer and back.
@@ -108,17 +106,12 @@ pub fn text_to_image(args: &GenerationArgs, session: &Session) -> Result<Measure
 /// # Errors
 /// Those of checkpoint, data set and device.
 pub fn reconstruction(args: &EvalArgs, session: &Session) -> Result<Measured> {
-    let dataset = eval::reconstruction::open(&args.dataset)?;
+    let task = config(Measure::Reconstruction, args);
+    task.validate()?;
     let device = session.device_in_f32("an image tokenizer")?;
     let vq = open::image_tokenizer(&args.checkpoint, &device)?;
-    let mut bar = Bar::new(extent(args).of(dataset.len()), "pictures", session);
-    let codes = vq.config().num_embeddings;
-    let scores = eval::reconstruction::evaluate(dataset.as_ref(), extent(args), codes, |images| {
-        bar.add(images.len());
-        eval::reconstruction::reconstruct(&vq, images)
-    })?;
-    let mut report = scores.report(dataset.name());
-    report.config.insert("preprocessor".to_owned(), json!(vq.preprocessor()));
+    let mut bar = Bar::new(None, session);
+    let report = task::reconstruct(&task, &vq, &mut |done| bar.add(done))?;
     let digest = Manifest::read(&args.checkpoint)?.map(|manifest| manifest.digest());
     Ok(Measured { report, seed: session.seed().unwrap_or(0), digest })
 }
@@ -129,66 +122,27 @@ pub fn reconstruction(args: &EvalArgs, session: &Session) -> Result<Measured> {
 /// Those of checkpoint, data set and device.
 pub fn loss(args: &LossArgs, session: &Session) -> Result<Measured> {
     let common = &args.common;
-    let sources = sources(args)?;
+    let task = TaskConfig {
+        templates: args.template.clone(),
+        explode: args.explode.clone(),
+        ..config(Measure::Loss, common)
+    };
+    let recipe = Path::new(&common.dataset);
+    let is_recipe = recipe.extension().is_some_and(|extension| extension == "toml");
+    if !is_recipe {
+        return measured(&task, common, &SamplingArgs::default(), session);
+    }
+    let recipe: LanguageRecipe = read_recipe(recipe, &[])?;
+    if recipe.validation.is_empty() {
+        let path = Path::new(&common.dataset);
+        return Err(Error::file(path, "the recipe has no [[validation]] section"));
+    }
     let pipeline = open::pipeline(&common.checkpoint, session)?;
-    let packed = sources.iter().map(|source| packed(source, &pipeline, common, session));
-    let packed = packed.collect::<Result<Vec<_>>>()?;
-    let batches = packed.iter().map(|(_, batches)| batches.len()).sum();
-    let mut bar = Bar::new(batches, "batches", session);
-    let objective = NextToken { config: LossConfig::default() };
-    let scores = eval::loss::evaluate(&packed, |batch| {
-        let found = objective.loss(pipeline.model().model(), batch);
-        bar.add(1);
-        BatchLoss { image: found.image, text: found.text }
-    })?;
-    let mut report = scores.report(&common.dataset);
-    report.config.insert("sources".to_owned(), json!(sources));
+    let generation = pipeline.generation().clone();
+    let (out, quiet) = (common.out.clone(), session.quiet());
+    let evaluation = Evaluation { task: &task, pipeline: &pipeline, generation, out, quiet };
+    let mut bar = Bar::new(None, session);
+    let report = evaluation.loss_of(&recipe.validation, &mut |done| bar.add(done))?;
     let digest = pipeline.digest().map(str::to_owned);
     Ok(Measured { report, seed: session.seed().unwrap_or(0), digest })
-}
-
-/// The documents of `source` in rows; their codes are kept in the folder `codes` of `--out`.
-fn packed(
-    source: &DataConfig,
-    pipeline: &Pipeline,
-    args: &EvalArgs,
-    session: &Session,
-) -> Result<(String, Vec<calumma::train::objective::NextTokenBatch>)> {
-    let processor = pipeline.processor();
-    let seq_len = pipeline.model().config().max_position_embeddings;
-    let pad = processor.vocabulary().special().pad;
-    // Another checkpoint's codes must not be taken for this one's.
-    let tokenizer = Manifest::of(&args.checkpoint.join("vq_tokenizer"))?;
-    let encoding = Encoding {
-        vq: pipeline.vq()?,
-        digest: &tokenizer.digest(),
-        cache_dir: &args.out.join("codes"),
-        quiet: session.quiet(),
-    };
-    let count = args.limit.or(source.limit).unwrap_or(usize::MAX);
-    let new_packer = || Packer::new(args.batch, seq_len, pad);
-    let one = std::slice::from_ref(source);
-    let batches = validation_batches(one, encoding, count, processor, new_packer)?;
-    Ok((source.path.clone(), batches))
-}
-
-/// The validation data of a recipe, or the one data set with its templates.
-fn sources(args: &LossArgs) -> Result<Vec<DataConfig>> {
-    let dataset = &args.common.dataset;
-    if Path::new(dataset).extension().is_some_and(|extension| extension == "toml") {
-        let recipe: LanguageRecipe = read_recipe(Path::new(dataset), &[])?;
-        return match recipe.validation.is_empty() {
-            true => {
-                Err(Error::file(Path::new(dataset), "the recipe has no [[validation]] section"))
-            }
-            false => Ok(recipe.validation),
-        };
-    }
-    if args.template.is_empty() {
-        let message = "give at least one --template, such as \"<image>{name}\", or a recipe";
-        return Err(Error::Invalid(format!("data {dataset}: {message}")));
-    }
-    let source = json!({"path": dataset, "templates": args.template, "explode": args.explode});
-    let source = serde_json::from_value(source);
-    Ok(vec![source.expect("a path, texts and a name make a source")])
 }

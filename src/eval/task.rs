@@ -1,0 +1,489 @@
+//! What to measure, as the command line or a recipe says it, and how it is done with an open checkpoint.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::loss::BatchLoss;
+use super::{
+    Extent, Majority, Report, Responses, captioning, loss, reconstruction, text_to_image, vqa,
+};
+use crate::data::pack::Packer;
+use crate::data::scenes::ScenesConfig;
+use crate::data::{self, Aliased, DataConfig, Dataset, Encoding};
+use crate::error::{Error, Result};
+use crate::generate::GenerationConfig;
+use crate::pipeline::{Pipeline, Shot};
+use crate::train::objective::{LossConfig, NextToken};
+use crate::train::{Recipe, validation_batches};
+
+/// Ids that an answer or a caption may have where nothing else sets a limit: one that goes on would
+/// hold up its whole batch.
+pub const LONGEST_ANSWER: usize = 48;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measure {
+    /// Answers to questions about pictures.
+    Vqa,
+    /// Captions.
+    Captioning,
+    /// Pictures of scenes' captions, read back by the detector.
+    TextToImage,
+    /// What the image tokenizer loses.
+    Reconstruction,
+    /// Mean loss per token.
+    Loss,
+}
+
+/// How an answer is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answering {
+    /// The model writes it.
+    #[default]
+    Generate,
+    /// The likeliest of some choices.
+    Choose,
+}
+
+/// One thing to measure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskConfig {
+    /// What is measured.
+    pub measure: Measure,
+    /// The data set.
+    pub data: String,
+    /// What the results are called; the folder's name in a recipe's run.
+    pub name: Option<String>,
+    /// Columns of `data` and `train` that go by other names, such as `{ question = "sentence" }`.
+    #[serde(default)]
+    pub columns: BTreeMap<String, String>,
+    /// The first items only.
+    pub limit: Option<usize>,
+    /// Items computed at once.
+    #[serde(default = "default_batch")]
+    pub batch: usize,
+    /// Where majority answers, examples and choices come from; the data set itself for majorities.
+    pub train: Option<String>,
+    /// Examples before each question or picture, the first ones of `train`.
+    #[serde(default)]
+    pub shots: usize,
+    /// Whether answers are written or chosen.
+    #[serde(default)]
+    pub answer: Answering,
+    /// What to choose from; all answers in `train` when empty.
+    #[serde(default)]
+    pub choices: Vec<String>,
+    /// The prompt's form in place of the checkpoint's, such as `<image>{question} Answer briefly.<sep>`.
+    pub prompt: Option<String>,
+    /// How a sample becomes a document whose loss is measured.
+    #[serde(default)]
+    pub templates: Vec<String>,
+    /// One document per entry of this list-valued column, for the loss.
+    pub explode: Option<String>,
+    /// Changes to the checkpoint's `generation_config.json`.
+    #[serde(default)]
+    pub generation: Map<String, Value>,
+}
+
+fn default_batch() -> usize {
+    32
+}
+
+impl TaskConfig {
+    /// A measure of `data` with everything else as usual.
+    pub fn new(measure: Measure, data: impl Into<String>) -> Self {
+        Self {
+            measure,
+            data: data.into(),
+            name: None,
+            columns: BTreeMap::new(),
+            limit: None,
+            batch: default_batch(),
+            train: None,
+            shots: 0,
+            answer: Answering::Generate,
+            choices: Vec::new(),
+            prompt: None,
+            templates: Vec::new(),
+            explode: None,
+            generation: Map::new(),
+        }
+    }
+
+    /// Checks what needs neither data nor model.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the key at fault.
+    pub fn validate(&self) -> Result<()> {
+        let invalid =
+            |message: &str| Err(Error::Invalid(format!("task {}: {message}", self.label())));
+        if self.batch == 0 || self.limit == Some(0) {
+            return invalid("batch and limit must be at least 1");
+        }
+        if self.shots > 0 && self.train.is_none() {
+            return invalid("shots needs train, where the examples come from");
+        }
+        let chooses = self.answer == Answering::Choose;
+        if chooses && self.choices.is_empty() && self.train.is_none() {
+            return invalid("answer = \"choose\" needs choices, or train to take them from");
+        }
+        if chooses && self.measure != Measure::Vqa {
+            return invalid("answer = \"choose\" is for the measure vqa");
+        }
+        if self.measure == Measure::Loss && self.templates.is_empty() {
+            return invalid("the measure loss needs templates, such as \"<image>{name}\"");
+        }
+        Ok(())
+    }
+
+    /// What the results are called.
+    pub fn label(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.data)
+    }
+
+    /// The settings by which `base`'s model answers or draws.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown key or a value out of range.
+    pub fn generation(
+        &self,
+        base: &GenerationConfig,
+        seed: Option<u64>,
+    ) -> Result<GenerationConfig> {
+        let writes = matches!(self.measure, Measure::Vqa | Measure::Captioning);
+        let base = if writes { base.clone().for_answers() } else { base.clone() };
+        let mut config = base.changed(&self.generation)?;
+        if writes {
+            config.max_new_tokens.get_or_insert(LONGEST_ANSWER);
+        }
+        config.seed = seed.unwrap_or(config.seed);
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// `dataset` with columns under the names that the measure looks for.
+    fn named(&self, dataset: Box<dyn Dataset>) -> Box<dyn Dataset> {
+        match self.columns.is_empty() {
+            true => dataset,
+            false => Box::new(Aliased::new(dataset, self.columns.clone())),
+        }
+    }
+
+    fn extent(&self) -> Extent {
+        Extent { limit: self.limit, batch: self.batch }
+    }
+}
+
+/// A measure with what it is done with.
+pub struct Evaluation<'a> {
+    /// What to measure.
+    pub task: &'a TaskConfig,
+    /// The checkpoint.
+    pub pipeline: &'a Pipeline,
+    /// How it answers and draws.
+    pub generation: GenerationConfig,
+    /// Where responses are kept on the way, and codes.
+    pub out: PathBuf,
+    /// Whether the data sets' encoding shows no progress.
+    pub quiet: bool,
+}
+
+impl Evaluation<'_> {
+    /// Items that will be measured, where that is known before.
+    ///
+    /// # Errors
+    /// Those of the data set.
+    pub fn items(&self) -> Result<Option<usize>> {
+        let task = self.task;
+        let len = match task.measure {
+            Measure::Vqa => vqa::open(&task.data)?.len(),
+            Measure::Captioning => data::open(&task.data)?.len(),
+            Measure::TextToImage => task.data.parse::<ScenesConfig>()?.count,
+            Measure::Reconstruction => reconstruction::open(&task.data)?.len(),
+            Measure::Loss => return Ok(None),
+        };
+        Ok(Some(task.extent().of(len)))
+    }
+
+    /// Measures; `progress` hears of items done.
+    ///
+    /// # Errors
+    /// Those of data and model.
+    pub fn run(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
+        self.task.validate()?;
+        let mut report = match self.task.measure {
+            Measure::Vqa => self.vqa(progress),
+            Measure::Captioning => self.captioning(progress),
+            Measure::TextToImage => self.text_to_image(progress),
+            Measure::Reconstruction => self.reconstruction(progress),
+            Measure::Loss => self.loss(progress),
+        }?;
+        let writes = !matches!(self.task.measure, Measure::Reconstruction | Measure::Loss);
+        if writes {
+            report.config.insert("generation".to_owned(), json!(self.generation));
+        }
+        report.config.insert("task".to_owned(), json!(self.task));
+        Ok(report)
+    }
+
+    /// The responses that an earlier call left.
+    fn responses(&self) -> Result<Responses> {
+        std::fs::create_dir_all(&self.out).map_err(Error::io(&self.out))?;
+        let task = TaskConfig { batch: 0, ..self.task.clone() };
+        let identity = json!([self.pipeline.digest(), task, self.generation]).to_string();
+        Responses::open(&self.out, &identity)
+    }
+
+    /// The first `shots` samples of `train` with a single picture.
+    fn shots(
+        &self,
+        train: Option<&dyn Dataset>,
+        answer: impl Fn(&data::Fields) -> Result<(String, String)>,
+    ) -> Result<Vec<Shot>> {
+        let Some(train) = train.filter(|_| self.task.shots > 0) else { return Ok(Vec::new()) };
+        let mut shots = Vec::with_capacity(self.task.shots);
+        for index in 0..train.len() {
+            if shots.len() == self.task.shots {
+                break;
+            }
+            let sample = train.get(index)?;
+            let (question, answer) = answer(&sample.fields)?;
+            if let Ok([image]) = <[_; 1]>::try_from(sample.images) {
+                shots.push(Shot { image, question, answer });
+            }
+        }
+        if shots.len() < self.task.shots {
+            let (found, wanted) = (shots.len(), self.task.shots);
+            let name = train.name();
+            return Err(Error::Invalid(format!("{name}: {found} examples of the {wanted} wanted")));
+        }
+        Ok(shots)
+    }
+
+    fn vqa(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
+        let task = self.task;
+        let dataset = task.named(vqa::open(&task.data)?);
+        let train = task.train.as_deref().map(vqa::open).transpose()?;
+        let train = train.map(|train| task.named(train));
+        let majority = Majority::learn(train.as_deref().unwrap_or(dataset.as_ref()))?;
+        let shots = self.shots(train.as_deref(), vqa::question_and_answer)?;
+        let choices = match (task.answer, task.choices.is_empty()) {
+            (Answering::Generate, _) => Vec::new(),
+            (Answering::Choose, false) => task.choices.clone(),
+            (Answering::Choose, true) => majority.answers(),
+        };
+        let form = task.prompt.as_deref().unwrap_or(&self.pipeline.prompts().ask);
+        let asking = self.pipeline.asking(form, &shots)?;
+        let mut responses = self.responses()?;
+        let scores =
+            vqa::evaluate(dataset.as_ref(), task.extent(), &majority, |images, questions| {
+                let answers = responses.texts(questions.len(), |known| {
+                    let (images, questions) = (&images[known..], &questions[known..]);
+                    match task.answer {
+                        Answering::Generate => asking.answer(images, questions, &self.generation),
+                        Answering::Choose => asking.choose(images, questions, &choices),
+                    }
+                })?;
+                progress(answers.len());
+                Ok(answers)
+            })?;
+        let answers = scores.types.iter().map(|g| (g.name.clone(), json!(g.majority_answer)));
+        let answers = Value::Object(answers.collect());
+        let mut report = scores.report(dataset.name());
+        let learnt_on = task.train.as_deref().unwrap_or(&task.data);
+        report.config.insert("majority_learnt_on".to_owned(), json!(learnt_on));
+        report.config.insert("majority_answers".to_owned(), answers);
+        responses.finish()?;
+        Ok(report)
+    }
+
+    fn captioning(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
+        let task = self.task;
+        let dataset = task.named(data::open(&task.data)?);
+        let train = task.train.as_deref().map(data::open).transpose()?;
+        let train = train.map(|train| task.named(train));
+        let shots = self.shots(train.as_deref(), |fields| {
+            Ok((String::new(), captioning::first_target(fields)?))
+        })?;
+        let form = task.prompt.as_deref().unwrap_or(&self.pipeline.prompts().caption);
+        let asking = self.pipeline.asking(form, &shots)?;
+        let mut responses = self.responses()?;
+        let scores = captioning::evaluate(dataset.as_ref(), task.extent(), |images| {
+            let captions = responses.texts(images.len(), |known| {
+                let images = &images[known..];
+                asking.answer(images, &vec![""; images.len()], &self.generation)
+            })?;
+            progress(captions.len());
+            Ok(captions)
+        })?;
+        responses.finish()?;
+        Ok(scores.report(dataset.name()))
+    }
+
+    fn text_to_image(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
+        let scenes: ScenesConfig = self.task.data.parse()?;
+        let prompts = text_to_image::prompts(&scenes, self.task.limit)?;
+        let mut responses = self.responses()?;
+        let scores = text_to_image::evaluate(prompts, self.task.batch, |texts, first| {
+            let pictures = responses.pictures(texts.len(), |known| {
+                let seed = self.generation.seed.wrapping_add((first + known) as u64);
+                let config = GenerationConfig { seed, ..self.generation.clone() };
+                self.pipeline.draw_batch(&texts[known..], &config)
+            })?;
+            progress(pictures.len());
+            Ok(pictures)
+        })?;
+        responses.finish()?;
+        Ok(scores.report(&scenes.to_string()))
+    }
+
+    fn reconstruction(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
+        reconstruct(self.task, self.pipeline.vq()?, progress)
+    }
+
+    fn loss(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
+        let task = self.task;
+        let source = json!({
+            "path": task.data, "name": task.name, "templates": task.templates, "explode": task.explode,
+        });
+        let source: DataConfig =
+            serde_json::from_value(source).expect("a path, texts and a name make a source");
+        self.loss_of(std::slice::from_ref(&source), progress)
+    }
+
+    /// The mean loss on the documents of `sources`; `batch` counts rows of the model's context.
+    ///
+    /// # Errors
+    /// Those of the data; when there is nothing to predict.
+    pub fn loss_of(
+        &self,
+        sources: &[DataConfig],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Report> {
+        let packed = sources.iter().map(|source| self.packed(source));
+        let packed = packed.collect::<Result<Vec<_>>>()?;
+        let objective = NextToken { config: LossConfig::default() };
+        let scores = loss::evaluate(&packed, |batch| {
+            let found = objective.loss(self.pipeline.model().model(), batch);
+            progress(1);
+            BatchLoss { image: found.image, text: found.text }
+        })?;
+        let mut report = scores.report(&self.task.data);
+        report.config.insert("sources".to_owned(), json!(sources));
+        Ok(report)
+    }
+
+    /// The documents of `source` in rows; their codes are kept in the folder `codes` of the results.
+    fn packed(
+        &self,
+        source: &DataConfig,
+    ) -> Result<(String, Vec<crate::train::objective::NextTokenBatch>)> {
+        let processor = self.pipeline.processor();
+        let seq_len = self.pipeline.model().config().max_position_embeddings;
+        let pad = processor.vocabulary().special().pad;
+        let digest = self.pipeline.digest().unwrap_or("unknown");
+        let cache_dir = self.out.join("codes");
+        let encoding = Encoding {
+            vq: self.pipeline.vq()?,
+            // Another checkpoint's codes must not be taken for this one's.
+            digest,
+            cache_dir: &cache_dir,
+            quiet: self.quiet,
+        };
+        let count = self.task.limit.or(source.limit).unwrap_or(usize::MAX);
+        let new_packer = || Packer::new(self.task.batch, seq_len, pad);
+        let one = std::slice::from_ref(source);
+        let batches = validation_batches(one, encoding, count, processor, new_packer)?;
+        Ok((source.label().to_owned(), batches))
+    }
+}
+
+/// What `vq` loses of the pictures of a task's data set; needs no language model.
+///
+/// # Errors
+/// Those of the data set.
+pub fn reconstruct(
+    task: &TaskConfig,
+    vq: &vq_tokenizer::VqTokenizer,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Report> {
+    let dataset = reconstruction::open(&task.data)?;
+    let codes = vq.config().num_embeddings;
+    let scores = reconstruction::evaluate(dataset.as_ref(), task.extent(), codes, |images| {
+        progress(images.len());
+        reconstruction::reconstruct(vq, images)
+    })?;
+    let mut report = scores.report(dataset.name());
+    report.config.insert("preprocessor".to_owned(), json!(vq.preprocessor()));
+    Ok(report)
+}
+
+/// A recipe of many measures for one checkpoint: `calumma eval run`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalRecipe {
+    /// Where the results go.
+    pub run: EvalRunConfig,
+    /// What is measured, in order.
+    pub task: Vec<TaskConfig>,
+}
+
+/// Where results go, and of what.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalRunConfig {
+    /// Name of the folder.
+    pub name: String,
+    /// Where results lie.
+    #[serde(default = "results")]
+    pub directory: PathBuf,
+    /// The checkpoint.
+    pub checkpoint: PathBuf,
+}
+
+fn results() -> PathBuf {
+    PathBuf::from("results")
+}
+
+impl EvalRunConfig {
+    /// The folder of the results.
+    pub fn path(&self) -> PathBuf {
+        self.directory.join(&self.name)
+    }
+}
+
+impl Recipe for EvalRecipe {
+    fn validate(&self) -> Result<()> {
+        let mut names = std::collections::BTreeSet::new();
+        for task in &self.task {
+            task.validate()?;
+            let name = task.name.as_deref().unwrap_or_default();
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+                return Err(Error::Invalid(format!(
+                    "task.name is {name:?}; every task needs one of letters, digits, - _ and . (not first)"
+                )));
+            }
+            if !names.insert(name) {
+                return Err(Error::Invalid(format!("task.name {name:?} is given twice")));
+            }
+        }
+        match self.task.is_empty() {
+            true => Err(Error::Invalid("the recipe has no [[task]]".to_owned())),
+            false => Ok(()),
+        }
+    }
+}
+
+impl EvalRecipe {
+    /// The folder of a task's results.
+    pub fn out(&self, task: &TaskConfig) -> PathBuf {
+        self.run.path().join(Path::new(task.label()))
+    }
+}

@@ -1,0 +1,145 @@
+//! Questions and captions: a prompt form filled in for each picture, after some examples if there are any.
+
+use image::RgbImage;
+use vq_tokenizer::Codes;
+
+use super::{Pipeline, log_probability};
+use crate::error::{Error, Result};
+use crate::generate::GenerationConfig;
+use crate::generate::prompt::{FormPiece, render};
+use crate::tokenize::CodedSegment;
+
+/// An example that a prompt shows before what it asks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shot {
+    /// The picture.
+    pub image: RgbImage,
+    /// The question; empty where the form has none.
+    pub question: String,
+    /// What is right.
+    pub answer: String,
+}
+
+/// A prompt form, with examples encoded once.
+#[derive(Debug)]
+pub struct Asking<'a> {
+    pipeline: &'a Pipeline,
+    form: &'a str,
+    /// The examples, each followed by its answer and a separator.
+    examples: Vec<CodedSegment>,
+}
+
+impl Pipeline {
+    /// Asks by `form`, which may have `<image>`, `<sep>` and `{question}`, after the examples in `shots`.
+    ///
+    /// # Errors
+    /// When a picture cannot be encoded or the form asks for something else.
+    pub fn asking<'a>(&'a self, form: &'a str, shots: &[Shot]) -> Result<Asking<'a>> {
+        let images: Vec<RgbImage> = shots.iter().map(|shot| shot.image.clone()).collect();
+        let mut examples = Vec::new();
+        for (shot, codes) in shots.iter().zip(self.encode(&images)?) {
+            examples.extend(segments(form, &shot.question, Some(codes))?);
+            examples.push(CodedSegment::text(&shot.answer));
+            examples.push(CodedSegment::sep());
+        }
+        Ok(Asking { pipeline: self, form, examples })
+    }
+}
+
+impl Asking<'_> {
+    /// The prompts about `images`, with the question at the same place of `questions`.
+    ///
+    /// # Errors
+    /// When there are not as many pictures as questions, or one cannot be encoded.
+    pub fn prompts(
+        &self,
+        images: &[RgbImage],
+        questions: &[impl AsRef<str>],
+    ) -> Result<Vec<Vec<u32>>> {
+        if images.len() != questions.len() {
+            let (pictures, questions) = (images.len(), questions.len());
+            return Err(Error::Invalid(format!(
+                "{pictures} pictures for {questions} questions; each question needs one"
+            )));
+        }
+        let prompt = |(codes, question): (Codes, &_)| {
+            let question = AsRef::<str>::as_ref(question);
+            let mut all = self.examples.clone();
+            all.extend(segments(self.form, question, Some(codes))?);
+            self.pipeline.processor.encode(&all)
+        };
+        self.pipeline.encode(images)?.into_iter().zip(questions).map(prompt).collect()
+    }
+
+    /// An answer to each, all in one batch.
+    ///
+    /// # Errors
+    /// As [`prompts`](Self::prompts); when a prompt does not fit the context.
+    pub fn answer(
+        &self,
+        images: &[RgbImage],
+        questions: &[impl AsRef<str>],
+        config: &GenerationConfig,
+    ) -> Result<Vec<String>> {
+        self.pipeline.answer(&self.prompts(images, questions)?, config)
+    }
+
+    /// For each the one of `choices` that is the likeliest continuation: the largest sum of
+    /// log-probabilities of its ids, as lm-evaluation-harness's `acc` takes it. Among equals the
+    /// first.
+    ///
+    /// # Errors
+    /// As [`answer`](Self::answer); when there is no choice.
+    pub fn choose(
+        &self,
+        images: &[RgbImage],
+        questions: &[impl AsRef<str>],
+        choices: &[String],
+    ) -> Result<Vec<String>> {
+        let encode = |choice: &String| self.pipeline.processor.text().encode_plain(choice);
+        let ids = choices.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let prompts = self.prompts(images, questions)?;
+        let best = |prompt: &Vec<u32>| -> Result<String> {
+            let mut best: Option<(f64, usize)> = None;
+            for (number, fit) in self.fits(prompt, &ids)?.into_iter().enumerate() {
+                if best.is_none_or(|(highest, _)| fit > highest) {
+                    best = Some((fit, number));
+                }
+            }
+            let nothing = || Error::Invalid("there are no choices to choose from".to_owned());
+            Ok(choices[best.ok_or_else(nothing)?.1].clone())
+        };
+        prompts.iter().map(best).collect()
+    }
+
+    /// The log-probability of each of `choices` after `prompt`, in nats. One pass over the prompt tells
+    /// that of all choices of one id.
+    fn fits(&self, prompt: &[u32], choices: &[Vec<u32>]) -> Result<Vec<f64>> {
+        let model = &self.pipeline.model;
+        let after = model.all_logits(prompt)?.pop().unwrap_or_default();
+        let fit = |choice: &Vec<u32>| match choice[..] {
+            [] => Ok(0.0),
+            [id] => Ok(log_probability(&after, id)),
+            _ => {
+                let logits = model.all_logits(&[prompt, choice].concat())?;
+                let of_choice = logits[prompt.len() - 1..].iter().zip(choice);
+                Ok(of_choice.map(|(logits, &id)| log_probability(logits, id)).sum())
+            }
+        };
+        choices.iter().map(fit).collect()
+    }
+}
+
+/// A filled form; the picture takes its `<image>` mark.
+fn segments(form: &str, question: &str, mut picture: Option<Codes>) -> Result<Vec<CodedSegment>> {
+    let marks = || Error::Invalid(format!("the prompt form `{form}` lacks or repeats <image>"));
+    let mut segments = Vec::new();
+    for piece in render(form, &[("question", question)])? {
+        segments.push(match piece {
+            FormPiece::Text(text) => CodedSegment::Text(text),
+            FormPiece::Separator => CodedSegment::sep(),
+            FormPiece::Image => CodedSegment::Image(picture.take().ok_or_else(marks)?),
+        });
+    }
+    if picture.is_some() { Err(marks()) } else { Ok(segments) }
+}
