@@ -1,5 +1,7 @@
 //! One source of documents or pictures, as a recipe's `[[data]]` section names it.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::DEFAULT_TOLERANCE;
@@ -168,7 +170,12 @@ pub(crate) fn validate_sources(sources: &[DataConfig], purpose: Purpose) -> Resu
             .augment
             .validate()
             .map_err(|e| Error::Invalid(format!("data {}: {e}", source.path)))?;
-        let (is_tokens, path) = (super::shards::is_spec(&source.path), &source.path);
+        // A directory that is not there yet may be one of shards that are still to be made.
+        let path = &source.path;
+        let to_come = !path.contains(':')
+            && Path::new(path).extension().is_none()
+            && !Path::new(path).exists();
+        let is_tokens = super::shards::is_spec(path) || (to_come && source.templates.is_empty());
         let problem = match purpose {
             Purpose::Pictures if is_tokens => "holds token shards, which have no pictures",
             Purpose::Documents { .. } if is_tokens && !source.templates.is_empty() => {

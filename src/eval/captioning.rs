@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use image::RgbImage;
 use serde_json::{Value, json};
 
-use super::metrics::AnswerNormalizer;
+use super::metrics::{AnswerNormalizer, PtbTokenizer, Segment, bleu, cider, rouge_l};
 use super::report::{Report, SampleRecord};
 use super::score::Score;
 use super::{Extent, each_batch, number, one_each, picture, tone};
@@ -33,6 +33,11 @@ pub struct CaptioningScores {
     pub true_mentions: Option<Score>,
     /// On scenes: the share of captions that also mention every object.
     pub all_mentioned: Option<Score>,
+    /// The public caption metrics over all pictures, by name: BLEU-1 to 4, ROUGE-L and CIDEr-D, in [0, 1]
+    /// or for CIDEr-D [0, 10]. CIDEr-D depends on the set: state N.
+    pub public: Vec<(&'static str, Score)>,
+    /// `{"image_id", "caption"}` of every picture that has an id: what the COCO server takes.
+    pub submission: Vec<Value>,
     /// Every picture.
     pub samples: Vec<SampleRecord>,
     /// Samples that could not be read.
@@ -53,6 +58,8 @@ pub fn evaluate(
 ) -> Result<CaptioningScores> {
     let normalizer = AnswerNormalizer::new();
     let (mut samples, mut sheet) = (Vec::new(), Vec::new());
+    let (mut captions_given, mut references) = (Vec::new(), Vec::new());
+    let mut submission = Vec::new();
     let bad = each_batch(dataset, extent, |batch| {
         let pictures =
             batch.iter().map(|(_, sample)| picture(sample).cloned()).collect::<Result<Vec<_>>>()?;
@@ -69,6 +76,11 @@ pub fn evaluate(
                 sheet.push(cell.note(Tone::Muted, &targets[0]));
             }
             let target = if targets.len() == 1 { json!(targets[0]) } else { json!(targets) };
+            if let Some(id) = sample.fields.get("image_id") {
+                submission.push(json!({ "image_id": id, "caption": given }));
+            }
+            captions_given.push(given.clone());
+            references.push(targets);
             samples.push(SampleRecord {
                 doc_id: index,
                 id: sample.source,
@@ -80,6 +92,7 @@ pub fn evaluate(
         }
         Ok(())
     })?;
+    let public = public_metrics(&captions_given, &references, &mut samples)?;
     let values = |name: &str| -> Vec<f64> {
         let of = |s: &SampleRecord| s.scores.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
         samples.iter().filter_map(of).collect()
@@ -91,10 +104,39 @@ pub fn evaluate(
         word_f1: Score::mean(&values("word_f1")),
         true_mentions: on_scenes("true_mentions"),
         all_mentioned: on_scenes("all_mentioned"),
+        public,
+        submission,
         samples,
         bad,
         sheet,
     })
+}
+
+/// The caption metrics that papers report, of captions and references as the public scorers tokenise them; those
+/// of each picture go to its record.
+fn public_metrics(
+    captions: &[String],
+    references: &[Vec<String>],
+    samples: &mut [SampleRecord],
+) -> Result<Vec<(&'static str, Score)>> {
+    let segments = Segment::tokenized(&PtbTokenizer::new(), captions, references)?;
+    let (bleu, rouge_l, cider) = (bleu(&segments), rouge_l(&segments), cider(&segments));
+    for (at, sample) in samples.iter_mut().enumerate() {
+        let of_one = [
+            ("bleu_4", bleu.segments[at][3]),
+            ("rouge_l", rouge_l.segments[at]),
+            ("cider", cider.segments[at]),
+        ];
+        sample.scores.extend(of_one);
+    }
+    let n = segments.len();
+    let names = ["bleu_1", "bleu_2", "bleu_3", "bleu_4"];
+    // BLEU is of the whole set, not a mean over pictures, so resampling means says nothing about it.
+    let of_set = names.into_iter().zip(bleu.corpus).map(|(name, value)| (name, Score::whole(value, n)));
+    let mut scores: Vec<_> = of_set.collect();
+    scores.push(("rouge_l", Score::mean(&rouge_l.segments)));
+    scores.push(("cider", Score::mean(&cider.segments)));
+    Ok(scores)
 }
 
 fn targets(fields: &Fields) -> Result<Vec<String>> {
@@ -184,11 +226,14 @@ impl CaptioningScores {
             ("all_mentioned", self.all_mentioned),
         ];
         let named = |(name, score): (&str, Option<Score>)| Some((name.to_owned(), score?));
+        let public = self.public.into_iter().map(|(name, score)| (name, Some(score)));
         Report {
             task: "captioning",
             dataset: dataset.to_owned(),
-            scores: scores.into_iter().filter_map(named).collect(),
+            scores: scores.into_iter().chain(public).filter_map(named).collect(),
             samples: self.samples,
+            submission: (!self.submission.is_empty())
+                .then_some(("captions_submission.json", self.submission)),
             bad: self.bad,
             sheet: self.sheet,
             ..Report::default()

@@ -7,6 +7,7 @@
 //! `results.json`, `samples.jsonl` and a sheet of pictures.
 
 pub mod captioning;
+pub mod geneval;
 pub mod loss;
 pub mod metrics;
 mod question;

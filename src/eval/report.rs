@@ -1,4 +1,4 @@
-//! The files of an evaluation: `results.json`, `samples.jsonl`, `sheet.png`.
+//! The files of an evaluation: `results.json`, `samples.jsonl`, `sheet.png`, and what official servers take.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -71,6 +71,8 @@ pub struct Report {
     pub config: Map<String, Value>,
     /// Every item.
     pub samples: Vec<SampleRecord>,
+    /// What an official server takes, by the name of its file.
+    pub submission: Option<(&'static str, Vec<Value>)>,
     /// Items that could not be read.
     pub bad: Vec<BadSample>,
     /// Some items to look at; may be empty.
@@ -107,6 +109,9 @@ impl Report {
         std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
         let lines: Vec<String> = self.samples.iter().map(|s| json(s) + "\n").collect();
         write_whole(&dir.join("samples.jsonl"), lines.concat().as_bytes())?;
+        if let Some((name, entries)) = &self.submission {
+            write_whole(&dir.join(name), json(entries).as_bytes())?;
+        }
         if !self.sheet.is_empty() {
             let path = dir.join("sheet.png");
             write_whole(&path, &self.draw_sheet().map_err(|e| Error::file(&path, e.to_string()))?)?;

@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::loss::BatchLoss;
 use super::{
-    Extent, Majority, Report, Responses, captioning, loss, reconstruction, text_to_image, vqa,
+    Extent, Majority, Report, Responses, captioning, geneval, loss, reconstruction, text_to_image,
+    vqa,
 };
 use crate::data::pack::Packer;
 use crate::data::scenes::ScenesConfig;
@@ -37,6 +38,8 @@ pub enum Measure {
     Reconstruction,
     /// Mean loss per token.
     Loss,
+    /// Pictures for GenEval's own scorer; nothing is scored here.
+    Geneval,
 }
 
 /// How an answer is found.
@@ -206,6 +209,7 @@ impl Evaluation<'_> {
             Measure::Captioning => data::open(&task.data)?.len(),
             Measure::TextToImage => task.data.parse::<ScenesConfig>()?.count,
             Measure::Reconstruction => reconstruction::open(&task.data)?.len(),
+            Measure::Geneval => geneval::IMAGES * data::open(&task.data)?.len(),
             Measure::Loss => return Ok(None),
         };
         Ok(Some(task.extent().of(len)))
@@ -223,6 +227,7 @@ impl Evaluation<'_> {
             Measure::TextToImage => self.text_to_image(progress),
             Measure::Reconstruction => self.reconstruction(progress),
             Measure::Loss => self.loss(progress),
+            Measure::Geneval => self.geneval(progress),
         }?;
         let writes = !matches!(self.task.measure, Measure::Reconstruction | Measure::Loss);
         if writes {
@@ -341,6 +346,18 @@ impl Evaluation<'_> {
         })?;
         responses.finish()?;
         Ok(scores.report(&scenes.to_string()))
+    }
+
+    fn geneval(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
+        let dataset = data::open(&self.task.data)?;
+        let dir = self.out.join("geneval");
+        geneval::draw(dataset.as_ref(), self.task.extent(), &dir, |prompt, first| {
+            let seed = self.generation.seed.wrapping_add(first as u64);
+            let config = GenerationConfig { seed, ..self.generation.clone() };
+            let pictures = self.pipeline.draw_batch(&[prompt; geneval::IMAGES], &config)?;
+            progress(pictures.len());
+            Ok(pictures)
+        })
     }
 
     fn reconstruction(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use image::RgbImage;
 use serde_json::{Value, json};
 
-use super::metrics::AnswerNormalizer;
+use super::metrics::{AnswerNormalizer, AnswerRules, VqaAccuracy};
 use super::question::{Majority, Question};
 use super::report::{Report, SampleRecord};
 use super::score::Score;
@@ -66,6 +66,15 @@ pub struct Group {
     pub question_majority: Score,
 }
 
+/// Accuracy against several people's answers, where a data set has them.
+#[derive(Clone, Debug, Default)]
+pub struct PeopleScores {
+    /// By the rules of the VQA challenge.
+    pub official: Vec<f64>,
+    /// By those of EvalAI, with which TextVQA and VizWiz are scored.
+    pub evalai: Vec<f64>,
+}
+
 /// What [`evaluate`] found.
 #[derive(Clone, Debug)]
 pub struct VqaScores {
@@ -73,6 +82,10 @@ pub struct VqaScores {
     pub overall: Group,
     /// By type, in alphabetical order.
     pub types: Vec<Group>,
+    /// Against the ten answers of people, where there are ten.
+    pub people: PeopleScores,
+    /// `{"question_id", "answer"}` of every question that has an id: what the challenge's server takes.
+    pub submission: Vec<Value>,
     /// Every question.
     pub samples: Vec<SampleRecord>,
     /// Samples that could not be read.
@@ -100,6 +113,8 @@ pub fn evaluate(
     mut answer: impl FnMut(&[RgbImage], &[String]) -> Result<Vec<String>>,
 ) -> Result<VqaScores> {
     let normalizer = AnswerNormalizer::new();
+    let (official, evalai) = (VqaAccuracy::new(AnswerRules::Official), VqaAccuracy::new(AnswerRules::EvalAi));
+    let (mut people, mut submission) = (PeopleScores::default(), Vec::new());
     let (mut judged, mut samples, mut sheet) = (Vec::new(), Vec::new(), Vec::new());
     let bad = each_batch(dataset, extent, |batch| {
         let (mut pictures, mut questions) = (Vec::new(), Vec::new());
@@ -115,13 +130,31 @@ pub fn evaluate(
         {
             let right = normalizer.normalize(&given) == question.normalized;
             show(&mut sheet, picture, &question.text, (&given, right));
-            samples.push(record(index, sample.source, &question, &given, right));
+            let mut one = record(index, sample.source, &question, &given, right);
+            if let Some(answers) = answers_of_people(&sample.fields) {
+                let scores = [official.accuracy(&given, &answers), evalai.accuracy(&given, &answers)];
+                one.scores.extend(["vqa_official", "vqa_evalai"].into_iter().zip(scores));
+                people.official.push(scores[0]);
+                people.evalai.push(scores[1]);
+            }
+            if let Some(id) = sample.fields.get("question_id") {
+                submission.push(json!({ "question_id": id, "answer": given }));
+            }
+            samples.push(one);
             judged.push(Judged { question, right });
         }
         Ok(())
     })?;
     let (overall, types) = groups(&judged, majority);
-    Ok(VqaScores { overall, types, samples, bad, sheet })
+    Ok(VqaScores { overall, types, people, submission, samples, bad, sheet })
+}
+
+/// The answers of several people to a question, if the sample has more than one.
+fn answers_of_people(fields: &Fields) -> Option<Vec<String>> {
+    let answers = fields.get("answers")?.as_array()?;
+    let texts: Option<Vec<String>> =
+        answers.iter().map(|answer| answer.as_str().map(str::to_owned)).collect();
+    texts.filter(|texts| texts.len() > 1)
 }
 
 /// Puts question and answer below their picture, a few on each.
@@ -186,6 +219,10 @@ impl VqaScores {
     /// `majority_answer` and `question_majority`, then the same by type as `exact_match/TYPE`.
     pub fn report(self, dataset: &str) -> Report {
         let mut scores = Vec::new();
+        if !self.people.official.is_empty() {
+            scores.push(("vqa_official".to_owned(), Score::mean(&self.people.official)));
+            scores.push(("vqa_evalai".to_owned(), Score::mean(&self.people.evalai)));
+        }
         let mut put = |group: &Group, suffix: &str| {
             scores.push((format!("exact_match{suffix}"), group.accuracy));
             scores.push((format!("majority_answer{suffix}"), group.majority));
@@ -198,6 +235,8 @@ impl VqaScores {
             dataset: dataset.to_owned(),
             scores,
             samples: self.samples,
+            submission: (!self.submission.is_empty())
+                .then_some(("vqa_submission.json", self.submission)),
             bad: self.bad,
             sheet: self.sheet,
             ..Report::default()

@@ -55,3 +55,22 @@ fn docs_train_your_own_runs_as_written() {
     let drawn = std::fs::read_dir(dir.path().join("drawn")).unwrap().count();
     assert_eq!(drawn, 1);
 }
+
+#[test]
+fn every_recipe_is_valid() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for folder in ["recipes", "recipes/own", "recipes/ablation"] {
+        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let is_recipe = path.extension().is_some_and(|e| e == "toml");
+            if !is_recipe || path.ends_with("ablation/ways.toml") {
+                continue;
+            }
+            let outcome = super::calumma_in(root, &["inspect", super::text(&path)]);
+            assert_eq!(outcome.code, 0, "{}: {}", path.display(), outcome.stderr);
+            seen += 1;
+        }
+    }
+    assert!(seen > 12);
+}

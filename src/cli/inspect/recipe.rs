@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use calumma::train::{BpeRecipe, LanguageRecipe, Recipe, VqRecipe, read_recipe};
+use calumma::eval::task::EvalRecipe;
+use calumma::train::{BpeRecipe, LanguageRecipe, Recipe, TokensRecipe, VqRecipe, read_recipe};
 use calumma::{Error, Result};
 use serde_json::json;
 
@@ -16,8 +17,12 @@ pub fn show(path: &Path, session: &Session) -> Result<()> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     let table: toml::Table = toml::from_str(&text)
         .map_err(|e| Error::file(path, e.to_string().trim_end().to_owned()))?;
-    if table.contains_key("bpe") {
+    if table.contains_key("task") {
+        resolved::<EvalRecipe>(path, "measures", "eval run", session)
+    } else if table.contains_key("bpe") {
         resolved::<BpeRecipe>(path, "text tokenizer", "bpe train", session)
+    } else if table.contains_key("tokenizer") && !table.contains_key("model") {
+        resolved::<TokensRecipe>(path, "token shards", "tokenize", session)
     } else if table.contains_key("tokenizer") {
         resolved::<LanguageRecipe>(path, "language model", "train", session)
     } else {

@@ -1,0 +1,97 @@
+//! Pictures for GenEval's own scorer (arXiv 2310.11513, djghosh13/geneval): the folder that it reads. Its
+//! detectors are not part of this project, so nothing is scored here, and no score is called GenEval's.
+//!
+//! `NNNNN/metadata.jsonl` holds the prompt's line of `evaluation_metadata.jsonl`, `NNNNN/samples/0000.png` and
+//! so on the pictures.
+
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use image::{ImageFormat, RgbImage};
+use serde_json::{Value, json};
+
+use super::report::{Report, SampleRecord};
+use super::score::Score;
+use super::{Extent, one_each};
+use crate::data::{Dataset, Fields};
+use crate::error::{Error, Result};
+use crate::files::write_whole;
+use crate::sheet::{Cell, Tone};
+
+/// Pictures for each prompt, as the benchmark has them.
+pub const IMAGES: usize = 4;
+/// Prompts on the sheet.
+const SHOWN: usize = 32;
+
+/// Draws [`IMAGES`] pictures for each prompt of `dataset` into the folder `dir`; prompts whose pictures are all
+/// there already are passed over.
+///
+/// `draw` gets a prompt and the number of its first picture, which a seed may be moved by, and gives
+/// [`IMAGES`] pictures.
+///
+/// # Errors
+/// Those of `draw` and of the files; when a sample has no `prompt`.
+pub fn draw(
+    dataset: &dyn Dataset,
+    extent: Extent,
+    dir: &Path,
+    mut draw: impl FnMut(&str, usize) -> Result<Vec<RgbImage>>,
+) -> Result<Report> {
+    let len = extent.of(dataset.len());
+    let (mut samples, mut sheet) = (Vec::new(), Vec::new());
+    for index in 0..len {
+        let fields = dataset.fields(index)?;
+        let prompt = text(&fields, dataset, index)?;
+        let folder = dir.join(format!("{index:05}"));
+        let path = |number: usize| folder.join("samples").join(format!("{number:04}.png"));
+        if !(0..IMAGES).all(|number| path(number).is_file()) {
+            let pictures = one_each(draw(&prompt, index * IMAGES)?, IMAGES)?;
+            let metadata = fields.get("metadata").cloned().unwrap_or(json!({ "prompt": prompt }));
+            write_whole(&folder.join("metadata.jsonl"), format!("{metadata}\n").as_bytes())?;
+            for (number, picture) in pictures.iter().enumerate() {
+                write_picture(&path(number), picture)?;
+            }
+        }
+        if sheet.len() < SHOWN {
+            let first = image::open(path(0)).map_err(|e| Error::file(&path(0), e.to_string()))?;
+            sheet.push(Cell::new(first.into_rgb8()).note(Tone::Plain, prompt.as_str()));
+        }
+        samples.push(record(index, &fields, prompt, &folder));
+    }
+    let pictures = Score::whole((len * IMAGES) as f64, len);
+    Ok(Report {
+        task: "geneval",
+        dataset: dataset.name().to_owned(),
+        scores: vec![("pictures_written".to_owned(), pictures)],
+        samples,
+        sheet,
+        ..Report::default()
+    })
+}
+
+fn text(fields: &Fields, dataset: &dyn Dataset, index: usize) -> Result<String> {
+    let prompt = fields.get("prompt").and_then(Value::as_str);
+    prompt.map(str::to_owned).ok_or_else(|| {
+        Error::Invalid(format!("{}: sample {index} has no text in prompt", dataset.name()))
+    })
+}
+
+fn record(doc_id: usize, fields: &Fields, prompt: String, folder: &PathBuf) -> SampleRecord {
+    SampleRecord {
+        doc_id,
+        id: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        input: prompt,
+        target: fields.get("metadata").cloned().unwrap_or(Value::Null),
+        response: json!(folder.join("samples")),
+        kind: fields.get("tag").and_then(Value::as_str).map(str::to_owned),
+        scores: Vec::new(),
+    }
+}
+
+fn write_picture(path: &Path, picture: &RgbImage) -> Result<()> {
+    let mut png = Cursor::new(Vec::new());
+    picture
+        .write_to(&mut png, ImageFormat::Png)
+        .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
+    write_whole(path, &png.into_inner())
+}
