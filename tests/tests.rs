@@ -8,6 +8,7 @@ mod data;
 mod eval;
 mod generate;
 mod lumina;
+mod metrics;
 mod mixture;
 mod model;
 mod pack;
