@@ -1,9 +1,36 @@
 //! Metrics over texts, each after the public implementation that its file names.
+//!
+//! Captions are scored as [`Segment`]s of tokenised texts: [`PtbTokenizer`] first, then [`bleu()`],
+//! [`rouge_l()`] and [`cider()`]. All are pure functions.
 
+pub mod bleu;
+pub mod cider;
 pub mod ptb;
 mod ptb_lists;
 mod ptb_rules;
+pub mod rouge_l;
+mod segment;
 pub mod vqa_accuracy;
 
+pub use bleu::{Bleu, bleu};
+pub use cider::{Cider, cider};
 pub use ptb::PtbTokenizer;
+pub use rouge_l::{RougeL, rouge_l};
+pub use segment::Segment;
 pub use vqa_accuracy::AnswerNormalizer;
+
+/// The words of `text`, split as Python's `str.split` does it: unlike Rust's, it also splits at the
+/// four information separators.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(is_blank).filter(|word| !word.is_empty())
+}
+
+/// Whether Python's `str.isspace` holds.
+fn is_blank(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// The mean; 0 of nothing.
+fn mean(values: &[f64]) -> f64 {
+    if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
+}
