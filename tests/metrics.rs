@@ -1,6 +1,8 @@
 //! The metrics over texts against committed reference values.
 
-use calumma::eval::metrics::{PtbTokenizer, Segment, bleu, cider, rouge_l};
+use calumma::eval::metrics::{
+    AnswerRules, PtbTokenizer, Segment, VqaAccuracy, bleu, cider, rouge_l,
+};
 use serde_json::Value;
 
 use crate::common::fixture;
@@ -88,6 +90,17 @@ fn captions_with_fifty_references_score_as_by_the_public_scorer() {
         }
     }
     assert_eq!(compared, 3 * (6 + 74 * 2));
+}
+
+#[test]
+fn answers_are_scored_as_by_the_public_evaluator() {
+    let official = VqaAccuracy::new(AnswerRules::Official);
+    let cases = json("metrics/vqa_accuracy_cases.json");
+    for case in list(&cases["cases"]) {
+        let accuracy = official.accuracy(text(&case["prediction"]), &texts(&case["answers"]));
+        assert!((accuracy - case["accuracy"].as_f64().unwrap()).abs() <= TOLERANCE, "{case}");
+    }
+    assert_eq!(list(&cases["cases"]).len(), 16);
 }
 
 /// Compares the tokens of rows of `text` and `tokens`, one file together; returns how many differ.
