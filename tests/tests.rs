@@ -10,6 +10,7 @@ mod generate;
 mod gradients;
 mod kill;
 mod lumina;
+mod metrics;
 mod mixture;
 mod model;
 mod overfit;

@@ -1,11 +1,16 @@
-//! Answers in the form in which they are compared.
+//! Answers in the form in which they are compared, and the accuracy against ten people's answers.
 //!
 //! The rules are those of the public VQA evaluator (GT-Vision-Lab/VQA,
 //! `PythonEvaluationTools/vqaEvaluation/vqaEval.py`), oddities included, because published scores
-//! depend on them. Here both sides are always normalised and compared whole: the measure for data
-//! sets with one right answer.
+//! depend on them, and those of its descendant on EvalAI (in MMF and lmms-eval,
+//! `tasks/_task_utils/vqa_eval_metric.py`), which differ. [`VqaAccuracy`] compares with several
+//! answers; a data set with one right answer takes [`AnswerNormalizer::same`].
+
+use std::collections::BTreeMap;
 
 use regex::Regex;
+
+use super::{is_blank, mean, words as split};
 
 /// Deleted where one stands beside a blank anywhere in the answer, else replaced by a blank.
 const PUNCTUATION: [char; 21] = [
@@ -45,6 +50,21 @@ const CONTRACTIONS: &str = "ain't aren't can't could've couldn't couldn't've did
     who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all \
     y'all'll y'all'd've you'd you'd've you'll you're you've";
 
+/// Which evaluator's rules hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AnswerRules {
+    /// The VQA challenge's own. Its accuracy normalises only where people's answers differ.
+    #[default]
+    Official,
+    /// lmms-eval's for VQAv2: the two steps of the official one, always, and several commas between
+    /// digits count like one.
+    LmmsVqa,
+    /// EvalAI's processor, with which TextVQA, VizWiz and OK-VQA are scored: as
+    /// [`AnswerRules::LmmsVqa`], after lower case, without commas and question marks, and `'s` a
+    /// word of its own.
+    EvalAi,
+}
+
 /// Puts answers into the form in which they are compared. Make one for many answers.
 ///
 /// ```
@@ -57,6 +77,7 @@ pub struct AnswerNormalizer {
     /// A comma between digits; digits are Unicode's decimal ones, as in the evaluator.
     thousands: Regex,
     full_stop: Regex,
+    rules: AnswerRules,
 }
 
 impl Default for AnswerNormalizer {
@@ -66,17 +87,29 @@ impl Default for AnswerNormalizer {
 }
 
 impl AnswerNormalizer {
-    /// A normaliser by the evaluator's rules.
+    /// A normaliser by the official evaluator's rules.
     pub fn new() -> Self {
+        Self::with_rules(AnswerRules::Official)
+    }
+
+    /// A normaliser by `rules`.
+    pub fn with_rules(rules: AnswerRules) -> Self {
         let regex = |pattern| Regex::new(pattern).expect("the patterns are fixed and valid");
-        Self { thousands: regex(r"\d,\d"), full_stop: regex(r"\.(\d?)") }
+        let thousands = match rules {
+            AnswerRules::Official => r"\d,\d",
+            AnswerRules::LmmsVqa | AnswerRules::EvalAi => r"\d,+\d",
+        };
+        Self { thousands: regex(thousands), full_stop: regex(r"\.(\d?)"), rules }
     }
 
     /// `answer` in lower case with single blanks, without punctuation and articles, numbers up to
     /// ten as digits, contractions with their apostrophes.
     pub fn normalize(&self, answer: &str) -> String {
-        let answer = answer.replace(['\n', '\t'], " ");
-        words(&self.without_punctuation(answer.trim()))
+        let answer = match self.rules {
+            AnswerRules::EvalAi => stripped(&possessives(answer)),
+            AnswerRules::Official | AnswerRules::LmmsVqa => stripped(answer),
+        };
+        words(&self.without_punctuation(&answer))
     }
 
     /// Whether two answers are the same once normalised.
@@ -107,12 +140,20 @@ impl AnswerNormalizer {
     }
 }
 
+/// `answer` without line ends, tabs and blanks around it.
+fn stripped(answer: &str) -> String {
+    answer.replace(['\n', '\t'], " ").trim_matches(is_blank).to_owned()
+}
+
+/// What EvalAI's processor does first.
+fn possessives(answer: &str) -> String {
+    let answer = answer.to_lowercase().replace([',', '?'], "").replace("'s", " 's");
+    answer.trim_matches(is_blank).to_owned()
+}
+
 fn words(text: &str) -> String {
-    // Python also splits at the four information separators.
-    let blank = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
     let lower = text.to_lowercase();
-    let words = lower.split(blank).filter(|word| !word.is_empty());
-    let words = words.map(digits).filter(|word| !ARTICLES.contains(word)).map(contraction);
+    let words = split(&lower).map(digits).filter(|word| !ARTICLES.contains(word)).map(contraction);
     words.collect::<Vec<_>>().join(" ")
 }
 
@@ -134,6 +175,83 @@ fn contraction(word: &str) -> &str {
             })
     };
     CONTRACTIONS.split(' ').filter(|right| !right.is_empty()).find(lacks_one).unwrap_or(word)
+}
+
+/// The accuracy of an answer that several people gave too: Antol et al. 2015 (VQA, section 3.4) as
+/// an evaluator computes it. Make one for many answers.
+///
+/// ```
+/// use calumma::eval::metrics::{AnswerRules, VqaAccuracy};
+///
+/// let people = ["red", "red", "red", "Red", "blue", "blue", "blue", "blue", "blue", "blue"];
+/// let official = VqaAccuracy::new(AnswerRules::Official);
+/// assert_eq!(official.accuracy("the red", &people), 1.0);
+/// assert!((official.accuracy("green", &people)).abs() < 1e-12);
+/// ```
+#[derive(Clone, Debug)]
+pub struct VqaAccuracy {
+    normalizer: AnswerNormalizer,
+}
+
+impl VqaAccuracy {
+    /// The accuracy by `rules`.
+    pub fn new(rules: AnswerRules) -> Self {
+        Self { normalizer: AnswerNormalizer::with_rules(rules) }
+    }
+
+    /// The accuracy of `prediction` in `[0, 1]`: the mean over people of `min(1, m / 3)`, m being
+    /// how many of the *other* people's answers equal the prediction. 0 without answers.
+    ///
+    /// By [`AnswerRules::Official`], where all answers are the same before normalisation nothing is
+    /// normalised: a prediction "Yes" is wrong for ten times "yes".
+    pub fn accuracy<T: AsRef<str>>(&self, prediction: &str, answers: &[T]) -> f64 {
+        let official = self.normalizer.rules == AnswerRules::Official;
+        let plain: Vec<String> = answers.iter().map(|answer| stripped(answer.as_ref())).collect();
+        let unanimous = plain.windows(2).all(|pair| pair[0] == pair[1]);
+        let right: Vec<bool> = if official && unanimous {
+            let prediction = stripped(prediction);
+            plain.iter().map(|answer| *answer == prediction).collect()
+        } else {
+            let prediction = self.normalizer.normalize(prediction);
+            let normalized =
+                answers.iter().map(|answer| self.normalizer.normalize(answer.as_ref()));
+            normalized.map(|answer| answer == prediction).collect()
+        };
+        let matches = right.iter().filter(|right| **right).count();
+        let others = |right: &bool| matches - usize::from(*right);
+        let shares: Vec<f64> =
+            right.iter().map(|right| (others(right) as f64 / 3.0).min(1.0)).collect();
+        mean(&shares)
+    }
+}
+
+/// Mean accuracies over questions, as the evaluator reports them but in `[0, 1]` and not rounded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VqaSummary {
+    /// Over all questions; 0 of none.
+    pub overall: f64,
+    /// By the kind of the answer: `yes/no`, `number`, `other`.
+    pub by_answer_type: BTreeMap<String, f64>,
+    /// By the first words of the question.
+    pub by_question_type: BTreeMap<String, f64>,
+}
+
+impl VqaSummary {
+    /// The summary of questions, each given as answer type, question type and accuracy.
+    pub fn of<'a>(questions: impl IntoIterator<Item = (&'a str, &'a str, f64)>) -> Self {
+        let mut all = Vec::new();
+        let (mut answers, mut kinds) = (BTreeMap::new(), BTreeMap::new());
+        for (answer_type, question_type, accuracy) in questions {
+            all.push(accuracy);
+            answers.entry(answer_type).or_insert_with(Vec::new).push(accuracy);
+            kinds.entry(question_type).or_insert_with(Vec::new).push(accuracy);
+        }
+        let means = |groups: BTreeMap<&str, Vec<f64>>| {
+            groups.into_iter().map(|(name, values)| (name.to_owned(), mean(&values))).collect()
+        };
+        let (by_answer_type, by_question_type) = (means(answers), means(kinds));
+        Self { overall: mean(&all), by_answer_type, by_question_type }
+    }
 }
 
 #[cfg(test)]
@@ -168,5 +286,32 @@ mod tests {
         ] {
             assert_eq!(contraction(given), right);
         }
+    }
+
+    #[test]
+    fn evaluators_differ_in_commas_and_possessives() {
+        let of = |rules, answer| AnswerNormalizer::with_rules(rules).normalize(answer);
+        assert_eq!(of(AnswerRules::Official, "1,,000-a"), "1 000");
+        assert_eq!(of(AnswerRules::LmmsVqa, "1,,000-a"), "1000a");
+        assert_eq!(of(AnswerRules::EvalAi, "It's 1,000?"), "it 's 1000");
+        assert_eq!(of(AnswerRules::LmmsVqa, "It's 1,000?"), "it's 1000");
+    }
+
+    #[test]
+    fn only_the_official_rules_leave_unanimous_answers_as_they_are() {
+        let of = |rules, people: &[&str]| VqaAccuracy::new(rules).accuracy("Yes", people);
+        assert_eq!(of(AnswerRules::Official, &["yes"; 10]), 0.0);
+        assert_eq!(of(AnswerRules::EvalAi, &["yes"; 10]), 1.0);
+        assert_eq!(of(AnswerRules::Official, &["\tYes", "Yes\n"]), 1.0 / 3.0);
+        assert_eq!(of(AnswerRules::Official, &[]), 0.0);
+    }
+
+    #[test]
+    fn summaries_are_means_of_questions_not_of_groups() {
+        let questions = [("yes/no", "is", 1.0), ("other", "what", 0.0), ("other", "is", 0.5)];
+        let summary = VqaSummary::of(questions);
+        assert_eq!(summary.overall, 0.5);
+        assert_eq!(summary.by_answer_type["other"], 0.25);
+        assert_eq!(summary.by_question_type["is"], 0.75);
     }
 }
