@@ -132,7 +132,8 @@ fn public_metrics(
     let n = segments.len();
     let names = ["bleu_1", "bleu_2", "bleu_3", "bleu_4"];
     // BLEU is of the whole set, not a mean over pictures, so resampling means says nothing about it.
-    let of_set = names.into_iter().zip(bleu.corpus).map(|(name, value)| (name, Score::whole(value, n)));
+    let of_set =
+        names.into_iter().zip(bleu.corpus).map(|(name, value)| (name, Score::whole(value, n)));
     let mut scores: Vec<_> = of_set.collect();
     scores.push(("rouge_l", Score::mean(&rouge_l.segments)));
     scores.push(("cider", Score::mean(&cider.segments)));

@@ -113,7 +113,8 @@ pub fn evaluate(
     mut answer: impl FnMut(&[RgbImage], &[String]) -> Result<Vec<String>>,
 ) -> Result<VqaScores> {
     let normalizer = AnswerNormalizer::new();
-    let (official, evalai) = (VqaAccuracy::new(AnswerRules::Official), VqaAccuracy::new(AnswerRules::EvalAi));
+    let (official, evalai) =
+        (VqaAccuracy::new(AnswerRules::Official), VqaAccuracy::new(AnswerRules::EvalAi));
     let (mut people, mut submission) = (PeopleScores::default(), Vec::new());
     let (mut judged, mut samples, mut sheet) = (Vec::new(), Vec::new(), Vec::new());
     let bad = each_batch(dataset, extent, |batch| {
@@ -132,7 +133,8 @@ pub fn evaluate(
             show(&mut sheet, picture, &question.text, (&given, right));
             let mut one = record(index, sample.source, &question, &given, right);
             if let Some(answers) = answers_of_people(&sample.fields) {
-                let scores = [official.accuracy(&given, &answers), evalai.accuracy(&given, &answers)];
+                let scores =
+                    [official.accuracy(&given, &answers), evalai.accuracy(&given, &answers)];
                 one.scores.extend(["vqa_official", "vqa_evalai"].into_iter().zip(scores));
                 people.official.push(scores[0]);
                 people.evalai.push(scores[1]);

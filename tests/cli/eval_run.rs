@@ -22,7 +22,7 @@ data = "scenes:val?count=3&size=32&objects=1-1"
 train = "scenes:train?count=4&size=32&objects=1-1"
 shots = 1
 answer = "choose"
-prompt = "<image>{question} in a word<sep>"
+prompt = "<image><sep>"
 [[task]]
 name = "captions"
 measure = "captioning"
@@ -99,6 +99,8 @@ fn examples_and_choices_are_flags_of_vqa() {
         scenes,
         "--shots",
         "1",
+        "--prompt",
+        "<image><sep>",
         "--answer",
         "choose",
         "--choice",
