@@ -371,3 +371,80 @@ fn results_are_written_whole_and_replace_older_ones() {
     let files = std::fs::read_dir(&out).unwrap().count();
     assert_eq!(files, 3, "nothing half-written stays behind");
 }
+
+#[test]
+fn answers_of_ten_people_are_scored_as_the_challenges_do_and_handed_in() {
+    let people = |answers: [&str; 10], id: u32| json!({"question": "which?", "answer": answers[0], "answers": answers, "question_id": id});
+    let split = ["red", "red", "red", "Red", "blue", "blue", "blue", "blue", "blue", "blue"];
+    let rows = Rows(vec![people(split, 11), people(["yes"; 10], 12), people(split, 13)]);
+    let given = ["the red", "Yes", "green"];
+    let majority = Majority::learn(&rows).unwrap();
+    let scores = vqa::evaluate(&rows, extent(3), &majority, |_: &[RgbImage], _: &[String]| {
+        Ok(given.map(str::to_owned).to_vec())
+    })
+    .unwrap();
+    // Unanimous answers are compared as they are by the official rules: "Yes" is wrong there.
+    assert_eq!(scores.people.official, [1.0, 0.0, 0.0]);
+    assert_eq!(scores.people.evalai, [1.0, 1.0, 0.0]);
+    let report = scores.report("rows");
+    assert!((report.score("vqa_official").unwrap().value - 1.0 / 3.0).abs() < 1e-12);
+    let dir = tempfile::tempdir().unwrap();
+    report.write(dir.path(), &Environment::default()).unwrap();
+    let text = std::fs::read_to_string(dir.path().join("vqa_submission.json")).unwrap();
+    let submission: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(submission[0], json!({"question_id": 11, "answer": "the red"}));
+    assert_eq!(submission.as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn captions_get_the_public_metrics_and_are_handed_in() {
+    let rows = Rows(vec![
+        json!({"captions": ["a red bird sits on a branch", "a small bird"], "image_id": 7}),
+        json!({"captions": ["two dogs run over the grass", "dogs on grass"], "image_id": 8}),
+    ]);
+    let caption = |given: [&str; 2]| {
+        let given = given.map(str::to_owned).to_vec();
+        captioning::evaluate(&rows, extent(2), move |_: &[RgbImage]| Ok(given.clone())).unwrap()
+    };
+    let right = caption(["A red bird sits on a branch.", "Two dogs run over the grass!"]);
+    let value = |scores: &captioning::CaptioningScores, name: &str| {
+        scores.public.iter().find(|(known, _)| *known == name).unwrap().1.value
+    };
+    assert!((value(&right, "bleu_4") - 1.0).abs() < 1e-9);
+    assert!((value(&right, "rouge_l") - 1.0).abs() < 1e-9);
+    assert!(value(&right, "cider") > 4.0);
+    let swapped = caption(["two dogs run over the grass", "a red bird sits on a branch"]);
+    assert!(value(&swapped, "bleu_4") < 0.01 && value(&swapped, "cider") < 0.5);
+    let report = right.report("rows");
+    assert_eq!(report.samples[0].scores.iter().filter(|(name, _)| *name == "cider").count(), 1);
+    let submission = report.submission.unwrap();
+    assert_eq!(submission.0, "captions_submission.json");
+    assert_eq!(submission.1[1]["image_id"], json!(8));
+}
+
+#[test]
+fn geneval_gets_its_folder_and_finished_prompts_are_not_drawn_again() {
+    let rows = Rows(vec![
+        json!({"prompt": "a photo of a bench", "tag": "single_object", "metadata": {"tag": "single_object", "prompt": "a photo of a bench"}}),
+        json!({"prompt": "two cups"}),
+    ]);
+    let dir = tempfile::tempdir().unwrap();
+    let mut drawn = Vec::new();
+    let mut go = || {
+        calumma::eval::geneval::draw(&rows, extent(4), dir.path(), |prompt, first| {
+            drawn.push((prompt.to_owned(), first));
+            Ok(vec![RgbImage::from_pixel(8, 8, image::Rgb([9; 3])); 4])
+        })
+        .unwrap()
+    };
+    let report = go();
+    assert_eq!(report.score("pictures_written").unwrap().value, 8.0);
+    std::fs::remove_file(dir.path().join("00001/samples/0002.png")).unwrap();
+    go();
+    let told: Vec<usize> = drawn.iter().map(|(_, first)| *first).collect();
+    assert_eq!(told, [0, 4, 4]);
+    let line = std::fs::read_to_string(dir.path().join("00000/metadata.jsonl")).unwrap();
+    let metadata: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(metadata["tag"], json!("single_object"));
+    assert!(dir.path().join("00000/samples/0003.png").is_file());
+}
