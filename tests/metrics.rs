@@ -1,8 +1,15 @@
-//! The metrics over texts against committed reference values.
+//! The metrics over texts against committed reference values and, where Python has the originals,
+//! against these on random cases: `tests/metrics.sh`.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
 
 use calumma::eval::metrics::{
-    AnswerRules, PtbTokenizer, Segment, VqaAccuracy, bleu, cider, rouge_l,
+    AnswerNormalizer, AnswerRules, PtbTokenizer, Segment, TextMatcher, TextNormalization,
+    VqaAccuracy, VqaSummary, bleu, cider, rouge_l,
 };
+use image::RgbImage;
 use serde_json::Value;
 
 use crate::common::fixture;
@@ -110,7 +117,7 @@ fn differing_tokens(rows: &[Value]) -> usize {
     let differ = rows.iter().zip(tokens).filter(|(row, tokens)| {
         let (given, right) = (tokens.join(" "), text(&row["tokens"]));
         if given != right {
-            eprintln!("{:?}: {given:?}, not {right:?}", text(&row["text"]));
+            say(&format!("{:?}: {given:?}, not {right:?}", text(&row["text"])));
         }
         given != right
     });
@@ -122,4 +129,191 @@ fn captions_are_tokenised_as_by_the_public_scorer() {
     let rows = json_lines("metrics/ptb_tokens.jsonl");
     assert!(rows.len() > 1000);
     assert_eq!(differing_tokens(&rows), 0);
+}
+
+/// Writes to standard error past the capture of the test runner.
+fn say(message: &str) {
+    std::io::stderr().write_all(format!("{message}\n").as_bytes()).unwrap();
+}
+
+/// What `tests/metrics_peer.py` makes of `topic` in `dir`; none, said aloud, without the originals.
+fn peer(topic: &str, dir: &Path, files: &[&str]) -> Option<Value> {
+    let Some(python) = std::env::var_os("CALUMMA_PEER_PYTHON") else {
+        say(&format!(
+            "SKIPPED metrics {topic}: CALUMMA_PEER_PYTHON is not set; see tests/metrics.sh"
+        ));
+        return None;
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/metrics_peer.py");
+    let run = Command::new(python).arg(script).arg(topic).arg(dir).args(files).output().unwrap();
+    let errors = String::from_utf8_lossy(&run.stderr);
+    if run.status.code() == Some(77) {
+        say(&format!("SKIPPED metrics {topic}: {}", errors.trim()));
+        return None;
+    }
+    assert!(run.status.success(), "{topic}: {errors}");
+    let result = std::fs::read(dir.join(format!("{topic}.json"))).unwrap();
+    Some(serde_json::from_slice(&result).unwrap())
+}
+
+/// The largest difference seen.
+#[derive(Default)]
+struct Worst(f64, usize);
+
+impl Worst {
+    fn see(&mut self, score: f64, right: &Value, what: &str) {
+        let right = right.as_f64().unwrap_or_else(|| panic!("{what}: no number but {right}"));
+        let difference = (score - right).abs();
+        assert!(difference <= TOLERANCE, "{what}: {score}, not {right}");
+        self.0 = self.0.max(difference);
+        self.1 += 1;
+    }
+}
+
+#[test]
+fn random_captions_score_as_by_the_public_scorer() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(corpora) = peer("captions", dir.path(), &[]) else { return };
+    let mut worst = Worst::default();
+    for (index, corpus) in list(&corpora).iter().enumerate() {
+        let pairs = list(&corpus["hypotheses"]).iter().zip(list(&corpus["references"]));
+        let segments: Vec<Segment> =
+            pairs.map(|(text_, refs)| Segment::new(text(text_), texts(refs)).unwrap()).collect();
+        let (whole, each) = scores(&segments);
+        for (at, name) in NAMES.iter().enumerate() {
+            let what = format!("corpus {index}, {name}");
+            worst.see(whole[at], &corpus["corpus"][at], &what);
+            for (i, scores) in each.iter().enumerate() {
+                worst.see(scores[at], &corpus["each"][i][at], &format!("{what} of {i}"));
+            }
+        }
+    }
+    let Worst(difference, scores) = worst;
+    let corpora = list(&corpora).len();
+    say(&format!(
+        "captions: {corpora} corpora, {scores} scores, largest difference {difference:e}"
+    ));
+}
+
+/// Compares normal forms and accuracies by `rules` under the key `name`.
+fn assert_answers(peer: &Value, rules: AnswerRules, name: &str) -> Vec<f64> {
+    let normalizer = AnswerNormalizer::with_rules(rules);
+    for row in list(&peer["texts"]) {
+        let given = normalizer.normalize(text(&row["text"]));
+        assert_eq!(given, text(&row[name]), "{name}: {row}");
+    }
+    let (measure, mut worst) = (VqaAccuracy::new(rules), Worst::default());
+    let score = |question: &Value| {
+        let people = texts(&question["people"]);
+        let accuracy = measure.accuracy(text(&question["prediction"]), &people);
+        worst.see(accuracy, &question[name], &question.to_string());
+        accuracy
+    };
+    let accuracies = list(&peer["questions"]).iter().map(score).collect();
+    let (texts, Worst(difference, questions)) = (list(&peer["texts"]).len(), worst);
+    say(&format!(
+        "{name}: {texts} answers normalised alike, {questions} accuracies, largest difference \
+         {difference:e}"
+    ));
+    accuracies
+}
+
+#[test]
+fn random_answers_are_scored_as_by_the_public_evaluator() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(peer) = peer("answers", dir.path(), &[]) else { return };
+    let accuracies = assert_answers(&peer, AnswerRules::Official, "official");
+    let questions = list(&peer["questions"]).iter().zip(accuracies);
+    let summary = VqaSummary::of(questions.map(|(question, accuracy)| {
+        (text(&question["answer_type"]), text(&question["question_type"]), accuracy)
+    }));
+    let right = &peer["summary"];
+    let mut worst = Worst::default();
+    worst.see(summary.overall * 100.0, &right["overall"], "overall");
+    for (name, value) in &summary.by_answer_type {
+        worst.see(value * 100.0, &right["perAnswerType"][name], name);
+    }
+    for (name, value) in &summary.by_question_type {
+        worst.see(value * 100.0, &right["perQuestionType"][name], name);
+    }
+    assert_eq!(worst.1, 5);
+}
+
+#[test]
+fn random_answers_are_scored_as_by_lmms_eval() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(peer) = peer("evalai", dir.path(), &[]) else { return };
+    assert_answers(&peer, AnswerRules::LmmsVqa, "lmms_vqa");
+    assert_answers(&peer, AnswerRules::EvalAi, "evalai");
+}
+
+#[test]
+fn random_short_answers_match_as_by_squad() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(peer) = peer("squad", dir.path(), &[]) else { return };
+    let matcher = TextMatcher::new(TextNormalization::Squad);
+    for case in list(&peer) {
+        let (prediction, references) = (text(&case["prediction"]), texts(&case["references"]));
+        let exact = f64::from(u8::from(matcher.exact_match(prediction, &references)));
+        assert_eq!(Some(exact), case["exact_match"].as_f64(), "{case}");
+        // torchmetrics computes in f32.
+        let f1 = matcher.token_f1(prediction, &references);
+        assert!((f1 - case["f1"].as_f64().unwrap()).abs() < 1e-6, "{f1}: {case}");
+    }
+    say(&format!("squad: {} answers alike", list(&peer).len()));
+}
+
+/// `CALUMMA_PEER_TEXTS` names files, one per line, of texts, one per line.
+#[test]
+fn texts_are_tokenised_as_by_the_public_scorer() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = std::env::var("CALUMMA_PEER_TEXTS").unwrap_or_default();
+    let files: Vec<&str> = files.lines().filter(|file| !file.is_empty()).collect();
+    if files.is_empty() {
+        say("SKIPPED metrics texts: CALUMMA_PEER_TEXTS names no file; see tests/metrics.sh");
+        return;
+    }
+    let Some(rows) = peer("texts", dir.path(), &files) else { return };
+    let (rows, differ) = (list(&rows), differing_tokens(list(&rows)));
+    let alike = rows.len() - differ;
+    say(&format!("texts: {alike} of {} tokenised alike", rows.len()));
+    assert!(alike as f64 >= 0.995 * rows.len() as f64);
+}
+
+/// scikit-image leaves out the border of five pixels where its window would reach over the edge,
+/// which is where the window here does not fit: the two means are over the same positions. MS-SSIM
+/// makes its weights sum to 1; the published ones sum to 1.0001, which moves values by up to 1e-4.
+#[test]
+fn random_pictures_compare_as_by_scikit_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(cases) = peer("pictures", dir.path(), &[]) else { return };
+    let mut worst = [0.0_f64; 5];
+    for (index, case) in list(&cases).iter().enumerate() {
+        let size = |name: &str| u32::try_from(case[name].as_u64().unwrap()).unwrap();
+        let read = |side: &str| {
+            let bytes = std::fs::read(dir.path().join(format!("{index}{side}.rgb"))).unwrap();
+            RgbImage::from_raw(size("width"), size("height"), bytes).unwrap()
+        };
+        let (a, b) = (read("a"), read("b"));
+        let ms_ssim = vq_tokenizer::metrics::ms_ssim(&a, &b).unwrap();
+        let values = [
+            ("psnr", vq_tokenizer::metrics::psnr(&a, &b).unwrap()),
+            ("ssim", vq_tokenizer::metrics::ssim(&a, &b).unwrap()),
+            ("ms_ssim", ms_ssim),
+            ("pytorch_msssim", ms_ssim),
+            ("published_weights", ms_ssim),
+        ];
+        for (worst, (name, value)) in worst.iter_mut().zip(values) {
+            let Some(right) = case[name].as_f64() else { continue };
+            let tolerance = if name == "published_weights" { 1e-4 } else { 1e-6 };
+            assert!((value - right).abs() <= tolerance, "{name} of {index}: {value}, not {right}");
+            *worst = worst.max((value - right).abs());
+        }
+    }
+    let [psnr, ssim, ms_ssim, torch, published] = worst;
+    say(&format!(
+        "pictures: {} pairs, largest differences: PSNR {psnr:e} dB, SSIM {ssim:e}, MS-SSIM \
+         {ms_ssim:e} (pytorch-msssim {torch:e}, with the published weights {published:e})",
+        list(&cases).len()
+    ));
 }

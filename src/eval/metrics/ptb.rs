@@ -3,7 +3,8 @@
 //! The scorers (pycocoevalcap, `tokenizer/ptbtokenizer.py`) run Stanford CoreNLP 3.4.1's
 //! `PTBTokenizer -preserveLines -lowerCase` and drop [`DROPPED`] tokens. This is a tokenizer of its
 //! own, written from what that program answers to probes, not from its grammar. The two agree on
-//! every text of `tests/fixtures/metrics/ptb_tokens.jsonl`.
+//! every text of `tests/fixtures/metrics/ptb_tokens.jsonl`;
+//! `tests/metrics.sh` holds them against each other on other texts.
 
 use regex::Regex;
 
