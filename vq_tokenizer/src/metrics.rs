@@ -61,10 +61,13 @@ fn channel(image: &RgbImage, channel: usize) -> Vec<f64> {
 const SCALES: [f64; 5] = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333];
 
 /// The weights of as many scales as the window fits into a picture of the shorter side `side`, at least
-/// one, made to sum to 1.
+/// one: the published ones where all five fit (they sum to 1.0001), else made to sum to 1.
 pub(crate) fn scale_weights(side: usize) -> Vec<f64> {
     let fits = |scale: &usize| *scale == 0 || side >> scale >= WINDOW;
     let weights: Vec<f64> = (0..SCALES.len()).take_while(fits).map(|scale| SCALES[scale]).collect();
+    if weights.len() == SCALES.len() {
+        return weights;
+    }
     let sum: f64 = weights.iter().sum();
     weights.iter().map(|weight| weight / sum).collect()
 }
