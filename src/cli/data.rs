@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use calumma::data::scenes::{Scenes, ScenesConfig, Split, write_image_folder};
-use calumma::data::{self, Inspection, inspect};
+use calumma::data::{self, Counted, DEFAULT_TOLERANCE, Dataset, Inspection, inspect};
+use calumma::report::Reporter;
 use calumma::{Error, Result};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
+use rayon::prelude::*;
 use serde_json::json;
 
 use super::session::{Session, name};
@@ -18,6 +20,8 @@ pub enum DataVerb {
     Scenes(ScenesArgs),
     /// Say what a data set holds, as a reader sees it
     Inspect(InspectArgs),
+    /// Read every sample, and say which are bad and why
+    Validate(ValidateArgs),
 }
 
 /// Which scenes, and where to.
@@ -54,6 +58,16 @@ pub struct InspectArgs {
     limit: usize,
 }
 
+/// Which data set, and how many of its samples may be bad.
+#[derive(Args)]
+pub struct ValidateArgs {
+    /// A data set, as for `data inspect`
+    dataset: String,
+    /// Share of the samples that may be bad, 0 to 1; with more the exit code is 3
+    #[arg(long, value_name = "SHARE", default_value_t = DEFAULT_TOLERANCE)]
+    max_bad: f64,
+}
+
 /// Does `verb`.
 ///
 /// # Errors
@@ -61,6 +75,7 @@ pub struct InspectArgs {
 pub fn run(verb: DataVerb, session: &Session) -> Result<()> {
     match verb {
         DataVerb::Scenes(args) => make_scenes(&args, session),
+        DataVerb::Validate(args) => validate(&args, session),
         DataVerb::Inspect(args) => {
             let found = inspect(data::open(&args.dataset)?.as_ref(), args.limit);
             session.object(&found)?;
@@ -80,6 +95,39 @@ fn make_scenes(args: &ScenesArgs, session: &Session) -> Result<()> {
     write_image_folder(&scenes, &args.out)?;
     session.line(format_args!("{}: {count} scenes of {spec}", args.out.display()))?;
     session.object(&json!({ "path": name(&args.out), "count": count, "spec": spec }))
+}
+
+/// Samples read before the bar moves.
+const AT_ONCE: usize = 256;
+
+fn validate(args: &ValidateArgs, session: &Session) -> Result<()> {
+    let dataset = Counted::new(data::open(&args.dataset)?, args.max_bad)?;
+    let mut reporter = match session.quiet() {
+        true => Reporter::silent(),
+        false => Reporter::bar(dataset.len() as u64, "samples"),
+    };
+    for start in (0..dataset.len()).step_by(AT_ONCE) {
+        let end = (start + AT_ONCE).min(dataset.len());
+        (start..end).into_par_iter().for_each(|index| drop(dataset.get(index)));
+        reporter.step(end, end - start);
+    }
+    reporter.finish();
+    let bad = dataset.bad();
+    for sample in &bad {
+        session.line(format_args!("{}: {}", sample.index, sample.reason))?;
+    }
+    let (samples, name) = (dataset.len(), dataset.name());
+    session.line(format_args!("{name}: {samples} samples, {} bad", bad.len()))?;
+    session.object(&json!({ "path": name, "samples": samples, "bad": bad }))?;
+    let share = bad.len() as f64 / samples.max(1) as f64;
+    match share > args.max_bad {
+        true => Err(Error::Invalid(format!(
+            "{name}: {} of {samples} samples are bad, more than the allowed {} %",
+            bad.len(),
+            100.0 * args.max_bad
+        ))),
+        false => Ok(()),
+    }
 }
 
 fn show(found: &Inspection, session: &Session) -> Result<()> {

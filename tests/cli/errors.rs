@@ -230,3 +230,22 @@ fn what_cannot_draw_says_which_file_to_add_and_how() {
     }
     assert!(!dir.path().join("p.png").exists());
 }
+
+#[test]
+fn every_bad_sample_is_listed_and_many_are_exit_code_3() {
+    let dir = empty();
+    let whole = picture(dir.path(), "whole.png");
+    let half = std::fs::read(&whole).unwrap();
+    std::fs::write(dir.path().join("half.png"), &half[..half.len() / 2]).unwrap();
+    let lines = ["whole.png", "half.png", "none.png", "whole.png"];
+    let lines = lines.map(|name| format!("{{\"file_name\": \"{name}\"}}\n")).concat();
+    std::fs::write(dir.path().join("metadata.jsonl"), lines).unwrap();
+    let run = |args: &[&str]| calumma_in(dir.path(), &[&["data", "validate", "."], args].concat());
+    let outcome = run(&[]);
+    assert_eq!(outcome.code, 3);
+    for part in ["1: ", "half.png", "2: ", "none.png", "4 samples, 2 bad"] {
+        assert!(outcome.stdout.contains(part), "{part}: {}", outcome.stdout);
+    }
+    let told = &run(&["--max-bad", "0.5", "--json"]).json()[0];
+    assert_eq!(told["bad"].as_array().unwrap().len(), 2);
+}
