@@ -8,6 +8,7 @@ mod average;
 mod companion;
 mod config;
 mod documents;
+mod groups;
 mod image_batches;
 mod image_task;
 mod language_task;
@@ -30,10 +31,11 @@ pub use config::{
 pub use documents::{
     DocumentStream, SourceReport, Stages, StreamState, corpus, validation_batches,
 };
+pub use groups::GroupConfig;
 pub use image_task::ImageTask;
 pub use language_task::LanguageTask;
 pub use loader::Loader;
-pub use optimizer::{GroupConfig, Optimizer, OptimizerConfig, OptimizerKind};
+pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
 pub use recipe::{explain, read_recipe};
 pub use run::{Plan, RunSummary, Stepped, StopFlag, Task, run};
 pub use safety::{SafetyConfig, SpikeDetector};

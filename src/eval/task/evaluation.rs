@@ -1,187 +1,22 @@
-//! What to measure, as the command line or a recipe says it, and how it is done with an open checkpoint.
+//! A measure done with an open checkpoint.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::loss::BatchLoss;
-use super::{
-    Extent, Majority, Report, Responses, captioning, geneval, loss, reconstruction, text_to_image,
-    vqa,
-};
+use super::{Answering, Measure, TaskConfig};
 use crate::data::pack::Packer;
 use crate::data::scenes::ScenesConfig;
-use crate::data::{self, Aliased, DataConfig, Dataset, Encoding};
+use crate::data::{self, DataConfig, Dataset, Encoding};
 use crate::error::{Error, Result};
+use crate::eval::loss::BatchLoss;
+use crate::eval::{
+    Majority, Report, Responses, captioning, geneval, loss, reconstruction, text_to_image, vqa,
+};
 use crate::generate::GenerationConfig;
 use crate::pipeline::{Pipeline, Shot};
 use crate::train::objective::{LossConfig, NextToken};
-use crate::train::{Recipe, validation_batches};
-
-/// Ids that an answer or a caption may have where nothing else sets a limit: one that goes on would
-/// hold up its whole batch.
-pub const LONGEST_ANSWER: usize = 48;
-
-/// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Measure {
-    /// Answers to questions about pictures.
-    Vqa,
-    /// Captions.
-    Captioning,
-    /// Pictures of scenes' captions, read back by the detector.
-    TextToImage,
-    /// What the image tokenizer loses.
-    Reconstruction,
-    /// Mean loss per token.
-    Loss,
-    /// Pictures for GenEval's own scorer; nothing is scored here.
-    Geneval,
-}
-
-/// How an answer is found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Answering {
-    /// The model writes it.
-    #[default]
-    Generate,
-    /// The likeliest of some choices.
-    Choose,
-}
-
-/// One thing to measure.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TaskConfig {
-    /// What is measured.
-    pub measure: Measure,
-    /// The data set.
-    pub data: String,
-    /// What the results are called; the folder's name in a recipe's run.
-    pub name: Option<String>,
-    /// Columns of `data` and `train` that go by other names, such as `{ question = "sentence" }`.
-    #[serde(default)]
-    pub columns: BTreeMap<String, String>,
-    /// The first items only.
-    pub limit: Option<usize>,
-    /// Items computed at once.
-    #[serde(default = "default_batch")]
-    pub batch: usize,
-    /// Where majority answers, examples and choices come from; the data set itself for majorities.
-    pub train: Option<String>,
-    /// Examples before each question or picture, the first ones of `train`.
-    #[serde(default)]
-    pub shots: usize,
-    /// Whether answers are written or chosen.
-    #[serde(default)]
-    pub answer: Answering,
-    /// What to choose from; all answers in `train` when empty.
-    #[serde(default)]
-    pub choices: Vec<String>,
-    /// The prompt's form in place of the checkpoint's, such as `<image>{question} Answer briefly.<sep>`.
-    pub prompt: Option<String>,
-    /// How a sample becomes a document whose loss is measured.
-    #[serde(default)]
-    pub templates: Vec<String>,
-    /// One document per entry of this list-valued column, for the loss.
-    pub explode: Option<String>,
-    /// Changes to the checkpoint's `generation_config.json`.
-    #[serde(default)]
-    pub generation: Map<String, Value>,
-}
-
-fn default_batch() -> usize {
-    32
-}
-
-impl TaskConfig {
-    /// A measure of `data` with everything else as usual.
-    pub fn new(measure: Measure, data: impl Into<String>) -> Self {
-        Self {
-            measure,
-            data: data.into(),
-            name: None,
-            columns: BTreeMap::new(),
-            limit: None,
-            batch: default_batch(),
-            train: None,
-            shots: 0,
-            answer: Answering::Generate,
-            choices: Vec::new(),
-            prompt: None,
-            templates: Vec::new(),
-            explode: None,
-            generation: Map::new(),
-        }
-    }
-
-    /// Checks what needs neither data nor model.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] with the key at fault.
-    pub fn validate(&self) -> Result<()> {
-        let invalid =
-            |message: &str| Err(Error::Invalid(format!("task {}: {message}", self.label())));
-        if self.batch == 0 || self.limit == Some(0) {
-            return invalid("batch and limit must be at least 1");
-        }
-        if self.shots > 0 && self.train.is_none() {
-            return invalid("shots needs train, where the examples come from");
-        }
-        let chooses = self.answer == Answering::Choose;
-        if chooses && self.choices.is_empty() && self.train.is_none() {
-            return invalid("answer = \"choose\" needs choices, or train to take them from");
-        }
-        if chooses && self.measure != Measure::Vqa {
-            return invalid("answer = \"choose\" is for the measure vqa");
-        }
-        if self.measure == Measure::Loss && self.templates.is_empty() {
-            return invalid("the measure loss needs templates, such as \"<image>{name}\"");
-        }
-        Ok(())
-    }
-
-    /// What the results are called.
-    pub fn label(&self) -> &str {
-        self.name.as_deref().unwrap_or(&self.data)
-    }
-
-    /// The settings by which `base`'s model answers or draws.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for an unknown key or a value out of range.
-    pub fn generation(
-        &self,
-        base: &GenerationConfig,
-        seed: Option<u64>,
-    ) -> Result<GenerationConfig> {
-        let writes = matches!(self.measure, Measure::Vqa | Measure::Captioning);
-        let base = if writes { base.clone().for_answers() } else { base.clone() };
-        let mut config = base.changed(&self.generation)?;
-        if writes {
-            config.max_new_tokens.get_or_insert(LONGEST_ANSWER);
-        }
-        config.seed = seed.unwrap_or(config.seed);
-        config.validate()?;
-        Ok(config)
-    }
-
-    /// `dataset` with columns under the names that the measure looks for.
-    fn named(&self, dataset: Box<dyn Dataset>) -> Box<dyn Dataset> {
-        match self.columns.is_empty() {
-            true => dataset,
-            false => Box::new(Aliased::new(dataset, self.columns.clone())),
-        }
-    }
-
-    fn extent(&self) -> Extent {
-        Extent { limit: self.limit, batch: self.batch }
-    }
-}
+use crate::train::validation_batches;
 
 /// A measure with what it is done with.
 pub struct Evaluation<'a> {
@@ -439,68 +274,4 @@ pub fn reconstruct(
     let mut report = scores.report(dataset.name());
     report.config.insert("preprocessor".to_owned(), json!(vq.preprocessor()));
     Ok(report)
-}
-
-/// A recipe of many measures for one checkpoint: `calumma eval run`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EvalRecipe {
-    /// Where the results go.
-    pub run: EvalRunConfig,
-    /// What is measured, in order.
-    pub task: Vec<TaskConfig>,
-}
-
-/// Where results go, and of what.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EvalRunConfig {
-    /// Name of the folder.
-    pub name: String,
-    /// Where results lie.
-    #[serde(default = "results")]
-    pub directory: PathBuf,
-    /// The checkpoint.
-    pub checkpoint: PathBuf,
-}
-
-fn results() -> PathBuf {
-    PathBuf::from("results")
-}
-
-impl EvalRunConfig {
-    /// The folder of the results.
-    pub fn path(&self) -> PathBuf {
-        self.directory.join(&self.name)
-    }
-}
-
-impl Recipe for EvalRecipe {
-    fn validate(&self) -> Result<()> {
-        let mut names = std::collections::BTreeSet::new();
-        for task in &self.task {
-            task.validate()?;
-            let name = task.name.as_deref().unwrap_or_default();
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
-                return Err(Error::Invalid(format!(
-                    "task.name is {name:?}; every task needs one of letters, digits, - _ and . (not first)"
-                )));
-            }
-            if !names.insert(name) {
-                return Err(Error::Invalid(format!("task.name {name:?} is given twice")));
-            }
-        }
-        match self.task.is_empty() {
-            true => Err(Error::Invalid("the recipe has no [[task]]".to_owned())),
-            false => Ok(()),
-        }
-    }
-}
-
-impl EvalRecipe {
-    /// The folder of a task's results.
-    pub fn out(&self, task: &TaskConfig) -> PathBuf {
-        self.run.path().join(Path::new(task.label()))
-    }
 }

@@ -1,0 +1,180 @@
+//! What to measure, as the command line or a recipe says it, and how it is done with an open checkpoint.
+
+mod evaluation;
+mod recipe;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+pub use evaluation::{Evaluation, reconstruct};
+pub use recipe::{EvalRecipe, EvalRunConfig};
+
+use super::Extent;
+use crate::data::{Aliased, Dataset};
+use crate::error::{Error, Result};
+use crate::generate::GenerationConfig;
+
+/// Ids that an answer or a caption may have where nothing else sets a limit: one that goes on would
+/// hold up its whole batch.
+pub const LONGEST_ANSWER: usize = 48;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measure {
+    /// Answers to questions about pictures.
+    Vqa,
+    /// Captions.
+    Captioning,
+    /// Pictures of scenes' captions, read back by the detector.
+    TextToImage,
+    /// What the image tokenizer loses.
+    Reconstruction,
+    /// Mean loss per token.
+    Loss,
+    /// Pictures for GenEval's own scorer; nothing is scored here.
+    Geneval,
+}
+
+/// How an answer is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answering {
+    /// The model writes it.
+    #[default]
+    Generate,
+    /// The likeliest of some choices.
+    Choose,
+}
+
+/// One thing to measure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskConfig {
+    /// What is measured.
+    pub measure: Measure,
+    /// The data set.
+    pub data: String,
+    /// What the results are called; the folder's name in a recipe's run.
+    pub name: Option<String>,
+    /// Columns of `data` and `train` that go by other names, such as `{ question = "sentence" }`.
+    #[serde(default)]
+    pub columns: BTreeMap<String, String>,
+    /// The first items only.
+    pub limit: Option<usize>,
+    /// Items computed at once.
+    #[serde(default = "default_batch")]
+    pub batch: usize,
+    /// Where majority answers, examples and choices come from; the data set itself for majorities.
+    pub train: Option<String>,
+    /// Examples before each question or picture, the first ones of `train`.
+    #[serde(default)]
+    pub shots: usize,
+    /// Whether answers are written or chosen.
+    #[serde(default)]
+    pub answer: Answering,
+    /// What to choose from; all answers in `train` when empty.
+    #[serde(default)]
+    pub choices: Vec<String>,
+    /// The prompt's form in place of the checkpoint's, such as `<image>{question} Answer briefly.<sep>`.
+    pub prompt: Option<String>,
+    /// How a sample becomes a document whose loss is measured.
+    #[serde(default)]
+    pub templates: Vec<String>,
+    /// One document per entry of this list-valued column, for the loss.
+    pub explode: Option<String>,
+    /// Changes to the checkpoint's `generation_config.json`.
+    #[serde(default)]
+    pub generation: Map<String, Value>,
+}
+
+fn default_batch() -> usize {
+    32
+}
+
+impl TaskConfig {
+    /// A measure of `data` with everything else as usual.
+    pub fn new(measure: Measure, data: impl Into<String>) -> Self {
+        Self {
+            measure,
+            data: data.into(),
+            name: None,
+            columns: BTreeMap::new(),
+            limit: None,
+            batch: default_batch(),
+            train: None,
+            shots: 0,
+            answer: Answering::Generate,
+            choices: Vec::new(),
+            prompt: None,
+            templates: Vec::new(),
+            explode: None,
+            generation: Map::new(),
+        }
+    }
+
+    /// Checks what needs neither data nor model.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the key at fault.
+    pub fn validate(&self) -> Result<()> {
+        let invalid =
+            |message: &str| Err(Error::Invalid(format!("task {}: {message}", self.label())));
+        if self.batch == 0 || self.limit == Some(0) {
+            return invalid("batch and limit must be at least 1");
+        }
+        if self.shots > 0 && self.train.is_none() {
+            return invalid("shots needs train, where the examples come from");
+        }
+        let chooses = self.answer == Answering::Choose;
+        if chooses && self.choices.is_empty() && self.train.is_none() {
+            return invalid("answer = \"choose\" needs choices, or train to take them from");
+        }
+        if chooses && self.measure != Measure::Vqa {
+            return invalid("answer = \"choose\" is for the measure vqa");
+        }
+        if self.measure == Measure::Loss && self.templates.is_empty() {
+            return invalid("the measure loss needs templates, such as \"<image>{name}\"");
+        }
+        Ok(())
+    }
+
+    /// What the results are called.
+    pub fn label(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.data)
+    }
+
+    /// The settings by which `base`'s model answers or draws.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown key or a value out of range.
+    pub fn generation(
+        &self,
+        base: &GenerationConfig,
+        seed: Option<u64>,
+    ) -> Result<GenerationConfig> {
+        let writes = matches!(self.measure, Measure::Vqa | Measure::Captioning);
+        let base = if writes { base.clone().for_answers() } else { base.clone() };
+        let mut config = base.changed(&self.generation)?;
+        if writes {
+            config.max_new_tokens.get_or_insert(LONGEST_ANSWER);
+        }
+        config.seed = seed.unwrap_or(config.seed);
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// `dataset` with columns under the names that the measure looks for.
+    fn named(&self, dataset: Box<dyn Dataset>) -> Box<dyn Dataset> {
+        match self.columns.is_empty() {
+            true => dataset,
+            false => Box::new(Aliased::new(dataset, self.columns.clone())),
+        }
+    }
+
+    fn extent(&self) -> Extent {
+        Extent { limit: self.limit, batch: self.batch }
+    }
+}
