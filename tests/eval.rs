@@ -448,3 +448,41 @@ fn geneval_gets_its_folder_and_finished_prompts_are_not_drawn_again() {
     assert_eq!(metadata["tag"], json!("single_object"));
     assert!(dir.path().join("00000/samples/0003.png").is_file());
 }
+
+/// `nlg_eval_cases.json` has METEOR's values as published; the program is not part of this project, so this
+/// needs `CALUMMA_OFFICIAL`, the folder of pycocoevalcap for instance.
+#[test]
+fn meteor_by_its_authors_program_has_the_published_values() {
+    let Some(dir) = std::env::var_os("CALUMMA_OFFICIAL") else {
+        eprintln!("SKIPPED: CALUMMA_OFFICIAL names no folder with meteor-1.5.jar");
+        return;
+    };
+    let official = calumma::eval::Official::find(dir.as_ref()).unwrap();
+    let text = std::fs::read_to_string(fixture("metrics/nlg_eval_cases.json")).unwrap();
+    let cases: Value = serde_json::from_str(&text).unwrap();
+    let mut compared = 0;
+    for case in cases["cases"].as_array().unwrap() {
+        let texts = |key: &str| -> Vec<Value> { case[key].as_array().unwrap().clone() };
+        let captions: Vec<String> =
+            texts("hypotheses").iter().map(|v| v.as_str().unwrap().to_owned()).collect();
+        let references: Vec<Vec<String>> = texts("references")
+            .iter()
+            .map(|list| {
+                list.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect()
+            })
+            .collect();
+        let segments: Vec<_> = captions
+            .iter()
+            .zip(&references)
+            .map(|(caption, references)| {
+                calumma::eval::metrics::Segment::new(caption.clone(), references.clone()).unwrap()
+            })
+            .collect();
+        let Some(published) = case["expected"]["METEOR"].as_f64() else { continue };
+        let (found, each) = official.meteor(&segments).unwrap().unwrap();
+        assert!((found - published).abs() < 1e-5, "{found}, not {published}");
+        assert_eq!(each.len(), captions.len());
+        compared += 1;
+    }
+    assert!(compared > 0);
+}

@@ -23,9 +23,11 @@ pub enum EvalVerb {
     /// Answers to questions about pictures, exact match by question type
     Vqa(VqaArgs),
     /// Captions: names, or scenes' captions
-    Captioning(GenerationArgs),
+    Captioning(CaptioningArgs),
     /// Pictures drawn from captions of scenes, read back by the detector
     TextToImage(GenerationArgs),
+    /// Pictures for GenEval's own scorer, in the folder that it reads
+    Geneval(GenerationArgs),
     /// What the image tokenizer loses: PSNR, SSIM, use of the codebook
     Reconstruction(EvalArgs),
     /// Every measure of a recipe, and one table of all scores
@@ -92,7 +94,19 @@ impl From<AnswerArg> for Answering {
     }
 }
 
-/// Arguments of `eval captioning` and `eval text-to-image`.
+/// Arguments of `eval captioning`.
+#[derive(Args)]
+pub struct CaptioningArgs {
+    #[command(flatten)]
+    common: EvalArgs,
+    /// A folder with meteor-1.5.jar, spice-1.0.jar or stanford-corenlp-3.4.1.jar, to score with them too
+    #[arg(long, value_name = "DIR")]
+    official: Option<PathBuf>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// Arguments of `eval text-to-image` and `eval geneval`.
 #[derive(Args)]
 pub struct GenerationArgs {
     #[command(flatten)]
@@ -131,6 +145,7 @@ pub fn run(verb: EvalVerb, session: &Session) -> Result<()> {
         EvalVerb::Vqa(args) => (&args.common, measures::vqa(args, session)?),
         EvalVerb::Captioning(args) => (&args.common, measures::captioning(args, session)?),
         EvalVerb::TextToImage(args) => (&args.common, measures::text_to_image(args, session)?),
+        EvalVerb::Geneval(args) => (&args.common, measures::geneval(args, session)?),
         EvalVerb::Reconstruction(args) => (args, measures::reconstruction(args, session)?),
         EvalVerb::Run(args) => return recipe::run(args, session),
     };

@@ -7,6 +7,7 @@ use image::RgbImage;
 use serde_json::{Value, json};
 
 use super::metrics::{AnswerNormalizer, PtbTokenizer, Segment, bleu, cider, rouge_l};
+use super::official::Official;
 use super::report::{Report, SampleRecord};
 use super::score::Score;
 use super::{Extent, each_batch, number, one_each, picture, tone};
@@ -120,8 +121,16 @@ fn public_metrics(
     samples: &mut [SampleRecord],
 ) -> Result<Vec<(&'static str, Score)>> {
     let segments = Segment::tokenized(&PtbTokenizer::new(), captions, references)?;
-    let (bleu, rouge_l, cider) = (bleu(&segments), rouge_l(&segments), cider(&segments));
+    Ok(corpus_metrics(&segments, samples))
+}
+
+fn corpus_metrics(
+    segments: &[Segment],
+    samples: &mut [SampleRecord],
+) -> Vec<(&'static str, Score)> {
+    let (bleu, rouge_l, cider) = (bleu(segments), rouge_l(segments), cider(segments));
     for (at, sample) in samples.iter_mut().enumerate() {
+        sample.scores.retain(|(name, _)| !["bleu_4", "rouge_l", "cider"].contains(name));
         let of_one = [
             ("bleu_4", bleu.segments[at][3]),
             ("rouge_l", rouge_l.segments[at]),
@@ -137,7 +146,7 @@ fn public_metrics(
     let mut scores: Vec<_> = of_set.collect();
     scores.push(("rouge_l", Score::mean(&rouge_l.segments)));
     scores.push(("cider", Score::mean(&cider.segments)));
-    Ok(scores)
+    scores
 }
 
 fn targets(fields: &Fields) -> Result<Vec<String>> {
@@ -218,6 +227,43 @@ fn mentions(text: &str) -> Vec<Kind> {
 }
 
 impl CaptioningScores {
+    /// Adds `meteor` and `spice` by their authors' programs, as far as they were found, and takes the tokens of
+    /// the other public metrics from Stanford's where it was.
+    ///
+    /// # Errors
+    /// When a program fails.
+    pub fn score_officially(&mut self, official: &Official) -> Result<()> {
+        let texts = |value: &Value| -> Vec<String> {
+            match value {
+                Value::Array(list) => {
+                    list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+                }
+                value => value.as_str().map(str::to_owned).into_iter().collect(),
+            }
+        };
+        let captions: Vec<String> =
+            self.samples.iter().flat_map(|sample| texts(&sample.response)).collect();
+        let references: Vec<Vec<String>> =
+            self.samples.iter().map(|sample| texts(&sample.target)).collect();
+        let segments = official.segments(&captions, &references)?;
+        self.public = corpus_metrics(&segments, &mut self.samples);
+        let found =
+            [("meteor", official.meteor(&segments)?), ("spice", official.spice(&segments)?)];
+        for (name, scores) in found {
+            let Some((of_set, each)) = scores else { continue };
+            for (sample, score) in self.samples.iter_mut().zip(&each) {
+                sample.scores.push((name, *score));
+            }
+            // METEOR of a set comes from sums over it; SPICE is a mean.
+            let score = match name {
+                "spice" => Score::mean(&each),
+                _ => Score::whole(of_set, each.len()),
+            };
+            self.public.push((name, score));
+        }
+        Ok(())
+    }
+
     /// The scores as a report on the data set called `dataset`.
     pub fn report(self, dataset: &str) -> Report {
         let scores = [

@@ -10,6 +10,7 @@ pub mod captioning;
 pub mod geneval;
 pub mod loss;
 pub mod metrics;
+mod official;
 mod question;
 pub mod reconstruction;
 mod report;
@@ -21,6 +22,7 @@ pub mod vqa;
 
 use rayon::prelude::*;
 
+pub use official::Official;
 pub use question::Majority;
 pub use report::{Environment, Report, SampleRecord};
 pub use responses::Responses;

@@ -9,7 +9,7 @@ use calumma::pipeline::Pipeline;
 use calumma::train::{LanguageRecipe, read_recipe};
 use calumma::{Error, Result};
 
-use super::{Bar, EvalArgs, GenerationArgs, LossArgs, Measured, VqaArgs};
+use super::{Bar, CaptioningArgs, EvalArgs, GenerationArgs, LossArgs, Measured, VqaArgs};
 use crate::cli::open;
 use crate::cli::sampling::SamplingArgs;
 use crate::cli::session::Session;
@@ -87,8 +87,9 @@ pub fn vqa(args: &VqaArgs, session: &Session) -> Result<Measured> {
 ///
 /// # Errors
 /// Those of checkpoint, data set and device.
-pub fn captioning(args: &GenerationArgs, session: &Session) -> Result<Measured> {
-    let task = config(Measure::Captioning, &args.common);
+pub fn captioning(args: &CaptioningArgs, session: &Session) -> Result<Measured> {
+    let task =
+        TaskConfig { official: args.official.clone(), ..config(Measure::Captioning, &args.common) };
     measured(&task, &args.common, &args.sampling, session)
 }
 
@@ -98,6 +99,15 @@ pub fn captioning(args: &GenerationArgs, session: &Session) -> Result<Measured> 
 /// Those of checkpoint, data set and device.
 pub fn text_to_image(args: &GenerationArgs, session: &Session) -> Result<Measured> {
     let task = config(Measure::TextToImage, &args.common);
+    measured(&task, &args.common, &args.sampling, session)
+}
+
+/// Pictures for another scorer.
+///
+/// # Errors
+/// Those of checkpoint, data set and device.
+pub fn geneval(args: &GenerationArgs, session: &Session) -> Result<Measured> {
+    let task = config(Measure::Geneval, &args.common);
     measured(&task, &args.common, &args.sampling, session)
 }
 

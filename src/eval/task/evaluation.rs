@@ -11,7 +11,8 @@ use crate::data::{self, DataConfig, Dataset, Encoding};
 use crate::error::{Error, Result};
 use crate::eval::loss::BatchLoss;
 use crate::eval::{
-    Majority, Report, Responses, captioning, geneval, loss, reconstruction, text_to_image, vqa,
+    Majority, Official, Report, Responses, captioning, geneval, loss, reconstruction,
+    text_to_image, vqa,
 };
 use crate::generate::GenerationConfig;
 use crate::pipeline::{Pipeline, Shot};
@@ -154,7 +155,8 @@ impl Evaluation<'_> {
         let form = task.prompt.as_deref().unwrap_or(&self.pipeline.prompts().caption);
         let asking = self.pipeline.asking(form, &shots)?;
         let mut responses = self.responses()?;
-        let scores = captioning::evaluate(dataset.as_ref(), task.extent(), |images| {
+        let official = task.official.as_deref().map(Official::find).transpose()?;
+        let mut scores = captioning::evaluate(dataset.as_ref(), task.extent(), |images| {
             let captions = responses.texts(images.len(), |known| {
                 let images = &images[known..];
                 asking.answer(images, &vec![""; images.len()], &self.generation)
@@ -162,6 +164,9 @@ impl Evaluation<'_> {
             progress(captions.len());
             Ok(captions)
         })?;
+        if let Some(official) = &official {
+            scores.score_officially(official)?;
+        }
         responses.finish()?;
         Ok(scores.report(dataset.name()))
     }

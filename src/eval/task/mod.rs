@@ -4,6 +4,7 @@ mod evaluation;
 mod recipe;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -80,6 +81,8 @@ pub struct TaskConfig {
     pub choices: Vec<String>,
     /// The prompt's form in place of the checkpoint's, such as `<image>{question} Answer briefly.<sep>`.
     pub prompt: Option<String>,
+    /// A folder with the Java programs of METEOR, SPICE or Stanford's tokenizer, for captions.
+    pub official: Option<PathBuf>,
     /// How a sample becomes a document whose loss is measured.
     #[serde(default)]
     pub templates: Vec<String>,
@@ -109,6 +112,7 @@ impl TaskConfig {
             answer: Answering::Generate,
             choices: Vec::new(),
             prompt: None,
+            official: None,
             templates: Vec::new(),
             explode: None,
             generation: Map::new(),
