@@ -111,6 +111,23 @@ fn a_spike_is_taken_back_and_its_batches_are_left_out() {
 }
 
 #[test]
+fn a_checkpoint_amid_a_spike_is_taken_back_too() {
+    let scratch = tempfile::tempdir().unwrap();
+    // The spike begins one step before the checkpoint at 70, and goes on after the first way back.
+    let spiky = |batch: u64| if (69..76).contains(&batch) { 50.0 } else { 1.0 };
+    let mut task = Scripted { loss: Some(spiky), ..Scripted::default() };
+    let safety = SafetyConfig::default();
+    let (result, config) = go(&mut task, scratch.path(), &safety, |run| run.steps = 100);
+    result.unwrap();
+    let learnt = &task.state.weights;
+    assert_eq!(learnt.len(), 100);
+    assert_eq!(learnt[..60], (0..60).collect::<Vec<u64>>()[..]);
+    // 13 steps' data after the checkpoint at 60, up to batch 72; then 73 to 75 again are too few to judge.
+    assert_eq!(learnt[60..], (73..113).collect::<Vec<u64>>()[..]);
+    assert_eq!(steps(&config), [90, 100]);
+}
+
+#[test]
 fn steps_without_numbers_change_nothing_and_too_many_end_in_exit_code_5() {
     let scratch = tempfile::tempdir().unwrap();
     let holes = |batch: u64| if batch % 7 == 3 { f64::NAN } else { 1.0 };

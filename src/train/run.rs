@@ -136,9 +136,12 @@ pub struct RunSummary {
 
 /// The loop's own part of a checkpoint.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct LoopState {
     detector: SpikeDetector,
     skipped_in_a_row: usize,
+    /// Steps whose data were left out on ways back, over the whole run.
+    left_out: u64,
     /// The best value of `run.keep_best`.
     pub(super) best: Option<f64>,
 }
@@ -180,7 +183,7 @@ pub fn run<T: Task>(
         reporter.event(resumed_at, "resumed", &text)?;
     }
     let pace = Pace::new(plan.peak_flops, task.flops_per_unit());
-    let way_back = WayBack { to: resumed_at, skip: 0, times: 0 };
+    let way_back = WayBack { to: resumed_at, times: 0 };
     let (task, reporter) = (task, &mut reporter);
     let mut work = Loop { task, plan, checkpoints, reporter, stop, state, pace, way_back };
     let evaluation = work.run(resumed_at)?;
@@ -202,11 +205,9 @@ struct Loop<'a, T> {
     way_back: WayBack,
 }
 
-/// The checkpoint that the run would go back to, and what it would leave out.
+/// The checkpoint that the run went back to last, and how often.
 struct WayBack {
     to: usize,
-    /// Steps whose data were left out since.
-    skip: u64,
     times: usize,
 }
 
@@ -233,7 +234,6 @@ impl<T: Task> Loop<'_, T> {
             let signal = self.stop.load(Ordering::SeqCst);
             if last || is_best || signal != 0 || step.is_multiple_of(config.checkpoint_every) {
                 self.checkpoints.save(self.task, step, &self.state, is_best)?;
-                self.way_back = WayBack { to: step, skip: 0, times: 0 };
             }
             if signal != 0 && !last {
                 self.reporter.event(step, "stopped", &format!("by signal {signal}"))?;
@@ -331,7 +331,7 @@ impl<T: Task> Loop<'_, T> {
             return Err(diverged("there is no checkpoint before it to go back to"));
         };
         if to != self.way_back.to {
-            self.way_back = WayBack { to, skip: 0, times: 0 };
+            self.way_back = WayBack { to, times: 0 };
         }
         self.way_back.times += 1;
         if self.way_back.times > self.plan.safety.max_rewinds {
@@ -341,12 +341,14 @@ impl<T: Task> Loop<'_, T> {
             );
             return Err(diverged(&why));
         }
-        self.way_back.skip += (step + 1 - to) as u64;
-        self.task.restore(&dir, self.way_back.skip)?;
+        // Data read since that checkpoint: those of its steps, and what was left out before.
+        let before = self.state.left_out;
         self.state = state::read_loop(&dir)?;
+        let skip = (step + 1 - to) as u64 + before - self.state.left_out;
+        self.state.left_out += skip;
+        self.task.restore(&dir, skip)?;
         self.checkpoints.forget_after(to)?;
         self.reporter.rewind(to)?;
-        let skip = self.way_back.skip;
         let text =
             format!("from step {} because {reason}; leaving out {skip} steps' data", step + 1);
         self.reporter.event(to, "rewound", &text)?;

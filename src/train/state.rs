@@ -101,7 +101,11 @@ impl<'a> Checkpoints<'a> {
                 std::fs::remove_dir_all(&dir).map_err(Error::io(&dir))?;
             }
         }
-        Ok(())
+        let best = self.run.join(BEST);
+        match best.symlink_metadata().is_ok() && !best.exists() {
+            true => std::fs::remove_file(&best).map_err(Error::io(&best)),
+            false => Ok(()),
+        }
     }
 }
 
