@@ -172,10 +172,12 @@ pub(crate) fn validate_sources(sources: &[DataConfig], purpose: Purpose) -> Resu
             .map_err(|e| Error::Invalid(format!("data {}: {e}", source.path)))?;
         // A directory that is not there yet may be one of shards that are still to be made.
         let path = &source.path;
-        let to_come = !path.contains(':')
+        let to_come = purpose != Purpose::Pictures
+            && source.templates.is_empty()
+            && !path.contains(':')
             && Path::new(path).extension().is_none()
             && !Path::new(path).exists();
-        let is_tokens = super::shards::is_spec(path) || (to_come && source.templates.is_empty());
+        let is_tokens = to_come || super::shards::is_spec(path);
         let problem = match purpose {
             Purpose::Pictures if is_tokens => "holds token shards, which have no pictures",
             Purpose::Documents { .. } if is_tokens && !source.templates.is_empty() => {
