@@ -25,7 +25,6 @@ pub use asking::{Asking, Shot};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::generate::prompt::{FormPiece, render};
 use crate::generate::sampling::log_probability;
 use crate::generate::{EndReason, Event, GenerationConfig, GenerationMode, Generator, PromptForms};
 use crate::model::ServingModel;
@@ -318,21 +317,9 @@ impl Pipeline {
         &self,
         form: &str,
         values: &[(&str, &str)],
-        mut picture: Option<Codes>,
+        picture: Option<Codes>,
     ) -> Result<Vec<u32>> {
-        let marks = || Error::Invalid(format!("the prompt form `{form}` lacks or repeats <image>"));
-        let mut segments = Vec::new();
-        for piece in render(form, values)? {
-            segments.push(match piece {
-                FormPiece::Text(text) => CodedSegment::Text(text),
-                FormPiece::Separator => CodedSegment::sep(),
-                FormPiece::Image => CodedSegment::Image(picture.take().ok_or_else(marks)?),
-            });
-        }
-        if picture.is_some() {
-            return Err(marks());
-        }
-        self.processor.encode(&segments)
+        self.processor.encode(&asking::segments(form, values, picture)?)
     }
 
     fn answer(&self, prompts: &[Vec<u32>], config: &GenerationConfig) -> Result<Vec<String>> {

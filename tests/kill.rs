@@ -21,6 +21,7 @@ name = "NAME"
 steps = 60
 checkpoint_every = 2
 eval_every = 20
+keep_best = "loss"
 eval_samples = 2
 shown = 1
 [model]
@@ -95,6 +96,9 @@ fn kills_at_random_moments_lose_nothing() {
         let (step, last) = newest_good_checkpoint(&run).unwrap().unwrap();
         assert_eq!(step, 60);
         assert_same_bits(&straight, &last);
+        assert_eq!(latest_checkpoint(&run).unwrap(), last);
+        let best = |run: &Path| std::fs::read_link(run.join("best")).unwrap();
+        assert_eq!(best(&run), best(&dir.join("runs/straight")));
         std::fs::remove_dir_all(run).unwrap();
     }
     println!("{kills} kills over {rounds} runs");

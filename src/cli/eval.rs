@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use calumma::Result;
 use calumma::eval::task::Answering;
-use calumma::eval::{Environment, Report};
+use calumma::eval::{Environment, Report, Responses};
 use calumma::report::Reporter;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
@@ -187,6 +187,7 @@ fn write(
         digest,
     };
     report.write(out, &environment)?;
+    Responses::done(out)?;
     for (name, score) in &report.scores {
         session.line(format_args!("{name:<28} {score}"))?;
     }

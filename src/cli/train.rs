@@ -13,6 +13,7 @@ use calumma::train::{
 };
 use calumma::{Error, Result};
 use clap::Args;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::session::{Session, name};
@@ -49,7 +50,7 @@ pub fn run(args: &TrainArgs, session: &Session) -> Result<()> {
     let parameters = sizes::count(task.config().num_parameters() as f64);
     session.note(format_args!("{parameters} parameters, matrix products in {precision}"));
     let plan = Plan { peak_flops: Some(peak_flops(&device, session)), ..recipe.plan() };
-    train_task(&mut task, &plan, session)
+    train_task(&mut task, &plan, &recipe, session)
 }
 
 /// What the device does at best in the number format of the matrix products.
@@ -61,13 +62,20 @@ fn peak_flops(device: &Device, session: &Session) -> f64 {
     matmul_flops(device, dtype, session.is_cpu())
 }
 
-/// Runs `task` with a progress bar and signal handlers, and prints how it went.
+/// Runs `task`, which `recipe` describes, with a progress bar and signal handlers, and prints how it went.
 ///
 /// # Errors
 /// Those of the run.
-pub fn train_task<T: Task>(task: &mut T, plan: &Plan<'_>, session: &Session) -> Result<()> {
+pub fn train_task<T: Task>(
+    task: &mut T,
+    plan: &Plan<'_>,
+    recipe: &impl Serialize,
+    session: &Session,
+) -> Result<()> {
     let stop = stop::on_signal()?;
     let run_dir = plan.run.path();
+    let recipe = toml::to_string_pretty(recipe).map_err(|e| Error::Invalid(e.to_string()))?;
+    write_whole(&run_dir.join("recipe.toml"), recipe.as_bytes())?;
     let environment = serde_json::to_vec_pretty(&session.environment(plan.run.seed))
         .map_err(|e| Error::Invalid(e.to_string()))?;
     write_whole(&run_dir.join("environment.json"), &environment)?;

@@ -151,7 +151,7 @@ fn train(args: &TrainArgs, session: &Session) -> Result<()> {
     let mut task = ImageTask::new(recipe.clone(), &device)?;
     let parameters = sizes::parameters(task.model()).values().sum::<usize>();
     session.note(format_args!("{} parameters", sizes::count(parameters as f64)));
-    train_task(&mut task, &recipe.plan(), session)
+    train_task(&mut task, &recipe.plan(), &recipe, session)
 }
 
 fn tokenizer(dir: &Path, session: &Session) -> Result<VqTokenizer> {

@@ -89,6 +89,15 @@ impl Weight {
 }
 
 impl DataConfig {
+    /// Whether a key is set that says how samples become documents.
+    fn shapes_documents(&self) -> bool {
+        self.loss != Loss::default()
+            || self.prompt_dropout > 0.0
+            || self.explode.is_some()
+            || self.group_by.is_some()
+            || !self.fields.is_empty()
+    }
+
     /// What the source is called in reports.
     pub fn label(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.path)
@@ -125,7 +134,9 @@ impl WeightedTemplate {
 pub(crate) enum Purpose {
     /// Their pictures alone.
     Pictures,
-    /// Documents by templates, in so many stages.
+    /// Samples by templates, to be tokenised.
+    Samples,
+    /// Samples by templates or token shards, in so many stages.
     Documents {
         /// Stages of the curriculum; at least 1.
         stages: usize,
@@ -140,6 +151,19 @@ pub(crate) fn validate_sources(sources: &[DataConfig], purpose: Purpose) -> Resu
     if sources.is_empty() {
         return Err(Error::Invalid("data is empty; a recipe needs at least one source".to_owned()));
     }
+    let stages = sources.iter().map(|source| source.weight.stages().len()).max().unwrap_or(1);
+    let silent = |stage: &usize| {
+        let weight = |source: &DataConfig| {
+            let weights = source.weight.stages();
+            weights.get(*stage).or(weights.last()).copied().unwrap_or(0.0)
+        };
+        sources.iter().all(|source| weight(source) == 0.0)
+    };
+    if let Some(stage) = (0..stages).find(silent) {
+        let stage = stage + 1;
+        let message = format!("no source of data has a weight above 0 in stage {stage}");
+        return Err(Error::Invalid(message));
+    }
     for source in sources {
         let invalid = |key: &str, value: f64, range: &str| {
             let path = &source.path;
@@ -150,7 +174,7 @@ pub(crate) fn validate_sources(sources: &[DataConfig], purpose: Purpose) -> Resu
             return invalid("weight", *weight, "at least 0");
         }
         let stages = match purpose {
-            Purpose::Pictures => 1,
+            Purpose::Pictures | Purpose::Samples => 1,
             Purpose::Documents { stages } => stages,
         };
         if !(weights.len() == 1 || weights.len() == stages) {
@@ -159,6 +183,17 @@ pub(crate) fn validate_sources(sources: &[DataConfig], purpose: Purpose) -> Resu
                 "data {path}: weight has {count} entries; allowed: one, or one for each of the \
                  {stages} stages of the curriculum"
             )));
+        }
+        if let Some(weight) = source
+            .templates
+            .iter()
+            .map(|template| template.parts().1)
+            .find(|weight| !(*weight > 0.0 && weight.is_finite()))
+        {
+            return invalid("a template's weight", weight, "above 0");
+        }
+        if source.limit == Some(0) {
+            return invalid("limit", 0.0, "at least 1");
         }
         if !(0.0..=1.0).contains(&source.prompt_dropout) {
             return invalid("prompt_dropout", source.prompt_dropout, "[0, 1]");
@@ -172,7 +207,7 @@ pub(crate) fn validate_sources(sources: &[DataConfig], purpose: Purpose) -> Resu
             .map_err(|e| Error::Invalid(format!("data {}: {e}", source.path)))?;
         // A directory that is not there yet may be one of shards that are still to be made.
         let path = &source.path;
-        let to_come = purpose != Purpose::Pictures
+        let to_come = matches!(purpose, Purpose::Documents { .. })
             && source.templates.is_empty()
             && !path.contains(':')
             && Path::new(path).extension().is_none()
@@ -180,10 +215,18 @@ pub(crate) fn validate_sources(sources: &[DataConfig], purpose: Purpose) -> Resu
         let is_tokens = to_come || super::shards::is_spec(path);
         let problem = match purpose {
             Purpose::Pictures if is_tokens => "holds token shards, which have no pictures",
+            Purpose::Samples if is_tokens => {
+                "holds token shards; name the samples that they were made of"
+            }
+            Purpose::Documents { .. } if is_tokens && source.shapes_documents() => {
+                "holds token shards, which loss, prompt_dropout, explode, group_by and fields cannot change"
+            }
             Purpose::Documents { .. } if is_tokens && !source.templates.is_empty() => {
                 "holds token shards, whose templates were applied when they were made"
             }
-            Purpose::Documents { .. } if !is_tokens && source.templates.is_empty() => {
+            Purpose::Samples | Purpose::Documents { .. }
+                if !is_tokens && source.templates.is_empty() =>
+            {
                 "templates is empty"
             }
             _ => continue,

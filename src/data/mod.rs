@@ -119,7 +119,7 @@ pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
 }
 
 /// What tells one state of the data set that `spec` names from another: sizes and times of its files.
-fn fingerprint(spec: &str) -> Result<Vec<(PathBuf, u64, u64)>> {
+pub(crate) fn fingerprint(spec: &str) -> Result<Vec<(PathBuf, u64, u64)>> {
     if scenes::is_spec(spec) {
         return Ok(Vec::new());
     }

@@ -4,13 +4,13 @@
 //! `NNNNN/metadata.jsonl` holds the prompt's line of `evaluation_metadata.jsonl`, `NNNNN/samples/0000.png` and
 //! so on the pictures.
 
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use image::{ImageFormat, RgbImage};
+use image::RgbImage;
 use serde_json::{Value, json};
 
 use super::report::{Report, SampleRecord};
+use super::responses::write_png;
 use super::score::Score;
 use super::{Extent, one_each};
 use crate::data::{Dataset, Fields};
@@ -46,10 +46,10 @@ pub fn draw(
         let path = |number: usize| folder.join("samples").join(format!("{number:04}.png"));
         if !(0..IMAGES).all(|number| path(number).is_file()) {
             let pictures = one_each(draw(&prompt, index * IMAGES)?, IMAGES)?;
-            let metadata = fields.get("metadata").cloned().unwrap_or(json!({ "prompt": prompt }));
+            let metadata = metadata(&fields);
             write_whole(&folder.join("metadata.jsonl"), format!("{metadata}\n").as_bytes())?;
             for (number, picture) in pictures.iter().enumerate() {
-                write_picture(&path(number), picture)?;
+                write_png(&path(number), picture)?;
             }
         }
         if sheet.len() < SHOWN {
@@ -69,6 +69,11 @@ pub fn draw(
     })
 }
 
+/// The prompt's line of the benchmark.
+fn metadata(fields: &Fields) -> Value {
+    fields.get("metadata").cloned().unwrap_or_else(|| Value::Object(fields.clone()))
+}
+
 fn text(fields: &Fields, dataset: &dyn Dataset, index: usize) -> Result<String> {
     let prompt = fields.get("prompt").and_then(Value::as_str);
     prompt.map(str::to_owned).ok_or_else(|| {
@@ -81,17 +86,9 @@ fn record(doc_id: usize, fields: &Fields, prompt: String, folder: &PathBuf) -> S
         doc_id,
         id: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         input: prompt,
-        target: fields.get("metadata").cloned().unwrap_or(Value::Null),
+        target: metadata(fields),
         response: json!(folder.join("samples")),
         kind: fields.get("tag").and_then(Value::as_str).map(str::to_owned),
         scores: Vec::new(),
     }
-}
-
-fn write_picture(path: &Path, picture: &RgbImage) -> Result<()> {
-    let mut png = Cursor::new(Vec::new());
-    picture
-        .write_to(&mut png, ImageFormat::Png)
-        .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
-    write_whole(path, &png.into_inner())
 }

@@ -79,6 +79,8 @@ pub struct Majority {
     overall: Counts,
     by_kind: BTreeMap<String, Counts>,
     by_question: BTreeMap<String, Counts>,
+    /// How each normalised answer is written.
+    spellings: BTreeMap<String, Counts>,
 }
 
 impl Majority {
@@ -106,15 +108,18 @@ impl Majority {
 
     fn add(&mut self, question: &Question) {
         self.overall.add(&question.normalized);
+        self.spellings.entry(question.normalized.clone()).or_default().add(&question.answer);
         self.by_kind.entry(question.kind.clone()).or_default().add(&question.normalized);
         self.by_question.entry(question.text.clone()).or_default().add(&question.normalized);
     }
 
-    /// All answers, the most frequent first; among equals in the order of the alphabet.
+    /// All answers in their most frequent spelling, the most frequent answer first; among equals in the order
+    /// of the alphabet. An answer of which the normalisation leaves nothing is left out.
     pub fn answers(&self) -> Vec<String> {
         let mut answers: Vec<(&String, &usize)> = self.overall.0.iter().collect();
         answers.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        answers.into_iter().map(|(answer, _)| answer.clone()).collect()
+        let spelled = |(answer, _): (&String, _)| self.spellings[answer].most_frequent().to_owned();
+        answers.into_iter().filter(|(answer, _)| !answer.is_empty()).map(spelled).collect()
     }
 
     /// The most frequent answer of all, normalised; empty when nothing was learnt.

@@ -10,12 +10,12 @@ use image::RgbImage;
 use crate::error::{Error, Result};
 use crate::files::write_whole;
 
+/// The folder below that of the results; nothing but the files named here is ever removed from it.
+const FOLDER: &str = "responses";
 /// Answers, as lines of JSON.
-const TEXTS: &str = "responses.jsonl";
-/// Pictures, a file each.
-const PICTURES: &str = "pictures";
+const TEXTS: &str = "texts.jsonl";
 /// What the responses belong to.
-const IDENTITY: &str = "responses.id";
+const IDENTITY: &str = "identity.json";
 
 /// The responses of one evaluation, in the order of its items.
 #[derive(Debug)]
@@ -28,21 +28,24 @@ pub struct Responses {
 }
 
 impl Responses {
-    /// Opens what `dir` holds of an evaluation called `identity`: a text of all that decides an answer.
-    /// Responses of another one are thrown away.
+    /// Opens what the folder of results `out` holds of an evaluation called `identity`: a text of all that
+    /// decides an answer. Responses of another one are thrown away.
     ///
     /// # Errors
     /// [`Error::Io`] when the files cannot be read or written.
-    pub fn open(dir: &Path, identity: &str) -> Result<Self> {
+    pub fn open(out: &Path, identity: &str) -> Result<Self> {
+        let dir = out.join(FOLDER);
         let id = dir.join(IDENTITY);
         let same = std::fs::read_to_string(&id).is_ok_and(|known| known == identity);
-        let responses = Self { dir: dir.to_owned(), texts: Vec::new(), next: 0, file: None };
+        let responses = Self { dir, texts: Vec::new(), next: 0, file: None };
         if !same {
-            responses.forget()?;
+            if id.exists() {
+                responses.forget()?;
+            }
             write_whole(&id, identity.as_bytes())?;
             return Ok(responses);
         }
-        let path = dir.join(TEXTS);
+        let path = responses.dir.join(TEXTS);
         if !path.exists() {
             return Ok(responses);
         }
@@ -58,6 +61,11 @@ impl Responses {
     /// Responses known at the beginning.
     pub fn known(&self) -> usize {
         self.texts.len()
+    }
+
+    /// The place of the next item.
+    pub fn position(&self) -> usize {
+        self.next
     }
 
     /// The responses to the next `count` items: those that are known, and for the rest those of `answer`,
@@ -92,7 +100,7 @@ impl Responses {
         file.write_all(lines.as_bytes()).map_err(Error::io(&path))
     }
 
-    /// The same for pictures.
+    /// The same for pictures, which stay as `responses/000000.png` and so on.
     ///
     /// # Errors
     /// Those of `draw`; when a picture cannot be written.
@@ -101,7 +109,7 @@ impl Responses {
         count: usize,
         draw: impl FnOnce(usize) -> Result<Vec<RgbImage>>,
     ) -> Result<Vec<RgbImage>> {
-        let path = |at: usize| self.dir.join(PICTURES).join(format!("{at:06}.png"));
+        let path = |at: usize| self.dir.join(format!("{at:06}.png"));
         let mut pictures = Vec::with_capacity(count);
         for at in self.next..self.next + count {
             match image::open(path(at)) {
@@ -112,11 +120,7 @@ impl Responses {
         let known = pictures.len();
         if known < count {
             for (at, picture) in (self.next + known..).zip(draw(known)?) {
-                let mut png = std::io::Cursor::new(Vec::new());
-                picture
-                    .write_to(&mut png, image::ImageFormat::Png)
-                    .map_err(|e| Error::file(&path(at), e.to_string()))?;
-                write_whole(&path(at), &png.into_inner())?;
+                write_png(&path(at), &picture)?;
                 pictures.push(picture);
             }
         }
@@ -124,25 +128,42 @@ impl Responses {
         Ok(pictures)
     }
 
-    /// Ends the evaluation: the texts are in its samples now, the pictures stay.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when a file cannot be removed.
-    pub fn finish(self) -> Result<()> {
-        for name in [TEXTS, IDENTITY] {
-            remove(&self.dir.join(name))?;
+    fn forget(&self) -> Result<()> {
+        remove(&self.dir.join(TEXTS))?;
+        for at in 0.. {
+            let picture = self.dir.join(format!("{at:06}.png"));
+            if !picture.exists() {
+                return Ok(());
+            }
+            remove(&picture)?;
         }
         Ok(())
     }
 
-    fn forget(&self) -> Result<()> {
-        remove(&self.dir.join(TEXTS))?;
-        let pictures = self.dir.join(PICTURES);
-        if pictures.is_dir() {
-            std::fs::remove_dir_all(&pictures).map_err(Error::io(&pictures))?;
+    /// The evaluation whose results lie in `out` is done and written: the texts are in its samples now.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be removed.
+    pub fn done(out: &Path) -> Result<()> {
+        let dir = out.join(FOLDER);
+        remove(&dir.join(TEXTS))?;
+        let holds_pictures = dir.join("000000.png").exists();
+        if !holds_pictures {
+            remove(&dir.join(IDENTITY))?;
+            // Only an empty folder goes.
+            let _ = std::fs::remove_dir(&dir);
         }
         Ok(())
     }
+}
+
+/// Writes a picture whole or not at all.
+pub(super) fn write_png(path: &Path, picture: &RgbImage) -> Result<()> {
+    let mut png = std::io::Cursor::new(Vec::new());
+    picture
+        .write_to(&mut png, image::ImageFormat::Png)
+        .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
+    write_whole(path, &png.into_inner())
 }
 
 fn line(text: &str) -> String {
@@ -162,7 +183,7 @@ mod tests {
     use super::*;
 
     fn ask(responses: &mut Responses, count: usize, asked: &mut Vec<usize>) -> Vec<String> {
-        let first = responses.next;
+        let first = responses.position();
         let answer = |known: usize| {
             asked.extend(first + known..first + count);
             Ok((first + known..first + count).map(|item| format!("answer\n{item}")).collect())
@@ -178,7 +199,7 @@ mod tests {
         ask(&mut first, 4, &mut asked);
         drop(first);
         // A kill in the middle of a line.
-        let path = dir.path().join(TEXTS);
+        let path = dir.path().join(FOLDER).join(TEXTS);
         let whole = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 4]).unwrap();
         asked.clear();
@@ -188,13 +209,15 @@ mod tests {
         let texts = [ask(&mut second, 2, &mut asked), ask(&mut second, 3, &mut asked)].concat();
         assert_eq!(asked, [3, 4]);
         assert_eq!(texts, (0..5).map(|item| format!("answer\n{item}")).collect::<Vec<_>>());
-        second.finish().unwrap();
+        Responses::done(dir.path()).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
-    fn responses_of_another_evaluation_are_thrown_away() {
+    fn responses_of_another_evaluation_are_thrown_away_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join(FOLDER).join("notes.txt");
+        write_whole(&own, b"the user's").unwrap();
         let mut first = Responses::open(dir.path(), "this").unwrap();
         ask(&mut first, 2, &mut Vec::new());
         let picture = RgbImage::from_pixel(4, 3, image::Rgb([1, 2, 3]));
@@ -212,5 +235,6 @@ mod tests {
         draw(&mut Responses::open(dir.path(), "that").unwrap());
         assert_eq!(drawn, 2);
         assert_eq!(Responses::open(dir.path(), "that").unwrap().known(), 0);
+        assert!(own.exists());
     }
 }

@@ -38,7 +38,7 @@ impl Pipeline {
         let images: Vec<RgbImage> = shots.iter().map(|shot| shot.image.clone()).collect();
         let mut examples = Vec::new();
         for (shot, codes) in shots.iter().zip(self.encode(&images)?) {
-            examples.extend(segments(form, &shot.question, Some(codes))?);
+            examples.extend(segments(form, &[("question", &shot.question)], Some(codes))?);
             examples.push(CodedSegment::text(&shot.answer));
             examples.push(CodedSegment::sep());
         }
@@ -65,7 +65,7 @@ impl Asking<'_> {
         let prompt = |(codes, question): (Codes, &_)| {
             let question = AsRef::<str>::as_ref(question);
             let mut all = self.examples.clone();
-            all.extend(segments(self.form, question, Some(codes))?);
+            all.extend(segments(self.form, &[("question", question)], Some(codes))?);
             self.pipeline.processor.encode(&all)
         };
         self.pipeline.encode(images)?.into_iter().zip(questions).map(prompt).collect()
@@ -85,11 +85,11 @@ impl Asking<'_> {
     }
 
     /// For each the one of `choices` that is the likeliest continuation: the largest sum of
-    /// log-probabilities of its ids, as lm-evaluation-harness's `acc` takes it. Among equals the
-    /// first.
+    /// log-probabilities of its ids, as lm-evaluation-harness's `acc` takes it. Where a choice begins with
+    /// another one the separator that ends an answer counts with all of them. Among equals the first.
     ///
     /// # Errors
-    /// As [`answer`](Self::answer); when there is no choice.
+    /// As [`answer`](Self::answer); when there is no choice, or an empty one.
     pub fn choose(
         &self,
         images: &[RgbImage],
@@ -97,7 +97,15 @@ impl Asking<'_> {
         choices: &[String],
     ) -> Result<Vec<String>> {
         let encode = |choice: &String| self.pipeline.processor.text().encode_plain(choice);
-        let ids = choices.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let mut ids = choices.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        if ids.iter().any(Vec::is_empty) {
+            return Err(Error::Invalid("a choice is empty; each needs some text".to_owned()));
+        }
+        let begins = |one: &Vec<u32>, other: &Vec<u32>| one != other && other.starts_with(one);
+        if ids.iter().any(|one| ids.iter().any(|other| begins(one, other))) {
+            let end = self.pipeline.processor.vocabulary().special().sep;
+            ids.iter_mut().for_each(|choice| choice.push(end));
+        }
         let prompts = self.prompts(images, questions)?;
         let best = |prompt: &Vec<u32>| -> Result<String> {
             let mut best: Option<(f64, usize)> = None;
@@ -131,10 +139,14 @@ impl Asking<'_> {
 }
 
 /// A filled form; the picture takes its `<image>` mark.
-fn segments(form: &str, question: &str, mut picture: Option<Codes>) -> Result<Vec<CodedSegment>> {
+pub(super) fn segments(
+    form: &str,
+    values: &[(&str, &str)],
+    mut picture: Option<Codes>,
+) -> Result<Vec<CodedSegment>> {
     let marks = || Error::Invalid(format!("the prompt form `{form}` lacks or repeats <image>"));
     let mut segments = Vec::new();
-    for piece in render(form, &[("question", question)])? {
+    for piece in render(form, values)? {
         segments.push(match piece {
             FormPiece::Text(text) => CodedSegment::Text(text),
             FormPiece::Separator => CodedSegment::sep(),

@@ -21,6 +21,7 @@ use super::{Optimizer, Stepped, Task};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::data::Encoding;
 use crate::data::pack::Packer;
+use crate::data::shards::tokenizer_digest;
 use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::files::{read_json, write_json};
@@ -34,6 +35,9 @@ use crate::tokenize::Processor;
 struct State {
     stream: StreamState,
     tokens: u64,
+    /// Digest of the tokenizers.
+    #[serde(default)]
+    tokenizer: String,
 }
 
 /// A language model in training.
@@ -49,6 +53,8 @@ pub struct LanguageTask {
     objective: NextToken,
     processor: Arc<Processor>,
     vq: VqTokenizer,
+    /// Digest of both tokenizers.
+    tokenizer: String,
     loader: Loader,
     validation: Vec<NextTokenBatch>,
     showcase: Showcase,
@@ -73,7 +79,8 @@ impl Interval {
     }
 
     fn add(&mut self, batch: &NextTokenBatch, by_source: &[(f64, usize)]) {
-        for (sum, more) in self.sources.iter_mut().zip(by_source) {
+        let finite = by_source.iter().filter(|(sum, _)| sum.is_finite()).count() == by_source.len();
+        for (sum, more) in self.sources.iter_mut().zip(by_source).filter(|_| finite) {
             add(sum, *more);
         }
         self.image_tokens += batch.is_image.iter().filter(|is_image| **is_image).count();
@@ -96,6 +103,7 @@ impl LanguageTask {
     ) -> Result<Self> {
         let (processor, vq, digest) = recipe.tokenizer.open(device)?;
         let processor = Arc::new(processor);
+        let tokenizer = tokenizer_digest(&processor, &digest)?;
         let config = recipe.model.config(processor.vocabulary().len());
         check_vocabulary(&config, &processor)?;
         let cache_dir = recipe.run.path().join("codes");
@@ -140,6 +148,7 @@ impl LanguageTask {
             objective: NextToken { config: recipe.loss.clone() },
             processor,
             vq,
+            tokenizer,
             loader: Loader::new(stream)?,
             validation,
             showcase,
@@ -343,13 +352,26 @@ impl Task for LanguageTask {
             Average::save_raw(&trainer, self.model())?;
         }
         self.optimizer.save(&trainer.join("optimizer.safetensors"))?;
-        let state = State { stream: self.loader.state().clone(), tokens: self.tokens };
+        let state = State {
+            stream: self.loader.state().clone(),
+            tokens: self.tokens,
+            tokenizer: self.tokenizer.clone(),
+        };
         write_json(&trainer.join("state.json"), &state)?;
         super::state::write_toml(&trainer.join("recipe.toml"), &self.recipe)
     }
 
     fn restore(&mut self, dir: &Path, skip: u64) -> Result<()> {
         let trainer = dir.join("trainer");
+        let state: State = read_json(&trainer.join("state.json"))?;
+        if !state.tokenizer.is_empty() && state.tokenizer != self.tokenizer {
+            let (then, now) = (&state.tokenizer, &self.tokenizer);
+            let message = format!(
+                "was trained with the tokenizer {then}, tokenizer.checkpoint and tokenizer.text are {now} now; \
+                 name those that it began with, or choose another run.name"
+            );
+            return Err(Error::file(dir, message));
+        }
         let released = dir.join("model.safetensors");
         if let Some(average) = &mut self.average {
             average.restore(&released)?;
@@ -361,7 +383,6 @@ impl Task for LanguageTask {
             &trainer.join("optimizer.safetensors"),
             &self.device.clone().inner(),
         )?;
-        let state: State = read_json(&trainer.join("state.json"))?;
         self.loader.restore(&state.stream, skip * self.recipe.batch.accumulate as u64)?;
         self.tokens = state.tokens;
         Ok(())

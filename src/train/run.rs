@@ -142,8 +142,8 @@ pub(super) struct LoopState {
     skipped_in_a_row: usize,
     /// Steps whose data were left out on ways back, over the whole run.
     left_out: u64,
-    /// The best value of `run.keep_best`.
-    pub(super) best: Option<f64>,
+    /// The best value of `run.keep_best`, and the step of its checkpoint.
+    pub(super) best: Option<(f32, usize)>,
 }
 
 /// Trains `task` by `plan`, from the newest good checkpoint of the run if there is one.
@@ -168,7 +168,7 @@ pub fn run<T: Task>(
     let mut resumed_at = 0;
     if let Some((step, dir)) = checkpoints.newest_good(usize::MAX)? {
         task.restore(&dir, 0)?;
-        state = state::read_loop(&dir)?;
+        state = checkpoints.take_up(step, &dir)?;
         resumed_at = step;
     }
     if resumed_at > plan.run.steps {
@@ -186,10 +186,17 @@ pub fn run<T: Task>(
     let way_back = WayBack { to: resumed_at, times: 0 };
     let (task, reporter) = (task, &mut reporter);
     let mut work = Loop { task, plan, checkpoints, reporter, stop, state, pace, way_back };
-    let evaluation = work.run(resumed_at)?;
+    let done = work.run(resumed_at);
     let rate = work.pace.median();
+    if let Err(error) = &done
+        && !matches!(error, Error::Interrupted { .. })
+    {
+        // The first error is the one to tell.
+        let _ = reporter.event(resumed_at, "failed", &error.to_string());
+    }
     reporter.write_report();
     reporter.finish();
+    let evaluation = done?;
     let checkpoint = state::latest_checkpoint(&run_dir).unwrap_or(run_dir);
     Ok(RunSummary { checkpoint, resumed_at, evaluation, rate })
 }
@@ -229,7 +236,7 @@ impl<T: Task> Loop<'_, T> {
             let mut is_best = false;
             if last || (config.eval_every > 0 && step.is_multiple_of(config.eval_every)) {
                 evaluation = self.evaluate(step)?;
-                is_best = self.is_best(&evaluation);
+                is_best = self.is_best(step, &evaluation);
             }
             let signal = self.stop.load(Ordering::SeqCst);
             if last || is_best || signal != 0 || step.is_multiple_of(config.checkpoint_every) {
@@ -237,8 +244,6 @@ impl<T: Task> Loop<'_, T> {
             }
             if signal != 0 && !last {
                 self.reporter.event(step, "stopped", &format!("by signal {signal}"))?;
-                self.reporter.write_report();
-                self.reporter.finish();
                 return Err(Error::Interrupted { signal: signal as i32 });
             }
         }
@@ -273,11 +278,17 @@ impl<T: Task> Loop<'_, T> {
         self.state.skipped_in_a_row = 0;
         let phase = self.task.phase(step);
         let loss = stepped.loss().unwrap_or(0.0);
-        if self.state.detector.is_spike(loss, phase, safety) {
-            let suspicious = self.state.detector.suspicious();
+        if self.state.detector.is_spike(step, loss, phase, safety) {
+            let detector = &mut self.state.detector;
+            let (suspicious, good) = (detector.suspicious(), detector.since());
             let reason =
                 format!("the loss was far above its usual for {suspicious} steps ({loss:.4})");
-            return Ok(Outcome::Back(reason, done.saturating_sub(suspicious)));
+            if self.checkpoints.newest_good(good)?.is_some() {
+                return Ok(Outcome::Back(reason, good));
+            }
+            detector.accept();
+            let text = format!("{reason}; there is no checkpoint before it to go back to");
+            self.reporter.event(done, "spike", &text)?;
         }
         if done.is_multiple_of(self.plan.run.log_every) || done == self.plan.run.steps {
             let mut metrics = stepped.metrics;
@@ -308,17 +319,17 @@ impl<T: Task> Loop<'_, T> {
     }
 
     /// Whether `evaluation` has the best value so far of the metric that the recipe names.
-    fn is_best(&mut self, evaluation: &Metrics) -> bool {
+    fn is_best(&mut self, step: usize, evaluation: &Metrics) -> bool {
         let Some(name) = &self.plan.run.keep_best else { return false };
         let Some((_, value)) = evaluation.iter().find(|(known, _)| known == name) else {
             self.reporter.note(&format!("run.keep_best: the evaluation has no metric {name}"));
             return false;
         };
-        let lower = name.contains("loss");
-        let better = |best: f64| if lower { *value < best } else { *value > best };
-        let is_best = self.state.best.is_none_or(better);
+        let (lower, value) = (name.contains("loss"), *value as f32);
+        let better = |(best, _): (f32, usize)| if lower { value < best } else { value > best };
+        let is_best = value.is_finite() && self.state.best.is_none_or(better);
         if is_best {
-            self.state.best = Some(*value);
+            self.state.best = Some((value, step));
         }
         is_best
     }
@@ -343,11 +354,11 @@ impl<T: Task> Loop<'_, T> {
         }
         // Data read since that checkpoint: those of its steps, and what was left out before.
         let before = self.state.left_out;
-        self.state = state::read_loop(&dir)?;
+        self.checkpoints.forget_after(to)?;
+        self.state = self.checkpoints.take_up(to, &dir)?;
         let skip = (step + 1 - to) as u64 + before - self.state.left_out;
         self.state.left_out += skip;
         self.task.restore(&dir, skip)?;
-        self.checkpoints.forget_after(to)?;
         self.reporter.rewind(to)?;
         let text =
             format!("from step {} because {reason}; leaving out {skip} steps' data", step + 1);

@@ -61,27 +61,39 @@ impl SafetyConfig {
 /// Watches the losses of a run. Part of its checkpoints, so that a resumed run judges as it would have.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SpikeDetector {
-    losses: VecDeque<f64>,
+    /// In f32, which JSON gives back to the last bit.
+    losses: VecDeque<f32>,
     suspicious: usize,
+    /// The step of the first suspicious loss in a row.
+    since: usize,
     phase: usize,
 }
 
 impl SpikeDetector {
-    /// Takes in the loss of a step; whether it makes a spike. Losses of another `phase` are not
-    /// compared: what is minimised or learnt from has changed.
-    pub fn is_spike(&mut self, loss: f64, phase: usize, config: &SafetyConfig) -> bool {
+    /// Takes in the loss of `step`; whether it makes a spike. Losses of another `phase` are not compared: what
+    /// is minimised or learnt from has changed.
+    pub fn is_spike(
+        &mut self,
+        step: usize,
+        loss: f64,
+        phase: usize,
+        config: &SafetyConfig,
+    ) -> bool {
         if phase != self.phase {
             *self = Self { phase, ..Self::default() };
         }
         if config.spike_deviations > 0.0 && self.losses.len() >= FEWEST {
             let (median, deviation) = self.spread();
             if loss > median + config.spike_deviations * deviation {
+                if self.suspicious == 0 {
+                    self.since = step;
+                }
                 self.suspicious += 1;
                 return self.suspicious >= config.spike_patience;
             }
         }
         self.suspicious = 0;
-        self.losses.push_back(loss);
+        self.losses.push_back(loss as f32);
         if self.losses.len() > WINDOW {
             self.losses.pop_front();
         }
@@ -93,10 +105,20 @@ impl SpikeDetector {
         self.suspicious
     }
 
+    /// The step, from 0, of the first of them: so many steps were good.
+    pub fn since(&self) -> usize {
+        self.since
+    }
+
+    /// A spike that there is no way back from: what comes is compared with what came from now on.
+    pub fn accept(&mut self) {
+        *self = Self { phase: self.phase, ..Self::default() };
+    }
+
     /// Median and robust deviation of the losses.
     fn spread(&self) -> (f64, f64) {
-        let middle = median(self.losses.iter().copied());
-        let distance = median(self.losses.iter().map(|loss| (loss - middle).abs()));
+        let middle = median(self.losses.iter().map(|loss| f64::from(*loss)));
+        let distance = median(self.losses.iter().map(|loss| (f64::from(*loss) - middle).abs()));
         let least = LEAST_DEVIATION * middle.abs();
         (middle, (TO_STANDARD_DEVIATION * distance).max(least))
     }
@@ -122,9 +144,9 @@ mod tests {
     fn a_noisy_fall_is_no_spike_and_one_bad_loss_is_none() {
         let (mut detector, config) = (SpikeDetector::default(), SafetyConfig::default());
         for step in 0..500 {
-            assert!(!detector.is_spike(loss(step), 0, &config), "{step}");
+            assert!(!detector.is_spike(step, loss(step), 0, &config), "{step}");
             if step % 50 == 49 {
-                assert!(!detector.is_spike(50.0, 0, &config), "one alone");
+                assert!(!detector.is_spike(step, 50.0, 0, &config), "one alone");
                 assert_eq!(detector.suspicious(), 1);
             }
         }
@@ -133,13 +155,15 @@ mod tests {
     #[test]
     fn losses_that_stay_high_are_a_spike_until_the_phase_changes() {
         let (mut detector, config) = (SpikeDetector::default(), SafetyConfig::default());
-        (0..200).for_each(|step| assert!(!detector.is_spike(loss(step), 0, &config)));
-        let told: Vec<bool> = (0..4).map(|_| detector.is_spike(9.0, 0, &config)).collect();
+        (0..200).for_each(|step| assert!(!detector.is_spike(step, loss(step), 0, &config)));
+        let told: Vec<bool> =
+            (200..204).map(|step| detector.is_spike(step, 9.0, 0, &config)).collect();
         assert_eq!(told, [false, false, false, true]);
-        assert!(!detector.is_spike(9.0, 1, &config), "another phase has losses of its own");
+        assert_eq!(detector.since(), 200);
+        assert!(!detector.is_spike(204, 9.0, 1, &config), "another phase has losses of its own");
         let off = SafetyConfig { spike_deviations: 0.0, ..config };
         let mut detector = SpikeDetector::default();
-        (0..100).for_each(|step| assert!(!detector.is_spike(loss(step), 0, &off)));
-        (0..20).for_each(|_| assert!(!detector.is_spike(1e9, 0, &off)));
+        (0..100).for_each(|step| assert!(!detector.is_spike(step, loss(step), 0, &off)));
+        (0..20).for_each(|step| assert!(!detector.is_spike(step, 1e9, 0, &off)));
     }
 }

@@ -42,7 +42,7 @@ impl<'a> Checkpoints<'a> {
         state: &LoopState,
         is_best: bool,
     ) -> Result<()> {
-        let name = format!("step-{step:07}");
+        let name = name(step);
         let dir = self.run.join(&name);
         self.check_room(task)?;
         if dir.exists() {
@@ -93,24 +93,42 @@ impl<'a> Checkpoints<'a> {
         newest_good(self.run, most)
     }
 
-    /// Deletes the checkpoints after `step`, to which the run has gone back.
+    /// The loop's part of the checkpoint in `dir`, which the run goes on from. The links are set right: an
+    /// end of the run may have come between a checkpoint and its link.
+    pub(super) fn take_up(&self, step: usize, dir: &Path) -> Result<LoopState> {
+        let mut state = read_loop(dir)?;
+        point(&self.run.join(LATEST), &name(step))?;
+        state.best = state.best.filter(|(_, best)| self.run.join(name(*best)).is_dir());
+        let best = self.run.join(BEST);
+        match state.best {
+            Some((_, step)) => point(&best, &name(step))?,
+            None if best.symlink_metadata().is_ok() => {
+                std::fs::remove_file(&best).map_err(Error::io(&best))?;
+            }
+            None => {}
+        }
+        Ok(state)
+    }
+
+    /// Deletes the checkpoints after `step`, to which the run goes back.
     pub(super) fn forget_after(&self, step: usize) -> Result<()> {
-        point(&self.run.join(LATEST), &format!("step-{step:07}"))?;
+        point(&self.run.join(LATEST), &name(step))?;
         for (later, dir) in step_directories(self.run)? {
             if later > step {
                 std::fs::remove_dir_all(&dir).map_err(Error::io(&dir))?;
             }
         }
-        let best = self.run.join(BEST);
-        match best.symlink_metadata().is_ok() && !best.exists() {
-            true => std::fs::remove_file(&best).map_err(Error::io(&best)),
-            false => Ok(()),
-        }
+        Ok(())
     }
 }
 
+/// What the checkpoint at `step` is called.
+fn name(step: usize) -> String {
+    format!("step-{step:07}")
+}
+
 /// The loop's own part of the checkpoint in `dir`.
-pub(super) fn read_loop(dir: &Path) -> Result<LoopState> {
+fn read_loop(dir: &Path) -> Result<LoopState> {
     let path = dir.join(LOOP);
     if path.exists() { read_json(&path) } else { Ok(LoopState::default()) }
 }

@@ -32,20 +32,22 @@ fn measured(
 ) -> Result<Measured> {
     task.validate()?;
     let pipeline = open::pipeline(&common.checkpoint, session)?;
-    let base = match task.measure {
+    let generation = match task.measure {
         Measure::Vqa | Measure::Captioning => sampling.for_answers(&pipeline, session),
         _ => sampling.over_checkpoint(&pipeline, session),
     };
-    let generation = with_limit(base, task);
-    measure(task, &pipeline, generation, &common.out, session)
+    let checkpoint = &common.checkpoint;
+    let opened = Opened { checkpoint, pipeline: &pipeline };
+    measure(task, opened, generation, &common.out, session)
 }
 
-/// Answers end somewhere.
-fn with_limit(mut config: GenerationConfig, task: &TaskConfig) -> GenerationConfig {
-    if matches!(task.measure, Measure::Vqa | Measure::Captioning) {
-        config.max_new_tokens.get_or_insert(task::LONGEST_ANSWER);
-    }
-    config
+/// A checkpoint's directory, opened.
+#[derive(Clone, Copy)]
+pub struct Opened<'a> {
+    /// The directory.
+    pub checkpoint: &'a Path,
+    /// What it holds.
+    pub pipeline: &'a Pipeline,
 }
 
 /// Measures `task` with `pipeline`; responses are kept in `out` on the way.
@@ -54,17 +56,29 @@ fn with_limit(mut config: GenerationConfig, task: &TaskConfig) -> GenerationConf
 /// Those of data and model.
 pub fn measure(
     task: &TaskConfig,
-    pipeline: &Pipeline,
+    opened: Opened<'_>,
     generation: GenerationConfig,
     out: &Path,
     session: &Session,
 ) -> Result<Measured> {
     let seed = generation.seed;
-    let (out, quiet) = (out.to_owned(), session.quiet());
-    let evaluation = Evaluation { task, pipeline, generation, out, quiet };
+    let pipeline = opened.pipeline;
+    let evaluation = evaluation(task, opened, generation, out, session);
     let mut bar = Bar::new(evaluation.items()?, session);
     let report = evaluation.run(&mut |done| bar.add(done))?;
     Ok(Measured { report, seed, digest: pipeline.digest().map(str::to_owned) })
+}
+
+/// A measure that is ready to be done.
+pub fn evaluation<'a>(
+    task: &'a TaskConfig,
+    Opened { checkpoint, pipeline }: Opened<'a>,
+    generation: GenerationConfig,
+    out: &Path,
+    session: &Session,
+) -> Evaluation<'a> {
+    let (out, quiet) = (out.to_owned(), session.quiet());
+    Evaluation { task, checkpoint, pipeline, generation, out, quiet }
 }
 
 /// Questions about pictures.
@@ -149,8 +163,8 @@ pub fn loss(args: &LossArgs, session: &Session) -> Result<Measured> {
     }
     let pipeline = open::pipeline(&common.checkpoint, session)?;
     let generation = pipeline.generation().clone();
-    let (out, quiet) = (common.out.clone(), session.quiet());
-    let evaluation = Evaluation { task: &task, pipeline: &pipeline, generation, out, quiet };
+    let opened = Opened { checkpoint: &common.checkpoint, pipeline: &pipeline };
+    let evaluation = evaluation(&task, opened, generation, &common.out, session);
     let mut bar = Bar::new(None, session);
     let report = evaluation.loss_of(&recipe.validation, &mut |done| bar.add(done))?;
     let digest = pipeline.digest().map(str::to_owned);

@@ -1,6 +1,6 @@
 //! `calumma eval run`: every measure of a recipe, and one table.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use calumma::eval::task::EvalRecipe;
 use calumma::files::write_whole;
@@ -9,7 +9,7 @@ use calumma::{Error, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::measures;
+use super::measures::{self, Opened};
 use crate::cli::open;
 use crate::cli::session::{Session, name};
 
@@ -26,9 +26,8 @@ pub struct RunArgs {
     only: Vec<String>,
 }
 
-/// Measures every task, writes its results below the run's folder and a table of all beside them.
-///
-/// Results that are there already are made again; responses of a call that was stopped are not.
+/// Measures every task, writes its results below the run's folder and a table of all beside them. A task whose
+/// results are there, made of the same model, data and settings, is passed over.
 ///
 /// # Errors
 /// Those of recipe, checkpoint, data sets and device.
@@ -40,31 +39,55 @@ pub fn run(args: &RunArgs, session: &Session) -> Result<()> {
         let names = names.join(", ");
         return Err(Error::Invalid(format!("--only {name}: the recipe's tasks are {names}")));
     }
-    let pipeline = open::pipeline(&recipe.run.checkpoint, session)?;
-    let mut table =
-        String::from("| task | score | value | 95 % interval | N |\n|---|---|---|---|---|\n");
-    let mut objects: Vec<Value> = Vec::new();
+    let checkpoint = &recipe.run.checkpoint;
+    let pipeline = open::pipeline(checkpoint, session)?;
+    let opened = Opened { checkpoint, pipeline: &pipeline };
+    let (mut table, mut objects) = (HEAD.to_owned(), Vec::new());
     for task in &recipe.task {
-        if !args.only.is_empty() && !args.only.iter().any(|name| name == task.label()) {
-            continue;
-        }
         let out = recipe.out(task);
-        let generation = task.generation(pipeline.generation(), session.seed())?;
-        let measured = measures::measure(task, &pipeline, generation, &out, session)?;
-        session.line(format_args!("\n{}", task.label()))?;
-        let (report, environment) = super::write(measured, &recipe.run.checkpoint, &out, session)?;
-        for (score, value) in &report.scores {
-            let interval = value
-                .interval
-                .map_or(String::new(), |[low, high]| format!("{low:.4} to {high:.4}"));
-            let row = (task.label(), score, value.value, interval, value.n);
-            table += &format!("| {} | {} | {:.4} | {} | {} |\n", row.0, row.1, row.2, row.3, row.4);
+        let wanted = args.only.is_empty() || args.only.iter().any(|name| name == task.label());
+        let mut results = read(&out);
+        if wanted {
+            let generation = task.generation(pipeline.generation(), session.seed())?;
+            let evaluation = measures::evaluation(task, opened, generation.clone(), &out, session);
+            let identity = json!(evaluation.digest()?);
+            session.line(format_args!("\n{}", task.label()))?;
+            if results.as_ref().is_some_and(|old| old["config"]["identity"] == identity) {
+                session.line("  measured before")?;
+            } else {
+                let measured = measures::measure(task, opened, generation, &out, session)?;
+                super::write(measured, checkpoint, &out, session)?;
+                results = read(&out);
+            }
         }
-        let results = serde_json::to_value(report.results(&environment));
-        objects.push(results.map_err(|e| Error::Invalid(e.to_string()))?);
+        let Some(results) = results else { continue };
+        table += &rows(task.label(), &results);
+        objects.extend(wanted.then_some(results));
     }
     let path = recipe.run.path().join("scores.md");
     write_whole(&path, table.as_bytes())?;
     session.note(format_args!("all scores in {}", path.display()));
     session.object(&json!({ "table": name(&path), "tasks": objects }))
+}
+
+const HEAD: &str = "| task | score | value | 95 % interval | N |\n|---|---|---|---|---|\n";
+
+/// The results in `out`, if there are any.
+fn read(out: &Path) -> Option<Value> {
+    let text = std::fs::read_to_string(out.join("results.json")).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// The scores of a task as rows of the table.
+fn rows(task: &str, results: &Value) -> String {
+    let Some(scores) = results["scores"].as_object() else { return String::new() };
+    let row = |(name, score): (&String, &Value)| {
+        let number = |value: &Value| value.as_f64().map_or("-".to_owned(), |v| format!("{v:.4}"));
+        let interval = match score["interval"].as_array().map(Vec::as_slice) {
+            Some([low, high]) => format!("{} to {}", number(low), number(high)),
+            _ => String::new(),
+        };
+        format!("| {task} | {name} | {} | {interval} | {} |\n", number(&score["value"]), score["n"])
+    };
+    scores.iter().map(row).collect()
 }

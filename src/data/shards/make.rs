@@ -91,7 +91,7 @@ impl ShardJob<'_> {
                 continue;
             }
             let source = &sources[planned.source];
-            let made_of = self.made_of(planned)?;
+            let made_of = self.made_of(source, planned)?;
             let whole = |shard: &Shard| shard.made_of() == made_of && shard.verify().is_ok();
             let shard = match Shard::open(&planned.path).ok().filter(whole) {
                 Some(shard) => {
@@ -147,12 +147,12 @@ impl ShardJob<'_> {
     }
 
     /// Everything that decides a shard's content.
-    fn made_of(&self, planned: &Planned) -> Result<String> {
-        let config = &self.data[planned.source];
+    fn made_of(&self, source: &OpenSource<'_>, planned: &Planned) -> Result<String> {
+        let config = source.config;
         let identity = serde_json::json!([
             tokenizer_digest(self.processor, self.encoding.digest)?,
             DataConfig { weight: Default::default(), ..config.clone() },
-            fingerprint(&config.path)?,
+            source.files,
             [self.seed, self.renderings as u64, planned.source as u64],
             [planned.first, planned.end],
         ]);
@@ -228,6 +228,8 @@ struct OpenSource<'a> {
     renderer: Renderer,
     dataset: Counted,
     len: usize,
+    /// What tells this state of the files from another.
+    files: Vec<(PathBuf, u64, u64)>,
 }
 
 impl<'a> OpenSource<'a> {
@@ -235,6 +237,7 @@ impl<'a> OpenSource<'a> {
         let dataset = open_as(&config.path, config.explode.as_deref(), config.group_by.as_deref())?;
         let dataset = Counted::new(dataset, config.max_bad)?;
         let len = dataset.len().min(config.limit.unwrap_or(usize::MAX));
-        Ok(Self { config, renderer: Renderer::new(config)?, dataset, len })
+        let files = fingerprint(&config.path)?;
+        Ok(Self { config, renderer: Renderer::new(config)?, dataset, len, files })
     }
 }

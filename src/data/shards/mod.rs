@@ -17,6 +17,7 @@ mod content;
 mod make;
 mod shard;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -80,6 +81,29 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Refuses a directory in which shards are missing: `SSS-NNNNN-of-CCCCC` names say how many there are of a
+/// source.
+fn refuse_gaps(dir: &Path, files: &[PathBuf]) -> Result<()> {
+    let parts = |path: &PathBuf| -> Option<(String, usize, usize)> {
+        let stem = path.file_stem()?.to_str()?;
+        let (before, count) = stem.rsplit_once("-of-")?;
+        let (source, number) = before.rsplit_once('-')?;
+        Some((source.to_owned(), number.parse().ok()?, count.parse().ok()?))
+    };
+    let mut found: BTreeMap<(String, usize), BTreeSet<usize>> = BTreeMap::new();
+    for (source, number, count) in files.iter().filter_map(parts) {
+        found.entry((source, count)).or_default().insert(number);
+    }
+    for ((source, count), numbers) in &found {
+        if let Some(missing) = (0..*count).find(|number| !numbers.contains(number)) {
+            let name = format!("{source}-{missing:05}-of-{count:05}.{ENDING}");
+            let message = format!("lacks {name}; run `calumma tokenize` to its end");
+            return Err(Error::file(dir, message));
+        }
+    }
+    Ok(())
+}
+
 /// The documents of several shards, one after the other.
 #[derive(Debug)]
 pub struct TokenShards {
@@ -102,7 +126,11 @@ impl TokenShards {
         let mut paths = Vec::new();
         for path in files::expand(spec)? {
             match path.is_dir() {
-                true => paths.extend(files_in(&path)?),
+                true => {
+                    let files = files_in(&path)?;
+                    refuse_gaps(&path, &files)?;
+                    paths.extend(files);
+                }
                 false => paths.push(path),
             }
         }

@@ -1,10 +1,12 @@
 //! A measure done with an open checkpoint.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{Answering, Measure, TaskConfig};
+use crate::checkpoint::{Manifest, VQ_DIR};
 use crate::data::pack::Packer;
 use crate::data::scenes::ScenesConfig;
 use crate::data::{self, DataConfig, Dataset, Encoding};
@@ -14,6 +16,7 @@ use crate::eval::{
     Majority, Official, Report, Responses, captioning, geneval, loss, reconstruction,
     text_to_image, vqa,
 };
+use crate::files::write_whole;
 use crate::generate::GenerationConfig;
 use crate::pipeline::{Pipeline, Shot};
 use crate::train::objective::{LossConfig, NextToken};
@@ -23,7 +26,9 @@ use crate::train::validation_batches;
 pub struct Evaluation<'a> {
     /// What to measure.
     pub task: &'a TaskConfig,
-    /// The checkpoint.
+    /// The checkpoint's directory.
+    pub checkpoint: &'a Path,
+    /// The checkpoint, opened.
     pub pipeline: &'a Pipeline,
     /// How it answers and draws.
     pub generation: GenerationConfig,
@@ -70,15 +75,50 @@ impl Evaluation<'_> {
             report.config.insert("generation".to_owned(), json!(self.generation));
         }
         report.config.insert("task".to_owned(), json!(self.task));
+        report.config.insert("identity".to_owned(), json!(self.digest()?));
         Ok(report)
+    }
+
+    /// Everything that decides a response: model, data, settings.
+    ///
+    /// # Errors
+    /// When a file of the data cannot be found.
+    pub fn identity(&self) -> Result<String> {
+        let task = TaskConfig { batch: 0, ..self.task.clone() };
+        let files = |spec: &String| data::fingerprint(spec);
+        let data = [Some(&self.task.data), self.task.train.as_ref()]
+            .map(|spec| spec.map(files).transpose());
+        let [data, train] = data;
+        Ok(json!([
+            data::fingerprint(&self.checkpoint.to_string_lossy())?,
+            self.pipeline.model().model().dtype().name(),
+            self.pipeline.prompts(),
+            task,
+            self.generation,
+            data?,
+            train?,
+        ])
+        .to_string())
+    }
+
+    /// A short form of [`identity`](Self::identity), which the results hold.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn digest(&self) -> Result<String> {
+        let digest = Sha256::digest(self.identity()?.as_bytes());
+        Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// The responses that an earlier call left.
     fn responses(&self) -> Result<Responses> {
-        std::fs::create_dir_all(&self.out).map_err(Error::io(&self.out))?;
-        let task = TaskConfig { batch: 0, ..self.task.clone() };
-        let identity = json!([self.pipeline.digest(), task, self.generation]).to_string();
-        Responses::open(&self.out, &identity)
+        Responses::open(&self.out, &self.identity()?)
+    }
+
+    /// The settings for the items from place `first` on: their seeds do not depend on the batch.
+    fn from_item(&self, first: usize) -> GenerationConfig {
+        let seed = self.generation.seed.wrapping_add(first as u64);
+        GenerationConfig { seed, ..self.generation.clone() }
     }
 
     /// The first `shots` samples of `train` with a single picture.
@@ -93,8 +133,9 @@ impl Evaluation<'_> {
             if shots.len() == self.task.shots {
                 break;
             }
-            let sample = train.get(index)?;
-            let (question, answer) = answer(&sample.fields)?;
+            // Examples that cannot be read or have no answer are passed over.
+            let Ok(sample) = train.get(index) else { continue };
+            let Ok((question, answer)) = answer(&sample.fields) else { continue };
             if let Ok([image]) = <[_; 1]>::try_from(sample.images) {
                 shots.push(Shot { image, question, answer });
             }
@@ -124,10 +165,13 @@ impl Evaluation<'_> {
         let mut responses = self.responses()?;
         let scores =
             vqa::evaluate(dataset.as_ref(), task.extent(), &majority, |images, questions| {
+                let first = responses.position();
                 let answers = responses.texts(questions.len(), |known| {
                     let (images, questions) = (&images[known..], &questions[known..]);
                     match task.answer {
-                        Answering::Generate => asking.answer(images, questions, &self.generation),
+                        Answering::Generate => {
+                            asking.answer(images, questions, &self.from_item(first + known))
+                        }
                         Answering::Choose => asking.choose(images, questions, &choices),
                     }
                 })?;
@@ -140,7 +184,6 @@ impl Evaluation<'_> {
         let learnt_on = task.train.as_deref().unwrap_or(&task.data);
         report.config.insert("majority_learnt_on".to_owned(), json!(learnt_on));
         report.config.insert("majority_answers".to_owned(), answers);
-        responses.finish()?;
         Ok(report)
     }
 
@@ -157,9 +200,10 @@ impl Evaluation<'_> {
         let mut responses = self.responses()?;
         let official = task.official.as_deref().map(Official::find).transpose()?;
         let mut scores = captioning::evaluate(dataset.as_ref(), task.extent(), |images| {
+            let first = responses.position();
             let captions = responses.texts(images.len(), |known| {
                 let images = &images[known..];
-                asking.answer(images, &vec![""; images.len()], &self.generation)
+                asking.answer(images, &vec![""; images.len()], &self.from_item(first + known))
             })?;
             progress(captions.len());
             Ok(captions)
@@ -167,7 +211,6 @@ impl Evaluation<'_> {
         if let Some(official) = &official {
             scores.score_officially(official)?;
         }
-        responses.finish()?;
         Ok(scores.report(dataset.name()))
     }
 
@@ -177,24 +220,28 @@ impl Evaluation<'_> {
         let mut responses = self.responses()?;
         let scores = text_to_image::evaluate(prompts, self.task.batch, |texts, first| {
             let pictures = responses.pictures(texts.len(), |known| {
-                let seed = self.generation.seed.wrapping_add((first + known) as u64);
-                let config = GenerationConfig { seed, ..self.generation.clone() };
-                self.pipeline.draw_batch(&texts[known..], &config)
+                self.pipeline.draw_batch(&texts[known..], &self.from_item(first + known))
             })?;
             progress(pictures.len());
             Ok(pictures)
         })?;
-        responses.finish()?;
         Ok(scores.report(&scenes.to_string()))
     }
 
     fn geneval(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
         let dataset = data::open(&self.task.data)?;
         let dir = self.out.join("geneval");
+        let (id, identity) = (self.out.join("geneval.json"), self.identity()?);
+        if dir.exists() && std::fs::read_to_string(&id).ok().as_ref() != Some(&identity) {
+            return Err(Error::file(
+                &dir,
+                "holds pictures of another evaluation; choose another --out",
+            ));
+        }
+        write_whole(&id, identity.as_bytes())?;
         geneval::draw(dataset.as_ref(), self.task.extent(), &dir, |prompt, first| {
-            let seed = self.generation.seed.wrapping_add(first as u64);
-            let config = GenerationConfig { seed, ..self.generation.clone() };
-            let pictures = self.pipeline.draw_batch(&[prompt; geneval::IMAGES], &config)?;
+            let prompts = [prompt; geneval::IMAGES];
+            let pictures = self.pipeline.draw_batch(&prompts, &self.from_item(first))?;
             progress(pictures.len());
             Ok(pictures)
         })
@@ -244,12 +291,16 @@ impl Evaluation<'_> {
         let processor = self.pipeline.processor();
         let seq_len = self.pipeline.model().config().max_position_embeddings;
         let pad = processor.vocabulary().special().pad;
-        let digest = self.pipeline.digest().unwrap_or("unknown");
+        // The image tokenizer's own digest, as token shards name it; another's codes must not be taken for its.
+        let vq_dir = self.checkpoint.join(VQ_DIR);
+        let digest = match vq_dir.is_dir() {
+            true => Manifest::of(&vq_dir)?.digest(),
+            false => json!(data::fingerprint(&self.checkpoint.to_string_lossy())?).to_string(),
+        };
         let cache_dir = self.out.join("codes");
         let encoding = Encoding {
             vq: self.pipeline.vq()?,
-            // Another checkpoint's codes must not be taken for this one's.
-            digest,
+            digest: &digest,
             cache_dir: &cache_dir,
             quiet: self.quiet,
         };

@@ -17,10 +17,6 @@ use crate::data::{Aliased, Dataset};
 use crate::error::{Error, Result};
 use crate::generate::GenerationConfig;
 
-/// Ids that an answer or a caption may have where nothing else sets a limit: one that goes on would
-/// hold up its whole batch.
-pub const LONGEST_ANSWER: usize = 48;
-
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -132,6 +128,14 @@ impl TaskConfig {
         if self.shots > 0 && self.train.is_none() {
             return invalid("shots needs train, where the examples come from");
         }
+        if self.shots > 0 && self.train.as_ref() == Some(&self.data) {
+            return invalid(
+                "shots would show answers of the very data that is measured; train is data",
+            );
+        }
+        if self.choices.iter().any(|choice| choice.trim().is_empty()) {
+            return invalid("choices holds an empty one");
+        }
         let chooses = self.answer == Answering::Choose;
         if chooses && self.choices.is_empty() && self.train.is_none() {
             return invalid("answer = \"choose\" needs choices, or train to take them from");
@@ -162,9 +166,6 @@ impl TaskConfig {
         let writes = matches!(self.measure, Measure::Vqa | Measure::Captioning);
         let base = if writes { base.clone().for_answers() } else { base.clone() };
         let mut config = base.changed(&self.generation)?;
-        if writes {
-            config.max_new_tokens.get_or_insert(LONGEST_ANSWER);
-        }
         config.seed = seed.unwrap_or(config.seed);
         config.validate()?;
         Ok(config)

@@ -109,7 +109,7 @@ impl VqRecipe {
 
 impl Recipe for VqRecipe {
     fn validate(&self) -> Result<()> {
-        self.run.validate()?;
+        self.run.validate(!self.validation.is_empty())?;
         self.model.validate()?;
         self.optimizer.validate()?;
         self.schedule.validate()?;

@@ -242,7 +242,7 @@ impl Recipe for LanguageRecipe {
     ];
 
     fn validate(&self) -> Result<()> {
-        self.run.validate()?;
+        self.run.validate(!self.validation.is_empty())?;
         self.optimizer.validate()?;
         self.schedule.validate()?;
         at_least_one("batch.sequences", self.batch.sequences)?;

@@ -94,7 +94,15 @@ impl RunConfig {
         self.directory.join(&self.name)
     }
 
-    pub(super) fn validate(&self) -> Result<()> {
+    pub(super) fn validate(&self, has_validation: bool) -> Result<()> {
+        if self.keep_best.is_some() && !has_validation {
+            let message = "run.keep_best needs a [[validation]] source to choose by".to_owned();
+            return Err(Error::Invalid(message));
+        }
+        if has_validation && self.eval_samples == 0 {
+            let message = "run.eval_samples is 0; with [[validation]] it must be at least 1";
+            return Err(Error::Invalid(message.to_owned()));
+        }
         validate_name(&self.name)?;
         let counts = [
             ("steps", self.steps),

@@ -45,6 +45,6 @@ fn default_documents() -> usize {
 impl Recipe for BpeRecipe {
     fn validate(&self) -> Result<()> {
         validate_name(&self.run.name)?;
-        validate_sources(&self.data, Purpose::Documents { stages: 1 })
+        validate_sources(&self.data, Purpose::Samples)
     }
 }

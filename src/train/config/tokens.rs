@@ -59,6 +59,6 @@ impl Recipe for TokensRecipe {
         validate_name(&self.run.name)?;
         at_least_one("run.samples_per_shard", self.run.samples_per_shard)?;
         at_least_one("run.renderings", self.run.renderings)?;
-        validate_sources(&self.data, Purpose::Documents { stages: 1 })
+        validate_sources(&self.data, Purpose::Samples)
     }
 }
