@@ -1,20 +1,21 @@
 //! `calumma export`: a checkpoint without its training state, in the layout and format asked for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use calumma::checkpoint::{Conversion, Layout, Manifest, SHARD_SIZE, meta};
+use calumma::checkpoint::{Conversion, Layout, Manifest, SHARD_SIZE, meta, write_directory};
 use calumma::{Error, Result};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use vq_tokenizer::weights::StoredDtype;
 
+use super::open;
 use super::session::{Session, name};
 use super::sizes;
 
 /// What, where to, and how.
 #[derive(Args)]
 pub struct ExportArgs {
-    /// A checkpoint's directory
+    /// A checkpoint's directory, or an image tokenizer's
     checkpoint: PathBuf,
     /// The directory to make
     dest: PathBuf,
@@ -62,6 +63,9 @@ impl From<Dtype> for StoredDtype {
 /// # Errors
 /// Those of the checkpoint's files; when `dest` exists.
 pub fn run(args: &ExportArgs, session: &Session) -> Result<()> {
+    if is_image_tokenizer(&args.checkpoint) {
+        return image_tokenizer(args, session);
+    }
     let layout = match args.layout {
         LayoutArg::Calumma => Layout::Calumma,
         LayoutArg::Hf => Layout::HuggingFace,
@@ -97,4 +101,33 @@ fn original(args: &ExportArgs, session: &Session) -> Result<()> {
     meta::export(&args.checkpoint, &args.dest)?;
     session.line(format_args!("{}", args.dest.display()))?;
     session.object(&json!({ "path": name(&args.dest) }))
+}
+
+/// Whether `dir` holds an image tokenizer alone.
+fn is_image_tokenizer(dir: &Path) -> bool {
+    dir.join("config.json").is_file()
+        && dir.join("preprocessor_config.json").is_file()
+        && !dir.join("tokenizer.json").exists()
+        && !dir.join("generation_config.json").exists()
+}
+
+/// Writes an image tokenizer, which has one layout, without its training state.
+fn image_tokenizer(args: &ExportArgs, session: &Session) -> Result<()> {
+    if !matches!(args.layout, LayoutArg::Calumma) {
+        let message = "is an image tokenizer alone, which has one layout; leave --layout out";
+        return Err(Error::file(&args.checkpoint, message));
+    }
+    let dtype = match args.dtype {
+        Some(Dtype::Bf16) => {
+            // 8 significant bits move many codes; the 11 of half precision move few.
+            let message = "--dtype is bf16; allowed for an image tokenizer: f32, f16";
+            return Err(Error::Invalid(message.to_owned()));
+        }
+        dtype => dtype.map_or(StoredDtype::F32, StoredDtype::from),
+    };
+    let device = session.device_in_f32("an image tokenizer")?;
+    let vq = open::image_tokenizer(&args.checkpoint, &device)?;
+    write_directory(&args.dest, |dir| Ok(vq.save_as(dir, dtype)?))?;
+    session.line(format_args!("{}: the image tokenizer", args.dest.display()))?;
+    session.object(&json!({ "path": name(&args.dest), "kind": "image tokenizer" }))
 }

@@ -293,3 +293,25 @@ fn inspect_tells_what_checkpoints_of_others_are_and_will_do() {
     assert_eq!(imported["parameters"]["embedding"], release["parameters"]["embedding"]);
     assert_eq!(imported["layout"], "Hugging Face, without an image tokenizer");
 }
+
+#[test]
+fn an_image_tokenizer_alone_can_be_exported() {
+    let dir = tempfile::tempdir().unwrap();
+    let vq = format!("{}/vq_tokenizer", tiny());
+    let export = |args: &[&str]| calumma_in(dir.path(), &[&["export", vq.as_str()], args].concat());
+    assert_eq!(export(&["half", "--dtype", "f16"]).code, 0);
+    assert_eq!(export(&["whole"]).code, 0);
+    let size = |name: &str| {
+        std::fs::metadata(dir.path().join(name).join("model.safetensors")).unwrap().len()
+    };
+    assert!(size("half") < size("whole") * 6 / 10);
+    let picture = picture(dir.path(), "p.png");
+    let encode = |name: &str| {
+        calumma_in(dir.path(), &["vq", "encode", name, text(&picture), "--json"]).json()
+    };
+    assert_eq!(encode("whole")[0]["codes"].as_array().unwrap().len(), 16);
+    assert_eq!(encode("half")[0]["height"], 4);
+    export(&["b", "--dtype", "bf16"]).fails(3, &["bf16", "f32, f16"]);
+    export(&["m", "--layout", "meta"]).fails(3, &["one layout"]);
+    assert!(!dir.path().join("b").exists() && !dir.path().join("m").exists());
+}
