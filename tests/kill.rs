@@ -97,5 +97,5 @@ fn kills_at_random_moments_lose_nothing() {
         assert_same_bits(&straight, &last);
         std::fs::remove_dir_all(run).unwrap();
     }
-    println!("{kills} kills over {rounds} runs");
+    eprintln!("{kills} kills over {rounds} runs");
 }

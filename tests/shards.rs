@@ -16,7 +16,7 @@ fn content(documents: Vec<(TokenSequence, usize)>) -> ShardContent {
 fn document(number: usize, len: usize, largest: u32) -> (TokenSequence, usize) {
     let id = |at: usize| ((number * 7919 + at * 104_729) as u32) % (largest + 1);
     let ids = (0..len).map(id).collect();
-    let loss_mask = (0..len).map(|at| at > 0 && (at + number) % 3 != 0).collect();
+    let loss_mask = (0..len).map(|at| at > 0 && !(at + number).is_multiple_of(3)).collect();
     (TokenSequence { ids, loss_mask }, number % 2)
 }
 

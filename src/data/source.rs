@@ -94,7 +94,7 @@ pub struct DocumentSource {
 
 #[derive(Debug)]
 enum Kind {
-    Samples { renderer: Renderer, samples: Vec<EncodedSample> },
+    Samples { renderer: Box<Renderer>, samples: Vec<EncodedSample> },
     Shards(TokenShards),
 }
 
@@ -201,5 +201,5 @@ fn samples(config: &DataConfig, encoding: Encoding<'_>) -> Result<Kind> {
         let message = format!("{bad} of {all} samples lack a field that a template names");
         return Err(Error::Invalid(format!("data {}: {message}", config.path)));
     }
-    Ok(Kind::Samples { renderer, samples })
+    Ok(Kind::Samples { renderer: Box::new(renderer), samples })
 }
