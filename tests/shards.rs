@@ -82,7 +82,7 @@ fn shards_are_one_after_the_other_and_know_where_documents_come_from() {
     other.sources = vec!["tiles".to_owned(), "scenes".to_owned()];
     write("a.safetensors", &other);
     let spec = dir.path().to_str().unwrap();
-    let shards = TokenShards::open(spec, "0123456789abcdef").unwrap();
+    let shards = TokenShards::open(spec, "0123456789abcdef", dir.path(), true).unwrap();
     assert_eq!(shards.len(), 3);
     let told: Vec<(usize, &str)> = (0..3)
         .map(|index| {
@@ -91,7 +91,7 @@ fn shards_are_one_after_the_other_and_know_where_documents_come_from() {
         })
         .collect();
     assert_eq!(told, [(6, "scenes"), (7, "tiles"), (5, "emoji")]);
-    let message = TokenShards::open(spec, "another").unwrap_err().to_string();
+    let message = TokenShards::open(spec, "another", dir.path(), true).unwrap_err().to_string();
     assert!(message.contains("made with the tokenizer 0123456789abcdef"), "{message}");
     assert!(message.contains("a.safetensors"), "{message}");
 }

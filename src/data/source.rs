@@ -113,7 +113,10 @@ impl DocumentSource {
         let kind = match shards::is_spec(&config.path) {
             true => {
                 let tokenizer = shards::tokenizer_digest(processor, encoding.digest)?;
-                Kind::Shards(TokenShards::open(&config.path, &tokenizer)?)
+                let cache_dir = encoding.cache_dir.join("shards");
+                let shards =
+                    TokenShards::open(&config.path, &tokenizer, &cache_dir, encoding.quiet)?;
+                Kind::Shards(shards)
             }
             false => samples(config, encoding)?,
         };
