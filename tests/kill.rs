@@ -101,5 +101,5 @@ fn kills_at_random_moments_lose_nothing() {
         assert_eq!(best(&run), best(&dir.join("runs/straight")));
         std::fs::remove_dir_all(run).unwrap();
     }
-    println!("{kills} kills over {rounds} runs");
+    eprintln!("{kills} kills over {rounds} runs");
 }

@@ -103,7 +103,7 @@ fn eight_interleaved_documents_are_learnt_by_heart_and_given_back() {
     let config = GenerationConfig {
         mode: GenerationMode::Auto,
         max_new_tokens: Some(96),
-        text: greedy.clone(),
+        text: greedy,
         image: greedy,
         guidance_scale: 1.0,
         ..GenerationConfig::default()

@@ -16,7 +16,7 @@ fn content(documents: Vec<(TokenSequence, usize)>) -> ShardContent {
 fn document(number: usize, len: usize, largest: u32) -> (TokenSequence, usize) {
     let id = |at: usize| ((number * 7919 + at * 104_729) as u32) % (largest + 1);
     let ids = (0..len).map(id).collect();
-    let loss_mask = (0..len).map(|at| at > 0 && (at + number) % 3 != 0).collect();
+    let loss_mask = (0..len).map(|at| at > 0 && !(at + number).is_multiple_of(3)).collect();
     (TokenSequence { ids, loss_mask }, number % 2)
 }
 
@@ -82,7 +82,7 @@ fn shards_are_one_after_the_other_and_know_where_documents_come_from() {
     other.sources = vec!["tiles".to_owned(), "scenes".to_owned()];
     write("a.safetensors", &other);
     let spec = dir.path().to_str().unwrap();
-    let shards = TokenShards::open(spec, "0123456789abcdef").unwrap();
+    let shards = TokenShards::open(spec, "0123456789abcdef", dir.path(), true).unwrap();
     assert_eq!(shards.len(), 3);
     let told: Vec<(usize, &str)> = (0..3)
         .map(|index| {
@@ -91,7 +91,7 @@ fn shards_are_one_after_the_other_and_know_where_documents_come_from() {
         })
         .collect();
     assert_eq!(told, [(6, "scenes"), (7, "tiles"), (5, "emoji")]);
-    let message = TokenShards::open(spec, "another").unwrap_err().to_string();
+    let message = TokenShards::open(spec, "another", dir.path(), true).unwrap_err().to_string();
     assert!(message.contains("made with the tokenizer 0123456789abcdef"), "{message}");
     assert!(message.contains("a.safetensors"), "{message}");
 }

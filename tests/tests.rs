@@ -18,6 +18,7 @@ mod pack;
 mod pipeline;
 mod preprocess;
 mod reference_generation;
+mod remote;
 mod report;
 mod sampling;
 mod scenes;

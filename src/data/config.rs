@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// A path or a `scenes:` specification.
+    /// A path, a `scenes:` specification, or the URL of token shards.
     pub path: String,
     /// What the source is called in reports; its path when absent.
     pub name: Option<String>,

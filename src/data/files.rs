@@ -16,6 +16,11 @@ pub(super) fn expand(spec: &str) -> Result<Vec<PathBuf>> {
     if spec.trim().is_empty() {
         return Err(Error::Invalid("a data set needs a path; the given one is empty".to_owned()));
     }
+    if super::shards::is_url(spec) {
+        return Err(Error::Invalid(format!(
+            "data set {spec:?}: at a URL there can be token shards only; fetch other data sets first"
+        )));
+    }
     if Path::new(spec).exists() {
         return Ok(vec![PathBuf::from(spec)]);
     }

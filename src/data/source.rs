@@ -94,7 +94,7 @@ pub struct DocumentSource {
 
 #[derive(Debug)]
 enum Kind {
-    Samples { renderer: Renderer, samples: Vec<EncodedSample> },
+    Samples { renderer: Box<Renderer>, samples: Vec<EncodedSample> },
     Shards(TokenShards),
 }
 
@@ -113,7 +113,10 @@ impl DocumentSource {
         let kind = match shards::is_spec(&config.path) {
             true => {
                 let tokenizer = shards::tokenizer_digest(processor, encoding.digest)?;
-                Kind::Shards(TokenShards::open(&config.path, &tokenizer)?)
+                let cache_dir = encoding.cache_dir.join("shards");
+                let shards =
+                    TokenShards::open(&config.path, &tokenizer, &cache_dir, encoding.quiet)?;
+                Kind::Shards(shards)
             }
             false => samples(config, encoding)?,
         };
@@ -201,5 +204,5 @@ fn samples(config: &DataConfig, encoding: Encoding<'_>) -> Result<Kind> {
         let message = format!("{bad} of {all} samples lack a field that a template names");
         return Err(Error::Invalid(format!("data {}: {message}", config.path)));
     }
-    Ok(Kind::Samples { renderer, samples })
+    Ok(Kind::Samples { renderer: Box::new(renderer), samples })
 }

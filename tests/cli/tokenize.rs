@@ -74,7 +74,7 @@ fn any_number_of_processes_makes_the_same_shards_once() {
 
     // Every sample is there as often as asked, from the source that it belongs to.
     let shard = Shard::open(&alone_dir.join(names[0])).unwrap();
-    let shards = TokenShards::open(text(&alone_dir), shard.tokenizer()).unwrap();
+    let shards = TokenShards::open(text(&alone_dir), shard.tokenizer(), &alone_dir, true).unwrap();
     assert_eq!(shards.len(), 58);
     assert_eq!(shards.sources(), ["drawings", "scenes:train?count=9&size=32&seed=4"]);
 

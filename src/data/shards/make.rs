@@ -80,7 +80,7 @@ impl ShardJob<'_> {
         bar: impl FnOnce(usize) -> Reporter,
     ) -> Result<ShardReport> {
         let sources: Vec<OpenSource<'_>> =
-            self.data.iter().map(|config| OpenSource::new(config)).collect::<Result<_>>()?;
+            self.data.iter().map(OpenSource::new).collect::<Result<_>>()?;
         let plan = self.plan(&sources);
         self.refuse_strangers(&plan)?;
         let mut report = ShardReport { shards: plan.len(), ..ShardReport::default() };

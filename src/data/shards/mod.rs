@@ -15,6 +15,8 @@
 
 mod content;
 mod make;
+#[cfg(feature = "object_store")]
+mod remote;
 mod shard;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,11 +36,23 @@ use crate::tokenize::{Processor, TokenSequence};
 /// The ending of a shard's file name.
 const ENDING: &str = "safetensors";
 
-/// Whether `spec` names token shards: files that end in `.safetensors`, or a directory that holds some.
+/// What begins the URL of an object store.
+const SCHEMES: [&str; 4] = ["s3://", "gs://", "az://", "file://"];
+
+/// Whether `spec` names token shards: files that end in `.safetensors`, a directory that holds some, or
+/// the URL of an object store.
 pub fn is_spec(spec: &str) -> bool {
+    if is_url(spec) {
+        return true;
+    }
     let path = Path::new(spec.trim());
     let holds_shards = || files_in(path).is_ok_and(|files| files.iter().any(|f| is_shard(f)));
     path.extension().is_some_and(|ending| ending == ENDING) || (path.is_dir() && holds_shards())
+}
+
+/// Whether `spec` is the URL of an object store, which can hold token shards and nothing else.
+pub(super) fn is_url(spec: &str) -> bool {
+    SCHEMES.iter().any(|scheme| spec.trim().starts_with(scheme))
 }
 
 /// Whether the file at `path` says that it is a token shard; it may be damaged all the same.
@@ -104,6 +118,34 @@ fn refuse_gaps(dir: &Path, files: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
+/// The files of the shards that `spec` names.
+fn locate(spec: &str, cache_dir: &Path, quiet: bool) -> Result<Vec<PathBuf>> {
+    if is_url(spec) {
+        return fetch(spec.trim(), cache_dir, quiet);
+    }
+    let mut paths = Vec::new();
+    for path in files::expand(spec)? {
+        match path.is_dir() {
+            true => {
+                let files = files_in(&path)?;
+                refuse_gaps(&path, &files)?;
+                paths.extend(files);
+            }
+            false => paths.push(path),
+        }
+    }
+    Ok(paths)
+}
+
+#[cfg(feature = "object_store")]
+use remote::fetch;
+
+/// What a build without object stores says of the URL of one.
+#[cfg(not(feature = "object_store"))]
+fn fetch(url: &str, _cache_dir: &Path, _quiet: bool) -> Result<Vec<PathBuf>> {
+    Err(Error::Invalid(format!("data {url}: needs a build with --features object_store")))
+}
+
 /// The documents of several shards, one after the other.
 #[derive(Debug)]
 pub struct TokenShards {
@@ -117,23 +159,22 @@ pub struct TokenShards {
 }
 
 impl TokenShards {
-    /// Opens the shards that `spec` names: a directory, a file, or a brace, glob or comma list.
+    /// Opens the shards that `spec` names: a directory, a file, a brace, glob or comma list, or the URL of
+    /// a shard or of what all their names begin with (`s3://bucket/prefix/`, `gs://`, `az://`, `file://`).
+    ///
+    /// Shards of a URL are fetched into `cache_dir` unless it holds them, in a build with the feature
+    /// `object_store`; `quiet` keeps that from showing progress. Credentials come from the environment
+    /// variables of the vendors' own tools (`AWS_ACCESS_KEY_ID`, `GOOGLE_APPLICATION_CREDENTIALS`,
+    /// `AZURE_STORAGE_ACCOUNT_NAME` and the like), the only ones that this program heeds.
     ///
     /// # Errors
     /// When a file is missing or damaged, or was made by another tokenizer than that of the digest
-    /// `tokenizer`.
-    pub fn open(spec: &str, tokenizer: &str) -> Result<Self> {
-        let mut paths = Vec::new();
-        for path in files::expand(spec)? {
-            match path.is_dir() {
-                true => {
-                    let files = files_in(&path)?;
-                    refuse_gaps(&path, &files)?;
-                    paths.extend(files);
-                }
-                false => paths.push(path),
-            }
-        }
+    /// `tokenizer`; when a URL cannot be read.
+    ///
+    /// # Panics
+    /// For a URL, when called from within an asynchronous task.
+    pub fn open(spec: &str, tokenizer: &str, cache_dir: &Path, quiet: bool) -> Result<Self> {
+        let paths = locate(spec, cache_dir, quiet)?;
         let shards = paths.iter().map(|path| Shard::open(path)).collect::<Result<Vec<_>>>()?;
         let (mut sources, mut numbers, mut starts) = (Vec::<String>::new(), Vec::new(), vec![0]);
         for shard in &shards {
