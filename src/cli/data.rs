@@ -51,7 +51,8 @@ pub struct ScenesArgs {
 /// Which data set, and how much of it.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// *.tar, *.parquet, *.jsonl, a directory with metadata.jsonl, or scenes:SPLIT?count=N
+    /// *.tar, *.parquet, *.jsonl, a directory with metadata.jsonl, scenes:SPLIT?count=N, or a benchmark
+    /// such as vqav2:questions=Q.json&annotations=A.json&images=DIR
     dataset: String,
     /// Look at this many samples at most, spread evenly
     #[arg(long, value_name = "N", default_value_t = 1000)]

@@ -8,6 +8,7 @@
 
 mod aliased;
 mod augment;
+mod benchmarks;
 mod config;
 mod counted;
 mod document;
@@ -97,11 +98,24 @@ pub trait Dataset: Send + Sync {
 }
 
 const ALLOWED: &str = "*.tar (brace, glob and comma lists too), *.parquet, *.jsonl, a directory \
-                       with metadata.jsonl, or scenes:SPLIT?count=N&seed=S";
+                       with metadata.jsonl, scenes:SPLIT?count=N&seed=S, or a benchmark such as \
+                       vqav2:questions=Q.json&annotations=A.json&images=DIR (also gqa, textvqa, \
+                       pope, coco, karpathy, geneval)";
 
 /// Opens the data set that `spec` names: `*.tar` (WebDataset), `*.parquet`, `*.jsonl`, a directory
 /// with `metadata.jsonl`, each also as a brace list (`train-{0000..0007}.tar`), a glob
-/// (`train-*.tar`) or a comma list; samples of several files follow one another.
+/// (`train-*.tar`) or a comma list; samples of several files follow one another. Public benchmarks
+/// are read in the files that their authors publish:
+///
+/// | spec | fields of a sample |
+/// |---|---|
+/// | `vqav2:questions=Q.json&annotations=A.json&images=DIR` | `question_id`, `image_id`, `question`, `answer`, `answers`, `question_type`, `answer_type`; the first three without `annotations` |
+/// | `gqa:questions=Q.json&images=DIR` | `question_id`, `image_id`, `question`, `answer`, `full_answer`, `is_balanced`, `question_type`, `semantic_type`, `detailed_type` |
+/// | `textvqa:questions=Q.json&images=DIR` | `question_id`, `image_id`, `question`, `answer`, `answers` |
+/// | `pope:questions=Q.json&images=DIR` | `question_id`, `file_name`, `question`, `answer` |
+/// | `coco:annotations=A.json&images=DIR` | `image_id`, `file_name`, `captions` |
+/// | `karpathy:annotations=A.json&images=DIR&split=test` | `image_id`, `file_name`, `captions` |
+/// | `geneval:prompts=P.jsonl` | `prompt`, `tag`, `metadata`; no picture |
 ///
 /// # Errors
 /// When a file is missing, is not what its name says, or the spec matches nothing; the message
@@ -109,6 +123,9 @@ const ALLOWED: &str = "*.tar (brace, glob and comma lists too), *.parquet, *.jso
 pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
     if scenes::is_spec(spec) {
         return Ok(Box::new(scenes::Scenes::new(spec.parse()?)?));
+    }
+    if let Some(spec) = benchmarks::Spec::parse(spec)? {
+        return benchmarks::open(&spec);
     }
     let mut parts =
         files::expand(spec)?.iter().map(|p| open_file(p)).collect::<Result<Vec<_>>>()?;
@@ -124,9 +141,11 @@ pub(crate) fn fingerprint(spec: &str) -> Result<Vec<(PathBuf, u64, u64)>> {
         return Ok(Vec::new());
     }
     let mut states = Vec::new();
-    for path in files::expand(spec)? {
-        files::states(&path, &mut states)?;
-    }
+    let paths = match benchmarks::Spec::parse(spec)? {
+        Some(spec) => spec.paths().map(Path::to_owned).collect(),
+        None => files::expand(spec)?,
+    };
+    paths.iter().try_for_each(|path| files::states(path, &mut states))?;
     Ok(states)
 }
 
@@ -236,6 +255,14 @@ fn type_name(value: &Value) -> &'static str {
         Value::Array(_) => "list",
         Value::Object(_) => "object",
     }
+}
+
+/// Says that there is no `what` (a key, a kind) called `name`, and which of `known` is the nearest.
+fn unknown(what: &str, name: &str, known: &[&str]) -> String {
+    let distance = |known: &&&str| strsim::damerau_levenshtein(known, name);
+    let nearest = known.iter().min_by_key(distance).copied().unwrap_or_default();
+    let allowed = known.join(", ");
+    format!("unknown {what} {name:?}, the nearest is {nearest:?} (allowed: {allowed})")
 }
 
 /// Names of `fields`, for messages.

@@ -249,3 +249,12 @@ fn every_bad_sample_is_listed_and_many_are_exit_code_3() {
     let told = &run(&["--max-bad", "0.5", "--json"]).json()[0];
     assert_eq!(told["bad"].as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn malformed_benchmarks_are_named_by_file_line_and_field() {
+    let dir = empty();
+    std::fs::write(dir.path().join("a.json"), "{\"images\": [\n{\"id\": 1}]}").unwrap();
+    let spec = "coco:annotations=a.json&images=.";
+    let field = "a.json: line 2 column 9: images[0].file_name: missing field";
+    calumma_in(dir.path(), &["data", "inspect", spec]).fails(3, &[field]);
+}

@@ -3,6 +3,7 @@
 
 use super::sample::Split;
 use super::scene::MAX_OBJECTS;
+use crate::data::unknown;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -78,7 +79,7 @@ impl ScenesConfig {
                 let (min, max) = value.split_once('-').unwrap_or((value, value));
                 (self.min_objects, self.max_objects) = (number(key, min)?, number(key, max)?);
             }
-            _ => return invalid(unknown_key(key)),
+            _ => return invalid(unknown("key", key, &KEYS)),
         }
         Ok(())
     }
@@ -93,12 +94,6 @@ fn number<T: FromStr>(key: &str, value: &str) -> Result<T> {
         let form = if key == "objects" { "a number or a range such as 1-4" } else { "a number" };
         invalid(format!("{key}={value:?} must be {form}"))
     })
-}
-
-fn unknown_key(key: &str) -> String {
-    let distance = |known: &&&str| strsim::damerau_levenshtein(known, key);
-    let nearest = KEYS.iter().min_by_key(distance).expect("there are keys");
-    format!("unknown key {key:?}, the nearest is {nearest:?} (allowed: {})", KEYS.join(", "))
 }
 
 impl FromStr for ScenesConfig {

@@ -1,0 +1,74 @@
+//! TextVQA: questions about text in pictures of Open Images, ten answers to each.
+//!
+//! Layout: `TextVQA_0.5.1_{train,val,test}.json` of <https://textvqa.org/dataset/>. The test split
+//! has no answers.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Record, columns, read};
+use crate::Result;
+use crate::data::Fields;
+
+#[derive(Deserialize)]
+struct Questions {
+    data: Vec<Question>,
+}
+
+/// A question.
+#[derive(Deserialize)]
+pub(super) struct Question {
+    question_id: u64,
+    image_id: Box<str>,
+    question: Box<str>,
+    #[serde(default)]
+    answers: Box<[Box<str>]>,
+}
+
+/// The questions in the file at `path`.
+///
+/// # Errors
+/// When it is not of the format, an id occurs twice, or only some of the questions have answers.
+pub(super) fn read(path: &Path) -> Result<Vec<Question>> {
+    let Questions { data } = read::json(path)?;
+    let ids = data.iter().map(|question| question.question_id);
+    read::places(path, ids, |n| format!("data[{n}].question_id"))?;
+    let answered = data.iter().map(|question| !question.answers.is_empty());
+    read::all_or_none(path, answered, |n| format!("data[{n}].answers"))?;
+    Ok(data)
+}
+
+impl Question {
+    /// The most frequent answer, as VQA v2 has it; among equals the first.
+    fn answer(&self) -> Option<&str> {
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        self.answers.iter().for_each(|answer| *counts.entry(answer).or_default() += 1);
+        // The last of the greatest is taken, so the order is turned round.
+        self.answers.iter().rev().map(AsRef::as_ref).max_by_key(|answer: &&str| counts[*answer])
+    }
+}
+
+impl Record for Question {
+    fn label(&self) -> String {
+        format!("question {}", self.question_id)
+    }
+
+    fn fields(&self) -> Fields {
+        let mut fields = columns([
+            ("question_id", json!(self.question_id)),
+            ("image_id", json!(self.image_id)),
+            ("question", json!(self.question)),
+        ]);
+        if let Some(answer) = self.answer() {
+            fields.extend(columns([("answer", json!(answer)), ("answers", json!(self.answers))]));
+        }
+        fields
+    }
+
+    fn picture(&self) -> Option<String> {
+        Some(format!("{}.jpg", self.image_id))
+    }
+}
