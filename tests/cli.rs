@@ -3,6 +3,7 @@
 mod docs;
 mod errors;
 mod eval_run;
+mod evaluation;
 mod tokenize;
 mod training;
 mod verbs;

@@ -5,6 +5,8 @@ mod benchmarks;
 mod checkpoint;
 mod cli;
 mod common;
+mod compare;
+mod contamination;
 mod data;
 mod eval;
 mod generate;

@@ -1,5 +1,8 @@
-//! `calumma eval`: scores of a checkpoint on a data set, written to a directory.
+//! `calumma eval`: scores of a checkpoint on a data set, written to a directory; and what to know of
+//! scores: whether two differ, and whether their data were trained on.
 
+mod compare;
+mod contamination;
 mod measures;
 mod recipe;
 
@@ -32,6 +35,10 @@ pub enum EvalVerb {
     Reconstruction(EvalArgs),
     /// Every measure of a recipe, and one table of all scores
     Run(recipe::RunArgs),
+    /// Two evaluations of the same items: differences with intervals and p-values
+    Compare(compare::CompareArgs),
+    /// Evaluation items that lie in training data: equal and near pictures, equal texts, n-grams
+    Contamination(contamination::ContaminationArgs),
 }
 
 /// What every measure takes.
@@ -148,6 +155,8 @@ pub fn run(verb: EvalVerb, session: &Session) -> Result<()> {
         EvalVerb::Geneval(args) => (&args.common, measures::geneval(args, session)?),
         EvalVerb::Reconstruction(args) => (args, measures::reconstruction(args, session)?),
         EvalVerb::Run(args) => return recipe::run(args, session),
+        EvalVerb::Compare(args) => return compare::run(args, session),
+        EvalVerb::Contamination(args) => return contamination::run(args, session),
     };
     finish(report, common, session)
 }

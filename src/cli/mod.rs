@@ -69,7 +69,7 @@ enum Verb {
     Tokenize(tokenize::TokenizeArgs),
     /// Train a language model by a recipe; a stopped run goes on where it was
     Train(train::TrainArgs),
-    /// Score a checkpoint on a data set; results go to a directory
+    /// Score a checkpoint on a data set, compare scores, look for evaluation items in training data
     #[command(subcommand)]
     Eval(eval::EvalVerb),
     /// Make a checkpoint of the original release's files, or of Anole's

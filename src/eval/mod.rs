@@ -4,9 +4,13 @@
 //! `|pictures, questions| pipeline.ask_batch(pictures, questions, &config)`; so a measure can be
 //! tested without a model, and any model can be measured. What comes back is a value that holds the
 //! scores with N and 95 % intervals and every item; its `report` goes to a directory as
-//! `results.json`, `samples.jsonl` and a sheet of pictures.
+//! `results.json`, `samples.jsonl` and a sheet of pictures. [`compare`] sets two such directories side by
+//! side; [`contamination`] looks for a measure's items among what a model was trained on.
 
+pub mod bootstrap;
 pub mod captioning;
+pub mod compare;
+pub mod contamination;
 pub mod geneval;
 pub mod loss;
 pub mod metrics;

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::sheet::{Cell, Tone};
 
 /// The column of data sets with several questions per picture.
-const QUESTIONS: &str = "questions";
+pub(super) const QUESTIONS: &str = "questions";
 
 /// Pictures on the sheet.
 const SHOWN: usize = 32;

@@ -1,0 +1,123 @@
+//! `calumma eval contamination`: what of an evaluation set lies in training data.
+
+use std::path::PathBuf;
+
+use calumma::Result;
+use calumma::eval::contamination::{
+    Contamination, ContaminationConfig, Contents, MAX_DISTANCE, Overlap, find,
+};
+use calumma::eval::reconstruction;
+use calumma::report::Reporter;
+use clap::Args;
+
+use crate::cli::session::Session;
+
+/// Examples that are printed of each kind.
+const PRINTED: usize = 5;
+/// Characters of a text that are printed.
+const PRINTED_CHARS: usize = 80;
+
+/// Which data sets, and what counts as overlap.
+#[derive(Args)]
+pub struct ContaminationArgs {
+    /// What was trained on: data sets, or directories of pictures
+    #[arg(required = true, value_name = "TRAIN")]
+    train: Vec<String>,
+    /// The evaluation set whose items are looked for
+    #[arg(long, value_name = "EVAL")]
+    against: String,
+    /// Where contamination.json, items.jsonl and sheet.png go
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Bits of 64 in which the hashes of near pictures differ at most
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = ContaminationConfig::default().distance,
+        value_parser = clap::value_parser!(u32).range(..=i64::from(MAX_DISTANCE))
+    )]
+    distance: u32,
+    /// Columns whose texts are compared [default: all with strings or lists of strings]
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    columns: Option<Vec<String>>,
+}
+
+/// Looks for the evaluation items, and prints and writes what was found.
+///
+/// # Errors
+/// Those of the data sets and of the output.
+pub fn run(args: &ContaminationArgs, session: &Session) -> Result<()> {
+    let evaluation = reconstruction::open(&args.against)?;
+    let train = args.train.iter().map(|spec| reconstruction::open(spec));
+    let train = train.collect::<Result<Vec<_>>>()?;
+    let config = ContaminationConfig {
+        distance: args.distance,
+        columns: args.columns.clone(),
+        ..ContaminationConfig::default()
+    };
+    let samples = evaluation.len() + train.iter().map(|set| set.len()).sum::<usize>();
+    let mut reporter = match session.quiet() {
+        true => Reporter::silent(),
+        false => Reporter::bar(samples as u64, "samples"),
+    };
+    let mut done = 0;
+    let found = find(evaluation.as_ref(), &train, &config, &mut |read| {
+        done += read;
+        reporter.step(done, read);
+    });
+    reporter.finish();
+    let found = found?;
+    if let Some(out) = &args.out {
+        found.write(out)?;
+    }
+    show(&found, session)?;
+    for set in std::iter::once(&found.evaluation).chain(&found.train) {
+        if !set.bad_samples.is_empty() {
+            let bad = set.bad_samples.len();
+            session.note(format_args!("{}: {bad} samples could not be read", set.name));
+        }
+    }
+    if let Some(out) = &args.out {
+        session.note(format_args!("written to {}", out.display()));
+    }
+    session.object(&found)
+}
+
+fn show(found: &Contamination, session: &Session) -> Result<()> {
+    let contents = |what: &str, set: &Contents| {
+        let Contents { name, samples, pictures, texts, .. } = set;
+        session.line(format_args!(
+            "{what} {name}: {samples} samples, {pictures} pictures, {texts} texts"
+        ))
+    };
+    contents("evaluation", &found.evaluation)?;
+    found.train.iter().try_for_each(|set| contents("training  ", set))?;
+    let line = |what: &str, Overlap { items, share }: Overlap, of: usize| {
+        session.line(format_args!("{what:<26} {items:>7} of {of} items ({:.2} %)", share * 100.0))
+    };
+    line("exact pictures", found.exact_pictures, found.items)?;
+    let near = format!("near pictures (<= {} bits)", found.config.distance);
+    line(&near, found.near_pictures, found.items)?;
+    line("exact texts", found.exact_texts, found.items)?;
+    let grams = format!("{}-grams or short texts", found.config.gram);
+    line(&grams, found.ngrams, found.items)?;
+    line("any of these", found.any, found.items)?;
+    for column in &found.columns {
+        let name = &column.column;
+        line(&format!("  {name}: exact"), column.exact_texts, column.items)?;
+        line(&format!("  {name}: n-grams"), column.ngrams, column.items)?;
+    }
+    for twin in found.pictures.iter().take(PRINTED) {
+        let apart = if twin.exact { "equal".to_owned() } else { format!("{} bits", twin.distance) };
+        session.line(format_args!("picture, {apart}: {} = {}", twin.id, twin.twin_id))?;
+    }
+    for twin in found.texts.iter().take(PRINTED) {
+        let share = match twin.exact {
+            true => "equal".to_owned(),
+            false => format!("{:.0} % of its n-grams", twin.ngram_share * 100.0),
+        };
+        let text: String = twin.text.chars().take(PRINTED_CHARS).collect();
+        session.line(format_args!("text, {share}: {} = {}: {text:?}", twin.id, twin.twin_id))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! What was found, as numbers, examples and files.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use image::ImageFormat;
+use serde::Serialize;
+
+use super::ContaminationConfig;
+use crate::data::BadSample;
+use crate::error::{Error, Result};
+use crate::files::write_whole;
+use crate::sheet::{Cell, Layout, Section, sheet};
+
+/// Two pairs in a row.
+const SHEET: Layout = Layout { columns: 4, picture: 160, text_scale: 1, gap: 10 };
+
+/// How many evaluation items are touched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Overlap {
+    /// The number of items.
+    pub items: usize,
+    /// Their share of the items that could be read.
+    pub share: f64,
+}
+
+/// What a data set holds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Contents {
+    /// The data set.
+    pub name: String,
+    /// Its samples, bad ones included.
+    pub samples: usize,
+    /// Its pictures.
+    pub pictures: usize,
+    /// The texts that were compared.
+    pub texts: usize,
+    /// Samples that could not be read.
+    pub bad_samples: Vec<BadSample>,
+}
+
+/// The overlap of the texts of one column of the evaluation set with all training texts.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ColumnOverlap {
+    /// The column.
+    pub column: String,
+    /// Items with a text there; the shares are of these.
+    pub items: usize,
+    /// Items of which a text is a training text.
+    pub exact_texts: Overlap,
+    /// Items of which a text shares an n-gram with a training text.
+    pub ngrams: Overlap,
+}
+
+/// A training sample.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Twin {
+    /// The data set.
+    pub dataset: String,
+    /// The sample's index there.
+    pub index: usize,
+}
+
+/// A picture of an evaluation item and its training twin.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PictureTwin {
+    /// The item's index.
+    pub doc_id: usize,
+    /// Where the item comes from.
+    pub id: String,
+    /// The training sample.
+    pub twin: Twin,
+    /// Where the training sample comes from.
+    pub twin_id: String,
+    /// Whether all pixels are equal.
+    pub exact: bool,
+    /// Bits in which the hashes differ.
+    pub distance: u32,
+}
+
+/// A text of an evaluation item and its training twin.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TextTwin {
+    /// The item's index.
+    pub doc_id: usize,
+    /// Where the item comes from.
+    pub id: String,
+    /// The text's column.
+    pub column: String,
+    /// The text.
+    pub text: String,
+    /// The training sample.
+    pub twin: Twin,
+    /// Where the training sample comes from.
+    pub twin_id: String,
+    /// The training text.
+    pub twin_text: String,
+    /// Whether the words are equal.
+    pub exact: bool,
+    /// The share of the text's different n-grams that training texts have.
+    pub ngram_share: f64,
+}
+
+/// An evaluation item with any overlap.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct TouchedItem {
+    /// Its index.
+    pub doc_id: usize,
+    /// The first training sample with an equal picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact_picture: Option<Twin>,
+    /// The training sample with the nearest picture that is not equal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub near_picture: Option<Twin>,
+    /// Its distance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distance: Option<u32>,
+    /// The first training sample with an equal text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact_text: Option<Twin>,
+    /// A training sample that shares n-grams with the text that has most of them in common.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ngram_text: Option<Twin>,
+    /// The share of this text's different n-grams that training texts have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ngram_share: Option<f64>,
+}
+
+/// The overlap of an evaluation set with training sets.
+#[derive(Clone, Debug, Serialize)]
+pub struct Contamination {
+    /// The evaluation set.
+    pub evaluation: Contents,
+    /// The training sets.
+    pub train: Vec<Contents>,
+    /// What counted as overlap.
+    pub config: ContaminationConfig,
+    /// Evaluation items that could be read.
+    pub items: usize,
+    /// Items with a picture that is a training picture.
+    pub exact_pictures: Overlap,
+    /// Items without such a picture, but with one that is near a training picture.
+    pub near_pictures: Overlap,
+    /// Items with a text that is a training text.
+    pub exact_texts: Overlap,
+    /// Items with a text that shares an n-gram with a training text, or is one if it is short.
+    pub ngrams: Overlap,
+    /// Items with any of these.
+    pub any: Overlap,
+    /// Texts by column.
+    pub columns: Vec<ColumnOverlap>,
+    /// The worst pictures: equal ones, then by distance.
+    pub pictures: Vec<PictureTwin>,
+    /// The worst texts, each once: equal ones, then by share, long ones first.
+    pub texts: Vec<TextTwin>,
+    /// Every item with any overlap.
+    #[serde(skip)]
+    pub touched: Vec<TouchedItem>,
+    /// The worst pictures beside their twins.
+    #[serde(skip)]
+    pub sheet: Vec<Cell>,
+}
+
+impl Contamination {
+    /// Writes `contamination.json`, a line of `items.jsonl` for every item with any overlap, and, where
+    /// pictures overlap, `sheet.png` into `dir`, which is made if need be.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::File`] with the file that could not be written.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        const VALID: &str = "names and numbers are valid JSON";
+        let line = |item: &TouchedItem| serde_json::to_string(item).expect(VALID) + "\n";
+        let lines: String = self.touched.iter().map(line).collect();
+        write_whole(&dir.join("items.jsonl"), lines.as_bytes())?;
+        if !self.sheet.is_empty() {
+            let path = dir.join("sheet.png");
+            let heading = format!("{} beside its nearest training pictures", self.evaluation.name);
+            let page = sheet(&[Section { heading, cells: self.sheet.clone() }], &SHEET);
+            let mut png = Cursor::new(Vec::new());
+            page.write_to(&mut png, ImageFormat::Png)
+                .map_err(|e| Error::file(&path, e.to_string()))?;
+            write_whole(&path, &png.into_inner())?;
+        }
+        let json = serde_json::to_string_pretty(self).expect(VALID) + "\n";
+        write_whole(&dir.join("contamination.json"), json.as_bytes())
+    }
+}

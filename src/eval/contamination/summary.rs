@@ -1,0 +1,259 @@
+//! From what was met to numbers and examples.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use image::RgbImage;
+
+use super::ContaminationConfig;
+use super::index::{self, Hits, Index, Place};
+use super::outcome::{
+    ColumnOverlap, Contamination, Contents, Overlap, PictureTwin, TextTwin, TouchedItem, Twin,
+};
+use super::texts::texts;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::sheet::{Cell, Tone};
+
+/// Examples of each kind.
+const EXAMPLES: usize = 16;
+
+/// A finished search.
+pub(super) struct Finished<'a> {
+    pub evaluation: &'a dyn Dataset,
+    pub train: &'a [Box<dyn Dataset>],
+    pub config: &'a ContaminationConfig,
+    pub index: &'a Index,
+    pub hits: &'a Hits,
+}
+
+/// How the n-grams of a text were met.
+#[derive(Clone, Copy, Default)]
+struct Grams {
+    all: u32,
+    met: u32,
+    /// The place that most were met at, if that is more than half (Boyer & Moore's vote).
+    place: Option<Place>,
+    votes: u32,
+}
+
+impl Grams {
+    fn add(&mut self, met: Option<Place>) {
+        self.all += 1;
+        let Some(place) = met else { return };
+        self.met += 1;
+        match self.place {
+            Some(known) if known == place => self.votes += 1,
+            Some(_) if self.votes > 0 => self.votes -= 1,
+            _ => (self.place, self.votes) = (Some(place), 1),
+        }
+    }
+
+    fn share(self) -> f64 {
+        f64::from(self.met) / f64::from(self.all.max(1))
+    }
+}
+
+impl Finished<'_> {
+    pub fn outcome(&self, train: &[index::Contents]) -> Result<Contamination> {
+        let grams = self.grams();
+        let touched = self.touched(&grams);
+        let items = self.evaluation.len() - self.index.contents.bad.len();
+        let count = |has: &dyn Fn(&TouchedItem) -> bool| {
+            overlap(touched.values().filter(|item| has(item)).count(), items)
+        };
+        let (pictures, sheet) = self.picture_examples()?;
+        let sets = self.train.iter().zip(train);
+        Ok(Contamination {
+            evaluation: contents(self.evaluation, &self.index.contents),
+            train: sets.map(|(set, found)| contents(set.as_ref(), found)).collect(),
+            config: self.config.clone(),
+            items,
+            exact_pictures: count(&|item| item.exact_picture.is_some()),
+            near_pictures: count(&|item| item.near_picture.is_some()),
+            exact_texts: count(&|item| item.exact_text.is_some()),
+            ngrams: count(&|item| item.ngram_text.is_some()),
+            any: count(&|_| true),
+            columns: self.columns(&grams),
+            pictures,
+            texts: self.text_examples(&grams)?,
+            touched: touched.into_values().collect(),
+            sheet,
+        })
+    }
+
+    /// By text.
+    fn grams(&self) -> Vec<Grams> {
+        let mut grams = vec![Grams::default(); self.index.texts.len()];
+        for (key, met) in self.hits.grams.iter().enumerate() {
+            for &text in self.index.grams.owners(key) {
+                grams[text as usize].add(*met);
+            }
+        }
+        grams
+    }
+
+    fn twin(&self, place: Place) -> Twin {
+        let dataset = self.train[usize::from(place.set)].name().to_owned();
+        Twin { dataset, index: place.sample as usize }
+    }
+
+    fn touched(&self, grams: &[Grams]) -> BTreeMap<u32, TouchedItem> {
+        let mut touched: BTreeMap<u32, TouchedItem> = BTreeMap::new();
+        fn at(touched: &mut BTreeMap<u32, TouchedItem>, sample: u32) -> &mut TouchedItem {
+            let doc_id = sample as usize;
+            touched.entry(sample).or_insert(TouchedItem { doc_id, ..TouchedItem::default() })
+        }
+        for (exact, picture) in self.exact_pictures() {
+            let item = at(&mut touched, self.index.pictures[picture].sample);
+            item.exact_picture.get_or_insert_with(|| self.twin(exact));
+        }
+        for (picture, near) in self.hits.near.iter().enumerate() {
+            let Some((distance, place)) = *near else { continue };
+            let item = at(&mut touched, self.index.pictures[picture].sample);
+            // One that is in the training data as it is needs no likeness.
+            if item.exact_picture.is_none() && item.distance.is_none_or(|known| distance < known) {
+                (item.near_picture, item.distance) = (Some(self.twin(place)), Some(distance));
+            }
+        }
+        for (text, grams) in self.index.texts.iter().zip(grams) {
+            let exact = self.hits.wholes[text.whole as usize];
+            if exact.is_none() && grams.met == 0 {
+                continue;
+            }
+            let item = at(&mut touched, text.place.sample);
+            if let Some(exact) = exact {
+                item.exact_text.get_or_insert_with(|| self.twin(exact));
+            }
+            if let Some(place) = grams.place.filter(|_| item.ngram_share < Some(grams.share())) {
+                (item.ngram_text, item.ngram_share) = (Some(self.twin(place)), Some(grams.share()));
+            }
+        }
+        touched
+    }
+
+    /// Training and evaluation picture of every equal pair.
+    fn exact_pictures(&self) -> impl Iterator<Item = (Place, usize)> {
+        let keys = self.hits.exact.iter().enumerate();
+        keys.filter_map(|(key, place)| Some((key, (*place)?))).flat_map(|(key, place)| {
+            self.index.digests.owners(key).iter().map(move |picture| (place, *picture as usize))
+        })
+    }
+
+    fn columns(&self, grams: &[Grams]) -> Vec<ColumnOverlap> {
+        let mut found = vec![[const { BTreeSet::new() }; 3]; self.index.columns.len()];
+        for (text, grams) in self.index.texts.iter().zip(grams) {
+            let sample = text.place.sample;
+            let [all, exact, shared] = &mut found[text.column as usize];
+            all.insert(sample);
+            if self.hits.wholes[text.whole as usize].is_some() {
+                exact.insert(sample);
+            }
+            if grams.met > 0 {
+                shared.insert(sample);
+            }
+        }
+        let columns = self.index.columns.iter().zip(found);
+        columns
+            .map(|(column, [all, exact, shared])| ColumnOverlap {
+                column: column.clone(),
+                items: all.len(),
+                exact_texts: overlap(exact.len(), all.len()),
+                ngrams: overlap(shared.len(), all.len()),
+            })
+            .collect()
+    }
+
+    fn picture_examples(&self) -> Result<(Vec<PictureTwin>, Vec<Cell>)> {
+        let exact = self.exact_pictures().map(|(place, picture)| (false, 0, picture, place));
+        let near = self.hits.near.iter().enumerate();
+        let near = near.filter_map(|(picture, near)| {
+            let (distance, place) = (*near)?;
+            Some((true, distance, picture, place))
+        });
+        let mut worst: Vec<_> = exact.chain(near).collect();
+        worst.sort_by_key(|(near, distance, picture, _)| (*near, *distance, *picture));
+        let (mut seen, mut examples, mut cells) = (BTreeSet::new(), Vec::new(), Vec::new());
+        for (near, distance, picture, place) in worst {
+            if examples.len() == EXAMPLES {
+                break;
+            }
+            if !seen.insert(picture) {
+                continue;
+            }
+            let here = self.index.pictures[picture];
+            let (id, image) = picture_at(self.evaluation, here)?;
+            let (twin_id, twin_image) =
+                picture_at(self.train[usize::from(place.set)].as_ref(), place)?;
+            let apart = if near { format!("distance {distance}") } else { "equal".to_owned() };
+            cells.push(Cell::new(image).note(Tone::Plain, "evaluation").note(Tone::Muted, &id));
+            let twin = Cell::new(twin_image).note(Tone::Wrong, format!("training: {apart}"));
+            cells.push(twin.note(Tone::Muted, &twin_id));
+            let (doc_id, twin) = (here.sample as usize, self.twin(place));
+            examples.push(PictureTwin { doc_id, id, twin, twin_id, exact: !near, distance });
+        }
+        Ok((examples, cells))
+    }
+
+    fn text_examples(&self, grams: &[Grams]) -> Result<Vec<TextTwin>> {
+        let mut worst: Vec<_> = self.index.texts.iter().zip(grams).collect();
+        let exact = |whole: u32| self.hits.wholes[whole as usize];
+        worst.retain(|(text, grams)| exact(text.whole).is_some() || grams.met > 0);
+        worst.sort_by(|(a, a_grams), (b, b_grams)| {
+            let rank = |whole, grams: &Grams| (exact(whole).is_some(), grams.share(), grams.all);
+            let (a, b) = (rank(a.whole, a_grams), rank(b.whole, b_grams));
+            b.partial_cmp(&a).expect("shares are numbers")
+        });
+        let mut seen = BTreeSet::new();
+        worst.retain(|(text, _)| seen.insert(text.whole));
+        worst.truncate(EXAMPLES);
+        let example = |(text, grams): (&index::Text, &Grams)| {
+            let place = exact(text.whole).or(grams.place).expect("one of both was met");
+            let here = self.text_at(self.evaluation, text.place)?;
+            let there = self.text_at(self.train[usize::from(place.set)].as_ref(), place)?;
+            Ok(TextTwin {
+                doc_id: text.place.sample as usize,
+                id: here.0,
+                column: self.index.columns[text.column as usize].clone(),
+                text: here.1,
+                twin: self.twin(place),
+                twin_id: there.0,
+                twin_text: there.1,
+                exact: exact(text.whole).is_some(),
+                ngram_share: grams.share(),
+            })
+        };
+        worst.into_iter().map(example).collect()
+    }
+
+    /// Where the text at `place` comes from, and the text.
+    fn text_at(&self, dataset: &dyn Dataset, place: Place) -> Result<(String, String)> {
+        let sample = dataset.get(place.sample as usize)?;
+        let texts = texts(&sample.fields, self.config.columns.as_deref());
+        let text = texts.get(usize::from(place.part)).map(|(_, text)| (*text).to_owned());
+        Ok((sample.source, text.unwrap_or_default()))
+    }
+}
+
+/// Where the picture at `place` comes from, and the picture.
+fn picture_at(dataset: &dyn Dataset, place: Place) -> Result<(String, RgbImage)> {
+    let mut sample = dataset.get(place.sample as usize)?;
+    let part = usize::from(place.part).min(sample.images.len().saturating_sub(1));
+    match sample.images.is_empty() {
+        true => Err(Error::Invalid(format!("{}: its pictures are gone", sample.source))),
+        false => Ok((sample.source, sample.images.swap_remove(part))),
+    }
+}
+
+fn overlap(items: usize, of: usize) -> Overlap {
+    Overlap { items, share: if of == 0 { 0.0 } else { items as f64 / of as f64 } }
+}
+
+fn contents(dataset: &dyn Dataset, found: &index::Contents) -> Contents {
+    Contents {
+        name: dataset.name().to_owned(),
+        samples: dataset.len(),
+        pictures: found.pictures,
+        texts: found.texts,
+        bad_samples: found.bad.clone(),
+    }
+}
