@@ -4,7 +4,7 @@
 //! `NNNNN/metadata.jsonl` holds the prompt's line of `evaluation_metadata.jsonl`, `NNNNN/samples/0000.png` and
 //! so on the pictures.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use image::RgbImage;
 use serde_json::{Value, json};
@@ -81,7 +81,7 @@ fn text(fields: &Fields, dataset: &dyn Dataset, index: usize) -> Result<String> 
     })
 }
 
-fn record(doc_id: usize, fields: &Fields, prompt: String, folder: &PathBuf) -> SampleRecord {
+fn record(doc_id: usize, fields: &Fields, prompt: String, folder: &Path) -> SampleRecord {
     SampleRecord {
         doc_id,
         id: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),

@@ -228,7 +228,7 @@ mod tests {
                 drawn += 1;
                 Ok(vec![picture.clone()])
             };
-            assert_eq!(responses.pictures(1, one).unwrap(), [picture.clone()]);
+            assert_eq!(responses.pictures(1, one).unwrap(), std::slice::from_ref(&picture));
         };
         draw(&mut first);
         draw(&mut Responses::open(dir.path(), "this").unwrap());

@@ -116,7 +116,7 @@ impl Evaluation<'_> {
     }
 
     /// The settings for the items from place `first` on: their seeds do not depend on the batch.
-    fn from_item(&self, first: usize) -> GenerationConfig {
+    fn generation_from(&self, first: usize) -> GenerationConfig {
         let seed = self.generation.seed.wrapping_add(first as u64);
         GenerationConfig { seed, ..self.generation.clone() }
     }
@@ -170,7 +170,7 @@ impl Evaluation<'_> {
                     let (images, questions) = (&images[known..], &questions[known..]);
                     match task.answer {
                         Answering::Generate => {
-                            asking.answer(images, questions, &self.from_item(first + known))
+                            asking.answer(images, questions, &self.generation_from(first + known))
                         }
                         Answering::Choose => asking.choose(images, questions, &choices),
                     }
@@ -203,7 +203,7 @@ impl Evaluation<'_> {
             let first = responses.position();
             let captions = responses.texts(images.len(), |known| {
                 let images = &images[known..];
-                asking.answer(images, &vec![""; images.len()], &self.from_item(first + known))
+                asking.answer(images, &vec![""; images.len()], &self.generation_from(first + known))
             })?;
             progress(captions.len());
             Ok(captions)
@@ -220,7 +220,7 @@ impl Evaluation<'_> {
         let mut responses = self.responses()?;
         let scores = text_to_image::evaluate(prompts, self.task.batch, |texts, first| {
             let pictures = responses.pictures(texts.len(), |known| {
-                self.pipeline.draw_batch(&texts[known..], &self.from_item(first + known))
+                self.pipeline.draw_batch(&texts[known..], &self.generation_from(first + known))
             })?;
             progress(pictures.len());
             Ok(pictures)
@@ -241,7 +241,7 @@ impl Evaluation<'_> {
         write_whole(&id, identity.as_bytes())?;
         geneval::draw(dataset.as_ref(), self.task.extent(), &dir, |prompt, first| {
             let prompts = [prompt; geneval::IMAGES];
-            let pictures = self.pipeline.draw_batch(&prompts, &self.from_item(first))?;
+            let pictures = self.pipeline.draw_batch(&prompts, &self.generation_from(first))?;
             progress(pictures.len());
             Ok(pictures)
         })

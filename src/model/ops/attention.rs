@@ -9,7 +9,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::math::{dot, exp_shifted, largest};
-use super::simd::{Into, Matrix, product, wide};
+use super::product::{Into, Matrix, small};
+use super::simd::wide;
 use crate::model::spans::Spans;
 
 /// Queries of one block.
@@ -125,7 +126,7 @@ fn forward_block(inputs: &Inputs<'_>, row: usize, start: usize, y: &mut [f32], l
         let q = inputs.q.matrix(row, head, start);
         let k = inputs.k.matrix(row, kv_head, seen.start);
         let v = inputs.v.matrix(row, kv_head, seen.start);
-        product(Into::Fresh, (&mut weights, keys), q, k.transposed(), [count, keys, head_dim]);
+        small(Into::Fresh, (&mut weights, keys), q, k.transposed(), [count, keys, head_dim]);
         for (i, weights) in weights.chunks_exact_mut(keys).enumerate() {
             let visible = inputs.visible(row, start + i);
             let (from, to) = (visible.start - seen.start, visible.end - seen.start);
@@ -133,7 +134,7 @@ fn forward_block(inputs: &Inputs<'_>, row: usize, start: usize, y: &mut [f32], l
             lse[i * heads + head] = softmax(weights, from, to, padding);
         }
         let y = &mut y[head * head_dim..];
-        product(Into::Fresh, (y, width), Matrix::rows(&weights, keys), v, [count, head_dim, keys]);
+        small(Into::Fresh, (y, width), Matrix::rows(&weights, keys), v, [count, head_dim, keys]);
     }
 }
 
@@ -256,8 +257,8 @@ fn backward_head(inputs: &Inputs<'_>, row: usize, kv_head: usize, arrays: Backwa
             let v = inputs.v.matrix(row, kv_head, seen.start);
             let dy_block = dy.matrix(row, head, start);
             let sizes = [count, keys, head_dim];
-            product(Into::Fresh, (&mut weights, keys), q, k.transposed(), sizes);
-            product(Into::Fresh, (&mut d_scores, keys), dy_block, v.transposed(), sizes);
+            small(Into::Fresh, (&mut weights, keys), q, k.transposed(), sizes);
+            small(Into::Fresh, (&mut d_scores, keys), dy_block, v.transposed(), sizes);
             let rows = weights.chunks_exact_mut(keys).zip(d_scores.chunks_exact_mut(keys));
             for (i, (weights, d_row)) in rows.enumerate() {
                 let query = start + i;
@@ -273,10 +274,10 @@ fn backward_head(inputs: &Inputs<'_>, row: usize, kv_head: usize, arrays: Backwa
             let d_seen = seen.start * head_dim..seen.end * head_dim;
             let transposed = [keys, head_dim, count];
             let dv = (&mut dv[d_seen.clone()], head_dim);
-            product(Into::Sum, dv, weights.transposed(), dy_block, transposed);
+            small(Into::Sum, dv, weights.transposed(), dy_block, transposed);
             let dk = (&mut dk[d_seen], head_dim);
-            product(Into::Sum, dk, d_scores.transposed(), q, transposed);
-            product(Into::Fresh, (dq, head_dim), d_scores, k, [count, head_dim, keys]);
+            small(Into::Sum, dk, d_scores.transposed(), q, transposed);
+            small(Into::Fresh, (dq, head_dim), d_scores, k, [count, head_dim, keys]);
         }
     }
 }

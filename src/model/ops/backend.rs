@@ -3,14 +3,64 @@
 use std::sync::Arc;
 
 use burn::backend::flex::FlexTensor;
-use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, TensorData};
 
 use super::attention::{self, View};
+use super::product::{self, Into, Matrix};
 use super::{linear, norm, rope, swiglu};
 use crate::model::spans::Spans;
+
+/// Matrix products of f32 tensors in two axes, outside autodiff.
+#[backend_extension(Flex)]
+pub(crate) trait ProductOps: Backend {
+    /// See [`super::matmul`].
+    fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// See [`super::add_matmul`].
+    fn add_product(
+        sum: FloatTensor<Self>,
+        lhs: FloatTensor<Self>,
+        rhs: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
+}
+
+impl ProductOps for Flex {
+    fn product(lhs: FlexTensor, rhs: FlexTensor) -> FlexTensor {
+        let [m, n] = [lhs.shape()[0], rhs.shape()[1]];
+        let mut dst = vec![0.0; m * n];
+        product_into(Into::Fresh, &mut dst, lhs, rhs);
+        tensor(dst, &[m, n])
+    }
+
+    fn add_product(sum: FlexTensor, lhs: FlexTensor, rhs: FlexTensor) -> FlexTensor {
+        let mut dst = sum.to_contiguous();
+        drop(sum); // or its memory would be shared
+        product_into(Into::Sum, dst.storage_mut(), lhs, rhs);
+        dst
+    }
+}
+
+fn product_into(into: Into, dst: &mut [f32], lhs: FlexTensor, rhs: FlexTensor) {
+    let [m, k] = lhs.shape().dims();
+    let [_, n] = rhs.shape().dims();
+    let [lhs, rhs] = [lhs, rhs].map(lines_contiguous);
+    product::large(into, (dst, n), matrix(&lhs), matrix(&rhs), [m, n, k]);
+}
+
+/// The tensor itself when its rows or its columns are contiguous and do not overlap, else a copy.
+fn lines_contiguous(tensor: FlexTensor) -> FlexTensor {
+    let strides = tensor.layout().strides();
+    let positive = strides.iter().all(|stride| *stride > 0);
+    if positive && strides.contains(&1) { tensor } else { tensor.to_contiguous() }
+}
+
+fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
+    let layout = tensor.layout();
+    let [row, column] = [0, 1].map(|axis| layout.strides()[axis].unsigned_abs());
+    Matrix { data: &tensor.storage()[layout.start_offset()..], row, column }
+}
 
 /// Operations of the transformer on f32 tensors, each one pass over its inputs.
 #[backend_extension(Autodiff, Flex)]
@@ -67,7 +117,7 @@ impl FusedOps for Flex {
         }
         if rows > linear::FEW {
             let layout = weight.layout().transpose(0, 1); // [in, out]
-            return Flex::float_matmul(x, weight.with_layout(layout));
+            return Flex::product(x, weight.with_layout(layout));
         }
         let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
         let y = linear::few_rows(x.storage(), weight.storage(), inputs);

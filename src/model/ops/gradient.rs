@@ -7,13 +7,12 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
-use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex, TensorMetadata};
 
 use super::backend::{
-    FusedOps, attention_forward, attention_inputs, rope_inputs, rows_contiguous, tensor, view,
-    zeros,
+    FusedOps, ProductOps, attention_forward, attention_inputs, rope_inputs, rows_contiguous,
+    tensor, view, zeros,
 };
 use super::{attention, norm, rope, swiglu};
 use crate::model::spans::Spans;
@@ -60,11 +59,11 @@ impl Backward<Flex, 2> for LinearBackward {
         let [x_node, weight_node] = ops.parents;
         if let Some(node) = weight_node {
             let layout = dy.layout().transpose(0, 1); // [out, rows]
-            let d_weight = Flex::float_matmul(dy.clone().with_layout(layout), x);
+            let d_weight = Flex::product(dy.clone().with_layout(layout), x);
             grads.register::<Flex>(node.id, d_weight);
         }
         if let Some(node) = x_node {
-            grads.register::<Flex>(node.id, Flex::float_matmul(dy, weight));
+            grads.register::<Flex>(node.id, Flex::product(dy, weight));
         }
     }
 }

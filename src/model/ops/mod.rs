@@ -13,11 +13,14 @@ mod gradient;
 mod linear;
 mod math;
 mod norm;
+mod product;
 mod rope;
 mod simd;
 mod swiglu;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tile;
 
 use std::sync::Arc;
 
@@ -25,7 +28,7 @@ use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Tensor, TensorData};
 
 pub(crate) use self::adamw::AdamW;
-use self::backend::FusedOps;
+use self::backend::{FusedOps, ProductOps};
 use super::spans::Spans;
 
 /// Whether the fused operations take `x`: f32 on the CPU backend, on or off the tape.
@@ -63,6 +66,17 @@ pub(crate) fn attention(
 /// gradient comes out in the layout of the weight.
 pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::fused_linear(x.into_dispatch(), weight.into_dispatch()))
+}
+
+/// `lhs rhs` outside autodiff.
+pub(crate) fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::product(lhs.into_dispatch(), rhs.into_dispatch()))
+}
+
+/// `sum + lhs rhs` outside autodiff, in place when `sum` shares its memory with no other tensor.
+pub(crate) fn add_matmul(sum: Tensor<2>, lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
+    let [sum, lhs, rhs] = [sum, lhs, rhs].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::add_product(sum, lhs, rhs))
 }
 
 /// `x / sqrt(mean(x^2) + eps) * weight` over the last axis.

@@ -184,35 +184,30 @@ impl NextToken {
 
     /// Loss and gradients, `hidden` `[count, hidden]` and `weight` `[vocab, hidden]` outside autodiff.
     fn chunks(&self, hidden: Tensor<2>, weight: Tensor<2>, targets: &Targets) -> Parts {
-        let ([count, _], device) = (hidden.dims(), hidden.device());
+        let [count, _] = hidden.dims();
         let weight_sum: f32 = targets.weights.iter().sum();
         let norm = f64::from(weight_sum.max(f32::MIN_POSITIVE));
-        let mut parts = Parts {
-            d_hidden: Tensor::zeros([0, 0], &device),
-            d_weight: Tensor::zeros(weight.dims(), &device),
-            nll: Vec::with_capacity(count),
-            total: 0.0,
-        };
+        let (mut total, mut nll) = (0.0, Vec::with_capacity(count));
         let mut d_hidden = Vec::new();
+        let mut d_weight = Tensor::zeros(weight.dims(), &hidden.device());
         for start in (0..count).step_by(CHUNK) {
             let len = CHUNK.min(count - start);
             let h = hidden.clone().narrow(0, start, len); // [len, hidden]
-            let logits = h.clone().matmul(weight.clone().transpose()); // [len, vocab]
+            let logits = matmul(h.clone(), weight.clone().transpose()); // [len, vocab]
             let weights = &targets.weights[start..start + len];
             let scaled: Vec<f32> = weights.iter().map(|w| w / norm as f32).collect();
             let z = (2.0 * self.config.z_loss / count as f64) as f32;
             let ids = &targets.ids[start..start + len];
             let (d_logits, losses) = d_logits(logits, ids, &scaled, z); // [len, vocab]
             for ((nll, lse), weight) in losses.iter().zip(weights) {
-                parts.total += f64::from(nll * weight) / norm;
-                parts.total += self.config.z_loss * f64::from(lse * lse) / count as f64;
+                total += f64::from(nll * weight) / norm;
+                total += self.config.z_loss * f64::from(lse * lse) / count as f64;
             }
-            d_hidden.push(d_logits.clone().matmul(weight.clone()));
-            parts.d_weight = parts.d_weight + d_logits.transpose().matmul(h);
-            parts.nll.extend(losses.iter().map(|(nll, _)| nll));
+            d_hidden.push(matmul(d_logits.clone(), weight.clone()));
+            d_weight = add_matmul(d_weight, d_logits.transpose(), h);
+            nll.extend(losses.iter().map(|(nll, _)| nll));
         }
-        parts.d_hidden = Tensor::cat(d_hidden, 0);
-        parts
+        Parts { d_hidden: Tensor::cat(d_hidden, 0), d_weight, nll, total }
     }
 }
 
@@ -248,6 +243,24 @@ fn d_logits(
     let column = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [len, 1]), &device);
     let all = exp * (column(on_all) / sum);
     (all.scatter(1, ids, column(on_target), IndexingUpdateOp::Add), losses)
+}
+
+/// `lhs rhs` outside autodiff.
+fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
+    #[cfg(feature = "cpu")]
+    if ops::applies(&lhs) {
+        return ops::matmul(lhs, rhs);
+    }
+    lhs.matmul(rhs)
+}
+
+/// `sum + lhs rhs` outside autodiff.
+fn add_matmul(sum: Tensor<2>, lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
+    #[cfg(feature = "cpu")]
+    if ops::applies(&sum) {
+        return ops::add_matmul(sum, lhs, rhs);
+    }
+    sum + lhs.matmul(rhs)
 }
 
 /// A constant on the tape's device.
