@@ -69,6 +69,12 @@ fn a_recipe_gives_one_table() {
     stopped.fails(3, &["--only no", "asked, chosen"]);
     assert!(!identity.exists(), "a finished task leaves no responses");
     assert!(asked.len() > 3);
+    // Finished tasks are passed over, and the table still has them.
+    std::fs::write(dir.join("results/scores/asked/samples.jsonl"), "").unwrap();
+    let again = calumma_in(dir, &["eval", "run", "e.toml", "--only", "asked"]);
+    assert!(again.stdout.contains("asked: measured before"), "{}", again.stdout);
+    let table = std::fs::read_to_string(dir.join("results/scores/scores.md")).unwrap();
+    assert!(table.contains("| drawn | accuracy |") && table.contains("| asked | exact_match |"));
 
     let bad = RECIPE.replace("CHECKPOINT", tiny()).replace("shots = 1", "shots = 900");
     std::fs::write(dir.join("bad.toml"), bad).unwrap();
@@ -96,7 +102,7 @@ fn examples_and_choices_are_flags_of_vqa() {
         "--out",
         text(&out),
         "--train",
-        scenes,
+        "scenes:train?count=2&size=32&objects=1-1",
         "--shots",
         "1",
         "--prompt",
@@ -116,6 +122,8 @@ fn examples_and_choices_are_flags_of_vqa() {
         let sample: Value = serde_json::from_str(line).unwrap();
         assert!(["yes", "no"].contains(&sample["response"].as_str().unwrap()), "{sample}");
     }
+    let leaking = ["eval", "vqa", tiny(), scenes, "--out", "o", "--train", scenes, "--shots", "1"];
+    calumma_in(dir.path(), &leaking).fails(3, &["the very data that is measured"]);
     let without = ["eval", "vqa", tiny(), scenes, "--out", "o", "--shots", "1"];
     assert_eq!(calumma_in(dir.path(), &without).code, 2, "examples come from --train");
 }

@@ -10,7 +10,7 @@ fn evaluations_are_compared_as_a_table_as_json_and_in_files() {
     let dir = tempfile::tempdir().unwrap();
     let of = |right: &dyn Fn(usize) -> bool| {
         let one = |i: usize| {
-            let kind = if i % 2 == 0 { "color" } else { "shape" };
+            let kind = if i.is_multiple_of(2) { "color" } else { "shape" };
             let score = f64::from(u8::from(right(i)));
             item(i, &format!("rows#{i}"), Some(kind), &[("exact_match", score)])
         };

@@ -51,11 +51,12 @@ pub fn run(args: &RunArgs, session: &Session) -> Result<()> {
             let generation = task.generation(pipeline.generation(), session.seed())?;
             let evaluation = measures::evaluation(task, opened, generation.clone(), &out, session);
             let identity = json!(evaluation.digest()?);
-            session.line(format_args!("\n{}", task.label()))?;
+            let heading = format!("\n{}", task.label());
             if results.as_ref().is_some_and(|old| old["config"]["identity"] == identity) {
-                session.line("  measured before")?;
+                session.line(format_args!("{heading}: measured before"))?;
             } else {
                 let measured = measures::measure(task, opened, generation, &out, session)?;
+                session.line(heading)?;
                 super::write(measured, checkpoint, &out, session)?;
                 results = read(&out);
             }
