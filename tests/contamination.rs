@@ -133,6 +133,10 @@ fn colors_tell_equal_shapes_apart() {
     assert_eq!(near([214, 44, 44]), (0, 1));
     // As light as the red one.
     assert_eq!(near([40, 90, 230]), (0, 0));
+    let twice = Samples("val", [one(disc([9; 3])), one(disc([9; 3]))].concat());
+    let train = Samples("train", one(disc([9; 3])));
+    let found = search(&twice, train, ContaminationConfig::default());
+    assert_eq!((found.exact_pictures.items, found.pictures.len()), (2, 1), "shown once");
 }
 
 const LONG: &str = "The quick brown fox jumps over the lazy dog while fourteen small cats watch it \

@@ -63,6 +63,8 @@ pub(super) struct Index {
     /// Where each picture is.
     pub pictures: Vec<Place>,
     colors: Vec<Colors>,
+    /// The number of each picture's digest.
+    pub keys: Vec<u32>,
     pub digests: Postings<[u8; 32]>,
     hashes: HammingIndex,
     /// Names of the columns with texts.
@@ -129,6 +131,11 @@ impl Index {
         for place in 0..wholes.len() {
             wholes.owners(place).iter().for_each(|&text| found[text as usize].whole = place as u32);
         }
+        let digests = Postings::new(digests);
+        let mut keys = vec![0; pictures.len()];
+        for key in 0..digests.len() {
+            digests.owners(key).iter().for_each(|&picture| keys[picture as usize] = key as u32);
+        }
         let mut columns = vec![String::new(); names.len()];
         names.into_iter().for_each(|(name, number)| columns[number as usize] = name);
         Ok(Self {
@@ -136,7 +143,8 @@ impl Index {
             contents: Contents { pictures: pictures.len(), texts: found.len(), bad },
             pictures,
             colors,
-            digests: Postings::new(digests),
+            keys,
+            digests,
             hashes: HammingIndex::new(&hashes, config.distance),
             columns,
             texts: found,

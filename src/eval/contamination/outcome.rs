@@ -149,7 +149,7 @@ pub struct Contamination {
     pub any: Overlap,
     /// Texts by column.
     pub columns: Vec<ColumnOverlap>,
-    /// The worst pictures: equal ones, then by distance.
+    /// The worst pictures, each once: equal ones, then by distance.
     pub pictures: Vec<PictureTwin>,
     /// The worst texts, each once: equal ones, then by share, long ones first.
     pub texts: Vec<TextTwin>,

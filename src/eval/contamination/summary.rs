@@ -177,7 +177,7 @@ impl Finished<'_> {
             if examples.len() == EXAMPLES {
                 break;
             }
-            if !seen.insert(picture) {
+            if !seen.insert(self.index.keys[picture]) {
                 continue;
             }
             let here = self.index.pictures[picture];
