@@ -11,8 +11,8 @@ use vq_tokenizer::metrics::psnr;
 
 use crate::common::cpu;
 
-/// Everything below `checkpoints/` together, in bytes.
-const LIMIT: u64 = 24_000_000;
+/// Everything below `checkpoints/` together, in bytes: 24 MiB.
+const LIMIT: u64 = 24 << 20;
 
 fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/demo")
@@ -40,6 +40,22 @@ fn the_shipped_checkpoint_is_whole_and_small() {
     assert!(!demo().join("trainer").exists());
     let bytes = bytes_below(demo().parent().unwrap());
     assert!(bytes < LIMIT, "{bytes} bytes");
+}
+
+#[test]
+fn the_shipped_tokenizer_alone_reconstructs_scenes_at_32_db() {
+    let dir = demo().with_file_name("vq-64");
+    Manifest::verify(&dir).unwrap();
+    let tokenizer = vq_tokenizer::VqTokenizer::load(&dir, &cpu()).unwrap();
+    assert!(mean_psnr(&tokenizer, 24) >= 32.0);
+}
+
+fn mean_psnr(tokenizer: &vq_tokenizer::VqTokenizer, count: usize) -> f64 {
+    let pictures: Vec<_> =
+        scenes(count).into_iter().map(|mut sample| sample.images.remove(0)).collect();
+    let decoded = tokenizer.decode(&tokenizer.encode(&pictures).unwrap()).unwrap();
+    let sum: f64 = pictures.iter().zip(&decoded).map(|(a, b)| psnr(a, b).unwrap()).sum();
+    sum / pictures.len() as f64
 }
 
 #[test]
@@ -78,11 +94,6 @@ fn the_shipped_model_draws_captions_and_answers() {
 #[test]
 fn the_shipped_image_tokenizer_reconstructs_scenes_at_26_db() {
     let pipeline = Pipeline::open(&demo(), &cpu()).unwrap();
-    let tokenizer = pipeline.vq().unwrap();
-    let pictures: Vec<_> =
-        scenes(24).into_iter().map(|mut sample| sample.images.remove(0)).collect();
-    let decoded = tokenizer.decode(&tokenizer.encode(&pictures).unwrap()).unwrap();
-    let sum: f64 = pictures.iter().zip(&decoded).map(|(a, b)| psnr(a, b).unwrap()).sum();
-    let mean = sum / pictures.len() as f64;
+    let mean = mean_psnr(pipeline.vq().unwrap(), 24);
     assert!(mean >= 26.0, "{mean} dB");
 }
