@@ -69,13 +69,14 @@ struct Interval {
     image_tokens: usize,
     tokens: usize,
     slots: usize,
+    documents: usize,
     since: Instant,
 }
 
 impl Interval {
     fn new(sources: usize) -> Self {
         let sources = vec![(0.0, 0); sources];
-        Self { sources, image_tokens: 0, tokens: 0, slots: 0, since: Instant::now() }
+        Self { sources, image_tokens: 0, tokens: 0, slots: 0, documents: 0, since: Instant::now() }
     }
 
     fn add(&mut self, batch: &NextTokenBatch, by_source: &[(f64, usize)]) {
@@ -86,6 +87,9 @@ impl Interval {
         self.image_tokens += batch.is_image.iter().filter(|is_image| **is_image).count();
         self.tokens += batch.packed.num_tokens();
         self.slots += batch.packed.ids.len();
+        let begins =
+            |at: &usize| batch.packed.document_ids[*at] != 0 && batch.packed.positions[*at] == 0;
+        self.documents += (0..batch.packed.ids.len()).filter(begins).count();
     }
 }
 
@@ -279,14 +283,16 @@ impl Task for LanguageTask {
     fn since_last(&mut self) -> Metrics {
         let labels = self.loader.labels();
         let fresh = Interval::new(labels.len());
-        let Interval { sources, image_tokens, tokens, slots, since } =
+        let Interval { sources, image_tokens, tokens, slots, documents, since } =
             std::mem::replace(&mut self.interval, fresh);
         let mut metrics = by_source(labels, &sources);
         let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
         metrics.push(("image_share".into(), share(image_tokens, tokens)));
         metrics.push(("padding_share".into(), share(slots - tokens, slots)));
+        let seconds = since.elapsed().as_secs_f64().max(1e-9);
+        metrics.push(("documents_per_s_now".into(), documents as f64 / seconds));
         let waited = self.loader.take_waited().as_secs_f64();
-        metrics.push(("data_wait_share".into(), waited / since.elapsed().as_secs_f64().max(1e-9)));
+        metrics.push(("data_wait_share".into(), waited / seconds));
         metrics
     }
 
