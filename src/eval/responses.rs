@@ -78,8 +78,9 @@ impl Responses {
         count: usize,
         answer: impl FnOnce(usize) -> Result<Vec<String>>,
     ) -> Result<Vec<String>> {
-        let known = self.texts.len().saturating_sub(self.next).min(count);
-        let mut texts = self.texts[self.next..self.next + known].to_vec();
+        let mut texts: Vec<String> =
+            self.texts.iter().skip(self.next).take(count).cloned().collect();
+        let known = texts.len();
         if known < count {
             let new = answer(known)?;
             let lines: String = new.iter().map(|text| line(text)).collect();
@@ -206,9 +207,9 @@ mod tests {
         let mut second = Responses::open(dir.path(), "this").unwrap();
         assert_eq!(second.known(), 3);
         // Another size of batches does not matter.
-        let texts = [ask(&mut second, 2, &mut asked), ask(&mut second, 3, &mut asked)].concat();
-        assert_eq!(asked, [3, 4]);
-        assert_eq!(texts, (0..5).map(|item| format!("answer\n{item}")).collect::<Vec<_>>());
+        let texts = [2, 3, 2].map(|count| ask(&mut second, count, &mut asked)).concat();
+        assert_eq!(asked, [3, 4, 5, 6]);
+        assert_eq!(texts, (0..7).map(|item| format!("answer\n{item}")).collect::<Vec<_>>());
         Responses::done(dir.path()).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
