@@ -50,6 +50,11 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string()))
 }
 
+/// `bytes` in hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Bytes that may still be written where `dir` lies; `None` where the system does not say.
 pub(crate) fn free_bytes(dir: &Path) -> Option<u64> {
     #[cfg(unix)]

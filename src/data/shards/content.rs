@@ -4,8 +4,8 @@ use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::hex;
 use crate::error::{Error, Result};
+use crate::files::hex;
 use crate::tokenize::TokenSequence;
 
 /// The value of `format` in the metadata.

@@ -8,13 +8,13 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{Shard, ShardContent, files_in, hex, tokenizer_digest};
+use super::{Shard, ShardContent, files_in, tokenizer_digest};
 use crate::data::mixture::mix;
 use crate::data::{
     Counted, DataConfig, Dataset, Encoding, Fields, Renderer, Sample, fingerprint, open_as,
 };
 use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::files::{hex, write_whole};
 use crate::report::Reporter;
 use crate::tokenize::{Processor, TokenSequence};
 

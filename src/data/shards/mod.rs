@@ -31,6 +31,7 @@ pub use shard::Shard;
 
 use super::files;
 use crate::error::{Error, Result};
+use crate::files::hex;
 use crate::tokenize::{Processor, TokenSequence};
 
 /// The ending of a shard's file name.
@@ -89,10 +90,6 @@ pub fn tokenizer_digest(processor: &Processor, image_digest: &str) -> Result<Str
     hasher.update(processor.text().to_bytes()?);
     hasher.update(format!("{image_digest} {:?}", processor.blocks()));
     Ok(hex(&hasher.finalize())[..16].to_owned())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Refuses a directory in which shards are missing: `SSS-NNNNN-of-CCCCC` names say how many there are of a

@@ -16,7 +16,7 @@ use crate::eval::{
     Majority, Official, Report, Responses, captioning, geneval, loss, reconstruction,
     text_to_image, vqa,
 };
-use crate::files::write_whole;
+use crate::files::{hex, write_whole};
 use crate::generate::GenerationConfig;
 use crate::pipeline::{Pipeline, Shot};
 use crate::train::objective::{LossConfig, NextToken};
@@ -106,8 +106,7 @@ impl Evaluation<'_> {
     /// # Errors
     /// As there.
     pub fn digest(&self) -> Result<String> {
-        let digest = Sha256::digest(self.identity()?.as_bytes());
-        Ok(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(&Sha256::digest(self.identity()?.as_bytes())[..8]))
     }
 
     /// The responses that an earlier call left.
