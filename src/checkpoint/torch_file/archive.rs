@@ -1,4 +1,4 @@
-//! The zip archive: finding its entries and making sure that every tensor lies within one.
+//! The zip archive: finding its entries.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -8,9 +8,7 @@ use std::path::Path;
 use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
-use super::contents::PickledTensor;
 use super::pickle::shown;
-use super::{Place, TensorInfo, element_len};
 use crate::error::{Error, Result};
 
 /// The zip archive while its table of contents is read.
@@ -88,66 +86,20 @@ impl<'p> Archive<'p> {
         read_at(self.path, range.start, len).map(Some)
     }
 
-    /// Where `tensor` lies in the file, once it is sure that it lies within its storage.
-    pub(super) fn place(&mut self, tensor: &PickledTensor<'_>) -> Result<Place> {
-        let PickledTensor { storage, dtype, offset, shape, strides, .. } = tensor;
-        let refuse = |archive: &Self, message: String| {
-            archive.error(format!("tensor {}: {message}", shown(&tensor.name)))
-        };
-        let Some(range) = self.find(&format!("data/{storage}"))? else {
-            return Err(refuse(self, format!("its storage data/{} is missing", shown(storage))));
-        };
-        let element = element_len(*dtype);
-        let len = TensorInfo { dtype: *dtype, shape: shape.clone() }.bytes_len();
-        let stored = range.end - range.start;
-        let past = last_index(*offset, shape, strides)
-            .and_then(|last| last.checked_add(1)?.checked_mul(element as u64));
-        match (len, past) {
-            (Some(0), _) => Ok(Place::new(range.start, element, shape, strides)),
-            (Some(len), Some(past)) if past <= stored && len as u64 <= stored => {
-                Ok(Place::new(range.start + offset * element as u64, element, shape, strides))
-            }
-            (_, Some(past)) if past <= stored => {
-                let message = format!(
-                    "{shape:?} repeats values of a storage of {stored} bytes; save a clone"
-                );
-                Err(refuse(self, message))
-            }
-            _ => {
-                let message = format!(
-                    "{shape:?} of {dtype:?} with strides {strides:?} from {offset} is more than its \
-                     storage of {stored} bytes"
-                );
-                Err(refuse(self, message))
-            }
-        }
+    /// The bytes of the file that the storage `key` takes; `None` without it.
+    pub(super) fn storage(&mut self, key: &str) -> Result<Option<Range<u64>>> {
+        self.find(&format!("data/{key}"))
     }
-}
-
-/// The element of the storage that the last value of a tensor without empty axes is.
-fn last_index(offset: u64, shape: &[usize], strides: &[usize]) -> Option<u64> {
-    shape.iter().zip(strides).try_fold(offset, |last, (&size, &stride)| {
-        last.checked_add((size as u64).saturating_sub(1).checked_mul(stride as u64)?)
-    })
 }
 
 /// Bytes that tell other files from a PyTorch zip file.
 const HEAD_LEN: u64 = 24;
-/// How files begin that PyTorch before 1.6 wrote: a pickle of the number 0x1950a86a20f9469cfc6c.
-const LEGACY: &[u8] = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.";
 
 /// What a file is that begins with `head`, and what to do; `None` for a zip file.
 fn foreign(head: &[u8]) -> Option<String> {
     let what = match head {
         [b'P', b'K', 3, 4, ..] => return None,
         [] => "an empty file",
-        _ if head.starts_with(LEGACY) => {
-            return Some(
-                "the format of PyTorch before 1.6; load and save it with PyTorch 1.6 or newer: \
-                 torch.save(torch.load(old), new)"
-                    .to_owned(),
-            );
-        }
         [0x80, 2..=5, ..] => "a bare pickle",
         [_, _, _, _, _, 0, 0, 0, b'{', ..] => {
             return Some(

@@ -1,11 +1,12 @@
-//! PyTorch's zip files (`.pth`, `.pt`, `.ckpt`): the tensors of a `torch.save`, read and written.
+//! PyTorch's files (`.pth`, `.pt`, `.ckpt`): the tensors of a `torch.save`, read and written.
 //!
 //! The file is a zip archive of one folder: `data.pkl` is a pickle of the nested dicts in which each
 //! tensor names a storage, `data/0`, `data/1`, ... are the storages' bytes, uncompressed, and
 //! `byteorder` and `version` say how to read them (PyTorch's `torch/serialization.py` and
 //! `caffe2/serialize/inline_container.h`). The pickle is read by a restricted unpickler: no code of
 //! the file ever runs. A tensor's bytes are read when asked for, straight from their place in the
-//! file; as in PyTorch, the archive's checksums are not compared.
+//! file; as in PyTorch, the archive's checksums are not compared. Files of PyTorch before 1.6, which are no
+//! zip archives, are read too.
 //!
 //! ```
 //! use safetensors::Dtype;
@@ -24,6 +25,7 @@
 
 mod archive;
 mod contents;
+mod legacy;
 mod pickle;
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,7 @@ use safetensors::Dtype;
 
 use self::archive::{Archive, read_at};
 use self::contents::PickledTensor;
+use self::legacy::Legacy;
 use self::pickle::shown;
 use crate::error::{Error, Result};
 
@@ -107,31 +110,28 @@ struct Place {
 }
 
 impl TorchFile {
-    /// Reads the table of contents of the file at `path`: the zip directory and `data.pkl`.
+    /// Reads the table of contents of the file at `path`: of a zip file its directory and `data.pkl`.
     ///
     /// Nested dicts are joined by dots, so `{"state_dict": {"norm.weight": t}}` has the tensor
     /// `state_dict.norm.weight`. Values other than dicts and tensors are passed over, and with them
     /// tensors that lie in lists.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read. [`Error::File`] when it is no PyTorch zip file, is
+    /// [`Error::Io`] when the file cannot be read. [`Error::File`] when it is no PyTorch file, is
     /// truncated, compressed or big-endian, when its pickle asks for anything but tensors and plain
     /// containers, and when a tensor does not lie within its storage or has the name of another.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut archive = Archive::open(path)?;
-        if let Some(order) = archive.read("byteorder", 16)?
-            && order != b"little"
-        {
-            let order = shown(&String::from_utf8_lossy(&order));
-            return Err(archive.error(format!("byte order is {order}; allowed: little")));
-        }
-        let pickle = archive.read("data.pkl", MAX_PICKLE_LEN)?.unwrap_or_default();
+        let error = |message: String| Error::file(path, message);
+        let mut source = Source::open(path)?;
+        let pickle = source.pickle()?;
         let (mut tensors, mut places) = (BTreeMap::new(), BTreeMap::new());
-        for tensor in contents::tensors(&pickle).map_err(|message| archive.error(message))? {
-            let place = archive.place(&tensor)?;
+        for tensor in contents::tensors(&pickle).map_err(error)? {
+            let storage = source.storage(tensor.storage)?;
+            let place = Place::of(&tensor, storage)
+                .map_err(|message| error(format!("tensor {}: {message}", shown(&tensor.name))))?;
             let PickledTensor { name, dtype, shape, .. } = tensor;
             if places.insert(name.clone(), place).is_some() {
-                return Err(archive.error(format!("two tensors have the name {}", shown(&name))));
+                return Err(error(format!("two tensors have the name {}", shown(&name))));
             }
             tensors.insert(name, TensorInfo { dtype, shape });
         }
@@ -183,7 +183,75 @@ impl TorchFile {
     }
 }
 
+/// A file while its table of contents is read.
+enum Source<'p> {
+    Zip(Archive<'p>),
+    Legacy(Legacy),
+}
+
+impl<'p> Source<'p> {
+    fn open(path: &'p Path) -> Result<Self> {
+        match Legacy::open(path, MAX_PICKLE_LEN)? {
+            Some(legacy) => Ok(Self::Legacy(legacy)),
+            None => Archive::open(path).map(Self::Zip),
+        }
+    }
+
+    /// The pickle of the tensors.
+    fn pickle(&mut self) -> Result<Vec<u8>> {
+        let archive = match self {
+            Self::Legacy(legacy) => return Ok(std::mem::take(&mut legacy.pickle)),
+            Self::Zip(archive) => archive,
+        };
+        if let Some(order) = archive.read("byteorder", 16)?
+            && order != b"little"
+        {
+            let order = shown(&String::from_utf8_lossy(&order));
+            return Err(archive.error(format!("byte order is {order}; allowed: little")));
+        }
+        Ok(archive.read("data.pkl", MAX_PICKLE_LEN)?.unwrap_or_default())
+    }
+
+    /// The bytes of the file that the storage `key` takes; `None` without it.
+    fn storage(&mut self, key: &str) -> Result<Option<Range<u64>>> {
+        match self {
+            Self::Legacy(legacy) => Ok(legacy.storage(key)),
+            Self::Zip(archive) => archive.storage(key),
+        }
+    }
+}
+
 impl Place {
+    /// Where `tensor` lies in the file, once it is sure that it lies within its storage; `Err` says what is
+    /// wrong.
+    fn of(
+        tensor: &PickledTensor<'_>,
+        storage: Option<Range<u64>>,
+    ) -> std::result::Result<Self, String> {
+        let PickledTensor { dtype, offset, shape, strides, .. } = tensor;
+        let Some(range) = storage else {
+            return Err(format!("its storage data/{} is missing", shown(tensor.storage)));
+        };
+        let element = element_len(*dtype);
+        let len = TensorInfo { dtype: *dtype, shape: shape.clone() }.bytes_len();
+        let stored = range.end - range.start;
+        let past = last_index(*offset, shape, strides)
+            .and_then(|last| last.checked_add(1)?.checked_mul(element as u64));
+        match (len, past) {
+            (Some(0), _) => Ok(Self::new(range.start, element, shape, strides)),
+            (Some(len), Some(past)) if past <= stored && len as u64 <= stored => {
+                Ok(Self::new(range.start + offset * element as u64, element, shape, strides))
+            }
+            (_, Some(past)) if past <= stored => Err(format!(
+                "{shape:?} repeats values of a storage of {stored} bytes; save a clone"
+            )),
+            _ => Err(format!(
+                "{shape:?} of {dtype:?} with strides {strides:?} from {offset} is more than its \
+                 storage of {stored} bytes"
+            )),
+        }
+    }
+
     fn new(start: u64, element: usize, shape: &[usize], strides: &[usize]) -> Self {
         if shape.contains(&0) {
             return Self { start, run: 0, outer: Vec::new() };
@@ -222,4 +290,11 @@ impl Place {
         }
         bytes
     }
+}
+
+/// The element of the storage that the last value of a tensor without empty axes is.
+fn last_index(offset: u64, shape: &[usize], strides: &[usize]) -> Option<u64> {
+    shape.iter().zip(strides).try_fold(offset, |last, (&size, &stride)| {
+        last.checked_add((size as u64).saturating_sub(1).checked_mul(stride as u64)?)
+    })
 }

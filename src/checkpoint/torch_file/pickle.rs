@@ -3,7 +3,7 @@
 //! A pickle is a program for a stack machine that may call any Python function. Here the functions are
 //! a closed list ([`Global::named`]); whatever else a pickle asks for is refused by name. Everything
 //! that is built lives in flat vectors, so containers that hold themselves cost nothing, and what no
-//! tensor needs (numbers, lists, attributes) is dropped as soon as it is read.
+//! tensor needs (numbers, attributes) is dropped as soon as it is read.
 
 use std::collections::HashMap;
 
@@ -46,15 +46,15 @@ const ONLY: &str = "only tensors and plain containers are read";
 /// What the stack and the memo hold. Copies are cheap: containers are indices into the machine.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) enum Value<'a> {
-    /// A value that no tensor depends on: a truth value, a float, bytes, a number over 64 bits.
+    /// A value that no tensor depends on: a float, bytes, a number over 64 bits.
     Leaf,
     #[default]
     None,
+    Bool(bool),
     Int(i64),
     Text(&'a str),
     Global(Global),
-    /// What it holds is dropped.
-    List,
+    List(usize),
     Tuple(usize),
     Dict(usize),
     Storage(Dtype, &'a str),
@@ -65,10 +65,10 @@ pub(super) enum Value<'a> {
 impl Value<'_> {
     pub(super) fn kind(self) -> &'static str {
         match self {
-            Self::Leaf | Self::None | Self::Int(_) => "a plain value",
+            Self::Leaf | Self::None | Self::Bool(_) | Self::Int(_) => "a plain value",
             Self::Text(_) => "a string",
             Self::Global(_) => "a class or function",
-            Self::List => "a list",
+            Self::List(_) => "a list",
             Self::Tuple(_) => "a tuple",
             Self::Dict(_) => "a dict",
             Self::Storage(..) => "a storage",
@@ -90,8 +90,11 @@ pub(super) struct Machine<'a> {
     pub root: Value<'a>,
     pub tuples: Vec<Vec<Value<'a>>>,
     pub dicts: Vec<Dict<'a>>,
-    /// What is left to read.
-    input: &'a [u8],
+    pub lists: Vec<Vec<Value<'a>>>,
+    /// The number format of every storage that was named.
+    pub storages: HashMap<&'a str, Dtype>,
+    /// What is left to read; once it has run, what follows the pickle.
+    pub input: &'a [u8],
     stack: Vec<Value<'a>>,
     /// Heights of the stack.
     marks: Vec<usize>,
@@ -99,7 +102,7 @@ pub(super) struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    /// Runs all of `pickle`; `Err` says what is wrong or refused.
+    /// Runs the pickle at the beginning of `pickle`; `Err` says what is wrong or refused.
     pub(super) fn run(pickle: &'a [u8]) -> Result<Self, String> {
         let mut machine = Self { input: pickle, ..Self::default() };
         for _ in 0..MAX_OPCODES {
@@ -114,6 +117,13 @@ impl<'a> Machine<'a> {
         Err(format!("the pickle has more than {MAX_OPCODES} opcodes"))
     }
 
+    /// The value of `key` in the dict that was pickled.
+    pub(super) fn item(&self, key: &str) -> Option<Value<'a>> {
+        let Value::Dict(root) = self.root else { return None };
+        let is_it = |name: &Value<'_>| matches!(name, Value::Text(text) if *text == key);
+        self.dicts[root].items.iter().find(|(name, _)| is_it(name)).map(|(_, value)| *value)
+    }
+
     fn step(&mut self, opcode: u8) -> Result<(), String> {
         match opcode {
             0x80 => match self.byte()? {
@@ -125,15 +135,18 @@ impl<'a> Machine<'a> {
             b'0' => self.pop().map(drop)?,
             b'1' => self.pop_mark().map(drop)?,
             b'N' => self.stack.push(Value::None),
-            0x88 | 0x89 => self.stack.push(Value::Leaf), // NEWTRUE, NEWFALSE
-            b'G' => self.leaf(8)?,                       // BINFLOAT
+            0x88 | 0x89 => self.stack.push(Value::Bool(opcode == 0x88)), // NEWTRUE, NEWFALSE
+            b'G' => self.leaf(8)?,                                       // BINFLOAT
             b'J' | b'K' | b'M' | 0x8a => self.int(opcode)?,
             b'X' | 0x8c | 0x8d | b'T' | b'U' => self.text(opcode)?,
             b'B' => self.bytes(4)?,
             b'C' => self.bytes(1)?,
             0x8e => self.bytes(8)?,
             b'}' => self.push_dict(false),
-            b']' => self.stack.push(Value::List),
+            b']' => {
+                self.stack.push(Value::List(self.lists.len()));
+                self.lists.push(Vec::new());
+            }
             b')' => self.push_tuple(0)?,
             0x85..=0x87 => self.push_tuple(usize::from(opcode - 0x84))?,
             b't' => {
@@ -251,15 +264,12 @@ impl<'a> Machine<'a> {
     }
 
     fn append(&mut self, opcode: u8) -> Result<(), String> {
-        if opcode == b'e' {
-            self.pop_mark()?;
-        } else {
-            self.pop()?;
-        }
-        match self.top()? {
-            Value::List => Ok(()),
-            other => Err(format!("the pickle appends to {}", other.kind())),
-        }
+        let items = if opcode == b'e' { self.pop_mark()? } else { vec![self.pop()?] };
+        let Value::List(list) = self.top()? else {
+            return Err(format!("the pickle appends to {}", self.top()?.kind()));
+        };
+        self.lists[list].extend(items);
+        Ok(())
     }
 
     fn set_items(&mut self, opcode: u8) -> Result<(), String> {
@@ -318,7 +328,8 @@ impl<'a> Machine<'a> {
         utf8(line)
     }
 
-    /// `('storage', class, key, device, number of elements)`; the zip file knows the size better.
+    /// `('storage', class, key, device, number of elements)`; the file knows the size better. Before
+    /// PyTorch 1.6 a sixth entry told of a storage within another one.
     fn persistent_id(&mut self) -> Result<(), String> {
         let id = self.pop()?;
         let Value::Tuple(id) = id else {
@@ -331,7 +342,11 @@ impl<'a> Machine<'a> {
                 Value::Text(key),
                 Value::Text(_),
                 Value::Int(_),
-            ] => self.stack.push(Value::Storage(dtype, key)),
+                ref view @ ..,
+            ] if matches!(view, [] | [Value::None]) => {
+                self.storages.insert(key, dtype);
+                self.stack.push(Value::Storage(dtype, key));
+            }
             _ => return Err("the pickle refers to a storage in an unknown way".to_owned()),
         }
         Ok(())
