@@ -8,7 +8,7 @@ use calumma::eval::metrics::AnswerNormalizer;
 use calumma::eval::reconstruction::Reconstruction;
 use calumma::eval::text_to_image::prompts;
 use calumma::eval::{
-    Environment, Extent, Majority, captioning, loss, reconstruction, text_to_image, vqa,
+    Environment, Extent, Majority, captioning, drawing, loss, reconstruction, text_to_image, vqa,
 };
 use image::RgbImage;
 use serde_json::{Value, json};
@@ -192,6 +192,45 @@ fn rendered_ground_truth_scores_full_marks_and_other_pictures_near_none() {
     };
     assert!(score("accuracy") < 0.08 && score("single_object") < 0.15);
     assert!(score("several/color_binding") < 0.08);
+}
+
+/// Draws the grey of the row that a text names, or of the next one.
+struct Copyist {
+    off: u8,
+}
+
+impl drawing::Artist for Copyist {
+    fn draw(&mut self, texts: &[String]) -> Result<Vec<RgbImage>> {
+        let grey = |text: &String| text.strip_prefix("row ").unwrap().parse::<u8>().unwrap();
+        let of = |text| RgbImage::from_pixel(32, 32, image::Rgb([grey(text) + self.off; 3]));
+        Ok(texts.iter().map(of).collect())
+    }
+
+    fn reconstruct(&mut self, pictures: &[RgbImage]) -> Result<Vec<RgbImage>> {
+        Ok(pictures.to_vec())
+    }
+}
+
+#[test]
+fn drawn_pictures_are_found_among_the_data_set_s_own() {
+    let rows = Rows((0..40).map(|n| json!({"n": n, "kind": "row"})).collect());
+    let scores = |off| {
+        drawing::evaluate(&rows, extent(16), "{kind} {n}", &mut Copyist { off }, None).unwrap()
+    };
+    let right = scores(0);
+    assert_eq!((right.retrieval.value, right.reconstructed.value, right.texts), (1.0, 1.0, 40));
+    assert_eq!(right.sheet.len(), 64);
+    // The next row's grey: only the last row, which has no next one, is still nearest.
+    let near = scores(1);
+    assert_eq!(near.retrieval.value, 1.0 / 40.0);
+    assert_eq!(near.retrieval_at_5.value, 1.0);
+    assert_eq!(near.samples[3].response, json!("row 4"));
+    let report = scores(20).report("rows");
+    assert_eq!(report.score("retrieval_at_5").unwrap().value, 5.0 / 40.0);
+    assert_eq!(report.score("retrieval_chance").unwrap().value, 1.0 / 40.0);
+    let unknown =
+        drawing::evaluate(&rows, extent(16), "{name}", &mut Copyist { off: 0 }, None).unwrap_err();
+    assert!(unknown.to_string().contains("rows#0"), "{unknown}");
 }
 
 #[test]

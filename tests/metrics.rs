@@ -5,12 +5,15 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
+use burn::tensor::Device;
+use calumma::eval::inception::Inception;
 use calumma::eval::metrics::{
-    AnswerNormalizer, AnswerRules, PtbTokenizer, Segment, TextMatcher, TextNormalization,
-    VqaAccuracy, VqaSummary, bleu, cider, rouge_l,
+    AnswerNormalizer, AnswerRules, Features, PtbTokenizer, Segment, TextMatcher, TextNormalization,
+    VqaAccuracy, VqaSummary, bleu, cider, frechet_distance, rouge_l,
 };
 use image::RgbImage;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::common::fixture;
 
@@ -312,5 +315,50 @@ fn random_pictures_compare_as_by_scikit_image() {
         "pictures: {} pairs, largest differences: PSNR {psnr:e} dB, SSIM {ssim:e}, MS-SSIM \
          {ms_ssim:e} (pytorch-msssim {torch:e})",
         list(&cases).len()
+    ));
+}
+
+#[test]
+fn fid_is_that_of_pytorch_fid() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(peer) = peer("fid", dir.path(), &[]) else { return };
+    let weights = dir.path().join("weights.pth");
+    let digest = Sha256::digest(std::fs::read(&weights).unwrap());
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let network = Inception::open_with_digest(&weights, &digest, &Device::flex()).unwrap();
+    let side = |value: &Value| u32::try_from(value.as_u64().unwrap()).unwrap();
+    let picture = |(index, size): (usize, &Value)| {
+        let raw = std::fs::read(dir.path().join(format!("{index}.rgb"))).unwrap();
+        RgbImage::from_raw(side(&size[0]), side(&size[1]), raw).unwrap()
+    };
+    let pictures: Vec<_> = list(&peer["sizes"]).iter().enumerate().map(picture).collect();
+    let found = network.features(&pictures).unwrap();
+    let mut worst: f64 = 0.0;
+    for (row, right) in found.rows().zip(list(&peer["features"])) {
+        let right: Vec<f64> = list(right).iter().map(|value| value.as_f64().unwrap()).collect();
+        let length = right.iter().map(|value| value * value).sum::<f64>().sqrt();
+        let apart = row.iter().zip(&right).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>();
+        worst = worst.max(apart.sqrt() / length);
+    }
+    assert!(found.len() == pictures.len() && worst < 1e-5, "{worst:e}");
+    let set = |rows: &Value| {
+        let mut features = Features::new(list(&list(rows)[0]).len());
+        for row in list(rows) {
+            let row: Vec<f32> = list(row).iter().map(|v| v.as_f64().unwrap() as f32).collect();
+            features.extend(&row).unwrap();
+        }
+        features
+    };
+    let mut furthest: f64 = 0.0;
+    for pair in list(&peer["pairs"]) {
+        let distance = frechet_distance(&set(&pair["a"]), &set(&pair["b"])).unwrap();
+        let right = pair["distance"].as_f64().unwrap();
+        furthest = furthest.max((distance - right).abs() / right);
+    }
+    assert!(furthest < 1e-9, "{furthest:e}");
+    say(&format!(
+        "fid: features of {} pictures within {worst:e} of their length, {} distances within {furthest:e}",
+        pictures.len(),
+        list(&peer["pairs"]).len()
     ));
 }

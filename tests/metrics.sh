@@ -9,7 +9,7 @@ for file in "$@"; do files+=("$(realpath "$file")"); done
 cd "$(dirname "$0")/.."
 venv=${CALUMMA_PEER_VENV:-${CARGO_TARGET_DIR:-$PWD/target}/metrics-venv}
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-"$venv/bin/pip" install --quiet pycocoevalcap scikit-image pytorch-msssim torchmetrics
+"$venv/bin/pip" install --quiet pycocoevalcap scikit-image pytorch-msssim pytorch-fid torchmetrics
 # Its evaluator of answers imports nothing; the package would bring hundreds.
 "$venv/bin/pip" install --quiet --no-deps lmms-eval
 if [ -z "${CALUMMA_VQA_EVAL:-}" ]; then

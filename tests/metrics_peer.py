@@ -11,10 +11,11 @@ writes OUT_DIR/TOPIC.json, and exits with 77 and a sentence where a package is m
   squad     2,000 short answers: exact match and F1 of torchmetrics' SQuAD
   texts     tokens by pycocoevalcap's Java tokenizer of every line of FILE...
   pictures  50 pairs as raw RGB files: scikit-image, pytorch-msssim, and a formula in float64
+  fid       pytorch-fid's network with random weights on 12 pictures, and its distance of 20 pairs of sets
 
 metrics_peer.py ptb-fixture FILE writes the tokens of a file of {"text", "tokens"} lines anew.
 
-The originals are not copied here. pycocoevalcap, lmms-eval, torchmetrics, scikit-image and
+The originals are not copied here. pycocoevalcap, lmms-eval, torchmetrics, scikit-image, pytorch-fid and
 pytorch-msssim come from the Python registry; the VQA evaluator from a checkout of
 GT-Vision-Lab/VQA that CALUMMA_VQA_EVAL names.
 """
@@ -360,8 +361,65 @@ def pictures(out, _):
     return cases
 
 
+# FID
+
+
+def fid(out, _):
+    np = package("numpy")
+    torch = package("torch")
+    inception = package("pytorch_fid.inception", "pytorch-fid")
+    score = package("pytorch_fid.fid_score", "pytorch-fid")
+    linalg = package("scipy.linalg", "scipy")
+    torchvision = package("torchvision")
+    torch.manual_seed(1)
+
+    def random_weights(*_, **__):
+        """A state in place of the published one, which keeps the size of what passes through."""
+        network = torchvision.models.inception_v3(num_classes=1008, aux_logits=False, weights=None, init_weights=False)
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)
+            elif isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.weight, 0.7, 1.3)
+                torch.nn.init.normal_(module.bias, 0, 0.1)
+                torch.nn.init.normal_(module.running_mean, 0, 0.1)
+                torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+        torch.save(network.state_dict(), out / "weights.pth", _use_new_zipfile_serialization=False)
+        return network.state_dict()
+
+    inception.load_state_dict_from_url = random_weights
+    network = inception.InceptionV3([3]).eval()
+    rng = np.random.default_rng(7)
+    sizes, features = [], []
+    for index in range(12):
+        height, width = rng.integers(20, 400, 2).tolist()
+        y, x = np.mgrid[0:height, 0:width]
+        waves = [127 + 100 * np.sin(x / rng.uniform(2, 20) + c) * np.cos(y / rng.uniform(2, 20)) for c in range(3)]
+        picture = (np.stack(waves, axis=2) + rng.normal(0, 20, (height, width, 3))).clip(0, 255).astype(np.uint8)
+        (out / f"{index}.rgb").write_bytes(picture.tobytes())
+        pixels = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255.0
+        with torch.no_grad():
+            features.append(network(pixels)[0].flatten().tolist())
+        sizes.append([width, height])
+    # Newer SciPy returns the root alone.
+    sqrtm = linalg.sqrtm
+    score.linalg.sqrtm = lambda x, disp=True: sqrtm(x) if disp else (sqrtm(x), None)
+    pairs = []
+    for index in range(20):
+        width = int(rng.integers(2, 40))
+        sets = []
+        for _ in range(2):
+            mixed = rng.normal(0, 1, (width, width)) + 3 * np.eye(width)
+            rows = int(rng.integers(width + 20, 400))
+            sets.append((rng.normal(0, 1, (rows, width)) @ mixed + rng.normal(0, 1, width)).astype(np.float32))
+        moments = [(s.astype(np.float64).mean(0), np.cov(s.astype(np.float64), rowvar=False)) for s in sets]
+        distance = score.calculate_frechet_distance(*moments[0], *moments[1])
+        pairs.append({"a": sets[0].tolist(), "b": sets[1].tolist(), "distance": float(distance)})
+    return {"sizes": sizes, "features": features, "pairs": pairs}
+
+
 def main():
-    topics = {f.__name__: f for f in (captions, answers, evalai, squad, texts, pictures)}
+    topics = {f.__name__: f for f in (captions, answers, evalai, squad, texts, pictures, fid)}
     if sys.argv[1:2] == ["ptb-fixture"] and len(sys.argv) == 3:
         return ptb_fixture(sys.argv[2])
     if len(sys.argv) < 3 or sys.argv[1] not in topics:

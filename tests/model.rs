@@ -7,6 +7,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
 use calumma::checkpoint::Checkpoint;
 use calumma::generate::LanguageModel;
+use calumma::generate::sampling::log_probability;
 use calumma::model::{CausalLm, KvCache, ModelConfig, ModelInput, ServingModel, mask};
 
 use crate::common::{Expected, assert_close, cpu, excess, fixture};
@@ -249,6 +250,29 @@ fn rows_of_a_ragged_batch_equal_single_rows() {
         let same = excess(&data(std::slice::from_ref(logits)), &data(&[single]), 1e-5, 1e-5);
         assert!(same <= 1.0, "{same}");
     }
+}
+
+#[test]
+fn choices_weighed_together_are_as_likely_as_each_alone() {
+    let device = cpu();
+    device.seed(8);
+    let config = tiny(false);
+    let model = config.init(&device).unwrap();
+    let serving = ServingModel::new(config, model, device);
+    let prompt = [1_u32, 2, 3, 4, 5];
+    // More than are weighed at one time, of 1 to 4 ids.
+    let choices: Vec<Vec<u32>> =
+        (0..150_u32).map(|n| (0..=n % 4).map(|i| (7 * n + 3 * i) % 32).collect()).collect();
+    let found = serving.log_probabilities(&prompt, &choices).unwrap();
+    for (choice, found) in choices.iter().zip(found) {
+        let logits = serving.all_logits(&[&prompt[..], choice].concat()).unwrap();
+        let of_choice = logits[prompt.len() - 1..].iter().zip(choice);
+        let alone: f64 = of_choice.map(|(logits, &id)| log_probability(logits, id)).sum();
+        assert!((found - alone).abs() < 1e-4, "{choice:?}: {found}, not {alone}");
+    }
+    assert!(serving.log_probabilities(&prompt, &[]).unwrap().is_empty());
+    assert!(serving.log_probabilities(&prompt, &[vec![]]).is_err());
+    assert!(serving.log_probabilities(&prompt, &[vec![1; 60]]).is_err());
 }
 
 #[test]

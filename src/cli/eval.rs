@@ -3,6 +3,7 @@
 
 mod compare;
 mod contamination;
+mod fid;
 mod measures;
 mod recipe;
 
@@ -27,12 +28,14 @@ pub enum EvalVerb {
     Vqa(VqaArgs),
     /// Captions: names, or scenes' captions
     Captioning(CaptioningArgs),
-    /// Pictures drawn from captions of scenes, read back by the detector
-    TextToImage(GenerationArgs),
+    /// Pictures drawn from captions of scenes, read back by the detector; or from a data set's texts
+    TextToImage(TextToImageArgs),
     /// Pictures for GenEval's own scorer, in the folder that it reads
     Geneval(GenerationArgs),
     /// What the image tokenizer loses: PSNR, SSIM, use of the codebook
-    Reconstruction(EvalArgs),
+    Reconstruction(ReconstructionArgs),
+    /// The Fréchet inception distance of two sets of pictures
+    Fid(fid::FidArgs),
     /// Every measure of a recipe, and one table of all scores
     Run(recipe::RunArgs),
     /// Two evaluations of the same items: differences with intervals and p-values
@@ -109,11 +112,48 @@ pub struct CaptioningArgs {
     /// A folder with meteor-1.5.jar, spice-1.0.jar or stanford-corenlp-3.4.1.jar, to score with them too
     #[arg(long, value_name = "DIR")]
     official: Option<PathBuf>,
+    /// Let the model write the name, or take the likeliest of some choices
+    #[arg(long, value_enum, default_value_t = AnswerArg::Generate)]
+    answer: AnswerArg,
+    /// A choice for --answer choose; give several. All names in the data set when absent
+    #[arg(long, value_name = "TEXT")]
+    choice: Vec<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
 
-/// Arguments of `eval text-to-image` and `eval geneval`.
+/// Arguments of `eval reconstruction` and `vq eval`.
+#[derive(Args)]
+pub struct ReconstructionArgs {
+    #[command(flatten)]
+    common: EvalArgs,
+    #[command(flatten)]
+    inception: InceptionArg,
+}
+
+/// The weights behind FID.
+#[derive(Args)]
+struct InceptionArg {
+    /// Add FID, or rFID, by these weights: pt_inception-2015-12-05-6726825d.pth of pytorch-fid
+    #[arg(long, value_name = "FILE")]
+    inception: Option<PathBuf>,
+}
+
+/// Arguments of `eval text-to-image`.
+#[derive(Args)]
+pub struct TextToImageArgs {
+    #[command(flatten)]
+    common: EvalArgs,
+    /// What to draw of a data set that is not scenes, such as "{name}, {style} emoji"
+    #[arg(long, value_name = "FORM")]
+    prompt: Option<String>,
+    #[command(flatten)]
+    inception: InceptionArg,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// Arguments of `eval geneval`.
 #[derive(Args)]
 pub struct GenerationArgs {
     #[command(flatten)]
@@ -153,7 +193,8 @@ pub fn run(verb: EvalVerb, session: &Session) -> Result<()> {
         EvalVerb::Captioning(args) => (&args.common, measures::captioning(args, session)?),
         EvalVerb::TextToImage(args) => (&args.common, measures::text_to_image(args, session)?),
         EvalVerb::Geneval(args) => (&args.common, measures::geneval(args, session)?),
-        EvalVerb::Reconstruction(args) => (args, measures::reconstruction(args, session)?),
+        EvalVerb::Reconstruction(args) => (&args.common, measures::reconstruction(args, session)?),
+        EvalVerb::Fid(args) => return fid::run(args, session),
         EvalVerb::Run(args) => return recipe::run(args, session),
         EvalVerb::Compare(args) => return compare::run(args, session),
         EvalVerb::Contamination(args) => return contamination::run(args, session),
@@ -165,8 +206,8 @@ pub fn run(verb: EvalVerb, session: &Session) -> Result<()> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn reconstruction(args: &EvalArgs, session: &Session) -> Result<()> {
-    finish(measures::reconstruction(args, session)?, args, session)
+pub fn reconstruction(args: &ReconstructionArgs, session: &Session) -> Result<()> {
+    finish(measures::reconstruction(args, session)?, &args.common, session)
 }
 
 /// Writes the report, and prints its scores.

@@ -13,7 +13,7 @@ use serde_json::json;
 use vq_tokenizer::metrics::{psnr, ssim};
 use vq_tokenizer::{Codes, Tiles, VqTokenizer};
 
-use super::eval::EvalArgs;
+use super::eval::ReconstructionArgs;
 use super::session::{Session, name};
 use super::train::train_task;
 use super::{open, pictures, sizes};
@@ -27,7 +27,7 @@ pub enum VqVerb {
     /// Train an image tokenizer by a recipe; a stopped run goes on where it was
     Train(TrainArgs),
     /// Score an image tokenizer on a data set: PSNR, SSIM, MS-SSIM, use of the codebook
-    Eval(EvalArgs),
+    Eval(ReconstructionArgs),
     /// Print the codes of pictures
     Encode(EncodeArgs),
     /// Turn codes back into pictures

@@ -1,12 +1,14 @@
 //! Captions held against the names or captions that a data set gives its pictures, and against the
 //! ground truth of procedural scenes.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use image::RgbImage;
 use serde_json::{Value, json};
 
-use super::metrics::{AnswerNormalizer, PtbTokenizer, Segment, bleu, cider, rouge_l};
+use super::metrics::{
+    AnswerRules, PtbTokenizer, Segment, TextMatcher, TextNormalization, bleu, cider, rouge_l,
+};
 use super::official::Official;
 use super::report::{Report, SampleRecord};
 use super::score::Score;
@@ -57,7 +59,7 @@ pub fn evaluate(
     extent: Extent,
     mut caption: impl FnMut(&[RgbImage]) -> Result<Vec<String>>,
 ) -> Result<CaptioningScores> {
-    let normalizer = AnswerNormalizer::new();
+    let matcher = TextMatcher::new(TextNormalization::Vqa(AnswerRules::Official));
     let (mut samples, mut sheet) = (Vec::new(), Vec::new());
     let (mut captions_given, mut references) = (Vec::new(), Vec::new());
     let mut submission = Vec::new();
@@ -68,7 +70,7 @@ pub fn evaluate(
         for (((index, sample), picture), given) in batch.into_iter().zip(pictures).zip(captions) {
             let in_sample = |e: Error| Error::Invalid(format!("{}: {e}", sample.source));
             let targets = targets(&sample.fields).map_err(in_sample)?;
-            let scores = judge(&given, &targets, &sample.fields, &normalizer);
+            let scores = judge(&given, &targets, &sample.fields, &matcher);
             if sheet.len() < SHOWN {
                 let right = scores.iter().any(|&(name, value)| {
                     ["exact_match", "true_mentions"].contains(&name) && value == 1.0
@@ -160,6 +162,21 @@ fn targets(fields: &Fields) -> Result<Vec<String>> {
     if texts.is_empty() { Err(missing()) } else { Ok(texts) }
 }
 
+/// All right captions in `dataset`, each once, in order: what naming by choice chooses from.
+///
+/// # Errors
+/// When a readable sample has no column of captions or names.
+pub fn all_targets(dataset: &dyn Dataset) -> Result<Vec<String>> {
+    let of = |index| match dataset.fields(index) {
+        Ok(fields) => targets(&fields),
+        // Bad samples are counted when they are measured.
+        Err(_) => Ok(Vec::new()),
+    };
+    let all: BTreeSet<String> =
+        (0..dataset.len()).map(of).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    Ok(all.into_iter().collect())
+}
+
 /// The first right caption of a sample.
 ///
 /// # Errors
@@ -172,12 +189,12 @@ fn judge(
     given: &str,
     targets: &[String],
     fields: &Fields,
-    normalizer: &AnswerNormalizer,
+    matcher: &TextMatcher,
 ) -> Vec<(&'static str, f64)> {
-    let given_words = normalizer.normalize(given);
-    let targets: Vec<_> = targets.iter().map(|target| normalizer.normalize(target)).collect();
-    let f1 = targets.iter().map(|target| word_f1(&given_words, target)).fold(0.0, f64::max);
-    let mut scores = vec![("exact_match", number(targets.contains(&given_words))), ("word_f1", f1)];
+    let mut scores = vec![
+        ("exact_match", number(matcher.exact_match(given, targets))),
+        ("word_f1", matcher.token_f1(given, targets)),
+    ];
     let scene = fields.get("scene").and_then(|v| serde_json::from_value::<Scene>(v.clone()).ok());
     if let Some(scene) = scene {
         let mentions = mentions(given);
@@ -188,21 +205,6 @@ fn judge(
         scores.push(("all_mentioned", number(truthful && all)));
     }
     scores
-}
-
-/// The harmonic mean of precision and recall of the words, each counted as often as it occurs.
-fn word_f1(given: &str, target: &str) -> f64 {
-    let mut left: BTreeMap<&str, usize> = BTreeMap::new();
-    target.split(' ').for_each(|word| *left.entry(word).or_default() += 1);
-    let mut common = 0;
-    for word in given.split(' ') {
-        if let Some(count) = left.get_mut(word).filter(|count| **count > 0) {
-            *count -= 1;
-            common += 1;
-        }
-    }
-    let words = given.split(' ').count() + target.split(' ').count();
-    2.0 * common as f64 / words as f64
 }
 
 /// The kinds of objects that `text` names: every noun with the adjectives right before it.
@@ -291,14 +293,6 @@ impl CaptioningScores {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_are_compared_with_their_counts() {
-        assert_eq!(word_f1("red heart", "red heart"), 1.0);
-        assert_eq!(word_f1("red red", "red heart"), 0.5);
-        assert_eq!(word_f1("", "red"), 0.0);
-        assert_eq!(word_f1("blue", "red heart"), 0.0);
-    }
 
     #[test]
     fn nouns_are_read_with_their_adjectives() {

@@ -11,7 +11,10 @@ pub mod bootstrap;
 pub mod captioning;
 pub mod compare;
 pub mod contamination;
+pub mod drawing;
+mod fid;
 pub mod geneval;
+pub mod inception;
 pub mod loss;
 pub mod metrics;
 mod official;
@@ -26,6 +29,7 @@ pub mod vqa;
 
 use rayon::prelude::*;
 
+pub use fid::Fid;
 pub use official::Official;
 pub use question::Majority;
 pub use report::{Environment, Report, SampleRecord};
@@ -87,6 +91,22 @@ fn each_batch(
         }
     }
     Ok(bad)
+}
+
+/// Hands all pictures in `extent` of `dataset` to `work`, batch by batch; returns the samples that could not be
+/// read.
+///
+/// # Errors
+/// Those of `work`; when nothing is to be read or more than [`DEFAULT_TOLERANCE`] of the samples are bad.
+pub fn pictures_of(
+    dataset: &dyn Dataset,
+    extent: Extent,
+    work: &mut dyn FnMut(&[image::RgbImage]) -> Result<()>,
+) -> Result<Vec<BadSample>> {
+    each_batch(dataset, extent, |batch| {
+        let pictures: Vec<_> = batch.into_iter().flat_map(|(_, sample)| sample.images).collect();
+        work(&pictures)
+    })
 }
 
 fn refuse_many_bad(dataset: &dyn Dataset, len: usize, bad: &[BadSample]) -> Result<()> {

@@ -36,6 +36,14 @@ impl KvCache {
         Self { layers, len: 0, capacity }
     }
 
+    /// The same for `rows` rows, from one of a single row.
+    pub(crate) fn repeated(&self, rows: usize) -> Self {
+        let all = |buffer: &Option<Tensor<4>>| buffer.clone().map(|one| one.repeat_dim(0, rows));
+        let layer =
+            |layer: &LayerCache| LayerCache { keys: all(&layer.keys), values: all(&layer.values) };
+        Self { layers: self.layers.iter().map(layer).collect(), ..*self }
+    }
+
     /// Tokens held per row, left padding included.
     pub fn len(&self) -> usize {
         self.len

@@ -5,6 +5,10 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use super::{CausalLm, KvCache, ModelConfig, ModelInput, mask};
 use crate::error::{Error, Result};
 use crate::generate::LanguageModel;
+use crate::generate::sampling::log_probability;
+
+/// Choices that are weighed at one time.
+const CHOICES: usize = 64;
 
 /// A model with its sizes and device, ready to decode.
 #[derive(Debug)]
@@ -26,6 +30,12 @@ pub struct ServingCache {
 }
 
 impl ServingCache {
+    /// The same for `rows` rows, from one of a single row.
+    fn repeated(&self, rows: usize) -> Self {
+        let is_pad = vec![self.is_pad[0].clone(); rows];
+        Self { kv: self.kv.repeated(rows), is_pad }
+    }
+
     /// Adds a call's columns and returns the positions of its ids, `rows * seq`; padding is at 0.
     fn extend(&mut self, rows: &[Vec<u32>], seq: usize) -> Vec<i32> {
         let mut positions = Vec::with_capacity(rows.len() * seq);
@@ -78,6 +88,63 @@ impl ServingModel {
         Ok(host_rows(logits.squeeze_dim(0)))
     }
 
+    /// The log-probability of each of `choices` after `prompt`, in nats: the sum over its ids. The prompt is
+    /// computed once.
+    ///
+    /// # Errors
+    /// As [`all_logits`](Self::all_logits), of the prompt with a choice; when a choice is empty.
+    pub fn log_probabilities(&self, prompt: &[u32], choices: &[Vec<u32>]) -> Result<Vec<f64>> {
+        if choices.iter().any(Vec::is_empty) {
+            return Err(Error::Invalid("a choice is empty; each needs some text".to_owned()));
+        }
+        let longest = choices.iter().map(Vec::len).max().unwrap_or(0);
+        self.check_len(prompt.len() + longest, self.context(), "context")?;
+        let mut cache = self.new_cache(1, prompt.len() + longest);
+        let first = self.next_logits(&[prompt.to_vec()], &mut cache)?.remove(0);
+        let mut found: Vec<f64> =
+            choices.iter().map(|choice| log_probability(&first, choice[0])).collect();
+        let further: Vec<usize> = (0..choices.len()).filter(|&at| choices[at].len() > 1).collect();
+        for part in further.chunks(CHOICES) {
+            let rows: Vec<Vec<u32>> = part
+                .iter()
+                .map(|&at| choices[at].split_last().map_or(Vec::new(), |(_, ids)| ids.to_vec()))
+                .collect();
+            let hidden = self.extend(&rows, &mut cache.repeated(rows.len()))?;
+            let [_, seq, _] = hidden.dims();
+            let logits = host_rows(self.model.logits(hidden).flatten(0, 1));
+            for (number, &at) in part.iter().enumerate() {
+                let ids = &choices[at][1..];
+                let of_row = &logits[number * seq..(number + 1) * seq];
+                let pairs = of_row[seq - ids.len()..].iter().zip(ids);
+                found[at] += pairs.map(|(logits, &id)| log_probability(logits, id)).sum::<f64>();
+            }
+        }
+        Ok(found)
+    }
+
+    /// Adds `rows` to `cache`; the last layer's outputs `[rows, seq, hidden]`, a shorter row's at the end.
+    fn extend(&self, rows: &[Vec<u32>], cache: &mut ServingCache) -> Result<Tensor<3>> {
+        let seq = rows.iter().map(Vec::len).max().unwrap_or(0);
+        if rows.len() != cache.is_pad.len() {
+            let (given, batch) = (rows.len(), cache.is_pad.len());
+            return Err(Error::Invalid(format!("{given} rows given to a cache of {batch} rows")));
+        }
+        self.check_len(cache.kv.len() + seq, cache.kv.capacity(), "cache")?;
+        rows.iter().try_for_each(|row| self.check_ids(row))?;
+        let padded = |row: &Vec<u32>| {
+            let pads = std::iter::repeat_n(0, seq - row.len());
+            pads.chain(row.iter().map(|&id| id as i32)).collect::<Vec<_>>()
+        };
+        let ids = rows.iter().flat_map(padded).collect();
+        let positions = cache.extend(rows, seq);
+        Ok(self.model.hidden(ModelInput {
+            ids: self.tensor(ids, rows.len()),
+            positions: self.tensor(positions, rows.len()),
+            mask: mask::padded(&cache.is_pad, seq, &self.device),
+            cache: Some(&mut cache.kv),
+        }))
+    }
+
     fn tensor(&self, values: Vec<i32>, rows: usize) -> Tensor<2, Int> {
         let seq = values.len() / rows;
         Tensor::from_data(TensorData::new(values, [rows, seq]), &self.device)
@@ -119,25 +186,8 @@ impl LanguageModel for ServingModel {
     }
 
     fn next_logits(&self, rows: &[Vec<u32>], cache: &mut ServingCache) -> Result<Vec<Vec<f32>>> {
-        let seq = rows.iter().map(Vec::len).max().unwrap_or(0);
-        if rows.len() != cache.is_pad.len() {
-            let (given, batch) = (rows.len(), cache.is_pad.len());
-            return Err(Error::Invalid(format!("{given} rows given to a cache of {batch} rows")));
-        }
-        self.check_len(cache.kv.len() + seq, cache.kv.capacity(), "cache")?;
-        rows.iter().try_for_each(|row| self.check_ids(row))?;
-        let padded = |row: &Vec<u32>| {
-            let pads = std::iter::repeat_n(0, seq - row.len());
-            pads.chain(row.iter().map(|&id| id as i32)).collect::<Vec<_>>()
-        };
-        let ids = rows.iter().flat_map(padded).collect();
-        let positions = cache.extend(rows, seq);
-        let hidden = self.model.hidden(ModelInput {
-            ids: self.tensor(ids, rows.len()),
-            positions: self.tensor(positions, rows.len()),
-            mask: mask::padded(&cache.is_pad, seq, &self.device),
-            cache: Some(&mut cache.kv),
-        });
+        let hidden = self.extend(rows, cache)?;
+        let seq = hidden.dims()[1];
         let last = hidden.narrow(1, seq - 1, 1); // [rows, 1, hidden]
         Ok(host_rows(self.model.logits(last).squeeze_dim(1)))
     }

@@ -3,7 +3,7 @@
 use image::RgbImage;
 use vq_tokenizer::Codes;
 
-use super::{Pipeline, log_probability};
+use super::Pipeline;
 use crate::error::{Error, Result};
 use crate::generate::GenerationConfig;
 use crate::generate::prompt::{FormPiece, render};
@@ -109,7 +109,8 @@ impl Asking<'_> {
         let prompts = self.prompts(images, questions)?;
         let best = |prompt: &Vec<u32>| -> Result<String> {
             let mut best: Option<(f64, usize)> = None;
-            for (number, fit) in self.fits(prompt, &ids)?.into_iter().enumerate() {
+            let fits = self.pipeline.model.log_probabilities(prompt, &ids)?;
+            for (number, fit) in fits.into_iter().enumerate() {
                 if best.is_none_or(|(highest, _)| fit > highest) {
                     best = Some((fit, number));
                 }
@@ -118,23 +119,6 @@ impl Asking<'_> {
             Ok(choices[best.ok_or_else(nothing)?.1].clone())
         };
         prompts.iter().map(best).collect()
-    }
-
-    /// The log-probability of each of `choices` after `prompt`, in nats. One pass over the prompt tells
-    /// that of all choices of one id.
-    fn fits(&self, prompt: &[u32], choices: &[Vec<u32>]) -> Result<Vec<f64>> {
-        let model = &self.pipeline.model;
-        let after = model.all_logits(prompt)?.pop().unwrap_or_default();
-        let fit = |choice: &Vec<u32>| match choice[..] {
-            [] => Ok(0.0),
-            [id] => Ok(log_probability(&after, id)),
-            _ => {
-                let logits = model.all_logits(&[prompt, choice].concat())?;
-                let of_choice = logits[prompt.len() - 1..].iter().zip(choice);
-                Ok(of_choice.map(|(logits, &id)| log_probability(logits, id)).sum())
-            }
-        };
-        choices.iter().map(fit).collect()
     }
 }
 

@@ -34,6 +34,16 @@ measure = "text-to-image"
 data = "scenes:val?count=3&size=32&objects=1-1"
 batch = 2
 [[task]]
+name = "named"
+measure = "captioning"
+data = "scenes:val?count=3&size=32"
+answer = "choose"
+[[task]]
+name = "found"
+measure = "text-to-image"
+data = "scenes:val?count=3&size=32&objects=1-1"
+prompt = "{caption}"
+[[task]]
 name = "lost"
 measure = "reconstruction"
 data = "scenes:val?count=3&size=32"
@@ -55,7 +65,7 @@ fn a_recipe_gives_one_table() {
     let dir = scratch.path();
     std::fs::write(dir.join("e.toml"), RECIPE.replace("CHECKPOINT", tiny())).unwrap();
     let told = &calumma_in(dir, &["eval", "run", "e.toml", "--json"]).json()[0];
-    assert_eq!(told["tasks"].as_array().unwrap().len(), 6);
+    assert_eq!(told["tasks"].as_array().unwrap().len(), 8);
     let table = std::fs::read_to_string(dir.join("results/scores/scores.md")).unwrap();
     for row in ["| asked | exact_match |", "| drawn | accuracy |", "| lost | psnr |"] {
         assert!(table.contains(row), "{table}");

@@ -208,7 +208,7 @@ impl VqTokenizer {
     }
 
     /// Where the networks lie.
-    pub(crate) fn device(&self) -> &Device {
+    pub fn device(&self) -> &Device {
         &self.device
     }
 

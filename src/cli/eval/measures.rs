@@ -9,7 +9,10 @@ use calumma::pipeline::Pipeline;
 use calumma::train::{LanguageRecipe, read_recipe};
 use calumma::{Error, Result};
 
-use super::{Bar, CaptioningArgs, EvalArgs, GenerationArgs, LossArgs, Measured, VqaArgs};
+use super::{
+    Bar, CaptioningArgs, EvalArgs, GenerationArgs, LossArgs, Measured, ReconstructionArgs,
+    TextToImageArgs, VqaArgs,
+};
 use crate::cli::open;
 use crate::cli::sampling::SamplingArgs;
 use crate::cli::session::Session;
@@ -102,8 +105,12 @@ pub fn vqa(args: &VqaArgs, session: &Session) -> Result<Measured> {
 /// # Errors
 /// Those of checkpoint, data set and device.
 pub fn captioning(args: &CaptioningArgs, session: &Session) -> Result<Measured> {
-    let task =
-        TaskConfig { official: args.official.clone(), ..config(Measure::Captioning, &args.common) };
+    let task = TaskConfig {
+        official: args.official.clone(),
+        answer: args.answer.into(),
+        choices: args.choice.clone(),
+        ..config(Measure::Captioning, &args.common)
+    };
     measured(&task, &args.common, &args.sampling, session)
 }
 
@@ -111,8 +118,12 @@ pub fn captioning(args: &CaptioningArgs, session: &Session) -> Result<Measured> 
 ///
 /// # Errors
 /// Those of checkpoint, data set and device.
-pub fn text_to_image(args: &GenerationArgs, session: &Session) -> Result<Measured> {
-    let task = config(Measure::TextToImage, &args.common);
+pub fn text_to_image(args: &TextToImageArgs, session: &Session) -> Result<Measured> {
+    let task = TaskConfig {
+        prompt: args.prompt.clone(),
+        inception: args.inception.inception.clone(),
+        ..config(Measure::TextToImage, &args.common)
+    };
     measured(&task, &args.common, &args.sampling, session)
 }
 
@@ -129,14 +140,18 @@ pub fn geneval(args: &GenerationArgs, session: &Session) -> Result<Measured> {
 ///
 /// # Errors
 /// Those of checkpoint, data set and device.
-pub fn reconstruction(args: &EvalArgs, session: &Session) -> Result<Measured> {
-    let task = config(Measure::Reconstruction, args);
+pub fn reconstruction(args: &ReconstructionArgs, session: &Session) -> Result<Measured> {
+    let ReconstructionArgs { common, inception } = args;
+    let task = TaskConfig {
+        inception: inception.inception.clone(),
+        ..config(Measure::Reconstruction, common)
+    };
     task.validate()?;
     let device = session.device_in_f32("an image tokenizer")?;
-    let vq = open::image_tokenizer(&args.checkpoint, &device)?;
+    let vq = open::image_tokenizer(&common.checkpoint, &device)?;
     let mut bar = Bar::new(None, session);
     let report = task::reconstruct(&task, &vq, &mut |done| bar.add(done))?;
-    let digest = Manifest::read(&args.checkpoint)?.map(|manifest| manifest.digest());
+    let digest = Manifest::read(&common.checkpoint)?.map(|manifest| manifest.digest());
     Ok(Measured { report, seed: session.seed().unwrap_or(0), digest })
 }
 

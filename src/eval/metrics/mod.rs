@@ -1,4 +1,4 @@
-//! Metrics over texts, each after the public implementation that its file names.
+//! Metrics over texts and features, each after the public implementation that its file names.
 //!
 //! Captions are scored as [`Segment`]s of tokenised texts: [`PtbTokenizer`] first, then [`bleu()`],
 //! [`rouge_l()`] and [`cider()`]. Answers are compared after [`AnswerNormalizer`] or
@@ -6,6 +6,7 @@
 
 pub mod bleu;
 pub mod cider;
+pub mod frechet;
 pub mod perplexity;
 pub mod ptb;
 mod ptb_lists;
@@ -17,6 +18,7 @@ pub mod vqa_accuracy;
 
 pub use bleu::{Bleu, bleu};
 pub use cider::{Cider, cider};
+pub use frechet::{Features, frechet_distance};
 pub use perplexity::{bits_per_byte, perplexity};
 pub use ptb::PtbTokenizer;
 pub use rouge_l::{RougeL, rouge_l};

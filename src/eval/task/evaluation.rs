@@ -2,19 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::Device;
+use image::RgbImage;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{Answering, Measure, TaskConfig};
 use crate::checkpoint::{Manifest, VQ_DIR};
 use crate::data::pack::Packer;
-use crate::data::scenes::ScenesConfig;
+use crate::data::scenes::{Scenes, ScenesConfig};
 use crate::data::{self, DataConfig, Dataset, Encoding};
 use crate::error::{Error, Result};
 use crate::eval::loss::BatchLoss;
 use crate::eval::{
-    Majority, Official, Report, Responses, captioning, geneval, loss, reconstruction,
-    text_to_image, vqa,
+    Fid, Majority, Official, Report, Responses, Score, captioning, drawing, geneval, loss,
+    reconstruction, text_to_image, vqa,
 };
 use crate::files::{hex, write_whole};
 use crate::generate::GenerationConfig;
@@ -48,6 +50,7 @@ impl Evaluation<'_> {
         let len = match task.measure {
             Measure::Vqa => vqa::open(&task.data)?.len(),
             Measure::Captioning => data::open(&task.data)?.len(),
+            Measure::TextToImage if task.prompt.is_some() => data::open(&task.data)?.len(),
             Measure::TextToImage => task.data.parse::<ScenesConfig>()?.count,
             Measure::Reconstruction => reconstruction::open(&task.data)?.len(),
             Measure::Geneval => geneval::IMAGES * data::open(&task.data)?.len(),
@@ -65,6 +68,7 @@ impl Evaluation<'_> {
         let mut report = match self.task.measure {
             Measure::Vqa => self.vqa(progress),
             Measure::Captioning => self.captioning(progress),
+            Measure::TextToImage if self.task.prompt.is_some() => self.drawing(progress),
             Measure::TextToImage => self.text_to_image(progress),
             Measure::Reconstruction => self.reconstruction(progress),
             Measure::Loss => self.loss(progress),
@@ -198,11 +202,22 @@ impl Evaluation<'_> {
         let asking = self.pipeline.asking(form, &shots)?;
         let mut responses = self.responses()?;
         let official = task.official.as_deref().map(Official::find).transpose()?;
+        let choices = match (task.answer, task.choices.is_empty()) {
+            (Answering::Generate, _) => Vec::new(),
+            (Answering::Choose, false) => task.choices.clone(),
+            (Answering::Choose, true) => captioning::all_targets(dataset.as_ref())?,
+        };
         let mut scores = captioning::evaluate(dataset.as_ref(), task.extent(), |images| {
             let first = responses.position();
             let captions = responses.texts(images.len(), |known| {
                 let images = &images[known..];
-                asking.answer(images, &vec![""; images.len()], &self.generation_from(first + known))
+                let nothing = vec![""; images.len()];
+                match task.answer {
+                    Answering::Choose => asking.choose(images, &nothing, &choices),
+                    Answering::Generate => {
+                        asking.answer(images, &nothing, &self.generation_from(first + known))
+                    }
+                }
             })?;
             progress(captions.len());
             Ok(captions)
@@ -210,21 +225,49 @@ impl Evaluation<'_> {
         if let Some(official) = &official {
             scores.score_officially(official)?;
         }
-        Ok(scores.report(dataset.name()))
+        let mut report = scores.report(dataset.name());
+        if task.answer == Answering::Choose {
+            let chance = Score::whole(1.0 / choices.len() as f64, report.samples.len());
+            report.scores.insert(1, ("chance".to_owned(), chance));
+        }
+        Ok(report)
     }
 
     fn text_to_image(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
         let scenes: ScenesConfig = self.task.data.parse()?;
         let prompts = text_to_image::prompts(&scenes, self.task.limit)?;
+        let mut fid = open_fid(self.task, self.pipeline.model().device())?;
+        let truth = Scenes::new(scenes.clone())?;
+        let places: Vec<usize> = prompts.iter().map(|prompt| prompt.index).collect();
         let mut responses = self.responses()?;
         let scores = text_to_image::evaluate(prompts, self.task.batch, |texts, first| {
             let pictures = responses.pictures(texts.len(), |known| {
                 self.pipeline.draw_batch(&texts[known..], &self.generation_from(first + known))
             })?;
+            if let Some(fid) = &mut fid {
+                let places = &places[first..first + texts.len()];
+                let real = places.iter().map(|&place| Ok(truth.get(place)?.images.remove(0)));
+                fid.add_real(&real.collect::<Result<Vec<_>>>()?)?;
+                fid.add_made(&pictures)?;
+            }
             progress(pictures.len());
             Ok(pictures)
         })?;
-        Ok(scores.report(&scenes.to_string()))
+        let mut report = scores.report(&scenes.to_string());
+        add_fid(&mut report, "fid", fid)?;
+        Ok(report)
+    }
+
+    fn drawing(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
+        let dataset = self.task.named(data::open(&self.task.data)?);
+        let form = self.task.prompt.as_deref().unwrap_or_default();
+        let mut fid = open_fid(self.task, self.pipeline.model().device())?;
+        let mut artist = Model { evaluation: self, responses: self.responses()?, progress };
+        let extent = self.task.extent();
+        let scores = drawing::evaluate(dataset.as_ref(), extent, form, &mut artist, fid.as_mut())?;
+        let mut report = scores.report(dataset.name());
+        add_fid(&mut report, "fid", fid)?;
+        Ok(report)
     }
 
     fn geneval(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
@@ -311,10 +354,48 @@ impl Evaluation<'_> {
     }
 }
 
+/// The pipeline as what draws.
+struct Model<'a> {
+    evaluation: &'a Evaluation<'a>,
+    responses: Responses,
+    progress: &'a mut dyn FnMut(usize),
+}
+
+impl drawing::Artist for Model<'_> {
+    fn draw(&mut self, texts: &[String]) -> Result<Vec<RgbImage>> {
+        let Evaluation { pipeline, .. } = self.evaluation;
+        let first = self.responses.position();
+        let pictures = self.responses.pictures(texts.len(), |known| {
+            let generation = self.evaluation.generation_from(first + known);
+            pipeline.draw_batch(&texts[known..], &generation)
+        })?;
+        (self.progress)(pictures.len());
+        Ok(pictures)
+    }
+
+    fn reconstruct(&mut self, pictures: &[RgbImage]) -> Result<Vec<RgbImage>> {
+        let vq = self.evaluation.pipeline.vq()?;
+        let all = reconstruction::reconstruct(vq, pictures)?;
+        Ok(all.into_iter().map(|one| one.decoded).collect())
+    }
+}
+
+/// The network of FID, where the task names its weights.
+fn open_fid(task: &TaskConfig, device: &Device) -> Result<Option<Fid>> {
+    task.inception.as_deref().map(|path| Fid::open(path, device)).transpose()
+}
+
+fn add_fid(report: &mut Report, name: &str, fid: Option<Fid>) -> Result<()> {
+    if let Some(fid) = fid {
+        report.scores.push((name.to_owned(), fid.score()?));
+    }
+    Ok(())
+}
+
 /// What `vq` loses of the pictures of a task's data set; needs no language model.
 ///
 /// # Errors
-/// Those of the data set.
+/// Those of the data set, and of the file of FID's network where the task names one.
 pub fn reconstruct(
     task: &TaskConfig,
     vq: &vq_tokenizer::VqTokenizer,
@@ -322,11 +403,20 @@ pub fn reconstruct(
 ) -> Result<Report> {
     let dataset = reconstruction::open(&task.data)?;
     let codes = vq.config().num_embeddings;
+    let mut fid = open_fid(task, vq.device())?;
     let scores = reconstruction::evaluate(dataset.as_ref(), task.extent(), codes, |images| {
         progress(images.len());
-        reconstruction::reconstruct(vq, images)
+        let found = reconstruction::reconstruct(vq, images)?;
+        if let Some(fid) = &mut fid {
+            let (real, made): (Vec<_>, Vec<_>) =
+                found.iter().map(|one| (one.original.clone(), one.decoded.clone())).unzip();
+            fid.add_real(&real)?;
+            fid.add_made(&made)?;
+        }
+        Ok(found)
     })?;
     let mut report = scores.report(dataset.name());
+    add_fid(&mut report, "rfid", fid)?;
     report.config.insert("preprocessor".to_owned(), json!(vq.preprocessor()));
     Ok(report)
 }

@@ -25,7 +25,8 @@ pub enum Measure {
     Vqa,
     /// Captions.
     Captioning,
-    /// Pictures of scenes' captions, read back by the detector.
+    /// Pictures of scenes' captions, read back by the detector; of another data set's texts, looked for among
+    /// its pictures.
     TextToImage,
     /// What the image tokenizer loses.
     Reconstruction,
@@ -72,13 +73,17 @@ pub struct TaskConfig {
     /// Whether answers are written or chosen.
     #[serde(default)]
     pub answer: Answering,
-    /// What to choose from; all answers in `train` when empty.
+    /// What to choose from; all answers in `train` when empty, for captions all names in `data`.
     #[serde(default)]
     pub choices: Vec<String>,
-    /// The prompt's form in place of the checkpoint's, such as `<image>{question} Answer briefly.<sep>`.
+    /// The prompt's form in place of the checkpoint's, such as `<image>{question} Answer briefly.<sep>`; for
+    /// pictures of a data set's texts what to draw, such as `{name}, {style} emoji`.
     pub prompt: Option<String>,
     /// A folder with the Java programs of METEOR, SPICE or Stanford's tokenizer, for captions.
     pub official: Option<PathBuf>,
+    /// The weights of Inception v3 that `pytorch-fid` downloads: adds rFID to a reconstruction and FID to
+    /// text-to-image.
+    pub inception: Option<PathBuf>,
     /// How a sample becomes a document whose loss is measured.
     #[serde(default)]
     pub templates: Vec<String>,
@@ -109,6 +114,7 @@ impl TaskConfig {
             choices: Vec::new(),
             prompt: None,
             official: None,
+            inception: None,
             templates: Vec::new(),
             explode: None,
             generation: Map::new(),
@@ -137,11 +143,23 @@ impl TaskConfig {
             return invalid("choices holds an empty one");
         }
         let chooses = self.answer == Answering::Choose;
-        if chooses && self.choices.is_empty() && self.train.is_none() {
+        if chooses && !matches!(self.measure, Measure::Vqa | Measure::Captioning) {
+            return invalid("answer = \"choose\" is for the measures vqa and captioning");
+        }
+        let takes_all = self.measure == Measure::Vqa && self.train.is_none();
+        if chooses && self.choices.is_empty() && takes_all {
             return invalid("answer = \"choose\" needs choices, or train to take them from");
         }
-        if chooses && self.measure != Measure::Vqa {
-            return invalid("answer = \"choose\" is for the measure vqa");
+        let pictures = matches!(self.measure, Measure::TextToImage | Measure::Reconstruction);
+        if self.inception.is_some() && !pictures {
+            return invalid("inception is for the measures text-to-image and reconstruction");
+        }
+        let scenes = self.data.starts_with("scenes:");
+        if self.measure == Measure::TextToImage && !scenes && self.prompt.is_none() {
+            return invalid(
+                "text-to-image of a data set that is not scenes needs prompt, the text to draw, such as \
+                 \"{name}\"",
+            );
         }
         if self.measure == Measure::Loss && self.templates.is_empty() {
             return invalid("the measure loss needs templates, such as \"<image>{name}\"");

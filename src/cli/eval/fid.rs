@@ -1,0 +1,55 @@
+//! `calumma eval fid`: two sets of pictures held against each other.
+
+use std::path::PathBuf;
+
+use calumma::Result;
+use calumma::data::Dataset;
+use calumma::eval::{Extent, Fid, reconstruction};
+use clap::Args;
+use serde_json::json;
+
+use super::{Bar, at_least_one};
+use crate::cli::session::Session;
+
+/// Which pictures.
+#[derive(Args)]
+pub struct FidArgs {
+    /// The pictures that others are held against: a data set, or a directory of pictures
+    real: String,
+    /// Pictures that were drawn: a data set, or a directory of pictures
+    made: String,
+    /// The network's weights: pt_inception-2015-12-05-6726825d.pth of pytorch-fid
+    #[arg(long, value_name = "FILE")]
+    inception: PathBuf,
+    /// The first N samples of each only
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    limit: Option<usize>,
+}
+
+/// Prints the distance.
+///
+/// # Errors
+/// Those of the weights, the pictures and the device.
+pub fn run(args: &FidArgs, session: &Session) -> Result<()> {
+    let device = session.device_in_f32("FID")?;
+    let (real, made) = (reconstruction::open(&args.real)?, reconstruction::open(&args.made)?);
+    let mut fid = Fid::open(&args.inception, &device)?;
+    let extent = Extent { limit: args.limit, ..Extent::default() };
+    let all = extent.of(real.len()) + extent.of(made.len());
+    let mut bar = Bar::new(Some(all), session);
+    let mut read = |set: &dyn Dataset, fid: &mut Fid, real: bool| {
+        calumma::eval::pictures_of(set, extent, &mut |pictures| {
+            bar.add(pictures.len());
+            if real { fid.add_real(pictures) } else { fid.add_made(pictures) }
+        })
+    };
+    let bad =
+        read(real.as_ref(), &mut fid, true)?.len() + read(made.as_ref(), &mut fid, false)?.len();
+    drop(bar);
+    let score = fid.score()?;
+    session.line(format_args!("fid {:.3} (N = {})", score.value, score.n))?;
+    if bad > 0 {
+        session.note(format_args!("{bad} samples could not be read"));
+    }
+    session.object(&json!({ "fid": score.value, "n": score.n, "bad_samples": bad }))
+}

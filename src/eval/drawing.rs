@@ -1,0 +1,220 @@
+//! Pictures drawn from the texts of a data set and looked for among its own: how often the nearest one belongs
+//! to the same text. A measure of this project's own, for pictures that no detector reads, such as emoji.
+
+use std::collections::BTreeSet;
+
+use image::{RgbImage, imageops};
+use serde_json::{Value, json};
+
+use super::report::{Report, SampleRecord};
+use super::score::Score;
+use super::{Extent, Fid, each_batch, number, one_each, picture, tone};
+use crate::data::{BadSample, Dataset, Fields};
+use crate::error::{Error, Result};
+use crate::generate::prompt::{FormPiece, render};
+use crate::sheet::{Cell, Tone};
+
+/// Side of the reduced pictures that are compared, in pixels.
+const SIDE: u32 = 16;
+
+/// How many of the nearest pictures the second score looks at.
+const NEAREST: usize = 5;
+
+/// Pairs of pictures on the sheet.
+const SHOWN: usize = 32;
+
+/// Where pictures come from.
+pub trait Artist {
+    /// A picture of each of `texts`.
+    ///
+    /// # Errors
+    /// Those of the model.
+    fn draw(&mut self, texts: &[String]) -> Result<Vec<RgbImage>>;
+
+    /// What the image tokenizer leaves of each of `pictures`: the best that the model could draw.
+    ///
+    /// # Errors
+    /// Those of the image tokenizer.
+    fn reconstruct(&mut self, pictures: &[RgbImage]) -> Result<Vec<RgbImage>>;
+}
+
+/// What [`evaluate`] found.
+#[derive(Clone, Debug)]
+pub struct DrawingScores {
+    /// Drawn pictures to which, of all pictures of the data set reduced to 16x16 pixels, one of the same text is
+    /// nearest by the squared difference of RGB.
+    pub retrieval: Score,
+    /// The same for one of the five nearest.
+    pub retrieval_at_5: Score,
+    /// The first score for reconstructions of the data set's own pictures.
+    pub reconstructed: Score,
+    /// Different texts; a guess is right once in so many.
+    pub texts: usize,
+    /// Every picture.
+    pub samples: Vec<SampleRecord>,
+    /// Samples that could not be read.
+    pub bad: Vec<BadSample>,
+    /// Some pictures, the data set's and the drawn one.
+    pub sheet: Vec<Cell>,
+}
+
+/// Has `artist` draw the text that `form`, such as `{name}, {style} emoji`, makes of each sample's columns.
+///
+/// # Errors
+/// Those of `artist`; when a sample has no single picture or lacks a column of the form, or more samples
+/// than [`crate::data::DEFAULT_TOLERANCE`] are unreadable.
+pub fn evaluate(
+    dataset: &dyn Dataset,
+    extent: Extent,
+    form: &str,
+    artist: &mut dyn Artist,
+    mut fid: Option<&mut Fid>,
+) -> Result<DrawingScores> {
+    let (mut originals, mut drawn, mut rebuilt) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut samples, mut shown) = (Vec::new(), Vec::new());
+    let bad = each_batch(dataset, extent, |batch| {
+        let pictures =
+            batch.iter().map(|(_, sample)| picture(sample).cloned()).collect::<Result<Vec<_>>>()?;
+        let text = |(_, sample): &(usize, crate::data::Sample)| {
+            prompt(form, &sample.fields)
+                .map_err(|e| Error::Invalid(format!("{}: {e}", sample.source)))
+        };
+        let texts = batch.iter().map(text).collect::<Result<Vec<_>>>()?;
+        let made = one_each(artist.draw(&texts)?, texts.len())?;
+        if let Some(fid) = &mut fid {
+            fid.add_real(&pictures)?;
+            fid.add_made(&made)?;
+        }
+        rebuilt.extend(artist.reconstruct(&pictures)?.iter().map(reduced));
+        originals.extend(pictures.iter().map(reduced));
+        drawn.extend(made.iter().map(reduced));
+        for (((index, sample), text), pair) in
+            batch.into_iter().zip(texts).zip(pictures.into_iter().zip(made))
+        {
+            if shown.len() < SHOWN {
+                shown.push(pair);
+            }
+            samples.push(SampleRecord {
+                doc_id: index,
+                id: sample.source,
+                target: json!(text),
+                input: text,
+                ..SampleRecord::default()
+            });
+        }
+        Ok(())
+    })?;
+    let texts: Vec<&str> = samples.iter().map(|sample| sample.input.as_str()).collect();
+    let found: Vec<Vec<&str>> = drawn.iter().map(|one| nearest(one, &originals, &texts)).collect();
+    let reconstructed = rebuilt.iter().zip(&texts);
+    let reconstructed =
+        reconstructed.map(|(one, text)| nearest(one, &originals, &texts)[0] == *text);
+    let reconstructed = Score::share(reconstructed.collect::<Vec<_>>());
+    let first: Vec<bool> = found.iter().zip(&texts).map(|(near, text)| near[0] == *text).collect();
+    let any: Vec<bool> = found.iter().zip(&texts).map(|(near, text)| near.contains(text)).collect();
+    let responses: Vec<Value> = found.iter().map(|near| json!(near[0])).collect();
+    let distinct = texts.iter().collect::<BTreeSet<_>>().len();
+    for (at, sample) in samples.iter_mut().enumerate() {
+        sample.response = responses[at].clone();
+        sample.scores = vec![("retrieval", number(first[at])), ("retrieval_at_5", number(any[at]))];
+    }
+    let pair = |(at, (original, drawn)): (usize, (RgbImage, RgbImage))| {
+        let drawn = Cell::new(drawn).note(tone(first[at]), &samples[at].input);
+        [Cell::new(original).note(Tone::Muted, "the data set's"), drawn]
+    };
+    let sheet = shown.into_iter().enumerate().flat_map(pair).collect();
+    Ok(DrawingScores {
+        retrieval: Score::share(first),
+        retrieval_at_5: Score::share(any),
+        reconstructed,
+        texts: distinct,
+        samples,
+        bad,
+        sheet,
+    })
+}
+
+/// The text that `form` makes of a sample's columns.
+fn prompt(form: &str, fields: &Fields) -> Result<String> {
+    let plain = |(name, value): (&String, &Value)| match value {
+        Value::String(text) => Some((name.clone(), text.clone())),
+        Value::Number(number) => Some((name.clone(), number.to_string())),
+        _ => None,
+    };
+    let columns: Vec<(String, String)> = fields.iter().filter_map(plain).collect();
+    let columns: Vec<(&str, &str)> =
+        columns.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let mut text = String::new();
+    for piece in render(form, &columns)? {
+        match piece {
+            FormPiece::Text(part) => text += &part,
+            _ => {
+                let message = format!("the form `{form}` of a text to draw has more than text");
+                return Err(Error::Invalid(message));
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// `picture` in 16x16 pixels.
+fn reduced(picture: &RgbImage) -> Vec<u8> {
+    imageops::thumbnail(picture, SIDE, SIDE).into_raw()
+}
+
+/// The texts of the pictures nearest to `one`, nearest first; of equally near ones the first.
+fn nearest<'t>(one: &[u8], all: &[Vec<u8>], texts: &[&'t str]) -> Vec<&'t str> {
+    let distance = |other: &[u8]| -> u64 {
+        one.iter().zip(other).map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum()
+    };
+    let mut by_distance: Vec<(u64, usize)> =
+        all.iter().enumerate().map(|(at, other)| (distance(other), at)).collect();
+    by_distance.sort_unstable();
+    by_distance.into_iter().take(NEAREST).map(|(_, at)| texts[at]).collect()
+}
+
+impl DrawingScores {
+    /// The scores as a report on the data set called `dataset`: `retrieval`, `retrieval_at_5`,
+    /// `retrieval_reconstructed` and `retrieval_chance`.
+    pub fn report(self, dataset: &str) -> Report {
+        let chance = Score::whole(1.0 / self.texts.max(1) as f64, self.samples.len());
+        let scores = [
+            ("retrieval", self.retrieval),
+            ("retrieval_at_5", self.retrieval_at_5),
+            ("retrieval_reconstructed", self.reconstructed),
+            ("retrieval_chance", chance),
+        ];
+        Report {
+            task: "text-to-image",
+            dataset: dataset.to_owned(),
+            scores: scores.into_iter().map(|(name, score)| (name.to_owned(), score)).collect(),
+            samples: self.samples,
+            bad: self.bad,
+            sheet: self.sheet,
+            ..Report::default()
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_made_of_the_columns_and_of_text_alone() {
+        let fields: Fields =
+            serde_json::from_str(r#"{"name": "red heart", "style": "flat", "tags": ["love"]}"#)
+                .unwrap();
+        assert_eq!(prompt("{name}, {style} emoji", &fields).unwrap(), "red heart, flat emoji");
+        assert!(prompt("{tags}", &fields).is_err());
+        assert!(prompt("<image>{name}", &fields).unwrap_err().to_string().contains("<image>"));
+    }
+
+    #[test]
+    fn the_nearest_pictures_come_first() {
+        let all: Vec<Vec<u8>> = (0..7).map(|level| vec![level * 10; 3]).collect();
+        let texts = ["a", "b", "c", "d", "e", "f", "g"];
+        assert_eq!(nearest(&[31; 3], &all, &texts), ["d", "e", "c", "f", "b"]);
+    }
+}
