@@ -1,9 +1,10 @@
 //! Files that appear whole or not at all, and files of JSON.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
+use image::{ImageFormat, RgbImage};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -30,6 +31,26 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = std::fs::remove_file(&scratch);
         Error::io(path)(error)
     })
+}
+
+/// `picture` as the PNG of the file at `path`, which is not written.
+///
+/// # Errors
+/// [`Error::File`] when it has no pixels.
+pub(crate) fn png(path: &Path, picture: &RgbImage) -> Result<Vec<u8>> {
+    let mut png = Cursor::new(Vec::new());
+    picture
+        .write_to(&mut png, ImageFormat::Png)
+        .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
+    Ok(png.into_inner())
+}
+
+/// Writes `picture` to the file at `path` as a PNG, as [`write_whole`] does.
+///
+/// # Errors
+/// Those of [`png`] and [`write_whole`].
+pub(crate) fn write_png(path: &Path, picture: &RgbImage) -> Result<()> {
+    write_whole(path, &png(path, picture)?)
 }
 
 /// Writes `value` to the file at `path` as indented JSON.

@@ -10,12 +10,11 @@ use image::RgbImage;
 use serde_json::{Value, json};
 
 use super::report::{Report, SampleRecord};
-use super::responses::write_png;
 use super::score::Score;
 use super::{Extent, one_each};
 use crate::data::{Dataset, Fields};
 use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::files::{write_png, write_whole};
 use crate::sheet::{Cell, Tone};
 
 /// Pictures for each prompt, as the benchmark has them.

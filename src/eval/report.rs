@@ -1,16 +1,14 @@
 //! The files of an evaluation: `results.json`, `samples.jsonl`, `sheet.png`, and what official servers take.
 
-use std::io::Cursor;
 use std::path::Path;
 
-use image::ImageFormat;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::Score;
 use crate::data::BadSample;
 use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::files::{write_png, write_whole};
 use crate::sheet::{Cell, Layout, Section, sheet};
 
 /// Eight pictures in a row.
@@ -113,21 +111,13 @@ impl Report {
             write_whole(&dir.join(name), json(entries).as_bytes())?;
         }
         if !self.sheet.is_empty() {
-            let path = dir.join("sheet.png");
-            write_whole(&path, &self.draw_sheet().map_err(|e| Error::file(&path, e.to_string()))?)?;
+            let heading = format!("{} on {}", self.task, self.dataset);
+            let section = Section { heading, cells: self.sheet.clone() };
+            write_png(&dir.join("sheet.png"), &sheet(&[section], &SHEET))?;
         }
         let results = serde_json::to_string_pretty(&self.results(environment));
         let results = results.expect("names and numbers are valid JSON") + "\n";
         write_whole(&dir.join("results.json"), results.as_bytes())
-    }
-
-    fn draw_sheet(&self) -> image::ImageResult<Vec<u8>> {
-        let heading = format!("{} on {}", self.task, self.dataset);
-        let section = Section { heading, cells: self.sheet.clone() };
-        let page = sheet(&[section], &SHEET);
-        let mut png = Cursor::new(Vec::new());
-        page.write_to(&mut png, ImageFormat::Png)?;
-        Ok(png.into_inner())
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 
 use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::files::{write_png, write_whole};
 
 /// The folder below that of the results; nothing but the files named here is ever removed from it.
 const FOLDER: &str = "responses";
@@ -156,15 +156,6 @@ impl Responses {
         }
         Ok(())
     }
-}
-
-/// Writes a picture whole or not at all.
-pub(super) fn write_png(path: &Path, picture: &RgbImage) -> Result<()> {
-    let mut png = std::io::Cursor::new(Vec::new());
-    picture
-        .write_to(&mut png, image::ImageFormat::Png)
-        .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
-    write_whole(path, &png.into_inner())
 }
 
 fn line(text: &str) -> String {

@@ -9,11 +9,11 @@ mod scale;
 mod tensorboard;
 
 use std::borrow::Cow;
-use std::io::{Cursor, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use image::{ImageFormat, RgbImage};
+use image::RgbImage;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -21,7 +21,7 @@ use serde_json::json;
 pub use record::{Evaluation, RunEvent, RunRecord, Series};
 
 use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::files::{self, write_whole};
 use crate::memory;
 use log::{Line, Log};
 use tensorboard::EventWriter;
@@ -184,11 +184,7 @@ impl Reporter {
     pub fn picture(&mut self, step: usize, picture: &RgbImage) -> Result<()> {
         let Some(run) = &mut self.run else { return Ok(()) };
         let path = run.dir.join(record::picture_name(step as u64));
-        let mut png = Cursor::new(Vec::new());
-        picture
-            .write_to(&mut png, ImageFormat::Png)
-            .map_err(|e| Error::file(&path, format!("cannot be written: {e}")))?;
-        let png = png.into_inner();
+        let png = files::png(&path, picture)?;
         write_whole(&path, &png)?;
         run.tensorboard.picture(step, "eval/picture", picture.dimensions(), &png)
     }

@@ -1,15 +1,13 @@
 //! What was found, as numbers, examples and files.
 
-use std::io::Cursor;
 use std::path::Path;
 
-use image::ImageFormat;
 use serde::Serialize;
 
 use super::ContaminationConfig;
 use crate::data::BadSample;
 use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::files::{write_png, write_whole};
 use crate::sheet::{Cell, Layout, Section, sheet};
 
 /// Two pairs in a row.
@@ -176,10 +174,7 @@ impl Contamination {
             let path = dir.join("sheet.png");
             let heading = format!("{} beside its nearest training pictures", self.evaluation.name);
             let page = sheet(&[Section { heading, cells: self.sheet.clone() }], &SHEET);
-            let mut png = Cursor::new(Vec::new());
-            page.write_to(&mut png, ImageFormat::Png)
-                .map_err(|e| Error::file(&path, e.to_string()))?;
-            write_whole(&path, &png.into_inner())?;
+            write_png(&path, &page)?;
         }
         let json = serde_json::to_string_pretty(self).expect(VALID) + "\n";
         write_whole(&dir.join("contamination.json"), json.as_bytes())
