@@ -1,10 +1,12 @@
-//! Every way of training an image tokenizer: it runs, it shows what it did, and it resumes exactly.
+//! Every way of training an image tokenizer: it runs, it shows what it did, and it resumes exactly; pictures
+//! of several sizes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use calumma::train::{ImageTask, Recipe, VqRecipe};
-use image::GenericImageView;
+use calumma::train::{ImageTask, PictureShape, Recipe, VqRecipe, read_recipe};
+use image::{GenericImageView, RgbImage};
 use vq_tokenizer::VqTokenizer;
+use vq_tokenizer::preprocess::PreprocessorConfig;
 
 use crate::common::cpu;
 use crate::train::{VQ, assert_same_bits, in_dir, newest, recipe, train};
@@ -62,23 +64,103 @@ fn every_way_of_training_resumes_exactly() {
 fn every_way_alone_in_its_process() {
     for (name, changes) in WAYS {
         let scratch = tempfile::tempdir().unwrap();
-        let run = |folder: &str, stops: &[Option<usize>]| {
-            let recipe = way(scratch.path(), folder, changes);
-            for stop in stops {
-                train(ImageTask::new(recipe.clone(), &cpu()).unwrap(), &recipe.run, *stop);
-            }
-            newest(&recipe.run)
-        };
-        let straight = run("straight", &[None]);
-        assert_same_bits(&straight, &run("stopped", &[Some(6), None]));
+        let straight = resumes_exactly(scratch.path(), changes);
         // The result is a tokenizer like any other, and there is something to look at.
         let tokenizer = VqTokenizer::load(&straight, &cpu()).unwrap();
-        let picture = image::RgbImage::from_fn(16, 16, |x, y| image::Rgb([x as u8, y as u8, 9]));
-        let codes = tokenizer.encode(&[picture]).unwrap();
+        let codes = tokenizer.encode(&[picture(16, 16)]).unwrap();
         assert_eq!(tokenizer.decode(&codes).unwrap()[0].dimensions(), (16, 16), "{name}");
         let shown = straight.parent().unwrap().join("samples/step-0000008.png");
         assert!(image::open(shown).unwrap().dimensions().0 > 100, "{name}");
     }
+    pictures_of_several_sizes();
+}
+
+/// Trains straight and with a stop between, to the same bits; the checkpoint.
+fn resumes_exactly(dir: &Path, changes: &[&str]) -> PathBuf {
+    let run = |folder: &str, stops: &[Option<usize>]| {
+        let recipe = way(dir, folder, changes);
+        for stop in stops {
+            let task = ImageTask::new(recipe.clone(), &cpu()).unwrap();
+            train(task, &recipe.run, *stop);
+        }
+        newest(&recipe.run)
+    };
+    let straight = run("straight", &[None]);
+    assert_same_bits(&straight, &run("stopped", &[Some(6), None]));
+    straight
+}
+
+fn picture(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        image::Rgb([(x * 7 % 256) as u8, (y * 5 % 256) as u8, (x * y % 90) as u8])
+    })
+}
+
+/// A folder with pictures of several aspects.
+fn folder(dir: &Path) -> String {
+    let lines = [(90, 30), (40, 40), (30, 70), (96, 32), (64, 48)].map(|(width, height)| {
+        let name = format!("{width}x{height}.png");
+        picture(width, height).save(dir.join(&name)).unwrap();
+        format!("{{\"file_name\": {name:?}}}")
+    });
+    std::fs::write(dir.join("metadata.jsonl"), lines.join("\n")).unwrap();
+    dir.to_str().unwrap().to_owned()
+}
+
+fn pictures_of_several_sizes() {
+    let (scratch, pictures) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = folder(pictures.path());
+    let changes = [
+        "model.resolution=32".to_owned(),
+        "pictures.shape=\"flexible\"".to_owned(),
+        format!("data=[{{path={path:?},augment={{flip=true,shift=2,scale=0.2}}}}]"),
+        format!("validation=[{{path={path:?}}}]"),
+        "batch={images=3,accumulate=2}".to_owned(),
+        "model.quantizer={kind=\"ema\",decay=0.9}".to_owned(),
+        "warmup={autoencoder_steps=2,codebook=\"k-means\"}".to_owned(),
+        "adversarial={weight=0.1,start_step=4,lecam=0.01,channels=8,layers=1}".to_owned(),
+        "loss.ms_ssim=0.5".to_owned(),
+    ];
+    let changes: Vec<&str> = changes.iter().map(String::as_str).collect();
+    let straight = resumes_exactly(scratch.path(), &changes);
+    let tokenizer = VqTokenizer::load(&straight, &cpu()).unwrap();
+    // Two pixels a code, and two codes a unit of the sizes.
+    assert_eq!(tokenizer.preprocessor(), &PreprocessorConfig::flexible_original(32, 4));
+    let codes = tokenizer.encode(&[picture(120, 40), picture(40, 40)]).unwrap();
+    let grids: Vec<_> = codes.iter().map(|codes| (codes.height, codes.width)).collect();
+    assert_eq!(grids, [(8, 24), (16, 16)]);
+    assert_eq!(tokenizer.decode(&codes).unwrap()[0].dimensions(), (48, 16));
+    let shown = straight.parent().unwrap().join("samples/step-0000008.png");
+    assert!(image::open(shown).unwrap().dimensions().0 > 100);
+}
+
+#[test]
+fn shapes_of_pictures_are_refused_with_what_is_allowed() {
+    let scratch = tempfile::tempdir().unwrap();
+    let refused = |changes: &[&str], told: &str| {
+        let path = scratch.path().join("recipe.toml");
+        std::fs::write(&path, VQ).unwrap();
+        let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
+        let message = read_recipe::<VqRecipe>(&path, &changes).unwrap_err().to_string();
+        assert!(message.contains(told), "{message}");
+    };
+    let flexible = "pictures.shape=\"flexible\"";
+    refused(&["pictures.shape=\"round\""], "expected `square` or `flexible`");
+    refused(&["pictures.shapes=\"square\""], "the nearest known key is `shape`");
+    refused(&[flexible, "model.resolution=18"], "a multiple of 4, the pixels of 2 codes; it is 18");
+    let small = "sides of at least 11 pixels; the shortest that pictures.shape flexible gives at a \
+                 model.resolution of 16 is 8";
+    refused(&[flexible], small);
+    refused(&[flexible, "validation=[]", "loss.ms_ssim=0.5"], small);
+    let critic = "adversarial={weight=0.1,layers=2}";
+    refused(&[flexible, "model.resolution=20", critic], "which needs sides of at least 12 pixels");
+    refused(
+        &["model.resolution=8", "validation=[]", critic],
+        "which needs a model.resolution of at least 12; it is 8",
+    );
+    let square = way(scratch.path(), "r", &[]);
+    assert_eq!(square.pictures.shape, PictureShape::Square);
+    assert_eq!(square.preprocessor(), PreprocessorConfig::original(16));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 
 /// Codes along a side for each unit that a size id counts.
-const CODES_PER_UNIT: usize = 2;
+pub const CODES_PER_UNIT: usize = 2;
 /// The name of the id that ends a row of codes is `<reserved08799>`; that of a side of `n` units is
 /// `<reserved(8800 + n)>`.
 const NEW_LINE: usize = 8799;

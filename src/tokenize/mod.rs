@@ -16,7 +16,7 @@ mod train_bpe;
 mod vocabulary;
 
 pub use chat::{Role, Turn};
-pub use image_block::ImageBlocks;
+pub use image_block::{CODES_PER_UNIT, ImageBlocks};
 pub use processor::{EncodeOptions, Processor, check_length};
 pub use prompt::{IMAGE_MARK, PromptForm, PromptPiece, parse_prompt};
 pub use segment::{CodedSegment, Segment, TokenSequence};

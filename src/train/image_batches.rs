@@ -1,7 +1,12 @@
 //! Pictures for an image tokenizer, drawn from a mixture, and the words that belong to them.
+//!
+//! The pictures of a batch may have several sizes. Those of one size are a group, which passes the networks
+//! at once; a batch's loss and gradient are the sums of its groups', each by its share of the pictures, so
+//! that every picture counts the same whatever its size.
 
 use std::sync::Arc;
 
+use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
 use rayon::prelude::*;
 use serde_json::Value;
@@ -23,6 +28,16 @@ pub(super) struct ImageBatches {
 pub(super) struct Drawn {
     pub(super) image: RgbImage,
     pub(super) words: Vec<u32>,
+}
+
+/// The pictures of one size in a batch.
+pub(super) struct Group {
+    /// `[images, 3, height, width]` in [-1, 1].
+    pub(super) pixels: Tensor<4>,
+    /// `[images, words]`, 1 where a picture's text has a word.
+    pub(super) words: Tensor<2>,
+    /// Its share of the batch's pictures.
+    pub(super) share: f64,
 }
 
 impl ImageBatches {
@@ -73,6 +88,27 @@ impl ImageBatches {
         Ok(all)
     }
 
+    /// The next `count` pictures as tensors on `device`, in groups of one size, the sizes in the order of
+    /// their first pictures; words are hashed to `num_words`.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub(super) fn groups(
+        &mut self,
+        count: usize,
+        num_words: usize,
+        device: &Device,
+    ) -> Result<Vec<Group>> {
+        let drawn = by_size(self.next(count)?);
+        let group = |drawn: Vec<Drawn>| -> Result<Group> {
+            let share = drawn.len() as f64 / count as f64;
+            let words = present(&drawn, num_words, device);
+            let images: Vec<RgbImage> = drawn.into_iter().map(|drawn| drawn.image).collect();
+            Ok(Group { pixels: self.preprocessor.tensor(&images, device)?, words, share })
+        };
+        drawn.into_iter().map(group).collect()
+    }
+
     /// Where the draws are.
     pub(super) fn cursor(&self) -> &Cursor {
         self.mixture.cursor()
@@ -85,6 +121,28 @@ impl ImageBatches {
     pub(super) fn restore(&mut self, cursor: &Cursor) -> Result<()> {
         self.mixture.restore(cursor)
     }
+}
+
+/// `drawn` in groups of one size.
+fn by_size(drawn: Vec<Drawn>) -> Vec<Vec<Drawn>> {
+    let mut groups: Vec<Vec<Drawn>> = Vec::new();
+    for drawn in drawn {
+        let size = drawn.image.dimensions();
+        match groups.iter_mut().find(|group| group[0].image.dimensions() == size) {
+            Some(group) => group.push(drawn),
+            None => groups.push(vec![drawn]),
+        }
+    }
+    groups
+}
+
+/// `[drawn, num_words]`: 1 where a picture's text has a word.
+fn present(drawn: &[Drawn], num_words: usize, device: &Device) -> Tensor<2> {
+    let mut present = vec![0.0_f32; drawn.len() * num_words];
+    for (drawn, row) in drawn.iter().zip(present.chunks_exact_mut(num_words)) {
+        drawn.words.iter().for_each(|word| row[*word as usize % num_words] = 1.0);
+    }
+    Tensor::from_data(TensorData::new(present, [drawn.len(), num_words]), device)
 }
 
 /// A data set whose samples hold a picture each.
@@ -135,6 +193,19 @@ fn hash(word: &str) -> u32 {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_are_of_one_size_and_keep_the_order() {
+        let drawn = |(at, (width, height)): (usize, (u32, u32))| Drawn {
+            image: RgbImage::new(width, height),
+            words: vec![at as u32],
+        };
+        let sizes = [(8, 4), (4, 8), (8, 4), (6, 6), (4, 8)];
+        let groups = by_size(sizes.into_iter().enumerate().map(drawn).collect());
+        let order: Vec<Vec<u32>> =
+            groups.iter().map(|group| group.iter().map(|drawn| drawn.words[0]).collect()).collect();
+        assert_eq!(order, [vec![0, 2], vec![1, 4], vec![3]]);
+    }
 
     #[test]
     fn words_come_from_texts_and_lists_whatever_their_case() {

@@ -4,15 +4,14 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use image::RgbImage;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use vq_tokenizer::metrics::{CodebookUsage, ms_ssim, psnr, ssim};
 use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::train::{
-    CodebookCare, Discriminator, Judges, Lecam, Lpips, SemanticHead, VqLoss, VqObjective,
+    CodebookCare, Discriminator, Judges, Lecam, Lpips, Seen, SemanticHead, VqLoss, VqObjective,
 };
 use vq_tokenizer::weights::{self, WeightFiles};
 use vq_tokenizer::{VqModel, VqTokenizer};
@@ -20,13 +19,14 @@ use vq_tokenizer::{VqModel, VqTokenizer};
 use super::average::Average;
 use super::companion::Companion;
 use super::config::VqRecipe;
-use super::image_batches::{ImageBatches, first_pictures};
+use super::image_batches::{Group, ImageBatches, first_pictures};
+use super::image_scores::score;
+use super::image_step::Gathered;
 use super::{Optimizer, OptimizerConfig, Stepped, Task, image_dir};
 use crate::data::mixture::Cursor;
 use crate::error::{Error, Result};
 use crate::files::{read_json, write_json};
 use crate::report::Metrics;
-use crate::sheet::{Cell, Layout, Section, Tone, sheet};
 
 /// Where the codebook lies among the parameters.
 const CODEBOOK: &str = "quantize.embedding.weight";
@@ -61,21 +61,13 @@ pub struct ImageTask {
     shown: Option<RgbImage>,
 }
 
-/// What a step reads.
-struct Batch {
-    /// `[images, 3, side, side]` in [-1, 1].
-    pixels: Tensor<4>,
-    /// `[images, words]`, 1 where a picture's text has a word.
-    words: Tensor<2>,
-}
-
 impl ImageTask {
     /// Opens the data and initialises the model on `device`.
     ///
     /// # Errors
     /// Those of the data sets and of the recipe.
     pub fn new(recipe: VqRecipe, device: &Device) -> Result<Self> {
-        let preprocessor = PreprocessorConfig::original(recipe.model.resolution);
+        let preprocessor = recipe.preprocessor();
         let batches = ImageBatches::new(&recipe.data, recipe.run.seed, preprocessor.clone())?;
         let samples = recipe.run.eval_samples;
         let pictures = recipe.validation.iter().map(|config| {
@@ -140,32 +132,64 @@ impl ImageTask {
         Ok(VqTokenizer::new(config, preprocessor, model, self.device.clone().inner()))
     }
 
-    fn batch(&mut self) -> Result<Batch> {
-        let drawn = self.batches.next(self.recipe.batch.images)?;
-        let words = self.recipe.semantic.words;
-        let mut present = vec![0.0_f32; drawn.len() * words];
-        for (drawn, row) in drawn.iter().zip(present.chunks_exact_mut(words)) {
-            drawn.words.iter().for_each(|word| row[*word as usize % words] = 1.0);
-        }
-        let present = TensorData::new(present, [drawn.len(), words]);
-        let images: Vec<RgbImage> = drawn.into_iter().map(|drawn| drawn.image).collect();
-        let pixels = self.preprocessor.tensor(&images, &self.device)?;
-        Ok(Batch { pixels, words: Tensor::from_data(present, &self.device) })
+    /// The pictures of the next batch.
+    fn groups(&mut self) -> Result<Vec<Group>> {
+        let (images, words) = (self.recipe.batch.images, self.recipe.semantic.words);
+        self.batches.groups(images, words, &self.device)
     }
 
-    /// Latents to start the codebook from: those of `batch`, and of more pictures until there are a few
+    /// Latents to start the codebook from: those of `groups`, and of more pictures until there are a few
     /// for each code.
-    fn starting_latents(&mut self, batch: &Batch) -> Result<Vec<Tensor<4>>> {
+    fn starting_latents(&mut self, groups: &[Group]) -> Result<Vec<Tensor<4>>> {
         const FOR_EACH_CODE: usize = 4;
-        let latents = |model: &VqModel, pixels: Tensor<4>| model.valid().latents(pixels.inner());
-        let mut all = vec![latents(self.model(), batch.pixels.clone())];
-        let [images, _, height, width] = all[0].dims();
         let wanted = FOR_EACH_CODE * self.recipe.model.num_embeddings;
-        while all.len() * images * height * width < wanted {
-            let more = self.batch()?;
-            all.push(latents(self.model(), more.pixels));
+        let of = |model: &VqModel, groups: &[Group]| -> Vec<Tensor<4>> {
+            let model = model.valid();
+            groups.iter().map(|group| model.latents(group.pixels.clone().inner())).collect()
+        };
+        let positions = |latents: &Tensor<4>| {
+            let [batch, _, height, width] = latents.dims();
+            batch * height * width
+        };
+        let mut all = of(self.model(), groups);
+        while all.iter().map(positions).sum::<usize>() < wanted {
+            let more = self.groups()?;
+            all.extend(of(self.model(), &more));
         }
         Ok(all)
+    }
+
+    /// Whether the codebook is started at `step`.
+    fn starts_codebook(&self, step: usize) -> bool {
+        let has_codebook = self.model().quantize.codebook().is_some();
+        let begins = step == self.recipe.warmup.autoencoder_steps;
+        begins && has_codebook && self.recipe.run.init.is_none()
+    }
+
+    fn start_codebook(&mut self, groups: &[Group], rng: &mut ChaCha8Rng) -> Result<()> {
+        let latents = self.starting_latents(groups)?;
+        let model = self.model.take().expect("the model is put back at once");
+        let model = self.codebook.start(model, latents, self.recipe.warmup.codebook, rng);
+        let rows: Vec<usize> = (0..self.recipe.model.num_embeddings).collect();
+        self.copy_rows_to_average(&model, &rows);
+        self.model = Some(model);
+        Ok(())
+    }
+
+    /// Moves and revives codes after an update by the optimizer.
+    fn care_for_codebook(
+        &mut self,
+        model: VqModel,
+        gathered: &Gathered,
+        rng: &mut ChaCha8Rng,
+    ) -> VqModel {
+        let (codes, latents) = gathered.positions();
+        let config = &self.recipe.model;
+        let (model, rows) = self.codebook.step(config, model, codes, latents, rng);
+        self.copy_rows_to_average(&model, &rows);
+        let rows = rows.into_iter().collect();
+        self.optimizer.reset_rows(CODEBOOK, &rows, self.recipe.model.embed_dim);
+        model
     }
 
     fn is_warming_up(&self, step: usize) -> bool {
@@ -176,8 +200,8 @@ impl ImageTask {
         !self.is_warming_up(step) && step >= self.recipe.adversarial.start_step
     }
 
-    fn loss(&self, step: usize, batch: &Batch) -> VqLoss {
-        let (model, pixels) = (self.model(), batch.pixels.clone());
+    fn loss(&self, step: usize, group: &Group) -> VqLoss {
+        let (model, pixels) = (self.model(), group.pixels.clone());
         if self.is_warming_up(step) {
             return self.objective.autoencoder_loss(model, pixels);
         }
@@ -189,7 +213,7 @@ impl ImageTask {
             semantic: self
                 .semantic
                 .as_ref()
-                .map(|head| (head.module(), &batch.words, self.recipe.semantic.weight)),
+                .map(|head| (head.module(), &group.words, self.recipe.semantic.weight)),
         };
         self.objective.judged_loss(model, pixels, judges)
     }
@@ -203,25 +227,19 @@ impl ImageTask {
         average.replace_rows(CODEBOOK, rows, &values, self.recipe.model.embed_dim);
     }
 
-    /// The critic's own step on batches and their reconstructions.
-    fn teach_critic(
-        &mut self,
-        step: usize,
-        seen: Vec<(Tensor<4>, Tensor<4>)>,
-        lr: f64,
-    ) -> Result<Metrics> {
+    /// The critic's own step on groups of pictures and their reconstructions, each with its weight.
+    fn teach_critic(&mut self, step: usize, seen: Vec<(Seen, f64)>, lr: f64) -> Result<Metrics> {
         let Some(critic) = &mut self.critic else { return Ok(Metrics::new()) };
         let adversarial = &self.recipe.adversarial;
-        let share = 1.0 / seen.len() as f64;
         let mut gradients = GradientsAccumulator::new();
         let (mut real, mut fake) = (0.0, 0.0);
-        for (pixels, output) in seen {
+        for (seen, weight) in seen {
             let module = critic.module();
-            let loss = self.lecam.critic_loss(module, pixels, output, adversarial.lecam);
-            let found = (loss.total * share).backward();
+            let loss = self.lecam.critic_loss(module, seen, adversarial.lecam);
+            let found = (loss.total * weight).backward();
             gradients.accumulate(module, GradientsParams::from_grads(found, module));
-            real += share * loss.real;
-            fake += share * loss.fake;
+            real += weight * loss.real;
+            fake += weight * loss.fake;
         }
         critic
             .step(gradients.grads(), lr * adversarial.lr_factor)
@@ -249,53 +267,24 @@ impl Task for ImageTask {
         let mut rng = ChaCha8Rng::seed_from_u64(self.recipe.run.seed);
         rng.set_stream(step as u64);
         let accumulate = self.recipe.batch.accumulate;
-        let (mut of_model, mut of_head) =
-            (GradientsAccumulator::new(), GradientsAccumulator::new());
-        let (mut total, mut squared_error) = (0.0, 0.0);
-        let mut terms = Metrics::new();
-        let (mut codes, mut latents, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+        let units = accumulate * self.recipe.batch.images;
+        let mut gathered = Gathered::new();
         for part in 0..accumulate {
-            let batch = self.batch()?;
-            let has_codebook = self.model().quantize.codebook().is_some();
-            let begins = part == 0 && step == self.recipe.warmup.autoencoder_steps;
-            if begins && has_codebook && self.recipe.run.init.is_none() {
-                let latents = self.starting_latents(&batch)?;
-                let model = self.model.take().expect("the model is put back at once");
-                let start = self.recipe.warmup.codebook;
-                let model = self.codebook.start(model, latents, start, &mut rng);
-                let rows: Vec<usize> = (0..self.recipe.model.num_embeddings).collect();
-                self.copy_rows_to_average(&model, &rows);
-                self.model = Some(model);
+            let groups = self.groups()?;
+            if part == 0 && self.starts_codebook(step) {
+                self.start_codebook(&groups, &mut rng)?;
             }
-            let loss = self.loss(step, &batch);
-            let share = 1.0 / accumulate as f64;
-            total += share * f64::from(loss.total.clone().into_scalar::<f32>());
-            squared_error += share * f64::from(loss.squared_error.into_scalar::<f32>());
-            for (name, value) in loss.terms {
-                let value = share * f64::from(value.into_scalar::<f32>());
-                match terms.iter_mut().find(|(known, _)| *known == name) {
-                    Some((_, sum)) => *sum += value,
-                    None => terms.push((name.into(), value)),
+            for group in groups {
+                let loss = self.loss(step, &group);
+                let weight = group.share / accumulate as f64;
+                let modules = (self.model(), self.semantic.as_ref().map(Companion::module));
+                if !gathered.add(modules, group, loss, weight) {
+                    return Ok(Stepped::skipped("loss", gathered.total, units));
                 }
             }
-            if !total.is_finite() {
-                let units = accumulate * self.recipe.batch.images;
-                return Ok(Stepped::skipped("loss", total, units));
-            }
-            let mut gradients = (loss.total * share).backward();
-            let model = self.model();
-            of_model.accumulate(model, GradientsParams::from_module(&mut gradients, model));
-            if let Some(head) = &self.semantic {
-                let head = head.module();
-                of_head.accumulate(head, GradientsParams::from_module(&mut gradients, head));
-            }
-            codes.push(loss.codes);
-            latents.push(loss.latents);
-            seen.push((batch.pixels, loss.output));
         }
         let model = self.model.take().expect("the model is put back below");
-        let units = accumulate * self.recipe.batch.images;
-        let (mut model, norm) = match self.optimizer.step(model, of_model.grads(), lr) {
+        let (mut model, norm) = match self.optimizer.step(model, gathered.of_model.grads(), lr) {
             Ok(stepped) => stepped,
             Err((model, norm)) => {
                 self.model = Some(model);
@@ -303,18 +292,13 @@ impl Task for ImageTask {
             }
         };
         if !self.is_warming_up(step) {
-            let (codes, latents) = (Tensor::cat(codes, 0), Tensor::cat(latents, 0));
-            let rows;
-            let config = &self.recipe.model;
-            (model, rows) = self.codebook.step(config, model, codes, latents, &mut rng);
-            self.copy_rows_to_average(&model, &rows);
-            let rows = rows.into_iter().collect();
-            self.optimizer.reset_rows(CODEBOOK, &rows, self.recipe.model.embed_dim);
+            model = self.care_for_codebook(model, &gathered, &mut rng);
         }
         if let Some(average) = &mut self.average {
             average.update(&model);
         }
         self.model = Some(model);
+        let Gathered { mut of_head, total, squared_error, mut terms, seen, .. } = gathered;
         if !self.is_warming_up(step)
             && let Some(head) = &mut self.semantic
         {
@@ -337,38 +321,8 @@ impl Task for ImageTask {
     }
 
     fn evaluate(&mut self) -> Result<Metrics> {
-        let tokenizer = self.tokenizer()?;
-        let mut metrics = Metrics::new();
-        let mut usage = CodebookUsage::new(self.recipe.model.num_embeddings);
-        let mut sums = [0.0; 3];
-        let (mut count, mut sections) = (0, Vec::new());
-        for (path, images) in &self.validation {
-            let codes = tokenizer.encode(images)?;
-            let decoded = tokenizer.decode(&codes)?;
-            codes.iter().for_each(|codes| usage.add(&codes.ids));
-            let mut cells = Vec::new();
-            for (image, decoded) in images.iter().zip(decoded) {
-                let found =
-                    [psnr(image, &decoded)?, ssim(image, &decoded)?, ms_ssim(image, &decoded)?];
-                sums.iter_mut().zip(found).for_each(|(sum, value)| *sum += value);
-                count += 1;
-                if cells.len() < 2 * self.recipe.run.shown {
-                    cells.push(Cell::new(image.clone()).note(Tone::Muted, "original"));
-                    let note = format!("{:.1} dB", found[0]);
-                    cells.push(Cell::new(decoded).note(Tone::Plain, note));
-                }
-            }
-            sections.push(Section { heading: path.clone(), cells });
-        }
-        if count > 0 {
-            let names = ["psnr", "ssim", "ms_ssim"].map(Into::into);
-            metrics.extend(names.into_iter().zip(sums.map(|sum| sum / f64::from(count))));
-            metrics.push(("codes_used".into(), usage.used_share()));
-            metrics.push(("perplexity".into(), usage.perplexity()));
-            metrics.push(("dead_codes".into(), usage.dead() as f64));
-            let layout = Layout { columns: 6, picture: 128, ..Layout::default() };
-            self.shown = Some(sheet(&sections, &layout));
-        }
+        let (metrics, shown) = score(&self.tokenizer()?, &self.validation, self.recipe.run.shown)?;
+        self.shown = shown.or(self.shown.take());
         Ok(metrics)
     }
 

@@ -10,6 +10,8 @@ mod config;
 mod documents;
 mod groups;
 mod image_batches;
+mod image_scores;
+mod image_step;
 mod image_task;
 mod language_task;
 mod loader;
@@ -25,8 +27,8 @@ mod state;
 use config::image_dir;
 pub use config::{
     AverageConfig, BatchConfig, BpeRecipe, BpeRunConfig, CurriculumConfig, ImageBatchConfig,
-    LanguageRecipe, ModelSizes, PerceptualConfig, Recipe, RunConfig, TokenizerConfig, TokensRecipe,
-    TokensRunConfig, VqRecipe, WarmupConfig,
+    LanguageRecipe, ModelSizes, PerceptualConfig, PictureShape, PicturesConfig, Recipe, RunConfig,
+    TokenizerConfig, TokensRecipe, TokensRunConfig, VqRecipe, WarmupConfig,
 };
 pub use documents::{
     DocumentStream, SourceReport, Stages, StreamState, corpus, validation_batches,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use vq_tokenizer::VqConfig;
+use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::train::{
     AdversarialConfig, CodebookStart, RevivalConfig, SemanticConfig, VqLossConfig,
 };
@@ -15,6 +16,7 @@ use super::super::schedule::ScheduleConfig;
 use super::{AverageConfig, Recipe, RunConfig, at_least_one, one_batch};
 use crate::data::{DataConfig, Purpose, validate_sources};
 use crate::error::{Error, Result};
+use crate::tokenize::CODES_PER_UNIT;
 
 /// A recipe for `calumma vq train`: an image tokenizer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,6 +31,9 @@ pub struct VqRecipe {
     /// Pictures to measure reconstruction on; weights are ignored.
     #[serde(default)]
     pub validation: Vec<DataConfig>,
+    /// The shape that pictures are given, here and by the tokenizer that comes of it.
+    #[serde(default)]
+    pub pictures: PicturesConfig,
     /// The optimizer.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
@@ -61,6 +66,27 @@ pub struct VqRecipe {
     pub safety: SafetyConfig,
     /// The shape of a batch.
     pub batch: ImageBatchConfig,
+}
+
+/// How pictures are cut.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PicturesConfig {
+    /// `square` or `flexible`.
+    pub shape: PictureShape,
+}
+
+/// The shape of pictures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PictureShape {
+    /// Squares of `model.resolution` pixels a side, cut from the middle.
+    #[default]
+    Square,
+    /// Nearly their own aspect, up to 4 to 1: of the sizes with about as many pixels as the square, and sides
+    /// that are multiples of two codes, the one that keeps most of the picture. Every picture counts the same
+    /// in the loss, whatever its size.
+    Flexible,
 }
 
 /// The first steps of an image tokenizer.
@@ -105,6 +131,57 @@ impl VqRecipe {
             peak_flops: None,
         }
     }
+
+    /// How pictures become pixels, in training and with the trained tokenizer: all of [-1, 1].
+    pub fn preprocessor(&self) -> PreprocessorConfig {
+        match self.pictures.shape {
+            PictureShape::Square => PreprocessorConfig::original(self.model.resolution),
+            PictureShape::Flexible => {
+                PreprocessorConfig::flexible_original(self.model.resolution, self.unit())
+            }
+        }
+    }
+
+    /// What the sides of flexible pictures are multiples of, in pixels: what a language model's sized pictures
+    /// count in.
+    fn unit(&self) -> usize {
+        CODES_PER_UNIT * self.model.downsampling()
+    }
+
+    /// Checks that every picture is as large as losses and scores need.
+    fn validate_sizes(&self) -> Result<()> {
+        let (side, unit, shape) = (self.model.resolution, self.unit(), self.pictures.shape);
+        if shape == PictureShape::Flexible && !side.is_multiple_of(unit) {
+            return Err(Error::Invalid(format!(
+                "pictures.shape is flexible, which needs a model.resolution that is a multiple of {unit}, \
+                 the pixels of {CODES_PER_UNIT} codes; it is {side}"
+            )));
+        }
+        let shortest = self.preprocessor().shortest_side();
+        let weights = [
+            ("adversarial.weight", self.adversarial.weight, 3 << self.adversarial.layers),
+            ("loss.ms_ssim", self.loss.ms_ssim, 11),
+            ("perceptual.weight", self.perceptual.weight, 16),
+        ];
+        let weights = weights.into_iter().filter(|(_, weight, _)| *weight > 0.0);
+        let mut needs: Vec<(String, usize)> =
+            weights.map(|(key, weight, least)| (format!("{key} is {weight}"), least)).collect();
+        if !self.validation.is_empty() {
+            needs.push(("[[validation]] is scored by SSIM".to_owned(), 11));
+        }
+        let Some((what, least)) = needs.into_iter().find(|(_, least)| shortest < *least) else {
+            return Ok(());
+        };
+        Err(Error::Invalid(match shape {
+            PictureShape::Square => {
+                format!("{what}, which needs a model.resolution of at least {least}; it is {side}")
+            }
+            PictureShape::Flexible => format!(
+                "{what}, which needs sides of at least {least} pixels; the shortest that pictures.shape \
+                 flexible gives at a model.resolution of {side} is {shortest}"
+            ),
+        }))
+    }
 }
 
 impl Recipe for VqRecipe {
@@ -127,19 +204,7 @@ impl Recipe for VqRecipe {
         self.adversarial.validate()?;
         self.semantic.validate()?;
         let weight = self.perceptual.weight;
-        let side = self.model.resolution;
-        let smallest = [
-            ("adversarial.weight", self.adversarial.weight, 3 << self.adversarial.layers),
-            ("loss.ms_ssim", self.loss.ms_ssim, 11),
-            ("perceptual.weight", weight, 16),
-        ];
-        for (key, weight, smallest) in smallest {
-            if weight > 0.0 && side < smallest {
-                return Err(Error::Invalid(format!(
-                    "{key} is {weight}, which needs a model.resolution of at least {smallest}; it is {side}"
-                )));
-            }
-        }
+        self.validate_sizes()?;
         if !weight.is_finite() || weight < 0.0 {
             let message = format!("perceptual.weight is {weight}; allowed: 0 or more");
             return Err(Error::Invalid(message));

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use image::{ImageBatchConfig, PerceptualConfig, VqRecipe, WarmupConfig};
+pub use image::{
+    ImageBatchConfig, PerceptualConfig, PictureShape, PicturesConfig, VqRecipe, WarmupConfig,
+};
 pub use language::{BatchConfig, CurriculumConfig, LanguageRecipe, ModelSizes, TokenizerConfig};
 pub use text::{BpeRecipe, BpeRunConfig};
 pub use tokens::{TokensRecipe, TokensRunConfig};

@@ -164,6 +164,17 @@ pub struct Lecam {
     fake: f32,
 }
 
+/// Pictures of one size and their reconstructions, as a critic sees them.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// `[batch, 3, H, W]` in [-1, 1].
+    pub pixels: Tensor<4>,
+    /// Their reconstructions, of the same shape.
+    pub reconstructions: Tensor<4>,
+    /// Their share of the pictures of a batch, in (0, 1]: 1 where all are of one size.
+    pub share: f64,
+}
+
 /// The critic's own loss on one batch.
 #[derive(Debug)]
 pub struct CriticLoss {
@@ -177,22 +188,19 @@ pub struct CriticLoss {
 
 impl Lecam {
     /// The hinge loss of `critic` on pictures and detached reconstructions, with LeCAM's term of weight
-    /// `lecam`; takes the answers into the averages.
-    pub fn critic_loss(
-        &mut self,
-        critic: &Discriminator,
-        pixels: Tensor<4>,
-        reconstructions: Tensor<4>,
-        lecam: f64,
-    ) -> CriticLoss {
+    /// `lecam`; takes the answers into the averages, of which the parts of a batch together leave as much
+    /// as a whole one.
+    pub fn critic_loss(&mut self, critic: &Discriminator, seen: Seen, lecam: f64) -> CriticLoss {
+        let Seen { pixels, reconstructions, share } = seen;
         let (real, fake) = (critic.forward(pixels), critic.forward(reconstructions.detach()));
         let hinge = |x: Tensor<4>| activation::relu(x + 1.0).mean();
         let mut total = (hinge(real.clone().neg()) + hinge(fake.clone())) * 0.5;
         let mean = |x: &Tensor<4>| x.clone().detach().mean().into_scalar::<f32>();
         let (mean_real, mean_fake) = (mean(&real), mean(&fake));
         if lecam > 0.0 {
-            self.real = DECAY * self.real + (1.0 - DECAY) * mean_real;
-            self.fake = DECAY * self.fake + (1.0 - DECAY) * mean_fake;
+            let decay = DECAY.powf(share as f32);
+            self.real = decay * self.real + (1.0 - decay) * mean_real;
+            self.fake = decay * self.fake + (1.0 - decay) * mean_fake;
             let above = activation::relu(real - self.fake).square().mean();
             let below = activation::relu(fake.neg() + self.real).square().mean();
             total = total + (above + below) * lecam;
@@ -220,12 +228,19 @@ mod tests {
             x.iter().map(|x| (1.0 + sign * x).max(0.0)).sum::<f32>() / x.len() as f32
         };
         let want = (hinge(values(real.clone()), -1.0) + hinge(values(fake.clone()), 1.0)) / 2.0;
-        let loss = Lecam::default().critic_loss(&critic, real.clone(), fake.clone(), 0.0);
+        let seen = |share| Seen { pixels: real.clone(), reconstructions: fake.clone(), share };
+        let loss = Lecam::default().critic_loss(&critic, seen(1.0), 0.0);
         assert!((loss.total.into_scalar::<f32>() - want).abs() < 1e-5);
         // LeCAM: the averages move towards the answers and pull back.
         let mut lecam = Lecam::default();
-        let with = lecam.critic_loss(&critic, real, fake, 0.5).total.into_scalar::<f32>();
+        let with = lecam.critic_loss(&critic, seen(1.0), 0.5).total.into_scalar::<f32>();
         assert!(with >= want && lecam != Lecam::default());
+        // Parts of a batch move them as far as the whole of it.
+        let mut parts = Lecam::default();
+        for share in [0.25, 0.75] {
+            parts.critic_loss(&critic, seen(share), 0.5);
+        }
+        assert!((parts.real - lecam.real).abs() < 1e-6 && (parts.fake - lecam.fake).abs() < 1e-6);
     }
 
     #[test]

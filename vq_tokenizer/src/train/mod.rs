@@ -10,7 +10,7 @@ mod ms_ssim;
 mod revival;
 mod semantic;
 
-pub use adversarial::{AdversarialConfig, CriticLoss, Discriminator, Lecam};
+pub use adversarial::{AdversarialConfig, CriticLoss, Discriminator, Lecam, Seen};
 pub use codebook::{CodebookCare, CodebookStart};
 pub use losses::{Judges, VqLoss, VqLossConfig, VqObjective};
 pub use lpips::Lpips;
