@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
-use calumma::device::DeviceSpec;
+use calumma::device::{DeviceSpec, Precision};
 use calumma::report::Reporter;
 use calumma::train::{ImageTask, StopFlag, VqRecipe, read_recipe, run};
 use serde_json::Value;
@@ -46,7 +46,7 @@ fn main() -> anyhow::Result<()> {
         let recipe: VqRecipe = read_recipe(&recipes.join("base.toml"), &overrides)?;
         runs = recipe.run.directory.clone();
         let start = Instant::now();
-        let mut task = ImageTask::new(recipe.clone(), &DeviceSpec::Cpu.open()?)?;
+        let mut task = ImageTask::new(recipe.clone(), &DeviceSpec::Cpu.open()?, Precision::F32)?;
         run(&mut task, &recipe.plan(), Reporter::silent(), &StopFlag::default())?;
         let curve = curve(&recipe.run.path().join("metrics.jsonl"))?;
         let (_, last) = curve.last().context("no evaluation was logged")?;

@@ -148,7 +148,7 @@ fn parse_indices(text: &str) -> Option<(usize, usize)> {
     Some((index(first)?, index(last)?))
 }
 
-/// The number format that matrix products run in; parameters and statistics stay in f32.
+/// The number format that matrix products and convolutions run in; parameters and statistics stay in f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

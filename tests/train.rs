@@ -198,7 +198,11 @@ fn resume_alone_in_its_process() {
     let vq_run = |name: &str, stops: &[Option<usize>]| {
         let recipe: VqRecipe = recipe(dir, VQ, &in_dir(dir, name));
         for stop in stops {
-            train(ImageTask::new(recipe.clone(), &cpu()).unwrap(), &recipe.run, *stop);
+            train(
+                ImageTask::new(recipe.clone(), &cpu(), Precision::F32).unwrap(),
+                &recipe.run,
+                *stop,
+            );
         }
         newest(&recipe.run)
     };

@@ -1,12 +1,14 @@
 //! Every way of training an image tokenizer: it runs, it shows what it did, and it resumes exactly; pictures
-//! of several sizes.
+//! of several sizes, and activations in bfloat16.
 
 use std::path::{Path, PathBuf};
 
-use calumma::train::{ImageTask, PictureShape, Recipe, VqRecipe, read_recipe};
+use burn::tensor::DType;
+use calumma::device::Precision;
+use calumma::train::{ImageTask, PictureShape, Recipe, Task, VqRecipe, read_recipe};
 use image::{GenericImageView, RgbImage};
-use vq_tokenizer::VqTokenizer;
 use vq_tokenizer::preprocess::PreprocessorConfig;
+use vq_tokenizer::{VqTokenizer, weights};
 
 use crate::common::cpu;
 use crate::train::{VQ, assert_same_bits, in_dir, newest, recipe, train};
@@ -64,7 +66,7 @@ fn every_way_of_training_resumes_exactly() {
 fn every_way_alone_in_its_process() {
     for (name, changes) in WAYS {
         let scratch = tempfile::tempdir().unwrap();
-        let straight = resumes_exactly(scratch.path(), changes);
+        let straight = resumes_exactly(scratch.path(), changes, Precision::F32);
         // The result is a tokenizer like any other, and there is something to look at.
         let tokenizer = VqTokenizer::load(&straight, &cpu()).unwrap();
         let codes = tokenizer.encode(&[picture(16, 16)]).unwrap();
@@ -73,14 +75,15 @@ fn every_way_alone_in_its_process() {
         assert!(image::open(shown).unwrap().dimensions().0 > 100, "{name}");
     }
     pictures_of_several_sizes();
+    activations_in_bfloat16();
 }
 
 /// Trains straight and with a stop between, to the same bits; the checkpoint.
-fn resumes_exactly(dir: &Path, changes: &[&str]) -> PathBuf {
+fn resumes_exactly(dir: &Path, changes: &[&str], precision: Precision) -> PathBuf {
     let run = |folder: &str, stops: &[Option<usize>]| {
         let recipe = way(dir, folder, changes);
         for stop in stops {
-            let task = ImageTask::new(recipe.clone(), &cpu()).unwrap();
+            let task = ImageTask::new(recipe.clone(), &cpu(), precision).unwrap();
             train(task, &recipe.run, *stop);
         }
         newest(&recipe.run)
@@ -122,7 +125,7 @@ fn pictures_of_several_sizes() {
         "loss.ms_ssim=0.5".to_owned(),
     ];
     let changes: Vec<&str> = changes.iter().map(String::as_str).collect();
-    let straight = resumes_exactly(scratch.path(), &changes);
+    let straight = resumes_exactly(scratch.path(), &changes, Precision::F32);
     let tokenizer = VqTokenizer::load(&straight, &cpu()).unwrap();
     // Two pixels a code, and two codes a unit of the sizes.
     assert_eq!(tokenizer.preprocessor(), &PreprocessorConfig::flexible_original(32, 4));
@@ -132,6 +135,36 @@ fn pictures_of_several_sizes() {
     assert_eq!(tokenizer.decode(&codes).unwrap()[0].dimensions(), (48, 16));
     let shown = straight.parent().unwrap().join("samples/step-0000008.png");
     assert!(image::open(shown).unwrap().dimensions().0 > 100);
+}
+
+fn activations_in_bfloat16() {
+    let scratch = tempfile::tempdir().unwrap();
+    let changes = [
+        "adversarial={weight=0.1,start_step=4,channels=8,layers=1}",
+        "semantic={weight=0.1,words=32,hidden=8}",
+        "average={decay=0.9}",
+        "data=[{path=\"scenes:train?count=64&seed=1&size=32&objects=1-1\",words=[\"captions\"]}]",
+    ];
+    let trained = resumes_exactly(scratch.path(), &changes, Precision::Bf16);
+    // The weights are kept in f32: hardly one of them has only the digits of bfloat16.
+    let (mut short, mut count) = (0, 0);
+    for (name, weights) in weights::read(&trained.join("model.safetensors")).unwrap() {
+        assert_eq!(weights.dtype(), DType::F32, "{name}");
+        short += weights.iter::<f32>().filter(|w| w.to_bits() & 0xffff == 0 && *w != 0.0).count();
+        count += weights.num_elements();
+    }
+    assert!(100 * short < count, "{short} of {count}");
+    // The first steps of the autoencoder, before a code can turn into another.
+    let losses = |precision| -> Vec<f64> {
+        let recipe = way(scratch.path(), "losses", &changes);
+        let mut task = ImageTask::new(recipe, &cpu(), precision).unwrap();
+        let loss = |step| task.step(step, 1e-3).unwrap().metrics[0].1;
+        (0..4).map(loss).collect()
+    };
+    let (rounded, full) = (losses(Precision::Bf16), losses(Precision::F32));
+    for (rounded, full) in rounded.iter().zip(&full) {
+        assert!(rounded != full && (rounded - full).abs() < 0.03 * full, "{rounded} {full}");
+    }
 }
 
 #[test]

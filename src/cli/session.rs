@@ -19,7 +19,7 @@ pub struct GlobalArgs {
     /// Where to compute: cpu, cuda[:N], cuda:A-B or wgpu [default: the best one present]
     #[arg(long, global = true, value_name = "DEVICE", help_heading = "Global options")]
     device: Option<DeviceSpec>,
-    /// Number format of the language model: f32 or bf16
+    /// Number format of the language model, and on a GPU of an image tokenizer's training: f32 or bf16
     #[arg(
         long,
         global = true,
@@ -121,7 +121,30 @@ impl Session {
         }
     }
 
-    /// The number format of the language model.
+    /// As [`Self::device`], with the number format that `work` computes in; its weights are f32.
+    ///
+    /// # Errors
+    /// Those of [`Self::device`], and [`Error::Device`] when the device has no arithmetic in the format.
+    pub fn device_that_computes(&self, work: &str) -> Result<(Device, Precision)> {
+        let precision = self.precision();
+        let refused = || {
+            let device = self.device_name();
+            Err(Error::Device(format!(
+                "--precision is {precision}, but {work} runs in f32 only on {device}; allowed: f32, or \
+                 bf16 with a --device that computes in it, such as cuda"
+            )))
+        };
+        if precision != Precision::F32 && self.is_cpu() {
+            return refused();
+        }
+        let device = self.device()?;
+        match precision == Precision::F32 || device.supports_dtype(precision.float_dtype()) {
+            true => Ok((device, precision)),
+            false => refused(),
+        }
+    }
+
+    /// The number format of the language model, and of what [`Self::device_that_computes`] is for.
     pub fn precision(&self) -> Precision {
         self.args.precision
     }

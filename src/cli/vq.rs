@@ -147,10 +147,11 @@ fn train(args: &TrainArgs, session: &Session) -> Result<()> {
     if let Some(seed) = session.seed() {
         recipe.run.seed = seed;
     }
-    let device = session.device_in_f32("training")?;
-    let mut task = ImageTask::new(recipe.clone(), &device)?;
+    let (device, precision) = session.device_that_computes("training an image tokenizer")?;
+    let mut task = ImageTask::new(recipe.clone(), &device, precision)?;
     let parameters = sizes::parameters(task.model()).values().sum::<usize>();
-    session.note(format_args!("{} parameters", sizes::count(parameters as f64)));
+    let parameters = sizes::count(parameters as f64);
+    session.note(format_args!("{parameters} parameters, activations in {precision}"));
     train_task(&mut task, &recipe.plan(), &recipe, session)
 }
 

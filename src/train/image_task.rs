@@ -24,6 +24,7 @@ use super::image_scores::score;
 use super::image_step::Gathered;
 use super::{Optimizer, OptimizerConfig, Stepped, Task, image_dir};
 use crate::data::mixture::Cursor;
+use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::files::{read_json, write_json};
 use crate::report::Metrics;
@@ -62,11 +63,12 @@ pub struct ImageTask {
 }
 
 impl ImageTask {
-    /// Opens the data and initialises the model on `device`.
+    /// Opens the data and initialises the model on `device`; `precision` is that of the activations of
+    /// encoder, decoder and critic, everything else is in f32 always.
     ///
     /// # Errors
     /// Those of the data sets and of the recipe.
-    pub fn new(recipe: VqRecipe, device: &Device) -> Result<Self> {
+    pub fn new(recipe: VqRecipe, device: &Device, precision: Precision) -> Result<Self> {
         let preprocessor = recipe.preprocessor();
         let batches = ImageBatches::new(&recipe.data, recipe.run.seed, preprocessor.clone())?;
         let samples = recipe.run.eval_samples;
@@ -81,13 +83,18 @@ impl ImageTask {
             let path = image_dir(dir).join("model.safetensors");
             model = weights::load(model, WeightFiles::open(&path)?, &path)?;
         }
-        let model = recipe.optimizer.freeze(model)?;
+        model = recipe.optimizer.freeze(model)?;
+        let is_mixed = precision == Precision::Bf16;
+        if is_mixed {
+            model = model.in_mixed_precision();
+        }
         let perceptual = match (&recipe.perceptual.weights, recipe.perceptual.weight > 0.0) {
             (Some(path), true) => Some(Lpips::load(path, &device)?),
             _ => None,
         };
         let critic = (recipe.adversarial.weight > 0.0).then(|| {
             let module = Discriminator::new(&recipe.adversarial, &device);
+            let module = if is_mixed { module.in_mixed_precision() } else { module };
             Companion::new("critic", module, recipe.optimizer.clone())
         });
         let semantic = (recipe.semantic.weight > 0.0).then(|| {
@@ -118,12 +125,13 @@ impl ImageTask {
         self.model.as_ref().expect("the model is absent only inside `step`")
     }
 
-    /// The tokenizer as it is now, outside autodiff; of averaged weights where the recipe asks for them.
+    /// The tokenizer as it is now, outside autodiff and in f32; of averaged weights where the recipe asks for
+    /// them.
     ///
     /// # Errors
     /// None but of the averages' names, which are the model's.
     pub fn tokenizer(&self) -> Result<VqTokenizer> {
-        let model = self.model().valid();
+        let model = self.model().valid().in_full_precision();
         let model = match &self.average {
             Some(average) => average.load(model)?,
             None => model,

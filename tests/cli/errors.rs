@@ -189,6 +189,15 @@ fn a_directory_in_place_of_a_file_is_named_and_nothing_stays() {
 }
 
 #[test]
+fn an_image_tokenizer_is_not_trained_in_bfloat16_on_the_cpu() {
+    let dir = empty();
+    std::fs::write(dir.path().join("vq.toml"), super::training::VQ).unwrap();
+    let outcome = calumma_in(dir.path(), &["vq", "train", "vq.toml", "--precision", "bf16"]);
+    outcome.fails(4, &["--precision is bf16", "f32 only on cpu", "allowed: f32"]);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
 fn samples_without_pictures_stop_an_image_tokenizers_training() {
     let dir = empty();
     std::fs::write(dir.path().join("t.jsonl"), "{\"text\": \"hello\"}\n".repeat(3)).unwrap();

@@ -2,13 +2,16 @@
 //!
 //! Source: taming-transformers `modules/diffusionmodules/model.py`, as used by Chameleon (arXiv
 //! 2405.09818). Tensors are `[batch, channels, height, width]` throughout.
+//!
+//! Every block computes in the number format of what it reads: in bfloat16 the convolutions round their
+//! f32 weights to it, while normalisations and softmax work in f32 and round their result.
 
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::activation::{silu, softmax};
 use burn::tensor::module::{conv2d, interpolate};
 use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use crate::config::VqConfig;
 #[cfg(feature = "cpu")]
@@ -50,8 +53,15 @@ impl Conv2d {
     }
 
     fn apply(&self, x: Tensor<4>, options: ConvOptions<2>) -> Tensor<4> {
-        conv2d(x, self.weight.val(), Some(self.bias.val()), options)
+        let dtype = x.dtype();
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        conv2d(x, in_format(weight, dtype), Some(in_format(bias, dtype)), options)
     }
+}
+
+/// `x` in the number format `dtype`; its gradient comes back in that of `x`.
+pub(crate) fn in_format<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
+    if x.dtype() == dtype { x } else { x.cast(dtype) }
 }
 
 /// Group normalisation, epsilon 1e-6, with weight and bias per channel.
@@ -80,7 +90,8 @@ impl GroupNorm {
         if ops::supports(&x) {
             return self.fused(x, false);
         }
-        self.composed(x)
+        let dtype = x.dtype();
+        in_format(self.composed(x), dtype)
     }
 
     #[cfg(feature = "cpu")]
@@ -89,7 +100,9 @@ impl GroupNorm {
         ops::group_norm(x, weight, bias, self.groups, NORM_EPSILON, swish)
     }
 
+    /// In f32, whatever `x` is in.
     fn composed(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = in_format(x, DType::F32);
         let groups = self.groups;
         let [batch, channels, height, width] = x.dims();
         let x = x.reshape([batch, groups, channels / groups * height * width]);
@@ -111,7 +124,8 @@ impl GroupNorm {
         if ops::supports(&x) {
             return self.fused(x, true);
         }
-        silu(self.composed(x))
+        let dtype = x.dtype();
+        in_format(silu(self.composed(x)), dtype)
     }
 }
 
@@ -189,8 +203,10 @@ impl AttnBlock {
         let query = flat(self.q.forward(normed.clone())).swap_dims(1, 2); // [batch, positions, channels]
         let key = flat(self.k.forward(normed.clone())); // [batch, channels, positions]
         let value = flat(self.v.forward(normed)).swap_dims(1, 2); // [batch, positions, channels]
-        let scores = query.matmul(key) * (channels as f64).powf(-0.5);
-        let mixed = softmax(scores, 2).matmul(value).swap_dims(1, 2); // [batch, channels, positions]
+        // Softmax in f32.
+        let scores = in_format(query.matmul(key), DType::F32) * (channels as f64).powf(-0.5);
+        let weights = in_format(softmax(scores, 2), value.dtype()); // [batch, positions, positions]
+        let mixed = weights.matmul(value).swap_dims(1, 2); // [batch, channels, positions]
         x + self.proj_out.forward(mixed.reshape([batch, channels, height, width]))
     }
 }

@@ -1,9 +1,9 @@
 //! The whole VQGAN generator: encoder, codebook and decoder.
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor};
 
-use crate::blocks::Conv2d;
+use crate::blocks::{Conv2d, in_format};
 use crate::config::VqConfig;
 use crate::decoder::Decoder;
 use crate::encoder::Encoder;
@@ -11,7 +11,8 @@ use crate::quantizer::Quantizer;
 
 /// Encoder, quantizer and decoder; field names are the published tensor names.
 ///
-/// Computes in f32 always: in a narrower format the nearest code changes.
+/// Computes in f32: in a narrower format the nearest code changes. Training may let encoder and decoder
+/// compute in bfloat16, see [`VqModel::in_mixed_precision`].
 #[derive(Module, Debug)]
 pub struct VqModel {
     /// Pixels to latents.
@@ -25,6 +26,7 @@ pub struct VqModel {
     /// Latents to pixels; `None` where only the encoder's half is at hand, as in Hugging Face's
     /// Chameleon directories.
     pub decoder: Option<Decoder>,
+    mixed: bool,
 }
 
 impl VqModel {
@@ -36,12 +38,33 @@ impl VqModel {
             quant_conv: Conv2d::new(latent, embed, 1, device),
             post_quant_conv: Conv2d::new(embed, latent, 1, device),
             decoder: Some(Decoder::new(config, device)),
+            mixed: false,
         }
+    }
+
+    /// The same model whose encoder and decoder, with the 1x1 convolutions beside the quantizer, compute in
+    /// bfloat16. Weights and their gradients stay f32, and so do the statistics of normalisations, the
+    /// attention's softmax, latents, quantizer and pixels.
+    #[must_use]
+    pub fn in_mixed_precision(self) -> Self {
+        Self { mixed: true, ..self }
+    }
+
+    /// The same model, computing in f32 alone.
+    #[must_use]
+    pub fn in_full_precision(self) -> Self {
+        Self { mixed: false, ..self }
+    }
+
+    /// `x` as the networks read it.
+    fn for_networks(&self, x: Tensor<4>) -> Tensor<4> {
+        if self.mixed { in_format(x, DType::BF16) } else { x }
     }
 
     /// The encoder's view of `pixels`: `[batch, 3, H, W]` in `[-1, 1]` to `[batch, embed, h, w]`.
     pub fn latents(&self, pixels: Tensor<4>) -> Tensor<4> {
-        self.quant_conv.forward(self.encoder.forward(pixels))
+        let pixels = self.for_networks(pixels);
+        in_format(self.quant_conv.forward(self.encoder.forward(pixels)), DType::F32)
     }
 
     /// The nearest codes: `[batch, embed, h, w]` to `[batch, h, w]`.
@@ -64,12 +87,18 @@ impl VqModel {
     /// # Panics
     /// Without a decoder.
     pub fn reconstruct(&self, quantized: Tensor<4>) -> Tensor<4> {
-        self.whole_decoder().forward(self.post_quant_conv.forward(quantized))
+        self.last_layer(self.features(quantized))
     }
 
     /// What the decoder's last layer reads, for quantized latents.
     pub(crate) fn features(&self, quantized: Tensor<4>) -> Tensor<4> {
+        let quantized = self.for_networks(quantized);
         self.whole_decoder().features(self.post_quant_conv.forward(quantized))
+    }
+
+    /// The pixels of what [`Self::features`] gave, in f32.
+    pub(crate) fn last_layer(&self, features: Tensor<4>) -> Tensor<4> {
+        in_format(self.whole_decoder().last_layer().forward(features), DType::F32)
     }
 
     pub(crate) fn whole_decoder(&self) -> &Decoder {

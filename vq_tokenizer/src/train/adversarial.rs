@@ -8,10 +8,10 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{DType, Device, Tensor, activation};
 use serde::{Deserialize, Serialize};
 
-use crate::blocks::GroupNorm;
+use crate::blocks::{GroupNorm, in_format};
 use crate::error::{Error, Result};
 
 /// Slope of the activation below 0.
@@ -110,7 +110,9 @@ impl Layer {
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let options = ConvOptions::new([self.stride; 2], [1, 1], [1, 1], 1);
-        let y = conv2d(x, self.weight.val(), Some(self.bias.val()), options);
+        let dtype = x.dtype();
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        let y = conv2d(x, in_format(weight, dtype), Some(in_format(bias, dtype)), options);
         match &self.norm {
             Some(norm) => norm.forward(y),
             None => y,
@@ -122,6 +124,7 @@ impl Layer {
 #[derive(Module, Debug)]
 pub struct Discriminator {
     layers: Vec<Layer>,
+    mixed: bool,
 }
 
 impl Discriminator {
@@ -135,15 +138,23 @@ impl Discriminator {
         let last = config.layers - 1;
         layers.push(Layer::new([width(last), width(last + 1)], 1, true, device));
         layers.push(Layer::new([width(last + 1), 1], 1, false, device));
-        Self { layers }
+        Self { layers, mixed: false }
+    }
+
+    /// The same critic, computing in bfloat16; its weights, their gradients, the statistics of its
+    /// normalisations and its answers stay f32.
+    #[must_use]
+    pub fn in_mixed_precision(self) -> Self {
+        Self { mixed: true, ..self }
     }
 
     /// `[batch, 3, H, W]` in [-1, 1] to an answer per patch, `[batch, 1, h, w]`.
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<4> {
+        let pixels = if self.mixed { in_format(pixels, DType::BF16) } else { pixels };
         let (last, others) = self.layers.split_last().expect("there are at least three layers");
         let x =
             others.iter().fold(pixels, |x, layer| activation::leaky_relu(layer.forward(x), SLOPE));
-        last.forward(x)
+        in_format(last.forward(x), DType::F32)
     }
 
     /// What a tokenizer is to lower: the mean answer for its `reconstructions`, negated.

@@ -123,7 +123,7 @@ impl VqObjective {
         let latents = model.latents(pixels.clone());
         let quantized = model.quantize.forward(latents.clone());
         let features = model.features(quantized.latents.clone());
-        let output = model.whole_decoder().last_layer().forward(features.clone());
+        let output = model.last_layer(features.clone());
         let mut terms = vec![("commitment", quantized.commitment_loss.clone().detach())];
         let of_pixels = |output: Tensor<4>| {
             let mut sum = self.reconstruction(output.clone(), pixels.clone());
@@ -210,7 +210,7 @@ fn gradient_ratio(
     of_pixels: &dyn Fn(Tensor<4>) -> Tensor<1>,
 ) -> f64 {
     let layer = model.whole_decoder().last_layer();
-    let output = || layer.forward(features.clone().detach());
+    let output = || model.last_layer(features.clone().detach());
     let length = |loss: Tensor<1>| {
         let gradient = layer.weight.val().grad(&loss.backward());
         gradient.map_or(0.0, |g| f64::from(g.square().sum().into_scalar::<f32>()).sqrt())
@@ -232,7 +232,10 @@ fn edge_error(error: Tensor<4>) -> Tensor<1> {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
+    use crate::VqConfig;
+    use crate::train::{AdversarialConfig, Lecam, Seen};
+    use burn::module::{Module, ModuleVisitor, Param};
+    use burn::tensor::{DType, Device, Distribution, Gradients};
 
     #[test]
     fn edge_error_of_a_ramp_is_its_slopes() {
@@ -241,6 +244,100 @@ mod tests {
         let row = Tensor::<1, Int>::arange(0..4, &device).float().reshape([1, 1, 4, 1]) * 0.25;
         let value = edge_error(column + row).into_scalar::<f32>();
         assert!((value - 0.75).abs() < 1e-6, "{value}");
+    }
+
+    /// Gradients of all parameters by visiting order, each in f32.
+    struct Values<'a>(&'a Gradients, Vec<f32>);
+
+    impl ModuleVisitor for Values<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = param.val().grad(self.0) {
+                assert_eq!(gradient.dtype(), DType::F32, "the optimizer sees f32");
+                self.1.extend(gradient.into_data().iter::<f32>());
+            }
+        }
+    }
+
+    /// Value and gradients of `loss` for `module`.
+    fn differentiated<M: Module>(module: &M, loss: Tensor<1>) -> (f32, Vec<f32>) {
+        assert_eq!(loss.dtype(), DType::F32);
+        let value = loss.clone().into_scalar::<f32>();
+        let gradients = loss.backward();
+        let mut values = Values(&gradients, Vec::new());
+        module.visit(&mut values);
+        (value, values.1)
+    }
+
+    fn assert_near((value, a): (f32, Vec<f32>), (rounded, b): (f32, Vec<f32>), what: &str) {
+        let off = (value - rounded).abs() / value.abs();
+        assert!(off < 0.03 && a.len() == b.len(), "{what}: {value} {rounded}");
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        };
+        let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
+        assert!(cosine > 0.99, "{what}: cosine {cosine}");
+        assert!(a != b, "{what} was not rounded at all");
+    }
+
+    /// With attention, an up- and a downsampling, a shortcut of its own, and a critic.
+    #[test]
+    fn mixed_precision_moves_loss_and_gradients_by_the_rounding_of_bfloat16() {
+        let device = Device::flex().autodiff();
+        device.seed(21);
+        let config = VqConfig {
+            base_channels: 32,
+            norm_groups: 8,
+            channel_multiplier: vec![1, 2],
+            num_res_blocks: 1,
+            attn_resolutions: Some(vec![8]),
+            resolution: 16,
+            latent_channels: 8,
+            embed_dim: 4,
+            num_embeddings: 16,
+            ..VqConfig::default()
+        };
+        let model = config.init(&device);
+        let mixed = model.clone().in_mixed_precision();
+        let size = [2, 3, 16, 16];
+        let pixels = Tensor::<4>::random(size, Distribution::Uniform(-1.0, 1.0), &device);
+        let objective = VqObjective::default();
+        // Without codes, one of which rounding may turn into another.
+        let full = objective.autoencoder_loss(&model, pixels.clone());
+        let rounded = objective.autoencoder_loss(&mixed, pixels.clone());
+        for tensor in [&rounded.latents, &rounded.output] {
+            assert_eq!(tensor.dtype(), DType::F32);
+        }
+        let (full, rounded) =
+            (differentiated(&model, full.total), differentiated(&mixed, rounded.total));
+        assert_near(full, rounded, "autoencoder");
+
+        let adversarial = AdversarialConfig { channels: 16, layers: 1, ..Default::default() };
+        let critic = Discriminator::new(&adversarial, &device);
+        let of_critic = |critic: Discriminator| {
+            let reconstructions = pixels.clone() * 0.5;
+            let seen = Seen { pixels: pixels.clone(), reconstructions, share: 1.0 };
+            let loss = Lecam::default().critic_loss(&critic, seen, 0.0).total;
+            differentiated(&critic, loss)
+        };
+        let rounded = critic.clone().in_mixed_precision();
+        assert_near(of_critic(critic.clone()), of_critic(rounded.clone()), "critic");
+
+        let judged = |model: &VqModel, critic: &Discriminator| {
+            let critic = Some((critic, 0.1, true));
+            let judges = Judges { critic, ..Judges::default() };
+            let loss = objective.judged_loss(model, pixels.clone(), judges);
+            let value = loss.total.clone().into_scalar::<f32>();
+            assert!(differentiated(model, loss.total).1.iter().all(|value| value.is_finite()));
+            (value, loss.codes.into_data().iter::<i64>().collect::<Vec<_>>())
+        };
+        let (full, rounded) = (judged(&model, &critic), judged(&mixed, &rounded));
+        assert!((full.0 - rounded.0).abs() < 0.05 * full.0, "{} {}", full.0, rounded.0);
+        let same = full.1.iter().zip(&rounded.1).filter(|(a, b)| a == b).count();
+        assert!(10 * same > 8 * full.1.len(), "{same} of {} codes", full.1.len());
+        // Back in full precision it is the model it was.
+        let back = mixed.in_full_precision();
+        let latents = |model: &VqModel| model.latents(pixels.clone()).into_data();
+        latents(&back).assert_eq(&latents(&model), true);
     }
 
     #[test]
