@@ -64,6 +64,9 @@ fn weighted(model: &CausalLm, batches: &[NextTokenBatch]) -> (Gradients, f64) {
     (named(model, sum.grads()), total)
 }
 
+/// Sums in another order differ by about a hundred roundings of f32, of the largest value.
+const ROUNDING: f32 = 3e-5;
+
 fn assert_equal(got: &Gradients, want: &Gradients, tolerance: f32) {
     assert_eq!(got.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>());
     for (name, want) in want {
@@ -104,7 +107,7 @@ fn a_packed_row_has_the_loss_and_gradients_of_its_documents_alone() {
     }
     let (want, loss) = one(&packed, 1.0);
     assert!((loss.total - total).abs() < 1e-5 * total, "{} {total}", loss.total);
-    assert_equal(&named(&model, want), &named(&model, sum.grads()), 1e-5);
+    assert_equal(&named(&model, want), &named(&model, sum.grads()), ROUNDING);
 }
 
 #[test]
@@ -117,7 +120,7 @@ fn accumulating_two_batches_is_one_of_twice_the_size() {
     let (got, total) = weighted(&model, &halves);
     let (want, loss) = OBJECTIVE.gradients(&model, &double, 1.0);
     assert!((loss.total - total).abs() < 1e-5 * total);
-    assert_equal(&got, &named(&model, want), 1e-5);
+    assert_equal(&got, &named(&model, want), ROUNDING);
 }
 
 #[test]

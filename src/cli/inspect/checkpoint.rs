@@ -10,6 +10,7 @@ use calumma::tokenize::{TextTokenizer, Vocabulary};
 use calumma::{Error, Result};
 use serde_json::{Value, json};
 use vq_tokenizer::VqConfig;
+use vq_tokenizer::preprocess::{PreprocessorConfig, Rule};
 
 use super::tensors::{self, Tensor};
 use crate::cli::session::{Session, name};
@@ -55,8 +56,11 @@ fn image_tokenizer(dir: &Path, json: &Value, manifest: &str, session: &Session) 
     session.line(format_args!("{}: image tokenizer", dir.display()))?;
     let (side, codes) = (config.resolution, config.num_embeddings);
     let grid = side / config.downsampling();
+    let rule = dir.join("preprocessor_config.json");
+    let any_aspect = rule.exists() && PreprocessorConfig::load(&rule)?.rule == Rule::Flexible;
+    let shape = if any_aspect { ", or about as many of any aspect" } else { "" };
     session.line(format_args!(
-        "  pictures   {side}x{side} pixels as {grid}x{grid} codes of {codes}"
+        "  pictures   {side}x{side} pixels as {grid}x{grid} codes of {codes}{shape}"
     ))?;
     parameters(&tensors, session)?;
     session.line(format_args!("  files      {manifest}"))?;
@@ -65,6 +69,7 @@ fn image_tokenizer(dir: &Path, json: &Value, manifest: &str, session: &Session) 
         "path": name(dir),
         "config": config,
         "grid": [grid, grid],
+        "any_aspect": any_aspect,
         "parameters": tensors::parts(&tensors),
         "dtype": tensors::dtypes(&tensors),
         "files": manifest,
