@@ -8,7 +8,7 @@
 
 mod aliased;
 mod augment;
-mod benchmarks;
+pub(crate) mod benchmarks;
 mod config;
 mod counted;
 mod document;

@@ -15,6 +15,7 @@ mod spec;
 mod textvqa;
 mod vqav2;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
@@ -36,6 +37,14 @@ trait Record: Send + Sync {
 
     /// The file of its picture below the directory of pictures; `None` where the benchmark has none.
     fn picture(&self) -> Option<String>;
+}
+
+/// The most frequent of several people's answers; among equals the first.
+pub(crate) fn most_frequent<T: AsRef<str>>(answers: &[T]) -> Option<&str> {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    answers.iter().for_each(|answer| *counts.entry(answer.as_ref()).or_default() += 1);
+    // The last of the greatest is taken, so the order is turned round.
+    answers.iter().rev().map(AsRef::as_ref).max_by_key(|answer: &&str| counts[*answer])
 }
 
 /// The entries of a benchmark as a data set, in the order of their file.

@@ -3,13 +3,12 @@
 //! Layout: `TextVQA_0.5.1_{train,val,test}.json` of <https://textvqa.org/dataset/>. The test split
 //! has no answers.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Record, columns, read};
+use super::{Record, columns, most_frequent, read};
 use crate::Result;
 use crate::data::Fields;
 
@@ -42,12 +41,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<Question>> {
 }
 
 impl Question {
-    /// The most frequent answer, as VQA v2 has it; among equals the first.
     fn answer(&self) -> Option<&str> {
-        let mut counts: HashMap<&str, usize> = HashMap::new();
-        self.answers.iter().for_each(|answer| *counts.entry(answer).or_default() += 1);
-        // The last of the greatest is taken, so the order is turned round.
-        self.answers.iter().rev().map(AsRef::as_ref).max_by_key(|answer: &&str| counts[*answer])
+        most_frequent(&self.answers)
     }
 }
 

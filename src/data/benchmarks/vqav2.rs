@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Record, columns, read};
+use super::{Record, columns, most_frequent, read};
 use crate::data::Fields;
 use crate::{Error, Result};
 
@@ -38,7 +38,8 @@ struct Annotation {
     image_id: u64,
     question_type: Box<str>,
     answer_type: Box<str>,
-    multiple_choice_answer: Box<str>,
+    /// Absent from OK-VQA.
+    multiple_choice_answer: Option<Box<str>>,
     answers: Box<[Answer]>,
 }
 
@@ -120,8 +121,9 @@ impl Record for Asked {
         ]);
         if let Some(annotation) = &self.annotation {
             let answers: Vec<_> = annotation.answers.iter().map(|given| &given.answer).collect();
+            let told = annotation.multiple_choice_answer.as_deref();
             fields.extend(columns([
-                ("answer", json!(annotation.multiple_choice_answer)),
+                ("answer", json!(told.or_else(|| most_frequent(&answers)))),
                 ("answers", json!(answers)),
                 ("question_type", json!(annotation.question_type)),
                 ("answer_type", json!(annotation.answer_type)),
