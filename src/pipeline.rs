@@ -21,7 +21,7 @@ use vq_tokenizer::{Codes, VqTokenizer};
 
 mod asking;
 
-pub use asking::{Asking, Shot};
+pub use asking::{Asking, Choices, Shot};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};

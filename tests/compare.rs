@@ -21,6 +21,7 @@ pub fn item(
         target: json!("a square"),
         response: json!("a circle"),
         kind: kind.map(str::to_owned),
+        group: None,
         scores: scores.to_vec(),
     }
 }
@@ -184,4 +185,20 @@ fn a_comparison_is_written_as_json_and_as_a_table() {
     assert_eq!(json["resampling"], json!({"resamples": 10_000, "seed": 0}));
     let table = std::fs::read_to_string(out.join("compare.md")).unwrap();
     assert!(table.contains("| exact_match/color | 100 | 0.5000 | 1.0000 | +0.5000 |"), "{table}");
+}
+
+#[test]
+fn scores_of_a_set_are_compared_as_means_of_items_or_not_at_all() {
+    let items = |count: u64, score: f64| {
+        let scores = [("bleu_4", score), ("cider", score), ("word_f1", score)];
+        let one = |n: u64| item(n as usize, &format!("rows#{n}"), None, &scores);
+        evaluation((0..count).map(one).collect())
+    };
+    let names = |a: &Evaluation, b: &Evaluation| -> Vec<String> {
+        let comparison = compare(a, b, Resampling::default()).unwrap();
+        comparison.scores.into_iter().map(|score| score.name).collect()
+    };
+    assert_eq!(names(&items(9, 0.5), &items(9, 0.6)), ["mean bleu_4 of items", "cider", "word_f1"]);
+    // CIDEr's values depend on the set.
+    assert_eq!(names(&items(9, 0.5), &items(7, 0.6)), ["mean bleu_4 of items", "word_f1"]);
 }

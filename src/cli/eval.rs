@@ -112,6 +112,15 @@ pub struct CaptioningArgs {
     /// A folder with meteor-1.5.jar, spice-1.0.jar or stanford-corenlp-3.4.1.jar, to score with them too
     #[arg(long, value_name = "DIR")]
     official: Option<PathBuf>,
+    /// Where examples come from
+    #[arg(long, value_name = "DATASET")]
+    train: Option<String>,
+    /// Show so many examples of --train before each picture
+    #[arg(long, value_name = "K", default_value_t = 0, requires = "train")]
+    shots: usize,
+    /// Ask in this form instead of the checkpoint's, such as "<image>Describe it.<sep>"
+    #[arg(long, value_name = "FORM")]
+    prompt: Option<String>,
     /// Let the model write the name, or take the likeliest of some choices
     #[arg(long, value_enum, default_value_t = AnswerArg::Generate)]
     answer: AnswerArg,
@@ -216,6 +225,9 @@ fn finish(mut measured: Measured, args: &EvalArgs, session: &Session) -> Result<
     config.insert("limit".to_owned(), json!(args.limit));
     config.insert("batch".to_owned(), json!(args.batch));
     let (report, environment) = write(measured, &args.checkpoint, &args.out, session)?;
+    if report.scores.is_empty() {
+        session.note("no right answer is known, so nothing was scored");
+    }
     session.object(&report.results(&environment))
 }
 

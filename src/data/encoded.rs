@@ -41,6 +41,8 @@ pub struct EncodedSource {
     pub name: String,
     /// The good samples, in order.
     pub samples: Vec<EncodedSample>,
+    /// Samples that cannot be read.
+    pub left_out: usize,
 }
 
 /// Where codes come from and where they are kept.
@@ -97,7 +99,9 @@ impl EncodedSource {
         if samples.is_empty() {
             return Err(Error::Invalid(format!("data {}: no good sample", config.path)));
         }
-        Ok(Self { name: config.path.clone(), samples })
+        let all = config.limit.map_or(dataset.len(), |limit| limit.min(dataset.len()));
+        let left_out = all.saturating_sub(samples.len());
+        Ok(Self { name: config.path.clone(), samples, left_out })
     }
 }
 

@@ -94,7 +94,7 @@ pub struct DocumentSource {
 
 #[derive(Debug)]
 enum Kind {
-    Samples { renderer: Box<Renderer>, samples: Vec<EncodedSample> },
+    Samples { renderer: Box<Renderer>, samples: Vec<EncodedSample>, left_out: usize },
     Shards(TokenShards),
 }
 
@@ -128,6 +128,14 @@ impl DocumentSource {
         match &self.kind {
             Kind::Samples { samples, .. } => samples.len(),
             Kind::Shards(shards) => shards.len().min(self.config.limit.unwrap_or(usize::MAX)),
+        }
+    }
+
+    /// Samples that cannot be read or lack a field that a template names.
+    pub fn left_out(&self) -> usize {
+        match &self.kind {
+            Kind::Samples { left_out, .. } => *left_out,
+            Kind::Shards(_) => 0,
         }
     }
 
@@ -177,7 +185,7 @@ impl DocumentSource {
         processor: &Processor,
     ) -> Result<Document> {
         match &self.kind {
-            Kind::Samples { renderer, samples } => {
+            Kind::Samples { renderer, samples, .. } => {
                 let EncodedSample { fields, images } = &samples[index];
                 Ok(renderer.document((fields, images), template, rng, processor)?.into())
             }
@@ -192,7 +200,8 @@ impl DocumentSource {
 
 fn samples(config: &DataConfig, encoding: Encoding<'_>) -> Result<Kind> {
     let renderer = Renderer::new(config)?;
-    let mut samples = EncodedSource::open(config, &renderer.columns(), encoding)?.samples;
+    let EncodedSource { mut samples, left_out, .. } =
+        EncodedSource::open(config, &renderer.columns(), encoding)?;
     for sample in &mut samples {
         sample.fields.extend(config.fields.clone());
     }
@@ -204,5 +213,6 @@ fn samples(config: &DataConfig, encoding: Encoding<'_>) -> Result<Kind> {
         let message = format!("{bad} of {all} samples lack a field that a template names");
         return Err(Error::Invalid(format!("data {}: {message}", config.path)));
     }
-    Ok(Kind::Samples { renderer: Box::new(renderer), samples })
+    let left_out = left_out + all - samples.len();
+    Ok(Kind::Samples { renderer: Box::new(renderer), samples, left_out })
 }

@@ -14,7 +14,7 @@ use super::report::{Report, SampleRecord};
 use super::score::Score;
 use super::{Extent, each_batch, number, one_each, picture, tone};
 use crate::data::scenes::{Color, Kind, Scene, Shape, Size};
-use crate::data::{BadSample, Dataset, Fields};
+use crate::data::{BadSample, Dataset, Fields, Sample};
 use crate::error::{Error, Result};
 use crate::sheet::{Cell, Tone};
 
@@ -39,7 +39,8 @@ pub struct CaptioningScores {
     /// The public caption metrics over all pictures, by name: BLEU-1 to 4, ROUGE-L and CIDEr-D, in [0, 1]
     /// or for CIDEr-D [0, 10]. CIDEr-D depends on the set: state N.
     pub public: Vec<(&'static str, Score)>,
-    /// `{"image_id", "caption"}` of every picture that has an id: what the COCO server takes.
+    /// `{"image_id", "caption"}` of every picture that has an id: what the COCO server takes. A sample that
+    /// could not be read has an empty caption.
     pub submission: Vec<Value>,
     /// Every picture.
     pub samples: Vec<SampleRecord>,
@@ -49,11 +50,28 @@ pub struct CaptioningScores {
     pub sheet: Vec<Cell>,
 }
 
+/// A picture that is ready to be captioned.
+struct Seen {
+    picture: RgbImage,
+    /// The right captions; a test split does not say.
+    targets: Vec<String>,
+    fields: Fields,
+    source: String,
+}
+
+impl Seen {
+    fn take(sample: Sample) -> Result<Self> {
+        let Sample { fields, images, source } = sample;
+        let targets = targets(&fields)?.unwrap_or_default();
+        Ok(Self { picture: picture(images)?, targets, fields, source })
+    }
+}
+
 /// Captions the pictures of `dataset`; `caption` gives one for each of the pictures it gets.
 ///
 /// # Errors
-/// Those of `caption`; when more samples than [`crate::data::DEFAULT_TOLERANCE`] are unreadable,
-/// or one has no single picture or no column with a right caption.
+/// Those of `caption`; when more samples than [`crate::data::DEFAULT_TOLERANCE`], and more than one, are
+/// unreadable or have no single picture. Pictures without a right caption are captioned and not scored.
 pub fn evaluate(
     dataset: &dyn Dataset,
     extent: Extent,
@@ -61,33 +79,29 @@ pub fn evaluate(
 ) -> Result<CaptioningScores> {
     let matcher = TextMatcher::new(TextNormalization::Vqa(AnswerRules::Official));
     let (mut samples, mut sheet) = (Vec::new(), Vec::new());
-    let (mut captions_given, mut references) = (Vec::new(), Vec::new());
     let mut submission = Vec::new();
-    let bad = each_batch(dataset, extent, |batch| {
-        let pictures =
-            batch.iter().map(|(_, sample)| picture(sample).cloned()).collect::<Result<Vec<_>>>()?;
+    let bad = each_batch(dataset, extent, Seen::take, |batch| {
+        let pictures: Vec<_> = batch.iter().map(|(_, seen)| seen.picture.clone()).collect();
         let captions = one_each(caption(&pictures)?, pictures.len())?;
-        for (((index, sample), picture), given) in batch.into_iter().zip(pictures).zip(captions) {
-            let in_sample = |e: Error| Error::Invalid(format!("{}: {e}", sample.source));
-            let targets = targets(&sample.fields).map_err(in_sample)?;
-            let scores = judge(&given, &targets, &sample.fields, &matcher);
+        for ((index, seen), given) in batch.into_iter().zip(captions) {
+            let Seen { picture, targets, fields, source } = seen;
+            let scores = judge(&given, &targets, &fields, &matcher);
             if sheet.len() < SHOWN {
                 let right = scores.iter().any(|&(name, value)| {
                     ["exact_match", "true_mentions"].contains(&name) && value == 1.0
                 });
-                let cell = Cell::new(picture).note(tone(right), &given);
-                sheet.push(cell.note(Tone::Muted, &targets[0]));
+                let right = if scores.is_empty() { Tone::Plain } else { tone(right) };
+                let cell = Cell::new(picture).note(right, &given);
+                let target = targets.first().cloned().unwrap_or_default();
+                sheet.push(cell.note(Tone::Muted, target));
             }
-            let target = if targets.len() == 1 { json!(targets[0]) } else { json!(targets) };
-            if let Some(id) = sample.fields.get("image_id") {
+            if let Some(id) = fields.get("image_id") {
                 submission.push(json!({ "image_id": id, "caption": given }));
             }
-            captions_given.push(given.clone());
-            references.push(targets);
             samples.push(SampleRecord {
                 doc_id: index,
-                id: sample.source,
-                target,
+                id: source,
+                target: if targets.len() == 1 { json!(targets[0]) } else { json!(targets) },
                 response: json!(given),
                 scores,
                 ..SampleRecord::default()
@@ -95,7 +109,12 @@ pub fn evaluate(
         }
         Ok(())
     })?;
-    let public = public_metrics(&captions_given, &references, &mut samples)?;
+    for sample in &bad {
+        let fields = dataset.fields(sample.index).unwrap_or_default();
+        let id = fields.get("image_id");
+        submission.extend(id.map(|id| json!({ "image_id": id, "caption": "" })));
+    }
+    let public = public_metrics(&mut samples)?;
     let values = |name: &str| -> Vec<f64> {
         let of = |s: &SampleRecord| s.scores.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
         samples.iter().filter_map(of).collect()
@@ -115,14 +134,28 @@ pub fn evaluate(
     })
 }
 
+/// Captions and references of the samples that have references.
+fn captions_and_references(samples: &[SampleRecord]) -> (Vec<String>, Vec<Vec<String>>) {
+    let texts = |value: &Value| -> Vec<String> {
+        match value {
+            Value::Array(list) => {
+                list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+            }
+            value => value.as_str().map(str::to_owned).into_iter().collect(),
+        }
+    };
+    let scored = samples.iter().filter(|sample| !sample.scores.is_empty());
+    scored.map(|sample| (texts(&sample.response).concat(), texts(&sample.target))).unzip()
+}
+
 /// The caption metrics that papers report, of captions and references as the public scorers tokenise them; those
 /// of each picture go to its record.
-fn public_metrics(
-    captions: &[String],
-    references: &[Vec<String>],
-    samples: &mut [SampleRecord],
-) -> Result<Vec<(&'static str, Score)>> {
-    let segments = Segment::tokenized(&PtbTokenizer::new(), captions, references)?;
+fn public_metrics(samples: &mut [SampleRecord]) -> Result<Vec<(&'static str, Score)>> {
+    let (captions, references) = captions_and_references(samples);
+    if captions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let segments = Segment::tokenized(&PtbTokenizer::new(), &captions, &references)?;
     Ok(corpus_metrics(&segments, samples))
 }
 
@@ -131,7 +164,8 @@ fn corpus_metrics(
     samples: &mut [SampleRecord],
 ) -> Vec<(&'static str, Score)> {
     let (bleu, rouge_l, cider) = (bleu(segments), rouge_l(segments), cider(segments));
-    for (at, sample) in samples.iter_mut().enumerate() {
+    let scored = samples.iter_mut().filter(|sample| !sample.scores.is_empty());
+    for (at, sample) in scored.enumerate() {
         sample.scores.retain(|(name, _)| !["bleu_4", "rouge_l", "cider"].contains(name));
         let of_one = [
             ("bleu_4", bleu.segments[at][3]),
@@ -151,30 +185,36 @@ fn corpus_metrics(
     scores
 }
 
-fn targets(fields: &Fields) -> Result<Vec<String>> {
-    let missing = || Error::Invalid(format!("no column {}", TARGET_COLUMNS.join(", ")));
-    let value = TARGET_COLUMNS.iter().find_map(|name| fields.get(*name)).ok_or_else(missing)?;
-    let texts: Vec<String> = match value {
-        Value::String(text) => vec![text.clone()],
-        Value::Array(list) => list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect(),
-        _ => Vec::new(),
+/// The right captions of a sample; none without a column of them.
+fn targets(fields: &Fields) -> Result<Option<Vec<String>>> {
+    let column = TARGET_COLUMNS.iter().find_map(|name| Some((name, fields.get(*name)?)));
+    let Some((name, value)) = column.filter(|(_, value)| !value.is_null()) else { return Ok(None) };
+    let texts: Option<Vec<String>> = match value {
+        Value::String(text) => Some(vec![text.clone()]),
+        Value::Array(list) => list.iter().map(|v| v.as_str().map(str::to_owned)).collect(),
+        _ => None,
     };
-    if texts.is_empty() { Err(missing()) } else { Ok(texts) }
+    let texts = texts.filter(|texts| !texts.is_empty());
+    let wrong = || Error::Invalid(format!("column {name} is no text and no list of texts"));
+    texts.map(Some).ok_or_else(wrong)
 }
 
 /// All right captions in `dataset`, each once, in order: what naming by choice chooses from.
 ///
 /// # Errors
-/// When a readable sample has no column of captions or names.
+/// When there is none.
 pub fn all_targets(dataset: &dyn Dataset) -> Result<Vec<String>> {
-    let of = |index| match dataset.fields(index) {
-        Ok(fields) => targets(&fields),
-        // Bad samples are counted when they are measured.
-        Err(_) => Ok(Vec::new()),
-    };
-    let all: BTreeSet<String> =
-        (0..dataset.len()).map(of).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-    Ok(all.into_iter().collect())
+    // Bad samples are counted when they are measured.
+    let of = |index| targets(&dataset.fields(index).ok()?).ok().flatten();
+    let all: BTreeSet<String> = (0..dataset.len()).filter_map(of).flatten().collect();
+    match all.is_empty() {
+        true => Err(Error::Invalid(format!("{}: {}", dataset.name(), no_target()))),
+        false => Ok(all.into_iter().collect()),
+    }
+}
+
+fn no_target() -> String {
+    format!("no column {}", TARGET_COLUMNS.join(", "))
 }
 
 /// The first right caption of a sample.
@@ -182,7 +222,8 @@ pub fn all_targets(dataset: &dyn Dataset) -> Result<Vec<String>> {
 /// # Errors
 /// When there is no column of captions or names.
 pub fn first_target(fields: &Fields) -> Result<String> {
-    targets(fields).map(|mut targets| targets.remove(0))
+    let targets = targets(fields)?.ok_or_else(|| Error::Invalid(no_target()))?;
+    Ok(targets.into_iter().next().unwrap_or_default())
 }
 
 fn judge(
@@ -191,6 +232,9 @@ fn judge(
     fields: &Fields,
     matcher: &TextMatcher,
 ) -> Vec<(&'static str, f64)> {
+    if targets.is_empty() {
+        return Vec::new();
+    }
     let mut scores = vec![
         ("exact_match", number(matcher.exact_match(given, targets))),
         ("word_f1", matcher.token_f1(given, targets)),
@@ -235,25 +279,18 @@ impl CaptioningScores {
     /// # Errors
     /// When a program fails.
     pub fn score_officially(&mut self, official: &Official) -> Result<()> {
-        let texts = |value: &Value| -> Vec<String> {
-            match value {
-                Value::Array(list) => {
-                    list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
-                }
-                value => value.as_str().map(str::to_owned).into_iter().collect(),
-            }
-        };
-        let captions: Vec<String> =
-            self.samples.iter().flat_map(|sample| texts(&sample.response)).collect();
-        let references: Vec<Vec<String>> =
-            self.samples.iter().map(|sample| texts(&sample.target)).collect();
+        let (captions, references) = captions_and_references(&self.samples);
+        if captions.is_empty() {
+            return Ok(());
+        }
         let segments = official.segments(&captions, &references)?;
         self.public = corpus_metrics(&segments, &mut self.samples);
         let found =
             [("meteor", official.meteor(&segments)?), ("spice", official.spice(&segments)?)];
         for (name, scores) in found {
             let Some((of_set, each)) = scores else { continue };
-            for (sample, score) in self.samples.iter_mut().zip(&each) {
+            let scored = self.samples.iter_mut().filter(|sample| !sample.scores.is_empty());
+            for (sample, score) in scored.zip(&each) {
                 sample.scores.push((name, *score));
             }
             // METEOR of a set comes from sums over it; SPICE is a mean.
@@ -266,11 +303,23 @@ impl CaptioningScores {
         Ok(())
     }
 
+    /// The share that a guess among `choices` gets right: of each picture that of its right captions among
+    /// them.
+    pub fn chance(&self, choices: &[String]) -> Score {
+        let right = |references: Vec<String>| {
+            let among = choices.iter().filter(|choice| references.contains(choice)).count();
+            among as f64 / choices.len().max(1) as f64
+        };
+        let (_, references) = captions_and_references(&self.samples);
+        let shares: Vec<f64> = references.into_iter().map(right).collect();
+        Score::whole(shares.iter().sum::<f64>() / shares.len().max(1) as f64, shares.len())
+    }
+
     /// The scores as a report on the data set called `dataset`.
     pub fn report(self, dataset: &str) -> Report {
         let scores = [
-            ("exact_match", Some(self.exact_match)),
-            ("word_f1", Some(self.word_f1)),
+            ("exact_match", Some(self.exact_match).filter(|score| score.n > 0)),
+            ("word_f1", Some(self.word_f1).filter(|score| score.n > 0)),
             ("true_mentions", self.true_mentions),
             ("all_mentioned", self.all_mentioned),
         ];

@@ -3,8 +3,9 @@
 //!
 //! [`Evaluation::read`] takes the directory that [`Report::write`](super::Report::write) wrote;
 //! [`compare`] pairs the items and applies the paired [`bootstrap`] to every score of `samples.jsonl`,
-//! over all items and by type. Scores of a whole set, such as CIDEr or the use of a codebook, have no
-//! values by item and are not compared.
+//! over all items and by type. Scores of a whole set, such as the use of a codebook, have no values by item
+//! and are not compared; of BLEU-4 and METEOR, whose score of a set is no mean, the means over items are,
+//! and so named. CIDEr's values of items depend on the set, so it is compared only where both are of one.
 //!
 //! Items are resampled in groups: those with the same `group`, where the samples have such a field,
 //! else the questions that were taken from one sample (`id` up to `, questions N`), else the items
@@ -201,7 +202,7 @@ pub fn compare(a: &Evaluation, b: &Evaluation, resampling: Resampling) -> Result
         only_in_a: first.len() - pairs.len(),
         only_in_b: second.len() - pairs.len(),
         resampling,
-        scores: differences(&pairs, resampling),
+        scores: differences(&pairs, pairs.len() == first.len().max(second.len()), resampling),
     })
 }
 
@@ -233,7 +234,8 @@ fn first_difference(a: &Item, b: &Item) -> Option<(&'static str, String, String)
     .map(|(field, a, b)| (field, a.to_string(), b.to_string()))
 }
 
-fn differences(pairs: &[Pair<'_>], resampling: Resampling) -> Vec<ScoreDifference> {
+/// `same_set`: both evaluations are of the same items.
+fn differences(pairs: &[Pair<'_>], same_set: bool, resampling: Resampling) -> Vec<ScoreDifference> {
     let mut names: Vec<&str> = Vec::new();
     for (name, _) in pairs.iter().flat_map(|(a, b)| a.scores.iter().chain(&b.scores)) {
         if !names.contains(&name.as_str()) {
@@ -244,11 +246,16 @@ fn differences(pairs: &[Pair<'_>], resampling: Resampling) -> Vec<ScoreDifferenc
     for pair in pairs {
         kinds.entry(pair.0.kind.as_deref().unwrap_or("none")).or_default().push(*pair);
     }
+    names.retain(|name| same_set || *name != "cider");
     let mut found = Vec::new();
     for name in names {
-        found.push(difference(name, name.to_owned(), pairs, resampling));
+        let title = match name {
+            "bleu_4" | "meteor" => format!("mean {name} of items"),
+            name => name.to_owned(),
+        };
+        found.push(difference(name, title.clone(), pairs, resampling));
         for (kind, of) in kinds.iter().filter(|_| kinds.len() > 1) {
-            found.push(difference(name, format!("{name}/{kind}"), of, resampling));
+            found.push(difference(name, format!("{title}/{kind}"), of, resampling));
         }
     }
     found.retain(|difference| difference.n > 0);

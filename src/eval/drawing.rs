@@ -1,15 +1,16 @@
 //! Pictures drawn from the texts of a data set and looked for among its own: how often the nearest one belongs
 //! to the same text. A measure of this project's own, for pictures that no detector reads, such as emoji.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use image::{RgbImage, imageops};
+use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::report::{Report, SampleRecord};
 use super::score::Score;
 use super::{Extent, Fid, each_batch, number, one_each, picture, tone};
-use crate::data::{BadSample, Dataset, Fields};
+use crate::data::{BadSample, Dataset, Fields, Sample};
 use crate::error::{Error, Result};
 use crate::generate::prompt::{FormPiece, render};
 use crate::sheet::{Cell, Tone};
@@ -31,11 +32,12 @@ pub trait Artist {
     /// Those of the model.
     fn draw(&mut self, texts: &[String]) -> Result<Vec<RgbImage>>;
 
-    /// What the image tokenizer leaves of each of `pictures`: the best that the model could draw.
+    /// Each of `pictures` as the image tokenizer sees it, resized and cut, and what it leaves of it: the best
+    /// that the model could draw.
     ///
     /// # Errors
     /// Those of the image tokenizer.
-    fn reconstruct(&mut self, pictures: &[RgbImage]) -> Result<Vec<RgbImage>>;
+    fn reconstruct(&mut self, pictures: &[RgbImage]) -> Result<Vec<(RgbImage, RgbImage)>>;
 }
 
 /// What [`evaluate`] found.
@@ -48,8 +50,8 @@ pub struct DrawingScores {
     pub retrieval_at_5: Score,
     /// The first score for reconstructions of the data set's own pictures.
     pub reconstructed: Score,
-    /// Different texts; a guess is right once in so many.
-    pub texts: usize,
+    /// The share that a guess among the data set's pictures gets right.
+    pub chance: f64,
     /// Every picture.
     pub samples: Vec<SampleRecord>,
     /// Samples that could not be read.
@@ -61,8 +63,8 @@ pub struct DrawingScores {
 /// Has `artist` draw the text that `form`, such as `{name}, {style} emoji`, makes of each sample's columns.
 ///
 /// # Errors
-/// Those of `artist`; when a sample has no single picture or lacks a column of the form, or more samples
-/// than [`crate::data::DEFAULT_TOLERANCE`] are unreadable.
+/// Those of `artist`; when more samples than [`crate::data::DEFAULT_TOLERANCE`], and more than one, are
+/// unreadable, have no single picture or lack a column of the form.
 pub fn evaluate(
     dataset: &dyn Dataset,
     extent: Extent,
@@ -72,31 +74,30 @@ pub fn evaluate(
 ) -> Result<DrawingScores> {
     let (mut originals, mut drawn, mut rebuilt) = (Vec::new(), Vec::new(), Vec::new());
     let (mut samples, mut shown) = (Vec::new(), Vec::new());
-    let bad = each_batch(dataset, extent, |batch| {
-        let pictures =
-            batch.iter().map(|(_, sample)| picture(sample).cloned()).collect::<Result<Vec<_>>>()?;
-        let text = |(_, sample): &(usize, crate::data::Sample)| {
-            prompt(form, &sample.fields)
-                .map_err(|e| Error::Invalid(format!("{}: {e}", sample.source)))
-        };
-        let texts = batch.iter().map(text).collect::<Result<Vec<_>>>()?;
+    let take = |sample: Sample| {
+        Ok((prompt(form, &sample.fields)?, picture(sample.images)?, sample.source))
+    };
+    let bad = each_batch(dataset, extent, take, |batch| {
+        let texts: Vec<_> = batch.iter().map(|(_, (text, _, _))| text.clone()).collect();
+        let pictures: Vec<_> = batch.iter().map(|(_, (_, picture, _))| picture.clone()).collect();
         let made = one_each(artist.draw(&texts)?, texts.len())?;
+        let (pictures, left): (Vec<_>, Vec<_>) = artist.reconstruct(&pictures)?.into_iter().unzip();
         if let Some(fid) = &mut fid {
             fid.add_real(&pictures)?;
             fid.add_made(&made)?;
         }
-        rebuilt.extend(artist.reconstruct(&pictures)?.iter().map(reduced));
+        rebuilt.extend(left.iter().map(reduced));
         originals.extend(pictures.iter().map(reduced));
         drawn.extend(made.iter().map(reduced));
-        for (((index, sample), text), pair) in
-            batch.into_iter().zip(texts).zip(pictures.into_iter().zip(made))
+        for ((index, (text, _, source)), pair) in
+            batch.into_iter().zip(pictures.into_iter().zip(made))
         {
             if shown.len() < SHOWN {
                 shown.push(pair);
             }
             samples.push(SampleRecord {
                 doc_id: index,
-                id: sample.source,
+                id: source,
                 target: json!(text),
                 input: text,
                 ..SampleRecord::default()
@@ -105,15 +106,16 @@ pub fn evaluate(
         Ok(())
     })?;
     let texts: Vec<&str> = samples.iter().map(|sample| sample.input.as_str()).collect();
-    let found: Vec<Vec<&str>> = drawn.iter().map(|one| nearest(one, &originals, &texts)).collect();
-    let reconstructed = rebuilt.iter().zip(&texts);
-    let reconstructed =
-        reconstructed.map(|(one, text)| nearest(one, &originals, &texts)[0] == *text);
-    let reconstructed = Score::share(reconstructed.collect::<Vec<_>>());
+    let near = |one: &Vec<u8>| nearest(one, &originals, &texts);
+    let found: Vec<Vec<&str>> = drawn.par_iter().map(near).collect();
+    let left: Vec<Vec<&str>> = rebuilt.par_iter().map(near).collect();
+    let reconstructed = Score::share(left.iter().zip(&texts).map(|(near, text)| near[0] == *text));
     let first: Vec<bool> = found.iter().zip(&texts).map(|(near, text)| near[0] == *text).collect();
     let any: Vec<bool> = found.iter().zip(&texts).map(|(near, text)| near.contains(text)).collect();
     let responses: Vec<Value> = found.iter().map(|near| json!(near[0])).collect();
-    let distinct = texts.iter().collect::<BTreeSet<_>>().len();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    texts.iter().for_each(|text| *counts.entry(text).or_default() += 1);
+    let chance = counts.values().map(|count| (*count as f64 / texts.len() as f64).powi(2)).sum();
     for (at, sample) in samples.iter_mut().enumerate() {
         sample.response = responses[at].clone();
         sample.scores = vec![("retrieval", number(first[at])), ("retrieval_at_5", number(any[at]))];
@@ -127,7 +129,7 @@ pub fn evaluate(
         retrieval: Score::share(first),
         retrieval_at_5: Score::share(any),
         reconstructed,
-        texts: distinct,
+        chance,
         samples,
         bad,
         sheet,
@@ -169,15 +171,19 @@ fn nearest<'t>(one: &[u8], all: &[Vec<u8>], texts: &[&'t str]) -> Vec<&'t str> {
     };
     let mut by_distance: Vec<(u64, usize)> =
         all.iter().enumerate().map(|(at, other)| (distance(other), at)).collect();
+    if by_distance.len() > NEAREST {
+        by_distance.select_nth_unstable(NEAREST);
+        by_distance.truncate(NEAREST);
+    }
     by_distance.sort_unstable();
-    by_distance.into_iter().take(NEAREST).map(|(_, at)| texts[at]).collect()
+    by_distance.into_iter().map(|(_, at)| texts[at]).collect()
 }
 
 impl DrawingScores {
     /// The scores as a report on the data set called `dataset`: `retrieval`, `retrieval_at_5`,
     /// `retrieval_reconstructed` and `retrieval_chance`.
     pub fn report(self, dataset: &str) -> Report {
-        let chance = Score::whole(1.0 / self.texts.max(1) as f64, self.samples.len());
+        let chance = Score::whole(self.chance, self.samples.len());
         let scores = [
             ("retrieval", self.retrieval),
             ("retrieval_at_5", self.retrieval_at_5),

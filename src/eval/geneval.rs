@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::report::{Report, SampleRecord};
 use super::score::Score;
-use super::{Extent, one_each};
-use crate::data::{Dataset, Fields};
+use super::{Extent, one_each, refuse_many_bad};
+use crate::data::{BadSample, Dataset, Fields};
 use crate::error::{Error, Result};
 use crate::files::{write_png, write_whole};
 use crate::sheet::{Cell, Tone};
@@ -29,7 +29,8 @@ const SHOWN: usize = 32;
 /// [`IMAGES`] pictures.
 ///
 /// # Errors
-/// Those of `draw` and of the files; when a sample has no `prompt`.
+/// Those of `draw` and of the files; when more samples than [`crate::data::DEFAULT_TOLERANCE`], and more than one,
+/// have no `prompt`.
 pub fn draw(
     dataset: &dyn Dataset,
     extent: Extent,
@@ -37,10 +38,17 @@ pub fn draw(
     mut draw: impl FnMut(&str, usize) -> Result<Vec<RgbImage>>,
 ) -> Result<Report> {
     let len = extent.of(dataset.len());
-    let (mut samples, mut sheet) = (Vec::new(), Vec::new());
+    let (mut samples, mut sheet, mut bad) = (Vec::new(), Vec::new(), Vec::new());
     for index in 0..len {
-        let fields = dataset.fields(index)?;
-        let prompt = text(&fields, dataset, index)?;
+        let prompt = dataset.fields(index).and_then(|fields| Ok((text(&fields)?, fields)));
+        let (prompt, fields) = match prompt {
+            Ok(prompt) => prompt,
+            Err(error) => {
+                bad.push(BadSample { index, reason: error.to_string() });
+                refuse_many_bad(dataset, len, &bad)?;
+                continue;
+            }
+        };
         let folder = dir.join(format!("{index:05}"));
         let path = |number: usize| folder.join("samples").join(format!("{number:04}.png"));
         if !(0..IMAGES).all(|number| path(number).is_file()) {
@@ -57,12 +65,13 @@ pub fn draw(
         }
         samples.push(record(index, &fields, prompt, &folder));
     }
-    let pictures = Score::whole((len * IMAGES) as f64, len);
+    let pictures = Score::whole((samples.len() * IMAGES) as f64, samples.len());
     Ok(Report {
         task: "geneval",
         dataset: dataset.name().to_owned(),
         scores: vec![("pictures_written".to_owned(), pictures)],
         samples,
+        bad,
         sheet,
         ..Report::default()
     })
@@ -73,11 +82,9 @@ fn metadata(fields: &Fields) -> Value {
     fields.get("metadata").cloned().unwrap_or_else(|| Value::Object(fields.clone()))
 }
 
-fn text(fields: &Fields, dataset: &dyn Dataset, index: usize) -> Result<String> {
+fn text(fields: &Fields) -> Result<String> {
     let prompt = fields.get("prompt").and_then(Value::as_str);
-    prompt.map(str::to_owned).ok_or_else(|| {
-        Error::Invalid(format!("{}: sample {index} has no text in prompt", dataset.name()))
-    })
+    prompt.map(str::to_owned).ok_or_else(|| Error::Invalid("there is no text in prompt".to_owned()))
 }
 
 fn record(doc_id: usize, fields: &Fields, prompt: String, folder: &Path) -> SampleRecord {
@@ -88,6 +95,7 @@ fn record(doc_id: usize, fields: &Fields, prompt: String, folder: &Path) -> Samp
         target: metadata(fields),
         response: json!(folder.join("samples")),
         kind: fields.get("tag").and_then(Value::as_str).map(str::to_owned),
+        group: None,
         scores: Vec::new(),
     }
 }

@@ -79,11 +79,15 @@ impl LossScores {
         means(self.sources.iter().flat_map(|source| &source.batches))
     }
 
-    /// The scores as a report on what is called `dataset`: over all sources, then, where there are
+    /// The scores as a report on what is called `dataset`: over all sources, with the perplexity of text, then, where there are
     /// several, by source as `loss/SOURCE`.
     pub fn report(self, dataset: &str) -> Report {
         let named = |(name, score): (&str, Score)| (name.to_owned(), score);
         let mut scores: Vec<_> = self.overall().into_iter().map(named).collect();
+        if let Some((_, text)) = scores.iter().find(|(name, _)| name == "text_loss") {
+            let perplexity = Score::whole(text.value.exp(), text.n);
+            scores.push(("text_perplexity".to_owned(), perplexity));
+        }
         let mut samples = Vec::new();
         for (doc_id, source) in self.sources.iter().enumerate() {
             let means = means(source.batches.iter());

@@ -62,12 +62,13 @@ impl Extent {
     }
 }
 
-/// Reads `extent` of `dataset` batch by batch; `work` gets the good samples with their indices.
-/// Returns the bad ones.
-fn each_batch(
+/// Reads `extent` of `dataset` batch by batch; `take` makes of a sample what the measure needs, and `work` gets
+/// that of the good ones with their indices. Samples that cannot be read or that `take` refuses are returned.
+fn each_batch<T: Send>(
     dataset: &dyn Dataset,
     extent: Extent,
-    mut work: impl FnMut(Vec<(usize, Sample)>) -> Result<()>,
+    take: impl Fn(Sample) -> Result<T> + Sync,
+    mut work: impl FnMut(Vec<(usize, T)>) -> Result<()>,
 ) -> Result<Vec<BadSample>> {
     let len = extent.of(dataset.len());
     if len == 0 || extent.batch == 0 {
@@ -77,7 +78,12 @@ fn each_batch(
     let mut bad = Vec::new();
     for start in (0..len).step_by(extent.batch) {
         let end = (start + extent.batch).min(len);
-        let read: Vec<_> = (start..end).into_par_iter().map(|i| (i, dataset.get(i))).collect();
+        let one = |index| {
+            let sample = dataset.get(index)?;
+            let source = sample.source.clone();
+            take(sample).map_err(|e| Error::Invalid(format!("{source}: {e}")))
+        };
+        let read: Vec<_> = (start..end).into_par_iter().map(|i| (i, one(i))).collect();
         let mut good = Vec::with_capacity(read.len());
         for (index, sample) in read {
             match sample {
@@ -103,15 +109,17 @@ pub fn pictures_of(
     extent: Extent,
     work: &mut dyn FnMut(&[image::RgbImage]) -> Result<()>,
 ) -> Result<Vec<BadSample>> {
-    each_batch(dataset, extent, |batch| {
+    each_batch(dataset, extent, Ok, |batch| {
         let pictures: Vec<_> = batch.into_iter().flat_map(|(_, sample)| sample.images).collect();
         work(&pictures)
     })
 }
 
+/// One bad sample is always allowed, unless it is the only one.
 fn refuse_many_bad(dataset: &dyn Dataset, len: usize, bad: &[BadSample]) -> Result<()> {
+    let allowed = (DEFAULT_TOLERANCE * len as f64).max(1.0);
     match bad.first() {
-        Some(first) if bad.len() as f64 > DEFAULT_TOLERANCE * len as f64 => {
+        Some(first) if bad.len() == len || bad.len() as f64 > allowed => {
             Err(Error::Invalid(format!(
                 "{}: {} of {len} samples are bad, more than the allowed {} %; the first: {}",
                 dataset.name(),
@@ -124,16 +132,13 @@ fn refuse_many_bad(dataset: &dyn Dataset, len: usize, bad: &[BadSample]) -> Resu
     }
 }
 
-/// The only picture of `sample`.
-fn picture(sample: &Sample) -> Result<&image::RgbImage> {
-    match &sample.images[..] {
-        [picture] => Ok(picture),
-        images => Err(Error::Invalid(format!(
-            "{}: {} pictures; this measure needs exactly one per sample",
-            sample.source,
-            images.len()
-        ))),
-    }
+/// The only one of a sample's `images`.
+fn picture(images: Vec<image::RgbImage>) -> Result<image::RgbImage> {
+    let found = <[_; 1]>::try_from(images).map(|[picture]| picture);
+    found.map_err(|images| {
+        let found = images.len();
+        Error::Invalid(format!("{found} pictures; this measure needs exactly one per sample"))
+    })
 }
 
 /// 1 or 0.

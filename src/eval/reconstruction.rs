@@ -102,7 +102,7 @@ pub fn evaluate(
     let (mut psnrs, mut ssims, mut objects) = (Vec::new(), Vec::new(), Vec::new());
     let (mut ms_ssims, mut averages) = (Vec::new(), Vec::new());
     let detector = Detector::new();
-    let bad = each_batch(dataset, extent, |batch| {
+    let bad = each_batch(dataset, extent, Ok, |batch| {
         let of_one = |(index, sample): (usize, Sample)| {
             let (source, scene) = (sample.source, truth(&sample.fields));
             let place = move |image| ((index, source.clone(), scene.clone()), image);

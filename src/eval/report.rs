@@ -51,6 +51,9 @@ pub struct SampleRecord {
     /// The group of items that it is counted in.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+    /// Items that hang together, such as the questions about a picture, have the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// By measure.
     #[serde(serialize_with = "in_order")]
     pub scores: Vec<(&'static str, f64)>,

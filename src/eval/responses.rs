@@ -6,22 +6,33 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::files::{write_png, write_whole};
+use crate::files::{hex, write_png, write_whole};
 
 /// The folder below that of the results; nothing but the files named here is ever removed from it.
 const FOLDER: &str = "responses";
-/// Answers, as lines of JSON.
+/// What was answered, and to what, as lines of JSON.
 const TEXTS: &str = "texts.jsonl";
 /// What the responses belong to.
 const IDENTITY: &str = "identity.json";
+
+/// A response and what it belongs to.
+#[derive(Debug, Serialize, Deserialize)]
+struct Response {
+    /// The key of the item: one that could not be read at first and now can has moved all later ones.
+    of: String,
+    /// The answer; empty of a picture, which has a file of its own.
+    text: String,
+}
 
 /// The responses of one evaluation, in the order of its items.
 #[derive(Debug)]
 pub struct Responses {
     dir: PathBuf,
-    texts: Vec<String>,
+    texts: Vec<Response>,
     /// Items that the evaluation has come to.
     next: usize,
     file: Option<File>,
@@ -51,11 +62,36 @@ impl Responses {
         }
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
         // The last line may have been cut off; it and what follows is asked again.
-        let texts: Vec<String> =
-            text.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
-        let kept: String = texts.iter().map(|text| line(text)).collect();
-        write_whole(&path, kept.as_bytes())?;
-        Ok(Self { texts, ..responses })
+        let texts = text.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
+        let responses = Self { texts, ..responses };
+        responses.rewrite()?;
+        Ok(responses)
+    }
+
+    fn rewrite(&self) -> Result<()> {
+        let kept: String = self.texts.iter().map(line).collect();
+        write_whole(&self.dir.join(TEXTS), kept.as_bytes())
+    }
+
+    /// How many of the next items, which have these `keys`, have a response. Where one belongs to another
+    /// item, it and all later ones are dropped.
+    fn answered(&mut self, keys: &[String]) -> Result<usize> {
+        let rest = self.texts.iter().skip(self.next);
+        let known = rest.zip(keys).take_while(|(response, key)| response.of == **key).count();
+        if known < keys.len() {
+            self.truncate(self.next + known)?;
+        }
+        Ok(known)
+    }
+
+    /// Keeps the first `len` of the responses known at the beginning.
+    fn truncate(&mut self, len: usize) -> Result<()> {
+        if self.texts.len() > len {
+            self.texts.truncate(len);
+            self.rewrite()?;
+            self.file = None;
+        }
+        Ok(())
     }
 
     /// Responses known at the beginning.
@@ -68,30 +104,32 @@ impl Responses {
         self.next
     }
 
-    /// The responses to the next `count` items: those that are known, and for the rest those of `answer`,
-    /// which gets the place of the first unknown among the `count`.
+    /// The responses to the next items, each of which `keys` names by what decides its answer: those that are
+    /// known, and for the rest those of `answer`, which gets the place of the first unknown among them.
     ///
     /// # Errors
     /// Those of `answer`; [`Error::Io`].
     pub fn texts(
         &mut self,
-        count: usize,
+        keys: &[String],
         answer: impl FnOnce(usize) -> Result<Vec<String>>,
     ) -> Result<Vec<String>> {
-        let mut texts: Vec<String> =
-            self.texts.iter().skip(self.next).take(count).cloned().collect();
-        let known = texts.len();
-        if known < count {
+        let known = self.answered(keys)?;
+        let of_known = self.texts.iter().skip(self.next).take(known);
+        let mut texts: Vec<String> = of_known.map(|response| response.text.clone()).collect();
+        if known < keys.len() {
             let new = answer(known)?;
-            let lines: String = new.iter().map(|text| line(text)).collect();
-            self.append(&lines)?;
+            self.append(&keys[known..], &new)?;
             texts.extend(new);
         }
-        self.next += count;
+        self.next += keys.len();
         Ok(texts)
     }
 
-    fn append(&mut self, lines: &str) -> Result<()> {
+    fn append(&mut self, keys: &[String], texts: &[String]) -> Result<()> {
+        let response =
+            |(of, text): (&String, &String)| line(&Response { of: of.clone(), text: text.clone() });
+        let lines: String = keys.iter().zip(texts).map(response).collect();
         let path = self.dir.join(TEXTS);
         if self.file.is_none() {
             let file = OpenOptions::new().create(true).append(true).open(&path);
@@ -107,25 +145,30 @@ impl Responses {
     /// Those of `draw`; when a picture cannot be written.
     pub fn pictures(
         &mut self,
-        count: usize,
+        keys: &[String],
         draw: impl FnOnce(usize) -> Result<Vec<RgbImage>>,
     ) -> Result<Vec<RgbImage>> {
         let path = |at: usize| self.dir.join(format!("{at:06}.png"));
-        let mut pictures = Vec::with_capacity(count);
-        for at in self.next..self.next + count {
+        let mut pictures = Vec::with_capacity(keys.len());
+        for (at, response) in self.texts.iter().enumerate().skip(self.next).take(keys.len()) {
             match image::open(path(at)) {
-                Ok(picture) => pictures.push(picture.into_rgb8()),
-                Err(_) => break,
+                Ok(picture) if response.of == keys[at - self.next] => {
+                    pictures.push(picture.into_rgb8());
+                }
+                _ => break,
             }
         }
         let known = pictures.len();
-        if known < count {
+        if known < keys.len() {
+            // What is left belongs to other items, or its picture is gone.
+            self.truncate(self.next + known)?;
             for (at, picture) in (self.next + known..).zip(draw(known)?) {
-                write_png(&path(at), &picture)?;
+                write_png(&self.dir.join(format!("{at:06}.png")), &picture)?;
+                self.append(std::slice::from_ref(&keys[at - self.next]), &[String::new()])?;
                 pictures.push(picture);
             }
         }
-        self.next += count;
+        self.next += keys.len();
         Ok(pictures)
     }
 
@@ -147,9 +190,9 @@ impl Responses {
     /// [`Error::Io`] when a file cannot be removed.
     pub fn done(out: &Path) -> Result<()> {
         let dir = out.join(FOLDER);
-        remove(&dir.join(TEXTS))?;
         let holds_pictures = dir.join("000000.png").exists();
         if !holds_pictures {
+            remove(&dir.join(TEXTS))?;
             remove(&dir.join(IDENTITY))?;
             // Only an empty folder goes.
             let _ = std::fs::remove_dir(&dir);
@@ -158,8 +201,17 @@ impl Responses {
     }
 }
 
-fn line(text: &str) -> String {
-    serde_json::to_string(text).expect("a text is valid JSON") + "\n"
+/// The key of an item: a digest of its picture and what is asked about it.
+pub(super) fn key(picture: &RgbImage, text: &str) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(picture.width().to_le_bytes());
+    hasher.update(picture.as_raw());
+    hasher.update(text);
+    hex(&hasher.finalize()[..8])
+}
+
+fn line(response: &Response) -> String {
+    serde_json::to_string(response).expect("texts are valid JSON") + "\n"
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -174,13 +226,13 @@ fn remove(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn ask(responses: &mut Responses, count: usize, asked: &mut Vec<usize>) -> Vec<String> {
-        let first = responses.position();
+    fn ask(responses: &mut Responses, keys: &[usize], asked: &mut Vec<usize>) -> Vec<String> {
+        let names: Vec<String> = keys.iter().map(usize::to_string).collect();
         let answer = |known: usize| {
-            asked.extend(first + known..first + count);
-            Ok((first + known..first + count).map(|item| format!("answer\n{item}")).collect())
+            asked.extend(&keys[known..]);
+            Ok(keys[known..].iter().map(|item| format!("answer\n{item}")).collect())
         };
-        responses.texts(count, answer).unwrap()
+        responses.texts(&names, answer).unwrap()
     }
 
     #[test]
@@ -188,7 +240,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut asked = Vec::new();
         let mut first = Responses::open(dir.path(), "this").unwrap();
-        ask(&mut first, 4, &mut asked);
+        ask(&mut first, &[0, 1, 2, 3], &mut asked);
         drop(first);
         // A kill in the middle of a line.
         let path = dir.path().join(FOLDER).join(TEXTS);
@@ -198,11 +250,32 @@ mod tests {
         let mut second = Responses::open(dir.path(), "this").unwrap();
         assert_eq!(second.known(), 3);
         // Another size of batches does not matter.
-        let texts = [2, 3, 2].map(|count| ask(&mut second, count, &mut asked)).concat();
+        let batches: [&[usize]; 3] = [&[0, 1], &[2, 3, 4], &[5, 6]];
+        let texts = batches.map(|batch| ask(&mut second, batch, &mut asked)).concat();
         assert_eq!(asked, [3, 4, 5, 6]);
         assert_eq!(texts, (0..7).map(|item| format!("answer\n{item}")).collect::<Vec<_>>());
         Responses::done(dir.path()).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_item_that_can_be_read_at_last_moves_no_answer_to_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = Responses::open(dir.path(), "this").unwrap();
+        // Item 1 could not be read.
+        ask(&mut first, &[0, 2, 3], &mut Vec::new());
+        drop(first);
+        let mut second = Responses::open(dir.path(), "this").unwrap();
+        let mut asked = Vec::new();
+        let texts = ask(&mut second, &[0, 1, 2], &mut asked);
+        assert_eq!(asked, [1, 2]);
+        assert_eq!(texts, ["answer\n0", "answer\n1", "answer\n2"]);
+        ask(&mut second, &[3], &mut asked);
+        drop(second);
+        let mut third = Responses::open(dir.path(), "this").unwrap();
+        asked.clear();
+        ask(&mut third, &[0, 1, 2, 3], &mut asked);
+        assert!(asked.is_empty() && third.known() == 4);
     }
 
     #[test]
@@ -211,7 +284,9 @@ mod tests {
         let own = dir.path().join(FOLDER).join("notes.txt");
         write_whole(&own, b"the user's").unwrap();
         let mut first = Responses::open(dir.path(), "this").unwrap();
-        ask(&mut first, 2, &mut Vec::new());
+        ask(&mut first, &[0, 1], &mut Vec::new());
+        drop(first);
+        let mut first = Responses::open(dir.path(), "drawn").unwrap();
         let picture = RgbImage::from_pixel(4, 3, image::Rgb([1, 2, 3]));
         let mut drawn = 0;
         let mut draw = |responses: &mut Responses| {
@@ -220,13 +295,22 @@ mod tests {
                 drawn += 1;
                 Ok(vec![picture.clone()])
             };
-            assert_eq!(responses.pictures(1, one).unwrap(), std::slice::from_ref(&picture));
+            let key = ["a star".to_owned()];
+            assert_eq!(responses.pictures(&key, one).unwrap(), std::slice::from_ref(&picture));
         };
         draw(&mut first);
-        draw(&mut Responses::open(dir.path(), "this").unwrap());
+        draw(&mut Responses::open(dir.path(), "drawn").unwrap());
         draw(&mut Responses::open(dir.path(), "that").unwrap());
         assert_eq!(drawn, 2);
-        assert_eq!(Responses::open(dir.path(), "that").unwrap().known(), 0);
+        // A picture of another text is drawn anew.
+        let mut again = Responses::open(dir.path(), "that").unwrap();
+        let other = |known| {
+            assert_eq!(known, 0);
+            Ok(vec![RgbImage::new(4, 3)])
+        };
+        let pictures = again.pictures(&["a ring".to_owned()], other).unwrap();
+        assert_eq!(pictures, [RgbImage::new(4, 3)]);
+        assert_eq!(Responses::open(dir.path(), "other").unwrap().known(), 0);
         assert!(own.exists());
     }
 }

@@ -1,5 +1,7 @@
 //! A number with how many items it was measured on and how far it may be off.
 
+use std::collections::BTreeMap;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -51,6 +53,30 @@ impl Score {
         Self { value, n, interval: Some(wilson(value, n)), interval_method: method }
     }
 
+    /// The share of right ones among items that hang together in groups, such as the questions about a
+    /// picture, each given with its group: the value is that of [`share`](Self::share), the interval that of
+    /// [`ratio`](Self::ratio). Where all are right or none is, resampling shows nothing, and the interval is
+    /// Wilson's of as many items as there are groups.
+    pub fn share_in_groups<'a>(items: impl IntoIterator<Item = (bool, &'a str)>) -> Self {
+        let values = items.into_iter().map(|(right, group)| (f64::from(u8::from(right)), group));
+        let (groups, all) = grouped(values);
+        let right: f64 = groups.iter().map(|(sum, _)| sum).sum();
+        if groups.len() == all {
+            return Self::share(groups.iter().map(|(sum, _)| *sum > 0.0));
+        }
+        if right == 0.0 || right == all as f64 {
+            let share = if right == 0.0 { 0.0 } else { 1.0 };
+            let interval = Some(wilson(share, groups.len()));
+            return Self { interval, ..Self::share((0..all).map(|_| right > 0.0)) };
+        }
+        Self::ratio(&groups)
+    }
+
+    /// The mean of values that hang together in groups; see [`ratio`](Self::ratio).
+    pub fn mean_in_groups<'a>(items: impl IntoIterator<Item = (f64, &'a str)>) -> Self {
+        Self::ratio(&grouped(items.into_iter()).0)
+    }
+
     /// The mean of `values`; 0 of nothing.
     pub fn mean(values: &[f64]) -> Self {
         Self::ratio(&values.iter().map(|value| (*value, 1)).collect::<Vec<_>>())
@@ -83,6 +109,18 @@ impl std::fmt::Display for Score {
         }
         write!(f, " (N = {})", self.n)
     }
+}
+
+/// Sum and number of the values of each group, and the number of all values.
+fn grouped<'a>(items: impl Iterator<Item = (f64, &'a str)>) -> (Vec<(f64, usize)>, usize) {
+    let mut groups: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
+    let mut all = 0;
+    for (value, group) in items {
+        let (sum, count) = groups.entry(group).or_default();
+        (*sum, *count) = (*sum + value, *count + 1);
+        all += 1;
+    }
+    (groups.into_values().collect(), all)
 }
 
 fn mean(groups: impl Iterator<Item = (f64, usize)>) -> f64 {

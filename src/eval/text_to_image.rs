@@ -196,6 +196,7 @@ impl TextToImageScores {
             target: json!(prompt.caption.claims),
             response: json!(one.found),
             kind: Some(prompt.caption.category.name().to_owned()),
+            group: None,
             scores: vec![
                 ("accuracy", number(one.satisfied)),
                 ("exact", number(one.exact)),

@@ -14,7 +14,7 @@ use super::question::{Majority, Question};
 use super::report::{Report, SampleRecord};
 use super::score::Score;
 use super::{Extent, each_batch, number, one_each, picture, tone};
-use crate::data::{self, BadSample, Dataset, Exploded, Fields};
+use crate::data::{self, BadSample, Dataset, Exploded, Fields, Sample};
 use crate::error::{Error, Result};
 use crate::sheet::{Cell, Tone};
 
@@ -48,7 +48,8 @@ pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
 /// When a column is missing or no text.
 pub fn question_and_answer(fields: &Fields) -> Result<(String, String)> {
     let question = Question::read(fields, &AnswerNormalizer::new())?;
-    Ok((question.text, question.answer))
+    let missing = || Error::Invalid("column answer is missing or no text".to_owned());
+    Ok((question.text, question.right.ok_or_else(missing)?.answer))
 }
 
 /// How a group of questions was answered, beside what needs no picture.
@@ -67,12 +68,16 @@ pub struct Group {
 }
 
 /// Accuracy against several people's answers, where a data set has them.
-#[derive(Clone, Debug, Default)]
-pub struct PeopleScores {
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeopleScore {
     /// By the rules of the VQA challenge.
-    pub official: Vec<f64>,
+    pub official: f64,
     /// By those of EvalAI, with which TextVQA and VizWiz are scored.
-    pub evalai: Vec<f64>,
+    pub evalai: f64,
+    /// The types of the question and of its answer, by both of which the challenge reports.
+    pub types: Vec<String>,
+    /// What it hangs together with; see [`SampleRecord::group`].
+    group: String,
 }
 
 /// What [`evaluate`] found.
@@ -82,9 +87,10 @@ pub struct VqaScores {
     pub overall: Group,
     /// By type, in alphabetical order.
     pub types: Vec<Group>,
-    /// Against the ten answers of people, where there are ten.
-    pub people: PeopleScores,
-    /// `{"question_id", "answer"}` of every question that has an id: what the challenge's server takes.
+    /// Against the answers of people, of the questions that have several.
+    pub people: Vec<PeopleScore>,
+    /// `{"question_id", "answer"}` of every question that has an id: what the challenge's server takes. A
+    /// sample that could not be read has an empty answer, for the server wants all.
     pub submission: Vec<Value>,
     /// Every question.
     pub samples: Vec<SampleRecord>,
@@ -94,8 +100,34 @@ pub struct VqaScores {
     pub sheet: Vec<Cell>,
 }
 
-struct Judged {
+/// A question that is ready to be asked.
+struct Asked {
     question: Question,
+    picture: RgbImage,
+    source: String,
+    /// The picture's name, which other questions may share.
+    group: String,
+    id: Option<Value>,
+}
+
+impl Asked {
+    fn take(sample: Sample, normalizer: &AnswerNormalizer) -> Result<Self> {
+        let Sample { fields, images, source } = sample;
+        let question = Question::read(&fields, normalizer)?;
+        let of_image = fields.get("image_id").map(|id| format!("image {id}"));
+        let exploded = || source.rsplit_once(&format!(", {QUESTIONS} ")).map(|(s, _)| s.to_owned());
+        let group = of_image.or_else(exploded).unwrap_or_else(|| source.clone());
+        let id = fields.get("question_id").cloned();
+        Ok(Self { question, picture: picture(images)?, source, group, id })
+    }
+}
+
+/// An answer to a question whose right one is known.
+struct Judged {
+    text: String,
+    right_answer: String,
+    kind: String,
+    group: String,
     right: bool,
 }
 
@@ -104,8 +136,8 @@ struct Judged {
 /// `answer` gets pictures and questions, as many of each, and gives an answer to each.
 ///
 /// # Errors
-/// Those of `answer`; when more samples than [`data::DEFAULT_TOLERANCE`] are unreadable, or one
-/// lacks question, answer or picture.
+/// Those of `answer`; when more samples than [`data::DEFAULT_TOLERANCE`], and more than one, are unreadable
+/// or lack question or picture. Questions without a right answer are asked and not scored.
 pub fn evaluate(
     dataset: &dyn Dataset,
     extent: Extent,
@@ -115,52 +147,58 @@ pub fn evaluate(
     let normalizer = AnswerNormalizer::new();
     let (official, evalai) =
         (VqaAccuracy::new(AnswerRules::Official), VqaAccuracy::new(AnswerRules::EvalAi));
-    let (mut people, mut submission) = (PeopleScores::default(), Vec::new());
+    let (mut people, mut submission) = (Vec::new(), Vec::new());
     let (mut judged, mut samples, mut sheet) = (Vec::new(), Vec::new(), Vec::new());
-    let bad = each_batch(dataset, extent, |batch| {
-        let (mut pictures, mut questions) = (Vec::new(), Vec::new());
-        for (_, sample) in &batch {
-            let in_sample = |e: Error| Error::Invalid(format!("{}: {e}", sample.source));
-            questions.push(Question::read(&sample.fields, &normalizer).map_err(in_sample)?);
-            pictures.push(picture(sample)?.clone());
-        }
-        let texts: Vec<_> = questions.iter().map(|question| question.text.clone()).collect();
+    let take = |sample| Asked::take(sample, &normalizer);
+    let bad = each_batch(dataset, extent, take, |batch: Vec<(usize, Asked)>| {
+        let pictures: Vec<_> = batch.iter().map(|(_, asked)| asked.picture.clone()).collect();
+        let texts: Vec<_> = batch.iter().map(|(_, asked)| asked.question.text.clone()).collect();
         let answers = one_each(answer(&pictures, &texts)?, texts.len())?;
-        for (((index, sample), question), (picture, given)) in
-            batch.into_iter().zip(questions).zip(pictures.into_iter().zip(answers))
-        {
-            let right = normalizer.normalize(&given) == question.normalized;
+        for ((index, asked), given) in batch.into_iter().zip(answers) {
+            let Asked { question, picture, source, group, id } = asked;
+            let right = question.right.as_ref();
+            let right = right.map(|right| normalizer.normalize(&given) == right.normalized);
             show(&mut sheet, picture, &question.text, (&given, right));
-            let mut one = record(index, sample.source, &question, &given, right);
-            if let Some(answers) = answers_of_people(&sample.fields) {
-                let scores =
-                    [official.accuracy(&given, &answers), evalai.accuracy(&given, &answers)];
-                one.scores.extend(["vqa_official", "vqa_evalai"].into_iter().zip(scores));
-                people.official.push(scores[0]);
-                people.evalai.push(scores[1]);
+            let mut one = record(index, source, &question, &given, right);
+            if question.people.len() > 1 {
+                let score = PeopleScore {
+                    official: official.accuracy(&given, &question.people),
+                    evalai: evalai.accuracy(&given, &question.people),
+                    types: std::iter::once(question.kind.clone())
+                        .chain(question.answer_type.clone())
+                        .collect(),
+                    group: group.clone(),
+                };
+                one.scores.push(("vqa_official", score.official));
+                one.scores.push(("vqa_evalai", score.evalai));
+                people.push(score);
             }
-            if let Some(id) = sample.fields.get("question_id") {
-                submission.push(json!({ "question_id": id, "answer": given }));
-            }
+            submission.extend(id.map(|id| json!({ "question_id": id, "answer": given })));
+            one.group = Some(group.clone());
             samples.push(one);
-            judged.push(Judged { question, right });
+            if let (Some(right), Some(told)) = (right, question.right) {
+                let Question { text, kind, .. } = question;
+                judged.push(Judged { text, right_answer: told.normalized, kind, group, right });
+            }
         }
         Ok(())
     })?;
+    for sample in &bad {
+        let fields = dataset.fields(sample.index).unwrap_or_default();
+        let id = fields.get("question_id");
+        submission.extend(id.map(|id| json!({ "question_id": id, "answer": "" })));
+    }
     let (overall, types) = groups(&judged, majority);
     Ok(VqaScores { overall, types, people, submission, samples, bad, sheet })
 }
 
-/// The answers of several people to a question, if the sample has more than one.
-fn answers_of_people(fields: &Fields) -> Option<Vec<String>> {
-    let answers = fields.get("answers")?.as_array()?;
-    let texts: Option<Vec<String>> =
-        answers.iter().map(|answer| answer.as_str().map(str::to_owned)).collect();
-    texts.filter(|texts| texts.len() > 1)
-}
-
 /// Puts question and answer below their picture, a few on each.
-fn show(sheet: &mut Vec<Cell>, picture: RgbImage, question: &str, (given, right): (&str, bool)) {
+fn show(
+    sheet: &mut Vec<Cell>,
+    picture: RgbImage,
+    question: &str,
+    (given, right): (&str, Option<bool>),
+) {
     let full = sheet.len() >= SHOWN;
     let cell = match sheet.last_mut() {
         Some(last) if last.image == picture => last,
@@ -172,7 +210,7 @@ fn show(sheet: &mut Vec<Cell>, picture: RgbImage, question: &str, (given, right)
     };
     if cell.notes.len() < 2 * QUESTIONS_SHOWN {
         cell.notes.push((Tone::Plain, question.to_owned()));
-        cell.notes.push((tone(right), given.to_owned()));
+        cell.notes.push((right.map_or(Tone::Plain, tone), given.to_owned()));
     }
 }
 
@@ -181,34 +219,35 @@ fn record(
     id: String,
     question: &Question,
     given: &str,
-    right: bool,
+    right: Option<bool>,
 ) -> SampleRecord {
     SampleRecord {
         doc_id,
         id,
         input: question.text.clone(),
-        target: json!(question.answer),
+        target: json!(question.right.as_ref().map(|right| &right.answer)),
         response: json!(given),
         kind: Some(question.kind.clone()),
-        scores: vec![("exact_match", number(right))],
+        scores: right.map(|right| ("exact_match", number(right))).into_iter().collect(),
+        ..SampleRecord::default()
     }
 }
 
 /// The scores of all questions and of each type.
 fn groups(judged: &[Judged], majority: &Majority) -> (Group, Vec<Group>) {
+    let share = |of: &[&Judged], holds: &dyn Fn(&Judged) -> bool| {
+        Score::share_in_groups(of.iter().map(|one| (holds(one), one.group.as_str())))
+    };
     let group = |name: &str, answer: &str, of: &[&Judged]| Group {
         name: name.to_owned(),
-        accuracy: Score::share(of.iter().map(|one| one.right)),
+        accuracy: share(of, &|one| one.right),
         majority_answer: answer.to_owned(),
-        majority: Score::share(of.iter().map(|one| one.question.normalized == answer)),
-        question_majority: Score::share(
-            of.iter()
-                .map(|one| one.question.normalized == majority.of_question(&one.question.text)),
-        ),
+        majority: share(of, &|one| one.right_answer == answer),
+        question_majority: share(of, &|one| one.right_answer == majority.of_question(&one.text)),
     };
     let mut kinds: BTreeMap<&str, Vec<&Judged>> = BTreeMap::new();
     for one in judged {
-        kinds.entry(&one.question.kind).or_default().push(one);
+        kinds.entry(&one.kind).or_default().push(one);
     }
     let all: Vec<_> = judged.iter().collect();
     let overall = group("overall", majority.overall(), &all);
@@ -217,20 +256,20 @@ fn groups(judged: &[Judged], majority: &Majority) -> (Group, Vec<Group>) {
 }
 
 impl VqaScores {
-    /// The scores as a report on the data set called `dataset`: `exact_match`, the baselines
-    /// `majority_answer` and `question_majority`, then the same by type as `exact_match/TYPE`.
+    /// The scores as a report on the data set called `dataset`: where people answered `vqa_official` and
+    /// `vqa_evalai`, over all and by the type of question and answer; then `exact_match`, the baselines
+    /// `majority_answer` and `question_majority`, and the same by type as `exact_match/TYPE`. None where no
+    /// right answer is known.
     pub fn report(self, dataset: &str) -> Report {
-        let mut scores = Vec::new();
-        if !self.people.official.is_empty() {
-            scores.push(("vqa_official".to_owned(), Score::mean(&self.people.official)));
-            scores.push(("vqa_evalai".to_owned(), Score::mean(&self.people.evalai)));
-        }
+        let mut scores = self.people_scores();
         let mut put = |group: &Group, suffix: &str| {
             scores.push((format!("exact_match{suffix}"), group.accuracy));
             scores.push((format!("majority_answer{suffix}"), group.majority));
             scores.push((format!("question_majority{suffix}"), group.question_majority));
         };
-        put(&self.overall, "");
+        if self.overall.accuracy.n > 0 {
+            put(&self.overall, "");
+        }
         self.types.iter().for_each(|group| put(group, &format!("/{}", group.name)));
         Report {
             task: "vqa",
@@ -243,5 +282,31 @@ impl VqaScores {
             sheet: self.sheet,
             ..Report::default()
         }
+    }
+
+    /// Accuracy against people, over all and by type.
+    fn people_scores(&self) -> Vec<(String, Score)> {
+        let mut of_type: BTreeMap<&str, Vec<&PeopleScore>> = BTreeMap::new();
+        for score in &self.people {
+            for name in &score.types {
+                of_type.entry(name).or_default().push(score);
+            }
+        }
+        let mean = |of: &[&PeopleScore], value: fn(&PeopleScore) -> f64| {
+            Score::mean_in_groups(of.iter().map(|score| (value(score), score.group.as_str())))
+        };
+        let both = |suffix: String, of: &[&PeopleScore]| {
+            [
+                (format!("vqa_official{suffix}"), mean(of, |score| score.official)),
+                (format!("vqa_evalai{suffix}"), mean(of, |score| score.evalai)),
+            ]
+        };
+        let all: Vec<&PeopleScore> = self.people.iter().collect();
+        let mut scores: Vec<_> = match all.is_empty() {
+            true => Vec::new(),
+            false => both(String::new(), &all).into(),
+        };
+        scores.extend(of_type.iter().flat_map(|(name, of)| both(format!("/{name}"), of)));
+        scores
     }
 }

@@ -44,6 +44,17 @@ impl KvCache {
         Self { layers: self.layers.iter().map(layer).collect(), ..*self }
     }
 
+    /// Bytes of a row.
+    pub(crate) fn row_bytes(&self) -> usize {
+        let of = |buffer: &Option<Tensor<4>>| {
+            buffer.as_ref().map_or(0, |buffer| {
+                let [_, heads, capacity, head_dim] = buffer.dims();
+                heads * capacity * head_dim * buffer.dtype().size()
+            })
+        };
+        self.layers.iter().map(|layer| of(&layer.keys) + of(&layer.values)).sum()
+    }
+
     /// Tokens held per row, left padding included.
     pub fn len(&self) -> usize {
         self.len

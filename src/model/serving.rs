@@ -7,8 +7,10 @@ use crate::error::{Error, Result};
 use crate::generate::LanguageModel;
 use crate::generate::sampling::log_probability;
 
-/// Choices that are weighed at one time.
+/// Choices that are weighed at one time, at most.
 const CHOICES: usize = 64;
+/// Bytes that the caches of all choices weighed at one time take, as far as more than one fits.
+const CHOICE_BYTES: usize = 1 << 30;
 
 /// A model with its sizes and device, ready to decode.
 #[derive(Debug)]
@@ -104,7 +106,8 @@ impl ServingModel {
         let mut found: Vec<f64> =
             choices.iter().map(|choice| log_probability(&first, choice[0])).collect();
         let further: Vec<usize> = (0..choices.len()).filter(|&at| choices[at].len() > 1).collect();
-        for part in further.chunks(CHOICES) {
+        let rows = CHOICE_BYTES / cache.kv.row_bytes().max(1);
+        for part in further.chunks(rows.clamp(1, CHOICES)) {
             let rows: Vec<Vec<u32>> = part
                 .iter()
                 .map(|&at| choices[at].split_last().map_or(Vec::new(), |(_, ids)| ids.to_vec()))

@@ -46,6 +46,42 @@ impl Pipeline {
     }
 }
 
+/// What an answer is chosen from, encoded once.
+#[derive(Clone, Debug)]
+pub struct Choices {
+    texts: Vec<String>,
+    ids: Vec<Vec<u32>>,
+}
+
+impl Choices {
+    /// The choices `texts`. Where one begins with another the separator that ends an answer counts with all.
+    ///
+    /// # Errors
+    /// When there is none, or an empty one.
+    pub fn new(pipeline: &Pipeline, texts: Vec<String>) -> Result<Self> {
+        let encode = |choice: &String| pipeline.processor.text().encode_plain(choice);
+        let mut ids = texts.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        if ids.is_empty() || ids.iter().any(Vec::is_empty) {
+            let message = "nothing to choose from, or an empty choice; each needs some text";
+            return Err(Error::Invalid(message.to_owned()));
+        }
+        // What begins with another one follows it in order, or one that begins with it too.
+        let mut sorted: Vec<&Vec<u32>> = ids.iter().collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        if sorted.windows(2).any(|pair| pair[1].starts_with(pair[0])) {
+            let end = pipeline.processor.vocabulary().special().sep;
+            ids.iter_mut().for_each(|choice| choice.push(end));
+        }
+        Ok(Self { texts, ids })
+    }
+
+    /// The choices as they are written.
+    pub fn texts(&self) -> &[String] {
+        &self.texts
+    }
+}
+
 impl Asking<'_> {
     /// The prompts about `images`, with the question at the same place of `questions`.
     ///
@@ -85,38 +121,27 @@ impl Asking<'_> {
     }
 
     /// For each the one of `choices` that is the likeliest continuation: the largest sum of
-    /// log-probabilities of its ids, as lm-evaluation-harness's `acc` takes it. Where a choice begins with
-    /// another one the separator that ends an answer counts with all of them. Among equals the first.
+    /// log-probabilities of its ids, as lm-evaluation-harness's `acc` takes it. Among equals the first.
     ///
     /// # Errors
-    /// As [`answer`](Self::answer); when there is no choice, or an empty one.
+    /// As [`answer`](Self::answer).
     pub fn choose(
         &self,
         images: &[RgbImage],
         questions: &[impl AsRef<str>],
-        choices: &[String],
+        choices: &Choices,
     ) -> Result<Vec<String>> {
-        let encode = |choice: &String| self.pipeline.processor.text().encode_plain(choice);
-        let mut ids = choices.iter().map(encode).collect::<Result<Vec<_>>>()?;
-        if ids.iter().any(Vec::is_empty) {
-            return Err(Error::Invalid("a choice is empty; each needs some text".to_owned()));
-        }
-        let begins = |one: &Vec<u32>, other: &Vec<u32>| one != other && other.starts_with(one);
-        if ids.iter().any(|one| ids.iter().any(|other| begins(one, other))) {
-            let end = self.pipeline.processor.vocabulary().special().sep;
-            ids.iter_mut().for_each(|choice| choice.push(end));
-        }
         let prompts = self.prompts(images, questions)?;
         let best = |prompt: &Vec<u32>| -> Result<String> {
             let mut best: Option<(f64, usize)> = None;
-            let fits = self.pipeline.model.log_probabilities(prompt, &ids)?;
+            let fits = self.pipeline.model.log_probabilities(prompt, &choices.ids)?;
             for (number, fit) in fits.into_iter().enumerate() {
                 if best.is_none_or(|(highest, _)| fit > highest) {
                     best = Some((fit, number));
                 }
             }
-            let nothing = || Error::Invalid("there are no choices to choose from".to_owned());
-            Ok(choices[best.ok_or_else(nothing)?.1].clone())
+            let (_, number) = best.expect("there is a choice");
+            Ok(choices.texts[number].clone())
         };
         prompts.iter().map(best).collect()
     }

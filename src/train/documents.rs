@@ -229,8 +229,8 @@ pub fn validation_batches(
     count: usize,
     processor: &Processor,
     new_packer: impl Fn() -> Result<Packer>,
-) -> Result<Vec<NextTokenBatch>> {
-    let mut batches = Vec::new();
+) -> Result<Validation> {
+    let (mut batches, mut left_out) = (Vec::new(), LeftOut::default());
     for (number, config) in configs.iter().enumerate() {
         let config = DataConfig { limit: Some(count), prompt_dropout: 0.0, ..config.clone() };
         let source = DocumentSource::open(&config, encoding, processor)?;
@@ -250,8 +250,32 @@ pub fn validation_batches(
         while let Some(packed) = packer.batch(&mut next)? {
             batches.push(with_modalities(packed, processor));
         }
+        let PackReport { too_long, too_short, .. } = packer.report();
+        left_out.too_long += too_long;
+        left_out.too_short += too_short;
+        left_out.unreadable += source.left_out() as u64;
     }
-    Ok(batches)
+    Ok(Validation { batches, left_out })
+}
+
+/// Held-out documents in rows.
+#[derive(Clone, Debug)]
+pub struct Validation {
+    /// The rows, batch by batch.
+    pub batches: Vec<NextTokenBatch>,
+    /// What is in none.
+    pub left_out: LeftOut,
+}
+
+/// Samples and documents that cannot be measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// Documents longer than a row.
+    pub too_long: u64,
+    /// Documents of fewer than two tokens.
+    pub too_short: u64,
+    /// Samples that cannot be read or lack a field that the template names.
+    pub unreadable: u64,
 }
 
 /// The text of `count` documents per source at most, without pictures and separators: what a text

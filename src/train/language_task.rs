@@ -127,7 +127,7 @@ impl LanguageTask {
         )?;
         let samples = recipe.run.eval_samples;
         let validation =
-            validation_batches(&recipe.validation, encoding, samples, &processor, packer)?;
+            validation_batches(&recipe.validation, encoding, samples, &processor, packer)?.batches;
         let labels: Vec<String> = recipe.validation.iter().map(|c| c.label().to_owned()).collect();
         let generation = GenerationConfig { seed, ..recipe.generation_config()? };
         let showcase =

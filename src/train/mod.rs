@@ -31,7 +31,8 @@ pub use config::{
     TokenizerConfig, TokensRecipe, TokensRunConfig, VqRecipe, WarmupConfig,
 };
 pub use documents::{
-    DocumentStream, SourceReport, Stages, StreamState, corpus, validation_batches,
+    DocumentStream, LeftOut, SourceReport, Stages, StreamState, Validation, corpus,
+    validation_batches,
 };
 pub use groups::GroupConfig;
 pub use image_task::ImageTask;

@@ -34,6 +34,7 @@ fn measured(
     session: &Session,
 ) -> Result<Measured> {
     task.validate()?;
+    make_out(&common.out)?;
     let pipeline = open::pipeline(&common.checkpoint, session)?;
     let generation = match task.measure {
         Measure::Vqa | Measure::Captioning => sampling.for_answers(&pipeline, session),
@@ -42,6 +43,11 @@ fn measured(
     let checkpoint = &common.checkpoint;
     let opened = Opened { checkpoint, pipeline: &pipeline };
     measure(task, opened, generation, &common.out, session)
+}
+
+/// Makes the folder of the results, before anything is measured.
+fn make_out(out: &Path) -> Result<()> {
+    std::fs::create_dir_all(out).map_err(Error::io(out))
 }
 
 /// A checkpoint's directory, opened.
@@ -107,6 +113,9 @@ pub fn vqa(args: &VqaArgs, session: &Session) -> Result<Measured> {
 pub fn captioning(args: &CaptioningArgs, session: &Session) -> Result<Measured> {
     let task = TaskConfig {
         official: args.official.clone(),
+        train: args.train.clone(),
+        shots: args.shots,
+        prompt: args.prompt.clone(),
         answer: args.answer.into(),
         choices: args.choice.clone(),
         ..config(Measure::Captioning, &args.common)
@@ -147,9 +156,10 @@ pub fn reconstruction(args: &ReconstructionArgs, session: &Session) -> Result<Me
         ..config(Measure::Reconstruction, common)
     };
     task.validate()?;
+    make_out(&common.out)?;
     let device = session.device_in_f32("an image tokenizer")?;
     let vq = open::image_tokenizer(&common.checkpoint, &device)?;
-    let mut bar = Bar::new(None, session);
+    let mut bar = Bar::new(Some(task.items()?), session);
     let report = task::reconstruct(&task, &vq, &mut |done| bar.add(done))?;
     let digest = Manifest::read(&common.checkpoint)?.map(|manifest| manifest.digest());
     Ok(Measured { report, seed: session.seed().unwrap_or(0), digest })
@@ -176,6 +186,11 @@ pub fn loss(args: &LossArgs, session: &Session) -> Result<Measured> {
         let path = Path::new(&common.dataset);
         return Err(Error::file(path, "the recipe has no [[validation]] section"));
     }
+    if !task.templates.is_empty() || task.explode.is_some() {
+        let message = "--template and --explode are for data sets; a recipe has its own";
+        return Err(Error::Invalid(message.to_owned()));
+    }
+    make_out(&common.out)?;
     let pipeline = open::pipeline(&common.checkpoint, session)?;
     let generation = pipeline.generation().clone();
     let opened = Opened { checkpoint: &common.checkpoint, pipeline: &pipeline };

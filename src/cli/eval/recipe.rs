@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use calumma::eval::task::EvalRecipe;
+use calumma::eval::task::{EvalRecipe, TaskConfig};
 use calumma::files::write_whole;
 use calumma::train::read_recipe;
 use calumma::{Error, Result};
@@ -27,7 +27,8 @@ pub struct RunArgs {
 }
 
 /// Measures every task, writes its results below the run's folder and a table of all beside them. A task whose
-/// results are there, made of the same model, data and settings, is passed over.
+/// results are there, made of the same model, data and settings, is passed over; the table has the tasks
+/// whose results are of this model.
 ///
 /// # Errors
 /// Those of recipe, checkpoint, data sets and device.
@@ -42,31 +43,45 @@ pub fn run(args: &RunArgs, session: &Session) -> Result<()> {
     let checkpoint = &recipe.run.checkpoint;
     let pipeline = open::pipeline(checkpoint, session)?;
     let opened = Opened { checkpoint, pipeline: &pipeline };
+    let wanted = |task: &TaskConfig| {
+        args.only.is_empty() || args.only.iter().any(|name| name == task.label())
+    };
+    // A mistake in the last task is told before the first is measured.
+    for task in recipe.task.iter().filter(|task| wanted(task)) {
+        let in_task = |e: Error| Error::Invalid(format!("task {}: {e}", task.label()));
+        task.check().map_err(in_task)?;
+        task.generation(pipeline.generation(), session.seed()).map_err(in_task)?;
+    }
+    let path = recipe.run.path().join("scores.md");
     let (mut table, mut objects) = (HEAD.to_owned(), Vec::new());
     for task in &recipe.task {
         let out = recipe.out(task);
-        let wanted = args.only.is_empty() || args.only.iter().any(|name| name == task.label());
-        let mut results = read(&out);
-        if wanted {
-            let generation = task.generation(pipeline.generation(), session.seed())?;
-            let evaluation = measures::evaluation(task, opened, generation.clone(), &out, session);
-            let identity = json!(evaluation.digest()?);
-            let heading = format!("\n{}", task.label());
-            if results.as_ref().is_some_and(|old| old["config"]["identity"] == identity) {
-                session.line(format_args!("{heading}: measured before"))?;
-            } else {
+        let generation = task.generation(pipeline.generation(), session.seed())?;
+        let evaluation = measures::evaluation(task, opened, generation.clone(), &out, session);
+        // Data that is not at hand has no identity; such a task is not wanted here.
+        let identity = evaluation.digest().ok().map(|digest| json!(digest));
+        let known = read(&out).filter(|old| Some(&old["config"]["identity"]) == identity.as_ref());
+        let heading = format!("\n{}", task.label());
+        let results = match known {
+            Some(results) => {
+                if wanted(task) {
+                    session.line(format_args!("{heading}: measured before"))?;
+                }
+                Some(results)
+            }
+            None if wanted(task) => {
                 let measured = measures::measure(task, opened, generation, &out, session)?;
                 session.line(heading)?;
                 super::write(measured, checkpoint, &out, session)?;
-                results = read(&out);
+                read(&out)
             }
-        }
+            None => None,
+        };
         let Some(results) = results else { continue };
         table += &rows(task.label(), &results);
-        objects.extend(wanted.then_some(results));
+        write_whole(&path, table.as_bytes())?;
+        objects.extend(wanted(task).then_some(results));
     }
-    let path = recipe.run.path().join("scores.md");
-    write_whole(&path, table.as_bytes())?;
     session.note(format_args!("all scores in {}", path.display()));
     session.object(&json!({ "table": name(&path), "tasks": objects }))
 }

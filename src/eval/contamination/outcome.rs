@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::ContaminationConfig;
 use crate::data::BadSample;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{write_png, write_whole};
 use crate::sheet::{Cell, Layout, Section, sheet};
 
@@ -164,7 +164,7 @@ impl Contamination {
     /// pictures overlap, `sheet.png` into `dir`, which is made if need be.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::File`] with the file that could not be written.
+    /// [`Error::Io`](crate::Error::Io) or [`Error::File`](crate::Error::File) with the file that could not be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         const VALID: &str = "names and numbers are valid JSON";
         let line = |item: &TouchedItem| serde_json::to_string(item).expect(VALID) + "\n";

@@ -80,7 +80,7 @@ impl Features {
             return (mean, centred);
         }
         // The same product from as many rows as there are features.
-        let covariance = centred.tr_mul(&centred).symmetric_eigen();
+        let covariance = (centred.transpose() * &centred).symmetric_eigen();
         let mut root = covariance.eigenvectors.transpose();
         for (mut row, value) in root.row_iter_mut().zip(covariance.eigenvalues.iter()) {
             row *= value.max(0.0).sqrt();

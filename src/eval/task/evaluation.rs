@@ -2,27 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
-use image::RgbImage;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{Answering, Measure, TaskConfig};
 use crate::checkpoint::{Manifest, VQ_DIR};
 use crate::data::pack::Packer;
-use crate::data::scenes::{Scenes, ScenesConfig};
 use crate::data::{self, DataConfig, Dataset, Encoding};
 use crate::error::{Error, Result};
 use crate::eval::loss::BatchLoss;
-use crate::eval::{
-    Fid, Majority, Official, Report, Responses, Score, captioning, drawing, geneval, loss,
-    reconstruction, text_to_image, vqa,
-};
-use crate::files::{hex, write_whole};
+use crate::eval::responses::key;
+use crate::eval::{Majority, Official, Report, Responses, captioning, loss, vqa};
+use crate::files::hex;
 use crate::generate::GenerationConfig;
-use crate::pipeline::{Pipeline, Shot};
+use crate::pipeline::{Choices, Pipeline, Shot};
 use crate::train::objective::{LossConfig, NextToken};
-use crate::train::validation_batches;
+use crate::train::{Validation, validation_batches};
 
 /// A measure with what it is done with.
 pub struct Evaluation<'a> {
@@ -46,17 +41,10 @@ impl Evaluation<'_> {
     /// # Errors
     /// Those of the data set.
     pub fn items(&self) -> Result<Option<usize>> {
-        let task = self.task;
-        let len = match task.measure {
-            Measure::Vqa => vqa::open(&task.data)?.len(),
-            Measure::Captioning => data::open(&task.data)?.len(),
-            Measure::TextToImage if task.prompt.is_some() => data::open(&task.data)?.len(),
-            Measure::TextToImage => task.data.parse::<ScenesConfig>()?.count,
-            Measure::Reconstruction => reconstruction::open(&task.data)?.len(),
-            Measure::Geneval => geneval::IMAGES * data::open(&task.data)?.len(),
-            Measure::Loss => return Ok(None),
-        };
-        Ok(Some(task.extent().of(len)))
+        match self.task.measure {
+            Measure::Loss => Ok(None),
+            _ => self.task.items().map(Some),
+        }
     }
 
     /// Measures; `progress` hears of items done.
@@ -88,13 +76,27 @@ impl Evaluation<'_> {
     /// # Errors
     /// When a file of the data cannot be found.
     pub fn identity(&self) -> Result<String> {
-        let task = TaskConfig { batch: 0, ..self.task.clone() };
+        let chooses_all = self.task.answer == Answering::Choose && self.task.choices.is_empty();
+        let reads_train = self.task.shots > 0 || chooses_all;
+        let task = TaskConfig {
+            name: None,
+            batch: 0,
+            limit: None,
+            inception: None,
+            official: None,
+            train: self.task.train.clone().filter(|_| reads_train),
+            ..self.task.clone()
+        };
         let files = |spec: &String| data::fingerprint(spec);
-        let data = [Some(&self.task.data), self.task.train.as_ref()]
-            .map(|spec| spec.map(files).transpose());
+        let data = [Some(&task.data), task.train.as_ref()].map(|spec| spec.map(files).transpose());
         let [data, train] = data;
+        // What was opened: a link such as `latest` may point elsewhere by now.
+        let checkpoint = match self.pipeline.digest() {
+            Some(digest) => json!(digest),
+            None => json!(data::fingerprint(&self.checkpoint.to_string_lossy())?),
+        };
         Ok(json!([
-            data::fingerprint(&self.checkpoint.to_string_lossy())?,
+            checkpoint,
             self.pipeline.model().model().dtype().name(),
             self.pipeline.prompts(),
             task,
@@ -105,33 +107,36 @@ impl Evaluation<'_> {
         .to_string())
     }
 
-    /// A short form of [`identity`](Self::identity), which the results hold.
+    /// A short form of [`identity`](Self::identity) and of what else scores the responses; the results hold it.
     ///
     /// # Errors
     /// As there.
     pub fn digest(&self) -> Result<String> {
-        Ok(hex(&Sha256::digest(self.identity()?.as_bytes())[..8]))
+        let TaskConfig { limit, inception, official, train, .. } = self.task;
+        let train = train.as_ref().map(|spec| data::fingerprint(spec)).transpose()?;
+        let all = json!([self.identity()?, limit, inception, official, train]).to_string();
+        Ok(hex(&Sha256::digest(all.as_bytes())[..8]))
     }
 
     /// The responses that an earlier call left.
-    fn responses(&self) -> Result<Responses> {
+    pub(super) fn responses(&self) -> Result<Responses> {
         Responses::open(&self.out, &self.identity()?)
     }
 
     /// The settings for the items from place `first` on: their seeds do not depend on the batch.
-    fn generation_from(&self, first: usize) -> GenerationConfig {
+    pub(super) fn generation_from(&self, first: usize) -> GenerationConfig {
         let seed = self.generation.seed.wrapping_add(first as u64);
         GenerationConfig { seed, ..self.generation.clone() }
     }
 
-    /// The first `shots` samples of `train` with a single picture.
+    /// The first `shots` samples of `train` with a single picture each, all different.
     fn shots(
         &self,
         train: Option<&dyn Dataset>,
         answer: impl Fn(&data::Fields) -> Result<(String, String)>,
     ) -> Result<Vec<Shot>> {
         let Some(train) = train.filter(|_| self.task.shots > 0) else { return Ok(Vec::new()) };
-        let mut shots = Vec::with_capacity(self.task.shots);
+        let mut shots: Vec<Shot> = Vec::with_capacity(self.task.shots);
         for index in 0..train.len() {
             if shots.len() == self.task.shots {
                 break;
@@ -139,7 +144,10 @@ impl Evaluation<'_> {
             // Examples that cannot be read or have no answer are passed over.
             let Ok(sample) = train.get(index) else { continue };
             let Ok((question, answer)) = answer(&sample.fields) else { continue };
-            if let Ok([image]) = <[_; 1]>::try_from(sample.images) {
+            // Each about another picture.
+            if let Ok([image]) = <[_; 1]>::try_from(sample.images)
+                && shots.iter().all(|shot| shot.image != image)
+            {
                 shots.push(Shot { image, question, answer });
             }
         }
@@ -151,6 +159,18 @@ impl Evaluation<'_> {
         Ok(shots)
     }
 
+    /// What to choose from, where answers are chosen: the task's choices, else `all`.
+    fn choices(&self, all: impl FnOnce() -> Result<Vec<String>>) -> Result<Option<Choices>> {
+        if self.task.answer == Answering::Generate {
+            return Ok(None);
+        }
+        let texts = match self.task.choices.is_empty() {
+            true => all()?,
+            false => self.task.choices.clone(),
+        };
+        Choices::new(self.pipeline, texts).map(Some)
+    }
+
     fn vqa(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
         let task = self.task;
         let dataset = task.named(vqa::open(&task.data)?);
@@ -158,24 +178,22 @@ impl Evaluation<'_> {
         let train = train.map(|train| task.named(train));
         let majority = Majority::learn(train.as_deref().unwrap_or(dataset.as_ref()))?;
         let shots = self.shots(train.as_deref(), vqa::question_and_answer)?;
-        let choices = match (task.answer, task.choices.is_empty()) {
-            (Answering::Generate, _) => Vec::new(),
-            (Answering::Choose, false) => task.choices.clone(),
-            (Answering::Choose, true) => majority.answers(),
-        };
+        let choices = self.choices(|| Ok(majority.answers()))?;
         let form = task.prompt.as_deref().unwrap_or(&self.pipeline.prompts().ask);
         let asking = self.pipeline.asking(form, &shots)?;
         let mut responses = self.responses()?;
         let scores =
             vqa::evaluate(dataset.as_ref(), task.extent(), &majority, |images, questions| {
                 let first = responses.position();
-                let answers = responses.texts(questions.len(), |known| {
+                let keys: Vec<String> =
+                    images.iter().zip(questions).map(|(image, text)| key(image, text)).collect();
+                let answers = responses.texts(&keys, |known| {
                     let (images, questions) = (&images[known..], &questions[known..]);
-                    match task.answer {
-                        Answering::Generate => {
+                    match &choices {
+                        None => {
                             asking.answer(images, questions, &self.generation_from(first + known))
                         }
-                        Answering::Choose => asking.choose(images, questions, &choices),
+                        Some(choices) => asking.choose(images, questions, choices),
                     }
                 })?;
                 progress(answers.len());
@@ -202,21 +220,17 @@ impl Evaluation<'_> {
         let asking = self.pipeline.asking(form, &shots)?;
         let mut responses = self.responses()?;
         let official = task.official.as_deref().map(Official::find).transpose()?;
-        let choices = match (task.answer, task.choices.is_empty()) {
-            (Answering::Generate, _) => Vec::new(),
-            (Answering::Choose, false) => task.choices.clone(),
-            (Answering::Choose, true) => captioning::all_targets(dataset.as_ref())?,
-        };
+        let all = || captioning::all_targets(dataset.as_ref());
+        let choices = self.choices(all)?;
         let mut scores = captioning::evaluate(dataset.as_ref(), task.extent(), |images| {
             let first = responses.position();
-            let captions = responses.texts(images.len(), |known| {
+            let keys: Vec<String> = images.iter().map(|image| key(image, "")).collect();
+            let captions = responses.texts(&keys, |known| {
                 let images = &images[known..];
                 let nothing = vec![""; images.len()];
-                match task.answer {
-                    Answering::Choose => asking.choose(images, &nothing, &choices),
-                    Answering::Generate => {
-                        asking.answer(images, &nothing, &self.generation_from(first + known))
-                    }
+                match &choices {
+                    Some(choices) => asking.choose(images, &nothing, choices),
+                    None => asking.answer(images, &nothing, &self.generation_from(first + known)),
                 }
             })?;
             progress(captions.len());
@@ -225,72 +239,12 @@ impl Evaluation<'_> {
         if let Some(official) = &official {
             scores.score_officially(official)?;
         }
+        let chance = choices.as_ref().map(|choices| scores.chance(choices.texts()));
         let mut report = scores.report(dataset.name());
-        if task.answer == Answering::Choose {
-            let chance = Score::whole(1.0 / choices.len() as f64, report.samples.len());
+        if let Some(chance) = chance.filter(|_| !report.scores.is_empty()) {
             report.scores.insert(1, ("chance".to_owned(), chance));
         }
         Ok(report)
-    }
-
-    fn text_to_image(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
-        let scenes: ScenesConfig = self.task.data.parse()?;
-        let prompts = text_to_image::prompts(&scenes, self.task.limit)?;
-        let mut fid = open_fid(self.task, self.pipeline.model().device())?;
-        let truth = Scenes::new(scenes.clone())?;
-        let places: Vec<usize> = prompts.iter().map(|prompt| prompt.index).collect();
-        let mut responses = self.responses()?;
-        let scores = text_to_image::evaluate(prompts, self.task.batch, |texts, first| {
-            let pictures = responses.pictures(texts.len(), |known| {
-                self.pipeline.draw_batch(&texts[known..], &self.generation_from(first + known))
-            })?;
-            if let Some(fid) = &mut fid {
-                let places = &places[first..first + texts.len()];
-                let real = places.iter().map(|&place| Ok(truth.get(place)?.images.remove(0)));
-                fid.add_real(&real.collect::<Result<Vec<_>>>()?)?;
-                fid.add_made(&pictures)?;
-            }
-            progress(pictures.len());
-            Ok(pictures)
-        })?;
-        let mut report = scores.report(&scenes.to_string());
-        add_fid(&mut report, "fid", fid)?;
-        Ok(report)
-    }
-
-    fn drawing(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
-        let dataset = self.task.named(data::open(&self.task.data)?);
-        let form = self.task.prompt.as_deref().unwrap_or_default();
-        let mut fid = open_fid(self.task, self.pipeline.model().device())?;
-        let mut artist = Model { evaluation: self, responses: self.responses()?, progress };
-        let extent = self.task.extent();
-        let scores = drawing::evaluate(dataset.as_ref(), extent, form, &mut artist, fid.as_mut())?;
-        let mut report = scores.report(dataset.name());
-        add_fid(&mut report, "fid", fid)?;
-        Ok(report)
-    }
-
-    fn geneval(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
-        let dataset = data::open(&self.task.data)?;
-        let dir = self.out.join("geneval");
-        let (id, identity) = (self.out.join("geneval.json"), self.identity()?);
-        if dir.exists() && std::fs::read_to_string(&id).ok().as_ref() != Some(&identity) {
-            return Err(Error::file(
-                &dir,
-                "holds pictures of another evaluation; choose another --out",
-            ));
-        }
-        write_whole(&id, identity.as_bytes())?;
-        geneval::draw(dataset.as_ref(), self.task.extent(), &dir, |prompt, first| {
-            let prompts = [prompt; geneval::IMAGES];
-            let pictures = self.pipeline.draw_batch(&prompts, &self.generation_from(first))?;
-            progress(pictures.len());
-            Ok(pictures)
-        })
-    }
-
-    fn reconstruction(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
-        reconstruct(self.task, self.pipeline.vq()?, progress)
     }
 
     fn loss(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
@@ -314,6 +268,10 @@ impl Evaluation<'_> {
     ) -> Result<Report> {
         let packed = sources.iter().map(|source| self.packed(source));
         let packed = packed.collect::<Result<Vec<_>>>()?;
+        let left_out: Map<String, Value> =
+            packed.iter().map(|(name, found)| (name.clone(), json!(found.left_out))).collect();
+        let packed: Vec<_> =
+            packed.into_iter().map(|(name, found)| (name, found.batches)).collect();
         let objective = NextToken { config: LossConfig::default() };
         let scores = loss::evaluate(&packed, |batch| {
             let found = objective.loss(self.pipeline.model().model(), batch);
@@ -321,15 +279,13 @@ impl Evaluation<'_> {
             BatchLoss { image: found.image, text: found.text }
         })?;
         let mut report = scores.report(&self.task.data);
+        report.config.insert("left_out".to_owned(), Value::Object(left_out));
         report.config.insert("sources".to_owned(), json!(sources));
         Ok(report)
     }
 
     /// The documents of `source` in rows; their codes are kept in the folder `codes` of the results.
-    fn packed(
-        &self,
-        source: &DataConfig,
-    ) -> Result<(String, Vec<crate::train::objective::NextTokenBatch>)> {
+    fn packed(&self, source: &DataConfig) -> Result<(String, Validation)> {
         let processor = self.pipeline.processor();
         let seq_len = self.pipeline.model().config().max_position_embeddings;
         let pad = processor.vocabulary().special().pad;
@@ -352,71 +308,4 @@ impl Evaluation<'_> {
         let batches = validation_batches(one, encoding, count, processor, new_packer)?;
         Ok((source.label().to_owned(), batches))
     }
-}
-
-/// The pipeline as what draws.
-struct Model<'a> {
-    evaluation: &'a Evaluation<'a>,
-    responses: Responses,
-    progress: &'a mut dyn FnMut(usize),
-}
-
-impl drawing::Artist for Model<'_> {
-    fn draw(&mut self, texts: &[String]) -> Result<Vec<RgbImage>> {
-        let Evaluation { pipeline, .. } = self.evaluation;
-        let first = self.responses.position();
-        let pictures = self.responses.pictures(texts.len(), |known| {
-            let generation = self.evaluation.generation_from(first + known);
-            pipeline.draw_batch(&texts[known..], &generation)
-        })?;
-        (self.progress)(pictures.len());
-        Ok(pictures)
-    }
-
-    fn reconstruct(&mut self, pictures: &[RgbImage]) -> Result<Vec<RgbImage>> {
-        let vq = self.evaluation.pipeline.vq()?;
-        let all = reconstruction::reconstruct(vq, pictures)?;
-        Ok(all.into_iter().map(|one| one.decoded).collect())
-    }
-}
-
-/// The network of FID, where the task names its weights.
-fn open_fid(task: &TaskConfig, device: &Device) -> Result<Option<Fid>> {
-    task.inception.as_deref().map(|path| Fid::open(path, device)).transpose()
-}
-
-fn add_fid(report: &mut Report, name: &str, fid: Option<Fid>) -> Result<()> {
-    if let Some(fid) = fid {
-        report.scores.push((name.to_owned(), fid.score()?));
-    }
-    Ok(())
-}
-
-/// What `vq` loses of the pictures of a task's data set; needs no language model.
-///
-/// # Errors
-/// Those of the data set, and of the file of FID's network where the task names one.
-pub fn reconstruct(
-    task: &TaskConfig,
-    vq: &vq_tokenizer::VqTokenizer,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Report> {
-    let dataset = reconstruction::open(&task.data)?;
-    let codes = vq.config().num_embeddings;
-    let mut fid = open_fid(task, vq.device())?;
-    let scores = reconstruction::evaluate(dataset.as_ref(), task.extent(), codes, |images| {
-        progress(images.len());
-        let found = reconstruction::reconstruct(vq, images)?;
-        if let Some(fid) = &mut fid {
-            let (real, made): (Vec<_>, Vec<_>) =
-                found.iter().map(|one| (one.original.clone(), one.decoded.clone())).unzip();
-            fid.add_real(&real)?;
-            fid.add_made(&made)?;
-        }
-        Ok(found)
-    })?;
-    let mut report = scores.report(dataset.name());
-    add_fid(&mut report, "rfid", fid)?;
-    report.config.insert("preprocessor".to_owned(), json!(vq.preprocessor()));
-    Ok(report)
 }

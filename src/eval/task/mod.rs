@@ -1,6 +1,7 @@
 //! What to measure, as the command line or a recipe says it, and how it is done with an open checkpoint.
 
 mod evaluation;
+mod pictures;
 mod recipe;
 
 use std::collections::BTreeMap;
@@ -9,11 +10,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use evaluation::{Evaluation, reconstruct};
+pub use evaluation::Evaluation;
+pub use pictures::reconstruct;
 pub use recipe::{EvalRecipe, EvalRunConfig};
 
-use super::Extent;
-use crate::data::{Aliased, Dataset};
+use super::{Extent, Official, geneval, reconstruction, vqa};
+use crate::data::scenes::ScenesConfig;
+use crate::data::{self, Aliased, Dataset};
 use crate::error::{Error, Result};
 use crate::generate::GenerationConfig;
 
@@ -34,6 +37,20 @@ pub enum Measure {
     Loss,
     /// Pictures for GenEval's own scorer; nothing is scored here.
     Geneval,
+}
+
+impl Measure {
+    /// The name in recipes and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vqa => "vqa",
+            Self::Captioning => "captioning",
+            Self::TextToImage => "text-to-image",
+            Self::Reconstruction => "reconstruction",
+            Self::Loss => "loss",
+            Self::Geneval => "geneval",
+        }
+    }
 }
 
 /// How an answer is found.
@@ -131,6 +148,7 @@ impl TaskConfig {
         if self.batch == 0 || self.limit == Some(0) {
             return invalid("batch and limit must be at least 1");
         }
+        self.validate_used().or_else(|message| invalid(&message))?;
         if self.shots > 0 && self.train.is_none() {
             return invalid("shots needs train, where the examples come from");
         }
@@ -143,16 +161,12 @@ impl TaskConfig {
             return invalid("choices holds an empty one");
         }
         let chooses = self.answer == Answering::Choose;
-        if chooses && !matches!(self.measure, Measure::Vqa | Measure::Captioning) {
-            return invalid("answer = \"choose\" is for the measures vqa and captioning");
+        if !chooses && !self.choices.is_empty() {
+            return invalid("choices needs answer = \"choose\"");
         }
         let takes_all = self.measure == Measure::Vqa && self.train.is_none();
         if chooses && self.choices.is_empty() && takes_all {
             return invalid("answer = \"choose\" needs choices, or train to take them from");
-        }
-        let pictures = matches!(self.measure, Measure::TextToImage | Measure::Reconstruction);
-        if self.inception.is_some() && !pictures {
-            return invalid("inception is for the measures text-to-image and reconstruction");
         }
         let scenes = self.data.starts_with("scenes:");
         if self.measure == Measure::TextToImage && !scenes && self.prompt.is_none() {
@@ -165,6 +179,36 @@ impl TaskConfig {
             return invalid("the measure loss needs templates, such as \"<image>{name}\"");
         }
         Ok(())
+    }
+
+    /// Refuses what the measure does not read.
+    fn validate_used(&self) -> std::result::Result<(), String> {
+        use Measure::{Captioning, Geneval, Loss, Reconstruction, TextToImage, Vqa};
+        let asks = [Vqa, Captioning];
+        let draws_data = self.measure == TextToImage && self.prompt.is_some();
+        let settings: [(&str, bool, &[Measure]); 9] = [
+            ("columns", !self.columns.is_empty() && !draws_data, &asks),
+            ("train", self.train.is_some(), &asks),
+            ("shots", self.shots > 0, &asks),
+            ("answer", self.answer != Answering::Generate, &asks),
+            ("prompt", self.prompt.is_some(), &[Vqa, Captioning, TextToImage]),
+            ("official", self.official.is_some(), &[Captioning]),
+            ("inception", self.inception.is_some(), &[TextToImage, Reconstruction]),
+            ("templates", !self.templates.is_empty() || self.explode.is_some(), &[Loss]),
+            ("generation", !self.generation.is_empty(), &[Vqa, Captioning, TextToImage, Geneval]),
+        ];
+        let unused = settings.iter().find(|(_, given, of)| *given && !of.contains(&self.measure));
+        match unused {
+            Some((name, _, of)) => {
+                let of: Vec<&str> = of.iter().map(|measure| measure.name()).collect();
+                Err(format!(
+                    "{name} is not for the measure {}; of {}",
+                    self.measure.name(),
+                    of.join(", ")
+                ))
+            }
+            None => Ok(()),
+        }
     }
 
     /// What the results are called.
@@ -195,6 +239,42 @@ impl TaskConfig {
             true => dataset,
             false => Box::new(Aliased::new(dataset, self.columns.clone())),
         }
+    }
+
+    /// Items that will be measured; for the loss, samples.
+    ///
+    /// # Errors
+    /// Those of the data set.
+    pub fn items(&self) -> Result<usize> {
+        let extent = self.extent();
+        let len = match self.measure {
+            Measure::Vqa => vqa::open(&self.data)?.len(),
+            Measure::TextToImage if self.prompt.is_none() => {
+                self.data.parse::<ScenesConfig>()?.count
+            }
+            Measure::Captioning | Measure::TextToImage | Measure::Geneval | Measure::Loss => {
+                data::open(&self.data)?.len()
+            }
+            Measure::Reconstruction => reconstruction::open(&self.data)?.len(),
+        };
+        Ok(match self.measure {
+            Measure::Geneval => geneval::IMAGES * extent.of(len),
+            _ => extent.of(len),
+        })
+    }
+
+    /// Checks what can be known before the model is asked anything.
+    ///
+    /// # Errors
+    /// Those of the data set; when the weights of `inception` or the programs of `official` are not there.
+    pub fn check(&self) -> Result<()> {
+        self.validate()?;
+        self.items()?;
+        if let Some(path) = &self.inception {
+            std::fs::metadata(path).map_err(Error::io(path))?;
+        }
+        self.official.as_deref().map(Official::find).transpose()?;
+        Ok(())
     }
 
     fn extent(&self) -> Extent {
