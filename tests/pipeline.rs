@@ -5,9 +5,10 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::TensorData;
 use calumma::checkpoint::Checkpoint;
+use calumma::generate::sampling::log_probability;
 use calumma::generate::{EndReason, GenerationConfig, GenerationMode, PromptForms};
 use calumma::model::ModelConfig;
-use calumma::pipeline::{Pipeline, PipelineEvent};
+use calumma::pipeline::{Choices, Pipeline, PipelineEvent};
 use calumma::tokenize::{BpeConfig, CodedSegment, EncodeOptions, Processor, Segment, train_bpe};
 use image::{Rgb, RgbImage};
 use rand::{RngExt, SeedableRng};
@@ -208,4 +209,35 @@ fn forms_of_a_checkpoint_are_checked_when_it_is_opened() {
     let device = cpu();
     let error = Pipeline::new(Checkpoint { prompts, ..checkpoint() }, &device).unwrap_err();
     assert!(error.to_string().contains("prompts.ask"), "{error}");
+}
+
+#[test]
+fn the_likeliest_choice_is_taken_by_sum_or_by_length() {
+    let pipeline = pipeline();
+    let texts: Vec<String> =
+        ["red", "a red", "a red square", "blue", "circle"].map(str::to_owned).into();
+    let asking = pipeline.asking("<image><sep>", &[]).unwrap();
+    let pictures: Vec<RgbImage> = (0..6).map(|n| picture(40 * n)).collect();
+    let nothing = vec![""; pictures.len()];
+    let prompts = asking.prompts(&pictures, &nothing).unwrap();
+    for by_length in [false, true] {
+        let choices = Choices::new(&pipeline, texts.clone(), by_length).unwrap();
+        let chosen = asking.choose(&pictures, &nothing, &choices).unwrap();
+        for (prompt, chosen) in prompts.iter().zip(chosen) {
+            // "a red" begins "a red square", so the end of each counts.
+            let end = pipeline.processor().vocabulary().special().sep;
+            let fit = |text: &String| {
+                let ids = pipeline.processor().text().encode_plain(text).unwrap();
+                let ids = [&ids[..], &[end]].concat();
+                let logits = pipeline.model().all_logits(&[&prompt[..], &ids].concat()).unwrap();
+                let of_choice = logits[prompt.len() - 1..].iter().zip(&ids);
+                let sum: f64 = of_choice.map(|(logits, &id)| log_probability(logits, id)).sum();
+                if by_length { sum / text.len() as f64 } else { sum }
+            };
+            let best = texts.iter().map(fit).fold(f64::NEG_INFINITY, f64::max);
+            assert!((fit(&chosen) - best).abs() < 1e-4, "{chosen}");
+        }
+    }
+    assert!(Choices::new(&pipeline, vec![], false).is_err());
+    assert!(Choices::new(&pipeline, vec![String::new()], false).is_err());
 }

@@ -76,7 +76,7 @@ pub struct VqaArgs {
     /// Let the model write the answer, or take the likeliest of some choices
     #[arg(long, value_enum, default_value_t = AnswerArg::Generate)]
     answer: AnswerArg,
-    /// A choice for --answer choose; give several. All answers in --train when absent
+    /// A choice for --answer choose or choose-by-length; give several. All answers in --train when absent
     #[arg(long, value_name = "TEXT")]
     choice: Vec<String>,
     /// Ask in this form instead of the checkpoint's, such as "<image>{question}<sep>"
@@ -93,6 +93,8 @@ enum AnswerArg {
     Generate,
     /// The likeliest of some choices.
     Choose,
+    /// The likeliest per byte, for choices of different lengths.
+    ChooseByLength,
 }
 
 impl From<AnswerArg> for Answering {
@@ -100,6 +102,7 @@ impl From<AnswerArg> for Answering {
         match answer {
             AnswerArg::Generate => Self::Generate,
             AnswerArg::Choose => Self::Choose,
+            AnswerArg::ChooseByLength => Self::ChooseByLength,
         }
     }
 }
@@ -124,7 +127,7 @@ pub struct CaptioningArgs {
     /// Let the model write the name, or take the likeliest of some choices
     #[arg(long, value_enum, default_value_t = AnswerArg::Generate)]
     answer: AnswerArg,
-    /// A choice for --answer choose; give several. All names in the data set when absent
+    /// A choice for --answer choose or choose-by-length; give several. All names in the data set when absent
     #[arg(long, value_name = "TEXT")]
     choice: Vec<String>,
     #[command(flatten)]

@@ -51,14 +51,18 @@ impl Pipeline {
 pub struct Choices {
     texts: Vec<String>,
     ids: Vec<Vec<u32>>,
+    /// What each log-probability is divided by.
+    lengths: Vec<f64>,
 }
 
 impl Choices {
     /// The choices `texts`. Where one begins with another the separator that ends an answer counts with all.
+    /// `by_length` compares log-probabilities per byte of text, as lm-evaluation-harness's `acc_norm`: choices
+    /// of few tokens are likely whatever the picture, so those of different lengths need it.
     ///
     /// # Errors
     /// When there is none, or an empty one.
-    pub fn new(pipeline: &Pipeline, texts: Vec<String>) -> Result<Self> {
+    pub fn new(pipeline: &Pipeline, texts: Vec<String>, by_length: bool) -> Result<Self> {
         let encode = |choice: &String| pipeline.processor.text().encode_plain(choice);
         let mut ids = texts.iter().map(encode).collect::<Result<Vec<_>>>()?;
         if ids.is_empty() || ids.iter().any(Vec::is_empty) {
@@ -73,7 +77,9 @@ impl Choices {
             let end = pipeline.processor.vocabulary().special().sep;
             ids.iter_mut().for_each(|choice| choice.push(end));
         }
-        Ok(Self { texts, ids })
+        let length = |text: &String| if by_length { text.len() as f64 } else { 1.0 };
+        let lengths = texts.iter().map(length).collect();
+        Ok(Self { texts, ids, lengths })
     }
 
     /// The choices as they are written.
@@ -121,7 +127,8 @@ impl Asking<'_> {
     }
 
     /// For each the one of `choices` that is the likeliest continuation: the largest sum of
-    /// log-probabilities of its ids, as lm-evaluation-harness's `acc` takes it. Among equals the first.
+    /// log-probabilities of its ids, as lm-evaluation-harness's `acc` takes it, or that per byte. Among equals
+    /// the first.
     ///
     /// # Errors
     /// As [`answer`](Self::answer).
@@ -135,7 +142,8 @@ impl Asking<'_> {
         let best = |prompt: &Vec<u32>| -> Result<String> {
             let mut best: Option<(f64, usize)> = None;
             let fits = self.pipeline.model.log_probabilities(prompt, &choices.ids)?;
-            for (number, fit) in fits.into_iter().enumerate() {
+            let fits = fits.into_iter().zip(&choices.lengths).map(|(fit, length)| fit / length);
+            for (number, fit) in fits.enumerate() {
                 if best.is_none_or(|(highest, _)| fit > highest) {
                     best = Some((fit, number));
                 }

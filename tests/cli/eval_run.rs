@@ -37,7 +37,7 @@ batch = 2
 name = "named"
 measure = "captioning"
 data = "scenes:val?count=3&size=32"
-answer = "choose"
+answer = "choose-by-length"
 [[task]]
 name = "found"
 measure = "text-to-image"

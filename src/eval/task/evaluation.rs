@@ -76,7 +76,7 @@ impl Evaluation<'_> {
     /// # Errors
     /// When a file of the data cannot be found.
     pub fn identity(&self) -> Result<String> {
-        let chooses_all = self.task.answer == Answering::Choose && self.task.choices.is_empty();
+        let chooses_all = self.task.answer != Answering::Generate && self.task.choices.is_empty();
         let reads_train = self.task.shots > 0 || chooses_all;
         let task = TaskConfig {
             name: None,
@@ -168,7 +168,8 @@ impl Evaluation<'_> {
             true => all()?,
             false => self.task.choices.clone(),
         };
-        Choices::new(self.pipeline, texts).map(Some)
+        let by_length = self.task.answer == Answering::ChooseByLength;
+        Choices::new(self.pipeline, texts, by_length).map(Some)
     }
 
     fn vqa(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {

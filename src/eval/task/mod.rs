@@ -62,6 +62,8 @@ pub enum Answering {
     Generate,
     /// The likeliest of some choices.
     Choose,
+    /// The likeliest per byte of some choices of different lengths.
+    ChooseByLength,
 }
 
 /// One thing to measure.
@@ -160,9 +162,9 @@ impl TaskConfig {
         if self.choices.iter().any(|choice| choice.trim().is_empty()) {
             return invalid("choices holds an empty one");
         }
-        let chooses = self.answer == Answering::Choose;
+        let chooses = self.answer != Answering::Generate;
         if !chooses && !self.choices.is_empty() {
-            return invalid("choices needs answer = \"choose\"");
+            return invalid("choices needs answer = \"choose\" or \"choose-by-length\"");
         }
         let takes_all = self.measure == Measure::Vqa && self.train.is_none();
         if chooses && self.choices.is_empty() && takes_all {
