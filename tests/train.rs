@@ -94,7 +94,7 @@ autoencoder_steps = 4
 images = 2
 "#;
 
-const BPE: &str = r#"
+pub const BPE: &str = r#"
 [run]
 name = "bpe"
 documents = 200
@@ -106,7 +106,7 @@ path = "scenes:train?count=200&seed=1"
 templates = ["{captions}"]
 "#;
 
-const LM: &str = r#"
+pub const LM: &str = r#"
 [run]
 name = "lm"
 seed = 5

@@ -5,13 +5,18 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
 use calumma::device::Precision;
-use calumma::train::{ImageTask, PictureShape, Recipe, Task, VqRecipe, read_recipe};
+use calumma::pipeline::Pipeline;
+use calumma::tokenize::train_bpe;
+use calumma::train::{
+    BpeRecipe, ImageTask, LanguageRecipe, LanguageTask, PictureShape, Recipe, Task, VqRecipe,
+    corpus, read_recipe,
+};
 use image::{GenericImageView, RgbImage};
 use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::{VqTokenizer, weights};
 
 use crate::common::cpu;
-use crate::train::{VQ, assert_same_bits, in_dir, newest, recipe, train};
+use crate::train::{BPE, LM, VQ, assert_same_bits, in_dir, newest, recipe, train};
 
 /// Changes to the recipe, one run each.
 const WAYS: [(&str, &[&str]); 8] = [
@@ -104,7 +109,7 @@ fn folder(dir: &Path) -> String {
     let lines = [(90, 30), (40, 40), (30, 70), (96, 32), (64, 48)].map(|(width, height)| {
         let name = format!("{width}x{height}.png");
         picture(width, height).save(dir.join(&name)).unwrap();
-        format!("{{\"file_name\": {name:?}}}")
+        format!("{{\"file_name\": {name:?}, \"caption\": \"{width} by {height}\"}}")
     });
     std::fs::write(dir.join("metadata.jsonl"), lines.join("\n")).unwrap();
     dir.to_str().unwrap().to_owned()
@@ -165,6 +170,63 @@ fn activations_in_bfloat16() {
     for (rounded, full) in rounded.iter().zip(&full) {
         assert!(rounded != full && (rounded - full).abs() < 0.03 * full, "{rounded} {full}");
     }
+}
+
+#[test]
+fn a_language_model_learns_pictures_of_any_aspect() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (dir, pictures) = (scratch.path(), tempfile::tempdir().unwrap());
+    let path = folder(pictures.path());
+    let vq = way(
+        dir,
+        "vq",
+        &[
+            "run.steps=3",
+            "warmup.autoencoder_steps=1",
+            "model.resolution=32",
+            "pictures.shape=\"flexible\"",
+            &format!("data=[{{path={path:?}}}]"),
+            &format!("validation=[{{path={path:?}}}]"),
+        ],
+    );
+    train(ImageTask::new(vq.clone(), &cpu(), Precision::F32).unwrap(), &vq.run, None);
+    let bpe = |reserved: usize| {
+        let size = format!("bpe.num_reserved={reserved}");
+        let bpe: BpeRecipe = recipe(dir, BPE, &[size]);
+        let texts = corpus(&bpe.data, bpe.run.documents, 1).unwrap();
+        let text = dir.join("tokenizer.json");
+        train_bpe(&bpe.bpe, texts).unwrap().save(&text).unwrap();
+        text
+    };
+    let lm = |text: &Path| -> LanguageRecipe {
+        let mut changes = in_dir(dir, "lm");
+        changes.extend([
+            format!("tokenizer.checkpoint={:?}", newest(&vq.run).to_str().unwrap()),
+            format!("tokenizer.text={:?}", text.to_str().unwrap()),
+            format!(
+                "data=[{{path={path:?},templates=[\"{{caption}}<image>\",\"<image><sep>{{caption}}\"]}}]"
+            ),
+            format!("validation=[{{path={path:?},templates=[\"{{caption}}<image>\"]}}]"),
+            "model.max_position_embeddings=1200".to_owned(),
+            "batch={sequences=2,seq_len=400}".to_owned(),
+            "run.steps=3".to_owned(),
+        ]);
+        recipe(dir, LM, &changes)
+    };
+    // 64 pixels are 32 codes are 16 units.
+    let few = lm(&bpe(112));
+    let refused = few.tokenizer.open(&cpu()).unwrap_err().to_string();
+    assert!(refused.contains("up to 30 codes") && refused.contains("at least 113"), "{refused}");
+    let lm = lm(&bpe(113));
+    train(LanguageTask::new(lm.clone(), &cpu(), Precision::F32, true).unwrap(), &lm.run, None);
+
+    let pipeline = Pipeline::open(&newest(&lm.run), &cpu()).unwrap();
+    assert!(pipeline.processor().blocks().are_sized());
+    let wide = pipeline.vq().unwrap().encode(&[picture(120, 40)]).unwrap();
+    assert_eq!((wide[0].height, wide[0].width), (8, 24));
+    pipeline.caption(&picture(120, 40)).unwrap();
+    let (width, height) = pipeline.draw("96 by 32").unwrap().dimensions();
+    assert!(width.is_multiple_of(4) && height.is_multiple_of(4) && width.min(height) >= 4);
 }
 
 #[test]

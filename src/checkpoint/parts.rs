@@ -8,6 +8,7 @@ use vq_tokenizer::weights::{self, NamedTensors, StoredDtype};
 
 use super::VQ_DIR;
 use super::config::config_to_json;
+use super::open::{IMAGE_FORMAT, PROCESSOR, SIZED};
 use crate::error::{Error, Result};
 use crate::files::write_json;
 use crate::model::ModelConfig;
@@ -55,6 +56,9 @@ impl Parts<'_> {
             let bytes = weights::to_bytes(weights, self.dtype, Some(metadata))?;
             let path = dir.join("model.safetensors");
             std::fs::write(&path, bytes).map_err(Error::io(&path))?;
+        }
+        if self.processor.blocks().are_sized() {
+            write_json(PROCESSOR, &json!({ IMAGE_FORMAT: SIZED }))?;
         }
         if let Some(vq) = self.vq {
             let vq_dir = dir.join(VQ_DIR);

@@ -6,6 +6,7 @@
 
 use vq_tokenizer::Codes;
 
+use super::train_bpe::FIRST_RESERVED;
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 
@@ -75,6 +76,19 @@ impl ImageBlocks {
         Some((at + 1) * CODES_PER_UNIT)
     }
 
+    /// The most codes along a side that can be written.
+    pub fn longest_side(&self) -> usize {
+        match &self.sizes {
+            Some(sizes) => CODES_PER_UNIT * sizes.sides.len(),
+            None => self.grid.0.max(self.grid.1),
+        }
+    }
+
+    /// Reserved names that a trained vocabulary needs to write sides of up to `codes`.
+    pub fn reserved_for(codes: usize) -> usize {
+        NEW_LINE + 2 + codes.div_ceil(CODES_PER_UNIT) - FIRST_RESERVED
+    }
+
     /// The id that ends a row, if any does.
     pub fn new_line(&self) -> Option<u32> {
         self.sizes.as_ref().map(|sizes| sizes.new_line)
@@ -118,7 +132,7 @@ impl ImageBlocks {
             sizes.sides.get(units.checked_sub(1)?).copied()
         };
         let (Some(height), Some(width), true) = (side(rows), side(columns), whole) else {
-            let most = CODES_PER_UNIT * sizes.sides.len();
+            let most = self.longest_side();
             return Err(Error::Invalid(format!(
                 "picture has {} codes in {rows} rows and {columns} columns; allowed: even numbers to {most}",
                 image_ids.len()

@@ -29,7 +29,7 @@ use super::token::{
 use crate::error::{Error, Result};
 
 /// The number in the first reserved name; the separator is the third.
-const FIRST_RESERVED: usize = 8704;
+pub(super) const FIRST_RESERVED: usize = 8704;
 /// The reserved name whose place `<image>` takes.
 const IMAGE_RESERVED: usize = 8707;
 /// Blanks that stand apart from words.
@@ -43,7 +43,8 @@ pub struct BpeConfig {
     pub vocab_size: usize,
     /// Codes of the image tokenizer, at least 1.
     pub num_codes: usize,
-    /// Reserved control names, at least 4; the separator and `<image>` are two of them.
+    /// Reserved control names, at least 4; the separator and `<image>` are two of them. Pictures of any aspect
+    /// need 97 and one for each two codes of the longest side.
     pub num_reserved: usize,
     /// How often a pair must occur to be merged.
     pub min_frequency: u64,

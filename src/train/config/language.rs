@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 use vq_tokenizer::VqTokenizer;
+use vq_tokenizer::preprocess::Rule;
 
 use super::super::objective::LossConfig;
 use super::super::optimizer::OptimizerConfig;
@@ -17,7 +18,7 @@ use crate::data::{DataConfig, Purpose, validate_sources};
 use crate::error::{Error, Result};
 use crate::generate::{GenerationConfig, PromptForms};
 use crate::model::ModelConfig;
-use crate::tokenize::{Processor, TextTokenizer};
+use crate::tokenize::{ImageBlocks, Processor, TextTokenizer};
 
 /// A recipe for `calumma train`: a language model over text and pictures.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -147,7 +148,8 @@ impl TokenizerConfig {
     /// Opens both on `device`; the third is a digest of the image tokenizer's files.
     ///
     /// # Errors
-    /// Those of the files; when the text tokenizer has not as many picture tokens as there are codes.
+    /// Those of the files; when the text tokenizer has not as many picture tokens as there are codes, or no names
+    /// for the sizes of an image tokenizer of any aspect.
     pub fn open(&self, device: &Device) -> Result<(Processor, VqTokenizer, String)> {
         let image_dir = self.image_dir();
         let vq = VqTokenizer::load(&image_dir, device)?;
@@ -160,7 +162,28 @@ impl TokenizerConfig {
             return Err(Error::file(&self.text_path(), message));
         }
         let digest = Manifest::of(&image_dir)?.digest();
-        Ok((processor, vq, digest))
+        match vq.preprocessor().rule {
+            Rule::Flexible => Ok((self.sized(processor, &vq)?, vq, digest)),
+            Rule::HuggingFace | Rule::Original => Ok((processor, vq, digest)),
+        }
+    }
+
+    /// `processor` for the pictures of `vq`, which have any aspect and say their size.
+    fn sized(&self, processor: Processor, vq: &VqTokenizer) -> Result<Processor> {
+        let longest = vq.preprocessor().longest_side() / vq.config().downsampling();
+        let processor = processor.sized();
+        let found = processor.as_ref().map_or(0, |processor| processor.blocks().longest_side());
+        if found >= longest {
+            return processor;
+        }
+        let needed = ImageBlocks::reserved_for(longest);
+        Err(Error::file(
+            &self.text_path(),
+            format!(
+                "can name sides of pictures up to {found} codes, the image tokenizer's pictures have up to \
+                 {longest}; train it with a bpe.num_reserved of at least {needed}"
+            ),
+        ))
     }
 }
 

@@ -248,13 +248,20 @@ impl PreprocessorConfig {
 
     /// The shortest side that a preprocessed picture may have, in pixels.
     pub fn shortest_side(&self) -> usize {
-        match self.rule {
-            Rule::HuggingFace | Rule::Original => self.crop_height.min(self.crop_width),
-            Rule::Flexible => {
-                let sizes = flexible::sizes(self.shortest_edge, self.size_multiple);
-                sizes.into_iter().map(|(width, height)| width.min(height)).min().unwrap_or(0)
-            }
-        }
+        self.sides().min().unwrap_or(0)
+    }
+
+    /// The longest side that a preprocessed picture may have, in pixels.
+    pub fn longest_side(&self) -> usize {
+        self.sides().max().unwrap_or(0)
+    }
+
+    fn sides(&self) -> impl Iterator<Item = usize> {
+        let sizes = match self.rule {
+            Rule::HuggingFace | Rule::Original => vec![(self.crop_width, self.crop_height)],
+            Rule::Flexible => flexible::sizes(self.shortest_edge, self.size_multiple),
+        };
+        sizes.into_iter().flat_map(|(width, height)| [width, height])
     }
 
     /// Width and height of a picture after resizing, before the crop.
