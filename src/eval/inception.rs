@@ -7,6 +7,7 @@
 //! figures are comparable with no others.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::path::Path;
 
@@ -161,9 +162,9 @@ impl Inception {
         let names = STEM.iter().map(|name| (*name).to_owned()).chain(of_blocks);
         let mut convolutions = BTreeMap::new();
         for name in names.filter(|name| !name.starts_with('(')) {
-            if !convolutions.contains_key(&name) {
-                let convolution = weights.convolution(&name, device)?;
-                convolutions.insert(name, convolution);
+            if let Entry::Vacant(place) = convolutions.entry(name) {
+                let convolution = weights.convolution(place.key(), device)?;
+                place.insert(convolution);
             }
         }
         Ok(Self { convolutions, device: device.clone() })

@@ -252,6 +252,7 @@ impl Evaluation<'_> {
         let task = self.task;
         let source = json!({
             "path": task.data, "name": task.name, "templates": task.templates, "explode": task.explode,
+            "loss": task.loss,
         });
         let source: DataConfig =
             serde_json::from_value(source).expect("a path, texts and a name make a source");

@@ -16,6 +16,7 @@ pub use recipe::{EvalRecipe, EvalRunConfig};
 
 use super::{Extent, Official, geneval, reconstruction, vqa};
 use crate::data::scenes::ScenesConfig;
+use crate::data::template::Loss;
 use crate::data::{self, Aliased, Dataset};
 use crate::error::{Error, Result};
 use crate::generate::GenerationConfig;
@@ -106,6 +107,9 @@ pub struct TaskConfig {
     /// How a sample becomes a document whose loss is measured.
     #[serde(default)]
     pub templates: Vec<String>,
+    /// What of a document counts, as in a training recipe's source.
+    #[serde(default)]
+    pub loss: Loss,
     /// One document per entry of this list-valued column, for the loss.
     pub explode: Option<String>,
     /// Changes to the checkpoint's `generation_config.json`.
@@ -135,6 +139,7 @@ impl TaskConfig {
             official: None,
             inception: None,
             templates: Vec::new(),
+            loss: Loss::default(),
             explode: None,
             generation: Map::new(),
         }
@@ -185,10 +190,10 @@ impl TaskConfig {
 
     /// Refuses what the measure does not read.
     fn validate_used(&self) -> std::result::Result<(), String> {
-        use Measure::{Captioning, Geneval, Loss, Reconstruction, TextToImage, Vqa};
+        use Measure::{Captioning, Geneval, Reconstruction, TextToImage, Vqa};
         let asks = [Vqa, Captioning];
         let draws_data = self.measure == TextToImage && self.prompt.is_some();
-        let settings: [(&str, bool, &[Measure]); 9] = [
+        let settings: [(&str, bool, &[Measure]); 10] = [
             ("columns", !self.columns.is_empty() && !draws_data, &asks),
             ("train", self.train.is_some(), &asks),
             ("shots", self.shots > 0, &asks),
@@ -196,7 +201,8 @@ impl TaskConfig {
             ("prompt", self.prompt.is_some(), &[Vqa, Captioning, TextToImage]),
             ("official", self.official.is_some(), &[Captioning]),
             ("inception", self.inception.is_some(), &[TextToImage, Reconstruction]),
-            ("templates", !self.templates.is_empty() || self.explode.is_some(), &[Loss]),
+            ("templates", !self.templates.is_empty() || self.explode.is_some(), &[Measure::Loss]),
+            ("loss", self.loss != Loss::default(), &[Measure::Loss]),
             ("generation", !self.generation.is_empty(), &[Vqa, Captioning, TextToImage, Geneval]),
         ];
         let unused = settings.iter().find(|(_, given, of)| *given && !of.contains(&self.measure));
