@@ -15,8 +15,10 @@ const CATEGORIES: [(Category, usize); DRAWINGS] =
 /// Which kinds of questions are asked, and how they begin.
 const QUESTIONS: [(Family, &str); 3] =
     [(Family::Color, "what"), (Family::Count, "how many"), (Family::Exists, "")];
-/// How many scenes are looked through for one that fits.
+/// How many scenes there are; each task looks for one that fits from a place of its own, so that all differ.
 const LOOKED_AT: usize = 1000;
+/// Scenes from one task's place to the next one's.
+const APART: usize = 100;
 /// Seed of the demo's scenes; no recipe uses it.
 const SEED: u64 = 20_260;
 
@@ -90,14 +92,16 @@ impl Tasks {
         let mut drawings: Vec<Drawing> = CATEGORIES
             .iter()
             .take(DRAWINGS - own.len().min(DRAWINGS))
-            .filter_map(|(category, objects)| with_category(&scenes, *category, *objects))
+            .zip((0..).step_by(APART))
+            .filter_map(|(wanted, from)| with_category(&scenes, *wanted, from))
             .map(|caption| Drawing { prompt: caption.text.clone(), truth: Some(caption) })
             .collect();
         let own = own.into_iter().take(DRAWINGS);
         drawings.extend(own.map(|prompt| Drawing { prompt, truth: None }));
         let captionings = (0..2).map(|index| captioning(&scenes, index)).collect();
         let asking = |(which, from)| asking(&scenes, which, from);
-        let askings = QUESTIONS.into_iter().zip(2..).filter_map(asking).collect();
+        let places = (DRAWINGS * APART..).step_by(APART);
+        let askings = QUESTIONS.into_iter().zip(places).filter_map(asking).collect();
         Ok(Self { drawings, captionings, askings })
     }
 }
@@ -113,10 +117,14 @@ fn own_prompts(dir: &Path) -> Result<Vec<String>> {
     Ok(file.demo.draw)
 }
 
-/// The first scene's caption of that kind, about so many objects.
-fn with_category(scenes: &Scenes, category: Category, objects: usize) -> Option<Caption> {
+/// The first caption of a kind, about so many objects, from scene `from` on.
+fn with_category(
+    scenes: &Scenes,
+    (category, objects): (Category, usize),
+    from: usize,
+) -> Option<Caption> {
     let wanted = |caption: &Caption| caption.category == category && caption.objects == objects;
-    (0..LOOKED_AT).find_map(|index| scenes.captions(index).0.into_iter().find(wanted))
+    (from..LOOKED_AT).find_map(|index| scenes.captions(index).0.into_iter().find(wanted))
 }
 
 fn captioning(scenes: &Scenes, index: usize) -> Captioning {
