@@ -22,7 +22,7 @@ use vq_tokenizer::{VqConfig, VqTokenizer};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The image tokenizer of `recipes/demo-vq.toml`.
+/// An image tokenizer of 64x64 pictures with twice the width of `recipes/vq-64.toml`, half the depth of channels.
 fn vq_config() -> VqConfig {
     let json = serde_json::json!({
         "resolution": 64, "base_channels": 32, "channel_multiplier": [1, 1, 2, 4],
