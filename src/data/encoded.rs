@@ -16,7 +16,7 @@ use vq_tokenizer::{Codes, VqTokenizer};
 
 use super::{Counted, DataConfig, Dataset, Fields};
 use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::files::{hex, write_whole};
 use crate::report::Reporter;
 
 /// Pictures encoded at one time.
@@ -115,8 +115,7 @@ fn cache_path(config: &DataConfig, encoding: Encoding<'_>) -> Result<PathBuf> {
         config.explode,
         config.limit
     ]);
-    let digest = Sha256::digest(identity.to_string().as_bytes());
-    let digest: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(&Sha256::digest(identity.to_string().as_bytes())[..8]);
     Ok(encoding.cache_dir.join(format!("{digest}.jsonl")))
 }
 

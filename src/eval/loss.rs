@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::metrics::perplexity;
 use super::report::{Report, SampleRecord};
 use super::score::Score;
 use crate::error::{Error, Result};
@@ -84,10 +85,12 @@ impl LossScores {
     pub fn report(self, dataset: &str) -> Report {
         let named = |(name, score): (&str, Score)| (name.to_owned(), score);
         let mut scores: Vec<_> = self.overall().into_iter().map(named).collect();
-        if let Some((_, text)) = scores.iter().find(|(name, _)| name == "text_loss") {
-            let perplexity = Score::whole(text.value.exp(), text.n);
-            scores.push(("text_perplexity".to_owned(), perplexity));
-        }
+        let text = scores.iter().find(|(name, _)| name == "text_loss").map(|(_, score)| *score);
+        let of_text = |text: Score| {
+            let value = perplexity(text.value * text.n as f64, text.n)?;
+            Some(("text_perplexity".to_owned(), Score::whole(value, text.n)))
+        };
+        scores.extend(text.and_then(of_text));
         let mut samples = Vec::new();
         for (doc_id, source) in self.sources.iter().enumerate() {
             let means = means(source.batches.iter());
