@@ -66,7 +66,7 @@ fn main() -> calumma::Result<()> {
         .map_err(calumma::Error::io(Path::new("standard output")))
 }
 
-/// Writes shards of captions with a picture of 66 ids each; returns their size in bytes.
+/// Writes shards of captions with an image of 66 ids each; returns their size in bytes.
 fn write(dir: &Path, documents: usize, tokenizer: &str) -> usize {
     let mut bytes = 0;
     for first in (0..documents).step_by(IN_A_SHARD) {

@@ -1,7 +1,7 @@
 //! How long the parts take at the demo's sizes, with random weights: `cargo bench`.
 //!
-//! encode and decode: one 64x64 picture; prefill: a prompt of 80 tokens; decode_step: one more token on
-//! two rows (the two branches of guidance); train_step: 16 rows of 256 tokens; vq_train_step: 16 pictures.
+//! encode and decode: one 64x64 image; prefill: a prompt of 80 tokens; decode_step: one more token on
+//! two rows (the two branches of guidance); train_step: 16 rows of 256 tokens; vq_train_step: 16 images.
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 use std::hint::black_box;
@@ -22,7 +22,7 @@ use vq_tokenizer::{VqConfig, VqTokenizer};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// An image tokenizer of 64x64 pictures with twice the width of `recipes/vq-64.toml`, half the depth of channels.
+/// An image tokenizer of 64x64 images with twice the width of `recipes/vq-64.toml`, half the depth of channels.
 fn vq_config() -> VqConfig {
     let json = serde_json::json!({
         "resolution": 64, "base_channels": 32, "channel_multiplier": [1, 1, 2, 4],
@@ -51,10 +51,10 @@ fn image_tokenizer(c: &mut Criterion) {
     let model = vq_config().init(&device);
     let preprocessor = PreprocessorConfig::original(64);
     let tokenizer = VqTokenizer::new(vq_config(), preprocessor, model, device.clone());
-    let picture = RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8 * 4, y as u8 * 4, 128]));
-    let pictures = [picture];
-    let codes = tokenizer.encode(&pictures).expect("a 64x64 picture fits");
-    c.bench_function("encode", |b| b.iter(|| black_box(tokenizer.encode(&pictures))));
+    let image = RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8 * 4, y as u8 * 4, 128]));
+    let images = [image];
+    let codes = tokenizer.encode(&images).expect("a 64x64 image fits");
+    c.bench_function("encode", |b| b.iter(|| black_box(tokenizer.encode(&images))));
     c.bench_function("decode", |b| b.iter(|| black_box(tokenizer.decode(&codes))));
 
     let device = device.autodiff();

@@ -1,7 +1,7 @@
 //! The image tokenizer at a size that other programs are measured at: `cargo bench --bench tokenizer`.
 //!
 //! 64 channels in levels of 1, 2, 2, 4, two residual blocks each, 128x128 pixels, 16x16 codes of 4096;
-//! four pictures at once. encode: pixels to codes; decode: codes to pixels; train_step: both ways, the
+//! four images at once. encode: pixels to codes; decode: codes to pixels; train_step: both ways, the
 //! gradients and an update with AdamW.
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
@@ -17,7 +17,7 @@ use vq_tokenizer::train::{VqLossConfig, VqObjective};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const PICTURES: usize = 4;
+const IMAGES: usize = 4;
 const SIDE: usize = 128;
 
 fn config() -> VqConfig {
@@ -35,7 +35,7 @@ fn config() -> VqConfig {
 }
 
 fn pixels(device: &Device) -> Tensor<4> {
-    Tensor::random([PICTURES, 3, SIDE, SIDE], Distribution::Uniform(-1.0, 1.0), device)
+    Tensor::random([IMAGES, 3, SIDE, SIDE], Distribution::Uniform(-1.0, 1.0), device)
 }
 
 fn tokenizer(c: &mut Criterion) {
@@ -45,7 +45,7 @@ fn tokenizer(c: &mut Criterion) {
     c.bench_function("vq_small_encode", |b| {
         b.iter(|| black_box(model.codes(model.latents(input.clone())).into_data()));
     });
-    let codes = Tensor::<3, Int>::zeros([PICTURES, 16, 16], &device);
+    let codes = Tensor::<3, Int>::zeros([IMAGES, 16, 16], &device);
     c.bench_function("vq_small_decode", |b| {
         b.iter(|| black_box(model.pixels(codes.clone()).into_data()))
     });

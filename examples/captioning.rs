@@ -1,10 +1,10 @@
-//! Captions pictures.
+//! Captions images.
 //!
 //! ```text
-//! cargo run --release --example captioning -- [CHECKPOINT [PICTURE...]]
+//! cargo run --release --example captioning -- [CHECKPOINT [IMAGE...]]
 //! ```
 //!
-//! The checkpoint is `checkpoints/demo` unless another is named. Without a picture a scene is made
+//! The checkpoint is `checkpoints/demo` unless another is named. Without an image a scene is made
 //! on the spot, and its own caption is printed beside the model's.
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
@@ -19,14 +19,14 @@ use vq_tokenizer::preprocess::{open_image, to_rgb};
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args_os().skip(1).map(PathBuf::from);
     let checkpoint = args.next().unwrap_or_else(|| "checkpoints/demo".into());
-    let pictures: Vec<PathBuf> = args.collect();
+    let images: Vec<PathBuf> = args.collect();
 
     let pipeline = Pipeline::open(&checkpoint, &DeviceSpec::best().open()?)?;
-    for path in &pictures {
-        let picture = to_rgb(open_image(path)?);
-        println!("{}: {}", path.display(), pipeline.caption(&picture)?);
+    for path in &images {
+        let image = to_rgb(open_image(path)?);
+        println!("{}: {}", path.display(), pipeline.caption(&image)?);
     }
-    if pictures.is_empty() {
+    if images.is_empty() {
         let scene = Scenes::new("scenes:val?count=1&seed=7".parse()?)?.get(0)?;
         println!("{}: {}", scene.source, pipeline.caption(&scene.images[0])?);
         println!("made as: {}", scene.fields["caption"]);

@@ -1,11 +1,11 @@
-//! Draws a picture of a text.
+//! Draws an image of a text.
 //!
 //! ```text
 //! cargo run --release --example text_to_image -- checkpoints/demo "a red circle above a blue star"
 //! ```
 //!
-//! The picture goes to `picture.png`, or to the path given as a third argument. The checkpoint says
-//! how to sample; here only the seed is set, so that the same command draws the same picture.
+//! The image goes to `image.png`, or to the path given as a third argument. The checkpoint says
+//! how to sample; here only the seed is set, so that the same command draws the same image.
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
 use std::path::PathBuf;
@@ -17,16 +17,16 @@ use calumma::pipeline::Pipeline;
 
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
-    let usage = "arguments: CHECKPOINT TEXT [PICTURE.png]";
+    let usage = "arguments: CHECKPOINT TEXT [IMAGE.png]";
     let checkpoint = PathBuf::from(args.next().context(usage)?);
     let text = args.next().context(usage)?;
-    let path = args.next().unwrap_or_else(|| "picture.png".to_owned());
+    let path = args.next().unwrap_or_else(|| "image.png".to_owned());
 
     let pipeline = Pipeline::open(&checkpoint, &DeviceSpec::best().open()?)?;
     let config = GenerationConfig { seed: 1, ..pipeline.generation().clone() };
-    for picture in pipeline.draw_batch(&[&text], &config)? {
-        picture.save(&path).with_context(|| path.clone())?;
-        println!("{path}: {text}, {}x{} pixels", picture.width(), picture.height());
+    for image in pipeline.draw_batch(&[&text], &config)? {
+        image.save(&path).with_context(|| path.clone())?;
+        println!("{path}: {text}, {}x{} pixels", image.width(), image.height());
     }
     Ok(())
 }

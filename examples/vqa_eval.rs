@@ -1,4 +1,4 @@
-//! Scores answers to questions about pictures, by question type.
+//! Scores answers to questions about images, by question type.
 //!
 //! ```text
 //! cargo run --release --example vqa_eval -- [CHECKPOINT [QUESTIONS.parquet]]
@@ -7,7 +7,7 @@
 //! The Parquet file needs the columns `image`, `question` and `answer`. Without one, scenes are made
 //! on the spot. The checkpoint is `checkpoints/demo` unless another is named. An answer counts when
 //! it equals the right one after the VQA normalisation; beside each share stands what the most
-//! frequent answer of that type would score without a look at the picture.
+//! frequent answer of that type would score without a look at the image.
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
 use calumma::device::DeviceSpec;
@@ -28,8 +28,8 @@ fn main() -> anyhow::Result<()> {
     let extent = Extent { limit: Some(QUESTIONS), batch: 32 };
     let mut config = pipeline.generation().clone().for_answers();
     config.max_new_tokens = Some(16);
-    let scores = vqa::evaluate(dataset.as_ref(), extent, &majority, |pictures, questions| {
-        pipeline.ask_batch(pictures, questions, &config)
+    let scores = vqa::evaluate(dataset.as_ref(), extent, &majority, |images, questions| {
+        pipeline.ask_batch(images, questions, &config)
     })?;
 
     println!("{:<12} {:>5} {:>9} {:>9}  majority answer", "type", "N", "right", "majority");

@@ -66,7 +66,7 @@ impl DeviceSpec {
         }
     }
 
-    /// The device, ready for tensors; of a range, the first one.
+    /// The device, ready for tensors.
     ///
     /// Burn opens a device at its first use and panics on a thread of its own if that fails; the
     /// checks made here turn the usual reasons into errors before that. No tensor is created, so
@@ -74,8 +74,8 @@ impl DeviceSpec {
     ///
     /// # Errors
     ///
-    /// If the build lacks the backend, the machine lacks the device, or the files that CUDA
-    /// kernels are compiled with are missing.
+    /// If the build lacks the backend, the machine lacks the device, the files that CUDA kernels
+    /// are compiled with are missing, or the name stands for several devices.
     ///
     /// ```
     /// use calumma::device::DeviceSpec;
@@ -89,9 +89,7 @@ impl DeviceSpec {
         match *self {
             Self::Cpu => cpu::open(),
             Self::Cuda(index) => cuda::open(index, index).map(|mut devices| devices.remove(0)),
-            Self::CudaRange(first, last) => {
-                cuda::open(first, last).map(|mut devices| devices.remove(0))
-            }
+            Self::CudaRange(..) => Err(DeviceError::SeveralDevices { spec: self.to_string() }),
             Self::Wgpu => wgpu::open(),
         }
     }
@@ -276,6 +274,26 @@ pub enum DeviceError {
         /// A header that kernels include.
         header: &'static str,
     },
+    /// A range was given where one device does the work.
+    #[error(
+        "{spec} names several devices, and this work runs on one; name one of them, such as cuda:0"
+    )]
+    SeveralDevices {
+        /// The range.
+        spec: String,
+    },
+    /// The work is done in one number format only, or the device has no arithmetic in the one asked for.
+    #[error("--precision is {precision}, but {work} runs in f32 only{place}; allowed: {allowed}")]
+    Precision {
+        /// What was asked for.
+        precision: Precision,
+        /// The work.
+        work: String,
+        /// ` on DEVICE`, or nothing where no device would do.
+        place: String,
+        /// What to ask for instead.
+        allowed: &'static str,
+    },
     /// wgpu reaches no adapter.
     #[error(
         "no wgpu device found: no Vulkan, Metal, DirectX or OpenGL driver lists an adapter; \
@@ -343,6 +361,12 @@ mod tests {
             Err(DeviceError::NoCudaPath { .. } | DeviceError::NoCudaHeaders { .. }) => {}
             Err(error) => assert_eq!(error, DeviceError::NotBuilt { feature: "cpu" }),
         }
+    }
+
+    #[test]
+    fn a_range_never_stands_for_its_first_device() {
+        let error = DeviceSpec::CudaRange(1, 3).open().unwrap_err();
+        assert!(error.to_string().contains("cuda:1-3 names several devices"), "{error}");
     }
 
     #[test]

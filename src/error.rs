@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 /// The result of a fallible operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// What an error keeps of the error that caused it; [`source`](std::error::Error::source) gives it back.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Errors of the library. [`Error::exit_code`] gives the program's documented exit code.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -22,18 +25,25 @@ pub enum Error {
     File {
         /// The file at fault.
         path: PathBuf,
-        /// What is wrong, and what is allowed.
+        /// What is wrong, and what is allowed; the text of `source` included.
         message: String,
+        /// The error of the parser or decoder that refused the content.
+        source: Option<Cause>,
     },
     /// A value outside its allowed range: a configuration field, a prompt, an id.
-    #[error("{0}")]
-    Invalid(String),
+    #[error("{message}")]
+    Invalid {
+        /// What is wrong, and what is allowed; the text of `source` included.
+        message: String,
+        /// The error underneath.
+        source: Option<Cause>,
+    },
     /// The image tokenizer refused.
     #[error(transparent)]
     Vq(#[from] vq_tokenizer::Error),
     /// A device is missing or unusable.
-    #[error("{0}")]
-    Device(String),
+    #[error(transparent)]
+    Device(#[from] crate::device::DeviceError),
     /// Training left the numbers that optimisation can use.
     #[error("training diverged at step {step}: {message}")]
     Diverged {
@@ -56,15 +66,37 @@ impl Error {
         move |source| Self::Io { path: path.to_owned(), source }
     }
 
-    /// An [`Error::File`] for `path`.
+    /// An [`Error::File`] for `path` without a cause.
     pub fn file(path: &Path, message: impl Into<String>) -> Self {
-        Self::File { path: path.to_owned(), message: message.into() }
+        Self::File { path: path.to_owned(), message: message.into(), source: None }
+    }
+
+    /// An [`Error::File`] for `path` that `source` explains; made for `map_err`.
+    pub fn in_file<E: Into<Cause>>(path: &Path) -> impl FnOnce(E) -> Self + '_ {
+        move |source| {
+            let source = source.into();
+            let message = source.to_string();
+            Self::File { path: path.to_owned(), message, source: Some(source) }
+        }
+    }
+
+    /// An [`Error::Invalid`] without a cause.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::Invalid { message: message.into(), source: None }
+    }
+
+    /// An [`Error::Invalid`] that reads `context: source`; made for `map_err`.
+    pub fn because<E: Into<Cause>>(context: impl std::fmt::Display) -> impl FnOnce(E) -> Self {
+        move |source| {
+            let source = source.into();
+            Self::Invalid { message: format!("{context}: {source}"), source: Some(source) }
+        }
     }
 
     /// The program's exit code: 3 data, 4 device, 5 diverged, 128 + signal when interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Io { .. } | Self::File { .. } | Self::Invalid(_) | Self::Vq(_) => 3,
+            Self::Io { .. } | Self::File { .. } | Self::Invalid { .. } | Self::Vq(_) => 3,
             Self::Device(_) => 4,
             Self::Diverged { .. } => 5,
             Self::Interrupted { signal } => u8::try_from(128 + signal).unwrap_or(u8::MAX),

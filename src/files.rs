@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// [`Error::File`] when `path` is a directory; [`Error::Io`] when it cannot be written.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     if path.is_dir() {
         return Err(Error::file(path, "is a directory; expected the path of a file"));
     }
@@ -33,24 +33,24 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     })
 }
 
-/// `picture` as the PNG of the file at `path`, which is not written.
+/// `image` as the PNG of the file at `path`, which is not written.
 ///
 /// # Errors
 /// [`Error::File`] when it has no pixels.
-pub(crate) fn png(path: &Path, picture: &RgbImage) -> Result<Vec<u8>> {
+pub(crate) fn png(path: &Path, image: &RgbImage) -> Result<Vec<u8>> {
     let mut png = Cursor::new(Vec::new());
-    picture
+    image
         .write_to(&mut png, ImageFormat::Png)
         .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
     Ok(png.into_inner())
 }
 
-/// Writes `picture` to the file at `path` as a PNG, as [`write_whole`] does.
+/// Writes `image` to the file at `path` as a PNG, as [`write_atomic`] does.
 ///
 /// # Errors
-/// Those of [`png`] and [`write_whole`].
-pub(crate) fn write_png(path: &Path, picture: &RgbImage) -> Result<()> {
-    write_whole(path, &png(path, picture)?)
+/// Those of [`png`] and [`write_atomic`].
+pub(crate) fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
+    write_atomic(path, &png(path, image)?)
 }
 
 /// Writes `value` to the file at `path` as indented JSON.
@@ -106,11 +106,11 @@ mod tests {
     fn a_file_is_replaced_whole_and_a_failure_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/file.json");
-        write_whole(&path, b"one").unwrap();
-        write_whole(&path, b"two").unwrap();
+        write_atomic(&path, b"one").unwrap();
+        write_atomic(&path, b"two").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
-        assert!(write_whole(&dir.path().join("new/"), b"three").is_err());
-        assert!(write_whole(&path.join("below"), b"four").is_err());
+        assert!(write_atomic(&dir.path().join("new/"), b"three").is_err());
+        assert!(write_atomic(&path.join("below"), b"four").is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert_eq!(std::fs::read_dir(dir.path().join("new")).unwrap().count(), 1);
     }

@@ -1,16 +1,16 @@
-//! Train, evaluate and run unified early-fusion models of text and pictures.
+//! Train, evaluate and run unified early-fusion models of text and images.
 //!
-//! A picture becomes discrete codes, codes and text become one sequence of ids, one transformer models
+//! An image becomes discrete codes, codes and text become one sequence of ids, one transformer models
 //! the sequence. [`Pipeline`](pipeline::Pipeline) is the door to a trained model; [`train`] makes one.
 //!
 //! ```
 //! use calumma::device::DeviceSpec;
 //! use calumma::pipeline::Pipeline;
 //!
-//! let device = DeviceSpec::Cpu.open().map_err(|e| calumma::Error::Device(e.to_string()))?;
+//! let device = DeviceSpec::Cpu.open()?;
 //! let pipeline = Pipeline::open("checkpoints/demo".as_ref(), &device)?;
-//! let picture = pipeline.draw("a large red circle")?;
-//! assert_eq!(picture.dimensions(), (64, 64));
+//! let image = pipeline.draw("a large red circle")?;
+//! assert_eq!(image.dimensions(), (64, 64));
 //! # Ok::<(), calumma::Error>(())
 //! ```
 #![deny(missing_docs)]

@@ -1,4 +1,4 @@
-//! An opened checkpoint at work: text and pictures in, text and pictures out.
+//! An opened checkpoint at work: text and images in, text and images out.
 //!
 //! What programs use: it joins the image tokenizer, the text tokenizer, the language model and the
 //! generator, and knows the prompts that the checkpoint was trained on.
@@ -8,8 +8,8 @@
 //!
 //! let device = burn::tensor::Device::flex();
 //! let pipeline = Pipeline::open("checkpoints/demo".as_ref(), &device)?;
-//! let picture = pipeline.draw("a large red circle on a white background")?;
-//! println!("{}", pipeline.ask(&picture, "what color is the circle?")?); // red
+//! let image = pipeline.draw("a large red circle on a white background")?;
+//! println!("{}", pipeline.ask(&image, "what color is the circle?")?); // red
 //! # Ok::<(), calumma::Error>(())
 //! ```
 
@@ -35,22 +35,22 @@ use crate::tokenize::{CodedSegment, Processor, Segment, StreamDecoder};
 pub enum PipelineEvent {
     /// More text; whole characters, never empty.
     Text(String),
-    /// A picture was begun.
+    /// An image was begun.
     ImageStart,
-    /// A code of the picture was drawn.
+    /// A code of the image was drawn.
     ImageProgress {
-        /// Codes that the picture has by now.
+        /// Codes that the image has by now.
         done: usize,
         /// Codes that it will have.
         total: usize,
     },
-    /// A picture is complete.
+    /// An image is complete.
     Image(RgbImage),
     /// Nothing follows.
     End(EndReason),
 }
 
-/// What is said where a picture is asked of a checkpoint that came without the decoder.
+/// What is said where an image is asked of a checkpoint that came without the decoder.
 pub const NO_DECODER: &str = "this checkpoint has no VQGAN decoder, so it cannot draw: fetch \
     tokenizer/vqgan.ckpt and tokenizer/vqgan.yaml of the original release (or of Anole), and add them with \
     `calumma import CHECKPOINT --vqgan tokenizer/vqgan.ckpt`";
@@ -88,10 +88,10 @@ impl Pipeline {
     }
 
     /// Continues `prompt`; `on_event` hears of every step at once, and its error ends the work.
-    /// Returns what was added. Without an image tokenizer, or its decoder, no picture is begun.
+    /// Returns what was added. Without an image tokenizer, or its decoder, no image is begun.
     ///
     /// # Errors
-    /// When a picture cannot be encoded, the prompt does not fit the context, `config` is out of
+    /// When an image cannot be encoded, the prompt does not fit the context, `config` is out of
     /// range, or with the error of `on_event`.
     pub fn generate(
         &self,
@@ -110,7 +110,7 @@ impl Pipeline {
         let coded = |segment: &Segment| match segment {
             Segment::Text(text) => CodedSegment::Text(text.clone()),
             Segment::Image(_) => {
-                CodedSegment::Image(codes.next().expect("every picture was encoded"))
+                CodedSegment::Image(codes.next().expect("every image was encoded"))
             }
         };
         let segments: Vec<CodedSegment> = prompt.iter().map(coded).collect();
@@ -158,7 +158,7 @@ impl Pipeline {
     /// A caption of each of `images`, all in one batch.
     ///
     /// # Errors
-    /// When a picture cannot be encoded or the checkpoint's prompt does not fit.
+    /// When an image cannot be encoded or the checkpoint's prompt does not fit.
     pub fn caption_batch(
         &self,
         images: &[RgbImage],
@@ -178,11 +178,11 @@ impl Pipeline {
         self.ask_batch(image, &[question], &config).map(|mut texts| texts.remove(0))
     }
 
-    /// The answer to each of `questions` about the picture at the same place of `images`, all in
+    /// The answer to each of `questions` about the image at the same place of `images`, all in
     /// one batch.
     ///
     /// # Errors
-    /// When there are not as many pictures as questions, a picture cannot be encoded or a prompt
+    /// When there are not as many images as questions, an image cannot be encoded or a prompt
     /// does not fit.
     pub fn ask_batch(
         &self,
@@ -193,7 +193,7 @@ impl Pipeline {
         self.asking(&self.prompts.ask, &[])?.answer(images, questions, config)
     }
 
-    /// A picture of `text`, with the checkpoint's settings.
+    /// An image of `text`, with the checkpoint's settings.
     ///
     /// # Errors
     /// As [`draw_batch`](Self::draw_batch).
@@ -201,7 +201,7 @@ impl Pipeline {
         self.draw_batch(&[text], &self.generation).map(|mut images| images.remove(0))
     }
 
-    /// A picture of each of `texts`, all in one batch; the first has the seed of `config`, each
+    /// An image of each of `texts`, all in one batch; the first has the seed of `config`, each
     /// of the others one more. A text given twice is drawn twice. With several `candidates` all are
     /// drawn, the further ones from seeds far from those, and each text gets the one of which the model
     /// thinks it the likeliest caption.
@@ -222,7 +222,7 @@ impl Pipeline {
         let rounds = config.candidates.max(1);
         let mut codes = Vec::with_capacity(rounds * texts.len());
         for round in 0..rounds as u64 {
-            // Far from the seeds of other texts, so that a picture depends on its own seed alone.
+            // Far from the seeds of other texts, so that an image depends on its own seed alone.
             let seed = config.seed.wrapping_add(round << 32);
             let config = GenerationConfig { seed, ..config.clone() };
             codes.extend(self.generator()?.draw_batch(&prompts, &config)?);
@@ -244,7 +244,7 @@ impl Pipeline {
         Ok(vq.decode(&kept)?)
     }
 
-    /// The log-probability, in nats, of `text` as a caption of the picture in `codes`.
+    /// The log-probability, in nats, of `text` as a caption of the image in `codes`.
     fn caption_fit(&self, codes: &Codes, text: &str) -> Result<f64> {
         let mut row = self.fill(&self.prompts.caption, &[], Some(codes.clone()))?;
         let start = row.len();
@@ -270,7 +270,7 @@ impl Pipeline {
     /// When the checkpoint came without one.
     pub fn vq(&self) -> Result<&VqTokenizer> {
         self.vq.as_ref().ok_or_else(|| {
-            Error::Invalid("the checkpoint has no image tokenizer, so it takes text only".into())
+            Error::invalid("the checkpoint has no image tokenizer, so it takes text only".into())
         })
     }
 
@@ -280,7 +280,7 @@ impl Pipeline {
     /// When there is none or it has no decoder; says which file to add, and how.
     pub fn drawing_vq(&self) -> Result<&VqTokenizer> {
         let vq = self.vq()?;
-        if vq.has_decoder() { Ok(vq) } else { Err(Error::Invalid(NO_DECODER.into())) }
+        if vq.has_decoder() { Ok(vq) } else { Err(Error::invalid(NO_DECODER.into())) }
     }
 
     /// The settings that the checkpoint comes with.
@@ -308,18 +308,13 @@ impl Pipeline {
     }
 
     fn encode(&self, images: &[RgbImage]) -> Result<Vec<Codes>> {
-        // A batch of no pictures is none for the image tokenizer.
+        // A batch of no images is none for the image tokenizer.
         if images.is_empty() { Ok(Vec::new()) } else { Ok(self.vq()?.encode(images)?) }
     }
 
     /// The ids of a prompt form.
-    fn fill(
-        &self,
-        form: &str,
-        values: &[(&str, &str)],
-        picture: Option<Codes>,
-    ) -> Result<Vec<u32>> {
-        self.processor.encode(&asking::segments(form, values, picture)?)
+    fn fill(&self, form: &str, values: &[(&str, &str)], image: Option<Codes>) -> Result<Vec<u32>> {
+        self.processor.encode(&asking::segments(form, values, image)?)
     }
 
     fn answer(&self, prompts: &[Vec<u32>], config: &GenerationConfig) -> Result<Vec<String>> {
@@ -330,11 +325,11 @@ impl Pipeline {
     }
 }
 
-/// Turns events over ids into events over text and pictures, and collects what they add up to.
+/// Turns events over ids into events over text and images, and collects what they add up to.
 struct Narrator<'a, F> {
     pipeline: &'a Pipeline,
     stream: StreamDecoder<'a>,
-    /// Text since the last picture.
+    /// Text since the last image.
     text: String,
     segments: Vec<Segment>,
     on_event: F,

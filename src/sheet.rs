@@ -1,4 +1,4 @@
-//! Sheets: pictures with their texts in rows, on one picture that a person can look through.
+//! Sheets: images with their texts in rows, on one image that a person can look through.
 //!
 //! Pure layout: nothing is read or written. Texts are set in font8x8, an 8x8 bitmap font that is
 //! compiled in, so that a sheet needs no font file.
@@ -8,8 +8,8 @@
 //!
 //! let cell = Cell::new(image::RgbImage::new(64, 64)).note(Tone::Plain, "a black square");
 //! let section = Section { heading: "drawn".into(), cells: vec![cell] };
-//! let picture = sheet(&[section], &Layout { columns: 1, ..Layout::default() });
-//! assert_eq!(picture.width(), 12 + 256 + 12);
+//! let image = sheet(&[section], &Layout { columns: 1, ..Layout::default() });
+//! assert_eq!(image.width(), 12 + 256 + 12);
 //! ```
 
 use font8x8::UnicodeFonts;
@@ -53,17 +53,17 @@ impl Tone {
     }
 }
 
-/// A picture and the texts below it.
+/// An image and the texts below it.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// The picture, of any size; it is scaled to the layout's width.
+    /// The image, of any size; it is scaled to the layout's width.
     pub image: RgbImage,
     /// Texts from top to bottom; each begins a line and is wrapped.
     pub notes: Vec<(Tone, String)>,
 }
 
 impl Cell {
-    /// A picture without text.
+    /// An image without text.
     pub fn new(image: RgbImage) -> Self {
         Self { image, notes: Vec::new() }
     }
@@ -90,8 +90,8 @@ pub struct Section {
 pub struct Layout {
     /// Cells in a row, at least 1.
     pub columns: u32,
-    /// Width of every picture, at least 8.
-    pub picture: u32,
+    /// Width of every image, at least 8.
+    pub image: u32,
     /// Factor on the font's 8x8 glyphs, at least 1.
     pub text_scale: u32,
     /// Space around cells.
@@ -99,9 +99,9 @@ pub struct Layout {
 }
 
 impl Default for Layout {
-    /// Four pictures of 256 pixels in a row, text of 16.
+    /// Four images of 256 pixels in a row, text of 16.
     fn default() -> Self {
-        Self { columns: 4, picture: 256, text_scale: 2, gap: 12 }
+        Self { columns: 4, image: 256, text_scale: 2, gap: 12 }
     }
 }
 
@@ -110,23 +110,23 @@ impl Layout {
     fn sane(self) -> Self {
         Self {
             columns: self.columns.max(1),
-            picture: self.picture.max(GLYPH),
-            text_scale: self.text_scale.clamp(1, self.picture.max(GLYPH) / GLYPH),
+            image: self.image.max(GLYPH),
+            text_scale: self.text_scale.clamp(1, self.image.max(GLYPH) / GLYPH),
             gap: self.gap,
         }
     }
 
     fn width(self) -> u32 {
-        self.gap + self.columns * (self.picture + self.gap)
+        self.gap + self.columns * (self.image + self.gap)
     }
 
     fn line_height(self) -> u32 {
         self.text_scale * (GLYPH + LEADING)
     }
 
-    /// Characters that fit below a picture.
+    /// Characters that fit below an image.
     fn chars(self) -> usize {
-        (self.picture / (self.text_scale * GLYPH)) as usize
+        (self.image / (self.text_scale * GLYPH)) as usize
     }
 
     /// Height of a heading with its rule.
@@ -135,7 +135,7 @@ impl Layout {
     }
 }
 
-/// A cell with its picture scaled and its text in lines.
+/// A cell with its image scaled and its text in lines.
 struct Set {
     image: RgbImage,
     lines: Vec<(Tone, String)>,
@@ -147,7 +147,7 @@ impl Set {
             wrap(text, layout.chars()).into_iter().map(|line| (*tone, line)).collect::<Vec<_>>()
         };
         Self {
-            image: scaled(&cell.image, layout.picture),
+            image: scaled(&cell.image, layout.image),
             lines: cell.notes.iter().flat_map(wrapped).collect(),
         }
     }
@@ -204,7 +204,7 @@ fn draw_section(
     }
     for (row, height) in rows(cells, layout) {
         for (column, cell) in (0u32..).zip(row) {
-            let left = layout.gap + column * (layout.picture + layout.gap);
+            let left = layout.gap + column * (layout.image + layout.gap);
             imageops::replace(page, &cell.image, i64::from(left), i64::from(top));
             let text_top = top + cell.image.height() + layout.gap / 2;
             for (index, (tone, line)) in (0u32..).zip(&cell.lines) {
@@ -302,11 +302,11 @@ mod tests {
     fn the_page_holds_every_row() {
         let cell = |side| Cell::new(RgbImage::from_pixel(side, side, Rgb([1, 2, 3])));
         let section = Section { heading: String::new(), cells: vec![cell(16); 5] };
-        let layout = Layout { columns: 2, picture: 32, text_scale: 1, gap: 4 };
+        let layout = Layout { columns: 2, image: 32, text_scale: 1, gap: 4 };
         let page = sheet(&[section], &layout);
         assert_eq!(page.dimensions(), (4 + 2 * 36, 4 + 3 * 36));
-        let picture = |x, y| *page.get_pixel(x, y) == Rgb([1, 2, 3]);
-        assert!(picture(4, 4) && picture(40, 40) && picture(4, 76) && !picture(40, 76));
+        let image = |x, y| *page.get_pixel(x, y) == Rgb([1, 2, 3]);
+        assert!(image(4, 4) && image(40, 40) && image(4, 76) && !image(40, 76));
     }
 
     #[test]
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn empty_input_and_extreme_layouts_are_drawn() {
-        let layout = Layout { columns: 0, picture: 0, text_scale: 0, gap: 0 };
+        let layout = Layout { columns: 0, image: 0, text_scale: 0, gap: 0 };
         let cells = vec![Cell::new(RgbImage::new(0, 3)).note(Tone::Plain, "word")];
         let page = sheet(&[Section { heading: "h".into(), cells }], &layout);
         assert_eq!(page.width(), GLYPH);

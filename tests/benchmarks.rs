@@ -8,7 +8,7 @@ use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A folder with files of text; names that end in `.jpg` are pictures of the given width.
+/// A folder with files of text; names that end in `.jpg` are images of the given width.
 fn folder(files: &[(&str, &str)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, content) in files {
@@ -112,7 +112,7 @@ fn vqa_questions_come_in_their_order_with_their_ten_answers() {
 }
 
 #[test]
-fn vqa_test_splits_have_questions_alone_and_the_pictures_of_test2015() {
+fn vqa_test_splits_have_questions_alone_and_the_images_of_test2015() {
     for subtype in ["test2015", "test-dev2015"] {
         let dir = folder(&[
             ("q.json", &QUESTIONS.replace("val2014", subtype)),
@@ -126,18 +126,17 @@ fn vqa_test_splits_have_questions_alone_and_the_pictures_of_test2015() {
 }
 
 #[test]
-fn a_missing_or_broken_picture_is_an_error_of_its_samples_alone() {
+fn a_missing_or_broken_image_is_an_error_of_its_samples_alone() {
     let dir = vqa(QUESTIONS, &annotations(&three()));
-    let picture = dir.path().join("val2014/COCO_val2014_000000000009.jpg");
-    fs::remove_file(&picture).unwrap();
+    let image = dir.path().join("val2014/COCO_val2014_000000000009.jpg");
+    fs::remove_file(&image).unwrap();
     let dataset = open(&dir, VQA);
     let message = dataset.get(1).unwrap_err().to_string();
-    for words in ["q.json: question 9000: picture", "COCO_val2014_000000000009.jpg", "No such file"]
-    {
+    for words in ["q.json: question 9000: image", "COCO_val2014_000000000009.jpg", "No such file"] {
         assert!(message.contains(words), "{message}");
     }
-    fs::write(&picture, "no picture").unwrap();
-    assert!(dataset.get(1).unwrap_err().to_string().contains("question 9000: picture"));
+    fs::write(&image, "no image").unwrap();
+    assert!(dataset.get(1).unwrap_err().to_string().contains("question 9000: image"));
     assert!(dataset.get(0).is_ok() && dataset.get(2).is_ok() && dataset.fields(1).is_ok());
     let counted = Counted::new(dataset, 0.5).unwrap();
     let good = (0..3).map(|n| counted.take(n).unwrap().is_some());
@@ -233,7 +232,7 @@ fn gqa_keeps_the_order_of_its_object_and_its_types() {
     assert_eq!(all[0], first);
     assert_eq!([&all[1]["question_id"], &all[2]["question_id"]], ["07", "1"]);
     assert_eq!(width(dataset.as_ref(), 0), 3);
-    assert!(dataset.get(1).unwrap_err().to_string().contains("question 07: picture"));
+    assert!(dataset.get(1).unwrap_err().to_string().contains("question 07: image"));
     assert!(dataset.get(2).unwrap_err().to_string().contains("without .."), "ids are no paths");
 
     let write = |text: &str| fs::write(dir.path().join("q.json"), text).unwrap();
@@ -320,7 +319,7 @@ fn coco(annotations: &Value) -> TempDir {
 }
 
 #[test]
-fn coco_captions_stand_with_their_picture() {
+fn coco_captions_stand_with_their_image() {
     let caption =
         |image: u64, id: u64, text: &str| json!({"image_id": image, "id": id, "caption": text});
     let (a, b, c) = (caption(4, 1, "A dog. "), caption(9, 2, "a cat"), caption(4, 3, "dogs"));
@@ -333,7 +332,7 @@ fn coco_captions_stand_with_their_picture() {
     ];
     assert_eq!(fields(dataset.as_ref()), expected);
     assert_eq!(width(dataset.as_ref(), 0), 4);
-    assert!(dataset.get(1).unwrap_err().to_string().contains("a.json: image 4: picture"));
+    assert!(dataset.get(1).unwrap_err().to_string().contains("a.json: image 4: image"));
     let test = open(&coco(&Value::Null), spec).fields(0).unwrap();
     assert!(!test.contains_key("captions"), "test splits have none");
     for (list, words) in [
@@ -371,7 +370,7 @@ fn karpathy_splits_are_chosen_by_name() {
     assert_eq!(width(dataset.as_ref(), 0), 6);
     let both: Vec<_> = fields(open(&dir, &spec("train,restval")).as_ref());
     assert_eq!([&both[0]["image_id"], &both[1]["image_id"]], [60623, 8]);
-    assert!(error(&dir, &spec("val")).contains("no picture of split val"));
+    assert!(error(&dir, &spec("val")).contains("no image of split val"));
     assert!(error(&dir, &spec("tset")).contains("unknown split \"tset\", the nearest is \"test\""));
 
     let flickr = json!({"images": [{"sentids": [0], "imgid": 3, "split": "test",
@@ -388,7 +387,7 @@ fn karpathy_splits_are_chosen_by_name() {
 }
 
 #[test]
-fn geneval_prompts_keep_their_metadata_and_need_no_pictures() {
+fn geneval_prompts_keep_their_metadata_and_need_no_images() {
     let line = json!({"tag": "counting", "include": [{"class": "orange", "count": 3}],
         "exclude": [{"class": "orange", "count": 4}], "prompt": "a photo of three oranges"});
     let placed = json!({"tag": "position", "include": [{"class": "sink", "count": 1},

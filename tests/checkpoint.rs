@@ -27,7 +27,7 @@ fn copied(from: &Path, to: &Path) {
     }
 }
 
-fn picture() -> RgbImage {
+fn image() -> RgbImage {
     RgbImage::from_fn(40, 32, |x, y| image::Rgb([x as u8 * 6, y as u8 * 7, 90]))
 }
 
@@ -52,8 +52,8 @@ fn a_hugging_face_directory_sees_but_says_what_it_needs_to_draw() {
     let pipeline = Pipeline::open(&fixture(HF), &cpu()).unwrap();
     assert_eq!(pipeline.prompts(), &Preset::Chameleon.prompts());
     assert_eq!(pipeline.generation().image_guidance_scale, Some(1.2));
-    pipeline.caption(&picture()).unwrap();
-    let codes = pipeline.vq().unwrap().encode(&[picture()]).unwrap();
+    pipeline.caption(&image()).unwrap();
+    let codes = pipeline.vq().unwrap().encode(&[image()]).unwrap();
     assert_eq!(codes[0].ids.len(), 64);
     let error = pipeline.draw("a circle").unwrap_err().to_string();
     for part in ["no VQGAN decoder", "tokenizer/vqgan.ckpt", "calumma import CHECKPOINT --vqgan"] {
@@ -84,8 +84,8 @@ fn the_missing_decoder_can_be_added() {
     let pipeline = Pipeline::open(&bare, &cpu()).unwrap();
     let (ours, theirs) = (pipeline.drawing_vq().unwrap(), whole_tokenizer());
     assert_eq!(ours.preprocessor(), theirs.preprocessor());
-    let codes = theirs.encode(&[picture()]).unwrap();
-    assert_eq!(ours.encode(&[picture()]).unwrap(), codes);
+    let codes = theirs.encode(&[image()]).unwrap();
+    assert_eq!(ours.encode(&[image()]).unwrap(), codes);
     assert_eq!(ours.decode(&codes).unwrap(), theirs.decode(&codes).unwrap());
     assert_eq!(pipeline.draw("a circle").unwrap().dimensions(), (32, 32));
     let again = meta::add_vqgan(&bare, &ckpt, &cpu()).unwrap_err().to_string();
@@ -167,7 +167,7 @@ fn a_hugging_face_directory_goes_in_and_comes_back_bit_for_bit() {
         (Pipeline::open(&ours, &cpu()).unwrap(), Pipeline::open(&fixture(HF), &cpu()).unwrap());
     assert_eq!(taken_in.prompts(), foreign.prompts());
     assert_eq!(taken_in.generation(), foreign.generation());
-    assert_eq!(taken_in.caption(&picture()).unwrap(), foreign.caption(&picture()).unwrap());
+    assert_eq!(taken_in.caption(&image()).unwrap(), foreign.caption(&image()).unwrap());
     // In shards this time.
     let to_hf = Conversion { shard_size: 400_000, ..Conversion::to(Layout::HuggingFace) };
     to_hf.run(&ours, &back).unwrap();

@@ -76,8 +76,8 @@ fn calumma_in(dir: &Path, args: &[&str]) -> Outcome {
     }
 }
 
-/// A picture file of flat colours.
-fn picture(dir: &Path, name: &str) -> PathBuf {
+/// An image file of flat colours.
+fn image(dir: &Path, name: &str) -> PathBuf {
     let path = dir.join(name);
     RgbImage::from_fn(40, 32, |x, _| Rgb(if x < 20 { [200, 30, 30] } else { [30, 30, 200] }))
         .save(&path)

@@ -87,7 +87,7 @@ pub fn assert_close<const D: usize>(tensor: &Tensor<D>, expected: &TensorData, w
     assert!(excess <= 1.0, "{what}: {excess} times the tolerance");
 }
 
-/// Side of the pictures of [`tiny_checkpoint`], in pixels; 4x4 codes each.
+/// Side of the images of [`tiny_checkpoint`], in pixels; 4x4 codes each.
 pub const TINY_SIDE: u32 = 32;
 /// Longest sequence of [`tiny_checkpoint`].
 pub const TINY_CONTEXT: usize = 96;

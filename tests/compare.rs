@@ -86,12 +86,12 @@ fn equal_runs_have_p_of_one_and_clear_ones_the_smallest() {
 }
 
 #[test]
-fn questions_of_one_picture_are_resampled_together_and_losses_win_when_lower() {
+fn questions_of_one_image_are_resampled_together_and_losses_win_when_lower() {
     let of = |shift: f64| {
         let one = |i: usize| {
-            let (picture, question) = (i / 5, i % 5);
-            let id = format!("val.parquet: row {picture}, questions {question}");
-            let loss = (picture * 7 % 11) as f64 * shift;
+            let (image, question) = (i / 5, i % 5);
+            let id = format!("val.parquet: row {image}, questions {question}");
+            let loss = (image * 7 % 11) as f64 * shift;
             item(i, &id, None, &[("loss", loss), ("psnr", 20.0 + loss)])
         };
         evaluation((0..200).map(one).collect())
@@ -122,7 +122,7 @@ fn items_of_one_side_are_counted_and_absent_scores_left_out() {
 }
 
 #[test]
-fn several_pictures_of_a_sample_are_paired_in_order() {
+fn several_images_of_a_sample_are_paired_in_order() {
     let of = |values: [f64; 4]| {
         let one = |(i, value): (usize, f64)| item(i / 2, "folder", None, &[("psnr", value)]);
         evaluation(values.into_iter().enumerate().map(one).collect())

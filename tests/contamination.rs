@@ -21,7 +21,7 @@ impl Dataset for Samples {
         let (fields, images) = &self.1[index];
         let fields: Fields = match fields {
             Value::Object(fields) => fields.clone(),
-            _ => return Err(Error::Invalid(format!("sample {index} is damaged"))),
+            _ => return Err(Error::invalid(format!("sample {index} is damaged"))),
         };
         Ok(Sample { fields, images: images.clone(), source: format!("{}#{index}", self.0) })
     }
@@ -43,17 +43,17 @@ fn scenes(spec: &str) -> Scenes {
     Scenes::new(spec.parse().unwrap()).unwrap()
 }
 
-/// The pictures of scenes, without their texts.
-fn pictures(spec: &str, change: impl Fn(&RgbImage) -> RgbImage) -> Vec<(Value, Vec<RgbImage>)> {
+/// The images of scenes, without their texts.
+fn images(spec: &str, change: impl Fn(&RgbImage) -> RgbImage) -> Vec<(Value, Vec<RgbImage>)> {
     let scenes = scenes(spec);
     let one = |index| (json!({}), vec![change(&scenes.get(index).unwrap().images[0])]);
     (0..scenes.len()).map(one).collect()
 }
 
 /// Larger, brighter, and through JPEG at `quality`.
-fn reencoded(picture: &RgbImage, quality: u8) -> RgbImage {
-    let (width, height) = (picture.width() * 3 / 2, picture.height() * 3 / 2);
-    let larger = imageops::resize(picture, width, height, FilterType::CatmullRom);
+fn reencoded(image: &RgbImage, quality: u8) -> RgbImage {
+    let (width, height) = (image.width() * 3 / 2, image.height() * 3 / 2);
+    let larger = imageops::resize(image, width, height, FilterType::CatmullRom);
     let mut bytes = Vec::new();
     let encoder = JpegEncoder::new_with_quality(&mut bytes, quality);
     imageops::brighten(&larger, 16).write_with_encoder(encoder).unwrap();
@@ -63,9 +63,9 @@ fn reencoded(picture: &RgbImage, quality: u8) -> RgbImage {
 const EVALUATION: &str = "scenes:val?count=300&seed=5";
 
 #[test]
-fn exact_pictures_are_exact_and_reencoded_ones_near() {
-    let evaluation = Samples("val", pictures(EVALUATION, RgbImage::clone));
-    let mut train = pictures(EVALUATION, |picture| reencoded(picture, 60));
+fn exact_images_are_exact_and_reencoded_ones_near() {
+    let evaluation = Samples("val", images(EVALUATION, RgbImage::clone));
+    let mut train = images(EVALUATION, |image| reencoded(image, 60));
     train[3].1[0] = evaluation.1[250].1[0].clone();
     let near = |distance| {
         let config = ContaminationConfig { distance, ..ContaminationConfig::default() };
@@ -76,7 +76,7 @@ fn exact_pictures_are_exact_and_reencoded_ones_near() {
     let found =
         search(&evaluation, Samples("train", train.clone()), ContaminationConfig::default());
     assert_eq!(found.exact_pictures.items, 1);
-    let exact = &found.pictures[0];
+    let exact = &found.images[0];
     assert!(exact.exact && (exact.doc_id, exact.twin.index) == (250, 3));
     assert_eq!((exact.id.as_str(), exact.twin_id.as_str()), ("val#250", "train#3"));
     let share = found.near_pictures.share;
@@ -87,11 +87,11 @@ fn exact_pictures_are_exact_and_reencoded_ones_near() {
         .filter(|item| item.near_picture.as_ref().is_some_and(|twin| twin.index == item.doc_id));
     assert!(right.count() as f64 > 0.95 * found.near_pictures.items as f64);
     assert_eq!(found.any.items, found.exact_pictures.items + found.near_pictures.items);
-    // Each change alone, on one picture.
+    // Each change alone, on one image.
     let one = |change: &dyn Fn(&RgbImage) -> RgbImage| {
-        let picture = scenes(EVALUATION).get(1).unwrap().images[0].clone();
-        let evaluation = Samples("one", vec![(json!({}), vec![picture.clone()])]);
-        let train = Samples("changed", vec![(json!({}), vec![change(&picture)])]);
+        let image = scenes(EVALUATION).get(1).unwrap().images[0].clone();
+        let evaluation = Samples("one", vec![(json!({}), vec![image.clone()])]);
+        let train = Samples("changed", vec![(json!({}), vec![change(&image)])]);
         search(&evaluation, train, ContaminationConfig::default()).near_pictures.items
     };
     let half = |p: &RgbImage| imageops::resize(p, 32, 32, FilterType::Lanczos3);
@@ -101,9 +101,9 @@ fn exact_pictures_are_exact_and_reencoded_ones_near() {
 }
 
 #[test]
-fn unrelated_pictures_are_seldom_near() {
-    let evaluation = Samples("val", pictures(EVALUATION, RgbImage::clone));
-    let train = || pictures("scenes:train?count=300&seed=6", RgbImage::clone);
+fn unrelated_images_are_seldom_near() {
+    let evaluation = Samples("val", images(EVALUATION, RgbImage::clone));
+    let train = || images("scenes:train?count=300&seed=6", RgbImage::clone);
     let rate = |distance| {
         let config = ContaminationConfig { distance, ..ContaminationConfig::default() };
         let found = search(&evaluation, Samples("train", train()), config);
@@ -122,7 +122,7 @@ fn colors_tell_equal_shapes_apart() {
         let inside = |x: u32, y: u32| x.abs_diff(30).pow(2) + y.abs_diff(26).pow(2) < 300;
         RgbImage::from_fn(64, 64, |x, y| if inside(x, y) { Rgb(color) } else { Rgb([250; 3]) })
     };
-    let one = |picture| vec![(json!({}), vec![picture])];
+    let one = |image| vec![(json!({}), vec![image])];
     let near = |color| {
         let evaluation = Samples("val", one(disc([210, 40, 40])));
         let found =
@@ -136,7 +136,7 @@ fn colors_tell_equal_shapes_apart() {
     let twice = Samples("val", [one(disc([9; 3])), one(disc([9; 3]))].concat());
     let train = Samples("train", one(disc([9; 3])));
     let found = search(&twice, train, ContaminationConfig::default());
-    assert_eq!((found.exact_pictures.items, found.pictures.len()), (2, 1), "shown once");
+    assert_eq!((found.exact_pictures.items, found.images.len()), (2, 1), "shown once");
 }
 
 const LONG: &str = "The quick brown fox jumps over the lazy dog while fourteen small cats watch it \

@@ -21,9 +21,9 @@ use vq_tokenizer::Codes;
 
 const RED: [u8; 3] = [255, 0, 0];
 
-fn encoded(picture: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());
-    picture.into().write_to(&mut bytes, format).unwrap();
+    image.into().write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
@@ -54,26 +54,26 @@ fn samples(dataset: &dyn Dataset) -> Vec<Sample> {
     (0..dataset.len()).map(|index| dataset.get(index).unwrap()).collect()
 }
 
-/// Writes rows of a picture, an integer, a list of strings, a float and a flag.
-fn parquet(path: &Path, pictures: &[Option<Vec<u8>>], paths: &[Option<&str>]) {
+/// Writes rows of an image, an integer, a list of strings, a float and a flag.
+fn parquet(path: &Path, images: &[Option<Vec<u8>>], paths: &[Option<&str>]) {
     let bytes: ArrayRef =
-        Arc::new(BinaryArray::from(pictures.iter().map(Option::as_deref).collect::<Vec<_>>()));
+        Arc::new(BinaryArray::from(images.iter().map(Option::as_deref).collect::<Vec<_>>()));
     let paths: ArrayRef = Arc::new(StringArray::from(paths.to_vec()));
     let image: ArrayRef = Arc::new(StructArray::from(vec![
         (Arc::new(Field::new("bytes", DataType::Binary, true)), bytes),
         (Arc::new(Field::new("path", DataType::Utf8, true)), paths),
     ]));
     let mut words = ListBuilder::new(StringBuilder::new());
-    for row in 0..pictures.len() {
+    for row in 0..images.len() {
         words.append_value([Some(format!("w{row}")), Some("all".to_owned())]);
     }
-    let rows = pictures.len() as i64;
+    let rows = images.len() as i64;
     let batch = RecordBatch::try_from_iter_with_nullable([
         ("image", image, true),
         ("id", Arc::new(Int64Array::from_iter_values((0..rows).map(|n| n / 3))) as ArrayRef, true),
         ("words", Arc::new(words.finish()) as ArrayRef, true),
-        ("score", Arc::new(Float32Array::from(vec![Some(0.1); pictures.len()])) as ArrayRef, true),
-        ("flag", Arc::new(BooleanArray::from(vec![None; pictures.len()])) as ArrayRef, true),
+        ("score", Arc::new(Float32Array::from(vec![Some(0.1); images.len()])) as ArrayRef, true),
+        ("flag", Arc::new(BooleanArray::from(vec![None; images.len()])) as ArrayRef, true),
     ]);
     let batch = batch.unwrap();
     let file = File::create(path).unwrap();
@@ -147,7 +147,7 @@ fn one_bad_member_spoils_its_own_sample_only() {
         &path,
         &[
             ("a.png", &good),
-            ("b.png", b"no picture"),
+            ("b.png", b"no image"),
             ("c.png", &good[..good.len() / 2]),
             ("d.json", b"{"),
             ("e.txt", &[0xFF, 0xFE]),
@@ -209,13 +209,13 @@ fn what_is_no_data_set_is_refused_with_what_is_allowed() {
 }
 
 #[test]
-fn parquet_rows_hold_their_picture_and_columns_as_json() {
+fn parquet_rows_hold_their_image_and_columns_as_json() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.parquet");
     fs::write(dir.path().join("side.png"), png(5, 6, RED)).unwrap();
-    let pictures = [Some(png(3, 2, RED)), None, None, Some(b"bad".to_vec()), None];
+    let images = [Some(png(3, 2, RED)), None, None, Some(b"bad".to_vec()), None];
     let paths = [Some("a.png"), Some("side.png"), Some("../side.png"), None, None];
-    parquet(&path, &pictures, &paths);
+    parquet(&path, &images, &paths);
     let dataset = open(&path);
     let first = dataset.get(0).unwrap();
     assert_eq!(first.images, [RgbImage::from_pixel(3, 2, Rgb(RED))]);
@@ -234,8 +234,8 @@ fn parquet_rows_hold_their_picture_and_columns_as_json() {
 fn parquet_rows_past_a_batch_keep_their_order() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("many.parquet");
-    let pictures: Vec<_> = (0..1000).map(|n| Some(png(1 + n % 7, 1, RED))).collect();
-    parquet(&path, &pictures, &vec![None; 1000]);
+    let images: Vec<_> = (0..1000).map(|n| Some(png(1 + n % 7, 1, RED))).collect();
+    parquet(&path, &images, &vec![None; 1000]);
     let dataset = open(&path);
     assert_eq!(dataset.len(), 1000);
     for index in [0, 255, 256, 511, 777, 999] {
@@ -255,7 +255,7 @@ fn image_folders_stay_inside_their_directory() {
         "",
         r#"{"file_name": "../a.png"}"#,
         r#"{"file_name": "/etc/hostname"}"#,
-        r#"{"text": "no picture"}"#,
+        r#"{"text": "no image"}"#,
         r#"{"file_name": "gone.png"}"#,
         "[1, 2]",
     ];
@@ -313,7 +313,7 @@ fn json_lines_hold_segments_messages_and_instructions() {
 }
 
 #[test]
-fn pictures_of_every_mode_become_rgb_over_white() {
+fn images_of_every_mode_become_rgb_over_white() {
     let dir = tempfile::tempdir().unwrap();
     let clear = RgbaImage::from_pixel(1, 1, Rgba([0, 0, 0, 0]));
     let half = RgbaImage::from_pixel(1, 1, Rgba([255, 0, 0, 128]));
@@ -325,14 +325,14 @@ fn pictures_of_every_mode_become_rgb_over_white() {
         (grey.into(), [40; 3]),
         (DynamicImage::ImageLuma16(deep), [255; 3]),
     ];
-    for (n, (picture, colour)) in modes.into_iter().enumerate() {
+    for (n, (image, colour)) in modes.into_iter().enumerate() {
         for format in [ImageFormat::Png, ImageFormat::WebP] {
             if format == ImageFormat::WebP && n == 3 {
                 continue;
             }
             let ending = if format == ImageFormat::Png { "png" } else { "webp" };
             let path = dir.path().join(format!("{n}{ending}.tar"));
-            tar(&path, &[(&format!("a.{ending}"), &encoded(picture.clone(), format))]);
+            tar(&path, &[(&format!("a.{ending}"), &encoded(image.clone(), format))]);
             assert_eq!(open(&path).get(0).unwrap().images[0].get_pixel(0, 0), &Rgb(colour));
         }
     }
@@ -377,8 +377,8 @@ fn exploding_gives_one_sample_per_entry() {
 fn grouping_and_exploding_again_keeps_every_row() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.parquet");
-    let pictures: Vec<_> = (0..10).map(|n| Some(png(1 + n / 3, 1, RED))).collect();
-    parquet(&path, &pictures, &[None; 10]);
+    let images: Vec<_> = (0..10).map(|n| Some(png(1 + n / 3, 1, RED))).collect();
+    parquet(&path, &images, &[None; 10]);
     let spec = path.to_str().unwrap();
     let grouped = data::open_as(spec, None, Some("id")).unwrap();
     let sizes: Vec<_> = samples(grouped.as_ref())
@@ -418,13 +418,13 @@ fn more_bad_samples_than_allowed_stop_the_run() {
 }
 
 #[test]
-fn inspection_counts_columns_pictures_and_bad_samples() {
+fn inspection_counts_columns_images_and_bad_samples() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.parquet");
-    let mut pictures = vec![Some(png(4, 3, RED)); 8];
-    pictures[2] = Some(b"bad".to_vec());
-    pictures[3] = Some(png(1, 1, RED));
-    parquet(&path, &pictures, &[None; 8]);
+    let mut images = vec![Some(png(4, 3, RED)); 8];
+    images[2] = Some(b"bad".to_vec());
+    images[3] = Some(png(1, 1, RED));
+    parquet(&path, &images, &[None; 8]);
     let found = data::inspect(open(&path).as_ref(), usize::MAX);
     assert_eq!((found.samples, found.inspected, found.bad.len()), (8, 8, 1));
     assert_eq!(found.bad[0].index, 2);

@@ -17,7 +17,7 @@ use vq_tokenizer::Codes;
 
 use crate::common::fixture;
 
-/// Rows in memory, a grey picture each; a row that is no object cannot be read.
+/// Rows in memory, a grey image each; a row that is no object cannot be read.
 struct Rows(Vec<Value>);
 
 impl Dataset for Rows {
@@ -28,10 +28,10 @@ impl Dataset for Rows {
     fn get(&self, index: usize) -> Result<Sample> {
         let fields: Fields = match &self.0[index] {
             Value::Object(fields) => fields.clone(),
-            _ => return Err(Error::Invalid(format!("row {index} is damaged"))),
+            _ => return Err(Error::invalid(format!("row {index} is damaged"))),
         };
-        let picture = RgbImage::from_pixel(16, 16, image::Rgb([index as u8; 3]));
-        Ok(Sample { fields, images: vec![picture], source: format!("rows#{index}") })
+        let image = RgbImage::from_pixel(16, 16, image::Rgb([index as u8; 3]));
+        Ok(Sample { fields, images: vec![image], source: format!("rows#{index}") })
     }
 
     fn name(&self) -> &str {
@@ -98,15 +98,15 @@ fn answers_are_scored_by_type_beside_the_majority() {
     let rows = questions();
     let majority = Majority::learn(&rows).unwrap();
     let mut batches = Vec::new();
-    let scores = vqa::evaluate(&rows, extent(4), &majority, |pictures, questions| {
-        assert_eq!(pictures.len(), questions.len());
+    let scores = vqa::evaluate(&rows, extent(4), &majority, |images, questions| {
+        assert_eq!(images.len(), questions.len());
         batches.push(questions.len());
-        // Always "red", but the two "no" pictures are seen.
-        let answer = |picture: &RgbImage| match picture.get_pixel(0, 0)[0] {
+        // Always "red", but the two "no" images are seen.
+        let answer = |image: &RgbImage| match image.get_pixel(0, 0)[0] {
             1 | 2 => "No!".to_owned(),
             _ => " a RED".to_owned(),
         };
-        Ok(pictures.iter().map(answer).collect())
+        Ok(images.iter().map(answer).collect())
     })
     .unwrap();
     assert_eq!(batches, [4, 4, 1]);
@@ -188,8 +188,8 @@ fn questions_without_answers_are_asked_for_the_server_and_not_scored() {
     assert!(report.scores.is_empty(), "{:?}", report.scores);
 
     let rows = Rows(vec![json!({"image_id": 5}), json!({"image_id": 6, "captions": 7})]);
-    let captions = captioning::evaluate(&rows, extent(2), |pictures| {
-        Ok(vec!["a bird".to_owned(); pictures.len()])
+    let captions = captioning::evaluate(&rows, extent(2), |images| {
+        Ok(vec!["a bird".to_owned(); images.len()])
     })
     .unwrap();
     assert_eq!(captions.bad[0].index, 1);
@@ -221,7 +221,7 @@ fn people_s_answers_may_be_objects_and_give_the_right_one() {
 }
 
 #[test]
-fn questions_about_one_picture_widen_the_interval() {
+fn questions_about_one_image_widen_the_interval() {
     let row = |image: u32| json!({"question": "is it?", "answer": "yes", "image_id": image});
     let width = |images: fn(u32) -> u32, answer: fn(u32) -> bool| {
         let rows = Rows((0..200).map(|n| row(images(n))).collect());
@@ -237,16 +237,16 @@ fn questions_about_one_picture_widen_the_interval() {
         assert_eq!(n, 200);
         high - low
     };
-    // Ten questions about each of twenty pictures, answered alike.
+    // Ten questions about each of twenty images, answered alike.
     let alone = width(|n| n, |n| n / 10 % 2 == 0);
     let together = width(|n| n / 10, |n| n / 10 % 2 == 0);
     assert!(together > 2.0 * alone, "{together} {alone}");
-    // Where all are right the interval is that of as many pictures.
+    // Where all are right the interval is that of as many images.
     assert!(width(|n| n / 10, |_| true) > 5.0 * width(|n| n, |_| true));
 }
 
 #[test]
-fn rendered_ground_truth_scores_full_marks_and_other_pictures_near_none() {
+fn rendered_ground_truth_scores_full_marks_and_other_images_near_none() {
     let config = "scenes:val?count=240&seed=5".parse().unwrap();
     let prompts = prompts(&config, None).unwrap();
     let of = |category| prompts.iter().filter(|p| p.caption.category == category).count();
@@ -289,13 +289,13 @@ impl drawing::Artist for Copyist {
         Ok(texts.iter().map(of).collect())
     }
 
-    fn reconstruct(&mut self, pictures: &[RgbImage]) -> Result<Vec<(RgbImage, RgbImage)>> {
-        Ok(pictures.iter().map(|picture| (picture.clone(), picture.clone())).collect())
+    fn reconstruct(&mut self, images: &[RgbImage]) -> Result<Vec<(RgbImage, RgbImage)>> {
+        Ok(images.iter().map(|image| (image.clone(), image.clone())).collect())
     }
 }
 
 #[test]
-fn drawn_pictures_are_found_among_the_data_set_s_own() {
+fn drawn_images_are_found_among_the_data_set_s_own() {
     let rows = Rows((0..40).map(|n| json!({"n": n, "kind": "row"})).collect());
     let scores = |off| {
         drawing::evaluate(&rows, extent(16), "{kind} {n}", &mut Copyist { off }, None).unwrap()
@@ -325,13 +325,13 @@ fn swapped_colours_keep_shapes_and_colours_but_not_the_binding() {
         a.color != b.color && a.shape != b.shape
     });
     let swapped = text_to_image::evaluate(prompts.clone(), 64, |texts, first| {
-        let picture = |at: usize| {
+        let image = |at: usize| {
             let mut scene = prompts[at].scene.clone();
             let (a, b) = (scene.objects[0].color, scene.objects[1].color);
             (scene.objects[0].color, scene.objects[1].color) = (b, a);
             render(&scene, 64)
         };
-        Ok((first..first + texts.len()).map(picture).collect())
+        Ok((first..first + texts.len()).map(image).collect())
     })
     .unwrap();
     let share = |measure: fn(&text_to_image::Judgement) -> bool| swapped.share(|_| true, measure);
@@ -367,9 +367,9 @@ fn captions_count_when_they_equal_a_right_one_or_name_what_is_there() {
 
     let scenes = Scenes::new("scenes:val?count=60&seed=2".parse().unwrap()).unwrap();
     let mut index = 0;
-    let own = captioning::evaluate(&scenes, extent(20), |pictures| {
+    let own = captioning::evaluate(&scenes, extent(20), |images| {
         let start = index;
-        index += pictures.len();
+        index += images.len();
         let text = |i: usize| scenes.columns(i)["caption"].as_str().unwrap().to_owned();
         Ok((start..index).map(text).collect())
     })
@@ -377,8 +377,8 @@ fn captions_count_when_they_equal_a_right_one_or_name_what_is_there() {
     assert_eq!(own.exact_match.value, 1.0);
     assert_eq!(own.true_mentions.unwrap().value, 1.0);
     assert_eq!(own.all_mentioned.unwrap().value, 1.0);
-    let same = captioning::evaluate(&scenes, extent(20), |pictures| {
-        Ok(vec!["a red circle".to_owned(); pictures.len()])
+    let same = captioning::evaluate(&scenes, extent(20), |images| {
+        Ok(vec!["a red circle".to_owned(); images.len()])
     })
     .unwrap();
     assert!(same.true_mentions.unwrap().value < 0.2);
@@ -387,7 +387,7 @@ fn captions_count_when_they_equal_a_right_one_or_name_what_is_there() {
 #[test]
 fn reconstructions_are_scored_with_the_use_of_the_codebook() {
     let rows = Rows(vec![json!({}), json!({}), json!({})]);
-    let scores = reconstruction::evaluate(&rows, extent(2), 8, |pictures| {
+    let scores = reconstruction::evaluate(&rows, extent(2), 8, |images| {
         let one = |original: &RgbImage| {
             let mut decoded = original.clone();
             decoded.pixels_mut().for_each(|pixel| pixel.0 = pixel.0.map(|v| v + 1));
@@ -395,7 +395,7 @@ fn reconstructions_are_scored_with_the_use_of_the_codebook() {
             let codes = Codes { ids: vec![code; 4], height: 2, width: 2 };
             Reconstruction { original: original.clone(), codes, decoded }
         };
-        Ok(pictures.iter().map(one).collect())
+        Ok(images.iter().map(one).collect())
     })
     .unwrap();
     assert!((scores.psnr.value - 48.130_803_608_679_1).abs() < 1e-9);
@@ -407,23 +407,23 @@ fn reconstructions_are_scored_with_the_use_of_the_codebook() {
 }
 
 #[test]
-fn objects_are_read_in_the_decoded_picture_and_nowhere_else() {
+fn objects_are_read_in_the_decoded_image_and_nowhere_else() {
     let scenes = calumma::data::open("scenes:val?count=24&seed=9&objects=1-2").unwrap();
     let objects = |swap: bool| {
-        let scores = reconstruction::evaluate(scenes.as_ref(), extent(24), 8, |pictures| {
-            let mut decoded = pictures.to_vec();
+        let scores = reconstruction::evaluate(scenes.as_ref(), extent(24), 8, |images| {
+            let mut decoded = images.to_vec();
             decoded.rotate_left(usize::from(swap));
             let codes = Codes { ids: vec![0; 4], height: 2, width: 2 };
             let one = |(original, decoded): (&RgbImage, _)| {
                 let original = original.clone();
                 Reconstruction { original, codes: codes.clone(), decoded }
             };
-            Ok(pictures.iter().zip(decoded).map(one).collect())
+            Ok(images.iter().zip(decoded).map(one).collect())
         });
         scores.unwrap().report("scenes").score("objects").unwrap()
     };
     assert_eq!((objects(false).value, objects(false).n), (1.0, 24));
-    assert!(objects(true).value < 0.2, "pictures of other scenes pass as these");
+    assert!(objects(true).value < 0.2, "images of other scenes pass as these");
 }
 
 #[test]

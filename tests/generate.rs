@@ -54,7 +54,7 @@ impl Scripted {
         }
     }
 
-    /// Logits that look random and are the same for the same row; pictures are begun often.
+    /// Logits that look random and are the same for the same row; images are begun often.
     fn random() -> Self {
         let begin_image = vocabulary().special().begin_image as usize;
         let vocab = vocabulary().len();
@@ -130,9 +130,9 @@ fn text(nth: u32) -> u32 {
     (0..).filter(|&id| vocabulary().class(id) == TokenClass::Text).nth(nth as usize).unwrap()
 }
 
-/// Walks over new ids as a reader would, asserting every rule; returns the number of pictures.
+/// Walks over new ids as a reader would, asserting every rule; returns the number of images.
 fn assert_well_formed(prompt: &[u32], ids: &[u32], end: EndReason) -> usize {
-    let (vocabulary, mut pictures, mut at) = (vocabulary(), 0, 0);
+    let (vocabulary, mut images, mut at) = (vocabulary(), 0, 0);
     while at < ids.len() {
         match vocabulary.class(ids[at]) {
             TokenClass::Text => at += 1,
@@ -145,7 +145,7 @@ fn assert_well_formed(prompt: &[u32], ids: &[u32], end: EndReason) -> usize {
                 let block = &ids[at + 1..at + 1 + CODES];
                 assert!(block.iter().all(|&id| vocabulary.class(id) == TokenClass::Image));
                 assert_eq!(ids[at + 1 + CODES], vocabulary.special().end_image);
-                (pictures, at) = (pictures + 1, at + CODES + 2);
+                (images, at) = (images + 1, at + CODES + 2);
             }
             class => panic!("{class:?} outside a block at {at} of {ids:?}"),
         }
@@ -153,13 +153,13 @@ fn assert_well_formed(prompt: &[u32], ids: &[u32], end: EndReason) -> usize {
     if end == EndReason::Context {
         assert_eq!(prompt.len() + ids.len(), CONTEXT);
     }
-    pictures
+    images
 }
 
 #[test]
 fn rows_obey_the_modality_rules_whatever_the_model_says() {
     let prompt = [0, text(1), text(2)];
-    let mut pictures = 0;
+    let mut images = 0;
     for seed in 0..60 {
         for (scale, image_scale) in [(1.0, None), (3.0, None), (3.0, Some(1.2))] {
             let config =
@@ -167,14 +167,14 @@ fn rows_obey_the_modality_rules_whatever_the_model_says() {
             let generated = generate(&Scripted::random(), &prompt, &config).unwrap();
             let count = assert_well_formed(&prompt, &generated.ids, generated.end);
             assert_eq!(generated.images.len(), count);
-            pictures += count;
+            images += count;
         }
     }
-    assert!(pictures > 100, "{pictures} pictures are too few to show anything");
+    assert!(images > 100, "{images} images are too few to show anything");
 }
 
 #[test]
-fn a_picture_is_begun_only_where_it_fits() {
+fn an_image_is_begun_only_where_it_fits() {
     let begin_image = vocabulary().special().begin_image;
     let model = Scripted::fond_of(&[begin_image, text(0)]);
     let config = GenerationConfig::default().greedy();
@@ -192,7 +192,7 @@ fn a_picture_is_begun_only_where_it_fits() {
 }
 
 #[test]
-fn text_only_has_no_pictures_and_image_only_exactly_one() {
+fn text_only_has_no_images_and_image_only_exactly_one() {
     for seed in 0..20 {
         let text_only = GenerationConfig { mode: GenerationMode::TextOnly, ..guided(2.0, seed) };
         let generated = generate(&Scripted::random(), &[0], &text_only).unwrap();
@@ -267,20 +267,20 @@ fn guidance_of_one_is_no_guidance() {
 }
 
 #[test]
-fn guidance_changes_pictures_and_nothing_before_them() {
+fn guidance_changes_images_and_nothing_before_them() {
     // A prompt of begin-of-text alone would be what the other branch sees.
     let prompt = [0, text(5)];
-    let (mut pictures, mut changed) = (0, 0);
+    let (mut images, mut changed) = (0, 0);
     for seed in 0..20 {
         let plain = generate(&Scripted::random(), &prompt, &guided(1.0, seed)).unwrap();
         let strong = generate(&Scripted::random(), &prompt, &guided(5.0, seed)).unwrap();
         let begins = |id: &u32| *id == vocabulary().special().begin_image;
         let first = plain.ids.iter().position(begins).unwrap_or(plain.ids.len() - 1);
         assert_eq!(plain.ids[..=first], strong.ids[..=first]);
-        pictures += usize::from(!plain.images.is_empty());
+        images += usize::from(!plain.images.is_empty());
         changed += usize::from(plain.images.first() != strong.images.first());
     }
-    assert!(pictures > 5 && changed == pictures, "{changed} of {pictures} pictures changed");
+    assert!(images > 5 && changed == images, "{changed} of {images} images changed");
 }
 
 #[test]
@@ -318,8 +318,8 @@ fn a_row_draws_the_same_in_any_batch() {
 fn branches_of_guidance_see_what_they_should() {
     let special = *vocabulary().special();
     let code = |n: u32| vocabulary().image_id(n).unwrap();
-    let picture: Vec<u32> = (0..CODES as u32).map(code).collect();
-    let block = [vec![special.begin_image], picture, vec![special.end_image]].concat();
+    let image: Vec<u32> = (0..CODES as u32).map(code).collect();
+    let block = [vec![special.begin_image], image, vec![special.end_image]].concat();
     let first = [vec![0], block.clone(), vec![text(1), text(2)]].concat();
     let prompts = [first.clone(), vec![0, text(4)]];
     let model = Scripted::random();
@@ -327,7 +327,7 @@ fn branches_of_guidance_see_what_they_should() {
     let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
 
     let drawn = generator.draw_batch(&prompts, &guided(3.0, 1)).unwrap();
-    // The last code of a picture is drawn, never fed.
+    // The last code of an image is drawn, never fed.
     let begun = |codes: &vq_tokenizer::Codes| {
         let ids = codes.ids[..CODES - 1].iter().map(|&code| vocabulary.image_id(code).unwrap());
         [vec![special.begin_image], ids.collect()].concat()
@@ -347,7 +347,7 @@ fn branches_of_guidance_see_what_they_should() {
 }
 
 #[test]
-fn the_text_cache_outlives_pictures() {
+fn the_text_cache_outlives_images() {
     for seed in 0..20 {
         let model = Scripted::random();
         let generated = generate(&model, &[0], &guided(3.0, seed)).unwrap();
@@ -356,7 +356,7 @@ fn the_text_cache_outlives_pictures() {
 }
 
 #[test]
-fn a_begun_picture_is_continued_from_its_codes() {
+fn a_begun_image_is_continued_from_its_codes() {
     let special = *vocabulary().special();
     let prompt = [0, text(0), special.begin_image, 5, 6];
     let model = Scripted::random();

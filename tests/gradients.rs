@@ -20,7 +20,7 @@ type Gradients = BTreeMap<String, TensorData>;
 const OBJECTIVE: NextToken =
     NextToken { config: LossConfig { z_loss: 1e-3, image_weight: 0.5, text_weight: 1.5 } };
 
-/// Documents with targets here and there, picture codes from 20 on.
+/// Documents with targets here and there, image codes from 20 on.
 fn documents(lens: &[usize]) -> Vec<TokenSequence> {
     let id = |document: usize, at: usize| ((document * 31 + at * 17) % 23 + 1) as u32;
     let document = |(number, &len): (usize, &usize)| TokenSequence {

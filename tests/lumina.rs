@@ -1,4 +1,4 @@
-//! Lumina-mGPT's dialect: pictures that say their size, beside its own rules taken step by step.
+//! Lumina-mGPT's dialect: images that say their size, beside its own rules taken step by step.
 
 use std::path::Path;
 
@@ -61,10 +61,10 @@ fn codes(rows: usize, columns: usize) -> Codes {
 }
 
 #[test]
-fn a_picture_says_its_height_and_width_and_ends_its_rows() {
+fn an_image_says_its_height_and_width_and_ends_its_rows() {
     let processor = processor();
-    let picture = CodedSegment::Image(codes(2, 4));
-    let document = [CodedSegment::text("a"), picture, CodedSegment::text("red")];
+    let image = CodedSegment::Image(codes(2, 4));
+    let document = [CodedSegment::text("a"), image, CodedSegment::text("red")];
     let ids = processor.encode(&document).unwrap();
     let start =
         ids.iter().position(|id| *id == processor.vocabulary().special().begin_image).unwrap();
@@ -101,7 +101,7 @@ fn argmax(logits: &[f32], allowed: impl Fn(u32) -> bool) -> u32 {
 
 /// The rules of the reference's two logits processors, from whole rows at every step.
 #[test]
-fn a_picture_is_drawn_by_the_reference_s_rules() {
+fn an_image_is_drawn_by_the_reference_s_rules() {
     let (model, processor) = (model(), processor());
     let vocabulary = processor.vocabulary();
     let begin = vocabulary.special().begin_image;
@@ -159,7 +159,7 @@ fn a_picture_is_drawn_by_the_reference_s_rules() {
 }
 
 #[test]
-fn text_and_pictures_alternate_and_every_block_is_whole() {
+fn text_and_images_alternate_and_every_block_is_whole() {
     let (model, processor) = (model(), processor());
     let generator =
         Generator::new(&model, processor.vocabulary(), processor.blocks().clone()).unwrap();
@@ -175,7 +175,7 @@ fn text_and_pictures_alternate_and_every_block_is_whole() {
         let segments = processor.decode(&whole).unwrap();
         let drawn = segments.iter().filter(|s| matches!(s, CodedSegment::Image(_))).count();
         assert_eq!(drawn, made.images.len());
-        assert!(drawn > 0, "a picture was begun");
+        assert!(drawn > 0, "an image was begun");
     }
 }
 
@@ -193,17 +193,17 @@ fn an_open_block_of_the_prompt_is_completed_and_a_wrong_one_refused() {
     // Begin-of-text, begin-image, then two sizes and twelve ids.
     for len in 2..whole.len() - 2 {
         let made = generator.generate(&whole[..len], &settings, |_| Ok(())).unwrap();
-        let picture = &made.images[0];
-        assert_eq!(picture.ids.len(), picture.height * picture.width);
+        let image = &made.images[0];
+        assert_eq!(image.ids.len(), image.height * image.width);
         if len >= 4 {
-            assert_eq!((picture.height, picture.width), (4, 2));
+            assert_eq!((image.height, image.width), (4, 2));
         }
     }
     let refused = |row: &[u32], told: &str| {
         let message = generator.generate(row, &settings, |_| Ok(())).unwrap_err().to_string();
         assert!(message.contains(told), "{message}");
     };
-    refused(&whole[..whole.len() - 1], "is a whole picture already");
+    refused(&whole[..whole.len() - 1], "is a whole image already");
     let mut wrong = whole[..8].to_vec();
     wrong[6] = wrong[5]; // a code where the row ends
     refused(&wrong, "in an open image block");
@@ -283,7 +283,7 @@ fn a_published_directory_is_known_by_its_class_and_taken_in() {
         assert_eq!(checkpoint.vq.unwrap().preprocessor(), &PreprocessorConfig::flexible(768));
         assert!(weights::collect(&checkpoint.model) == tensors, "{}", dir.display());
     }
-    // Smaller pictures, as a context of 160 has room for.
+    // Smaller images, as a context of 160 has room for.
     let path = taken_in.join("vq_tokenizer/preprocessor_config.json");
     let small = PreprocessorConfig { size_multiple: 4, ..PreprocessorConfig::flexible(16) };
     small.save(&path).unwrap();

@@ -286,9 +286,9 @@ fn texts_are_tokenised_as_by_the_public_scorer() {
 /// scikit-image leaves out the border of five pixels where its window would reach over the edge,
 /// which is where the window here does not fit: the two means are over the same positions.
 #[test]
-fn random_pictures_compare_as_by_scikit_image() {
+fn random_images_compare_as_by_scikit_image() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(cases) = peer("pictures", dir.path(), &[]) else { return };
+    let Some(cases) = peer("images", dir.path(), &[]) else { return };
     let mut worst = [0.0_f64; 4];
     for (index, case) in list(&cases).iter().enumerate() {
         let size = |name: &str| u32::try_from(case[name].as_u64().unwrap()).unwrap();
@@ -312,7 +312,7 @@ fn random_pictures_compare_as_by_scikit_image() {
     }
     let [psnr, ssim, ms_ssim, torch] = worst;
     say(&format!(
-        "pictures: {} pairs, largest differences: PSNR {psnr:e} dB, SSIM {ssim:e}, MS-SSIM \
+        "images: {} pairs, largest differences: PSNR {psnr:e} dB, SSIM {ssim:e}, MS-SSIM \
          {ms_ssim:e} (pytorch-msssim {torch:e})",
         list(&cases).len()
     ));
@@ -327,12 +327,12 @@ fn fid_is_that_of_pytorch_fid() {
     let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let network = Inception::open_with_digest(&weights, &digest, &Device::flex()).unwrap();
     let side = |value: &Value| u32::try_from(value.as_u64().unwrap()).unwrap();
-    let picture = |(index, size): (usize, &Value)| {
+    let image = |(index, size): (usize, &Value)| {
         let raw = std::fs::read(dir.path().join(format!("{index}.rgb"))).unwrap();
         RgbImage::from_raw(side(&size[0]), side(&size[1]), raw).unwrap()
     };
-    let pictures: Vec<_> = list(&peer["sizes"]).iter().enumerate().map(picture).collect();
-    let found = network.features(&pictures).unwrap();
+    let images: Vec<_> = list(&peer["sizes"]).iter().enumerate().map(image).collect();
+    let found = network.features(&images).unwrap();
     let mut worst: f64 = 0.0;
     for (row, right) in found.rows().zip(list(&peer["features"])) {
         let right: Vec<f64> = list(right).iter().map(|value| value.as_f64().unwrap()).collect();
@@ -340,7 +340,7 @@ fn fid_is_that_of_pytorch_fid() {
         let apart = row.iter().zip(&right).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum::<f64>();
         worst = worst.max(apart.sqrt() / length);
     }
-    assert!(found.len() == pictures.len() && worst < 1e-5, "{worst:e}");
+    assert!(found.len() == images.len() && worst < 1e-5, "{worst:e}");
     let set = |rows: &Value| {
         let mut features = Features::new(list(&list(rows)[0]).len());
         for row in list(rows) {
@@ -357,8 +357,8 @@ fn fid_is_that_of_pytorch_fid() {
     }
     assert!(furthest < 1e-9, "{furthest:e}");
     say(&format!(
-        "fid: features of {} pictures within {worst:e} of their length, {} distances within {furthest:e}",
-        pictures.len(),
+        "fid: features of {} images within {worst:e} of their length, {} distances within {furthest:e}",
+        images.len(),
         list(&peer["pairs"]).len()
     ));
 }

@@ -133,7 +133,7 @@ fn loss_and_gradients_equal_the_reference() {
     let (labels, _) = expected.ints("text_labels.labels");
     let logits = model.forward(plain(&ids, &device));
     let [_, seq, vocab] = logits.dims();
-    // The reference hides the picture ids, 4 to 103, before its loss.
+    // The reference hides the image ids, 4 to 103, before its loss.
     let hidden = Tensor::<1, Int>::arange(0..vocab as i64, &device);
     let hidden = hidden.clone().greater_equal_elem(4).bool_and(hidden.lower_equal_elem(103));
     let logits = logits.reshape([seq, vocab]);
@@ -177,7 +177,7 @@ fn greedy_continuation_equals_the_reference() {
     let mut logits = serving.next_logits(std::slice::from_ref(&prompt), &mut cache).unwrap();
     let mut row = prompt.clone();
     while row.len() < sequence.len() {
-        // Picture ids are 4 to 103 here; the reference never generates them.
+        // Image ids are 4 to 103 here; the reference never generates them.
         let allowed = |id: &usize| !(4..=103).contains(id);
         let best = (0..logits[0].len())
             .filter(allowed)

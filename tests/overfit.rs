@@ -41,9 +41,9 @@ sequences = 8
 seq_len = 96
 "#;
 
-/// Text, picture, text, picture; every one different from its first word on.
+/// Text, image, text, image; every one different from its first word on.
 fn document(number: usize, processor: &Processor) -> TokenSequence {
-    let picture = |salt: usize| Codes {
+    let image = |salt: usize| Codes {
         ids: (0..16).map(|at| ((number * 131 + salt * 977 + at * at * 37) % 24) as u32).collect(),
         height: 4,
         width: 4,
@@ -52,9 +52,9 @@ fn document(number: usize, processor: &Processor) -> TokenSequence {
     processor
         .document(&[
             CodedSegment::text(format!("{} one", names[number])),
-            CodedSegment::Image(picture(1)),
+            CodedSegment::Image(image(1)),
             CodedSegment::text(format!("then {}", names[7 - number])),
-            CodedSegment::Image(picture(2)),
+            CodedSegment::Image(image(2)),
         ])
         .unwrap()
 }

@@ -100,7 +100,7 @@ proptest! {
 
 #[test]
 fn full_rows_leave_little_padding() {
-    // lengths as captions with 66 ids of picture have them
+    // lengths as captions with 66 ids of image have them
     let lens: Vec<usize> = (0..4000).map(|n| 68 + (n * 7919) % 41).collect();
     let mut packer = Packer::new(16, 512, PAD).unwrap();
     let batches = packed(&mut packer, &mut documents(&lens).into_iter());

@@ -74,7 +74,7 @@ fn pipeline() -> Pipeline {
     Pipeline::new(checkpoint(), &cpu()).unwrap()
 }
 
-fn picture(shade: u8) -> RgbImage {
+fn image(shade: u8) -> RgbImage {
     RgbImage::from_fn(SIDE + 9, SIDE, |x, y| Rgb([shade, (9 * x) as u8, (13 * y) as u8]))
 }
 
@@ -116,9 +116,9 @@ fn events_add_up_to_the_segments_returned() {
 }
 
 #[test]
-fn pictures_of_a_prompt_become_the_ids_of_their_codes() {
+fn images_of_a_prompt_become_the_ids_of_their_codes() {
     let pipeline = pipeline();
-    let (first, second) = (picture(90), picture(30));
+    let (first, second) = (image(90), image(30));
     let text = |text: &str| Segment::Text(text.into());
     let prompt = [text("a"), Segment::Image(first.clone()), Segment::Image(second.clone())];
     let codes = pipeline.vq().unwrap().encode(&[first, second]).unwrap();
@@ -133,7 +133,7 @@ fn pictures_of_a_prompt_become_the_ids_of_their_codes() {
 }
 
 #[test]
-fn a_picture_has_the_trained_size_and_depends_on_the_seed_alone() {
+fn an_image_has_the_trained_size_and_depends_on_the_seed_alone() {
     let pipeline = pipeline();
     let one = pipeline.draw("a red square").unwrap();
     assert_eq!(one.dimensions(), (SIDE, SIDE));
@@ -155,8 +155,8 @@ fn of_several_candidates_one_is_kept_whatever_else_is_drawn() {
     let kept = pipeline.draw_batch(&texts, &config(3, 7)).unwrap();
     let round = |k: u64| pipeline.draw_batch(&texts, &config(1, 7 + (k << 32))).unwrap();
     let rounds: Vec<Vec<RgbImage>> = (0..3).map(round).collect();
-    for (index, picture) in kept.iter().enumerate() {
-        assert!(rounds.iter().any(|round| round[index] == *picture));
+    for (index, image) in kept.iter().enumerate() {
+        assert!(rounds.iter().any(|round| round[index] == *image));
     }
     assert!(kept != rounds[0], "the first candidate always wins");
     let alone = pipeline.draw_batch(&texts[1..2], &config(3, 8)).unwrap();
@@ -167,7 +167,7 @@ fn of_several_candidates_one_is_kept_whatever_else_is_drawn() {
 fn questions_and_captions_are_answered_the_same_in_a_batch() {
     let pipeline = pipeline();
     let config = pipeline.generation().clone().for_answers();
-    let images = [picture(10), picture(200), picture(90)];
+    let images = [image(10), image(200), image(90)];
     let questions = ["what colour is it?", "it?", "a square or a circle, what is it?"];
     let answers = pipeline.ask_batch(&images, &questions, &config).unwrap();
     let captions = pipeline.caption_batch(&images, &config).unwrap();
@@ -200,7 +200,7 @@ fn without_an_image_tokenizer_there_is_text_only() {
         GenerationConfig { mode: GenerationMode::ImageOnly, ..GenerationConfig::default() };
     assert!(pipeline.generate(&prompt, &config, |_| Ok(())).is_err());
     assert!(pipeline.draw("a red square").is_err());
-    assert!(pipeline.caption(&picture(3)).is_err());
+    assert!(pipeline.caption(&image(3)).is_err());
 }
 
 #[test]
@@ -217,12 +217,12 @@ fn the_likeliest_choice_is_taken_by_sum_or_by_length() {
     let texts: Vec<String> =
         ["red", "a red", "a red square", "blue", "circle"].map(str::to_owned).into();
     let asking = pipeline.asking("<image><sep>", &[]).unwrap();
-    let pictures: Vec<RgbImage> = (0..6).map(|n| picture(40 * n)).collect();
-    let nothing = vec![""; pictures.len()];
-    let prompts = asking.prompts(&pictures, &nothing).unwrap();
+    let images: Vec<RgbImage> = (0..6).map(|n| image(40 * n)).collect();
+    let nothing = vec![""; images.len()];
+    let prompts = asking.prompts(&images, &nothing).unwrap();
     for by_length in [false, true] {
         let choices = Choices::new(&pipeline, texts.clone(), by_length).unwrap();
-        let chosen = asking.choose(&pictures, &nothing, &choices).unwrap();
+        let chosen = asking.choose(&images, &nothing, &choices).unwrap();
         for (prompt, chosen) in prompts.iter().zip(chosen) {
             // "a red" begins "a red square", so the end of each counts.
             let end = pipeline.processor().vocabulary().special().sep;

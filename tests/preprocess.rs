@@ -5,7 +5,7 @@ use vq_tokenizer::preprocess::{PreprocessorConfig, Rule, open_image, to_rgb_by};
 use crate::common::{Expected, cpu, excess, fixture};
 
 /// Every colour mode of the fixtures, wide, tall, small and exact sizes.
-const PICTURES: [&str; 11] = [
+const IMAGES: [&str; 11] = [
     "rgb_wide",
     "rgb_tall",
     "rgb_small",
@@ -19,8 +19,8 @@ const PICTURES: [&str; 11] = [
     "rgba_opaque",
 ];
 
-fn preprocessed(picture: &str, config: &PreprocessorConfig) -> image::RgbImage {
-    let path = fixture(&format!("images/{picture}.png"));
+fn preprocessed(name: &str, config: &PreprocessorConfig) -> image::RgbImage {
+    let path = fixture(&format!("images/{name}.png"));
     config.resize(&to_rgb_by(open_image(&path).unwrap(), config.rule))
 }
 
@@ -31,10 +31,10 @@ fn bytes_equal_both_references_exactly() {
         ("hf", PreprocessorConfig::hugging_face(32)),
         ("original", PreprocessorConfig::original(32)),
     ] {
-        for picture in PICTURES {
-            let image = preprocessed(picture, &config);
-            let reference = expected.bytes(&format!("{picture}.{rule}_uint8_hwc"));
-            assert_eq!(image.as_raw(), &reference, "{picture} by the rule {rule}");
+        for name in IMAGES {
+            let image = preprocessed(name, &config);
+            let reference = expected.bytes(&format!("{name}.{rule}_uint8_hwc"));
+            assert_eq!(image.as_raw(), &reference, "{name} by the rule {rule}");
         }
     }
 }
@@ -46,11 +46,11 @@ fn pixel_values_equal_both_references() {
         ("hf_pil", PreprocessorConfig::hugging_face(32)),
         ("original", PreprocessorConfig::original(32)),
     ] {
-        for picture in ["rgb_wide", "rgba_gradient"] {
-            let tensor = config.tensor(&[preprocessed(picture, &config)], &cpu()).unwrap();
-            let reference = expected.floats(&format!("{picture}.{rule}"));
+        for name in ["rgb_wide", "rgba_gradient"] {
+            let tensor = config.tensor(&[preprocessed(name, &config)], &cpu()).unwrap();
+            let reference = expected.floats(&format!("{name}.{rule}"));
             let off = excess(&tensor.squeeze_dim::<3>(0).to_data(), &reference, 1e-6, 0.0);
-            assert!(off <= 1.0, "{picture} by the rule {rule} is {off} tolerances off");
+            assert!(off <= 1.0, "{name} by the rule {rule} is {off} tolerances off");
         }
     }
 }

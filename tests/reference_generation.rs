@@ -39,7 +39,7 @@ fn requests(prompts: &[Vec<u32>]) -> Vec<Request> {
 }
 
 #[test]
-fn text_and_pictures_alternate_as_in_the_reference() {
+fn text_and_images_alternate_as_in_the_reference() {
     let (model, vocabulary, expected) = reference();
     let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
     let (prompt, new) =
@@ -58,7 +58,7 @@ fn text_and_pictures_alternate_as_in_the_reference() {
 }
 
 #[test]
-fn pictures_are_drawn_as_in_the_reference_alone_and_in_one_batch() {
+fn images_are_drawn_as_in_the_reference_alone_and_in_one_batch() {
     let (model, vocabulary, expected) = reference();
     let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
     let cases = ["image_only", "image_edit"];

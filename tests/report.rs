@@ -42,7 +42,7 @@ fn run(dir: &Path) -> Reporter {
             reporter
                 .samples(step, &[sample(&format!("answer {step} <script>x</script>"))])
                 .unwrap();
-            reporter.picture(step, &RgbImage::from_pixel(5, 3, Rgb([9, 8, 7]))).unwrap();
+            reporter.image(step, &RgbImage::from_pixel(5, 3, Rgb([9, 8, 7]))).unwrap();
         }
     }
     reporter.event(4, "skipped", "a loss & more").unwrap();
@@ -69,7 +69,7 @@ fn a_rewound_run_drops_later_lines_and_keeps_events() {
     assert_eq!(told(&lines), expected);
     let elapsed: Vec<f64> = lines.iter().map(|l| l["elapsed_s"].as_f64().unwrap()).collect();
     assert!(elapsed.is_sorted(), "{elapsed:?}");
-    // The picture of step 4 is on disk and of a step that the run has not reached again.
+    // The image of step 4 is on disk and of a step that the run has not reached again.
     let steps: Vec<u64> =
         RunRecord::read(dir.path()).unwrap().evaluations.iter().map(|e| e.step).collect();
     assert_eq!(steps, [2]);
@@ -184,7 +184,7 @@ fn tensorboard_files_hold_what_was_told_and_purge_what_is_repeated() {
     assert_eq!(find(2, "eval/psnr").float(2), 22.0);
     assert!(find(1, "train/items_per_s").float(2) >= 0.0);
 
-    let image = find(4, "eval/picture").message(4);
+    let image = find(4, "eval/image").message(4);
     assert_eq!([1, 2, 3].map(|field| image.varint(field)), [3, 5, 3]);
     let png = std::fs::read(dir.path().join("samples/step-0000004.png")).unwrap();
     assert_eq!(image.bytes(4), png);

@@ -141,9 +141,9 @@ fn no_two_objects_share_a_pixel() {
         let mut drawn = HashSet::new();
         for object in &scene.objects {
             let alone = calumma::data::scenes::Scene { objects: vec![*object], ..scene.clone() };
-            let picture = render(&alone, 64);
+            let image = render(&alone, 64);
             let tint = scene.background.rgb();
-            let pixels = picture.enumerate_pixels().filter(|(_, _, pixel)| pixel.0 != tint);
+            let pixels = image.enumerate_pixels().filter(|(_, _, pixel)| pixel.0 != tint);
             assert!(pixels.map(|(x, y, _)| (x, y)).all(|at| drawn.insert(at)), "{scene:?}");
         }
     }

@@ -50,11 +50,11 @@ fn the_shipped_tokenizer_alone_reconstructs_scenes_at_32_db() {
 }
 
 fn mean_psnr(tokenizer: &vq_tokenizer::VqTokenizer, count: usize) -> f64 {
-    let pictures: Vec<_> =
+    let images: Vec<_> =
         scenes(count).into_iter().map(|mut sample| sample.images.remove(0)).collect();
-    let decoded = tokenizer.decode(&tokenizer.encode(&pictures).unwrap()).unwrap();
-    let sum: f64 = pictures.iter().zip(&decoded).map(|(a, b)| psnr(a, b).unwrap()).sum();
-    sum / pictures.len() as f64
+    let decoded = tokenizer.decode(&tokenizer.encode(&images).unwrap()).unwrap();
+    let sum: f64 = images.iter().zip(&decoded).map(|(a, b)| psnr(a, b).unwrap()).sum();
+    sum / images.len() as f64
 }
 
 #[test]
@@ -63,18 +63,17 @@ fn the_shipped_model_draws_captions_and_answers() {
     let spec = "scenes:val?count=24&seed=78&size=64&objects=1-1";
     let scenes = Scenes::new(spec.parse().unwrap()).unwrap();
     let objects: Vec<Object> = (0..24).map(|index| scenes.scene(index).objects[0]).collect();
-    let pictures: Vec<_> =
-        (0..24).map(|index| scenes.get(index).unwrap().images.remove(0)).collect();
+    let images: Vec<_> = (0..24).map(|index| scenes.get(index).unwrap().images.remove(0)).collect();
 
     // Far above chance, which is 1 in 8 for a colour and 1 in 64 for a shape and its colour.
     let questions: Vec<String> =
         objects.iter().map(|o| format!("what color is the {}?", o.shape.name())).collect();
     let config = pipeline.generation().clone().for_answers();
-    let answers = pipeline.ask_batch(&pictures, &questions, &config).unwrap();
+    let answers = pipeline.ask_batch(&images, &questions, &config).unwrap();
     let right = answers.iter().zip(&objects).filter(|(a, o)| *a == o.color.name()).count();
     assert!(right >= 18, "{right} of 24 colours");
 
-    let captions = pipeline.caption_batch(&pictures, &config).unwrap();
+    let captions = pipeline.caption_batch(&images, &config).unwrap();
     let named = |(caption, o): &(&String, &Object)| caption.contains(o.color.name());
     let right = captions.iter().zip(&objects).filter(named).count();
     assert!(right >= 12, "{right} of 24 captions name the colour");
@@ -82,11 +81,11 @@ fn the_shipped_model_draws_captions_and_answers() {
     let text = |o: &Object| format!("a large {} {}", o.color.name(), o.shape.name());
     let texts: Vec<String> = objects.iter().map(text).collect();
     let drawn = pipeline.draw_batch(&texts, pipeline.generation()).unwrap();
-    let shows = |(picture, o): &(&RgbImage, &Object)| {
-        detect(picture).iter().any(|d| (d.object.shape, d.object.color) == (o.shape, o.color))
+    let shows = |(image, o): &(&RgbImage, &Object)| {
+        detect(image).iter().any(|d| (d.object.shape, d.object.color) == (o.shape, o.color))
     };
     let right = drawn.iter().zip(&objects).filter(shows).count();
-    assert!(right >= 12, "{right} of 24 pictures show what was asked for");
+    assert!(right >= 12, "{right} of 24 images show what was asked for");
     assert_eq!(drawn[0], pipeline.draw_batch(&texts[..1], pipeline.generation()).unwrap()[0]);
 }
 

@@ -94,13 +94,13 @@ fn placeholder_prompts_equal_hugging_faces_processor() {
     }
 }
 
-/// A picture of 8x8 codes below 100.
+/// An image of 8x8 codes below 100.
 fn image8(start: u32) -> Codes {
     Codes { ids: (0..64).map(|i| (start * 31 + i * 7) % 100).collect(), height: 8, width: 8 }
 }
 
 #[test]
-fn pictures_follow_token_names_where_ids_are_permuted() {
+fn images_follow_token_names_where_ids_are_permuted() {
     let permuted =
         |id: u64| if (4..104).contains(&id) { 4 + ((id - 4) * 37 + 11) % 100 } else { id };
     let tokenizer = changed_tokenizer(|file| {
@@ -112,13 +112,13 @@ fn pictures_follow_token_names_where_ids_are_permuted() {
         }
     });
     let processor = Processor::new(tokenizer, (8, 8)).unwrap();
-    let picture = [CodedSegment::Image(image8(3))];
-    let encoded = processor.encode(&picture).unwrap();
+    let image = [CodedSegment::Image(image8(3))];
+    let encoded = processor.encode(&image).unwrap();
     for (id, code) in encoded[2..66].iter().zip(&image8(3).ids) {
         assert_eq!(u64::from(*id), permuted(4 + u64::from(*code)));
         assert_eq!(processor.text().token(*id), Some(code_token(*code)));
     }
-    assert_eq!(processor.decode(&encoded).unwrap(), picture);
+    assert_eq!(processor.decode(&encoded).unwrap(), image);
 }
 
 #[test]
@@ -304,19 +304,13 @@ fn faulty_blocks_are_errors_that_leave_what_came_before() {
     let special = TRAINED.vocabulary().special();
     let code = whole[3];
     let cases = [
-        (whole[..5].to_vec(), "picture at 2 is cut off after 2 of its 6 codes"),
-        (whole[..3].to_vec(), "picture at 2 is cut off after 0 of its 6 codes"),
-        ([&whole[..5], &[special.end_image][..]].concat(), "picture at 2 is closed after 2 of"),
-        (
-            [&whole[..5], &whole[1..2]].concat(),
-            "picture at 2 holds a token that is no code after 2",
-        ),
-        ([&whole[..9], &[code][..]].concat(), "picture at 2 goes on after 6"),
-        ([&whole[..2], &[code][..]].concat(), "image token outside a picture at 2"),
-        (
-            [&whole[..2], &[special.end_image][..]].concat(),
-            "end of a picture outside a picture at 2",
-        ),
+        (whole[..5].to_vec(), "image at 2 is cut off after 2 of its 6 codes"),
+        (whole[..3].to_vec(), "image at 2 is cut off after 0 of its 6 codes"),
+        ([&whole[..5], &[special.end_image][..]].concat(), "image at 2 is closed after 2 of"),
+        ([&whole[..5], &whole[1..2]].concat(), "image at 2 holds a token that is no code after 2"),
+        ([&whole[..9], &[code][..]].concat(), "image at 2 goes on after 6"),
+        ([&whole[..2], &[code][..]].concat(), "image token outside an image at 2"),
+        ([&whole[..2], &[special.end_image][..]].concat(), "end of an image outside an image at 2"),
         ([&whole[..2], &[9999][..]].concat(), "id 9999 at 2 is beyond the vocabulary of 420"),
     ];
     for (ids, message) in cases {

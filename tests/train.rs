@@ -44,8 +44,8 @@ impl<T: Task> Task for StopAfter<T> {
         self.inner.evaluate()
     }
 
-    fn picture(&mut self) -> Option<image::RgbImage> {
-        self.inner.picture()
+    fn image(&mut self) -> Option<image::RgbImage> {
+        self.inner.image()
     }
 
     fn save(&self, dir: &Path) -> calumma::Result<()> {

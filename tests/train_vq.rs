@@ -1,4 +1,4 @@
-//! Every way of training an image tokenizer: it runs, it shows what it did, and it resumes exactly; pictures
+//! Every way of training an image tokenizer: it runs, it shows what it did, and it resumes exactly; images
 //! of several sizes, and activations in bfloat16.
 
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use calumma::device::Precision;
 use calumma::pipeline::Pipeline;
 use calumma::tokenize::train_bpe;
 use calumma::train::{
-    BpeRecipe, ImageTask, LanguageRecipe, LanguageTask, PictureShape, Recipe, Task, VqRecipe,
-    corpus, read_recipe,
+    BpeRecipe, ImageShape, ImageTask, LanguageRecipe, LanguageTask, Recipe, Task, VqRecipe, corpus,
+    read_recipe,
 };
 use image::{GenericImageView, RgbImage};
 use vq_tokenizer::preprocess::PreprocessorConfig;
@@ -74,12 +74,12 @@ fn every_way_alone_in_its_process() {
         let straight = resumes_exactly(scratch.path(), changes, Precision::F32);
         // The result is a tokenizer like any other, and there is something to look at.
         let tokenizer = VqTokenizer::load(&straight, &cpu()).unwrap();
-        let codes = tokenizer.encode(&[picture(16, 16)]).unwrap();
+        let codes = tokenizer.encode(&[image(16, 16)]).unwrap();
         assert_eq!(tokenizer.decode(&codes).unwrap()[0].dimensions(), (16, 16), "{name}");
         let shown = straight.parent().unwrap().join("samples/step-0000008.png");
         assert!(image::open(shown).unwrap().dimensions().0 > 100, "{name}");
     }
-    pictures_of_several_sizes();
+    images_of_several_sizes();
     activations_in_bfloat16();
 }
 
@@ -98,29 +98,29 @@ fn resumes_exactly(dir: &Path, changes: &[&str], precision: Precision) -> PathBu
     straight
 }
 
-fn picture(width: u32, height: u32) -> RgbImage {
+fn image(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         image::Rgb([(x * 7 % 256) as u8, (y * 5 % 256) as u8, (x * y % 90) as u8])
     })
 }
 
-/// A folder with pictures of several aspects.
+/// A folder with images of several aspects.
 fn folder(dir: &Path) -> String {
     let lines = [(90, 30), (40, 40), (30, 70), (96, 32), (64, 48)].map(|(width, height)| {
         let name = format!("{width}x{height}.png");
-        picture(width, height).save(dir.join(&name)).unwrap();
+        image(width, height).save(dir.join(&name)).unwrap();
         format!("{{\"file_name\": {name:?}, \"caption\": \"{width} by {height}\"}}")
     });
     std::fs::write(dir.join("metadata.jsonl"), lines.join("\n")).unwrap();
     dir.to_str().unwrap().to_owned()
 }
 
-fn pictures_of_several_sizes() {
-    let (scratch, pictures) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let path = folder(pictures.path());
+fn images_of_several_sizes() {
+    let (scratch, images) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = folder(images.path());
     let changes = [
         "model.resolution=32".to_owned(),
-        "pictures.shape=\"flexible\"".to_owned(),
+        "images.shape=\"flexible\"".to_owned(),
         format!("data=[{{path={path:?},augment={{flip=true,shift=2,scale=0.2}}}}]"),
         format!("validation=[{{path={path:?}}}]"),
         "batch={images=3,accumulate=2}".to_owned(),
@@ -134,7 +134,7 @@ fn pictures_of_several_sizes() {
     let tokenizer = VqTokenizer::load(&straight, &cpu()).unwrap();
     // Two pixels a code, and two codes a unit of the sizes.
     assert_eq!(tokenizer.preprocessor(), &PreprocessorConfig::flexible_original(32, 4));
-    let codes = tokenizer.encode(&[picture(120, 40), picture(40, 40)]).unwrap();
+    let codes = tokenizer.encode(&[image(120, 40), image(40, 40)]).unwrap();
     let grids: Vec<_> = codes.iter().map(|codes| (codes.height, codes.width)).collect();
     assert_eq!(grids, [(8, 24), (16, 16)]);
     assert_eq!(tokenizer.decode(&codes).unwrap()[0].dimensions(), (48, 16));
@@ -173,10 +173,10 @@ fn activations_in_bfloat16() {
 }
 
 #[test]
-fn a_language_model_learns_pictures_of_any_aspect() {
+fn a_language_model_learns_images_of_any_aspect() {
     let scratch = tempfile::tempdir().unwrap();
-    let (dir, pictures) = (scratch.path(), tempfile::tempdir().unwrap());
-    let path = folder(pictures.path());
+    let (dir, images) = (scratch.path(), tempfile::tempdir().unwrap());
+    let path = folder(images.path());
     let vq = way(
         dir,
         "vq",
@@ -184,7 +184,7 @@ fn a_language_model_learns_pictures_of_any_aspect() {
             "run.steps=3",
             "warmup.autoencoder_steps=1",
             "model.resolution=32",
-            "pictures.shape=\"flexible\"",
+            "images.shape=\"flexible\"",
             &format!("data=[{{path={path:?}}}]"),
             &format!("validation=[{{path={path:?}}}]"),
         ],
@@ -222,15 +222,15 @@ fn a_language_model_learns_pictures_of_any_aspect() {
 
     let pipeline = Pipeline::open(&newest(&lm.run), &cpu()).unwrap();
     assert!(pipeline.processor().blocks().are_sized());
-    let wide = pipeline.vq().unwrap().encode(&[picture(120, 40)]).unwrap();
+    let wide = pipeline.vq().unwrap().encode(&[image(120, 40)]).unwrap();
     assert_eq!((wide[0].height, wide[0].width), (8, 24));
-    pipeline.caption(&picture(120, 40)).unwrap();
+    pipeline.caption(&image(120, 40)).unwrap();
     let (width, height) = pipeline.draw("96 by 32").unwrap().dimensions();
     assert!(width.is_multiple_of(4) && height.is_multiple_of(4) && width.min(height) >= 4);
 }
 
 #[test]
-fn shapes_of_pictures_are_refused_with_what_is_allowed() {
+fn shapes_of_images_are_refused_with_what_is_allowed() {
     let scratch = tempfile::tempdir().unwrap();
     let refused = |changes: &[&str], told: &str| {
         let path = scratch.path().join("recipe.toml");
@@ -239,11 +239,11 @@ fn shapes_of_pictures_are_refused_with_what_is_allowed() {
         let message = read_recipe::<VqRecipe>(&path, &changes).unwrap_err().to_string();
         assert!(message.contains(told), "{message}");
     };
-    let flexible = "pictures.shape=\"flexible\"";
-    refused(&["pictures.shape=\"round\""], "expected `square` or `flexible`");
-    refused(&["pictures.shapes=\"square\""], "the nearest known key is `shape`");
+    let flexible = "images.shape=\"flexible\"";
+    refused(&["images.shape=\"round\""], "expected `square` or `flexible`");
+    refused(&["images.shapes=\"square\""], "the nearest known key is `shape`");
     refused(&[flexible, "model.resolution=18"], "a multiple of 4, the pixels of 2 codes; it is 18");
-    let small = "sides of at least 11 pixels; the shortest that pictures.shape flexible gives at a \
+    let small = "sides of at least 11 pixels; the shortest that images.shape flexible gives at a \
                  model.resolution of 16 is 8";
     refused(&[flexible], small);
     refused(&[flexible, "validation=[]", "loss.ms_ssim=0.5"], small);
@@ -254,7 +254,7 @@ fn shapes_of_pictures_are_refused_with_what_is_allowed() {
         "which needs a model.resolution of at least 12; it is 8",
     );
     let square = way(scratch.path(), "r", &[]);
-    assert_eq!(square.pictures.shape, PictureShape::Square);
+    assert_eq!(square.images.shape, ImageShape::Square);
     assert_eq!(square.preprocessor(), PreprocessorConfig::original(16));
 }
 

@@ -14,7 +14,7 @@ use crate::tokenize::Processor;
 /// [`Error::Invalid`] for a wrong type, a value out of range, or a feature that is not there.
 pub fn config_from_json(json: &Value) -> Result<ModelConfig> {
     let mut json = json.clone();
-    let object = json.as_object_mut().ok_or_else(|| Error::Invalid("no JSON object".to_owned()))?;
+    let object = json.as_object_mut().ok_or_else(|| Error::invalid("no JSON object".to_owned()))?;
     if let Some(theta) = object.get("rope_parameters").and_then(|p| p.get("rope_theta")) {
         let theta = theta.clone();
         object.insert("rope_theta".to_owned(), theta);
@@ -27,11 +27,11 @@ pub fn config_from_json(json: &Value) -> Result<ModelConfig> {
     ];
     for (key, allowed) in only {
         if let Some(value) = object.get(key).filter(|value| **value != allowed) {
-            return Err(Error::Invalid(format!("{key} is {value}; only {allowed} is known")));
+            return Err(Error::invalid(format!("{key} is {value}; only {allowed} is known")));
         }
     }
     let config: ModelConfig =
-        serde_json::from_value(json).map_err(|e| Error::Invalid(e.to_string()))?;
+        serde_json::from_value(json).map_err(|e| Error::invalid(e.to_string()))?;
     config.validate()?;
     Ok(config)
 }

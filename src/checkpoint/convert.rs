@@ -16,7 +16,7 @@ use vq_tokenizer::{NORM_GROUPS, VqConfig};
 use super::config::{config_from_json, torch_name};
 use super::meta::half_apart;
 use super::open::{
-    IMAGE_FORMAT, PROCESSOR, SIZED, has_sized_pictures, nested_config, preprocessor, preset_of,
+    IMAGE_FORMAT, PROCESSOR, SIZED, has_sized_images, nested_config, preprocessor, preset_of,
 };
 use super::stored::StoredTensors;
 use super::tensors::{VQ_PREFIX, head_norm_shape, heads_of, is_of_transformer, row_per_head};
@@ -41,7 +41,7 @@ const TAKEN_ALONG: [&str; 7] = [
 
 /// What is said of image tokenizers that only this program computes.
 const OTHER_CODES: &str = "this image tokenizer has other norm_groups or another quantizer than the \
-    releases; transformers ignores both and gives pictures other codes, text is the same";
+    releases; transformers ignores both and gives images other codes, text is the same";
 
 /// Where the image tokenizer lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +144,7 @@ impl Conversion {
         write_json(&dir.join(NAME), &json)
     }
 
-    /// Says in Hugging Face's file how pictures are written, where it needs saying.
+    /// Says in Hugging Face's file how images are written, where it needs saying.
     fn write_processor(
         &self,
         source: &Path,
@@ -153,8 +153,8 @@ impl Conversion {
         dir: &Path,
     ) -> Result<()> {
         let path = dir.join(PROCESSOR);
-        let preset = self.preset.is_some_and(Preset::sizes_pictures);
-        let sized = preset || has_sized_pictures(source, json)?;
+        let preset = self.preset.is_some_and(Preset::sizes_images);
+        let sized = preset || has_sized_images(source, json)?;
         let is_there = path.exists();
         let mut about: Value = if is_there { read_json(&path)? } else { json!({}) };
         if let (false, Some(vq)) = (is_there, vq) {
@@ -320,7 +320,7 @@ impl Model<'_> {
         let mut tensor = self.files.stored(name)?;
         if self.order == RotaryOrder::SideBySide {
             tensor = half_apart(tensor, name, self.config)
-                .map_err(|e| vq_tokenizer::Error::Invalid(format!("tensor {name}: {e}")))?;
+                .map_err(|e| vq_tokenizer::Error::invalid(format!("tensor {name}: {e}")))?;
         }
         if let Some(heads) = heads_of(name, self.config) {
             row_per_head(&mut tensor, heads);

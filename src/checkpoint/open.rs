@@ -18,11 +18,11 @@ use crate::generate::{GenerationConfig, Preset, PromptForms};
 use crate::model::{CausalLm, ModelConfig};
 use crate::tokenize::{Processor, TextTokenizer};
 
-/// Hugging Face's file about the seam between pictures and text.
+/// Hugging Face's file about the seam between images and text.
 pub(super) const PROCESSOR: &str = "processor_config.json";
-/// Its key for the form of pictures, ours: `fixed` (absent) or [`SIZED`].
+/// Its key for the form of images, ours: `fixed` (absent) or [`SIZED`].
 pub(super) const IMAGE_FORMAT: &str = "image_format";
-/// Pictures that say their size.
+/// Images that say their size.
 pub(super) const SIZED: &str = "sized";
 /// The side in pixels of the squares that have as many pixels as most of Lumina-mGPT's releases draw.
 const LUMINA_SIDE: usize = 768;
@@ -36,7 +36,7 @@ pub struct Checkpoint {
     pub model: CausalLm,
     /// Text and ids.
     pub processor: Processor,
-    /// Pictures and codes; `None` where the directory holds no image tokenizer of its own.
+    /// Images and codes; `None` where the directory holds no image tokenizer of its own.
     pub vq: Option<VqTokenizer>,
     /// How to sample unless told otherwise.
     pub generation: GenerationConfig,
@@ -83,7 +83,7 @@ impl Checkpoint {
             }
         };
         let mut processor = Processor::new(text, grid)?;
-        if has_sized_pictures(dir, &json)? {
+        if has_sized_images(dir, &json)? {
             processor = processor.sized()?;
         }
         check_parts(dir, &config, &processor, vq.as_ref())?;
@@ -116,15 +116,15 @@ pub(super) fn preset_of(json: &Value) -> Preset {
     }
 }
 
-/// Whether pictures say their size in the checkpoint in `dir`.
-pub(super) fn has_sized_pictures(dir: &Path, json: &Value) -> Result<bool> {
+/// Whether images say their size in the checkpoint in `dir`.
+pub(super) fn has_sized_images(dir: &Path, json: &Value) -> Result<bool> {
     let path = dir.join(PROCESSOR);
     let said = match path.exists() {
         true => read_json::<Value>(&path)?.get(IMAGE_FORMAT).cloned(),
         false => None,
     };
     match said.as_ref().map(Value::as_str) {
-        None => Ok(preset_of(json).sizes_pictures()),
+        None => Ok(preset_of(json).sizes_images()),
         Some(Some("fixed")) => Ok(false),
         Some(Some(SIZED)) => Ok(true),
         Some(_) => {
@@ -188,8 +188,8 @@ pub(super) fn nested_config(dir: &Path, json: &Value) -> Result<VqConfig> {
         .map_err(|e| Error::file(&dir.join("config.json"), format!("vq_config: {e}")))
 }
 
-/// How `dir` says that pictures are prepared: a file of its own, or a part of the processor's; without
-/// either Hugging Face's rule at `resolution`. Pictures that say their size need a rule that gives them
+/// How `dir` says that images are prepared: a file of its own, or a part of the processor's; without
+/// either Hugging Face's rule at `resolution`. Images that say their size need a rule that gives them
 /// any, which no file of Lumina-mGPT's says.
 pub(super) fn preprocessor(
     dir: &Path,
@@ -198,7 +198,7 @@ pub(super) fn preprocessor(
 ) -> Result<PreprocessorConfig> {
     let own = dir.join("preprocessor_config.json");
     let says_rule = own.exists() && read_json::<Value>(&own)?.get("rule").is_some();
-    if !says_rule && has_sized_pictures(dir, json)? {
+    if !says_rule && has_sized_images(dir, json)? {
         return Ok(PreprocessorConfig::flexible(LUMINA_SIDE));
     }
     if own.exists() {
@@ -232,7 +232,7 @@ fn check_parts(
     match vq.map(|vq| vq.config().num_embeddings) {
         Some(codes) if codes != tokens => {
             let message = format!(
-                "tokenizer.json names {tokens} picture codes, the image tokenizer has {codes}"
+                "tokenizer.json names {tokens} image codes, the image tokenizer has {codes}"
             );
             Err(Error::file(dir, message))
         }

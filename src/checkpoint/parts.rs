@@ -25,7 +25,7 @@ pub struct Parts<'a> {
     pub dtype: StoredDtype,
     /// Text and ids.
     pub processor: &'a Processor,
-    /// Pictures and codes.
+    /// Images and codes.
     pub vq: Option<&'a VqTokenizer>,
     /// The content of `generation_config.json`.
     pub generation: &'a Map<String, Value>,

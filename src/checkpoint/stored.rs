@@ -53,7 +53,7 @@ impl StoredTensors {
     /// # Errors
     /// When there is none or it cannot be read.
     pub fn stored(&self, name: &str) -> vq_tokenizer::Result<StoredTensor> {
-        let invalid = |message: String| vq_tokenizer::Error::Invalid(message);
+        let invalid = |message: String| vq_tokenizer::Error::invalid(message);
         match self {
             Self::Safetensors(files) => files.stored(name),
             Self::Torch(files) => {

@@ -1,4 +1,4 @@
-//! `calumma ask`: an answer to a question about a picture.
+//! `calumma ask`: an answer to a question about an image.
 
 use std::path::PathBuf;
 
@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::sampling::SamplingArgs;
 use super::session::{Session, name};
-use super::{open, pictures};
+use super::{images, open};
 
-/// A picture and a question.
+/// An image and a question.
 #[derive(Args)]
 pub struct AskArgs {
     /// A checkpoint's directory
@@ -26,9 +26,9 @@ pub struct AskArgs {
 /// Prints the answer.
 ///
 /// # Errors
-/// Those of picture, checkpoint and settings.
+/// Those of image, checkpoint and settings.
 pub fn run(args: &AskArgs, session: &Session) -> Result<()> {
-    let image = pictures::open(&args.image)?;
+    let image = images::open(&args.image)?;
     let pipeline = open::pipeline(&args.checkpoint, session)?;
     let config = args.sampling.for_answers(&pipeline, session);
     let answers = pipeline.ask_batch(&[image], &[&args.question], &config)?;

@@ -85,7 +85,7 @@ fn language_model(model: &ServingModel, args: &BenchArgs, report: &mut Report<'_
     let capacity = model.context().min(args.prompt + CONTINUED);
     if capacity <= args.prompt {
         let (prompt, context) = (args.prompt, model.context());
-        return Err(Error::Invalid(format!(
+        return Err(Error::invalid(format!(
             "--prompt is {prompt}; allowed: less than the context of {context}"
         )));
     }
@@ -140,19 +140,19 @@ fn language_model(model: &ServingModel, args: &BenchArgs, report: &mut Report<'_
 fn image_tokenizer(vq: &VqTokenizer, seconds: f64, report: &mut Report<'_>) -> Result<()> {
     let (height, width) = (vq.preprocessor().crop_height, vq.preprocessor().crop_width);
     let shade = |x: u32, y: u32| image::Rgb([(x % 256) as u8, (y % 256) as u8, 128]);
-    let pictures = [RgbImage::from_fn(width as u32, height as u32, shade)];
-    let mut codes = vq.encode(&pictures)?;
+    let images = [RgbImage::from_fn(width as u32, height as u32, shade)];
+    let mut codes = vq.encode(&images)?;
     let mut line = |part: &str, seconds: f64| {
         let speed = 1.0 / seconds;
         let words = format!(
-            "{speed:.2} pictures/s of {width}x{height} pixels, {:.0} ms each",
+            "{speed:.2} images/s of {width}x{height} pixels, {:.0} ms each",
             1000.0 * seconds
         );
         report.line(part, &words, json!({ "pictures_per_second": speed }))
     };
     let encode = median(seconds, || {
         let start = Instant::now();
-        codes = vq.encode(&pictures)?;
+        codes = vq.encode(&images)?;
         Ok(start.elapsed().as_secs_f64())
     })?;
     line("vq encode", encode)?;

@@ -1,8 +1,8 @@
-//! `calumma bpe train`: a text tokenizer with places for pictures.
+//! `calumma bpe train`: a text tokenizer with places for images.
 
 use std::path::PathBuf;
 
-use calumma::files::write_whole;
+use calumma::files::write_atomic;
 use calumma::tokenize::train_bpe;
 use calumma::train::{BpeRecipe, corpus, read_recipe};
 use calumma::{Error, Result};
@@ -44,7 +44,7 @@ pub fn run(verb: BpeVerb, session: &Session) -> Result<()> {
     session.note(format_args!("learning from {} texts, {bytes} bytes", texts.len()));
     let tokenizer = train_bpe(&recipe.bpe, &texts)?;
     let path = recipe.run.directory.join(&recipe.run.name).join("tokenizer.json");
-    write_whole(&path, &tokenizer.to_bytes()?)?;
+    write_atomic(&path, &tokenizer.to_bytes()?)?;
     let tokens = texts
         .iter()
         .try_fold(0, |sum, text| Ok::<usize, Error>(sum + tokenizer.encode_plain(text)?.len()))?;

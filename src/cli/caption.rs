@@ -1,4 +1,4 @@
-//! `calumma caption`: a caption per picture.
+//! `calumma caption`: a caption per image.
 
 use std::path::PathBuf;
 
@@ -8,12 +8,12 @@ use serde_json::json;
 
 use super::sampling::SamplingArgs;
 use super::session::{Session, name};
-use super::{open, pictures};
+use super::{images, open};
 
-/// Pictures captioned in one batch.
+/// Images captioned in one batch.
 const BATCH: usize = 16;
 
-/// Which pictures.
+/// Which images.
 #[derive(Args)]
 pub struct CaptionArgs {
     /// A checkpoint's directory
@@ -25,12 +25,12 @@ pub struct CaptionArgs {
     sampling: SamplingArgs,
 }
 
-/// Prints a caption per picture.
+/// Prints a caption per image.
 ///
 /// # Errors
-/// Those of pictures, checkpoint and settings.
+/// Those of images, checkpoint and settings.
 pub fn run(args: &CaptionArgs, session: &Session) -> Result<()> {
-    let images = pictures::open_all(&args.images)?;
+    let images = images::open_all(&args.images)?;
     let pipeline = open::pipeline(&args.checkpoint, session)?;
     let mut config = args.sampling.for_answers(&pipeline, session);
     for (paths, images) in args.images.chunks(BATCH).zip(images.chunks(BATCH)) {

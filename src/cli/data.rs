@@ -40,7 +40,7 @@ pub struct ScenesArgs {
         value_parser = PossibleValuesParser::new(Split::ALL.map(Split::name))
     )]
     split: String,
-    /// Edge of the pictures in pixels, 32 to 1024
+    /// Edge of the images in pixels, 32 to 1024
     #[arg(long, value_name = "PIXELS", default_value_t = 64)]
     size: u32,
     /// Objects in a scene: a number or a range within 1-4
@@ -122,7 +122,7 @@ fn validate(args: &ValidateArgs, session: &Session) -> Result<()> {
     session.object(&json!({ "path": name, "samples": samples, "bad": bad }))?;
     let share = bad.len() as f64 / samples.max(1) as f64;
     match share > args.max_bad {
-        true => Err(Error::Invalid(format!(
+        true => Err(Error::invalid(format!(
             "{name}: {} of {samples} samples are bad, more than the allowed {} %",
             bad.len(),
             100.0 * args.max_bad
@@ -136,7 +136,7 @@ fn show(found: &Inspection, session: &Session) -> Result<()> {
     session.line(format_args!("{name}: {samples} samples, {inspected} looked at"))?;
     let (fewest, most) = pictures_per_sample;
     let each = if fewest == most { fewest.to_string() } else { format!("{fewest} to {most}") };
-    session.line(format_args!("  pictures per sample: {each}"))?;
+    session.line(format_args!("  images per sample: {each}"))?;
     for size in found.picture_sizes.iter().take(5) {
         session.line(format_args!("    {}x{}: {}", size.width, size.height, size.count))?;
     }

@@ -1,4 +1,4 @@
-//! `calumma draw`: a picture per text.
+//! `calumma draw`: an image per text.
 
 use std::path::PathBuf;
 
@@ -6,15 +6,15 @@ use calumma::Result;
 use clap::Args;
 use serde_json::json;
 
-use super::generate::{made_by, picture_path};
+use super::generate::{image_path, made_by};
 use super::sampling::SamplingArgs;
 use super::session::{Session, name};
-use super::{open, pictures};
+use super::{images, open};
 
-/// Pictures drawn in one batch.
+/// Images drawn in one batch.
 const BATCH: usize = 8;
 
-/// Which texts, and where pictures go.
+/// Which texts, and where images go.
 #[derive(Args)]
 pub struct DrawArgs {
     /// A checkpoint's directory
@@ -22,10 +22,10 @@ pub struct DrawArgs {
     /// What to draw
     #[arg(required = true, value_name = "TEXT")]
     texts: Vec<String>,
-    /// Where pictures go
+    /// Where images go
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     out: PathBuf,
-    /// Leave prompt, seed and settings out of the pictures
+    /// Leave prompt, seed and settings out of the images
     #[arg(long)]
     no_metadata: bool,
     #[command(flatten)]
@@ -42,10 +42,10 @@ pub fn run(args: &DrawArgs, session: &Session) -> Result<()> {
     for texts in args.texts.chunks(BATCH) {
         let images = pipeline.draw_batch(texts, &config)?;
         for (text, image) in texts.iter().zip(&images) {
-            let path = picture_path(&args.out, text, config.seed, 0);
+            let path = image_path(&args.out, text, config.seed, 0);
             let made_by =
                 (!args.no_metadata).then(|| made_by("draw", text, &config, &pipeline, session));
-            pictures::save(&path, image, made_by.as_ref())?;
+            images::save(&path, image, made_by.as_ref())?;
             session.line(format_args!("{}: {text}", path.display()))?;
             session.object(&json!({ "prompt": text, "path": name(&path), "seed": config.seed }))?;
             config.seed = config.seed.wrapping_add(1);

@@ -24,23 +24,23 @@ use super::session::Session;
 pub enum EvalVerb {
     /// Mean loss per token by modality, on documents
     Loss(LossArgs),
-    /// Answers to questions about pictures, exact match by question type
+    /// Answers to questions about images, exact match by question type
     Vqa(VqaArgs),
     /// Captions: names, or scenes' captions
     Captioning(CaptioningArgs),
-    /// Pictures drawn from captions of scenes, read back by the detector; or from a data set's texts
+    /// Images drawn from captions of scenes, read back by the detector; or from a data set's texts
     TextToImage(TextToImageArgs),
-    /// Pictures for GenEval's own scorer, in the folder that it reads
+    /// Images for GenEval's own scorer, in the folder that it reads
     Geneval(GenerationArgs),
     /// What the image tokenizer loses: PSNR, SSIM, use of the codebook
     Reconstruction(ReconstructionArgs),
-    /// The Fréchet inception distance of two sets of pictures
+    /// The Fréchet inception distance of two sets of images
     Fid(fid::FidArgs),
     /// Every measure of a recipe, and one table of all scores
     Run(recipe::RunArgs),
     /// Two evaluations of the same items: differences with intervals and p-values
     Compare(compare::CompareArgs),
-    /// Evaluation items that lie in training data: equal and near pictures, equal texts, n-grams
+    /// Evaluation items that lie in training data: equal and near images, equal texts, n-grams
     Contamination(contamination::ContaminationArgs),
 }
 
@@ -118,7 +118,7 @@ pub struct CaptioningArgs {
     /// Where examples come from
     #[arg(long, value_name = "DATASET")]
     train: Option<String>,
-    /// Show so many examples of --train before each picture
+    /// Show so many examples of --train before each image
     #[arg(long, value_name = "K", default_value_t = 0, requires = "train")]
     shots: usize,
     /// Ask in this form instead of the checkpoint's, such as "<image>Describe it.<sep>"

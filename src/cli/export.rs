@@ -92,7 +92,7 @@ pub fn run(args: &ExportArgs, session: &Session) -> Result<()> {
 /// The layout of the original release has its own files and no choice of format.
 fn original(args: &ExportArgs, session: &Session) -> Result<()> {
     if args.dtype.is_some() || args.max_shard_size != SHARD_SIZE {
-        return Err(Error::Invalid(
+        return Err(Error::invalid(
             "--layout meta keeps the weights' format and has a file for each model-parallel part; \
              leave --dtype and --max-shard-size out"
                 .into(),
@@ -121,7 +121,7 @@ fn image_tokenizer(args: &ExportArgs, session: &Session) -> Result<()> {
         Some(Dtype::Bf16) => {
             // 8 significant bits move many codes; the 11 of half precision move few.
             let message = "--dtype is bf16; allowed for an image tokenizer: f32, f16";
-            return Err(Error::Invalid(message.to_owned()));
+            return Err(Error::invalid(message.to_owned()));
         }
         dtype => dtype.map_or(StoredDtype::F32, StoredDtype::from),
     };

@@ -1,4 +1,4 @@
-//! `calumma generate`: one prompt to text and pictures as the model likes.
+//! `calumma generate`: one prompt to text and images as the model likes.
 
 use std::path::{Path, PathBuf};
 
@@ -11,29 +11,29 @@ use serde_json::{Value, json};
 
 use super::sampling::SamplingArgs;
 use super::session::{Session, name};
-use super::{open, pictures};
+use super::{images, open};
 
-/// Prompt, pictures and settings.
+/// Prompt, images and settings.
 #[derive(Args)]
 pub struct GenerateArgs {
     /// A checkpoint's directory
     checkpoint: PathBuf,
-    /// The text to continue; <image> marks where a picture goes
+    /// The text to continue; <image> marks where an image goes
     #[arg(long, short, value_name = "TEXT")]
     prompt: String,
-    /// A picture of the prompt, in order; those without a mark stand before the text
+    /// An image of the prompt, in order; those without a mark stand before the text
     #[arg(long, value_name = "PATH")]
     image: Vec<PathBuf>,
     /// What may be made
     #[arg(long, value_enum, default_value_t = Modality::Auto)]
     modality: Modality,
-    /// Where pictures go
+    /// Where images go
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     out: PathBuf,
     /// How many continuations; each has a seed of its own
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     num: u64,
-    /// Leave prompt, seed and settings out of the pictures
+    /// Leave prompt, seed and settings out of the images
     #[arg(long)]
     no_metadata: bool,
     #[command(flatten)]
@@ -43,11 +43,11 @@ pub struct GenerateArgs {
 /// What may be made.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Modality {
-    /// Text and pictures as the model likes
+    /// Text and images as the model likes
     Auto,
     /// Text only
     Text,
-    /// Exactly one picture
+    /// Exactly one image
     Image,
 }
 
@@ -61,7 +61,7 @@ impl From<Modality> for GenerationMode {
     }
 }
 
-/// What a picture's text chunk says: all that is needed to make it again.
+/// What an image's text chunk says: all that is needed to make it again.
 pub fn made_by(
     verb: &str,
     prompt: &str,
@@ -86,10 +86,10 @@ pub fn made_by(
 /// Continues the prompt.
 ///
 /// # Errors
-/// Those of pictures, checkpoint, settings and output.
+/// Those of images, checkpoint, settings and output.
 pub fn run(args: &GenerateArgs, session: &Session) -> Result<()> {
     let pieces = parse_prompt(&args.prompt, args.image.len())?;
-    let images = pictures::open_all(&args.image)?;
+    let images = images::open_all(&args.image)?;
     let prompt: Vec<Segment> = pieces
         .into_iter()
         .map(|piece| match piece {
@@ -111,7 +111,7 @@ pub fn run(args: &GenerateArgs, session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// One continuation: text to standard output as it comes, pictures to files.
+/// One continuation: text to standard output as it comes, images to files.
 fn continue_once(
     args: &GenerateArgs,
     prompt: &[Segment],
@@ -135,11 +135,11 @@ fn continue_once(
         }
         PipelineEvent::Image(image) => {
             push_text(&mut told, &mut text);
-            let path = picture_path(&args.out, &args.prompt, config.seed, num_images);
+            let path = image_path(&args.out, &args.prompt, config.seed, num_images);
             num_images += 1;
-            pictures::save(&path, &image, made_by.as_ref())?;
+            images::save(&path, &image, made_by.as_ref())?;
             told.push(json!({ "type": "image", "path": name(&path) }));
-            session.text(format_args!("[picture {}]", path.display()))
+            session.text(format_args!("[image {}]", path.display()))
         }
         PipelineEvent::End(reason) => {
             end = Some(end_name(reason));
@@ -173,9 +173,9 @@ fn push_text(told: &mut Vec<Value>, text: &mut String) {
     }
 }
 
-/// Where picture `index` of a continuation goes.
-pub fn picture_path(dir: &Path, prompt: &str, seed: u64, index: usize) -> PathBuf {
+/// Where image `index` of a continuation goes.
+pub fn image_path(dir: &Path, prompt: &str, seed: u64, index: usize) -> PathBuf {
     let again = if index > 0 { format!("-{index}") } else { String::new() };
-    let name = format!("{}-{seed}{again}.png", pictures::slug(prompt));
+    let name = format!("{}-{seed}{again}.png", images::slug(prompt));
     if dir == Path::new(".") { PathBuf::from(name) } else { dir.join(name) }
 }

@@ -77,5 +77,5 @@ fn take_in(args: &ImportArgs, dest: &Path) -> Result<()> {
 }
 
 fn cpu() -> Result<Device> {
-    DeviceSpec::Cpu.open().map_err(|e| Error::Device(e.to_string()))
+    Ok(DeviceSpec::Cpu.open()?)
 }

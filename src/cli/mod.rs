@@ -12,10 +12,10 @@ mod draw;
 mod eval;
 mod export;
 mod generate;
+mod images;
 mod import;
 mod inspect;
 mod open;
-mod pictures;
 mod sampling;
 mod score;
 mod session;
@@ -32,7 +32,7 @@ use clap::{Parser, Subcommand};
 
 use self::session::{GlobalArgs, STDOUT, Session};
 
-/// Train, evaluate and run unified models of text and pictures.
+/// Train, evaluate and run unified models of text and images.
 #[derive(Parser)]
 #[command(name = "calumma", version, arg_required_else_help = true, max_term_width = 100)]
 struct Cli {
@@ -46,17 +46,17 @@ struct Cli {
 enum Verb {
     /// See the shipped model draw, caption and answer; writes a sheet of it
     Demo(demo::DemoArgs),
-    /// Continue a prompt with text and pictures
+    /// Continue a prompt with text and images
     Generate(generate::GenerateArgs),
-    /// Caption pictures
+    /// Caption images
     Caption(caption::CaptionArgs),
-    /// Draw a picture per text
+    /// Draw an image per text
     Draw(draw::DrawArgs),
-    /// Answer a question about a picture
+    /// Answer a question about an image
     Ask(ask::AskArgs),
     /// Print log-probabilities of given documents
     Score(score::ScoreArgs),
-    /// Image tokenizers: pictures to codes and back, and their training
+    /// Image tokenizers: images to codes and back, and their training
     #[command(subcommand)]
     Vq(vq::VqVerb),
     /// Text tokenizers
@@ -78,7 +78,7 @@ enum Verb {
     Export(export::ExportArgs),
     /// Measure how fast a checkpoint opens, reads, writes and draws here
     Bench(bench::BenchArgs),
-    /// Say what a checkpoint, run, recipe, picture or tensor file is
+    /// Say what a checkpoint, run, recipe, image or tensor file is
     Inspect(inspect::InspectArgs),
     /// Say what this program and this machine can do together
     Doctor,

@@ -17,13 +17,13 @@ pub struct SamplingArgs {
         value_parser = PossibleValuesParser::new(Preset::ALL.map(|(_, name)| name))
     )]
     preset: Option<String>,
-    /// The most tokens to add; a picture counts its codes and two marks
+    /// The most tokens to add; an image counts its codes and two marks
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
     /// Take the most likely token every time
     #[arg(long, conflicts_with_all = ["temperature", "top_p", "top_k"])]
     greedy: bool,
-    /// Divide logits by this, for text and pictures; above 0
+    /// Divide logits by this, for text and images; above 0
     #[arg(long, value_name = "T")]
     temperature: Option<f32>,
     /// Keep the most likely tokens that make up this share; above 0, at most 1
@@ -32,10 +32,10 @@ pub struct SamplingArgs {
     /// Keep this many of the most likely tokens
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// How strongly pictures follow the prompt; 1 turns guidance off
+    /// How strongly images follow the prompt; 1 turns guidance off
     #[arg(long, value_name = "S")]
     guidance_scale: Option<f32>,
-    /// Pictures to draw per text, of which the one that the text describes best is kept; 1 to 64
+    /// Images to draw per text, of which the one that the text describes best is kept; 1 to 64
     #[arg(long, value_name = "N")]
     candidates: Option<usize>,
     /// Weaken tokens that the text has already; 1 changes nothing

@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::session::{Session, put_json};
-use super::{open, pictures};
+use super::{images, open};
 
 /// Which documents.
 #[derive(Args)]
 pub struct ScoreArgs {
     /// A checkpoint's directory
     checkpoint: PathBuf,
-    /// Lines with "ids" or "segments"; picture paths are relative to this file
+    /// Lines with "ids" or "segments"; image paths are relative to this file
     file: PathBuf,
 }
 
@@ -92,11 +92,11 @@ pub fn run(args: &ScoreArgs, session: &Session) -> Result<()> {
 
 fn score_line(line: &str, file: &Path, pipeline: &Pipeline) -> Result<Scored> {
     let document: Document =
-        serde_json::from_str(line).map_err(|e| Error::Invalid(e.to_string()))?;
+        serde_json::from_str(line).map_err(|e| Error::invalid(e.to_string()))?;
     let ids = match (document.ids, document.segments) {
         (Some(ids), None) => ids,
         (None, Some(pieces)) => encode(&pieces, file, pipeline)?,
-        _ => return Err(Error::Invalid("expected either `ids` or `segments`".to_owned())),
+        _ => return Err(Error::invalid("expected either `ids` or `segments`".to_owned())),
     };
     let logits = pipeline.model().all_logits(&ids)?;
     let mut logprobs = vec![None];
@@ -104,7 +104,7 @@ fn score_line(line: &str, file: &Path, pipeline: &Pipeline) -> Result<Scored> {
     logprobs
         .extend(logits.iter().zip(targets).map(|(row, &id)| Some(log_probability(row, id) as f32)));
     if logprobs.iter().flatten().any(|logprob| logprob.is_nan()) {
-        return Err(Error::Invalid("the model returned logits that are no numbers".to_owned()));
+        return Err(Error::invalid("the model returned logits that are no numbers".to_owned()));
     }
     Ok(Scored { ids, logprobs })
 }
@@ -116,7 +116,7 @@ fn encode(pieces: &[Piece], file: &Path, pipeline: &Pipeline) -> Result<Vec<u32>
         match piece {
             Piece::Text { text } => segments.push(CodedSegment::text(text)),
             Piece::Image { path } => {
-                let image = pictures::open(&folder.join(path))?;
+                let image = images::open(&folder.join(path))?;
                 let codes = pipeline.vq()?.encode(&[image])?;
                 segments.extend(codes.into_iter().map(CodedSegment::Image));
             }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use burn::tensor::Device;
-use calumma::device::{DeviceSpec, Precision};
+use calumma::device::{DeviceError, DeviceSpec, Precision};
 use calumma::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -80,7 +80,7 @@ impl Session {
     /// [`Error::Device`] with the reason.
     pub fn device(&self) -> Result<Device> {
         let spec = self.args.device.unwrap_or_else(DeviceSpec::best);
-        let device = spec.open().map_err(|e| Error::Device(e.to_string()))?;
+        let device = spec.open()?;
         if self.args.device.is_none() {
             self.note(format_args!("device: {spec}"));
         }
@@ -117,7 +117,7 @@ impl Session {
     pub fn device_in_f32(&self, work: &str) -> Result<Device> {
         match self.precision() {
             Precision::F32 => self.device(),
-            other => Err(Error::Device(format!("{work} runs in f32 only; --precision is {other}"))),
+            other => Err(f32_only(work, other, String::new(), "f32")),
         }
     }
 
@@ -129,10 +129,8 @@ impl Session {
         let precision = self.precision();
         let refused = || {
             let device = self.device_name();
-            Err(Error::Device(format!(
-                "--precision is {precision}, but {work} runs in f32 only on {device}; allowed: f32, or \
-                 bf16 with a --device that computes in it, such as cuda"
-            )))
+            let allowed = "f32, or bf16 with a --device that computes in it, such as cuda";
+            Err(f32_only(work, precision, format!(" on {device}"), allowed))
         };
         if precision != Precision::F32 && self.is_cpu() {
             return refused();
@@ -207,7 +205,7 @@ pub fn name(path: &Path) -> String {
 /// # Errors
 /// [`Error::Io`] when standard output cannot be written.
 pub fn put_json(value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string(value).map_err(|e| Error::Invalid(e.to_string()))?;
+    let text = serde_json::to_string(value).map_err(|e| Error::invalid(e.to_string()))?;
     put(format_args!("{text}\n"))
 }
 
@@ -219,4 +217,8 @@ fn put(text: std::fmt::Arguments<'_>) -> Result<()> {
 /// The one message of a failed verb.
 pub fn complain(error: &Error) {
     let _ = writeln!(std::io::stderr(), "calumma: error: {error}");
+}
+
+fn f32_only(work: &str, precision: Precision, place: String, allowed: &'static str) -> Error {
+    Error::Device(DeviceError::Precision { precision, work: work.to_owned(), place, allowed })
 }

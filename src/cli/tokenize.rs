@@ -77,7 +77,7 @@ pub fn run(args: &TokenizeArgs, session: &Session) -> Result<()> {
         sizes::count(documents as f64),
         sizes::count(tokens as f64)
     ))?;
-    let mut object = serde_json::to_value(report).map_err(|e| Error::Invalid(e.to_string()))?;
+    let mut object = serde_json::to_value(report).map_err(|e| Error::invalid(e.to_string()))?;
     object["path"] = json!(name(&dir));
     session.object(&object)
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use burn::tensor::{DType, Device};
 use calumma::device::{Precision, matmul_flops};
-use calumma::files::write_whole;
+use calumma::files::write_atomic;
 use calumma::report::{Metrics, Reporter};
 use calumma::train::{
     self, LanguageRecipe, LanguageTask, Plan, RunConfig, RunSummary, Task, read_recipe,
@@ -74,11 +74,11 @@ pub fn train_task<T: Task>(
 ) -> Result<()> {
     let stop = stop::on_signal()?;
     let run_dir = plan.run.path();
-    let recipe = toml::to_string_pretty(recipe).map_err(|e| Error::Invalid(e.to_string()))?;
-    write_whole(&run_dir.join("recipe.toml"), recipe.as_bytes())?;
+    let recipe = toml::to_string_pretty(recipe).map_err(|e| Error::invalid(e.to_string()))?;
+    write_atomic(&run_dir.join("recipe.toml"), recipe.as_bytes())?;
     let environment = serde_json::to_vec_pretty(&session.environment(plan.run.seed))
-        .map_err(|e| Error::Invalid(e.to_string()))?;
-    write_whole(&run_dir.join("environment.json"), &environment)?;
+        .map_err(|e| Error::invalid(e.to_string()))?;
+    write_atomic(&run_dir.join("environment.json"), &environment)?;
     let reporter = match session.quiet() {
         true => Reporter::silent(),
         false => Reporter::bar(plan.run.steps as u64, T::UNIT),
@@ -121,7 +121,7 @@ fn object(metrics: &Metrics) -> Map<String, Value> {
 const TRIED: usize = 3;
 
 fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> Result<()> {
-    let text = toml::to_string_pretty(recipe).map_err(|e| Error::Invalid(e.to_string()))?;
+    let text = toml::to_string_pretty(recipe).map_err(|e| Error::invalid(e.to_string()))?;
     session.line(text.trim_end())?;
     let precision = session.precision();
     let mut task = LanguageTask::new(recipe.clone(), device, precision, session.quiet())?;
@@ -160,7 +160,7 @@ fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> Resul
     session.line(format_args!("packed so far: {:.1} % padding", 100.0 * packed.padding_share()))?;
     for source in sources {
         session.line(format_args!(
-            "  {}: {} documents, {} picture codes, {} other tokens",
+            "  {}: {} documents, {} image codes, {} other tokens",
             source.source, source.documents, source.image_tokens, source.text_tokens
         ))?;
     }

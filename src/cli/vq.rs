@@ -16,9 +16,9 @@ use vq_tokenizer::{Codes, Tiles, VqTokenizer};
 use super::eval::ReconstructionArgs;
 use super::session::{Session, name};
 use super::train::train_task;
-use super::{open, pictures, sizes};
+use super::{images, open, sizes};
 
-/// Pictures encoded at one time.
+/// Images encoded at one time.
 const BATCH: usize = 32;
 
 /// What to do with image tokenizers.
@@ -28,15 +28,15 @@ pub enum VqVerb {
     Train(TrainArgs),
     /// Score an image tokenizer on a data set: PSNR, SSIM, MS-SSIM, use of the codebook
     Eval(ReconstructionArgs),
-    /// Print the codes of pictures
+    /// Print the codes of images
     Encode(EncodeArgs),
-    /// Turn codes back into pictures
+    /// Turn codes back into images
     Decode(DecodeArgs),
-    /// Encode and decode pictures, and say how close the result is
+    /// Encode and decode images, and say how close the result is
     Reconstruct(ReconstructArgs),
 }
 
-/// Codes along a side above which a picture is decoded in tiles.
+/// Codes along a side above which an image is decoded in tiles.
 const LARGE: usize = 128;
 
 /// A recipe and changes to it.
@@ -49,7 +49,7 @@ pub struct TrainArgs {
     set: Vec<String>,
 }
 
-/// Pictures to encode.
+/// Images to encode.
 #[derive(Args)]
 pub struct EncodeArgs {
     /// A checkpoint's or an image tokenizer's directory
@@ -61,10 +61,10 @@ pub struct EncodeArgs {
     tiles: TileArgs,
 }
 
-/// Whether pictures keep their size.
+/// Whether images keep their size.
 #[derive(Args)]
 pub struct TileArgs {
-    /// Keep each picture's own size instead of resizing and cropping it, and compute it in tiles of so
+    /// Keep each image's own size instead of resizing and cropping it, and compute it in tiles of so
     /// many pixels
     #[arg(long, value_name = "PIXELS", num_args = 0..=1, require_equals = true, default_missing_value = "512")]
     own_size: Option<usize>,
@@ -80,7 +80,7 @@ impl TileArgs {
         images.iter().map(|image| Ok(vq.encode_tiled(image, tiles)?)).collect()
     }
 
-    /// Each picture as it is seen, and what is left of it.
+    /// Each image as it is seen, and what is left of it.
     fn reconstruct(
         &self,
         vq: &VqTokenizer,
@@ -108,12 +108,12 @@ pub struct DecodeArgs {
     checkpoint: PathBuf,
     /// One or more objects with height, width and codes, as encode --json prints them
     codes: PathBuf,
-    /// The PNG to write; of several pictures, all but the first get a number
+    /// The PNG to write; of several images, all but the first get a number
     #[arg(long, short, value_name = "PATH")]
     out: PathBuf,
 }
 
-/// Pictures to reconstruct.
+/// Images to reconstruct.
 #[derive(Args)]
 pub struct ReconstructArgs {
     /// A checkpoint's or an image tokenizer's directory
@@ -131,7 +131,7 @@ pub struct ReconstructArgs {
 /// Does `verb`.
 ///
 /// # Errors
-/// Those of recipe, checkpoint, pictures and device.
+/// Those of recipe, checkpoint, images and device.
 pub fn run(verb: VqVerb, session: &Session) -> Result<()> {
     match verb {
         VqVerb::Train(args) => train(&args, session),
@@ -160,7 +160,7 @@ fn tokenizer(dir: &Path, session: &Session) -> Result<VqTokenizer> {
 }
 
 fn encode(args: &EncodeArgs, session: &Session) -> Result<()> {
-    let images = pictures::open_all(&args.images)?;
+    let images = images::open_all(&args.images)?;
     let tokenizer = tokenizer(&args.checkpoint, session)?;
     for (paths, images) in args.images.chunks(BATCH).zip(images.chunks(BATCH)) {
         for (path, codes) in paths.iter().zip(args.tiles.encode(&tokenizer, images)?) {
@@ -229,7 +229,7 @@ fn decode(args: &DecodeArgs, session: &Session) -> Result<()> {
             0 => args.out.clone(),
             _ => args.out.with_file_name(format!("{}-{index}.png", stem(&args.out))),
         };
-        pictures::save(&path, image, None)?;
+        images::save(&path, image, None)?;
         let (width, height) = image.dimensions();
         session.line(format_args!("{}: {width}x{height}", path.display()))?;
         session.object(&json!({ "path": name(&path), "width": width, "height": height }))?;
@@ -238,7 +238,7 @@ fn decode(args: &DecodeArgs, session: &Session) -> Result<()> {
 }
 
 fn reconstruct(args: &ReconstructArgs, session: &Session) -> Result<()> {
-    let images = pictures::open_all(&args.images)?;
+    let images = images::open_all(&args.images)?;
     let tokenizer = drawing_tokenizer(&args.checkpoint, session)?;
     let (mut sum_psnr, mut sum_ssim) = (0.0, 0.0);
     let out = args.out.as_deref().map(|dir| Outputs::new(dir, &args.images));
@@ -251,7 +251,7 @@ fn reconstruct(args: &ReconstructArgs, session: &Session) -> Result<()> {
             sum_ssim += ssim;
             let out = out.as_mut().map(|out| out.path(path));
             if let Some(out) = &out {
-                pictures::save(out, decoded, None)?;
+                images::save(out, decoded, None)?;
             }
             session.line(format_args!("{}: PSNR {psnr:.2} dB, SSIM {ssim:.4}", path.display()))?;
             session.object(&json!({ "path": name(path), "out": out.as_deref().map(name), "psnr": psnr, "ssim": ssim }))?;
@@ -269,7 +269,7 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Where reconstructions go: every picture has a name of its own, and none that is an input's.
+/// Where reconstructions go: every image has a name of its own, and none that is an input's.
 struct Outputs<'a> {
     dir: &'a Path,
     taken: HashSet<PathBuf>,

@@ -1,4 +1,4 @@
-//! Random changes to the pictures that an image tokenizer is trained on.
+//! Random changes to the images that an image tokenizer is trained on.
 
 use image::RgbImage;
 use image::imageops::{self, FilterType};
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// What may happen to a picture; in a recipe `true` stands for a mirror and a shift of 4 pixels.
+/// What may happen to an image; in a recipe `true` stands for a mirror and a shift of 4 pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Said")]
 pub struct Augment {
-    /// Whether half of the pictures are mirrored.
+    /// Whether half of the images are mirrored.
     pub flip: bool,
     /// Pixels by which they are shifted at most, in both directions; the border is repeated.
     pub shift: u32,
@@ -61,13 +61,13 @@ impl Augment {
         for (key, share) in [("scale", self.scale), ("colour", self.colour)] {
             if !(0.0..1.0).contains(&share) {
                 let message = format!("augment.{key} is {share}; allowed: [0, 1)");
-                return Err(Error::Invalid(message));
+                return Err(Error::invalid(message));
             }
         }
         Ok(())
     }
 
-    /// A changed picture of the same size.
+    /// A changed image of the same size.
     pub fn apply(&self, mut image: RgbImage, rng: &mut ChaCha8Rng) -> RgbImage {
         if self.flip && rng.random::<bool>() {
             imageops::flip_horizontal_in_place(&mut image);
@@ -105,7 +105,7 @@ fn enlarged(image: &RgbImage, most: f32, rng: &mut ChaCha8Rng) -> RgbImage {
     imageops::resize(&part, width, height, FilterType::CatmullRom)
 }
 
-/// Each factor is drawn around 1: of the values, of their distance from the picture's mean, and of their
+/// Each factor is drawn around 1: of the values, of their distance from the image's mean, and of their
 /// distance from grey.
 fn recolour(image: &mut RgbImage, most: f32, rng: &mut ChaCha8Rng) {
     let [brightness, contrast, saturation] =
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_keep_their_size_and_repeat_with_the_seed() {
+    fn images_keep_their_size_and_repeat_with_the_seed() {
         let all = Augment { flip: true, shift: 3, scale: 0.4, colour: 0.3 };
         let image = RgbImage::from_fn(24, 16, |x, y| image::Rgb([x as u8 * 9, y as u8 * 11, 80]));
         let changed = |seed| all.apply(image.clone(), &mut ChaCha8Rng::seed_from_u64(seed));

@@ -1,4 +1,4 @@
-//! One source of documents or pictures, as a recipe's `[[data]]` section names it.
+//! One source of documents or images, as a recipe's `[[data]]` section names it.
 
 use std::path::Path;
 
@@ -30,13 +30,13 @@ pub struct DataConfig {
     /// One sample per entry of this list-valued column.
     pub explode: Option<String>,
     /// What is supervised: `all` tokens, only the `answers` after a separator, or
-    /// `pictures-and-answers`.
+    /// `images-and-answers`.
     #[serde(default)]
     pub loss: Loss,
     /// Entries of a repeated list in one document at most.
     #[serde(default = "default_turns")]
     pub max_turns: usize,
-    /// Probability that the text before a closing picture is dropped, for guidance.
+    /// Probability that the text before a closing image is dropped, for guidance.
     #[serde(default)]
     pub prompt_dropout: f64,
     /// The first samples only.
@@ -47,7 +47,7 @@ pub struct DataConfig {
     /// Share of the samples, 0 to 1, that may be bad; they are listed and left out.
     #[serde(default = "default_max_bad")]
     pub max_bad: f64,
-    /// Random changes to the pictures, for tokenizer training only.
+    /// Random changes to the images, for tokenizer training only.
     #[serde(default)]
     pub augment: Augment,
     /// Columns whose words a tokenizer's semantic head learns to read.
@@ -132,8 +132,8 @@ impl WeightedTemplate {
 /// What sources are read for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Their pictures alone.
-    Pictures,
+    /// Their images alone.
+    Images,
     /// Samples by templates, to be tokenised.
     Samples,
     /// Samples by templates or token shards, in so many stages.
@@ -149,7 +149,7 @@ pub(crate) enum Purpose {
 /// [`Error::Invalid`] with the source, the key, its value and what is allowed.
 pub(crate) fn validate_sources(sources: &[DataConfig], purpose: Purpose) -> Result<()> {
     if sources.is_empty() {
-        return Err(Error::Invalid("data is empty; a recipe needs at least one source".to_owned()));
+        return Err(Error::invalid("data is empty; a recipe needs at least one source".to_owned()));
     }
     let stages = sources.iter().map(|source| source.weight.stages().len()).max().unwrap_or(1);
     let silent = |stage: &usize| {
@@ -162,24 +162,24 @@ pub(crate) fn validate_sources(sources: &[DataConfig], purpose: Purpose) -> Resu
     if let Some(stage) = (0..stages).find(silent) {
         let stage = stage + 1;
         let message = format!("no source of data has a weight above 0 in stage {stage}");
-        return Err(Error::Invalid(message));
+        return Err(Error::invalid(message));
     }
     for source in sources {
         let invalid = |key: &str, value: f64, range: &str| {
             let path = &source.path;
-            Err(Error::Invalid(format!("data {path}: {key} is {value}; allowed: {range}")))
+            Err(Error::invalid(format!("data {path}: {key} is {value}; allowed: {range}")))
         };
         let weights = source.weight.stages();
         if let Some(weight) = weights.iter().find(|w| !(**w >= 0.0 && w.is_finite())) {
             return invalid("weight", *weight, "at least 0");
         }
         let stages = match purpose {
-            Purpose::Pictures | Purpose::Samples => 1,
+            Purpose::Images | Purpose::Samples => 1,
             Purpose::Documents { stages } => stages,
         };
         if !(weights.len() == 1 || weights.len() == stages) {
             let (path, count) = (&source.path, weights.len());
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "data {path}: weight has {count} entries; allowed: one, or one for each of the \
                  {stages} stages of the curriculum"
             )));
@@ -204,7 +204,7 @@ pub(crate) fn validate_sources(sources: &[DataConfig], purpose: Purpose) -> Resu
         source
             .augment
             .validate()
-            .map_err(|e| Error::Invalid(format!("data {}: {e}", source.path)))?;
+            .map_err(|e| Error::invalid(format!("data {}: {e}", source.path)))?;
         // A directory that is not there yet may be one of shards that are still to be made.
         let path = &source.path;
         let to_come = matches!(purpose, Purpose::Documents { .. })
@@ -214,7 +214,7 @@ pub(crate) fn validate_sources(sources: &[DataConfig], purpose: Purpose) -> Resu
             && !Path::new(path).exists();
         let is_tokens = to_come || super::shards::is_spec(path);
         let problem = match purpose {
-            Purpose::Pictures if is_tokens => "holds token shards, which have no pictures",
+            Purpose::Images if is_tokens => "holds token shards, which have no images",
             Purpose::Samples if is_tokens => {
                 "holds token shards; name the samples that they were made of"
             }
@@ -231,7 +231,7 @@ pub(crate) fn validate_sources(sources: &[DataConfig], purpose: Purpose) -> Resu
             }
             _ => continue,
         };
-        return Err(Error::Invalid(format!("data {path}: {problem}")));
+        return Err(Error::invalid(format!("data {path}: {problem}")));
     }
     Ok(())
 }

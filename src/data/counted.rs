@@ -36,7 +36,7 @@ impl Counted {
     pub fn new(inner: Box<dyn Dataset>, tolerance: f64) -> Result<Self> {
         if !(0.0..=1.0).contains(&tolerance) {
             let message = format!("tolerated share of bad samples is {tolerance}; it is 0 to 1");
-            return Err(Error::Invalid(message));
+            return Err(Error::invalid(message));
         }
         Ok(Self { inner, tolerance, bad: Mutex::default() })
     }
@@ -75,7 +75,7 @@ impl Counted {
             return Ok(());
         }
         let first = bad.values().next().map_or("", String::as_str);
-        Err(Error::Invalid(format!(
+        Err(Error::invalid(format!(
             "{}: {} of {} samples are bad, more than the allowed {} %; the first: {first}",
             self.inner.name(),
             bad.len(),

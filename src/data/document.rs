@@ -25,9 +25,9 @@ impl Rendered {
         Ok(tokens)
     }
 
-    /// The same document without the text before its last picture: what the model sees when a
+    /// The same document without the text before its last image: what the model sees when a
     /// prompt is dropped, so that it learns to draw without one (classifier-free guidance).
-    /// `None` when it does not end with a picture.
+    /// `None` when it does not end with an image.
     pub fn without_prompt(&self) -> Option<Self> {
         match (self.segments.last(), self.supervised.last()) {
             (Some(CodedSegment::Image(codes)), Some(&counts)) => Some(Self {

@@ -1,4 +1,4 @@
-//! Samples whose pictures are codes: encoded once, kept on disk, read by every later run.
+//! Samples whose images are codes: encoded once, kept on disk, read by every later run.
 //!
 //! Training never runs the image tokenizer. The cache is a JSON-lines file per source, named by a
 //! digest of tokenizer and source, sizes and times of its files included, so that a resumed or repeated
@@ -16,21 +16,21 @@ use vq_tokenizer::{Codes, VqTokenizer};
 
 use super::{Counted, DataConfig, Dataset, Fields};
 use crate::error::{Error, Result};
-use crate::files::{hex, write_whole};
+use crate::files::{hex, write_atomic};
 use crate::report::Reporter;
 
-/// Pictures encoded at one time.
+/// Images encoded at one time.
 const BATCH: usize = 32;
 
 /// Bad samples that are listed, of each source.
 const BAD_LISTED: usize = 20;
 
-/// A sample with its pictures as codes.
+/// A sample with its images as codes.
 #[derive(Clone, Debug)]
 pub struct EncodedSample {
     /// The columns that templates ask for.
     pub fields: Fields,
-    /// The pictures, in the sample's order.
+    /// The images, in the sample's order.
     pub images: Vec<Codes>,
 }
 
@@ -58,7 +58,7 @@ pub struct Encoding<'a> {
     pub quiet: bool,
 }
 
-/// The pictures of the sample `index`; a bad sample has no line.
+/// The images of the sample `index`; a bad sample has no line.
 #[derive(Serialize, Deserialize)]
 struct Line {
     index: usize,
@@ -66,7 +66,7 @@ struct Line {
 }
 
 impl EncodedSource {
-    /// Reads the codes of the source from its cache, or encodes its pictures and writes the cache.
+    /// Reads the codes of the source from its cache, or encodes its images and writes the cache.
     ///
     /// Only the columns in `columns` are kept.
     ///
@@ -97,7 +97,7 @@ impl EncodedSource {
         };
         let samples: Vec<_> = lines.into_par_iter().map(sample).collect::<Result<_>>()?;
         if samples.is_empty() {
-            return Err(Error::Invalid(format!("data {}: no good sample", config.path)));
+            return Err(Error::invalid(format!("data {}: no good sample", config.path)));
         }
         let all = config.limit.map_or(dataset.len(), |limit| limit.min(dataset.len()));
         let left_out = all.saturating_sub(samples.len());
@@ -122,23 +122,23 @@ fn cache_path(config: &DataConfig, encoding: Encoding<'_>) -> Result<PathBuf> {
 fn encode(counted: Counted, limit: Option<usize>, encoding: Encoding<'_>) -> Result<Vec<Line>> {
     let len = limit.map_or(counted.len(), |limit| limit.min(counted.len()));
     let mut reporter =
-        if encoding.quiet { Reporter::silent() } else { Reporter::bar(len as u64, "pictures") };
+        if encoding.quiet { Reporter::silent() } else { Reporter::bar(len as u64, "images") };
     let mut lines = Vec::with_capacity(len);
     for start in (0..len).step_by(BATCH) {
         let end = (start + BATCH).min(len);
         let take = |index| Ok(counted.take(index)?.map(|sample| (index, sample.images)));
         let samples: Vec<_> = (start..end).into_par_iter().map(take).collect::<Result<_>>()?;
-        let mut pictures = Vec::new();
+        let mut together = Vec::new();
         let mut kept = Vec::new();
         for (index, mut images) in samples.into_iter().flatten() {
             kept.push((index, images.len()));
-            pictures.append(&mut images);
+            together.append(&mut images);
         }
-        let mut codes = encoding.vq.encode(&pictures)?.into_iter();
+        let mut codes = encoding.vq.encode(&together)?.into_iter();
         for (index, count) in kept {
             lines.push(Line { index, images: codes.by_ref().take(count).collect() });
         }
-        reporter.step(end, pictures.len());
+        reporter.step(end, together.len());
     }
     for bad in counted.bad().iter().take(BAD_LISTED) {
         reporter.note(&format!("left out: {}", bad.reason));
@@ -165,5 +165,5 @@ fn write(path: &Path, lines: &[Line]) -> Result<()> {
         serde_json::to_writer(&mut bytes, line).expect("numbers are valid JSON");
         bytes.push(b'\n');
     }
-    write_whole(path, &bytes)
+    write_atomic(path, &bytes)
 }

@@ -14,10 +14,10 @@ const MAX_FILES: usize = 100_000;
 /// between them. A path that exists is taken literally.
 pub(super) fn expand(spec: &str) -> Result<Vec<PathBuf>> {
     if spec.trim().is_empty() {
-        return Err(Error::Invalid("a data set needs a path; the given one is empty".to_owned()));
+        return Err(Error::invalid("a data set needs a path; the given one is empty".to_owned()));
     }
     if super::shards::is_url(spec) {
-        return Err(Error::Invalid(format!(
+        return Err(Error::invalid(format!(
             "data set {spec:?}: at a URL there can be token shards only; fetch other data sets first"
         )));
     }
@@ -59,7 +59,7 @@ pub(super) fn states(path: &Path, states: &mut Vec<(PathBuf, u64, u64)>) -> Resu
 }
 
 fn too_many(spec: &str) -> Error {
-    Error::Invalid(format!("data set {spec:?}: names more than {MAX_FILES} files"))
+    Error::invalid(format!("data set {spec:?}: names more than {MAX_FILES} files"))
 }
 
 /// Splits at commas outside braces.
@@ -93,7 +93,7 @@ fn braces(pattern: &str) -> Result<Vec<String>> {
         (depth == 0).then_some(open + at)
     });
     let Some(close) = close else {
-        return Err(Error::Invalid(format!("data set {pattern:?}: a {{ has no matching }}")));
+        return Err(Error::invalid(format!("data set {pattern:?}: a {{ has no matching }}")));
     };
     let mut choices = Vec::new();
     for choice in alternatives(pattern, &pattern[open + 1..close])? {
@@ -121,12 +121,12 @@ fn alternatives(pattern: &str, inner: &str) -> Result<Vec<String>> {
         Some((bounds.0, bounds.1, if padded { width } else { 0 }))
     });
     match range {
-        Some((first, last, _)) if last < first => Err(Error::Invalid(format!(
+        Some((first, last, _)) if last < first => Err(Error::invalid(format!(
             "data set {pattern:?}: the range {{{inner}}} runs backwards"
         ))),
         Some((first, last, _)) if last - first >= MAX_FILES as u64 => Err(too_many(pattern)),
         Some((first, last, width)) => Ok((first..=last).map(|n| format!("{n:0width$}")).collect()),
-        None => Err(Error::Invalid(format!(
+        None => Err(Error::invalid(format!(
             "data set {pattern:?}: {{{inner}}} is no list; allowed are {{0000..0007}} and {{a,b}}"
         ))),
     }
@@ -151,7 +151,7 @@ fn glob(pattern: &str) -> Result<Vec<PathBuf>> {
     }
     found.retain(|path| path.exists());
     match found.is_empty() {
-        true => Err(Error::Invalid(format!("data set {pattern:?}: no file matches"))),
+        true => Err(Error::invalid(format!("data set {pattern:?}: no file matches"))),
         false => Ok(found),
     }
 }

@@ -53,7 +53,7 @@ impl Exploded {
     }
 
     fn error(&self, sample: usize, message: &dyn std::fmt::Display) -> Error {
-        Error::Invalid(format!("{}: sample {sample}: {message}", self.inner.name()))
+        Error::invalid(format!("{}: sample {sample}: {message}", self.inner.name()))
     }
 }
 
@@ -82,7 +82,7 @@ impl Dataset for Exploded {
 fn list_of<'a>(fields: &'a Fields, field: &str) -> Result<&'a [Value]> {
     match fields.get(field) {
         Some(Value::Array(list)) => Ok(list),
-        Some(other) => Err(Error::Invalid(format!(
+        Some(other) => Err(Error::invalid(format!(
             "field {field} is a {}, not a list that can be exploded",
             type_name(other)
         ))),
@@ -91,11 +91,11 @@ fn list_of<'a>(fields: &'a Fields, field: &str) -> Result<&'a [Value]> {
 }
 
 fn missing(fields: &Fields, field: &str) -> Error {
-    Error::Invalid(format!("there is no field {field}; {}", available(fields)))
+    Error::invalid(format!("there is no field {field}; {}", available(fields)))
 }
 
 /// Merges the rows that share a key into one sample: the key, and the list `turns` with the other
-/// columns of every row, in the order of the rows. Pictures are those of the first row.
+/// columns of every row, in the order of the rows. Images are those of the first row.
 pub struct Grouped {
     inner: Box<dyn Dataset>,
     field: String,
@@ -137,7 +137,7 @@ impl Grouped {
             let mut fields = self.inner.fields(row as usize)?;
             let Some(key) = fields.remove(&self.field) else {
                 let reason = missing(&fields, &self.field);
-                return Err(Error::Invalid(format!("{}: row {row}: {reason}", self.name())));
+                return Err(Error::invalid(format!("{}: row {row}: {reason}", self.name())));
             };
             merged.insert(self.field.clone(), key);
             turns.push(Value::Object(fields));
@@ -180,7 +180,7 @@ fn scan<T: Send>(
 ) -> Result<Vec<Result<T>>> {
     if u32::try_from(dataset.len()).is_err() {
         let message = format!("{} holds more than 2^32 samples", dataset.name());
-        return Err(Error::Invalid(message));
+        return Err(Error::invalid(message));
     }
     Ok((0..dataset.len()).into_par_iter().map(read).collect())
 }
@@ -189,7 +189,7 @@ fn scan<T: Send>(
 fn refuse_all_bad<T>(found: &[Result<T>]) -> Result<()> {
     match found.first() {
         Some(Err(first)) if found.iter().all(Result::is_err) => {
-            Err(Error::Invalid(first.to_string()))
+            Err(Error::invalid(first.to_string()))
         }
         _ => Ok(()),
     }

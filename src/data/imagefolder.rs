@@ -1,4 +1,4 @@
-//! Hugging Face image folders: a directory of pictures with `metadata.jsonl`.
+//! Hugging Face image folders: a directory of images with `metadata.jsonl`.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use super::jsonl::Lines;
 use super::{Dataset, Fields, Sample, files, in_range};
 use crate::{Error, Result};
 
-/// A directory with `metadata.jsonl`; each line names its picture by `file_name` (or several by
+/// A directory with `metadata.jsonl`; each line names its image by `file_name` (or several by
 /// the list `file_names`), relative to the directory, and holds the other columns.
 pub struct ImageFolder {
     dir: PathBuf,
@@ -32,7 +32,7 @@ impl ImageFolder {
         Ok(Self { dir: dir.to_owned(), name, lines: Lines::open(&metadata)? })
     }
 
-    fn pictures(&self, index: usize, fields: &Fields) -> Result<Vec<PathBuf>> {
+    fn images(&self, index: usize, fields: &Fields) -> Result<Vec<PathBuf>> {
         let names = match (fields.get("file_name"), fields.get("file_names")) {
             (Some(Value::String(name)), _) => vec![name.as_str()],
             (None, Some(Value::Array(names))) => names.iter().filter_map(Value::as_str).collect(),
@@ -53,9 +53,9 @@ impl Dataset for ImageFolder {
     fn get(&self, index: usize) -> Result<Sample> {
         let fields = self.fields(index)?;
         let images = self
-            .pictures(index, &fields)?
+            .images(index, &fields)?
             .iter()
-            .map(|path| self.lines.picture(index, path))
+            .map(|path| self.lines.image(index, path))
             .collect::<Result<_>>()?;
         Ok(Sample { fields, images, source: self.lines.source(index) })
     }

@@ -25,10 +25,10 @@ pub struct Inspection {
     pub inspected: usize,
     /// Fields by name.
     pub columns: BTreeMap<String, Column>,
-    /// Fewest and most pictures of one sample.
+    /// Fewest and most images of one sample.
     pub pictures_per_sample: (usize, usize),
-    /// Sizes of the pictures, the most frequent first.
-    pub picture_sizes: Vec<PictureSize>,
+    /// Sizes of the images, the most frequent first.
+    pub picture_sizes: Vec<ImageSize>,
     /// Inspected samples that cannot be read.
     pub bad: Vec<BadSample>,
 }
@@ -42,14 +42,14 @@ pub struct Column {
     pub examples: Vec<String>,
 }
 
-/// A picture size and how often it occurs.
+/// An image size and how often it occurs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PictureSize {
+pub struct ImageSize {
     /// Pixels across.
     pub width: u32,
     /// Pixels down.
     pub height: u32,
-    /// Pictures of this size.
+    /// Images of this size.
     pub count: usize,
 }
 
@@ -92,10 +92,10 @@ pub fn inspect(dataset: &dyn Dataset, limit: usize) -> Inspection {
     found
 }
 
-fn by_frequency(sizes: BTreeMap<(u32, u32), usize>) -> Vec<PictureSize> {
+fn by_frequency(sizes: BTreeMap<(u32, u32), usize>) -> Vec<ImageSize> {
     let mut sizes: Vec<_> = sizes
         .into_iter()
-        .map(|((width, height), count)| PictureSize { width, height, count })
+        .map(|((width, height), count)| ImageSize { width, height, count })
         .collect();
     sizes.sort_by_key(|size| std::cmp::Reverse(size.count));
     sizes

@@ -1,5 +1,5 @@
 //! JSON lines: interleaved documents (`segments`, `messages`), instruction data in Alpaca's keys,
-//! or plain rows with picture paths.
+//! or plain rows with image paths.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde_json::Value;
 
-use super::{Dataset, Fields, Sample, files, in_range, item_error, picture, type_name};
+use super::{Dataset, Fields, Sample, files, image, in_range, item_error, type_name};
 use crate::{Error, Result};
 
-/// One file of JSON objects, a line each. Pictures are named by segments of type `image` or by
+/// One file of JSON objects, a line each. Images are named by segments of type `image` or by
 /// the keys `image` and `images`; their paths are relative to the file. Rows with Alpaca's keys
 /// also get a field `prompt`: the instruction and, on the next line, the input if there is one.
 pub struct Jsonl {
@@ -31,7 +31,7 @@ impl Jsonl {
     fn parse(&self, index: usize) -> Result<(Fields, Vec<String>)> {
         in_range(self, index)?;
         let mut fields = self.lines.object(index)?;
-        let paths = picture_paths(&fields).map_err(|e| self.lines.error(index, e))?;
+        let paths = image_paths(&fields).map_err(|e| self.lines.error(index, e))?;
         add_prompt(&mut fields);
         Ok((fields, paths))
     }
@@ -47,7 +47,7 @@ impl Dataset for Jsonl {
         let dir = self.lines.path.parent().unwrap_or(Path::new(""));
         let images = paths
             .iter()
-            .map(|path| self.lines.picture(index, &dir.join(path)))
+            .map(|path| self.lines.image(index, &dir.join(path)))
             .collect::<Result<_>>()?;
         Ok(Sample { fields, images, source: self.lines.source(index) })
     }
@@ -75,8 +75,8 @@ fn add_prompt(fields: &mut Fields) {
     fields.insert("prompt".to_owned(), prompt.into());
 }
 
-/// Paths of the pictures of a row, in the order of the document.
-fn picture_paths(fields: &Fields) -> std::result::Result<Vec<String>, String> {
+/// Paths of the images of a row, in the order of the document.
+fn image_paths(fields: &Fields) -> std::result::Result<Vec<String>, String> {
     let mut paths = Vec::new();
     if let Some(segments) = fields.get("segments") {
         collect(segments, "segments", &mut paths)?;
@@ -194,11 +194,11 @@ impl Lines {
         }
     }
 
-    /// Decodes the picture that line `index` names.
-    pub(super) fn picture(&self, index: usize, path: &Path) -> Result<RgbImage> {
+    /// Decodes the image that line `index` names.
+    pub(super) fn image(&self, index: usize, path: &Path) -> Result<RgbImage> {
         let bytes = files::read(path)
-            .map_err(|e| self.error(index, format!("picture {}: {e}", path.display())))?;
-        picture::decode(&bytes, &format!("{}: picture {}", self.source(index), path.display()))
+            .map_err(|e| self.error(index, format!("image {}: {e}", path.display())))?;
+        image::decode(&bytes, &format!("{}: image {}", self.source(index), path.display()))
     }
 
     /// An error about line `index`.

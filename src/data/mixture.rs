@@ -70,16 +70,16 @@ impl Mixture {
     /// below 0, or a source or a stage has no weight above 0.
     pub fn new(seed: u64, sources: Vec<Source>) -> Result<Self> {
         if sources.is_empty() {
-            return Err(Error::Invalid("a mixture needs at least one source".to_owned()));
+            return Err(Error::invalid("a mixture needs at least one source".to_owned()));
         }
         for source in &sources {
-            source.validate().map_err(|m| Error::Invalid(format!("{}: {m}", source.name)))?;
+            source.validate().map_err(|m| Error::invalid(format!("{}: {m}", source.name)))?;
         }
         let stages = sources.iter().map(|source| source.weights.len()).max().unwrap_or(0);
         let drawn = |stage: &usize| sources.iter().any(|source| source.weight(*stage) > 0.0);
         if let Some(stage) = (0..stages).find(|stage| !drawn(stage)) {
             let message = format!("no source has a weight above 0 in stage {}", stage + 1);
-            return Err(Error::Invalid(message));
+            return Err(Error::invalid(message));
         }
         let lens: Vec<usize> = sources.iter().map(|source| source.len).collect();
         let cursor = Cursor { seed, draws: 0, taken: vec![0; lens.len()], lens };
@@ -115,10 +115,10 @@ impl Mixture {
         if cursor.seed != self.cursor.seed {
             let (found, now) = (cursor.seed, self.cursor.seed);
             let message = format!("the saved cursor has seed {found}, the run has seed {now}");
-            return Err(Error::Invalid(message));
+            return Err(Error::invalid(message));
         }
         if cursor.lens != self.cursor.lens || cursor.taken.len() != cursor.lens.len() {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "the data has changed since the cursor was saved: sources of {:?} samples then, \
                  {:?} now",
                 cursor.lens, self.cursor.lens

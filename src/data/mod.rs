@@ -2,7 +2,7 @@
 //!
 //! [`open`] turns a path (or a list of paths) into a [`Dataset`] of [`Sample`]s. A recipe may
 //! [`explode`](Exploded) a list-valued field into one sample per entry or
-//! [`group`](Grouped) rows that share a picture, maps fields to a document by a
+//! [`group`](Grouped) rows that share an image, maps fields to a document by a
 //! [`template`], draws from several sources by weight ([`mixture`]) and packs the resulting
 //! token sequences into rows ([`pack`]). Token sequences can be made once and kept as [`shards`].
 
@@ -14,15 +14,15 @@ mod counted;
 mod document;
 mod encoded;
 mod files;
-mod folder;
 mod group;
+mod image;
+mod image_directory;
 mod imagefolder;
 mod inspect;
 mod jsonl;
 pub mod mixture;
 pub mod pack;
 mod parquet;
-mod picture;
 mod render;
 pub mod scenes;
 pub mod shards;
@@ -41,10 +41,10 @@ pub use config::{DataConfig, Weight, WeightedTemplate};
 pub(crate) use config::{Purpose, validate_sources};
 pub use counted::{BadSample, Counted, DEFAULT_TOLERANCE};
 pub use encoded::{EncodedSample, EncodedSource, Encoding};
-pub use folder::PictureFolder;
 pub use group::{Exploded, Grouped};
+pub use image_directory::ImageDirectory;
 pub use imagefolder::ImageFolder;
-pub use inspect::{Column, Inspection, PictureSize, inspect};
+pub use inspect::{Column, ImageSize, Inspection, inspect};
 pub use jsonl::Jsonl;
 pub use parquet::Parquet;
 pub use source::{DocumentSource, Renderer};
@@ -58,9 +58,9 @@ pub type Fields = Map<String, Value>;
 /// One sample of a data set as a reader sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// Columns by name; pictures are not among them.
+    /// Columns by name; images are not among them.
     pub fields: Fields,
-    /// Decoded pictures, in the order in which the sample names them; transparency is blended on
+    /// Decoded images, in the order in which the sample names them; transparency is blended on
     /// white.
     pub images: Vec<RgbImage>,
     /// Where the sample comes from: file and member, row or line.
@@ -73,7 +73,7 @@ pub trait Dataset: Send + Sync {
     /// The number of samples, good and bad.
     fn len(&self) -> usize;
 
-    /// Sample `index` with its pictures decoded.
+    /// Sample `index` with its images decoded.
     ///
     /// # Errors
     /// When `index` is not below [`len`](Self::len), or the sample cannot be read; the message
@@ -83,10 +83,10 @@ pub trait Dataset: Send + Sync {
     /// What the data set is called in messages: usually its path.
     fn name(&self) -> &str;
 
-    /// The fields of sample `index` alone; readers answer this without decoding pictures.
+    /// The fields of sample `index` alone; readers answer this without decoding images.
     ///
     /// # Errors
-    /// As [`get`](Self::get), but a picture that cannot be decoded may go unnoticed.
+    /// As [`get`](Self::get), but an image that cannot be decoded may go unnoticed.
     fn fields(&self, index: usize) -> Result<Fields> {
         self.get(index).map(|sample| sample.fields)
     }
@@ -115,7 +115,7 @@ const ALLOWED: &str = "*.tar (brace, glob and comma lists too), *.parquet, *.jso
 /// | `pope:questions=Q.json&images=DIR` | `question_id`, `file_name`, `question`, `answer` |
 /// | `coco:annotations=A.json&images=DIR` | `image_id`, `file_name`, `captions` |
 /// | `karpathy:annotations=A.json&images=DIR&split=test` | `image_id`, `file_name`, `captions` |
-/// | `geneval:prompts=P.jsonl` | `prompt`, `tag`, `metadata`; no picture |
+/// | `geneval:prompts=P.jsonl` | `prompt`, `tag`, `metadata`; no image |
 ///
 /// # Errors
 /// When a file is missing, is not what its name says, or the spec matches nothing; the message
@@ -237,7 +237,7 @@ fn in_range<D: Dataset + ?Sized>(dataset: &D, index: usize) -> Result<()> {
     if index < dataset.len() {
         return Ok(());
     }
-    Err(Error::Invalid(format!(
+    Err(Error::invalid(format!(
         "sample {index} of {} does not exist; it has {}",
         dataset.name(),
         dataset.len()
@@ -278,5 +278,5 @@ fn available(fields: &Fields) -> String {
 
 /// An error about one item (member, row, line) of the file at `path`.
 fn item_error(path: &Path, item: &str, message: impl std::fmt::Display) -> Error {
-    Error::File { path: PathBuf::from(path), message: format!("{item}: {message}") }
+    Error::file(path, format!("{item}: {message}"))
 }

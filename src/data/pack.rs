@@ -1,4 +1,4 @@
-//! Packs documents into rows of equal length; neither pictures nor documents are ever cut.
+//! Packs documents into rows of equal length; neither images nor documents are ever cut.
 //!
 //! A row holds the oldest document that waits and, among the next ones, the subset that fills it
 //! best. The documents that wait are few (about a quarter of a batch) and part of the packer's
@@ -155,7 +155,7 @@ impl Packer {
     /// When `rows` is 0 or `seq_len` is below 2.
     pub fn new(rows: usize, seq_len: usize, pad: u32) -> Result<Self> {
         if rows == 0 || seq_len < 2 {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "cannot pack batches of {rows} rows by {seq_len} tokens; allowed are 1 row and 2 \
                  tokens or more"
             )));
@@ -219,7 +219,7 @@ impl Packer {
             fresh.push(Document { tokens, source: saved.source })?;
         }
         if fresh.waiting.len() != state.waiting.len() {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "the saved packer holds documents of up to {} tokens; rows have {} now",
                 fresh.report.longest, self.seq_len
             )));
@@ -234,7 +234,7 @@ impl Packer {
         if document.tokens.loss_mask.len() != len {
             let masked = document.tokens.loss_mask.len();
             let message = format!("a document of {len} tokens has a loss mask of {masked}");
-            return Err(Error::Invalid(message));
+            return Err(Error::invalid(message));
         }
         self.report.longest = self.report.longest.max(len);
         if len < 2 || len > self.seq_len {
@@ -255,7 +255,7 @@ impl Packer {
         if self.refused_in_a_row < MAX_REFUSED_IN_A_ROW {
             return Ok(());
         }
-        Err(Error::Invalid(format!(
+        Err(Error::invalid(format!(
             "{MAX_REFUSED_IN_A_ROW} documents in a row do not fit a row of {} tokens (the last \
              has {len}); raise batch.seq_len",
             self.seq_len

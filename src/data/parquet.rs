@@ -1,8 +1,8 @@
-//! Parquet files as Hugging Face writes them: pictures are `struct{bytes, path}` columns, all
+//! Parquet files as Hugging Face writes them: images are `struct{bytes, path}` columns, all
 //! other columns become JSON values.
 //!
-//! The columns are held in memory as they were encoded: pictures compressed, and repeated
-//! pictures (one row a question, several questions a picture) once.
+//! The columns are held in memory as they were encoded: images compressed, and repeated
+//! images (one row a question, several questions an image) once.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,15 +17,15 @@ use arrow_schema::{DataType, Field, Fields as ArrowFields, Schema};
 use image::RgbImage;
 use serde_json::Value;
 
-use super::{Dataset, Fields, Sample, files, in_range, item_error, picture};
+use super::{Dataset, Fields, Sample, files, image, in_range, item_error};
 use crate::{Error, Result};
 
-/// Rows that are decoded together; small, so that no batch of pictures passes 2 GiB.
+/// Rows that are decoded together; small, so that no batch of images passes 2 GiB.
 const BATCH_ROWS: usize = 256;
 
-/// One Parquet file. Columns of type `struct{bytes, path}`, or lists of it, are pictures (in
+/// One Parquet file. Columns of type `struct{bytes, path}`, or lists of it, are images (in
 /// column order, null ones left out); booleans, integers, floats, strings, lists and structs of
-/// them are fields; columns of other types are left out. A picture without bytes is read from
+/// them are fields; columns of other types are left out. An image without bytes is read from
 /// its path, relative to the file's directory.
 pub struct Parquet {
     path: PathBuf,
@@ -69,7 +69,7 @@ impl Parquet {
             return Ok(());
         }
         match array.data_type() {
-            DataType::Struct(_) => images.push(self.picture(column, array.as_struct(), at, row)?),
+            DataType::Struct(_) => images.push(self.image(column, array.as_struct(), at, row)?),
             _ => {
                 if let Some(items) = list_items(array, at) {
                     for item in 0..items.len() {
@@ -82,7 +82,7 @@ impl Parquet {
         Ok(())
     }
 
-    fn picture(
+    fn image(
         &self,
         name: &str,
         column: &StructArray,
@@ -93,15 +93,15 @@ impl Parquet {
         let broken = |e: &dyn std::fmt::Display| item_error(&self.path, &item, e);
         let origin = format!("{}: {item}", self.name);
         if let Some(bytes) = column.column_by_name("bytes").and_then(|b| bytes(b.as_ref(), at)) {
-            return picture::decode(bytes, &origin);
+            return image::decode(bytes, &origin);
         }
         let path = column.column_by_name("path").map(|p| value(p.as_ref(), at));
         let Some(Some(Value::String(path))) = path else {
-            return Err(broken(&"the picture has neither bytes nor a path"));
+            return Err(broken(&"the image has neither bytes nor a path"));
         };
         let dir = self.path.parent().unwrap_or(Path::new(""));
         let file = files::inside(dir, &path).map_err(|e| broken(&e))?;
-        picture::decode(&files::read(&file).map_err(Error::io(&file))?, &origin)
+        image::decode(&files::read(&file).map_err(Error::io(&file))?, &origin)
     }
 }
 
@@ -121,7 +121,7 @@ impl Dataset for Parquet {
         let (batch, at) = self.locate(index)?;
         let mut images = Vec::new();
         for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-            if is_picture(field.data_type()) {
+            if is_image(field.data_type()) {
                 let row = Row { array: column.as_ref(), at, number: index };
                 self.decode(field.name(), &row, &mut images)?;
             }
@@ -138,7 +138,7 @@ impl Dataset for Parquet {
         let (batch, at) = self.locate(index)?;
         let columns = batch.schema_ref().fields().iter().zip(batch.columns());
         Ok(columns
-            .filter(|(field, _)| !is_picture(field.data_type()))
+            .filter(|(field, _)| !is_image(field.data_type()))
             .filter_map(|(field, column)| Some((field.name().clone(), value(column, at)?)))
             .collect())
     }
@@ -157,7 +157,7 @@ fn load(file: File) -> ::parquet::errors::Result<Vec<RecordBatch>> {
         .collect()
 }
 
-/// `schema` with the bytes of pictures as dictionaries, so that repeated ones stay single.
+/// `schema` with the bytes of images as dictionaries, so that repeated ones stay single.
 fn keep_encoded(schema: &Schema) -> Schema {
     let fields: ArrowFields = schema.fields().iter().map(|f| encoded_field(f)).collect();
     Schema::new_with_metadata(fields, schema.metadata().clone())
@@ -165,7 +165,7 @@ fn keep_encoded(schema: &Schema) -> Schema {
 
 fn encoded_field(field: &Field) -> Field {
     match field.data_type() {
-        DataType::Struct(children) if is_picture(field.data_type()) => {
+        DataType::Struct(children) if is_image(field.data_type()) => {
             let children: ArrowFields = children
                 .iter()
                 .map(|child| match child.data_type() {
@@ -183,14 +183,14 @@ fn encoded_field(field: &Field) -> Field {
     }
 }
 
-/// Whether a column of this type holds pictures: a struct with binary `bytes`, or a list of it.
-fn is_picture(kind: &DataType) -> bool {
+/// Whether a column of this type holds images: a struct with binary `bytes`, or a list of it.
+fn is_image(kind: &DataType) -> bool {
     match kind {
         DataType::Struct(children) => {
             children.iter().any(|child| child.name() == "bytes" && is_binary(child.data_type()))
         }
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            is_picture(item.data_type())
+            is_image(item.data_type())
         }
         _ => false,
     }

@@ -1,4 +1,4 @@
-//! From a template, fields and coded pictures to the segments of a document.
+//! From a template, fields and coded images to the segments of a document.
 
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -21,9 +21,10 @@ pub enum Loss {
     /// Answers: what stands after a separator that ends a prompt, up to and with the separator
     /// that ends the answer (by which the model learns to stop).
     Answers,
-    /// Answers, and every picture. A picture that opens a document is learnt without a prompt, which
+    /// Answers, and every image. An image that opens a document is learnt without a prompt, which
     /// is what guidance compares with; texts that only ask for something are not learnt.
-    PicturesAndAnswers,
+    #[serde(alias = "pictures-and-answers")]
+    ImagesAndAnswers,
 }
 
 /// How [`Template::render`] lays out a document.
@@ -38,20 +39,20 @@ pub struct RenderOptions {
 /// A document.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rendered {
-    /// Text (never two in a row with the same loss), pictures and separators.
+    /// Text (never two in a row with the same loss), images and separators.
     pub segments: Vec<CodedSegment>,
     /// For each segment whether the loss counts it.
     pub supervised: Vec<bool>,
 }
 
 impl Template {
-    /// Fills the template with the fields of a sample and its coded pictures. `rng` draws from
-    /// list-valued fields and, beyond `max_turns`, among entries of repeated parts. Pictures
+    /// Fills the template with the fields of a sample and its coded images. `rng` draws from
+    /// list-valued fields and, beyond `max_turns`, among entries of repeated parts. Images
     /// without an `<image>` mark are left out.
     ///
     /// # Errors
     /// When a field is missing (the message names those there are), null, an object or an empty
-    /// list; when there are fewer pictures than marks; when the document is empty; or when only
+    /// list; when there are fewer images than marks; when the document is empty; or when only
     /// answers count and there is none.
     pub fn render(
         &self,
@@ -229,11 +230,11 @@ impl Writer<'_> {
 
     fn image(&mut self) -> Result<()> {
         let Some(codes) = self.images.get(self.num_used) else {
-            let message = format!("more <image> marks than pictures ({})", self.images.len());
+            let message = format!("more <image> marks than images ({})", self.images.len());
             return Err(self.error(&message));
         };
         self.num_used += 1;
-        let supervised = self.supervised() || self.options.loss == Loss::PicturesAndAnswers;
+        let supervised = self.supervised() || self.options.loss == Loss::ImagesAndAnswers;
         self.push(CodedSegment::Image(codes.clone()), supervised);
         Ok(())
     }
@@ -258,7 +259,7 @@ impl Writer<'_> {
     }
 
     fn error(&self, message: &str) -> Error {
-        Error::Invalid(format!("template {:?}: {message}", self.template.source()))
+        Error::invalid(format!("template {:?}: {message}", self.template.source()))
     }
 }
 
@@ -282,7 +283,7 @@ mod tests {
         Template::parse(source)?.render(&fields, &images, options, &mut rng)
     }
 
-    /// Text in quotes, `I` for a picture, `|` for a separator; `+` marks what the loss counts.
+    /// Text in quotes, `I` for an image, `|` for a separator; `+` marks what the loss counts.
     fn shown(rendered: &Rendered) -> String {
         let parts = rendered.segments.iter().zip(&rendered.supervised);
         let parts = parts.map(|(segment, counts)| {
@@ -304,10 +305,10 @@ mod tests {
         let source = "<image>{#turns|<sep>}{q}?<sep>{a}{/turns}";
         let rendered = render(source, fields.clone(), &ANSWERS).unwrap();
         assert_eq!(shown(&rendered), "I 'a?' | 'b'+ |+ 'c?' | 'd'+");
-        let pictures = RenderOptions { loss: Loss::PicturesAndAnswers, max_turns: None };
-        let rendered = render(source, fields.clone(), &pictures).unwrap();
+        let images = RenderOptions { loss: Loss::ImagesAndAnswers, max_turns: None };
+        let rendered = render(source, fields.clone(), &images).unwrap();
         assert_eq!(shown(&rendered), "I+ 'a?' | 'b'+ |+ 'c?' | 'd'+");
-        let rendered = render("a {q}<image>", json!({ "q": "b" }), &pictures).unwrap();
+        let rendered = render("a {q}<image>", json!({ "q": "b" }), &images).unwrap();
         assert_eq!(shown(&rendered), "'a b' I+");
         let rendered = render(source, fields, &RenderOptions::default()).unwrap();
         assert_eq!(shown(&rendered), "I+ 'a?'+ |+ 'b'+ |+ 'c?'+ |+ 'd'+");
@@ -366,7 +367,7 @@ mod tests {
             ("{nam}", json!({ "name": "x", "id": 1 }), "no field nam; available are id, name"),
             ("{name}", json!({ "name": null }), "field name is null"),
             ("{name}", json!({ "name": [] }), "empty list"),
-            ("<image><image>", json!({}), "more <image> marks than pictures (1)"),
+            ("<image><image>", json!({}), "more <image> marks than images (1)"),
             ("{#t}a{/t}", json!({ "t": 1 }), "not a list"),
         ] {
             let error = render(source, fields, &RenderOptions::default()).unwrap_err();

@@ -52,7 +52,7 @@ impl Renderer {
     }
 
     /// A sample as ids, by the template of index `template`. `rng` draws what the template leaves
-    /// open, and whether a prompt before a closing picture is dropped.
+    /// open, and whether a prompt before a closing image is dropped.
     ///
     /// # Errors
     /// When the sample lacks what the template names.
@@ -100,7 +100,7 @@ enum Kind {
 
 impl DocumentSource {
     /// Opens the source that `config` describes: token shards as they are, other data sets with their
-    /// pictures encoded.
+    /// images encoded.
     ///
     /// # Errors
     /// Those of the data; when shards were made by other tokenizers than `encoding` and `processor`
@@ -211,7 +211,7 @@ fn samples(config: &DataConfig, encoding: Encoding<'_>) -> Result<Kind> {
     if (samples.len() as f64) < all as f64 * (1.0 - config.max_bad) {
         let bad = all - samples.len();
         let message = format!("{bad} of {all} samples lack a field that a template names");
-        return Err(Error::Invalid(format!("data {}: {message}", config.path)));
+        return Err(Error::invalid(format!("data {}: {message}", config.path)));
     }
     let left_out = left_out + all - samples.len();
     Ok(Kind::Samples { renderer: Box::new(renderer), samples, left_out })

@@ -1,9 +1,9 @@
-//! Templates: how the fields and pictures of a sample become a document.
+//! Templates: how the fields and images of a sample become a document.
 //!
 //! | syntax | meaning |
 //! |---|---|
 //! | `{name}` | a field as text; of a list of plain values one entry, drawn at random |
-//! | `<image>` | the next picture of the sample |
+//! | `<image>` | the next image of the sample |
 //! | `<sep>` | the separator: the first one ends the prompt, the next one ends the answer, and so on |
 //! | `{#turns\|<sep>}...{/turns}` | the part between, once per entry of the list `turns`, joined by what follows the bar (text and `<sep>`; the bar may be left out) |
 //! | `{.}` | inside a repeated part: the entry itself, for lists of plain values |
@@ -12,7 +12,7 @@
 //! Inside a repeated part `{name}` is first looked up in the entry, then in the sample. A `<`
 //! that no letter follows is plain text. A field that holds a list of segments
 //! (`{"type": "text" | "image", ...}`) or of messages (`{"role", "content"}`) is laid out in
-//! full: its pictures take their turn among the `<image>` marks, and a separator stands wherever
+//! full: its images take their turn among the `<image>` marks, and a separator stands wherever
 //! the word passes to or from the assistant.
 //!
 //! ```
@@ -223,7 +223,7 @@ impl<'a> Parser<'a> {
 
     fn error(&self, at: usize, message: &str) -> Error {
         let column = self.source[..at].chars().count() + 1;
-        Error::Invalid(format!("template {:?}, column {column}: {message}", self.source))
+        Error::invalid(format!("template {:?}, column {column}: {message}", self.source))
     }
 }
 
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn text_first_templates_end_with_a_picture() {
+    fn text_first_templates_end_with_an_image() {
         let text_first = |source| Template::parse(source).unwrap().is_text_first();
         assert!(text_first("{name}<image>"));
         assert!(!text_first("<image>{name}") && !text_first("<image>"));

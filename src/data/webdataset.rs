@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde_json::Value;
 
-use super::{Dataset, Fields, Sample, files, in_range, item_error, picture};
+use super::{Dataset, Fields, Sample, files, image, in_range, item_error};
 use crate::{Error, Result};
 
 const MEMBERS: &str = ".png, .jpg, .jpeg, .webp, .txt and .json";
@@ -58,7 +58,7 @@ impl Kind {
         }
     }
 
-    fn is_picture(self) -> bool {
+    fn is_image(self) -> bool {
         !matches!(self, Self::Text | Self::Json)
     }
 }
@@ -109,10 +109,10 @@ impl WebDataset {
 
     fn entry_images(&self, entry: &Entry) -> Result<Vec<RgbImage>> {
         let mut images = Vec::new();
-        for &member in entry.members.iter().filter(|m| m.kind.is_picture()) {
+        for &member in entry.members.iter().filter(|m| m.kind.is_image()) {
             only(&self.path, entry, member.kind)?;
             let origin = format!("{}: {}", self.name, member_name(entry, member));
-            images.push(picture::decode(&self.read(entry, member)?, &origin)?);
+            images.push(image::decode(&self.read(entry, member)?, &origin)?);
         }
         Ok(images)
     }

@@ -1,4 +1,4 @@
-//! Captions held against the names or captions that a data set gives its pictures, and against the
+//! Captions held against the names or captions that a data set gives its images, and against the
 //! ground truth of procedural scenes.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use super::metrics::{
 use super::official::Official;
 use super::report::{Report, SampleRecord};
 use super::score::Score;
-use super::{Extent, each_batch, number, one_each, picture, tone};
+use super::{Extent, each_batch, image, number, one_each, tone};
 use crate::data::scenes::{Color, Kind, Scene, Shape, Size};
 use crate::data::{BadSample, Dataset, Fields, Sample};
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ use crate::sheet::{Cell, Tone};
 /// Columns that hold what is right, the first that is there; a list holds several right ones.
 const TARGET_COLUMNS: [&str; 6] = ["captions", "name", "caption", "text", "txt", "label"];
 
-/// Pictures on the sheet.
+/// Images on the sheet.
 const SHOWN: usize = 48;
 
 /// What [`evaluate`] found.
@@ -36,23 +36,23 @@ pub struct CaptioningScores {
     pub true_mentions: Option<Score>,
     /// On scenes: the share of captions that also mention every object.
     pub all_mentioned: Option<Score>,
-    /// The public caption metrics over all pictures, by name: BLEU-1 to 4, ROUGE-L and CIDEr-D, in [0, 1]
+    /// The public caption metrics over all images, by name: BLEU-1 to 4, ROUGE-L and CIDEr-D, in [0, 1]
     /// or for CIDEr-D [0, 10]. CIDEr-D depends on the set: state N.
     pub public: Vec<(&'static str, Score)>,
-    /// `{"image_id", "caption"}` of every picture that has an id: what the COCO server takes. A sample that
+    /// `{"image_id", "caption"}` of every image that has an id: what the COCO server takes. A sample that
     /// could not be read has an empty caption.
     pub submission: Vec<Value>,
-    /// Every picture.
+    /// Every image.
     pub samples: Vec<SampleRecord>,
     /// Samples that could not be read.
     pub bad: Vec<BadSample>,
-    /// Some pictures with their captions.
+    /// Some images with their captions.
     pub sheet: Vec<Cell>,
 }
 
-/// A picture that is ready to be captioned.
+/// An image that is ready to be captioned.
 struct Seen {
-    picture: RgbImage,
+    image: RgbImage,
     /// The right captions; a test split does not say.
     targets: Vec<String>,
     fields: Fields,
@@ -63,15 +63,15 @@ impl Seen {
     fn take(sample: Sample) -> Result<Self> {
         let Sample { fields, images, source } = sample;
         let targets = targets(&fields)?.unwrap_or_default();
-        Ok(Self { picture: picture(images)?, targets, fields, source })
+        Ok(Self { image: image(images)?, targets, fields, source })
     }
 }
 
-/// Captions the pictures of `dataset`; `caption` gives one for each of the pictures it gets.
+/// Captions the images of `dataset`; `caption` gives one for each of the images it gets.
 ///
 /// # Errors
 /// Those of `caption`; when more samples than [`crate::data::DEFAULT_TOLERANCE`], and more than one, are
-/// unreadable or have no single picture. Pictures without a right caption are captioned and not scored.
+/// unreadable or have no single image. Images without a right caption are captioned and not scored.
 pub fn evaluate(
     dataset: &dyn Dataset,
     extent: Extent,
@@ -81,17 +81,17 @@ pub fn evaluate(
     let (mut samples, mut sheet) = (Vec::new(), Vec::new());
     let mut submission = Vec::new();
     let bad = each_batch(dataset, extent, Seen::take, |batch| {
-        let pictures: Vec<_> = batch.iter().map(|(_, seen)| seen.picture.clone()).collect();
-        let captions = one_each(caption(&pictures)?, pictures.len())?;
+        let images: Vec<_> = batch.iter().map(|(_, seen)| seen.image.clone()).collect();
+        let captions = one_each(caption(&images)?, images.len())?;
         for ((index, seen), given) in batch.into_iter().zip(captions) {
-            let Seen { picture, targets, fields, source } = seen;
+            let Seen { image, targets, fields, source } = seen;
             let scores = judge(&given, &targets, &fields, &matcher);
             if sheet.len() < SHOWN {
                 let right = scores.iter().any(|&(name, value)| {
                     ["exact_match", "true_mentions"].contains(&name) && value == 1.0
                 });
                 let right = if scores.is_empty() { Tone::Plain } else { tone(right) };
-                let cell = Cell::new(picture).note(right, &given);
+                let cell = Cell::new(image).note(right, &given);
                 let target = targets.first().cloned().unwrap_or_default();
                 sheet.push(cell.note(Tone::Muted, target));
             }
@@ -149,7 +149,7 @@ fn captions_and_references(samples: &[SampleRecord]) -> (Vec<String>, Vec<Vec<St
 }
 
 /// The caption metrics that papers report, of captions and references as the public scorers tokenise them; those
-/// of each picture go to its record.
+/// of each image go to its record.
 fn public_metrics(samples: &mut [SampleRecord]) -> Result<Vec<(&'static str, Score)>> {
     let (captions, references) = captions_and_references(samples);
     if captions.is_empty() {
@@ -176,7 +176,7 @@ fn corpus_metrics(
     }
     let n = segments.len();
     let names = ["bleu_1", "bleu_2", "bleu_3", "bleu_4"];
-    // BLEU is of the whole set, not a mean over pictures, so resampling means says nothing about it.
+    // BLEU is of the whole set, not a mean over images, so resampling means says nothing about it.
     let of_set =
         names.into_iter().zip(bleu.corpus).map(|(name, value)| (name, Score::whole(value, n)));
     let mut scores: Vec<_> = of_set.collect();
@@ -195,7 +195,7 @@ fn targets(fields: &Fields) -> Result<Option<Vec<String>>> {
         _ => None,
     };
     let texts = texts.filter(|texts| !texts.is_empty());
-    let wrong = || Error::Invalid(format!("column {name} is no text and no list of texts"));
+    let wrong = || Error::invalid(format!("column {name} is no text and no list of texts"));
     texts.map(Some).ok_or_else(wrong)
 }
 
@@ -208,7 +208,7 @@ pub fn all_targets(dataset: &dyn Dataset) -> Result<Vec<String>> {
     let of = |index| targets(&dataset.fields(index).ok()?).ok().flatten();
     let all: BTreeSet<String> = (0..dataset.len()).filter_map(of).flatten().collect();
     match all.is_empty() {
-        true => Err(Error::Invalid(format!("{}: {}", dataset.name(), no_target()))),
+        true => Err(Error::invalid(format!("{}: {}", dataset.name(), no_target()))),
         false => Ok(all.into_iter().collect()),
     }
 }
@@ -222,7 +222,7 @@ fn no_target() -> String {
 /// # Errors
 /// When there is no column of captions or names.
 pub fn first_target(fields: &Fields) -> Result<String> {
-    let targets = targets(fields)?.ok_or_else(|| Error::Invalid(no_target()))?;
+    let targets = targets(fields)?.ok_or_else(|| Error::invalid(no_target()))?;
     Ok(targets.into_iter().next().unwrap_or_default())
 }
 
@@ -303,7 +303,7 @@ impl CaptioningScores {
         Ok(())
     }
 
-    /// The share that a guess among `choices` gets right: of each picture that of its right captions among
+    /// The share that a guess among `choices` gets right: of each image that of its right captions among
     /// them.
     pub fn chance(&self, choices: &[String]) -> Score {
         let right = |references: Vec<String>| {

@@ -21,16 +21,16 @@ use serde_json::Value;
 use super::bootstrap::{self, Resampling};
 use super::vqa::QUESTIONS;
 use crate::error::{Error, Result};
-use crate::files::{read_json, write_whole};
+use crate::files::{read_json, write_atomic};
 
 /// One line of `samples.jsonl`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 pub struct Item {
-    /// Index in the data set; several pictures of one sample share it.
+    /// Index in the data set; several images of one sample share it.
     pub doc_id: u64,
     /// Where the item comes from.
     pub id: String,
-    /// What the model was asked beside the picture.
+    /// What the model was asked beside the image.
     #[serde(default)]
     pub input: Value,
     /// What is right.
@@ -168,7 +168,7 @@ pub struct Comparison {
 /// When task or data set differ, the items of a pair do (the first is named), or there is no pair.
 pub fn compare(a: &Evaluation, b: &Evaluation, resampling: Resampling) -> Result<Comparison> {
     let differ = |what: &str, a_is: &dyn std::fmt::Display, b_is: &dyn std::fmt::Display| {
-        Err(Error::Invalid(format!(
+        Err(Error::invalid(format!(
             "{} and {} are no pair: {what} is {a_is} in the first and {b_is} in the second",
             a.name, b.name
         )))
@@ -191,7 +191,7 @@ pub fn compare(a: &Evaluation, b: &Evaluation, resampling: Resampling) -> Result
     }
     if pairs.is_empty() {
         let message = "are no pair: no doc_id is in both";
-        return Err(Error::Invalid(format!("{} and {} {message}", a.name, b.name)));
+        return Err(Error::invalid(format!("{} and {} {message}", a.name, b.name)));
     }
     Ok(Comparison {
         task: a.task.clone(),
@@ -357,8 +357,8 @@ impl Comparison {
     /// [`Error::Io`] or [`Error::File`] with the file that could not be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let json = serde_json::to_string_pretty(self).expect("names and numbers are valid JSON");
-        write_whole(&dir.join("compare.json"), (json + "\n").as_bytes())?;
-        write_whole(&dir.join("compare.md"), self.markdown().as_bytes())
+        write_atomic(&dir.join("compare.json"), (json + "\n").as_bytes())?;
+        write_atomic(&dir.join("compare.md"), self.markdown().as_bytes())
     }
 
     fn markdown(&self) -> String {

@@ -1,21 +1,21 @@
 //! What of an evaluation set lies in the data that a model was trained on.
 //!
 //! [`find`] reads the evaluation set once and keeps hashes of it, then streams the training sets past
-//! them; of these nothing is kept, so they may be of any size. Memory is some 130 bytes for a picture
+//! them; of these nothing is kept, so they may be of any size. Memory is some 130 bytes for an image
 //! of the evaluation set (140 MB for a million), 40 for a text and 24 for each of its different
 //! n-grams. Four kinds of overlap:
 //!
-//! - *exact pictures*: the same size and the same RGB pixels after decoding, by SHA-256;
-//! - *near pictures*: not the same, but of a perceptual hash at most [`ContaminationConfig::distance`]
+//! - *exact images*: the same size and the same RGB pixels after decoding, by SHA-256;
+//! - *near images*: not the same, but of a perceptual hash at most [`ContaminationConfig::distance`]
 //!   of 64 bits away and of the same mean colours: resized, compressed, brightened. Hashes are searched
 //!   by multi-index hashing, which misses none within the distance and compares few. Cropped, turned
-//!   or mirrored copies and grey copies of coloured pictures are *not* found; pictures that are flat or
+//!   or mirrored copies and grey copies of coloured images are *not* found; images that are flat or
 //!   of stripes alone have no hash and are only compared exactly;
 //! - *exact texts*: the same words in lower case, whatever blanks lie between;
 //! - *n-grams*: a run of 13 words, or all words of a shorter text, without case and punctuation, as in
 //!   appendix C of GPT-3's paper. Texts are compared by 64-bit hashes.
 //!
-//! A near duplicate is a hint, not a proof: simple pictures that were made independently can be as
+//! A near duplicate is a hint, not a proof: simple images that were made independently can be as
 //! alike as copies, so the worst are shown side by side.
 
 mod fingerprint;
@@ -28,7 +28,7 @@ mod texts;
 use serde::Serialize;
 
 pub use outcome::{
-    ColumnOverlap, Contamination, Contents, Overlap, PictureTwin, TextTwin, TouchedItem, Twin,
+    ColumnOverlap, Contamination, Contents, ImageTwin, Overlap, TextTwin, TouchedItem, Twin,
 };
 
 use crate::data::Dataset;
@@ -41,7 +41,7 @@ pub const MAX_DISTANCE: u32 = 15;
 /// What counts as overlap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ContaminationConfig {
-    /// Bits of 64 in which the perceptual hashes of near pictures differ at most, up to
+    /// Bits of 64 in which the perceptual hashes of near images differ at most, up to
     /// [`MAX_DISTANCE`]. Distances are even nearly always: half of the bits are ones.
     pub distance: u32,
     /// Words of an n-gram.
@@ -74,7 +74,7 @@ pub fn find(
     let missing = config.columns.iter().flatten().find(|name| !index.columns.contains(name));
     if let Some(name) = missing {
         let message = format!("{}: no sample has text in a column {name}", evaluation.name());
-        return Err(Error::Invalid(message));
+        return Err(Error::invalid(message));
     }
     let mut hits = index.no_hits();
     let mut contents = Vec::with_capacity(train.len());
@@ -88,14 +88,14 @@ fn check(config: &ContaminationConfig, sets: usize) -> Result<()> {
     let ContaminationConfig { distance, gram, .. } = config;
     if *distance > MAX_DISTANCE {
         let message = format!("distance is {distance}; allowed: 0 to {MAX_DISTANCE}");
-        return Err(Error::Invalid(message));
+        return Err(Error::invalid(message));
     }
     if *gram == 0 {
-        return Err(Error::Invalid("a gram has 0 words; allowed: at least 1".to_owned()));
+        return Err(Error::invalid("a gram has 0 words; allowed: at least 1".to_owned()));
     }
     if sets == 0 || sets > usize::from(u16::MAX) {
         let message = format!("{sets} training sets; allowed: 1 to {}", u16::MAX);
-        return Err(Error::Invalid(message));
+        return Err(Error::invalid(message));
     }
     Ok(())
 }

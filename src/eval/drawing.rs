@@ -1,5 +1,5 @@
-//! Pictures drawn from the texts of a data set and looked for among its own: how often the nearest one belongs
-//! to the same text. A measure of this project's own, for pictures that no detector reads, such as emoji.
+//! Images drawn from the texts of a data set and looked for among its own: how often the nearest one belongs
+//! to the same text. A measure of this project's own, for images that no detector reads, such as emoji.
 
 use std::collections::BTreeMap;
 
@@ -9,54 +9,54 @@ use serde_json::{Value, json};
 
 use super::report::{Report, SampleRecord};
 use super::score::Score;
-use super::{Extent, Fid, each_batch, number, one_each, picture, tone};
+use super::{Extent, Fid, each_batch, image, number, one_each, tone};
 use crate::data::{BadSample, Dataset, Fields, Sample};
 use crate::error::{Error, Result};
 use crate::generate::prompt::{FormPiece, render};
 use crate::sheet::{Cell, Tone};
 
-/// Side of the reduced pictures that are compared, in pixels.
+/// Side of the reduced images that are compared, in pixels.
 const SIDE: u32 = 16;
 
-/// How many of the nearest pictures the second score looks at.
+/// How many of the nearest images the second score looks at.
 const NEAREST: usize = 5;
 
-/// Pairs of pictures on the sheet.
+/// Pairs of images on the sheet.
 const SHOWN: usize = 32;
 
-/// Where pictures come from.
+/// Where images come from.
 pub trait Artist {
-    /// A picture of each of `texts`.
+    /// An image of each of `texts`.
     ///
     /// # Errors
     /// Those of the model.
     fn draw(&mut self, texts: &[String]) -> Result<Vec<RgbImage>>;
 
-    /// Each of `pictures` as the image tokenizer sees it, resized and cut, and what it leaves of it: the best
+    /// Each of `images` as the image tokenizer sees it, resized and cut, and what it leaves of it: the best
     /// that the model could draw.
     ///
     /// # Errors
     /// Those of the image tokenizer.
-    fn reconstruct(&mut self, pictures: &[RgbImage]) -> Result<Vec<(RgbImage, RgbImage)>>;
+    fn reconstruct(&mut self, images: &[RgbImage]) -> Result<Vec<(RgbImage, RgbImage)>>;
 }
 
 /// What [`evaluate`] found.
 #[derive(Clone, Debug)]
 pub struct DrawingScores {
-    /// Drawn pictures to which, of all pictures of the data set reduced to 16x16 pixels, one of the same text is
+    /// Drawn images to which, of all images of the data set reduced to 16x16 pixels, one of the same text is
     /// nearest by the squared difference of RGB.
     pub retrieval: Score,
     /// The same for one of the five nearest.
     pub retrieval_at_5: Score,
-    /// The first score for reconstructions of the data set's own pictures.
+    /// The first score for reconstructions of the data set's own images.
     pub reconstructed: Score,
-    /// The share that a guess among the data set's pictures gets right.
+    /// The share that a guess among the data set's images gets right.
     pub chance: f64,
-    /// Every picture.
+    /// Every image.
     pub samples: Vec<SampleRecord>,
     /// Samples that could not be read.
     pub bad: Vec<BadSample>,
-    /// Some pictures, the data set's and the drawn one.
+    /// Some images, the data set's and the drawn one.
     pub sheet: Vec<Cell>,
 }
 
@@ -64,7 +64,7 @@ pub struct DrawingScores {
 ///
 /// # Errors
 /// Those of `artist`; when more samples than [`crate::data::DEFAULT_TOLERANCE`], and more than one, are
-/// unreadable, have no single picture or lack a column of the form.
+/// unreadable, have no single image or lack a column of the form.
 pub fn evaluate(
     dataset: &dyn Dataset,
     extent: Extent,
@@ -74,23 +74,22 @@ pub fn evaluate(
 ) -> Result<DrawingScores> {
     let (mut originals, mut drawn, mut rebuilt) = (Vec::new(), Vec::new(), Vec::new());
     let (mut samples, mut shown) = (Vec::new(), Vec::new());
-    let take = |sample: Sample| {
-        Ok((prompt(form, &sample.fields)?, picture(sample.images)?, sample.source))
-    };
+    let take =
+        |sample: Sample| Ok((prompt(form, &sample.fields)?, image(sample.images)?, sample.source));
     let bad = each_batch(dataset, extent, take, |batch| {
         let texts: Vec<_> = batch.iter().map(|(_, (text, _, _))| text.clone()).collect();
-        let pictures: Vec<_> = batch.iter().map(|(_, (_, picture, _))| picture.clone()).collect();
+        let images: Vec<_> = batch.iter().map(|(_, (_, image, _))| image.clone()).collect();
         let made = one_each(artist.draw(&texts)?, texts.len())?;
-        let (pictures, left): (Vec<_>, Vec<_>) = artist.reconstruct(&pictures)?.into_iter().unzip();
+        let (images, left): (Vec<_>, Vec<_>) = artist.reconstruct(&images)?.into_iter().unzip();
         if let Some(fid) = &mut fid {
-            fid.add_real(&pictures)?;
+            fid.add_real(&images)?;
             fid.add_made(&made)?;
         }
         rebuilt.extend(left.iter().map(reduced));
-        originals.extend(pictures.iter().map(reduced));
+        originals.extend(images.iter().map(reduced));
         drawn.extend(made.iter().map(reduced));
         for ((index, (text, _, source)), pair) in
-            batch.into_iter().zip(pictures.into_iter().zip(made))
+            batch.into_iter().zip(images.into_iter().zip(made))
         {
             if shown.len() < SHOWN {
                 shown.push(pair);
@@ -152,19 +151,19 @@ fn prompt(form: &str, fields: &Fields) -> Result<String> {
             FormPiece::Text(part) => text += &part,
             _ => {
                 let message = format!("the form `{form}` of a text to draw has more than text");
-                return Err(Error::Invalid(message));
+                return Err(Error::invalid(message));
             }
         }
     }
     Ok(text)
 }
 
-/// `picture` in 16x16 pixels.
-fn reduced(picture: &RgbImage) -> Vec<u8> {
-    imageops::thumbnail(picture, SIDE, SIDE).into_raw()
+/// `image` in 16x16 pixels.
+fn reduced(image: &RgbImage) -> Vec<u8> {
+    imageops::thumbnail(image, SIDE, SIDE).into_raw()
 }
 
-/// The texts of the pictures nearest to `one`, nearest first; of equally near ones the first.
+/// The texts of the images nearest to `one`, nearest first; of equally near ones the first.
 fn nearest<'t>(one: &[u8], all: &[Vec<u8>], texts: &[&'t str]) -> Vec<&'t str> {
     let distance = |other: &[u8]| -> u64 {
         one.iter().zip(other).map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum()
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_pictures_come_first() {
+    fn the_nearest_images_come_first() {
         let all: Vec<Vec<u8>> = (0..7).map(|level| vec![level * 10; 3]).collect();
         let texts = ["a", "b", "c", "d", "e", "f", "g"];
         assert_eq!(nearest(&[31; 3], &all, &texts), ["d", "e", "c", "f", "b"]);

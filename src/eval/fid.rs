@@ -1,4 +1,4 @@
-//! The Fréchet inception distance of two sets of pictures: FID of drawn ones, rFID of reconstructed ones.
+//! The Fréchet inception distance of two sets of images: FID of drawn ones, rFID of reconstructed ones.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::metrics::{Features, frechet_distance};
 use super::score::Score;
 use crate::error::Result;
 
-/// Features of both sets while their pictures come in; 8 kB of memory a picture.
+/// Features of both sets while their images come in; 8 kB of memory an image.
 #[derive(Debug)]
 pub struct Fid {
     inception: Inception,
@@ -28,27 +28,27 @@ impl Fid {
         Ok(Self { inception, real: Features::new(WIDTH), made: Features::new(WIDTH) })
     }
 
-    /// Adds pictures that others are held against.
+    /// Adds images that others are held against.
     ///
     /// # Errors
     /// As [`Inception::features`].
-    pub fn add_real(&mut self, pictures: &[RgbImage]) -> Result<()> {
-        self.real.append(self.inception.features(pictures)?)
+    pub fn add_real(&mut self, images: &[RgbImage]) -> Result<()> {
+        self.real.append(self.inception.features(images)?)
     }
 
-    /// Adds pictures that were drawn or reconstructed.
+    /// Adds images that were drawn or reconstructed.
     ///
     /// # Errors
     /// As [`Inception::features`].
-    pub fn add_made(&mut self, pictures: &[RgbImage]) -> Result<()> {
-        self.made.append(self.inception.features(pictures)?)
+    pub fn add_made(&mut self, images: &[RgbImage]) -> Result<()> {
+        self.made.append(self.inception.features(images)?)
     }
 
-    /// The distance; N is the smaller number of pictures. It is biased upwards by small sets: papers take
-    /// 50,000 pictures, and with fewer than 2048 it tells little.
+    /// The distance; N is the smaller number of images. It is biased upwards by small sets: papers take
+    /// 50,000 images, and with fewer than 2048 it tells little.
     ///
     /// # Errors
-    /// When a set has fewer than two pictures.
+    /// When a set has fewer than two images.
     pub fn score(&self) -> Result<Score> {
         let n = self.real.len().min(self.made.len());
         Ok(Score::whole(frechet_distance(&self.real, &self.made)?, n))

@@ -1,8 +1,8 @@
-//! Pictures for GenEval's own scorer (arXiv 2310.11513, djghosh13/geneval): the folder that it reads. Its
+//! Images for GenEval's own scorer (arXiv 2310.11513, djghosh13/geneval): the folder that it reads. Its
 //! detectors are not part of this project, so nothing is scored here, and no score is called GenEval's.
 //!
 //! `NNNNN/metadata.jsonl` holds the prompt's line of `evaluation_metadata.jsonl`, `NNNNN/samples/0000.png` and
-//! so on the pictures.
+//! so on the images.
 
 use std::path::Path;
 
@@ -14,19 +14,19 @@ use super::score::Score;
 use super::{Extent, one_each, refuse_many_bad};
 use crate::data::{BadSample, Dataset, Fields};
 use crate::error::{Error, Result};
-use crate::files::{write_png, write_whole};
+use crate::files::{write_atomic, write_png};
 use crate::sheet::{Cell, Tone};
 
-/// Pictures for each prompt, as the benchmark has them.
+/// Images for each prompt, as the benchmark has them.
 pub const IMAGES: usize = 4;
 /// Prompts on the sheet.
 const SHOWN: usize = 32;
 
-/// Draws [`IMAGES`] pictures for each prompt of `dataset` into the folder `dir`; prompts whose pictures are all
+/// Draws [`IMAGES`] images for each prompt of `dataset` into the folder `dir`; prompts whose images are all
 /// there already are passed over.
 ///
-/// `draw` gets a prompt and the number of its first picture, which a seed may be moved by, and gives
-/// [`IMAGES`] pictures.
+/// `draw` gets a prompt and the number of its first image, which a seed may be moved by, and gives
+/// [`IMAGES`] images.
 ///
 /// # Errors
 /// Those of `draw` and of the files; when more samples than [`crate::data::DEFAULT_TOLERANCE`], and more than one,
@@ -52,11 +52,11 @@ pub fn draw(
         let folder = dir.join(format!("{index:05}"));
         let path = |number: usize| folder.join("samples").join(format!("{number:04}.png"));
         if !(0..IMAGES).all(|number| path(number).is_file()) {
-            let pictures = one_each(draw(&prompt, index * IMAGES)?, IMAGES)?;
+            let images = one_each(draw(&prompt, index * IMAGES)?, IMAGES)?;
             let metadata = metadata(&fields);
-            write_whole(&folder.join("metadata.jsonl"), format!("{metadata}\n").as_bytes())?;
-            for (number, picture) in pictures.iter().enumerate() {
-                write_png(&path(number), picture)?;
+            write_atomic(&folder.join("metadata.jsonl"), format!("{metadata}\n").as_bytes())?;
+            for (number, image) in images.iter().enumerate() {
+                write_png(&path(number), image)?;
             }
         }
         if sheet.len() < SHOWN {
@@ -65,11 +65,11 @@ pub fn draw(
         }
         samples.push(record(index, &fields, prompt, &folder));
     }
-    let pictures = Score::whole((samples.len() * IMAGES) as f64, samples.len());
+    let images = Score::whole((samples.len() * IMAGES) as f64, samples.len());
     Ok(Report {
         task: "geneval",
         dataset: dataset.name().to_owned(),
-        scores: vec![("pictures_written".to_owned(), pictures)],
+        scores: vec![("pictures_written".to_owned(), images)],
         samples,
         bad,
         sheet,
@@ -84,7 +84,7 @@ fn metadata(fields: &Fields) -> Value {
 
 fn text(fields: &Fields) -> Result<String> {
     let prompt = fields.get("prompt").and_then(Value::as_str);
-    prompt.map(str::to_owned).ok_or_else(|| Error::Invalid("there is no text in prompt".to_owned()))
+    prompt.map(str::to_owned).ok_or_else(|| Error::invalid("there is no text in prompt".to_owned()))
 }
 
 fn record(doc_id: usize, fields: &Fields, prompt: String, folder: &Path) -> SampleRecord {

@@ -1,8 +1,8 @@
 //! The network behind FID: Inception v3 with the weights of TensorFlow's release of 2015.
 //!
 //! Source: Szegedy et al., "Rethinking the Inception Architecture" (arXiv 1512.00567), in the form of
-//! `pytorch-fid` 0.3 (`inception.py`), which all published figures go back to: averages beside a picture's edge
-//! leave the padding out, and the last block pools by the maximum. Pictures are stretched to 299x299 without
+//! `pytorch-fid` 0.3 (`inception.py`), which all published figures go back to: averages beside an image's edge
+//! leave the padding out, and the last block pools by the maximum. Images are stretched to 299x299 without
 //! smoothing. Burn's own FID metric stretches with aligned corners and normalises as for ImageNet, so its
 //! figures are comparable with no others.
 
@@ -29,14 +29,14 @@ use crate::files::hex;
 pub const FILE: &str = "pt_inception-2015-12-05-6726825d.pth";
 /// Its SHA-256.
 pub const SHA256: &str = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2";
-/// Numbers of a picture's features.
+/// Numbers of an image's features.
 pub const WIDTH: usize = 2048;
 
-/// The side of the pictures that the network sees, in pixels.
+/// The side of the images that the network sees, in pixels.
 const SIDE: usize = 299;
 /// Added to the variances of the batch normalisation.
 const EPSILON: f32 = 0.001;
-/// Pictures computed at one time.
+/// Images computed at one time.
 const BATCH: usize = 16;
 
 /// Convolutions that halve the sides; they and [`VALID`] have no padding.
@@ -170,14 +170,14 @@ impl Inception {
         Ok(Self { convolutions, device: device.clone() })
     }
 
-    /// The features of `pictures`, [`WIDTH`] numbers each; pictures may differ in size.
+    /// The features of `images`, [`WIDTH`] numbers each; images may differ in size.
     ///
     /// # Errors
     /// [`Error::Invalid`] for weights that give numbers that are not finite.
-    pub fn features(&self, pictures: &[RgbImage]) -> Result<Features> {
+    pub fn features(&self, images: &[RgbImage]) -> Result<Features> {
         let mut features = Features::new(WIDTH);
-        for pictures in pictures.chunks(BATCH) {
-            let pixels = pictures.iter().map(|picture| self.pixels(picture)).collect();
+        for images in images.chunks(BATCH) {
+            let pixels = images.iter().map(|image| self.pixels(image)).collect();
             let found = self.forward(Tensor::cat(pixels, 0)).into_data();
             features.extend(&found.iter::<f32>().collect::<Vec<_>>())?;
         }
@@ -185,9 +185,9 @@ impl Inception {
     }
 
     /// `[1, 3, 299, 299]` in [-1, 1].
-    fn pixels(&self, picture: &RgbImage) -> Tensor<4> {
-        let (width, height) = (picture.width() as usize, picture.height() as usize);
-        let values = picture.as_raw().iter().map(|value| f32::from(*value) / 255.0).collect();
+    fn pixels(&self, image: &RgbImage) -> Tensor<4> {
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let values = image.as_raw().iter().map(|value| f32::from(*value) / 255.0).collect();
         let values = TensorData::new::<f32, _>(values, [1, height, width, 3]);
         let pixels = Tensor::<4>::from_data(values, &self.device).permute([0, 3, 1, 2]);
         let options = InterpolateOptions::new(InterpolateMode::Bilinear)

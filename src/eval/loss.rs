@@ -14,7 +14,7 @@ pub type LossSum = (f64, usize);
 /// The losses of one batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct BatchLoss {
-    /// Over picture codes.
+    /// Over image codes.
     pub image: LossSum,
     /// Over all other tokens.
     pub text: LossSum,
@@ -50,13 +50,13 @@ pub fn evaluate(
         let batches: Vec<BatchLoss> = batches.iter().map(&mut loss).collect();
         if let Some(bad) = batches.iter().find(|b| !(b.image.0 + b.text.0).is_finite()) {
             let message = format!("{name}: the sum of the losses of a batch is {:?}", bad);
-            return Err(Error::Invalid(message));
+            return Err(Error::invalid(message));
         }
         measured.push(SourceLoss { name: name.clone(), batches });
     }
     let tokens = |batch: &BatchLoss| batch.image.1 + batch.text.1;
     if measured.iter().flat_map(|source| &source.batches).map(tokens).sum::<usize>() == 0 {
-        return Err(Error::Invalid("the documents hold no token to predict".to_owned()));
+        return Err(Error::invalid("the documents hold no token to predict".to_owned()));
     }
     Ok(LossScores { sources: measured })
 }

@@ -1,10 +1,10 @@
 //! Scores of checkpoints on data sets.
 //!
 //! Each measure is a function over a data set and a closure that does the model's part, such as
-//! `|pictures, questions| pipeline.ask_batch(pictures, questions, &config)`; so a measure can be
+//! `|images, questions| pipeline.ask_batch(images, questions, &config)`; so a measure can be
 //! tested without a model, and any model can be measured. What comes back is a value that holds the
 //! scores with N and 95 % intervals and every item; its `report` goes to a directory as
-//! `results.json`, `samples.jsonl` and a sheet of pictures. [`compare`] sets two such directories side by
+//! `results.json`, `samples.jsonl` and a sheet of images. [`compare`] sets two such directories side by
 //! side; [`contamination`] looks for a measure's items among what a model was trained on.
 
 pub mod bootstrap;
@@ -73,7 +73,7 @@ fn each_batch<T: Send>(
     let len = extent.of(dataset.len());
     if len == 0 || extent.batch == 0 {
         let message = "nothing to measure: the data set, the limit or the batch is empty";
-        return Err(Error::Invalid(format!("{}: {message}", dataset.name())));
+        return Err(Error::invalid(format!("{}: {message}", dataset.name())));
     }
     let mut bad = Vec::new();
     for start in (0..len).step_by(extent.batch) {
@@ -81,7 +81,7 @@ fn each_batch<T: Send>(
         let one = |index| {
             let sample = dataset.get(index)?;
             let source = sample.source.clone();
-            take(sample).map_err(|e| Error::Invalid(format!("{source}: {e}")))
+            take(sample).map_err(|e| Error::invalid(format!("{source}: {e}")))
         };
         let read: Vec<_> = (start..end).into_par_iter().map(|i| (i, one(i))).collect();
         let mut good = Vec::with_capacity(read.len());
@@ -99,19 +99,19 @@ fn each_batch<T: Send>(
     Ok(bad)
 }
 
-/// Hands all pictures in `extent` of `dataset` to `work`, batch by batch; returns the samples that could not be
+/// Hands all images in `extent` of `dataset` to `work`, batch by batch; returns the samples that could not be
 /// read.
 ///
 /// # Errors
 /// Those of `work`; when nothing is to be read or more than [`DEFAULT_TOLERANCE`] of the samples are bad.
-pub fn pictures_of(
+pub fn images_of(
     dataset: &dyn Dataset,
     extent: Extent,
     work: &mut dyn FnMut(&[image::RgbImage]) -> Result<()>,
 ) -> Result<Vec<BadSample>> {
     each_batch(dataset, extent, Ok, |batch| {
-        let pictures: Vec<_> = batch.into_iter().flat_map(|(_, sample)| sample.images).collect();
-        work(&pictures)
+        let images: Vec<_> = batch.into_iter().flat_map(|(_, sample)| sample.images).collect();
+        work(&images)
     })
 }
 
@@ -120,7 +120,7 @@ fn refuse_many_bad(dataset: &dyn Dataset, len: usize, bad: &[BadSample]) -> Resu
     let allowed = (DEFAULT_TOLERANCE * len as f64).max(1.0);
     match bad.first() {
         Some(first) if bad.len() == len || bad.len() as f64 > allowed => {
-            Err(Error::Invalid(format!(
+            Err(Error::invalid(format!(
                 "{}: {} of {len} samples are bad, more than the allowed {} %; the first: {}",
                 dataset.name(),
                 bad.len(),
@@ -133,11 +133,11 @@ fn refuse_many_bad(dataset: &dyn Dataset, len: usize, bad: &[BadSample]) -> Resu
 }
 
 /// The only one of a sample's `images`.
-fn picture(images: Vec<image::RgbImage>) -> Result<image::RgbImage> {
-    let found = <[_; 1]>::try_from(images).map(|[picture]| picture);
+fn image(images: Vec<image::RgbImage>) -> Result<image::RgbImage> {
+    let found = <[_; 1]>::try_from(images).map(|[image]| image);
     found.map_err(|images| {
         let found = images.len();
-        Error::Invalid(format!("{found} pictures; this measure needs exactly one per sample"))
+        Error::invalid(format!("{found} images; this measure needs exactly one per sample"))
     })
 }
 
@@ -156,5 +156,5 @@ fn one_each<T>(results: Vec<T>, items: usize) -> Result<Vec<T>> {
     if results.len() == items {
         return Ok(results);
     }
-    Err(Error::Invalid(format!("{} results for a batch of {items} items", results.len())))
+    Err(Error::invalid(format!("{} results for a batch of {items} items", results.len())))
 }

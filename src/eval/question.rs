@@ -1,4 +1,4 @@
-//! Questions as data sets hold them, and the answers that need no picture.
+//! Questions as data sets hold them, and the answers that need no image.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +45,7 @@ impl Question {
             Some(value @ (Value::Number(_) | Value::Bool(_))) => Some(value.to_string()),
             _ => None,
         };
-        let missing = |name: &str| Error::Invalid(format!("column {name} is missing or no text"));
+        let missing = |name: &str| Error::invalid(format!("column {name} is missing or no text"));
         let question = text("question").ok_or_else(|| missing("question"))?;
         let people = match fields.get("answers") {
             None | Some(Value::Null) => Vec::new(),
@@ -75,7 +75,7 @@ fn of_people(answers: &Value) -> Result<Vec<String>> {
     let texts = answers.as_array().and_then(|list| list.iter().map(text).collect());
     texts.ok_or_else(|| {
         let message = "column answers holds neither texts nor objects with a text in answer";
-        Error::Invalid(message.to_owned())
+        Error::invalid(message.to_owned())
     })
 }
 
@@ -114,7 +114,7 @@ impl Counts {
     }
 }
 
-/// The most frequent answers of a data set: what can be scored without looking at pictures.
+/// The most frequent answers of a data set: what can be scored without looking at images.
 #[derive(Clone, Debug, Default)]
 pub struct Majority {
     overall: Counts,
@@ -125,7 +125,7 @@ pub struct Majority {
 }
 
 impl Majority {
-    /// Counts the answers of all of `dataset`, which has one question per sample; pictures are not
+    /// Counts the answers of all of `dataset`, which has one question per sample; images are not
     /// decoded. Samples without a question are passed over; where none has an answer, as in a test split,
     /// nothing is learnt.
     ///
@@ -146,7 +146,7 @@ impl Majority {
             }
         }
         match (questions, error) {
-            (0, Some(error)) => Err(Error::Invalid(format!("{}: {error}", dataset.name()))),
+            (0, Some(error)) => Err(Error::invalid(format!("{}: {error}", dataset.name()))),
             _ => Ok(majority),
         }
     }

@@ -1,4 +1,4 @@
-//! What an image tokenizer loses: pictures against what is left after codes and back, how much of the
+//! What an image tokenizer loses: images against what is left after codes and back, how much of the
 //! codebook the data set uses, and on scenes whether the detector still reads the objects.
 
 use std::path::Path;
@@ -12,37 +12,37 @@ use super::report::{Report, SampleRecord};
 use super::score::Score;
 use super::{Extent, each_batch, number, one_each};
 use crate::data::scenes::{Detector, Object, Scene};
-use crate::data::{self, BadSample, Dataset, Fields, PictureFolder, Sample};
+use crate::data::{self, BadSample, Dataset, Fields, ImageDirectory, Sample};
 use crate::error::{Error, Result};
 use crate::sheet::{Cell, Tone};
 
-/// Equal pictures have an infinite PSNR; a mean needs a number.
+/// Equal images have an infinite PSNR; a mean needs a number.
 pub const HIGHEST_PSNR: f64 = 100.0;
 
-/// Pairs of pictures on the sheet.
+/// Pairs of images on the sheet.
 const SHOWN: usize = 32;
 
 /// Opens the data set that `spec` names; a directory without `metadata.jsonl` is taken as a folder
-/// of pictures.
+/// of images.
 ///
 /// # Errors
-/// As [`data::open`] and [`PictureFolder::open`].
+/// As [`data::open`] and [`ImageDirectory::open`].
 pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
     let dir = Path::new(spec);
     if dir.is_dir() && !dir.join("metadata.jsonl").exists() {
-        return Ok(Box::new(PictureFolder::open(dir)?));
+        return Ok(Box::new(ImageDirectory::open(dir)?));
     }
     data::open(spec)
 }
 
-/// A picture before and after.
+/// An image before and after.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reconstruction {
-    /// The picture at the size at which it is encoded.
+    /// The image at the size at which it is encoded.
     pub original: RgbImage,
     /// Its codes.
     pub codes: Codes,
-    /// The picture that the codes give.
+    /// The image that the codes give.
     pub decoded: RgbImage,
 }
 
@@ -69,27 +69,27 @@ pub struct ReconstructionScores {
     pub ssim: Score,
     /// Mean multi-scale structural similarity over RGB, of as many scales as fit.
     pub ms_ssim: Score,
-    /// Mean PSNR of pictures in which every code's square has its mean colour: what as many numbers as
+    /// Mean PSNR of images in which every code's square has its mean colour: what as many numbers as
     /// there are codes give without a tokenizer.
     pub block_average: Score,
     /// Scenes whose objects, each with its shape and colour and no other, are read in the decoded
-    /// picture: the most that a model can reach that draws with this tokenizer. None without scenes.
+    /// image: the most that a model can reach that draws with this tokenizer. None without scenes.
     pub objects: Option<Score>,
     /// How often each code was used.
     pub usage: CodebookUsage,
-    /// Every picture.
+    /// Every image.
     pub samples: Vec<SampleRecord>,
     /// Samples that could not be read.
     pub bad: Vec<BadSample>,
-    /// Some pictures before and after.
+    /// Some images before and after.
     pub sheet: Vec<Cell>,
 }
 
-/// Compares every picture of `dataset` with its reconstruction; `num_embeddings` is the size of the
-/// codebook, `reconstruct` gives a [`Reconstruction`] for each of the pictures it gets.
+/// Compares every image of `dataset` with its reconstruction; `num_embeddings` is the size of the
+/// codebook, `reconstruct` gives a [`Reconstruction`] for each of the images it gets.
 ///
 /// # Errors
-/// Those of `reconstruct`; when pictures before and after differ in size, a code is not in the
+/// Those of `reconstruct`; when images before and after differ in size, a code is not in the
 /// codebook, or more samples than [`crate::data::DEFAULT_TOLERANCE`] are unreadable.
 pub fn evaluate(
     dataset: &dyn Dataset,
@@ -108,8 +108,8 @@ pub fn evaluate(
             let place = move |image| ((index, source.clone(), scene.clone()), image);
             sample.images.into_iter().map(place)
         };
-        let (places, pictures): (Vec<_>, Vec<_>) = batch.into_iter().flat_map(of_one).unzip();
-        let done = one_each(reconstruct(&pictures)?, pictures.len())?;
+        let (places, images): (Vec<_>, Vec<_>) = batch.into_iter().flat_map(of_one).unzip();
+        let done = one_each(reconstruct(&images)?, images.len())?;
         for ((index, source, scene), one) in places.into_iter().zip(done) {
             check_codes(&one.codes, num_embeddings)?;
             usage.add(&one.codes.ids);
@@ -179,20 +179,20 @@ fn truth(fields: &Fields) -> Option<Scene> {
     serde_json::from_value(fields.get("scene")?.clone()).ok()
 }
 
-/// Whether `detector` reads in `picture` the shapes and colours of `scene`, all of them and no other.
-fn shows(picture: &RgbImage, scene: &Scene, detector: &Detector) -> bool {
+/// Whether `detector` reads in `image` the shapes and colours of `scene`, all of them and no other.
+fn shows(image: &RgbImage, scene: &Scene, detector: &Detector) -> bool {
     let kinds = |objects: &mut dyn Iterator<Item = Object>| {
         let mut kinds: Vec<_> = objects.map(|object| (object.shape, object.color)).collect();
         kinds.sort();
         kinds
     };
-    let seen = kinds(&mut detector.detect(picture).into_iter().map(|found| found.object));
+    let seen = kinds(&mut detector.detect(image).into_iter().map(|found| found.object));
     seen == kinds(&mut scene.objects.iter().copied())
 }
 
 fn check_codes(codes: &Codes, num_embeddings: usize) -> Result<()> {
     match codes.ids.iter().find(|id| **id as usize >= num_embeddings) {
-        Some(id) => Err(Error::Invalid(format!(
+        Some(id) => Err(Error::invalid(format!(
             "code {id} is not in the codebook; allowed: below {num_embeddings}"
         ))),
         None => Ok(()),

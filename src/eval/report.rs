@@ -8,11 +8,11 @@ use serde_json::{Map, Value};
 use super::Score;
 use crate::data::BadSample;
 use crate::error::{Error, Result};
-use crate::files::{write_png, write_whole};
+use crate::files::{write_atomic, write_png};
 use crate::sheet::{Cell, Layout, Section, sheet};
 
-/// Eight pictures in a row.
-const SHEET: Layout = Layout { columns: 8, picture: 128, text_scale: 1, gap: 10 };
+/// Eight images in a row.
+const SHEET: Layout = Layout { columns: 8, image: 128, text_scale: 1, gap: 10 };
 
 /// Where and with what a report was made.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -41,7 +41,7 @@ pub struct SampleRecord {
     pub doc_id: usize,
     /// Where the item comes from: file and row or member.
     pub id: String,
-    /// What the model was asked beside the picture.
+    /// What the model was asked beside the image.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub input: String,
     /// What is right.
@@ -51,7 +51,7 @@ pub struct SampleRecord {
     /// The group of items that it is counted in.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Items that hang together, such as the questions about a picture, have the same.
+    /// Items that hang together, such as the questions about an image, have the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// By measure.
@@ -101,7 +101,7 @@ impl Report {
         }
     }
 
-    /// Writes the files into `dir`, which is made if need be; the sheet only if it has pictures.
+    /// Writes the files into `dir`, which is made if need be; the sheet only if it has images.
     /// Each file appears whole or not at all, `results.json` last.
     ///
     /// # Errors
@@ -109,9 +109,9 @@ impl Report {
     pub fn write(&self, dir: &Path, environment: &Environment) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
         let lines: Vec<String> = self.samples.iter().map(|s| json(s) + "\n").collect();
-        write_whole(&dir.join("samples.jsonl"), lines.concat().as_bytes())?;
+        write_atomic(&dir.join("samples.jsonl"), lines.concat().as_bytes())?;
         if let Some((name, entries)) = &self.submission {
-            write_whole(&dir.join(name), json(entries).as_bytes())?;
+            write_atomic(&dir.join(name), json(entries).as_bytes())?;
         }
         if !self.sheet.is_empty() {
             let heading = format!("{} on {}", self.task, self.dataset);
@@ -120,7 +120,7 @@ impl Report {
         }
         let results = serde_json::to_string_pretty(&self.results(environment));
         let results = results.expect("names and numbers are valid JSON") + "\n";
-        write_whole(&dir.join("results.json"), results.as_bytes())
+        write_atomic(&dir.join("results.json"), results.as_bytes())
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::files::{hex, write_png, write_whole};
+use crate::files::{hex, write_atomic, write_png};
 
 /// The folder below that of the results; nothing but the files named here is ever removed from it.
 const FOLDER: &str = "responses";
@@ -24,7 +24,7 @@ const IDENTITY: &str = "identity.json";
 struct Response {
     /// The key of the item: one that could not be read at first and now can has moved all later ones.
     of: String,
-    /// The answer; empty of a picture, which has a file of its own.
+    /// The answer; empty of an image, which has a file of its own.
     text: String,
 }
 
@@ -53,7 +53,7 @@ impl Responses {
             if id.exists() {
                 responses.forget()?;
             }
-            write_whole(&id, identity.as_bytes())?;
+            write_atomic(&id, identity.as_bytes())?;
             return Ok(responses);
         }
         let path = responses.dir.join(TEXTS);
@@ -70,7 +70,7 @@ impl Responses {
 
     fn rewrite(&self) -> Result<()> {
         let kept: String = self.texts.iter().map(line).collect();
-        write_whole(&self.dir.join(TEXTS), kept.as_bytes())
+        write_atomic(&self.dir.join(TEXTS), kept.as_bytes())
     }
 
     /// How many of the next items, which have these `keys`, have a response. Where one belongs to another
@@ -139,47 +139,47 @@ impl Responses {
         file.write_all(lines.as_bytes()).map_err(Error::io(&path))
     }
 
-    /// The same for pictures, which stay as `responses/000000.png` and so on.
+    /// The same for images, which stay as `responses/000000.png` and so on.
     ///
     /// # Errors
-    /// Those of `draw`; when a picture cannot be written.
-    pub fn pictures(
+    /// Those of `draw`; when an image cannot be written.
+    pub fn images(
         &mut self,
         keys: &[String],
         draw: impl FnOnce(usize) -> Result<Vec<RgbImage>>,
     ) -> Result<Vec<RgbImage>> {
         let path = |at: usize| self.dir.join(format!("{at:06}.png"));
-        let mut pictures = Vec::with_capacity(keys.len());
+        let mut images = Vec::with_capacity(keys.len());
         for (at, response) in self.texts.iter().enumerate().skip(self.next).take(keys.len()) {
             match image::open(path(at)) {
-                Ok(picture) if response.of == keys[at - self.next] => {
-                    pictures.push(picture.into_rgb8());
+                Ok(image) if response.of == keys[at - self.next] => {
+                    images.push(image.into_rgb8());
                 }
                 _ => break,
             }
         }
-        let known = pictures.len();
+        let known = images.len();
         if known < keys.len() {
-            // What is left belongs to other items, or its picture is gone.
+            // What is left belongs to other items, or its image is gone.
             self.truncate(self.next + known)?;
-            for (at, picture) in (self.next + known..).zip(draw(known)?) {
-                write_png(&self.dir.join(format!("{at:06}.png")), &picture)?;
+            for (at, image) in (self.next + known..).zip(draw(known)?) {
+                write_png(&self.dir.join(format!("{at:06}.png")), &image)?;
                 self.append(std::slice::from_ref(&keys[at - self.next]), &[String::new()])?;
-                pictures.push(picture);
+                images.push(image);
             }
         }
         self.next += keys.len();
-        Ok(pictures)
+        Ok(images)
     }
 
     fn forget(&self) -> Result<()> {
         remove(&self.dir.join(TEXTS))?;
         for at in 0.. {
-            let picture = self.dir.join(format!("{at:06}.png"));
-            if !picture.exists() {
+            let image = self.dir.join(format!("{at:06}.png"));
+            if !image.exists() {
                 return Ok(());
             }
-            remove(&picture)?;
+            remove(&image)?;
         }
         Ok(())
     }
@@ -190,8 +190,8 @@ impl Responses {
     /// [`Error::Io`] when a file cannot be removed.
     pub fn done(out: &Path) -> Result<()> {
         let dir = out.join(FOLDER);
-        let holds_pictures = dir.join("000000.png").exists();
-        if !holds_pictures {
+        let holds_images = dir.join("000000.png").exists();
+        if !holds_images {
             remove(&dir.join(TEXTS))?;
             remove(&dir.join(IDENTITY))?;
             // Only an empty folder goes.
@@ -201,11 +201,11 @@ impl Responses {
     }
 }
 
-/// The key of an item: a digest of its picture and what is asked about it.
-pub(super) fn key(picture: &RgbImage, text: &str) -> String {
+/// The key of an item: a digest of its image and what is asked about it.
+pub(super) fn key(image: &RgbImage, text: &str) -> String {
     let mut hasher = Sha256::new();
-    hasher.update(picture.width().to_le_bytes());
-    hasher.update(picture.as_raw());
+    hasher.update(image.width().to_le_bytes());
+    hasher.update(image.as_raw());
     hasher.update(text);
     hex(&hasher.finalize()[..8])
 }
@@ -282,34 +282,34 @@ mod tests {
     fn responses_of_another_evaluation_are_thrown_away_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let own = dir.path().join(FOLDER).join("notes.txt");
-        write_whole(&own, b"the user's").unwrap();
+        write_atomic(&own, b"the user's").unwrap();
         let mut first = Responses::open(dir.path(), "this").unwrap();
         ask(&mut first, &[0, 1], &mut Vec::new());
         drop(first);
         let mut first = Responses::open(dir.path(), "drawn").unwrap();
-        let picture = RgbImage::from_pixel(4, 3, image::Rgb([1, 2, 3]));
+        let image = RgbImage::from_pixel(4, 3, image::Rgb([1, 2, 3]));
         let mut drawn = 0;
         let mut draw = |responses: &mut Responses| {
             responses.next = 0;
             let one = |_| {
                 drawn += 1;
-                Ok(vec![picture.clone()])
+                Ok(vec![image.clone()])
             };
             let key = ["a star".to_owned()];
-            assert_eq!(responses.pictures(&key, one).unwrap(), std::slice::from_ref(&picture));
+            assert_eq!(responses.images(&key, one).unwrap(), std::slice::from_ref(&image));
         };
         draw(&mut first);
         draw(&mut Responses::open(dir.path(), "drawn").unwrap());
         draw(&mut Responses::open(dir.path(), "that").unwrap());
         assert_eq!(drawn, 2);
-        // A picture of another text is drawn anew.
+        // An image of another text is drawn anew.
         let mut again = Responses::open(dir.path(), "that").unwrap();
         let other = |known| {
             assert_eq!(known, 0);
             Ok(vec![RgbImage::new(4, 3)])
         };
-        let pictures = again.pictures(&["a ring".to_owned()], other).unwrap();
-        assert_eq!(pictures, [RgbImage::new(4, 3)]);
+        let images = again.images(&["a ring".to_owned()], other).unwrap();
+        assert_eq!(images, [RgbImage::new(4, 3)]);
         assert_eq!(Responses::open(dir.path(), "other").unwrap().known(), 0);
         assert!(own.exists());
     }

@@ -54,7 +54,7 @@ impl Score {
     }
 
     /// The share of right ones among items that hang together in groups, such as the questions about a
-    /// picture, each given with its group: the value is that of [`share`](Self::share), the interval that of
+    /// image, each given with its group: the value is that of [`share`](Self::share), the interval that of
     /// [`ratio`](Self::ratio). Where all are right or none is, resampling shows nothing, and the interval is
     /// Wilson's of as many items as there are groups.
     pub fn share_in_groups<'a>(items: impl IntoIterator<Item = (bool, &'a str)>) -> Self {

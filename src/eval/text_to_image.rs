@@ -1,4 +1,4 @@
-//! Pictures drawn from captions of procedural scenes, read back by the exact detector and held
+//! Images drawn from captions of procedural scenes, read back by the exact detector and held
 //! against what the caption says. A measure of this project's own, comparable with no public
 //! benchmark's numbers.
 
@@ -16,7 +16,7 @@ use crate::data::scenes::{
 use crate::error::{Error, Result};
 use crate::sheet::Cell;
 
-/// Pictures on the sheet.
+/// Images on the sheet.
 const SHOWN: usize = 64;
 
 /// A text to draw, and the scene that it was said of.
@@ -39,7 +39,7 @@ pub fn prompts(config: &ScenesConfig, limit: Option<usize>) -> Result<Vec<Prompt
     let scenes = Scenes::new(config.clone())?;
     let len = limit.map_or(scenes.len(), |limit| limit.min(scenes.len()));
     if len == 0 {
-        return Err(Error::Invalid(format!("{config}: no scene to draw; the limit is 0")));
+        return Err(Error::invalid(format!("{config}: no scene to draw; the limit is 0")));
     }
     let mut counts = [0; Category::ALL.len()];
     let prompt = |index| {
@@ -52,14 +52,14 @@ pub fn prompts(config: &ScenesConfig, limit: Option<usize>) -> Result<Vec<Prompt
     Ok((0..len).map(prompt).collect())
 }
 
-/// How one picture agrees with its prompt.
+/// How one image agrees with its prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judgement {
     /// What the detector saw.
     pub found: Vec<Detected>,
     /// Every claim holds.
     pub satisfied: bool,
-    /// Every claim holds and nothing else is in the picture.
+    /// Every claim holds and nothing else is in the image.
     pub exact: bool,
     /// Every shape of the scene is there, as often as in the scene.
     pub shapes: bool,
@@ -72,9 +72,9 @@ pub struct Judgement {
 }
 
 impl Judgement {
-    /// Reads `picture` with `detector` and holds it against `prompt`.
-    pub fn of(prompt: &Prompt, picture: &RgbImage, detector: &Detector) -> Self {
-        let found = detector.detect(picture);
+    /// Reads `image` with `detector` and holds it against `prompt`.
+    pub fn of(prompt: &Prompt, image: &RgbImage, detector: &Detector) -> Self {
+        let found = detector.detect(image);
         let seen: Vec<Object> = found.iter().map(|found| found.object).collect();
         let told = &prompt.scene.objects;
         Self {
@@ -105,16 +105,16 @@ fn contains<K: PartialEq>(
 pub struct TextToImageScores {
     /// The prompts.
     pub prompts: Vec<Prompt>,
-    /// How the picture of each prompt was judged.
+    /// How the image of each prompt was judged.
     pub judgements: Vec<Judgement>,
-    /// Some pictures with their prompts.
+    /// Some images with their prompts.
     pub sheet: Vec<Cell>,
 }
 
-/// Draws `prompts`, `batch` at a time, and judges the pictures.
+/// Draws `prompts`, `batch` at a time, and judges the images.
 ///
 /// `draw` gets the texts and the number of the first of them, which a seed may be moved by, and
-/// gives a picture for each.
+/// gives an image for each.
 ///
 /// # Errors
 /// Those of `draw`; when `batch` is 0.
@@ -124,19 +124,19 @@ pub fn evaluate(
     mut draw: impl FnMut(&[String], usize) -> Result<Vec<RgbImage>>,
 ) -> Result<TextToImageScores> {
     if batch == 0 {
-        return Err(Error::Invalid("the batch is 0; it must be at least 1".to_owned()));
+        return Err(Error::invalid("the batch is 0; it must be at least 1".to_owned()));
     }
     let detector = Detector::new();
     let (mut judgements, mut sheet) = (Vec::with_capacity(prompts.len()), Vec::new());
     for (number, chunk) in prompts.chunks(batch).enumerate() {
         let texts: Vec<_> = chunk.iter().map(|prompt| prompt.caption.text.clone()).collect();
-        let pictures = one_each(draw(&texts, number * batch)?, texts.len())?;
-        let pairs = chunk.par_iter().zip(&pictures);
-        let judged = pairs.map(|(prompt, picture)| Judgement::of(prompt, picture, &detector));
+        let images = one_each(draw(&texts, number * batch)?, texts.len())?;
+        let pairs = chunk.par_iter().zip(&images);
+        let judged = pairs.map(|(prompt, image)| Judgement::of(prompt, image, &detector));
         let judged: Vec<_> = judged.collect();
-        for ((picture, text), one) in pictures.into_iter().zip(texts).zip(&judged) {
+        for ((image, text), one) in images.into_iter().zip(texts).zip(&judged) {
             if sheet.len() < SHOWN {
-                sheet.push(Cell::new(picture).note(tone(one.satisfied), text));
+                sheet.push(Cell::new(image).note(tone(one.satisfied), text));
             }
         }
         judgements.extend(judged);
@@ -155,7 +155,7 @@ impl TextToImageScores {
         Score::share(pairs.filter(|(prompt, _)| belongs(prompt)).map(|(_, one)| measure(one)))
     }
 
-    /// Pictures of single-object scenes that show an object of the right shape and colour.
+    /// Images of single-object scenes that show an object of the right shape and colour.
     pub fn single_object(&self) -> Score {
         self.share(|prompt| prompt.caption.objects == 1, |one| one.pairs)
     }

@@ -1,4 +1,4 @@
-//! Questions about pictures: the share answered exactly right, by question type, beside what always
+//! Questions about images: the share answered exactly right, by question type, beside what always
 //! giving the most frequent answer would score.
 //!
 //! Answers are compared after the VQA normalisation ([`AnswerNormalizer`]). A question's type is its
@@ -13,18 +13,18 @@ use super::metrics::{AnswerNormalizer, AnswerRules, VqaAccuracy};
 use super::question::{Majority, Question};
 use super::report::{Report, SampleRecord};
 use super::score::Score;
-use super::{Extent, each_batch, number, one_each, picture, tone};
+use super::{Extent, each_batch, image, number, one_each, tone};
 use crate::data::{self, BadSample, Dataset, Exploded, Fields, Sample};
 use crate::error::{Error, Result};
 use crate::sheet::{Cell, Tone};
 
-/// The column of data sets with several questions per picture.
+/// The column of data sets with several questions per image.
 pub(super) const QUESTIONS: &str = "questions";
 
-/// Pictures on the sheet.
+/// Images on the sheet.
 const SHOWN: usize = 32;
 
-/// Questions below one picture of the sheet.
+/// Questions below one image of the sheet.
 const QUESTIONS_SHOWN: usize = 3;
 
 /// Opens the data set that `spec` names with one sample per question: a list `questions` of
@@ -48,11 +48,11 @@ pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
 /// When a column is missing or no text.
 pub fn question_and_answer(fields: &Fields) -> Result<(String, String)> {
     let question = Question::read(fields, &AnswerNormalizer::new())?;
-    let missing = || Error::Invalid("column answer is missing or no text".to_owned());
+    let missing = || Error::invalid("column answer is missing or no text".to_owned());
     Ok((question.text, question.right.ok_or_else(missing)?.answer))
 }
 
-/// How a group of questions was answered, beside what needs no picture.
+/// How a group of questions was answered, beside what needs no image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// The type of the questions.
@@ -96,16 +96,16 @@ pub struct VqaScores {
     pub samples: Vec<SampleRecord>,
     /// Samples that could not be read.
     pub bad: Vec<BadSample>,
-    /// Some pictures with question and answer.
+    /// Some images with question and answer.
     pub sheet: Vec<Cell>,
 }
 
 /// A question that is ready to be asked.
 struct Asked {
     question: Question,
-    picture: RgbImage,
+    image: RgbImage,
     source: String,
-    /// The picture's name, which other questions may share.
+    /// The image's name, which other questions may share.
     group: String,
     id: Option<Value>,
 }
@@ -118,7 +118,7 @@ impl Asked {
         let exploded = || source.rsplit_once(&format!(", {QUESTIONS} ")).map(|(s, _)| s.to_owned());
         let group = of_image.or_else(exploded).unwrap_or_else(|| source.clone());
         let id = fields.get("question_id").cloned();
-        Ok(Self { question, picture: picture(images)?, source, group, id })
+        Ok(Self { question, image: image(images)?, source, group, id })
     }
 }
 
@@ -133,11 +133,11 @@ struct Judged {
 
 /// Asks the questions of `dataset` (one per sample, see [`open`]) and compares the answers.
 ///
-/// `answer` gets pictures and questions, as many of each, and gives an answer to each.
+/// `answer` gets images and questions, as many of each, and gives an answer to each.
 ///
 /// # Errors
 /// Those of `answer`; when more samples than [`data::DEFAULT_TOLERANCE`], and more than one, are unreadable
-/// or lack question or picture. Questions without a right answer are asked and not scored.
+/// or lack question or image. Questions without a right answer are asked and not scored.
 pub fn evaluate(
     dataset: &dyn Dataset,
     extent: Extent,
@@ -151,14 +151,14 @@ pub fn evaluate(
     let (mut judged, mut samples, mut sheet) = (Vec::new(), Vec::new(), Vec::new());
     let take = |sample| Asked::take(sample, &normalizer);
     let bad = each_batch(dataset, extent, take, |batch: Vec<(usize, Asked)>| {
-        let pictures: Vec<_> = batch.iter().map(|(_, asked)| asked.picture.clone()).collect();
+        let images: Vec<_> = batch.iter().map(|(_, asked)| asked.image.clone()).collect();
         let texts: Vec<_> = batch.iter().map(|(_, asked)| asked.question.text.clone()).collect();
-        let answers = one_each(answer(&pictures, &texts)?, texts.len())?;
+        let answers = one_each(answer(&images, &texts)?, texts.len())?;
         for ((index, asked), given) in batch.into_iter().zip(answers) {
-            let Asked { question, picture, source, group, id } = asked;
+            let Asked { question, image, source, group, id } = asked;
             let right = question.right.as_ref();
             let right = right.map(|right| normalizer.normalize(&given) == right.normalized);
-            show(&mut sheet, picture, &question.text, (&given, right));
+            show(&mut sheet, image, &question.text, (&given, right));
             let mut one = record(index, source, &question, &given, right);
             if question.people.len() > 1 {
                 let score = PeopleScore {
@@ -192,19 +192,19 @@ pub fn evaluate(
     Ok(VqaScores { overall, types, people, submission, samples, bad, sheet })
 }
 
-/// Puts question and answer below their picture, a few on each.
+/// Puts question and answer below their image, a few on each.
 fn show(
     sheet: &mut Vec<Cell>,
-    picture: RgbImage,
+    image: RgbImage,
     question: &str,
     (given, right): (&str, Option<bool>),
 ) {
     let full = sheet.len() >= SHOWN;
     let cell = match sheet.last_mut() {
-        Some(last) if last.image == picture => last,
+        Some(last) if last.image == image => last,
         _ if full => return,
         _ => {
-            sheet.push(Cell::new(picture));
+            sheet.push(Cell::new(image));
             sheet.last_mut().expect("one was just pushed")
         }
     };

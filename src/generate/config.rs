@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GenerationMode {
-    /// Text and pictures as the model likes.
+    /// Text and images as the model likes.
     #[default]
     Auto,
-    /// Text only: no picture is begun.
+    /// Text only: no image is begun.
     #[serde(rename = "text")]
     TextOnly,
-    /// Exactly one picture, begun at once.
+    /// Exactly one image, begun at once.
     #[serde(rename = "image")]
     ImageOnly,
 }
@@ -49,7 +49,7 @@ impl SamplingConfig {
     pub const TEXT: Self =
         Self { temperature: 0.7, top_p: 0.9, top_k: None, repetition_penalty: 1.2, greedy: false };
 
-    /// The original release's settings for pictures: as for text, without a repetition penalty.
+    /// The original release's settings for images: as for text, without a repetition penalty.
     pub const IMAGE: Self = Self { repetition_penalty: 1.0, ..Self::TEXT };
 
     fn validate(&self, prefix: &str) -> Result<()> {
@@ -57,10 +57,10 @@ impl SamplingConfig {
             if value.is_finite() && value > 0.0 {
                 return Ok(());
             }
-            Err(Error::Invalid(format!("{prefix}{name} is {value}; allowed: above 0")))
+            Err(Error::invalid(format!("{prefix}{name} is {value}; allowed: above 0")))
         };
         if !(self.temperature >= LOWEST_TEMPERATURE && self.temperature.is_finite()) {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "{prefix}temperature is {}; allowed: {LOWEST_TEMPERATURE} or more; for the most \
                  likely ids ask for greedy decoding",
                 self.temperature
@@ -68,13 +68,13 @@ impl SamplingConfig {
         }
         above_zero("repetition_penalty", self.repetition_penalty)?;
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "{prefix}top_p is {}; allowed: above 0, at most 1",
                 self.top_p
             )));
         }
         if self.top_k == Some(0) {
-            return Err(Error::Invalid(format!("{prefix}top_k is 0; allowed: 1 or more")));
+            return Err(Error::invalid(format!("{prefix}top_k is 0; allowed: 1 or more")));
         }
         Ok(())
     }
@@ -93,16 +93,16 @@ pub struct GenerationConfig {
     pub image: SamplingConfig,
     /// Strength of classifier-free guidance in image blocks; 1 is off, 0 ignores the prompt.
     pub guidance_scale: f32,
-    /// When given, pictures of the prompt are a third branch of their own with this strength
+    /// When given, images of the prompt are a third branch of their own with this strength
     /// (the original release: 1.2, beside a `guidance_scale` of 3).
     pub image_guidance_scale: Option<f32>,
-    /// Pictures drawn for a text where one is wanted, 1 to 64; of several the one is kept of which the
+    /// Images drawn for a text where one is wanted, 1 to 64; of several the one is kept of which the
     /// model itself thinks the text the likeliest caption.
     pub candidates: usize,
     /// Seed of the first request; request `i` of a batch uses `seed + i`.
     pub seed: u64,
     /// The most ids to add to a prompt, image blocks included; `None` leaves it to the context.
-    /// A picture that the prompt or [`GenerationMode::ImageOnly`] asks for is always completed.
+    /// An image that the prompt or [`GenerationMode::ImageOnly`] asks for is always completed.
     pub max_new_tokens: Option<usize>,
     /// What may be produced.
     pub mode: GenerationMode,
@@ -140,7 +140,7 @@ impl GenerationConfig {
     /// # Ok::<(), calumma::Error>(())
     /// ```
     pub fn from_json(json: &str) -> Result<Self> {
-        serde_json::from_str(json).map_err(|error| Error::Invalid(error.to_string()))
+        serde_json::from_str(json).map_err(|error| Error::invalid(error.to_string()))
     }
 
     /// The same settings with some keys of a `generation_config.json` changed; those of `image` one by one.
@@ -156,7 +156,7 @@ impl GenerationConfig {
     /// # Ok::<(), calumma::Error>(())
     /// ```
     pub fn changed(&self, keys: &serde_json::Map<String, serde_json::Value>) -> Result<Self> {
-        let invalid = |e: serde_json::Error| Error::Invalid(format!("generation: {e}"));
+        let invalid = |e: serde_json::Error| Error::invalid(format!("generation: {e}"));
         let mut value = serde_json::to_value(self).map_err(invalid)?;
         for (key, new) in keys {
             match (&mut value[key], new) {
@@ -169,7 +169,7 @@ impl GenerationConfig {
         let config: Self = serde_json::from_value(value).map_err(invalid)?;
         let known = serde_json::to_value(&config).map_err(invalid)?;
         match keys.iter().find(|(key, new)| known.get(key).is_none() && !new.is_null()) {
-            Some((key, _)) => Err(Error::Invalid(format!("generation.{key} is no known key"))),
+            Some((key, _)) => Err(Error::invalid(format!("generation.{key} is no known key"))),
             None => Ok(config),
         }
     }
@@ -189,15 +189,15 @@ impl GenerationConfig {
             if let Some(scale) = scale
                 && !(scale.is_finite() && scale >= 0.0)
             {
-                return Err(Error::Invalid(format!("{name} is {scale}; allowed: 0 or more")));
+                return Err(Error::invalid(format!("{name} is {scale}; allowed: 0 or more")));
             }
         }
         if !(1..=64).contains(&self.candidates) {
             let candidates = self.candidates;
-            return Err(Error::Invalid(format!("candidates is {candidates}; allowed: 1 to 64")));
+            return Err(Error::invalid(format!("candidates is {candidates}; allowed: 1 to 64")));
         }
         if self.max_new_tokens == Some(0) {
-            return Err(Error::Invalid("max_new_tokens is 0; allowed: 1 or more".into()));
+            return Err(Error::invalid("max_new_tokens is 0; allowed: 1 or more".into()));
         }
         Ok(())
     }

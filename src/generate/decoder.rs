@@ -11,9 +11,9 @@ use crate::error::{Error, Result};
 pub(super) enum Phase {
     /// All that have not ended.
     All,
-    /// Those outside pictures; those that only lack end-image are there already.
+    /// Those outside images; those that only lack end-image are there already.
     Text,
-    /// Those inside pictures.
+    /// Those inside images.
     Image,
 }
 
@@ -104,14 +104,14 @@ impl<C> Decoder<C> {
     ) -> Result<Vec<(usize, Vec<Vec<f32>>)>> {
         let mut pending = self.pending(rows);
         if self.filled + longest(&pending) > self.capacity {
-            // Rows that came back from pictures at different times have used up the columns.
+            // Rows that came back from images at different times have used up the columns.
             *self = Self::open(model, rows, self.phase, self.guidance, rules);
             pending = self.pending(rows);
         }
         self.filled += longest(&pending);
         let logits = model.next_logits(&pending, &mut self.cache)?;
         if logits.len() != pending.len() {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "the model returned logits for {} rows; {} were asked for",
                 logits.len(),
                 pending.len()

@@ -1,4 +1,4 @@
-//! What can be asked of a model: one continuation with events, or batches of answers and pictures.
+//! What can be asked of a model: one continuation with events, or batches of answers and images.
 
 use vq_tokenizer::Codes;
 
@@ -14,16 +14,16 @@ use crate::tokenize::{ImageBlocks, Vocabulary};
 pub enum Event {
     /// A text id was drawn.
     Text(u32),
-    /// A picture was begun.
+    /// An image was begun.
     ImageStart,
     /// An image id was drawn.
     ImageProgress {
-        /// Codes that the picture has by now.
+        /// Codes that the image has by now.
         done: usize,
         /// Codes that it will have.
         total: usize,
     },
-    /// A picture was completed.
+    /// An image was completed.
     Image(Codes),
     /// The row ended.
     End(EndReason),
@@ -38,7 +38,7 @@ pub enum EndReason {
     MaxNewTokens,
     /// The model's context is full.
     Context,
-    /// The one picture of [`GenerationMode::ImageOnly`] is complete.
+    /// The one image of [`GenerationMode::ImageOnly`] is complete.
     ImageComplete,
 }
 
@@ -56,7 +56,7 @@ pub struct Request {
 pub struct Generated {
     /// All new ids, the stop id included.
     pub ids: Vec<u32>,
-    /// The pictures completed, in order.
+    /// The images completed, in order.
     pub images: Vec<Codes>,
     /// Why it ended.
     pub end: EndReason,
@@ -71,7 +71,7 @@ pub struct Generator<'a, M> {
 }
 
 impl<'a, M: LanguageModel> Generator<'a, M> {
-    /// A generator for pictures in the form `blocks`; Chameleon's is given by their rows and columns of
+    /// A generator for images in the form `blocks`; Chameleon's is given by their rows and columns of
     /// codes alone.
     ///
     /// # Errors
@@ -85,13 +85,13 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         let grid = blocks.grid();
         let (logits, ids) = (model.vocab_size(), vocabulary.len());
         if logits < ids {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "the model has {logits} logits; the vocabulary's {ids} ids need at least as many"
             )));
         }
         if grid.0 * grid.1 == 0 {
-            return Err(Error::Invalid(format!(
-                "a picture of {} x {} codes; allowed: at least one code",
+            return Err(Error::invalid(format!(
+                "an image of {} x {} codes; allowed: at least one code",
                 grid.0, grid.1
             )));
         }
@@ -126,7 +126,7 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         self.run(&seeded(prompts, config.seed), &config, &mut |_, _| Ok(()))
     }
 
-    /// Draws one picture per prompt. Request `i` has the seed `config.seed + i`.
+    /// Draws one image per prompt. Request `i` has the seed `config.seed + i`.
     ///
     /// # Errors
     /// As [`run`](Self::run).

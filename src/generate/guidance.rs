@@ -1,9 +1,9 @@
 //! Classifier-free guidance: several views of one row, mixed into one vector of logits.
 //!
-//! Two-way guidance compares the row with the bare start of a picture (begin-of-text,
+//! Two-way guidance compares the row with the bare start of an image (begin-of-text,
 //! begin-image), for which training drops prompts. The three-way form of the original release
-//! (`chameleon/inference/chameleon.py`, options `cfg`) adds a view with the row's pictures only,
-//! so that text and pictures of a prompt can be weighed apart. All views of all requests run in
+//! (`chameleon/inference/chameleon.py`, options `cfg`) adds a view with the row's images only,
+//! so that text and images of a prompt can be weighed apart. All views of all requests run in
 //! one batch; each counts its positions from 0.
 
 use super::modality::ModalityRules;
@@ -15,7 +15,7 @@ pub enum Branch {
     Full,
     /// The row without its text: begin-of-text, image ids and their brackets.
     Images,
-    /// Begin-of-text and the image block at hand; of pictures that say their size the block alone, as
+    /// Begin-of-text and the image block at hand; of images that say their size the block alone, as
     /// in Lumina-mGPT (`lumina_mgpt/inference_solver.py`).
     Nothing,
 }
@@ -41,14 +41,14 @@ pub enum Guidance {
     Off,
     /// `nothing + scale (full - nothing)`.
     TwoWay {
-        /// Strength; 1 would be the row alone, 0 the picture without a prompt.
+        /// Strength; 1 would be the row alone, 0 the image without a prompt.
         scale: f32,
     },
     /// `nothing + image (images - nothing) + text (full - images)`.
     ThreeWay {
         /// Strength of the prompt's text (the original release: 3).
         text: f32,
-        /// Strength of the prompt's pictures (the original release: 1.2).
+        /// Strength of the prompt's images (the original release: 1.2).
         image: f32,
     },
 }
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scales_of_one_are_off_and_zero_is_the_bare_picture() {
+    fn scales_of_one_are_off_and_zero_is_the_bare_image() {
         assert_eq!(Guidance::new(1.0, None), Guidance::Off);
         assert_eq!(Guidance::new(1.0, Some(1.0)), Guidance::Off);
         let mut logits = [vec![1.0, 2.0], vec![5.0, -7.0]];
@@ -112,14 +112,14 @@ mod tests {
     }
 
     #[test]
-    fn two_way_guidance_moves_away_from_the_bare_picture() {
+    fn two_way_guidance_moves_away_from_the_bare_image() {
         let mut logits = [vec![1.0, 2.0], vec![0.5, 3.0]];
         Guidance::new(3.0, None).mix(&mut logits);
         assert_eq!(logits[0], [2.0, 0.0]);
     }
 
     #[test]
-    fn three_way_guidance_without_pictures_in_the_prompt_is_two_way() {
+    fn three_way_guidance_without_images_in_the_prompt_is_two_way() {
         let (full, nothing) = (vec![1.0, 2.0], vec![0.5, 3.0]);
         let mut three = [full.clone(), nothing.clone(), nothing.clone()];
         let mut two = [full, nothing];

@@ -1,4 +1,4 @@
-//! Drawing text and pictures from a language model: one loop for single, batched and guided work.
+//! Drawing text and images from a language model: one loop for single, batched and guided work.
 //!
 //! The model is asked for logits only ([`LanguageModel`]); which ids may follow is decided by the
 //! state machine in [`modality`], how one is drawn by [`sampling`], and how the branches of

@@ -1,10 +1,10 @@
 //! Which id may follow: a state machine over text and image blocks, without tensors.
 //!
-//! A picture is `begin-image`, exactly as many image ids as a picture has codes, `end-image`; in
+//! An image is `begin-image`, exactly as many image ids as an image has codes, `end-image`; in
 //! Lumina-mGPT's form its height and width come first, and an id ends every row. Text steps allow text ids, the stop ids and, where a whole block still fits, begin-image; so
 //! padding, begin-of-text, placeholders and reserved names are never drawn. Rules and names are
 //! the original release's (`chameleon/inference/chameleon.py`); it asks for one place more than
-//! the block, where we let a row end with the picture.
+//! the block, where we let a row end with the image.
 
 use super::config::{GenerationConfig, GenerationMode};
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::tokenize::{ImageBlocks, TokenClass, Vocabulary};
 /// Where a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ModalityState {
-    /// Between pictures.
+    /// Between images.
     Text,
     /// Inside an image block that has not said its height yet.
     Height,
@@ -47,10 +47,10 @@ pub struct ModalityRules {
 }
 
 impl ModalityRules {
-    /// The rules of `vocabulary` for pictures in the form `blocks` and `config`'s mode and stop ids.
+    /// The rules of `vocabulary` for images in the form `blocks` and `config`'s mode and stop ids.
     ///
     /// # Errors
-    /// When a stop id is outside the vocabulary or belongs to pictures or to padding.
+    /// When a stop id is outside the vocabulary or belongs to images or to padding.
     pub fn new(
         vocabulary: &Vocabulary,
         blocks: ImageBlocks,
@@ -70,7 +70,7 @@ impl ModalityRules {
             let meant =
                 text.get(at).zip(other.get(at)).is_some_and(|(text, other)| *text || *other);
             if !meant || [special.bos, special.pad].contains(&id) {
-                return Err(Error::Invalid(format!(
+                return Err(Error::invalid(format!(
                     "stop id {id} is no text, end-of-text or separator id of the vocabulary"
                 )));
             }
@@ -96,10 +96,10 @@ impl ModalityRules {
     pub fn state_after(&self, row: &[u32]) -> Result<ModalityState> {
         let len = self.text.len();
         if let Some(id) = row.iter().find(|&&id| id as usize >= len) {
-            return Err(Error::Invalid(format!("prompt id {id} is outside the {len} known ids")));
+            return Err(Error::invalid(format!("prompt id {id} is outside the {len} known ids")));
         }
         if row.is_empty() {
-            return Err(Error::Invalid("the prompt has no ids; begin-of-text is the least".into()));
+            return Err(Error::invalid("the prompt has no ids; begin-of-text is the least".into()));
         }
         let bracket = |&id: &u32| id == self.begin_image || id == self.end_image;
         let block = match row.iter().rposition(bracket) {
@@ -110,8 +110,8 @@ impl ModalityRules {
         for &id in block {
             let fits = match state {
                 ModalityState::Image { remaining: 0, .. } | ModalityState::Done => {
-                    return Err(Error::Invalid(format!(
-                        "the prompt's open image block has {} ids; its picture is complete before",
+                    return Err(Error::invalid(format!(
+                        "the prompt's open image block has {} ids; its image is complete before",
                         block.len()
                     )));
                 }
@@ -119,15 +119,15 @@ impl ModalityRules {
             };
             if !fits {
                 let message = format!("the prompt has id {id} in an open image block");
-                return Err(Error::Invalid(message));
+                return Err(Error::invalid(message));
             }
             state = self.advance(state, id);
         }
         // In image-only mode there must be something left to draw.
         if state == ModalityState::Done {
             let len = block.len();
-            return Err(Error::Invalid(format!(
-                "the prompt's open image block of {len} ids is a whole picture already"
+            return Err(Error::invalid(format!(
+                "the prompt's open image block of {len} ids is a whole image already"
             )));
         }
         Ok(state)
@@ -138,7 +138,7 @@ impl ModalityRules {
         if self.blocks.are_sized() { ModalityState::Height } else { self.sized(self.blocks.grid()) }
     }
 
-    /// The state before the first code of a picture of `grid`.
+    /// The state before the first code of an image of `grid`.
     fn sized(&self, (rows, columns): (usize, usize)) -> ModalityState {
         let remaining = rows * self.blocks.line(columns);
         ModalityState::Image { remaining, grid: (rows, columns) }
@@ -149,13 +149,13 @@ impl ModalityRules {
         self.blocks.are_sized() && remaining % self.blocks.line(columns) == 1
     }
 
-    /// Codes among the `remaining` ids of a picture of `grid`.
+    /// Codes among the `remaining` ids of an image of `grid`.
     pub fn codes_left(&self, remaining: usize, (_, columns): (usize, usize)) -> usize {
         let line = self.blocks.line(columns);
         remaining - if line > columns { remaining.div_ceil(line) } else { 0 }
     }
 
-    /// The fewest ids that complete the open or next picture after `state`.
+    /// The fewest ids that complete the open or next image after `state`.
     pub fn least_to_complete(&self, state: ModalityState) -> usize {
         let end = usize::from(self.mode != GenerationMode::ImageOnly);
         let (smallest_rows, smallest_columns) = self.blocks.smallest();
@@ -180,7 +180,7 @@ impl ModalityRules {
                 self.mode != GenerationMode::TextOnly && room >= self.least_to_complete(state)
             }
             ModalityState::Text => room > 0 && (of(&self.text) || of(&self.stop)),
-            // A size whose picture still fits.
+            // A size whose image still fits.
             ModalityState::Height | ModalityState::Width { .. } => {
                 let next = self.blocks.side(id).is_some().then(|| self.advance(state, id));
                 next.is_some_and(|next| room > self.least_to_complete(next))
@@ -248,7 +248,7 @@ impl ModalityRules {
         self.begin_image
     }
 
-    /// The form of pictures.
+    /// The form of images.
     pub fn blocks(&self) -> &ImageBlocks {
         &self.blocks
     }

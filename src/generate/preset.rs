@@ -9,13 +9,13 @@ use super::prompt::PromptForms;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Preset {
     /// Chameleon (`chameleon/inference/chameleon.py`, class `Options`): text at temperature 0.7, three-way
-    /// guidance of 3 and 1.2. Its pictures are for reading: text only unless asked otherwise.
+    /// guidance of 3 and 1.2. Its images are for reading: text only unless asked otherwise.
     #[default]
     Chameleon,
-    /// Anole (`inference.py` and `interleaved_generation.py` of its repository): text and pictures, text at
+    /// Anole (`inference.py` and `interleaved_generation.py` of its repository): text and images, text at
     /// temperature 1.
     Anole,
-    /// Lumina-mGPT (`inference_solver.py` of its repository): pictures of any size, two-way guidance of 4,
+    /// Lumina-mGPT (`inference_solver.py` of its repository): images of any size, two-way guidance of 4,
     /// the 2000 likeliest codes and the 10 likeliest text ids at temperature 1.
     Lumina,
 }
@@ -69,7 +69,7 @@ impl Preset {
             };
         }
         PromptForms {
-            caption: "<image>Please describe this picture.<sep>".into(),
+            caption: "<image>Please describe this image.<sep>".into(),
             ask: "<image>{question}<sep>".into(),
             draw: "{text}<sep>".into(),
         }
@@ -80,8 +80,8 @@ impl Preset {
         self == Self::Lumina
     }
 
-    /// Whether pictures say their size (see [`crate::tokenize::ImageBlocks`]).
-    pub fn sizes_pictures(self) -> bool {
+    /// Whether images say their size (see [`crate::tokenize::ImageBlocks`]).
+    pub fn sizes_images(self) -> bool {
         self == Self::Lumina
     }
 

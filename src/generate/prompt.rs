@@ -1,6 +1,6 @@
 //! The forms of prompts that a checkpoint was trained on: `prompts` in `generation_config.json`.
 //!
-//! A form is text with `<image>` for a picture, `<sep>` for the separator after which the model
+//! A form is text with `<image>` for an image, `<sep>` for the separator after which the model
 //! answers, and `{name}` for a value; `{{`, `}}` and `<<` are the characters themselves, as in the
 //! templates of training data. Values are taken as they are: `<image>` inside one is text.
 
@@ -12,11 +12,11 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PromptForms {
-    /// For a caption of a picture.
+    /// For a caption of an image.
     pub caption: String,
-    /// For an answer about a picture; has `{question}`.
+    /// For an answer about an image; has `{question}`.
     pub ask: String,
-    /// For a picture of a text; has `{text}`.
+    /// For an image of a text; has `{text}`.
     pub draw: String,
 }
 
@@ -50,14 +50,14 @@ impl PromptForms {
             prompts: PromptForms,
         }
         let file: File =
-            serde_json::from_str(json).map_err(|error| Error::Invalid(error.to_string()))?;
+            serde_json::from_str(json).map_err(|error| Error::invalid(error.to_string()))?;
         Ok(file.prompts)
     }
 
-    /// Checks that every form can be rendered and has the one picture that it is about, or none.
+    /// Checks that every form can be rendered and has the one image that it is about, or none.
     ///
     /// # Errors
-    /// Names the form that asks for an unknown value or another number of pictures, or whose
+    /// Names the form that asks for an unknown value or another number of images, or whose
     /// brace is not closed.
     pub fn validate(&self) -> Result<()> {
         let forms = [
@@ -70,7 +70,7 @@ impl PromptForms {
             let pieces = render(form, &values)?;
             let images = pieces.iter().filter(|piece| **piece == FormPiece::Image).count();
             if images != wanted {
-                return Err(Error::Invalid(format!(
+                return Err(Error::invalid(format!(
                     "prompts.{name} is `{form}` with {images} <image> marks; allowed: {wanted}"
                 )));
             }
@@ -84,7 +84,7 @@ impl PromptForms {
 pub enum FormPiece {
     /// Literal text and values, joined.
     Text(String),
-    /// The next picture.
+    /// The next image.
     Image,
     /// The separator between a prompt and its answer.
     Separator,
@@ -138,12 +138,12 @@ fn take_value<'v, 'f>(
     values: &[(&str, &'v str)],
 ) -> Result<(&'v str, &'f str)> {
     let Some(end) = rest.find('}') else {
-        return Err(Error::Invalid(format!("the prompt form `{form}` has an open brace")));
+        return Err(Error::invalid(format!("the prompt form `{form}` has an open brace")));
     };
     let name = &rest[1..end];
     let Some((_, value)) = values.iter().find(|(known, _)| *known == name) else {
         let known: Vec<String> = values.iter().map(|(known, _)| format!("{{{known}}}")).collect();
-        return Err(Error::Invalid(format!(
+        return Err(Error::invalid(format!(
             "the prompt form `{form}` asks for {{{name}}}; known here: {}",
             if known.is_empty() { "no values".to_owned() } else { known.join(", ") }
         )));

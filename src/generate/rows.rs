@@ -2,13 +2,13 @@
 //!
 //! Each request is a row of ids with a [`ModalityState`] and a random stream of its own, so the
 //! other rows of a batch never change what it draws. Without guidance all rows step together.
-//! With it, text steps and image blocks alternate: rows that began a picture wait until all
+//! With it, text steps and image blocks alternate: rows that began an image wait until all
 //! others did too or ended, then their blocks are drawn together, every branch of every row in
 //! one batch.
 //!
 //! The cost of guidance: an image block has a cache of its own, prefilled with the whole row,
 //! because a row and its branches must share a batch to share one pass over the weights. The text
-//! cache is kept meanwhile and takes in the finished block with one call. So a picture costs two
+//! cache is kept meanwhile and takes in the finished block with one call. So an image costs two
 //! passes over its row beside the steps for its codes, which dominate.
 
 use rand::SeedableRng;
@@ -50,13 +50,13 @@ impl Row {
         let state = rules.state_after(&ids)?;
         let len = ids.len();
         let image_only = rules.mode() == GenerationMode::ImageOnly;
-        // A picture that was asked for is completed whatever max_new_tokens says.
+        // An image that was asked for is completed whatever max_new_tokens says.
         let needed = match state {
             ModalityState::Text if !image_only => 1,
             _ => rules.least_to_complete(state),
         };
         if len + needed > context {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "a prompt of {len} ids with {needed} or more to add does not fit the context of \
                  {context} ids"
             )));

@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, Int, Tensor};
 use super::linear::product;
 use super::{DecoderLayer, KvCache, Linear, Mask, ModelConfig, RmsNorm, Rope};
 
-/// A decoder-only language model over text and picture ids alike.
+/// A decoder-only language model over text and image ids alike.
 #[derive(Module, Debug)]
 pub struct CausalLm {
     /// Embedding, layers and final norm.
@@ -79,7 +79,7 @@ impl CausalLm {
 
     /// Logits of every new token, `[batch, seq, vocab]`: raw, no id is masked.
     ///
-    /// The Hugging Face model overwrites the logits of picture ids here; what may be sampled is the
+    /// The Hugging Face model overwrites the logits of image ids here; what may be sampled is the
     /// business of `generate::modality` instead.
     pub fn forward(&self, input: ModelInput<'_>) -> Tensor<3> {
         let hidden = self.hidden(input);

@@ -109,26 +109,26 @@ impl ModelConfig {
             ("model_parallel_size", self.model_parallel_size),
         ];
         if let Some((key, _)) = sizes.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::Invalid(format!("{key} is 0; it must be at least 1")));
+            return Err(Error::invalid(format!("{key} is 0; it must be at least 1")));
         }
         let (hidden, heads, kv_heads) =
             (self.hidden_size, self.num_attention_heads, self.num_key_value_heads);
         if hidden % (2 * heads) != 0 {
             let allowed = "it must be a multiple of 2 x num_attention_heads";
-            return Err(Error::Invalid(format!("hidden_size is {hidden}; {allowed} ({heads})")));
+            return Err(Error::invalid(format!("hidden_size is {hidden}; {allowed} ({heads})")));
         }
         if heads % kv_heads != 0 {
             let allowed = "it must divide num_attention_heads";
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "num_key_value_heads is {kv_heads}; {allowed} ({heads})"
             )));
         }
         if !(self.initializer_range >= 0.0 && self.initializer_range.is_finite()) {
             let std = self.initializer_range;
-            return Err(Error::Invalid(format!("initializer_range is {std}; allowed: at least 0")));
+            return Err(Error::invalid(format!("initializer_range is {std}; allowed: at least 0")));
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return Err(Error::Invalid(format!("dropout is {}; allowed: [0, 1)", self.dropout)));
+            return Err(Error::invalid(format!("dropout is {}; allowed: [0, 1)", self.dropout)));
         }
         Ok(())
     }

@@ -97,7 +97,7 @@ impl ServingModel {
     /// As [`all_logits`](Self::all_logits), of the prompt with a choice; when a choice is empty.
     pub fn log_probabilities(&self, prompt: &[u32], choices: &[Vec<u32>]) -> Result<Vec<f64>> {
         if choices.iter().any(Vec::is_empty) {
-            return Err(Error::Invalid("a choice is empty; each needs some text".to_owned()));
+            return Err(Error::invalid("a choice is empty; each needs some text".to_owned()));
         }
         let longest = choices.iter().map(Vec::len).max().unwrap_or(0);
         self.check_len(prompt.len() + longest, self.context(), "context")?;
@@ -130,7 +130,7 @@ impl ServingModel {
         let seq = rows.iter().map(Vec::len).max().unwrap_or(0);
         if rows.len() != cache.is_pad.len() {
             let (given, batch) = (rows.len(), cache.is_pad.len());
-            return Err(Error::Invalid(format!("{given} rows given to a cache of {batch} rows")));
+            return Err(Error::invalid(format!("{given} rows given to a cache of {batch} rows")));
         }
         self.check_len(cache.kv.len() + seq, cache.kv.capacity(), "cache")?;
         rows.iter().try_for_each(|row| self.check_ids(row))?;
@@ -157,7 +157,7 @@ impl ServingModel {
         let vocab = self.config.vocab_size;
         match ids.iter().find(|&&id| id as usize >= vocab) {
             Some(id) => {
-                Err(Error::Invalid(format!("id {id} is outside the vocabulary of {vocab}")))
+                Err(Error::invalid(format!("id {id} is outside the vocabulary of {vocab}")))
             }
             None => Ok(()),
         }
@@ -167,7 +167,7 @@ impl ServingModel {
         if (1..=limit).contains(&len) {
             return Ok(());
         }
-        Err(Error::Invalid(format!("{len} tokens do not fit; the {what} takes 1 to {limit}")))
+        Err(Error::invalid(format!("{len} tokens do not fit; the {what} takes 1 to {limit}")))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Questions and captions: a prompt form filled in for each picture, after some examples if there are any.
+//! Questions and captions: a prompt form filled in for each image, after some examples if there are any.
 
 use image::RgbImage;
 use vq_tokenizer::Codes;
@@ -12,7 +12,7 @@ use crate::tokenize::CodedSegment;
 /// An example that a prompt shows before what it asks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shot {
-    /// The picture.
+    /// The image.
     pub image: RgbImage,
     /// The question; empty where the form has none.
     pub question: String,
@@ -33,7 +33,7 @@ impl Pipeline {
     /// Asks by `form`, which may have `<image>`, `<sep>` and `{question}`, after the examples in `shots`.
     ///
     /// # Errors
-    /// When a picture cannot be encoded or the form asks for something else.
+    /// When an image cannot be encoded or the form asks for something else.
     pub fn asking<'a>(&'a self, form: &'a str, shots: &[Shot]) -> Result<Asking<'a>> {
         let images: Vec<RgbImage> = shots.iter().map(|shot| shot.image.clone()).collect();
         let mut examples = Vec::new();
@@ -58,7 +58,7 @@ pub struct Choices {
 impl Choices {
     /// The choices `texts`. Where one begins with another the separator that ends an answer counts with all.
     /// `by_length` compares log-probabilities per byte of text, as lm-evaluation-harness's `acc_norm`: choices
-    /// of few tokens are likely whatever the picture, so those of different lengths need it.
+    /// of few tokens are likely whatever the image, so those of different lengths need it.
     ///
     /// # Errors
     /// When there is none, or an empty one.
@@ -67,7 +67,7 @@ impl Choices {
         let mut ids = texts.iter().map(encode).collect::<Result<Vec<_>>>()?;
         if ids.is_empty() || ids.iter().any(Vec::is_empty) {
             let message = "nothing to choose from, or an empty choice; each needs some text";
-            return Err(Error::Invalid(message.to_owned()));
+            return Err(Error::invalid(message.to_owned()));
         }
         // What begins with another one follows it in order, or one that begins with it too.
         let mut sorted: Vec<&Vec<u32>> = ids.iter().collect();
@@ -92,16 +92,16 @@ impl Asking<'_> {
     /// The prompts about `images`, with the question at the same place of `questions`.
     ///
     /// # Errors
-    /// When there are not as many pictures as questions, or one cannot be encoded.
+    /// When there are not as many images as questions, or one cannot be encoded.
     pub fn prompts(
         &self,
         images: &[RgbImage],
         questions: &[impl AsRef<str>],
     ) -> Result<Vec<Vec<u32>>> {
         if images.len() != questions.len() {
-            let (pictures, questions) = (images.len(), questions.len());
-            return Err(Error::Invalid(format!(
-                "{pictures} pictures for {questions} questions; each question needs one"
+            let (images, questions) = (images.len(), questions.len());
+            return Err(Error::invalid(format!(
+                "{images} images for {questions} questions; each question needs one"
             )));
         }
         let prompt = |(codes, question): (Codes, &_)| {
@@ -155,20 +155,20 @@ impl Asking<'_> {
     }
 }
 
-/// A filled form; the picture takes its `<image>` mark.
+/// A filled form; the image takes its `<image>` mark.
 pub(super) fn segments(
     form: &str,
     values: &[(&str, &str)],
-    mut picture: Option<Codes>,
+    mut image: Option<Codes>,
 ) -> Result<Vec<CodedSegment>> {
-    let marks = || Error::Invalid(format!("the prompt form `{form}` lacks or repeats <image>"));
+    let marks = || Error::invalid(format!("the prompt form `{form}` lacks or repeats <image>"));
     let mut segments = Vec::new();
     for piece in render(form, values)? {
         segments.push(match piece {
             FormPiece::Text(text) => CodedSegment::Text(text),
             FormPiece::Separator => CodedSegment::sep(),
-            FormPiece::Image => CodedSegment::Image(picture.take().ok_or_else(marks)?),
+            FormPiece::Image => CodedSegment::Image(image.take().ok_or_else(marks)?),
         });
     }
-    if picture.is_some() { Err(marks()) } else { Ok(segments) }
+    if image.is_some() { Err(marks()) } else { Ok(segments) }
 }

@@ -12,7 +12,7 @@ use super::scale::significant;
 /// Evaluations that are unfolded, from the newest.
 const UNFOLDED: usize = 3;
 
-/// The page of `record`. Pictures are linked relative to the run's directory, all else is within.
+/// The page of `record`. Images are linked relative to the run's directory, all else is within.
 ///
 /// ```
 /// use calumma::report::{RunRecord, html};
@@ -188,7 +188,7 @@ fn events(page: &mut String, record: &RunRecord) {
 
 /// What evaluations gave to look at.
 fn evaluations(page: &mut String, record: &RunRecord) {
-    let has_samples = |e: &&Evaluation| e.picture.is_some() || !e.samples.is_empty();
+    let has_samples = |e: &&Evaluation| e.image.is_some() || !e.samples.is_empty();
     let mut shown = record.evaluations.iter().filter(has_samples).enumerate().peekable();
     if shown.peek().is_none() {
         return;
@@ -198,11 +198,11 @@ fn evaluations(page: &mut String, record: &RunRecord) {
         let open = if index < UNFOLDED { " open" } else { "" };
         let step = HumanCount(evaluation.step);
         let _ = writeln!(page, "<details{open}><summary>step {step}</summary>");
-        if let Some(path) = evaluation.picture.as_deref().map(escape) {
+        if let Some(path) = evaluation.image.as_deref().map(escape) {
             let _ = writeln!(
                 page,
                 "<a href=\"{path}\"><img loading=\"lazy\" src=\"{path}\" \
-                 alt=\"pictures at step {step}\"></a>"
+                 alt=\"images at step {step}\"></a>"
             );
         }
         if !evaluation.samples.is_empty() {

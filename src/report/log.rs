@@ -11,7 +11,7 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::files::write_whole;
+use crate::files::write_atomic;
 
 /// The `kind` of a line that tells what happened to the run.
 pub(super) const EVENT: &str = "event";
@@ -74,7 +74,7 @@ fn cut(path: &Path, step: usize) -> Result<f64> {
             elapsed = line.get("elapsed_s").and_then(Value::as_f64).unwrap_or(elapsed);
         }
     }
-    write_whole(path, &kept)?;
+    write_atomic(path, &kept)?;
     Ok(elapsed)
 }
 

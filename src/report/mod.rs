@@ -21,7 +21,7 @@ use serde_json::json;
 pub use record::{Evaluation, RunEvent, RunRecord, Series};
 
 use crate::error::{Error, Result};
-use crate::files::{self, write_whole};
+use crate::files::{self, write_atomic};
 use crate::memory;
 use log::{Line, Log};
 use tensorboard::EventWriter;
@@ -177,16 +177,16 @@ impl Reporter {
         run.log.append(step, log::SAMPLES, line)
     }
 
-    /// Writes a picture of an evaluation to `samples/step-NNNNNNN.png` of the run.
+    /// Writes an image of an evaluation to `samples/step-NNNNNNN.png` of the run.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::File`] when it cannot be written.
-    pub fn picture(&mut self, step: usize, picture: &RgbImage) -> Result<()> {
+    pub fn image(&mut self, step: usize, image: &RgbImage) -> Result<()> {
         let Some(run) = &mut self.run else { return Ok(()) };
-        let path = run.dir.join(record::picture_name(step as u64));
-        let png = files::png(&path, picture)?;
-        write_whole(&path, &png)?;
-        run.tensorboard.picture(step, "eval/picture", picture.dimensions(), &png)
+        let path = run.dir.join(record::image_name(step as u64));
+        let png = files::png(&path, image)?;
+        write_atomic(&path, &png)?;
+        run.tensorboard.image(step, "eval/image", image.dimensions(), &png)
     }
 
     /// The run goes back to `step`: metrics and samples of later steps are dropped as by
@@ -207,7 +207,7 @@ impl Reporter {
     pub fn write_report(&self) {
         let Some(run) = &self.run else { return };
         let written = RunRecord::read(&run.dir).and_then(|record| {
-            write_whole(&run.dir.join("report.html"), html::render(&record).as_bytes())
+            write_atomic(&run.dir.join("report.html"), html::render(&record).as_bytes())
         });
         if let Err(error) = written {
             self.note(&format!("no report: {error}"));

@@ -71,8 +71,8 @@ pub struct Evaluation {
     pub step: u64,
     /// Metrics by name.
     pub metrics: BTreeMap<String, f64>,
-    /// Path of its picture within the run's directory, with `/`.
-    pub picture: Option<String>,
+    /// Path of its image within the run's directory, with `/`.
+    pub image: Option<String>,
     /// Texts of the model.
     pub samples: Vec<SampleText>,
 }
@@ -86,9 +86,9 @@ impl RunRecord {
         let lines = log::read(&dir.join(METRICS))?;
         let measured = || lines.iter().filter(|line| log::kind_of(line) != log::EVENT);
         let last = measured().filter_map(log::step_of).max();
-        // A picture of a later step is left over from before the run went back.
-        let mut pictures = pictures(dir)?;
-        pictures.retain(|step| last.is_none_or(|last| *step <= last));
+        // An image of a later step is left over from before the run went back.
+        let mut images = images(dir)?;
+        images.retain(|step| last.is_none_or(|last| *step <= last));
         Ok(Self {
             name: run_name(dir),
             environment: environment(&dir.join("environment.json"))?,
@@ -100,7 +100,7 @@ impl RunRecord {
                 .fold(0.0, f64::max),
             series: series(measured()),
             events: lines.iter().filter_map(event).collect(),
-            evaluations: evaluations(measured(), &pictures),
+            evaluations: evaluations(measured(), &images),
         })
     }
 
@@ -119,13 +119,13 @@ pub(super) fn run_name(dir: &Path) -> String {
     absolute.file_name().map_or("run".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-/// The path within a run of the picture of `step`.
-pub(super) fn picture_name(step: u64) -> String {
+/// The path within a run of the image of `step`.
+pub(super) fn image_name(step: u64) -> String {
     format!("samples/step-{step:07}.png")
 }
 
-/// Steps that have a picture.
-fn pictures(dir: &Path) -> Result<Vec<u64>> {
+/// Steps that have an image.
+fn images(dir: &Path) -> Result<Vec<u64>> {
     let dir = dir.join("samples");
     if !dir.is_dir() {
         return Ok(Vec::new());
@@ -174,7 +174,7 @@ fn event(line: &Line) -> Option<RunEvent> {
     is_event.then(|| serde_json::from_value(Value::Object(line.clone())).ok()).flatten()
 }
 
-fn evaluations<'a>(lines: impl Iterator<Item = &'a Line>, pictures: &[u64]) -> Vec<Evaluation> {
+fn evaluations<'a>(lines: impl Iterator<Item = &'a Line>, images: &[u64]) -> Vec<Evaluation> {
     let mut found = BTreeMap::new();
     for line in lines {
         let Some(step) = log::step_of(line) else { continue };
@@ -191,8 +191,8 @@ fn evaluations<'a>(lines: impl Iterator<Item = &'a Line>, pictures: &[u64]) -> V
             _ => {}
         }
     }
-    for &step in pictures {
-        at(&mut found, step).picture = Some(picture_name(step));
+    for &step in images {
+        at(&mut found, step).image = Some(image_name(step));
     }
     found.into_values().rev().collect()
 }

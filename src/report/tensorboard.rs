@@ -2,7 +2,7 @@
 //!
 //! Field numbers are those of TensorFlow's `event.proto`, `summary.proto`, `tensor.proto` and
 //! `tensor_shape.proto`; the frame is that of `tensorflow/core/lib/io/record_writer.h`. Only what a
-//! run writes is encoded: scalars, PNG pictures, tables of text and the start of a session.
+//! run writes is encoded: scalars, PNG images, tables of text and the start of a session.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -19,7 +19,7 @@ const SESSION_START: u64 = 1;
 const DT_STRING: u64 = 7;
 /// `DataClass.DATA_CLASS_TENSOR`.
 const CLASS_TENSOR: u64 = 2;
-/// Channels of an RGB picture.
+/// Channels of an RGB image.
 const RGB: u64 = 3;
 
 /// An event file of a run.
@@ -58,7 +58,7 @@ impl EventWriter {
     }
 
     /// A PNG file of `width x height` RGB pixels.
-    pub(super) fn picture(
+    pub(super) fn image(
         &mut self,
         step: usize,
         tag: &str,

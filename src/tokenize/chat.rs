@@ -97,7 +97,7 @@ fn check_turns(turns: &[Turn], last: Role) -> Result<()> {
     for (index, turn) in turns.iter().enumerate() {
         let expected = if index % 2 == 0 { Role::User } else { Role::Assistant };
         if turn.role != expected {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "turn {} is by {:?}, but users and assistants take turns and the user begins",
                 index + 1,
                 turn.role
@@ -107,17 +107,17 @@ fn check_turns(turns: &[Turn], last: Role) -> Result<()> {
             if let CodedSegment::Special(name) = segment {
                 let turn = index + 1;
                 let message = format!("turn {turn} holds the control token {name}");
-                return Err(Error::Invalid(message));
+                return Err(Error::invalid(message));
             }
         }
     }
     match turns.last() {
         Some(turn) if turn.role == last => Ok(()),
-        Some(turn) => Err(Error::Invalid(format!(
+        Some(turn) => Err(Error::invalid(format!(
             "the last of {} turns is by {:?}, it must be by {last:?}",
             turns.len(),
             turn.role
         ))),
-        None => Err(Error::Invalid("a conversation needs at least one turn".to_owned())),
+        None => Err(Error::invalid("a conversation needs at least one turn".to_owned())),
     }
 }

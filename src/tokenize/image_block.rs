@@ -1,8 +1,8 @@
-//! The form of a picture's block of ids.
+//! The form of an image's block of ids.
 //!
 //! Chameleon's is begin-image, the codes row by row, end-image, of one size. Lumina-mGPT's
 //! (`lumina_mgpt/data/item_processor.py` of its repository) says the size first, height before width
-//! in units of two codes, and ends every row with a new-line id, so pictures may have any size.
+//! in units of two codes, and ends every row with a new-line id, so images may have any size.
 
 use vq_tokenizer::Codes;
 
@@ -18,7 +18,7 @@ const NEW_LINE: usize = 8799;
 /// The most units that are looked for.
 const MOST_UNITS: usize = 128;
 
-/// How pictures are written in ids.
+/// How images are written in ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageBlocks {
     grid: (usize, usize),
@@ -34,7 +34,7 @@ struct SizeIds {
 }
 
 impl From<(usize, usize)> for ImageBlocks {
-    /// Chameleon's form, for pictures of `grid` codes (rows, columns).
+    /// Chameleon's form, for images of `grid` codes (rows, columns).
     fn from(grid: (usize, usize)) -> Self {
         Self { grid, sizes: None }
     }
@@ -53,14 +53,14 @@ impl ImageBlocks {
             Some(new_line) if !sides.is_empty() => {
                 Ok(Self { grid, sizes: Some(SizeIds { new_line, sides }) })
             }
-            _ => Err(Error::Invalid(
-                "pictures of any size need <reserved08799>, <reserved08801> and so on in the vocabulary"
+            _ => Err(Error::invalid(
+                "images of any size need <reserved08799>, <reserved08801> and so on in the vocabulary"
                     .into(),
             )),
         }
     }
 
-    /// Rows and columns of codes; of pictures of any size the usual ones.
+    /// Rows and columns of codes; of images of any size the usual ones.
     pub fn grid(&self) -> (usize, usize) {
         self.grid
     }
@@ -99,13 +99,13 @@ impl ImageBlocks {
         columns + usize::from(self.are_sized())
     }
 
-    /// Ids of the block of a picture of `rows` and `columns` codes, its marks included.
+    /// Ids of the block of an image of `rows` and `columns` codes, its marks included.
     pub fn block_len(&self, (rows, columns): (usize, usize)) -> usize {
         let size = if self.are_sized() { 2 } else { 0 };
         2 + size + rows * self.line(columns)
     }
 
-    /// The smallest picture that can be written.
+    /// The smallest image that can be written.
     pub fn smallest(&self) -> (usize, usize) {
         if self.are_sized() { (CODES_PER_UNIT, CODES_PER_UNIT) } else { self.grid }
     }
@@ -113,7 +113,7 @@ impl ImageBlocks {
     /// The ids between the marks, for `codes` whose ids are `image_ids`.
     ///
     /// # Errors
-    /// When pictures of such a grid cannot be written.
+    /// When images of such a grid cannot be written.
     pub(super) fn write(&self, codes: &Codes, image_ids: &[u32]) -> Result<Vec<u32>> {
         let (rows, columns) = (codes.height, codes.width);
         let whole = image_ids.len() == rows * columns && !image_ids.is_empty();
@@ -122,9 +122,9 @@ impl ImageBlocks {
                 return Ok(image_ids.to_vec());
             }
             let ((height, width), found) = (self.grid, image_ids.len());
-            return Err(Error::Invalid(format!(
-                "picture has {found} codes in {rows} rows and {columns} columns, this vocabulary's \
-                 pictures have {height} rows and {width} columns"
+            return Err(Error::invalid(format!(
+                "image has {found} codes in {rows} rows and {columns} columns, this vocabulary's \
+                 images have {height} rows and {width} columns"
             )));
         };
         let side = |codes: usize| {
@@ -133,8 +133,8 @@ impl ImageBlocks {
         };
         let (Some(height), Some(width), true) = (side(rows), side(columns), whole) else {
             let most = self.longest_side();
-            return Err(Error::Invalid(format!(
-                "picture has {} codes in {rows} rows and {columns} columns; allowed: even numbers to {most}",
+            return Err(Error::invalid(format!(
+                "image has {} codes in {rows} rows and {columns} columns; allowed: even numbers to {most}",
                 image_ids.len()
             )));
         };
@@ -146,7 +146,7 @@ impl ImageBlocks {
         Ok(ids)
     }
 
-    /// The grid of the picture whose block goes on with `ids` after begin-image, and how many of them say
+    /// The grid of the image whose block goes on with `ids` after begin-image, and how many of them say
     /// it.
     ///
     /// # Errors
@@ -157,7 +157,7 @@ impl ImageBlocks {
         }
         match ids.get(..2).map(|ids| [self.side(ids[0]), self.side(ids[1])]) {
             Some([Some(rows), Some(columns)]) => Ok(((rows, columns), 2)),
-            _ => Err(Error::Invalid("does not begin with its height and width".into())),
+            _ => Err(Error::invalid("does not begin with its height and width".into())),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The seam between pictures, text and token ids: the only place that knows what an id means.
+//! The seam between images, text and token ids: the only place that knows what an id means.
 //!
-//! Text becomes ids by byte-level BPE ([`TextTokenizer`]), codes of pictures become ids by the
+//! Text becomes ids by byte-level BPE ([`TextTokenizer`]), codes of images become ids by the
 //! names of their tokens ([`Vocabulary`]), and [`Processor`] joins both into one sequence:
 //! `<s> text <racm3:break> codes <eoss> text </s>` (Chameleon, arXiv 2405.09818, section 2).
 

@@ -1,6 +1,6 @@
-//! Segments to ids and back: one sequence for text and pictures.
+//! Segments to ids and back: one sequence for text and images.
 //!
-//! A picture is a block of ids in one of two forms (see [`ImageBlocks`]). Text is encoded literally, so
+//! An image is a block of ids in one of two forms (see [`ImageBlocks`]). Text is encoded literally, so
 //! nothing a user writes can open a block or end a turn.
 
 use vq_tokenizer::Codes;
@@ -30,7 +30,7 @@ impl Default for EncodeOptions {
     }
 }
 
-/// Turns segments into ids and back, for one text tokenizer and one form of pictures.
+/// Turns segments into ids and back, for one text tokenizer and one form of images.
 #[derive(Clone, Debug)]
 pub struct Processor {
     text: TextTokenizer,
@@ -39,7 +39,7 @@ pub struct Processor {
 }
 
 impl Processor {
-    /// A processor for pictures of `grid` codes (rows, columns) in Chameleon's form.
+    /// A processor for images of `grid` codes (rows, columns) in Chameleon's form.
     ///
     /// # Errors
     /// If the tokenizer's vocabulary is incomplete (see [`Vocabulary::from_names`]) or the grid
@@ -48,12 +48,12 @@ impl Processor {
         let vocabulary = text.vocabulary()?;
         if grid.0 == 0 || grid.1 == 0 {
             let message = format!("grid of {}x{} codes is empty", grid.0, grid.1);
-            return Err(Error::Invalid(message));
+            return Err(Error::invalid(message));
         }
         Ok(Self { text, vocabulary, blocks: grid.into() })
     }
 
-    /// The same processor for pictures of any size, in Lumina-mGPT's form.
+    /// The same processor for images of any size, in Lumina-mGPT's form.
     ///
     /// # Errors
     /// As [`ImageBlocks::sized`].
@@ -72,17 +72,17 @@ impl Processor {
         &self.vocabulary
     }
 
-    /// The form of pictures.
+    /// The form of images.
     pub fn blocks(&self) -> &ImageBlocks {
         &self.blocks
     }
 
-    /// Rows and columns of codes in a picture; of pictures of any size the usual ones.
+    /// Rows and columns of codes in an image; of images of any size the usual ones.
     pub fn grid(&self) -> (usize, usize) {
         self.blocks.grid()
     }
 
-    /// The number of codes in a picture of that grid.
+    /// The number of codes in an image of that grid.
     pub fn codes_per_image(&self) -> usize {
         let (rows, columns) = self.grid();
         rows * columns
@@ -104,8 +104,8 @@ impl Processor {
     /// The ids of `segments`.
     ///
     /// # Errors
-    /// If a picture has another grid than this processor's or a code beyond the codebook, or a
-    /// special segment names no control token or one that belongs to pictures.
+    /// If an image has another grid than this processor's or a code beyond the codebook, or a
+    /// special segment names no control token or one that belongs to images.
     pub fn encode_with(
         &self,
         segments: &[CodedSegment],
@@ -153,14 +153,14 @@ impl Processor {
     pub(super) fn image_id(&self, code: u32) -> Result<u32> {
         self.vocabulary.image_id(code).ok_or_else(|| {
             let codes = self.vocabulary.num_codes();
-            Error::Invalid(format!("code {code} is beyond the vocabulary's {codes} codes"))
+            Error::invalid(format!("code {code} is beyond the vocabulary's {codes} codes"))
         })
     }
 
     fn special_id(&self, name: &str) -> Result<u32> {
         let id = self.vocabulary.control_id(name);
         id.filter(|id| self.vocabulary.class(*id) == TokenClass::Special).ok_or_else(|| {
-            Error::Invalid(format!("{name} is not the name of a control token outside pictures"))
+            Error::invalid(format!("{name} is not the name of a control token outside images"))
         })
     }
 
@@ -168,11 +168,11 @@ impl Processor {
     /// neighbouring texts come back as one and empty ones not at all.
     ///
     /// Padding and begin-of-text at the start are dropped; any other control token becomes a
-    /// special segment. A last picture without its closing mark is accepted if its codes are all
+    /// special segment. A last image without its closing mark is accepted if its codes are all
     /// there, as a sampler leaves it.
     ///
     /// # Errors
-    /// If a picture's block is cut short, too long or holds something else, an image token
+    /// If an image's block is cut short, too long or holds something else, an image token
     /// stands outside a block, or an id is beyond the vocabulary. To see what stands before the
     /// fault take [`Processor::decode_until_fault`].
     pub fn decode(&self, ids: &[u32]) -> Result<Vec<CodedSegment>> {
@@ -208,7 +208,7 @@ impl Processor {
     fn next_segment(&self, ids: &[u32], position: usize) -> Result<(CodedSegment, usize)> {
         let id = ids[position];
         let rest = &ids[position..];
-        let stray = |what| Err(Error::Invalid(format!("{what} outside a picture at {position}")));
+        let stray = |what| Err(Error::invalid(format!("{what} outside an image at {position}")));
         match self.vocabulary.class(id) {
             TokenClass::Text => {
                 let is_text = |id: &&u32| self.vocabulary.class(**id) == TokenClass::Text;
@@ -220,10 +220,10 @@ impl Processor {
                 Ok((CodedSegment::Image(codes), len))
             }
             TokenClass::Image => stray("image token"),
-            TokenClass::EndImage => stray("end of a picture"),
+            TokenClass::EndImage => stray("end of an image"),
             TokenClass::Special => match self.vocabulary.name(id) {
                 Some(name) => Ok((CodedSegment::Special(name.to_owned()), 1)),
-                None => Err(Error::Invalid(format!(
+                None => Err(Error::invalid(format!(
                     "id {id} at {position} is beyond the vocabulary of {} tokens",
                     self.vocabulary.len()
                 ))),
@@ -233,14 +233,14 @@ impl Processor {
 
     /// The codes of the block at the start of `block`, and its length in ids.
     fn decode_image(&self, block: &[u32], position: usize) -> Result<(Codes, usize)> {
-        let place = |e: Error| Error::Invalid(format!("picture at {position} {e}"));
+        let place = |e: Error| Error::invalid(format!("image at {position} {e}"));
         let ((height, width), said) = self.blocks.read_size(&block[1..]).map_err(place)?;
         let needed = height * width;
         let mut codes = Vec::with_capacity(needed);
         let mut len = 1 + said;
         let fault = |what: &str, found: usize| {
-            Err(Error::Invalid(format!(
-                "picture at {position} {what} after {found} of its {needed} codes"
+            Err(Error::invalid(format!(
+                "image at {position} {what} after {found} of its {needed} codes"
             )))
         };
         let end = self.vocabulary.special().end_image;
@@ -273,8 +273,8 @@ pub fn check_length(len: usize, context: usize) -> Result<()> {
     if len <= context {
         return Ok(());
     }
-    Err(Error::Invalid(format!(
+    Err(Error::invalid(format!(
         "prompt has {len} tokens, more than the model's context of {context}; shorten it or leave \
-         pictures out"
+         images out"
     )))
 }

@@ -6,7 +6,7 @@ use super::processor::Processor;
 use super::segment::CodedSegment;
 use crate::error::{Error, Result};
 
-/// What marks the place of a picture in a prompt.
+/// What marks the place of an image in a prompt.
 pub const IMAGE_MARK: &str = "<image>";
 
 /// A piece of a prompt.
@@ -14,7 +14,7 @@ pub const IMAGE_MARK: &str = "<image>";
 pub enum PromptPiece {
     /// Text between marks, never empty.
     Text(String),
-    /// The picture with this index.
+    /// The image with this index.
     Image(usize),
 }
 
@@ -27,11 +27,11 @@ pub enum PromptForm {
     Completion,
 }
 
-/// Cuts `text` at its `<image>` marks. Pictures keep their order: when there are more of them
+/// Cuts `text` at its `<image>` marks. Images keep their order: when there are more of them
 /// than marks, the first ones stand before the text and the last ones at the marks.
 ///
 /// # Errors
-/// If there are more marks than pictures.
+/// If there are more marks than images.
 ///
 /// ```
 /// use calumma::tokenize::{PromptPiece, parse_prompt};
@@ -44,10 +44,10 @@ pub enum PromptForm {
 pub fn parse_prompt(text: &str, num_images: usize) -> Result<Vec<PromptPiece>> {
     let marks = text.matches(IMAGE_MARK).count();
     let Some(unmarked) = num_images.checked_sub(marks) else {
-        return Err(Error::Invalid(format!(
+        return Err(Error::invalid(format!(
             "prompt has {marks} {IMAGE_MARK} {} but {num_images} {} given",
             if marks == 1 { "mark" } else { "marks" },
-            if num_images == 1 { "picture was" } else { "pictures were" },
+            if num_images == 1 { "image was" } else { "images were" },
         )));
     };
     let mut pieces: Vec<PromptPiece> = (0..unmarked).map(PromptPiece::Image).collect();
@@ -66,7 +66,7 @@ impl Processor {
     /// The segments of a prompt whose `<image>` marks stand for `images`; see [`parse_prompt`].
     ///
     /// # Errors
-    /// If there are more marks than pictures.
+    /// If there are more marks than images.
     pub fn prompt(&self, text: &str, images: &[Codes]) -> Result<Vec<CodedSegment>> {
         let pieces = parse_prompt(text, images.len())?;
         let segment = |piece| match piece {
@@ -103,7 +103,7 @@ impl Processor {
     /// Replaces the placeholders of a Hugging Face prompt by the ids of `images`, in order.
     ///
     /// # Errors
-    /// If the placeholders are not exactly as many as the codes of all pictures, or a code is
+    /// If the placeholders are not exactly as many as the codes of all images, or a code is
     /// beyond the codebook.
     pub fn fill_placeholders(&self, ids: &[u32], images: &[Codes]) -> Result<Vec<u32>> {
         let placeholder = self.vocabulary().special().image_placeholder;
@@ -111,8 +111,8 @@ impl Processor {
         let places = ids.iter().filter(|id| is_placeholder(id)).count();
         let codes: Vec<u32> = images.iter().flat_map(|image| image.ids.iter().copied()).collect();
         if places != codes.len() {
-            return Err(Error::Invalid(format!(
-                "prompt has {places} image placeholders but its pictures have {} codes",
+            return Err(Error::invalid(format!(
+                "prompt has {places} image placeholders but its images have {} codes",
                 codes.len()
             )));
         }
@@ -126,7 +126,7 @@ impl Processor {
 }
 
 fn no_placeholder() -> Error {
-    Error::Invalid(format!("vocabulary has no {IMAGE_MARK} token to stand for codes"))
+    Error::invalid(format!("vocabulary has no {IMAGE_MARK} token to stand for codes"))
 }
 
 #[cfg(test)]
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unmarked_pictures_stand_before_the_text() {
+    fn unmarked_images_stand_before_the_text() {
         let text = |text: &str| Text(text.to_owned());
         assert_eq!(parse_prompt("hi", 2).unwrap(), [Image(0), Image(1), text("hi")]);
         let pieces = parse_prompt("<image>a<image><image>", 4).unwrap();
@@ -145,12 +145,12 @@ mod tests {
     }
 
     #[test]
-    fn more_marks_than_pictures_is_an_error_with_both_numbers() {
+    fn more_marks_than_images_is_an_error_with_both_numbers() {
         let message = |text, images| parse_prompt(text, images).unwrap_err().to_string();
         assert_eq!(
             message("<image><image>", 1),
-            "prompt has 2 <image> marks but 1 picture was given"
+            "prompt has 2 <image> marks but 1 image was given"
         );
-        assert_eq!(message("<image>", 0), "prompt has 1 <image> mark but 0 pictures were given");
+        assert_eq!(message("<image>", 0), "prompt has 1 <image> mark but 0 images were given");
     }
 }

@@ -1,4 +1,4 @@
-//! What prompts and answers are made of, before and after the pictures are encoded.
+//! What prompts and answers are made of, before and after the images are encoded.
 
 use image::RgbImage;
 use vq_tokenizer::Codes;
@@ -10,16 +10,16 @@ use super::token::SEP_TOKEN;
 pub enum Segment {
     /// Text, taken literally: names of tokens in it stay text.
     Text(String),
-    /// A picture.
+    /// An image.
     Image(RgbImage),
 }
 
-/// A piece of a document after its pictures went through the image tokenizer.
+/// A piece of a document after its images went through the image tokenizer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CodedSegment {
     /// Text, taken literally: names of tokens in it stay text.
     Text(String),
-    /// The codes of a picture.
+    /// The codes of an image.
     Image(Codes),
     /// One control token by name, such as [`SEP_TOKEN`].
     Special(String),
@@ -75,11 +75,11 @@ impl TokenSequence {
 }
 
 impl std::fmt::Display for CodedSegment {
-    /// Text as it is, a picture as `[picture 8x8]`, a control token by its name.
+    /// Text as it is, an image as `[image 8x8]`, a control token by its name.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Text(text) => f.write_str(text),
-            Self::Image(codes) => write!(f, "[picture {}x{}]", codes.height, codes.width),
+            Self::Image(codes) => write!(f, "[image {}x{}]", codes.height, codes.width),
             Self::Special(name) => f.write_str(name),
         }
     }

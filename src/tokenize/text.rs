@@ -2,7 +2,7 @@
 //!
 //! The file decides: its splitting rules, merges and post-processor are followed, none is fixed
 //! here. One thing is added: [`TextTokenizer::encode_plain`], which takes names of control tokens
-//! in user text literally, so that no text can open a picture or end a turn.
+//! in user text literally, so that no text can open an image or end a turn.
 
 use std::path::Path;
 
@@ -66,7 +66,7 @@ impl TextTokenizer {
         if size > 2 * names.len() + 1024 {
             let found = names.len();
             let message = format!("tokenizer has {found} names but ids up to {}", size - 1);
-            return Err(Error::Invalid(message));
+            return Err(Error::invalid(message));
         }
         let mut hidden = vec![false; size];
         for (name, id) in &names {
@@ -179,7 +179,7 @@ impl TextTokenizer {
         for character in name.chars() {
             let id = self.inner.get_model().token_to_id(character.encode_utf8(&mut [0; 4]));
             let id = id.filter(|id| !self.is_hidden(*id)).ok_or_else(|| {
-                Error::Invalid(format!("text holds {name}, which the tokenizer cannot spell out"))
+                Error::invalid(format!("text holds {name}, which the tokenizer cannot spell out"))
             })?;
             ids.push(id);
         }
@@ -223,7 +223,7 @@ impl TextTokenizer {
 
     pub(super) fn check_ids(&self, ids: &[u32]) -> Result<()> {
         match ids.iter().find(|id| **id as usize >= self.hidden.len()) {
-            Some(id) => Err(Error::Invalid(format!(
+            Some(id) => Err(Error::invalid(format!(
                 "id {id} is beyond the vocabulary of {} tokens",
                 self.hidden.len()
             ))),
@@ -242,7 +242,7 @@ impl TextTokenizer {
 }
 
 fn invalid(what: &str, error: &(dyn std::error::Error + Send + Sync)) -> Error {
-    Error::Invalid(format!("{what}: {error}"))
+    Error::invalid(format!("{what}: {error}"))
 }
 
 #[cfg(test)]

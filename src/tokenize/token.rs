@@ -1,6 +1,6 @@
 //! Names of tokens, and the roles that follow from them.
 //!
-//! As in the release: code 53 is `IMGIMGFDZ` (decimal digits written as A to J), a picture opens
+//! As in the release: code 53 is `IMGIMGFDZ` (decimal digits written as A to J), an image opens
 //! with `<racm3:break>` and closes with `<eoss>`, and `<reserved08706>` separates turns.
 
 /// The name of the token that begins a row.
@@ -11,13 +11,13 @@ pub const PAD_TOKEN: &str = "<pad>";
 pub const EOS_TOKEN: &str = "</s>";
 /// The name of the token for unknown text; byte-level text never needs it.
 pub const UNK_TOKEN: &str = "<unk>";
-/// The name of the token that closes a picture.
+/// The name of the token that closes an image.
 pub const END_IMAGE_TOKEN: &str = "<eoss>";
-/// The name of the token that opens a picture.
+/// The name of the token that opens an image.
 pub const BEGIN_IMAGE_TOKEN: &str = "<racm3:break>";
 /// The name of the token between a prompt and its answer.
 pub const SEP_TOKEN: &str = "<reserved08706>";
-/// The name of the placeholder for one code of a picture (Hugging Face layout).
+/// The name of the placeholder for one code of an image (Hugging Face layout).
 pub const IMAGE_TOKEN: &str = "<image>";
 /// The placeholder's name in the original release's layout.
 pub(super) const IMAGE_TOKEN_META: &str = "<reserved08707>";
@@ -29,11 +29,11 @@ pub(super) const CODE_PREFIX: &str = "IMGIMG";
 pub enum TokenClass {
     /// Bytes of text.
     Text,
-    /// One code of a picture.
+    /// One code of an image.
     Image,
-    /// Opens a picture.
+    /// Opens an image.
     BeginImage,
-    /// Closes a picture.
+    /// Closes an image.
     EndImage,
     /// Any other control token, and ids beyond the vocabulary.
     Special,
@@ -45,7 +45,7 @@ impl TokenClass {
     /// Control tokens are the names in angle brackets. The original release counts every name
     /// that starts with `<` and is longer (so also `</`) as control; only whole brackets count
     /// here. A name that starts like a code's but is none is a control token: it is neither
-    /// written as text nor inside a picture.
+    /// written as text nor inside an image.
     pub fn of_name(name: &str) -> Self {
         match name {
             BEGIN_IMAGE_TOKEN => Self::BeginImage,

@@ -1,4 +1,4 @@
-//! Training of a byte-level BPE vocabulary with places kept for pictures and control tokens.
+//! Training of a byte-level BPE vocabulary with places kept for images and control tokens.
 //!
 //! The layout is the release's: `<s>`, `<pad>`, `</s>`, `<unk>` are 0 to 3, the codes follow from
 //! 4, then `<eoss>`, `<racm3:break>`, reserved names with the separator and `<image>` among them,
@@ -43,7 +43,7 @@ pub struct BpeConfig {
     pub vocab_size: usize,
     /// Codes of the image tokenizer, at least 1.
     pub num_codes: usize,
-    /// Reserved control names, at least 4; the separator and `<image>` are two of them. Pictures of any aspect
+    /// Reserved control names, at least 4; the separator and `<image>` are two of them. Images of any aspect
     /// need 97 and one for each two codes of the longest side.
     pub num_reserved: usize,
     /// How often a pair must occur to be merged.
@@ -76,7 +76,7 @@ impl BpeConfig {
     /// # Errors
     /// If a field is out of its range.
     pub fn validate(&self) -> Result<()> {
-        let invalid = |message: String| Err(Error::Invalid(message));
+        let invalid = |message: String| Err(Error::invalid(message));
         if self.num_codes == 0 || self.num_codes > 1 << 20 {
             return invalid(format!("num_codes is {}, allowed are 1 to 1048576", self.num_codes));
         }
@@ -137,7 +137,7 @@ where
 {
     config.validate()?;
     learn(config, texts.into_iter())
-        .map_err(|error| Error::Invalid(format!("bpe training: {error}")))
+        .map_err(|error| Error::invalid(format!("bpe training: {error}")))
         .and_then(TextTokenizer::new)
 }
 

@@ -1,4 +1,4 @@
-//! Which id means what: codes of pictures, control tokens, text.
+//! Which id means what: codes of images, control tokens, text.
 //!
 //! Everything goes by token *name*. In the release a code's id is `4 + code`, but a vocabulary
 //! may order them otherwise, so the offset is never assumed.
@@ -26,9 +26,9 @@ pub struct SpecialIds {
     pub eos: u32,
     /// `<unk>`.
     pub unk: u32,
-    /// `<racm3:break>`, before the codes of a picture.
+    /// `<racm3:break>`, before the codes of an image.
     pub begin_image: u32,
-    /// `<eoss>`, after the codes of a picture.
+    /// `<eoss>`, after the codes of an image.
     pub end_image: u32,
     /// `<reserved08706>`, after every turn but the last.
     pub sep: u32,
@@ -151,7 +151,7 @@ fn check_dense(entries: &[(u32, String)]) -> Result<()> {
     }
     if !taken.is_empty() {
         let count = taken.len();
-        return Err(Error::Invalid(format!("vocabulary ids taken twice: {}", list(taken, count))));
+        return Err(Error::invalid(format!("vocabulary ids taken twice: {}", list(taken, count))));
     }
     if gaps > 0 {
         let found = entries.len();
@@ -159,7 +159,7 @@ fn check_dense(entries: &[(u32, String)]) -> Result<()> {
             "vocabulary has {found} names but {gaps} ids without one: {}",
             list(missing, gaps)
         );
-        return Err(Error::Invalid(message));
+        return Err(Error::invalid(message));
     }
     Ok(())
 }
@@ -169,14 +169,14 @@ fn image_ids(names: &[String]) -> Result<Vec<u32>> {
     let found: BTreeMap<u32, u32> =
         (0u32..).zip(names).filter_map(|(id, name)| Some((token_code(name)?, id))).collect();
     let Some((&largest, _)) = found.last_key_value() else {
-        return Err(Error::Invalid(format!(
+        return Err(Error::invalid(format!(
             "vocabulary has no image tokens; their names start with {CODE_PREFIX}"
         )));
     };
     let gaps = largest as usize + 1 - found.len();
     if gaps > 0 {
         let missing = (0..largest).filter(|code| !found.contains_key(code)).take(LISTED);
-        return Err(Error::Invalid(format!(
+        return Err(Error::invalid(format!(
             "vocabulary has image tokens up to code {largest} but lacks {gaps} of them: {}",
             list(missing.map(code_token), gaps)
         )));
@@ -210,7 +210,7 @@ fn special_ids(control: &BTreeMap<String, u32>) -> Result<SpecialIds> {
         return Ok(special);
     }
     let count = missing.len();
-    Err(Error::Invalid(format!("vocabulary lacks control tokens: {}", list(missing, count))))
+    Err(Error::invalid(format!("vocabulary lacks control tokens: {}", list(missing, count))))
 }
 
 /// The first few of `count` items, and how many more there are.

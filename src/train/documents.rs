@@ -54,9 +54,9 @@ pub struct SourceReport {
     pub source: String,
     /// Documents.
     pub documents: u64,
-    /// Tokens that are no picture codes.
+    /// Tokens that are no image codes.
     pub text_tokens: u64,
-    /// Picture codes.
+    /// Image codes.
     pub image_tokens: u64,
 }
 
@@ -278,7 +278,7 @@ pub struct LeftOut {
     pub unreadable: u64,
 }
 
-/// The text of `count` documents per source at most, without pictures and separators: what a text
+/// The text of `count` documents per source at most, without images and separators: what a text
 /// tokenizer is trained on.
 ///
 /// # Errors
@@ -317,7 +317,7 @@ pub fn corpus(configs: &[DataConfig], count: usize, seed: u64) -> Result<Vec<Str
         }
     }
     if texts.is_empty() {
-        return Err(Error::Invalid("the sources hold no text".to_owned()));
+        return Err(Error::invalid("the sources hold no text".to_owned()));
     }
     Ok(texts)
 }

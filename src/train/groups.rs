@@ -52,7 +52,7 @@ impl OptimizerConfig {
         for group in &self.groups {
             let unused = |pattern: &&String| !names.iter().any(|name| matches(pattern, name));
             if let Some(pattern) = group.parameters.iter().find(unused) {
-                return Err(Error::Invalid(format!(
+                return Err(Error::invalid(format!(
                     "optimizer.groups: no parameter is called {pattern}; the first of {} is {}",
                     names.len(),
                     names.first().map_or("", String::as_str)
@@ -61,7 +61,7 @@ impl OptimizerConfig {
         }
         let is_frozen = |name: &str| self.group(name).is_some_and(|group| group.lr_scale == 0.0);
         if names.iter().all(|name| is_frozen(name)) {
-            return Err(Error::Invalid("optimizer.groups freezes every parameter".to_owned()));
+            return Err(Error::invalid("optimizer.groups freezes every parameter".to_owned()));
         }
         Ok(module.map(&mut Freeze { path: ParamPath::default(), is_frozen: &is_frozen }))
     }

@@ -1,8 +1,8 @@
-//! Pictures for an image tokenizer, drawn from a mixture, and the words that belong to them.
+//! Images for an image tokenizer, drawn from a mixture, and the words that belong to them.
 //!
-//! The pictures of a batch may have several sizes. Those of one size are a group, which passes the networks
-//! at once; a batch's loss and gradient are the sums of its groups', each by its share of the pictures, so
-//! that every picture counts the same whatever its size.
+//! The images of a batch may have several sizes. Those of one size are a group, which passes the networks
+//! at once; a batch's loss and gradient are the sums of its groups', each by its share of the images, so
+//! that every image counts the same whatever its size.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::data::mixture::{Cursor, Mixture, Source};
 use crate::data::{self, Counted, DataConfig, Dataset, Fields};
 use crate::error::Result;
 
-/// The training pictures of a recipe.
+/// The training images of a recipe.
 pub(super) struct ImageBatches {
     preprocessor: PreprocessorConfig,
     configs: Arc<[DataConfig]>,
@@ -24,19 +24,19 @@ pub(super) struct ImageBatches {
     mixture: Mixture,
 }
 
-/// A picture at the tokenizer's size, and the hashes of its words.
+/// An image at the tokenizer's size, and the hashes of its words.
 pub(super) struct Drawn {
     pub(super) image: RgbImage,
     pub(super) words: Vec<u32>,
 }
 
-/// The pictures of one size in a batch.
+/// The images of one size in a batch.
 pub(super) struct Group {
     /// `[images, 3, height, width]` in [-1, 1].
     pub(super) pixels: Tensor<4>,
-    /// `[images, words]`, 1 where a picture's text has a word.
+    /// `[images, words]`, 1 where an image's text has a word.
     pub(super) words: Tensor<2>,
-    /// Its share of the batch's pictures.
+    /// Its share of the batch's images.
     pub(super) share: f64,
 }
 
@@ -62,7 +62,7 @@ impl ImageBatches {
         Ok(Self { preprocessor, configs: configs.into(), sources, mixture })
     }
 
-    /// The next `count` pictures.
+    /// The next `count` images.
     ///
     /// # Errors
     /// Those of the data; when too many samples are bad.
@@ -76,7 +76,7 @@ impl ImageBatches {
                 let Some(sample) = source.take(draw.index)? else { return Ok(None) };
                 let words = words(&sample.fields, &config.words);
                 let Some(image) = sample.images.into_iter().next() else {
-                    source.reject(draw.index, format!("{}: no picture", sample.source))?;
+                    source.reject(draw.index, format!("{}: no image", sample.source))?;
                     return Ok(None);
                 };
                 let image = self.preprocessor.resize(&image);
@@ -88,8 +88,8 @@ impl ImageBatches {
         Ok(all)
     }
 
-    /// The next `count` pictures as tensors on `device`, in groups of one size, the sizes in the order of
-    /// their first pictures; words are hashed to `num_words`.
+    /// The next `count` images as tensors on `device`, in groups of one size, the sizes in the order of
+    /// their first images; words are hashed to `num_words`.
     ///
     /// # Errors
     /// As [`Self::next`].
@@ -136,7 +136,7 @@ fn by_size(drawn: Vec<Drawn>) -> Vec<Vec<Drawn>> {
     groups
 }
 
-/// `[drawn, num_words]`: 1 where a picture's text has a word.
+/// `[drawn, num_words]`: 1 where an image's text has a word.
 fn present(drawn: &[Drawn], num_words: usize, device: &Device) -> Tensor<2> {
     let mut present = vec![0.0_f32; drawn.len() * num_words];
     for (drawn, row) in drawn.iter().zip(present.chunks_exact_mut(num_words)) {
@@ -145,16 +145,16 @@ fn present(drawn: &[Drawn], num_words: usize, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(present, [drawn.len(), num_words]), device)
 }
 
-/// A data set whose samples hold a picture each.
+/// A data set whose samples hold an image each.
 fn open(config: &DataConfig) -> Result<Box<dyn Dataset>> {
     data::open_as(&config.path, config.explode.as_deref(), config.group_by.as_deref())
 }
 
-/// The first `count` pictures of a source, at the tokenizer's size.
+/// The first `count` images of a source, at the tokenizer's size.
 ///
 /// # Errors
 /// Those of the data.
-pub(super) fn first_pictures(
+pub(super) fn first_images(
     config: &DataConfig,
     count: usize,
     preprocessor: &PreprocessorConfig,

@@ -8,11 +8,11 @@ use crate::error::Result;
 use crate::report::Metrics;
 use crate::sheet::{Cell, Layout, Section, Tone, sheet};
 
-/// Means over the pictures of `validation`, sets of preprocessed pictures with their names, and a sheet
-/// with `shown` originals and reconstructions of each; neither without pictures.
+/// Means over the images of `validation`, sets of preprocessed images with their names, and a sheet
+/// with `shown` originals and reconstructions of each; neither without images.
 ///
 /// # Errors
-/// When a picture is too small for SSIM.
+/// When an image is too small for SSIM.
 pub(super) fn score(
     tokenizer: &VqTokenizer,
     validation: &[(String, Vec<RgbImage>)],
@@ -47,6 +47,6 @@ pub(super) fn score(
     metrics.push(("codes_used".into(), usage.used_share()));
     metrics.push(("perplexity".into(), usage.perplexity()));
     metrics.push(("dead_codes".into(), usage.dead() as f64));
-    let layout = Layout { columns: 6, picture: 128, ..Layout::default() };
+    let layout = Layout { columns: 6, image: 128, ..Layout::default() };
     Ok((metrics, Some(sheet(&sections, &layout))))
 }

@@ -1,4 +1,4 @@
-//! What one step of an image tokenizer's training gathers from its groups of pictures.
+//! What one step of an image tokenizer's training gathers from its groups of images.
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Int, Tensor};
@@ -8,8 +8,8 @@ use vq_tokenizer::train::{Seen, SemanticHead, VqLoss};
 use super::image_batches::Group;
 use crate::report::Metrics;
 
-/// Weighted sums over the groups of a step. With weights that are the groups' shares of the step's pictures,
-/// loss, terms and gradients are means over pictures. Two terms are of a group as a whole, and their sum is
+/// Weighted sums over the groups of a step. With weights that are the groups' shares of the step's images,
+/// loss, terms and gradients are means over images. Two terms are of a group as a whole, and their sum is
 /// not that of the batch: the entropy of all choices together, and the words' losses, whose means are over
 /// the words of a group.
 pub(super) struct Gathered {

@@ -19,7 +19,7 @@ use vq_tokenizer::{VqModel, VqTokenizer};
 use super::average::Average;
 use super::companion::Companion;
 use super::config::VqRecipe;
-use super::image_batches::{Group, ImageBatches, first_pictures};
+use super::image_batches::{Group, ImageBatches, first_images};
 use super::image_scores::score;
 use super::image_step::Gathered;
 use super::{Optimizer, OptimizerConfig, Stepped, Task, image_dir};
@@ -72,10 +72,11 @@ impl ImageTask {
         let preprocessor = recipe.preprocessor();
         let batches = ImageBatches::new(&recipe.data, recipe.run.seed, preprocessor.clone())?;
         let samples = recipe.run.eval_samples;
-        let pictures = recipe.validation.iter().map(|config| {
-            Ok((config.path.clone(), first_pictures(config, samples, &preprocessor)?))
-        });
-        let validation = pictures.collect::<Result<_>>()?;
+        let images = recipe
+            .validation
+            .iter()
+            .map(|config| Ok((config.path.clone(), first_images(config, samples, &preprocessor)?)));
+        let validation = images.collect::<Result<_>>()?;
         let device = device.clone().autodiff();
         device.seed(recipe.run.seed);
         let mut model = recipe.model.init(&device);
@@ -140,13 +141,13 @@ impl ImageTask {
         Ok(VqTokenizer::new(config, preprocessor, model, self.device.clone().inner()))
     }
 
-    /// The pictures of the next batch.
+    /// The images of the next batch.
     fn groups(&mut self) -> Result<Vec<Group>> {
         let (images, words) = (self.recipe.batch.images, self.recipe.semantic.words);
         self.batches.groups(images, words, &self.device)
     }
 
-    /// Latents to start the codebook from: those of `groups`, and of more pictures until there are a few
+    /// Latents to start the codebook from: those of `groups`, and of more images until there are a few
     /// for each code.
     fn starting_latents(&mut self, groups: &[Group]) -> Result<Vec<Tensor<4>>> {
         const FOR_EACH_CODE: usize = 4;
@@ -235,7 +236,7 @@ impl ImageTask {
         average.replace_rows(CODEBOOK, rows, &values, self.recipe.model.embed_dim);
     }
 
-    /// The critic's own step on groups of pictures and their reconstructions, each with its weight.
+    /// The critic's own step on groups of images and their reconstructions, each with its weight.
     fn teach_critic(&mut self, step: usize, seen: Vec<(Seen, f64)>, lr: f64) -> Result<Metrics> {
         let Some(critic) = &mut self.critic else { return Ok(Metrics::new()) };
         let adversarial = &self.recipe.adversarial;
@@ -262,7 +263,7 @@ fn of_companion(step: usize, whose: &str, norm: f64) -> Error {
 }
 
 impl Task for ImageTask {
-    const UNIT: &'static str = "pictures";
+    const UNIT: &'static str = "images";
 
     /// Another loss begins with the codebook, and one more with the critic.
     fn phase(&self, step: usize) -> usize {
@@ -334,7 +335,7 @@ impl Task for ImageTask {
         Ok(metrics)
     }
 
-    fn picture(&mut self) -> Option<RgbImage> {
+    fn image(&mut self) -> Option<RgbImage> {
         self.shown.take()
     }
 

@@ -173,7 +173,7 @@ impl LanguageTask {
         &self.config
     }
 
-    /// The text of the next batch's documents, as ids turned back into text and picture marks;
+    /// The text of the next batch's documents, as ids turned back into text and image marks;
     /// the stream moves on.
     ///
     /// # Errors
@@ -202,7 +202,7 @@ fn check_vocabulary(config: &ModelConfig, processor: &Processor) -> Result<()> {
     let (rows, ids) = (config.vocab_size, processor.vocabulary().len());
     if rows < ids {
         let message = format!("model.vocab_size is {rows}; allowed: at least the {ids} ids");
-        return Err(Error::Invalid(message));
+        return Err(Error::invalid(message));
     }
     Ok(())
 }
@@ -321,7 +321,7 @@ impl Task for LanguageTask {
         Ok(metrics)
     }
 
-    fn picture(&mut self) -> Option<RgbImage> {
+    fn image(&mut self) -> Option<RgbImage> {
         self.shown.0.take()
     }
 

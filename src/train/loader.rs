@@ -49,7 +49,7 @@ impl Loader {
     /// Those of the data; none comes after one.
     pub fn next_batch(&mut self) -> Result<NextTokenBatch> {
         let begun = Instant::now();
-        let ended = || Error::Invalid("no batch comes after an error of the data".to_owned());
+        let ended = || Error::invalid("no batch comes after an error of the data".to_owned());
         let worker = self.worker.as_ref().ok_or_else(ended)?;
         let (batch, state) = worker.batches.recv().map_err(|_| ended())??;
         self.waited += begun.elapsed();
@@ -72,7 +72,7 @@ impl Loader {
     /// # Errors
     /// When the data or the batch shape have changed since; those of the data.
     pub fn restore(&mut self, state: &StreamState, skip: u64) -> Result<()> {
-        let stopped = || Error::Invalid("the thread that makes batches has failed".to_owned());
+        let stopped = || Error::invalid("the thread that makes batches has failed".to_owned());
         let Worker { batches, thread } = self.worker.take().ok_or_else(stopped)?;
         drop(batches); // the thread ends when nobody listens
         let mut stream = thread.join().map_err(|_| stopped())?;
@@ -95,7 +95,7 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name("batches".to_owned())
             .spawn(move || work(stream, &sender))
-            .map_err(|e| Error::Invalid(format!("no thread for making batches: {e}")))?;
+            .map_err(|e| Error::invalid(format!("no thread for making batches: {e}")))?;
         Ok(Self { batches, thread })
     }
 }

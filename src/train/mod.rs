@@ -27,7 +27,7 @@ mod state;
 use config::image_dir;
 pub use config::{
     AverageConfig, BatchConfig, BpeRecipe, BpeRunConfig, CurriculumConfig, ImageBatchConfig,
-    LanguageRecipe, ModelSizes, PerceptualConfig, PictureShape, PicturesConfig, Recipe, RunConfig,
+    ImageShape, ImagesConfig, LanguageRecipe, ModelSizes, PerceptualConfig, Recipe, RunConfig,
     TokenizerConfig, TokensRecipe, TokensRunConfig, VqRecipe, WarmupConfig,
 };
 pub use documents::{

@@ -74,7 +74,7 @@ impl OptimizerConfig {
     /// [`Error::Invalid`] with the key, its value and the range.
     pub fn validate(&self) -> Result<()> {
         let invalid = |key: &str, value: f64, range: &str| {
-            Err(Error::Invalid(format!("optimizer.{key} is {value}; allowed: {range}")))
+            Err(Error::invalid(format!("optimizer.{key} is {value}; allowed: {range}")))
         };
         if !(self.lr > 0.0 && self.lr.is_finite()) {
             return invalid("lr", self.lr, "above 0");

@@ -39,7 +39,7 @@ fn expand_preset(table: &mut toml::Table, presets: &[(&str, &str)]) -> Result<()
     let Some((_, keys)) = known else {
         let names: Vec<&str> = presets.iter().map(|(name, _)| *name).collect();
         let allowed = if names.is_empty() { "none here".to_owned() } else { names.join(", ") };
-        return Err(Error::Invalid(format!("model.preset is {name}; allowed: {allowed}")));
+        return Err(Error::invalid(format!("model.preset is {name}; allowed: {allowed}")));
     };
     let keys: toml::Table = toml::from_str(keys).expect("presets are valid TOML");
     for (key, value) in keys {
@@ -50,7 +50,7 @@ fn expand_preset(table: &mut toml::Table, presets: &[(&str, &str)]) -> Result<()
 
 /// Sets `a.b.c=value`; a value that is no TOML is taken as a string.
 fn apply(table: &mut toml::Table, override_: &str) -> Result<()> {
-    let malformed = || Error::Invalid(format!("--set {override_}: expected section.key=value"));
+    let malformed = || Error::invalid(format!("--set {override_}: expected section.key=value"));
     let (key, value) = override_.split_once('=').ok_or_else(malformed)?;
     let value = toml::from_str::<toml::Table>(&format!("value = {value}"))
         .ok()

@@ -46,7 +46,7 @@ pub trait Task {
     fn evaluate(&mut self) -> Result<Metrics>;
 
     /// Something to look at from the last evaluation; given once.
-    fn picture(&mut self) -> Option<RgbImage> {
+    fn image(&mut self) -> Option<RgbImage> {
         None
     }
 
@@ -150,7 +150,7 @@ pub(super) struct LoopState {
 ///
 /// Checkpoints go to `<run>/step-NNNNNNN`, the link `<run>/latest` points to the newest and
 /// `<run>/best` to the best by `run.keep_best`; metrics go to `<run>/metrics.jsonl` and
-/// `<run>/tensorboard`, pictures of evaluations to `<run>/samples`, all of it to `<run>/report.html`.
+/// `<run>/tensorboard`, images of evaluations to `<run>/samples`, all of it to `<run>/report.html`.
 ///
 /// # Errors
 /// [`Error::Interrupted`] after a stop was asked for and the state was saved; [`Error::Diverged`];
@@ -304,8 +304,8 @@ impl<T: Task> Loop<'_, T> {
         let begun = Instant::now();
         let evaluation = self.task.evaluate()?;
         self.reporter.metrics(step, "eval", &evaluation)?;
-        if let Some(picture) = self.task.picture() {
-            self.reporter.picture(step, &picture)?;
+        if let Some(image) = self.task.image() {
+            self.reporter.image(step, &image)?;
         }
         let texts = self.task.texts();
         if !texts.is_empty() {

@@ -48,11 +48,11 @@ impl SafetyConfig {
         let deviations = self.spike_deviations;
         if !(deviations >= 0.0 && deviations.is_finite()) {
             let message = format!("safety.spike_deviations is {deviations}; allowed: at least 0");
-            return Err(Error::Invalid(message));
+            return Err(Error::invalid(message));
         }
         if self.spike_patience == 0 {
             let message = "safety.spike_patience is 0; it must be at least 1".to_owned();
-            return Err(Error::Invalid(message));
+            return Err(Error::invalid(message));
         }
         Ok(())
     }

@@ -46,12 +46,12 @@ impl ScheduleConfig {
     pub fn validate(&self) -> Result<()> {
         for (key, value) in [("decay_share", self.decay_share), ("final_share", self.final_share)] {
             if !(0.0..=1.0).contains(&value) {
-                return Err(Error::Invalid(format!("schedule.{key} is {value}; allowed: [0, 1]")));
+                return Err(Error::invalid(format!("schedule.{key} is {value}; allowed: [0, 1]")));
             }
         }
         if self.kind == ScheduleKind::Exponential && self.final_share == 0.0 {
             let message = "schedule.final_share is 0; the exponential schedule needs more than 0";
-            return Err(Error::Invalid(message.to_owned()));
+            return Err(Error::invalid(message.to_owned()));
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ pub(super) struct Showcase {
 impl Showcase {
     /// The first `count` documents of each source of `batches`; `labels` names the sources. A document is
     /// cut before its first target or, where all of it is one, after its first separator or else before
-    /// its first picture.
+    /// its first image.
     pub(super) fn new(
         batches: &[NextTokenBatch],
         labels: &[String],
@@ -61,7 +61,7 @@ impl Showcase {
         Self { documents: cut_ones, config }
     }
 
-    /// Continues every document with `model`; the pictures on a sheet, and the texts.
+    /// Continues every document with `model`; the images on a sheet, and the texts.
     ///
     /// # Errors
     /// When the model fails.
@@ -96,9 +96,9 @@ impl Showcase {
                 generated: text(&answer),
             });
         }
-        let layout = Layout { columns: 6, picture: 160, text_scale: 1, ..Layout::default() };
-        let has_pictures = sections.iter().any(|section| !section.cells.is_empty());
-        Ok((has_pictures.then(|| sheet(&sections, &layout)), texts))
+        let layout = Layout { columns: 6, image: 160, text_scale: 1, ..Layout::default() };
+        let has_images = sections.iter().any(|section| !section.cells.is_empty());
+        Ok((has_images.then(|| sheet(&sections, &layout)), texts))
     }
 }
 
@@ -132,8 +132,8 @@ fn cut(ids: &[u32], mask: &[bool], processor: &Processor) -> usize {
         Some(first) if first > 1 => first,
         _ => {
             let after_separator = ids.iter().position(|id| *id == special.sep).map(|at| at + 1);
-            let picture = || ids.iter().position(|id| *id == special.begin_image);
-            after_separator.or_else(picture).unwrap_or(1).max(1)
+            let image = || ids.iter().position(|id| *id == special.begin_image);
+            after_separator.or_else(image).unwrap_or(1).max(1)
         }
     }
 }
@@ -142,14 +142,14 @@ fn text(segments: &[CodedSegment]) -> String {
     segments.iter().map(ToString::to_string).collect()
 }
 
-/// The pictures of a document, with the texts around them.
+/// The images of a document, with the texts around them.
 fn cells(
     prompt: &[CodedSegment],
     target: &[CodedSegment],
     answer: &[CodedSegment],
     vq: &VqTokenizer,
 ) -> Result<Vec<Cell>> {
-    let picture = |segments: &[CodedSegment]| -> Result<Option<RgbImage>> {
+    let image = |segments: &[CodedSegment]| -> Result<Option<RgbImage>> {
         let codes: Option<Codes> = segments.iter().find_map(|segment| match segment {
             CodedSegment::Image(codes) => Some(codes.clone()),
             _ => None,
@@ -157,15 +157,15 @@ fn cells(
         Ok(codes.map(|codes| vq.decode(&[codes])).transpose()?.map(|mut images| images.remove(0)))
     };
     let mut cells = Vec::new();
-    if let Some(image) = picture(prompt)? {
+    if let Some(image) = image(prompt)? {
         let cell = Cell::new(image).note(Tone::Plain, text(prompt));
         let cell = cell.note(Tone::Plain, format!("model: {}", text(answer)));
         cells.push(cell.note(Tone::Muted, format!("wanted: {}", text(target))));
     }
-    if let Some(image) = picture(target)? {
+    if let Some(image) = image(target)? {
         cells.push(Cell::new(image).note(Tone::Muted, format!("wanted: {}", text(prompt))));
     }
-    if let Some(image) = picture(answer)? {
+    if let Some(image) = image(answer)? {
         cells.push(Cell::new(image).note(Tone::Plain, format!("model: {}", text(prompt))));
     }
     Ok(cells)

@@ -38,7 +38,7 @@ fn docs_train_your_own_runs_as_written() {
     let commands = commands(&document);
     assert!(commands.len() > 12, "{commands:?}");
     for command in commands {
-        // Fewer pictures, too.
+        // Fewer images, too.
         let shorter =
             command.replace("--count 4000", "--count 60").replace("--count 200", "--count 8");
         let line = shorter.replacen(

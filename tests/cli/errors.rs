@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{calumma_in, picture, text, tiny};
+use super::{calumma_in, image, text, tiny};
 use crate::common::{fixture, tiny_checkpoint};
 
 fn empty() -> tempfile::TempDir {
@@ -40,7 +40,7 @@ fn missing_files_are_named() {
     let dir = empty();
     let run = |args: &[&str]| calumma_in(dir.path(), args);
     run(&["caption", tiny(), "no.png"]).fails(3, &["no.png"]);
-    picture(dir.path(), "p.png");
+    image(dir.path(), "p.png");
     run(&["caption", "nowhere", "p.png"]).fails(3, &["nowhere", "no checkpoint"]);
     run(&["vq", "encode", "nowhere", "p.png"]).fails(3, &["nowhere", "no checkpoint"]);
     run(&["train", "no.toml"]).fails(3, &["no.toml"]);
@@ -96,18 +96,18 @@ fn an_unknown_recipe_key_names_the_nearest() {
 }
 
 #[test]
-fn what_is_no_picture_is_refused() {
+fn what_is_no_image_is_refused() {
     let dir = empty();
     std::fs::write(dir.path().join("words.png"), "these are words").unwrap();
     calumma_in(dir.path(), &["caption", tiny(), "words.png"]).fails(3, &["words.png"]);
-    let good = std::fs::read(picture(dir.path(), "good.png")).unwrap();
+    let good = std::fs::read(image(dir.path(), "good.png")).unwrap();
     std::fs::write(dir.path().join("half.png"), &good[..good.len() / 2]).unwrap();
     calumma_in(dir.path(), &["vq", "encode", tiny(), "half.png"]).fails(3, &["half.png"]);
     calumma_in(dir.path(), &["inspect", "words.png"]).fails(3, &["words.png"]);
 }
 
 #[test]
-fn a_picture_too_large_is_refused_before_memory_is_taken() {
+fn an_image_too_large_is_refused_before_memory_is_taken() {
     let dir = empty();
     std::fs::write(dir.path().join("huge.png"), huge_png()).unwrap();
     let outcome = calumma_in(dir.path(), &["caption", tiny(), "huge.png"]);
@@ -115,14 +115,14 @@ fn a_picture_too_large_is_refused_before_memory_is_taken() {
 }
 
 #[test]
-fn more_marks_than_pictures_are_counted() {
+fn more_marks_than_images_are_counted() {
     let dir = empty();
-    let image = picture(dir.path(), "p.png");
+    let image = image(dir.path(), "p.png");
     let outcome = calumma_in(
         dir.path(),
         &["generate", tiny(), "--prompt", "<image> or <image>?", "--image", text(&image)],
     );
-    outcome.fails(3, &["2 <image> marks", "1 picture was"]);
+    outcome.fails(3, &["2 <image> marks", "1 image was"]);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn wrong_usage_is_exit_code_two() {
 #[test]
 fn a_device_that_the_build_lacks_is_exit_code_four() {
     let dir = empty();
-    picture(dir.path(), "p.png");
+    image(dir.path(), "p.png");
     let outcome = calumma_in(dir.path(), &["caption", tiny(), "p.png", "--device", "cuda"]);
     outcome.fails(4, &["this build has no cuda"]);
 }
@@ -198,12 +198,12 @@ fn an_image_tokenizer_is_not_trained_in_bfloat16_on_the_cpu() {
 }
 
 #[test]
-fn samples_without_pictures_stop_an_image_tokenizers_training() {
+fn samples_without_images_stop_an_image_tokenizers_training() {
     let dir = empty();
     std::fs::write(dir.path().join("t.jsonl"), "{\"text\": \"hello\"}\n".repeat(3)).unwrap();
     let recipe = super::training::VQ.replace("scenes:train?count=16&size=32", "t.jsonl");
     std::fs::write(dir.path().join("vq.toml"), recipe).unwrap();
-    calumma_in(dir.path(), &["vq", "train", "vq.toml"]).fails(3, &["t.jsonl", "no picture"]);
+    calumma_in(dir.path(), &["vq", "train", "vq.toml"]).fails(3, &["t.jsonl", "no image"]);
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn what_cannot_draw_says_which_file_to_add_and_how() {
 #[test]
 fn every_bad_sample_is_listed_and_many_are_exit_code_3() {
     let dir = empty();
-    let whole = picture(dir.path(), "whole.png");
+    let whole = image(dir.path(), "whole.png");
     let half = std::fs::read(&whole).unwrap();
     std::fs::write(dir.path().join("half.png"), &half[..half.len() / 2]).unwrap();
     let lines = ["whole.png", "half.png", "none.png", "whole.png"];

@@ -76,7 +76,7 @@ fn recipes_lead_to_a_model_that_draws() {
     let dry = &run(&["train", "lm.toml", "--dry-run"])[0];
     assert_eq!(dry["tokens"], 2 * 2 * 64);
     assert_eq!(dry["parameters"]["embedding"], 512 * 32);
-    assert!(dry["first_batch"][0].as_str().unwrap().contains("[picture 4x4]"), "{dry}");
+    assert!(dry["first_batch"][0].as_str().unwrap().contains("[image 4x4]"), "{dry}");
     assert!(!dir.path().join("runs/lm/latest").exists());
 
     let trained = &run(&["train", "lm.toml"])[0];

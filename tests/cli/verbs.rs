@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use image::GenericImageView;
 use serde_json::json;
 
-use super::{calumma_in, picture, text, tiny};
+use super::{calumma_in, image, text, tiny};
 use crate::common::{Expected, TINY_CONTEXT, TINY_SIDE, fixture};
 
 fn empty() -> tempfile::TempDir {
@@ -17,7 +17,7 @@ fn empty() -> tempfile::TempDir {
 #[test]
 fn json_is_all_that_json_prints() {
     let dir = empty();
-    let (image, tiny) = (picture(dir.path(), "p.png"), tiny());
+    let (image, tiny) = (image(dir.path(), "p.png"), tiny());
     let image = text(&image);
     std::fs::write(dir.path().join("d.jsonl"), "{\"ids\": [0, 5, 6]}\n").unwrap();
     for args in [
@@ -46,7 +46,7 @@ fn json_is_all_that_json_prints() {
 }
 
 #[test]
-fn a_drawn_picture_says_how_it_was_made_and_is_made_again_by_its_seed() {
+fn a_drawn_image_says_how_it_was_made_and_is_made_again_by_its_seed() {
     let dir = empty();
     let draw = |out: &str, seed: &str| {
         let args = ["draw", tiny(), "a r\u{fc}d square", "--out", out, "--seed", seed, "--json"];
@@ -71,7 +71,7 @@ fn a_drawn_picture_says_how_it_was_made_and_is_made_again_by_its_seed() {
 #[test]
 fn generate_gives_as_many_continuations_as_asked_for() {
     let dir = empty();
-    let image = picture(dir.path(), "p.png");
+    let image = image(dir.path(), "p.png");
     let args = [
         "generate",
         tiny(),
@@ -101,13 +101,13 @@ fn generate_gives_as_many_continuations_as_asked_for() {
     let text_only = ["generate", tiny(), "--prompt", "a", "--modality", "text", "--greedy"];
     let outcome = calumma_in(dir.path(), &text_only);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
-    assert!(outcome.stdout.ends_with('\n') && !outcome.stdout.contains("[picture"));
+    assert!(outcome.stdout.ends_with('\n') && !outcome.stdout.contains("[image"));
 }
 
 #[test]
 fn codes_go_out_and_come_back() {
     let dir = empty();
-    let image = picture(dir.path(), "p.png");
+    let image = image(dir.path(), "p.png");
     let vq = Path::new(tiny()).join("vq_tokenizer");
     let encode = |checkpoint: &str| {
         calumma_in(dir.path(), &["vq", "encode", checkpoint, text(&image), "--json"])
@@ -166,9 +166,9 @@ fn scores_equal_the_reference_model() {
 }
 
 #[test]
-fn scores_take_segments_with_pictures() {
+fn scores_take_segments_with_images() {
     let dir = empty();
-    picture(dir.path(), "p.png");
+    image(dir.path(), "p.png");
     let segments =
         json!([{ "type": "text", "text": "a red" }, { "type": "image", "path": "p.png" }]);
     let line = json!({ "segments": segments }).to_string();
@@ -185,7 +185,7 @@ fn scores_take_segments_with_pictures() {
 #[test]
 fn an_export_computes_the_same_and_leaves_training_behind() {
     let dir = empty();
-    let image = picture(dir.path(), "p.png");
+    let image = image(dir.path(), "p.png");
     let export = |dest: &str, dtype: &str| {
         calumma_in(dir.path(), &["export", tiny(), dest, "--dtype", dtype, "--json"]).json();
         std::fs::metadata(dir.path().join(dest).join("model.safetensors")).unwrap().len()
@@ -250,7 +250,7 @@ fn completions_know_the_verbs() {
 #[test]
 fn a_reconstruction_never_takes_the_place_of_its_original() {
     let dir = empty();
-    let image = picture(dir.path(), "p.png");
+    let image = image(dir.path(), "p.png");
     let before = std::fs::read(&image).unwrap();
     let reconstruct = ["vq", "reconstruct", tiny(), "p.png", "--out", ".", "--json"];
     let lines = calumma_in(dir.path(), &reconstruct).json();
@@ -265,7 +265,7 @@ fn a_path_that_is_no_utf8_is_no_panic() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let dir = empty();
-    let image = picture(dir.path(), "p.png");
+    let image = image(dir.path(), "p.png");
     let odd = OsStr::from_bytes(b"caf\xe9.png");
     std::fs::copy(image, dir.path().join(odd)).unwrap();
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_calumma"));
@@ -305,10 +305,9 @@ fn an_image_tokenizer_alone_can_be_exported() {
         std::fs::metadata(dir.path().join(name).join("model.safetensors")).unwrap().len()
     };
     assert!(size("half") < size("whole") * 6 / 10);
-    let picture = picture(dir.path(), "p.png");
-    let encode = |name: &str| {
-        calumma_in(dir.path(), &["vq", "encode", name, text(&picture), "--json"]).json()
-    };
+    let image = image(dir.path(), "p.png");
+    let encode =
+        |name: &str| calumma_in(dir.path(), &["vq", "encode", name, text(&image), "--json"]).json();
     assert_eq!(encode("whole")[0]["codes"].as_array().unwrap().len(), 16);
     assert_eq!(encode("half")[0]["height"], 4);
     export(&["b", "--dtype", "bf16"]).fails(3, &["bf16", "f32, f16"]);

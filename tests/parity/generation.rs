@@ -1,4 +1,4 @@
-//! Greedy continuations: text, text and pictures in turn, pictures alone and from pictures.
+//! Greedy continuations: text, text and images in turn, images alone and from images.
 
 use calumma::checkpoint::Checkpoint;
 use calumma::generate::{
@@ -8,7 +8,7 @@ use calumma::model::ServingModel;
 use calumma::tokenize::{Processor, TokenClass};
 
 use crate::Table;
-use crate::models::picture_ids;
+use crate::models::image_ids;
 use crate::values::{Values, excess, flat};
 
 /// Holds the checkpoint's continuations against those of `values`.
@@ -20,9 +20,9 @@ pub fn check(table: &mut Table, title: &str, values: &Values, checkpoint: Checkp
         let mut rows = values.ids(&format!("{case}.prompt_ids"));
         let pixels = format!("{case}.pixel_values");
         if values.has(&pixels) {
-            // Where there is no image tokenizer its picture cannot be seen.
+            // Where there is no image tokenizer its image cannot be seen.
             let Some(vq) = &vq else { continue };
-            let mut ids = picture_ids(vq, &processor, values.floats(&pixels)).into_iter();
+            let mut ids = image_ids(vq, &processor, values.floats(&pixels)).into_iter();
             let placeholder = processor.vocabulary().special().image_placeholder;
             let places = rows.iter_mut().flatten().filter(|id| Some(**id) == placeholder);
             places.for_each(|id| *id = ids.next().unwrap());
@@ -53,7 +53,7 @@ pub fn check(table: &mut Table, title: &str, values: &Values, checkpoint: Checkp
     }
 }
 
-/// transformers' greedy `generate`: picture ids are hidden, rows may be padded on the left.
+/// transformers' greedy `generate`: image ids are hidden, rows may be padded on the left.
 fn greedy(
     table: &mut Table,
     title: &str,
@@ -100,7 +100,7 @@ fn greedy(
         }
     }
     table.case(&format!("{title} {case} step logits"), || worst);
-    // What was added; the prompt's placeholders are pictures by now.
+    // What was added; the prompt's placeholders are images by now.
     let new = |rows: &[Vec<u32>]| rows.iter().map(|r| r[start..].to_vec()).collect::<Vec<_>>();
     table.exact(&format!("{title} {case} sequences"), || new(&rows) == new(&sequences));
 }

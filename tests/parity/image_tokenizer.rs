@@ -84,7 +84,7 @@ fn decoded(
     });
 }
 
-/// The picture beside the release in `dir`, through the imported image tokenizer and back.
+/// The image beside the release in `dir`, through the imported image tokenizer and back.
 pub fn check_vqgan(table: &mut Table, title: &str, dir: &Path, imported: &Path) {
     let Some(values) = expected(dir) else { return };
     let checkpoint = Checkpoint::open(imported, &device()).unwrap();
@@ -96,15 +96,15 @@ pub fn check_vqgan(table: &mut Table, title: &str, dir: &Path, imported: &Path) 
 fn images(table: &mut Table, dir: &Path, values: &Values) {
     let names = values.names();
     for name in names.iter().filter_map(|name| name.strip_suffix("_uint8_hwc")) {
-        let Some((picture, rule)) = name.rsplit_once('.') else { continue };
-        let path = dir.join(format!("{picture}.png"));
-        // The size of these cases; the picture of 512 is a file of its own.
+        let Some((stem, rule)) = name.rsplit_once('.') else { continue };
+        let path = dir.join(format!("{stem}.png"));
+        // The size of these cases; the image of 512 is a file of its own.
         let side = (values.bytes(&format!("{name}_uint8_hwc")).len() / 3).isqrt();
         let config = match rule {
             "hf" => PreprocessorConfig::hugging_face(side),
             _ => PreprocessorConfig::original(side),
         };
-        table.exact(&format!("images {picture} by the rule {rule}"), || {
+        table.exact(&format!("images {stem} by the rule {rule}"), || {
             let image = config.resize(&to_rgb_by(open_image(&path).unwrap(), config.rule));
             image.into_raw() == values.bytes(&format!("{name}_uint8_hwc"))
         });

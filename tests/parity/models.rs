@@ -82,7 +82,7 @@ pub fn check(table: &mut Table, title: &str, dir: &Path, reference: &Path) {
             let shown = vec![vec![true; rows[0].len()]; rows.len()];
             let (_, logits) = forward(&half.model, &rows, &shown, |_, _| ());
             let want = flat(&values.floats("text_short.logits_bf16"));
-            // The reference hides picture ids behind the lowest number.
+            // The reference hides image ids behind the lowest number.
             let pairs = logits.into_iter().zip(want).filter(|(_, want)| *want > -1e30);
             let (got, want): (Vec<_>, Vec<_>) = pairs.unzip();
             excess(&got, &want, BF16, 0.0)
@@ -131,21 +131,21 @@ fn logits(table: &mut Table, title: &str, case: &str, values: &Values, checkpoin
         });
     }
     if let Some(vq) = checkpoint.vq.as_ref().filter(|_| values.has(&key("pixel_values"))) {
-        table.exact(&format!("{title} {case} picture ids"), || {
-            let ids = picture_ids(vq, &checkpoint.processor, values.floats(&key("pixel_values")));
+        table.exact(&format!("{title} {case} image ids"), || {
+            let ids = image_ids(vq, &checkpoint.processor, values.floats(&key("pixel_values")));
             ids == values.ids(&key("image_token_ids")).concat()
         });
     }
 }
 
-/// The ids that stand for the pictures in `pixels`, one after the other.
-pub fn picture_ids(vq: &VqTokenizer, processor: &Processor, pixels: TensorData) -> Vec<u32> {
+/// The ids that stand for the images in `pixels`, one after the other.
+pub fn image_ids(vq: &VqTokenizer, processor: &Processor, pixels: TensorData) -> Vec<u32> {
     let pixels = Tensor::<4>::from_data(pixels, &device());
     let codes = vq.model().codes(vq.model().latents(pixels)).into_data();
     codes.iter::<u32>().map(|code| processor.vocabulary().image_id(code).unwrap()).collect()
 }
 
-/// The rows of `case` with the pictures' ids in place of the placeholders.
+/// The rows of `case` with the images' ids in place of the placeholders.
 fn inline(values: &Values, case: &str, checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
     let placeholder = checkpoint.processor.vocabulary().special().image_placeholder.unwrap();
     let mut ids = values.ids(&format!("{case}.image_token_ids")).concat().into_iter();

@@ -1,4 +1,4 @@
-//! How well the detector reads pictures, also damaged ones, and that it reads nothing else.
+//! How well the detector reads images, also damaged ones, and that it reads nothing else.
 
 use calumma::data::scenes::detector::background;
 use calumma::data::scenes::{
@@ -23,12 +23,12 @@ fn same(truth: &Object, found: &Object) -> bool {
 }
 
 /// The share of scenes read back exactly, and of objects found.
-fn rates(count: u64, picture: impl Fn(&Scene, u64) -> RgbImage) -> [f64; 2] {
+fn rates(count: u64, image: impl Fn(&Scene, u64) -> RgbImage) -> [f64; 2] {
     let detector = Detector::new();
     let (mut exact, mut objects, mut found) = (0, 0, 0);
     for index in 0..count {
         let scene = scene(index);
-        let read = detector.detect(&picture(&scene, index));
+        let read = detector.detect(&image(&scene, index));
         let seen = |truth: &&Object| read.iter().any(|read| same(truth, &read.object));
         let hits = scene.objects.iter().filter(seen).count();
         objects += scene.objects.len();
@@ -40,33 +40,33 @@ fn rates(count: u64, picture: impl Fn(&Scene, u64) -> RgbImage) -> [f64; 2] {
     rates
 }
 
-fn noisy(picture: &RgbImage, sigma: f32, seed: u64) -> RgbImage {
+fn noisy(image: &RgbImage, sigma: f32, seed: u64) -> RgbImage {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut picture = picture.clone();
-    for channel in picture.iter_mut() {
+    let mut image = image.clone();
+    for channel in image.iter_mut() {
         // The sum of twelve uniform numbers has variance one.
         let normal = (0..12).map(|_| rng.random::<f32>()).sum::<f32>() - 6.0;
         *channel = (f32::from(*channel) + sigma * normal).round().clamp(0.0, 255.0) as u8;
     }
-    picture
+    image
 }
 
-fn jpeg(picture: &RgbImage, quality: u8) -> RgbImage {
+fn jpeg(image: &RgbImage, quality: u8) -> RgbImage {
     let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(picture).unwrap();
+    JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(image).unwrap();
     image::load_from_memory(&bytes).unwrap().to_rgb8()
 }
 
 /// Puts one 8x8 patch of another scene on the same background somewhere else, as a wrongly
 /// generated code does.
-fn with_wrong_patch(picture: &RgbImage, scene: &Scene, index: u64) -> RgbImage {
+fn with_wrong_patch(image: &RgbImage, scene: &Scene, index: u64) -> RgbImage {
     let mut rng = ChaCha8Rng::seed_from_u64(index);
     let mut at = || rng.random_range(0..8u32) * 8;
     let other = Scene { background: scene.background, ..scene_at(Split::Val, 8, index, 1..=4) };
     let patch = crop_imm(&render(&other, 64), at(), at(), 8, 8).to_image();
-    let mut picture = picture.clone();
-    replace(&mut picture, &patch, i64::from(at()), i64::from(at()));
-    picture
+    let mut image = image.clone();
+    replace(&mut image, &patch, i64::from(at()), i64::from(at()));
+    image
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn rendered_scenes_read_back_exactly() {
 }
 
 #[test]
-fn picture_size_does_not_matter() {
+fn image_size_does_not_matter() {
     for size in [48, 100, 256] {
         assert!(rates(60, |scene, _| render(scene, size))[0] >= 0.98, "{size}");
     }
@@ -111,7 +111,7 @@ fn a_wrong_patch_harms_only_what_it_hits() {
 }
 
 #[test]
-fn pictures_without_objects_give_none() {
+fn images_without_objects_give_none() {
     for tint in Background::ALL {
         let empty = blank(tint, 64);
         assert_eq!(detect(&empty), []);
@@ -126,9 +126,9 @@ fn pictures_without_objects_give_none() {
 }
 
 /// Own captions hold of what is read; those of other scenes hold only as often as they happen
-/// to be true of the scene that the picture shows.
+/// to be true of the scene that the image shows.
 #[test]
-fn swapped_pictures_score_at_chance() {
+fn swapped_images_score_at_chance() {
     let set = Scenes::new("scenes:val?count=400&seed=3".parse().unwrap()).unwrap();
     let detector = Detector::new();
     let read: Vec<Vec<Detected>> =

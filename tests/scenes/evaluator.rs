@@ -77,7 +77,7 @@ fn displacement(a: &Value, b: &Value, direction: [i64; 2]) -> i64 {
     (0..2).map(|axis| (at(a)[axis] - at(b)[axis]) * direction[axis]).sum()
 }
 
-/// The thirds of the picture in which the centre lies, as (row, column); an error within two
+/// The thirds of the image in which the centre lies, as (row, column); an error within two
 /// pixels of a border between thirds, where the name would be a matter of taste.
 fn thirds(object: &Value) -> Result<[&'static str; 2], String> {
     let third = |c: i64, names: [&'static str; 3]| match c {
@@ -119,7 +119,7 @@ pub fn caption_error(text: &str, scene: &Value) -> Option<String> {
 }
 
 fn check_caption(text: &str, scene: &Value) -> Result<(), String> {
-    let frames = ["a picture of ", "an image with ", "there is ", "there are "];
+    let frames = ["an image of ", "an image with ", "there is ", "there are "];
     let mut text = frames.iter().find_map(|frame| text.strip_prefix(frame)).unwrap_or(text);
     for tint in TINTS {
         let endings = [format!(" on a {tint} background"), format!(" on {tint}")];
@@ -166,7 +166,7 @@ fn between<'a>(text: &'a str, beginnings: &[&str], endings: &[&str]) -> Option<&
 /// The answer to a question, or why it has none.
 pub fn answer(question: &str, scene: &Value) -> Result<String, String> {
     let text = question.strip_suffix('?').ok_or("no question mark")?;
-    let endings = [" are there", " are in the picture", " can you see"];
+    let endings = [" are there", " are in the image", " can you see"];
     let counted = between(text, &["how many "], &endings);
     if let Some(what) = counted.or(text.strip_prefix("what is the number of ")) {
         return Ok(count(what, scene)?.to_string());
@@ -174,8 +174,8 @@ pub fn answer(question: &str, scene: &Value) -> Result<String, String> {
     if text.ends_with(" background") || text.ends_with(" background have") {
         return Ok(scene["background"].as_str().unwrap().to_owned());
     }
-    let shows = ["is there ", "does the picture show ", "can you see "];
-    if let Some(what) = between(text, &shows, &[" in the picture", ""]) {
+    let shows = ["is there ", "does the image show ", "can you see "];
+    if let Some(what) = between(text, &shows, &[" in the image", ""]) {
         return yes_no(count(what, scene)? > 0);
     }
     numbers(text, scene)
@@ -243,7 +243,7 @@ fn open(text: &str, scene: &Value) -> Judgement {
     if let Some(what) = sized.or(text.strip_prefix("how large is ")) {
         return Some(read(what, "size"));
     }
-    let places = ["where is ", "where in the picture is ", "in which part of the picture is "];
+    let places = ["where is ", "where in the image is ", "in which part of the image is "];
     let what = places.iter().find_map(|beginning| text.strip_prefix(beginning))?;
     Some(the(what, scene).and_then(cell))
 }

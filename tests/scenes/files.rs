@@ -16,8 +16,8 @@ fn image_folders_hold_what_the_data_set_gives() {
         let mut line: serde_json::Map<String, Value> = serde_json::from_str(line).unwrap();
         let file = line.remove("file_name").unwrap();
         assert_eq!(line, set.columns(index));
-        let picture = image::open(dir.join(file.as_str().unwrap())).unwrap().to_rgb8();
-        assert_eq!(picture, render(&set.scene(index), 48));
+        let image = image::open(dir.join(file.as_str().unwrap())).unwrap().to_rgb8();
+        assert_eq!(image, render(&set.scene(index), 48));
     }
     let left: Vec<_> = std::fs::read_dir(root.path()).unwrap().collect();
     assert_eq!(left.len(), 1, "{left:?}");

@@ -32,11 +32,11 @@ pub struct VqConfig {
     pub attn_resolutions: Option<Vec<usize>>,
     /// `vanilla`: attention in the middle block; anything else: none there.
     pub attn_type: String,
-    /// Side of the square pictures the tokenizer was trained on, in pixels.
+    /// Side of the square images the tokenizer was trained on, in pixels.
     pub resolution: usize,
-    /// Channels of an input picture.
+    /// Channels of an input image.
     pub in_channels: usize,
-    /// Channels of a decoded picture.
+    /// Channels of a decoded image.
     pub out_channels: usize,
     /// Channels between the encoder and the 1x1 convolution before the quantizer.
     pub latent_channels: usize,
@@ -50,7 +50,7 @@ pub struct VqConfig {
     pub dropout: f64,
     /// Groups of channels that are normalised together; every width is a multiple of it. The
     /// releases have 32, the value of an absent key. A narrow model needs fewer: with one channel in
-    /// a group the last normalisation takes the mean colour of a picture away.
+    /// a group the last normalisation takes the mean colour of an image away.
     pub norm_groups: usize,
     /// What turns latents into codes.
     #[serde(skip_serializing_if = "QuantizerConfig::is_default")]
@@ -144,7 +144,7 @@ impl VqConfig {
         1 << self.channel_multiplier.len().saturating_sub(1)
     }
 
-    /// Side of the code grid of a picture of [`VqConfig::resolution`].
+    /// Side of the code grid of an image of [`VqConfig::resolution`].
     pub fn grid(&self) -> usize {
         self.resolution / self.downsampling()
     }
@@ -165,7 +165,7 @@ impl VqConfig {
     }
 
     /// Whether residual blocks of level `level` are followed by attention. The side is counted from
-    /// the configured resolution, whatever the size of the actual picture.
+    /// the configured resolution, whatever the size of the actual image.
     pub(crate) fn attends(&self, level: usize) -> bool {
         let side = self.resolution >> level;
         self.attn_resolutions.as_ref().is_some_and(|sides| sides.contains(&side))
@@ -193,17 +193,17 @@ impl VqConfig {
             ("norm_groups", self.norm_groups),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::Invalid(format!("{key} is 0; it must be at least 1")));
+            return Err(Error::invalid(format!("{key} is 0; it must be at least 1")));
         }
         let levels = self.channel_multiplier.len();
         if levels == 0 || levels > 12 {
             let message = format!("channel_multiplier has {levels} levels; allowed: 1 to 12");
-            return Err(Error::Invalid(message));
+            return Err(Error::invalid(message));
         }
         for &multiplier in &self.channel_multiplier {
             let width = multiplier * self.base_channels;
             if width == 0 || !width.is_multiple_of(self.norm_groups) {
-                return Err(Error::Invalid(format!(
+                return Err(Error::invalid(format!(
                     "channel_multiplier {multiplier} times base_channels {} is {width}; every level \
                      must be a positive multiple of norm_groups {} channels",
                     self.base_channels, self.norm_groups
@@ -211,20 +211,20 @@ impl VqConfig {
             }
         }
         if !self.resolution.is_multiple_of(self.downsampling()) {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "resolution {} is not a multiple of {}, the pixels per code of {levels} levels",
                 self.resolution,
                 self.downsampling()
             )));
         }
         if self.double_latent {
-            return Err(Error::Invalid(
+            return Err(Error::invalid(
                 "double_latent is true; a VQ tokenizer quantizes a single latent".to_owned(),
             ));
         }
         if !(0.0..1.0).contains(&self.dropout) {
             let message = format!("dropout is {}; allowed: 0 up to but not 1", self.dropout);
-            return Err(Error::Invalid(message));
+            return Err(Error::invalid(message));
         }
         self.quantizer.validate(self.num_embeddings, self.embed_dim)?;
         Ok(())

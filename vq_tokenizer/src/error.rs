@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 /// The result of a fallible operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// What an error keeps of the error that caused it; [`source`](std::error::Error::source) gives it back.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
 /// Errors of the image tokenizer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -22,12 +25,19 @@ pub enum Error {
     File {
         /// The file at fault.
         path: PathBuf,
-        /// What is wrong, and what is allowed.
+        /// What is wrong, and what is allowed; the text of `source` included.
         message: String,
+        /// The error of the parser or decoder that refused the content.
+        source: Option<Cause>,
     },
-    /// A value outside its allowed range (a configuration field, a picture, a code).
-    #[error("{0}")]
-    Invalid(String),
+    /// A value outside its allowed range (a configuration field, an image, a code).
+    #[error("{message}")]
+    Invalid {
+        /// What is wrong, and what is allowed; the text of `source` included.
+        message: String,
+        /// The error underneath.
+        source: Option<Cause>,
+    },
 }
 
 impl Error {
@@ -36,8 +46,30 @@ impl Error {
         move |source| Self::Io { path: path.to_owned(), source }
     }
 
-    /// An [`Error::File`] for `path`.
+    /// An [`Error::File`] for `path` without a cause.
     pub fn file(path: &Path, message: impl Into<String>) -> Self {
-        Self::File { path: path.to_owned(), message: message.into() }
+        Self::File { path: path.to_owned(), message: message.into(), source: None }
+    }
+
+    /// An [`Error::File`] for `path` that `source` explains; made for `map_err`.
+    pub fn in_file<E: Into<Cause>>(path: &Path) -> impl FnOnce(E) -> Self + '_ {
+        move |source| {
+            let source = source.into();
+            let message = source.to_string();
+            Self::File { path: path.to_owned(), message, source: Some(source) }
+        }
+    }
+
+    /// An [`Error::Invalid`] without a cause.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::Invalid { message: message.into(), source: None }
+    }
+
+    /// An [`Error::Invalid`] that reads `context: source`; made for `map_err`.
+    pub fn because<E: Into<Cause>>(context: impl std::fmt::Display) -> impl FnOnce(E) -> Self {
+        move |source| {
+            let source = source.into();
+            Self::Invalid { message: format!("{context}: {source}"), source: Some(source) }
+        }
     }
 }

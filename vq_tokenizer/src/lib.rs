@@ -24,7 +24,7 @@ pub use quantizer::{EmaState, Estimator, Quantized, Quantizer, QuantizerConfig};
 pub use tiles::Tiles;
 pub use tokenizer::VqTokenizer;
 
-/// The codes of one picture: indices into the codebook, row-major.
+/// The codes of one image: indices into the codebook, row-major.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Codes {
     /// `height * width` codebook indices, row by row.

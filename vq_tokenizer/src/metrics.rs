@@ -1,4 +1,4 @@
-//! How well pictures are reconstructed and how well a codebook is used.
+//! How well images are reconstructed and how well a codebook is used.
 
 use image::RgbImage;
 
@@ -12,7 +12,7 @@ const SIGMA: f64 = 1.5;
 pub(crate) const C1: f64 = 0.0001;
 pub(crate) const C2: f64 = 0.0009;
 
-/// Peak signal-to-noise ratio in dB over all channels; infinite for equal pictures.
+/// Peak signal-to-noise ratio in dB over all channels; infinite for equal images.
 ///
 /// # Errors
 /// [`Error::Invalid`] when the sizes differ or there are no pixels.
@@ -26,7 +26,7 @@ pub fn psnr(a: &RgbImage, b: &RgbImage) -> Result<f64> {
     Ok(10.0 * (255.0 * 255.0 / mean).log10())
 }
 
-/// Structural similarity, 1 for equal pictures: the mean over the three channels.
+/// Structural similarity, 1 for equal images: the mean over the three channels.
 ///
 /// Wang et al. 2004 with an 11-tap Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03 and data range
 /// 1, over positions where the window fits: scikit-image's `structural_similarity` with
@@ -40,13 +40,13 @@ pub fn ssim(a: &RgbImage, b: &RgbImage) -> Result<f64> {
     Ok(sum / 3.0)
 }
 
-/// Width and height of two pictures of one size that the window fits into.
+/// Width and height of two images of one size that the window fits into.
 fn fits_window(a: &RgbImage, b: &RgbImage) -> Result<(usize, usize)> {
     same_size(a, b)?;
     let (width, height) = (a.width() as usize, a.height() as usize);
     if width.min(height) < WINDOW {
-        return Err(Error::Invalid(format!(
-            "a picture of {width}x{height} pixels is too small for SSIM; sides of at least {WINDOW}"
+        return Err(Error::invalid(format!(
+            "an image of {width}x{height} pixels is too small for SSIM; sides of at least {WINDOW}"
         )));
     }
     Ok((width, height))
@@ -60,7 +60,7 @@ fn channel(image: &RgbImage, channel: usize) -> Vec<f64> {
 /// Weights of the scales of multi-scale SSIM, the finest first.
 const SCALES: [f64; 5] = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333];
 
-/// The weights of as many scales as the window fits into a picture of the shorter side `side`, at least
+/// The weights of as many scales as the window fits into an image of the shorter side `side`, at least
 /// one: the published ones where all five fit (they sum to 1.0001), else made to sum to 1.
 pub(crate) fn scale_weights(side: usize) -> Vec<f64> {
     let fits = |scale: &usize| *scale == 0 || side >> scale >= WINDOW;
@@ -72,7 +72,7 @@ pub(crate) fn scale_weights(side: usize) -> Vec<f64> {
     weights.iter().map(|weight| weight / sum).collect()
 }
 
-/// Multi-scale structural similarity, 1 for equal pictures: the mean over the three channels.
+/// Multi-scale structural similarity, 1 for equal images: the mean over the three channels.
 ///
 /// Wang, Simoncelli and Bovik 2003: [`ssim`] at the coarsest scale and its contrast and structure at the
 /// finer ones, each to the power of its weight; from scale to scale 2x2 pixels are averaged. Below 176
@@ -112,8 +112,8 @@ fn halved(values: &[f64], width: usize) -> Vec<f64> {
 
 fn same_size(a: &RgbImage, b: &RgbImage) -> Result<()> {
     if a.dimensions() != b.dimensions() || a.as_raw().is_empty() {
-        return Err(Error::Invalid(format!(
-            "pictures of {}x{} and {}x{} pixels cannot be compared",
+        return Err(Error::invalid(format!(
+            "images of {}x{} and {}x{} pixels cannot be compared",
             a.width(),
             a.height(),
             b.width(),
@@ -225,7 +225,7 @@ impl CodebookUsage {
 mod tests {
     use super::*;
 
-    /// Two pictures that the reference values below were computed on.
+    /// Two images that the reference values below were computed on.
     fn pair() -> (RgbImage, RgbImage) {
         let at = |x: u32, y: u32, c: u32| (x * 7 + y * 13 + c * 29 + x * y % 17 * 5) % 256;
         let image = |noise: u32| {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_pictures_are_perfect() {
+    fn equal_images_are_perfect() {
         let (a, _) = pair();
         assert_eq!(psnr(&a, &a).unwrap(), f64::INFINITY);
         assert!((ssim(&a, &a).unwrap() - 1.0).abs() < 1e-12);
@@ -249,7 +249,7 @@ mod tests {
 
     /// Reference: scikit-image 0.26, `structural_similarity(a / 255, b / 255, channel_axis=2,
     /// data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)` and
-    /// `peak_signal_noise_ratio(a, b)` on the same two pictures.
+    /// `peak_signal_noise_ratio(a, b)` on the same two images.
     #[test]
     fn values_equal_scikit_image() {
         let (a, b) = pair();
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn other_sizes_and_small_pictures_are_refused() {
+    fn other_sizes_and_small_images_are_refused() {
         let (a, small) = (RgbImage::new(12, 12), RgbImage::new(12, 10));
         assert!(psnr(&a, &small).unwrap_err().to_string().contains("12x10"));
         assert!(ssim(&small, &small).unwrap_err().to_string().contains("at least 11"));

@@ -72,7 +72,7 @@ impl VqModel {
         self.quantize.codes(latents)
     }
 
-    /// The picture of `codes`: `[batch, h, w]` to `[batch, 3, H, W]`, not clamped.
+    /// The image of `codes`: `[batch, h, w]` to `[batch, 3, H, W]`, not clamped.
     ///
     /// Every code must be below `num_embeddings`; `VqTokenizer::decode` checks it.
     ///
@@ -82,7 +82,7 @@ impl VqModel {
         self.reconstruct(self.quantize.lookup(codes))
     }
 
-    /// The picture of quantized latents: `[batch, embed, h, w]` to `[batch, 3, H, W]`, not clamped.
+    /// The image of quantized latents: `[batch, embed, h, w]` to `[batch, 3, H, W]`, not clamped.
     ///
     /// # Panics
     /// Without a decoder.
@@ -102,7 +102,7 @@ impl VqModel {
     }
 
     pub(crate) fn whole_decoder(&self) -> &Decoder {
-        self.decoder.as_ref().expect("pictures are asked for only where a decoder is")
+        self.decoder.as_ref().expect("images are asked for only where a decoder is")
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_any_multiple_of_the_factor_pass() {
+    fn images_of_any_multiple_of_the_factor_pass() {
         let device = Device::flex();
         let model = config().init(&device);
         let latents = model.latents(noise([2, 3, 6, 10], &device));

@@ -1,8 +1,8 @@
-//! Pictures larger than memory allows at once: coded and decoded tile by tile, at their own size.
+//! Images larger than memory allows at once: coded and decoded tile by tile, at their own size.
 //!
 //! Each tile is computed with a margin of its surroundings, and only its inner part is kept, so that
-//! borders between tiles hardly show. Attention and normalisation see a tile instead of the picture: codes
-//! near those of the whole, not the same ones. A picture that fits one tile is computed whole.
+//! borders between tiles hardly show. Attention and normalisation see a tile instead of the image: codes
+//! near those of the whole, not the same ones. An image that fits one tile is computed whole.
 
 use std::ops::Range;
 
@@ -64,15 +64,15 @@ impl VqTokenizer {
     /// multiples of the pixels per code.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the picture is smaller than one code or `tiles` are unusable.
+    /// [`Error::Invalid`] when the image is smaller than one code or `tiles` are unusable.
     pub fn encode_tiled(&self, image: &RgbImage, tiles: Tiles) -> Result<Codes> {
         let factor = self.config().downsampling();
         let (side, margin) = self.in_codes(tiles)?;
         let (width, height) = (image.width() as usize, image.height() as usize);
         let (columns, rows) = (width / factor, height / factor);
         if columns == 0 || rows == 0 {
-            return Err(Error::Invalid(format!(
-                "a picture of {width}x{height} pixels; allowed: sides of at least {factor}"
+            return Err(Error::invalid(format!(
+                "an image of {width}x{height} pixels; allowed: sides of at least {factor}"
             )));
         }
         let (left, top) = ((width - columns * factor) / 2, (height - rows * factor) / 2);
@@ -99,7 +99,7 @@ impl VqTokenizer {
         Ok(Codes { ids, height: rows, width: columns })
     }
 
-    /// The picture of `codes`, of any size.
+    /// The image of `codes`, of any size.
     ///
     /// # Errors
     /// As [`VqTokenizer::decode`], without its limit of the sides; when `tiles` are unusable.
@@ -142,7 +142,7 @@ impl VqTokenizer {
         let factor = self.config().downsampling();
         let (side, margin) = (tiles.side / factor, tiles.margin.div_ceil(factor));
         if side <= 2 * margin {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "tiles of {} pixels with margins of {}; more than two margins and {factor} pixels are \
                  needed",
                 tiles.side, tiles.margin
@@ -178,7 +178,7 @@ mod tests {
         VqTokenizer::new(config, PreprocessorConfig::original(16), model, device)
     }
 
-    fn picture(width: u32, height: u32) -> RgbImage {
+    fn image(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
             image::Rgb([(x * 7) as u8, (y * 5) as u8, (x * y) as u8])
         })
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn one_tile_is_the_whole_and_many_give_the_same_size() {
         let tokenizer = tokenizer();
-        let small = picture(16, 16);
+        let small = image(16, 16);
         let whole = tokenizer.encode(std::slice::from_ref(&small)).unwrap().remove(0);
         let tiles = Tiles { side: 16, margin: 4 };
         let codes = tokenizer.encode_tiled(&small, tiles).unwrap();
@@ -213,7 +213,7 @@ mod tests {
         let decoded = tokenizer.decode_tiled(&codes, tiles).unwrap();
         assert_eq!(decoded, tokenizer.decode(&[whole]).unwrap()[0]);
 
-        let large = picture(70, 37);
+        let large = image(70, 37);
         let codes = tokenizer.encode_tiled(&large, tiles).unwrap();
         assert_eq!((codes.height, codes.width), (9, 17));
         let decoded = tokenizer.decode_tiled(&codes, tiles).unwrap();
@@ -228,9 +228,9 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let tokenizer = tokenizer();
         let refused =
-            |tiles| tokenizer.encode_tiled(&picture(30, 30), tiles).unwrap_err().to_string();
+            |tiles| tokenizer.encode_tiled(&image(30, 30), tiles).unwrap_err().to_string();
         assert!(refused(Tiles { side: 16, margin: 8 }).contains("more than two margins"));
-        let tiny = tokenizer.encode_tiled(&picture(3, 30), Tiles::default()).unwrap_err();
+        let tiny = tokenizer.encode_tiled(&image(3, 30), Tiles::default()).unwrap_err();
         assert!(tiny.to_string().contains("sides of at least 4"), "{tiny}");
         let wrong = Codes { ids: vec![50], height: 1, width: 1 };
         assert!(tokenizer.decode_tiled(&wrong, Tiles::default()).is_err());

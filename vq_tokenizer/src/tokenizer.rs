@@ -1,4 +1,4 @@
-//! A trained tokenizer with everything it needs: pictures in, codes out, and back.
+//! A trained tokenizer with everything it needs: images in, codes out, and back.
 
 use std::path::Path;
 
@@ -12,10 +12,10 @@ use crate::model::VqModel;
 use crate::preprocess::{PreprocessorConfig, Rule, to_images};
 use crate::weights::{self, StoredDtype, TensorSource, WeightFiles};
 
-/// Pixels that pass through the network at once: 64 pictures of 64x64, one of 512x512.
+/// Pixels that pass through the network at once: 64 images of 64x64, one of 512x512.
 const PIXELS_AT_ONCE: usize = 1 << 18;
 
-/// What is said where a picture is asked of half a tokenizer.
+/// What is said where an image is asked of half a tokenizer.
 const NO_DECODER: &str = "the image tokenizer has no decoder, so it draws nothing; the original \
     release keeps encoder and decoder in tokenizer/vqgan.ckpt";
 
@@ -86,7 +86,7 @@ impl VqTokenizer {
         Ok(Self::new(config, preprocessor, model, device.clone()))
     }
 
-    /// Whether codes can be turned into pictures.
+    /// Whether codes can be turned into images.
     pub fn has_decoder(&self) -> bool {
         self.model.decoder.is_some()
     }
@@ -100,7 +100,7 @@ impl VqTokenizer {
     }
 
     /// As [`Self::save`], the weights in the number format `dtype`. They are f32 again once loaded;
-    /// a picture near the border between two codes may then get the other one.
+    /// an image near the border between two codes may then get the other one.
     ///
     /// # Errors
     /// As [`Self::save`].
@@ -114,13 +114,13 @@ impl VqTokenizer {
         std::fs::write(&path, bytes).map_err(Error::io(&path))
     }
 
-    /// The codes of each picture, of any size: it is resized and cropped first.
+    /// The codes of each image, of any size: it is resized and cropped first.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when a picture has no pixels.
+    /// [`Error::Invalid`] when an image has no pixels.
     pub fn encode(&self, images: &[RgbImage]) -> Result<Vec<Codes>> {
         if let Some(at) = images.iter().position(|image| image.as_raw().is_empty()) {
-            return Err(Error::Invalid(format!("picture {at} has no pixels")));
+            return Err(Error::invalid(format!("image {at} has no pixels")));
         }
         let size = self.preprocessor.crop_height * self.preprocessor.crop_width;
         let mut codes = Vec::with_capacity(images.len());
@@ -138,7 +138,7 @@ impl VqTokenizer {
         Ok(codes)
     }
 
-    /// The picture of each grid of codes; grids of other sizes than encoding gives are allowed.
+    /// The image of each grid of codes; grids of other sizes than encoding gives are allowed.
     ///
     /// # Errors
     /// [`Error::Invalid`] when a grid is empty, has another number of codes than rows times columns,
@@ -167,7 +167,7 @@ impl VqTokenizer {
         let (height, width) = (codes.height, codes.width);
         let longest = MAX_SIDE / self.config.downsampling();
         if height == 0 || width == 0 || height > longest || width > longest {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "a grid of {height}x{width} codes; allowed: sides of 1 to {longest}"
             )));
         }
@@ -177,7 +177,7 @@ impl VqTokenizer {
     pub(crate) fn check_decoder(&self) -> Result<()> {
         match self.has_decoder() {
             true => Ok(()),
-            false => Err(Error::Invalid(NO_DECODER.to_owned())),
+            false => Err(Error::invalid(NO_DECODER.to_owned())),
         }
     }
 
@@ -185,11 +185,11 @@ impl VqTokenizer {
     pub(crate) fn check_content(&self, codes: &Codes) -> Result<()> {
         let (height, width, len) = (codes.height, codes.width, codes.ids.len());
         if height == 0 || width == 0 || len != height * width {
-            return Err(Error::Invalid(format!("{len} codes for a grid of {height}x{width}")));
+            return Err(Error::invalid(format!("{len} codes for a grid of {height}x{width}")));
         }
         let size = self.config.num_embeddings;
         match codes.ids.iter().find(|id| **id as usize >= size) {
-            Some(id) => Err(Error::Invalid(format!(
+            Some(id) => Err(Error::invalid(format!(
                 "code {id} is not in the codebook; allowed: 0 to {}",
                 size - 1
             ))),
@@ -202,7 +202,7 @@ impl VqTokenizer {
         &self.config
     }
 
-    /// How pictures become pixels.
+    /// How images become pixels.
     pub fn preprocessor(&self) -> &PreprocessorConfig {
         &self.preprocessor
     }
@@ -217,19 +217,19 @@ impl VqTokenizer {
         &self.model
     }
 
-    /// Rows and columns of codes of an encoded picture.
+    /// Rows and columns of codes of an encoded image.
     pub fn grid(&self) -> (usize, usize) {
         let factor = self.config.downsampling();
         (self.preprocessor.crop_height / factor, self.preprocessor.crop_width / factor)
     }
 
-    /// Codes of an encoded picture.
+    /// Codes of an encoded image.
     pub fn codes_per_image(&self) -> usize {
         let (height, width) = self.grid();
         height * width
     }
 
-    /// Side of the pictures that the model was configured for, in pixels.
+    /// Side of the images that the model was configured for, in pixels.
     pub fn resolution(&self) -> usize {
         self.config.resolution
     }
@@ -258,7 +258,7 @@ mod tests {
         VqTokenizer::new(config, PreprocessorConfig::original(16), model, device)
     }
 
-    fn picture(seed: u32) -> RgbImage {
+    fn image(seed: u32) -> RgbImage {
         RgbImage::from_fn(20, 16, |x, y| {
             image::Rgb([(x * 12 + seed * 40) as u8, (y * 15) as u8, (x * y + seed) as u8])
         })
@@ -272,16 +272,16 @@ mod tests {
         let loaded = VqTokenizer::load(dir.path(), &Device::flex()).unwrap();
         assert_eq!(loaded.config(), tokenizer.config());
         assert_eq!(loaded.preprocessor(), tokenizer.preprocessor());
-        let images = [picture(1), picture(2)];
+        let images = [image(1), image(2)];
         let codes = tokenizer.encode(&images).unwrap();
         assert_eq!(loaded.encode(&images).unwrap(), codes);
         assert_eq!(loaded.decode(&codes).unwrap(), tokenizer.decode(&codes).unwrap());
     }
 
     #[test]
-    fn a_picture_encodes_alone_as_in_a_batch() {
+    fn an_image_encodes_alone_as_in_a_batch() {
         let tokenizer = tokenizer();
-        let images: Vec<_> = (0..3).map(picture).collect();
+        let images: Vec<_> = (0..3).map(image).collect();
         let batch = tokenizer.encode(&images).unwrap();
         assert_eq!((batch[0].height, batch[0].width), tokenizer.grid());
         assert_eq!(batch[0].ids.len(), tokenizer.codes_per_image());

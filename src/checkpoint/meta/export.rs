@@ -53,7 +53,7 @@ fn write_parts(files: &WeightFiles, config: &ModelConfig, dir: &Path) -> Result<
         let part = |name: &str| {
             let pair = pairs.iter().find(|pair| pair.meta == name).expect("a name of the table");
             let cut = pair.join.split(&files.stored(&pair.hf)?, parts);
-            let named = |e: Error| Error::Invalid(format!("tensor {}: {e}", pair.hf));
+            let named = |e: Error| Error::invalid(format!("tensor {}: {e}", pair.hf));
             Ok::<_, Error>(cut.map_err(named)?.swap_remove(index))
         };
         let mut infos = Vec::with_capacity(pairs.len());
@@ -61,7 +61,7 @@ fn write_parts(files: &WeightFiles, config: &ModelConfig, dir: &Path) -> Result<
             let (dtype, whole) = files.info(&pair.hf)?;
             let shape = pair.join.part_shape(whole, parts).ok_or_else(|| {
                 let name = &pair.hf;
-                Error::Invalid(format!("tensor {name}: {whole:?} cannot be cut into {parts} parts"))
+                Error::invalid(format!("tensor {name}: {whole:?} cannot be cut into {parts} parts"))
             })?;
             infos.push((pair.meta.clone(), TensorInfo { dtype, shape }));
         }

@@ -21,7 +21,7 @@ use crate::generate::Preset;
 use crate::model::ModelConfig;
 use crate::tokenize::{Processor, TextTokenizer};
 
-/// Codes along each side of a picture, where no image tokenizer says it.
+/// Codes along each side of an image, where no image tokenizer says it.
 const RELEASED_GRID: (usize, usize) = (32, 32);
 
 /// Makes the checkpoint `dest` of the original release's files in `source`: its weights in the format
@@ -52,7 +52,7 @@ pub fn import(source: &Path, dest: &Path, preset: Preset, device: &Device) -> Re
             generation: &generation,
         };
         files.write(dir)?;
-        if preset.sizes_pictures() {
+        if preset.sizes_images() {
             write_json(&dir.join(PROCESSOR), &json!({ IMAGE_FORMAT: SIZED }))?;
         }
         write_joined(parts, config, dir)
@@ -62,11 +62,11 @@ pub fn import(source: &Path, dest: &Path, preset: Preset, device: &Device) -> Re
 fn dtype_of(part: &TorchFile) -> Result<Dtype> {
     const NAME: &str = "output.weight";
     let info = part.tensors().get(NAME);
-    Ok(info.ok_or_else(|| Error::Invalid(format!("the release lacks the tensor {NAME}")))?.dtype)
+    Ok(info.ok_or_else(|| Error::invalid(format!("the release lacks the tensor {NAME}")))?.dtype)
 }
 
 /// Adds the image tokenizer of the original release in `ckpt` to the checkpoint in `dir`, whose own
-/// way of preparing pictures stays; one without decoder is replaced.
+/// way of preparing images stays; one without decoder is replaced.
 ///
 /// # Errors
 /// Those of the files; when `dir` has a whole image tokenizer already, or its vocabulary names another
@@ -106,7 +106,7 @@ fn write_joined(parts: &[TorchFile], config: &ModelConfig, dir: &Path) -> Result
     for pair in &pairs {
         let (dtype, shape) = part_info(&parts[0], &pair.meta, config)?;
         let shape = pair.join.whole_shape(&shape, parts.len()).ok_or_else(|| {
-            Error::Invalid(format!("tensor {}: shape {shape:?} is none of this kind", pair.meta))
+            Error::invalid(format!("tensor {}: shape {shape:?} is none of this kind", pair.meta))
         })?;
         infos.push((pair.hf.clone(), dtype, shape));
     }
@@ -115,7 +115,7 @@ fn write_joined(parts: &[TorchFile], config: &ModelConfig, dir: &Path) -> Result
         let read = |part: &TorchFile| part_of(part, &pair.meta, config);
         let of_parts = parts.iter().map(read).collect::<Result<Vec<_>>>();
         let joined = of_parts.and_then(|of_parts| pair.join.join(&of_parts));
-        let named = |e: Error| vq_tokenizer::Error::Invalid(format!("tensor {}: {e}", pair.meta));
+        let named = |e: Error| vq_tokenizer::Error::invalid(format!("tensor {}: {e}", pair.meta));
         joined.map(|tensor| tensor.bytes).map_err(named)
     })
 }
@@ -148,11 +148,11 @@ fn part_info(part: &TorchFile, name: &str, config: &ModelConfig) -> Result<(Dtyp
     }
     let joined = fused(name, config)
         .and_then(|(joined, rows)| Some((part.tensors().get(&joined)?, rows)))
-        .ok_or_else(|| Error::Invalid(format!("the release lacks the tensor {name}")))?;
+        .ok_or_else(|| Error::invalid(format!("the release lacks the tensor {name}")))?;
     let (info, rows) = joined;
     match info.shape[..] {
         [all, columns] if rows.end <= all => Ok((info.dtype, vec![rows.len(), columns])),
-        _ => Err(Error::Invalid(format!("tensor {name}: {:?} holds no {rows:?}", info.shape))),
+        _ => Err(Error::invalid(format!("tensor {name}: {:?} holds no {rows:?}", info.shape))),
     }
 }
 

@@ -135,13 +135,13 @@ impl Join {
     /// # Errors
     /// When the parts differ in format or shape, or their shape is none for this kind of tensor.
     pub fn join(self, parts: &[StoredTensor]) -> Result<StoredTensor> {
-        let first = parts.first().ok_or_else(|| Error::Invalid("no part".to_owned()))?;
+        let first = parts.first().ok_or_else(|| Error::invalid("no part".to_owned()))?;
         if parts.iter().any(|part| (part.dtype, &part.shape) != (first.dtype, &first.shape)) {
-            return Err(Error::Invalid("its parts differ in format or shape".to_owned()));
+            return Err(Error::invalid("its parts differ in format or shape".to_owned()));
         }
         let shape = self.whole_shape(&first.shape, parts.len()).ok_or_else(|| {
             let (shape, parts) = (&first.shape, parts.len());
-            Error::Invalid(format!("its shape {shape:?} in {parts} parts is none of this kind"))
+            Error::invalid(format!("its shape {shape:?} in {parts} parts is none of this kind"))
         })?;
         let bytes = match self {
             Self::Same => mean(parts)?,
@@ -173,7 +173,7 @@ impl Join {
     pub fn split(self, whole: &StoredTensor, parts: usize) -> Result<Vec<StoredTensor>> {
         let (dtype, shape) = (whole.dtype, &whole.shape);
         let size = bytes_of(dtype)?;
-        let uneven = || Error::Invalid(format!("shape {shape:?} cannot be cut into {parts} parts"));
+        let uneven = || Error::invalid(format!("shape {shape:?} cannot be cut into {parts} parts"));
         let part = |shape: Vec<usize>, bytes: Vec<u8>| StoredTensor { dtype, shape, bytes };
         match (self, shape.as_slice()) {
             (Self::Same, _) => Ok(vec![whole.clone(); parts]),
@@ -209,7 +209,7 @@ impl Join {
                 let of_part = |group: &[u8]| {
                     let row = &group[..head_dim * size];
                     if group.chunks_exact(row.len()).any(|other| other != row) {
-                        return Err(Error::Invalid(format!(
+                        return Err(Error::invalid(format!(
                             "its rows differ within one of {parts} parts; the original layout has one row in each"
                         )));
                     }
@@ -233,7 +233,7 @@ fn mean(parts: &[StoredTensor]) -> Result<Vec<u8>> {
         Dtype::BF16 => StoredDtype::Bf16,
         Dtype::F16 => StoredDtype::F16,
         other => {
-            return Err(Error::Invalid(format!("its parts differ, and {other:?} has no mean")));
+            return Err(Error::invalid(format!("its parts differ, and {other:?} has no mean")));
         }
     };
     let mut sums = vec![0.0_f32; first.shape.iter().product()];
@@ -271,7 +271,7 @@ fn rotary(bytes: &[u8], head_dim: usize, row: usize, to_hugging_face: bool) -> V
 fn bytes_of(dtype: Dtype) -> Result<usize> {
     match dtype.bitsize() {
         bits if bits % 8 == 0 => Ok(bits / 8),
-        _ => Err(Error::Invalid(format!("{dtype:?} values are smaller than a byte"))),
+        _ => Err(Error::invalid(format!("{dtype:?} values are smaller than a byte"))),
     }
 }
 

@@ -84,7 +84,7 @@ impl TensorSource for Weights {
     ) -> vq_tokenizer::Result<Option<TensorData>> {
         let name = format!("{UNDER}{name}");
         let Some(info) = self.file.tensors().get(&name) else { return Ok(None) };
-        let invalid = |e: Error| vq_tokenizer::Error::Invalid(e.to_string());
+        let invalid = |e: Error| vq_tokenizer::Error::invalid(e.to_string());
         let bytes = self.file.read(&name).map_err(invalid)?;
         let stored = StoredTensor { dtype: info.dtype, shape: info.shape.clone(), bytes };
         stored.to_data(dtype).map(Some)

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use self::tasks::{Asking, Captioning, Drawing, Tasks};
 use super::session::{Session, name};
-use super::{open, pictures};
+use super::{images, open};
 
 /// Where the shipped model lies in the repository.
 const SHIPPED: &str = "checkpoints/demo";
@@ -69,7 +69,7 @@ pub fn run(args: &DemoArgs, session: &Session) -> Result<()> {
         captioned(&tasks.captionings, &pipeline, &mut record)?,
         asked(&tasks.askings, &pipeline, &mut record)?,
     ];
-    pictures::save(&args.out, &sheet(&sections, &Layout::default()), None)?;
+    images::save(&args.out, &sheet(&sections, &Layout::default()), None)?;
     let seconds = started.elapsed().as_secs_f64();
     session.line(format_args!("wrote {}; {seconds:.1} s in all", args.out.display()))?;
     session.object(&json!({ "done": record.done, "sheet": name(&args.out), "seconds": seconds }))

@@ -30,9 +30,9 @@ pub struct Drawing {
     pub truth: Option<Caption>,
 }
 
-/// A picture to caption.
+/// An image to caption.
 pub struct Captioning {
-    /// The picture.
+    /// The image.
     pub image: RgbImage,
     /// A true caption.
     pub truth: String,
@@ -40,7 +40,7 @@ pub struct Captioning {
 
 /// A question to answer.
 pub struct Asking {
-    /// The picture.
+    /// The image.
     pub image: RgbImage,
     /// The question.
     pub question: String,
@@ -52,7 +52,7 @@ pub struct Asking {
 pub struct Tasks {
     /// Four sentences.
     pub drawings: Vec<Drawing>,
-    /// Two pictures.
+    /// Two images.
     pub captionings: Vec<Captioning>,
     /// Three questions.
     pub askings: Vec<Asking>,
@@ -74,7 +74,7 @@ struct Own {
 }
 
 impl Tasks {
-    /// The tasks for the checkpoint in `dir`, with pictures of about `side` pixels.
+    /// The tasks for the checkpoint in `dir`, with images of about `side` pixels.
     ///
     /// # Errors
     /// When the checkpoint's own prompts cannot be read.

@@ -20,7 +20,7 @@ const PRINTED_CHARS: usize = 80;
 /// Which data sets, and what counts as overlap.
 #[derive(Args)]
 pub struct ContaminationArgs {
-    /// What was trained on: data sets, or directories of pictures
+    /// What was trained on: data sets, or directories of images
     #[arg(required = true, value_name = "TRAIN")]
     train: Vec<String>,
     /// The evaluation set whose items are looked for
@@ -29,7 +29,7 @@ pub struct ContaminationArgs {
     /// Where contamination.json, items.jsonl and sheet.png go
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Bits of 64 in which the hashes of near pictures differ at most
+    /// Bits of 64 in which the hashes of near images differ at most
     #[arg(
         long,
         value_name = "N",
@@ -85,18 +85,17 @@ pub fn run(args: &ContaminationArgs, session: &Session) -> Result<()> {
 
 fn show(found: &Contamination, session: &Session) -> Result<()> {
     let contents = |what: &str, set: &Contents| {
-        let Contents { name, samples, pictures, texts, .. } = set;
-        session.line(format_args!(
-            "{what} {name}: {samples} samples, {pictures} pictures, {texts} texts"
-        ))
+        let Contents { name, samples, images, texts, .. } = set;
+        session
+            .line(format_args!("{what} {name}: {samples} samples, {images} images, {texts} texts"))
     };
     contents("evaluation", &found.evaluation)?;
     found.train.iter().try_for_each(|set| contents("training  ", set))?;
     let line = |what: &str, Overlap { items, share }: Overlap, of: usize| {
         session.line(format_args!("{what:<26} {items:>7} of {of} items ({:.2} %)", share * 100.0))
     };
-    line("exact pictures", found.exact_pictures, found.items)?;
-    let near = format!("near pictures (<= {} bits)", found.config.distance);
+    line("exact images", found.exact_pictures, found.items)?;
+    let near = format!("near images (<= {} bits)", found.config.distance);
     line(&near, found.near_pictures, found.items)?;
     line("exact texts", found.exact_texts, found.items)?;
     let grams = format!("{}-grams or short texts", found.config.gram);
@@ -107,9 +106,9 @@ fn show(found: &Contamination, session: &Session) -> Result<()> {
         line(&format!("  {name}: exact"), column.exact_texts, column.items)?;
         line(&format!("  {name}: n-grams"), column.ngrams, column.items)?;
     }
-    for twin in found.pictures.iter().take(PRINTED) {
+    for twin in found.images.iter().take(PRINTED) {
         let apart = if twin.exact { "equal".to_owned() } else { format!("{} bits", twin.distance) };
-        session.line(format_args!("picture, {apart}: {} = {}", twin.id, twin.twin_id))?;
+        session.line(format_args!("image, {apart}: {} = {}", twin.id, twin.twin_id))?;
     }
     for twin in found.texts.iter().take(PRINTED) {
         let share = match twin.exact {

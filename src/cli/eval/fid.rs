@@ -1,4 +1,4 @@
-//! `calumma eval fid`: two sets of pictures held against each other.
+//! `calumma eval fid`: two sets of images held against each other.
 
 use std::path::PathBuf;
 
@@ -11,12 +11,12 @@ use serde_json::json;
 use super::{Bar, at_least_one};
 use crate::cli::session::Session;
 
-/// Which pictures.
+/// Which images.
 #[derive(Args)]
 pub struct FidArgs {
-    /// The pictures that others are held against: a data set, or a directory of pictures
+    /// The images that others are held against: a data set, or a directory of images
     real: String,
-    /// Pictures that were drawn: a data set, or a directory of pictures
+    /// Images that were drawn: a data set, or a directory of images
     made: String,
     /// The network's weights: pt_inception-2015-12-05-6726825d.pth of pytorch-fid
     #[arg(long, value_name = "FILE")]
@@ -29,7 +29,7 @@ pub struct FidArgs {
 /// Prints the distance.
 ///
 /// # Errors
-/// Those of the weights, the pictures and the device.
+/// Those of the weights, the images and the device.
 pub fn run(args: &FidArgs, session: &Session) -> Result<()> {
     let device = session.device_in_f32("FID")?;
     let (real, made) = (reconstruction::open(&args.real)?, reconstruction::open(&args.made)?);
@@ -38,9 +38,9 @@ pub fn run(args: &FidArgs, session: &Session) -> Result<()> {
     let all = extent.of(real.len()) + extent.of(made.len());
     let mut bar = Bar::new(Some(all), session);
     let mut read = |set: &dyn Dataset, fid: &mut Fid, real: bool| {
-        calumma::eval::pictures_of(set, extent, &mut |pictures| {
-            bar.add(pictures.len());
-            if real { fid.add_real(pictures) } else { fid.add_made(pictures) }
+        calumma::eval::images_of(set, extent, &mut |images| {
+            bar.add(images.len());
+            if real { fid.add_real(images) } else { fid.add_made(images) }
         })
     };
     let bad =

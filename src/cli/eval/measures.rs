@@ -90,7 +90,7 @@ pub fn evaluation<'a>(
     Evaluation { task, checkpoint, pipeline, generation, out, quiet }
 }
 
-/// Questions about pictures.
+/// Questions about images.
 ///
 /// # Errors
 /// Those of checkpoint, data set and device.
@@ -106,7 +106,7 @@ pub fn vqa(args: &VqaArgs, session: &Session) -> Result<Measured> {
     measured(&task, &args.common, &args.sampling, session)
 }
 
-/// Captions of pictures.
+/// Captions of images.
 ///
 /// # Errors
 /// Those of checkpoint, data set and device.
@@ -123,7 +123,7 @@ pub fn captioning(args: &CaptioningArgs, session: &Session) -> Result<Measured> 
     measured(&task, &args.common, &args.sampling, session)
 }
 
-/// Pictures of captions.
+/// Images of captions.
 ///
 /// # Errors
 /// Those of checkpoint, data set and device.
@@ -136,7 +136,7 @@ pub fn text_to_image(args: &TextToImageArgs, session: &Session) -> Result<Measur
     measured(&task, &args.common, &args.sampling, session)
 }
 
-/// Pictures for another scorer.
+/// Images for another scorer.
 ///
 /// # Errors
 /// Those of checkpoint, data set and device.
@@ -145,7 +145,7 @@ pub fn geneval(args: &GenerationArgs, session: &Session) -> Result<Measured> {
     measured(&task, &args.common, &args.sampling, session)
 }
 
-/// Pictures through the image tokenizer and back.
+/// Images through the image tokenizer and back.
 ///
 /// # Errors
 /// Those of checkpoint, data set and device.
@@ -188,7 +188,7 @@ pub fn loss(args: &LossArgs, session: &Session) -> Result<Measured> {
     }
     if !task.templates.is_empty() || task.explode.is_some() {
         let message = "--template and --explode are for data sets; a recipe has its own";
-        return Err(Error::Invalid(message.to_owned()));
+        return Err(Error::invalid(message.to_owned()));
     }
     make_out(&common.out)?;
     let pipeline = open::pipeline(&common.checkpoint, session)?;

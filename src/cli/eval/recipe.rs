@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use calumma::eval::task::{EvalRecipe, TaskConfig};
-use calumma::files::write_whole;
+use calumma::files::write_atomic;
 use calumma::train::read_recipe;
 use calumma::{Error, Result};
 use clap::Args;
@@ -38,7 +38,7 @@ pub fn run(args: &RunArgs, session: &Session) -> Result<()> {
     if let Some(name) = args.only.iter().find(unknown) {
         let names: Vec<&str> = recipe.task.iter().map(|task| task.label()).collect();
         let names = names.join(", ");
-        return Err(Error::Invalid(format!("--only {name}: the recipe's tasks are {names}")));
+        return Err(Error::invalid(format!("--only {name}: the recipe's tasks are {names}")));
     }
     let checkpoint = &recipe.run.checkpoint;
     let pipeline = open::pipeline(checkpoint, session)?;
@@ -48,7 +48,7 @@ pub fn run(args: &RunArgs, session: &Session) -> Result<()> {
     };
     // A mistake in the last task is told before the first is measured.
     for task in recipe.task.iter().filter(|task| wanted(task)) {
-        let in_task = |e: Error| Error::Invalid(format!("task {}: {e}", task.label()));
+        let in_task = |e: Error| Error::invalid(format!("task {}: {e}", task.label()));
         task.check().map_err(in_task)?;
         task.generation(pipeline.generation(), session.seed()).map_err(in_task)?;
     }
@@ -79,7 +79,7 @@ pub fn run(args: &RunArgs, session: &Session) -> Result<()> {
         };
         let Some(results) = results else { continue };
         table += &rows(task.label(), &results);
-        write_whole(&path, table.as_bytes())?;
+        write_atomic(&path, table.as_bytes())?;
         objects.extend(wanted(task).then_some(results));
     }
     session.note(format_args!("all scores in {}", path.display()));

@@ -60,7 +60,7 @@ fn image_tokenizer(dir: &Path, json: &Value, manifest: &str, session: &Session) 
     let any_aspect = rule.exists() && PreprocessorConfig::load(&rule)?.rule == Rule::Flexible;
     let shape = if any_aspect { ", or about as many of any aspect" } else { "" };
     session.line(format_args!(
-        "  pictures   {side}x{side} pixels as {grid}x{grid} codes of {codes}{shape}"
+        "  images   {side}x{side} pixels as {grid}x{grid} codes of {codes}{shape}"
     ))?;
     parameters(&tensors, session)?;
     session.line(format_args!("  files      {manifest}"))?;
@@ -162,9 +162,9 @@ impl Contents<'_> {
         let sees = !of_vq.is_empty();
         let draws = of_vq.iter().any(|tensor| tensor.name.contains("decoder."));
         let modalities = match (sees, draws) {
-            (true, true) => "text and pictures, in and out",
+            (true, true) => "text and images, in and out",
             (true, false) => {
-                "text in and out, pictures in; `import --vqgan` adds the decoder that draws"
+                "text in and out, images in; `import --vqgan` adds the decoder that draws"
             }
             (false, _) => "text only: there is no image tokenizer",
         };
@@ -173,7 +173,7 @@ impl Contents<'_> {
         session.line(format_args!("  modalities {modalities}"))?;
         session.line(sizes_in_words(config))?;
         let (ids, codes) = (self.vocabulary.len(), self.vocabulary.num_codes());
-        session.line(format_args!("  vocabulary {ids} ids, {codes} of them picture codes"))?;
+        session.line(format_args!("  vocabulary {ids} ids, {codes} of them image codes"))?;
         parameters(of_model, session)?;
         if sees {
             session.line("  and of the image tokenizer")?;

@@ -12,13 +12,13 @@ use calumma::{Error, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::pictures;
+use super::images;
 use super::session::{Session, name};
 
 /// What to look into.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// A checkpoint or original release, a run, token shards, a recipe (.toml), a generated picture (.png) or a
+    /// A checkpoint or original release, a run, token shards, a recipe (.toml), a generated image (.png) or a
     /// .safetensors file
     path: PathBuf,
 }
@@ -39,7 +39,7 @@ pub fn run(args: &InspectArgs, session: &Session) -> Result<()> {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     match extension.as_str() {
         "toml" => recipe::show(path, session),
-        "png" => picture(path, session),
+        "png" => image(path, session),
         "safetensors" => tensors::show(path, session),
         _ => Err(Error::file(
             path,
@@ -60,8 +60,8 @@ fn directory(path: &Path, session: &Session) -> Result<()> {
     }
 }
 
-fn picture(path: &Path, session: &Session) -> Result<()> {
-    let (width, height, made_by) = pictures::read_metadata(path)?;
+fn image(path: &Path, session: &Session) -> Result<()> {
+    let (width, height, made_by) = images::read_metadata(path)?;
     session.line(format_args!("{}: PNG of {width}x{height} pixels", path.display()))?;
     match &made_by {
         Value::Object(made_by) => {
@@ -73,7 +73,7 @@ fn picture(path: &Path, session: &Session) -> Result<()> {
         _ => session.line("  no note on how it was made")?,
     }
     session.object(&json!({
-        "kind": "picture",
+        "kind": "image",
         "path": name(path),
         "width": width,
         "height": height,

@@ -1,4 +1,4 @@
-//! COCO captions: a list of pictures and a list of captions that name their picture by id.
+//! COCO captions: a list of images and a list of captions that name their image by id.
 //!
 //! Layout: `captions_{train,val}{2014,2017}.json`, <https://cocodataset.org/#format-data>. The file of a
 //! test split (`image_info_test2014.json`) has no captions.
@@ -31,17 +31,17 @@ struct Annotation {
     caption: Box<str>,
 }
 
-/// A picture and, outside of test splits, what people wrote about it.
+/// An image and, outside of test splits, what people wrote about it.
 pub(super) struct Captioned {
     pub image_id: u64,
     pub file_name: Box<str>,
     pub captions: Vec<Box<str>>,
 }
 
-/// The pictures in the file at `path`, each with its captions in the order of the file.
+/// The images in the file at `path`, each with its captions in the order of the file.
 ///
 /// # Errors
-/// When it is not of the format, an id occurs twice, a caption has no picture or a picture no caption.
+/// When it is not of the format, an id occurs twice, a caption has no image or an image no caption.
 pub(super) fn read(path: &Path) -> Result<Vec<Captioned>> {
     let Captions { images, annotations } = read::json(path)?;
     let ids = images.iter().map(|image| image.id);
@@ -80,7 +80,7 @@ impl Record for Captioned {
         fields
     }
 
-    fn picture(&self) -> Option<String> {
+    fn image(&self) -> Option<String> {
         Some(self.file_name.clone().into())
     }
 }

@@ -1,7 +1,7 @@
-//! GenEval: prompts for text-to-image models, with the objects that a picture must show.
+//! GenEval: prompts for text-to-image models, with the objects that an image must show.
 //!
 //! Layout: `prompts/evaluation_metadata.jsonl` of <https://github.com/djghosh13/geneval>, 553 lines. The
-//! scorer wants each line back as the `metadata.jsonl` of its pictures, so it is kept whole.
+//! scorer wants each line back as the `metadata.jsonl` of its images, so it is kept whole.
 
 use std::path::Path;
 
@@ -63,7 +63,7 @@ impl Record for Prompt {
         ])
     }
 
-    fn picture(&self) -> Option<String> {
+    fn image(&self) -> Option<String> {
         None
     }
 }

@@ -1,4 +1,4 @@
-//! GQA: one JSON object whose keys are the questions' ids, Visual Genome's pictures by id.
+//! GQA: one JSON object whose keys are the questions' ids, Visual Genome's images by id.
 //!
 //! Layout: <https://cs.stanford.edu/people/dorarad/gqa/download.html>. The test, challenge and
 //! submission splits have no answers.
@@ -108,7 +108,7 @@ impl Record for Asked {
         fields
     }
 
-    fn picture(&self) -> Option<String> {
+    fn image(&self) -> Option<String> {
         Some(format!("{}.jpg", self.question.image_id))
     }
 }

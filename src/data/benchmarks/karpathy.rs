@@ -1,7 +1,7 @@
 //! Karpathy's splits of COCO, Flickr30k and Flickr8k: the convention for scores of captions.
 //!
 //! Layout: `dataset_{coco,flickr30k,flickr8k}.json` of
-//! <https://cs.stanford.edu/people/karpathy/deepimagesent/>. COCO's pictures are in the directory
+//! <https://cs.stanford.edu/people/karpathy/deepimagesent/>. COCO's images are in the directory
 //! `filepath` (`val2014`) and have COCO's id as `cocoid`; what the field trains on is `train,restval`.
 
 use std::path::Path;
@@ -56,17 +56,17 @@ impl Split {
             let known = Self::ALL.into_iter().find(|(_, known)| *known == name);
             known.map(|(split, _)| split).ok_or_else(|| {
                 let names = Self::ALL.map(|(_, name)| name);
-                Error::Invalid(format!("karpathy: {}", unknown("split", name, &names)))
+                Error::invalid(format!("karpathy: {}", unknown("split", name, &names)))
             })
         };
         text.split(',').map(split).collect()
     }
 }
 
-/// The pictures of those splits (a comma list) in the file at `path`.
+/// The images of those splits (a comma list) in the file at `path`.
 ///
 /// # Errors
-/// When it is not of the format, an id occurs twice, a picture has no sentence, or no picture is of
+/// When it is not of the format, an id occurs twice, an image has no sentence, or no image is of
 /// the splits.
 pub(super) fn read(path: &Path, splits: &str) -> Result<Vec<Captioned>> {
     let wanted = Split::list(splits)?;
@@ -87,7 +87,7 @@ pub(super) fn read(path: &Path, splits: &str) -> Result<Vec<Captioned>> {
         captioned.push(Captioned { image_id, file_name, captions });
     }
     match captioned.is_empty() {
-        true => Err(Error::file(path, format!("holds no picture of split {splits}"))),
+        true => Err(Error::file(path, format!("holds no image of split {splits}"))),
         false => Ok(captioned),
     }
 }

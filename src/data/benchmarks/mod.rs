@@ -2,7 +2,7 @@
 //! `vqav2:questions=Q.json&annotations=A.json&images=DIR`.
 //!
 //! The annotation files are read once, when the data set is opened; what is wrong in them is an error
-//! with file, line and field. Pictures are read with their samples: one that is missing or broken is
+//! with file, line and field. Images are read with their samples: one that is missing or broken is
 //! an error of its sample alone.
 
 mod coco;
@@ -24,7 +24,7 @@ use serde_json::Value;
 use spec::Kind;
 pub(super) use spec::Spec;
 
-use super::{Dataset, Fields, Sample, files, in_range, item_error, picture};
+use super::{Dataset, Fields, Sample, files, image, in_range, item_error};
 use crate::{Error, Result};
 
 /// One entry of a benchmark, as its format holds it.
@@ -35,8 +35,8 @@ trait Record: Send + Sync {
     /// Its columns.
     fn fields(&self) -> Fields;
 
-    /// The file of its picture below the directory of pictures; `None` where the benchmark has none.
-    fn picture(&self) -> Option<String>;
+    /// The file of its image below the directory of images; `None` where the benchmark has none.
+    fn image(&self) -> Option<String>;
 }
 
 /// The most frequent of several people's answers; among equals the first.
@@ -98,7 +98,7 @@ fn benchmark<R: Record + 'static>(
     if spec.optional_path("images").is_some()
         && !std::fs::metadata(images).map_err(Error::io(images))?.is_dir()
     {
-        return Err(Error::file(images, "images must be a directory of pictures"));
+        return Err(Error::file(images, "images must be a directory of images"));
     }
     Ok(Box::new(Benchmark {
         name: spec.text().to_owned(),
@@ -109,13 +109,13 @@ fn benchmark<R: Record + 'static>(
 }
 
 impl<R: Record> Benchmark<R> {
-    fn picture(&self, label: &str, name: &str) -> Result<RgbImage> {
+    fn image(&self, label: &str, name: &str) -> Result<RgbImage> {
         let error = |message: String| item_error(&self.file, label, message);
         let path = files::inside(&self.images, name).map_err(error)?;
         let bytes =
-            files::read(&path).map_err(|e| error(format!("picture {}: {e}", path.display())))?;
-        let origin = format!("{}: {label}: picture {}", self.file.display(), path.display());
-        picture::decode(&bytes, &origin)
+            files::read(&path).map_err(|e| error(format!("image {}: {e}", path.display())))?;
+        let origin = format!("{}: {label}: image {}", self.file.display(), path.display());
+        image::decode(&bytes, &origin)
     }
 }
 
@@ -128,8 +128,8 @@ impl<R: Record> Dataset for Benchmark<R> {
         in_range(self, index)?;
         let record = &self.records[index];
         let label = record.label();
-        let images = match record.picture() {
-            Some(name) => vec![self.picture(&label, &name)?],
+        let images = match record.image() {
+            Some(name) => vec![self.image(&label, &name)?],
             None => Vec::new(),
         };
         let source = format!("{}: {label}", self.file.display());
@@ -159,7 +159,7 @@ mod tests {
     use crate::data::fingerprint;
 
     #[test]
-    fn the_fingerprint_covers_annotations_and_pictures() {
+    fn the_fingerprint_covers_annotations_and_images() {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path().display();
         let spec = format!("karpathy:annotations={at}/a.json&images={at}/i&split=test");

@@ -1,4 +1,4 @@
-//! POPE: yes-or-no questions about objects that are, or are not, in a picture.
+//! POPE: yes-or-no questions about objects that are, or are not, in an image.
 //!
 //! Layout: `output/*/*_pope_*.json` of <https://github.com/AoiDragon/POPE>: JSON lines for COCO, a JSON
 //! list for the other data sets.
@@ -53,7 +53,7 @@ impl Record for Question {
         ])
     }
 
-    fn picture(&self) -> Option<String> {
+    fn image(&self) -> Option<String> {
         Some(self.image.clone().into())
     }
 }

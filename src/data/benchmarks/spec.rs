@@ -79,7 +79,7 @@ impl<'a> Spec<'a> {
                 return Ok(None);
             }
             let unknown = unknown("kind", name, &Kind::ALL.map(Kind::name));
-            return Err(Error::Invalid(format!("data set {text:?}: {unknown}")));
+            return Err(Error::invalid(format!("data set {text:?}: {unknown}")));
         };
         let mut spec = Self { text, kind, values: Vec::new() };
         rest.split('&').filter(|pair| !pair.is_empty()).try_for_each(|pair| spec.add(pair))?;
@@ -110,7 +110,7 @@ impl<'a> Spec<'a> {
     }
 
     fn error(&self, message: String) -> Error {
-        Error::Invalid(format!("{}: {message}", self.kind.name()))
+        Error::invalid(format!("{}: {message}", self.kind.name()))
     }
 
     fn find(&self, key: &str) -> Option<&'a str> {

@@ -1,4 +1,4 @@
-//! TextVQA: questions about text in pictures of Open Images, ten answers to each.
+//! TextVQA: questions about text in images of Open Images, ten answers to each.
 //!
 //! Layout: `TextVQA_0.5.1_{train,val,test}.json` of <https://textvqa.org/dataset/>. The test split
 //! has no answers.
@@ -63,7 +63,7 @@ impl Record for Question {
         fields
     }
 
-    fn picture(&self) -> Option<String> {
+    fn image(&self) -> Option<String> {
         Some(format!("{}.jpg", self.image_id))
     }
 }

@@ -1,7 +1,7 @@
-//! VQA v2: a file of questions, a file of annotations with ten answers to each, COCO's pictures.
+//! VQA v2: a file of questions, a file of annotations with ten answers to each, COCO's images.
 //!
 //! Layout: <https://visualqa.org/download.html> and `PythonHelperTools/vqaTools/vqa.py` of
-//! <https://github.com/GT-Vision-Lab/VQA>; version 1 and OK-VQA have it too. A picture is
+//! <https://github.com/GT-Vision-Lab/VQA>; version 1 and OK-VQA have it too. An image is
 //! `COCO_<data_subtype>_<image_id in 12 digits>.jpg`, as in that repository's `vqaDemo.py`.
 
 use std::path::Path;
@@ -52,7 +52,7 @@ struct Answer {
 pub(super) struct Asked {
     question: Question,
     annotation: Option<Annotation>,
-    /// The part of COCO that the pictures are from.
+    /// The part of COCO that the images are from.
     subtype: Arc<str>,
 }
 
@@ -95,7 +95,7 @@ pub(super) fn read(path: &Path, annotations: Option<&Path>) -> Result<Vec<Asked>
             return Err(Error::file(file, message));
         }
     }
-    // The questions of test-dev are a part of test2015, and so named their pictures.
+    // The questions of test-dev are a part of test2015, and so named their images.
     let subtype = match data_subtype.as_str() {
         "test-dev2015" => "test2015",
         other => other,
@@ -132,7 +132,7 @@ impl Record for Asked {
         fields
     }
 
-    fn picture(&self) -> Option<String> {
+    fn image(&self) -> Option<String> {
         Some(format!("COCO_{}_{:012}.jpg", self.subtype, self.question.image_id))
     }
 }

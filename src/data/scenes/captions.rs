@@ -1,6 +1,6 @@
 //! Sentences about a scene, every one true of it.
 //!
-//! A caption accounts for every object, so that it also serves as a prompt: a picture drawn
+//! A caption accounts for every object, so that it also serves as a prompt: an image drawn
 //! from it need show nothing else.
 
 use super::describe::{Kind, Place, Relation};

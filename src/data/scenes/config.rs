@@ -24,7 +24,7 @@ pub struct ScenesConfig {
     pub seed: u64,
     /// How many scenes, at least 1.
     pub count: usize,
-    /// The edge of the square pictures in pixels, 32 to 1024.
+    /// The edge of the square images in pixels, 32 to 1024.
     pub size: u32,
     /// The fewest objects in a scene, 1 to 4.
     pub min_objects: usize,
@@ -86,7 +86,7 @@ impl ScenesConfig {
 }
 
 fn invalid<T>(message: String) -> Result<T> {
-    Err(Error::Invalid(format!("scenes: {message}")))
+    Err(Error::invalid(format!("scenes: {message}")))
 }
 
 fn number<T: FromStr>(key: &str, value: &str) -> Result<T> {

@@ -77,7 +77,7 @@ impl Kind {
     }
 }
 
-/// The vertical third of the picture in which a centre lies.
+/// The vertical third of the image in which a centre lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say all there is to say")]
@@ -111,7 +111,7 @@ impl Column {
     }
 }
 
-/// The horizontal third of the picture in which a centre lies.
+/// The horizontal third of the image in which a centre lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names say all there is to say")]
@@ -144,7 +144,7 @@ impl Row {
     }
 }
 
-/// A part of the picture: one of nine cells, a whole column or a whole row.
+/// A part of the image: one of nine cells, a whole column or a whole row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// The column asked for, any if absent.

@@ -1,6 +1,6 @@
-//! Reads a rendered or generated picture back into objects.
+//! Reads a rendered or generated image back into objects.
 //!
-//! Background from the picture's rim, foreground by colour distance, connected components,
+//! Background from the image's rim, foreground by colour distance, connected components,
 //! colour by the median of a component's core, shape and extent by matching soft masks with
 //! rendered templates. Nothing but pixels goes in.
 //!
@@ -45,23 +45,23 @@ const COLOR_RANGE: f32 = 190.0;
 pub struct Detected {
     /// What it looks like and where its centre lies.
     pub object: Object,
-    /// How well the picture agrees with that reading, 0 to 1: overlap with the ideal shape,
+    /// How well the image agrees with that reading, 0 to 1: overlap with the ideal shape,
     /// less for a colour off the palette.
     pub confidence: f32,
 }
 
-/// Reads one picture; see [`Detector::detect`]. Make a [`Detector`] to read many.
-pub fn detect(picture: &RgbImage) -> Vec<Detected> {
-    Detector::new().detect(picture)
+/// Reads one image; see [`Detector::detect`]. Make a [`Detector`] to read many.
+pub fn detect(image: &RgbImage) -> Vec<Detected> {
+    Detector::new().detect(image)
 }
 
-/// The nearest background tint to the picture's rim.
-pub fn background(picture: &RgbImage) -> Background {
-    let tint = Canvas::new(picture).background();
+/// The nearest background tint to the image's rim.
+pub fn background(image: &RgbImage) -> Background {
+    let tint = Canvas::new(image).background();
     least(&Background::ALL, |one| distance(tint, one.rgb().map(f32::from))).0
 }
 
-/// The ideal masks of all shapes at all extents and softnesses, made once for many pictures.
+/// The ideal masks of all shapes at all extents and softnesses, made once for many images.
 #[derive(Clone, Debug)]
 pub struct Detector {
     /// By extent, from the least.
@@ -90,10 +90,10 @@ impl Detector {
         Self { templates: EXTENTS.map(templates).collect() }
     }
 
-    /// The objects in the picture, best first. The picture should be square; any size will
+    /// The objects in the image, best first. The image should be square; any size will
     /// do, it is read at 64x64.
-    pub fn detect(&self, picture: &RgbImage) -> Vec<Detected> {
-        let canvas = Canvas::new(picture);
+    pub fn detect(&self, image: &RgbImage) -> Vec<Detected> {
+        let canvas = Canvas::new(image);
         let components = canvas.components();
         let mut found: Vec<_> =
             components.iter().flat_map(|component| self.read_parts(&canvas, component)).collect();

@@ -45,8 +45,8 @@ fn write_files(scenes: &Scenes, dir: &Path) -> Result<()> {
     let write_one = |index: usize| {
         let file_name = format!("{index:0digits$}.png");
         let path = dir.join(&file_name);
-        let picture = render(&scenes.scene(index), config.size);
-        picture.save(&path).map_err(|error| Error::file(&path, error.to_string()))?;
+        let image = render(&scenes.scene(index), config.size);
+        image.save(&path).map_err(|error| Error::file(&path, error.to_string()))?;
         let mut line = serde_json::Map::new();
         line.insert("file_name".to_owned(), Value::String(file_name));
         line.extend(scenes.columns(index));

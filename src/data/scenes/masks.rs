@@ -5,7 +5,7 @@ use image::RgbImage;
 use image::imageops::{FilterType, resize};
 use std::borrow::Cow;
 
-/// Pixels along each edge at which pictures are read.
+/// Pixels along each edge at which images are read.
 pub(super) const EDGE: usize = UNITS as usize;
 
 /// Colours nearer to the background than this are background: half the distance from the
@@ -36,19 +36,19 @@ pub(super) fn distance(a: [f32; 3], b: [f32; 3]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
 }
 
-/// A picture at [`EDGE`] by [`EDGE`] pixels with its background.
+/// An image at [`EDGE`] by [`EDGE`] pixels with its background.
 pub(super) struct Canvas {
     pixels: Vec<[f32; 3]>,
     background: [f32; 3],
 }
 
 impl Canvas {
-    pub(super) fn new(picture: &RgbImage) -> Self {
+    pub(super) fn new(image: &RgbImage) -> Self {
         let edge = EDGE as u32;
-        let fitting = if picture.dimensions() == (edge, edge) {
-            Cow::Borrowed(picture)
+        let fitting = if image.dimensions() == (edge, edge) {
+            Cow::Borrowed(image)
         } else {
-            Cow::Owned(resize(picture, edge, edge, FilterType::Triangle))
+            Cow::Owned(resize(image, edge, edge, FilterType::Triangle))
         };
         let pixels: Vec<_> = fitting.pixels().map(|pixel| pixel.0.map(f32::from)).collect();
         let rim = |i: usize| [i % EDGE, i / EDGE].iter().any(|&at| !(2..EDGE - 2).contains(&at));

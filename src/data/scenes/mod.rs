@@ -1,8 +1,8 @@
 //! Scenes: a procedural data set without end, with its captions, questions and ground truth.
 //!
-//! Item `i` of a set is a pure function of seed, split and `i`. Pictures show one to four
-//! flat-coloured objects on a light background; [`detector`] reads a picture back into objects
-//! and [`score`] holds them against a caption, so that generated pictures can be scored
+//! Item `i` of a set is a pure function of seed, split and `i`. Images show one to four
+//! flat-coloured objects on a light background; [`detector`] reads an image back into objects
+//! and [`score`] holds them against a caption, so that generated images can be scored
 //! without a trained judge.
 //!
 //! ```

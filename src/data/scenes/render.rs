@@ -27,25 +27,25 @@ const STAR: [[f32; 2]; 10] = [
     [-0.290_48, -0.314_81],
 ];
 
-/// The scene as a picture of `size` by `size` pixels.
+/// The scene as an image of `size` by `size` pixels.
 pub fn render(scene: &Scene, size: u32) -> RgbImage {
-    let mut picture = RgbImage::from_pixel(size, size, Rgb(scene.background.rgb()));
+    let mut image = RgbImage::from_pixel(size, size, Rgb(scene.background.rgb()));
     for object in &scene.objects {
-        draw(&mut picture, object);
+        draw(&mut image, object);
     }
-    picture
+    image
 }
 
-/// A picture of `size` by `size` pixels with the background alone.
+/// An image of `size` by `size` pixels with the background alone.
 pub fn blank(background: Background, size: u32) -> RgbImage {
     RgbImage::from_pixel(size, size, Rgb(background.rgb()))
 }
 
-fn draw(picture: &mut RgbImage, object: &Object) {
-    let scale = picture.width() as f32 / f32::from(UNITS);
+fn draw(image: &mut RgbImage, object: &Object) {
+    let scale = image.width() as f32 / f32::from(UNITS);
     let extent = f32::from(object.size.extent()) * scale;
     let center = [f32::from(object.x) * scale, f32::from(object.y) * scale];
-    let last = picture.width().saturating_sub(1);
+    let last = image.width().saturating_sub(1);
     let span = |c: f32| {
         let from = (c - extent / 2.0).floor().max(0.0) as u32;
         from..=((c + extent / 2.0).ceil() as u32).min(last)
@@ -53,7 +53,7 @@ fn draw(picture: &mut RgbImage, object: &Object) {
     for y in span(center[1]) {
         for x in span(center[0]) {
             let covered = coverage(object.shape, extent, [x as f32, y as f32], center);
-            let pixel = picture.get_pixel_mut(x, y);
+            let pixel = image.get_pixel_mut(x, y);
             for (channel, color) in pixel.0.iter_mut().zip(object.color.rgb()) {
                 *channel = blend(*channel, color, covered);
             }
@@ -138,8 +138,8 @@ mod tests {
         for shape in Shape::ALL {
             for size in Size::ALL {
                 let scene = one(shape, size);
-                let picture = render(&scene, 64);
-                let drawn = picture.enumerate_pixels().filter(|(_, _, p)| p.0 != [255; 3]);
+                let image = render(&scene, 64);
+                let drawn = image.enumerate_pixels().filter(|(_, _, p)| p.0 != [255; 3]);
                 let drawn: Vec<_> = drawn.map(|(x, y, _)| (x as i16, y as i16)).collect();
                 let bounds = scene.objects[0].bounds();
                 assert_eq!(drawn.iter().map(|p| p.0).min(), Some(bounds[0]), "{shape:?}");
@@ -151,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn shapes_mirror_left_to_right_at_every_picture_size() {
+    fn shapes_mirror_left_to_right_at_every_image_size() {
         for size in [32, 48, 64, 100, 256] {
             for shape in Shape::ALL {
-                let picture = render(&one(shape, Size::Large), size);
-                assert_eq!(picture, image::imageops::flip_horizontal(&picture), "{shape:?} {size}");
+                let image = render(&one(shape, Size::Large), size);
+                assert_eq!(image, image::imageops::flip_horizontal(&image), "{shape:?} {size}");
             }
         }
     }

@@ -153,7 +153,7 @@ fn try_place(
 }
 
 /// Where centres of objects of `size` may lie on either axis: on the grid, inside the
-/// picture, and never on the border between two thirds, so that every position has one name.
+/// image, and never on the border between two thirds, so that every position has one name.
 fn centers(size: Size) -> Vec<u8> {
     let half = size.extent() / 2;
     (0..UNITS)

@@ -1,10 +1,10 @@
 //! What a scene holds: objects of a shape, a colour and a size on a light background.
 //!
-//! Lengths are *units* of 1/64 of the picture's edge, so that a scene is the same at every size.
+//! Lengths are *units* of 1/64 of the image's edge, so that a scene is the same at every size.
 
 use serde::{Deserialize, Serialize};
 
-/// Units along each edge of the picture; pixels, when it is rendered at 64x64.
+/// Units along each edge of the image; pixels, when it is rendered at 64x64.
 pub const UNITS: u8 = 64;
 
 /// Centres lie on a grid of this step: few alignments with a tokenizer's 8x8 patches.
@@ -251,7 +251,7 @@ impl Object {
     }
 }
 
-/// One scene: the ground truth of a picture.
+/// One scene: the ground truth of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Scene {
     /// The tint behind the objects.

@@ -1,4 +1,4 @@
-//! Whether a picture shows what a caption says.
+//! Whether an image shows what a caption says.
 
 use super::captions::Caption;
 use super::describe::{CLEAR_DISPLACEMENT, Kind, Place, Relation};
@@ -37,8 +37,8 @@ pub enum Claim {
 }
 
 impl Claim {
-    /// Whether the claim holds of a picture with these objects. A relation needs half the
-    /// displacement at which captions state one: where the centres of a generated picture
+    /// Whether the claim holds of an image with these objects. A relation needs half the
+    /// displacement at which captions state one: where the centres of a generated image
     /// fall is not exact, but the direction has to be clear.
     pub fn holds(&self, objects: &[Object]) -> bool {
         match self {
@@ -67,7 +67,7 @@ impl Caption {
         self.claims.iter().all(|claim| claim.satisfied(found))
     }
 
-    /// Whether every claim holds and the picture shows no further objects: captions name all
+    /// Whether every claim holds and the image shows no further objects: captions name all
     /// objects of their scene.
     pub fn satisfied_exactly(&self, found: &[Detected]) -> bool {
         found.len() == self.objects && self.satisfied(found)

@@ -1,4 +1,4 @@
-//! Ideal masks of the shapes, crisp and soft, to hold a picture's masks against.
+//! Ideal masks of the shapes, crisp and soft, to hold an image's masks against.
 
 use super::masks::EDGE;
 use super::render::coverage;

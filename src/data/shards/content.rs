@@ -45,13 +45,13 @@ impl ShardContent {
             if tokens.ids.len() != tokens.loss_mask.len() {
                 let (ids, mask) = (tokens.ids.len(), tokens.loss_mask.len());
                 let message = format!("a document of {ids} tokens has a loss mask of {mask}");
-                return Err(Error::Invalid(message));
+                return Err(Error::invalid(message));
             }
             ids.extend_from_slice(&tokens.ids);
             mask.extend_from_slice(&tokens.loss_mask);
             offsets.push(ids.len() as u64);
             let number = u16::try_from(*source)
-                .map_err(|_| Error::Invalid("a shard names at most 65536 sources".to_owned()))?;
+                .map_err(|_| Error::invalid("a shard names at most 65536 sources".to_owned()))?;
             sources.extend(number.to_le_bytes());
         }
         let is_narrow = ids.iter().all(|id| u16::try_from(*id).is_ok());
@@ -133,7 +133,7 @@ fn sealed(header: &str, data: Vec<u8>) -> Result<Vec<u8>> {
     let mut bytes = (len as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());
     bytes.resize(8 + len, b' ');
-    let lost = || Error::Invalid("token shard: a name holds what marks the sums".to_owned());
+    let lost = || Error::invalid("token shard: a name holds what marks the sums".to_owned());
     let place = sum_place(&bytes, DATA_SUM).ok_or_else(lost)?;
     bytes[place].copy_from_slice(data_sum(&data).as_bytes());
     let sum = header_sum(&bytes).ok_or_else(lost)?;

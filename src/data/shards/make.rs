@@ -14,11 +14,11 @@ use crate::data::{
     Counted, DataConfig, Dataset, Encoding, Fields, Renderer, Sample, fingerprint, open_as,
 };
 use crate::error::{Error, Result};
-use crate::files::{hex, write_whole};
+use crate::files::{hex, write_atomic};
 use crate::report::Reporter;
 use crate::tokenize::{Processor, TokenSequence};
 
-/// Samples whose pictures are decoded and encoded together.
+/// Samples whose images are decoded and encoded together.
 const BATCH: usize = 64;
 
 /// What to make, and of what.
@@ -100,7 +100,7 @@ impl ShardJob<'_> {
                 }
                 None => {
                     let (content, bad) = self.content(source, planned, made_of)?;
-                    write_whole(&planned.path, &content.to_bytes()?)?;
+                    write_atomic(&planned.path, &content.to_bytes()?)?;
                     report.made += 1;
                     report.bad += bad;
                     Shard::open(&planned.path)?
@@ -178,9 +178,9 @@ impl ShardJob<'_> {
                 .into_iter()
                 .flatten()
                 .collect();
-            let pictures: Vec<_> =
+            let images: Vec<_> =
                 samples.iter().flat_map(|(_, sample)| sample.images.iter().cloned()).collect();
-            let mut codes = self.encoding.vq.encode(&pictures)?.into_iter();
+            let mut codes = self.encoding.vq.encode(&images)?.into_iter();
             let coded: Vec<_> = samples
                 .into_iter()
                 .map(|(index, sample)| {

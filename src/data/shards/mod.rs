@@ -81,7 +81,7 @@ pub fn files_in(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// A digest of all that turns a document into ids: the text tokenizer, the image tokenizer (by the
-/// digest of its files) and the form of pictures.
+/// digest of its files) and the form of images.
 ///
 /// # Errors
 /// When the text tokenizer cannot be written down.
@@ -140,7 +140,7 @@ use remote::fetch;
 /// What a build without object stores says of the URL of one.
 #[cfg(not(feature = "object_store"))]
 fn fetch(url: &str, _cache_dir: &Path, _quiet: bool) -> Result<Vec<PathBuf>> {
-    Err(Error::Invalid(format!("data {url}: needs a build with --features object_store")))
+    Err(Error::invalid(format!("data {url}: needs a build with --features object_store")))
 }
 
 /// The documents of several shards, one after the other.
@@ -196,7 +196,7 @@ impl TokenShards {
             starts.push(starts.last().copied().unwrap_or(0) + shard.len());
         }
         if starts.last() == Some(&0) {
-            return Err(Error::Invalid(format!("data {spec}: the shards hold no document")));
+            return Err(Error::invalid(format!("data {spec}: the shards hold no document")));
         }
         Ok(Self { shards, starts, sources, numbers })
     }

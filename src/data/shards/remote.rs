@@ -49,7 +49,7 @@ pub(super) fn fetch(url: &str, cache_dir: &Path, quiet: bool) -> Result<Vec<Path
 }
 
 fn failed(url: &str, message: impl std::fmt::Display) -> Error {
-    Error::Invalid(format!("data {url}: {message}"))
+    Error::invalid(format!("data {url}: {message}"))
 }
 
 /// What went wrong and what that came of: the cause of a refused connection is deep below.

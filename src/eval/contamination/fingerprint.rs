@@ -1,11 +1,11 @@
-//! What is kept of a picture: enough to know it again, as it is or changed a little.
+//! What is kept of an image: enough to know it again, as it is or changed a little.
 //!
 //! The hash is the DCT hash of Zauner 2010 (Implementation and Benchmarking of Perceptual Image Hash
 //! Functions, section 3.2.1; `ph_dct_imagehash` of the library pHash): luma at 32 x 32 pixels, its
 //! DCT-II, the 8 x 8 coefficients of the frequencies 1 to 8 in both directions, a bit each for those
 //! above their median. Deviations: luma is scaled by a triangle filter, which averages as it shrinks,
 //! in place of pHash's 7 x 7 mean filter and nearest neighbours; and as luma cannot tell a red heart
-//! from a blue one, pictures must also agree in [`CELLS`] x [`CELLS`] mean chroma values.
+//! from a blue one, images must also agree in [`CELLS`] x [`CELLS`] mean chroma values.
 
 use std::f32::consts::PI;
 
@@ -13,7 +13,7 @@ use image::imageops::{self, FilterType};
 use image::{ImageBuffer, Luma, RgbImage};
 use sha2::{Digest, Sha256};
 
-/// Edge of the picture that is transformed, in pixels.
+/// Edge of the image that is transformed, in pixels.
 const EDGE: usize = 32;
 /// Frequencies in each direction that have bits.
 const BITS: usize = 8;
@@ -23,7 +23,7 @@ const CELLS: usize = 4;
 /// and photographs: 24 levels of brightness change it by 12 at most (where values are clipped), JPEG
 /// at quality 30 by 6.
 const CHROMA: u8 = 16;
-/// Coefficients of luma in 0..=255, below which all are rounding noise. A picture that is flat, or a
+/// Coefficients of luma in 0..=255, below which all are rounding noise. An image that is flat, or a
 /// sum of stripes down and across, has no others and gets no hash.
 const FLAT: f32 = 4.0;
 
@@ -31,26 +31,26 @@ const FLAT: f32 = 4.0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Colors([[i8; 2]; CELLS * CELLS]);
 
-/// What is kept of a picture.
+/// What is kept of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fingerprint {
     /// SHA-256 of width and height, as little-endian 32-bit numbers, and of the RGB pixels.
     pub digest: [u8; 32],
-    /// The perceptual hash; none of a picture that is empty, flat or of stripes alone.
+    /// The perceptual hash; none of an image that is empty, flat or of stripes alone.
     pub hash: Option<u64>,
     /// The mean colours.
     pub colors: Colors,
 }
 
 impl Fingerprint {
-    /// The fingerprint of `picture`.
-    pub fn of(picture: &RgbImage) -> Self {
-        let (width, height) = picture.dimensions();
+    /// The fingerprint of `image`.
+    pub fn of(image: &RgbImage) -> Self {
+        let (width, height) = image.dimensions();
         let mut digest = Sha256::new();
         digest.update(width.to_le_bytes());
         digest.update(height.to_le_bytes());
-        digest.update(picture.as_raw());
-        Self { digest: digest.finalize().into(), hash: hash(picture), colors: colors(picture) }
+        digest.update(image.as_raw());
+        Self { digest: digest.finalize().into(), hash: hash(image), colors: colors(image) }
     }
 }
 
@@ -68,12 +68,12 @@ fn luma(pixel: [u8; 3]) -> f32 {
     (0.299 * r + 0.587 * g + 0.114 * b) / 255.0
 }
 
-fn hash(picture: &RgbImage) -> Option<u64> {
-    let (width, height) = picture.dimensions();
+fn hash(image: &RgbImage) -> Option<u64> {
+    let (width, height) = image.dimensions();
     if width == 0 || height == 0 {
         return None;
     }
-    let values = picture.pixels().map(|pixel| luma(pixel.0)).collect();
+    let values = image.pixels().map(|pixel| luma(pixel.0)).collect();
     let grey: ImageBuffer<Luma<f32>, Vec<f32>> = ImageBuffer::from_raw(width, height, values)?;
     let small = imageops::resize(&grey, EDGE as u32, EDGE as u32, FilterType::Triangle);
     let coefficients = low_frequencies(small.as_raw());
@@ -103,18 +103,18 @@ fn low_frequencies(values: &[f32]) -> [f32; BITS * BITS] {
     std::array::from_fn(|place| dot(&waves[place / BITS], &rows[place % BITS]))
 }
 
-fn colors(picture: &RgbImage) -> Colors {
-    let (width, height) = picture.dimensions();
+fn colors(image: &RgbImage) -> Colors {
+    let (width, height) = image.dimensions();
     let cell = |at: u32, len: u32| at as usize * CELLS / len as usize;
     let mut sums = [[0.0_f64; 3]; CELLS * CELLS];
-    for (x, y, pixel) in picture.enumerate_pixels() {
+    for (x, y, pixel) in image.enumerate_pixels() {
         let [r, g, b] = pixel.0.map(f64::from);
         let [blue, red, count] = &mut sums[cell(y, height) * CELLS + cell(x, width)];
         *blue += -0.168_736 * r - 0.331_264 * g + 0.5 * b;
         *red += 0.5 * r - 0.418_688 * g - 0.081_312 * b;
         *count += 1.0;
     }
-    // A cell without a pixel, of a picture of fewer than four across or down, is grey.
+    // A cell without a pixel, of an image of fewer than four across or down, is grey.
     let means =
         |[blue, red, count]: [f64; 3]| [blue, red].map(|sum| (sum / count.max(1.0)).round() as i8);
     Colors(sums.map(means))
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn flat_striped_and_empty_pictures_have_no_hash_and_tiny_ones_do_not_fail() {
+    fn flat_striped_and_empty_images_have_no_hash_and_tiny_ones_do_not_fail() {
         let flat = |color| Fingerprint::of(&RgbImage::from_pixel(20, 30, Rgb(color)));
         assert_eq!(flat([9, 200, 30]).hash, None);
         assert!(!flat([200, 0, 0]).colors.agree(&flat([0, 0, 200]).colors));

@@ -15,12 +15,12 @@ use crate::eval::refuse_many_bad;
 /// Samples that are read at once; only those that are being looked at are decoded.
 const CHUNK: usize = 512;
 
-/// A picture or text of a sample.
+/// An image or text of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     /// Which training set; 0 for the evaluation set.
     pub set: u16,
-    /// Which of the sample's pictures or texts.
+    /// Which of the sample's images or texts.
     pub part: u16,
     /// The sample's index.
     pub sample: u32,
@@ -50,20 +50,20 @@ pub(super) struct Text {
 /// Counts of a data set that was read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Contents {
-    pub pictures: usize,
+    pub images: usize,
     pub texts: usize,
     pub bad: Vec<BadSample>,
 }
 
-/// The hashes of an evaluation set: of a picture some 130 bytes, of a text 40 and of each of its
+/// The hashes of an evaluation set: of an image some 130 bytes, of a text 40 and of each of its
 /// different grams 24.
 pub(super) struct Index {
     config: ContaminationConfig,
     pub contents: Contents,
-    /// Where each picture is.
-    pub pictures: Vec<Place>,
+    /// Where each image is.
+    pub images: Vec<Place>,
     colors: Vec<Colors>,
-    /// The number of each picture's digest.
+    /// The number of each image's digest.
     pub keys: Vec<u32>,
     pub digests: Postings<[u8; 32]>,
     hashes: HammingIndex,
@@ -76,9 +76,9 @@ pub(super) struct Index {
 
 /// Where what the index holds was met in the training data.
 pub(super) struct Hits {
-    /// By digest: the first picture that is the same.
+    /// By digest: the first image that is the same.
     pub exact: Vec<Option<Place>>,
-    /// By picture: the nearest that is not the same, with its distance.
+    /// By image: the nearest that is not the same, with its distance.
     pub near: Vec<Option<(u32, Place)>>,
     /// By hash of a whole text: the first.
     pub wholes: Vec<Option<Place>>,
@@ -103,14 +103,14 @@ impl Index {
                 texts(&sample.fields, columns_wanted).into_iter().map(of_text).collect();
             (prints, texts)
         };
-        let (mut pictures, mut colors, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut images, mut colors, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
         let (mut digests, mut wholes, mut all_grams) = (Vec::new(), Vec::new(), Vec::new());
         let mut names: BTreeMap<String, u32> = BTreeMap::new();
         let mut found = Vec::new();
         let bad = each(dataset, read, progress, |index, (prints, texts)| {
             for (part, print) in prints.into_iter().enumerate() {
-                digests.push((print.digest, pictures.len() as u32));
-                pictures.push(Place::new(0, index, part));
+                digests.push((print.digest, images.len() as u32));
+                images.push(Place::new(0, index, part));
                 colors.push(print.colors);
                 hashes.push(print.hash);
             }
@@ -123,25 +123,25 @@ impl Index {
                 found.push(Text { place: Place::new(0, index, part), column, whole: 0 });
             }
         })?;
-        if found.len().max(pictures.len()).max(all_grams.len()) > u32::MAX as usize {
-            let message = "more than 2^32 pictures or grams; take the data set apart";
-            return Err(Error::Invalid(format!("{}: {message}", dataset.name())));
+        if found.len().max(images.len()).max(all_grams.len()) > u32::MAX as usize {
+            let message = "more than 2^32 images or grams; take the data set apart";
+            return Err(Error::invalid(format!("{}: {message}", dataset.name())));
         }
         let wholes = Postings::new(wholes);
         for place in 0..wholes.len() {
             wholes.owners(place).iter().for_each(|&text| found[text as usize].whole = place as u32);
         }
         let digests = Postings::new(digests);
-        let mut keys = vec![0; pictures.len()];
+        let mut keys = vec![0; images.len()];
         for key in 0..digests.len() {
-            digests.owners(key).iter().for_each(|&picture| keys[picture as usize] = key as u32);
+            digests.owners(key).iter().for_each(|&image| keys[image as usize] = key as u32);
         }
         let mut columns = vec![String::new(); names.len()];
         names.into_iter().for_each(|(name, number)| columns[number as usize] = name);
         Ok(Self {
             config: config.clone(),
-            contents: Contents { pictures: pictures.len(), texts: found.len(), bad },
-            pictures,
+            contents: Contents { images: images.len(), texts: found.len(), bad },
+            images,
             colors,
             keys,
             digests,
@@ -157,7 +157,7 @@ impl Index {
     pub fn no_hits(&self) -> Hits {
         Hits {
             exact: vec![None; self.digests.len()],
-            near: vec![None; self.pictures.len()],
+            near: vec![None; self.images.len()],
             wholes: vec![None; self.wholes.len()],
             grams: vec![None; self.grams.len()],
         }
@@ -177,14 +177,14 @@ impl Index {
             |sample| self.look_up(&sample),
             progress,
             |index, met| {
-                contents.pictures += met.pictures;
+                contents.images += met.images;
                 contents.texts += met.texts;
                 let place = |part| Place::new(set, index, part);
                 for (part, key) in met.exact {
                     hits.exact[key].get_or_insert(place(part));
                 }
-                for (part, picture, distance) in met.near {
-                    let known = &mut hits.near[picture];
+                for (part, image, distance) in met.near {
+                    let known = &mut hits.near[image];
                     if known.is_none_or(|(nearest, _)| distance < nearest) {
                         *known = Some((distance, place(part)));
                     }
@@ -201,18 +201,18 @@ impl Index {
     }
 
     fn look_up(&self, sample: &Sample) -> Met {
-        let mut met = Met { pictures: sample.images.len(), ..Met::default() };
-        for (part, picture) in sample.images.iter().enumerate() {
-            let print = Fingerprint::of(picture);
+        let mut met = Met { images: sample.images.len(), ..Met::default() };
+        for (part, image) in sample.images.iter().enumerate() {
+            let print = Fingerprint::of(image);
             let same = self.digests.find(&print.digest);
             met.exact.extend(same.map(|key| (part, key)));
             let Some(hash) = print.hash else { continue };
-            self.hashes.within(hash, |picture, distance| {
+            self.hashes.within(hash, |image, distance| {
                 let is_same = same.is_some_and(|key| {
-                    self.digests.owners(key).binary_search(&(picture as u32)).is_ok()
+                    self.digests.owners(key).binary_search(&(image as u32)).is_ok()
                 });
-                if !is_same && self.colors[picture].agree(&print.colors) {
-                    met.near.push((part, picture, distance));
+                if !is_same && self.colors[image].agree(&print.colors) {
+                    met.near.push((part, image, distance));
                 }
             });
         }
@@ -232,7 +232,7 @@ impl Index {
 /// What one sample has in common with the index: its part and the number of what it met.
 #[derive(Default)]
 struct Met {
-    pictures: usize,
+    images: usize,
     texts: usize,
     exact: Vec<(usize, usize)>,
     near: Vec<(usize, usize, u32)>,
@@ -251,7 +251,7 @@ fn each<T: Send>(
     let len = dataset.len();
     if u32::try_from(len).is_err() {
         let message = format!("{} holds more than 2^32 samples", dataset.name());
-        return Err(Error::Invalid(message));
+        return Err(Error::invalid(message));
     }
     let mut bad = Vec::new();
     for start in (0..len).step_by(CHUNK) {

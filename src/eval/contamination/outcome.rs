@@ -7,11 +7,11 @@ use serde::Serialize;
 use super::ContaminationConfig;
 use crate::data::BadSample;
 use crate::error::Result;
-use crate::files::{write_png, write_whole};
+use crate::files::{write_atomic, write_png};
 use crate::sheet::{Cell, Layout, Section, sheet};
 
 /// Two pairs in a row.
-const SHEET: Layout = Layout { columns: 4, picture: 160, text_scale: 1, gap: 10 };
+const SHEET: Layout = Layout { columns: 4, image: 160, text_scale: 1, gap: 10 };
 
 /// How many evaluation items are touched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -29,8 +29,9 @@ pub struct Contents {
     pub name: String,
     /// Its samples, bad ones included.
     pub samples: usize,
-    /// Its pictures.
-    pub pictures: usize,
+    /// Its images.
+    #[serde(rename = "pictures")]
+    pub images: usize,
     /// The texts that were compared.
     pub texts: usize,
     /// Samples that could not be read.
@@ -59,9 +60,9 @@ pub struct Twin {
     pub index: usize,
 }
 
-/// A picture of an evaluation item and its training twin.
+/// An image of an evaluation item and its training twin.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct PictureTwin {
+pub struct ImageTwin {
     /// The item's index.
     pub doc_id: usize,
     /// Where the item comes from.
@@ -104,10 +105,10 @@ pub struct TextTwin {
 pub struct TouchedItem {
     /// Its index.
     pub doc_id: usize,
-    /// The first training sample with an equal picture.
+    /// The first training sample with an equal image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exact_picture: Option<Twin>,
-    /// The training sample with the nearest picture that is not equal.
+    /// The training sample with the nearest image that is not equal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub near_picture: Option<Twin>,
     /// Its distance.
@@ -135,9 +136,9 @@ pub struct Contamination {
     pub config: ContaminationConfig,
     /// Evaluation items that could be read.
     pub items: usize,
-    /// Items with a picture that is a training picture.
+    /// Items with an image that is a training image.
     pub exact_pictures: Overlap,
-    /// Items without such a picture, but with one that is near a training picture.
+    /// Items without such an image, but with one that is near a training image.
     pub near_pictures: Overlap,
     /// Items with a text that is a training text.
     pub exact_texts: Overlap,
@@ -147,21 +148,22 @@ pub struct Contamination {
     pub any: Overlap,
     /// Texts by column.
     pub columns: Vec<ColumnOverlap>,
-    /// The worst pictures, each once: equal ones, then by distance.
-    pub pictures: Vec<PictureTwin>,
+    /// The worst images, each once: equal ones, then by distance.
+    #[serde(rename = "pictures")]
+    pub images: Vec<ImageTwin>,
     /// The worst texts, each once: equal ones, then by share, long ones first.
     pub texts: Vec<TextTwin>,
     /// Every item with any overlap.
     #[serde(skip)]
     pub touched: Vec<TouchedItem>,
-    /// The worst pictures beside their twins.
+    /// The worst images beside their twins.
     #[serde(skip)]
     pub sheet: Vec<Cell>,
 }
 
 impl Contamination {
     /// Writes `contamination.json`, a line of `items.jsonl` for every item with any overlap, and, where
-    /// pictures overlap, `sheet.png` into `dir`, which is made if need be.
+    /// images overlap, `sheet.png` into `dir`, which is made if need be.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) or [`Error::File`](crate::Error::File) with the file that could not be written.
@@ -169,14 +171,14 @@ impl Contamination {
         const VALID: &str = "names and numbers are valid JSON";
         let line = |item: &TouchedItem| serde_json::to_string(item).expect(VALID) + "\n";
         let lines: String = self.touched.iter().map(line).collect();
-        write_whole(&dir.join("items.jsonl"), lines.as_bytes())?;
+        write_atomic(&dir.join("items.jsonl"), lines.as_bytes())?;
         if !self.sheet.is_empty() {
             let path = dir.join("sheet.png");
-            let heading = format!("{} beside its nearest training pictures", self.evaluation.name);
+            let heading = format!("{} beside its nearest training images", self.evaluation.name);
             let page = sheet(&[Section { heading, cells: self.sheet.clone() }], &SHEET);
             write_png(&path, &page)?;
         }
         let json = serde_json::to_string_pretty(self).expect(VALID) + "\n";
-        write_whole(&dir.join("contamination.json"), json.as_bytes())
+        write_atomic(&dir.join("contamination.json"), json.as_bytes())
     }
 }

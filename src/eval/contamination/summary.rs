@@ -7,7 +7,7 @@ use image::RgbImage;
 use super::ContaminationConfig;
 use super::index::{self, Hits, Index, Place};
 use super::outcome::{
-    ColumnOverlap, Contamination, Contents, Overlap, PictureTwin, TextTwin, TouchedItem, Twin,
+    ColumnOverlap, Contamination, Contents, ImageTwin, Overlap, TextTwin, TouchedItem, Twin,
 };
 use super::texts::texts;
 use crate::data::Dataset;
@@ -61,7 +61,7 @@ impl Finished<'_> {
         let count = |has: &dyn Fn(&TouchedItem) -> bool| {
             overlap(touched.values().filter(|item| has(item)).count(), items)
         };
-        let (pictures, sheet) = self.picture_examples()?;
+        let (images, sheet) = self.image_examples()?;
         let sets = self.train.iter().zip(train);
         Ok(Contamination {
             evaluation: contents(self.evaluation, &self.index.contents),
@@ -74,7 +74,7 @@ impl Finished<'_> {
             ngrams: count(&|item| item.ngram_text.is_some()),
             any: count(&|_| true),
             columns: self.columns(&grams),
-            pictures,
+            images,
             texts: self.text_examples(&grams)?,
             touched: touched.into_values().collect(),
             sheet,
@@ -103,13 +103,13 @@ impl Finished<'_> {
             let doc_id = sample as usize;
             touched.entry(sample).or_insert(TouchedItem { doc_id, ..TouchedItem::default() })
         }
-        for (exact, picture) in self.exact_pictures() {
-            let item = at(&mut touched, self.index.pictures[picture].sample);
+        for (exact, image) in self.exact_pictures() {
+            let item = at(&mut touched, self.index.images[image].sample);
             item.exact_picture.get_or_insert_with(|| self.twin(exact));
         }
-        for (picture, near) in self.hits.near.iter().enumerate() {
+        for (image, near) in self.hits.near.iter().enumerate() {
             let Some((distance, place)) = *near else { continue };
-            let item = at(&mut touched, self.index.pictures[picture].sample);
+            let item = at(&mut touched, self.index.images[image].sample);
             // One that is in the training data as it is needs no likeness.
             if item.exact_picture.is_none() && item.distance.is_none_or(|known| distance < known) {
                 (item.near_picture, item.distance) = (Some(self.twin(place)), Some(distance));
@@ -131,11 +131,11 @@ impl Finished<'_> {
         touched
     }
 
-    /// Training and evaluation picture of every equal pair.
+    /// Training and evaluation image of every equal pair.
     fn exact_pictures(&self) -> impl Iterator<Item = (Place, usize)> {
         let keys = self.hits.exact.iter().enumerate();
         keys.filter_map(|(key, place)| Some((key, (*place)?))).flat_map(|(key, place)| {
-            self.index.digests.owners(key).iter().map(move |picture| (place, *picture as usize))
+            self.index.digests.owners(key).iter().map(move |image| (place, *image as usize))
         })
     }
 
@@ -163,33 +163,33 @@ impl Finished<'_> {
             .collect()
     }
 
-    fn picture_examples(&self) -> Result<(Vec<PictureTwin>, Vec<Cell>)> {
-        let exact = self.exact_pictures().map(|(place, picture)| (false, 0, picture, place));
+    fn image_examples(&self) -> Result<(Vec<ImageTwin>, Vec<Cell>)> {
+        let exact = self.exact_pictures().map(|(place, image)| (false, 0, image, place));
         let near = self.hits.near.iter().enumerate();
-        let near = near.filter_map(|(picture, near)| {
+        let near = near.filter_map(|(image, near)| {
             let (distance, place) = (*near)?;
-            Some((true, distance, picture, place))
+            Some((true, distance, image, place))
         });
         let mut worst: Vec<_> = exact.chain(near).collect();
-        worst.sort_by_key(|(near, distance, picture, _)| (*near, *distance, *picture));
+        worst.sort_by_key(|(near, distance, image, _)| (*near, *distance, *image));
         let (mut seen, mut examples, mut cells) = (BTreeSet::new(), Vec::new(), Vec::new());
-        for (near, distance, picture, place) in worst {
+        for (near, distance, image, place) in worst {
             if examples.len() == EXAMPLES {
                 break;
             }
-            if !seen.insert(self.index.keys[picture]) {
+            if !seen.insert(self.index.keys[image]) {
                 continue;
             }
-            let here = self.index.pictures[picture];
-            let (id, image) = picture_at(self.evaluation, here)?;
+            let here = self.index.images[image];
+            let (id, image) = image_at(self.evaluation, here)?;
             let (twin_id, twin_image) =
-                picture_at(self.train[usize::from(place.set)].as_ref(), place)?;
+                image_at(self.train[usize::from(place.set)].as_ref(), place)?;
             let apart = if near { format!("distance {distance}") } else { "equal".to_owned() };
             cells.push(Cell::new(image).note(Tone::Plain, "evaluation").note(Tone::Muted, &id));
             let twin = Cell::new(twin_image).note(Tone::Wrong, format!("training: {apart}"));
             cells.push(twin.note(Tone::Muted, &twin_id));
             let (doc_id, twin) = (here.sample as usize, self.twin(place));
-            examples.push(PictureTwin { doc_id, id, twin, twin_id, exact: !near, distance });
+            examples.push(ImageTwin { doc_id, id, twin, twin_id, exact: !near, distance });
         }
         Ok((examples, cells))
     }
@@ -234,12 +234,12 @@ impl Finished<'_> {
     }
 }
 
-/// Where the picture at `place` comes from, and the picture.
-fn picture_at(dataset: &dyn Dataset, place: Place) -> Result<(String, RgbImage)> {
+/// Where the image at `place` comes from, and the image.
+fn image_at(dataset: &dyn Dataset, place: Place) -> Result<(String, RgbImage)> {
     let mut sample = dataset.get(place.sample as usize)?;
     let part = usize::from(place.part).min(sample.images.len().saturating_sub(1));
     match sample.images.is_empty() {
-        true => Err(Error::Invalid(format!("{}: its pictures are gone", sample.source))),
+        true => Err(Error::invalid(format!("{}: its images are gone", sample.source))),
         false => Ok((sample.source, sample.images.swap_remove(part))),
     }
 }
@@ -252,7 +252,7 @@ fn contents(dataset: &dyn Dataset, found: &index::Contents) -> Contents {
     Contents {
         name: dataset.name().to_owned(),
         samples: dataset.len(),
-        pictures: found.pictures,
+        images: found.images,
         texts: found.texts,
         bad_samples: found.bad.clone(),
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::data::Fields;
 
-/// Columns that name picture files.
+/// Columns that name image files.
 const FILES: [&str; 4] = ["file_name", "file_names", "image", "images"];
 /// Columns that hold documents, whose words lie deeper.
 const DOCUMENTS: [&str; 3] = ["segments", "messages", "conversations"];
@@ -18,7 +18,7 @@ const DOCUMENTS: [&str; 3] = ["segments", "messages", "conversations"];
 const WORDS: [&str; 3] = ["text", "content", "value"];
 
 /// The texts of a sample with their columns: of `columns` every string at any depth, else of all
-/// columns the strings, the lists of strings and the words of documents; names of picture files are
+/// columns the strings, the lists of strings and the words of documents; names of image files are
 /// left out.
 pub(super) fn texts<'a>(fields: &'a Fields, columns: Option<&[String]>) -> Vec<(&'a str, &'a str)> {
     let mut found = Vec::new();

@@ -20,11 +20,11 @@ pub struct Cider {
     pub segments: Vec<f64>,
 }
 
-/// CIDEr-D of `segments`, one per picture.
+/// CIDEr-D of `segments`, one per image.
 ///
 /// A text is a vector of its n-grams for each n of 1 to 4, weighted by count times
 /// `ln N - ln max(1, df)`: N is the number of segments and df how many of them have the n-gram in a
-/// reference. So scores depend on the set, and are 0 for a single picture: always state N. For each
+/// reference. So scores depend on the set, and are 0 for a single image: always state N. For each
 /// n and reference r the hypothesis h scores `Σ min(h, r) r / (|h| |r|)` times
 /// `exp(-(difference in bigrams)² / (2 · 6²))`; the mean over n and references, times 10, is the
 /// segment's.
@@ -105,7 +105,7 @@ impl Vector<'_> {
         let difference = self.bigrams as f64 - reference.bigrams as f64;
         let penalty = (-difference * difference / (2.0 * SIGMA * SIGMA)).exp();
         let norms = self.norms.iter().zip(reference.norms).map(|(a, b)| a * b);
-        // An n-gram that every picture has weighs nothing, so a norm can be 0.
+        // An n-gram that every image has weighs nothing, so a norm can be 0.
         let cosines =
             sums.iter().zip(norms).map(|(s, norm)| if norm == 0.0 { *s } else { s / norm });
         cosines.sum::<f64>() * penalty / MAX_N as f64
@@ -131,13 +131,13 @@ mod tests {
     }
 
     #[test]
-    fn one_picture_alone_scores_nothing() {
+    fn one_image_alone_scores_nothing() {
         assert_eq!(cider(&[segment("a b c d", &["a b c d"])]).corpus, 0.0);
         assert_eq!(cider(&[]).corpus, 0.0);
     }
 
     #[test]
-    fn words_of_every_picture_weigh_nothing() {
+    fn words_of_every_image_weigh_nothing() {
         let scores = cider(&[segment("a", &["a"]), segment("a", &["a b"])]);
         assert_eq!(scores.segments, [0.0, 0.0]);
     }

@@ -32,10 +32,10 @@ impl Features {
     pub fn extend(&mut self, values: &[f32]) -> Result<()> {
         let (width, len) = (self.width, values.len());
         if width == 0 || !len.is_multiple_of(width) {
-            return Err(Error::Invalid(format!("{len} numbers are no vectors of {width}")));
+            return Err(Error::invalid(format!("{len} numbers are no vectors of {width}")));
         }
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-            return Err(Error::Invalid(format!("a feature is {value}; allowed: finite numbers")));
+            return Err(Error::invalid(format!("a feature is {value}; allowed: finite numbers")));
         }
         self.values.extend_from_slice(values);
         Ok(())
@@ -107,13 +107,13 @@ impl Features {
 pub fn frechet_distance(a: &Features, b: &Features) -> Result<f64> {
     if a.len() < 2 || b.len() < 2 {
         let (a, b) = (a.len(), b.len());
-        return Err(Error::Invalid(format!(
+        return Err(Error::invalid(format!(
             "sets of {a} and {b} feature vectors; each needs at least 2"
         )));
     }
     if a.width != b.width {
         let (a, b) = (a.width, b.width);
-        return Err(Error::Invalid(format!("feature vectors of {a} and of {b} numbers")));
+        return Err(Error::invalid(format!("feature vectors of {a} and of {b} numbers")));
     }
     let ((mean_a, root_a), (mean_b, root_b)) = (a.moments(), b.moments());
     let apart: f64 = mean_a.iter().zip(&mean_b).map(|(a, b)| (a - b).powi(2)).sum();

@@ -12,7 +12,7 @@ pub(super) const MAX_N: usize = 4;
 /// last digit.
 pub(super) type Ngrams<'a> = BTreeMap<&'a [&'a str], usize>;
 
-/// A hypothesis with the references of the same picture, as tokens joined by single blanks.
+/// A hypothesis with the references of the same image, as tokens joined by single blanks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     hypothesis: String,
@@ -28,7 +28,7 @@ impl Segment {
         let hypothesis = hypothesis.into();
         if references.is_empty() {
             let message = format!("the caption {hypothesis:?} has no reference to be held against");
-            return Err(Error::Invalid(message));
+            return Err(Error::invalid(message));
         }
         Ok(Self { hypothesis, references })
     }
@@ -44,7 +44,7 @@ impl Segment {
         references: &[Vec<R>],
     ) -> Result<Vec<Self>> {
         if hypotheses.len() != references.len() {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "{} captions for {} lists of references",
                 hypotheses.len(),
                 references.len()

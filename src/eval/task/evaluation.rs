@@ -129,7 +129,7 @@ impl Evaluation<'_> {
         GenerationConfig { seed, ..self.generation.clone() }
     }
 
-    /// The first `shots` samples of `train` with a single picture each, all different.
+    /// The first `shots` samples of `train` with a single image each, all different.
     fn shots(
         &self,
         train: Option<&dyn Dataset>,
@@ -144,7 +144,7 @@ impl Evaluation<'_> {
             // Examples that cannot be read or have no answer are passed over.
             let Ok(sample) = train.get(index) else { continue };
             let Ok((question, answer)) = answer(&sample.fields) else { continue };
-            // Each about another picture.
+            // Each about another image.
             if let Ok([image]) = <[_; 1]>::try_from(sample.images)
                 && shots.iter().all(|shot| shot.image != image)
             {
@@ -154,7 +154,7 @@ impl Evaluation<'_> {
         if shots.len() < self.task.shots {
             let (found, wanted) = (shots.len(), self.task.shots);
             let name = train.name();
-            return Err(Error::Invalid(format!("{name}: {found} examples of the {wanted} wanted")));
+            return Err(Error::invalid(format!("{name}: {found} examples of the {wanted} wanted")));
         }
         Ok(shots)
     }

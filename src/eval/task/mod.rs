@@ -1,7 +1,7 @@
 //! What to measure, as the command line or a recipe says it, and how it is done with an open checkpoint.
 
 mod evaluation;
-mod pictures;
+mod images;
 mod recipe;
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use evaluation::Evaluation;
-pub use pictures::reconstruct;
+pub use images::reconstruct;
 pub use recipe::{EvalRecipe, EvalRunConfig};
 
 use super::{Extent, Official, geneval, reconstruction, vqa};
@@ -25,18 +25,18 @@ use crate::generate::GenerationConfig;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Measure {
-    /// Answers to questions about pictures.
+    /// Answers to questions about images.
     Vqa,
     /// Captions.
     Captioning,
-    /// Pictures of scenes' captions, read back by the detector; of another data set's texts, looked for among
-    /// its pictures.
+    /// Images of scenes' captions, read back by the detector; of another data set's texts, looked for among
+    /// its images.
     TextToImage,
     /// What the image tokenizer loses.
     Reconstruction,
     /// Mean loss per token.
     Loss,
-    /// Pictures for GenEval's own scorer; nothing is scored here.
+    /// Images for GenEval's own scorer; nothing is scored here.
     Geneval,
 }
 
@@ -87,7 +87,7 @@ pub struct TaskConfig {
     pub batch: usize,
     /// Where majority answers, examples and choices come from; the data set itself for majorities.
     pub train: Option<String>,
-    /// Examples before each question or picture, the first ones of `train`.
+    /// Examples before each question or image, the first ones of `train`.
     #[serde(default)]
     pub shots: usize,
     /// Whether answers are written or chosen.
@@ -97,7 +97,7 @@ pub struct TaskConfig {
     #[serde(default)]
     pub choices: Vec<String>,
     /// The prompt's form in place of the checkpoint's, such as `<image>{question} Answer briefly.<sep>`; for
-    /// pictures of a data set's texts what to draw, such as `{name}, {style} emoji`.
+    /// images of a data set's texts what to draw, such as `{name}, {style} emoji`.
     pub prompt: Option<String>,
     /// A folder with the Java programs of METEOR, SPICE or Stanford's tokenizer, for captions.
     pub official: Option<PathBuf>,
@@ -151,7 +151,7 @@ impl TaskConfig {
     /// [`Error::Invalid`] with the key at fault.
     pub fn validate(&self) -> Result<()> {
         let invalid =
-            |message: &str| Err(Error::Invalid(format!("task {}: {message}", self.label())));
+            |message: &str| Err(Error::invalid(format!("task {}: {message}", self.label())));
         if self.batch == 0 || self.limit == Some(0) {
             return invalid("batch and limit must be at least 1");
         }

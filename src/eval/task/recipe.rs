@@ -51,16 +51,16 @@ impl Recipe for EvalRecipe {
             let name = task.name.as_deref().unwrap_or_default();
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
-                return Err(Error::Invalid(format!(
+                return Err(Error::invalid(format!(
                     "task.name is {name:?}; every task needs one of letters, digits, - _ and . (not first)"
                 )));
             }
             if !names.insert(name) {
-                return Err(Error::Invalid(format!("task.name {name:?} is given twice")));
+                return Err(Error::invalid(format!("task.name {name:?} is given twice")));
             }
         }
         match self.task.is_empty() {
-            true => Err(Error::Invalid("the recipe has no [[task]]".to_owned())),
+            true => Err(Error::invalid("the recipe has no [[task]]".to_owned())),
             false => Ok(()),
         }
     }

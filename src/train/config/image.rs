@@ -26,14 +26,14 @@ pub struct VqRecipe {
     pub run: RunConfig,
     /// The architecture.
     pub model: VqConfig,
-    /// Pictures to train on; templates are not used.
+    /// Images to train on; templates are not used.
     pub data: Vec<DataConfig>,
-    /// Pictures to measure reconstruction on; weights are ignored.
+    /// Images to measure reconstruction on; weights are ignored.
     #[serde(default)]
     pub validation: Vec<DataConfig>,
-    /// The shape that pictures are given, here and by the tokenizer that comes of it.
-    #[serde(default)]
-    pub pictures: PicturesConfig,
+    /// The shape that images are given, here and by the tokenizer that comes of it.
+    #[serde(default, alias = "pictures")]
+    pub images: ImagesConfig,
     /// The optimizer.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
@@ -68,23 +68,23 @@ pub struct VqRecipe {
     pub batch: ImageBatchConfig,
 }
 
-/// How pictures are cut.
+/// How images are cut.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct PicturesConfig {
+pub struct ImagesConfig {
     /// `square` or `flexible`.
-    pub shape: PictureShape,
+    pub shape: ImageShape,
 }
 
-/// The shape of pictures.
+/// The shape of images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum PictureShape {
+pub enum ImageShape {
     /// Squares of `model.resolution` pixels a side, cut from the middle.
     #[default]
     Square,
     /// Nearly their own aspect, up to 4 to 1: of the sizes with about as many pixels as the square, and sides
-    /// that are multiples of two codes, the one that keeps most of the picture. Every picture counts the same
+    /// that are multiples of two codes, the one that keeps most of the image. Every image counts the same
     /// in the loss, whatever its size.
     Flexible,
 }
@@ -113,7 +113,7 @@ pub struct PerceptualConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageBatchConfig {
-    /// Pictures.
+    /// Images.
     pub images: usize,
     /// Batches whose gradients are averaged into one step.
     #[serde(default = "one_batch")]
@@ -132,28 +132,28 @@ impl VqRecipe {
         }
     }
 
-    /// How pictures become pixels, in training and with the trained tokenizer: all of [-1, 1].
+    /// How images become pixels, in training and with the trained tokenizer: all of [-1, 1].
     pub fn preprocessor(&self) -> PreprocessorConfig {
-        match self.pictures.shape {
-            PictureShape::Square => PreprocessorConfig::original(self.model.resolution),
-            PictureShape::Flexible => {
+        match self.images.shape {
+            ImageShape::Square => PreprocessorConfig::original(self.model.resolution),
+            ImageShape::Flexible => {
                 PreprocessorConfig::flexible_original(self.model.resolution, self.unit())
             }
         }
     }
 
-    /// What the sides of flexible pictures are multiples of, in pixels: what a language model's sized pictures
+    /// What the sides of flexible images are multiples of, in pixels: what a language model's sized images
     /// count in.
     fn unit(&self) -> usize {
         CODES_PER_UNIT * self.model.downsampling()
     }
 
-    /// Checks that every picture is as large as losses and scores need.
+    /// Checks that every image is as large as losses and scores need.
     fn validate_sizes(&self) -> Result<()> {
-        let (side, unit, shape) = (self.model.resolution, self.unit(), self.pictures.shape);
-        if shape == PictureShape::Flexible && !side.is_multiple_of(unit) {
-            return Err(Error::Invalid(format!(
-                "pictures.shape is flexible, which needs a model.resolution that is a multiple of {unit}, \
+        let (side, unit, shape) = (self.model.resolution, self.unit(), self.images.shape);
+        if shape == ImageShape::Flexible && !side.is_multiple_of(unit) {
+            return Err(Error::invalid(format!(
+                "images.shape is flexible, which needs a model.resolution that is a multiple of {unit}, \
                  the pixels of {CODES_PER_UNIT} codes; it is {side}"
             )));
         }
@@ -172,12 +172,12 @@ impl VqRecipe {
         let Some((what, least)) = needs.into_iter().find(|(_, least)| shortest < *least) else {
             return Ok(());
         };
-        Err(Error::Invalid(match shape {
-            PictureShape::Square => {
+        Err(Error::invalid(match shape {
+            ImageShape::Square => {
                 format!("{what}, which needs a model.resolution of at least {least}; it is {side}")
             }
-            PictureShape::Flexible => format!(
-                "{what}, which needs sides of at least {least} pixels; the shortest that pictures.shape \
+            ImageShape::Flexible => format!(
+                "{what}, which needs sides of at least {least} pixels; the shortest that images.shape \
                  flexible gives at a model.resolution of {side} is {shortest}"
             ),
         }))
@@ -192,10 +192,10 @@ impl Recipe for VqRecipe {
         self.schedule.validate()?;
         self.loss.validate()?;
         if !self.validation.is_empty() {
-            validate_sources(&self.validation, Purpose::Pictures)?;
+            validate_sources(&self.validation, Purpose::Images)?;
         }
         if self.run.init.is_some() && self.warmup.autoencoder_steps > 0 {
-            return Err(Error::Invalid(
+            return Err(Error::invalid(
                 "run.init brings a codebook; warmup.autoencoder_steps must be 0 then".to_owned(),
             ));
         }
@@ -207,10 +207,10 @@ impl Recipe for VqRecipe {
         self.validate_sizes()?;
         if !weight.is_finite() || weight < 0.0 {
             let message = format!("perceptual.weight is {weight}; allowed: 0 or more");
-            return Err(Error::Invalid(message));
+            return Err(Error::invalid(message));
         }
         if weight > 0.0 && self.perceptual.weights.is_none() {
-            return Err(Error::Invalid(
+            return Err(Error::invalid(
                 "perceptual.weight needs perceptual.weights, a safetensors file of LPIPS' VGG-16"
                     .into(),
             ));
@@ -218,10 +218,10 @@ impl Recipe for VqRecipe {
         self.average.validate()?;
         self.safety.validate()?;
         if self.semantic.weight > 0.0 && self.data.iter().all(|source| source.words.is_empty()) {
-            return Err(Error::Invalid(
+            return Err(Error::invalid(
                 "semantic.weight needs a source with words, the columns to read them from".into(),
             ));
         }
-        validate_sources(&self.data, Purpose::Pictures)
+        validate_sources(&self.data, Purpose::Images)
     }
 }

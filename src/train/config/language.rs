@@ -20,7 +20,7 @@ use crate::generate::{GenerationConfig, PromptForms};
 use crate::model::ModelConfig;
 use crate::tokenize::{ImageBlocks, Processor, TextTokenizer};
 
-/// A recipe for `calumma train`: a language model over text and pictures.
+/// A recipe for `calumma train`: a language model over text and images.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LanguageRecipe {
@@ -148,7 +148,7 @@ impl TokenizerConfig {
     /// Opens both on `device`; the third is a digest of the image tokenizer's files.
     ///
     /// # Errors
-    /// Those of the files; when the text tokenizer has not as many picture tokens as there are codes, or no names
+    /// Those of the files; when the text tokenizer has not as many image tokens as there are codes, or no names
     /// for the sizes of an image tokenizer of any aspect.
     pub fn open(&self, device: &Device) -> Result<(Processor, VqTokenizer, String)> {
         let image_dir = self.image_dir();
@@ -158,7 +158,7 @@ impl TokenizerConfig {
         let (names, codes) = (processor.vocabulary().num_codes(), vq.config().num_embeddings);
         if names != codes {
             let message =
-                format!("{names} picture tokens, but the image tokenizer has {codes} codes");
+                format!("{names} image tokens, but the image tokenizer has {codes} codes");
             return Err(Error::file(&self.text_path(), message));
         }
         let digest = Manifest::of(&image_dir)?.digest();
@@ -168,7 +168,7 @@ impl TokenizerConfig {
         }
     }
 
-    /// `processor` for the pictures of `vq`, which have any aspect and say their size.
+    /// `processor` for the images of `vq`, which have any aspect and say their size.
     fn sized(&self, processor: Processor, vq: &VqTokenizer) -> Result<Processor> {
         let longest = vq.preprocessor().longest_side() / vq.config().downsampling();
         let processor = processor.sized();
@@ -180,7 +180,7 @@ impl TokenizerConfig {
         Err(Error::file(
             &self.text_path(),
             format!(
-                "can name sides of pictures up to {found} codes, the image tokenizer's pictures have up to \
+                "can name sides of images up to {found} codes, the image tokenizer's images have up to \
                  {longest}; train it with a bpe.num_reserved of at least {needed}"
             ),
         ))
@@ -219,7 +219,7 @@ impl CurriculumConfig {
         let inside = self.starts.iter().all(|start| *start > 0.0 && *start < 1.0);
         if !inside || self.starts.windows(2).any(|pair| pair[0] >= pair[1]) {
             let starts = &self.starts;
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "curriculum.starts is {starts:?}; allowed: rising shares between 0 and 1"
             )));
         }
@@ -272,12 +272,12 @@ impl Recipe for LanguageRecipe {
         at_least_one("batch.accumulate", self.batch.accumulate)?;
         if self.batch.seq_len < 2 {
             let len = self.batch.seq_len;
-            return Err(Error::Invalid(format!("batch.seq_len is {len}; it must be at least 2")));
+            return Err(Error::invalid(format!("batch.seq_len is {len}; it must be at least 2")));
         }
         let context = self.model.max_position_embeddings;
         if self.batch.seq_len > context {
             let len = self.batch.seq_len;
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "batch.seq_len is {len}; allowed: up to model.max_position_embeddings, {context}"
             )));
         }
@@ -327,6 +327,6 @@ impl LanguageRecipe {
         let checked = self
             .generation_config()
             .and_then(|_| PromptForms::from_json(&self.generation_json())?.validate());
-        checked.map_err(|e| Error::Invalid(format!("generation: {e}")))
+        checked.map_err(|e| Error::invalid(format!("generation: {e}")))
     }
 }

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use image::{
-    ImageBatchConfig, PerceptualConfig, PictureShape, PicturesConfig, VqRecipe, WarmupConfig,
+    ImageBatchConfig, ImageShape, ImagesConfig, PerceptualConfig, VqRecipe, WarmupConfig,
 };
 pub use language::{BatchConfig, CurriculumConfig, LanguageRecipe, ModelSizes, TokenizerConfig};
 pub use text::{BpeRecipe, BpeRunConfig};
@@ -99,11 +99,11 @@ impl RunConfig {
     pub(super) fn validate(&self, has_validation: bool) -> Result<()> {
         if self.keep_best.is_some() && !has_validation {
             let message = "run.keep_best needs a [[validation]] source to choose by".to_owned();
-            return Err(Error::Invalid(message));
+            return Err(Error::invalid(message));
         }
         if has_validation && self.eval_samples == 0 {
             let message = "run.eval_samples is 0; with [[validation]] it must be at least 1";
-            return Err(Error::Invalid(message.to_owned()));
+            return Err(Error::invalid(message.to_owned()));
         }
         validate_name(&self.name)?;
         let counts = [
@@ -113,7 +113,7 @@ impl RunConfig {
             ("keep", self.keep),
         ];
         match counts.iter().find(|(_, value)| *value == 0) {
-            Some((key, _)) => Err(Error::Invalid(format!("run.{key} is 0; it must be at least 1"))),
+            Some((key, _)) => Err(Error::invalid(format!("run.{key} is 0; it must be at least 1"))),
             None => Ok(()),
         }
     }
@@ -131,7 +131,7 @@ impl AverageConfig {
     fn validate(&self) -> Result<()> {
         if !(0.0..1.0).contains(&self.decay) {
             let decay = self.decay;
-            return Err(Error::Invalid(format!("average.decay is {decay}; allowed: [0, 1)")));
+            return Err(Error::invalid(format!("average.decay is {decay}; allowed: [0, 1)")));
         }
         Ok(())
     }
@@ -154,14 +154,14 @@ fn validate_name(name: &str) -> Result<()> {
         && !name.starts_with('.');
     if !plain {
         let allowed = "letters, digits, - _ and . (not first)";
-        return Err(Error::Invalid(format!("run.name is {name:?}; allowed: {allowed}")));
+        return Err(Error::invalid(format!("run.name is {name:?}; allowed: {allowed}")));
     }
     Ok(())
 }
 
 fn at_least_one(key: &str, value: usize) -> Result<()> {
     if value == 0 {
-        return Err(Error::Invalid(format!("{key} is 0; it must be at least 1")));
+        return Err(Error::invalid(format!("{key} is 0; it must be at least 1")));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::data::{DataConfig, Purpose, validate_sources};
 use crate::error::Result;
 use crate::tokenize::BpeConfig;
 
-/// A recipe for `calumma bpe train`: a text tokenizer with picture and special tokens reserved.
+/// A recipe for `calumma bpe train`: a text tokenizer with image and special tokens reserved.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BpeRecipe {
@@ -17,7 +17,7 @@ pub struct BpeRecipe {
     pub run: BpeRunConfig,
     /// The vocabulary.
     pub bpe: BpeConfig,
-    /// Documents whose text is read; pictures and special marks are left out.
+    /// Documents whose text is read; images and special marks are left out.
     pub data: Vec<DataConfig>,
 }
 

@@ -24,7 +24,7 @@ const CHUNK: usize = 1024;
 pub struct LossConfig {
     /// On the mean over supervised tokens of `logsumexp(logits)^2`.
     pub z_loss: f64,
-    /// On targets that are picture codes.
+    /// On targets that are image codes.
     pub image_weight: f64,
     /// On all other targets.
     pub text_weight: f64,
@@ -49,19 +49,19 @@ impl LossConfig {
         ];
         match weights.iter().find(|(_, weight)| !(*weight >= 0.0 && weight.is_finite())) {
             Some((key, weight)) => {
-                Err(Error::Invalid(format!("loss.{key} is {weight}; allowed: at least 0")))
+                Err(Error::invalid(format!("loss.{key} is {weight}; allowed: at least 0")))
             }
             None => Ok(()),
         }
     }
 }
 
-/// Packed rows of tokens, and which of them are picture codes.
+/// Packed rows of tokens, and which of them are image codes.
 #[derive(Clone, Debug)]
 pub struct NextTokenBatch {
     /// Ids, documents, positions and targets.
     pub packed: PackedBatch,
-    /// Whether each of the `rows * seq_len` tokens is a picture code.
+    /// Whether each of the `rows * seq_len` tokens is an image code.
     pub is_image: Vec<bool>,
 }
 
@@ -72,7 +72,7 @@ pub struct NextTokenLoss {
     pub surrogate: Tensor<1>,
     /// Weighted mean of the cross-entropy plus the z-loss, in nats.
     pub total: f64,
-    /// Sum of the cross-entropy over picture targets, in nats, and their number.
+    /// Sum of the cross-entropy over image targets, in nats, and their number.
     pub image: (f64, usize),
     /// Sum of the cross-entropy over the other targets, in nats, and their number.
     pub text: (f64, usize),

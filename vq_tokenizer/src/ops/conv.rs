@@ -43,14 +43,14 @@ pub(super) fn correlate(
     }
     let packed = Packed::new(plan, dims, kernel, bias);
     let layout = Layout::new(plan, dims);
-    // Pictures run in parallel; blocks of channels only where pictures are too few.
+    // Images run in parallel; blocks of channels only where images are too few.
     let parts = rayon::current_num_threads().div_ceil(dims.batch);
     let blocks = dims.outputs.div_ceil(packed.block).div_ceil(parts);
     let part = blocks * packed.block * pixels;
-    let pictures = x.par_chunks_exact(dims.inputs * dims.input_pixels());
-    out.par_chunks_exact_mut(dims.outputs * pixels).zip(pictures).for_each(|(out, picture)| {
+    let images = x.par_chunks_exact(dims.inputs * dims.input_pixels());
+    out.par_chunks_exact_mut(dims.outputs * pixels).zip(images).for_each(|(out, image)| {
         out.par_chunks_mut(part).enumerate().for_each(|(index, out)| {
-            packed.run(&layout, picture, index * blocks, out);
+            packed.run(&layout, image, index * blocks, out);
         });
     });
     out
@@ -90,12 +90,12 @@ impl<'a> Packed<'a> {
         Self { block, phases: plan.phases.iter().map(pack).collect(), bias: padded, plan, dims }
     }
 
-    /// Computes channels from block `first` on of one picture, as many as `out` holds.
-    fn run(&self, layout: &Layout<'_>, picture: &[f32], first: usize, out: &mut [f32]) {
+    /// Computes channels from block `first` on of one image, as many as `out` holds.
+    fn run(&self, layout: &Layout<'_>, image: &[f32], first: usize, out: &mut [f32]) {
         let pixels = self.dims.output_pixels();
         with_scratch(|[planes, tile]| {
             for strip in layout.strips() {
-                layout.fill(picture, strip, planes);
+                layout.fill(image, strip, planes);
                 for (phase, weights) in self.phases.iter().enumerate() {
                     let [rows, cols] = layout.extent(phase, strip);
                     let taps = self.plan.phases[phase].len();

@@ -57,11 +57,11 @@ fn kernel_gradient(plan: &Plan, dims: Dims, x: &[f32], gradient: &[f32]) -> Vec<
         .into_par_iter()
         .map(|task| {
             let (part, split) = (task / splits, task % splits);
-            let pictures = part * dims.batch / parts..(part + 1) * dims.batch / parts;
+            let images = part * dims.batch / parts..(part + 1) * dims.batch / parts;
             let channels = split * channels..dims.inputs.min((split + 1) * channels);
             let mut sums = Sums::new(plan, dims, channels);
-            for picture in pictures {
-                sums.add(plan, dims, x, gradient, picture);
+            for image in images {
+                sums.add(plan, dims, x, gradient, image);
             }
             sums
         })
@@ -77,7 +77,7 @@ fn kernel_gradient(plan: &Plan, dims: Dims, x: &[f32], gradient: &[f32]) -> Vec<
     weights
 }
 
-/// The gradient's sum over pictures and pixels.
+/// The gradient's sum over images and pixels.
 fn bias_gradient(dims: Dims, gradient: &[f32]) -> Vec<f32> {
     let pixels = dims.output_pixels();
     let channel = |output: usize| {
@@ -114,13 +114,13 @@ impl Sums {
         Self { channels, phases }
     }
 
-    /// Adds what one picture gives.
-    fn add(&mut self, plan: &Plan, dims: Dims, x: &[f32], gradient: &[f32], picture: usize) {
+    /// Adds what one image gives.
+    fn add(&mut self, plan: &Plan, dims: Dims, x: &[f32], gradient: &[f32], image: usize) {
         let inputs = dims.input_pixels();
-        let first = (picture * dims.inputs + self.channels.start) * inputs;
+        let first = (image * dims.inputs + self.channels.start) * inputs;
         let x = &x[first..first + self.channels.len() * inputs];
         let size = dims.outputs * dims.output_pixels();
-        let gradient = &gradient[picture * size..][..size];
+        let gradient = &gradient[image * size..][..size];
         let layout = Layout::new(plan, dims);
         let group = VECTORS * lanes();
         with_scratch(|[planes, turned]| {

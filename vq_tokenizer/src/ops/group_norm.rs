@@ -11,7 +11,7 @@ const RUN: usize = 512;
 /// Sizes of a normalisation and what follows it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Norm {
-    /// Groups of channels of one picture.
+    /// Groups of channels of one image.
     pub groups: usize,
     /// Channels of one group.
     pub channels: usize,
@@ -23,7 +23,7 @@ pub(super) struct Norm {
     pub swish: bool,
 }
 
-/// Mean and reciprocal standard deviation of one group of one picture.
+/// Mean and reciprocal standard deviation of one group of one image.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Moments {
     mean: f32,
@@ -190,7 +190,7 @@ impl<S: Simd> Values<S> {
     }
 }
 
-/// One group of one picture.
+/// One group of one image.
 struct Forward<'a> {
     norm: Norm,
     x: &'a [f32],
@@ -255,7 +255,7 @@ impl WithSimd for Forward<'_> {
     }
 }
 
-/// One group of one picture.
+/// One group of one image.
 struct Backward<'a> {
     norm: Norm,
     moments: Moments,

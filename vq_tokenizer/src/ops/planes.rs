@@ -1,4 +1,4 @@
-//! The padded planes of one picture, or of a strip of its rows.
+//! The padded planes of one image, or of a strip of its rows.
 
 use std::cell::Cell;
 
@@ -94,19 +94,19 @@ impl<'a> Layout<'a> {
         [rows.saturating_sub(first).min(self.strip), cols]
     }
 
-    /// Cuts channels of one picture into `planes`, for the strip from phase row `first`.
-    pub fn fill(&self, picture: &[f32], first: usize, planes: &mut Vec<f32>) {
-        let channels = picture.len() / self.dims.input_pixels();
+    /// Cuts channels of one image into `planes`, for the strip from phase row `first`.
+    pub fn fill(&self, image: &[f32], first: usize, planes: &mut Vec<f32>) {
+        let channels = image.len() / self.dims.input_pixels();
         planes.resize(channels * self.channel() + SLACK, 0.0);
         let (planes, slack) = planes.split_at_mut(channels * self.channel());
         slack.fill(0.0);
         let step = self.plan.in_step;
-        let pictures = picture.chunks_exact(self.dims.input_pixels());
-        for (channel, picture) in planes.chunks_exact_mut(self.channel()).zip(pictures) {
+        let images = image.chunks_exact(self.dims.input_pixels());
+        for (channel, image) in planes.chunks_exact_mut(self.channel()).zip(images) {
             for (index, plane) in channel.chunks_exact_mut(self.plane).enumerate() {
                 for (row, to) in plane.chunks_exact_mut(self.pitch).enumerate() {
                     let from = (first + row).checked_sub(self.plan.pad).and_then(|row| {
-                        picture.chunks_exact(self.dims.input[1]).nth(row * step + index / step)
+                        image.chunks_exact(self.dims.input[1]).nth(row * step + index / step)
                     });
                     match from {
                         Some(from) => self.fill_row(from, index % step, to),

@@ -1,8 +1,8 @@
-//! Pictures of any aspect: of the sizes with nearly as many pixels as a square, the one that keeps most.
+//! Images of any aspect: of the sizes with nearly as many pixels as a square, the one that keeps most.
 //!
 //! Source: `generate_crop_size_list`, `var_center_crop` and `center_crop` in
 //! `lumina_mgpt/data/item_processor.py` of Lumina-mGPT. There the cut is drawn at random; here it is the
-//! middle, so that a picture always has the same codes.
+//! middle, so that an image always has the same codes.
 
 use image::RgbImage;
 
@@ -11,7 +11,7 @@ use super::resample::{self, Resample, Window};
 /// The longer side is at most so many times the shorter.
 const MOST_OBLONG: f64 = 4.0;
 
-/// Width and height in pixels of every allowed picture: multiples of `unit`, as many of them as fit into
+/// Width and height in pixels of every allowed image: multiples of `unit`, as many of them as fit into
 /// the square of `target` pixels.
 pub(super) fn sizes(target: usize, unit: usize) -> Vec<(usize, usize)> {
     let units = (target / unit).pow(2);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_keep_their_aspect_as_far_as_the_sizes_go() {
+    fn images_keep_their_aspect_as_far_as_the_sizes_go() {
         let sizes = sizes(512, 32);
         for ((w, h), want) in [
             ((512, 512), (512, 512)),

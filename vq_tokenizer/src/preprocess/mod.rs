@@ -1,11 +1,11 @@
-//! Picture files to the tensor the encoder reads, and the decoder's tensor to pictures.
+//! Image files to the tensor the encoder reads, and the decoder's tensor to images.
 //!
 //! Three rules are in the world and give different pixels: the original release's, that of Hugging
-//! Face's `ChameleonImageProcessor`, and Lumina-mGPT's for pictures of any aspect.
+//! Face's `ChameleonImageProcessor`, and Lumina-mGPT's for images of any aspect.
 //! [`PreprocessorConfig`] says which one a tokenizer was made with.
 
 mod flexible;
-mod picture;
+mod image;
 mod resample;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
@@ -17,7 +17,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-pub use picture::{MAX_PIXELS, MAX_SIDE, decode_image, open_image, to_rgb, to_rgb_by};
+pub use image::{MAX_PIXELS, MAX_SIDE, decode_image, open_image, to_rgb, to_rgb_by};
 pub use resample::Resample;
 use resample::Window;
 
@@ -34,13 +34,13 @@ pub enum Rule {
     /// facebookresearch/chameleon: both sides are rounded (half to even), alpha is blended with
     /// truncation, pixels become `x / 255 * 2 - 1`.
     Original,
-    /// Lumina-mGPT: the picture covers the one of many sizes that fits its aspect best, all with about
+    /// Lumina-mGPT: the image covers the one of many sizes that fits its aspect best, all with about
     /// as many pixels as the square of `shortest_edge` and sides that are multiples of `size_multiple`;
     /// pixels become what they are with [`Rule::HuggingFace`].
     Flexible,
 }
 
-/// How a picture becomes pixels: the keys of `preprocessor_config.json`, plus `rule`.
+/// How an image becomes pixels: the keys of `preprocessor_config.json`, plus `rule`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Keys", into = "Keys")]
 pub struct PreprocessorConfig {
@@ -170,7 +170,7 @@ impl TryFrom<Keys> for PreprocessorConfig {
     }
 }
 
-/// The largest side of a preprocessed picture.
+/// The largest side of a preprocessed image.
 const MAX_CROP: usize = 8192;
 
 impl From<PreprocessorConfig> for Keys {
@@ -195,7 +195,7 @@ impl From<PreprocessorConfig> for Keys {
 }
 
 impl PreprocessorConfig {
-    /// Hugging Face's rule and constants for square pictures of `resolution` pixels.
+    /// Hugging Face's rule and constants for square images of `resolution` pixels.
     pub fn hugging_face(resolution: usize) -> Self {
         Self {
             shortest_edge: resolution,
@@ -210,7 +210,7 @@ impl PreprocessorConfig {
         }
     }
 
-    /// Lumina-mGPT's rule for pictures of about `resolution` pixels squared.
+    /// Lumina-mGPT's rule for images of about `resolution` pixels squared.
     pub fn flexible(resolution: usize) -> Self {
         Self { rule: Rule::Flexible, ..Self::hugging_face(resolution) }
     }
@@ -221,7 +221,7 @@ impl PreprocessorConfig {
         Self { rescale_factor: 1.0 / 127.5, size_multiple, ..Self::flexible(resolution) }
     }
 
-    /// The original release's rule for square pictures of `resolution` pixels: all of `[-1, 1]`.
+    /// The original release's rule for square images of `resolution` pixels: all of `[-1, 1]`.
     pub fn original(resolution: usize) -> Self {
         Self { rescale_factor: 1.0 / 127.5, rule: Rule::Original, ..Self::hugging_face(resolution) }
     }
@@ -246,12 +246,12 @@ impl PreprocessorConfig {
         std::fs::write(path, text + "\n").map_err(Error::io(path))
     }
 
-    /// The shortest side that a preprocessed picture may have, in pixels.
+    /// The shortest side that a preprocessed image may have, in pixels.
     pub fn shortest_side(&self) -> usize {
         self.sides().min().unwrap_or(0)
     }
 
-    /// The longest side that a preprocessed picture may have, in pixels.
+    /// The longest side that a preprocessed image may have, in pixels.
     pub fn longest_side(&self) -> usize {
         self.sides().max().unwrap_or(0)
     }
@@ -264,7 +264,7 @@ impl PreprocessorConfig {
         sizes.into_iter().flat_map(|(width, height)| [width, height])
     }
 
-    /// Width and height of a picture after resizing, before the crop.
+    /// Width and height of an image after resizing, before the crop.
     fn resized(&self, width: usize, height: usize) -> (usize, usize) {
         let short = width.min(height);
         match self.rule {
@@ -288,7 +288,7 @@ impl PreprocessorConfig {
     /// `image` resized so that its shorter side fits, and the middle cut out; with [`Rule::Flexible`] to
     /// the size of its aspect.
     ///
-    /// Where the crop is larger than the resized picture the rest is black. The result equals
+    /// Where the crop is larger than the resized image the rest is black. The result equals
     /// Pillow's byte for byte. An image without pixels becomes a black one.
     pub fn resize(&self, image: &RgbImage) -> RgbImage {
         let (width, height) = (image.width() as usize, image.height() as usize);
@@ -320,13 +320,13 @@ impl PreprocessorConfig {
     /// [`Error::Invalid`] when there is no image or one has another size.
     pub fn tensor(&self, images: &[RgbImage], device: &Device) -> Result<Tensor<4>> {
         let Some(first) = images.first() else {
-            return Err(Error::Invalid("no picture to make a batch of".to_owned()));
+            return Err(Error::invalid("no image to make a batch of".to_owned()));
         };
         let (height, width) = (self.crop_height, self.crop_width);
         let has_size = first.dimensions() == (width as u32, height as u32);
         if self.rule != Rule::Flexible && !has_size {
-            return Err(Error::Invalid(format!(
-                "a picture of {}x{} pixels in a batch of {width}x{height}; resize it first",
+            return Err(Error::invalid(format!(
+                "an image of {}x{} pixels in a batch of {width}x{height}; resize it first",
                 first.width(),
                 first.height()
             )));
@@ -342,8 +342,8 @@ impl PreprocessorConfig {
         let mut values = Vec::with_capacity(images.len() * 3 * height * width);
         for image in images {
             if image.dimensions() != (width as u32, height as u32) {
-                return Err(Error::Invalid(format!(
-                    "a picture of {}x{} pixels in a batch of {width}x{height}; resize it first",
+                return Err(Error::invalid(format!(
+                    "an image of {}x{} pixels in a batch of {width}x{height}; resize it first",
                     image.width(),
                     image.height()
                 )));
@@ -379,7 +379,7 @@ fn middle(len: usize, crop: usize) -> (std::ops::Range<usize>, usize) {
     }
 }
 
-/// The pictures of `[batch, 3, height, width]`: clamped to `[-1, 1]`, scaled to 255, truncated.
+/// The images of `[batch, 3, height, width]`: clamped to `[-1, 1]`, scaled to 255, truncated.
 ///
 /// Source: `ImageTokenizer.pil_from_img_toks` of facebookresearch/chameleon.
 pub fn to_images(pixels: Tensor<4>) -> Vec<RgbImage> {

@@ -56,7 +56,7 @@ impl From<Resample> for u8 {
 }
 
 impl Resample {
-    /// Half the filter's width, in output pixels where the picture shrinks, else in input pixels.
+    /// Half the filter's width, in output pixels where the image shrinks, else in input pixels.
     fn support(self) -> f64 {
         match self {
             Self::Lanczos => 3.0,
@@ -85,7 +85,7 @@ fn sinc(x: f64) -> f64 {
     if x == 0.0 { 1.0 } else { (x * PI).sin() / (x * PI) }
 }
 
-/// The part of a resized picture that is kept.
+/// The part of a resized image that is kept.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     pub columns: Range<usize>,
@@ -210,7 +210,7 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-/// A picture without any order.
+/// An image without any order.
 #[cfg(test)]
 pub(super) fn noise(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flat_picture_stays_flat() {
+    fn a_flat_image_stays_flat() {
         let image = RgbImage::from_pixel(31, 17, image::Rgb([7, 130, 255]));
         let resized = resize(&image, Resample::Lanczos, (12, 40), whole(12, 40));
         assert!(resized.pixels().all(|pixel| pixel.0 == [7, 130, 255]));

@@ -11,7 +11,7 @@ fn the_rules_size_the_long_side_differently() {
 }
 
 #[test]
-fn a_crop_larger_than_the_picture_is_black_around() {
+fn a_crop_larger_than_the_image_is_black_around() {
     let config = PreprocessorConfig { shortest_edge: 5, ..PreprocessorConfig::original(8) };
     let image = config.resize(&RgbImage::from_pixel(5, 5, image::Rgb([9, 9, 9])));
     let lit = |x, y| image.get_pixel(x, y).0 == [9, 9, 9];
@@ -20,7 +20,7 @@ fn a_crop_larger_than_the_picture_is_black_around() {
 }
 
 #[test]
-fn a_very_long_picture_costs_no_more_than_its_crop() {
+fn a_very_long_image_costs_no_more_than_its_crop() {
     let config = PreprocessorConfig::hugging_face(512);
     assert_eq!(config.resize(&RgbImage::new(1, 30_000)).dimensions(), (512, 512));
 }

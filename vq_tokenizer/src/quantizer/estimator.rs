@@ -78,7 +78,7 @@ mod tests {
         for estimator in [Estimator::StraightThrough, Estimator::Rotation] {
             let loss = (estimator.pass(latents.clone(), codes.clone()) * weights.clone()).sum();
             let found = latents.grad(&loss.backward()).unwrap();
-            // Columns of the map at the first position of the first picture, one latent entry at a time.
+            // Columns of the map at the first position of the first image, one latent entry at a time.
             let vector = |x: &Tensor<4>| -> Vec<f64> {
                 let x = x.clone().narrow(0, 0, 1).narrow(2, 0, 1).narrow(3, 0, 1);
                 x.into_data().iter::<f32>().map(f64::from).collect()

@@ -93,7 +93,7 @@ impl QuantizerConfig {
     /// # Errors
     /// [`Error::Invalid`] with the key at fault and what is allowed.
     pub fn validate(&self, num_embeddings: usize, embed_dim: usize) -> Result<()> {
-        let invalid = |message: String| Err(Error::Invalid(message));
+        let invalid = |message: String| Err(Error::invalid(message));
         match self {
             Self::Ema { decay, .. } if !(*decay > 0.0 && *decay < 1.0) => {
                 invalid(format!("quantizer.decay is {decay}; allowed: above 0, below 1"))

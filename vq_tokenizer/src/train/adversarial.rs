@@ -1,4 +1,4 @@
-//! A critic that tells pictures from reconstructions, patch by patch, and what it teaches both sides.
+//! A critic that tells images from reconstructions, patch by patch, and what it teaches both sides.
 //!
 //! Source: the PatchGAN of Isola et al. (arXiv 1611.07004) with the hinge loss and the adaptive weight of
 //! taming-transformers' `VQLPIPSWithDiscriminator`; groups of channels are normalised where that
@@ -67,15 +67,15 @@ impl AdversarialConfig {
         for (key, value) in positive {
             if !value.is_finite() || value < 0.0 {
                 let message = format!("adversarial.{key} is {value}; allowed: 0 or more");
-                return Err(Error::Invalid(message));
+                return Err(Error::invalid(message));
             }
         }
         if !(1..=5).contains(&self.layers) {
             let layers = self.layers;
-            return Err(Error::Invalid(format!("adversarial.layers is {layers}; allowed: 1 to 5")));
+            return Err(Error::invalid(format!("adversarial.layers is {layers}; allowed: 1 to 5")));
         }
         if self.channels == 0 || !self.channels.is_multiple_of(GROUPS) {
-            return Err(Error::Invalid(format!(
+            return Err(Error::invalid(format!(
                 "adversarial.channels is {}; it must be a positive multiple of {GROUPS}",
                 self.channels
             )));
@@ -120,7 +120,7 @@ impl Layer {
     }
 }
 
-/// The critic: high answers for pictures, low ones for reconstructions.
+/// The critic: high answers for images, low ones for reconstructions.
 #[derive(Module, Debug)]
 pub struct Discriminator {
     layers: Vec<Layer>,
@@ -175,14 +175,14 @@ pub struct Lecam {
     fake: f32,
 }
 
-/// Pictures of one size and their reconstructions, as a critic sees them.
+/// Images of one size and their reconstructions, as a critic sees them.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// `[batch, 3, H, W]` in [-1, 1].
     pub pixels: Tensor<4>,
     /// Their reconstructions, of the same shape.
     pub reconstructions: Tensor<4>,
-    /// Their share of the pictures of a batch, in (0, 1]: 1 where all are of one size.
+    /// Their share of the images of a batch, in (0, 1]: 1 where all are of one size.
     pub share: f64,
 }
 
@@ -191,14 +191,14 @@ pub struct Seen {
 pub struct CriticLoss {
     /// To differentiate.
     pub total: Tensor<1>,
-    /// Mean answer for pictures.
+    /// Mean answer for images.
     pub real: f64,
     /// Mean answer for reconstructions.
     pub fake: f64,
 }
 
 impl Lecam {
-    /// The hinge loss of `critic` on pictures and detached reconstructions, with LeCAM's term of weight
+    /// The hinge loss of `critic` on images and detached reconstructions, with LeCAM's term of weight
     /// `lecam`; takes the answers into the averages, of which the parts of a batch together leave as much
     /// as a whole one.
     pub fn critic_loss(&mut self, critic: &Discriminator, seen: Seen, lecam: f64) -> CriticLoss {
@@ -231,8 +231,8 @@ mod tests {
         let config = AdversarialConfig { weight: 1.0, ..AdversarialConfig::default() };
         config.validate().expect("the defaults are allowed");
         let critic = Discriminator::new(&config, &device);
-        let picture = || Tensor::<4>::random([2, 3, 32, 32], Distribution::Default, &device);
-        let (real, fake) = (picture(), picture());
+        let image = || Tensor::<4>::random([2, 3, 32, 32], Distribution::Default, &device);
+        let (real, fake) = (image(), image());
         assert_eq!(critic.forward(real.clone()).dims(), [2, 1, 6, 6]);
         let values = |x: Tensor<4>| -> Vec<f32> { critic.forward(x).into_data().iter().collect() };
         let hinge = |x: Vec<f32>, sign: f32| {

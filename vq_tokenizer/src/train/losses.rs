@@ -23,7 +23,7 @@ pub struct VqLossConfig {
     pub l2: f64,
     /// Mean absolute error of the differences between neighbouring pixels: keeps edges sharp.
     pub gradient: f64,
-    /// One less the multi-scale structural similarity; pictures of at least 11 pixels a side.
+    /// One less the multi-scale structural similarity; images of at least 11 pixels a side.
     pub ms_ssim: f64,
     /// Mean squared distance that pulls the codebook to the latents.
     pub codebook: f64,
@@ -65,11 +65,11 @@ impl VqLossConfig {
         ] {
             if !weight.is_finite() || weight < 0.0 {
                 let message = format!("loss weight {key} is {weight}; allowed: 0 or more");
-                return Err(Error::Invalid(message));
+                return Err(Error::invalid(message));
             }
         }
         if self.l1 + self.l2 == 0.0 {
-            return Err(Error::Invalid(
+            return Err(Error::invalid(
                 "loss weights l1 and l2 are both 0; one must be positive".to_owned(),
             ));
         }

@@ -52,7 +52,7 @@ impl Lpips {
     }
 
     /// The distance of `a` and `b`, `[batch, 3, H, W]` in [-1, 1], sides of at least 16; 0 for equal
-    /// pictures.
+    /// images.
     pub fn distance(&self, a: Tensor<4>, b: Tensor<4>) -> Tensor<1> {
         let mut convolutions = self.convolutions.iter();
         let (mut a, mut b) = (scaled(a), scaled(b));
@@ -140,7 +140,7 @@ mod tests {
         (0..count as u64).map(|at| value(at + seed * 1_000_003)).collect()
     }
 
-    /// The distance that PyTorch's operations give for the same weights and pictures.
+    /// The distance that PyTorch's operations give for the same weights and images.
     #[test]
     fn it_is_the_distance_of_the_reference() {
         let device = Device::flex();
@@ -162,16 +162,16 @@ mod tests {
             tensors.insert(format!("weights.{index}"), weight);
         }
         let lpips = weights::load(Lpips::blank(&device), tensors, Path::new("made up")).unwrap();
-        let picture = |seed| {
+        let image = |seed| {
             let values = values(3 * 32 * 32, seed).iter().map(|v| 2.0 * v).collect();
             Tensor::from_data(TensorData::new::<f32, _>(values, [1, 3, 32, 32]), &device)
         };
-        let distance = lpips.distance(picture(201), picture(202)).into_scalar::<f32>();
+        let distance = lpips.distance(image(201), image(202)).into_scalar::<f32>();
         assert!((distance - 0.379_031_42).abs() < 1e-4, "{distance}");
     }
 
     #[test]
-    fn equal_pictures_are_at_no_distance_and_weights_do_not_move() {
+    fn equal_images_are_at_no_distance_and_weights_do_not_move() {
         let device = Device::flex().autodiff();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vgg.safetensors");
@@ -187,8 +187,8 @@ mod tests {
         let tensors = tensors.into_iter().map(|(name, data)| (theirs(&name), data)).collect();
         std::fs::write(&path, to_bytes(&tensors, StoredDtype::F16, None).unwrap()).unwrap();
         let lpips = Lpips::load(&path, &device).unwrap();
-        let picture = || Tensor::<4>::random([1, 3, 16, 16], Distribution::Default, &device);
-        let (a, b) = (picture().require_grad(), picture());
+        let image = || Tensor::<4>::random([1, 3, 16, 16], Distribution::Default, &device);
+        let (a, b) = (image().require_grad(), image());
         assert_eq!(lpips.distance(a.clone(), a.clone()).into_scalar::<f32>(), 0.0);
         let distance = lpips.distance(a.clone(), b);
         assert!(distance.clone().into_scalar::<f32>() > 0.0);

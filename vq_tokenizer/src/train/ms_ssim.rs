@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 use crate::metrics::{C1, C2, WINDOW, kernel, scale_weights};
 
 /// The mean multi-scale structural similarity of `a` and `b`, `[batch, channels, H, W]` in [-1, 1];
-/// 1 for equal pictures. Sides are at least 11 pixels.
+/// 1 for equal images. Sides are at least 11 pixels.
 pub(super) fn ms_ssim(a: Tensor<4>, b: Tensor<4>) -> Tensor<1> {
     let [batch, channels, height, width] = a.dims();
     let planes = |x: Tensor<4>| (x + 1.0).reshape([batch * channels, height, width]) / 2.0;
@@ -81,7 +81,7 @@ mod tests {
     use image::RgbImage;
 
     #[test]
-    fn it_equals_the_metric_on_pictures() {
+    fn it_equals_the_metric_on_images() {
         let device = Device::flex();
         for side in [16_u32, 64, 190] {
             let hash = |x: u32, y: u32| (x * 31 + y * 17 + x * y % 11) as u8;

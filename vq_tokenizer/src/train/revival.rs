@@ -3,7 +3,7 @@
 //! A code without latents gets no gradient and stays unused for good. After a number of steps without
 //! use it is replaced by a random latent of the current batch, as in Jukebox (arXiv 2005.00341, 3.1);
 //! here a latent is chosen in proportion to its squared distance from its code (k-means++, Arthur and
-//! Vassilvitskii 2007), else pictures with plain backgrounds would revive a code for the background
+//! Vassilvitskii 2007), else images with plain backgrounds would revive a code for the background
 //! again and again.
 
 use burn::tensor::{Int, Tensor, TensorData};

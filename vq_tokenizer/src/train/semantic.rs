@@ -1,4 +1,4 @@
-//! A head that reads a picture's words from its quantised latents: codes that words can be read from
+//! A head that reads an image's words from its quantised latents: codes that words can be read from
 //! serve a language model better. It is trained along and left out of releases.
 
 use burn::module::{Initializer, Module, Param};
@@ -35,11 +35,11 @@ impl SemanticConfig {
         if !self.weight.is_finite() || self.weight < 0.0 {
             let weight = self.weight;
             let message = format!("semantic.weight is {weight}; allowed: 0 or more");
-            return Err(Error::Invalid(message));
+            return Err(Error::invalid(message));
         }
         for (key, value) in [("words", self.words), ("hidden", self.hidden)] {
             if value == 0 {
-                return Err(Error::Invalid(format!("semantic.{key} is 0; it must be at least 1")));
+                return Err(Error::invalid(format!("semantic.{key} is 0; it must be at least 1")));
             }
         }
         Ok(())
@@ -78,7 +78,7 @@ impl SemanticHead {
     }
 
     /// The mean cross-entropy of the words that are there plus that of those that are not, which are
-    /// many more; `present` `[batch, words]` is 1 or 0. Pictures without words count nothing.
+    /// many more; `present` `[batch, words]` is 1 or 0. Images without words count nothing.
     pub fn loss(&self, latents: Tensor<4>, present: Tensor<2>) -> Tensor<1> {
         let odds = self.forward(latents);
         // softplus(-x) where a word is there, softplus(x) where it is not.

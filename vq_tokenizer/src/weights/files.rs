@@ -239,9 +239,9 @@ impl StoredTensor {
             Dtype::F32 => converted::<f32>(bytes, count, &self.shape, dtype),
             Dtype::BF16 => converted::<bf16>(bytes, count, &self.shape, dtype),
             Dtype::F16 => converted::<f16>(bytes, count, &self.shape, dtype),
-            other => return Err(Error::Invalid(format!("{other:?}; allowed: F32, BF16, F16"))),
+            other => return Err(Error::invalid(format!("{other:?}; allowed: F32, BF16, F16"))),
         };
-        data.map_err(|e| Error::Invalid(e.to_string()))
+        data.map_err(|e| Error::invalid(e.to_string()))
     }
 }
 

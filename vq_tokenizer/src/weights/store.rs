@@ -52,7 +52,7 @@ pub fn write_file(
         let (bytes, wanted) = (bytes(name)?, len(*dtype, shape));
         if bytes.len() != wanted {
             let found = bytes.len();
-            return Err(Error::Invalid(format!("tensor {name} has {found} bytes of {wanted}")));
+            return Err(Error::invalid(format!("tensor {name} has {found} bytes of {wanted}")));
         }
         put(&bytes)?;
     }
@@ -119,9 +119,9 @@ pub fn to_bytes(
     let mut views = Vec::with_capacity(encoded.len());
     for (name, kind, shape, bytes) in &encoded {
         let view = TensorView::new(*kind, shape.clone(), bytes)
-            .map_err(|e| Error::Invalid(format!("tensor {name} cannot be stored: {e}")))?;
+            .map_err(|e| Error::invalid(format!("tensor {name} cannot be stored: {e}")))?;
         views.push((name.as_str(), view));
     }
     safetensors::serialize(views, metadata)
-        .map_err(|e| Error::Invalid(format!("weights cannot be stored: {e}")))
+        .map_err(|e| Error::invalid(format!("weights cannot be stored: {e}")))
 }

@@ -1,20 +1,20 @@
-//! Plain directories of pictures, for work that needs nothing but pictures.
+//! Plain directories of images, for work that needs nothing but images.
 
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, Fields, Sample, in_range, picture};
+use super::{Dataset, Fields, Sample, image, in_range};
 use crate::{Error, Result};
 
-/// File names that are taken for pictures.
+/// File names that are taken for images.
 const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
-/// The pictures that lie directly in a directory, by file name; their only column is `file_name`.
-pub struct PictureFolder {
+/// The images that lie directly in a directory, by file name; their only column is `file_name`.
+pub struct ImageDirectory {
     name: String,
     paths: Vec<PathBuf>,
 }
 
-impl PictureFolder {
+impl ImageDirectory {
     /// Lists the directory `dir`.
     ///
     /// # Errors
@@ -30,14 +30,14 @@ impl PictureFolder {
         }
         if paths.is_empty() {
             let allowed = EXTENSIONS.join(", ");
-            return Err(Error::file(dir, format!("the directory holds no picture ({allowed})")));
+            return Err(Error::file(dir, format!("the directory holds no image ({allowed})")));
         }
         paths.sort();
         Ok(Self { name: dir.display().to_string(), paths })
     }
 }
 
-impl Dataset for PictureFolder {
+impl Dataset for ImageDirectory {
     fn len(&self) -> usize {
         self.paths.len()
     }
@@ -47,7 +47,7 @@ impl Dataset for PictureFolder {
         let path = &self.paths[index];
         let source = path.display().to_string();
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
-        Ok(Sample { fields, images: vec![picture::decode(&bytes, &source)?], source })
+        Ok(Sample { fields, images: vec![image::decode(&bytes, &source)?], source })
     }
 
     fn name(&self) -> &str {
@@ -67,15 +67,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pictures_come_by_name_and_other_files_are_left_out() {
+    fn images_come_by_name_and_other_files_are_left_out() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(PictureFolder::open(dir.path()).err().unwrap().to_string().contains("no picture"));
+        assert!(ImageDirectory::open(dir.path()).err().unwrap().to_string().contains("no image"));
         for (name, side) in [("b.png", 2), ("a.png", 3)] {
             image::RgbImage::new(side, side).save(dir.path().join(name)).unwrap();
         }
         std::fs::write(dir.path().join("README.md"), "text").unwrap();
-        std::fs::write(dir.path().join("c.JPG"), "no picture").unwrap();
-        let folder = PictureFolder::open(dir.path()).unwrap();
+        std::fs::write(dir.path().join("c.JPG"), "no image").unwrap();
+        let folder = ImageDirectory::open(dir.path()).unwrap();
         assert_eq!(folder.len(), 3);
         let first = folder.get(0).unwrap();
         assert_eq!((first.images[0].width(), &first.fields["file_name"]), (3, &"a.png".into()));

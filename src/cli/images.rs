@@ -1,27 +1,27 @@
-//! Picture files in and out, with what made them written into the PNG.
+//! Image files in and out, with what made them written into the PNG.
 
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use calumma::files::write_whole;
+use calumma::files::write_atomic;
 use calumma::{Error, Result};
 use image::RgbImage;
 use serde_json::Value;
 use vq_tokenizer::preprocess::{open_image, to_rgb};
 
-/// Keyword of the text chunk that says how a picture was made.
+/// Keyword of the text chunk that says how an image was made.
 pub const KEYWORD: &str = "calumma";
 
-/// The picture in the file `path`, transparency on white.
+/// The image in the file `path`, transparency on white.
 ///
 /// # Errors
-/// When the file is missing, no picture, damaged or too large.
+/// When the file is missing, no image, damaged or too large.
 pub fn open(path: &Path) -> Result<RgbImage> {
     Ok(to_rgb(open_image(path)?))
 }
 
-/// The pictures of all `paths`.
+/// The images of all `paths`.
 ///
 /// # Errors
 /// As [`open`], for the first file at fault.
@@ -33,10 +33,10 @@ pub fn open_all(paths: &[PathBuf]) -> Result<Vec<RgbImage>> {
 /// into a tEXt chunk as JSON.
 ///
 /// # Errors
-/// As [`write_whole`].
+/// As [`write_atomic`].
 pub fn save(path: &Path, image: &RgbImage, made_by: Option<&Value>) -> Result<()> {
     let bytes = encode(image, made_by).map_err(|e| Error::file(path, e.to_string()))?;
-    write_whole(path, &bytes)
+    write_atomic(path, &bytes)
 }
 
 fn encode(
@@ -104,7 +104,7 @@ pub fn slug(text: &str) -> String {
         }
         name.extend(word.chars().take(LONGEST).map(|c| c.to_ascii_lowercase()));
     }
-    if name.is_empty() { "picture".to_owned() } else { name }
+    if name.is_empty() { "image".to_owned() } else { name }
 }
 
 #[cfg(test)]
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_made_a_picture_is_read_back_whatever_its_script() {
+    fn what_made_an_image_is_read_back_whatever_its_script() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/p.png");
         let image = RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8, y as u8, 7]));
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn names_are_short_and_plain() {
         assert_eq!(slug("A red circle, above!"), "a-red-circle-above");
-        assert_eq!(slug("\u{4e2d}"), "picture");
+        assert_eq!(slug("\u{4e2d}"), "image");
         assert!(slug(&"long ".repeat(100)).len() <= 48);
     }
 }

@@ -1,4 +1,4 @@
-//! The measures of pictures: drawn ones, and what the image tokenizer leaves.
+//! The measures of images: drawn ones, and what the image tokenizer leaves.
 
 use burn::tensor::Device;
 use image::RgbImage;
@@ -9,7 +9,7 @@ use crate::data::scenes::{Scenes, ScenesConfig};
 use crate::data::{self, Dataset};
 use crate::error::{Error, Result};
 use crate::eval::{Fid, Report, Responses, drawing, geneval, reconstruction, text_to_image};
-use crate::files::write_whole;
+use crate::files::write_atomic;
 
 impl Evaluation<'_> {
     pub(super) fn text_to_image(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
@@ -20,17 +20,17 @@ impl Evaluation<'_> {
         let places: Vec<usize> = prompts.iter().map(|prompt| prompt.index).collect();
         let mut responses = self.responses()?;
         let scores = text_to_image::evaluate(prompts, self.task.batch, |texts, first| {
-            let pictures = responses.pictures(texts, |known| {
+            let images = responses.images(texts, |known| {
                 self.pipeline.draw_batch(&texts[known..], &self.generation_from(first + known))
             })?;
             if let Some(fid) = &mut fid {
                 let places = &places[first..first + texts.len()];
                 let real = places.iter().map(|&place| Ok(truth.get(place)?.images.remove(0)));
                 fid.add_real(&real.collect::<Result<Vec<_>>>()?)?;
-                fid.add_made(&pictures)?;
+                fid.add_made(&images)?;
             }
-            progress(pictures.len());
-            Ok(pictures)
+            progress(images.len());
+            Ok(images)
         })?;
         let mut report = scores.report(&scenes.to_string());
         add_fid(&mut report, "fid", fid)?;
@@ -56,15 +56,15 @@ impl Evaluation<'_> {
         if dir.exists() && std::fs::read_to_string(&id).ok().as_ref() != Some(&identity) {
             return Err(Error::file(
                 &dir,
-                "holds pictures of another evaluation; choose another --out",
+                "holds images of another evaluation; choose another --out",
             ));
         }
-        write_whole(&id, identity.as_bytes())?;
+        write_atomic(&id, identity.as_bytes())?;
         geneval::draw(dataset.as_ref(), self.task.extent(), &dir, |prompt, first| {
             let prompts = [prompt; geneval::IMAGES];
-            let pictures = self.pipeline.draw_batch(&prompts, &self.generation_from(first))?;
-            progress(pictures.len());
-            Ok(pictures)
+            let images = self.pipeline.draw_batch(&prompts, &self.generation_from(first))?;
+            progress(images.len());
+            Ok(images)
         })
     }
 
@@ -84,17 +84,17 @@ impl drawing::Artist for Model<'_> {
     fn draw(&mut self, texts: &[String]) -> Result<Vec<RgbImage>> {
         let Evaluation { pipeline, .. } = self.evaluation;
         let first = self.responses.position();
-        let pictures = self.responses.pictures(texts, |known| {
+        let images = self.responses.images(texts, |known| {
             let generation = self.evaluation.generation_from(first + known);
             pipeline.draw_batch(&texts[known..], &generation)
         })?;
-        (self.progress)(pictures.len());
-        Ok(pictures)
+        (self.progress)(images.len());
+        Ok(images)
     }
 
-    fn reconstruct(&mut self, pictures: &[RgbImage]) -> Result<Vec<(RgbImage, RgbImage)>> {
+    fn reconstruct(&mut self, images: &[RgbImage]) -> Result<Vec<(RgbImage, RgbImage)>> {
         let vq = self.evaluation.pipeline.vq()?;
-        let all = reconstruction::reconstruct(vq, pictures)?;
+        let all = reconstruction::reconstruct(vq, images)?;
         Ok(all.into_iter().map(|one| (one.original, one.decoded)).collect())
     }
 }
@@ -111,7 +111,7 @@ fn add_fid(report: &mut Report, name: &str, fid: Option<Fid>) -> Result<()> {
     Ok(())
 }
 
-/// What `vq` loses of the pictures of a task's data set; needs no language model.
+/// What `vq` loses of the images of a task's data set; needs no language model.
 ///
 /// # Errors
 /// Those of the data set, and of the file of FID's network where the task names one.

@@ -1,4 +1,4 @@
-//! Picture files to RGB bytes, with limits against files that claim to be huge.
+//! Image files to RGB bytes, with limits against files that claim to be huge.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -8,9 +8,9 @@ use image::{DynamicImage, ImageReader, Limits, RgbImage};
 use super::Rule;
 use crate::error::{Error, Result};
 
-/// The longest side of a picture that is decoded, in pixels.
+/// The longest side of an image that is decoded, in pixels.
 pub const MAX_SIDE: u32 = 32_768;
-/// The most pixels of a picture that is decoded.
+/// The most pixels of an image that is decoded.
 pub const MAX_PIXELS: u64 = 100_000_000;
 /// The most memory a decoder may take, in bytes.
 const MAX_DECODER_BYTES: u64 = 1 << 30;
@@ -18,7 +18,7 @@ const MAX_DECODER_BYTES: u64 = 1 << 30;
 /// Reads a PNG, JPEG or WebP file.
 ///
 /// # Errors
-/// [`Error::Io`] when the file cannot be read; [`Error::File`] when it is not a picture, is damaged,
+/// [`Error::Io`] when the file cannot be read; [`Error::File`] when it is not an image, is damaged,
 /// or is larger than [`MAX_SIDE`] or [`MAX_PIXELS`] (found before memory is taken for it).
 pub fn open_image(path: &Path) -> Result<DynamicImage> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
@@ -35,14 +35,14 @@ pub fn decode_image(bytes: &[u8]) -> Result<DynamicImage> {
         reader.expect("a cursor over bytes cannot fail")
     };
     if open().format().is_none() {
-        return Err(Error::Invalid("not a picture; allowed: PNG, JPEG, WebP".to_owned()));
+        return Err(Error::invalid("not an image; allowed: PNG, JPEG, WebP".to_owned()));
     }
-    let damaged = |e: image::ImageError| Error::Invalid(format!("not a readable picture: {e}"));
+    let damaged = |e: image::ImageError| Error::invalid(format!("not a readable image: {e}"));
     let (width, height) = open().into_dimensions().map_err(damaged)?;
     let pixels = u64::from(width) * u64::from(height);
     if width > MAX_SIDE || height > MAX_SIDE || pixels > MAX_PIXELS {
-        return Err(Error::Invalid(format!(
-            "the picture is {width}x{height} pixels; allowed: sides up to {MAX_SIDE} and \
+        return Err(Error::invalid(format!(
+            "the image is {width}x{height} pixels; allowed: sides up to {MAX_SIDE} and \
              {MAX_PIXELS} pixels in all"
         )));
     }
@@ -53,15 +53,15 @@ pub fn decode_image(bytes: &[u8]) -> Result<DynamicImage> {
     reader.decode().map_err(damaged)
 }
 
-/// Any picture as 8-bit RGB, transparency composited on white as Hugging Face's processor does.
+/// Any image as 8-bit RGB, transparency composited on white as Hugging Face's processor does.
 pub fn to_rgb(image: DynamicImage) -> RgbImage {
     to_rgb_by(image, Rule::HuggingFace)
 }
 
-/// Any picture as 8-bit RGB, transparency blended with white by `rule`.
+/// Any image as 8-bit RGB, transparency blended with white by `rule`.
 ///
 /// Of 16-bit values the upper byte counts, as in Pillow; but Pillow saturates 16-bit grey at 255,
-/// which turns such pictures white: here grey is treated as colour is.
+/// which turns such images white: here grey is treated as colour is.
 pub fn to_rgb_by(image: DynamicImage, rule: Rule) -> RgbImage {
     let image = match image {
         DynamicImage::ImageLuma16(_) | DynamicImage::ImageRgb16(_) => {
@@ -144,15 +144,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_picture_is_said_to_be_none() {
+    fn what_is_no_image_is_said_to_be_none() {
         let message = decode_image(b"once upon a time").unwrap_err().to_string();
-        assert!(message.starts_with("not a picture"), "{message}");
+        assert!(message.starts_with("not an image"), "{message}");
         let mut bytes = png(&DynamicImage::new_rgb8(9, 9));
         bytes.truncate(bytes.len() / 2);
         let message = decode_image(&bytes).unwrap_err().to_string();
-        assert!(message.starts_with("not a readable picture"), "{message}");
-        let missing = open_image(Path::new("/nowhere/picture.png")).unwrap_err().to_string();
-        assert!(missing.contains("/nowhere/picture.png"), "{missing}");
+        assert!(message.starts_with("not a readable image"), "{message}");
+        let missing = open_image(Path::new("/nowhere/image.png")).unwrap_err().to_string();
+        assert!(missing.contains("/nowhere/image.png"), "{missing}");
     }
 
     #[test]

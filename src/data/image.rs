@@ -1,4 +1,4 @@
-//! Picture bytes to RGB. Everything the readers decode passes through here.
+//! Image bytes to RGB. Everything the readers decode passes through here.
 
 use image::RgbImage;
 use vq_tokenizer::preprocess::{decode_image, to_rgb};
@@ -6,8 +6,8 @@ use vq_tokenizer::preprocess::{decode_image, to_rgb};
 use crate::{Error, Result};
 
 /// Decodes PNG, JPEG or WebP of any mode; transparency is composited on white. `origin` names the
-/// picture in messages.
+/// image in messages.
 pub(super) fn decode(bytes: &[u8], origin: &str) -> Result<RgbImage> {
-    let picture = decode_image(bytes).map_err(|e| Error::Invalid(format!("{origin}: {e}")))?;
-    Ok(to_rgb(picture))
+    let image = decode_image(bytes).map_err(|e| Error::invalid(format!("{origin}: {e}")))?;
+    Ok(to_rgb(image))
 }
