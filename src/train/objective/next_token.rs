@@ -6,14 +6,12 @@
 //! Source: arXiv 2405.09818 section 2.3 (z-loss), arXiv 2204.02311.
 
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use crate::data::pack::PackedBatch;
 use crate::error::{Error, Result};
-#[cfg(feature = "cpu")]
-use crate::model::ops;
-use crate::model::{CausalLm, ModelInput, mask};
+use crate::model::{CausalLm, ModelInput, mask, ops};
 
 /// Tokens whose logits exist at one time.
 const CHUNK: usize = 1024;
@@ -193,18 +191,18 @@ impl NextToken {
         for start in (0..count).step_by(CHUNK) {
             let len = CHUNK.min(count - start);
             let h = hidden.clone().narrow(0, start, len); // [len, hidden]
-            let logits = matmul(h.clone(), weight.clone().transpose()); // [len, vocab]
+            let logits = ops::matmul(h.clone(), weight.clone().transpose()); // [len, vocab]
             let weights = &targets.weights[start..start + len];
             let scaled: Vec<f32> = weights.iter().map(|w| w / norm as f32).collect();
             let z = (2.0 * self.config.z_loss / count as f64) as f32;
             let ids = &targets.ids[start..start + len];
-            let (d_logits, losses) = d_logits(logits, ids, &scaled, z); // [len, vocab]
+            let (d_logits, losses) = ops::cross_entropy(logits, ids, &scaled, z); // [len, vocab]
             for ((nll, lse), weight) in losses.iter().zip(weights) {
                 total += f64::from(nll * weight) / norm;
                 total += self.config.z_loss * f64::from(lse * lse) / count as f64;
             }
-            d_hidden.push(matmul(d_logits.clone(), weight.clone()));
-            d_weight = add_matmul(d_weight, d_logits.transpose(), h);
+            d_hidden.push(ops::matmul(d_logits.clone(), weight.clone()));
+            d_weight = ops::add_matmul(d_weight, d_logits.transpose(), h);
             nll.extend(losses.iter().map(|(nll, _)| nll));
         }
         Parts { d_hidden: Tensor::cat(d_hidden, 0), d_weight, nll, total }
@@ -216,51 +214,6 @@ struct Parts {
     d_weight: Tensor<2>,
     nll: Vec<f32>,
     total: f64,
-}
-
-/// The gradient of `sum_i weights[i] * nll_i + z / 2 * lse_i^2` with respect to `logits`
-/// `[len, vocab]`, and `nll` and `lse` of every row.
-fn d_logits(
-    logits: Tensor<2>,
-    ids: &[i32],
-    weights: &[f32],
-    z: f32,
-) -> (Tensor<2>, Vec<(f32, f32)>) {
-    #[cfg(feature = "cpu")]
-    if ops::applies(&logits) {
-        return ops::cross_entropy(logits, ids, weights, z);
-    }
-    let (device, len) = (logits.device(), ids.len());
-    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids.to_vec(), [len, 1]), &device);
-    let largest = logits.clone().max_dim(1); // [len, 1]
-    let exp = (logits.clone() - largest.clone()).exp();
-    let sum = exp.clone().sum_dim(1);
-    let lse = largest + sum.clone().log(); // [len, 1]
-    let nll = (lse.clone() - logits.gather(1, ids.clone())).into_data();
-    let losses: Vec<(f32, f32)> = nll.iter().zip(lse.into_data().iter()).collect();
-    let on_all = weights.iter().zip(&losses).map(|(w, (_, lse))| w + z * lse).collect();
-    let on_target = weights.iter().map(|w| -w).collect();
-    let column = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [len, 1]), &device);
-    let all = exp * (column(on_all) / sum);
-    (all.scatter(1, ids, column(on_target), IndexingUpdateOp::Add), losses)
-}
-
-/// `lhs rhs` outside autodiff.
-fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
-    #[cfg(feature = "cpu")]
-    if ops::applies(&lhs) {
-        return ops::matmul(lhs, rhs);
-    }
-    lhs.matmul(rhs)
-}
-
-/// `sum + lhs rhs` outside autodiff.
-fn add_matmul(sum: Tensor<2>, lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
-    #[cfg(feature = "cpu")]
-    if ops::applies(&sum) {
-        return ops::add_matmul(sum, lhs, rhs);
-    }
-    sum + lhs.matmul(rhs)
 }
 
 /// A constant on the tape's device.
