@@ -13,6 +13,8 @@ mod image_batches;
 mod image_scores;
 mod image_step;
 mod image_task;
+#[cfg(test)]
+mod kernels_agree;
 mod language_task;
 mod loader;
 pub mod objective;
