@@ -18,6 +18,7 @@ pub(crate) mod ops;
 mod rope;
 mod serving;
 mod spans;
+mod token_stats;
 
 pub use attention::Attention;
 pub use causal_lm::{CausalLm, Decoder, Embedding, ModelInput};
@@ -30,3 +31,4 @@ pub use mask::Mask;
 pub use norm::{HeadNorm, RmsNorm};
 pub use rope::Rope;
 pub use serving::{ServingCache, ServingModel};
+pub use token_stats::TokenStats;

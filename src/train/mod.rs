@@ -13,6 +13,8 @@ mod image_batches;
 mod image_scores;
 mod image_step;
 mod image_task;
+mod language_metrics;
+mod language_state;
 mod language_task;
 mod loader;
 pub mod objective;

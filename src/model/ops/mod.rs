@@ -29,6 +29,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 
 pub(crate) use self::adamw::AdamW;
 use self::backend::{FusedOps, ProductOps};
+use super::TokenStats;
 use super::spans::Spans;
 
 /// Whether the fused operations take `x`: f32 on the CPU backend, on or off the tape.
@@ -107,17 +108,23 @@ pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
     Tensor::from_dispatch(Dispatch::fused_swiglu(gate.into_dispatch(), up.into_dispatch()))
 }
 
-/// Cross-entropy of `logits` `[len, vocab]` outside autodiff: see [`cross_entropy::backward`].
+/// Gradient and statistics of `logits` `[len, vocab]` outside autodiff: see [`cross_entropy::backward`].
 pub(crate) fn cross_entropy(
     logits: Tensor<2>,
     targets: &[i32],
     weights: &[f32],
     z: f32,
-) -> (Tensor<2>, Vec<(f32, f32)>) {
+) -> (Tensor<2>, Vec<TokenStats>) {
     let device = logits.device();
     let mut logits = logits.into_data();
-    let losses = cross_entropy::backward(floats(&mut logits), targets, weights, z);
-    (Tensor::from_data(logits, &device), losses)
+    let stats = cross_entropy::backward(floats(&mut logits), targets, weights, z);
+    (Tensor::from_data(logits, &device), stats)
+}
+
+/// Statistics of `logits` `[len, vocab]` outside autodiff.
+pub(crate) fn token_stats(logits: Tensor<2>, targets: &[i32]) -> Vec<TokenStats> {
+    let mut logits = logits.into_data();
+    cross_entropy::forward(floats(&mut logits), targets)
 }
 
 /// One update of `weight` outside autodiff and of its two moments, in place when they share their
