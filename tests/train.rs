@@ -15,9 +15,9 @@ use calumma::report::{Metrics, Reporter};
 use calumma::tokenize::train_bpe;
 use calumma::train::objective::{LossConfig, NextToken, NextTokenBatch};
 use calumma::train::{
-    BpeRecipe, ImageTask, LanguageRecipe, LanguageTask, Optimizer, OptimizerConfig, OptimizerKind,
-    Plan, Recipe, RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task, VqRecipe,
-    corpus, newest_good_checkpoint, read_recipe, run,
+    Better, BpeRecipe, ImageTask, LanguageRecipe, LanguageTask, Optimizer, OptimizerConfig,
+    OptimizerKind, Plan, Recipe, RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task,
+    VqRecipe, corpus, newest_good_checkpoint, read_recipe, run,
 };
 use vq_tokenizer::weights;
 
@@ -38,6 +38,10 @@ impl<T: Task> Task for StopAfter<T> {
             self.flag.store(15, Ordering::SeqCst);
         }
         self.inner.step(step, lr)
+    }
+
+    fn eval_metrics(&self) -> Vec<(String, Better)> {
+        self.inner.eval_metrics()
     }
 
     fn evaluate(&mut self) -> calumma::Result<Metrics> {

@@ -4,20 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use burn::module::Module;
-use burn::optim::GradientsAccumulator;
 use burn::tensor::Device;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use vq_tokenizer::{VqTokenizer, weights};
 
-use super::average::Average;
+use super::best::Better;
 use super::config::LanguageRecipe;
 use super::documents::{DocumentStream, Stages, StreamState, validation_batches};
 use super::loader::Loader;
 use super::objective::{NextToken, NextTokenBatch};
 use super::shown::{Showcase, documents};
-use super::{Optimizer, Stepped, Task};
+use super::task::{Stepped, Task};
+use super::trained::{NotFinite, Trained};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::data::Encoding;
 use crate::data::pack::Packer;
@@ -45,11 +44,7 @@ pub struct LanguageTask {
     recipe: LanguageRecipe,
     config: ModelConfig,
     device: Device,
-    /// Absent only while an update replaces it.
-    model: Option<CausalLm>,
-    optimizer: Optimizer,
-    /// Averaged weights, where the recipe asks for them.
-    average: Option<Average>,
+    model: Trained<CausalLm>,
     objective: NextToken,
     processor: Arc<Processor>,
     vq: VqTokenizer,
@@ -146,9 +141,7 @@ impl LanguageTask {
         Ok(Self {
             config,
             device: training_device,
-            average: Average::new(&recipe.average, &model),
-            model: Some(model),
-            optimizer: Optimizer::new(recipe.optimizer.clone()),
+            model: Trained::new(model, recipe.optimizer.clone(), recipe.average.decay),
             objective: NextToken { config: recipe.loss.clone() },
             processor,
             vq,
@@ -165,7 +158,7 @@ impl LanguageTask {
 
     /// The model.
     pub fn model(&self) -> &CausalLm {
-        self.model.as_ref().expect("the model is absent only inside `step`")
+        self.model.module()
     }
 
     /// The sizes.
@@ -189,12 +182,6 @@ impl LanguageTask {
     /// Where the stream of documents stands.
     pub fn stream(&self) -> &StreamState {
         self.loader.state()
-    }
-
-    /// The model outside autodiff; of averaged weights where the recipe asks for them.
-    fn evaluated(&self) -> Result<CausalLm> {
-        let model = self.model().valid();
-        self.average.as_ref().map_or(Ok(model.clone()), |average| average.load(model))
     }
 }
 
@@ -239,7 +226,6 @@ impl Task for LanguageTask {
         let (accumulate, by_layer) =
             (self.recipe.batch.accumulate, self.recipe.batch.activation_checkpointing);
         let share = 1.0 / accumulate as f64;
-        let mut accumulator = GradientsAccumulator::new();
         let (mut total, mut image, mut text, mut tokens) = (0.0, (0.0, 0), (0.0, 0), 0);
         for part in 0..accumulate {
             let batch = self.loader.next_batch()?;
@@ -252,27 +238,21 @@ impl Task for LanguageTask {
                 }
                 false => self.objective.gradients(model, &batch, share),
             };
-            accumulator.accumulate(model, gradients);
+            self.model.add(gradients);
             total += loss.total * share;
             add(&mut image, loss.image);
             add(&mut text, loss.text);
             self.interval.add(&batch, &loss.sources);
         }
         if !total.is_finite() {
-            return Ok(Stepped::skipped("loss", total, tokens));
+            self.model.discard();
+            let loss = NotFinite { quantity: "loss", value: total };
+            return Ok(Stepped::skipped(loss, tokens));
         }
-        let model = self.model.take().expect("the model is put back at once");
-        let (model, norm) = match self.optimizer.step(model, accumulator.grads(), lr) {
-            Ok(stepped) => stepped,
-            Err((model, norm)) => {
-                self.model = Some(model);
-                return Ok(Stepped::skipped("gradient norm", norm, tokens));
-            }
+        let norm = match self.model.apply(lr) {
+            Ok(norm) => norm,
+            Err(norm) => return Ok(Stepped::skipped(norm, tokens)),
         };
-        if let Some(average) = &mut self.average {
-            average.update(&model);
-        }
-        self.model = Some(model);
         self.tokens += tokens as u64;
         let mut metrics = vec![("loss".into(), total)];
         metrics.extend(means(image, text));
@@ -296,8 +276,14 @@ impl Task for LanguageTask {
         metrics
     }
 
+    fn eval_metrics(&self) -> Vec<(String, Better)> {
+        let sources = self.recipe.validation.iter().map(|c| format!("loss/{}", c.label()));
+        let losses = ["loss", "image_loss", "text_loss"].map(str::to_owned);
+        losses.into_iter().chain(sources).map(|name| (name, Better::Lower)).collect()
+    }
+
     fn evaluate(&mut self) -> Result<Metrics> {
-        let model = self.evaluated()?;
+        let model = self.model.released();
         let (mut image, mut text) = ((0.0, 0), (0.0, 0));
         let mut sources = vec![(0.0, 0); self.recipe.validation.len()];
         for batch in &self.validation {
@@ -334,30 +320,21 @@ impl Task for LanguageTask {
     }
 
     fn checkpoint_bytes(&self) -> u64 {
-        let copies = 3 + u64::from(self.average.is_some());
-        4 * copies * self.config.num_parameters() as u64
+        self.model.checkpoint_bytes()
     }
 
     fn save(&self, dir: &Path) -> Result<()> {
-        let released = match &self.average {
-            Some(average) => average.tensors().clone(),
-            None => weights::collect(self.model()),
-        };
         let parts = Parts {
             config: &self.config,
-            weights: Some(released),
+            weights: Some(weights::collect(&self.model.released())),
             dtype: weights::StoredDtype::F32,
             processor: &self.processor,
             vq: Some(&self.vq),
             generation: &self.recipe.generation,
         };
         parts.write(dir)?;
+        self.model.save(dir)?;
         let trainer = dir.join("trainer");
-        std::fs::create_dir_all(&trainer).map_err(Error::io(&trainer))?;
-        if self.average.is_some() {
-            Average::save_raw(&trainer, self.model())?;
-        }
-        self.optimizer.save(&trainer.join("optimizer.safetensors"))?;
         let state = State {
             stream: self.loader.state().clone(),
             tokens: self.tokens,
@@ -378,17 +355,7 @@ impl Task for LanguageTask {
             );
             return Err(Error::file(dir, message));
         }
-        let released = dir.join("model.safetensors");
-        if let Some(average) = &mut self.average {
-            average.restore(&released)?;
-        }
-        let model = self.model.take().expect("the model is absent only inside `step`");
-        self.model = Some(Average::load_raw(model, &trainer, &released)?);
-        self.optimizer = Optimizer::load(
-            self.recipe.optimizer.clone(),
-            &trainer.join("optimizer.safetensors"),
-            &self.device.clone().inner(),
-        )?;
+        self.model.restore(dir)?;
         self.loader.restore(&state.stream, skip * self.recipe.batch.accumulate as u64)?;
         self.tokens = state.tokens;
         Ok(())
