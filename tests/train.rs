@@ -17,9 +17,9 @@ use calumma::train::objective::{
     Activations, LossConfig, NextToken, NextTokenBatch, NextTokenLoss,
 };
 use calumma::train::{
-    BpeRecipe, ImageTask, LanguageRecipe, LanguageTask, Optimizer, OptimizerConfig, OptimizerKind,
-    Plan, Recipe, RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task, VqRecipe,
-    corpus, newest_good_checkpoint, read_recipe, run,
+    Better, BpeRecipe, ImageTask, LanguageRecipe, LanguageTask, Optimizer, OptimizerConfig,
+    OptimizerKind, Plan, Recipe, RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task,
+    VqRecipe, corpus, newest_good_checkpoint, read_recipe, run,
 };
 use vq_tokenizer::weights;
 
@@ -40,6 +40,10 @@ impl<T: Task> Task for StopAfter<T> {
             self.flag.store(15, Ordering::SeqCst);
         }
         self.inner.step(step, lr)
+    }
+
+    fn eval_metrics(&self) -> Vec<(String, Better)> {
+        self.inner.eval_metrics()
     }
 
     fn evaluate(&mut self) -> calumma::Result<Metrics> {

@@ -9,8 +9,8 @@ use vq_tokenizer::train::{
     AdversarialConfig, CodebookStart, RevivalConfig, SemanticConfig, VqLossConfig,
 };
 
-use super::super::optimizer::OptimizerConfig;
-use super::super::run::Plan;
+use super::super::optimizer_config::OptimizerConfig;
+use super::super::plan::Plan;
 use super::super::safety::SafetyConfig;
 use super::super::schedule::ScheduleConfig;
 use super::{AverageConfig, Recipe, RunConfig, at_least_one, one_batch};
@@ -211,15 +211,14 @@ impl Recipe for VqRecipe {
         }
         if weight > 0.0 && self.perceptual.weights.is_none() {
             return Err(Error::invalid(
-                "perceptual.weight needs perceptual.weights, a safetensors file of LPIPS' VGG-16"
-                    .into(),
+                "perceptual.weight needs perceptual.weights, a safetensors file of LPIPS' VGG-16",
             ));
         }
         self.average.validate()?;
         self.safety.validate()?;
         if self.semantic.weight > 0.0 && self.data.iter().all(|source| source.words.is_empty()) {
             return Err(Error::invalid(
-                "semantic.weight needs a source with words, the columns to read them from".into(),
+                "semantic.weight needs a source with words, the columns to read them from",
             ));
         }
         validate_sources(&self.data, Purpose::Images)
