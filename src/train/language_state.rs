@@ -5,11 +5,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::documents::StreamState;
+use super::trained::TRAINER_DIR;
 use crate::error::{Error, Result};
 use crate::files::{read_json, write_json};
 
-/// Path within a checkpoint.
-const FILE: &str = "trainer/state.json";
+/// File in the [trainer directory](TRAINER_DIR).
+const FILE: &str = "state.json";
 
 /// The progress of a run.
 #[derive(Serialize, Deserialize)]
@@ -29,7 +30,7 @@ impl LanguageState {
     /// # Errors
     /// Those of the file system.
     pub(super) fn save(&self, dir: &Path) -> Result<()> {
-        write_json(&dir.join(FILE), self)
+        write_json(&dir.join(TRAINER_DIR).join(FILE), self)
     }
 
     /// Reads the state of the checkpoint `dir` for a run with the tokenizers of digest `tokenizer`.
@@ -37,7 +38,7 @@ impl LanguageState {
     /// # Errors
     /// Those of the file; [`Error::File`] when the checkpoint has other tokenizers.
     pub(super) fn load(dir: &Path, tokenizer: &str) -> Result<Self> {
-        let state: Self = read_json(&dir.join(FILE))?;
+        let state: Self = read_json(&dir.join(TRAINER_DIR).join(FILE))?;
         if !state.tokenizer.is_empty() && state.tokenizer != tokenizer {
             let message = format!(
                 "was trained with the tokenizer {}, tokenizer.checkpoint and tokenizer.text are {tokenizer} now; \

@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use image::RgbImage;
 use vq_tokenizer::{VqTokenizer, weights};
 
+use super::best::Better;
 use super::config::LanguageRecipe;
 use super::documents::{DocumentStream, Stages, StreamState, validation_batches};
 use super::language_metrics::{Interval, by_modality, by_source, overall};
@@ -14,8 +15,8 @@ use super::language_state::LanguageState;
 use super::loader::Loader;
 use super::objective::{Activations, NextToken, NextTokenBatch, NextTokenLoss};
 use super::shown::{Showcase, documents};
-use super::trained::{NotFinite, Trained};
-use super::{Stepped, Task};
+use super::task::{Stepped, Task};
+use super::trained::{NotFinite, TRAINER_DIR, Trained};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::data::Encoding;
 use crate::data::pack::Packer;
@@ -240,6 +241,12 @@ impl Task for LanguageTask {
         interval.metrics(self.loader.labels(), waited)
     }
 
+    fn eval_metrics(&self) -> Vec<(String, Better)> {
+        let sources = self.recipe.validation.iter().map(|c| format!("loss/{}", c.label()));
+        let losses = ["loss", "image_loss", "text_loss"].map(str::to_owned);
+        losses.into_iter().chain(sources).map(|name| (name, Better::Lower)).collect()
+    }
+
     fn evaluate(&mut self) -> Result<Metrics> {
         let model = self.model.released();
         let mut loss = NextTokenLoss::default();
@@ -287,7 +294,7 @@ impl Task for LanguageTask {
             tokenizer: self.tokenizer.clone(),
         };
         state.save(dir)?;
-        super::state::write_toml(&dir.join("trainer/recipe.toml"), &self.recipe)
+        super::state::write_toml(&dir.join(TRAINER_DIR).join("recipe.toml"), &self.recipe)
     }
 
     fn restore(&mut self, dir: &Path, skip: u64) -> Result<()> {
