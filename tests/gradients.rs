@@ -163,17 +163,15 @@ fn eight_rows_at_once_are_eight_micro_batches_of_one_row() {
 /// Eight documents too long to share a row of 64, with unequal numbers of targets and kinds of them.
 fn unequal(processor: &Processor) -> Vec<TokenSequence> {
     let document = |number: usize| {
-        let ids = (0..16).map(|at| ((number * 131 + at * at * 37) % 24) as u32).collect();
-        let text = ["is it a red square", "what"][number % 2];
-        let mut tokens = processor
-            .document(&[
-                CodedSegment::text(vec![text; 18 / (4 * (number % 2) + 3)].join(" ")),
-                CodedSegment::Image(Codes { ids, height: 4, width: 4 }),
-            ])
-            .unwrap();
+        let image = |salt: usize| {
+            let ids = (0..16).map(|at| ((number * 131 + salt + at * at * 37) % 24) as u32);
+            CodedSegment::Image(Codes { ids: ids.collect(), height: 4, width: 4 })
+        };
+        let text = CodedSegment::text(vec!["a"; 1 + number % 4].join(" "));
+        let mut tokens = processor.document(&[image(0), text, image(5)]).unwrap();
         let len = tokens.ids.len();
-        tokens.loss_mask[..len - 3 - 4 * number].fill(false);
         assert!((33..=64).contains(&len), "{len} tokens");
+        tokens.loss_mask[..len - 3 - 4 * number].fill(false);
         tokens
     };
     (0..8).map(document).collect()
