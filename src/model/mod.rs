@@ -16,6 +16,7 @@ mod norm;
 pub(crate) mod ops;
 mod rope;
 mod spans;
+mod token_stats;
 
 pub use attention::Attention;
 pub use causal_lm::{CausalLm, Decoder, Embedding, ModelInput};
@@ -27,3 +28,4 @@ pub use linear::Linear;
 pub use mask::Mask;
 pub use norm::{HeadNorm, RmsNorm};
 pub use rope::Rope;
+pub use token_stats::TokenStats;

@@ -9,7 +9,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 
-use super::objective::{LossConfig, NextToken, NextTokenBatch};
+use super::objective::{Activations, LossConfig, NextToken, NextTokenBatch};
 use super::{Optimizer, OptimizerConfig};
 use crate::data::pack::PackedBatch;
 use crate::model::ops::{Kernels, forced};
@@ -123,9 +123,10 @@ fn train(model: CausalLm) -> BTreeMap<String, Vec<f32>> {
     let mut results = BTreeMap::new();
     let logits = model.forward(input(&batch.packed, &model.device()));
     results.insert("logits".to_owned(), logits.into_data().iter().collect());
+    let normalizer = objective.normalizer(std::slice::from_ref(&batch));
     let mut model = model;
     for step in 1..=STEPS {
-        let (gradients, loss) = objective.gradients(&model, &batch, 1.0);
+        let (gradients, loss) = objective.gradients(&model, &batch, normalizer, Activations::Keep);
         results.insert(format!("loss of step {step}"), vec![loss.total as f32]);
         let of_step = tensors(&model, Some(&gradients));
         let name = |(path, values)| (format!("gradient of {path} in step {step}"), values);

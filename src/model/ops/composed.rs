@@ -4,7 +4,7 @@
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
 
 use super::adamw::AdamW;
-use crate::model::Mask;
+use crate::model::{Mask, TokenStats};
 
 /// The queries of a group follow each other along the sequence, so keys and values are not repeated.
 pub(crate) fn attention(
@@ -92,20 +92,64 @@ pub(crate) fn cross_entropy(
     targets: &[i32],
     weights: &[f32],
     z: f32,
-) -> (Tensor<2>, Vec<(f32, f32)>) {
+) -> (Tensor<2>, Vec<TokenStats>) {
     let (device, len) = (logits.device(), targets.len());
-    let targets = Tensor::<2, Int>::from_data(TensorData::new(targets.to_vec(), [len, 1]), &device);
-    let largest = logits.clone().max_dim(1); // [len, 1]
-    let exp = (logits.clone() - largest.clone()).exp();
-    let sum = exp.clone().sum_dim(1); // [len, 1]
-    let lse = largest + sum.clone().log(); // [len, 1]
-    let nll = (lse.clone() - logits.gather(1, targets.clone())).into_data();
-    let losses: Vec<(f32, f32)> = nll.iter().zip(lse.into_data().iter()).collect();
-    let on_all = weights.iter().zip(&losses).map(|(w, (_, lse))| w + z * lse).collect();
-    let on_target = weights.iter().map(|w| -w).collect();
-    let column = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [len, 1]), &device);
-    let all = exp * (column(on_all) / sum);
-    (all.scatter(1, targets, column(on_target), IndexingUpdateOp::Add), losses)
+    let Softmax { exp, sum, log_sum_exp, targets, stats } = Softmax::of(logits, targets);
+    let weights = Tensor::<2>::from_data(TensorData::new(weights.to_vec(), [len, 1]), &device);
+    let on_all = weights.clone() + log_sum_exp * z; // [len, 1]
+    let gradient = exp * (on_all / sum); // [len, vocab]
+    let gradient = gradient.scatter(1, targets, weights.neg(), IndexingUpdateOp::Add);
+    (gradient, fetch(stats))
+}
+
+pub(crate) fn token_stats(logits: Tensor<2>, targets: &[i32]) -> Vec<TokenStats> {
+    fetch(Softmax::of(logits, targets).stats)
+}
+
+/// The parts of a softmax over rows of logits.
+struct Softmax {
+    /// `exp(logits - max)`, `[len, vocab]`.
+    exp: Tensor<2>,
+    /// Its sums, `[len, 1]`.
+    sum: Tensor<2>,
+    /// `[len, 1]`.
+    log_sum_exp: Tensor<2>,
+    /// Targets, `[len, 1]`.
+    targets: Tensor<2, Int>,
+    /// The fields of [`TokenStats`] in their order, `[len, 4]`.
+    stats: Tensor<2>,
+}
+
+impl Softmax {
+    fn of(logits: Tensor<2>, targets: &[i32]) -> Self {
+        let targets = TensorData::new(targets.to_vec(), [targets.len(), 1]);
+        let targets = Tensor::<2, Int>::from_data(targets, &logits.device());
+        let at_target = logits.clone().gather(1, targets.clone()); // [len, 1]
+        let top = logits.clone().max_dim(1); // [len, 1]
+        let shifted = logits - top.clone(); // [len, vocab]
+        let exp = shifted.clone().exp();
+        let sum = exp.clone().sum_dim(1); // [len, 1]
+        let log_sum = sum.clone().log();
+        let log_sum_exp = top.clone() + log_sum.clone();
+        let entropy = log_sum - (exp.clone() * shifted).sum_dim(1) / sum.clone();
+        let log_prob = at_target.clone() - log_sum_exp.clone();
+        let is_top = at_target.greater_equal(top).float();
+        let stats = Tensor::cat(vec![log_prob, log_sum_exp.clone(), entropy, is_top], 1);
+        Self { exp, sum, log_sum_exp, targets, stats }
+    }
+}
+
+/// The rows of `stats` `[len, 4]` on the host.
+fn fetch(stats: Tensor<2>) -> Vec<TokenStats> {
+    let values: Vec<f32> = stats.into_data().iter().collect();
+    let (rows, _) = values.as_chunks::<4>();
+    let row = |&[log_prob, log_sum_exp, entropy, is_top]: &[f32; 4]| TokenStats {
+        log_prob,
+        log_sum_exp,
+        entropy,
+        is_top: is_top > 0.5,
+    };
+    rows.iter().map(row).collect()
 }
 
 pub(crate) fn adamw<const D: usize>(

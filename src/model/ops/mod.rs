@@ -14,7 +14,7 @@ mod tests;
 
 use burn::tensor::{DType, Tensor};
 
-use super::Mask;
+use super::{Mask, TokenStats};
 use adamw::AdamW;
 
 /// What an operation runs.
@@ -140,8 +140,10 @@ pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
     }
 }
 
-/// The gradient of `sum_i weights[i] * nll_i + z / 2 * lse_i^2` with respect to the logits, and `nll` (the
-/// cross-entropy) and `lse` (the logarithm of the softmax's denominator) of every row; outside autodiff.
+/// The gradient of `sum_i -weights[i] * log_prob_i + z / 2 * log_sum_exp_i^2` with respect to the logits, and
+/// the statistics of every row; outside autodiff. The weights may have either sign.
+///
+/// For row `i` with target `y`: `weights[i] * (p_j - [j = y]) + z * log_sum_exp_i * p_j`.
 ///
 /// # Shapes
 /// `logits` `[len, vocab]`, `targets` and `weights` `[len]`; the gradient is `[len, vocab]`.
@@ -150,11 +152,23 @@ pub(crate) fn cross_entropy(
     targets: &[i32],
     weights: &[f32],
     z: f32,
-) -> (Tensor<2>, Vec<(f32, f32)>) {
+) -> (Tensor<2>, Vec<TokenStats>) {
     match kernels!(cross_entropy if cpu::takes(&logits)) {
         #[cfg(feature = "cpu")]
         Kernels::Cpu => cpu::cross_entropy(logits, targets, weights, z),
         Kernels::Composed => composed::cross_entropy(logits, targets, weights, z),
+    }
+}
+
+/// The statistics of every row of logits, outside autodiff.
+///
+/// # Shapes
+/// `logits` `[len, vocab]`, `targets` `[len]`.
+pub(crate) fn token_stats(logits: Tensor<2>, targets: &[i32]) -> Vec<TokenStats> {
+    match kernels!(token_stats if cpu::takes(&logits)) {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => cpu::token_stats(logits, targets),
+        Kernels::Composed => composed::token_stats(logits, targets),
     }
 }
 

@@ -106,3 +106,26 @@ pub(crate) fn exp_shifted(a: &mut [f32], shift: f32) -> f32 {
     }
     sum
 }
+
+/// As [`exp_shifted`]; returns the sum of `exp(x - shift)` and that of `exp(x - shift) * (x - shift)`.
+#[inline(always)]
+pub(crate) fn exp_shifted_moments(a: &mut [f32], shift: f32) -> [f32; 2] {
+    let (mut sums, mut moments) = ([0.0; LANES], [0.0; LANES]);
+    let (chunks, rest) = a.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            let shifted = chunk[lane] - shift;
+            chunk[lane] = exp(shifted);
+            sums[lane] += chunk[lane];
+            moments[lane] += chunk[lane] * shifted;
+        }
+    }
+    let (mut sum, mut moment) = (total(sums), total(moments));
+    for x in rest {
+        let shifted = *x - shift;
+        *x = exp(shifted);
+        sum += *x;
+        moment += *x * shifted;
+    }
+    [sum, moment]
+}

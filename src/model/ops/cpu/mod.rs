@@ -23,5 +23,5 @@ mod tiled;
 
 pub(super) use tensors::{
     adamw, add_matmul, attention, cross_entropy, head_norm_rope, linear, matmul, rms_norm, swiglu,
-    takes, takes_weight, widens,
+    takes, takes_weight, token_stats, widens,
 };

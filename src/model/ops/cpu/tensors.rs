@@ -6,6 +6,7 @@ use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::backend::{FusedOps, ProductOps};
+use crate::model::TokenStats;
 use crate::model::ops::adamw::AdamW;
 use crate::model::spans::Spans;
 
@@ -80,11 +81,16 @@ pub(crate) fn cross_entropy(
     targets: &[i32],
     weights: &[f32],
     z: f32,
-) -> (Tensor<2>, Vec<(f32, f32)>) {
+) -> (Tensor<2>, Vec<TokenStats>) {
     let device = logits.device();
     let mut logits = logits.into_data();
-    let losses = super::cross_entropy::backward(floats(&mut logits), targets, weights, z);
-    (Tensor::from_data(logits, &device), losses)
+    let stats = super::cross_entropy::backward(floats(&mut logits), targets, weights, z);
+    (Tensor::from_data(logits, &device), stats)
+}
+
+pub(crate) fn token_stats(logits: Tensor<2>, targets: &[i32]) -> Vec<TokenStats> {
+    let mut logits = logits.into_data();
+    super::cross_entropy::forward(floats(&mut logits), targets)
 }
 
 /// In place if weight and moments share their memory with no other tensor.
