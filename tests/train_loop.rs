@@ -5,7 +5,7 @@ use std::path::Path;
 use calumma::Error;
 use calumma::report::{Metrics, Reporter};
 use calumma::train::{
-    Plan, RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task, VqRecipe,
+    Better, Plan, RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task, VqRecipe,
     newest_good_checkpoint, run,
 };
 use serde::{Deserialize, Serialize};
@@ -18,8 +18,9 @@ struct Scripted {
     state: State,
     /// What a batch does to the loss.
     loss: Option<fn(u64) -> f64>,
-    /// The metric of evaluations.
+    /// The metric of evaluations, called `score` unless there is a name.
     score: Option<fn(usize) -> f64>,
+    metric: Option<(&'static str, Better)>,
     checkpoint_bytes: u64,
 }
 
@@ -47,9 +48,15 @@ impl Task for Scripted {
         Ok(Stepped { metrics: vec![("loss".into(), loss)], units: 1, skipped: None })
     }
 
+    fn eval_metrics(&self) -> Vec<(String, Better)> {
+        let (name, better) = self.metric.unwrap_or(("score", Better::Higher));
+        vec![(name.to_owned(), better)]
+    }
+
     fn evaluate(&mut self) -> calumma::Result<Metrics> {
+        let (name, _) = self.metric.unwrap_or(("score", Better::Higher));
         let score = self.score.map(|score| score(self.state.weights.len()));
-        Ok(score.map(|score| ("score".into(), score)).into_iter().collect())
+        Ok(score.map(|score| (name.into(), score)).into_iter().collect())
     }
 
     fn checkpoint_bytes(&self) -> u64 {

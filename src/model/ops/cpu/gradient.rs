@@ -1,4 +1,4 @@
-//! The fused operations on the tape: what each keeps, and its gradient.
+//! The fused operations under autodiff: what each keeps for its backward pass, and that pass.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::model::spans::Spans;
 #[derive(Debug)]
 struct AttentionBackward;
 
-/// `q`, `k` and `v`, the result and its log-sum-exp, and what is visible.
+/// `q`, `k` and `v`, the result and its log-sum-exp, and the visible keys.
 type AttentionState = ([FlexTensor; 3], FlexTensor, Arc<Vec<f32>>, Option<Arc<Spans>>);
 
 impl Backward<Flex, 3> for AttentionBackward {

@@ -1,10 +1,10 @@
-//! The parts of `product.rs` in AVX-512: panels laid out, and tiles of sums.
+//! The parts of `tiled.rs` in AVX-512: panels are packed, and tiles summed.
 
 #![allow(unsafe_code, reason = "vector instructions, and a destination shared by tasks")]
 
 use std::arch::x86_64::*;
 
-use super::product::Element;
+use super::matrix::Element;
 use super::simd::LANES;
 
 /// Rows of a tile: with three registers to a row, 24 of the 32 registers are sums.
@@ -13,19 +13,19 @@ pub(crate) const ROWS: usize = LANES / 2;
 /// Columns of a tile.
 pub(crate) const COLUMNS: usize = 3 * LANES;
 
-/// Rows that memory is asked for ahead of the copying.
+/// Rows by which prefetching is ahead of copying.
 const AHEAD: usize = 8;
 
-/// What the columns of a tile have at one place of the sums.
+/// One step of the sums of all columns of a tile.
 type Columns = [[f32; LANES]; COLUMNS / LANES];
 
-/// A product's destination, rows of consecutive elements. Tasks write to it at the same time, each to
-/// places of its own.
+/// A product's destination, in contiguous rows. Tasks write to it at the same time, each to its own
+/// places.
 #[derive(Clone, Copy)]
 pub(crate) struct Target {
     /// Element `(0, 0)`.
     pub start: *mut f32,
-    /// Distance of two rows.
+    /// Stride from row to row.
     pub row: usize,
 }
 
@@ -35,70 +35,75 @@ unsafe impl Send for Target {}
 // SAFETY: as above.
 unsafe impl Sync for Target {}
 
-/// A factor as `count` lines that the sums run along, the left matrix's rows or the right one's
-/// columns: element `d` of line `l` is `data[l * line + d * step]`.
+/// A factor as `count` lines, along which the sums run: the left matrix's rows or the right one's
+/// columns. Element `d` of line `l` is `data[l * line + d * step]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Lines<'a, E> {
-    /// From the first element of the first line on.
+    /// The elements, starting with the first of the first line.
     pub data: &'a [E],
-    /// How many there are.
+    /// The number of lines.
     pub count: usize,
-    /// Distance of two lines.
+    /// Stride from line to line.
     pub line: usize,
-    /// Distance of two elements of a line.
+    /// Stride from element to element of a line.
     pub step: usize,
 }
 
 impl<E> Lines<'_, E> {
-    /// `count` lines from line `first` on, from element `start` on.
+    /// `count` lines from line `first` on, each from element `start` on.
     pub fn part(self, first: usize, count: usize, start: usize) -> Self {
         let data = &self.data[first * self.line + start * self.step..];
         Self { data, count, ..self }
     }
 }
 
-/// Room of a panel. Panels begin a cache line; with one line between them, the places that are
-/// written at the same time do not all fall into the same set of the cache.
-pub(crate) const fn room(width: usize, depth: usize) -> usize {
+/// Stride from panel to panel. Panels start on a cache line; with one line between them, the places
+/// that are written at the same time do not all fall into the same set of the cache.
+pub(crate) const fn panel_stride(width: usize, depth: usize) -> usize {
     (depth * width).next_multiple_of(LANES) + LANES
 }
 
-/// Lays out the first `long` elements of the lines in panels of `W` lines, `room` apart, and of zeros
-/// where the last panel lacks lines.
+/// Packs the first `depth` elements of the lines into panels of `W` lines, `stride` apart; the last
+/// panel is filled up with zeros.
 ///
 /// # Safety
 /// The processor has AVX-512.
-pub(crate) unsafe fn lay<E: Element, const W: usize>(
+pub(crate) unsafe fn pack<E: Element, const W: usize>(
     to: &mut [f32],
-    room: usize,
+    stride: usize,
     lines: Lines<'_, E>,
-    long: usize,
+    depth: usize,
 ) {
     // SAFETY: by this function's contract.
     unsafe {
         if lines.line == 1 {
-            copy::<E, W>(to, room, lines, long);
+            pack_adjacent::<E, W>(to, stride, lines, depth);
         } else {
-            turn::<E, W>(to, room, lines, long);
+            pack_transposed::<E, W>(to, stride, lines, depth);
         }
     }
 }
 
-/// [`lay`] for lines side by side: their elements are copied together.
+/// [`pack`] for adjacent lines: their elements are copied together.
 #[target_feature(enable = "avx512f")]
-fn copy<E: Element, const W: usize>(to: &mut [f32], room: usize, lines: Lines<'_, E>, long: usize) {
-    for d in 0..long {
+fn pack_adjacent<E: Element, const W: usize>(
+    to: &mut [f32],
+    stride: usize,
+    lines: Lines<'_, E>,
+    depth: usize,
+) {
+    for d in 0..depth {
         let from = &lines.data[d * lines.step..][..lines.count];
         for i in (0..lines.count).step_by(LANES) {
             prefetch(from.as_ptr().wrapping_add(AHEAD * lines.step + i));
         }
         for (panel, from) in from.chunks(W).enumerate() {
-            let to = &mut to[panel * room + d * W..][..W];
+            let to = &mut to[panel * stride + d * W..][..W];
             if let Some(from) = from.first_chunk::<W>() {
-                widen(to, from); // of a length known to the compiler
+                widen(to, from); // the compiler knows the length
             } else {
-                let (there, missing) = to.split_at_mut(from.len());
-                widen(there, from);
+                let (lines, missing) = to.split_at_mut(from.len());
+                widen(lines, from);
                 missing.fill(0.0);
             }
         }
@@ -112,32 +117,37 @@ fn widen<E: Element>(to: &mut [f32], from: &[E]) {
     }
 }
 
-/// [`lay`] for lines of consecutive elements: squares of 8 x 8 are turned in registers. Lines of other
-/// steps are gone through one element at a time.
+/// [`pack`] for contiguous lines: squares of 8 x 8 are transposed in registers. Lines with another step
+/// are copied element by element.
 #[target_feature(enable = "avx512f")]
-fn turn<E: Element, const W: usize>(to: &mut [f32], room: usize, lines: Lines<'_, E>, long: usize) {
+fn pack_transposed<E: Element, const W: usize>(
+    to: &mut [f32],
+    stride: usize,
+    lines: Lines<'_, E>,
+    depth: usize,
+) {
     let Lines { data, count, line, step } = lines;
     for first in (0..count.next_multiple_of(W)).step_by(ROWS) {
-        let to = &mut to[first / W * room + first % W..(first / W + 1) * room];
+        let to = &mut to[first / W * stride + first % W..(first / W + 1) * stride];
         let count = count.saturating_sub(first).min(ROWS);
         let data = &data[(first * line).min(data.len())..];
-        let squares = if count == ROWS && step == 1 { long / ROWS } else { 0 };
+        let squares = if count == ROWS && step == 1 { depth / ROWS } else { 0 };
         for d in (0..squares * ROWS).step_by(ROWS) {
             let mut square = [_mm256_setzero_ps(); ROWS];
             for (i, value) in square.iter_mut().enumerate() {
                 let from: &[E; ROWS] = data[i * line + d..].first_chunk().expect("a whole square");
                 prefetch(from.as_ptr().wrapping_add(ROWS * line));
                 let wide = from.map(E::wide);
-                // SAFETY: the elements are there.
+                // SAFETY: the array has eight elements.
                 *value = unsafe { _mm256_loadu_ps(wide.as_ptr()) };
             }
-            for (i, value) in turned(square).into_iter().enumerate() {
+            for (i, value) in transposed(square).into_iter().enumerate() {
                 let to = &mut to[(d + i) * W..][..ROWS];
-                // SAFETY: the elements are there.
+                // SAFETY: the slice has eight elements.
                 unsafe { _mm256_storeu_ps(to.as_mut_ptr(), value) };
             }
         }
-        for d in squares * ROWS..long {
+        for d in squares * ROWS..depth {
             for (i, to) in to[d * W..][..ROWS].iter_mut().enumerate() {
                 *to = if i < count { data[i * line + d * step].wide() } else { 0.0 };
             }
@@ -148,7 +158,7 @@ fn turn<E: Element, const W: usize>(to: &mut [f32], room: usize, lines: Lines<'_
 /// The transposed square: by pairs, by fours, then halves of registers.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn turned(rows: [__m256; ROWS]) -> [__m256; ROWS] {
+fn transposed(rows: [__m256; ROWS]) -> [__m256; ROWS] {
     let mut pairs = rows;
     for i in (0..ROWS).step_by(2) {
         pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
@@ -170,8 +180,11 @@ fn turned(rows: [__m256; ROWS]) -> [__m256; ROWS] {
     columns
 }
 
-/// A section of the sums of a tile of `[rows, columns]` at `place`, stored or added: `long` products for
-/// each, of a panel of rows and one of columns.
+/// Stores or adds a section of the sums of one tile: `depth` products each, of a panel of rows `a` and
+/// one of columns `b`.
+///
+/// # Shapes
+/// The tile is `[rows, columns]` = `size` and starts at row and column `place` of the destination.
 ///
 /// # Safety
 /// The processor has AVX-512; the tile lies within the destination, and no one else is using its
@@ -182,10 +195,10 @@ pub(crate) unsafe fn tile(
     place: [usize; 2],
     size: [usize; 2],
     [a, b]: [&[f32]; 2],
-    long: usize,
+    depth: usize,
 ) {
-    let a = a[..long * ROWS].as_chunks().0;
-    let b = b[..long * COLUMNS].as_chunks().0.as_chunks().0;
+    let a = a[..depth * ROWS].as_chunks().0;
+    let b = b[..depth * COLUMNS].as_chunks().0.as_chunks().0;
     // SAFETY: by this function's contract.
     unsafe {
         match size[1].div_ceil(LANES) {
@@ -212,7 +225,7 @@ unsafe fn tile_of<const V: usize>(
     let at = |row: usize, v: usize| {
         dst.start.wrapping_add((place[0] + row) * dst.row + place[1] + v * LANES)
     };
-    // The destination is on its way while the sums are formed.
+    // The destination is fetched while the sums are formed.
     for row in 0..rows {
         for v in 0..V {
             prefetch(at(row, v));
@@ -222,7 +235,7 @@ unsafe fn tile_of<const V: usize>(
     for (a, b) in a.iter().zip(b) {
         let mut columns = [_mm512_setzero_ps(); V];
         for (column, b) in columns.iter_mut().zip(b) {
-            // SAFETY: the elements are there.
+            // SAFETY: the array has sixteen elements.
             *column = unsafe { _mm512_loadu_ps(b.as_ptr()) };
         }
         for (sums, &a) in sums.iter_mut().zip(a) {
@@ -234,11 +247,11 @@ unsafe fn tile_of<const V: usize>(
     }
     for (row, sums) in sums.iter().enumerate().take(rows) {
         for (v, &sum) in sums.iter().enumerate() {
-            let there = (columns - v * LANES).min(LANES);
-            let mask = (u32::MAX >> (u32::BITS as usize - there)) as __mmask16;
+            let lanes = (columns - v * LANES).min(LANES);
+            let mask = (u32::MAX >> (u32::BITS as usize - lanes)) as __mmask16;
             let to = at(row, v);
-            // SAFETY: lanes beyond the destination are masked; the others are this tile's alone by
-            // this function's contract.
+            // SAFETY: lanes beyond the destination are masked; the others belong to this tile alone
+            // by this function's contract.
             unsafe {
                 let sum =
                     if add { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum) } else { sum };

@@ -1,4 +1,4 @@
-//! The fused operations as an extension of Burn's CPU backend; `gradient.rs` puts them on the tape.
+//! The fused operations as an extension of Burn's CPU backend; `gradient.rs` has their autodiff side.
 
 use std::sync::Arc;
 
@@ -8,17 +8,18 @@ use burn::backend::{Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, TensorData};
 
 use super::attention::{self, View};
-use super::product::{self, Into, Matrix};
+use super::matrix::{Matrix, Store};
+use super::product;
 use super::{linear, norm, rope, swiglu};
 use crate::model::spans::Spans;
 
-/// Matrix products of f32 tensors in two axes, outside autodiff.
+/// Matrix products of f32 tensors outside autodiff.
 #[backend_extension(Flex)]
 pub(crate) trait ProductOps: Backend {
-    /// See [`super::matmul`].
+    /// `lhs rhs`.
     fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// See [`super::add_matmul`].
+    /// `sum + lhs rhs`.
     fn add_product(
         sum: FloatTensor<Self>,
         lhs: FloatTensor<Self>,
@@ -30,26 +31,26 @@ impl ProductOps for Flex {
     fn product(lhs: FlexTensor, rhs: FlexTensor) -> FlexTensor {
         let [m, n] = [lhs.shape()[0], rhs.shape()[1]];
         let mut dst = vec![0.0; m * n];
-        product_into(Into::Fresh, &mut dst, lhs, rhs);
+        product_into(Store::Overwrite, &mut dst, lhs, rhs);
         tensor(dst, &[m, n])
     }
 
     fn add_product(sum: FlexTensor, lhs: FlexTensor, rhs: FlexTensor) -> FlexTensor {
         let mut dst = sum.to_contiguous();
-        drop(sum); // or its memory would be shared
-        product_into(Into::Sum, dst.storage_mut(), lhs, rhs);
+        drop(sum); // a second owner would force a copy
+        product_into(Store::Add, dst.storage_mut(), lhs, rhs);
         dst
     }
 }
 
-fn product_into(into: Into, dst: &mut [f32], lhs: FlexTensor, rhs: FlexTensor) {
+fn product_into(store: Store, dst: &mut [f32], lhs: FlexTensor, rhs: FlexTensor) {
     let [m, k] = lhs.shape().dims();
     let [_, n] = rhs.shape().dims();
     let [lhs, rhs] = [lhs, rhs].map(lines_contiguous);
-    product::large(into, (dst, n), matrix(&lhs), matrix(&rhs), [m, n, k]);
+    product::large(store, (dst, n), matrix(&lhs), matrix(&rhs), [m, n, k]);
 }
 
-/// The tensor itself when its rows or its columns are contiguous and do not overlap, else a copy.
+/// The tensor itself if its rows or its columns are contiguous and do not overlap, otherwise a copy.
 fn lines_contiguous(tensor: FlexTensor) -> FlexTensor {
     let strides = tensor.layout().strides();
     let positive = strides.iter().all(|stride| *stride > 0);
@@ -62,10 +63,10 @@ fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
     Matrix { data: &tensor.storage()[layout.start_offset()..], row, column }
 }
 
-/// Operations of the transformer on f32 tensors, each one pass over its inputs.
+/// Operations of the transformer on f32 tensors; `ops/mod.rs` says what each computes.
 #[backend_extension(Autodiff, Flex)]
 pub(crate) trait FusedOps: Backend {
-    /// See [`super::attention()`].
+    /// `softmax(q k^T) v` over the visible keys.
     fn fused_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -73,17 +74,17 @@ pub(crate) trait FusedOps: Backend {
         spans: Option<Arc<Spans>>,
     ) -> FloatTensor<Self>;
 
-    /// See [`super::linear()`].
+    /// `x weight^T`.
     fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// See [`super::rms_norm`].
+    /// RMSNorm over the last axis.
     fn fused_rms_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         eps: f32,
     ) -> FloatTensor<Self>;
 
-    /// See [`super::head_norm_rope`]; `factors` are the scale and the epsilon.
+    /// LayerNorm per head, rotation and scale; `factors` are the scale and the epsilon.
     fn fused_head_norm_rope(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -93,7 +94,7 @@ pub(crate) trait FusedOps: Backend {
         factors: [f32; 2],
     ) -> FloatTensor<Self>;
 
-    /// See [`super::swiglu()`].
+    /// `silu(gate) * up`.
     fn fused_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
@@ -156,7 +157,7 @@ impl FusedOps for Flex {
     }
 }
 
-/// Result and log-sum-exp. The result lies as `[batch, seq, heads, head_dim]`, so that joining the
+/// Result and log-sum-exp. In memory the result is `[batch, seq, heads, head_dim]`, so that joining the
 /// heads copies nothing.
 pub(super) fn attention_forward(
     inputs: &[FlexTensor; 3],
@@ -195,7 +196,7 @@ pub(super) fn rope_inputs<'a>(
     }
 }
 
-/// The tensor itself when its last axis is contiguous and no axis runs backwards, else a copy.
+/// The tensor itself if its last axis is contiguous and no stride is negative, otherwise a copy.
 pub(super) fn rows_contiguous(tensor: FlexTensor) -> FlexTensor {
     let strides = tensor.layout().strides();
     if strides.last() == Some(&1) && strides.iter().all(|stride| *stride >= 0) {

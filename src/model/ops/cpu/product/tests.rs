@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use burn::tensor::bf16;
 use rayon::prelude::*;
 
-use super::*;
+use super::super::matrix::{Element, Matrix, Store};
+use super::{general, large};
 
 /// Numbers in [-1, 1) that repeat from run to run.
 fn noise(len: usize, seed: u64) -> Vec<f32> {
@@ -16,9 +18,14 @@ fn noise(len: usize, seed: u64) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// A matrix in `data`, by rows or, turned, by columns, lines `gap` further apart than they are long.
-fn matrix<E>(data: &[E], [rows, columns]: [usize; 2], turned: bool, gap: usize) -> Matrix<'_, E> {
-    if turned {
+/// A matrix in `data`, by rows or, if `transposed`, by columns, with `gap` elements between its lines.
+fn matrix<E>(
+    data: &[E],
+    [rows, columns]: [usize; 2],
+    transposed: bool,
+    gap: usize,
+) -> Matrix<'_, E> {
+    if transposed {
         Matrix::rows(data, rows + gap).transposed()
     } else {
         Matrix::rows(data, columns + gap)
@@ -32,21 +39,21 @@ fn exact<E: Element>(lhs: Matrix<'_>, rhs: Matrix<'_, E>, [m, n, k]: [usize; 3])
     places.map(|(i, j)| (0..k).map(|d| left(i, d) * right(d, j)).sum()).collect()
 }
 
-/// Checks `product`, and that it leaves what lies between the rows of its destination alone.
+/// Checks `product`, and that it does not write between the rows of its destination.
 fn check<E: Element>(
-    product: impl Fn(Into, (&mut [f32], usize), Matrix<'_>, Matrix<'_, E>, [usize; 3]),
+    product: impl Fn(Store, (&mut [f32], usize), Matrix<'_>, Matrix<'_, E>, [usize; 3]),
     as_stored: impl Fn(f32) -> E,
-    into: Into,
-    (turned, gap): ([bool; 2], usize),
+    store: Store,
+    (transposed, gap): ([bool; 2], usize),
     sizes @ [m, n, k]: [usize; 3],
 ) {
     let a = noise((m + gap) * (k + gap), 1);
     let b: Vec<E> = noise((n + gap) * (k + gap), 2).into_iter().map(as_stored).collect();
-    let lhs = matrix(&a, [m, k], turned[0], gap);
-    let rhs = matrix(&b, [k, n], turned[1], gap);
+    let lhs = matrix(&a, [m, k], transposed[0], gap);
+    let rhs = matrix(&b, [k, n], transposed[1], gap);
     let before = noise(m * (n + gap), 3);
     let mut dst = before.clone();
-    product(into, (&mut dst, n + gap), lhs, rhs, sizes);
+    product(store, (&mut dst, n + gap), lhs, rhs, sizes);
     let expected = exact(lhs, rhs, sizes);
     for (i, (got, was)) in dst.iter().zip(&before).enumerate() {
         let (row, column) = (i / (n + gap), i % (n + gap));
@@ -54,11 +61,11 @@ fn check<E: Element>(
             assert_eq!(got, was, "written beyond a row of {sizes:?}");
             continue;
         }
-        let start = if into == Into::Sum { f64::from(*was) } else { 0.0 };
+        let start = if store == Store::Add { f64::from(*was) } else { 0.0 };
         let wanted = start + expected[row * n + column];
         assert!(
             (f64::from(*got) - wanted).abs() < 4e-6 * (k as f64).sqrt(),
-            "{sizes:?} {turned:?} {into:?} gap {gap} at {row} {column}: {got} for {wanted}"
+            "{sizes:?} {transposed:?} {store:?} gap {gap} at {row} {column}: {got} for {wanted}"
         );
     }
 }
@@ -67,16 +74,16 @@ fn same(x: f32) -> f32 {
     x
 }
 
-const TURNED: [[bool; 2]; 4] = [[false, false], [false, true], [true, false], [true, true]];
+const TRANSPOSED: [[bool; 2]; 4] = [[false, false], [false, true], [true, false], [true, true]];
 
 #[test]
-fn every_size_up_to_some_tiles_is_right() {
+fn products_of_every_size_up_to_two_tiles_are_right() {
     for m in 1..=19 {
         for n in [1, 2, 7, 15, 16, 17, 31, 32, 33, 47, 48, 49, 65, 97] {
-            for (turn, k) in [1, 3, 8, 21].into_iter().enumerate() {
-                let layout = (TURNED[(m + n + turn) % 4], 0);
-                check(large, same, Into::Fresh, layout, [m, n, k]);
-                check(large, bf16::from_f32, Into::Fresh, layout, [m, n, k]);
+            for (number, k) in [1, 3, 8, 21].into_iter().enumerate() {
+                let layout = (TRANSPOSED[(m + n + number) % 4], 0);
+                check(large, same, Store::Overwrite, layout, [m, n, k]);
+                check(large, bf16::from_f32, Store::Overwrite, layout, [m, n, k]);
             }
         }
     }
@@ -85,25 +92,27 @@ fn every_size_up_to_some_tiles_is_right() {
 #[test]
 fn transposed_factors_gaps_and_sums_are_right() {
     let sizes = [[50, 70, 40], [70, 50, 40], [9, 100, 1100], [100, 9, 1100], [203, 151, 1025]];
-    for turned in TURNED {
-        for (into, gap) in [(Into::Fresh, 0), (Into::Fresh, 3), (Into::Sum, 0), (Into::Sum, 3)] {
+    for transposed in TRANSPOSED {
+        for (store, gap) in
+            [(Store::Overwrite, 0), (Store::Overwrite, 3), (Store::Add, 0), (Store::Add, 3)]
+        {
             for sizes in sizes {
-                check(large, same, into, (turned, gap), sizes);
-                check(large, bf16::from_f32, into, (turned, gap), sizes);
+                check(large, same, store, (transposed, gap), sizes);
+                check(large, bf16::from_f32, store, (transposed, gap), sizes);
             }
         }
     }
 }
 
 #[test]
-fn other_processors_get_the_same_within_rounding() {
-    for turned in TURNED {
+fn products_without_avx512_are_right() {
+    for transposed in TRANSPOSED {
         for parallel in [false, true] {
             let product =
-                |into, dst: (&mut [f32], usize), lhs: Matrix<'_>, rhs: Matrix<'_>, sizes| {
-                    general(parallel, into, dst, lhs, rhs, sizes);
+                |store, dst: (&mut [f32], usize), lhs: Matrix<'_>, rhs: Matrix<'_>, sizes| {
+                    general(parallel, store, dst, lhs, rhs, sizes);
                 };
-            check(product, same, Into::Sum, (turned, 1), [33, 65, 300]);
+            check(product, same, Store::Add, (transposed, 1), [33, 65, 300]);
         }
     }
     let narrow: Vec<bf16> = noise(20, 1).into_iter().map(bf16::from_f32).collect();
@@ -111,13 +120,13 @@ fn other_processors_get_the_same_within_rounding() {
 }
 
 #[test]
-fn steps_in_both_axes_are_right() {
+fn factors_with_strides_in_both_axes_are_right() {
     let sizes @ [m, n, k] = [21, 50, 30];
     let (a, b) = (noise(m * k * 2, 1), noise(k * n * 3, 2));
     let lhs = Matrix { data: &a, row: 2 * k, column: 2 };
     let rhs = Matrix { data: &b, row: 3 * n, column: 3 };
     let mut dst = vec![f32::NAN; m * n];
-    large(Into::Fresh, (&mut dst, n), lhs, rhs, sizes);
+    large(Store::Overwrite, (&mut dst, n), lhs, rhs, sizes);
     for (got, wanted) in dst.iter().zip(exact(lhs, rhs, sizes)) {
         assert!((f64::from(*got) - wanted).abs() < 1e-4);
     }
@@ -125,14 +134,16 @@ fn steps_in_both_axes_are_right() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    for (sizes, turned) in [([130, 515, 700], TURNED[1]), ([515, 130, 700], TURNED[2])] {
+    for (sizes, transposed) in [([130, 515, 700], TRANSPOSED[1]), ([515, 130, 700], TRANSPOSED[2])]
+    {
         let [m, n, k] = sizes;
         let (a, b) = (noise(m * k, 1), noise(k * n, 2));
-        let (lhs, rhs) = (matrix(&a, [m, k], turned[0], 0), matrix(&b, [k, n], turned[1], 0));
+        let (lhs, rhs) =
+            (matrix(&a, [m, k], transposed[0], 0), matrix(&b, [k, n], transposed[1], 0));
         let on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut dst = vec![0.0; m * n];
-            pool.install(|| large(Into::Fresh, (&mut dst, n), lhs, rhs, sizes));
+            pool.install(|| large(Store::Overwrite, (&mut dst, n), lhs, rhs, sizes));
             dst
         };
         let one = on(1);
@@ -142,23 +153,29 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
-/// As a task that waits for another product's threads may begin one of its own.
+/// A task that waits for the threads of another product may start one of its own.
 #[test]
 fn products_within_products_are_right() {
     (0..8).into_par_iter().for_each(|i| {
-        check(large, same, Into::Fresh, (TURNED[i % 4], 0), [130 + i, 140, 150]);
+        check(large, same, Store::Overwrite, (TRANSPOSED[i % 4], 0), [130 + i, 140, 150]);
     });
 }
 
 #[test]
 fn nothing_to_sum_is_zero() {
-    for (into, wanted) in [(Into::Fresh, 0.0), (Into::Sum, 5.0)] {
+    for (store, wanted) in [(Store::Overwrite, 0.0), (Store::Add, 5.0)] {
         let mut dst = vec![5.0; 6];
         let none = Matrix::<f32>::rows(&[], 0);
-        large(into, (&mut dst, 3), none, none, [2, 3, 0]);
+        large(store, (&mut dst, 3), none, none, [2, 3, 0]);
         assert_eq!(dst, [wanted; 6]);
     }
-    large(Into::Fresh, (&mut [], 0), Matrix::rows(&[], 1), Matrix::<f32>::rows(&[], 0), [0, 0, 1]);
+    large(
+        Store::Overwrite,
+        (&mut [], 0),
+        Matrix::rows(&[], 1),
+        Matrix::<f32>::rows(&[], 0),
+        [0, 0, 1],
+    );
 }
 
 #[test]
@@ -166,5 +183,5 @@ fn nothing_to_sum_is_zero() {
 fn short_factors_are_refused() {
     let (a, b, mut dst) = (vec![0.0; 5], vec![0.0; 6], vec![0.0; 4]);
     let (lhs, rhs) = (Matrix::rows(&a, 3), Matrix::rows(&b, 2));
-    large(Into::Fresh, (&mut dst, 2), lhs, rhs, [2, 2, 3]);
+    large(Store::Overwrite, (&mut dst, 2), lhs, rhs, [2, 2, 3]);
 }

@@ -2,13 +2,13 @@
 
 use super::simd::LANES;
 
-/// `e^x` within 2e-7 relative; 0 below -87.3, so that `exp(-infinity)` is 0.
+/// `e^x` with a relative error of at most 2e-7; 0 below -87.3, so that `exp(-infinity)` is 0.
 ///
-/// `2^n * p(r)` with `|r| <= ln(2) / 2` and the Taylor polynomial of degree 7; no branch and no call, so
-/// loops over it vectorise.
+/// `2^n * p(r)` with `|r| <= ln(2) / 2` and the Taylor polynomial of degree 7. Without branches and
+/// calls, so that loops over it are vectorised.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    /// Adding it rounds to an integer, which then stands in the low bits.
+    /// Adding it rounds to an integer, which the low bits then hold.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -37,8 +37,8 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
 
 /// The sum of the lanes, pairwise.
 ///
-/// The lanes pass through memory: the compiler would otherwise carry the order of this sum back into
-/// the loop that fills them and work there on pairs of lanes, at a quarter of the speed.
+/// The lanes pass through memory; otherwise the compiler applies the order of this sum to the loop that
+/// fills them and works on pairs of lanes there, at a quarter of the speed.
 #[inline(always)]
 pub(crate) fn total(lanes: [f32; LANES]) -> f32 {
     let mut lanes = std::hint::black_box(lanes);
@@ -52,7 +52,7 @@ pub(crate) fn total(lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// `sum f(a[i], b[i])` in a fixed order.
+/// The sum of `f(a[i], b[i])`, in a fixed order.
 #[inline(always)]
 pub(crate) fn sum_by<B: Copy>(a: &[f32], b: &[B], f: impl Fn(f32, B) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
@@ -75,7 +75,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sum_by(a, b, |a, b| a * b)
 }
 
-/// The largest element, `-infinity` without any.
+/// The largest element, `-infinity` of an empty slice.
 #[inline(always)]
 pub(crate) fn largest(a: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -105,4 +105,27 @@ pub(crate) fn exp_shifted(a: &mut [f32], shift: f32) -> f32 {
         sum += *x;
     }
     sum
+}
+
+/// As [`exp_shifted`]; returns the sum of `exp(x - shift)` and that of `exp(x - shift) * (x - shift)`.
+#[inline(always)]
+pub(crate) fn exp_shifted_moments(a: &mut [f32], shift: f32) -> [f32; 2] {
+    let (mut sums, mut moments) = ([0.0; LANES], [0.0; LANES]);
+    let (chunks, rest) = a.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            let shifted = chunk[lane] - shift;
+            chunk[lane] = exp(shifted);
+            sums[lane] += chunk[lane];
+            moments[lane] += chunk[lane] * shifted;
+        }
+    }
+    let (mut sum, mut moment) = (total(sums), total(moments));
+    for x in rest {
+        let shifted = *x - shift;
+        *x = exp(shifted);
+        sum += *x;
+        moment += *x * shifted;
+    }
+    [sum, moment]
 }
