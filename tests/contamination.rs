@@ -69,30 +69,30 @@ fn exact_images_are_exact_and_reencoded_ones_near() {
     train[3].1[0] = evaluation.1[250].1[0].clone();
     let near = |distance| {
         let config = ContaminationConfig { distance, ..ContaminationConfig::default() };
-        search(&evaluation, Samples("train", train.clone()), config).near_pictures.share
+        search(&evaluation, Samples("train", train.clone()), config).near_images.share
     };
     let shares = [3, 6, 8, 10, 15].map(near);
     eprintln!("copies found, resized, brighter, JPEG 60, distance 3, 6, 8, 10, 15: {shares:.3?}");
     let found =
         search(&evaluation, Samples("train", train.clone()), ContaminationConfig::default());
-    assert_eq!(found.exact_pictures.items, 1);
+    assert_eq!(found.exact_images.items, 1);
     let exact = &found.images[0];
     assert!(exact.exact && (exact.doc_id, exact.twin.index) == (250, 3));
     assert_eq!((exact.id.as_str(), exact.twin_id.as_str()), ("val#250", "train#3"));
-    let share = found.near_pictures.share;
+    let share = found.near_images.share;
     assert!(share > 0.85, "{share}");
     let right = found
         .touched
         .iter()
-        .filter(|item| item.near_picture.as_ref().is_some_and(|twin| twin.index == item.doc_id));
-    assert!(right.count() as f64 > 0.95 * found.near_pictures.items as f64);
-    assert_eq!(found.any.items, found.exact_pictures.items + found.near_pictures.items);
+        .filter(|item| item.near_image.as_ref().is_some_and(|twin| twin.index == item.doc_id));
+    assert!(right.count() as f64 > 0.95 * found.near_images.items as f64);
+    assert_eq!(found.any.items, found.exact_images.items + found.near_images.items);
     // Each change alone, on one image.
     let one = |change: &dyn Fn(&RgbImage) -> RgbImage| {
         let image = scenes(EVALUATION).get(1).unwrap().images[0].clone();
         let evaluation = Samples("one", vec![(json!({}), vec![image.clone()])]);
         let train = Samples("changed", vec![(json!({}), vec![change(&image)])]);
-        search(&evaluation, train, ContaminationConfig::default()).near_pictures.items
+        search(&evaluation, train, ContaminationConfig::default()).near_images.items
     };
     let half = |p: &RgbImage| imageops::resize(p, 32, 32, FilterType::Lanczos3);
     let mirrored = |p: &RgbImage| imageops::flip_horizontal(p);
@@ -107,8 +107,8 @@ fn unrelated_images_are_seldom_near() {
     let rate = |distance| {
         let config = ContaminationConfig { distance, ..ContaminationConfig::default() };
         let found = search(&evaluation, Samples("train", train()), config);
-        assert_eq!(found.exact_pictures.items, 0);
-        found.near_pictures.share
+        assert_eq!(found.exact_images.items, 0);
+        found.near_images.share
     };
     let rates = [3, 6, 8, 10, 15].map(rate);
     eprintln!("false positives of 300 scenes beside 300, distance 3, 6, 8, 10, 15: {rates:.4?}");
@@ -127,7 +127,7 @@ fn colors_tell_equal_shapes_apart() {
         let evaluation = Samples("val", one(disc([210, 40, 40])));
         let found =
             search(&evaluation, Samples("train", one(disc(color))), ContaminationConfig::default());
-        (found.exact_pictures.items, found.near_pictures.items)
+        (found.exact_images.items, found.near_images.items)
     };
     assert_eq!(near([210, 40, 40]), (1, 0));
     assert_eq!(near([214, 44, 44]), (0, 1));
@@ -136,7 +136,7 @@ fn colors_tell_equal_shapes_apart() {
     let twice = Samples("val", [one(disc([9; 3])), one(disc([9; 3]))].concat());
     let train = Samples("train", one(disc([9; 3])));
     let found = search(&twice, train, ContaminationConfig::default());
-    assert_eq!((found.exact_pictures.items, found.images.len()), (2, 1), "shown once");
+    assert_eq!((found.exact_images.items, found.images.len()), (2, 1), "shown once");
 }
 
 const LONG: &str = "The quick brown fox jumps over the lazy dog while fourteen small cats watch it \

@@ -65,9 +65,9 @@ impl Captioned {
 
     /// The image above its caption and its first reference.
     fn cell(self, caption: &str, scores: &[(&str, f64)]) -> Cell {
-        let right = scores.iter().any(|&(name, value)| {
-            ["exact_match", "true_mentions"].contains(&name) && value == 1.0
-        });
+        let right = scores
+            .iter()
+            .any(|&(name, value)| ["exact_match", "true_mentions"].contains(&name) && value == 1.0);
         let right = if scores.is_empty() { Tone::Plain } else { tone(right) };
         let target = self.targets.into_iter().next().unwrap_or_default();
         Cell::new(self.image).note(right, caption).note(Tone::Muted, target)

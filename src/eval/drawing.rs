@@ -97,8 +97,7 @@ pub fn evaluate(
         let texts: Vec<_> = batch.iter().map(|(_, (text, _, _))| text.clone()).collect();
         let images: Vec<_> = batch.iter().map(|(_, (_, image, _))| image.clone()).collect();
         let drawn = one_per_item(artist.draw(&texts)?, texts.len())?;
-        let (images, rebuilt): (Vec<_>, Vec<_>) =
-            artist.reconstruct(&images)?.into_iter().unzip();
+        let (images, rebuilt): (Vec<_>, Vec<_>) = artist.reconstruct(&images)?.into_iter().unzip();
         if let Some(fid) = &mut fid {
             fid.add_real(&images)?;
             fid.add_generated(&drawn)?;

@@ -190,9 +190,7 @@ fn meteor(jar: &Path, segments: &[Segment]) -> Result<Scores> {
 }
 
 fn spice(jar: &Path, segments: &[Segment]) -> Result<Scores> {
-    let item = |(id, segment): (usize, &Segment)| {
-        json!({ "image_id": id, "test": segment.hypothesis(), "refs": segment.references() })
-    };
+    let item = |(id, segment): (usize, &Segment)| json!({ "image_id": id, "test": segment.hypothesis(), "refs": segment.references() });
     let items: Vec<Value> = segments.iter().enumerate().map(item).collect();
     let input = Scratch::new(jar, "spice-in", Value::Array(items).to_string().as_bytes())?;
     let output = Scratch::new(jar, "spice-out", b"")?;

@@ -163,8 +163,7 @@ pub fn geneval(args: &GenerationArgs, session: &Session) -> Result<Measured> {
 /// Those of checkpoint, data set and device.
 pub fn reconstruction(args: &ReconstructionArgs, session: &Session) -> Result<Measured> {
     let ReconstructionArgs { common: args, inception } = args;
-    let task =
-        ReconstructionTask { common: common(args), inception: inception.inception.clone() };
+    let task = ReconstructionTask { common: common(args), inception: inception.inception.clone() };
     let config = TaskConfig::Reconstruction(task.clone());
     config.validate()?;
     make_out(&args.out)?;

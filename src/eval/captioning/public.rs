@@ -13,9 +13,7 @@ use crate::eval::score::Score;
 pub(super) type SetScores = Vec<(&'static str, Score)>;
 
 /// Captions and references of the samples that have references.
-pub(super) fn captions_and_references(
-    samples: &[SampleRecord],
-) -> (Vec<String>, Vec<Vec<String>>) {
+pub(super) fn captions_and_references(samples: &[SampleRecord]) -> (Vec<String>, Vec<Vec<String>>) {
     let texts = |value: &Value| -> Vec<String> {
         match value {
             Value::Array(list) => {

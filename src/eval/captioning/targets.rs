@@ -20,7 +20,8 @@ pub(super) fn targets(fields: &Fields) -> Result<Option<Vec<String>>> {
         _ => None,
     };
     let texts = texts.filter(|texts| !texts.is_empty());
-    let wrong = || Error::invalid(format!("column {name} holds neither a text nor a list of texts"));
+    let wrong =
+        || Error::invalid(format!("column {name} holds neither a text nor a list of texts"));
     texts.map(Some).ok_or_else(wrong)
 }
 

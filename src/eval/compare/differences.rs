@@ -207,4 +207,3 @@ fn difference(
         unpaired,
     }
 }
-

@@ -1,10 +1,10 @@
-//! From what was met to numbers and examples.
+//! Numbers and examples from the matches.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use image::RgbImage;
 
-use super::ContaminationConfig;
+use super::config::ContaminationConfig;
 use super::index::{self, Hits, Index, Place};
 use super::outcome::{
     ColumnOverlap, Contamination, Contents, ImageTwin, Overlap, TextTwin, TouchedItem, Twin,
@@ -14,7 +14,7 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::sheet::{Cell, Tone};
 
-/// Examples of each kind.
+/// Number of examples of each kind.
 const EXAMPLES: usize = 16;
 
 /// A finished search.
@@ -26,21 +26,21 @@ pub(super) struct Finished<'a> {
     pub hits: &'a Hits,
 }
 
-/// How the n-grams of a text were met.
+/// The n-grams of a text that occur in training data.
 #[derive(Clone, Copy, Default)]
 struct Grams {
     all: u32,
-    met: u32,
-    /// The place that most were met at, if that is more than half (Boyer & Moore's vote).
+    matching: u32,
+    /// The position of the majority of the matches, if there is one (Boyer & Moore's vote).
     place: Option<Place>,
     votes: u32,
 }
 
 impl Grams {
-    fn add(&mut self, met: Option<Place>) {
+    fn add(&mut self, occurrence: Option<Place>) {
         self.all += 1;
-        let Some(place) = met else { return };
-        self.met += 1;
+        let Some(place) = occurrence else { return };
+        self.matching += 1;
         match self.place {
             Some(known) if known == place => self.votes += 1,
             Some(_) if self.votes > 0 => self.votes -= 1,
@@ -49,11 +49,12 @@ impl Grams {
     }
 
     fn share(self) -> f64 {
-        f64::from(self.met) / f64::from(self.all.max(1))
+        f64::from(self.matching) / f64::from(self.all.max(1))
     }
 }
 
 impl Finished<'_> {
+    /// The result of the search.
     pub fn outcome(&self, train: &[index::Contents]) -> Result<Contamination> {
         let grams = self.grams();
         let touched = self.touched(&grams);
@@ -68,8 +69,8 @@ impl Finished<'_> {
             train: sets.map(|(set, found)| contents(set.as_ref(), found)).collect(),
             config: self.config.clone(),
             items,
-            exact_pictures: count(&|item| item.exact_picture.is_some()),
-            near_pictures: count(&|item| item.near_picture.is_some()),
+            exact_images: count(&|item| item.exact_image.is_some()),
+            near_images: count(&|item| item.near_image.is_some()),
             exact_texts: count(&|item| item.exact_text.is_some()),
             ngrams: count(&|item| item.ngram_text.is_some()),
             any: count(&|_| true),
@@ -81,43 +82,45 @@ impl Finished<'_> {
         })
     }
 
-    /// By text.
+    /// The matching n-grams of each text.
     fn grams(&self) -> Vec<Grams> {
         let mut grams = vec![Grams::default(); self.index.texts.len()];
-        for (key, met) in self.hits.grams.iter().enumerate() {
+        for (key, occurrence) in self.hits.grams.iter().enumerate() {
             for &text in self.index.grams.owners(key) {
-                grams[text as usize].add(*met);
+                grams[text as usize].add(*occurrence);
             }
         }
         grams
     }
 
+    /// The training sample at `place`.
     fn twin(&self, place: Place) -> Twin {
         let dataset = self.train[usize::from(place.set)].name().to_owned();
         Twin { dataset, index: place.sample as usize }
     }
 
+    /// The items with any overlap, by index.
     fn touched(&self, grams: &[Grams]) -> BTreeMap<u32, TouchedItem> {
         let mut touched: BTreeMap<u32, TouchedItem> = BTreeMap::new();
         fn at(touched: &mut BTreeMap<u32, TouchedItem>, sample: u32) -> &mut TouchedItem {
             let doc_id = sample as usize;
             touched.entry(sample).or_insert(TouchedItem { doc_id, ..TouchedItem::default() })
         }
-        for (exact, image) in self.exact_pictures() {
+        for (exact, image) in self.exact_images() {
             let item = at(&mut touched, self.index.images[image].sample);
-            item.exact_picture.get_or_insert_with(|| self.twin(exact));
+            item.exact_image.get_or_insert_with(|| self.twin(exact));
         }
         for (image, near) in self.hits.near.iter().enumerate() {
             let Some((distance, place)) = *near else { continue };
             let item = at(&mut touched, self.index.images[image].sample);
-            // One that is in the training data as it is needs no likeness.
-            if item.exact_picture.is_none() && item.distance.is_none_or(|known| distance < known) {
-                (item.near_picture, item.distance) = (Some(self.twin(place)), Some(distance));
+            // Items with an equal training image are not counted as near.
+            if item.exact_image.is_none() && item.distance.is_none_or(|known| distance < known) {
+                (item.near_image, item.distance) = (Some(self.twin(place)), Some(distance));
             }
         }
         for (text, grams) in self.index.texts.iter().zip(grams) {
             let exact = self.hits.wholes[text.whole as usize];
-            if exact.is_none() && grams.met == 0 {
+            if exact.is_none() && grams.matching == 0 {
                 continue;
             }
             let item = at(&mut touched, text.place.sample);
@@ -131,14 +134,15 @@ impl Finished<'_> {
         touched
     }
 
-    /// Training and evaluation image of every equal pair.
-    fn exact_pictures(&self) -> impl Iterator<Item = (Place, usize)> {
+    /// The equal pairs of a training image and an evaluation image.
+    fn exact_images(&self) -> impl Iterator<Item = (Place, usize)> {
         let keys = self.hits.exact.iter().enumerate();
         keys.filter_map(|(key, place)| Some((key, (*place)?))).flat_map(|(key, place)| {
             self.index.digests.owners(key).iter().map(move |image| (place, *image as usize))
         })
     }
 
+    /// The overlap of each column.
     fn columns(&self, grams: &[Grams]) -> Vec<ColumnOverlap> {
         let mut found = vec![[const { BTreeSet::new() }; 3]; self.index.columns.len()];
         for (text, grams) in self.index.texts.iter().zip(grams) {
@@ -148,7 +152,7 @@ impl Finished<'_> {
             if self.hits.wholes[text.whole as usize].is_some() {
                 exact.insert(sample);
             }
-            if grams.met > 0 {
+            if grams.matching > 0 {
                 shared.insert(sample);
             }
         }
@@ -163,17 +167,18 @@ impl Finished<'_> {
             .collect()
     }
 
+    /// The closest pairs of images, and their sheet.
     fn image_examples(&self) -> Result<(Vec<ImageTwin>, Vec<Cell>)> {
-        let exact = self.exact_pictures().map(|(place, image)| (false, 0, image, place));
+        let exact = self.exact_images().map(|(place, image)| (false, 0, image, place));
         let near = self.hits.near.iter().enumerate();
         let near = near.filter_map(|(image, near)| {
             let (distance, place) = (*near)?;
             Some((true, distance, image, place))
         });
-        let mut worst: Vec<_> = exact.chain(near).collect();
-        worst.sort_by_key(|(near, distance, image, _)| (*near, *distance, *image));
+        let mut closest: Vec<_> = exact.chain(near).collect();
+        closest.sort_by_key(|(near, distance, image, _)| (*near, *distance, *image));
         let (mut seen, mut examples, mut cells) = (BTreeSet::new(), Vec::new(), Vec::new());
-        for (near, distance, image, place) in worst {
+        for (near, distance, image, place) in closest {
             if examples.len() == EXAMPLES {
                 break;
             }
@@ -194,20 +199,21 @@ impl Finished<'_> {
         Ok((examples, cells))
     }
 
+    /// The closest pairs of texts.
     fn text_examples(&self, grams: &[Grams]) -> Result<Vec<TextTwin>> {
-        let mut worst: Vec<_> = self.index.texts.iter().zip(grams).collect();
+        let mut closest: Vec<_> = self.index.texts.iter().zip(grams).collect();
         let exact = |whole: u32| self.hits.wholes[whole as usize];
-        worst.retain(|(text, grams)| exact(text.whole).is_some() || grams.met > 0);
-        worst.sort_by(|(a, a_grams), (b, b_grams)| {
+        closest.retain(|(text, grams)| exact(text.whole).is_some() || grams.matching > 0);
+        closest.sort_by(|(a, a_grams), (b, b_grams)| {
             let rank = |whole, grams: &Grams| (exact(whole).is_some(), grams.share(), grams.all);
             let (a, b) = (rank(a.whole, a_grams), rank(b.whole, b_grams));
             b.partial_cmp(&a).expect("shares are numbers")
         });
         let mut seen = BTreeSet::new();
-        worst.retain(|(text, _)| seen.insert(text.whole));
-        worst.truncate(EXAMPLES);
+        closest.retain(|(text, _)| seen.insert(text.whole));
+        closest.truncate(EXAMPLES);
         let example = |(text, grams): (&index::Text, &Grams)| {
-            let place = exact(text.whole).or(grams.place).expect("one of both was met");
+            let place = exact(text.whole).or(grams.place).expect("only matching texts are kept");
             let here = self.text_at(self.evaluation, text.place)?;
             let there = self.text_at(self.train[usize::from(place.set)].as_ref(), place)?;
             Ok(TextTwin {
@@ -222,10 +228,10 @@ impl Finished<'_> {
                 ngram_share: grams.share(),
             })
         };
-        worst.into_iter().map(example).collect()
+        closest.into_iter().map(example).collect()
     }
 
-    /// Where the text at `place` comes from, and the text.
+    /// The origin and the text at `place`.
     fn text_at(&self, dataset: &dyn Dataset, place: Place) -> Result<(String, String)> {
         let sample = dataset.get(place.sample as usize)?;
         let texts = texts(&sample.fields, self.config.columns.as_deref());
@@ -234,12 +240,12 @@ impl Finished<'_> {
     }
 }
 
-/// Where the image at `place` comes from, and the image.
+/// The origin and the image at `place`.
 fn image_at(dataset: &dyn Dataset, place: Place) -> Result<(String, RgbImage)> {
     let mut sample = dataset.get(place.sample as usize)?;
     let part = usize::from(place.part).min(sample.images.len().saturating_sub(1));
     match sample.images.is_empty() {
-        true => Err(Error::invalid(format!("{}: its images are gone", sample.source))),
+        true => Err(Error::invalid(format!("{}: its images are missing", sample.source))),
         false => Ok((sample.source, sample.images.swap_remove(part))),
     }
 }

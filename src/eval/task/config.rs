@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::data;
 use crate::data::scenes::ScenesConfig;
 use crate::data::template::Loss;
-use crate::data;
 use crate::error::{Error, Result};
 use crate::eval::{Extent, Official, geneval, reconstruction, vqa};
 use crate::generate::GenerationConfig;
@@ -224,11 +224,13 @@ impl TaskConfig {
     /// [`Error::Invalid`] with the key at fault.
     pub fn validate(&self) -> Result<()> {
         let of_kind = || match self {
-            Self::Vqa(VqaTask { common, asking, .. }) => asking.problem(&common.data).or_else(|| {
-                let nothing = asking.choices.is_empty() && asking.train.is_none();
-                (asking.chooses() && nothing)
-                    .then_some("answer = \"choose\" needs choices, or train to take them from")
-            }),
+            Self::Vqa(VqaTask { common, asking, .. }) => {
+                asking.problem(&common.data).or_else(|| {
+                    let nothing = asking.choices.is_empty() && asking.train.is_none();
+                    (asking.chooses() && nothing)
+                        .then_some("answer = \"choose\" needs choices, or train to take them from")
+                })
+            }
             Self::Captioning(task) => task.asking.problem(&task.common.data),
             Self::TextToImage(task) => task.problem(),
             Self::Loss(task) => task

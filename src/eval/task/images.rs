@@ -61,7 +61,8 @@ impl Evaluation<'_> {
     ) -> Result<Report> {
         let dataset = renamed(data::open(&task.common.data)?, &task.columns);
         let mut fid = open_fid(task.inception.as_deref(), self.pipeline.model().device())?;
-        let mut artist = PipelineArtist { evaluation: self, responses: self.responses()?, progress };
+        let mut artist =
+            PipelineArtist { evaluation: self, responses: self.responses()?, progress };
         let extent = task.common.extent();
         let scores =
             drawing::evaluate(dataset.as_ref(), extent, template, &mut artist, fid.as_mut())?;
@@ -152,17 +153,18 @@ pub fn reconstruct(
     let dataset = reconstruction::open(&task.common.data)?;
     let codes = vq.config().num_embeddings;
     let mut fid = open_fid(task.inception.as_deref(), vq.device())?;
-    let scores = reconstruction::evaluate(dataset.as_ref(), task.common.extent(), codes, |images| {
-        progress(images.len());
-        let found = reconstruction::reconstruct(vq, images)?;
-        if let Some(fid) = &mut fid {
-            let (real, generated): (Vec<_>, Vec<_>) =
-                found.iter().map(|one| (one.original.clone(), one.decoded.clone())).unzip();
-            fid.add_real(&real)?;
-            fid.add_generated(&generated)?;
-        }
-        Ok(found)
-    })?;
+    let scores =
+        reconstruction::evaluate(dataset.as_ref(), task.common.extent(), codes, |images| {
+            progress(images.len());
+            let found = reconstruction::reconstruct(vq, images)?;
+            if let Some(fid) = &mut fid {
+                let (real, generated): (Vec<_>, Vec<_>) =
+                    found.iter().map(|one| (one.original.clone(), one.decoded.clone())).unzip();
+                fid.add_real(&real)?;
+                fid.add_generated(&generated)?;
+            }
+            Ok(found)
+        })?;
     let mut report = scores.report(dataset.name());
     add_fid(&mut report, "rfid", fid)?;
     report.config.insert("preprocessor".to_owned(), json!(vq.preprocessor()));

@@ -174,7 +174,8 @@ impl TaskKeys {
             _ => Map::new(),
         };
         let defaults = object(&Self::new(self.measure));
-        let given = object(self).into_iter().filter(|(key, value)| defaults.get(key) != Some(value));
+        let given =
+            object(self).into_iter().filter(|(key, value)| defaults.get(key) != Some(value));
         given.map(|(key, _)| key).collect()
     }
 
@@ -190,7 +191,8 @@ impl TaskKeys {
         let all = self.clone();
         let task = self.take_task();
         let Some(key) = self.given().into_iter().next() else { return Ok(task) };
-        let readers = Measure::ALL.into_iter().filter(|measure| !all.unread(*measure).contains(&key));
+        let readers =
+            Measure::ALL.into_iter().filter(|measure| !all.unread(*measure).contains(&key));
         let readers: Vec<&str> = readers.map(Measure::name).collect();
         let (label, measure) = (task.label(), self.measure.name());
         Err(Error::invalid(format!(
@@ -244,9 +246,7 @@ impl Serialize for TaskConfig {
 }
 
 impl<'de> Deserialize<'de> for TaskConfig {
-    fn deserialize<D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> std::result::Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         TaskKeys::deserialize(deserializer)?.into_task().map_err(D::Error::custom)
     }
 }
