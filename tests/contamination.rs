@@ -1,4 +1,4 @@
-//! Overlap of data sets: copies are found, what is alike by chance is not, or seldom.
+//! Overlap of data sets: copies are found, and chance similarities rarely are.
 
 use calumma::data::scenes::Scenes;
 use calumma::data::{Dataset, Fields, Sample};
@@ -9,7 +9,7 @@ use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
 
-/// Samples in memory; one without fields cannot be read.
+/// Samples in memory; one whose fields are no JSON object cannot be read.
 struct Samples(&'static str, Vec<(Value, Vec<RgbImage>)>);
 
 impl Dataset for Samples {
@@ -50,7 +50,7 @@ fn images(spec: &str, change: impl Fn(&RgbImage) -> RgbImage) -> Vec<(Value, Vec
     (0..scenes.len()).map(one).collect()
 }
 
-/// Larger, brighter, and through JPEG at `quality`.
+/// `image` enlarged, brightened and compressed by JPEG at `quality`.
 fn reencoded(image: &RgbImage, quality: u8) -> RgbImage {
     let (width, height) = (image.width() * 3 / 2, image.height() * 3 / 2);
     let larger = imageops::resize(image, width, height, FilterType::CatmullRom);
@@ -63,7 +63,7 @@ fn reencoded(image: &RgbImage, quality: u8) -> RgbImage {
 const EVALUATION: &str = "scenes:val?count=300&seed=5";
 
 #[test]
-fn exact_images_are_exact_and_reencoded_ones_near() {
+fn equal_images_are_exact_and_reencoded_ones_near() {
     let evaluation = Samples("val", images(EVALUATION, RgbImage::clone));
     let mut train = images(EVALUATION, |image| reencoded(image, 60));
     train[3].1[0] = evaluation.1[250].1[0].clone();
@@ -87,7 +87,7 @@ fn exact_images_are_exact_and_reencoded_ones_near() {
         .filter(|item| item.near_image.as_ref().is_some_and(|twin| twin.index == item.doc_id));
     assert!(right.count() as f64 > 0.95 * found.near_images.items as f64);
     assert_eq!(found.any.items, found.exact_images.items + found.near_images.items);
-    // Each change alone, on one image.
+    // Each change alone, on a single image.
     let one = |change: &dyn Fn(&RgbImage) -> RgbImage| {
         let image = scenes(EVALUATION).get(1).unwrap().images[0].clone();
         let evaluation = Samples("one", vec![(json!({}), vec![image.clone()])]);
@@ -101,7 +101,7 @@ fn exact_images_are_exact_and_reencoded_ones_near() {
 }
 
 #[test]
-fn unrelated_images_are_seldom_near() {
+fn unrelated_images_are_rarely_near() {
     let evaluation = Samples("val", images(EVALUATION, RgbImage::clone));
     let train = || images("scenes:train?count=300&seed=6", RgbImage::clone);
     let rate = |distance| {
@@ -117,7 +117,7 @@ fn unrelated_images_are_seldom_near() {
 }
 
 #[test]
-fn colors_tell_equal_shapes_apart() {
+fn equal_shapes_of_different_colors_are_not_near() {
     let disc = |color: [u8; 3]| {
         let inside = |x: u32, y: u32| x.abs_diff(30).pow(2) + y.abs_diff(26).pow(2) < 300;
         RgbImage::from_fn(64, 64, |x, y| if inside(x, y) { Rgb(color) } else { Rgb([250; 3]) })
@@ -131,7 +131,7 @@ fn colors_tell_equal_shapes_apart() {
     };
     assert_eq!(near([210, 40, 40]), (1, 0));
     assert_eq!(near([214, 44, 44]), (0, 1));
-    // As light as the red one.
+    // The luma of the red one.
     assert_eq!(near([40, 90, 230]), (0, 0));
     let twice = Samples("val", [one(disc([9; 3])), one(disc([9; 3]))].concat());
     let train = Samples("train", one(disc([9; 3])));
@@ -143,7 +143,7 @@ const LONG: &str = "The quick brown fox jumps over the lazy dog while fourteen s
                     from a wall.";
 
 #[test]
-fn texts_are_found_whole_and_by_their_grams() {
+fn texts_are_found_whole_and_by_n_grams() {
     let row =
         |caption: &str, names: [&str; 2]| (json!({"caption": caption, "names": names}), vec![]);
     let evaluation = Samples(
@@ -171,7 +171,7 @@ fn texts_are_found_whole_and_by_their_grams() {
     assert!(first.exact && first.doc_id == 1 && first.twin_text == "a small red square");
     assert!(!second.exact && second.text == "a green star" && second.twin.index == 1);
     assert_eq!((second.twin_text.as_str(), second.column.as_str()), ("a green, star", "names"));
-    // Of the 6 grams of 18 words, the 3 within the first 15.
+    // Of the six 13-grams of 18 words, the three within the first 15 words.
     assert_eq!(third.ngram_share, 0.5);
     assert_eq!((third.twin.index, third.doc_id), (2, 0));
     let caption = &found.columns.iter().find(|column| column.column == "caption").unwrap();
@@ -179,7 +179,7 @@ fn texts_are_found_whole_and_by_their_grams() {
 }
 
 #[test]
-fn columns_choose_the_texts_and_a_missing_one_is_an_error() {
+fn only_texts_of_the_given_columns_are_compared_and_a_missing_column_is_an_error() {
     let evaluation =
         Samples("val", vec![(json!({"question": "what is it?", "answer": "red"}), vec![])]);
     let train = || Samples("train", vec![(json!({"question": "why?", "answer": "red"}), vec![])]);
@@ -199,7 +199,7 @@ fn columns_choose_the_texts_and_a_missing_one_is_an_error() {
 }
 
 #[test]
-fn bad_samples_are_counted_and_many_stop_the_search() {
+fn bad_samples_are_counted_and_too_many_stop_the_search() {
     let rows = |bad: usize| {
         (0..300)
             .map(move |i| if i < bad { (json!(null), vec![]) } else { (json!({"t": "x"}), vec![]) })
@@ -211,7 +211,7 @@ fn bad_samples_are_counted_and_many_stop_the_search() {
     );
     assert_eq!((found.items, found.any.items, found.any.share), (297, 297, 1.0));
     assert_eq!((found.evaluation.bad_samples.len(), found.train[0].bad_samples.len()), (3, 2));
-    assert_eq!(found.texts.len(), 1, "an example that is the same is shown once");
+    assert_eq!(found.texts.len(), 1, "equal examples are shown once");
     let train: [Box<dyn Dataset>; 1] = [Box::new(Samples("train", rows(4).collect()))];
     let config = ContaminationConfig::default();
     let evaluation = Samples("val", rows(0).collect());

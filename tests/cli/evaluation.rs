@@ -1,4 +1,4 @@
-//! What is known of scores: whether two differ, and whether their data were trained on.
+//! `calumma eval compare` and `calumma eval contamination`.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use super::calumma_in;
 use crate::compare::{item, write};
 
 #[test]
-fn evaluations_are_compared_as_a_table_as_json_and_in_files() {
+fn comparisons_are_printed_and_written() {
     let dir = tempfile::tempdir().unwrap();
     let of = |right: &dyn Fn(usize) -> bool| {
         let one = |i: usize| {

@@ -196,8 +196,8 @@ impl TaskKeys {
         let readers: Vec<&str> = readers.map(Measure::name).collect();
         let (label, measure) = (task.label(), self.measure.name());
         Err(Error::invalid(format!(
-            "task {label}: {key} is not for the measure {measure}; it is for {}",
-            readers.join(", ")
+            "task {label}: the measure {measure} does not read {key}, but {} does",
+            readers.join(" or ")
         )))
     }
 
@@ -263,15 +263,23 @@ mod tests {
     #[test]
     fn a_key_of_another_measure_is_refused_with_the_measures_that_read_it() {
         for (keys, key, readers) in [
-            ("measure = \"reconstruction\"\nshots = 2", "shots", "vqa, captioning"),
-            ("measure = \"loss\"\ninception = \"x\"", "inception", "text-to-image, reconstruction"),
+            ("measure = \"reconstruction\"\nshots = 2", "shots", "vqa or captioning"),
+            (
+                "measure = \"loss\"\ninception = \"x\"",
+                "inception",
+                "text-to-image or reconstruction",
+            ),
             ("measure = \"vqa\"\nofficial = \"x\"", "official", "captioning"),
             ("measure = \"geneval\"\nexplode = \"x\"", "explode", "loss"),
-            ("measure = \"loss\"\ngeneration = { seed = 1 }", "generation", "geneval"),
+            (
+                "measure = \"loss\"\ngeneration = { seed = 1 }",
+                "generation",
+                "vqa or captioning or text-to-image or geneval",
+            ),
         ] {
             let error = read(&format!("name = \"mine\"\ndata = \"d\"\n{keys}")).unwrap_err();
-            assert!(error.contains(&format!("task mine: {key} is not for")), "{error}");
-            assert!(error.contains(readers), "{error}");
+            assert!(error.contains(&format!("does not read {key}, but {readers} does")), "{error}");
+            assert!(error.contains("task mine: the measure "), "{error}");
         }
         let error = read("measure = \"vqa\"\ndata = \"d\"\nshot = 1").unwrap_err();
         assert!(error.contains("unknown field `shot`") && error.contains("`shots`"), "{error}");
