@@ -82,7 +82,7 @@ fn equal_images_are_exact_and_reencoded_ones_near() {
     let share = found.near_images.share;
     assert!(share > 0.85, "{share}");
     let right = found
-        .touched
+        .affected
         .iter()
         .filter(|item| item.near_image.as_ref().is_some_and(|twin| twin.index == item.doc_id));
     assert!(right.count() as f64 > 0.95 * found.near_images.items as f64);

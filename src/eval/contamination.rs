@@ -26,7 +26,7 @@ mod texts;
 
 pub use config::{ContaminationConfig, MAX_DISTANCE};
 pub use outcome::{
-    ColumnOverlap, Contamination, Contents, ImageTwin, Overlap, TextTwin, TouchedItem, Twin,
+    AffectedItem, ColumnOverlap, Contamination, Contents, ImageTwin, Overlap, TextTwin, Twin,
 };
 
 use crate::data::Dataset;

@@ -62,7 +62,7 @@ pub struct DrawingScores {
     pub sheet: Vec<Cell>,
 }
 
-/// What is kept of the images while they come in.
+/// The images so far.
 #[derive(Default)]
 struct Images {
     /// The data set's images, reduced.

@@ -49,12 +49,12 @@ pub fn draw(
                 continue;
             }
         };
-        let folder = dir.join(format!("{index:05}"));
-        let path = |number: usize| folder.join("samples").join(format!("{number:04}.png"));
+        let prompt_dir = dir.join(format!("{index:05}"));
+        let path = |number: usize| prompt_dir.join("samples").join(format!("{number:04}.png"));
         if !(0..IMAGES).all(|number| path(number).is_file()) {
             let images = one_per_item(draw(&prompt, index * IMAGES)?, IMAGES)?;
             let metadata = metadata(&fields);
-            write_atomic(&folder.join("metadata.jsonl"), format!("{metadata}\n").as_bytes())?;
+            write_atomic(&prompt_dir.join("metadata.jsonl"), format!("{metadata}\n").as_bytes())?;
             for (number, image) in images.iter().enumerate() {
                 write_png(&path(number), image)?;
             }
@@ -63,7 +63,7 @@ pub fn draw(
             let first = image::open(path(0)).map_err(Error::in_file(&path(0)))?;
             sheet.push(Cell::new(first.into_rgb8()).note(Tone::Plain, prompt.as_str()));
         }
-        samples.push(record(index, &fields, prompt, &folder));
+        samples.push(record(index, &fields, prompt, &prompt_dir));
     }
     let images = Score::whole((samples.len() * IMAGES) as f64, samples.len());
     Ok(Report {
@@ -87,13 +87,13 @@ fn text(fields: &Fields) -> Result<String> {
     prompt.map(str::to_owned).ok_or_else(|| Error::invalid("column prompt is missing or no text"))
 }
 
-fn record(doc_id: usize, fields: &Fields, prompt: String, folder: &Path) -> SampleRecord {
+fn record(doc_id: usize, fields: &Fields, prompt: String, prompt_dir: &Path) -> SampleRecord {
     SampleRecord {
         doc_id,
-        id: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        id: prompt_dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         input: prompt,
         target: metadata(fields),
-        response: json!(folder.join("samples")),
+        response: json!(prompt_dir.join("samples")),
         kind: fields.get("tag").and_then(Value::as_str).map(str::to_owned),
         group: None,
         scores: Vec::new(),

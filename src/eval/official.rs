@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::metrics::ptb::DROPPED;
 use super::metrics::{PtbTokenizer, Segment};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
 /// METEOR 1.5; its directory `data` with the paraphrases is beside it.
 const METEOR: &str = "meteor-1.5.jar";
@@ -116,8 +116,10 @@ fn java(jar: &Path) -> Command {
 }
 
 /// The error for a program that failed.
-fn failed(jar: &Path, why: impl std::fmt::Display) -> Error {
-    Error::file(jar, format!("the program failed: {why}"))
+fn failed(jar: &Path, source: impl Into<Cause>) -> Error {
+    let source = source.into();
+    let message = format!("the program failed: {source}");
+    Error::File { path: jar.to_owned(), message, source: Some(source) }
 }
 
 /// The error for a missing Java runtime, for `map_err`.
@@ -144,7 +146,7 @@ fn tokenize(jar: &Path, texts: &[&String]) -> Result<Vec<String>> {
     let found = tokens.lines().count();
     if !output.status.success() || found != texts.len() {
         let wanted = texts.len();
-        return Err(failed(jar, format_args!("{found} lines of tokens for {wanted} texts")));
+        return Err(failed(jar, format!("{found} lines of tokens for {wanted} texts")));
     }
     let kept = |line: &str| -> String {
         let words = line.split_whitespace().filter(|word| !DROPPED.contains(word));

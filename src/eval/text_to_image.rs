@@ -75,28 +75,28 @@ impl Judgement {
     pub fn of(prompt: &Prompt, image: &RgbImage, detector: &Detector) -> Self {
         let found = detector.detect(image);
         let seen: Vec<Object> = found.iter().map(|found| found.object).collect();
-        let told = &prompt.scene.objects;
+        let wanted = &prompt.scene.objects;
         Self {
             satisfied: prompt.caption.satisfied(&found),
             exact: prompt.caption.satisfied_exactly(&found),
-            shapes: contains(&seen, told, |object| object.shape),
-            colors: contains(&seen, told, |object| object.color),
-            pairs: contains(&seen, told, |object| (object.shape, object.color)),
-            count: seen.len() == told.len(),
+            shapes: contains(&seen, wanted, |object| object.shape),
+            colors: contains(&seen, wanted, |object| object.color),
+            pairs: contains(&seen, wanted, |object| (object.shape, object.color)),
+            count: seen.len() == wanted.len(),
             found,
         }
     }
 }
 
-/// Whether each property of the `told` objects occurs among the `seen` ones at least as often.
+/// Whether each property of the `wanted` objects occurs among the `seen` ones at least as often.
 fn contains<K: PartialEq>(
     seen: &[Object],
-    told: &[Object],
+    wanted: &[Object],
     property: impl Fn(&Object) -> K,
 ) -> bool {
     let often =
         |objects: &[Object], key: &K| objects.iter().filter(|o| property(o) == *key).count();
-    told.iter().map(&property).all(|key| often(seen, &key) >= often(told, &key))
+    wanted.iter().map(&property).all(|key| often(seen, &key) >= often(wanted, &key))
 }
 
 /// The result of [`evaluate`].

@@ -100,7 +100,7 @@ fn low_frequencies(values: &[f32]) -> [f32; BITS * BITS] {
     let rows: [[f32; EDGE]; BITS] = std::array::from_fn(|across| {
         std::array::from_fn(|row| dot(&waves[across], &values[row * EDGE..][..EDGE]))
     });
-    std::array::from_fn(|place| dot(&waves[place / BITS], &rows[place % BITS]))
+    std::array::from_fn(|position| dot(&waves[position / BITS], &rows[position % BITS]))
 }
 
 /// The mean chroma of the cells of `image`.
@@ -133,9 +133,9 @@ mod tests {
         let wave = |f: usize, at: usize| (PI * (2 * at + 1) as f32 * f as f32 / 64.0).cos();
         let values: Vec<f32> =
             (0..EDGE * EDGE).map(|i| wave(3, i % EDGE) * wave(5, i / EDGE)).collect();
-        for (place, value) in low_frequencies(&values).into_iter().enumerate() {
-            let expected = if place == 4 * BITS + 2 { 16.0 } else { 0.0 };
-            assert!((value - expected).abs() < 1e-3, "{place}: {value}");
+        for (position, value) in low_frequencies(&values).into_iter().enumerate() {
+            let expected = if position == 4 * BITS + 2 { 16.0 } else { 0.0 };
+            assert!((value - expected).abs() < 1e-3, "{position}: {value}");
         }
     }
 

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::config::ContaminationConfig;
 use super::fingerprint::{Colors, Fingerprint};
 use super::lookup::{HammingIndex, Postings};
-use super::texts::{grams, texts, whole};
+use super::texts::{grams, text_hash, texts};
 use crate::data::{BadSample, Dataset, Sample};
 use crate::error::{Error, Result};
 use crate::eval::batches::refuse_many_bad;
@@ -17,7 +17,7 @@ const CHUNK: usize = 512;
 
 /// The position of an image or text in a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Position {
     /// Number of the training set; 0 for the evaluation set.
     pub set: u16,
     /// Number among the sample's images or texts.
@@ -26,7 +26,7 @@ pub(super) struct Place {
     pub sample: u32,
 }
 
-impl Place {
+impl Position {
     fn new(set: usize, sample: usize, part: usize) -> Self {
         // The numbers of sets and samples are checked before reading.
         Self {
@@ -40,7 +40,7 @@ impl Place {
 /// A text of the evaluation set.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Text {
-    pub place: Place,
+    pub position: Position,
     /// Number of its column.
     pub column: u32,
     /// Number of the hash of the whole text.
@@ -60,7 +60,7 @@ pub(super) struct Index {
     config: ContaminationConfig,
     pub contents: Contents,
     /// The position of each image.
-    pub images: Vec<Place>,
+    pub images: Vec<Position>,
     colors: Vec<Colors>,
     /// Number of each image's digest.
     pub keys: Vec<u32>,
@@ -69,20 +69,20 @@ pub(super) struct Index {
     /// Names of columns with texts.
     pub columns: Vec<String>,
     pub texts: Vec<Text>,
-    pub wholes: Postings<u64>,
+    pub whole_texts: Postings<u64>,
     pub grams: Postings<u64>,
 }
 
 /// Occurrences of the index's entries in the training data.
 pub(super) struct Hits {
     /// By digest: the first equal image.
-    pub exact: Vec<Option<Place>>,
+    pub exact: Vec<Option<Position>>,
     /// By image: the nearest image that is not equal, with its distance.
-    pub near: Vec<Option<(u32, Place)>>,
+    pub near: Vec<Option<(u32, Position)>>,
     /// By hash of a whole text: the first equal text.
-    pub wholes: Vec<Option<Place>>,
+    pub whole_texts: Vec<Option<Position>>,
     /// By n-gram: the first occurrence.
-    pub grams: Vec<Option<Place>>,
+    pub grams: Vec<Option<Position>>,
 }
 
 impl Index {
@@ -103,7 +103,7 @@ impl Index {
         Hits {
             exact: vec![None; self.digests.len()],
             near: vec![None; self.images.len()],
-            wholes: vec![None; self.wholes.len()],
+            whole_texts: vec![None; self.whole_texts.len()],
             grams: vec![None; self.grams.len()],
         }
     }
@@ -124,21 +124,21 @@ impl Index {
             |index, matches| {
                 contents.images += matches.images;
                 contents.texts += matches.texts;
-                let place = |part| Place::new(set, index, part);
+                let position = |part| Position::new(set, index, part);
                 for (part, key) in matches.exact {
-                    hits.exact[key].get_or_insert(place(part));
+                    hits.exact[key].get_or_insert(position(part));
                 }
                 for (part, image, distance) in matches.near {
                     let known = &mut hits.near[image];
                     if known.is_none_or(|(nearest, _)| distance < nearest) {
-                        *known = Some((distance, place(part)));
+                        *known = Some((distance, position(part)));
                     }
                 }
-                for (part, key) in matches.wholes {
-                    hits.wholes[key].get_or_insert(place(part));
+                for (part, key) in matches.whole_texts {
+                    hits.whole_texts[key].get_or_insert(position(part));
                 }
                 for (part, key) in matches.grams {
-                    hits.grams[key].get_or_insert(place(part));
+                    hits.grams[key].get_or_insert(position(part));
                 }
             },
         )?;
@@ -165,7 +165,9 @@ impl Index {
         let columns = self.config.columns.as_deref();
         for (part, (_, text)) in texts(&sample.fields, columns).into_iter().enumerate() {
             matches.texts += 1;
-            matches.wholes.extend(self.wholes.find(&whole(text)).map(|key| (part, key)));
+            matches
+                .whole_texts
+                .extend(self.whole_texts.find(&text_hash(text)).map(|key| (part, key)));
             let grams = grams(text, self.config.gram);
             matches.grams.extend(
                 grams.iter().filter_map(|gram| self.grams.find(gram)).map(|key| (part, key)),
@@ -185,7 +187,7 @@ struct Hashes {
 impl Hashes {
     fn of(sample: &Sample, config: &ContaminationConfig) -> Self {
         let of_text = |(column, text): (&str, &str)| {
-            (column.to_owned(), whole(text), grams(text, config.gram))
+            (column.to_owned(), text_hash(text), grams(text, config.gram))
         };
         let texts = texts(&sample.fields, config.columns.as_deref());
         Self {
@@ -198,13 +200,13 @@ impl Hashes {
 /// An [`Index`] while the evaluation set is read.
 #[derive(Default)]
 struct Builder {
-    images: Vec<Place>,
+    images: Vec<Position>,
     colors: Vec<Colors>,
     hashes: Vec<Option<u64>>,
     digests: Vec<([u8; 32], u32)>,
     columns: BTreeMap<String, u32>,
     texts: Vec<Text>,
-    wholes: Vec<(u64, u32)>,
+    whole_texts: Vec<(u64, u32)>,
     grams: Vec<(u64, u32)>,
 }
 
@@ -213,7 +215,7 @@ impl Builder {
     fn add(&mut self, sample: usize, hashes: Hashes) {
         for (part, print) in hashes.images.into_iter().enumerate() {
             self.digests.push((print.digest, self.images.len() as u32));
-            self.images.push(Place::new(0, sample, part));
+            self.images.push(Position::new(0, sample, part));
             self.colors.push(print.colors);
             self.hashes.push(print.hash);
         }
@@ -221,9 +223,9 @@ impl Builder {
             let number = self.texts.len() as u32;
             let next = self.columns.len() as u32;
             let column = *self.columns.entry(column).or_insert(next);
-            self.wholes.push((whole, number));
+            self.whole_texts.push((whole, number));
             self.grams.extend(grams.into_iter().map(|gram| (gram, number)));
-            self.texts.push(Text { place: Place::new(0, sample, part), column, whole: 0 });
+            self.texts.push(Text { position: Position::new(0, sample, part), column, whole: 0 });
         }
     }
 
@@ -233,15 +235,26 @@ impl Builder {
         config: &ContaminationConfig,
         bad: Vec<BadSample>,
     ) -> Result<Index> {
-        let Self { images, colors, hashes, digests, columns: numbered, mut texts, wholes, grams } =
-            self;
+        let Self {
+            images,
+            colors,
+            hashes,
+            digests,
+            columns: numbered,
+            mut texts,
+            whole_texts,
+            grams,
+        } = self;
         if texts.len().max(images.len()).max(grams.len()) > u32::MAX as usize {
             let message = "more than 2^32 images or n-grams; split the data set";
             return Err(Error::invalid(format!("{}: {message}", dataset.name())));
         }
-        let wholes = Postings::new(wholes);
-        for key in 0..wholes.len() {
-            wholes.owners(key).iter().for_each(|&text| texts[text as usize].whole = key as u32);
+        let whole_texts = Postings::new(whole_texts);
+        for key in 0..whole_texts.len() {
+            whole_texts
+                .owners(key)
+                .iter()
+                .for_each(|&text| texts[text as usize].whole = key as u32);
         }
         let digests = Postings::new(digests);
         let mut keys = vec![0; images.len()];
@@ -260,7 +273,7 @@ impl Builder {
             hashes: HammingIndex::new(&hashes, config.distance),
             columns,
             texts,
-            wholes,
+            whole_texts,
             grams: Postings::new(grams),
         })
     }
@@ -273,7 +286,7 @@ struct Matches {
     texts: usize,
     exact: Vec<(usize, usize)>,
     near: Vec<(usize, usize, u32)>,
-    wholes: Vec<(usize, usize)>,
+    whole_texts: Vec<(usize, usize)>,
     grams: Vec<(usize, usize)>,
 }
 

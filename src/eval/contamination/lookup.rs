@@ -141,7 +141,10 @@ mod tests {
     fn postings_find_the_owners_of_a_key() {
         let postings = Postings::new(vec![("b", 1), ("a", 7), ("b", 0), ("b", 1)]);
         assert_eq!(postings.len(), 2);
-        assert_eq!(postings.find(&"b").map(|place| postings.owners(place)), Some(&[0, 1][..]));
+        assert_eq!(
+            postings.find(&"b").map(|position| postings.owners(position)),
+            Some(&[0, 1][..])
+        );
         assert_eq!(postings.find(&"c"), None);
     }
 }

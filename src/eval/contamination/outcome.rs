@@ -102,7 +102,7 @@ pub struct TextTwin {
 
 /// An evaluation item with any overlap.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct TouchedItem {
+pub struct AffectedItem {
     /// The item's index.
     pub doc_id: usize,
     /// The first training sample with an equal image.
@@ -157,7 +157,7 @@ pub struct Contamination {
     pub texts: Vec<TextTwin>,
     /// All items with any overlap.
     #[serde(skip)]
-    pub touched: Vec<TouchedItem>,
+    pub affected: Vec<AffectedItem>,
     /// The closest images beside their training twins.
     #[serde(skip)]
     pub sheet: Vec<Cell>,
@@ -171,8 +171,8 @@ impl Contamination {
     /// [`Error::Io`](crate::Error::Io) or [`Error::File`](crate::Error::File) with the file that could not be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         const VALID: &str = "names and numbers are valid JSON";
-        let line = |item: &TouchedItem| serde_json::to_string(item).expect(VALID) + "\n";
-        let lines: String = self.touched.iter().map(line).collect();
+        let line = |item: &AffectedItem| serde_json::to_string(item).expect(VALID) + "\n";
+        let lines: String = self.affected.iter().map(line).collect();
         write_atomic(&dir.join("items.jsonl"), lines.as_bytes())?;
         if !self.sheet.is_empty() {
             let path = dir.join("sheet.png");

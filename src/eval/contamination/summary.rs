@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use image::RgbImage;
 
 use super::config::ContaminationConfig;
-use super::index::{self, Hits, Index, Place};
+use super::index::{self, Hits, Index, Position};
 use super::outcome::{
-    ColumnOverlap, Contamination, Contents, ImageTwin, Overlap, TextTwin, TouchedItem, Twin,
+    AffectedItem, ColumnOverlap, Contamination, Contents, ImageTwin, Overlap, TextTwin, Twin,
 };
 use super::texts::texts;
 use crate::data::Dataset;
@@ -32,19 +32,19 @@ struct Grams {
     all: u32,
     matching: u32,
     /// The position of the majority of the matches, if there is one (Boyer & Moore's vote).
-    place: Option<Place>,
+    position: Option<Position>,
     votes: u32,
 }
 
 impl Grams {
-    fn add(&mut self, occurrence: Option<Place>) {
+    fn add(&mut self, occurrence: Option<Position>) {
         self.all += 1;
-        let Some(place) = occurrence else { return };
+        let Some(position) = occurrence else { return };
         self.matching += 1;
-        match self.place {
-            Some(known) if known == place => self.votes += 1,
+        match self.position {
+            Some(known) if known == position => self.votes += 1,
             Some(_) if self.votes > 0 => self.votes -= 1,
-            _ => (self.place, self.votes) = (Some(place), 1),
+            _ => (self.position, self.votes) = (Some(position), 1),
         }
     }
 
@@ -57,10 +57,10 @@ impl Finished<'_> {
     /// The result of the search.
     pub fn outcome(&self, train: &[index::Contents]) -> Result<Contamination> {
         let grams = self.grams();
-        let touched = self.touched(&grams);
+        let affected = self.affected(&grams);
         let items = self.evaluation.len() - self.index.contents.bad.len();
-        let count = |has: &dyn Fn(&TouchedItem) -> bool| {
-            overlap(touched.values().filter(|item| has(item)).count(), items)
+        let count = |has: &dyn Fn(&AffectedItem) -> bool| {
+            overlap(affected.values().filter(|item| has(item)).count(), items)
         };
         let (images, sheet) = self.image_examples()?;
         let sets = self.train.iter().zip(train);
@@ -77,7 +77,7 @@ impl Finished<'_> {
             columns: self.columns(&grams),
             images,
             texts: self.text_examples(&grams)?,
-            touched: touched.into_values().collect(),
+            affected: affected.into_values().collect(),
             sheet,
         })
     }
@@ -93,52 +93,55 @@ impl Finished<'_> {
         grams
     }
 
-    /// The training sample at `place`.
-    fn twin(&self, place: Place) -> Twin {
-        let dataset = self.train[usize::from(place.set)].name().to_owned();
-        Twin { dataset, index: place.sample as usize }
+    /// The training sample at `position`.
+    fn twin(&self, position: Position) -> Twin {
+        let dataset = self.train[usize::from(position.set)].name().to_owned();
+        Twin { dataset, index: position.sample as usize }
     }
 
     /// The items with any overlap, by index.
-    fn touched(&self, grams: &[Grams]) -> BTreeMap<u32, TouchedItem> {
-        let mut touched: BTreeMap<u32, TouchedItem> = BTreeMap::new();
-        fn at(touched: &mut BTreeMap<u32, TouchedItem>, sample: u32) -> &mut TouchedItem {
+    fn affected(&self, grams: &[Grams]) -> BTreeMap<u32, AffectedItem> {
+        let mut affected: BTreeMap<u32, AffectedItem> = BTreeMap::new();
+        fn at(affected: &mut BTreeMap<u32, AffectedItem>, sample: u32) -> &mut AffectedItem {
             let doc_id = sample as usize;
-            touched.entry(sample).or_insert(TouchedItem { doc_id, ..TouchedItem::default() })
+            affected.entry(sample).or_insert(AffectedItem { doc_id, ..AffectedItem::default() })
         }
         for (exact, image) in self.exact_images() {
-            let item = at(&mut touched, self.index.images[image].sample);
+            let item = at(&mut affected, self.index.images[image].sample);
             item.exact_image.get_or_insert_with(|| self.twin(exact));
         }
         for (image, near) in self.hits.near.iter().enumerate() {
-            let Some((distance, place)) = *near else { continue };
-            let item = at(&mut touched, self.index.images[image].sample);
+            let Some((distance, position)) = *near else { continue };
+            let item = at(&mut affected, self.index.images[image].sample);
             // Items with an equal training image are not counted as near.
             if item.exact_image.is_none() && item.distance.is_none_or(|known| distance < known) {
-                (item.near_image, item.distance) = (Some(self.twin(place)), Some(distance));
+                (item.near_image, item.distance) = (Some(self.twin(position)), Some(distance));
             }
         }
         for (text, grams) in self.index.texts.iter().zip(grams) {
-            let exact = self.hits.wholes[text.whole as usize];
+            let exact = self.hits.whole_texts[text.whole as usize];
             if exact.is_none() && grams.matching == 0 {
                 continue;
             }
-            let item = at(&mut touched, text.place.sample);
+            let item = at(&mut affected, text.position.sample);
             if let Some(exact) = exact {
                 item.exact_text.get_or_insert_with(|| self.twin(exact));
             }
-            if let Some(place) = grams.place.filter(|_| item.ngram_share < Some(grams.share())) {
-                (item.ngram_text, item.ngram_share) = (Some(self.twin(place)), Some(grams.share()));
+            if let Some(position) =
+                grams.position.filter(|_| item.ngram_share < Some(grams.share()))
+            {
+                (item.ngram_text, item.ngram_share) =
+                    (Some(self.twin(position)), Some(grams.share()));
             }
         }
-        touched
+        affected
     }
 
     /// The equal pairs of a training image and an evaluation image.
-    fn exact_images(&self) -> impl Iterator<Item = (Place, usize)> {
+    fn exact_images(&self) -> impl Iterator<Item = (Position, usize)> {
         let keys = self.hits.exact.iter().enumerate();
-        keys.filter_map(|(key, place)| Some((key, (*place)?))).flat_map(|(key, place)| {
-            self.index.digests.owners(key).iter().map(move |image| (place, *image as usize))
+        keys.filter_map(|(key, position)| Some((key, (*position)?))).flat_map(|(key, position)| {
+            self.index.digests.owners(key).iter().map(move |image| (position, *image as usize))
         })
     }
 
@@ -146,10 +149,10 @@ impl Finished<'_> {
     fn columns(&self, grams: &[Grams]) -> Vec<ColumnOverlap> {
         let mut found = vec![[const { BTreeSet::new() }; 3]; self.index.columns.len()];
         for (text, grams) in self.index.texts.iter().zip(grams) {
-            let sample = text.place.sample;
+            let sample = text.position.sample;
             let [all, exact, shared] = &mut found[text.column as usize];
             all.insert(sample);
-            if self.hits.wholes[text.whole as usize].is_some() {
+            if self.hits.whole_texts[text.whole as usize].is_some() {
                 exact.insert(sample);
             }
             if grams.matching > 0 {
@@ -169,16 +172,16 @@ impl Finished<'_> {
 
     /// The closest pairs of images, and their sheet.
     fn image_examples(&self) -> Result<(Vec<ImageTwin>, Vec<Cell>)> {
-        let exact = self.exact_images().map(|(place, image)| (false, 0, image, place));
+        let exact = self.exact_images().map(|(position, image)| (false, 0, image, position));
         let near = self.hits.near.iter().enumerate();
         let near = near.filter_map(|(image, near)| {
-            let (distance, place) = (*near)?;
-            Some((true, distance, image, place))
+            let (distance, position) = (*near)?;
+            Some((true, distance, image, position))
         });
         let mut closest: Vec<_> = exact.chain(near).collect();
         closest.sort_by_key(|(near, distance, image, _)| (*near, *distance, *image));
         let (mut seen, mut examples, mut cells) = (BTreeSet::new(), Vec::new(), Vec::new());
-        for (near, distance, image, place) in closest {
+        for (near, distance, image, position) in closest {
             if examples.len() == EXAMPLES {
                 break;
             }
@@ -188,12 +191,12 @@ impl Finished<'_> {
             let here = self.index.images[image];
             let (id, image) = image_at(self.evaluation, here)?;
             let (twin_id, twin_image) =
-                image_at(self.train[usize::from(place.set)].as_ref(), place)?;
+                image_at(self.train[usize::from(position.set)].as_ref(), position)?;
             let apart = if near { format!("distance {distance}") } else { "equal".to_owned() };
             cells.push(Cell::new(image).note(Tone::Plain, "evaluation").note(Tone::Muted, &id));
             let twin = Cell::new(twin_image).note(Tone::Wrong, format!("training: {apart}"));
             cells.push(twin.note(Tone::Muted, &twin_id));
-            let (doc_id, twin) = (here.sample as usize, self.twin(place));
+            let (doc_id, twin) = (here.sample as usize, self.twin(position));
             examples.push(ImageTwin { doc_id, id, twin, twin_id, exact: !near, distance });
         }
         Ok((examples, cells))
@@ -202,7 +205,7 @@ impl Finished<'_> {
     /// The closest pairs of texts.
     fn text_examples(&self, grams: &[Grams]) -> Result<Vec<TextTwin>> {
         let mut closest: Vec<_> = self.index.texts.iter().zip(grams).collect();
-        let exact = |whole: u32| self.hits.wholes[whole as usize];
+        let exact = |whole: u32| self.hits.whole_texts[whole as usize];
         closest.retain(|(text, grams)| exact(text.whole).is_some() || grams.matching > 0);
         closest.sort_by(|(a, a_grams), (b, b_grams)| {
             let rank = |whole, grams: &Grams| (exact(whole).is_some(), grams.share(), grams.all);
@@ -213,15 +216,16 @@ impl Finished<'_> {
         closest.retain(|(text, _)| seen.insert(text.whole));
         closest.truncate(EXAMPLES);
         let example = |(text, grams): (&index::Text, &Grams)| {
-            let place = exact(text.whole).or(grams.place).expect("only matching texts are kept");
-            let here = self.text_at(self.evaluation, text.place)?;
-            let there = self.text_at(self.train[usize::from(place.set)].as_ref(), place)?;
+            let position =
+                exact(text.whole).or(grams.position).expect("only matching texts are kept");
+            let here = self.text_at(self.evaluation, text.position)?;
+            let there = self.text_at(self.train[usize::from(position.set)].as_ref(), position)?;
             Ok(TextTwin {
-                doc_id: text.place.sample as usize,
+                doc_id: text.position.sample as usize,
                 id: here.0,
                 column: self.index.columns[text.column as usize].clone(),
                 text: here.1,
-                twin: self.twin(place),
+                twin: self.twin(position),
                 twin_id: there.0,
                 twin_text: there.1,
                 exact: exact(text.whole).is_some(),
@@ -231,19 +235,19 @@ impl Finished<'_> {
         closest.into_iter().map(example).collect()
     }
 
-    /// The origin and the text at `place`.
-    fn text_at(&self, dataset: &dyn Dataset, place: Place) -> Result<(String, String)> {
-        let sample = dataset.get(place.sample as usize)?;
+    /// The origin and the text at `position`.
+    fn text_at(&self, dataset: &dyn Dataset, position: Position) -> Result<(String, String)> {
+        let sample = dataset.get(position.sample as usize)?;
         let texts = texts(&sample.fields, self.config.columns.as_deref());
-        let text = texts.get(usize::from(place.part)).map(|(_, text)| (*text).to_owned());
+        let text = texts.get(usize::from(position.part)).map(|(_, text)| (*text).to_owned());
         Ok((sample.source, text.unwrap_or_default()))
     }
 }
 
-/// The origin and the image at `place`.
-fn image_at(dataset: &dyn Dataset, place: Place) -> Result<(String, RgbImage)> {
-    let mut sample = dataset.get(place.sample as usize)?;
-    let part = usize::from(place.part).min(sample.images.len().saturating_sub(1));
+/// The origin and the image at `position`.
+fn image_at(dataset: &dyn Dataset, position: Position) -> Result<(String, RgbImage)> {
+    let mut sample = dataset.get(position.sample as usize)?;
+    let part = usize::from(position.part).min(sample.images.len().saturating_sub(1));
     match sample.images.is_empty() {
         true => Err(Error::invalid(format!("{}: its images are missing", sample.source))),
         false => Ok((sample.source, sample.images.swap_remove(part))),

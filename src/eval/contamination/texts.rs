@@ -60,7 +60,7 @@ fn strings<'a>(value: &'a Value, add: &mut dyn FnMut(&'a str)) {
 }
 
 /// The hash of `text` in lower case with single blanks between words.
-pub(super) fn whole(text: &str) -> u64 {
+pub(super) fn text_hash(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     for word in text.split_whitespace() {
         word.to_lowercase().hash(&mut hasher);
@@ -121,8 +121,8 @@ mod tests {
 
     #[test]
     fn texts_ignore_case_and_blanks_and_ngrams_ignore_punctuation() {
-        assert_eq!(whole("A  red\nsquare"), whole("a red square"));
-        assert_ne!(whole("a red square."), whole("a red square"));
+        assert_eq!(text_hash("A  red\nsquare"), text_hash("a red square"));
+        assert_ne!(text_hash("a red square."), text_hash("a red square"));
         assert_eq!(grams("A red, square!", 13), grams("a red square", 13));
         assert_ne!(grams("a red square", 13), grams("a red square too", 13));
         assert_eq!(grams("one two three four", 3).len(), 2);

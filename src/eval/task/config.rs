@@ -46,7 +46,7 @@ pub enum Answering {
     ChooseByLength,
 }
 
-/// What every task reads.
+/// The keys of every task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Common {
     /// The data set.
@@ -59,7 +59,7 @@ pub struct Common {
     pub batch: usize,
 }
 
-/// What tasks read that ask the model about an image.
+/// The keys of tasks that ask about images.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Asking {
     /// Columns of `data` and `train` with other names than expected, such as `{ question = "sentence" }`.
@@ -79,7 +79,7 @@ pub struct Asking {
 /// A task `vqa`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VqaTask {
-    /// What every task reads.
+    /// The keys of every task.
     pub common: Common,
     /// Prompt, examples and choices; majority answers are learnt from `data` without `train`.
     pub asking: Asking,
@@ -90,7 +90,7 @@ pub struct VqaTask {
 /// A task `captioning`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CaptioningTask {
-    /// What every task reads.
+    /// The keys of every task.
     pub common: Common,
     /// Prompt, examples and choices.
     pub asking: Asking,
@@ -103,7 +103,7 @@ pub struct CaptioningTask {
 /// A task `text-to-image`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TextToImageTask {
-    /// What every task reads.
+    /// The keys of every task.
     pub common: Common,
     /// Template of the prompts, such as `{name}, {style} emoji`; captions of scenes without it.
     pub prompt: Option<String>,
@@ -118,7 +118,7 @@ pub struct TextToImageTask {
 /// A task `reconstruction`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReconstructionTask {
-    /// What every task reads.
+    /// The keys of every task.
     pub common: Common,
     /// Weights of Inception v3 as `pytorch-fid` downloads them: adds rFID.
     pub inception: Option<PathBuf>,
@@ -127,7 +127,7 @@ pub struct ReconstructionTask {
 /// A task `loss`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LossTask {
-    /// What every task reads.
+    /// The keys of every task.
     pub common: Common,
     /// Templates that make a document of a sample.
     pub templates: Vec<String>,
@@ -140,7 +140,7 @@ pub struct LossTask {
 /// A task `geneval`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenevalTask {
-    /// What every task reads.
+    /// The keys of every task.
     pub common: Common,
     /// Changes to the checkpoint's `generation_config.json`.
     pub generation: Map<String, Value>,
@@ -200,7 +200,7 @@ impl TextToImageTask {
 }
 
 impl TaskConfig {
-    /// What every task reads.
+    /// The keys of every task.
     pub fn common(&self) -> &Common {
         match self {
             Self::Vqa(VqaTask { common, .. })

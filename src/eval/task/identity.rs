@@ -1,5 +1,5 @@
-//! What decides the responses of an evaluation: stopped evaluations continue, and finished tasks are skipped,
-//! only if it is unchanged.
+//! The identity of an evaluation, everything that decides its responses: only if it is unchanged do stopped evaluations
+//! continue, and are finished tasks skipped.
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
