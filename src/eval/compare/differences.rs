@@ -70,7 +70,7 @@ pub struct Comparison {
 pub fn compare(a: &Results, b: &Results, resampling: Resampling) -> Result<Comparison> {
     let differ = |what: &str, a_is: &dyn std::fmt::Display, b_is: &dyn std::fmt::Display| {
         Err(Error::invalid(format!(
-            "{} and {} are no pair: {what} is {a_is} in the first and {b_is} in the second",
+            "{} and {} cannot be compared: {what} is {a_is} in the first and {b_is} in the second",
             a.name, b.name
         )))
     };
@@ -91,7 +91,7 @@ pub fn compare(a: &Results, b: &Results, resampling: Resampling) -> Result<Compa
         pairs.push((*item, *other));
     }
     if pairs.is_empty() {
-        let message = "are no pair: no doc_id is in both";
+        let message = "cannot be compared: no doc_id is in both";
         return Err(Error::invalid(format!("{} and {} {message}", a.name, b.name)));
     }
     Ok(Comparison {

@@ -172,12 +172,10 @@ impl Asking {
             return Some("shots needs train, where the examples come from");
         }
         if self.shots > 0 && self.train.as_deref() == Some(data) {
-            return Some(
-                "shots would show answers of the very data that is measured; train is data",
-            );
+            return Some("train is data: examples would show answers of the data that is measured");
         }
         if self.choices.iter().any(|choice| choice.trim().is_empty()) {
-            return Some("choices holds an empty one");
+            return Some("choices holds an empty text");
         }
         (!self.chooses() && !self.choices.is_empty())
             .then_some("choices needs answer = \"choose\" or \"choose-by-length\"")

@@ -52,7 +52,7 @@ impl Recipe for EvalRecipe {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
                 return Err(Error::invalid(format!(
-                    "task.name is {name:?}; every task needs one of letters, digits, - _ and . (not first)"
+                    "task.name is {name:?}; every task needs a name of letters, digits, -, _ and . (not first)"
                 )));
             }
             if !names.insert(name) {
