@@ -5,7 +5,7 @@ use calumma::error::Result;
 use calumma::eval::text_to_image::prompts;
 use calumma::eval::{drawing, geneval, text_to_image};
 use image::RgbImage;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Rows, extent};
 
