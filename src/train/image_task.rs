@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use image::RgbImage;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -24,7 +24,7 @@ use super::task::{Stepped, Task};
 use super::trained::{TRAINER_DIR, Trained};
 use crate::data::mixture::Cursor;
 use crate::device::Precision;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{read_json, write_json};
 use crate::report::Metrics;
 
