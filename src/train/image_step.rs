@@ -3,7 +3,7 @@
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Int, Tensor};
 use vq_tokenizer::VqModel;
-use vq_tokenizer::train::{Seen, SemanticHead, VqLoss};
+use vq_tokenizer::train::{AdversarialBatch, SemanticHead, VqLoss};
 
 use super::image_batches::Group;
 use crate::report::Metrics;
@@ -21,7 +21,7 @@ pub(super) struct Gathered {
     codes: Vec<Tensor<3, Int>>,
     latents: Vec<Tensor<4>>,
     /// What the critic is to learn from, with its weight.
-    pub(super) seen: Vec<(Seen, f64)>,
+    pub(super) seen: Vec<(AdversarialBatch, f64)>,
 }
 
 impl Gathered {
@@ -67,7 +67,8 @@ impl Gathered {
         self.codes.push(loss.codes);
         self.latents.push(loss.latents);
         let Group { pixels, share, .. } = group;
-        self.seen.push((Seen { pixels, reconstructions: loss.output, share }, weight));
+        let reconstructions = loss.output;
+        self.seen.push((AdversarialBatch { pixels, reconstructions, share }, weight));
         true
     }
 

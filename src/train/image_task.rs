@@ -11,7 +11,8 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::train::{
-    CodebookCare, Discriminator, Judges, Lecam, Lpips, Seen, SemanticHead, VqLoss, VqObjective,
+    AdversarialBatch, AuxiliaryLosses, CodebookMaintenance, Discriminator, Lecam, Lpips,
+    SemanticHead, VqLoss, VqObjective,
 };
 use vq_tokenizer::weights::{self, WeightFiles};
 use vq_tokenizer::{VqModel, VqTokenizer};
@@ -36,7 +37,7 @@ const CODEBOOK: &str = "quantize.embedding.weight";
 #[derive(Serialize, Deserialize)]
 struct State {
     cursor: Cursor,
-    codebook: CodebookCare,
+    codebook: CodebookMaintenance,
     lecam: Lecam,
 }
 
@@ -49,7 +50,7 @@ pub struct ImageTask {
     model: Option<VqModel>,
     optimizer: Optimizer,
     objective: VqObjective,
-    codebook: CodebookCare,
+    codebook: CodebookMaintenance,
     /// Averaged weights, where the recipe asks for them.
     average: Option<Average>,
     critic: Option<Companion<Discriminator>>,
@@ -105,7 +106,7 @@ impl ImageTask {
         Ok(Self {
             optimizer: Optimizer::new(recipe.optimizer.clone()),
             objective: VqObjective { config: recipe.loss.clone() },
-            codebook: CodebookCare::new(recipe.codebook.clone(), &recipe.model),
+            codebook: CodebookMaintenance::new(recipe.codebook.clone(), &recipe.model),
             average: Average::new(&recipe.average, &model),
             critic,
             lecam: Lecam::default(),
@@ -216,15 +217,15 @@ impl ImageTask {
         }
         let adversarial = &self.recipe.adversarial;
         let critic = self.critic.as_ref().filter(|_| self.criticises(step));
-        let judges = Judges {
-            critic: critic.map(|c| (c.module(), adversarial.weight, adversarial.adaptive)),
+        let auxiliary = AuxiliaryLosses {
+            discriminator: critic.map(|c| (c.module(), adversarial.weight, adversarial.adaptive)),
             perceptual: self.perceptual.as_ref().map(|p| (p, self.recipe.perceptual.weight)),
             semantic: self
                 .semantic
                 .as_ref()
                 .map(|head| (head.module(), &group.words, self.recipe.semantic.weight)),
         };
-        self.objective.judged_loss(model, pixels, judges)
+        self.objective.loss_with(model, pixels, auxiliary)
     }
 
     /// Rows of the codebook that were replaced are no longer what their averages are of.
@@ -237,14 +238,19 @@ impl ImageTask {
     }
 
     /// The critic's own step on groups of images and their reconstructions, each with its weight.
-    fn teach_critic(&mut self, step: usize, seen: Vec<(Seen, f64)>, lr: f64) -> Result<Metrics> {
+    fn teach_critic(
+        &mut self,
+        step: usize,
+        seen: Vec<(AdversarialBatch, f64)>,
+        lr: f64,
+    ) -> Result<Metrics> {
         let Some(critic) = &mut self.critic else { return Ok(Metrics::new()) };
         let adversarial = &self.recipe.adversarial;
         let mut gradients = GradientsAccumulator::new();
         let (mut real, mut fake) = (0.0, 0.0);
         for (seen, weight) in seen {
             let module = critic.module();
-            let loss = self.lecam.critic_loss(module, seen, adversarial.lecam);
+            let loss = self.lecam.discriminator_loss(module, seen, adversarial.lecam);
             let found = (loss.total * weight).backward();
             gradients.accumulate(module, GradientsParams::from_grads(found, module));
             real += weight * loss.real;
