@@ -5,8 +5,8 @@
 //! which one a tokenizer was trained with.
 
 mod config;
-mod decode;
 mod flexible;
+mod image_file;
 mod resample;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
@@ -14,6 +14,6 @@ mod tests;
 mod transform;
 
 pub use config::{PreprocessorConfig, Rule};
-pub use decode::{MAX_PIXELS, MAX_SIDE, decode_image, open_image, to_rgb, to_rgb_by};
+pub use image_file::{MAX_PIXELS, MAX_SIDE, decode_image, open_image, to_rgb, to_rgb_by};
 pub use resample::Resample;
 pub use transform::to_images;

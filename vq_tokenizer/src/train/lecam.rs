@@ -75,7 +75,7 @@ impl Lecam {
 mod tests {
     use super::*;
     use crate::train::AdversarialConfig;
-    use burn::tensor::Distribution;
+    use burn::tensor::{Device, Distribution};
 
     #[test]
     fn the_loss_is_the_hinge_over_patches_and_lecam_adds_to_it() {
