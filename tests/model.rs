@@ -6,9 +6,9 @@ use burn::module::{ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
 use calumma::checkpoint::Checkpoint;
-use calumma::generate::LanguageModel;
 use calumma::generate::sampling::log_probability;
-use calumma::model::{CausalLm, KvCache, ModelConfig, ModelInput, ServingModel, mask};
+use calumma::generate::{LanguageModel, ServingModel};
+use calumma::model::{CausalLm, KvCache, ModelConfig, ModelInput, mask};
 
 use crate::common::{Expected, assert_close, cpu, excess, fixture};
 

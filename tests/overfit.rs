@@ -4,8 +4,9 @@
 use calumma::checkpoint::{Checkpoint, Manifest};
 use calumma::data::shards::{ShardContent, tokenizer_digest};
 use calumma::device::Precision;
-use calumma::generate::{GenerationConfig, GenerationMode, Generator, SamplingConfig};
-use calumma::model::ServingModel;
+use calumma::generate::{
+    GenerationConfig, GenerationMode, Generator, SamplingConfig, ServingModel,
+};
 use calumma::report::Reporter;
 use calumma::tokenize::{CodedSegment, Processor, TokenSequence};
 use calumma::train::{LanguageRecipe, LanguageTask, StopFlag, run};

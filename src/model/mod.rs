@@ -16,7 +16,6 @@ mod norm;
 #[cfg(feature = "cpu")]
 pub(crate) mod ops;
 mod rope;
-mod serving;
 mod spans;
 
 pub use attention::Attention;
@@ -29,4 +28,3 @@ pub use linear::Linear;
 pub use mask::Mask;
 pub use norm::{HeadNorm, RmsNorm};
 pub use rope::Rope;
-pub use serving::{ServingCache, ServingModel};

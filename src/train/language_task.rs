@@ -25,8 +25,8 @@ use crate::data::shards::tokenizer_digest;
 use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::files::{read_json, write_json};
-use crate::generate::GenerationConfig;
-use crate::model::{CausalLm, ModelConfig, ServingModel};
+use crate::generate::{GenerationConfig, ServingModel};
+use crate::model::{CausalLm, ModelConfig};
 use crate::report::{Metrics, SampleText};
 use crate::tokenize::Processor;
 

@@ -6,8 +6,7 @@ use vq_tokenizer::{Codes, VqTokenizer};
 
 use super::objective::NextTokenBatch;
 use crate::error::Result;
-use crate::generate::{GenerationConfig, GenerationMode, Generator, Request};
-use crate::model::ServingModel;
+use crate::generate::{GenerationConfig, GenerationMode, Generator, Request, ServingModel};
 use crate::report::SampleText;
 use crate::sheet::{Cell, Layout, Section, Tone, sheet};
 use crate::tokenize::{CodedSegment, Processor};

@@ -2,10 +2,10 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::{CausalLm, KvCache, ModelConfig, ModelInput, mask};
+use super::LanguageModel;
+use super::sampling::log_probability;
 use crate::error::{Error, Result};
-use crate::generate::LanguageModel;
-use crate::generate::sampling::log_probability;
+use crate::model::{CausalLm, KvCache, ModelConfig, ModelInput, mask};
 
 /// Choices that are weighed at one time, at most.
 const CHOICES: usize = 64;
