@@ -1,4 +1,4 @@
-//! The decoding loop on a scripted model: what may follow, who sees what, and in which order.
+//! The decoding loop on a scripted model: which ids follow, what each branch sees, in which order.
 
 use std::cell::{Cell, RefCell};
 
@@ -16,7 +16,7 @@ const CODES: usize = 6;
 const GRID: (usize, usize) = (2, 3);
 const CONTEXT: usize = 40;
 
-/// Four control tokens, twelve codes, the brackets, the separator, the placeholder, ten texts.
+/// Four control tokens, twelve codes, end-image, begin-image, separator, placeholder, ten texts.
 fn vocabulary() -> Vocabulary {
     let name = |name: &str| name.to_owned();
     let first = [BOS_TOKEN, PAD_TOKEN, EOS_TOKEN, UNK_TOKEN].map(name);
@@ -28,12 +28,12 @@ fn vocabulary() -> Vocabulary {
 
 type Logits = dyn Fn(&[u32]) -> Vec<f32>;
 
-/// A model whose logits are any function of a row; it checks what it is asked.
+/// A model whose logits are a function of the row; it checks every call.
 struct Scripted {
     logits: Box<Logits>,
     vocab: usize,
     caches: Cell<usize>,
-    /// The whole row of every cache row that was stepped, call by call.
+    /// All rows of the cache after each call.
     seen: RefCell<Vec<Vec<Vec<u32>>>>,
 }
 
@@ -54,7 +54,7 @@ impl Scripted {
         }
     }
 
-    /// Logits that look random and are the same for the same row; images are begun often.
+    /// Pseudo-random logits, equal for equal rows; images begin often.
     fn random() -> Self {
         let begin_image = vocabulary().special().begin_image as usize;
         let vocab = vocabulary().len();
@@ -71,8 +71,8 @@ impl Scripted {
         })
     }
 
-    /// Always the same favourites, the first the strongest.
-    fn fond_of(ids: &[u32]) -> Self {
+    /// Prefers `ids`, the first one most, whatever the row.
+    fn preferring(ids: &[u32]) -> Self {
         let mut logits = vec![0.0; vocabulary().len()];
         for (rank, &id) in ids.iter().enumerate() {
             logits[id as usize] = 9.0 - rank as f32;
@@ -130,7 +130,7 @@ fn text(nth: u32) -> u32 {
     (0..).filter(|&id| vocabulary().class(id) == TokenClass::Text).nth(nth as usize).unwrap()
 }
 
-/// Walks over new ids as a reader would, asserting every rule; returns the number of images.
+/// Asserts that new ids follow every rule; returns the number of images.
 fn assert_well_formed(prompt: &[u32], ids: &[u32], end: EndReason) -> usize {
     let (vocabulary, mut images, mut at) = (vocabulary(), 0, 0);
     while at < ids.len() {
@@ -157,7 +157,7 @@ fn assert_well_formed(prompt: &[u32], ids: &[u32], end: EndReason) -> usize {
 }
 
 #[test]
-fn rows_obey_the_modality_rules_whatever_the_model_says() {
+fn rows_obey_the_modality_rules_whatever_the_logits() {
     let prompt = [0, text(1), text(2)];
     let mut images = 0;
     for seed in 0..60 {
@@ -176,7 +176,7 @@ fn rows_obey_the_modality_rules_whatever_the_model_says() {
 #[test]
 fn an_image_is_begun_only_where_it_fits() {
     let begin_image = vocabulary().special().begin_image;
-    let model = Scripted::fond_of(&[begin_image, text(0)]);
+    let model = Scripted::preferring(&[begin_image, text(0)]);
     let config = GenerationConfig::default().greedy();
     for (prompt_len, begun) in [(CONTEXT - CODES - 2, true), (CONTEXT - CODES - 1, false)] {
         let prompt = vec![text(1); prompt_len];
@@ -211,7 +211,7 @@ fn text_only_has_no_images_and_image_only_exactly_one() {
 }
 
 #[test]
-fn events_tell_the_row_in_order() {
+fn events_report_the_row_in_order() {
     let model = Scripted::random();
     let vocabulary = vocabulary();
     let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
@@ -247,7 +247,7 @@ fn events_tell_the_row_in_order() {
 }
 
 #[test]
-fn same_seed_same_ids_and_greedy_needs_no_seed() {
+fn equal_seeds_give_equal_ids_and_greedy_ignores_the_seed() {
     let draw = |config: &GenerationConfig| generate(&Scripted::random(), &[0], config).unwrap();
     assert_eq!(draw(&guided(3.0, 5)), draw(&guided(3.0, 5)));
     assert_ne!(draw(&guided(3.0, 5)).ids, draw(&guided(3.0, 6)).ids);
@@ -315,7 +315,7 @@ fn a_row_draws_the_same_in_any_batch() {
 }
 
 #[test]
-fn branches_of_guidance_see_what_they_should() {
+fn guidance_branches_see_the_row_its_images_or_nothing() {
     let special = *vocabulary().special();
     let code = |n: u32| vocabulary().image_id(n).unwrap();
     let image: Vec<u32> = (0..CODES as u32).map(code).collect();
@@ -347,7 +347,7 @@ fn branches_of_guidance_see_what_they_should() {
 }
 
 #[test]
-fn the_text_cache_outlives_images() {
+fn the_text_cache_is_kept_across_images() {
     for seed in 0..20 {
         let model = Scripted::random();
         let generated = generate(&model, &[0], &guided(3.0, seed)).unwrap();
@@ -381,11 +381,11 @@ fn a_begun_image_is_continued_from_its_codes() {
 fn stop_ids_end_a_row_and_are_its_last_id() {
     let special = *vocabulary().special();
     let config = GenerationConfig::default().greedy();
-    let generated = generate(&Scripted::fond_of(&[special.eos]), &[0], &config).unwrap();
+    let generated = generate(&Scripted::preferring(&[special.eos]), &[0], &config).unwrap();
     assert_eq!(generated.ids, [special.eos]);
     assert_eq!(generated.end, EndReason::Stop(special.eos));
 
-    let model = Scripted::fond_of(&[special.sep, text(3)]);
+    let model = Scripted::preferring(&[special.sep, text(3)]);
     let config = GenerationConfig { max_new_tokens: Some(4), ..config };
     assert_eq!(generate(&model, &[0], &config).unwrap().ids, [text(3); 4]);
     let config = GenerationConfig { stop_ids: vec![special.sep], ..config };
@@ -399,7 +399,7 @@ fn stop_ids_end_a_row_and_are_its_last_id() {
 
 #[test]
 fn repetition_is_counted_over_prompt_and_answer() {
-    let model = Scripted::fond_of(&[text(0), text(1)]);
+    let model = Scripted::preferring(&[text(0), text(1)]);
     let mut config = GenerationConfig { max_new_tokens: Some(2), ..GenerationConfig::default() };
     config = config.greedy();
     config.text.repetition_penalty = 2.0;
@@ -408,7 +408,7 @@ fn repetition_is_counted_over_prompt_and_answer() {
 }
 
 #[test]
-fn useless_prompts_are_refused_before_any_computation() {
+fn unusable_prompts_are_refused_before_any_computation() {
     let model = Scripted::random();
     let auto = GenerationConfig::default();
     let image = GenerationConfig { mode: GenerationMode::ImageOnly, ..auto.clone() };
@@ -430,7 +430,7 @@ fn useless_prompts_are_refused_before_any_computation() {
 }
 
 #[test]
-fn logits_that_are_no_numbers_and_errors_of_the_listener_end_the_work() {
+fn non_finite_logits_and_errors_of_on_event_end_generation() {
     let model = Scripted::new(|_| vec![f32::NAN; vocabulary().len()]);
     let error = generate(&model, &[0], &GenerationConfig::default()).unwrap_err();
     assert!(error.to_string().contains("not finite"), "{error}");

@@ -12,8 +12,8 @@ use super::score::Score;
 use super::{Extent, Fid, each_batch, image, number, one_each, tone};
 use crate::data::{BadSample, Dataset, Fields, Sample};
 use crate::error::{Error, Result};
-use crate::generate::prompt::{FormPiece, render};
 use crate::sheet::{Cell, Tone};
+use crate::tokenize::{CodedSegment, Template};
 
 /// Side of the reduced images that are compared, in pixels.
 const SIDE: u32 = 16;
@@ -146,9 +146,9 @@ fn prompt(form: &str, fields: &Fields) -> Result<String> {
     let columns: Vec<(&str, &str)> =
         columns.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let mut text = String::new();
-    for piece in render(form, &columns)? {
-        match piece {
-            FormPiece::Text(part) => text += &part,
+    for segment in Template::prompt(form)?.fill(&columns, vec![])? {
+        match segment {
+            CodedSegment::Text(part) => text += &part,
             _ => {
                 let message = format!("the form `{form}` of a text to draw has more than text");
                 return Err(Error::invalid(message));

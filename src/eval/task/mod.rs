@@ -16,8 +16,7 @@ pub use recipe::{EvalRecipe, EvalRunConfig};
 
 use super::{Extent, Official, geneval, reconstruction, vqa};
 use crate::data::scenes::ScenesConfig;
-use crate::data::template::Loss;
-use crate::data::{self, Aliased, Dataset};
+use crate::data::{self, Aliased, Dataset, Loss};
 use crate::error::{Error, Result};
 use crate::generate::GenerationConfig;
 
