@@ -1,7 +1,6 @@
 //! From the text of a template to its pieces.
 
 use std::collections::BTreeSet;
-use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
@@ -105,14 +104,6 @@ fn collect_fields(pieces: &[Piece], names: &mut BTreeSet<String>) {
             }
             _ => {}
         }
-    }
-}
-
-impl FromStr for Template {
-    type Err = Error;
-
-    fn from_str(source: &str) -> Result<Self> {
-        Self::parse(source)
     }
 }
 
