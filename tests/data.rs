@@ -10,9 +10,8 @@ use arrow_array::{
     StructArray,
 };
 use arrow_schema::{DataType, Field};
-use calumma::data::template::{Loss, RenderOptions, Rendered, Template};
-use calumma::data::{self, Counted, Dataset, Sample};
-use calumma::tokenize::{BpeConfig, CodedSegment, Processor, Turn, train_bpe};
+use calumma::data::{self, Counted, Dataset, Loss, RenderOptions, Rendered, Sample};
+use calumma::tokenize::{BpeConfig, CodedSegment, Processor, Template, Turn, train_bpe};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -449,7 +448,7 @@ fn rendered(source: &str, fields: serde_json::Value, loss: Loss) -> Rendered {
 }
 
 #[test]
-fn a_document_becomes_the_ids_that_the_processor_gives_it() {
+fn a_document_has_the_ids_of_the_processor() {
     let processor = processor();
     let document = rendered("{name}<image>", json!({ "name": "red" }), Loss::All);
     let tokens = document.tokens(&processor).unwrap();

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::DEFAULT_TOLERANCE;
 use super::augment::Augment;
-use super::template::Loss;
+use super::render::Loss;
 use crate::error::{Error, Result};
 
 /// One source of documents.

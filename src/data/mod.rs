@@ -3,7 +3,7 @@
 //! [`open`] turns a path (or a list of paths) into a [`Dataset`] of [`Sample`]s. A recipe may
 //! [`explode`](Exploded) a list-valued field into one sample per entry or
 //! [`group`](Grouped) rows that share an image, maps fields to a document by a
-//! [`template`], draws from several sources by weight ([`mixture`]) and packs the resulting
+//! [`Template`](crate::tokenize::Template), draws from several sources by weight ([`mixture`]) and packs the resulting
 //! token sequences into rows ([`pack`]). Token sequences can be made once and kept as [`shards`].
 
 mod aliased;
@@ -27,7 +27,6 @@ mod render;
 pub mod scenes;
 pub mod shards;
 mod source;
-pub mod template;
 mod webdataset;
 
 use std::path::{Path, PathBuf};
@@ -47,6 +46,7 @@ pub use imagefolder::ImageFolder;
 pub use inspect::{Column, ImageSize, Inspection, inspect};
 pub use jsonl::Jsonl;
 pub use parquet::Parquet;
+pub use render::{Loss, RenderOptions, Rendered};
 pub use source::{DocumentSource, Renderer};
 pub use webdataset::WebDataset;
 

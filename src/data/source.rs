@@ -8,11 +8,11 @@ use vq_tokenizer::Codes;
 
 use super::mixture::{Source, weighted};
 use super::pack::Document;
+use super::render::RenderOptions;
 use super::shards::{self, TokenShards};
-use super::template::{RenderOptions, Template};
 use super::{DataConfig, EncodedSample, EncodedSource, Encoding, Fields};
 use crate::error::{Error, Result};
-use crate::tokenize::{Processor, TokenSequence};
+use crate::tokenize::{Processor, Template, TokenSequence};
 
 /// How the samples of a source become documents: its templates, and what may be left out.
 #[derive(Clone, Debug)]

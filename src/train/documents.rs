@@ -11,8 +11,7 @@ use super::config::CurriculumConfig;
 use super::objective::NextTokenBatch;
 use crate::data::mixture::{Cursor, Mixture};
 use crate::data::pack::{PackReport, PackedBatch, Packer, PackerState};
-use crate::data::template::RenderOptions;
-use crate::data::{self, DataConfig, DocumentSource, Encoding, Renderer};
+use crate::data::{self, DataConfig, DocumentSource, Encoding, RenderOptions, Renderer};
 use crate::error::{Error, Result};
 use crate::tokenize::{CodedSegment, Processor, TokenClass};
 

@@ -66,7 +66,8 @@ impl AuxiliaryNetworks {
         let Self { adversarial, discriminator, semantic, perceptual, .. } = self;
         let discriminator = discriminator.as_ref().filter(|_| self.discriminates(step));
         AuxiliaryLosses {
-            critic: discriminator.map(|d| (d.module(), adversarial.weight, adversarial.adaptive)),
+            discriminator: discriminator
+                .map(|d| (d.module(), adversarial.weight, adversarial.adaptive)),
             perceptual: perceptual.as_ref().map(|(lpips, weight)| (lpips, *weight)),
             semantic: semantic.as_ref().map(|(head, weight)| (head.module(), words, *weight)),
         }
@@ -110,7 +111,7 @@ impl AuxiliaryNetworks {
         let (mut real, mut fake) = (0.0, 0.0);
         for (seen, weight) in seen {
             let module = discriminator.module();
-            let loss = self.lecam.critic_loss(module, seen, self.adversarial.lecam);
+            let loss = self.lecam.discriminator_loss(module, seen, self.adversarial.lecam);
             discriminator.add_from(&mut (loss.total * weight).backward());
             real += weight * loss.real;
             fake += weight * loss.fake;

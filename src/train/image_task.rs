@@ -146,7 +146,7 @@ impl ImageTask {
         if self.is_warming_up(step) {
             return self.objective.autoencoder_loss(model, pixels);
         }
-        self.objective.judged_loss(model, pixels, self.auxiliary.judges(step, &group.words))
+        self.objective.loss_with(model, pixels, self.auxiliary.judges(step, &group.words))
     }
 
     /// Losses and gradients of the micro-batches of `step`. All are drawn whatever their losses are,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use calumma::checkpoint::Manifest;
-use calumma::data::template::Loss;
+use calumma::data::Loss;
 use calumma::eval::task::{
     self, Asking, CaptioningTask, Common, Evaluation, GenevalTask, LossTask, ReconstructionTask,
     TaskConfig, TextToImageTask, VqaTask,

@@ -16,9 +16,9 @@ use super::{AverageConfig, Recipe, RunConfig, at_least_one, image_dir, one_batch
 use crate::checkpoint::Manifest;
 use crate::data::{DataConfig, Purpose, validate_sources};
 use crate::error::{Error, Result};
-use crate::generate::{GenerationConfig, PromptForms};
+use crate::generate::GenerationConfig;
 use crate::model::ModelConfig;
-use crate::tokenize::{ImageBlocks, Processor, TextTokenizer};
+use crate::tokenize::{ImageBlocks, Processor, PromptTemplates, TextTokenizer};
 
 /// A recipe for `calumma train`: a language model over text and images.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -326,7 +326,7 @@ impl LanguageRecipe {
     fn validate_generation(&self) -> Result<()> {
         let checked = self
             .generation_config()
-            .and_then(|_| PromptForms::from_json(&self.generation_json())?.validate());
+            .and_then(|_| PromptTemplates::from_json(&self.generation_json())?.validate());
         checked.map_err(|e| Error::invalid(format!("generation: {e}")))
     }
 }
