@@ -181,7 +181,7 @@ fn unequal(processor: &Processor) -> Vec<TokenSequence> {
 fn a_training_step_and_an_evaluation_do_not_depend_on_the_split_into_micro_batches() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path();
-    let overrides = overfit::by_heart(dir, unequal);
+    let overrides = overfit::prepare(dir, unequal);
     let metrics = |sequences: usize, accumulate: usize| -> [Metrics; 3] {
         let mut overrides = overrides.clone();
         overrides.extend([

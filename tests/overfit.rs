@@ -64,7 +64,7 @@ fn document(number: usize, processor: &Processor) -> TokenSequence {
 
 /// Writes a tokenizer and a shard of `documents` to `dir`; returns what makes a recipe train and validate on
 /// them.
-pub fn by_heart(
+pub fn prepare(
     dir: &Path,
     documents: impl FnOnce(&Processor) -> Vec<TokenSequence>,
 ) -> Vec<String> {
@@ -95,7 +95,7 @@ fn eight_interleaved_documents_are_memorised_and_generated_again() {
     let eight = |processor: &Processor| -> Vec<TokenSequence> {
         (0..8).map(|number| document(number, processor)).collect()
     };
-    let overrides = by_heart(dir, eight);
+    let overrides = prepare(dir, eight);
     let recipe: LanguageRecipe = recipe(dir, RECIPE, &overrides);
     let mut task = LanguageTask::new(recipe.clone(), &cpu(), Precision::F32, true).unwrap();
     let summary = run(&mut task, &recipe.plan(), Reporter::silent(), &StopFlag::default()).unwrap();

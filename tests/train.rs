@@ -1,4 +1,4 @@
-//! Training: exact resume, the loss beside a plain one, the optimizer beside its formula, damage.
+//! Training: exact resume; the loss against a plain one; the optimizer against its formula.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use vq_tokenizer::weights;
 
 use crate::common::{cpu, excess};
 
-/// A task that asks for a stop after a step.
+/// A task that requests a stop after a step and checks the names of its metrics.
 struct StopAfter<T> {
     inner: T,
     step: usize,
@@ -47,7 +47,12 @@ impl<T: Task> Task for StopAfter<T> {
     }
 
     fn evaluate(&mut self) -> calumma::Result<Metrics> {
-        self.inner.evaluate()
+        let metrics = self.inner.evaluate()?;
+        let known = self.inner.eval_metrics();
+        for (name, _) in &metrics {
+            assert!(known.iter().any(|(known, _)| known == name), "{name} is not in eval_metrics");
+        }
+        Ok(metrics)
     }
 
     fn image(&mut self) -> Option<image::RgbImage> {
@@ -153,7 +158,7 @@ seq_len = 192
 accumulate = 2
 "#;
 
-/// Runs `task` to its end, or up to `stop_after`; a stop must show as the documented error.
+/// Runs `task` to its end, or to the step `stop_after`, which must end in the documented error.
 pub fn train<T: Task>(task: T, config: &RunConfig, stop_after: Option<usize>) {
     let flag = StopFlag::default();
     let mut task = StopAfter { inner: task, step: stop_after.unwrap_or(0), flag: flag.clone() };
@@ -187,10 +192,10 @@ pub fn newest(config: &RunConfig) -> PathBuf {
 
 #[test]
 fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
-    // Burn's CPU backend has one random generator per process, which the tests of other threads draw
-    // from too; so this one runs in a process of its own.
+    // Burn's CPU backend has one random generator per process, shared by the tests of all threads; so
+    // this one runs in a separate process.
     let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["train::resume_alone_in_its_process", "--exact", "--ignored"])
+        .args(["train::resume_in_a_separate_process", "--exact", "--ignored"])
         .status()
         .unwrap();
     assert!(status.success());
@@ -198,7 +203,7 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
 
 #[test]
 #[ignore = "a_resumed_run_has_the_bits_of_an_uninterrupted_one runs it"]
-fn resume_alone_in_its_process() {
+fn resume_in_a_separate_process() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path();
     let vq_run = |name: &str, stops: &[Option<usize>]| {
@@ -235,7 +240,7 @@ fn resume_alone_in_its_process() {
     };
     let straight = lm_run("straight", &[None]);
     assert_same_bits(&straight, &lm_run("stopped", &[Some(10), None]));
-    // The result is a checkpoint like any other.
+    // The result opens as a complete checkpoint.
     let opened = calumma::checkpoint::Checkpoint::open(&straight, &cpu()).unwrap();
     assert!(opened.vq.is_some() && opened.digest.is_some());
 }

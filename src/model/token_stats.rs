@@ -1,6 +1,6 @@
-//! What a distribution over the next token says of the token that came.
+//! Statistics of a distribution over the next token.
 
-/// The distribution `softmax(logits)` of one token and its target.
+/// The distribution `softmax(logits)` over one token and its target, from finite logits.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct TokenStats {
     /// Log-probability of the target in nats, at most 0: `logits[target] - log_sum_exp`.

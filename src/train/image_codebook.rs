@@ -1,10 +1,10 @@
-//! The codebook of an image tokenizer in training: its start from latents, moves that are no
-//! gradient steps, and the revival of unused codes.
+//! Updates of an image tokenizer's codebook other than by gradients: its start from latents, moving
+//! averages, and the revival of unused codes.
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use rand_chacha::ChaCha8Rng;
-use vq_tokenizer::train::{CodebookCare, CodebookStart};
+use vq_tokenizer::train::{CodebookMaintenance, CodebookStart};
 use vq_tokenizer::{VqConfig, VqModel};
 
 use super::config::VqRecipe;
@@ -16,11 +16,11 @@ const PATH: &str = "quantize.embedding.weight";
 /// Latents per code that the codebook starts from.
 const LATENTS_PER_CODE: usize = 4;
 
-/// Updates of a codebook beside those of the optimizer.
+/// The state of those updates.
 pub(super) struct Codebook {
     config: VqConfig,
     start: CodebookStart,
-    care: CodebookCare,
+    care: CodebookMaintenance,
 }
 
 impl Codebook {
@@ -29,7 +29,7 @@ impl Codebook {
         Self {
             config: recipe.model.clone(),
             start: recipe.warmup.codebook,
-            care: CodebookCare::new(recipe.codebook.clone(), &recipe.model),
+            care: CodebookMaintenance::new(recipe.codebook.clone(), &recipe.model),
         }
     }
 
@@ -53,8 +53,7 @@ impl Codebook {
         model.forget_rows(PATH, &rows);
     }
 
-    /// Moves codes by moving averages where the quantizer does so, and revives unused ones, after an
-    /// update by the optimizer.
+    /// Updates the codes that are moving averages and revives unused ones, after a step of the optimizer.
     ///
     /// # Shapes
     /// `codes`: `[1, 1, positions]`; `latents`: `[1, embed, 1, positions]`.
@@ -74,13 +73,13 @@ impl Codebook {
         self.care.unused()
     }
 
-    /// The part of a run's state.
-    pub(super) fn state(&self) -> &CodebookCare {
+    /// What a resumed run needs.
+    pub(super) fn state(&self) -> &CodebookMaintenance {
         &self.care
     }
 
     /// Continues from `state`.
-    pub(super) fn restore(&mut self, state: CodebookCare) {
+    pub(super) fn restore(&mut self, state: CodebookMaintenance) {
         self.care = state;
     }
 }

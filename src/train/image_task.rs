@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use image::RgbImage;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::train::{CodebookCare, Lecam, VqLoss, VqObjective};
+use vq_tokenizer::train::{CodebookMaintenance, Lecam, VqLoss, VqObjective};
 use vq_tokenizer::weights::{self, WeightFiles};
 use vq_tokenizer::{VqModel, VqTokenizer};
 
@@ -24,7 +24,7 @@ use super::task::{Stepped, Task};
 use super::trained::{TRAINER_DIR, Trained};
 use crate::data::mixture::Cursor;
 use crate::device::Precision;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{read_json, write_json};
 use crate::report::Metrics;
 
@@ -32,7 +32,7 @@ use crate::report::Metrics;
 #[derive(Serialize, Deserialize)]
 struct State {
     cursor: Cursor,
-    codebook: CodebookCare,
+    codebook: CodebookMaintenance,
     lecam: Lecam,
 }
 

@@ -1,9 +1,9 @@
 //! AdamW, or Muon for the matrices of the hidden layers, with decoupled weight decay and clipping by
 //! the global norm.
 //!
-//! The moments are kept by parameter *path*, not by Burn's `ParamId`: a module loaded from a weight
+//! The moments are keyed by parameter *path*, not by Burn's `ParamId`: a module loaded from a weight
 //! file has new ids, and an optimizer keyed by id would silently restart. Sources: arXiv 1711.05101 (AdamW),
-//! arXiv 2502.16982 (Muon, its update scaled to the size of AdamW's so that both share a rate).
+//! arXiv 2502.16982 (Muon, its update scaled to the size of AdamW's so that both share a learning rate).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,10 +18,10 @@ use super::rows;
 use crate::error::{Error, Result};
 use crate::model::ops::{self, adamw::AdamW};
 
-/// Muon's momentum, with Nesterov's step ahead (arXiv 2502.16982 section 2.1).
+/// Muon's momentum, of Nesterov's kind (arXiv 2502.16982 section 2.1).
 const MUON_MOMENTUM: f64 = 0.95;
 
-/// The optimizer and its state.
+/// An optimizer with its state.
 #[derive(Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
@@ -29,12 +29,12 @@ pub struct Optimizer {
     moments: BTreeMap<String, Moments>,
 }
 
-/// What is kept of one parameter, flat; the shape is the parameter's.
+/// The state of one parameter, flat.
 #[derive(Clone, Debug)]
 struct Moments {
     /// AdamW's first moment, or Muon's momentum.
     first: Tensor<1>,
-    /// AdamW's alone.
+    /// AdamW's second moment.
     second: Option<Tensor<1>>,
 }
 
@@ -44,10 +44,10 @@ impl Optimizer {
         Self { config, step: 0, moments: BTreeMap::new() }
     }
 
-    /// One update. Returns the new module and the L2 norm of all gradients before clipping.
+    /// Updates `module`. Returns it with the L2 norm of all gradients before clipping.
     ///
     /// # Errors
-    /// The module as it was and the norm, when that is not finite: nothing was changed then.
+    /// The unchanged module and the norm if that is not finite; the optimizer is unchanged too.
     pub fn step<M: Module>(
         &mut self,
         module: M,
@@ -88,7 +88,7 @@ impl Optimizer {
     /// Writes step and moments as one safetensors file.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be written.
+    /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut tensors = weights::NamedTensors::new();
         for (name, Moments { first, second }) in &self.moments {
@@ -107,7 +107,7 @@ impl Optimizer {
     /// Continues from what [`Self::save`] wrote, with the moments on `device`.
     ///
     /// # Errors
-    /// [`Error::File`] when the file is malformed or lacks one of a pair of moments.
+    /// [`Error::File`] if the file is malformed or lacks one of a pair of moments.
     pub fn restore(&mut self, path: &Path, device: &Device) -> Result<()> {
         let mut tensors = weights::read(path)?;
         let lacks = |what: String| Error::file(path, format!("the optimizer state lacks {what}"));
@@ -138,7 +138,7 @@ impl Optimizer {
     }
 }
 
-/// Whether a parameter is decayed: matrices and kernels, not norms, biases and embeddings.
+/// Whether a parameter decays: matrices and kernels do; norms, biases and embeddings do not.
 fn decays(path: &str, rank: usize) -> bool {
     rank >= 2 && path.ends_with("weight") && !path.contains("norm") && !path.contains("embed")
 }
@@ -221,7 +221,7 @@ impl Update<'_> {
         let gradient = if self.scale == 1.0 { gradient } else { gradient * self.scale };
         let momentum = momentum * MUON_MOMENTUM + gradient.clone();
         let ahead = (momentum.clone() * MUON_MOMENTUM + gradient).reshape(weight.dims());
-        // The momentum is kept here, by path; Burn's part is what follows it.
+        // The momentum is kept by path above; Burn does the rest.
         let none = momentum::MomentumConfig { momentum: 0.0, dampening: 0.0, nesterov: false };
         let muon = MuonConfig::new()
             .with_momentum(none)

@@ -212,3 +212,108 @@ impl<M> Slot<M> {
         result
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use burn::nn::{Linear, LinearConfig};
+    use burn::tensor::{Device, Tensor};
+    use vq_tokenizer::weights::NamedTensors;
+
+    fn linear() -> Linear {
+        LinearConfig::new(4, 3).init(&Device::flex().autodiff())
+    }
+
+    fn trained(decay: f64) -> Trained<Linear> {
+        Trained::new(linear(), OptimizerConfig::default(), decay)
+    }
+
+    /// Adds the gradients of a loss that grows with `scale`.
+    fn add(trained: &mut Trained<Linear>, scale: f64) {
+        let module = trained.module();
+        let x = Tensor::<2>::from_floats([[0.5, -1.0, 2.0, 0.1]], &Device::flex().autodiff());
+        let loss = (module.forward(x).square() * scale).sum();
+        trained.add(GradientsParams::from_grads(loss.backward(), trained.module()));
+    }
+
+    /// The weights and what is released of them.
+    fn tensors(trained: &Trained<Linear>) -> [NamedTensors; 2] {
+        [weights::collect(trained.module()), weights::collect(&trained.released())]
+    }
+
+    #[test]
+    fn gradients_of_micro_batches_add_up() {
+        let module = linear();
+        let new = || Trained::new(module.clone(), OptimizerConfig::default(), 0.0);
+        let (mut parts, mut whole) = (new(), new());
+        add(&mut parts, 0.75);
+        add(&mut parts, 0.25);
+        add(&mut whole, 1.0);
+        let (parts, whole) = (parts.apply(0.1).unwrap(), whole.apply(0.1).unwrap());
+        assert!(whole > 0.0 && (parts - whole).abs() < 1e-6 * whole, "{parts} {whole}");
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_changes_nothing_and_is_forgotten() {
+        let mut trained = trained(0.5);
+        add(&mut trained, 1.0);
+        trained.apply(0.1).unwrap();
+        let before = tensors(&trained);
+        add(&mut trained, f64::NAN);
+        let problem = trained.apply(0.1).unwrap_err();
+        assert!(problem.to_string().contains("gradient norm is NaN"), "{problem}");
+        assert_eq!(tensors(&trained), before);
+        assert_eq!(trained.optimizer.steps_taken(), 1);
+        add(&mut trained, f64::NAN);
+        trained.discard();
+        add(&mut trained, 1.0);
+        trained.apply(0.1).unwrap();
+        assert!(tensors(&trained) != before);
+    }
+
+    #[test]
+    fn a_restored_module_continues_to_the_same_bits() {
+        let auxiliary = || Trained::auxiliary("head", linear(), OptimizerConfig::default());
+        let kinds: [&dyn Fn() -> Trained<Linear>; 3] =
+            [&|| trained(0.5), &|| trained(0.0), &auxiliary];
+        for new in kinds {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut first, mut second) = (new(), new());
+            add(&mut first, 1.0);
+            first.apply(0.1).unwrap();
+            first.save(dir.path()).unwrap();
+            let [_, released] = tensors(&first);
+            let bytes = weights::to_bytes(&released, StoredDtype::F32, None).unwrap();
+            std::fs::write(dir.path().join(RELEASED), bytes).unwrap();
+            // What a step left behind when it failed.
+            add(&mut second, 3.0);
+            second.restore(dir.path()).unwrap();
+            assert_eq!(tensors(&first), tensors(&second));
+            for trained in [&mut first, &mut second] {
+                add(trained, 0.5);
+                trained.apply(0.1).unwrap();
+            }
+            assert_eq!(tensors(&first), tensors(&second));
+        }
+    }
+
+    #[test]
+    fn forgotten_rows_have_neither_average_nor_moments() {
+        let mut trained = trained(0.5);
+        add(&mut trained, 1.0);
+        trained.apply(0.1).unwrap();
+        trained.forget_rows("weight", &[2]);
+        let [current, released] =
+            tensors(&trained).map(|tensors| tensors["weight"].iter::<f32>().collect::<Vec<_>>());
+        assert!(current[..6] != released[..6]);
+        assert_eq!(current[6..9], released[6..9]);
+        let dir = tempfile::tempdir().unwrap();
+        trained.save(dir.path()).unwrap();
+        let moments = weights::read(&trained.optimizer_path(dir.path())).unwrap();
+        for kind in ["first.weight", "second.weight"] {
+            let values: Vec<f32> = moments[kind].iter::<f32>().collect();
+            assert!(values.chunks(3).enumerate().all(|(row, v)| (v == [0.0; 3]) == (row == 2)));
+        }
+    }
+}

@@ -1,8 +1,8 @@
-//! The gradients of a convolution's weights and bias.
+//! Gradients of a convolution's weights and bias.
 //!
-//! Registers hold gradients of several (input channel, tap) rows for a group of output channels;
-//! the pixels are summed over. The order of the sums depends on the batch only, not on the number
-//! of threads.
+//! Registers hold the gradients of several (input channel, tap) rows for a group of output channels while
+//! the pixels are summed over. The order of the sums depends on the batch only, not on the number of
+//! threads.
 
 use std::array;
 use std::ops::Range;
@@ -17,10 +17,10 @@ use super::simd::{dispatch, lanes};
 /// Vectors of output channels in registers.
 const VECTORS: usize = 2;
 
-/// Parts of the batch that are summed apart.
+/// Parts of the batch that are summed separately.
 const PARTS: usize = 4;
 
-/// Sums apart within one channel's bias gradient, and floats added before going to f64.
+/// Partial sums of a plane's bias gradient in f32, before they go to f64.
 const BIAS_LANES: usize = 16;
 
 /// Gradients `[outputs, inputs, elements]` of the kernel and `[outputs]` of the bias.
@@ -31,15 +31,15 @@ pub(super) fn weight_gradients(
     gradient: &[f32],
 ) -> (Vec<f32>, Vec<f32>) {
     let bias = bias_gradient(dims, gradient);
-    // Whichever side fills its vectors better goes into them.
+    // The channel axis that fills whole vectors better is the one computed in vectors.
     let work = |vectors: usize, rows: usize| vectors.next_multiple_of(VECTORS * lanes()) * rows;
     if work(dims.outputs, dims.inputs) <= work(dims.inputs, dims.outputs) {
         return (kernel_gradient(plan, dims, x, gradient), bias);
     }
     // The transposed convolution has the same kernel with input and output channels exchanged.
-    let turned = kernel_gradient(&plan.transpose(), dims.transpose(), gradient, x);
-    let mut weights = vec![0.0; turned.len()];
-    for (index, from) in turned.chunks_exact(plan.kernel).enumerate() {
+    let transposed = kernel_gradient(&plan.transpose(), dims.transpose(), gradient, x);
+    let mut weights = vec![0.0; transposed.len()];
+    for (index, from) in transposed.chunks_exact(plan.kernel).enumerate() {
         let (input, output) = (index / dims.outputs, index % dims.outputs);
         let place = (output * dims.inputs + input) * plan.kernel;
         weights[place..place + plan.kernel].copy_from_slice(from);
@@ -77,7 +77,7 @@ fn kernel_gradient(plan: &Plan, dims: Dims, x: &[f32], gradient: &[f32]) -> Vec<
     weights
 }
 
-/// The gradient's sum over images and pixels.
+/// The sum of `gradient` over images and pixels, `[outputs]`.
 fn bias_gradient(dims: Dims, gradient: &[f32]) -> Vec<f32> {
     let pixels = dims.output_pixels();
     let channel = |output: usize| {
@@ -88,6 +88,7 @@ fn bias_gradient(dims: Dims, gradient: &[f32]) -> Vec<f32> {
     (0..dims.outputs).into_par_iter().with_min_len(8).map(channel).collect()
 }
 
+/// The sum of `values`.
 fn sum(values: &[f32]) -> f64 {
     let mut sums = [0.0f32; BIAS_LANES];
     let chunks = values.chunks_exact(BIAS_LANES);
@@ -107,6 +108,7 @@ struct Sums {
 }
 
 impl Sums {
+    /// Zeros for the input channels `channels`.
     fn new(plan: &Plan, dims: Dims, channels: Range<usize>) -> Self {
         let outputs = dims.outputs.next_multiple_of(VECTORS * lanes());
         let phases =
@@ -114,7 +116,7 @@ impl Sums {
         Self { channels, phases }
     }
 
-    /// Adds what one image gives.
+    /// Adds the gradient of one image.
     fn add(&mut self, plan: &Plan, dims: Dims, x: &[f32], gradient: &[f32], image: usize) {
         let inputs = dims.input_pixels();
         let first = (image * dims.inputs + self.channels.start) * inputs;
@@ -123,7 +125,7 @@ impl Sums {
         let gradient = &gradient[image * size..][..size];
         let layout = Layout::new(plan, dims);
         let group = VECTORS * lanes();
-        with_scratch(|[planes, turned]| {
+        with_scratch(|[planes, transposed]| {
             for strip in layout.strips() {
                 layout.fill(x, strip, planes);
                 for (phase, sums) in self.phases.iter_mut().enumerate() {
@@ -139,9 +141,16 @@ impl Sums {
                     for (gradient, sums) in
                         channels.zip(sums.chunks_exact_mut(sources.len() * group))
                     {
-                        turn(&layout, phase, strip, gradient, turned, group);
+                        transpose(&layout, phase, strip, gradient, transposed, group);
                         let pitch = layout.pitch;
-                        dispatch(Rows { planes, pitch, cols, sources: &sources, turned, sums });
+                        dispatch(Rows {
+                            planes,
+                            pitch,
+                            cols,
+                            sources: &sources,
+                            gradient: transposed,
+                            sums,
+                        });
                     }
                 }
             }
@@ -167,44 +176,44 @@ impl Sums {
     }
 }
 
-/// Turns channels of a phase's gradient to `[pixel][output]`, zeros after the last channel.
-fn turn(
+/// Transposes the channels of a phase's gradient to `[pixel][output]`, with zeros after the last channel.
+fn transpose(
     layout: &Layout<'_>,
     phase: usize,
     strip: usize,
     gradient: &[f32],
-    turned: &mut Vec<f32>,
+    transposed: &mut Vec<f32>,
     group: usize,
 ) {
     let [rows, cols] = layout.extent(phase, strip);
     let (step, width) = (layout.plan.out_step, layout.dims.output[1]);
     let pixels = layout.dims.output_pixels();
     let channels = gradient.len() / pixels;
-    turned.resize(rows * cols * group, 0.0);
+    transposed.resize(rows * cols * group, 0.0);
     if channels < group {
-        turned.fill(0.0);
+        transposed.fill(0.0);
     }
-    for (row, turned) in turned.chunks_exact_mut(cols * group).enumerate() {
+    for (row, pixels_of_row) in transposed.chunks_exact_mut(cols * group).enumerate() {
         let start = ((strip + row) * step + phase / step) * width + phase % step;
         let end = start + (cols - 1) * step + 1;
-        // Eight channels at a time keep the streams read few and the writes together.
+        // Eight channels at a time: few streams are read, and writes stay close together.
         for (index, channels) in gradient.chunks(8 * pixels).enumerate() {
             let lines: [&[f32]; 8] = array::from_fn(|i| {
                 channels.get(i * pixels + start..i * pixels + end).unwrap_or(&[])
             });
             if lines.iter().all(|line| line.len() == end - start) {
-                for (col, turned) in turned.chunks_exact_mut(group).enumerate() {
-                    let turned = &mut turned[index * 8..index * 8 + 8];
-                    for (to, line) in turned.iter_mut().zip(lines) {
+                for (col, pixel) in pixels_of_row.chunks_exact_mut(group).enumerate() {
+                    let pixel = &mut pixel[index * 8..index * 8 + 8];
+                    for (to, line) in pixel.iter_mut().zip(lines) {
                         *to = line[col * step];
                     }
                 }
             } else {
                 for (lane, line) in lines.iter().enumerate() {
-                    for (value, turned) in
-                        line.iter().step_by(step).zip(turned.chunks_exact_mut(group))
+                    for (value, pixel) in
+                        line.iter().step_by(step).zip(pixels_of_row.chunks_exact_mut(group))
                     {
-                        turned[index * 8 + lane] = *value;
+                        pixel[index * 8 + lane] = *value;
                     }
                 }
             }
@@ -212,7 +221,7 @@ fn turn(
     }
 }
 
-/// All rows of one phase, strip and group of outputs.
+/// All (input channel, tap) rows of one phase, strip and group of outputs.
 struct Rows<'a> {
     planes: &'a [f32],
     pitch: usize,
@@ -220,7 +229,7 @@ struct Rows<'a> {
     /// Where each row's pixels start in `planes`.
     sources: &'a [usize],
     /// `[pixel][output]`.
-    turned: &'a [f32],
+    gradient: &'a [f32],
     /// `[source][output]`.
     sums: &'a mut [f32],
 }
@@ -239,25 +248,27 @@ impl WithSimd for Rows<'_> {
 }
 
 impl Rows<'_> {
+    /// Adds the gradients, `R` rows in registers at a time.
     #[inline(always)]
     fn run<S: Simd, const R: usize>(self, simd: S) {
         let group = VECTORS * S::F32_LANES;
         let sums = S::as_mut_simd_f32s(self.sums).0;
-        let turned = S::as_simd_f32s(self.turned).0;
+        let gradient = S::as_simd_f32s(self.gradient).0;
         for (sources, sums) in self.sources.chunks(R).zip(sums.chunks_mut(R * VECTORS)) {
-            // A short last chunk repeats its last source and drops the surplus.
+            // A short last chunk repeats its last source; the surplus is dropped below.
             let sources: [usize; R] = array::from_fn(|r| sources[r.min(sources.len() - 1)]);
             let mut acc = [[simd.splat_f32s(0.0); VECTORS]; R];
-            for (row, turned) in turned.chunks_exact(self.cols * group / S::F32_LANES).enumerate() {
+            for (row, pixels) in gradient.chunks_exact(self.cols * group / S::F32_LANES).enumerate()
+            {
                 let start = row * self.pitch;
                 let lines: [&[f32]; R] =
                     array::from_fn(|r| &self.planes[sources[r] + start..][..self.cols]);
-                for (col, turned) in turned.chunks_exact(VECTORS).enumerate().take(self.cols) {
-                    let turned: [S::f32s; VECTORS] = array::from_fn(|v| turned[v]);
+                for (col, outputs) in pixels.chunks_exact(VECTORS).enumerate().take(self.cols) {
+                    let outputs: [S::f32s; VECTORS] = array::from_fn(|v| outputs[v]);
                     for (acc, line) in acc.iter_mut().zip(lines) {
                         let pixel = simd.splat_f32s(line[col]);
-                        for (acc, turned) in acc.iter_mut().zip(turned) {
-                            *acc = simd.mul_add_e_f32s(turned, pixel, *acc);
+                        for (acc, outputs) in acc.iter_mut().zip(outputs) {
+                            *acc = simd.mul_add_e_f32s(outputs, pixel, *acc);
                         }
                     }
                 }

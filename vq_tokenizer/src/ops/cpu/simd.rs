@@ -1,8 +1,8 @@
-//! The vector instructions of this machine, chosen at run time.
+//! Vector instructions of the processor, chosen at run time.
 
 use pulp::{Simd, WithSimd};
 
-/// Runs `op` with AVX-512, AVX2 and FMA, or what else the machine has.
+/// The result of `op`, run with AVX-512, with AVX2 and FMA, or with what else the processor has.
 pub(super) fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
     #[cfg(target_arch = "x86_64")]
     {
@@ -27,7 +27,7 @@ impl WithSimd for Lanes {
     }
 }
 
-/// The f32 values in one register of [`dispatch`].
+/// f32 values in one register of [`dispatch`].
 pub(super) fn lanes() -> usize {
     dispatch(Lanes)
 }

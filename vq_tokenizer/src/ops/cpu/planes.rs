@@ -1,16 +1,16 @@
-//! The padded planes of one image, or of a strip of its rows.
+//! Padded planes of one image or of a strip of its rows.
 
 use std::cell::Cell;
 
 use super::plan::Plan;
 
-/// Most floats of the planes of one strip: about what a core's second-level cache holds.
+/// The most floats in the planes of one strip: about the size of a core's second-level cache.
 const STRIP_FLOATS: usize = 192 * 1024;
 
-/// Fewest rows of a strip, so that the rows shared by neighbours stay few.
+/// The fewest rows of a strip: neighbouring strips share rows, which are copied twice.
 const STRIP_ROWS: usize = 8;
 
-/// Floats after the last plane that a kernel may read, though no valid output depends on them.
+/// Floats behind the last plane that a kernel may read, though no valid output depends on them.
 const SLACK: usize = 256;
 
 /// Sizes of a convolution; heights and widths in pixels.
@@ -35,20 +35,22 @@ impl Dims {
         }
     }
 
+    /// Pixels of an input channel.
     pub fn input_pixels(&self) -> usize {
         self.input[0] * self.input[1]
     }
 
+    /// Pixels of an output channel.
     pub fn output_pixels(&self) -> usize {
         self.output[0] * self.output[1]
     }
 }
 
-/// The layout of planes for strips of output rows.
+/// The layout of the planes of a strip of output rows.
 pub(super) struct Layout<'a> {
     pub plan: &'a Plan,
     pub dims: Dims,
-    /// Floats between rows of a plane. The column of zeros at a row's end is the next row's first.
+    /// Floats between rows of a plane. The zeros at the end of a row are also those before the next row.
     pub pitch: usize,
     /// Phase rows of a strip; the last strip may have fewer.
     pub strip: usize,
@@ -59,6 +61,7 @@ pub(super) struct Layout<'a> {
 }
 
 impl<'a> Layout<'a> {
+    /// The layout of `plan`, with strips that fit the cache.
     pub fn new(plan: &'a Plan, dims: Dims) -> Self {
         let reach = plan.reach();
         let [rows, cols] = dims.output.map(|n| n.div_ceil(plan.out_step));
@@ -85,7 +88,7 @@ impl<'a> Layout<'a> {
         taps.map(|t| t.plane * self.plane + offset(t.row, t.col)).collect()
     }
 
-    /// Rows (of the strip from `first`) and columns of `phase`.
+    /// Rows, within the strip from row `first`, and columns of `phase`.
     pub fn extent(&self, phase: usize, first: usize) -> [usize; 2] {
         let step = self.plan.out_step;
         let [height, width] = self.dims.output;
@@ -94,7 +97,7 @@ impl<'a> Layout<'a> {
         [rows.saturating_sub(first).min(self.strip), cols]
     }
 
-    /// Cuts channels of one image into `planes`, for the strip from phase row `first`.
+    /// Splits the channels of `image` into `planes`, for the strip from phase row `first`.
     pub fn fill(&self, image: &[f32], first: usize, planes: &mut Vec<f32>) {
         let channels = image.len() / self.dims.input_pixels();
         planes.resize(channels * self.channel() + SLACK, 0.0);
@@ -117,6 +120,7 @@ impl<'a> Layout<'a> {
         }
     }
 
+    /// Fills a row of a plane with the pixels of one column parity, zeros at both ends.
     fn fill_row(&self, from: &[f32], parity: usize, to: &mut [f32]) {
         let (left, to) = to.split_at_mut(self.plan.pad);
         left.fill(0.0);
@@ -132,7 +136,7 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// Copies the values of even or odd index; the constant lets the compiler use shuffles.
+/// Copies the values at even or odd indices; the constant lets the compiler use shuffles.
 fn every_second<const PARITY: usize>(from: &[f32], to: &mut [f32]) {
     let pairs = from.chunks_exact(2);
     if let ([last], Some(to)) = (pairs.remainder(), to.get_mut(from.len() / 2)) {
@@ -143,7 +147,7 @@ fn every_second<const PARITY: usize>(from: &[f32], to: &mut [f32]) {
     }
 }
 
-/// Runs `body` with this thread's scratch buffers, kept between calls.
+/// The result of `body` on this thread's scratch buffers, which are kept between calls.
 pub(super) fn with_scratch<R>(body: impl FnOnce(&mut [Vec<f32>; 2]) -> R) -> R {
     thread_local! {
         static SCRATCH: Cell<[Vec<f32>; 2]> = const { Cell::new([Vec::new(), Vec::new()]) };

@@ -1,18 +1,17 @@
-//! The operations against Burn's stock ones, values and gradients.
+//! The kernels against the composed operations: values and gradients.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use burn::tensor::activation::silu;
-use burn::tensor::module::{conv2d as stock_conv2d, interpolate};
-use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Distribution, Tensor};
 
-use super::*;
+use super::{conv2d, group_norm};
+use crate::ops::composed;
+use crate::ops::options::{Geometry, GroupNormOptions};
 
 fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), device).require_grad()
 }
 
-/// Asserts that the largest difference is below `1e-5` of the largest value.
+/// Asserts that the largest difference is at most `1e-5` of the largest magnitude.
 fn assert_close<const D: usize>(name: &str, left: Tensor<D>, right: Tensor<D>) {
     assert_eq!(left.dims(), right.dims(), "{name}");
     let scale = right.clone().abs().max().into_scalar::<f32>().max(1e-3);
@@ -27,33 +26,15 @@ fn compare<const W: usize>(
     (weight, bias): (&Tensor<W>, &Tensor<1>),
     run: [&dyn Fn() -> Tensor<4>; 2],
 ) {
-    let [ours, stock] = run.map(|run| run());
-    assert_close(name, ours.clone().inner(), stock.clone().inner());
-    let weights = Tensor::random(ours.dims(), Distribution::Normal(0.0, 1.0), &ours.device());
-    let ours = (ours * weights.clone()).sum().backward();
-    let stock = (stock * weights).sum().backward();
+    let [fused, composed] = run.map(|run| run());
+    assert_close(name, fused.clone().inner(), composed.clone().inner());
+    let weights = Tensor::random(fused.dims(), Distribution::Normal(0.0, 1.0), &fused.device());
+    let fused = (fused * weights.clone()).sum().backward();
+    let composed = (composed * weights).sum().backward();
     let name = |part: &str| format!("{part} gradient of {name}");
-    assert_close(&name("input"), x.grad(&ours).unwrap(), x.grad(&stock).unwrap());
-    assert_close(&name("weight"), weight.grad(&ours).unwrap(), weight.grad(&stock).unwrap());
-    assert_close(&name("bias"), bias.grad(&ours).unwrap(), bias.grad(&stock).unwrap());
-}
-
-fn stock(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, geometry: Geometry) -> Tensor<4> {
-    let pad = weight.dims()[2] / 2;
-    let same = ConvOptions::new([1, 1], [pad, pad], [1, 1], 1);
-    match geometry {
-        Geometry::Same => stock_conv2d(x, weight, Some(bias), same),
-        Geometry::Down => {
-            let options = ConvOptions::new_with_padding([2, 2], [(0, 1), (0, 1)], [1, 1], 1);
-            stock_conv2d(x, weight, Some(bias), options)
-        }
-        Geometry::Up => {
-            let [_, _, height, width] = x.dims();
-            let nearest = InterpolateOptions::new(InterpolateMode::Nearest);
-            let x = interpolate(x, nearest.with_output_size([2 * height, 2 * width]));
-            stock_conv2d(x, weight, Some(bias), same)
-        }
-    }
+    assert_close(&name("input"), x.grad(&fused).unwrap(), x.grad(&composed).unwrap());
+    assert_close(&name("weight"), weight.grad(&fused).unwrap(), weight.grad(&composed).unwrap());
+    assert_close(&name("bias"), bias.grad(&fused).unwrap(), bias.grad(&composed).unwrap());
 }
 
 fn check_convolution(geometry: Geometry, side: usize) {
@@ -71,46 +52,30 @@ fn check_convolution(geometry: Geometry, side: usize) {
         let weight = random([outputs, inputs, side, side], &device);
         let bias = random([outputs], &device);
         let name = format!("{geometry:?} {side}: {:?} by {:?}", x.dims(), weight.dims());
-        let ours = || conv2d(x.clone(), weight.clone(), bias.clone(), geometry);
-        let stock = || stock(x.clone(), weight.clone(), bias.clone(), geometry);
-        compare(&name, &x, (&weight, &bias), [&ours, &stock]);
+        let fused = || conv2d(x.clone(), weight.clone(), bias.clone(), geometry);
+        let composed = || composed::conv2d(x.clone(), weight.clone(), bias.clone(), geometry);
+        compare(&name, &x, (&weight, &bias), [&fused, &composed]);
     }
 }
 
 #[test]
-fn convolution_of_stride_1_equals_the_stock_one() {
+fn fused_convolution_of_stride_1_equals_the_composed_one() {
     check_convolution(Geometry::Same, 3);
     check_convolution(Geometry::Same, 1);
 }
 
 #[test]
-fn halving_convolution_equals_the_stock_one() {
+fn fused_downsampling_convolution_equals_the_composed_one() {
     check_convolution(Geometry::Down, 3);
 }
 
 #[test]
-fn doubling_convolution_equals_repeating_pixels_first() {
+fn fused_upsampling_convolution_equals_the_composed_one() {
     check_convolution(Geometry::Up, 3);
 }
 
-fn stock_norm(
-    x: Tensor<4>,
-    weight: Tensor<1>,
-    bias: Tensor<1>,
-    groups: usize,
-    swish: bool,
-) -> Tensor<4> {
-    let [batch, channels, height, width] = x.dims();
-    let x = x.reshape([batch, groups, channels / groups * height * width]);
-    let centred = x.clone() - x.mean_dim(2);
-    let variance = centred.clone().square().mean_dim(2);
-    let y = (centred / (variance + 1e-6).sqrt()).reshape([batch, channels, height, width]);
-    let y = y * weight.reshape([1, channels, 1, 1]) + bias.reshape([1, channels, 1, 1]);
-    if swish { silu(y) } else { y }
-}
-
 #[test]
-fn normalisation_equals_the_stock_composition() {
+fn fused_normalisation_equals_the_composed_one() {
     let device = Device::flex().autodiff();
     device.seed(8);
     for ([batch, channels, height, width], groups) in
@@ -122,21 +87,24 @@ fn normalisation_equals_the_stock_composition() {
             let x = x.require_grad();
             let (weight, bias) = (random([channels], &device), random([channels], &device));
             let name = format!("normalisation of {:?}, swish {swish}", x.dims());
-            let ours = || group_norm(x.clone(), weight.clone(), bias.clone(), groups, 1e-6, swish);
-            let stock = || stock_norm(x.clone(), weight.clone(), bias.clone(), groups, swish);
-            compare(&name, &x, (&weight, &bias), [&ours, &stock]);
+            let options = GroupNormOptions { groups, epsilon: 1e-6, swish };
+            let fused = || group_norm(x.clone(), weight.clone(), bias.clone(), options);
+            let composed =
+                || composed::group_norm(x.clone(), weight.clone(), bias.clone(), options);
+            compare(&name, &x, (&weight, &bias), [&fused, &composed]);
         }
     }
 }
 
-/// The loss `sum(weights * normalised convolution)` of a tiny case.
+/// `sum(weights * normalised convolution)` of a tiny case.
 fn tiny(x: Tensor<4>, device: &Device) -> Tensor<1> {
     let ramp = |count: i64, slope: f32| {
         Tensor::<1, burn::tensor::Int>::arange(0..count, device).float() * slope - 0.7
     };
     let weight = ramp(72, 0.02).reshape([4, 2, 3, 3]);
     let y = conv2d(x, weight, ramp(4, 0.3), Geometry::Down);
-    let y = group_norm(y, ramp(4, 0.5), ramp(4, 0.2), 2, 1e-6, true);
+    let options = GroupNormOptions { groups: 2, epsilon: 1e-6, swish: true };
+    let y = group_norm(y, ramp(4, 0.5), ramp(4, 0.2), options);
     let size = y.dims().iter().product::<usize>() as i64;
     (y.clone() * ramp(size, 0.1).sin().reshape(y.dims())).sum()
 }
@@ -164,7 +132,7 @@ fn gradients_equal_finite_differences() {
 }
 
 #[test]
-fn gradients_are_the_same_bits_with_any_number_of_threads() {
+fn gradients_do_not_depend_on_the_number_of_threads() {
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {

@@ -1,4 +1,4 @@
-//! The hand-written gradients, as steps of Burn's autodiff graph.
+//! Hand-written gradients as nodes of Burn's autodiff graph.
 
 use std::fmt::Debug;
 
@@ -11,15 +11,15 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, TensorMetadata};
 use burn::tensor::Shape;
 
-use super::VqOps;
-use super::plan::Geometry;
+use super::backend::VqOps;
+use crate::ops::options::{Geometry, GroupNormOptions};
 
-/// What a backend gives so that [`VqOps`] can be differentiated on it.
+/// The backward passes of [`VqOps`] on a backend.
 pub trait VqGradients: Backend {
-    /// What the normalisation's gradient needs of its forward pass.
+    /// What the forward pass of the normalisation keeps for its gradient.
     type Moments: Clone + Debug + Send + Sync + 'static;
 
-    /// The gradient of a convolution's input, of shape `input`.
+    /// The gradient, of shape `input`, of a convolution's input.
     fn conv2d_input(
         dy: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -27,7 +27,7 @@ pub trait VqGradients: Backend {
         geometry: Geometry,
     ) -> FloatTensor<Self>;
 
-    /// The gradients of a convolution's weight, of shape `weight`, and bias.
+    /// The gradients of a convolution's weight, of shape `weight`, and of its bias.
     fn conv2d_weight(
         x: FloatTensor<Self>,
         dy: FloatTensor<Self>,
@@ -35,29 +35,26 @@ pub trait VqGradients: Backend {
         geometry: Geometry,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// [`VqOps::vq_group_norm`], and what its gradient needs.
+    /// [`VqOps::vq_group_norm`] with what its gradient needs.
     fn group_norm_moments(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        groups: usize,
-        epsilon: f64,
-        swish: bool,
+        options: GroupNormOptions,
     ) -> (FloatTensor<Self>, Self::Moments);
 
     /// The gradients of input, weight and bias from `[x, weight, bias, dy]`.
     fn group_norm_gradients(
         tensors: [FloatTensor<Self>; 4],
         moments: Self::Moments,
-        groups: usize,
-        swish: bool,
+        options: GroupNormOptions,
     ) -> [FloatTensor<Self>; 3];
 }
 
 #[derive(Debug)]
 struct ConvStep;
 
-/// Nodes of `x` and `weight`, their shapes and the geometry.
+/// Nodes and shapes of `x` and `weight`, and the geometry.
 #[derive(Clone, Debug)]
 struct ConvState {
     x: NodeId,
@@ -99,13 +96,12 @@ impl<B: VqGradients> Backward<B, 3> for ConvStep {
 #[derive(Debug)]
 struct NormStep;
 
-/// Nodes of `[x, weight, bias]`, what the forward pass left and the options.
+/// Nodes of `[x, weight, bias]`, what the forward pass kept, and the options.
 #[derive(Clone, Debug)]
 struct NormState<M> {
     nodes: [NodeId; 3],
     moments: M,
-    groups: usize,
-    swish: bool,
+    options: GroupNormOptions,
 }
 
 impl<B: VqGradients> Backward<B, 3> for NormStep {
@@ -118,9 +114,9 @@ impl<B: VqGradients> Backward<B, 3> for NormStep {
         checkpointer: &mut Checkpointer,
     ) {
         let dy = gradients.consume::<B>(&ops.node);
-        let NormState { nodes, moments, groups, swish } = ops.state;
+        let NormState { nodes, moments, options } = ops.state;
         let [x, weight, bias] = nodes.map(|node| checkpointer.retrieve_node_output(node));
-        let inputs = B::group_norm_gradients([x, weight, bias, dy], moments, groups, swish);
+        let inputs = B::group_norm_gradients([x, weight, bias, dy], moments, options);
         for (node, gradient) in ops.parents.into_iter().zip(inputs) {
             if let Some(node) = node {
                 gradients.register::<B>(node.id, gradient);
@@ -156,21 +152,19 @@ impl<B: VqOps + VqGradients, C: CheckpointStrategy> VqOps for Autodiff<B, C> {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        groups: usize,
-        epsilon: f64,
-        swish: bool,
+        options: GroupNormOptions,
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node(), bias.node()];
         match NormStep.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(mut step) => {
                 let nodes = [&x, &weight, &bias].map(|tensor| step.checkpoint(tensor));
                 let [x, weight, bias] = [x, weight, bias].map(|t| t.into_primitive());
-                let (y, moments) = B::group_norm_moments(x, weight, bias, groups, epsilon, swish);
-                step.finish(NormState { nodes, moments, groups, swish }, y)
+                let (y, moments) = B::group_norm_moments(x, weight, bias, options);
+                step.finish(NormState { nodes, moments, options }, y)
             }
             OpsKind::UnTracked(step) => {
                 let [x, weight, bias] = [x, weight, bias].map(|t| t.into_primitive());
-                step.finish(B::vq_group_norm(x, weight, bias, groups, epsilon, swish))
+                step.finish(B::vq_group_norm(x, weight, bias, options))
             }
         }
     }

@@ -1,14 +1,12 @@
-//! Group normalisation with scale, shift and an optional swish, one pass per use of the data.
+//! Group normalisation with scale, shift and an optional swish.
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::math::{RUN, sigmoid, sum};
 use super::simd::dispatch;
 
-/// Vectors summed in f32 before their sum goes to f64.
-const RUN: usize = 512;
-
-/// Sizes of a normalisation and what follows it.
+/// Sizes and options of a normalisation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Norm {
     /// Groups of channels of one image.
@@ -37,7 +35,7 @@ pub(super) struct NormGradients {
     pub bias: Vec<f32>,
 }
 
-/// Normalises `x`, `[batch, channels, pixels]`; returns the moments too, `[batch, groups]`.
+/// The normalisation of `x`, `[batch, channels, pixels]`, and its moments, `[batch, groups]`.
 pub(super) fn forward(
     norm: Norm,
     x: &[f32],
@@ -95,59 +93,6 @@ pub(super) fn backward(
     NormGradients { input, weight, bias }
 }
 
-/// `e^x` within 2e-7 relative, for `x` cut to `[-87, 88]`.
-#[inline(always)]
-fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    const LOG2_E: f32 = std::f32::consts::LOG2_E;
-    // ln 2 in two parts; the first has few bits, so that its multiples are exact.
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Adding 1.5 * 2^23 rounds to an integer, held in the low bits.
-    const ROUND: f32 = 12_582_912.0;
-    // Taylor coefficients from degree 7 down; the remainder at ln(2) / 2 is below 1e-8.
-    const TERMS: [f32; 7] = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0];
-    let x = simd.max_f32s(simd.min_f32s(x, simd.splat_f32s(88.0)), simd.splat_f32s(-87.0));
-    let shifted = simd.mul_add_e_f32s(x, simd.splat_f32s(LOG2_E), simd.splat_f32s(ROUND));
-    let count = simd.sub_f32s(shifted, simd.splat_f32s(ROUND));
-    let rest = simd.mul_add_e_f32s(count, simd.splat_f32s(-LN2_HIGH), x);
-    let rest = simd.mul_add_e_f32s(count, simd.splat_f32s(-LN2_LOW), rest);
-    let mut power = simd.splat_f32s(1.0 / 5040.0);
-    for term in TERMS {
-        power = simd.mul_add_e_f32s(power, rest, simd.splat_f32s(term));
-    }
-    let bits = simd.transmute_u32s_f32s(shifted);
-    let exponent = simd.wrapping_dyn_shl_u32s(bits, simd.splat_u32s(23));
-    simd.transmute_f32s_u32s(simd.add_u32s(simd.transmute_u32s_f32s(power), exponent))
-}
-
-#[inline(always)]
-fn sigmoid<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    let one = simd.splat_f32s(1.0);
-    simd.div_f32s(one, simd.add_f32s(one, exp(simd, simd.neg_f32s(x))))
-}
-
-/// The sum of `f` over whole vectors, `f64` between runs of [`RUN`].
-#[inline(always)]
-fn sum<S: Simd>(simd: S, vectors: &[S::f32s], f: impl Fn(S::f32s) -> S::f32s) -> f64 {
-    let mut total = 0.0;
-    for run in vectors.chunks(RUN) {
-        let mut sums = [simd.splat_f32s(0.0); 4];
-        let fours = run.chunks_exact(4);
-        for vector in fours.remainder() {
-            sums[0] = simd.add_f32s(sums[0], f(*vector));
-        }
-        for four in fours {
-            for (sum, vector) in sums.iter_mut().zip(four) {
-                *sum = simd.add_f32s(*sum, f(*vector));
-            }
-        }
-        let [a, b, c, d] = sums;
-        let sum = simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d));
-        total += f64::from(simd.reduce_sum_f32s(sum));
-    }
-    total
-}
-
 /// Scale and shift of one channel's values, as vectors.
 #[derive(Clone, Copy)]
 struct Values<S: Simd> {
@@ -158,7 +103,7 @@ struct Values<S: Simd> {
     swish: bool,
 }
 
-// Methods, not closures: only what is inlined by force is compiled for the vector instructions.
+// Methods, not closures: only forced inlining compiles them for the vector instructions.
 impl<S: Simd> Values<S> {
     /// The output for the input `x`.
     #[inline(always)]
@@ -190,7 +135,7 @@ impl<S: Simd> Values<S> {
     }
 }
 
-/// One group of one image.
+/// The forward pass of one group of one image.
 struct Forward<'a> {
     norm: Norm,
     x: &'a [f32],
@@ -200,6 +145,7 @@ struct Forward<'a> {
 }
 
 impl Forward<'_> {
+    /// Moments over all channels of the group.
     #[inline(always)]
     fn moments<S: Simd>(&self, simd: S) -> Moments {
         let (vectors, rest) = S::as_simd_f32s(self.x);
@@ -255,7 +201,7 @@ impl WithSimd for Forward<'_> {
     }
 }
 
-/// One group of one image.
+/// The backward pass of one group of one image.
 struct Backward<'a> {
     norm: Norm,
     moments: Moments,
@@ -306,7 +252,7 @@ impl WithSimd for Backward<'_> {
 }
 
 impl Backward<'_> {
-    /// Writes the gradient before the swish to `dx`, and its sums.
+    /// Writes the gradient before the swish to `dx`, and its sums to `sums`.
     #[inline(always)]
     fn through_swish<S: Simd>(&mut self, simd: S, channel: usize) {
         let pixels = self.norm.pixels;
@@ -342,38 +288,5 @@ impl Backward<'_> {
             totals[1] += f64::from(simd.reduce_sum_f32s(scaled));
         }
         self.sums[channel] = [totals[0], totals[1] * f64::from(self.moments.scale)];
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    struct Exp<'a>(&'a [f32], &'a mut [f32]);
-
-    impl WithSimd for Exp<'_> {
-        type Output = ();
-
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, simd: S) {
-            let (vectors, rest) = S::as_simd_f32s(self.0);
-            let (out, rest_out) = S::as_mut_simd_f32s(self.1);
-            for (out, x) in out.iter_mut().zip(vectors) {
-                *out = exp(simd, *x);
-            }
-            simd.partial_store_f32s(rest_out, exp(simd, simd.partial_load_f32s(rest)));
-        }
-    }
-
-    #[test]
-    fn exponential_is_exact_to_a_millionth_over_its_range() {
-        let inputs: Vec<f32> = (0..1_000_003).map(|i| -87.0 + 175.0 * i as f32 / 1e6).collect();
-        let mut outputs = vec![0.0; inputs.len()];
-        dispatch(Exp(&inputs, &mut outputs));
-        for (x, y) in inputs.iter().map(|x| x.clamp(-87.0, 88.0)).zip(outputs) {
-            let exact = f64::from(x).exp();
-            assert!((f64::from(y) / exact - 1.0).abs() < 1e-6, "exp({x}) is {exact}, not {y}");
-        }
     }
 }

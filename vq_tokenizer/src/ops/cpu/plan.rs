@@ -1,33 +1,13 @@
-//! Which input pixels a convolution reads: every geometry reduced to one form.
+//! The input pixels that a convolution reads, in one form for every geometry.
 //!
-//! The input is cut into `in_step^2` planes (pixels of equal row and column parity), the output
+//! The input is split into `in_step^2` planes (pixels of equal row and column parity), the output
 //! likewise into `out_step^2` phases. In these coordinates every output of one phase is a weighted
-//! sum of plane pixels at fixed offsets, so one kernel serves stride 2, nearest-neighbour doubling
+//! sum of plane pixels at fixed offsets, so one kernel serves stride 2, nearest-neighbour upsampling
 //! and the transposed convolution of each.
 
-/// How the pixels of a convolution's output lie over its input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Geometry {
-    /// Stride 1 with zeros around: the size stays.
-    Same,
-    /// Stride 2, one row of zeros below and one column at the right: the size halves, rounded down.
-    Down,
-    /// Stride 1 over the input doubled by repeating pixels: the size doubles.
-    Up,
-}
+use crate::ops::options::Geometry;
 
-impl Geometry {
-    /// The output's height and width for an input's.
-    pub fn output(self, [height, width]: [usize; 2]) -> [usize; 2] {
-        match self {
-            Self::Same => [height, width],
-            Self::Down => [height / 2, width / 2],
-            Self::Up => [2 * height, 2 * width],
-        }
-    }
-}
-
-/// One pixel that the outputs of a phase read.
+/// An input pixel that the outputs of a phase read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tap {
     /// `row parity * in_step + column parity`.
@@ -36,7 +16,7 @@ pub(super) struct Tap {
     pub row: usize,
     /// Column in the padded plane, relative to the output's column in its phase.
     pub col: usize,
-    /// The kernel elements whose sum weighs the pixel.
+    /// The kernel elements whose sum is the weight of the pixel.
     pub kernel: Vec<usize>,
 }
 
@@ -55,7 +35,7 @@ pub(super) struct Plan {
     pub phases: Vec<Vec<Tap>>,
 }
 
-/// One dimension's tap: output phase, input plane, offset and kernel element.
+/// A tap along one dimension.
 struct Line {
     phase: usize,
     plane: usize,
@@ -63,6 +43,7 @@ struct Line {
     element: usize,
 }
 
+/// The taps along one dimension of a kernel of `side`.
 fn lines(geometry: Geometry, side: usize) -> Vec<Line> {
     let line = |phase, plane, offset, element| Line { phase, plane, offset, element };
     match (geometry, side) {
@@ -72,7 +53,7 @@ fn lines(geometry: Geometry, side: usize) -> Vec<Line> {
         }
         (Geometry::Down, 3) => (0..3).map(|k| line(0, k & 1, k >> 1, k)).collect(),
         (Geometry::Same, 1 | 3) => (0..side).map(|k| line(0, 0, k, k)).collect(),
-        _ => unreachable!("no {geometry:?} convolution with a kernel of {side}"),
+        _ => unreachable!("no {geometry:?} convolution has a kernel of side {side}"),
     }
 }
 
@@ -94,7 +75,7 @@ impl Plan {
         Self { kernel: side * side, in_step, pad, out_step, phases }
     }
 
-    /// The plan that takes gradients of the output to gradients of the input.
+    /// The plan of the transposed convolution: from the output's gradient to the input's.
     pub fn transpose(&self) -> Self {
         let reach = self.reach();
         let mut phases = vec![Vec::new(); self.in_step * self.in_step];
@@ -109,17 +90,18 @@ impl Plan {
         Self { kernel: self.kernel, in_step, pad, out_step, phases }
     }
 
-    /// The largest offset of a tap, the same for rows and columns.
+    /// The largest offset of a tap; it is the same for rows and columns.
     pub fn reach(&self) -> usize {
         self.phases.iter().flatten().map(|tap| tap.row.max(tap.col)).max().unwrap_or(0)
     }
 
-    /// Number of planes of one channel.
+    /// Planes of one channel.
     pub fn planes(&self) -> usize {
         self.in_step * self.in_step
     }
 }
 
+/// Adds a tap to `phase`, or the kernel elements to the tap of the same pixel.
 fn add(phase: &mut Vec<Tap>, plane: usize, [row, col]: [usize; 2], kernel: &[usize]) {
     match phase.iter_mut().find(|t| (t.plane, t.row, t.col) == (plane, row, col)) {
         Some(tap) => tap.kernel.extend_from_slice(kernel),

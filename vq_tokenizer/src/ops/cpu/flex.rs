@@ -1,4 +1,4 @@
-//! The operations on the tensors of Burn's CPU backend.
+//! The kernels on the tensors of Burn's CPU backend.
 
 use std::sync::Arc;
 
@@ -6,17 +6,18 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{Shape, TensorData};
 
-use super::VqOps;
 use super::autodiff::VqGradients;
+use super::backend::VqOps;
 use super::conv::{Kernel, correlate};
 use super::conv_weights::weight_gradients;
 use super::group_norm::{self, Moments, Norm};
-use super::plan::{Geometry, Plan};
+use super::plan::Plan;
 use super::planes::Dims;
+use crate::ops::options::{Geometry, GroupNormOptions};
 
 type Float = FloatTensor<Flex>;
 
-/// The values in order; copies only what is not contiguous.
+/// A tensor whose values are contiguous; copied only where they were not.
 struct Values(Float);
 
 impl Values {
@@ -25,9 +26,7 @@ impl Values {
     }
 
     fn get(&self) -> &[f32] {
-        self.0
-            .as_slice::<f32>()
-            .expect("`supports` admits f32 alone, and the values are contiguous")
+        self.0.as_slice::<f32>().expect("`supports` admits only f32, and the values are contiguous")
     }
 }
 
@@ -35,7 +34,7 @@ fn tensor(values: Vec<f32>, shape: Shape) -> Float {
     Float::from_data(TensorData::new(values, shape))
 }
 
-/// A convolution's sizes and plan, from the shapes of its input and weight.
+/// Sizes and plan of a convolution of these shapes of input and weight.
 fn plan(input: &Shape, weight: &Shape, geometry: Geometry) -> (Dims, Plan) {
     let [batch, inputs, height, width] = input.dims();
     let [outputs, weight_inputs, side, _] = weight.dims();
@@ -45,7 +44,9 @@ fn plan(input: &Shape, weight: &Shape, geometry: Geometry) -> (Dims, Plan) {
     (dims, Plan::new(geometry, side))
 }
 
-fn norm(shape: &Shape, groups: usize, epsilon: f64, swish: bool) -> Norm {
+/// The normalisation of an input of `shape`.
+fn norm(shape: &Shape, options: GroupNormOptions) -> Norm {
+    let GroupNormOptions { groups, epsilon, swish } = options;
     let [_, channels, height, width] = shape.dims();
     Norm { groups, channels: channels / groups, pixels: height * width, epsilon, swish }
 }
@@ -61,15 +62,8 @@ impl VqOps for Flex {
         tensor(y, Shape::new([dims.batch, dims.outputs, height, width]))
     }
 
-    fn vq_group_norm(
-        x: Float,
-        weight: Float,
-        bias: Float,
-        groups: usize,
-        epsilon: f64,
-        swish: bool,
-    ) -> Float {
-        Self::group_norm_moments(x, weight, bias, groups, epsilon, swish).0
+    fn vq_group_norm(x: Float, weight: Float, bias: Float, options: GroupNormOptions) -> Float {
+        Self::group_norm_moments(x, weight, bias, options).0
     }
 }
 
@@ -96,12 +90,10 @@ impl VqGradients for Flex {
         x: Float,
         weight: Float,
         bias: Float,
-        groups: usize,
-        epsilon: f64,
-        swish: bool,
+        options: GroupNormOptions,
     ) -> (Float, Self::Moments) {
         let shape = x.shape();
-        let norm = norm(&shape, groups, epsilon, swish);
+        let norm = norm(&shape, options);
         let (x, weight, bias) = (Values::new(x), Values::new(weight), Values::new(bias));
         let (y, moments) = group_norm::forward(norm, x.get(), weight.get(), bias.get());
         (tensor(y, shape), moments.into())
@@ -110,11 +102,10 @@ impl VqGradients for Flex {
     fn group_norm_gradients(
         [x, weight, bias, dy]: [Float; 4],
         moments: Self::Moments,
-        groups: usize,
-        swish: bool,
+        options: GroupNormOptions,
     ) -> [Float; 3] {
         let (shape, channels) = (x.shape(), weight.shape());
-        let norm = norm(&shape, groups, 0.0, swish);
+        let norm = norm(&shape, options);
         let [x, weight, bias, dy] = [x, weight, bias, dy].map(Values::new);
         let gradients =
             group_norm::backward(norm, x.get(), weight.get(), bias.get(), &moments, dy.get());

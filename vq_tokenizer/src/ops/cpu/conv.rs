@@ -1,4 +1,4 @@
-//! Convolution by direct accumulation: no column matrix, registers over outputs and pixels.
+//! Convolution by direct accumulation: no column matrix, registers hold a block of outputs and pixels.
 
 use std::array;
 use std::ops::Range;
@@ -10,10 +10,10 @@ use super::plan::{Plan, Tap};
 use super::planes::{Dims, Layout, with_scratch};
 use super::simd::{dispatch, lanes};
 
-/// Vectors of pixels that one kernel step computes.
+/// Vectors of pixels that one step computes.
 const PIXELS: usize = 3;
 
-/// A kernel `[.., .., elements]` seen from the side that is summed over and the side that remains.
+/// A convolution kernel, `[.., .., elements]`, with the strides of its two channel axes.
 #[derive(Clone, Copy)]
 pub(super) struct Kernel<'a> {
     pub values: &'a [f32],
@@ -23,12 +23,12 @@ pub(super) struct Kernel<'a> {
     pub input: usize,
 }
 
-/// Output channels computed at once; with [`PIXELS`] they fill the registers.
+/// Output channels computed at once; times [`PIXELS`] they fill the registers.
 fn block() -> usize {
     if lanes() == 8 { 4 } else { 8 }
 }
 
-/// `[batch, inputs, h, w]` to `[batch, outputs, h', w']` by `plan`.
+/// The convolution of `x`, `[batch, inputs, h, w]`, by `plan`: `[batch, outputs, h', w']`.
 pub(super) fn correlate(
     plan: &Plan,
     dims: Dims,
@@ -43,7 +43,7 @@ pub(super) fn correlate(
     }
     let packed = Packed::new(plan, dims, kernel, bias);
     let layout = Layout::new(plan, dims);
-    // Images run in parallel; blocks of channels only where images are too few.
+    // Images run in parallel, and blocks of channels where there are fewer images than threads.
     let parts = rayon::current_num_threads().div_ceil(dims.batch);
     let blocks = dims.outputs.div_ceil(packed.block).div_ceil(parts);
     let part = blocks * packed.block * pixels;
@@ -56,7 +56,7 @@ pub(super) fn correlate(
     out
 }
 
-/// Weights in the order in which the kernel reads them.
+/// Weights packed in the order in which the inner loop reads them.
 struct Packed<'a> {
     block: usize,
     /// Per phase: `[block of outputs][input][tap][output in block]`.
@@ -68,6 +68,7 @@ struct Packed<'a> {
 }
 
 impl<'a> Packed<'a> {
+    /// Packs `kernel` and `bias`; without a bias zeros.
     fn new(plan: &'a Plan, dims: Dims, kernel: Kernel<'_>, bias: Option<&[f32]>) -> Self {
         let block = block();
         let blocks = dims.outputs.div_ceil(block);
@@ -90,7 +91,7 @@ impl<'a> Packed<'a> {
         Self { block, phases: plan.phases.iter().map(pack).collect(), bias: padded, plan, dims }
     }
 
-    /// Computes channels from block `first` on of one image, as many as `out` holds.
+    /// Computes the channels of `out`, those from block `first` on, of one image.
     fn run(&self, layout: &Layout<'_>, image: &[f32], first: usize, out: &mut [f32]) {
         let pixels = self.dims.output_pixels();
         with_scratch(|[planes, tile]| {
@@ -153,7 +154,7 @@ fn pack_block(
     }
 }
 
-/// Copies a phase's rows from the pitched `tile` to their place in a channel of the output.
+/// Copies the rows of a phase from `tile`, `pitch` floats apart, to their place in a channel of the output.
 fn scatter(
     layout: &Layout<'_>,
     phase: usize,
@@ -176,7 +177,7 @@ fn scatter(
     }
 }
 
-/// One block of output channels over all positions of a strip.
+/// A block of output channels over all positions of a strip.
 struct Block<'a> {
     planes: &'a [f32],
     /// Floats between channels of `planes`.
@@ -201,6 +202,7 @@ impl WithSimd for Block<'_> {
 }
 
 impl Block<'_> {
+    /// Computes all positions, [`PIXELS`] vectors at a time.
     #[inline(always)]
     fn run<S: Simd, const BLOCK: usize>(mut self, simd: S) {
         let vectors = self.stride / S::F32_LANES;
@@ -216,6 +218,7 @@ impl Block<'_> {
         }
     }
 
+    /// Computes `V` vectors of pixels from position `start` on.
     #[inline(always)]
     fn step<S: Simd, const BLOCK: usize, const V: usize>(&mut self, simd: S, start: usize) {
         let mut sums: [[S::f32s; V]; BLOCK] =
