@@ -26,8 +26,9 @@ pub use asking::{Asking, Choices, Shot};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::generate::sampling::log_probability;
-use crate::generate::{EndReason, Event, GenerationConfig, GenerationMode, Generator, PromptForms};
-use crate::model::ServingModel;
+use crate::generate::{
+    EndReason, Event, GenerationConfig, GenerationMode, Generator, PromptForms, ServingModel,
+};
 use crate::tokenize::{CodedSegment, Processor, Segment, StreamDecoder};
 
 /// What happens while a prompt is continued, in order.

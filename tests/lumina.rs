@@ -5,8 +5,9 @@ use std::path::Path;
 use calumma::checkpoint::{Checkpoint, Conversion, Layout, Parts, weight_files, write_directory};
 use calumma::generate::{
     EndReason, Event, GenerationConfig, GenerationMode, Generator, LanguageModel, Preset,
+    ServingModel,
 };
-use calumma::model::{ModelConfig, ServingModel};
+use calumma::model::ModelConfig;
 use calumma::pipeline::Pipeline;
 use calumma::tokenize::{
     BpeConfig, CodedSegment, EncodeOptions, Processor, TextTokenizer, train_bpe,

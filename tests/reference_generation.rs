@@ -4,8 +4,10 @@
 //! three-way guidance. Every choice there wins clearly, so the ids are equal.
 
 use calumma::checkpoint::Checkpoint;
-use calumma::generate::{EndReason, GenerationConfig, GenerationMode, Generator, Request};
-use calumma::model::{ModelConfig, ServingModel};
+use calumma::generate::{
+    EndReason, GenerationConfig, GenerationMode, Generator, Request, ServingModel,
+};
+use calumma::model::ModelConfig;
 use calumma::tokenize::{TextTokenizer, Vocabulary};
 
 use crate::common::{Expected, cpu, fixture};

@@ -14,6 +14,7 @@ mod preset;
 pub mod prompt;
 mod rows;
 pub mod sampling;
+mod serving;
 
 pub use config::{GenerationConfig, GenerationMode, SamplingConfig};
 pub use generator::{EndReason, Event, Generated, Generator, Request};
@@ -21,6 +22,7 @@ pub use guidance::{Branch, Guidance};
 pub use modality::{ModalityRules, ModalityState};
 pub use preset::Preset;
 pub use prompt::{FormPiece, PromptForms};
+pub use serving::{ServingCache, ServingModel};
 
 use crate::error::Result;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Gradients, Tensor};
 use vq_tokenizer::train::{
-    AdversarialConfig, Discriminator, Judges, Lecam, Lpips, Seen, SemanticHead,
+    AdversarialBatch, AdversarialConfig, AuxiliaryLosses, Discriminator, Lecam, Lpips, SemanticHead,
 };
 
 use super::config::VqRecipe;
@@ -62,10 +62,10 @@ impl AuxiliaryNetworks {
     ///
     /// # Shapes
     /// `words`: `[images, words]`.
-    pub(super) fn judges<'a>(&'a self, step: usize, words: &'a Tensor<2>) -> Judges<'a> {
+    pub(super) fn judges<'a>(&'a self, step: usize, words: &'a Tensor<2>) -> AuxiliaryLosses<'a> {
         let Self { adversarial, discriminator, semantic, perceptual, .. } = self;
         let discriminator = discriminator.as_ref().filter(|_| self.discriminates(step));
-        Judges {
+        AuxiliaryLosses {
             critic: discriminator.map(|d| (d.module(), adversarial.weight, adversarial.adaptive)),
             perceptual: perceptual.as_ref().map(|(lpips, weight)| (lpips, *weight)),
             semantic: semantic.as_ref().map(|(head, weight)| (head.module(), words, *weight)),
@@ -103,7 +103,7 @@ impl AuxiliaryNetworks {
     pub(super) fn update_discriminator(
         &mut self,
         step: usize,
-        seen: Vec<(Seen, f64)>,
+        seen: Vec<(AdversarialBatch, f64)>,
         lr: f64,
     ) -> Result<Metrics> {
         let Some(discriminator) = self.discriminator.as_mut() else { return Ok(Metrics::new()) };

@@ -4,7 +4,7 @@
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use rand_chacha::ChaCha8Rng;
-use vq_tokenizer::train::{CodebookCare, CodebookStart};
+use vq_tokenizer::train::{CodebookMaintenance, CodebookStart};
 use vq_tokenizer::{VqConfig, VqModel};
 
 use super::config::VqRecipe;
@@ -20,7 +20,7 @@ const LATENTS_PER_CODE: usize = 4;
 pub(super) struct Codebook {
     config: VqConfig,
     start: CodebookStart,
-    care: CodebookCare,
+    care: CodebookMaintenance,
 }
 
 impl Codebook {
@@ -29,7 +29,7 @@ impl Codebook {
         Self {
             config: recipe.model.clone(),
             start: recipe.warmup.codebook,
-            care: CodebookCare::new(recipe.codebook.clone(), &recipe.model),
+            care: CodebookMaintenance::new(recipe.codebook.clone(), &recipe.model),
         }
     }
 
@@ -74,12 +74,12 @@ impl Codebook {
     }
 
     /// What a resumed run needs.
-    pub(super) fn state(&self) -> &CodebookCare {
+    pub(super) fn state(&self) -> &CodebookMaintenance {
         &self.care
     }
 
     /// Continues from `state`.
-    pub(super) fn restore(&mut self, state: CodebookCare) {
+    pub(super) fn restore(&mut self, state: CodebookMaintenance) {
         self.care = state;
     }
 }

@@ -1,7 +1,7 @@
 //! Sums over the groups of images in one step of an image tokenizer's training.
 
 use burn::tensor::{Gradients, Int, Tensor};
-use vq_tokenizer::train::{Seen, VqLoss};
+use vq_tokenizer::train::{AdversarialBatch, VqLoss};
 
 use super::image_batches::Group;
 use super::trained::NotFinite;
@@ -19,7 +19,7 @@ pub(super) struct Gathered {
     codes: Vec<Tensor<3, Int>>,
     latents: Vec<Tensor<4>>,
     /// What the discriminator learns from, with its weight.
-    seen: Vec<(Seen, f64)>,
+    seen: Vec<(AdversarialBatch, f64)>,
 }
 
 impl Gathered {
@@ -40,7 +40,7 @@ impl Gathered {
         self.codes.push(loss.codes);
         self.latents.push(loss.latents);
         let Group { pixels, share, .. } = group;
-        self.seen.push((Seen { pixels, reconstructions: loss.output, share }, weight));
+        self.seen.push((AdversarialBatch { pixels, reconstructions: loss.output, share }, weight));
         Some(gradients)
     }
 
@@ -79,7 +79,7 @@ impl Gathered {
 
     /// The terms of the loss, and what the discriminator learns from: images and reconstructions,
     /// each group with its weight.
-    pub(super) fn into_parts(self) -> (Metrics, Vec<(Seen, f64)>) {
+    pub(super) fn into_parts(self) -> (Metrics, Vec<(AdversarialBatch, f64)>) {
         (self.terms, self.seen)
     }
 }

@@ -8,7 +8,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::train::{CodebookCare, Lecam, VqLoss, VqObjective};
+use vq_tokenizer::train::{CodebookMaintenance, Lecam, VqLoss, VqObjective};
 use vq_tokenizer::weights::{self, WeightFiles};
 use vq_tokenizer::{VqModel, VqTokenizer};
 
@@ -32,7 +32,7 @@ use crate::report::Metrics;
 #[derive(Serialize, Deserialize)]
 struct State {
     cursor: Cursor,
-    codebook: CodebookCare,
+    codebook: CodebookMaintenance,
     lecam: Lecam,
 }
 

@@ -16,6 +16,10 @@ mod image_codebook;
 mod image_scores;
 mod image_step;
 mod image_task;
+#[cfg(test)]
+mod kernels_agree;
+mod language_metrics;
+mod language_state;
 mod language_task;
 mod loader;
 pub mod objective;

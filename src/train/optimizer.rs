@@ -16,8 +16,7 @@ use vq_tokenizer::weights::{self, ParamPath};
 use super::optimizer_config::{OptimizerConfig, OptimizerKind};
 use super::rows;
 use crate::error::{Error, Result};
-#[cfg(feature = "cpu")]
-use crate::model::ops::{self, AdamW};
+use crate::model::ops::{self, adamw::AdamW};
 
 /// Muon's momentum, of Nesterov's kind (arXiv 2502.16982 section 2.1).
 const MUON_MOMENTUM: f64 = 0.95;
@@ -237,55 +236,12 @@ impl Update<'_> {
         weight: Tensor<D>,
         gradient: Tensor<1>,
         moments: [Tensor<1>; 2],
-        rate: Rate,
-    ) -> (Tensor<D>, [Tensor<1>; 2]) {
-        #[cfg(feature = "cpu")]
-        if ops::applies(&weight) && ops::applies(&gradient) && ops::applies(&moments[0]) {
-            return self.fused(weight, gradient, moments, rate);
-        }
-        self.composed(weight, gradient, moments, rate)
-    }
-
-    /// The update in one pass over arrays of the host.
-    #[cfg(feature = "cpu")]
-    fn fused<const D: usize>(
-        &self,
-        weight: Tensor<D>,
-        gradient: Tensor<1>,
-        moments: [Tensor<1>; 2],
         Rate { lr, decay }: Rate,
     ) -> (Tensor<D>, [Tensor<1>; 2]) {
-        let config = &self.optimizer.config;
-        let update = AdamW {
-            betas: config.betas.map(|beta| beta as f32),
-            eps: config.eps as f32,
-            gradient_scale: self.scale as f32,
-            rate: (lr / self.corrections[0]) as f32,
-            correction: self.corrections[1] as f32,
-            keep: (1.0 - lr * decay) as f32,
-        };
+        let OptimizerConfig { betas, eps, .. } = self.optimizer.config;
+        let (gradient_scale, corrections) = (self.scale, self.corrections);
+        let update = AdamW { betas, eps, gradient_scale, corrections, lr, decay };
         ops::adamw(update, weight, moments, gradient)
-    }
-
-    fn composed<const D: usize>(
-        &self,
-        weight: Tensor<D>,
-        mut gradient: Tensor<1>,
-        [first, second]: [Tensor<1>; 2],
-        Rate { lr, decay }: Rate,
-    ) -> (Tensor<D>, [Tensor<1>; 2]) {
-        let config = &self.optimizer.config;
-        let ([beta1, beta2], eps) = (config.betas, config.eps);
-        let shape = weight.dims();
-        if self.scale != 1.0 {
-            gradient = gradient * self.scale;
-        }
-        let first = first * beta1 + gradient.clone() * (1.0 - beta1);
-        let second = second * beta2 + gradient.clone() * gradient * (1.0 - beta2);
-        let root = (second.clone() / self.corrections[1]).sqrt() + eps;
-        let update = first.clone() / root * (lr / self.corrections[0]);
-        let weight = if decay > 0.0 { weight * (1.0 - lr * decay) } else { weight };
-        (weight - update.reshape(shape), [first, second])
     }
 }
 
