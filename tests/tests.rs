@@ -16,6 +16,7 @@ mod lumina;
 mod metrics;
 mod mixture;
 mod model;
+mod optimizer;
 mod overfit;
 mod pack;
 mod pipeline;

@@ -146,7 +146,7 @@ impl ImageTask {
         if self.is_warming_up(step) {
             return self.objective.autoencoder_loss(model, pixels);
         }
-        self.objective.loss_with(model, pixels, self.auxiliary.judges(step, &group.words))
+        self.objective.loss_with(model, pixels, self.auxiliary.losses(step, &group.words))
     }
 
     /// Losses and gradients of the micro-batches of `step`. All are drawn whatever their losses are,
@@ -207,13 +207,13 @@ impl Task for ImageTask {
             ("unused_codes".into(), self.codebook.unused() as f64),
             ("grad_norm".into(), norm),
         ];
-        let (terms, seen) = gathered.into_parts();
+        let (terms, adversarial) = gathered.into_parts();
         metrics.extend(terms);
         if !self.is_warming_up(step) {
             self.auxiliary.update_semantic_head(step, lr)?;
         }
         if self.discriminates(step) {
-            metrics.extend(self.auxiliary.update_discriminator(step, seen, lr)?);
+            metrics.extend(self.auxiliary.update_discriminator(step, adversarial, lr)?);
         }
         Ok(Stepped { metrics, units, skipped: None })
     }
