@@ -1,4 +1,4 @@
-//! Training: exact resume, the loss beside a plain one, the optimizer beside its formula, damage.
+//! Training: exact resume; the loss against a plain one; the optimizer against its formula.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,17 +13,19 @@ use calumma::device::Precision;
 use calumma::model::{CausalLm, ModelConfig, ModelInput, mask};
 use calumma::report::{Metrics, Reporter};
 use calumma::tokenize::train_bpe;
-use calumma::train::objective::{LossConfig, NextToken, NextTokenBatch};
+use calumma::train::objective::{
+    Activations, LossConfig, NextToken, NextTokenBatch, NextTokenLoss,
+};
 use calumma::train::{
-    BpeRecipe, ImageTask, LanguageRecipe, LanguageTask, Optimizer, OptimizerConfig, OptimizerKind,
-    Plan, Recipe, RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task, VqRecipe,
-    corpus, newest_good_checkpoint, read_recipe, run,
+    Better, BpeRecipe, ImageTask, LanguageRecipe, LanguageTask, Optimizer, OptimizerConfig,
+    OptimizerKind, Plan, Recipe, RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task,
+    VqRecipe, corpus, newest_good_checkpoint, read_recipe, run,
 };
 use vq_tokenizer::weights;
 
 use crate::common::{cpu, excess};
 
-/// A task that asks for a stop after a step.
+/// A task that requests a stop after a step and checks the names of its metrics.
 struct StopAfter<T> {
     inner: T,
     step: usize,
@@ -40,8 +42,17 @@ impl<T: Task> Task for StopAfter<T> {
         self.inner.step(step, lr)
     }
 
+    fn eval_metrics(&self) -> Vec<(String, Better)> {
+        self.inner.eval_metrics()
+    }
+
     fn evaluate(&mut self) -> calumma::Result<Metrics> {
-        self.inner.evaluate()
+        let metrics = self.inner.evaluate()?;
+        let known = self.inner.eval_metrics();
+        for (name, _) in &metrics {
+            assert!(known.iter().any(|(known, _)| known == name), "{name} is not in eval_metrics");
+        }
+        Ok(metrics)
     }
 
     fn image(&mut self) -> Option<image::RgbImage> {
@@ -147,7 +158,7 @@ seq_len = 192
 accumulate = 2
 "#;
 
-/// Runs `task` to its end, or up to `stop_after`; a stop must show as the documented error.
+/// Runs `task` to its end, or to the step `stop_after`, which must end in the documented error.
 pub fn train<T: Task>(task: T, config: &RunConfig, stop_after: Option<usize>) {
     let flag = StopFlag::default();
     let mut task = StopAfter { inner: task, step: stop_after.unwrap_or(0), flag: flag.clone() };
@@ -181,10 +192,10 @@ pub fn newest(config: &RunConfig) -> PathBuf {
 
 #[test]
 fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
-    // Burn's CPU backend has one random generator per process, which the tests of other threads draw
-    // from too; so this one runs in a process of its own.
+    // Burn's CPU backend has one random generator per process, shared by the tests of all threads; so
+    // this one runs in a separate process.
     let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["train::resume_alone_in_its_process", "--exact", "--ignored"])
+        .args(["train::resume_in_a_separate_process", "--exact", "--ignored"])
         .status()
         .unwrap();
     assert!(status.success());
@@ -192,7 +203,7 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
 
 #[test]
 #[ignore = "a_resumed_run_has_the_bits_of_an_uninterrupted_one runs it"]
-fn resume_alone_in_its_process() {
+fn resume_in_a_separate_process() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path();
     let vq_run = |name: &str, stops: &[Option<usize>]| {
@@ -229,7 +240,7 @@ fn resume_alone_in_its_process() {
     };
     let straight = lm_run("straight", &[None]);
     assert_same_bits(&straight, &lm_run("stopped", &[Some(10), None]));
-    // The result is a checkpoint like any other.
+    // The result opens as a complete checkpoint.
     let opened = calumma::checkpoint::Checkpoint::open(&straight, &cpu()).unwrap();
     assert!(opened.vq.is_some() && opened.digest.is_some());
 }
@@ -302,18 +313,34 @@ fn the_chunked_loss_has_value_and_gradients_of_the_plain_one() {
     let (model, batch) = (tiny_model(&device), tiny_batch());
     let config = LossConfig { z_loss: 0.05, image_weight: 0.5, text_weight: 1.5 };
     let plain = plain_loss(&model, &batch, &config);
-    let loss = NextToken { config }.loss(&model, &batch);
+    let (got, loss) = whole_step(&NextToken { config: config.clone() }, &model, &batch);
     let want = f64::from(plain.clone().into_scalar::<f32>());
     assert!((loss.total - want).abs() < 1e-5, "{} {want}", loss.total);
     assert_eq!((loss.image.1, loss.text.1), (2, 5));
+    assert_eq!(NextToken { config }.loss(&model, &batch), loss, "without gradients");
     let want = gradients(&model, plain);
-    let got = gradients(&model, loss.surrogate);
+    let got = named(&model, got);
     assert_eq!(want.len(), got.len());
     for (path, want) in want {
         let largest = want.iter::<f32>().map(f32::abs).fold(0.0, f32::max);
         let excess = excess(&got[&path], &want, 1e-5 * largest + 1e-8, 0.0);
         assert!(excess <= 1.0, "{path}: {excess}");
     }
+}
+
+/// Gradients and loss of a step of one micro-batch.
+pub fn whole_step(
+    objective: &NextToken,
+    model: &CausalLm,
+    batch: &NextTokenBatch,
+) -> (GradientsParams, NextTokenLoss) {
+    let normalizer = objective.normalizer(std::slice::from_ref(batch));
+    objective.gradients(model, batch, normalizer, Activations::Keep)
+}
+
+/// Gradients of the default loss on [`tiny_batch`].
+fn tiny_gradients(model: &CausalLm) -> GradientsParams {
+    whole_step(&NextToken { config: LossConfig::default() }, model, &tiny_batch()).0
 }
 
 pub fn gradients(model: &CausalLm, loss: Tensor<1>) -> BTreeMap<String, TensorData> {
@@ -363,11 +390,10 @@ fn adamw_follows_its_formula_and_clips_the_global_norm() {
         })
         .collect();
     for step in 1..=3 {
-        let loss = || NextToken { config: LossConfig::default() }.loss(&model, &tiny_batch());
-        let want = gradients(&model, loss().surrogate);
+        let want = named(&model, tiny_gradients(&model));
         let squares = |d: &TensorData| d.iter::<f32>().map(|g| f64::from(g).powi(2)).sum::<f64>();
         let want_norm = want.values().map(squares).sum::<f64>().sqrt();
-        let grads = GradientsParams::from_grads(loss().surrogate.backward(), &model);
+        let grads = tiny_gradients(&model);
         let norm;
         (model, norm) = optimizer.step(model, grads, config.lr).unwrap();
         assert!((norm - want_norm).abs() < 1e-4 * want_norm && norm > config.grad_clip);
@@ -426,9 +452,8 @@ fn muon_orthogonalises_the_hidden_matrices_and_leaves_the_rest_to_adamw() {
     let mut momenta: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for _ in 0..2 {
         let before = weights::collect(&model);
-        let loss = || NextToken { config: LossConfig::default() }.loss(&model, &tiny_batch());
-        let gradient = gradients(&model, loss().surrogate);
-        let grads = || GradientsParams::from_grads(loss().surrogate.backward(), &model);
+        let grads = || tiny_gradients(&model);
+        let gradient = named(&model, grads());
         let (plain, _) = Optimizer::new(config.clone()).step(model.clone(), grads(), 0.01).unwrap();
         let (stepped, norm) = optimizer.step(model.clone(), grads(), 0.01).unwrap();
         let (after, plain) = (weights::collect(&stepped), weights::collect(&plain));
@@ -465,8 +490,8 @@ fn muon_orthogonalises_the_hidden_matrices_and_leaves_the_rest_to_adamw() {
 fn a_gradient_that_is_not_finite_never_reaches_a_weight() {
     let device = cpu().autodiff();
     let model = tiny_model(&device);
-    let loss = NextToken { config: LossConfig::default() }.loss(&model, &tiny_batch());
-    let gradients = GradientsParams::from_grads((loss.surrogate * f32::NAN).backward(), &model);
+    let config = LossConfig { z_loss: f64::NAN, ..LossConfig::default() };
+    let (gradients, _) = whole_step(&NextToken { config }, &model, &tiny_batch());
     let mut optimizer = Optimizer::new(OptimizerConfig::default());
     assert!(optimizer.step(model, gradients, 1e-3).is_err());
     assert_eq!(optimizer.steps_taken(), 0);

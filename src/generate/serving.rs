@@ -1,4 +1,4 @@
-//! [`CausalLm`] behind the interface of the sampler: rows of ids in, host logits out.
+//! [`CausalLm`] as the generator's [`LanguageModel`]: rows of ids in, logits on the host out.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
@@ -7,12 +7,12 @@ use super::sampling::log_probability;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, KvCache, ModelConfig, ModelInput, mask};
 
-/// Choices that are weighed at one time, at most.
+/// The most choices scored at one time.
 const CHOICES: usize = 64;
-/// Bytes that the caches of all choices weighed at one time take, as far as more than one fits.
+/// The most bytes of the caches of choices scored at one time, if more than one fits.
 const CHOICE_BYTES: usize = 1 << 30;
 
-/// A model with its sizes and device, ready to decode.
+/// A model for decoding, with its configuration and device.
 #[derive(Debug)]
 pub struct ServingModel {
     config: ModelConfig,
@@ -20,10 +20,10 @@ pub struct ServingModel {
     device: Device,
 }
 
-/// The keys and values of a batch, and what its columns hold.
+/// The keys and values of a batch, and which of its columns are padding.
 ///
-/// Rows may take different numbers of ids in a call; shorter ones are padded on the left, and the
-/// padding's columns stay hidden for good.
+/// Rows may take different numbers of ids in a call; shorter ones are padded on the left, and columns of
+/// padding stay hidden.
 #[derive(Debug)]
 pub struct ServingCache {
     kv: KvCache,
@@ -32,13 +32,13 @@ pub struct ServingCache {
 }
 
 impl ServingCache {
-    /// The same for `rows` rows, from one of a single row.
+    /// A copy with `rows` equal rows, from a cache of one row.
     fn repeated(&self, rows: usize) -> Self {
         let is_pad = vec![self.is_pad[0].clone(); rows];
         Self { kv: self.kv.repeated(rows), is_pad }
     }
 
-    /// Adds a call's columns and returns the positions of its ids, `rows * seq`; padding is at 0.
+    /// Adds a call's columns; returns the positions of its ids, `[rows * seq]`, with 0 for padding.
     fn extend(&mut self, rows: &[Vec<u32>], seq: usize) -> Vec<i32> {
         let mut positions = Vec::with_capacity(rows.len() * seq);
         for (row, is_pad) in rows.iter().zip(&mut self.is_pad) {
@@ -53,27 +53,30 @@ impl ServingCache {
 }
 
 impl ServingModel {
-    /// Wraps `model`, whose weights lie on `device` outside autodiff.
+    /// A server of `model`, whose weights are on `device`, outside autodiff.
     pub fn new(config: ModelConfig, model: CausalLm, device: Device) -> Self {
         Self { config, model, device }
     }
 
-    /// The sizes.
+    /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// The weights.
+    /// The model.
     pub fn model(&self) -> &CausalLm {
         &self.model
     }
 
-    /// Where the weights lie.
+    /// The device of the weights.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Unmasked logits of every position of one row, `[seq][vocab]`.
+    /// Raw logits of every position of one row; no id is masked.
+    ///
+    /// # Shapes
+    /// Returns `seq` vectors of `vocab` logits.
     ///
     /// # Errors
     /// [`Error::Invalid`] when the row is empty, longer than the context or holds an id out of range.
@@ -90,14 +93,14 @@ impl ServingModel {
         Ok(host_rows(logits.squeeze_dim(0)))
     }
 
-    /// The log-probability of each of `choices` after `prompt`, in nats: the sum over its ids. The prompt is
+    /// The log-probability in nats of each of `choices` after `prompt`, summed over its ids. The prompt is
     /// computed once.
     ///
     /// # Errors
-    /// As [`all_logits`](Self::all_logits), of the prompt with a choice; when a choice is empty.
+    /// Those of [`all_logits`](Self::all_logits) for the prompt with a choice, or when a choice is empty.
     pub fn log_probabilities(&self, prompt: &[u32], choices: &[Vec<u32>]) -> Result<Vec<f64>> {
         if choices.iter().any(Vec::is_empty) {
-            return Err(Error::invalid("a choice is empty; each needs some text".to_owned()));
+            return Err(Error::invalid("a choice is empty; each needs some text"));
         }
         let longest = choices.iter().map(Vec::len).max().unwrap_or(0);
         self.check_len(prompt.len() + longest, self.context(), "context")?;
@@ -125,7 +128,8 @@ impl ServingModel {
         Ok(found)
     }
 
-    /// Adds `rows` to `cache`; the last layer's outputs `[rows, seq, hidden]`, a shorter row's at the end.
+    /// Adds `rows` to `cache`; returns the last hidden states, `[rows, seq, hidden]`, those of a shorter row
+    /// at the end.
     fn extend(&self, rows: &[Vec<u32>], cache: &mut ServingCache) -> Result<Tensor<3>> {
         let seq = rows.iter().map(Vec::len).max().unwrap_or(0);
         if rows.len() != cache.is_pad.len() {
@@ -196,7 +200,7 @@ impl LanguageModel for ServingModel {
     }
 }
 
-/// `[rows, vocab]` on the host in f32.
+/// The rows of `logits` `[rows, vocab]` on the host, in f32.
 fn host_rows(logits: Tensor<2>) -> Vec<Vec<f32>> {
     let vocab = logits.dims()[1];
     let values: Vec<f32> = logits.into_data().convert_dtype(DType::F32).iter::<f32>().collect();

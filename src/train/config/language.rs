@@ -8,8 +8,8 @@ use vq_tokenizer::VqTokenizer;
 use vq_tokenizer::preprocess::Rule;
 
 use super::super::objective::LossConfig;
-use super::super::optimizer::OptimizerConfig;
-use super::super::run::Plan;
+use super::super::optimizer_config::OptimizerConfig;
+use super::super::plan::Plan;
 use super::super::safety::SafetyConfig;
 use super::super::schedule::ScheduleConfig;
 use super::{AverageConfig, Recipe, RunConfig, at_least_one, image_dir, one_batch};
