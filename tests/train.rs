@@ -9,15 +9,17 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use calumma::Error;
 use calumma::data::pack::PackedBatch;
+use calumma::data::{BpeRecipe, corpus};
 use calumma::device::Precision;
 use calumma::model::{CausalLm, ModelConfig, ModelInput, mask};
+use calumma::recipe::{Recipe, read_recipe};
 use calumma::report::{Metrics, Reporter};
 use calumma::tokenize::train_bpe;
 use calumma::train::objective::{LossConfig, NextToken, NextTokenBatch};
 use calumma::train::{
-    BpeRecipe, ImageTask, LanguageRecipe, LanguageTask, Optimizer, OptimizerConfig, OptimizerKind,
-    Plan, Recipe, RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task, VqRecipe,
-    corpus, newest_good_checkpoint, read_recipe, run,
+    ImageTask, LanguageRecipe, LanguageTask, Optimizer, OptimizerConfig, OptimizerKind, Plan,
+    RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task, VqRecipe,
+    newest_good_checkpoint, run,
 };
 use vq_tokenizer::weights;
 

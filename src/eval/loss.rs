@@ -37,7 +37,7 @@ pub struct LossScores {
 }
 
 /// Measures the named `sources`, whose documents are packed already; `loss` gives the sums of one
-/// batch. Batches come from [`crate::train::validation_batches`].
+/// batch. Batches come from [`crate::data::validation_batches`].
 ///
 /// # Errors
 /// When there is no supervised token at all, or a loss is no number.

@@ -22,7 +22,8 @@ use super::config::VqRecipe;
 use super::image_batches::{Group, ImageBatches, first_images};
 use super::image_scores::score;
 use super::image_step::Gathered;
-use super::{Optimizer, OptimizerConfig, Stepped, Task, image_dir};
+use super::{Optimizer, OptimizerConfig, Stepped, Task};
+use crate::data::image_dir;
 use crate::data::mixture::Cursor;
 use crate::device::Precision;
 use crate::error::{Error, Result};
@@ -72,10 +73,9 @@ impl ImageTask {
         let preprocessor = recipe.preprocessor();
         let batches = ImageBatches::new(&recipe.data, recipe.run.seed, preprocessor.clone())?;
         let samples = recipe.run.eval_samples;
-        let images = recipe
-            .validation
-            .iter()
-            .map(|config| Ok((config.path.clone(), first_images(config, samples, &preprocessor)?)));
+        let images = recipe.validation.iter().map(|config| {
+            Ok((config.source.path.clone(), first_images(config, samples, &preprocessor)?))
+        });
         let validation = images.collect::<Result<_>>()?;
         let device = device.clone().autodiff();
         device.seed(recipe.run.seed);

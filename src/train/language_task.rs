@@ -13,15 +13,14 @@ use vq_tokenizer::{VqTokenizer, weights};
 
 use super::average::Average;
 use super::config::LanguageRecipe;
-use super::documents::{DocumentStream, Stages, StreamState, validation_batches};
 use super::loader::Loader;
 use super::objective::{NextToken, NextTokenBatch};
 use super::shown::{Showcase, documents};
 use super::{Optimizer, Stepped, Task};
 use crate::checkpoint::{Checkpoint, Parts};
-use crate::data::Encoding;
 use crate::data::pack::Packer;
 use crate::data::shards::tokenizer_digest;
+use crate::data::{DocumentStream, Encoding, Stages, StreamState, validation_batches};
 use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::files::{read_json, write_json};

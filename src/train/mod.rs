@@ -7,7 +7,6 @@
 mod average;
 mod companion;
 mod config;
-mod documents;
 mod groups;
 mod image_batches;
 mod image_scores;
@@ -17,29 +16,21 @@ mod language_task;
 mod loader;
 pub mod objective;
 mod optimizer;
-mod recipe;
 mod run;
 mod safety;
 mod schedule;
 mod shown;
 mod state;
 
-use config::image_dir;
 pub use config::{
-    AverageConfig, BatchConfig, BpeRecipe, BpeRunConfig, CurriculumConfig, ImageBatchConfig,
-    ImageShape, ImagesConfig, LanguageRecipe, ModelSizes, PerceptualConfig, Recipe, RunConfig,
-    TokenizerConfig, TokensRecipe, TokensRunConfig, VqRecipe, WarmupConfig,
-};
-pub use documents::{
-    DocumentStream, LeftOut, SourceReport, Stages, StreamState, Validation, corpus,
-    validation_batches,
+    AverageConfig, BatchConfig, ImageBatchConfig, ImageShape, ImagesConfig, LanguageRecipe,
+    ModelSizes, PerceptualConfig, RunConfig, VqRecipe, WarmupConfig,
 };
 pub use groups::GroupConfig;
 pub use image_task::ImageTask;
 pub use language_task::LanguageTask;
 pub use loader::Loader;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
-pub use recipe::{explain, read_recipe};
 pub use run::{Plan, RunSummary, Stepped, StopFlag, Task, run};
 pub use safety::{SafetyConfig, SpikeDetector};
 pub use schedule::{ScheduleConfig, ScheduleKind};

@@ -6,7 +6,8 @@ use calumma::checkpoint::Manifest;
 use calumma::eval::task::{self, Evaluation, Measure, TaskConfig};
 use calumma::generate::GenerationConfig;
 use calumma::pipeline::Pipeline;
-use calumma::train::{LanguageRecipe, read_recipe};
+use calumma::recipe::read_recipe;
+use calumma::train::LanguageRecipe;
 use calumma::{Error, Result};
 
 use super::{

@@ -8,7 +8,10 @@ use sha2::{Digest, Sha256};
 use super::{Answering, Measure, TaskConfig};
 use crate::checkpoint::{Manifest, VQ_DIR};
 use crate::data::pack::Packer;
-use crate::data::{self, DataConfig, Dataset, Encoding};
+use crate::data::{
+    self, Dataset, DocumentData, Encoding, SourceConfig, TemplateConfig, Validation,
+    validation_batches,
+};
 use crate::error::{Error, Result};
 use crate::eval::loss::BatchLoss;
 use crate::eval::responses::key;
@@ -17,7 +20,6 @@ use crate::files::hex;
 use crate::generate::GenerationConfig;
 use crate::pipeline::{Choices, Pipeline, Shot};
 use crate::train::objective::{LossConfig, NextToken};
-use crate::train::{Validation, validation_batches};
 
 /// A measure with what it is done with.
 pub struct Evaluation<'a> {
@@ -250,12 +252,12 @@ impl Evaluation<'_> {
 
     fn loss(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
         let task = self.task;
-        let source = json!({
-            "path": task.data, "name": task.name, "templates": task.templates, "explode": task.explode,
-            "loss": task.loss,
-        });
-        let source: DataConfig =
-            serde_json::from_value(source).expect("a path, texts and a name make a source");
+        let samples =
+            SourceConfig { explode: task.explode.clone(), ..SourceConfig::new(&task.data) };
+        let template =
+            TemplateConfig { loss: task.loss, ..TemplateConfig::new(task.templates.clone()) };
+        let source =
+            DocumentData { name: task.name.clone(), ..DocumentData::samples(samples, template) };
         self.loss_of(std::slice::from_ref(&source), progress)
     }
 
@@ -265,7 +267,7 @@ impl Evaluation<'_> {
     /// Those of the data; when there is nothing to predict.
     pub fn loss_of(
         &self,
-        sources: &[DataConfig],
+        sources: &[DocumentData],
         progress: &mut dyn FnMut(usize),
     ) -> Result<Report> {
         let packed = sources.iter().map(|source| self.packed(source));
@@ -287,7 +289,7 @@ impl Evaluation<'_> {
     }
 
     /// The documents of `source` in rows; their codes are kept in the folder `codes` of the results.
-    fn packed(&self, source: &DataConfig) -> Result<(String, Validation)> {
+    fn packed(&self, source: &DocumentData) -> Result<(String, Validation)> {
         let processor = self.pipeline.processor();
         let seq_len = self.pipeline.model().config().max_position_embeddings;
         let pad = processor.vocabulary().special().pad;
@@ -304,7 +306,7 @@ impl Evaluation<'_> {
             cache_dir: &cache_dir,
             quiet: self.quiet,
         };
-        let count = self.task.limit.or(source.limit).unwrap_or(usize::MAX);
+        let count = self.task.limit.or(source.limit()).unwrap_or(usize::MAX);
         let new_packer = || Packer::new(self.task.batch, seq_len, pad);
         let one = std::slice::from_ref(source);
         let batches = validation_batches(one, encoding, count, processor, new_packer)?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TaskConfig;
 use crate::error::{Error, Result};
-use crate::train::Recipe;
+use crate::recipe::Recipe;
 
 /// A recipe of many measures for one checkpoint: `calumma eval run`.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -9,6 +9,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+pub use crate::data::pack::NextTokenBatch;
 use crate::data::pack::PackedBatch;
 use crate::error::{Error, Result};
 #[cfg(feature = "cpu")]
@@ -54,15 +55,6 @@ impl LossConfig {
             None => Ok(()),
         }
     }
-}
-
-/// Packed rows of tokens, and which of them are image codes.
-#[derive(Clone, Debug)]
-pub struct NextTokenBatch {
-    /// Ids, documents, positions and targets.
-    pub packed: PackedBatch,
-    /// Whether each of the `rows * seq_len` tokens is an image code.
-    pub is_image: Vec<bool>,
 }
 
 /// A loss to differentiate, and the sums behind it.
