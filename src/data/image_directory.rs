@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::dataset::{Dataset, Fields, Sample, in_range};
-use super::image;
+use super::image_file;
 use crate::error::{Error, Result};
 
 /// Endings of the files that are read.
@@ -48,7 +48,7 @@ impl Dataset for ImageDirectory {
         let path = &self.paths[index];
         let source = path.display().to_string();
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
-        Ok(Sample { fields, images: vec![image::decode(&bytes, &source)?], source })
+        Ok(Sample { fields, images: vec![image_file::decode(&bytes, &source)?], source })
     }
 
     fn name(&self) -> &str {

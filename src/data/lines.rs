@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::dataset::Fields;
 use super::messages::{because_in, item_error, type_name};
-use super::{files, image};
+use super::{files, image_file};
 use crate::error::{Error, Result};
 
 /// An index of the non-blank lines of a file.
@@ -78,7 +78,7 @@ impl Lines {
     pub(super) fn image(&self, index: usize, path: &Path) -> Result<RgbImage> {
         let item = format!("{}: image {}", self.label(index), path.display());
         let bytes = files::read(path).map_err(because_in(&self.path, &item))?;
-        image::decode(&bytes, &format!("{}: {item}", self.path.display()))
+        image_file::decode(&bytes, &format!("{}: {item}", self.path.display()))
     }
 
     /// An error about line `index`.

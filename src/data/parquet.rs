@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::arrow::{bytes, is_image, list_items, resolve, value};
 use super::dataset::{Dataset, Fields, Sample, in_range};
 use super::messages::{because_in, item_error};
-use super::{files, image};
+use super::{files, image_file};
 use crate::error::{Error, Result};
 
 /// Rows per record batch; few, so that the images of a batch stay below 2 GiB.
@@ -96,7 +96,7 @@ impl Parquet {
         let item = format!("row {}, column {name}", row.number);
         let origin = format!("{}: {item}", self.name);
         if let Some(bytes) = column.column_by_name("bytes").and_then(|b| bytes(b.as_ref(), at)) {
-            return image::decode(bytes, &origin);
+            return image_file::decode(bytes, &origin);
         }
         let path = column.column_by_name("path").map(|p| value(p.as_ref(), at));
         let Some(Some(Value::String(path))) = path else {
@@ -104,7 +104,7 @@ impl Parquet {
         };
         let dir = self.path.parent().unwrap_or(Path::new(""));
         let file = files::inside(dir, &path).map_err(|e| item_error(&self.path, &item, e))?;
-        image::decode(&files::read(&file).map_err(Error::io(&file))?, &origin)
+        image_file::decode(&files::read(&file).map_err(Error::io(&file))?, &origin)
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::dataset::{Dataset, Fields, Sample, in_range};
 use super::messages::{because_in, item_error};
-use super::{files, image};
+use super::{files, image_file};
 use crate::error::{Error, Result};
 
 /// Endings that are read, for messages.
@@ -118,7 +118,7 @@ impl WebDataset {
         for &member in entry.members.iter().filter(|m| m.kind.is_image()) {
             only(&self.path, entry, member.kind)?;
             let origin = format!("{}: {}", self.name, member_name(entry, member));
-            images.push(image::decode(&self.read(entry, member)?, &origin)?);
+            images.push(image_file::decode(&self.read(entry, member)?, &origin)?);
         }
         Ok(images)
     }
