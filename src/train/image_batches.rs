@@ -13,7 +13,7 @@ use serde_json::Value;
 use vq_tokenizer::preprocess::PreprocessorConfig;
 
 use crate::data::mixture::{Cursor, Mixture, Source};
-use crate::data::{Counted, Dataset, Fields, ImageData};
+use crate::data::{Counted, Fields, ImageData};
 use crate::error::Result;
 
 /// The training images of a recipe.
