@@ -21,12 +21,12 @@ pub struct DocumentData {
     pub name: Option<String>,
     /// Share of the draws, relative to the other sources.
     pub weight: Weight,
-    /// What the documents are made of.
+    /// Samples or token shards.
     pub content: DocumentContent,
 }
 
-/// What documents are made of. In a recipe a source with `templates` is one of samples, one without is
-/// one of token shards.
+/// The content of a source of documents. In a recipe a source with `templates` holds samples, one without
+/// holds token shards.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DocumentContent {
     /// Samples rendered by templates.

@@ -14,7 +14,7 @@ use crate::data::messages::because_in;
 use crate::error::{Error, Result};
 use crate::tokenize::TokenSequence;
 
-/// What is said of a file that is not a complete shard.
+/// The message about a file that is not a complete shard.
 const DAMAGED: &str = "is no whole token shard";
 
 /// A file of documents as ids; see the [module](super) for the layout.

@@ -62,7 +62,7 @@ pub struct VqRecipe {
     /// Averaged weights for evaluation and release.
     #[serde(default)]
     pub average: AverageConfig,
-    /// What to do when a step goes wrong.
+    /// Rewinding after a bad step.
     #[serde(default)]
     pub safety: SafetyConfig,
     /// The shape of a batch.

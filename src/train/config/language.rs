@@ -44,7 +44,7 @@ pub struct LanguageRecipe {
     /// Averaged weights for evaluation and release.
     #[serde(default)]
     pub average: AverageConfig,
-    /// What to do when a step goes wrong.
+    /// Rewinding after a bad step.
     #[serde(default)]
     pub safety: SafetyConfig,
     /// The shape of a batch.
@@ -98,7 +98,7 @@ fn default_std() -> f64 {
 }
 
 impl ModelSizes {
-    /// The whole configuration for a tokenizer of `num_ids` ids.
+    /// The full configuration for a tokenizer of `num_ids` ids.
     pub fn config(&self, num_ids: usize) -> ModelConfig {
         ModelConfig {
             vocab_size: self.vocab_size.unwrap_or(num_ids),
