@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use calumma::data::{self, Counted, Dataset};
+use calumma::data::{self, Counted};
 use serde_json::json;
 
 use super::{RED, open, parquet, png, samples};
