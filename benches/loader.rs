@@ -40,7 +40,7 @@ fn main() -> calumma::Result<()> {
     let stream = DocumentStream::new(&[config], encoding, 1, Arc::new(processor), packer, stages)?;
     let opened = opened.elapsed();
     let begun = Instant::now();
-    let mut loader = Loader::new(stream)?;
+    let mut loader = Loader::new(stream, 1)?;
     let (mut tokens, mut slots) = (0, 0);
     while loader.state().packed().0.documents < documents as u64 {
         let batch = loader.next_batch()?;

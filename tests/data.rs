@@ -14,9 +14,8 @@ use arrow_array::{
     StructArray,
 };
 use arrow_schema::{DataType, Field};
-use calumma::data::template::{Loss, RenderOptions, Rendered, Template};
-use calumma::data::{self, Dataset, Sample};
-use calumma::tokenize::{BpeConfig, CodedSegment, Processor, Turn, train_bpe};
+use calumma::data::{self, Dataset, Loss, RenderOptions, Rendered, Sample};
+use calumma::tokenize::{BpeConfig, CodedSegment, Processor, Template, Turn, train_bpe};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;

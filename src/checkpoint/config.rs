@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 use vq_tokenizer::VqTokenizer;
 use vq_tokenizer::weights::StoredDtype;
 
+use super::rope;
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::tokenize::Processor;
@@ -15,10 +16,7 @@ use crate::tokenize::Processor;
 pub fn config_from_json(json: &Value) -> Result<ModelConfig> {
     let mut json = json.clone();
     let object = json.as_object_mut().ok_or_else(|| Error::invalid("no JSON object".to_owned()))?;
-    if let Some(theta) = object.get("rope_parameters").and_then(|p| p.get("rope_theta")) {
-        let theta = theta.clone();
-        object.insert("rope_theta".to_owned(), theta);
-    }
+    rope::flatten(object)?;
     let only = [
         ("model_type", json!("chameleon")),
         ("hidden_act", json!("silu")),

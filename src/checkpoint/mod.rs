@@ -10,6 +10,7 @@ mod manifest;
 pub mod meta;
 mod open;
 mod parts;
+mod rope;
 mod stored;
 mod tensors;
 pub mod torch_file;

@@ -9,10 +9,10 @@ use vq_tokenizer::Codes;
 
 use super::config::TextData;
 use super::dataset::{Dataset, Fields};
-use super::template::{RenderOptions, Template};
+use super::render::RenderOptions;
 use crate::error::{Error, Result};
 use crate::recipe::{Recipe, runs_directory, validate_name};
-use crate::tokenize::{BpeConfig, CodedSegment};
+use crate::tokenize::{BpeConfig, CodedSegment, Template};
 
 /// A recipe for `calumma bpe train`: a text tokenizer with reserved tokens for images.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -2,7 +2,8 @@
 //!
 //! [`open`] turns a path (or a list of paths) into a [`Dataset`] of [`Sample`]s. A recipe may
 //! [`explode`](Exploded) a list-valued field into one sample per entry or [`group`](Grouped) rows that
-//! share an image; it renders samples into documents by a [`template`], draws from several sources by
+//! share an image; it renders samples into documents by a
+//! [`Template`](crate::tokenize::Template), draws from several sources by
 //! weight ([`mixture`]) and packs the token sequences into rows ([`pack`]). Token sequences can be made
 //! once and kept as [`shards`].
 //!
@@ -46,7 +47,6 @@ mod renderer;
 pub mod scenes;
 pub mod shards;
 mod stream;
-pub mod template;
 mod tokenizers;
 mod validation;
 mod webdataset;
@@ -71,6 +71,7 @@ pub use jsonl::Jsonl;
 pub(crate) use open::fingerprint;
 pub use open::{open, open_as};
 pub use parquet::Parquet;
+pub use render::{Loss, RenderOptions, Rendered};
 pub use stream::{DocumentStream, SourceReport, StreamState};
 pub use tokenizers::TokenizerConfig;
 pub(crate) use tokenizers::image_dir;

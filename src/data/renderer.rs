@@ -10,9 +10,9 @@ use super::config::TemplateConfig;
 use super::dataset::Fields;
 use super::encoded::EncodedSample;
 use super::mixture::weighted;
-use super::template::{RenderOptions, Template};
+use super::render::RenderOptions;
 use crate::error::Result;
-use crate::tokenize::{Processor, TokenSequence};
+use crate::tokenize::{Processor, Template, TokenSequence};
 
 /// The parsed templates of a source and their options.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use super::template::{DEFAULT_TURNS, TemplateConfig, WeightedTemplate};
 use super::weight::Weight;
 use crate::data::augment::Augment;
 use crate::data::counted::DEFAULT_TOLERANCE;
-use crate::data::template::Loss;
+use crate::data::render::Loss;
 use crate::error::{Error, Result};
 
 /// The keys of all purposes, in the order and with the defaults that recipes, results and the digests of

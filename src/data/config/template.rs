@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::check::{at, in_range};
-use crate::data::template::Loss;
+use crate::data::render::Loss;
 use crate::error::{Error, Result};
 
 /// Entries of a repeated list in one document by default.

@@ -9,8 +9,8 @@ use vq_tokenizer::train::{
     AdversarialConfig, CodebookStart, RevivalConfig, SemanticConfig, VqLossConfig,
 };
 
-use super::super::optimizer::OptimizerConfig;
-use super::super::run::Plan;
+use super::super::optimizer_config::OptimizerConfig;
+use super::super::plan::Plan;
 use super::super::safety::SafetyConfig;
 use super::super::schedule::ScheduleConfig;
 use super::run::{AverageConfig, RunConfig, one_batch};

@@ -3,16 +3,17 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::objective::LossConfig;
-use super::super::optimizer::OptimizerConfig;
-use super::super::run::Plan;
+use super::super::optimizer_config::OptimizerConfig;
+use super::super::plan::Plan;
 use super::super::safety::SafetyConfig;
 use super::super::schedule::ScheduleConfig;
 use super::run::{AverageConfig, RunConfig, one_batch};
 use crate::data::{CurriculumConfig, DocumentData, TokenizerConfig};
 use crate::error::{Error, Result};
-use crate::generate::{GenerationConfig, PromptForms};
+use crate::generate::GenerationConfig;
 use crate::model::ModelConfig;
 use crate::recipe::{Recipe, at_least_one};
+use crate::tokenize::PromptTemplates;
 
 /// A recipe for `calumma train`: a language model over text and images.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -234,7 +235,7 @@ impl LanguageRecipe {
     fn validate_generation(&self) -> Result<()> {
         let checked = self
             .generation_config()
-            .and_then(|_| PromptForms::from_json(&self.generation_json())?.validate());
+            .and_then(|_| PromptTemplates::from_json(&self.generation_json())?.validate());
         checked.map_err(Error::because("generation"))
     }
 }

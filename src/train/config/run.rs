@@ -41,8 +41,7 @@ pub struct RunConfig {
     /// Checkpoints to keep, at least 1; older ones are deleted.
     #[serde(default = "default_keep")]
     pub keep: usize,
-    /// A metric of the evaluations whose best checkpoint is kept too, as `<run>/best`: lower is better
-    /// where the name says loss, else higher.
+    /// A metric of the evaluations whose best checkpoint is kept too, as `<run>/best`.
     pub keep_best: Option<String>,
 }
 
