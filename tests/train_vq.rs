@@ -4,13 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
+use calumma::data::{BpeRecipe, corpus};
 use calumma::device::Precision;
 use calumma::pipeline::Pipeline;
+use calumma::recipe::{Recipe, read_recipe};
 use calumma::tokenize::train_bpe;
-use calumma::train::{
-    BpeRecipe, ImageShape, ImageTask, LanguageRecipe, LanguageTask, Recipe, Task, VqRecipe, corpus,
-    read_recipe,
-};
+use calumma::train::{ImageShape, ImageTask, LanguageRecipe, LanguageTask, Task, VqRecipe};
 use image::{GenericImageView, RgbImage};
 use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::{VqTokenizer, weights};

@@ -14,9 +14,9 @@ use super::weight_files::weight_files;
 use super::{Manifest, VQ_DIR};
 use crate::error::{Error, Result};
 use crate::files::read_json;
-use crate::generate::{GenerationConfig, Preset, PromptForms};
+use crate::generate::{GenerationConfig, Preset};
 use crate::model::{CausalLm, ModelConfig};
-use crate::tokenize::{Processor, TextTokenizer};
+use crate::tokenize::{Processor, PromptTemplates, TextTokenizer};
 
 /// Hugging Face's file about the seam between images and text.
 pub(super) const PROCESSOR: &str = "processor_config.json";
@@ -41,7 +41,7 @@ pub struct Checkpoint {
     /// How to sample unless told otherwise.
     pub generation: GenerationConfig,
     /// How the model wants to be asked.
-    pub prompts: PromptForms,
+    pub prompts: PromptTemplates,
     /// A short digest of all files; `None` without a manifest.
     pub digest: Option<String>,
 }
@@ -141,7 +141,7 @@ fn generation(
     dir: &Path,
     preset: Option<Preset>,
     processor: &Processor,
-) -> Result<(GenerationConfig, PromptForms)> {
+) -> Result<(GenerationConfig, PromptTemplates)> {
     let path = dir.join("generation_config.json");
     let json: Value = if path.exists() { read_json(&path)? } else { json!({}) };
     let in_file = |e: Error| Error::file(&path, e.to_string());
@@ -154,7 +154,7 @@ fn generation(
         }
         return Ok((config, preset.prompts()));
     }
-    let prompts = PromptForms::from_json(&text).map_err(in_file)?;
+    let prompts = PromptTemplates::from_json(&text).map_err(in_file)?;
     prompts.validate().map_err(in_file)?;
     Ok((said, prompts))
 }

@@ -14,8 +14,8 @@ use super::report::{Report, SampleRecord, indicator, tone};
 use super::score::Score;
 use crate::data::{BadSample, Dataset, Fields, Sample};
 use crate::error::{Error, Result};
-use crate::generate::prompt::{FormPiece, render};
 use crate::sheet::{Cell, Tone};
+use crate::tokenize::{CodedSegment, Template};
 
 /// Side of the images when they are compared, in pixels.
 const SIDE: u32 = 16;
@@ -170,9 +170,9 @@ fn prompt(form: &str, fields: &Fields) -> Result<String> {
     let columns: Vec<(&str, &str)> =
         columns.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let mut text = String::new();
-    for piece in render(form, &columns)? {
-        match piece {
-            FormPiece::Text(part) => text += &part,
+    for segment in Template::prompt(form)?.fill(&columns, vec![])? {
+        match segment {
+            CodedSegment::Text(part) => text += &part,
             _ => {
                 let message = format!("the template `{form}` of a text to draw may hold only text");
                 return Err(Error::invalid(message));

@@ -52,7 +52,7 @@ impl AuxiliaryNetworks {
         })
     }
 
-    /// Whether there is a discriminator that takes part in `step`; images are judged from
+    /// Whether there is a discriminator that takes part in `step`: from
     /// `adversarial.start_step` on.
     pub(super) fn discriminates(&self, step: usize) -> bool {
         self.discriminator.is_some() && step >= self.adversarial.start_step
@@ -62,11 +62,12 @@ impl AuxiliaryNetworks {
     ///
     /// # Shapes
     /// `words`: `[images, words]`.
-    pub(super) fn judges<'a>(&'a self, step: usize, words: &'a Tensor<2>) -> AuxiliaryLosses<'a> {
+    pub(super) fn losses<'a>(&'a self, step: usize, words: &'a Tensor<2>) -> AuxiliaryLosses<'a> {
         let Self { adversarial, discriminator, semantic, perceptual, .. } = self;
         let discriminator = discriminator.as_ref().filter(|_| self.discriminates(step));
         AuxiliaryLosses {
-            critic: discriminator.map(|d| (d.module(), adversarial.weight, adversarial.adaptive)),
+            discriminator: discriminator
+                .map(|d| (d.module(), adversarial.weight, adversarial.adaptive)),
             perceptual: perceptual.as_ref().map(|(lpips, weight)| (lpips, *weight)),
             semantic: semantic.as_ref().map(|(head, weight)| (head.module(), words, *weight)),
         }
@@ -103,14 +104,14 @@ impl AuxiliaryNetworks {
     pub(super) fn update_discriminator(
         &mut self,
         step: usize,
-        seen: Vec<(AdversarialBatch, f64)>,
+        batches: Vec<(AdversarialBatch, f64)>,
         lr: f64,
     ) -> Result<Metrics> {
         let Some(discriminator) = self.discriminator.as_mut() else { return Ok(Metrics::new()) };
         let (mut real, mut fake) = (0.0, 0.0);
-        for (seen, weight) in seen {
+        for (batch, weight) in batches {
             let module = discriminator.module();
-            let loss = self.lecam.critic_loss(module, seen, self.adversarial.lecam);
+            let loss = self.lecam.discriminator_loss(module, batch, self.adversarial.lecam);
             discriminator.add_from(&mut (loss.total * weight).backward());
             real += weight * loss.real;
             fake += weight * loss.fake;
@@ -121,7 +122,7 @@ impl AuxiliaryNetworks {
         Ok(vec![("critic_real".into(), real), ("critic_fake".into(), fake)])
     }
 
-    /// The running averages of the discriminator's answers, part of the state of a run.
+    /// The running averages of the discriminator's logits, part of the state of a run.
     pub(super) fn lecam(&self) -> &Lecam {
         &self.lecam
     }

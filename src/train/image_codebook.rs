@@ -20,7 +20,7 @@ const LATENTS_PER_CODE: usize = 4;
 pub(super) struct Codebook {
     config: VqConfig,
     start: CodebookStart,
-    care: CodebookMaintenance,
+    maintenance: CodebookMaintenance,
 }
 
 impl Codebook {
@@ -29,7 +29,7 @@ impl Codebook {
         Self {
             config: recipe.model.clone(),
             start: recipe.warmup.codebook,
-            care: CodebookMaintenance::new(recipe.codebook.clone(), &recipe.model),
+            maintenance: CodebookMaintenance::new(recipe.codebook.clone(), &recipe.model),
         }
     }
 
@@ -48,7 +48,7 @@ impl Codebook {
         latents: Vec<Tensor<4>>,
         rng: &mut ChaCha8Rng,
     ) {
-        model.change(|model| (self.care.start(model, latents, self.start, rng), ()));
+        model.change(|model| (self.maintenance.start(model, latents, self.start, rng), ()));
         let rows: Vec<usize> = (0..self.config.num_embeddings).collect();
         model.forget_rows(PATH, &rows);
     }
@@ -64,23 +64,23 @@ impl Codebook {
         rng: &mut ChaCha8Rng,
     ) {
         let revived =
-            model.change(|model| self.care.step(&self.config, model, codes, latents, rng));
+            model.change(|model| self.maintenance.step(&self.config, model, codes, latents, rng));
         model.forget_rows(PATH, &revived);
     }
 
     /// Codes that the last step did not use.
     pub(super) fn unused(&self) -> usize {
-        self.care.unused()
+        self.maintenance.unused()
     }
 
     /// What a resumed run needs.
     pub(super) fn state(&self) -> &CodebookMaintenance {
-        &self.care
+        &self.maintenance
     }
 
     /// Continues from `state`.
     pub(super) fn restore(&mut self, state: CodebookMaintenance) {
-        self.care = state;
+        self.maintenance = state;
     }
 }
 

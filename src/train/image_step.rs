@@ -19,7 +19,7 @@ pub(super) struct Gathered {
     codes: Vec<Tensor<3, Int>>,
     latents: Vec<Tensor<4>>,
     /// What the discriminator learns from, with its weight.
-    seen: Vec<(AdversarialBatch, f64)>,
+    adversarial: Vec<(AdversarialBatch, f64)>,
 }
 
 impl Gathered {
@@ -40,7 +40,8 @@ impl Gathered {
         self.codes.push(loss.codes);
         self.latents.push(loss.latents);
         let Group { pixels, share, .. } = group;
-        self.seen.push((AdversarialBatch { pixels, reconstructions: loss.output, share }, weight));
+        self.adversarial
+            .push((AdversarialBatch { pixels, reconstructions: loss.output, share }, weight));
         Some(gradients)
     }
 
@@ -80,7 +81,7 @@ impl Gathered {
     /// The terms of the loss, and what the discriminator learns from: images and reconstructions,
     /// each group with its weight.
     pub(super) fn into_parts(self) -> (Metrics, Vec<(AdversarialBatch, f64)>) {
-        (self.terms, self.seen)
+        (self.terms, self.adversarial)
     }
 }
 

@@ -13,7 +13,7 @@ use vq_tokenizer::weights::{self, WeightFiles};
 use vq_tokenizer::{VqModel, VqTokenizer};
 
 use super::best::Better;
-use super::config::{VqRecipe, image_dir};
+use super::config::VqRecipe;
 use super::image_auxiliary::AuxiliaryNetworks;
 use super::image_batches::{Group, ImageBatches, first_images};
 use super::image_codebook::{Codebook, latents, num_latents};
@@ -22,6 +22,7 @@ use super::image_step::Gathered;
 use super::state::write_toml;
 use super::task::{Stepped, Task};
 use super::trained::{TRAINER_DIR, Trained};
+use crate::data::image_dir;
 use crate::data::mixture::Cursor;
 use crate::device::Precision;
 use crate::error::Result;
@@ -62,10 +63,9 @@ impl ImageTask {
         let preprocessor = recipe.preprocessor();
         let batches = ImageBatches::new(&recipe.data, recipe.run.seed, preprocessor.clone())?;
         let samples = recipe.run.eval_samples;
-        let images = recipe
-            .validation
-            .iter()
-            .map(|config| Ok((config.path.clone(), first_images(config, samples, &preprocessor)?)));
+        let images = recipe.validation.iter().map(|config| {
+            Ok((config.source.path.clone(), first_images(config, samples, &preprocessor)?))
+        });
         let validation = images.collect::<Result<_>>()?;
         let device = device.clone().autodiff();
         device.seed(recipe.run.seed);
@@ -146,7 +146,7 @@ impl ImageTask {
         if self.is_warming_up(step) {
             return self.objective.autoencoder_loss(model, pixels);
         }
-        self.objective.judged_loss(model, pixels, self.auxiliary.judges(step, &group.words))
+        self.objective.loss_with(model, pixels, self.auxiliary.losses(step, &group.words))
     }
 
     /// Losses and gradients of the micro-batches of `step`. All are drawn whatever their losses are,
@@ -207,13 +207,13 @@ impl Task for ImageTask {
             ("unused_codes".into(), self.codebook.unused() as f64),
             ("grad_norm".into(), norm),
         ];
-        let (terms, seen) = gathered.into_parts();
+        let (terms, adversarial) = gathered.into_parts();
         metrics.extend(terms);
         if !self.is_warming_up(step) {
             self.auxiliary.update_semantic_head(step, lr)?;
         }
         if self.discriminates(step) {
-            metrics.extend(self.auxiliary.update_discriminator(step, seen, lr)?);
+            metrics.extend(self.auxiliary.update_discriminator(step, adversarial, lr)?);
         }
         Ok(Stepped { metrics, units, skipped: None })
     }

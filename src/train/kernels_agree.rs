@@ -48,7 +48,7 @@ fn batch() -> NextTokenBatch {
         ids: of_token(|token| token * token % 97),
         document_ids: of_token(|token| token % SEQ / 23 + 1),
         positions: of_token(|token| token % SEQ % 23),
-        loss_mask: (0..tokens).map(|token| token % SEQ % 23 != 0).collect(),
+        loss_mask: (0..tokens).map(|token| !(token % SEQ).is_multiple_of(23)).collect(),
         sources: vec![0; tokens],
         rows: ROWS,
         seq_len: SEQ,

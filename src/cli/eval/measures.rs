@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use calumma::checkpoint::Manifest;
-use calumma::data::template::Loss;
+use calumma::data::Loss;
 use calumma::eval::task::{
     self, Asking, CaptioningTask, Common, Evaluation, GenevalTask, LossTask, ReconstructionTask,
     TaskConfig, TextToImageTask, VqaTask,
 };
 use calumma::generate::GenerationConfig;
 use calumma::pipeline::Pipeline;
-use calumma::train::{LanguageRecipe, read_recipe};
+use calumma::recipe::read_recipe;
+use calumma::train::LanguageRecipe;
 use calumma::{Error, Result};
 use serde_json::Map;
 

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::data;
+use crate::data::Loss;
 use crate::data::scenes::ScenesConfig;
-use crate::data::template::Loss;
 use crate::error::{Error, Result};
 use crate::eval::{Extent, Official, geneval, reconstruction, vqa};
 use crate::generate::GenerationConfig;

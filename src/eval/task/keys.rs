@@ -12,7 +12,7 @@ use super::config::{
     Answering, Asking, CaptioningTask, Common, GenevalTask, LossTask, ReconstructionTask,
     TaskConfig, TextToImageTask, VqaTask,
 };
-use crate::data::template::Loss;
+use crate::data::Loss;
 use crate::error::{Error, Result};
 use crate::eval::Extent;
 

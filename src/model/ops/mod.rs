@@ -9,7 +9,7 @@ pub(crate) mod adamw;
 mod composed;
 #[cfg(feature = "cpu")]
 mod cpu;
-#[cfg(test)]
+#[cfg(all(test, feature = "cpu"))]
 mod tests;
 
 use burn::tensor::{DType, Tensor};

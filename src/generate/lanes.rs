@@ -1,19 +1,19 @@
-//! Rows, their branches and the cache they share: who is fed what at each step.
+//! The rows of a cache: which ids each one is fed at every step.
 
-use super::LanguageModel;
 use super::guidance::{Branch, Guidance};
+use super::language_model::LanguageModel;
 use super::modality::{ModalityRules, ModalityState};
-use super::rows::Row;
+use super::row::Row;
 use crate::error::{Error, Result};
 
-/// Which rows step together.
+/// The rows that step together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// All that have not ended.
+    /// All rows that have not ended.
     All,
-    /// Those outside images; those that only lack end-image are there already.
+    /// Rows outside images, or with only end-image to come.
     Text,
-    /// Those inside images.
+    /// Rows inside images.
     Image,
 }
 
@@ -28,18 +28,19 @@ impl Phase {
     }
 }
 
-/// One row of the cache: a branch of a request's row.
+/// One row of the cache: a branch of a [`Row`].
 struct Lane {
     row: usize,
-    /// What the branch has in place of the row's first ids.
+    /// The branch's ids in place of the row's first `joins` ids.
     head: Vec<u32>,
-    /// From here on the branch is the row.
+    /// Where the branch joins the row: from here on both have the same ids.
     joins: usize,
-    /// How many of the row's ids the cache has; `None` before the first call.
+    /// How many of the row's ids are in the cache; `None` before the first step.
     fed: Option<usize>,
 }
 
 impl Lane {
+    /// The ids that are not in the cache yet.
     fn pending(&self, row: &Row) -> Vec<u32> {
         match self.fed {
             Some(fed) => row.ids[fed..].to_vec(),
@@ -48,19 +49,20 @@ impl Lane {
     }
 }
 
-/// A cache and the lanes in it; the lanes of a row lie side by side, in the order of the branches.
-pub(super) struct Decoder<C> {
+/// A cache and its lanes; the lanes of a row are adjacent, in the order of the branches.
+pub(super) struct Lanes<C> {
     cache: C,
     lanes: Vec<Lane>,
     phase: Phase,
     guidance: Guidance,
+    /// Columns of the cache in use.
     filled: usize,
     capacity: usize,
 }
 
-impl<C> Decoder<C> {
-    /// An empty cache for the branches of all rows that `phase` may ever contain, with a column
-    /// for every id that they can still come to.
+impl<C> Lanes<C> {
+    /// An empty cache for the branches of all rows that can ever be in `phase`, with a column for
+    /// every id that they can still get.
     pub(super) fn open<M: LanguageModel<Cache = C>>(
         model: &M,
         rows: &[Row],
@@ -94,8 +96,8 @@ impl<C> Decoder<C> {
         Self { cache, lanes, phase, guidance, filled: 0, capacity }
     }
 
-    /// Feeds what the rows of the phase have got since the last call; returns, for each of them,
-    /// its index and the logits of its branches.
+    /// Feeds the ids that the rows of the phase got since the last step; returns the index of each
+    /// such row and the logits of its branches.
     pub(super) fn step<M: LanguageModel<Cache = C>>(
         &mut self,
         model: &M,
@@ -104,7 +106,7 @@ impl<C> Decoder<C> {
     ) -> Result<Vec<(usize, Vec<Vec<f32>>)>> {
         let mut pending = self.pending(rows);
         if self.filled + longest(&pending) > self.capacity {
-            // Rows that came back from images at different times have used up the columns.
+            // Rows that returned from images at different times have used up the columns.
             *self = Self::open(model, rows, self.phase, self.guidance, rules);
             pending = self.pending(rows);
         }
