@@ -10,8 +10,8 @@ use calumma::pipeline::Pipeline;
 use calumma::tokenize::Segment;
 use image::RgbImage;
 use safetensors::Dtype;
+use tensor_files::{StoredDtype, StoredTensor, WeightFiles};
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::weights::{self, StoredDtype, StoredTensor, WeightFiles};
 use vq_tokenizer::{VqConfig, VqTokenizer};
 
 use crate::common::{cpu, fixture};
@@ -37,8 +37,8 @@ fn whole_tokenizer() -> VqTokenizer {
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
     let config: VqConfig = serde_json::from_value(json["vq_config"].clone()).unwrap();
     let path = fixture("vqgan/decoder.safetensors");
-    let mut tensors = weights::read(&path).unwrap();
-    let prefixed = weights::read(&fixture(HF).join("model.safetensors")).unwrap();
+    let mut tensors = tensor_files::read(&path).unwrap();
+    let prefixed = tensor_files::read(&fixture(HF).join("model.safetensors")).unwrap();
     let encoder = prefixed
         .into_iter()
         .filter_map(|(name, data)| Some((name.strip_prefix("model.vqmodel.")?.to_owned(), data)));

@@ -210,9 +210,9 @@ fn frozen_parameters_stay_and_groups_have_their_own_rate() {
         // Without clipping: its norm counts only what is trained.
         let config = OptimizerConfig { grad_clip: 0.0, ..config.clone() };
         let (model, _) = Optimizer::new(config).step(model, gradients, 0.01).unwrap();
-        vq_tokenizer::weights::collect(&model)
+        tensor_files::collect(&model)
     };
-    let before = vq_tokenizer::weights::collect(&model);
+    let before = tensor_files::collect(&model);
     let (free, by_layer) = (step(&plain, false), step(&config, true));
     let grouped = step(&config, false);
     for (name, before) in &before {

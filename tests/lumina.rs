@@ -12,8 +12,8 @@ use calumma::tokenize::{
     BpeConfig, CodedSegment, EncodeOptions, Processor, TextTokenizer, train_bpe,
 };
 use image::RgbImage;
+use tensor_files::{NamedTensors, StoredDtype, write_file};
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::weights::{self, NamedTensors, StoredDtype, write_file};
 use vq_tokenizer::{Codes, VqConfig, VqTokenizer};
 
 use crate::common::cpu;
@@ -227,7 +227,7 @@ fn published(dir: &Path) -> NamedTensors {
         device,
     );
     let ours = dir.join("ours");
-    let tensors = weights::collect(model().model());
+    let tensors = tensor_files::collect(model().model());
     let processor = Processor::new(text(), (8, 8)).unwrap();
     let config = ModelConfig { model_parallel_size: 2, ..config() };
     let parts = Parts {
@@ -281,7 +281,7 @@ fn a_published_directory_is_known_by_its_class_and_taken_in() {
         assert_eq!(settings, Preset::Lumina.config());
         assert_eq!(checkpoint.prompts, Preset::Lumina.prompts());
         assert_eq!(checkpoint.vq.unwrap().preprocessor(), &PreprocessorConfig::flexible(768));
-        assert!(weights::collect(&checkpoint.model) == tensors, "{}", dir.display());
+        assert!(tensor_files::collect(&checkpoint.model) == tensors, "{}", dir.display());
     }
     // Smaller images, as a context of 160 has room for.
     let path = taken_in.join("vq_tokenizer/preprocessor_config.json");

@@ -19,7 +19,6 @@ use calumma::train::{
     Plan, Recipe, RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task, VqRecipe,
     corpus, newest_good_checkpoint, read_recipe, run,
 };
-use vq_tokenizer::weights;
 
 use crate::common::{cpu, excess};
 
@@ -354,7 +353,7 @@ fn adamw_follows_its_formula_and_clips_the_global_norm() {
     };
     let mut model = tiny_model(&device);
     let mut optimizer = Optimizer::new(config.clone());
-    let mut reference: BTreeMap<String, [Vec<f64>; 3]> = weights::collect(&model)
+    let mut reference: BTreeMap<String, [Vec<f64>; 3]> = tensor_files::collect(&model)
         .into_iter()
         .map(|(path, data)| {
             let weight: Vec<f64> = data.iter::<f32>().map(f64::from).collect();
@@ -384,7 +383,7 @@ fn adamw_follows_its_formula_and_clips_the_global_norm() {
                 weight[i] -= config.lr * (decay * weight[i] + m / (v.sqrt() + config.eps));
             }
         }
-        for (path, data) in weights::collect(&model) {
+        for (path, data) in tensor_files::collect(&model) {
             for (got, want) in data.iter::<f32>().zip(&reference[&path][0]) {
                 assert!((f64::from(got) - want).abs() < 2e-4, "{path}: {got} {want}");
             }
@@ -418,20 +417,20 @@ fn muon_orthogonalises_the_hidden_matrices_and_leaves_the_rest_to_adamw() {
     let config = OptimizerConfig { lr: 0.01, weight_decay: 0.2, ..OptimizerConfig::default() };
     let muon = OptimizerConfig { kind: OptimizerKind::Muon, ..config.clone() };
     let mut model = tiny_model(&device);
-    let shapes: BTreeMap<String, Vec<usize>> = weights::collect(&model)
+    let shapes: BTreeMap<String, Vec<usize>> = tensor_files::collect(&model)
         .iter()
         .map(|(path, d)| (path.clone(), d.shape().to_vec()))
         .collect();
     let mut optimizer = Optimizer::new(muon);
     let mut momenta: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for _ in 0..2 {
-        let before = weights::collect(&model);
+        let before = tensor_files::collect(&model);
         let loss = || NextToken { config: LossConfig::default() }.loss(&model, &tiny_batch());
         let gradient = gradients(&model, loss().surrogate);
         let grads = || GradientsParams::from_grads(loss().surrogate.backward(), &model);
         let (plain, _) = Optimizer::new(config.clone()).step(model.clone(), grads(), 0.01).unwrap();
         let (stepped, norm) = optimizer.step(model.clone(), grads(), 0.01).unwrap();
-        let (after, plain) = (weights::collect(&stepped), weights::collect(&plain));
+        let (after, plain) = (tensor_files::collect(&stepped), tensor_files::collect(&plain));
         for (path, data) in &after {
             let values = |data: &TensorData| data.iter::<f32>().map(f64::from).collect::<Vec<_>>();
             let hidden = path.contains("layers.") && path.ends_with("proj.weight");

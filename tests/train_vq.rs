@@ -12,8 +12,8 @@ use calumma::train::{
     read_recipe,
 };
 use image::{GenericImageView, RgbImage};
+use vq_tokenizer::VqTokenizer;
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::{VqTokenizer, weights};
 
 use crate::common::cpu;
 use crate::train::{BPE, LM, VQ, assert_same_bits, in_dir, newest, recipe, train};
@@ -153,7 +153,7 @@ fn activations_in_bfloat16() {
     let trained = resumes_exactly(scratch.path(), &changes, Precision::Bf16);
     // The weights are kept in f32: hardly one of them has only the digits of bfloat16.
     let (mut short, mut count) = (0, 0);
-    for (name, weights) in weights::read(&trained.join("model.safetensors")).unwrap() {
+    for (name, weights) in tensor_files::read(&trained.join("model.safetensors")).unwrap() {
         assert_eq!(weights.dtype(), DType::F32, "{name}");
         short += weights.iter::<f32>().filter(|w| w.to_bits() & 0xffff == 0 && *w != 0.0).count();
         count += weights.num_elements();

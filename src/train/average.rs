@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::TensorData;
-use vq_tokenizer::weights::{self, NamedTensors, StoredDtype, WeightFiles};
+use tensor_files::{NamedTensors, StoredDtype, WeightFiles};
 
 use super::config::AverageConfig;
 use crate::error::{Error, Result};
@@ -20,17 +20,17 @@ impl Average {
     /// Averages that begin at the weights of `module`; none where the recipe asks for none.
     pub(super) fn new<M: Module>(config: &AverageConfig, module: &M) -> Option<Self> {
         let decay = config.decay;
-        (decay > 0.0).then(|| Self { decay, tensors: weights::collect(module) })
+        (decay > 0.0).then(|| Self { decay, tensors: tensor_files::collect(module) })
     }
 
     /// Takes in the weights of `module`.
     pub(super) fn update<M: Module>(&mut self, module: &M) {
-        weights::average(&mut self.tensors, module, self.decay);
+        tensor_files::average(&mut self.tensors, module, self.decay);
     }
 
     /// `module` with the averages as its weights.
     pub(super) fn load<M: Module>(&self, module: M) -> Result<M> {
-        Ok(weights::load(module, self.tensors.clone(), Path::new("averages"))?)
+        Ok(tensor_files::load(module, self.tensors.clone(), Path::new("averages"))?)
     }
 
     /// The averages by name.
@@ -59,13 +59,13 @@ impl Average {
     /// Writes the weights of `module` as they are, beside the averages that are the checkpoint's.
     pub(super) fn save_raw<M: Module>(trainer: &Path, module: &M) -> Result<()> {
         let path = raw_path(trainer);
-        let bytes = weights::to_bytes(&weights::collect(module), StoredDtype::F32, None)?;
+        let bytes = tensor_files::to_bytes(&tensor_files::collect(module), StoredDtype::F32, None)?;
         std::fs::write(&path, bytes).map_err(Error::io(&path))
     }
 
     /// Goes on from the averages in the file `released`.
     pub(super) fn restore(&mut self, released: &Path) -> Result<()> {
-        self.tensors = weights::read(released)?;
+        self.tensors = tensor_files::read(released)?;
         Ok(())
     }
 
@@ -74,7 +74,7 @@ impl Average {
     pub(super) fn load_raw<M: Module>(module: M, trainer: &Path, released: &Path) -> Result<M> {
         let raw = Some(raw_path(trainer)).filter(|path| path.exists());
         let path = raw.as_deref().unwrap_or(released);
-        Ok(weights::load(module, WeightFiles::open(path)?, path)?)
+        Ok(tensor_files::load(module, WeightFiles::open(path)?, path)?)
     }
 }
 

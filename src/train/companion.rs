@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Device;
-use vq_tokenizer::weights::{self, StoredDtype, WeightFiles};
+use tensor_files::{StoredDtype, WeightFiles};
 
 use super::{Optimizer, OptimizerConfig};
 use crate::error::{Error, Result};
@@ -47,8 +47,8 @@ impl<M: Module> Companion<M> {
 
     pub(super) fn save(&self, trainer: &Path) -> Result<()> {
         let path = trainer.join(format!("{}.safetensors", self.name));
-        let tensors = weights::collect(self.module());
-        let bytes = weights::to_bytes(&tensors, StoredDtype::F32, None)?;
+        let tensors = tensor_files::collect(self.module());
+        let bytes = tensor_files::to_bytes(&tensors, StoredDtype::F32, None)?;
         std::fs::write(&path, bytes).map_err(Error::io(&path))?;
         self.optimizer.save(&self.optimizer_path(trainer))
     }
@@ -61,7 +61,7 @@ impl<M: Module> Companion<M> {
     ) -> Result<()> {
         let path = trainer.join(format!("{}.safetensors", self.name));
         let module = self.module.take().expect("the module is put back at once");
-        self.module = Some(weights::load(module, WeightFiles::open(&path)?, &path)?);
+        self.module = Some(tensor_files::load(module, WeightFiles::open(&path)?, &path)?);
         self.optimizer = Optimizer::load(config, &self.optimizer_path(trainer), device)?;
         Ok(())
     }

@@ -3,7 +3,7 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
-use vq_tokenizer::weights::{self, ParamPath};
+use tensor_files::ParamPath;
 
 use super::optimizer::OptimizerConfig;
 use crate::error::{Error, Result};
@@ -48,7 +48,7 @@ impl OptimizerConfig {
     /// # Errors
     /// [`Error::Invalid`] when a group names no parameter of `module`, or all of them are frozen.
     pub fn freeze<M: Module>(&self, module: M) -> Result<M> {
-        let names: Vec<String> = weights::shapes(&module).into_keys().collect();
+        let names: Vec<String> = tensor_files::shapes(&module).into_keys().collect();
         for group in &self.groups {
             let unused = |pattern: &&String| !names.iter().any(|name| matches(pattern, name));
             if let Some(pattern) = group.parameters.iter().find(unused) {

@@ -9,11 +9,11 @@ use image::RgbImage;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use tensor_files::WeightFiles;
 use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::train::{
     CodebookCare, Discriminator, Judges, Lecam, Lpips, Seen, SemanticHead, VqLoss, VqObjective,
 };
-use vq_tokenizer::weights::{self, WeightFiles};
 use vq_tokenizer::{VqModel, VqTokenizer};
 
 use super::average::Average;
@@ -82,7 +82,7 @@ impl ImageTask {
         let mut model = recipe.model.init(&device);
         if let Some(dir) = &recipe.run.init {
             let path = image_dir(dir).join("model.safetensors");
-            model = weights::load(model, WeightFiles::open(&path)?, &path)?;
+            model = tensor_files::load(model, WeightFiles::open(&path)?, &path)?;
         }
         model = recipe.optimizer.freeze(model)?;
         let is_mixed = precision == Precision::Bf16;
@@ -360,7 +360,7 @@ impl Task for ImageTask {
 
     fn checkpoint_bytes(&self) -> u64 {
         let weights: usize =
-            weights::shapes(self.model()).values().map(|s| s.iter().product::<usize>()).sum();
+            tensor_files::shapes(self.model()).values().map(|s| s.iter().product::<usize>()).sum();
         (4 * weights * (3 + usize::from(self.average.is_some()))) as u64
     }
 

@@ -9,7 +9,7 @@ use burn::optim::GradientsAccumulator;
 use burn::tensor::Device;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
-use vq_tokenizer::{VqTokenizer, weights};
+use vq_tokenizer::VqTokenizer;
 
 use super::average::Average;
 use super::config::LanguageRecipe;
@@ -341,12 +341,12 @@ impl Task for LanguageTask {
     fn save(&self, dir: &Path) -> Result<()> {
         let released = match &self.average {
             Some(average) => average.tensors().clone(),
-            None => weights::collect(self.model()),
+            None => tensor_files::collect(self.model()),
         };
         let parts = Parts {
             config: &self.config,
             weights: Some(released),
-            dtype: weights::StoredDtype::F32,
+            dtype: tensor_files::StoredDtype::F32,
             processor: &self.processor,
             vq: Some(&self.vq),
             generation: &self.recipe.generation,

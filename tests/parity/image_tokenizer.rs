@@ -4,8 +4,8 @@ use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use calumma::checkpoint::Checkpoint;
+use tensor_files::WeightFiles;
 use vq_tokenizer::preprocess::{PreprocessorConfig, open_image, to_images, to_rgb_by};
-use vq_tokenizer::weights::WeightFiles;
 use vq_tokenizer::{VqConfig, VqModel, VqTokenizer};
 
 use crate::values::{Values, excess, flat};

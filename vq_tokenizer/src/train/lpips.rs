@@ -13,7 +13,7 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 
 use crate::blocks::Conv2d;
 use crate::error::Result;
-use crate::weights::{self, WeightFiles};
+use tensor_files::WeightFiles;
 
 /// Channels of VGG-16's convolutions, stage by stage; stages are separated by a pooling.
 const STAGES: [&[usize]; 5] = [&[64, 64], &[128, 128], &[256; 3], &[512; 3], &[512; 3]];
@@ -37,7 +37,7 @@ impl Lpips {
     /// Those of the file; when tensors are missing, unexpected or of another shape.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
         let files = WeightFiles::open(path)?.renamed(|name| Some(our_name(name)));
-        Ok(weights::load(Self::blank(device), files, path)?.no_grad())
+        Ok(tensor_files::load(Self::blank(device), files, path)?.no_grad())
     }
 
     fn blank(device: &Device) -> Self {
@@ -116,8 +116,8 @@ fn directions(x: Tensor<4>) -> Tensor<4> {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::weights::{StoredDtype, collect, to_bytes};
     use burn::tensor::Distribution;
+    use tensor_files::{StoredDtype, collect, to_bytes};
 
     #[test]
     fn places_are_torchvision_s() {
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn it_is_the_distance_of_the_reference() {
         let device = Device::flex();
-        let mut tensors = weights::NamedTensors::new();
+        let mut tensors = tensor_files::NamedTensors::new();
         let (mut inputs, mut seed) = (3, 1);
         for (index, channels) in STAGES.iter().flat_map(|stage| stage.iter()).enumerate() {
             let scale = (24.0 / (inputs * 9) as f64).sqrt() as f32;
@@ -161,7 +161,8 @@ mod tests {
             let weight = TensorData::new::<f32, _>(weight, [1, stage[0], 1, 1]);
             tensors.insert(format!("weights.{index}"), weight);
         }
-        let lpips = weights::load(Lpips::blank(&device), tensors, Path::new("made up")).unwrap();
+        let lpips =
+            tensor_files::load(Lpips::blank(&device), tensors, Path::new("made up")).unwrap();
         let image = |seed| {
             let values = values(3 * 32 * 32, seed).iter().map(|v| 2.0 * v).collect();
             Tensor::from_data(TensorData::new::<f32, _>(values, [1, 3, 32, 32]), &device)
