@@ -270,7 +270,7 @@ impl Pipeline {
     /// When the checkpoint came without one.
     pub fn vq(&self) -> Result<&VqTokenizer> {
         self.vq.as_ref().ok_or_else(|| {
-            Error::invalid("the checkpoint has no image tokenizer, so it takes text only".into())
+            Error::invalid("the checkpoint has no image tokenizer, so it takes text only")
         })
     }
 
@@ -280,7 +280,7 @@ impl Pipeline {
     /// When there is none or it has no decoder; says which file to add, and how.
     pub fn drawing_vq(&self) -> Result<&VqTokenizer> {
         let vq = self.vq()?;
-        if vq.has_decoder() { Ok(vq) } else { Err(Error::invalid(NO_DECODER.into())) }
+        if vq.has_decoder() { Ok(vq) } else { Err(Error::invalid(NO_DECODER)) }
     }
 
     /// The settings that the checkpoint comes with.

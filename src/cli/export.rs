@@ -94,8 +94,7 @@ fn original(args: &ExportArgs, session: &Session) -> Result<()> {
     if args.dtype.is_some() || args.max_shard_size != SHARD_SIZE {
         return Err(Error::invalid(
             "--layout meta keeps the weights' format and has a file for each model-parallel part; \
-             leave --dtype and --max-shard-size out"
-                .into(),
+             leave --dtype and --max-shard-size out",
         ));
     }
     meta::export(&args.checkpoint, &args.dest)?;

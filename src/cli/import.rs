@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use calumma::Result;
 use calumma::checkpoint::{Conversion, Layout, Manifest, RotaryOrder, meta};
 use calumma::device::DeviceSpec;
 use calumma::generate::Preset;
-use calumma::{Error, Result};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use serde_json::json;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, Fields, Sample, image, in_range};
+use super::{Dataset, Fields, Sample, image_file, in_range};
 use crate::{Error, Result};
 
 /// File names that are taken for images.
@@ -47,7 +47,7 @@ impl Dataset for ImageDirectory {
         let path = &self.paths[index];
         let source = path.display().to_string();
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
-        Ok(Sample { fields, images: vec![image::decode(&bytes, &source)?], source })
+        Ok(Sample { fields, images: vec![image_file::decode(&bytes, &source)?], source })
     }
 
     fn name(&self) -> &str {

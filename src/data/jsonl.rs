@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde_json::Value;
 
-use super::{Dataset, Fields, Sample, files, image, in_range, item_error, type_name};
+use super::{Dataset, Fields, Sample, files, image_file, in_range, item_error, type_name};
 use crate::{Error, Result};
 
 /// One file of JSON objects, a line each. Images are named by segments of type `image` or by
@@ -198,7 +198,7 @@ impl Lines {
     pub(super) fn image(&self, index: usize, path: &Path) -> Result<RgbImage> {
         let bytes = files::read(path)
             .map_err(|e| self.error(index, format!("image {}: {e}", path.display())))?;
-        image::decode(&bytes, &format!("{}: image {}", self.source(index), path.display()))
+        image_file::decode(&bytes, &format!("{}: image {}", self.source(index), path.display()))
     }
 
     /// An error about line `index`.

@@ -17,7 +17,7 @@ use arrow_schema::{DataType, Field, Fields as ArrowFields, Schema};
 use image::RgbImage;
 use serde_json::Value;
 
-use super::{Dataset, Fields, Sample, files, image, in_range, item_error};
+use super::{Dataset, Fields, Sample, files, image_file, in_range, item_error};
 use crate::{Error, Result};
 
 /// Rows that are decoded together; small, so that no batch of images passes 2 GiB.
@@ -93,7 +93,7 @@ impl Parquet {
         let broken = |e: &dyn std::fmt::Display| item_error(&self.path, &item, e);
         let origin = format!("{}: {item}", self.name);
         if let Some(bytes) = column.column_by_name("bytes").and_then(|b| bytes(b.as_ref(), at)) {
-            return image::decode(bytes, &origin);
+            return image_file::decode(bytes, &origin);
         }
         let path = column.column_by_name("path").map(|p| value(p.as_ref(), at));
         let Some(Some(Value::String(path))) = path else {
@@ -101,7 +101,7 @@ impl Parquet {
         };
         let dir = self.path.parent().unwrap_or(Path::new(""));
         let file = files::inside(dir, &path).map_err(|e| broken(&e))?;
-        image::decode(&files::read(&file).map_err(Error::io(&file))?, &origin)
+        image_file::decode(&files::read(&file).map_err(Error::io(&file))?, &origin)
     }
 }
 

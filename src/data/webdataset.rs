@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde_json::Value;
 
-use super::{Dataset, Fields, Sample, files, image, in_range, item_error};
+use super::{Dataset, Fields, Sample, files, image_file, in_range, item_error};
 use crate::{Error, Result};
 
 const MEMBERS: &str = ".png, .jpg, .jpeg, .webp, .txt and .json";
@@ -112,7 +112,7 @@ impl WebDataset {
         for &member in entry.members.iter().filter(|m| m.kind.is_image()) {
             only(&self.path, entry, member.kind)?;
             let origin = format!("{}: {}", self.name, member_name(entry, member));
-            images.push(image::decode(&self.read(entry, member)?, &origin)?);
+            images.push(image_file::decode(&self.read(entry, member)?, &origin)?);
         }
         Ok(images)
     }

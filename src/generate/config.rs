@@ -197,7 +197,7 @@ impl GenerationConfig {
             return Err(Error::invalid(format!("candidates is {candidates}; allowed: 1 to 64")));
         }
         if self.max_new_tokens == Some(0) {
-            return Err(Error::invalid("max_new_tokens is 0; allowed: 1 or more".into()));
+            return Err(Error::invalid("max_new_tokens is 0; allowed: 1 or more"));
         }
         Ok(())
     }

@@ -99,7 +99,7 @@ impl ModalityRules {
             return Err(Error::invalid(format!("prompt id {id} is outside the {len} known ids")));
         }
         if row.is_empty() {
-            return Err(Error::invalid("the prompt has no ids; begin-of-text is the least".into()));
+            return Err(Error::invalid("the prompt has no ids; begin-of-text is the least"));
         }
         let bracket = |&id: &u32| id == self.begin_image || id == self.end_image;
         let block = match row.iter().rposition(bracket) {

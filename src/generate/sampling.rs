@@ -148,11 +148,11 @@ pub fn choose(
     rng: &mut ChaCha8Rng,
 ) -> Result<u32> {
     if logits.iter().any(|logit| logit.is_nan() || *logit == f32::INFINITY) {
-        return Err(Error::invalid("the model returned logits that are not finite".into()));
+        return Err(Error::invalid("the model returned logits that are not finite"));
     }
     process(logits, row, config);
     let id = if config.greedy { argmax(logits) } else { multinomial(logits, rng) };
-    id.ok_or_else(|| Error::invalid("the model's logits leave no id to choose from".into()))
+    id.ok_or_else(|| Error::invalid("the model's logits leave no id to choose from"))
 }
 
 /// The ids that are not hidden.

@@ -54,8 +54,7 @@ impl ImageBlocks {
                 Ok(Self { grid, sizes: Some(SizeIds { new_line, sides }) })
             }
             _ => Err(Error::invalid(
-                "images of any size need <reserved08799>, <reserved08801> and so on in the vocabulary"
-                    .into(),
+                "images of any size need <reserved08799>, <reserved08801> and so on in the vocabulary",
             )),
         }
     }
@@ -157,7 +156,7 @@ impl ImageBlocks {
         }
         match ids.get(..2).map(|ids| [self.side(ids[0]), self.side(ids[1])]) {
             Some([Some(rows), Some(columns)]) => Ok(((rows, columns), 2)),
-            _ => Err(Error::invalid("does not begin with its height and width".into())),
+            _ => Err(Error::invalid("does not begin with its height and width")),
         }
     }
 }

@@ -24,7 +24,7 @@ use serde_json::Value;
 use spec::Kind;
 pub(super) use spec::Spec;
 
-use super::{Dataset, Fields, Sample, files, image, in_range, item_error};
+use super::{Dataset, Fields, Sample, files, image_file, in_range, item_error};
 use crate::{Error, Result};
 
 /// One entry of a benchmark, as its format holds it.
@@ -115,7 +115,7 @@ impl<R: Record> Benchmark<R> {
         let bytes =
             files::read(&path).map_err(|e| error(format!("image {}: {e}", path.display())))?;
         let origin = format!("{}: {label}: image {}", self.file.display(), path.display());
-        image::decode(&bytes, &origin)
+        image_file::decode(&bytes, &origin)
     }
 }
 

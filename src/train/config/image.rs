@@ -211,15 +211,14 @@ impl Recipe for VqRecipe {
         }
         if weight > 0.0 && self.perceptual.weights.is_none() {
             return Err(Error::invalid(
-                "perceptual.weight needs perceptual.weights, a safetensors file of LPIPS' VGG-16"
-                    .into(),
+                "perceptual.weight needs perceptual.weights, a safetensors file of LPIPS' VGG-16",
             ));
         }
         self.average.validate()?;
         self.safety.validate()?;
         if self.semantic.weight > 0.0 && self.data.iter().all(|source| source.words.is_empty()) {
             return Err(Error::invalid(
-                "semantic.weight needs a source with words, the columns to read them from".into(),
+                "semantic.weight needs a source with words, the columns to read them from",
             ));
         }
         validate_sources(&self.data, Purpose::Images)

@@ -5,7 +5,7 @@
 //! [`PreprocessorConfig`] says which one a tokenizer was made with.
 
 mod flexible;
-mod image;
+mod image_file;
 mod resample;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
@@ -17,7 +17,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-pub use image::{MAX_PIXELS, MAX_SIDE, decode_image, open_image, to_rgb, to_rgb_by};
+pub use image_file::{MAX_PIXELS, MAX_SIDE, decode_image, open_image, to_rgb, to_rgb_by};
 pub use resample::Resample;
 use resample::Window;
 
