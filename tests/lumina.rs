@@ -258,7 +258,7 @@ fn published(dir: &Path) -> NamedTensors {
     write_file(&content, &infos, |name| {
         let (_, dtype, shape) = infos.iter().find(|info| info.0 == name).unwrap();
         let len = shape.iter().product::<usize>() * dtype.bitsize() / 8;
-        Ok(files.stored(name)?.bytes[..len].to_vec())
+        Ok::<_, calumma::Error>(files.stored(name)?.bytes[..len].to_vec())
     })
     .unwrap();
     std::fs::rename(content, path).unwrap();
