@@ -181,7 +181,7 @@ mod tests {
     fn an_index_of_paths_or_missing_shards_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let index = dir.path().join(INDEX);
-        for (text, told) in [
+        for (text, expected) in [
             ("{", "EOF"),
             ("{}", "weight_map is missing"),
             (r#"{"weight_map": {}}"#, "weight_map is empty"),
@@ -194,7 +194,7 @@ mod tests {
         ] {
             std::fs::write(&index, text).unwrap();
             let message = weight_files(dir.path()).unwrap_err().to_string();
-            assert!(message.contains(told), "{text}: {message}");
+            assert!(message.contains(expected), "{text}: {message}");
         }
         let tensor = ("c".to_owned(), Dtype::U8, vec![1]);
         write_file(&dir.path().join("b.safetensors"), &[tensor], |_| Ok::<_, Error>(vec![0]))

@@ -13,9 +13,24 @@ use crate::convert::{StoredFloat, read_as};
 use crate::error::{Error, Result};
 use crate::header::Header;
 use crate::map::{MappedFile, map_file};
+use crate::named::NamedTensors;
 use crate::source::TensorSource;
 use crate::stored::StoredTensor;
 use crate::write::TensorInfo;
+
+/// Every float tensor of a safetensors file, widened to f32, in memory.
+///
+/// # Errors
+/// As [`WeightFiles::open`]; [`Error::NotFloat`].
+pub fn read(path: &Path) -> Result<NamedTensors> {
+    let mut files = WeightFiles::open(path)?;
+    let mut tensors = NamedTensors::new();
+    for name in files.names() {
+        let data = files.tensor(&name, FloatDType::F32)?;
+        tensors.extend(data.map(|data| (name, data)));
+    }
+    Ok(tensors)
+}
 
 /// The tensors of one or several safetensors files.
 #[derive(Debug, Default)]
@@ -160,7 +175,7 @@ impl WeightFiles {
         read.map_err(Error::io(path))
     }
 
-    /// The tensor where it lies in its file; `None` if it cannot be used there.
+    /// The tensor within the mapped file; `None` if it cannot be used there.
     fn mapped<T: StoredFloat>(&self, place: &Place, dtype: FloatDType) -> Option<TensorData> {
         let start = usize::try_from(place.offset).ok()?;
         let (_, file) = &self.files[place.file];
@@ -215,8 +230,10 @@ mod tests {
         let half = files.tensor("a", FloatDType::BF16).unwrap().unwrap();
         assert_eq!(half.dtype(), DType::BF16);
         assert_eq!(half.iter::<f32>().take(2).collect::<Vec<_>>(), [1.0, -2.5]);
-        let message = files.tensor("i", FloatDType::F32).unwrap_err().to_string();
-        assert!(message.contains("tensor i is I64"), "{message}");
+        for refused in [files.tensor("i", FloatDType::F32).map(drop), read(&path).map(drop)] {
+            let message = refused.unwrap_err().to_string();
+            assert!(message.contains("tensor i is I64"), "{message}");
+        }
         let message = files.stored("b").unwrap_err().to_string();
         assert!(message.ends_with("w.safetensors: there is no tensor b"), "{message}");
     }

@@ -1,4 +1,4 @@
-//! Mapped files: tensors that need no conversion are used where they lie on disk, so a checkpoint of any
+//! Mapped files: tensors that need no conversion are used in place, so a checkpoint of any
 //! size opens at once and its pages are read when they are first needed.
 
 #![allow(unsafe_code, reason = "a mapped file may change beneath the program; see `map_file`")]

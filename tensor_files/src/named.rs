@@ -1,15 +1,11 @@
 //! A module's parameters on the host, by name.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{DType, FloatDType, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
-use crate::error::Result;
-use crate::files::WeightFiles;
 use crate::path::ParamPath;
-use crate::source::TensorSource;
 
 /// Tensors by name, in f32, on the host.
 pub type NamedTensors = BTreeMap<String, TensorData>;
@@ -26,20 +22,6 @@ pub fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
     let mut shapes = Shapes::default();
     module.visit(&mut shapes);
     shapes.shapes
-}
-
-/// Every float tensor of a safetensors file, widened to f32, in memory.
-///
-/// # Errors
-/// As [`WeightFiles::open`]; [`Error::NotFloat`](crate::Error::NotFloat).
-pub fn read(path: &Path) -> Result<NamedTensors> {
-    let mut files = WeightFiles::open(path)?;
-    let mut tensors = NamedTensors::new();
-    for name in files.names() {
-        let data = files.tensor(&name, FloatDType::F32)?;
-        tensors.extend(data.map(|data| (name, data)));
-    }
-    Ok(tensors)
 }
 
 /// Updates moving averages of a module's parameters: `decay * average + (1 - decay) * parameter`.
@@ -99,12 +81,9 @@ impl ModuleVisitor for Collector {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use burn::module::{Module, Param};
     use burn::tensor::{Device, Tensor};
-    use safetensors::Dtype;
-    use safetensors::tensor::TensorView;
 
     use super::*;
 
@@ -150,15 +129,5 @@ mod tests {
         let mut averages = collect(&network(1.0));
         average(&mut averages, &network(3.0), 0.75);
         assert_eq!(averages, collect(&network(1.5)));
-    }
-
-    #[test]
-    fn integers_are_refused_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ids.safetensors");
-        let view = TensorView::new(Dtype::I64, vec![1], &[0; 8]).unwrap();
-        std::fs::write(&path, safetensors::serialize([("ids", view)], None).unwrap()).unwrap();
-        let message = read(&path).unwrap_err().to_string();
-        assert!(message.contains("tensor ids is I64"), "{message}");
     }
 }

@@ -35,8 +35,8 @@ impl Release {
         })?;
         let (config, parts) = (params::read(&model)?, parts(&model)?);
         if parts.len() != config.model_parallel_size {
-            let (found, said) = (parts.len(), config.model_parallel_size);
-            let message = format!("{found} consolidated files; model_parallel_size is {said}");
+            let (found, stated) = (parts.len(), config.model_parallel_size);
+            let message = format!("{found} consolidated files; model_parallel_size is {stated}");
             return Err(Error::file(&model, message));
         }
         Ok(Self { config, parts, tokenizer })

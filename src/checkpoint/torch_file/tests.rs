@@ -1,4 +1,4 @@
-//! Whole files: PyTorch's own (`make_torch_fixtures.py`), and ones that lie.
+//! Whole files: PyTorch's own (`make_torch_fixtures.py`), and forged ones.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -174,7 +174,7 @@ fn a_range_is_the_part_of_the_whole() {
     assert_eq!(file.read_range("rows", 4..20).unwrap(), whole[4..20]);
     assert_eq!(file.read_range("rows", 0..48).unwrap(), whole);
     assert!(file.read_range("rows", 48..48).unwrap().is_empty());
-    #[allow(clippy::reversed_empty_ranges, reason = "what is tested")]
+    #[allow(clippy::reversed_empty_ranges, reason = "the test's subject")]
     for range in [0..49, 49..49, 9..8] {
         let message = file.read_range("rows", range).unwrap_err().to_string();
         assert!(message.contains("tensor rows has 48 bytes, not "), "{message}");
