@@ -9,9 +9,9 @@ use burn::tensor::Device;
 use calumma::checkpoint::{Checkpoint, Manifest};
 use calumma::data::pack::Packer;
 use calumma::data::shards::{ShardContent, tokenizer_digest};
-use calumma::data::{DataConfig, Encoding};
+use calumma::data::{CurriculumConfig, DocumentData, DocumentStream, Encoding, Stages};
 use calumma::tokenize::TokenSequence;
-use calumma::train::{CurriculumConfig, DocumentStream, Loader, Stages};
+use calumma::train::Loader;
 
 /// Documents in all.
 const DOCUMENTS: usize = 1_000_000;
@@ -31,9 +31,7 @@ fn main() -> calumma::Result<()> {
     let tokenizer = tokenizer_digest(&processor, &digest)?;
     let bytes = write(dir.path(), documents, &tokenizer);
 
-    let path = dir.path().display().to_string();
-    let config: DataConfig = serde_json::from_value(serde_json::json!({ "path": path }))
-        .expect("the keys are those of a source");
+    let config = DocumentData::shards(dir.path().display().to_string());
     let pad = processor.vocabulary().special().pad;
     let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: dir.path(), quiet: true };
     let packer = Packer::new(BATCH.0, BATCH.1, pad)?;
@@ -42,7 +40,7 @@ fn main() -> calumma::Result<()> {
     let stream = DocumentStream::new(&[config], encoding, 1, Arc::new(processor), packer, stages)?;
     let opened = opened.elapsed();
     let begun = Instant::now();
-    let mut loader = Loader::new(stream)?;
+    let mut loader = Loader::new(stream, 1)?;
     let (mut tokens, mut slots) = (0, 0);
     while loader.state().packed().0.documents < documents as u64 {
         let batch = loader.next_batch()?;

@@ -9,9 +9,9 @@ use std::hint::black_box;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Tensor};
 use calumma::data::pack::PackedBatch;
-use calumma::generate::LanguageModel;
-use calumma::model::{ModelConfig, ServingModel};
-use calumma::train::objective::{LossConfig, NextToken, NextTokenBatch};
+use calumma::generate::{LanguageModel, ServingModel};
+use calumma::model::ModelConfig;
+use calumma::train::objective::{Activations, LossConfig, NextToken, NextTokenBatch};
 use calumma::train::{Optimizer, OptimizerConfig};
 use criterion::{Criterion, criterion_group};
 use image::RgbImage;
@@ -113,12 +113,13 @@ fn training(c: &mut Criterion) {
     };
     let batch = NextTokenBatch { is_image: vec![true; tokens], packed };
     let objective = NextToken { config: LossConfig::default() };
+    let normalizer = objective.normalizer(std::slice::from_ref(&batch));
     let mut optimizer = Optimizer::new(OptimizerConfig::default());
     c.bench_function("train_step", |b| {
         b.iter(|| {
             let current = model.take().expect("put back below");
-            let loss = objective.loss(&current, &batch);
-            let gradients = GradientsParams::from_grads(loss.surrogate.backward(), &current);
+            let (gradients, _) =
+                objective.gradients(&current, &batch, normalizer, Activations::Keep);
             let (next, _) = optimizer
                 .step(current, gradients, 1e-4)
                 .map_err(|(_, norm)| norm)

@@ -16,8 +16,9 @@ use std::time::Instant;
 
 use anyhow::Context;
 use calumma::device::{DeviceSpec, Precision};
+use calumma::recipe::read_recipe;
 use calumma::report::Reporter;
-use calumma::train::{ImageTask, StopFlag, VqRecipe, read_recipe, run};
+use calumma::train::{ImageTask, StopFlag, VqRecipe, run};
 use serde_json::Value;
 
 /// Measures of the table, by their names in `metrics.jsonl`, with their headings and digits.

@@ -58,6 +58,43 @@ pub enum Error {
         /// The signal's number (2 for an interrupt from the keyboard, 15 for termination).
         signal: i32,
     },
+    /// A prompt leaves too little of the model's context for what it asks for.
+    #[error(
+        "a prompt of {prompt} ids with {needed} or more to add does not fit the context of \
+         {context} ids"
+    )]
+    PromptTooLong {
+        /// Ids of the prompt.
+        prompt: usize,
+        /// The fewest ids that have to be added.
+        needed: usize,
+        /// Ids that the model's context holds.
+        context: usize,
+    },
+    /// A prompt has more `<image>` marks than images, or a template fewer.
+    #[error(
+        "prompt {prompt:?} has {marks} <image> mark{} but {images} image{} given",
+        if *marks == 1 { "" } else { "s" },
+        if *images == 1 { " was" } else { "s were" }
+    )]
+    ImageCount {
+        /// The prompt or its template.
+        prompt: String,
+        /// `<image>` marks in it.
+        marks: usize,
+        /// Images given.
+        images: usize,
+    },
+    /// An image was given to a checkpoint without an image tokenizer, or asked of one.
+    #[error("the checkpoint has no image tokenizer, so it takes text only")]
+    NoImageTokenizer,
+    /// An image was asked of a checkpoint whose image tokenizer has no decoder.
+    #[error(
+        "this checkpoint has no VQGAN decoder, so it cannot draw: fetch tokenizer/vqgan.ckpt and \
+         tokenizer/vqgan.yaml of the original release (or of Anole), and add them with \
+         `calumma import CHECKPOINT --vqgan tokenizer/vqgan.ckpt`"
+    )]
+    NoImageDecoder,
     /// A weight file could not be read or written, or does not hold the tensors that a model needs.
     #[error(transparent)]
     Tensors(#[from] tensor_files::Error),
@@ -150,7 +187,11 @@ impl Error {
             | Self::Exists { .. }
             | Self::NoCheckpoint { .. }
             | Self::Manifest { .. }
-            | Self::NoTensor { .. } => 3,
+            | Self::NoTensor { .. }
+            | Self::PromptTooLong { .. }
+            | Self::ImageCount { .. }
+            | Self::NoImageTokenizer
+            | Self::NoImageDecoder => 3,
         }
     }
 }

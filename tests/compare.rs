@@ -1,13 +1,13 @@
-//! Two evaluations side by side, on samples whose differences are known beforehand.
+//! Comparison of two evaluations with known differences.
 
 use std::path::Path;
 
 use calumma::eval::bootstrap::Resampling;
-use calumma::eval::compare::{Comparison, Evaluation, ScoreDifference, compare};
+use calumma::eval::compare::{Comparison, Results, ScoreDifference, compare};
 use calumma::eval::{Environment, Report, SampleRecord};
 use serde_json::{Value, json};
 
-/// An item of a type with its scores.
+/// An item with its type and scores.
 pub fn item(
     doc_id: usize,
     id: &str,
@@ -32,18 +32,18 @@ pub fn write(dir: &Path, samples: Vec<SampleRecord>) {
     report.write(dir, &Environment::default()).unwrap();
 }
 
-/// What the program would read of `samples`.
-fn evaluation(samples: Vec<SampleRecord>) -> Evaluation {
+/// `samples` as written and read back.
+fn evaluation(samples: Vec<SampleRecord>) -> Results {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), samples);
-    Evaluation::read(dir.path()).unwrap()
+    Results::read(dir.path()).unwrap()
 }
 
 fn score<'a>(comparison: &'a Comparison, name: &str) -> &'a ScoreDifference {
     comparison.scores.iter().find(|score| score.name == name).unwrap()
 }
 
-/// 300 answers, `right` of them right, every third of the type `color`.
+/// 300 answers, of which `right` says whether they are right; every third is of type `color`.
 fn answers(right: impl Fn(usize) -> bool) -> Vec<SampleRecord> {
     let kind = |i: usize| Some(if i.is_multiple_of(3) { "color" } else { "shape" });
     let score = |i| f64::from(u8::from(right(i)));
@@ -55,7 +55,7 @@ fn a_known_difference_has_the_interval_of_the_normal_approximation() {
     let (a, b) = (evaluation(answers(|i| i % 2 == 0)), evaluation(answers(|i| i % 10 < 6)));
     let comparison = compare(&a, &b, Resampling::default()).unwrap();
     let found = score(&comparison, "exact_match");
-    // Of ten, A has the five even ones, B the first six: 1, 3 and 5 are won, 6 and 8 lost.
+    // Of ten items, A has the five even ones right, B the first six: 1, 3 and 5 are won, 6 and 8 lost.
     assert_eq!((found.n, found.wins, found.ties, found.losses), (300, 90, 150, 60));
     assert_eq!((found.mean_a, found.mean_b), (0.5, 0.6));
     assert!((found.difference - 0.1).abs() < 1e-12);
@@ -106,7 +106,7 @@ fn questions_of_one_image_are_resampled_together_and_losses_win_when_lower() {
 }
 
 #[test]
-fn items_of_one_side_are_counted_and_absent_scores_left_out() {
+fn unpaired_items_are_counted_and_missing_scores_left_out() {
     let mut longer = answers(|i| i % 2 == 0);
     let mut shorter = answers(|i| i % 3 == 0);
     longer.truncate(200);
@@ -136,10 +136,10 @@ fn several_images_of_a_sample_are_paired_in_order() {
 }
 
 #[test]
-fn evaluations_of_other_items_are_refused_by_the_first_difference() {
+fn evaluations_of_different_items_are_refused_with_the_first_difference() {
     let good = evaluation(answers(|_| true));
     let refused =
-        |other: &Evaluation| compare(&good, other, Resampling::default()).unwrap_err().to_string();
+        |other: &Results| compare(&good, other, Resampling::default()).unwrap_err().to_string();
     let mut other = good.clone();
     (other.items[7].target, other.items[9].input) = (json!("a star"), json!("why?"));
     let message = refused(&other);
@@ -152,17 +152,17 @@ fn evaluations_of_other_items_are_refused_by_the_first_difference() {
         other
     };
     assert!(refused(&renamed("rows#4")).contains("id of doc_id 3"));
-    assert!(refused(&Evaluation { task: "loss".into(), ..good.clone() }).contains("the task"));
-    let elsewhere = Evaluation { dataset: "others".into(), ..good.clone() };
+    assert!(refused(&Results { task: "loss".into(), ..good.clone() }).contains("the task"));
+    let elsewhere = Results { dataset: "others".into(), ..good.clone() };
     assert!(refused(&elsewhere).contains("the data set is rows in the first"));
-    let empty = Evaluation { items: Vec::new(), ..good.clone() };
+    let empty = Results { items: Vec::new(), ..good.clone() };
     assert!(refused(&empty).contains("no doc_id is in both"));
 }
 
 #[test]
-fn damaged_files_are_named_with_their_line() {
+fn damaged_files_are_named_with_the_line() {
     let dir = tempfile::tempdir().unwrap();
-    let error = |dir: &Path| Evaluation::read(dir).unwrap_err().to_string();
+    let error = |dir: &Path| Results::read(dir).unwrap_err().to_string();
     assert!(error(dir.path()).contains("no results.json"));
     write(dir.path(), answers(|_| true));
     let path = dir.path().join("samples.jsonl");
@@ -188,17 +188,17 @@ fn a_comparison_is_written_as_json_and_as_a_table() {
 }
 
 #[test]
-fn scores_of_a_set_are_compared_as_means_of_items_or_not_at_all() {
+fn corpus_scores_are_compared_as_means_of_items_or_not_at_all() {
     let items = |count: u64, score: f64| {
         let scores = [("bleu_4", score), ("cider", score), ("word_f1", score)];
         let one = |n: u64| item(n as usize, &format!("rows#{n}"), None, &scores);
         evaluation((0..count).map(one).collect())
     };
-    let names = |a: &Evaluation, b: &Evaluation| -> Vec<String> {
+    let names = |a: &Results, b: &Results| -> Vec<String> {
         let comparison = compare(a, b, Resampling::default()).unwrap();
         comparison.scores.into_iter().map(|score| score.name).collect()
     };
     assert_eq!(names(&items(9, 0.5), &items(9, 0.6)), ["mean bleu_4 of items", "cider", "word_f1"]);
-    // CIDEr's values depend on the set.
+    // The CIDEr of an item depends on the set.
     assert_eq!(names(&items(9, 0.5), &items(7, 0.6)), ["mean bleu_4 of items", "word_f1"]);
 }

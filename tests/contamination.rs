@@ -1,4 +1,4 @@
-//! Overlap of data sets: copies are found, what is alike by chance is not, or seldom.
+//! Overlap of data sets: copies are found, and chance similarities rarely are.
 
 use calumma::data::scenes::Scenes;
 use calumma::data::{Dataset, Fields, Sample};
@@ -9,7 +9,7 @@ use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
 
-/// Samples in memory; one without fields cannot be read.
+/// Samples in memory; one whose fields are no JSON object cannot be read.
 struct Samples(&'static str, Vec<(Value, Vec<RgbImage>)>);
 
 impl Dataset for Samples {
@@ -50,7 +50,7 @@ fn images(spec: &str, change: impl Fn(&RgbImage) -> RgbImage) -> Vec<(Value, Vec
     (0..scenes.len()).map(one).collect()
 }
 
-/// Larger, brighter, and through JPEG at `quality`.
+/// `image` enlarged, brightened and compressed by JPEG at `quality`.
 fn reencoded(image: &RgbImage, quality: u8) -> RgbImage {
     let (width, height) = (image.width() * 3 / 2, image.height() * 3 / 2);
     let larger = imageops::resize(image, width, height, FilterType::CatmullRom);
@@ -63,36 +63,36 @@ fn reencoded(image: &RgbImage, quality: u8) -> RgbImage {
 const EVALUATION: &str = "scenes:val?count=300&seed=5";
 
 #[test]
-fn exact_images_are_exact_and_reencoded_ones_near() {
+fn equal_images_are_exact_and_reencoded_ones_near() {
     let evaluation = Samples("val", images(EVALUATION, RgbImage::clone));
     let mut train = images(EVALUATION, |image| reencoded(image, 60));
     train[3].1[0] = evaluation.1[250].1[0].clone();
     let near = |distance| {
         let config = ContaminationConfig { distance, ..ContaminationConfig::default() };
-        search(&evaluation, Samples("train", train.clone()), config).near_pictures.share
+        search(&evaluation, Samples("train", train.clone()), config).near_images.share
     };
     let shares = [3, 6, 8, 10, 15].map(near);
     eprintln!("copies found, resized, brighter, JPEG 60, distance 3, 6, 8, 10, 15: {shares:.3?}");
     let found =
         search(&evaluation, Samples("train", train.clone()), ContaminationConfig::default());
-    assert_eq!(found.exact_pictures.items, 1);
+    assert_eq!(found.exact_images.items, 1);
     let exact = &found.images[0];
     assert!(exact.exact && (exact.doc_id, exact.twin.index) == (250, 3));
     assert_eq!((exact.id.as_str(), exact.twin_id.as_str()), ("val#250", "train#3"));
-    let share = found.near_pictures.share;
+    let share = found.near_images.share;
     assert!(share > 0.85, "{share}");
     let right = found
-        .touched
+        .affected
         .iter()
-        .filter(|item| item.near_picture.as_ref().is_some_and(|twin| twin.index == item.doc_id));
-    assert!(right.count() as f64 > 0.95 * found.near_pictures.items as f64);
-    assert_eq!(found.any.items, found.exact_pictures.items + found.near_pictures.items);
-    // Each change alone, on one image.
+        .filter(|item| item.near_image.as_ref().is_some_and(|twin| twin.index == item.doc_id));
+    assert!(right.count() as f64 > 0.95 * found.near_images.items as f64);
+    assert_eq!(found.any.items, found.exact_images.items + found.near_images.items);
+    // Each change alone, on a single image.
     let one = |change: &dyn Fn(&RgbImage) -> RgbImage| {
         let image = scenes(EVALUATION).get(1).unwrap().images[0].clone();
         let evaluation = Samples("one", vec![(json!({}), vec![image.clone()])]);
         let train = Samples("changed", vec![(json!({}), vec![change(&image)])]);
-        search(&evaluation, train, ContaminationConfig::default()).near_pictures.items
+        search(&evaluation, train, ContaminationConfig::default()).near_images.items
     };
     let half = |p: &RgbImage| imageops::resize(p, 32, 32, FilterType::Lanczos3);
     let mirrored = |p: &RgbImage| imageops::flip_horizontal(p);
@@ -101,14 +101,14 @@ fn exact_images_are_exact_and_reencoded_ones_near() {
 }
 
 #[test]
-fn unrelated_images_are_seldom_near() {
+fn unrelated_images_are_rarely_near() {
     let evaluation = Samples("val", images(EVALUATION, RgbImage::clone));
     let train = || images("scenes:train?count=300&seed=6", RgbImage::clone);
     let rate = |distance| {
         let config = ContaminationConfig { distance, ..ContaminationConfig::default() };
         let found = search(&evaluation, Samples("train", train()), config);
-        assert_eq!(found.exact_pictures.items, 0);
-        found.near_pictures.share
+        assert_eq!(found.exact_images.items, 0);
+        found.near_images.share
     };
     let rates = [3, 6, 8, 10, 15].map(rate);
     eprintln!("false positives of 300 scenes beside 300, distance 3, 6, 8, 10, 15: {rates:.4?}");
@@ -117,7 +117,7 @@ fn unrelated_images_are_seldom_near() {
 }
 
 #[test]
-fn colors_tell_equal_shapes_apart() {
+fn equal_shapes_of_different_colors_are_not_near() {
     let disc = |color: [u8; 3]| {
         let inside = |x: u32, y: u32| x.abs_diff(30).pow(2) + y.abs_diff(26).pow(2) < 300;
         RgbImage::from_fn(64, 64, |x, y| if inside(x, y) { Rgb(color) } else { Rgb([250; 3]) })
@@ -127,23 +127,23 @@ fn colors_tell_equal_shapes_apart() {
         let evaluation = Samples("val", one(disc([210, 40, 40])));
         let found =
             search(&evaluation, Samples("train", one(disc(color))), ContaminationConfig::default());
-        (found.exact_pictures.items, found.near_pictures.items)
+        (found.exact_images.items, found.near_images.items)
     };
     assert_eq!(near([210, 40, 40]), (1, 0));
     assert_eq!(near([214, 44, 44]), (0, 1));
-    // As light as the red one.
+    // The luma of the red one.
     assert_eq!(near([40, 90, 230]), (0, 0));
     let twice = Samples("val", [one(disc([9; 3])), one(disc([9; 3]))].concat());
     let train = Samples("train", one(disc([9; 3])));
     let found = search(&twice, train, ContaminationConfig::default());
-    assert_eq!((found.exact_pictures.items, found.images.len()), (2, 1), "shown once");
+    assert_eq!((found.exact_images.items, found.images.len()), (2, 1), "shown once");
 }
 
 const LONG: &str = "The quick brown fox jumps over the lazy dog while fourteen small cats watch it \
                     from a wall.";
 
 #[test]
-fn texts_are_found_whole_and_by_their_grams() {
+fn texts_are_found_whole_and_by_n_grams() {
     let row =
         |caption: &str, names: [&str; 2]| (json!({"caption": caption, "names": names}), vec![]);
     let evaluation = Samples(
@@ -171,7 +171,7 @@ fn texts_are_found_whole_and_by_their_grams() {
     assert!(first.exact && first.doc_id == 1 && first.twin_text == "a small red square");
     assert!(!second.exact && second.text == "a green star" && second.twin.index == 1);
     assert_eq!((second.twin_text.as_str(), second.column.as_str()), ("a green, star", "names"));
-    // Of the 6 grams of 18 words, the 3 within the first 15.
+    // Of the six 13-grams of 18 words, the three within the first 15 words.
     assert_eq!(third.ngram_share, 0.5);
     assert_eq!((third.twin.index, third.doc_id), (2, 0));
     let caption = &found.columns.iter().find(|column| column.column == "caption").unwrap();
@@ -179,7 +179,7 @@ fn texts_are_found_whole_and_by_their_grams() {
 }
 
 #[test]
-fn columns_choose_the_texts_and_a_missing_one_is_an_error() {
+fn only_texts_of_the_given_columns_are_compared_and_a_missing_column_is_an_error() {
     let evaluation =
         Samples("val", vec![(json!({"question": "what is it?", "answer": "red"}), vec![])]);
     let train = || Samples("train", vec![(json!({"question": "why?", "answer": "red"}), vec![])]);
@@ -199,7 +199,7 @@ fn columns_choose_the_texts_and_a_missing_one_is_an_error() {
 }
 
 #[test]
-fn bad_samples_are_counted_and_many_stop_the_search() {
+fn bad_samples_are_counted_and_too_many_stop_the_search() {
     let rows = |bad: usize| {
         (0..300)
             .map(move |i| if i < bad { (json!(null), vec![]) } else { (json!({"t": "x"}), vec![]) })
@@ -211,7 +211,7 @@ fn bad_samples_are_counted_and_many_stop_the_search() {
     );
     assert_eq!((found.items, found.any.items, found.any.share), (297, 297, 1.0));
     assert_eq!((found.evaluation.bad_samples.len(), found.train[0].bad_samples.len()), (3, 2));
-    assert_eq!(found.texts.len(), 1, "an example that is the same is shown once");
+    assert_eq!(found.texts.len(), 1, "equal examples are shown once");
     let train: [Box<dyn Dataset>; 1] = [Box::new(Samples("train", rows(4).collect()))];
     let config = ContaminationConfig::default();
     let evaluation = Samples("val", rows(0).collect());

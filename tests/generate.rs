@@ -1,122 +1,12 @@
-//! The decoding loop on a scripted model: what may follow, who sees what, and in which order.
-
-use std::cell::{Cell, RefCell};
+//! The decoding loop on a scripted model: which ids follow, what each branch sees, in which order.
 
 use calumma::generate::{
-    EndReason, Event, Generated, GenerationConfig, GenerationMode, Generator, LanguageModel,
-    Request,
+    EndReason, Event, Generated, GenerationConfig, GenerationMode, Generator, Request,
 };
-use calumma::tokenize::{
-    BEGIN_IMAGE_TOKEN, BOS_TOKEN, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN, SEP_TOKEN,
-    TokenClass, UNK_TOKEN, Vocabulary, code_token,
-};
+use calumma::tokenize::TokenClass;
 use calumma::{Error, Result};
 
-const CODES: usize = 6;
-const GRID: (usize, usize) = (2, 3);
-const CONTEXT: usize = 40;
-
-/// Four control tokens, twelve codes, the brackets, the separator, the placeholder, ten texts.
-fn vocabulary() -> Vocabulary {
-    let name = |name: &str| name.to_owned();
-    let first = [BOS_TOKEN, PAD_TOKEN, EOS_TOKEN, UNK_TOKEN].map(name);
-    let other = [END_IMAGE_TOKEN, BEGIN_IMAGE_TOKEN, SEP_TOKEN, IMAGE_TOKEN].map(name);
-    let texts = ('a'..='j').map(String::from);
-    let names = first.into_iter().chain((0..12).map(code_token)).chain(other).chain(texts);
-    Vocabulary::from_names(names.zip(0..)).unwrap()
-}
-
-type Logits = dyn Fn(&[u32]) -> Vec<f32>;
-
-/// A model whose logits are any function of a row; it checks what it is asked.
-struct Scripted {
-    logits: Box<Logits>,
-    vocab: usize,
-    caches: Cell<usize>,
-    /// The whole row of every cache row that was stepped, call by call.
-    seen: RefCell<Vec<Vec<Vec<u32>>>>,
-}
-
-struct Rows {
-    rows: Vec<Vec<u32>>,
-    filled: usize,
-    capacity: usize,
-}
-
-impl Scripted {
-    fn new(logits: impl Fn(&[u32]) -> Vec<f32> + 'static) -> Self {
-        let vocab = vocabulary().len();
-        Self {
-            logits: Box::new(logits),
-            vocab,
-            caches: Cell::new(0),
-            seen: RefCell::new(Vec::new()),
-        }
-    }
-
-    /// Logits that look random and are the same for the same row; images are begun often.
-    fn random() -> Self {
-        let begin_image = vocabulary().special().begin_image as usize;
-        let vocab = vocabulary().len();
-        Self::new(move |row| {
-            let hash = |seed: u64, value: u64| {
-                let mixed = (seed ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
-            };
-            let row = row.iter().fold(7, |seed, &id| hash(seed, u64::from(id) + 1));
-            let logit = |id| (hash(row, id) >> 40) as f32 / (1 << 22) as f32 - 2.0;
-            let mut logits: Vec<f32> = (0..vocab as u64).map(logit).collect();
-            logits[begin_image] += 2.0;
-            logits
-        })
-    }
-
-    /// Always the same favourites, the first the strongest.
-    fn fond_of(ids: &[u32]) -> Self {
-        let mut logits = vec![0.0; vocabulary().len()];
-        for (rank, &id) in ids.iter().enumerate() {
-            logits[id as usize] = 9.0 - rank as f32;
-        }
-        Self::new(move |_| logits.clone())
-    }
-
-    fn last_rows(&self) -> Vec<Vec<u32>> {
-        self.seen.borrow().last().unwrap().clone()
-    }
-}
-
-impl LanguageModel for Scripted {
-    type Cache = Rows;
-
-    fn vocab_size(&self) -> usize {
-        self.vocab
-    }
-
-    fn context(&self) -> usize {
-        CONTEXT
-    }
-
-    fn new_cache(&self, batch: usize, capacity: usize) -> Rows {
-        self.caches.set(self.caches.get() + 1);
-        Rows { rows: vec![Vec::new(); batch], filled: 0, capacity }
-    }
-
-    fn next_logits(&self, rows: &[Vec<u32>], cache: &mut Rows) -> Result<Vec<Vec<f32>>> {
-        let longest = rows.iter().map(Vec::len).max().unwrap();
-        assert!(longest > 0 && rows.len() == cache.rows.len());
-        cache.filled += longest;
-        assert!(cache.filled <= cache.capacity, "{} of {}", cache.filled, cache.capacity);
-        for (row, new) in cache.rows.iter_mut().zip(rows) {
-            row.extend(new);
-            assert!(row.len() <= CONTEXT);
-        }
-        self.seen.borrow_mut().push(cache.rows.clone());
-        let logits = |(row, new): (&Vec<u32>, &Vec<u32>)| {
-            if new.is_empty() { Vec::new() } else { (self.logits)(row) }
-        };
-        Ok(cache.rows.iter().zip(rows).map(logits).collect())
-    }
-}
+use crate::scripted::{CODES, CONTEXT, GRID, Scripted, vocabulary};
 
 fn generate(model: &Scripted, prompt: &[u32], config: &GenerationConfig) -> Result<Generated> {
     Generator::new(model, &vocabulary(), GRID)?.generate(prompt, config, |_| Ok(()))
@@ -130,7 +20,7 @@ fn text(nth: u32) -> u32 {
     (0..).filter(|&id| vocabulary().class(id) == TokenClass::Text).nth(nth as usize).unwrap()
 }
 
-/// Walks over new ids as a reader would, asserting every rule; returns the number of images.
+/// Asserts that new ids follow every rule; returns the number of images.
 fn assert_well_formed(prompt: &[u32], ids: &[u32], end: EndReason) -> usize {
     let (vocabulary, mut images, mut at) = (vocabulary(), 0, 0);
     while at < ids.len() {
@@ -157,7 +47,7 @@ fn assert_well_formed(prompt: &[u32], ids: &[u32], end: EndReason) -> usize {
 }
 
 #[test]
-fn rows_obey_the_modality_rules_whatever_the_model_says() {
+fn rows_obey_the_modality_rules_whatever_the_logits() {
     let prompt = [0, text(1), text(2)];
     let mut images = 0;
     for seed in 0..60 {
@@ -176,7 +66,7 @@ fn rows_obey_the_modality_rules_whatever_the_model_says() {
 #[test]
 fn an_image_is_begun_only_where_it_fits() {
     let begin_image = vocabulary().special().begin_image;
-    let model = Scripted::fond_of(&[begin_image, text(0)]);
+    let model = Scripted::preferring(&[begin_image, text(0)]);
     let config = GenerationConfig::default().greedy();
     for (prompt_len, begun) in [(CONTEXT - CODES - 2, true), (CONTEXT - CODES - 1, false)] {
         let prompt = vec![text(1); prompt_len];
@@ -211,7 +101,7 @@ fn text_only_has_no_images_and_image_only_exactly_one() {
 }
 
 #[test]
-fn events_tell_the_row_in_order() {
+fn events_report_the_row_in_order() {
     let model = Scripted::random();
     let vocabulary = vocabulary();
     let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
@@ -247,7 +137,7 @@ fn events_tell_the_row_in_order() {
 }
 
 #[test]
-fn same_seed_same_ids_and_greedy_needs_no_seed() {
+fn equal_seeds_give_equal_ids_and_greedy_ignores_the_seed() {
     let draw = |config: &GenerationConfig| generate(&Scripted::random(), &[0], config).unwrap();
     assert_eq!(draw(&guided(3.0, 5)), draw(&guided(3.0, 5)));
     assert_ne!(draw(&guided(3.0, 5)).ids, draw(&guided(3.0, 6)).ids);
@@ -315,7 +205,7 @@ fn a_row_draws_the_same_in_any_batch() {
 }
 
 #[test]
-fn branches_of_guidance_see_what_they_should() {
+fn guidance_branches_see_the_row_its_images_or_nothing() {
     let special = *vocabulary().special();
     let code = |n: u32| vocabulary().image_id(n).unwrap();
     let image: Vec<u32> = (0..CODES as u32).map(code).collect();
@@ -347,7 +237,7 @@ fn branches_of_guidance_see_what_they_should() {
 }
 
 #[test]
-fn the_text_cache_outlives_images() {
+fn the_text_cache_is_kept_across_images() {
     for seed in 0..20 {
         let model = Scripted::random();
         let generated = generate(&model, &[0], &guided(3.0, seed)).unwrap();
@@ -381,11 +271,11 @@ fn a_begun_image_is_continued_from_its_codes() {
 fn stop_ids_end_a_row_and_are_its_last_id() {
     let special = *vocabulary().special();
     let config = GenerationConfig::default().greedy();
-    let generated = generate(&Scripted::fond_of(&[special.eos]), &[0], &config).unwrap();
+    let generated = generate(&Scripted::preferring(&[special.eos]), &[0], &config).unwrap();
     assert_eq!(generated.ids, [special.eos]);
     assert_eq!(generated.end, EndReason::Stop(special.eos));
 
-    let model = Scripted::fond_of(&[special.sep, text(3)]);
+    let model = Scripted::preferring(&[special.sep, text(3)]);
     let config = GenerationConfig { max_new_tokens: Some(4), ..config };
     assert_eq!(generate(&model, &[0], &config).unwrap().ids, [text(3); 4]);
     let config = GenerationConfig { stop_ids: vec![special.sep], ..config };
@@ -399,7 +289,7 @@ fn stop_ids_end_a_row_and_are_its_last_id() {
 
 #[test]
 fn repetition_is_counted_over_prompt_and_answer() {
-    let model = Scripted::fond_of(&[text(0), text(1)]);
+    let model = Scripted::preferring(&[text(0), text(1)]);
     let mut config = GenerationConfig { max_new_tokens: Some(2), ..GenerationConfig::default() };
     config = config.greedy();
     config.text.repetition_penalty = 2.0;
@@ -408,7 +298,7 @@ fn repetition_is_counted_over_prompt_and_answer() {
 }
 
 #[test]
-fn useless_prompts_are_refused_before_any_computation() {
+fn unusable_prompts_are_refused_before_any_computation() {
     let model = Scripted::random();
     let auto = GenerationConfig::default();
     let image = GenerationConfig { mode: GenerationMode::ImageOnly, ..auto.clone() };
@@ -430,7 +320,7 @@ fn useless_prompts_are_refused_before_any_computation() {
 }
 
 #[test]
-fn logits_that_are_no_numbers_and_errors_of_the_listener_end_the_work() {
+fn non_finite_logits_and_errors_of_on_event_end_generation() {
     let model = Scripted::new(|_| vec![f32::NAN; vocabulary().len()]);
     let error = generate(&model, &[0], &GenerationConfig::default()).unwrap_err();
     assert!(error.to_string().contains("not finite"), "{error}");

@@ -1,19 +1,25 @@
-//! What must not change a gradient: packing, accumulation, activation checkpointing; and how far bfloat16
-//! may move it.
+//! What must not change loss, metrics and gradients: packing, micro-batches, activation checkpointing; and how
+//! far bfloat16 may change them.
 
 use std::collections::BTreeMap;
 
-use burn::module::Module;
-use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::TensorData;
+use burn::optim::GradientsAccumulator;
+use burn::tensor::{Tensor, TensorData};
 use calumma::data::pack::{Document, PackedBatch, Packer};
+use calumma::device::Precision;
 use calumma::model::{CausalLm, ModelConfig};
-use calumma::tokenize::TokenSequence;
-use calumma::train::objective::{LossConfig, NextToken, NextTokenBatch, NextTokenLoss};
-use calumma::train::{GroupConfig, Optimizer, OptimizerConfig};
+use calumma::report::Metrics;
+use calumma::tokenize::{CodedSegment, Processor, TokenSequence};
+use calumma::train::objective::{
+    Activations, LossConfig, NextToken, NextTokenBatch, NextTokenLoss, Predictions, Targets,
+    backward,
+};
+use calumma::train::{GroupConfig, LanguageRecipe, LanguageTask, Optimizer, OptimizerConfig, Task};
+use vq_tokenizer::Codes;
 
 use crate::common::cpu;
-use crate::train::{named, tiny_batch, tiny_model};
+use crate::overfit;
+use crate::train::{named, recipe, tiny_batch, tiny_model, whole_step};
 
 type Gradients = BTreeMap<String, TensorData>;
 
@@ -46,22 +52,54 @@ fn batch(documents: &[TokenSequence], rows: usize, seq_len: usize) -> NextTokenB
     with_modalities(packed)
 }
 
-/// The sum over batches of each one's gradient and loss, by the share of targets' weight in it.
-fn weighted(model: &CausalLm, batches: &[NextTokenBatch]) -> (Gradients, f64) {
-    let weight = |batch: &NextTokenBatch| -> f64 {
-        let targets = batch.packed.loss_mask.iter().zip(&batch.is_image).filter(|(m, _)| **m);
-        targets.map(|(_, is_image)| if *is_image { 0.5 } else { 1.5 }).sum()
-    };
-    let whole: f64 = batches.iter().map(weight).sum();
-    let mut sum = GradientsAccumulator::new();
-    let mut total = 0.0;
+/// Gradients and loss of one step over all of `batches`.
+fn step(model: &CausalLm, batches: &[NextTokenBatch]) -> (Gradients, NextTokenLoss) {
+    let normalizer = OBJECTIVE.normalizer(batches);
+    let (mut sum, mut total) = (GradientsAccumulator::new(), NextTokenLoss::default());
     for batch in batches {
-        let share = weight(batch) / whole;
-        let (gradients, loss) = OBJECTIVE.gradients(model, batch, share);
+        let (gradients, loss) = OBJECTIVE.gradients(model, batch, normalizer, Activations::Keep);
         sum.accumulate(model, gradients);
-        total += loss.total * share;
+        total += loss;
     }
     (named(model, sum.grads()), total)
+}
+
+/// The rows of `batch`, one by one.
+fn rows(batch: &NextTokenBatch) -> Vec<NextTokenBatch> {
+    let (packed, seq_len) = (&batch.packed, batch.packed.seq_len);
+    let row = |row: usize| {
+        let tokens = row * seq_len..(row + 1) * seq_len;
+        with_modalities(PackedBatch {
+            ids: packed.ids[tokens.clone()].to_vec(),
+            document_ids: packed.document_ids[tokens.clone()].to_vec(),
+            positions: packed.positions[tokens.clone()].to_vec(),
+            loss_mask: packed.loss_mask[tokens.clone()].to_vec(),
+            sources: packed.sources[tokens].to_vec(),
+            rows: 1,
+            seq_len,
+        })
+    };
+    (0..packed.rows).map(row).collect()
+}
+
+fn norm(gradients: &Gradients) -> f64 {
+    let squares = gradients.values().flat_map(|g| g.iter::<f32>()).map(|g| f64::from(g).powi(2));
+    squares.sum::<f64>().sqrt()
+}
+
+/// `got` is `want` within the rounding of sums in another order.
+fn assert_same(got: f64, want: f64, what: &str) {
+    assert!((got - want).abs() <= 1e-6 * want.abs(), "{what}: {got} {want}");
+}
+
+fn assert_same_loss(got: &NextTokenLoss, want: &NextTokenLoss) {
+    assert_same(got.total, want.total, "loss");
+    assert_eq!(got.sources.len(), want.sources.len());
+    let sums = |loss: &NextTokenLoss| [&[loss.image, loss.text], &loss.sources[..]].concat();
+    for (got, want) in sums(got).into_iter().zip(sums(want)) {
+        assert_same(got.0, want.0, "sum of losses");
+        assert_eq!(got.1, want.1, "number of targets");
+    }
 }
 
 /// Sums in another order differ by about a hundred roundings of f32, of the largest value.
@@ -78,49 +116,140 @@ fn assert_equal(got: &Gradients, want: &Gradients, tolerance: f32) {
     }
 }
 
-fn without_z(objective: &NextToken) -> NextToken {
-    NextToken { config: LossConfig { z_loss: 0.0, ..objective.config.clone() } }
-}
-
 #[test]
 fn a_packed_row_has_the_loss_and_gradients_of_its_documents_alone() {
     let model = tiny_model(&cpu().autodiff());
     let documents = documents(&[5, 9, 3, 7, 8]);
     let packed = batch(&documents, 1, 40);
     assert_eq!(packed.packed.num_tokens(), 32);
-    let alone: Vec<NextTokenBatch> =
-        documents.iter().map(|d| batch(std::slice::from_ref(d), 1, 12)).collect();
-    // The z-loss is a mean over targets whatever they weigh, so the shares of the parts differ.
-    let objective = without_z(&OBJECTIVE);
-    let one = |batch: &NextTokenBatch, share| objective.gradients(&model, batch, share);
-    let weight = |batch: &NextTokenBatch| -> f64 {
-        let targets = batch.packed.loss_mask.iter().zip(&batch.is_image).filter(|(m, _)| **m);
-        targets.map(|(_, is_image)| if *is_image { 0.5 } else { 1.5 }).sum()
-    };
-    let whole = weight(&packed);
-    let mut sum = GradientsAccumulator::new();
-    let mut total = 0.0;
-    for part in &alone {
-        let (gradients, loss) = one(part, weight(part) / whole);
-        sum.accumulate(&model, gradients);
-        total += loss.total * weight(part) / whole;
-    }
-    let (want, loss) = one(&packed, 1.0);
-    assert!((loss.total - total).abs() < 1e-5 * total, "{} {total}", loss.total);
-    assert_equal(&named(&model, want), &named(&model, sum.grads()), ROUNDING);
+    let alone = documents.iter().enumerate().map(|(number, document)| {
+        let mut alone = batch(std::slice::from_ref(document), 1, 12);
+        let is_token = alone.packed.document_ids.clone();
+        for (source, document) in alone.packed.sources.iter_mut().zip(is_token) {
+            *source = if document == 0 { 0 } else { (number % 2) as u32 };
+        }
+        alone
+    });
+    let (got, loss) = step(&model, &alone.collect::<Vec<_>>());
+    let (want, wanted) = step(&model, &[packed]);
+    assert_same_loss(&loss, &wanted);
+    assert_equal(&got, &want, ROUNDING);
 }
 
 #[test]
-fn accumulating_two_batches_is_one_of_twice_the_size() {
+fn eight_rows_at_once_are_eight_micro_batches_of_one_row() {
     let model = tiny_model(&cpu().autodiff());
-    // Equal documents in both halves, so that each half has half of the targets.
-    let half = documents(&[9, 9, 9]);
-    let double: Vec<TokenSequence> = half.iter().chain(&half).cloned().collect();
-    let (double, halves) = (batch(&double, 2, 27), [batch(&half, 1, 27), batch(&half, 1, 27)]);
-    let (got, total) = weighted(&model, &halves);
-    let (want, loss) = OBJECTIVE.gradients(&model, &double, 1.0);
-    assert!((loss.total - total).abs() < 1e-5 * total);
-    assert_equal(&got, &named(&model, want), ROUNDING);
+    let mut documents = documents(&[27, 5, 20, 9, 9, 9, 14, 12, 3, 22, 27, 26, 19, 6]);
+    documents[10].loss_mask.fill(false);
+    let whole = batch(&documents, 8, 27);
+    let rows = rows(&whole);
+    let counts = |row: &NextTokenBatch| {
+        let targets = Targets::of(row);
+        (targets.len(), targets.is_image.iter().filter(|is_image| **is_image).count())
+    };
+    let mut distinct: Vec<_> = rows.iter().map(counts).collect();
+    assert!(distinct.contains(&(0, 0)), "a row has no target: {distinct:?}");
+    distinct.sort_unstable();
+    distinct.dedup();
+    assert!(distinct.len() >= 5, "rows differ in number and kinds of targets: {distinct:?}");
+
+    let (want, wanted) = step(&model, &[whole]);
+    let (got, loss) = step(&model, &rows);
+    assert_same_loss(&loss, &wanted);
+    assert_same(norm(&got), norm(&want), "gradient norm");
+    assert_equal(&got, &want, ROUNDING);
+}
+
+/// Eight documents too long to share a row of 64, with unequal numbers of targets and kinds of them.
+fn unequal(processor: &Processor) -> Vec<TokenSequence> {
+    let document = |number: usize| {
+        let image = |salt: usize| {
+            let ids = (0..16).map(|at| ((number * 131 + salt + at * at * 37) % 24) as u32);
+            CodedSegment::Image(Codes { ids: ids.collect(), height: 4, width: 4 })
+        };
+        let text = CodedSegment::text(vec!["a"; 1 + number % 4].join(" "));
+        let mut tokens = processor.document(&[image(0), text, image(5)]).unwrap();
+        let len = tokens.ids.len();
+        assert!((33..=64).contains(&len), "{len} tokens");
+        tokens.loss_mask[..len - 3 - 4 * number].fill(false);
+        tokens
+    };
+    (0..8).map(document).collect()
+}
+
+#[test]
+fn a_training_step_and_an_evaluation_do_not_depend_on_the_split_into_micro_batches() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    let overrides = overfit::prepare(dir, unequal);
+    let metrics = |sequences: usize, accumulate: usize| -> [Metrics; 3] {
+        let mut overrides = overrides.clone();
+        overrides.extend([
+            "loss.z_loss=1e-3".to_owned(),
+            "loss.text_weight=1.5".to_owned(),
+            "run.shown=0".to_owned(),
+            "batch.seq_len=64".to_owned(),
+            format!("batch.sequences={sequences}"),
+            format!("batch.accumulate={accumulate}"),
+        ]);
+        let recipe: LanguageRecipe = recipe(dir, overfit::RECIPE, &overrides);
+        let mut task = LanguageTask::new(recipe, &cpu(), Precision::F32, true).unwrap();
+        let stepped = task.step(0, 1e-3).unwrap();
+        assert_eq!(stepped.skipped, None);
+        let mut interval = task.since_last();
+        interval.retain(|(name, _)| name.starts_with("loss/") || name.ends_with("_share"));
+        interval.retain(|(name, _)| name != "data_wait_share");
+        [stepped.metrics, interval, task.evaluate().unwrap()]
+    };
+    let whole = metrics(8, 1);
+    let names: Vec<&str> = whole[0].iter().map(|(name, _)| name.as_ref()).collect();
+    assert_eq!(names, ["loss", "image_loss", "text_loss", "grad_norm"]);
+    for (sequences, accumulate) in [(1, 8), (2, 4)] {
+        for (got, want) in metrics(sequences, accumulate).iter().zip(&whole) {
+            assert_eq!(got.len(), want.len());
+            for ((name, got), (wanted, want)) in got.iter().zip(want) {
+                assert_eq!(name, wanted);
+                assert_same(*got, *want, name);
+            }
+        }
+    }
+}
+
+#[test]
+fn signed_weights_go_through_the_whole_model_with_and_without_checkpointing() {
+    let model = tiny_model(&cpu().autodiff());
+    let batch = tiny_batch();
+    let targets = Targets::of(&batch);
+    let weights = [1.0, -0.7, 0.0, 2.0, -1.5, 0.4, -0.1];
+    let gradients = |activations| {
+        let (gradients, log_probs) = backward(&model, &batch.packed, activations, |hidden| {
+            let predictions = Predictions::new(&model, hidden, &targets);
+            let log_probs: Vec<f32> = predictions.stats().iter().map(|s| s.log_prob).collect();
+            let (surrogate, stats) = predictions.surrogate(&weights, 0.0);
+            assert_eq!(log_probs, stats.iter().map(|s| s.log_prob).collect::<Vec<_>>());
+            (surrogate, log_probs)
+        });
+        (named(&model, gradients), log_probs)
+    };
+    let (got, log_probs) = gradients(Activations::Keep);
+    let (by_layer, again) = gradients(Activations::Recompute { seed: 1 });
+    assert_eq!(log_probs, again);
+    assert_equal(&by_layer, &got, 1e-6);
+    // The same sum of log-probabilities with all logits on the tape.
+    let (want, _) = backward(&model, &batch.packed, Activations::Keep, |hidden| {
+        let [rows, seq, _] = hidden.dims();
+        let logits = model.logits(hidden);
+        let vocab = logits.dims()[2];
+        let log_probs =
+            burn::tensor::activation::log_softmax(logits.reshape([rows * seq, vocab]), 1);
+        let mut loss = Tensor::<1>::zeros([1], &model.device());
+        for (target, weight) in weights.iter().enumerate() {
+            let (at, id) = (targets.predictors[target], targets.ids[target] as usize);
+            loss = loss - log_probs.clone().slice([at..at + 1, id..id + 1]).reshape([1]) * *weight;
+        }
+        (loss, ())
+    });
+    assert_equal(&got, &named(&model, want), 1e-5);
 }
 
 #[test]
@@ -139,9 +268,12 @@ fn activation_checkpointing_changes_no_gradient() {
     for tied in [false, true] {
         let model =
             ModelConfig { tie_word_embeddings: tied, ..config.clone() }.init(&device).unwrap();
-        let (want, loss) = OBJECTIVE.gradients(&model, &tiny_batch(), 0.5);
-        let (got, again) = OBJECTIVE.gradients_by_layer(&model, &tiny_batch(), 0.5, 3);
-        assert_eq!(loss.total, again.total);
+        let normalizer = OBJECTIVE.normalizer(&[tiny_batch(), tiny_batch()]);
+        let gradients =
+            |activations| OBJECTIVE.gradients(&model, &tiny_batch(), normalizer, activations);
+        let (want, loss) = gradients(Activations::Keep);
+        let (got, again) = gradients(Activations::Recompute { seed: 3 });
+        assert_eq!(loss, again);
         assert_equal(&named(&model, got), &named(&model, want), 1e-6);
     }
 }
@@ -163,10 +295,10 @@ fn losses_by_modality_and_by_source_add_up() {
 #[test]
 fn mixed_precision_moves_gradients_by_the_rounding_of_bfloat16() {
     let model = tiny_model(&cpu().autodiff());
-    let (want, loss) = OBJECTIVE.gradients(&model, &tiny_batch(), 1.0);
+    let (want, loss) = whole_step(&OBJECTIVE, &model, &tiny_batch());
     let want = named(&model, want);
     let mixed = model.in_mixed_precision();
-    let (got, rounded) = OBJECTIVE.gradients(&mixed, &tiny_batch(), 1.0);
+    let (got, rounded) = whole_step(&OBJECTIVE, &mixed, &tiny_batch());
     assert!((loss.total - rounded.total).abs() < 0.01 * loss.total);
     let got = named(&mixed, got);
     let norm = |data: &TensorData| data.iter::<f32>().map(|v| v * v).sum::<f32>().sqrt();
@@ -201,20 +333,20 @@ fn frozen_parameters_stay_and_groups_have_their_own_rate() {
     };
     let plain = OptimizerConfig { groups: Vec::new(), ..config.clone() };
     let model = tiny_model(&device);
-    let step = |config: &OptimizerConfig, by_layer: bool| {
+    let step = |config: &OptimizerConfig, activations: Activations| {
         let model = config.freeze(model.clone()).unwrap();
-        let (gradients, _): (GradientsParams, _) = match by_layer {
-            true => OBJECTIVE.gradients_by_layer(&model, &tiny_batch(), 1.0, 0),
-            false => OBJECTIVE.gradients(&model, &tiny_batch(), 1.0),
-        };
+        let batch = tiny_batch();
+        let normalizer = OBJECTIVE.normalizer(std::slice::from_ref(&batch));
+        let (gradients, _) = OBJECTIVE.gradients(&model, &batch, normalizer, activations);
         // Without clipping: its norm counts only what is trained.
         let config = OptimizerConfig { grad_clip: 0.0, ..config.clone() };
         let (model, _) = Optimizer::new(config).step(model, gradients, 0.01).unwrap();
         tensor_files::collect(&model)
     };
     let before = tensor_files::collect(&model);
-    let (free, by_layer) = (step(&plain, false), step(&config, true));
-    let grouped = step(&config, false);
+    let free = step(&plain, Activations::Keep);
+    let grouped = step(&config, Activations::Keep);
+    let by_layer = step(&config, Activations::Recompute { seed: 0 });
     for (name, before) in &before {
         let change = |after: &TensorData| -> Vec<f32> {
             after.iter::<f32>().zip(before.iter::<f32>()).map(|(a, b)| a - b).collect()
@@ -235,5 +367,24 @@ fn frozen_parameters_stay_and_groups_have_their_own_rate() {
     assert!(message.contains("no parameter is called layers.*"), "{message}");
     let all = OptimizerConfig { groups: vec![group("*", 0.0)], ..plain };
     assert!(all.freeze(model.clone()).unwrap_err().to_string().contains("freezes every parameter"));
-    assert!(model.num_params() > 0);
+}
+
+#[test]
+fn frozen_parameters_have_no_gradient_and_all_others_have_one() {
+    let group = GroupConfig {
+        parameters: vec!["model.layers.*.mlp.*".to_owned(), "model.embed_tokens.*".to_owned()],
+        lr_scale: 0.0,
+        weight_decay: None,
+    };
+    let config = OptimizerConfig { groups: vec![group], ..OptimizerConfig::default() };
+    let model = config.freeze(tiny_model(&cpu().autodiff())).unwrap();
+    let normalizer = OBJECTIVE.normalizer(&[tiny_batch()]);
+    for activations in [Activations::Keep, Activations::Recompute { seed: 0 }] {
+        let (gradients, _) = OBJECTIVE.gradients(&model, &tiny_batch(), normalizer, activations);
+        let gradients = named(&model, gradients);
+        for name in tensor_files::shapes(&model).into_keys() {
+            let is_frozen = name.contains(".mlp.") || name.contains("embed_tokens");
+            assert_eq!(gradients.contains_key(&name), !is_frozen, "{name}");
+        }
+    }
 }

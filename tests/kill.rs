@@ -1,7 +1,7 @@
-//! A run that is killed at any moment: the newest checkpoint is always whole, and the weights in the end are
-//! those of a run that nobody touched.
+//! Runs killed at random moments: the newest checkpoint is always intact, and the final weights are those
+//! of an uninterrupted run.
 //!
-//! `CALUMMA_KILLS=1000 cargo test --release --workspace kills` kills a thousand times; a plain test run some.
+//! `CALUMMA_KILLS=1000 cargo test --release --workspace kills` kills a thousand times; the default is 25.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

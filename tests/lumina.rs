@@ -1,12 +1,13 @@
-//! Lumina-mGPT's dialect: images that say their size, beside its own rules taken step by step.
+//! Lumina-mGPT's layout: image blocks with their size, against its own rules step by step.
 
 use std::path::Path;
 
 use calumma::checkpoint::{Checkpoint, Conversion, Layout, Parts, weight_files, write_directory};
 use calumma::generate::{
     EndReason, Event, GenerationConfig, GenerationMode, Generator, LanguageModel, Preset,
+    ServingModel,
 };
-use calumma::model::{ModelConfig, ServingModel};
+use calumma::model::ModelConfig;
 use calumma::pipeline::Pipeline;
 use calumma::tokenize::{
     BpeConfig, CodedSegment, EncodeOptions, Processor, TextTokenizer, train_bpe,
@@ -61,7 +62,7 @@ fn codes(rows: usize, columns: usize) -> Codes {
 }
 
 #[test]
-fn an_image_says_its_height_and_width_and_ends_its_rows() {
+fn an_image_block_begins_with_its_size_and_ends_every_row() {
     let processor = processor();
     let image = CodedSegment::Image(codes(2, 4));
     let document = [CodedSegment::text("a"), image, CodedSegment::text("red")];
@@ -99,9 +100,9 @@ fn argmax(logits: &[f32], allowed: impl Fn(u32) -> bool) -> u32 {
     allowed.max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize])).unwrap()
 }
 
-/// The rules of the reference's two logits processors, from whole rows at every step.
+/// The rules of the reference's two logits processors, computed from whole rows at every step.
 #[test]
-fn an_image_is_drawn_by_the_reference_s_rules() {
+fn an_image_is_drawn_by_the_rules_of_the_reference() {
     let (model, processor) = (model(), processor());
     let vocabulary = processor.vocabulary();
     let begin = vocabulary.special().begin_image;
@@ -159,7 +160,7 @@ fn an_image_is_drawn_by_the_reference_s_rules() {
 }
 
 #[test]
-fn text_and_images_alternate_and_every_block_is_whole() {
+fn text_and_images_alternate_and_every_block_is_complete() {
     let (model, processor) = (model(), processor());
     let generator =
         Generator::new(&model, processor.vocabulary(), processor.blocks().clone()).unwrap();
@@ -171,7 +172,7 @@ fn text_and_images_alternate_and_every_block_is_whole() {
         let made = generator.generate(&prompt, &settings, |_| Ok(())).unwrap();
         let whole = [prompt.clone(), made.ids].concat();
         assert!(whole.len() <= model.context());
-        // Decoding fails on any block that is not whole.
+        // Decoding fails on incomplete blocks.
         let segments = processor.decode(&whole).unwrap();
         let drawn = segments.iter().filter(|s| matches!(s, CodedSegment::Image(_))).count();
         assert_eq!(drawn, made.images.len());
@@ -180,7 +181,7 @@ fn text_and_images_alternate_and_every_block_is_whole() {
 }
 
 #[test]
-fn an_open_block_of_the_prompt_is_completed_and_a_wrong_one_refused() {
+fn an_open_block_of_a_prompt_is_completed_and_a_malformed_one_refused() {
     let (model, processor) = (model(), processor());
     let generator =
         Generator::new(&model, processor.vocabulary(), processor.blocks().clone()).unwrap();
@@ -211,8 +212,8 @@ fn an_open_block_of_the_prompt_is_completed_and_a_wrong_one_refused() {
     refused(&wrong, "in an open image block");
 }
 
-/// Makes a directory as Lumina-mGPT publishes them: no file about the processor, a row of norms per part.
-/// Returns its transformer's weights.
+/// Writes a directory as Lumina-mGPT publishes them, without processor files and with one row of norms
+/// per model-parallel part; returns the weights of the transformer.
 fn published(dir: &Path) -> NamedTensors {
     let device = cpu();
     let vq_config: VqConfig = serde_json::from_value(serde_json::json!({
@@ -249,7 +250,7 @@ fn published(dir: &Path) -> NamedTensors {
     std::fs::write(&path, config.replace("ChameleonFor", "ChameleonXLLMXFor")).unwrap();
     let (path, files) = weight_files(&theirs).unwrap();
     let of_part = |(name, dtype, shape): (String, _, Vec<usize>)| match name.contains("_norm.") {
-        // The same in all heads here, so any row is that of its part.
+        // All heads are equal here, so any row is that of its part.
         true => (name, dtype, vec![2, shape[1]]),
         false => (name, dtype, shape),
     };
@@ -266,7 +267,7 @@ fn published(dir: &Path) -> NamedTensors {
 }
 
 #[test]
-fn a_published_directory_is_known_by_its_class_and_taken_in() {
+fn a_published_directory_is_recognised_by_its_class_and_converted() {
     let scratch = tempfile::tempdir().unwrap();
     let tensors = published(scratch.path());
     let (theirs, taken_in) = (scratch.path().join("theirs"), scratch.path().join("taken"));
@@ -283,7 +284,7 @@ fn a_published_directory_is_known_by_its_class_and_taken_in() {
         assert_eq!(checkpoint.vq.unwrap().preprocessor(), &PreprocessorConfig::flexible(768));
         assert!(tensor_files::collect(&checkpoint.model) == tensors, "{}", dir.display());
     }
-    // Smaller images, as a context of 160 has room for.
+    // Smaller images, which fit a context of 160.
     let path = taken_in.join("vq_tokenizer/preprocessor_config.json");
     let small = PreprocessorConfig { size_multiple: 4, ..PreprocessorConfig::flexible(16) };
     small.save(&path).unwrap();

@@ -1,5 +1,5 @@
-//! The metrics over texts against committed reference values and, where Python has the originals,
-//! against these on random cases: `tests/metrics.sh`.
+//! Metrics against committed reference values and, if the originals are installed (`tests/metrics.sh`), against these
+//! on random cases.
 
 use std::io::Write;
 use std::path::Path;
@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::common::fixture;
 
-/// Scores are sums of some hundreds of terms near 1 in another order than the originals'.
+/// Scores are sums of some hundreds of terms near 1, in another order than in the originals.
 const TOLERANCE: f64 = 1e-9;
 
 const NAMES: [&str; 6] = ["Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"];
@@ -43,7 +43,7 @@ fn texts(value: &Value) -> Vec<String> {
     list(value).iter().map(|value| text(value).to_owned()).collect()
 }
 
-/// The scores in the order of [`NAMES`]: of the corpus, and of each segment.
+/// The scores of the corpus and of each segment, in the order of [`NAMES`].
 fn scores(segments: &[Segment]) -> ([f64; 6], Vec<[f64; 6]>) {
     let (bleu, rouge, cider) = (bleu(segments), rouge_l(segments), cider(segments));
     let row = |[a, b, c, d]: [f64; 4], rouge, cider| [a, b, c, d, rouge, cider];
@@ -53,7 +53,7 @@ fn scores(segments: &[Segment]) -> ([f64; 6], Vec<[f64; 6]>) {
     (row(bleu.corpus, rouge.corpus, cider.corpus), each)
 }
 
-/// Compares with the scores that `expected` has, by name; returns how many.
+/// Compares with those scores that `expected` has, by name; returns their number.
 fn assert_scores(scores: &[f64; 6], expected: &Value, tolerance: f64, what: &str) -> usize {
     let known = NAMES.iter().zip(scores).filter_map(|(name, score)| {
         let right = expected[*name].as_f64()?;
@@ -103,7 +103,7 @@ fn captions_with_fifty_references_score_as_by_the_public_scorer() {
 }
 
 #[test]
-fn answers_are_scored_as_by_the_public_evaluator() {
+fn vqa_accuracies_are_those_of_the_public_evaluator() {
     let official = VqaAccuracy::new(AnswerRules::Official);
     let cases = json("metrics/vqa_accuracy_cases.json");
     for case in list(&cases["cases"]) {
@@ -113,7 +113,7 @@ fn answers_are_scored_as_by_the_public_evaluator() {
     assert_eq!(list(&cases["cases"]).len(), 16);
 }
 
-/// Compares the tokens of rows of `text` and `tokens`, one file together; returns how many differ.
+/// The number of rows whose `text`, tokenised as a line of one file, differs from `tokens`.
 fn differing_tokens(rows: &[Value]) -> usize {
     let lines: Vec<&str> = rows.iter().map(|row| text(&row["text"])).collect();
     let tokens = PtbTokenizer::new().tokenize_lines(&lines);
@@ -134,12 +134,12 @@ fn captions_are_tokenised_as_by_the_public_scorer() {
     assert_eq!(differing_tokens(&rows), 0);
 }
 
-/// Writes to standard error past the capture of the test runner.
+/// Writes to standard error, bypassing the test runner's capture.
 fn say(message: &str) {
     std::io::stderr().write_all(format!("{message}\n").as_bytes()).unwrap();
 }
 
-/// What `tests/metrics_peer.py` makes of `topic` in `dir`; none, said aloud, without the originals.
+/// The output of `tests/metrics_peer.py` on `topic`, made in `dir`; `None`, with a message, without the originals.
 fn peer(topic: &str, dir: &Path, files: &[&str]) -> Option<Value> {
     let Some(python) = std::env::var_os("CALUMMA_PEER_PYTHON") else {
         say(&format!(
@@ -165,7 +165,7 @@ struct Worst(f64, usize);
 
 impl Worst {
     fn see(&mut self, score: f64, right: &Value, what: &str) {
-        let right = right.as_f64().unwrap_or_else(|| panic!("{what}: no number but {right}"));
+        let right = right.as_f64().unwrap_or_else(|| panic!("{what}: {right} is no number"));
         let difference = (score - right).abs();
         assert!(difference <= TOLERANCE, "{what}: {score}, not {right}");
         self.0 = self.0.max(difference);
@@ -198,7 +198,7 @@ fn random_captions_score_as_by_the_public_scorer() {
     ));
 }
 
-/// Compares normal forms and accuracies by `rules` under the key `name`.
+/// Compares normalised answers and accuracies by `rules` with those under the key `name`.
 fn assert_answers(peer: &Value, rules: AnswerRules, name: &str) -> Vec<f64> {
     let normalizer = AnswerNormalizer::with_rules(rules);
     for row in list(&peer["texts"]) {
@@ -266,7 +266,7 @@ fn random_short_answers_match_as_by_squad() {
     say(&format!("squad: {} answers alike", list(&peer).len()));
 }
 
-/// `CALUMMA_PEER_TEXTS` names files, one per line, of texts, one per line.
+/// `CALUMMA_PEER_TEXTS` lists files, one per line, with one text per line.
 #[test]
 fn texts_are_tokenised_as_by_the_public_scorer() {
     let dir = tempfile::tempdir().unwrap();
@@ -283,8 +283,8 @@ fn texts_are_tokenised_as_by_the_public_scorer() {
     assert!(alike as f64 >= 0.995 * rows.len() as f64);
 }
 
-/// scikit-image leaves out the border of five pixels where its window would reach over the edge,
-/// which is where the window here does not fit: the two means are over the same positions.
+/// scikit-image drops the border of five pixels where its window would cross the edge, which is where the window here
+/// does not fit: both means are over the same positions.
 #[test]
 fn random_images_compare_as_by_scikit_image() {
     let dir = tempfile::tempdir().unwrap();
@@ -319,7 +319,7 @@ fn random_images_compare_as_by_scikit_image() {
 }
 
 #[test]
-fn fid_is_that_of_pytorch_fid() {
+fn fid_equals_pytorch_fid() {
     let dir = tempfile::tempdir().unwrap();
     let Some(peer) = peer("fid", dir.path(), &[]) else { return };
     let weights = dir.path().join("weights.pth");

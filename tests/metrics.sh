@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Holds the metrics against their public originals: 200 corpora of captions, 10,000 answers, pictures,
-# and the tokens of every line of the files named. Needs Python, Java, the Python registry and GitHub.
+# Compares the metrics with their public originals on 200 corpora of captions, 10,000 answers, images and,
+# for the tokenizer, every line of the given files. Needs Python, Java, the Python registry and GitHub.
 # Usage: tests/metrics.sh [FILE...]
-# CALUMMA_PEER_VENV: where the packages go; CALUMMA_VQA_EVAL: a checkout of GT-Vision-Lab/VQA.
+# CALUMMA_PEER_VENV: directory for the packages; CALUMMA_VQA_EVAL: a checkout of GT-Vision-Lab/VQA.
 set -euo pipefail
 files=()
 for file in "$@"; do files+=("$(realpath "$file")"); done
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 venv=${CALUMMA_PEER_VENV:-${CARGO_TARGET_DIR:-$PWD/target}/metrics-venv}
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 "$venv/bin/pip" install --quiet pycocoevalcap scikit-image pytorch-msssim pytorch-fid torchmetrics
-# Its evaluator of answers imports nothing; the package would bring hundreds.
+# Only its evaluator of answers is used, which needs none of the package's hundreds of dependencies.
 "$venv/bin/pip" install --quiet --no-deps lmms-eval
 if [ -z "${CALUMMA_VQA_EVAL:-}" ]; then
     export CALUMMA_VQA_EVAL=$venv/VQA

@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""Score random cases with the public metrics that calumma's are held against.
+"""Score random cases with the public metrics that calumma's metrics must equal.
 
 Usage: metrics_peer.py TOPIC OUT_DIR [FILE...]
 
-writes OUT_DIR/TOPIC.json, and exits with 77 and a sentence where a package is missing:
+writes OUT_DIR/TOPIC.json; exits with 77 and a message if a package is missing:
 
   captions  200 corpora: BLEU, ROUGE-L, CIDEr of pycocoevalcap
   answers   10,000 answers normalised, 2,000 questions scored: the official VQA evaluator
   evalai    the same: lmms-eval's processor and its accuracy of VQAv2 and TextVQA
   squad     2,000 short answers: exact match and F1 of torchmetrics' SQuAD
   texts     tokens by pycocoevalcap's Java tokenizer of every line of FILE...
-  pictures  50 pairs as raw RGB files: scikit-image, pytorch-msssim, and a formula in float64
-  fid       pytorch-fid's network with random weights on 12 pictures, and its distance of 20 pairs of sets
+  images    50 pairs as raw RGB files: scikit-image, pytorch-msssim, and a formula in float64
+  fid       pytorch-fid's network with random weights on 12 images, and its distances of 20 pairs of sets
 
-metrics_peer.py ptb-fixture FILE writes the tokens of a file of {"text", "tokens"} lines anew.
+metrics_peer.py ptb-fixture FILE updates the tokens in a file of {"text", "tokens"} lines.
 
 The originals are not copied here. pycocoevalcap, lmms-eval, torchmetrics, scikit-image, pytorch-fid and
 pytorch-msssim come from the Python registry; the VQA evaluator from a checkout of
@@ -56,7 +56,7 @@ def from_file(name, path):
 
 
 def random_text(rng, vocabulary, longest):
-    """Words with repeated runs, now and then nothing, odd blanks between."""
+    """Words with repeated runs and odd blanks; sometimes empty."""
     if rng.random() < 0.05:
         return ""
     words = [rng.choice(vocabulary) for _ in range(rng.randint(1, longest))]
@@ -134,7 +134,7 @@ def questions_of(rng, texts):
 
 
 def official_evaluator():
-    """The class of the evaluator, whose file is Python 2 only for two print statements."""
+    """The class of the evaluator, whose file is Python 2 because of two print statements."""
     root = os.environ.get("CALUMMA_VQA_EVAL", "")
     path = pathlib.Path(root, "PythonEvaluationTools/vqaEvaluation/vqaEval.py")
     if not root or not path.exists():
@@ -319,7 +319,7 @@ def ms_ssim(np, a, b):
     return product
 
 
-def pictures(out, _):
+def images(out, _):
     np = package("numpy")
     metrics = package("skimage.metrics", "scikit-image")
     msssim = package("pytorch_msssim", "pytorch-msssim")
@@ -339,9 +339,9 @@ def pictures(out, _):
         if index % 9 == 0:
             second = rng.uniform(0, 255, first.shape)
         pair = [p.clip(0, 255).astype(np.uint8) for p in (first, second)]
-        for side, picture in zip("ab", pair):
-            (out / f"{index}{side}.rgb").write_bytes(picture.tobytes())
-        a, b = (picture / 255.0 for picture in pair)
+        for side, image in zip("ab", pair):
+            (out / f"{index}{side}.rgb").write_bytes(image.tobytes())
+        a, b = (image / 255.0 for image in pair)
         ssim = metrics.structural_similarity(
             a, b, channel_axis=2, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
@@ -395,9 +395,9 @@ def fid(out, _):
         height, width = rng.integers(20, 400, 2).tolist()
         y, x = np.mgrid[0:height, 0:width]
         waves = [127 + 100 * np.sin(x / rng.uniform(2, 20) + c) * np.cos(y / rng.uniform(2, 20)) for c in range(3)]
-        picture = (np.stack(waves, axis=2) + rng.normal(0, 20, (height, width, 3))).clip(0, 255).astype(np.uint8)
-        (out / f"{index}.rgb").write_bytes(picture.tobytes())
-        pixels = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255.0
+        image = (np.stack(waves, axis=2) + rng.normal(0, 20, (height, width, 3))).clip(0, 255).astype(np.uint8)
+        (out / f"{index}.rgb").write_bytes(image.tobytes())
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255.0
         with torch.no_grad():
             features.append(network(pixels)[0].flatten().tolist())
         sizes.append([width, height])
@@ -419,7 +419,7 @@ def fid(out, _):
 
 
 def main():
-    topics = {f.__name__: f for f in (captions, answers, evalai, squad, texts, pictures, fid)}
+    topics = {f.__name__: f for f in (captions, answers, evalai, squad, texts, images, fid)}
     if sys.argv[1:2] == ["ptb-fixture"] and len(sys.argv) == 3:
         return ptb_fixture(sys.argv[2])
     if len(sys.argv) < 3 or sys.argv[1] not in topics:

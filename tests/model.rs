@@ -1,4 +1,4 @@
-//! The transformer beside the reference implementation, and the properties it must have.
+//! The transformer against the reference implementation, and its properties.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,9 @@ use burn::module::{ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
 use calumma::checkpoint::Checkpoint;
-use calumma::generate::LanguageModel;
 use calumma::generate::sampling::log_probability;
-use calumma::model::{CausalLm, KvCache, ModelConfig, ModelInput, ServingModel, mask};
+use calumma::generate::{LanguageModel, ServingModel};
+use calumma::model::{CausalLm, KvCache, ModelConfig, ModelInput, mask};
 
 use crate::common::{Expected, assert_close, cpu, excess, fixture};
 
@@ -241,7 +241,7 @@ fn rows_of_a_ragged_batch_equal_single_rows() {
     let more = [vec![6_u32], vec![9, 10, 11]];
     let mut cache = serving.new_cache(2, 16);
     serving.next_logits(&rows, &mut cache).unwrap();
-    // A row may sit a call out.
+    // A row may skip a call.
     serving.next_logits(&[vec![], vec![3]], &mut cache).unwrap();
     let batched = serving.next_logits(&more, &mut cache).unwrap();
     let whole = [vec![1_u32, 2, 3, 4, 5, 6], vec![7, 8, 3, 9, 10, 11]];
@@ -253,14 +253,14 @@ fn rows_of_a_ragged_batch_equal_single_rows() {
 }
 
 #[test]
-fn choices_weighed_together_are_as_likely_as_each_alone() {
+fn choices_scored_together_have_the_log_probabilities_of_each_alone() {
     let device = cpu();
     device.seed(8);
     let config = tiny(false);
     let model = config.init(&device).unwrap();
     let serving = ServingModel::new(config, model, device);
     let prompt = [1_u32, 2, 3, 4, 5];
-    // More than are weighed at one time, of 1 to 4 ids.
+    // More than are scored at one time, of 1 to 4 ids.
     let choices: Vec<Vec<u32>> =
         (0..150_u32).map(|n| (0..=n % 4).map(|i| (7 * n + 3 * i) % 32).collect()).collect();
     let found = serving.log_probabilities(&prompt, &choices).unwrap();
@@ -304,7 +304,7 @@ fn packed_documents_do_not_see_each_other() {
 }
 
 #[test]
-fn a_full_cache_and_foreign_ids_are_refused() {
+fn a_full_cache_and_ids_out_of_range_are_refused() {
     let device = cpu();
     let config = tiny(false);
     let model = config.init(&device).unwrap();

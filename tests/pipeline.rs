@@ -1,15 +1,18 @@
-//! A checkpoint of random weights at work: what goes in and comes out, whatever it has learnt.
+//! A pipeline with random weights: properties that hold whatever the model has learned.
 
 use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::TensorData;
+use calumma::Error;
 use calumma::checkpoint::Checkpoint;
 use calumma::generate::sampling::log_probability;
-use calumma::generate::{EndReason, GenerationConfig, GenerationMode, PromptForms};
+use calumma::generate::{EndReason, GenerationConfig, GenerationMode};
 use calumma::model::ModelConfig;
 use calumma::pipeline::{Choices, Pipeline, PipelineEvent};
-use calumma::tokenize::{BpeConfig, CodedSegment, EncodeOptions, Processor, Segment, train_bpe};
+use calumma::tokenize::{
+    BpeConfig, CodedSegment, EncodeOptions, Processor, PromptTemplates, Segment, train_bpe,
+};
 use image::{Rgb, RgbImage};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -22,8 +25,7 @@ const SIDE: u32 = 16;
 const CODES: usize = 24;
 const CONTEXT: usize = 96;
 
-/// The matrices of `model` drawn anew from a seed of their own: the device's random stream is
-/// shared with other tests.
+/// `model` with matrices drawn from a fixed seed: other tests share the device's random stream.
 fn redrawn<M: Module>(model: M, scale: f32) -> M {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     let mut tensors = tensor_files::collect(&model);
@@ -65,7 +67,7 @@ fn checkpoint() -> Checkpoint {
         processor,
         vq: Some(VqTokenizer::new(vq_config, preprocessor, vq, device)),
         generation: GenerationConfig { guidance_scale: 2.0, ..GenerationConfig::default() },
-        prompts: PromptForms::default(),
+        prompts: PromptTemplates::default(),
         digest: None,
     }
 }
@@ -78,7 +80,7 @@ fn image(shade: u8) -> RgbImage {
     RgbImage::from_fn(SIDE + 9, SIDE, |x, y| Rgb([shade, (9 * x) as u8, (13 * y) as u8]))
 }
 
-/// Continues `prompt` and asserts that the events tell what is returned.
+/// Continues `prompt` and asserts that the events add up to the segments returned.
 fn generate_and_compare(pipeline: &Pipeline, prompt: &[u32], seed: u64) -> Vec<Segment> {
     let config = GenerationConfig { seed, ..pipeline.generation().clone() };
     let (mut told, mut begun, mut ends) = (Vec::new(), 0, Vec::new());
@@ -116,7 +118,7 @@ fn events_add_up_to_the_segments_returned() {
 }
 
 #[test]
-fn images_of_a_prompt_become_the_ids_of_their_codes() {
+fn images_of_a_prompt_are_encoded_as_their_codes() {
     let pipeline = pipeline();
     let (first, second) = (image(90), image(30));
     let text = |text: &str| Segment::Text(text.into());
@@ -147,7 +149,7 @@ fn an_image_has_the_trained_size_and_depends_on_the_seed_alone() {
 }
 
 #[test]
-fn of_several_candidates_one_is_kept_whatever_else_is_drawn() {
+fn the_candidate_kept_does_not_depend_on_the_other_texts() {
     let pipeline = pipeline();
     let config =
         |candidates, seed| GenerationConfig { candidates, seed, ..pipeline.generation().clone() };
@@ -180,10 +182,11 @@ fn questions_and_captions_are_answered_the_same_in_a_batch() {
 }
 
 #[test]
-fn a_prompt_longer_than_the_context_is_refused() {
+fn a_prompt_longer_than_the_context_is_an_error_with_both_numbers() {
     let pipeline = pipeline();
     let error = pipeline.draw(&"what colour? ".repeat(CONTEXT)).unwrap_err();
     assert!(error.to_string().contains("does not fit the context of 96 ids"), "{error}");
+    assert!(matches!(error, Error::PromptTooLong { context: CONTEXT, prompt: 97.., .. }));
     assert_eq!(error.exit_code(), 3);
 }
 
@@ -198,21 +201,38 @@ fn without_an_image_tokenizer_there_is_text_only() {
     }
     let config =
         GenerationConfig { mode: GenerationMode::ImageOnly, ..GenerationConfig::default() };
-    assert!(pipeline.generate(&prompt, &config, |_| Ok(())).is_err());
-    assert!(pipeline.draw("a red square").is_err());
-    assert!(pipeline.caption(&image(3)).is_err());
+    for error in [
+        pipeline.generate(&prompt, &config, |_| Ok(())).unwrap_err(),
+        pipeline.draw("a red square").unwrap_err(),
+        pipeline.caption(&image(3)).unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::NoImageTokenizer), "{error}");
+        assert_eq!(error.exit_code(), 3);
+    }
 }
 
 #[test]
-fn forms_of_a_checkpoint_are_checked_when_it_is_opened() {
-    let prompts = PromptForms { ask: "{question}".into(), ..PromptForms::default() };
+fn a_template_needs_exactly_one_image_for_each_given() {
+    let pipeline = pipeline();
+    for (template, found) in [("{question}<sep>", 0), ("<image><image>{question}", 2)] {
+        let asking = pipeline.asking(template, &[]).unwrap();
+        let error = asking.prompts(&[image(1)], &["it?"]).unwrap_err();
+        let Error::ImageCount { marks, images, .. } = error else { panic!("{error}") };
+        assert_eq!((marks, images), (found, 1));
+    }
+    assert!(pipeline.asking("<image>{question", &[]).is_err());
+}
+
+#[test]
+fn prompt_templates_are_checked_when_a_checkpoint_is_opened() {
+    let prompts = PromptTemplates { ask: "{question}".into(), ..PromptTemplates::default() };
     let device = cpu();
     let error = Pipeline::new(Checkpoint { prompts, ..checkpoint() }, &device).unwrap_err();
     assert!(error.to_string().contains("prompts.ask"), "{error}");
 }
 
 #[test]
-fn the_likeliest_choice_is_taken_by_sum_or_by_length() {
+fn the_most_likely_choice_is_taken_by_sum_or_by_length() {
     let pipeline = pipeline();
     let texts: Vec<String> =
         ["red", "a red", "a red square", "blue", "circle"].map(str::to_owned).into();

@@ -1,11 +1,13 @@
-//! The generator on the reference's tiny model, beside what the original release's rules give.
+//! The generator on the reference's tiny model, against the rules of the original release.
 //!
 //! The cases are `interleaved`, `image_only` and `image_edit` of `make_hf_fixtures.py`: greedy, with
-//! three-way guidance. Every choice there wins clearly, so the ids are equal.
+//! three-way guidance. No choice there is close, so the ids are equal.
 
 use calumma::checkpoint::Checkpoint;
-use calumma::generate::{EndReason, GenerationConfig, GenerationMode, Generator, Request};
-use calumma::model::{ModelConfig, ServingModel};
+use calumma::generate::{
+    EndReason, GenerationConfig, GenerationMode, Generator, Request, ServingModel,
+};
+use calumma::model::ModelConfig;
 use calumma::tokenize::{TextTokenizer, Vocabulary};
 
 use crate::common::{Expected, cpu, fixture};
@@ -50,7 +52,7 @@ fn text_and_images_alternate_as_in_the_reference() {
     assert_eq!(alone.ids, new);
     assert_eq!((alone.images.len(), alone.end), (1, EndReason::MaxNewTokens));
 
-    // Among rows of other lengths, which wait, draw and end at other times.
+    // In a batch with rows of other lengths, which wait, draw and end at other times.
     let others = [prompt[..3].to_vec(), [&prompt[..], &prompt[1..]].concat()];
     let batch = requests(&[others[0].clone(), prompt, others[1].clone()]);
     let together = generator.run(&batch, &config, &mut |_, _| Ok(())).unwrap();

@@ -1,10 +1,10 @@
-//! The logits processors and the guidance mix beside the reference's numbers.
+//! The logits processors and the mix of guidance against the reference's numbers.
 
 use calumma::generate::{Guidance, SamplingConfig, sampling};
 
 use crate::common::Expected;
 
-/// One tensor of the fixture as rows; what it means is in `make_hf_fixtures.py`, `write_sampling`.
+/// The rows of a tensor of the fixture, which `write_sampling` of `make_hf_fixtures.py` wrote.
 fn rows(name: &str) -> Vec<Vec<f32>> {
     let values = Expected::open("sampling/expected.safetensors").floats(name);
     let width = values.shape()[1];
@@ -17,7 +17,7 @@ fn ids(name: &str) -> Vec<Vec<u32>> {
     expected.ids(name).chunks(width).map(<[u32]>::to_vec).collect()
 }
 
-/// Equal to 1e-5 (float32 in another order of summation), infinities at the same places.
+/// Asserts equality to 1e-5 (the order of summation differs), with infinities in the same places.
 fn assert_close(actual: &[f32], expected: &[f32]) {
     assert_eq!(actual.len(), expected.len());
     for (id, (actual, expected)) in actual.iter().zip(expected).enumerate() {

@@ -1,14 +1,12 @@
-//! The tokenizer against Hugging Face's outputs, and properties that hold for any text.
+//! The tokenizer against Hugging Face's outputs, and its training.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use calumma::tokenize::{
-    BEGIN_IMAGE_TOKEN, BpeConfig, CodedSegment, EncodeOptions, Processor, PromptForm, SEP_TOKEN,
-    TextTokenizer, TokenClass, Turn, check_length, code_token, train_bpe,
+    BEGIN_IMAGE_TOKEN, BpeConfig, CodedSegment, EncodeOptions, Processor, SEP_TOKEN, Template,
+    TextTokenizer, TokenClass, Turn, code_token, train_bpe,
 };
-use proptest::collection::vec;
-use proptest::prelude::*;
 use serde_json::{Value, json};
 use vq_tokenizer::Codes;
 
@@ -24,7 +22,7 @@ fn fixture_tokenizer() -> TextTokenizer {
     TextTokenizer::load(&fixture("tokenizer.json")).unwrap()
 }
 
-static FIXTURE: LazyLock<Processor> =
+pub static FIXTURE: LazyLock<Processor> =
     LazyLock::new(|| Processor::new(fixture_tokenizer(), (8, 8)).unwrap());
 
 /// The fixture's tokenizer after a change to its file.
@@ -69,28 +67,27 @@ fn codes_and_control_tokens_have_the_ids_of_the_fixture() {
 }
 
 #[test]
-fn placeholder_prompts_equal_hugging_faces_processor() {
+fn prompts_equal_hugging_faces_with_codes_for_placeholders() {
     let expected = fixture_json("expected.json");
-    let processor = &*FIXTURE;
-    assert_eq!(json!(processor.codes_per_image()), expected["image_seq_length"]);
+    let vocabulary = FIXTURE.vocabulary();
+    let placeholder = vocabulary.special().image_placeholder.unwrap();
+    assert_eq!(json!(FIXTURE.grid().0 * FIXTURE.grid().1), expected["image_seq_length"]);
     for case in expected["processor"].as_array().unwrap() {
-        let form = match case["text_completion"].as_bool().unwrap() {
-            true => PromptForm::Completion,
-            false => PromptForm::Chat,
-        };
         let text = case["text"].as_str().unwrap();
-        let prompt = processor.placeholder_prompt(text, form).unwrap();
-        assert_eq!(prompt, ids(&case["input_ids"]), "{text}");
-
         let images: Vec<Codes> = (0..case["images"].as_u64().unwrap() as u32).map(image8).collect();
-        let mut segments = processor.prompt(text, &images).unwrap();
-        if form == PromptForm::Chat {
-            segments.push(CodedSegment::sep());
-        }
-        let filled = processor.fill_placeholders(&prompt, &images).unwrap();
-        assert_eq!(filled, processor.encode(&segments).unwrap(), "{text}");
-        let more = [images, vec![image8(0)]].concat();
-        assert!(processor.fill_placeholders(&prompt, &more).is_err());
+        let mut codes = images.iter().flat_map(|image| &image.ids);
+        let with_codes = |id| match id == placeholder {
+            true => vocabulary.image_id(*codes.next().unwrap()).unwrap(),
+            false => id,
+        };
+        let theirs: Vec<u32> = ids(&case["input_ids"]).into_iter().map(with_codes).collect();
+        assert_eq!(codes.next(), None, "{text}");
+
+        // Without text completion their processor ends the prompt with the separator.
+        let ending = if case["text_completion"].as_bool().unwrap() { "" } else { "<sep>" };
+        let template = Template::prompt(&format!("{text}{ending}")).unwrap();
+        let ours = FIXTURE.encode(&template.fill(&[], images).unwrap()).unwrap();
+        assert_eq!(ours, theirs, "{text}");
     }
 }
 
@@ -134,11 +131,7 @@ fn a_tokenizer_of_the_original_release_has_its_placeholder_by_number() {
         file["post_processor"] = Value::Null;
     });
     assert_eq!(tokenizer.vocabulary().unwrap().special().image_placeholder, Some(109));
-    let processor = Processor::new(tokenizer, (8, 8)).unwrap();
-    assert!(processor.text().encode_with_specials("").unwrap().is_empty());
-    let prompt = processor.placeholder_prompt("<image>", PromptForm::Completion).unwrap();
-    assert_eq!(prompt.len(), 67);
-    assert_eq!(prompt[..3], [0, 105, 109]);
+    assert!(tokenizer.encode_with_specials("").unwrap().is_empty());
 }
 
 #[test]
@@ -194,7 +187,7 @@ fn text_is_neither_cut_nor_padded() {
 }
 
 #[test]
-fn streams_of_other_decoders_equal_the_whole_too() {
+fn streamed_text_of_other_decoders_equals_the_whole() {
     let tokenizer = changed_tokenizer(|file| file["decoder"] = json!({"type": "Fuse"}));
     let encoded = tokenizer.encode_plain("The image — 日本語 shows").unwrap();
     let mut stream = tokenizer.stream();
@@ -203,7 +196,7 @@ fn streams_of_other_decoders_equal_the_whole_too() {
     assert_eq!(parts.concat() + &rest, tokenizer.decode(&encoded).unwrap());
 }
 
-/// Captions in the manner of the shipped data sets.
+/// Captions like those of the shipped data sets.
 fn captions() -> Vec<String> {
     let colours = ["red", "green", "blue", "yellow"];
     let shapes = ["circle", "square", "triangle", "star"];
@@ -218,7 +211,7 @@ fn small() -> BpeConfig {
     BpeConfig { vocab_size: 420, num_codes: 16, ..BpeConfig::default() }
 }
 
-static TRAINED: LazyLock<Processor> =
+pub static TRAINED: LazyLock<Processor> =
     LazyLock::new(|| Processor::new(train_bpe(&small(), captions()).unwrap(), (2, 3)).unwrap());
 
 #[test]
@@ -233,7 +226,7 @@ fn training_twice_gives_the_same_bytes() {
 }
 
 #[test]
-fn vocabulary_has_exactly_the_size_asked_for() {
+fn a_trained_vocabulary_has_exactly_the_configured_size() {
     for (size, texts) in [(294, captions()), (330, captions()), (4096, captions()), (300, vec![])] {
         let config = BpeConfig { vocab_size: size, ..small() };
         let tokenizer = train_bpe(&config, texts).unwrap();
@@ -251,7 +244,7 @@ fn vocabulary_has_exactly_the_size_asked_for() {
 }
 
 #[test]
-fn words_are_learned_and_digits_stand_alone() {
+fn words_are_learned_and_digits_stay_single() {
     let tokenizer = TRAINED.text();
     assert_eq!(tokenizer.encode_plain(" circles").unwrap().len(), 1);
     let digits = tokenizer.encode_plain("2019").unwrap();
@@ -261,7 +254,7 @@ fn words_are_learned_and_digits_stand_alone() {
 }
 
 #[test]
-fn a_corpus_full_of_token_names_teaches_none() {
+fn token_names_in_the_corpus_are_never_learned() {
     let corpus: Vec<String> = (0..200)
         .map(|i| {
             format!("IMGIMG{}IMGIMGAZ IMGIMGBAZ <s></s><racm3:break> {}", "A", code_token(i % 16))
@@ -275,16 +268,16 @@ fn a_corpus_full_of_token_names_teaches_none() {
     }
 }
 
-fn image(codes: [u32; 6]) -> CodedSegment {
+pub fn image(codes: [u32; 6]) -> CodedSegment {
     CodedSegment::Image(Codes { ids: codes.to_vec(), height: 2, width: 3 })
 }
 
 #[test]
-fn an_open_block_and_the_end_of_text_are_options() {
+fn begin_image_and_end_of_text_are_optional_endings() {
     let segments = [CodedSegment::text("a"), image([1, 2, 3, 4, 5, 6])];
     let special = TRAINED.vocabulary().special();
     let prompt = TRAINED.encode(&segments).unwrap();
-    assert_eq!(prompt.len(), 2 + TRAINED.image_block_len());
+    assert_eq!(prompt.len(), 2 + TRAINED.blocks().block_len(TRAINED.grid()));
     let open = EncodeOptions { open_image: true, ..EncodeOptions::default() };
     let open = TRAINED.encode_with(&segments, open).unwrap();
     assert_eq!(open, [prompt.clone(), vec![special.begin_image]].concat());
@@ -295,7 +288,7 @@ fn an_open_block_and_the_end_of_text_are_options() {
 }
 
 #[test]
-fn faulty_blocks_are_errors_that_leave_what_came_before() {
+fn decoding_stops_at_a_faulty_block_and_keeps_what_came_before() {
     let text = CodedSegment::text("a");
     let whole = TRAINED.encode(&[text.clone(), image([1, 2, 3, 4, 5, 6])]).unwrap();
     // <s> a <begin> 1 2 3 4 5 6 <end>
@@ -335,13 +328,6 @@ fn segments_that_do_not_fit_are_errors() {
 }
 
 #[test]
-fn a_prompt_longer_than_the_context_says_both_numbers() {
-    check_length(512, 512).unwrap();
-    let error = check_length(513, 512).unwrap_err().to_string();
-    assert!(error.contains("513 tokens") && error.contains("context of 512"), "{error}");
-}
-
-#[test]
 fn conversations_out_of_order_are_errors() {
     let user = || Turn::user(vec![CodedSegment::text("u")]);
     let assistant = || Turn::assistant(vec![CodedSegment::text("a")]);
@@ -357,123 +343,4 @@ fn conversations_out_of_order_are_errors() {
     let whole = TRAINED.chat(&[user(), assistant(), user(), assistant()]).unwrap();
     assert_eq!(prompt, whole.ids[..prompt.len()]);
     assert_eq!(prompt.last(), Some(&TRAINED.vocabulary().special().sep));
-}
-
-/// Any text: characters of all planes, controls, and names of tokens.
-fn any_text() -> impl Strategy<Value = String> {
-    let names =
-        ["<s>", "</s>", "<racm3:break>", "<eoss>", "IMGIMGAZ", "IMGIMG", "<image>", "Z", "<"];
-    let piece = prop_oneof![
-        4 => any::<char>().prop_map(String::from),
-        3 => proptest::sample::select(vec![" ", "\n", "\t", "e\u{301}", "👩‍👩‍👧", "circle", "42", "'s"])
-            .prop_map(str::to_owned),
-        3 => proptest::sample::select(names.to_vec()).prop_map(str::to_owned),
-    ];
-    vec(piece, 0..12).prop_map(|pieces| pieces.concat())
-}
-
-fn any_segments() -> impl Strategy<Value = Vec<CodedSegment>> {
-    let segment = prop_oneof![
-        any_text().prop_map(CodedSegment::Text),
-        proptest::array::uniform6(0..16u32).prop_map(image),
-        Just(CodedSegment::sep()),
-    ];
-    vec(segment, 0..6)
-}
-
-fn any_turn() -> impl Strategy<Value = Vec<CodedSegment>> {
-    any_segments().prop_map(|mut segments| {
-        segments.retain(|segment| !matches!(segment, CodedSegment::Special(_)));
-        segments
-    })
-}
-
-/// Neighbouring texts as one, empty ones left out.
-fn joined(segments: &[CodedSegment]) -> Vec<CodedSegment> {
-    let mut joined: Vec<CodedSegment> = Vec::new();
-    for segment in segments {
-        match (joined.last_mut(), segment) {
-            (_, CodedSegment::Text(text)) if text.is_empty() => {}
-            (Some(CodedSegment::Text(before)), CodedSegment::Text(text)) => before.push_str(text),
-            _ => joined.push(segment.clone()),
-        }
-    }
-    joined
-}
-
-proptest! {
-    #[test]
-    fn text_survives_encoding(text in any_text()) {
-        let tokenizer = TRAINED.text();
-        prop_assert_eq!(tokenizer.decode(&tokenizer.encode_plain(&text).unwrap()).unwrap(), text);
-    }
-
-    #[test]
-    fn user_text_makes_text_ids_only(text in any_text()) {
-        for processor in [&*TRAINED, &*FIXTURE] {
-            for id in processor.text().encode_plain(&text).unwrap() {
-                prop_assert_eq!(processor.vocabulary().class(id), TokenClass::Text);
-            }
-        }
-    }
-
-    #[test]
-    fn plain_text_without_names_encodes_by_the_file(text in "[ -;=?-Za-z\n\tà-ÿ一-龥]{0,30}") {
-        let tokenizer = TRAINED.text();
-        prop_assert_eq!(tokenizer.encode_plain(&text).unwrap(), tokenizer.encode(&text).unwrap());
-    }
-
-    #[test]
-    fn segments_survive_encoding(segments in any_segments()) {
-        let encoded = TRAINED.encode(&segments).unwrap();
-        prop_assert_eq!(TRAINED.decode(&encoded).unwrap(), joined(&segments));
-        let padded = [vec![1; 3], encoded].concat();
-        prop_assert_eq!(TRAINED.decode(&padded).unwrap(), joined(&segments));
-    }
-
-    #[test]
-    fn streamed_text_equals_the_whole(ids in vec(0..420u32, 0..60), high in vec(290..294u32, 0..4)) {
-        let tokenizer = TRAINED.text();
-        let ids = [ids, high].concat();
-        let mut stream = tokenizer.stream();
-        let mut text = String::new();
-        for id in &ids {
-            text += &stream.push(*id).unwrap();
-        }
-        text += &stream.finish().unwrap();
-        prop_assert_eq!(text, tokenizer.decode(&ids).unwrap());
-    }
-
-    #[test]
-    fn streamed_text_never_shows_half_a_character(text in any_text()) {
-        let tokenizer = TRAINED.text();
-        let mut stream = tokenizer.stream();
-        let mut seen = String::new();
-        for id in tokenizer.encode_plain(&text).unwrap() {
-            seen += &stream.push(id).unwrap();
-            prop_assert!(text.starts_with(&seen));
-        }
-        prop_assert_eq!(seen, text);
-    }
-
-    #[test]
-    fn the_loss_sees_exactly_the_answers(turns in vec((any_turn(), any_turn()), 1..4)) {
-        let special = TRAINED.vocabulary().special();
-        let last = turns.len() - 1;
-        let plain = EncodeOptions { bos: false, ..EncodeOptions::default() };
-        let mut expected = vec![];
-        for (index, (_, answer)) in turns.iter().enumerate() {
-            expected.extend(TRAINED.encode_with(answer, plain).unwrap());
-            expected.push(if index == last { special.eos } else { special.sep });
-        }
-        let turns = turns.into_iter().flat_map(|(user, answer)| [Turn::user(user), Turn::assistant(answer)]);
-        let sequence = TRAINED.chat(&turns.collect::<Vec<_>>()).unwrap();
-        prop_assert_eq!(sequence.ids.len(), sequence.loss_mask.len());
-        prop_assert_eq!(sequence.ids[0], special.bos);
-        let targets = sequence.ids.iter().zip(&sequence.loss_mask).filter(|(_, target)| **target);
-        prop_assert_eq!(targets.map(|(id, _)| *id).collect::<Vec<_>>(), expected);
-        // each prompt's separator precedes its answer, and is no target
-        let separators = sequence.ids.iter().filter(|id| **id == special.sep).count();
-        prop_assert_eq!(separators, 2 * last + 1);
-    }
 }

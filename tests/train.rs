@@ -1,4 +1,4 @@
-//! Training: exact resume, the loss beside a plain one, the optimizer beside its formula, damage.
+//! Training: exact resume, and the chunked loss against a plain one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,20 +9,23 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use calumma::Error;
 use calumma::data::pack::PackedBatch;
+use calumma::data::{BpeRecipe, corpus};
 use calumma::device::Precision;
 use calumma::model::{CausalLm, ModelConfig, ModelInput, mask};
+use calumma::recipe::{Recipe, read_recipe};
 use calumma::report::{Metrics, Reporter};
 use calumma::tokenize::train_bpe;
-use calumma::train::objective::{LossConfig, NextToken, NextTokenBatch};
+use calumma::train::objective::{
+    Activations, LossConfig, NextToken, NextTokenBatch, NextTokenLoss,
+};
 use calumma::train::{
-    BpeRecipe, ImageTask, LanguageRecipe, LanguageTask, Optimizer, OptimizerConfig, OptimizerKind,
-    Plan, Recipe, RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task, VqRecipe,
-    corpus, newest_good_checkpoint, read_recipe, run,
+    Better, ImageTask, LanguageRecipe, LanguageTask, Plan, RunConfig, SafetyConfig, ScheduleConfig,
+    Stepped, StopFlag, Task, VqRecipe, newest_good_checkpoint, run,
 };
 
 use crate::common::{cpu, excess};
 
-/// A task that asks for a stop after a step.
+/// A task that requests a stop after a step and checks the names of its metrics.
 struct StopAfter<T> {
     inner: T,
     step: usize,
@@ -39,8 +42,17 @@ impl<T: Task> Task for StopAfter<T> {
         self.inner.step(step, lr)
     }
 
+    fn eval_metrics(&self) -> Vec<(String, Better)> {
+        self.inner.eval_metrics()
+    }
+
     fn evaluate(&mut self) -> calumma::Result<Metrics> {
-        self.inner.evaluate()
+        let metrics = self.inner.evaluate()?;
+        let known = self.inner.eval_metrics();
+        for (name, _) in &metrics {
+            assert!(known.iter().any(|(known, _)| known == name), "{name} is not in eval_metrics");
+        }
+        Ok(metrics)
     }
 
     fn image(&mut self) -> Option<image::RgbImage> {
@@ -146,7 +158,7 @@ seq_len = 192
 accumulate = 2
 "#;
 
-/// Runs `task` to its end, or up to `stop_after`; a stop must show as the documented error.
+/// Runs `task` to its end, or to the step `stop_after`, which must end in the documented error.
 pub fn train<T: Task>(task: T, config: &RunConfig, stop_after: Option<usize>) {
     let flag = StopFlag::default();
     let mut task = StopAfter { inner: task, step: stop_after.unwrap_or(0), flag: flag.clone() };
@@ -180,10 +192,10 @@ pub fn newest(config: &RunConfig) -> PathBuf {
 
 #[test]
 fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
-    // Burn's CPU backend has one random generator per process, which the tests of other threads draw
-    // from too; so this one runs in a process of its own.
+    // Burn's CPU backend has one random generator per process, shared by the tests of all threads; so
+    // this one runs in a separate process.
     let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["train::resume_alone_in_its_process", "--exact", "--ignored"])
+        .args(["train::resume_in_a_separate_process", "--exact", "--ignored"])
         .status()
         .unwrap();
     assert!(status.success());
@@ -191,7 +203,7 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
 
 #[test]
 #[ignore = "a_resumed_run_has_the_bits_of_an_uninterrupted_one runs it"]
-fn resume_alone_in_its_process() {
+fn resume_in_a_separate_process() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path();
     let vq_run = |name: &str, stops: &[Option<usize>]| {
@@ -228,7 +240,7 @@ fn resume_alone_in_its_process() {
     };
     let straight = lm_run("straight", &[None]);
     assert_same_bits(&straight, &lm_run("stopped", &[Some(10), None]));
-    // The result is a checkpoint like any other.
+    // The result opens as a complete checkpoint.
     let opened = calumma::checkpoint::Checkpoint::open(&straight, &cpu()).unwrap();
     assert!(opened.vq.is_some() && opened.digest.is_some());
 }
@@ -301,18 +313,34 @@ fn the_chunked_loss_has_value_and_gradients_of_the_plain_one() {
     let (model, batch) = (tiny_model(&device), tiny_batch());
     let config = LossConfig { z_loss: 0.05, image_weight: 0.5, text_weight: 1.5 };
     let plain = plain_loss(&model, &batch, &config);
-    let loss = NextToken { config }.loss(&model, &batch);
+    let (got, loss) = whole_step(&NextToken { config: config.clone() }, &model, &batch);
     let want = f64::from(plain.clone().into_scalar::<f32>());
     assert!((loss.total - want).abs() < 1e-5, "{} {want}", loss.total);
     assert_eq!((loss.image.1, loss.text.1), (2, 5));
+    assert_eq!(NextToken { config }.loss(&model, &batch), loss, "without gradients");
     let want = gradients(&model, plain);
-    let got = gradients(&model, loss.surrogate);
+    let got = named(&model, got);
     assert_eq!(want.len(), got.len());
     for (path, want) in want {
         let largest = want.iter::<f32>().map(f32::abs).fold(0.0, f32::max);
         let excess = excess(&got[&path], &want, 1e-5 * largest + 1e-8, 0.0);
         assert!(excess <= 1.0, "{path}: {excess}");
     }
+}
+
+/// Gradients and loss of a step of one micro-batch.
+pub fn whole_step(
+    objective: &NextToken,
+    model: &CausalLm,
+    batch: &NextTokenBatch,
+) -> (GradientsParams, NextTokenLoss) {
+    let normalizer = objective.normalizer(std::slice::from_ref(batch));
+    objective.gradients(model, batch, normalizer, Activations::Keep)
+}
+
+/// Gradients of the default loss on [`tiny_batch`].
+pub fn tiny_gradients(model: &CausalLm) -> GradientsParams {
+    whole_step(&NextToken { config: LossConfig::default() }, model, &tiny_batch()).0
 }
 
 pub fn gradients(model: &CausalLm, loss: Tensor<1>) -> BTreeMap<String, TensorData> {
@@ -338,135 +366,4 @@ pub fn named(model: &CausalLm, gradients: GradientsParams) -> BTreeMap<String, T
     let mut collect = Collect(gradients, vec![], BTreeMap::new());
     model.visit(&mut collect);
     collect.2
-}
-
-#[test]
-fn adamw_follows_its_formula_and_clips_the_global_norm() {
-    let device = cpu().autodiff();
-    let config = OptimizerConfig {
-        lr: 0.1,
-        betas: [0.9, 0.95],
-        eps: 1e-5,
-        weight_decay: 0.2,
-        grad_clip: 0.5,
-        ..OptimizerConfig::default()
-    };
-    let mut model = tiny_model(&device);
-    let mut optimizer = Optimizer::new(config.clone());
-    let mut reference: BTreeMap<String, [Vec<f64>; 3]> = tensor_files::collect(&model)
-        .into_iter()
-        .map(|(path, data)| {
-            let weight: Vec<f64> = data.iter::<f32>().map(f64::from).collect();
-            let zeros = vec![0.0; weight.len()];
-            (path, [weight, zeros.clone(), zeros])
-        })
-        .collect();
-    for step in 1..=3 {
-        let loss = || NextToken { config: LossConfig::default() }.loss(&model, &tiny_batch());
-        let want = gradients(&model, loss().surrogate);
-        let squares = |d: &TensorData| d.iter::<f32>().map(|g| f64::from(g).powi(2)).sum::<f64>();
-        let want_norm = want.values().map(squares).sum::<f64>().sqrt();
-        let grads = GradientsParams::from_grads(loss().surrogate.backward(), &model);
-        let norm;
-        (model, norm) = optimizer.step(model, grads, config.lr).unwrap();
-        assert!((norm - want_norm).abs() < 1e-4 * want_norm && norm > config.grad_clip);
-        for (path, gradient) in &want {
-            let [weight, first, second] = reference.get_mut(path).unwrap();
-            let decayed = !path.contains("norm") && !path.contains("embed");
-            let decay = if decayed { config.weight_decay } else { 0.0 };
-            for (i, g) in gradient.iter::<f32>().enumerate() {
-                let g = f64::from(g) * config.grad_clip / want_norm;
-                first[i] = 0.9 * first[i] + 0.1 * g;
-                second[i] = 0.95 * second[i] + 0.05 * g * g;
-                let m = first[i] / (1.0 - 0.9_f64.powi(step));
-                let v = second[i] / (1.0 - 0.95_f64.powi(step));
-                weight[i] -= config.lr * (decay * weight[i] + m / (v.sqrt() + config.eps));
-            }
-        }
-        for (path, data) in tensor_files::collect(&model) {
-            for (got, want) in data.iter::<f32>().zip(&reference[&path][0]) {
-                assert!((f64::from(got) - want).abs() < 2e-4, "{path}: {got} {want}");
-            }
-        }
-    }
-    assert_eq!(optimizer.steps_taken(), 3);
-}
-
-/// Five Newton-Schulz steps towards the nearest orthogonal matrix, in f64; `x` is `[rows, columns]`.
-fn orthogonalised(x: &[f64], [rows, columns]: [usize; 2]) -> Vec<f64> {
-    let norm = x.iter().map(|v| v * v).sum::<f64>().sqrt();
-    let mut x: Vec<f64> = x.iter().map(|v| v / norm).collect();
-    let product = |a: &[f64], b: &dyn Fn(usize, usize) -> f64, inner: usize, width: usize| {
-        let one = |i: usize| (0..inner).map(|k| a[i / width * inner + k] * b(k, i % width)).sum();
-        (0..a.len() / inner * width).map(one).collect::<Vec<f64>>()
-    };
-    for _ in 0..5 {
-        let gram = product(&x, &|k, j| x[j * columns + k], columns, rows);
-        let square = product(&gram, &|k, j| gram[k * rows + j], rows, rows);
-        let mixed: Vec<f64> =
-            gram.iter().zip(&square).map(|(a, b)| -4.775 * a + 2.0315 * b).collect();
-        let pushed = product(&mixed, &|k, j| x[k * columns + j], rows, columns);
-        x = x.iter().zip(&pushed).map(|(x, y)| 3.4445 * x + y).collect();
-    }
-    x
-}
-
-#[test]
-fn muon_orthogonalises_the_hidden_matrices_and_leaves_the_rest_to_adamw() {
-    let device = cpu().autodiff();
-    let config = OptimizerConfig { lr: 0.01, weight_decay: 0.2, ..OptimizerConfig::default() };
-    let muon = OptimizerConfig { kind: OptimizerKind::Muon, ..config.clone() };
-    let mut model = tiny_model(&device);
-    let shapes: BTreeMap<String, Vec<usize>> = tensor_files::collect(&model)
-        .iter()
-        .map(|(path, d)| (path.clone(), d.shape().to_vec()))
-        .collect();
-    let mut optimizer = Optimizer::new(muon);
-    let mut momenta: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for _ in 0..2 {
-        let before = tensor_files::collect(&model);
-        let loss = || NextToken { config: LossConfig::default() }.loss(&model, &tiny_batch());
-        let gradient = gradients(&model, loss().surrogate);
-        let grads = || GradientsParams::from_grads(loss().surrogate.backward(), &model);
-        let (plain, _) = Optimizer::new(config.clone()).step(model.clone(), grads(), 0.01).unwrap();
-        let (stepped, norm) = optimizer.step(model.clone(), grads(), 0.01).unwrap();
-        let (after, plain) = (tensor_files::collect(&stepped), tensor_files::collect(&plain));
-        for (path, data) in &after {
-            let values = |data: &TensorData| data.iter::<f32>().map(f64::from).collect::<Vec<_>>();
-            let hidden = path.contains("layers.") && path.ends_with("proj.weight");
-            if !hidden {
-                if optimizer.steps_taken() == 1 {
-                    assert_eq!(values(data), values(&plain[path]), "{path}");
-                }
-                continue;
-            }
-            let clip = (config.grad_clip / norm).min(1.0);
-            let gradient = values(&gradient[path]).into_iter().map(|g| g * clip);
-            let momentum = momenta.entry(path.clone()).or_insert(vec![0.0; data.num_elements()]);
-            momentum.iter_mut().zip(gradient.clone()).for_each(|(m, g)| *m = *m * 0.95 + g);
-            let ahead: Vec<f64> =
-                momentum.iter().zip(gradient).map(|(m, g)| m * 0.95 + g).collect();
-            let [rows, columns] = shapes[path][..] else { panic!("{path} is no matrix") };
-            let size = 0.2 * (rows.max(columns) as f64).sqrt();
-            let update = orthogonalised(&ahead, [rows, columns]);
-            let weights = values(&before[path]).into_iter().zip(update);
-            for (got, (weight, update)) in values(data).into_iter().zip(weights) {
-                let want = weight * (1.0 - 0.01 * config.weight_decay) - 0.01 * size * update;
-                assert!((got - want).abs() < 2e-5, "{path}: {got} {want}");
-            }
-        }
-        model = stepped;
-    }
-    assert!(!momenta.is_empty());
-}
-
-#[test]
-fn a_gradient_that_is_not_finite_never_reaches_a_weight() {
-    let device = cpu().autodiff();
-    let model = tiny_model(&device);
-    let loss = NextToken { config: LossConfig::default() }.loss(&model, &tiny_batch());
-    let gradients = GradientsParams::from_grads((loss.surrogate * f32::NAN).backward(), &model);
-    let mut optimizer = Optimizer::new(OptimizerConfig::default());
-    assert!(optimizer.step(model, gradients, 1e-3).is_err());
-    assert_eq!(optimizer.steps_taken(), 0);
 }

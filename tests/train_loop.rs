@@ -1,25 +1,28 @@
-//! The training loop: bad steps, spikes, the way back, the best checkpoint, a full disk.
+//! The training loop: bad steps, spikes, rewinds, the best checkpoint, a full disk.
 
 use std::path::Path;
 
 use calumma::Error;
+use calumma::device::Precision;
 use calumma::report::{Metrics, Reporter};
 use calumma::train::{
-    Plan, RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task, VqRecipe,
-    newest_good_checkpoint, run,
+    Better, ImageTask, Plan, RunConfig, SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task,
+    VqRecipe, newest_good_checkpoint, run,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::common::cpu;
 use crate::train::{VQ, in_dir, recipe};
 
-/// A task whose weights are the numbers of the batches that they have learnt from.
+/// A task whose weights are the numbers of the batches that it was trained on.
 #[derive(Default)]
 struct Scripted {
     state: State,
-    /// What a batch does to the loss.
+    /// The loss of a batch by its number.
     loss: Option<fn(u64) -> f64>,
-    /// The metric of evaluations.
+    /// The metric of evaluations, called `score` unless there is a name.
     score: Option<fn(usize) -> f64>,
+    metric: Option<(&'static str, Better)>,
     checkpoint_bytes: u64,
 }
 
@@ -47,9 +50,15 @@ impl Task for Scripted {
         Ok(Stepped { metrics: vec![("loss".into(), loss)], units: 1, skipped: None })
     }
 
+    fn eval_metrics(&self) -> Vec<(String, Better)> {
+        let (name, better) = self.metric.unwrap_or(("score", Better::Higher));
+        vec![(name.to_owned(), better)]
+    }
+
     fn evaluate(&mut self) -> calumma::Result<Metrics> {
+        let (name, _) = self.metric.unwrap_or(("score", Better::Higher));
         let score = self.score.map(|score| score(self.state.weights.len()));
-        Ok(score.map(|score| ("score".into(), score)).into_iter().collect())
+        Ok(score.map(|score| (name.into(), score)).into_iter().collect())
     }
 
     fn checkpoint_bytes(&self) -> u64 {
@@ -95,7 +104,7 @@ fn steps(config: &RunConfig) -> Vec<usize> {
 }
 
 #[test]
-fn a_spike_is_taken_back_and_its_batches_are_left_out() {
+fn a_spike_is_rewound_and_its_batches_are_skipped() {
     let scratch = tempfile::tempdir().unwrap();
     let spiky = |batch: u64| if (63..71).contains(&batch) { 50.0 } else { 1.0 };
     let mut task = Scripted { loss: Some(spiky), ..Scripted::default() };
@@ -103,7 +112,7 @@ fn a_spike_is_taken_back_and_its_batches_are_left_out() {
     let (result, config) = go(&mut task, scratch.path(), &safety, |run| run.steps = 100);
     result.unwrap();
     assert_eq!(task.state.weights.len(), 100, "every step of the run counts");
-    // Batches 60 to 62 were good but came after the checkpoint: they are left out as well.
+    // Batches 60 to 62 were good but came after the checkpoint: they are skipped as well.
     let expected: Vec<u64> = (0..60).chain(71..111).collect();
     assert_eq!(task.state.weights, expected);
     let log = std::fs::read_to_string(config.path().join("metrics.jsonl")).unwrap();
@@ -111,9 +120,9 @@ fn a_spike_is_taken_back_and_its_batches_are_left_out() {
 }
 
 #[test]
-fn a_checkpoint_amid_a_spike_is_taken_back_too() {
+fn a_checkpoint_within_a_spike_is_rewound_too() {
     let scratch = tempfile::tempdir().unwrap();
-    // The spike begins one step before the checkpoint at 70, and goes on after the first way back.
+    // The spike starts one step before the checkpoint at 70 and continues after the first rewind.
     let spiky = |batch: u64| if (69..76).contains(&batch) { 50.0 } else { 1.0 };
     let mut task = Scripted { loss: Some(spiky), ..Scripted::default() };
     let safety = SafetyConfig::default();
@@ -122,13 +131,14 @@ fn a_checkpoint_amid_a_spike_is_taken_back_too() {
     let learnt = &task.state.weights;
     assert_eq!(learnt.len(), 100);
     assert_eq!(learnt[..60], (0..60).collect::<Vec<u64>>()[..]);
-    // 13 steps' data after the checkpoint at 60, up to batch 72; then 73 to 75 again are too few to judge.
+    // The data of 13 steps after the checkpoint at 60 are skipped, up to batch 72; 73 to 75 are too few
+    // for another spike.
     assert_eq!(learnt[60..], (73..113).collect::<Vec<u64>>()[..]);
     assert_eq!(steps(&config), [90, 100]);
 }
 
 #[test]
-fn steps_without_numbers_change_nothing_and_too_many_end_in_exit_code_5() {
+fn non_finite_steps_change_nothing_and_too_many_exit_with_code_5() {
     let scratch = tempfile::tempdir().unwrap();
     let holes = |batch: u64| if batch % 7 == 3 { f64::NAN } else { 1.0 };
     let mut task = Scripted { loss: Some(holes), ..Scripted::default() };
@@ -157,7 +167,7 @@ fn steps_without_numbers_change_nothing_and_too_many_end_in_exit_code_5() {
 }
 
 #[test]
-fn a_damaged_checkpoint_is_passed_over_and_a_run_of_damage_is_refused() {
+fn a_damaged_checkpoint_is_skipped_and_a_run_with_none_intact_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
     let mut task = Scripted::default();
     let safety = SafetyConfig::default();
@@ -178,7 +188,7 @@ fn a_damaged_checkpoint_is_passed_over_and_a_run_of_damage_is_refused() {
 }
 
 #[test]
-fn the_best_checkpoint_is_kept_beside_the_newest() {
+fn the_best_checkpoint_is_kept_beside_the_newest_after_a_resume_too() {
     let scratch = tempfile::tempdir().unwrap();
     let peak = |steps: usize| -((steps as f64 - 25.0).powi(2));
     let mut task = Scripted { score: Some(peak), ..Scripted::default() };
@@ -207,8 +217,58 @@ fn the_best_checkpoint_is_kept_beside_the_newest() {
     assert_eq!(steps(&config), [25, 70]);
 }
 
+/// Lowest after 10 steps, highest after 20.
+fn low_then_high(steps: usize) -> f64 {
+    match steps {
+        10 => 1.0,
+        20 => 9.0,
+        _ => 5.0,
+    }
+}
+
 #[test]
-fn a_full_disk_is_seen_before_anything_is_written() {
+fn the_best_checkpoint_is_the_lowest_or_the_highest_as_the_metric_says() {
+    let scratch = tempfile::tempdir().unwrap();
+    let vq = recipe(scratch.path(), VQ, &in_dir(scratch.path(), "vq"));
+    let image_metrics = ImageTask::new(vq, &cpu(), Precision::F32).unwrap().eval_metrics();
+    let of_images = |name: &'static str| {
+        (name, image_metrics.iter().find(|(known, _)| known == name).unwrap().1)
+    };
+    let metrics = [
+        (of_images("dead_codes"), 10),
+        (("loss", Better::Lower), 10),
+        (of_images("psnr"), 20),
+        (of_images("codes_used"), 20),
+        (("accuracy", Better::Higher), 20),
+    ];
+    for (metric, best) in metrics {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut task =
+            Scripted { score: Some(low_then_high), metric: Some(metric), ..Scripted::default() };
+        let change = |run: &mut RunConfig| {
+            (run.steps, run.keep, run.eval_every) = (30, 1, 10);
+            run.keep_best = Some(metric.0.to_owned());
+        };
+        let (result, config) = go(&mut task, scratch.path(), &SafetyConfig::default(), change);
+        result.unwrap();
+        assert_eq!(steps(&config), [best, 30], "{}", metric.0);
+    }
+}
+
+#[test]
+fn an_unknown_metric_to_keep_the_best_by_is_refused_before_the_first_step() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut task = Scripted::default();
+    let change = |run: &mut RunConfig| run.keep_best = Some("scores".to_owned());
+    let (result, config) = go(&mut task, scratch.path(), &SafetyConfig::default(), change);
+    let error = result.unwrap_err();
+    assert_eq!(error.exit_code(), 3);
+    assert_eq!(error.to_string(), "run.keep_best is \"scores\"; allowed: score");
+    assert!(task.state.weights.is_empty() && !config.path().exists());
+}
+
+#[test]
+fn a_full_disk_is_noticed_before_anything_is_written() {
     let scratch = tempfile::tempdir().unwrap();
     let mut task = Scripted { checkpoint_bytes: 1 << 60, ..Scripted::default() };
     let change = |run: &mut RunConfig| run.steps = 20;

@@ -1,16 +1,15 @@
-//! Every way of training an image tokenizer: it runs, it shows what it did, and it resumes exactly; images
-//! of several sizes, and activations in bfloat16.
+//! Training the image tokenizer with every quantizer and loss: samples are shown and a resumed run is exact;
+//! images of several sizes, and activations in bfloat16.
 
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
+use calumma::data::{BpeRecipe, corpus};
 use calumma::device::Precision;
 use calumma::pipeline::Pipeline;
+use calumma::recipe::{Recipe, read_recipe};
 use calumma::tokenize::train_bpe;
-use calumma::train::{
-    BpeRecipe, ImageShape, ImageTask, LanguageRecipe, LanguageTask, Recipe, Task, VqRecipe, corpus,
-    read_recipe,
-};
+use calumma::train::{ImageShape, ImageTask, LanguageRecipe, LanguageTask, Task, VqRecipe};
 use image::{GenericImageView, RgbImage};
 use vq_tokenizer::VqTokenizer;
 use vq_tokenizer::preprocess::PreprocessorConfig;
@@ -18,8 +17,8 @@ use vq_tokenizer::preprocess::PreprocessorConfig;
 use crate::common::cpu;
 use crate::train::{BPE, LM, VQ, assert_same_bits, in_dir, newest, recipe, train};
 
-/// Changes to the recipe, one run each.
-const WAYS: [(&str, &[&str]); 8] = [
+/// Variants of the recipe: a name and the changes.
+const VARIANTS: [(&str, &[&str]); 8] = [
     ("vq", &["model.quantizer={kind=\"vq\",gradient=\"rotation\"}", "warmup.codebook=\"k-means\""]),
     ("ema", &["model.quantizer={kind=\"ema\",decay=0.9}"]),
     ("l2", &["model.quantizer={kind=\"l2\"}"]),
@@ -49,7 +48,7 @@ const WAYS: [(&str, &[&str]); 8] = [
     ),
 ];
 
-fn way(dir: &Path, name: &str, changes: &[&str]) -> VqRecipe {
+fn variant(dir: &Path, name: &str, changes: &[&str]) -> VqRecipe {
     let mut overrides = in_dir(dir, name);
     overrides.extend(["run.steps=8".to_owned(), "codebook.after_steps=2".to_owned()]);
     overrides.extend(changes.iter().map(|change| (*change).to_owned()));
@@ -57,22 +56,22 @@ fn way(dir: &Path, name: &str, changes: &[&str]) -> VqRecipe {
 }
 
 #[test]
-fn every_way_of_training_resumes_exactly() {
-    // In a process of its own, as in `train`.
+fn every_variant_resumes_exactly() {
+    // In a separate process, as in `train`.
     let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["train_vq::every_way_alone_in_its_process", "--exact", "--ignored"])
+        .args(["train_vq::every_variant_in_a_separate_process", "--exact", "--ignored"])
         .status()
         .unwrap();
     assert!(status.success());
 }
 
 #[test]
-#[ignore = "every_way_of_training_resumes_exactly runs it"]
-fn every_way_alone_in_its_process() {
-    for (name, changes) in WAYS {
+#[ignore = "every_variant_resumes_exactly runs it"]
+fn every_variant_in_a_separate_process() {
+    for (name, changes) in VARIANTS {
         let scratch = tempfile::tempdir().unwrap();
         let straight = resumes_exactly(scratch.path(), changes, Precision::F32);
-        // The result is a tokenizer like any other, and there is something to look at.
+        // The result opens as a tokenizer, and there are samples.
         let tokenizer = VqTokenizer::load(&straight, &cpu()).unwrap();
         let codes = tokenizer.encode(&[image(16, 16)]).unwrap();
         assert_eq!(tokenizer.decode(&codes).unwrap()[0].dimensions(), (16, 16), "{name}");
@@ -83,10 +82,10 @@ fn every_way_alone_in_its_process() {
     activations_in_bfloat16();
 }
 
-/// Trains straight and with a stop between, to the same bits; the checkpoint.
+/// Trains without and with a stop, to the same bits. Returns the checkpoint.
 fn resumes_exactly(dir: &Path, changes: &[&str], precision: Precision) -> PathBuf {
     let run = |folder: &str, stops: &[Option<usize>]| {
-        let recipe = way(dir, folder, changes);
+        let recipe = variant(dir, folder, changes);
         for stop in stops {
             let task = ImageTask::new(recipe.clone(), &cpu(), precision).unwrap();
             train(task, &recipe.run, *stop);
@@ -104,7 +103,7 @@ fn image(width: u32, height: u32) -> RgbImage {
     })
 }
 
-/// A folder with images of several aspects.
+/// A folder of images with several aspect ratios.
 fn folder(dir: &Path) -> String {
     let lines = [(90, 30), (40, 40), (30, 70), (96, 32), (64, 48)].map(|(width, height)| {
         let name = format!("{width}x{height}.png");
@@ -132,7 +131,7 @@ fn images_of_several_sizes() {
     let changes: Vec<&str> = changes.iter().map(String::as_str).collect();
     let straight = resumes_exactly(scratch.path(), &changes, Precision::F32);
     let tokenizer = VqTokenizer::load(&straight, &cpu()).unwrap();
-    // Two pixels a code, and two codes a unit of the sizes.
+    // A code is two pixels wide; sizes are multiples of two codes.
     assert_eq!(tokenizer.preprocessor(), &PreprocessorConfig::flexible_original(32, 4));
     let codes = tokenizer.encode(&[image(120, 40), image(40, 40)]).unwrap();
     let grids: Vec<_> = codes.iter().map(|codes| (codes.height, codes.width)).collect();
@@ -151,7 +150,7 @@ fn activations_in_bfloat16() {
         "data=[{path=\"scenes:train?count=64&seed=1&size=32&objects=1-1\",words=[\"captions\"]}]",
     ];
     let trained = resumes_exactly(scratch.path(), &changes, Precision::Bf16);
-    // The weights are kept in f32: hardly one of them has only the digits of bfloat16.
+    // The weights stay in f32: hardly any is exact in bfloat16.
     let (mut short, mut count) = (0, 0);
     for (name, weights) in tensor_files::read(&trained.join("model.safetensors")).unwrap() {
         assert_eq!(weights.dtype(), DType::F32, "{name}");
@@ -159,9 +158,9 @@ fn activations_in_bfloat16() {
         count += weights.num_elements();
     }
     assert!(100 * short < count, "{short} of {count}");
-    // The first steps of the autoencoder, before a code can turn into another.
+    // The first steps train a plain autoencoder, in which rounding changes no code.
     let losses = |precision| -> Vec<f64> {
-        let recipe = way(scratch.path(), "losses", &changes);
+        let recipe = variant(scratch.path(), "losses", &changes);
         let mut task = ImageTask::new(recipe, &cpu(), precision).unwrap();
         let loss = |step| task.step(step, 1e-3).unwrap().metrics[0].1;
         (0..4).map(loss).collect()
@@ -173,11 +172,32 @@ fn activations_in_bfloat16() {
 }
 
 #[test]
-fn a_language_model_learns_images_of_any_aspect() {
+fn skipped_steps_take_their_batches() {
+    let scratch = tempfile::tempdir().unwrap();
+    let run = |name: &str, lr: f64| {
+        let recipe = variant(scratch.path(), name, &["batch={images=2,accumulate=2}"]);
+        let mut task = ImageTask::new(recipe, &cpu(), Precision::F32).unwrap();
+        let skipped: Vec<bool> =
+            (0..3).map(|step| task.step(step, lr).unwrap().skipped.is_some()).collect();
+        let dir = scratch.path().join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        task.save(&dir).unwrap();
+        let state = std::fs::read(dir.join("trainer/state.json")).unwrap();
+        let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+        (skipped, state["cursor"].clone())
+    };
+    let (good, bad) = (run("good", 1e-3), run("bad", 1e38));
+    assert_eq!((good.0, bad.0), (vec![false; 3], vec![false, true, true]));
+    assert!(good.1.is_object());
+    assert_eq!(good.1, bad.1);
+}
+
+#[test]
+fn a_language_model_trains_on_images_of_any_aspect_ratio() {
     let scratch = tempfile::tempdir().unwrap();
     let (dir, images) = (scratch.path(), tempfile::tempdir().unwrap());
     let path = folder(images.path());
-    let vq = way(
+    let vq = variant(
         dir,
         "vq",
         &[
@@ -213,7 +233,7 @@ fn a_language_model_learns_images_of_any_aspect() {
         ]);
         recipe(dir, LM, &changes)
     };
-    // 64 pixels are 32 codes are 16 units.
+    // 64 pixels are 32 codes or 16 units of sizes.
     let few = lm(&bpe(112));
     let refused = few.tokenizer.open(&cpu()).unwrap_err().to_string();
     assert!(refused.contains("up to 30 codes") && refused.contains("at least 113"), "{refused}");
@@ -230,7 +250,7 @@ fn a_language_model_learns_images_of_any_aspect() {
 }
 
 #[test]
-fn shapes_of_images_are_refused_with_what_is_allowed() {
+fn unusable_image_shapes_are_refused_with_the_allowed_ones() {
     let scratch = tempfile::tempdir().unwrap();
     let refused = |changes: &[&str], told: &str| {
         let path = scratch.path().join("recipe.toml");
@@ -253,16 +273,16 @@ fn shapes_of_images_are_refused_with_what_is_allowed() {
         &["model.resolution=8", "validation=[]", critic],
         "which needs a model.resolution of at least 12; it is 8",
     );
-    let square = way(scratch.path(), "r", &[]);
+    let square = variant(scratch.path(), "r", &[]);
     assert_eq!(square.images.shape, ImageShape::Square);
     assert_eq!(square.preprocessor(), PreprocessorConfig::original(16));
 }
 
 #[test]
-fn what_cannot_be_trained_is_refused_with_the_key() {
+fn untrainable_recipes_are_refused_with_the_key() {
     let scratch = tempfile::tempdir().unwrap();
     let refused = |changes: &[&str], told: &str| {
-        let mut recipe = way(scratch.path(), "r", &[]);
+        let mut recipe = variant(scratch.path(), "r", &[]);
         match changes {
             ["levels"] => {
                 recipe.model.quantizer =

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 use tensor_files::StoredDtype;
 use vq_tokenizer::VqTokenizer;
 
+use super::rope;
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::tokenize::Processor;
@@ -15,11 +16,7 @@ use crate::tokenize::Processor;
 pub fn config_from_json(json: &Value) -> Result<ModelConfig> {
     let mut json = json.clone();
     let object = json.as_object_mut().ok_or_else(|| Error::invalid("no JSON object"))?;
-    if let Some(theta) = object.get("rope_parameters").and_then(|p| p.get("rope_theta")) {
-        let theta = theta.clone();
-        object.insert("rope_theta".to_owned(), theta);
-    }
-    check_rope(object)?;
+    rope::flatten(object)?;
     let only = [
         ("model_type", json!("chameleon")),
         ("hidden_act", json!("silu")),
@@ -35,22 +32,6 @@ pub fn config_from_json(json: &Value) -> Result<ModelConfig> {
         .map_err(|e| Error::Invalid { message: e.to_string(), source: Some(e.into()) })?;
     config.validate()?;
     Ok(config)
-}
-
-/// Refuses scaled rotary embeddings, which newer files name in `rope_parameters`, older in `rope_scaling`.
-fn check_rope(object: &Map<String, Value>) -> Result<()> {
-    let of = |key: &str, names: [&str; 2]| {
-        let settings = object.get(key)?;
-        names.into_iter().find_map(|name| settings.get(name))
-    };
-    let kinds =
-        [of("rope_parameters", ["rope_type", "type"]), of("rope_scaling", ["rope_type", "type"])];
-    match kinds.into_iter().flatten().find(|kind| **kind != "default") {
-        Some(kind) => {
-            Err(Error::invalid(format!("rope_type is {kind}; only \"default\" is supported")))
-        }
-        None => Ok(()),
-    }
 }
 
 /// A `config.json` with the keys that Hugging Face's Chameleon reads.
@@ -97,32 +78,5 @@ pub(super) fn torch_name(dtype: StoredDtype) -> &'static str {
         StoredDtype::F32 => "float32",
         StoredDtype::Bf16 => "bfloat16",
         StoredDtype::F16 => "float16",
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scaled_rotary_embeddings_are_refused() {
-        let mut json = json!(ModelConfig::default());
-        config_from_json(&json).unwrap();
-        for (key, settings, allowed) in [
-            ("rope_parameters", json!({ "rope_type": "default", "rope_theta": 5e5 }), true),
-            ("rope_parameters", json!({ "rope_type": "yarn", "factor": 4.0 }), false),
-            ("rope_scaling", Value::Null, true),
-            ("rope_scaling", json!({ "type": "linear", "factor": 2.0 }), false),
-        ] {
-            json[key] = settings;
-            match config_from_json(&json) {
-                Ok(_) => assert!(allowed, "{key} {}", json[key]),
-                Err(error) => {
-                    assert!(!allowed && error.to_string().contains("rope_type is"), "{error}");
-                }
-            }
-            json.as_object_mut().unwrap().remove(key);
-        }
     }
 }

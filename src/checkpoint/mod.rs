@@ -12,6 +12,7 @@ pub mod meta;
 mod names;
 mod open;
 mod parts;
+mod rope;
 mod source;
 mod stored;
 mod tensors;

@@ -13,9 +13,9 @@ use super::tensors::TransformerTensors;
 use super::weight_files::weight_files;
 use crate::error::{Error, Result};
 use crate::files::read_json;
-use crate::generate::{GenerationConfig, Preset, PromptForms};
+use crate::generate::{GenerationConfig, Preset};
 use crate::model::{CausalLm, ModelConfig};
-use crate::tokenize::{Processor, TextTokenizer};
+use crate::tokenize::{Processor, PromptTemplates, TextTokenizer};
 
 /// An opened checkpoint.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct Checkpoint {
     /// Default settings of sampling.
     pub generation: GenerationConfig,
     /// Prompts for its tasks.
-    pub prompts: PromptForms,
+    pub prompts: PromptTemplates,
     /// [`Manifest::digest`]; `None` without a manifest.
     pub digest: Option<String>,
 }
@@ -102,7 +102,7 @@ fn generation(
     dir: &Path,
     preset: Option<Preset>,
     processor: &Processor,
-) -> Result<(GenerationConfig, PromptForms)> {
+) -> Result<(GenerationConfig, PromptTemplates)> {
     let path = dir.join("generation_config.json");
     let json: Value = if path.exists() { read_json(&path)? } else { json!({}) };
     let text = json.to_string();
@@ -114,7 +114,7 @@ fn generation(
         }
         return Ok((config, preset.prompts()));
     }
-    let prompts = PromptForms::from_json(&text).map_err(Error::in_file(&path))?;
+    let prompts = PromptTemplates::from_json(&text).map_err(Error::in_file(&path))?;
     prompts.validate().map_err(Error::in_file(&path))?;
     Ok((own, prompts))
 }

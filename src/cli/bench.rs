@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use calumma::checkpoint::Checkpoint;
-use calumma::generate::LanguageModel;
+use calumma::generate::{LanguageModel, ServingModel};
 use calumma::memory::peak_resident;
-use calumma::model::{CausalLm, ServingModel};
+use calumma::model::CausalLm;
 use calumma::{Error, Result};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;

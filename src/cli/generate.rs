@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use calumma::Result;
 use calumma::generate::{EndReason, GenerationConfig, GenerationMode};
 use calumma::pipeline::{Pipeline, PipelineEvent};
-use calumma::tokenize::{PromptPiece, Segment, parse_prompt};
+use calumma::tokenize::Segment;
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
@@ -88,15 +88,7 @@ pub fn made_by(
 /// # Errors
 /// Those of images, checkpoint, settings and output.
 pub fn run(args: &GenerateArgs, session: &Session) -> Result<()> {
-    let pieces = parse_prompt(&args.prompt, args.image.len())?;
-    let images = images::open_all(&args.image)?;
-    let prompt: Vec<Segment> = pieces
-        .into_iter()
-        .map(|piece| match piece {
-            PromptPiece::Text(text) => Segment::Text(text),
-            PromptPiece::Image(index) => Segment::Image(images[index].clone()),
-        })
-        .collect();
+    let prompt = Segment::from_prompt(&args.prompt, images::open_all(&args.image)?)?;
     let pipeline = open::pipeline(&args.checkpoint, session)?;
     let mut config = args.sampling.over_checkpoint(&pipeline, session);
     config.mode = args.modality.into();

@@ -220,5 +220,10 @@ pub fn complain(error: &Error) {
 }
 
 fn f32_only(work: &str, precision: Precision, place: String, allowed: &'static str) -> Error {
-    Error::Device(DeviceError::Precision { precision, work: work.to_owned(), place, allowed })
+    Error::Device(DeviceError::Precision {
+        precision: precision.to_string(),
+        work: work.to_owned(),
+        place,
+        allowed,
+    })
 }

@@ -7,10 +7,9 @@ use std::time::Instant;
 use burn::tensor::{DType, Device};
 use calumma::device::{Precision, matmul_flops};
 use calumma::files::write_atomic;
+use calumma::recipe::read_recipe;
 use calumma::report::{Metrics, Reporter};
-use calumma::train::{
-    self, LanguageRecipe, LanguageTask, Plan, RunConfig, RunSummary, Task, read_recipe,
-};
+use calumma::train::{self, LanguageRecipe, LanguageTask, Plan, RunConfig, RunSummary, Task};
 use calumma::{Error, Result};
 use clap::Args;
 use serde::Serialize;

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use calumma::pipeline::NO_DECODER;
-use calumma::train::{ImageTask, VqRecipe, read_recipe};
+use calumma::recipe::read_recipe;
+use calumma::train::{ImageTask, VqRecipe};
 use calumma::{Error, Result};
 use clap::{Args, Subcommand};
 use image::{RgbImage, imageops};
@@ -200,7 +200,7 @@ fn drawing_tokenizer(dir: &Path, session: &Session) -> Result<VqTokenizer> {
     let tokenizer = tokenizer(dir, session)?;
     match tokenizer.has_decoder() {
         true => Ok(tokenizer),
-        false => Err(Error::file(dir, NO_DECODER)),
+        false => Err(Error::in_file(dir)(Error::NoImageDecoder)),
     }
 }
 

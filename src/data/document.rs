@@ -1,12 +1,12 @@
-//! From a rendered document to token ids and their loss mask.
+//! Token ids and loss mask of a rendered document.
 
 use super::render::Rendered;
 use crate::Result;
 use crate::tokenize::{CodedSegment, EncodeOptions, Processor, TokenSequence};
 
 impl Rendered {
-    /// The document as token ids, from begin-of-text to end-of-text. The loss counts what
-    /// `supervised` says; end-of-text counts with the last segment, begin-of-text never.
+    /// The document as token ids, from begin-of-text to end-of-text. The loss mask follows
+    /// `supervised`; end-of-text has the mask of the last segment, begin-of-text is never a target.
     ///
     /// # Errors
     /// As [`Processor::encode_with`].
@@ -25,9 +25,8 @@ impl Rendered {
         Ok(tokens)
     }
 
-    /// The same document without the text before its last image: what the model sees when a
-    /// prompt is dropped, so that it learns to draw without one (classifier-free guidance).
-    /// `None` when it does not end with an image.
+    /// The document's last image alone: the document with its prompt dropped, by which the model
+    /// learns to draw without one (classifier-free guidance). `None` if it does not end with an image.
     pub fn without_prompt(&self) -> Option<Self> {
         match (self.segments.last(), self.supervised.last()) {
             (Some(CodedSegment::Image(codes)), Some(&counts)) => Some(Self {

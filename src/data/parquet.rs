@@ -1,8 +1,8 @@
-//! Parquet files as Hugging Face writes them: images are `struct{bytes, path}` columns, all
-//! other columns become JSON values.
+//! Parquet files as Hugging Face writes them: `struct{bytes, path}` columns are images, all other
+//! columns become JSON values.
 //!
-//! The columns are held in memory as they were encoded: images compressed, and repeated
-//! images (one row a question, several questions an image) once.
+//! The columns stay in memory as they were encoded: images compressed, and a repeated image (with one
+//! row per question about it) once.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,21 +12,24 @@ use ::parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch, StructArray, types};
+use arrow_array::{Array, RecordBatch, StructArray};
 use arrow_schema::{DataType, Field, Fields as ArrowFields, Schema};
 use image::RgbImage;
 use serde_json::Value;
 
-use super::{Dataset, Fields, Sample, files, image_file, in_range, item_error};
-use crate::{Error, Result};
+use super::arrow::{bytes, is_image, list_items, resolve, value};
+use super::dataset::{Dataset, Fields, Sample, in_range};
+use super::messages::{because_in, item_error};
+use super::{files, image_file};
+use crate::error::{Error, Result};
 
-/// Rows that are decoded together; small, so that no batch of images passes 2 GiB.
+/// Rows per record batch; few, so that the images of a batch stay below 2 GiB.
 const BATCH_ROWS: usize = 256;
 
-/// One Parquet file. Columns of type `struct{bytes, path}`, or lists of it, are images (in
-/// column order, null ones left out); booleans, integers, floats, strings, lists and structs of
-/// them are fields; columns of other types are left out. An image without bytes is read from
-/// its path, relative to the file's directory.
+/// One Parquet file. Columns of type `struct{bytes, path}`, or lists of it, are images (in column
+/// order, without nulls); booleans, integers, floats, strings, lists and structs of them are fields;
+/// columns of other types are ignored. An image without bytes is read from its path, relative to
+/// the file's directory.
 pub struct Parquet {
     path: PathBuf,
     name: String,
@@ -39,11 +42,10 @@ impl Parquet {
     /// Loads the columns of the file at `path`.
     ///
     /// # Errors
-    /// When the file cannot be read, is damaged, or holds no row.
+    /// If the file cannot be read, is damaged, or holds no row.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
-        let batches =
-            load(file).map_err(|e| Error::file(path, format!("not a whole Parquet file: {e}")))?;
+        let batches = load(file).map_err(because_in(path, "not a whole Parquet file"))?;
         let mut starts = vec![0];
         let mut rows = 0;
         for batch in &batches {
@@ -63,6 +65,7 @@ impl Parquet {
         Ok((&self.batches[batch], index - self.starts[batch]))
     }
 
+    /// Adds the images at `row` of `column`, one or a list.
     fn decode(&self, column: &str, row: &Row<'_>, images: &mut Vec<RgbImage>) -> Result<()> {
         let (array, at) = resolve(row.array, row.at);
         if array.is_null(at) {
@@ -82,6 +85,7 @@ impl Parquet {
         Ok(())
     }
 
+    /// The image in the struct at `at`, from its bytes or its path.
     fn image(
         &self,
         name: &str,
@@ -90,22 +94,21 @@ impl Parquet {
         row: &Row<'_>,
     ) -> Result<RgbImage> {
         let item = format!("row {}, column {name}", row.number);
-        let broken = |e: &dyn std::fmt::Display| item_error(&self.path, &item, e);
         let origin = format!("{}: {item}", self.name);
         if let Some(bytes) = column.column_by_name("bytes").and_then(|b| bytes(b.as_ref(), at)) {
             return image_file::decode(bytes, &origin);
         }
         let path = column.column_by_name("path").map(|p| value(p.as_ref(), at));
         let Some(Some(Value::String(path))) = path else {
-            return Err(broken(&"the image has neither bytes nor a path"));
+            return Err(item_error(&self.path, &item, "the image has neither bytes nor a path"));
         };
         let dir = self.path.parent().unwrap_or(Path::new(""));
-        let file = files::inside(dir, &path).map_err(|e| broken(&e))?;
+        let file = files::inside(dir, &path).map_err(|e| item_error(&self.path, &item, e))?;
         image_file::decode(&files::read(&file).map_err(Error::io(&file))?, &origin)
     }
 }
 
-/// One place in a column, and the row's number in the file for messages.
+/// One position in a column, and the row's number in the file for messages.
 struct Row<'a> {
     array: &'a dyn Array,
     at: usize,
@@ -144,10 +147,11 @@ impl Dataset for Parquet {
     }
 }
 
+/// All rows of `file`, the bytes of images dictionary-encoded where the file allows it.
 fn load(file: File) -> ::parquet::errors::Result<Vec<RecordBatch>> {
     let plain = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
     let options = ArrowReaderOptions::new().with_schema(Arc::new(keep_encoded(plain.schema())));
-    // a file whose types do not allow the dictionary is read as it is
+    // if the types do not allow a dictionary, read the columns as they are
     let metadata = ArrowReaderMetadata::try_new(plain.metadata().clone(), options);
     let metadata = metadata.unwrap_or(plain);
     ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata)
@@ -157,7 +161,7 @@ fn load(file: File) -> ::parquet::errors::Result<Vec<RecordBatch>> {
         .collect()
 }
 
-/// `schema` with the bytes of images as dictionaries, so that repeated ones stay single.
+/// `schema` with the bytes of images as dictionaries, which hold repeated images once.
 fn keep_encoded(schema: &Schema) -> Schema {
     let fields: ArrowFields = schema.fields().iter().map(|f| encoded_field(f)).collect();
     Schema::new_with_metadata(fields, schema.metadata().clone())
@@ -181,113 +185,4 @@ fn encoded_field(field: &Field) -> Field {
         }
         _ => field.clone(),
     }
-}
-
-/// Whether a column of this type holds images: a struct with binary `bytes`, or a list of it.
-fn is_image(kind: &DataType) -> bool {
-    match kind {
-        DataType::Struct(children) => {
-            children.iter().any(|child| child.name() == "bytes" && is_binary(child.data_type()))
-        }
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            is_image(item.data_type())
-        }
-        _ => false,
-    }
-}
-
-fn is_binary(kind: &DataType) -> bool {
-    match kind {
-        DataType::Dictionary(_, values) => is_binary(values),
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => true,
-        _ => false,
-    }
-}
-
-/// The array and position that hold the value itself: through a dictionary, if there is one.
-fn resolve(array: &dyn Array, at: usize) -> (&dyn Array, usize) {
-    match array.as_any_dictionary_opt() {
-        Some(dictionary) if array.is_valid(at) => {
-            let key = integer(dictionary.keys(), at).and_then(|key| usize::try_from(key).ok());
-            (dictionary.values().as_ref(), key.unwrap_or(0))
-        }
-        _ => (array, at),
-    }
-}
-
-fn bytes(array: &dyn Array, at: usize) -> Option<&[u8]> {
-    let (array, at) = resolve(array, at);
-    if array.is_null(at) {
-        return None;
-    }
-    match array.data_type() {
-        DataType::Binary => Some(array.as_binary::<i32>().value(at)),
-        DataType::LargeBinary => Some(array.as_binary::<i64>().value(at)),
-        DataType::BinaryView => Some(array.as_binary_view().value(at)),
-        _ => None,
-    }
-}
-
-fn list_items(array: &dyn Array, at: usize) -> Option<Arc<dyn Array>> {
-    match array.data_type() {
-        DataType::List(_) => Some(array.as_list::<i32>().value(at)),
-        DataType::LargeList(_) => Some(array.as_list::<i64>().value(at)),
-        DataType::FixedSizeList(..) => Some(array.as_fixed_size_list().value(at)),
-        _ => None,
-    }
-}
-
-fn integer(array: &dyn Array, at: usize) -> Option<i128> {
-    Some(match array.data_type() {
-        DataType::Int8 => array.as_primitive::<types::Int8Type>().value(at).into(),
-        DataType::Int16 => array.as_primitive::<types::Int16Type>().value(at).into(),
-        DataType::Int32 => array.as_primitive::<types::Int32Type>().value(at).into(),
-        DataType::Int64 => array.as_primitive::<types::Int64Type>().value(at).into(),
-        DataType::UInt8 => array.as_primitive::<types::UInt8Type>().value(at).into(),
-        DataType::UInt16 => array.as_primitive::<types::UInt16Type>().value(at).into(),
-        DataType::UInt32 => array.as_primitive::<types::UInt32Type>().value(at).into(),
-        DataType::UInt64 => array.as_primitive::<types::UInt64Type>().value(at).into(),
-        _ => return None,
-    })
-}
-
-/// The value as JSON; `None` for types that have no plain counterpart there.
-fn value(array: &dyn Array, at: usize) -> Option<Value> {
-    let (array, at) = resolve(array, at);
-    if let Some(items) = list_items(array, at) {
-        if array.is_null(at) {
-            return Some(Value::Null);
-        }
-        return (0..items.len()).map(|item| value(items.as_ref(), item)).collect();
-    }
-    let found = match array.data_type() {
-        DataType::Null => Value::Null,
-        _ if array.is_null(at) => Value::Null,
-        DataType::Boolean => array.as_boolean().value(at).into(),
-        DataType::Utf8 => array.as_string::<i32>().value(at).into(),
-        DataType::LargeUtf8 => array.as_string::<i64>().value(at).into(),
-        DataType::Utf8View => array.as_string_view().value(at).into(),
-        DataType::Float64 => array.as_primitive::<types::Float64Type>().value(at).into(),
-        DataType::Float32 => {
-            // the shortest decimal, not the double that the bits widen to
-            let number = array.as_primitive::<types::Float32Type>().value(at);
-            number.to_string().parse::<f64>().ok().into()
-        }
-        DataType::Struct(children) => {
-            let columns = array.as_struct().columns();
-            let named = children.iter().zip(columns);
-            Value::Object(
-                named.filter_map(|(f, c)| Some((f.name().clone(), value(c, at)?))).collect(),
-            )
-        }
-        _ => {
-            let number = integer(array, at)?;
-            match (u64::try_from(number), i64::try_from(number)) {
-                (Ok(number), _) => number.into(),
-                (_, Ok(number)) => number.into(),
-                _ => return None,
-            }
-        }
-    };
-    Some(found)
 }

@@ -1,4 +1,4 @@
-//! From a template, fields and coded images to the segments of a document.
+//! Documents from samples: a template filled in with fields and coded images.
 
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -6,10 +6,10 @@ use serde_json::Value;
 use vq_tokenizer::Codes;
 
 use super::mixture::below;
-use super::template::{Piece, Template};
 use super::{Fields, available, type_name};
-use crate::tokenize::CodedSegment;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::tokenize::template::Piece;
+use crate::tokenize::{CodedSegment, Template};
 
 /// Which segments of a document the loss counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,42 +18,42 @@ pub enum Loss {
     /// All of them.
     #[default]
     All,
-    /// Answers: what stands after a separator that ends a prompt, up to and with the separator
-    /// that ends the answer (by which the model learns to stop).
+    /// Answers: everything after a separator that ends a prompt, up to and including the
+    /// separator that ends the answer (so that the model learns to stop).
     Answers,
-    /// Answers, and every image. An image that opens a document is learnt without a prompt, which
-    /// is what guidance compares with; texts that only ask for something are not learnt.
+    /// Answers and all images. An image at the start of a document is learned without a prompt,
+    /// as classifier-free guidance needs; the text of prompts is not learned.
     #[serde(alias = "pictures-and-answers")]
     ImagesAndAnswers,
 }
 
-/// How [`Template::render`] lays out a document.
+/// Options of [`Template::render`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RenderOptions {
     /// Which segments the loss counts.
     pub loss: Loss,
-    /// Most entries of a repeated part; of a longer list a random subset stays, in its order.
+    /// The most entries of a repeated part; of a longer list a random subset is kept, in order.
     pub max_turns: Option<usize>,
 }
 
-/// A document.
+/// A document with the targets of its loss.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rendered {
-    /// Text (never two in a row with the same loss), images and separators.
+    /// Texts, images and separators; adjacent texts are joined unless the loss counts only one.
     pub segments: Vec<CodedSegment>,
-    /// For each segment whether the loss counts it.
+    /// For each segment, whether the loss counts it.
     pub supervised: Vec<bool>,
 }
 
 impl Template {
-    /// Fills the template with the fields of a sample and its coded images. `rng` draws from
-    /// list-valued fields and, beyond `max_turns`, among entries of repeated parts. Images
-    /// without an `<image>` mark are left out.
+    /// The document of a sample: the template with the sample's fields and coded images. `rng`
+    /// draws from list-valued fields and, beyond `max_turns`, among entries of repeated parts.
+    /// Images without an `<image>` mark are left out.
     ///
     /// # Errors
-    /// When a field is missing (the message names those there are), null, an object or an empty
-    /// list; when there are fewer images than marks; when the document is empty; or when only
-    /// answers count and there is none.
+    /// If a field is missing (the message names the available ones), null, an object or an empty
+    /// list; if there are fewer images than marks; if the document is empty; or if only answers
+    /// count and there is none.
     pub fn render(
         &self,
         fields: &Fields,
@@ -70,7 +70,7 @@ impl Template {
             options,
             rng,
         };
-        writer.pieces(&self.pieces, &Scope { fields, entry: None })?;
+        writer.pieces(self.pieces(), &Scope { fields, entry: None })?;
         if writer.out.segments.is_empty() {
             return Err(writer.error("the document is empty"));
         }
@@ -140,7 +140,7 @@ impl Writer<'_> {
         })
     }
 
-    /// Indices of the entries to keep, in order.
+    /// The indices of the entries to keep, in order.
     fn choose(&mut self, len: usize) -> Vec<usize> {
         let keep = self.options.max_turns.unwrap_or(len).min(len);
         let mut indices: Vec<usize> = (0..len).collect();
@@ -155,6 +155,7 @@ impl Writer<'_> {
         indices
     }
 
+    /// Writes a field's value; of a list of plain values one entry, drawn at random.
     fn value(&mut self, name: &str, value: &Value) -> Result<()> {
         match value {
             Value::String(text) => self.text(text),
@@ -239,9 +240,9 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The separator counts where it ends an answer, not where it ends a prompt.
+    /// The separator is a target where it ends an answer, not where it ends a prompt.
     fn separator(&mut self) {
-        self.push(separator(), self.supervised());
+        self.push(CodedSegment::sep(), self.supervised());
         self.answering = !self.answering;
     }
 
@@ -263,11 +264,6 @@ impl Writer<'_> {
     }
 }
 
-/// The token that ends prompts and answers.
-fn separator() -> CodedSegment {
-    CodedSegment::sep()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -283,7 +279,7 @@ mod tests {
         Template::parse(source)?.render(&fields, &images, options, &mut rng)
     }
 
-    /// Text in quotes, `I` for an image, `|` for a separator; `+` marks what the loss counts.
+    /// Text in quotes, `I` for an image, `|` for a separator; `+` after each target of the loss.
     fn shown(rendered: &Rendered) -> String {
         let parts = rendered.segments.iter().zip(&rendered.supervised);
         let parts = parts.map(|(segment, counts)| {
@@ -322,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_and_segments_are_laid_out_in_full() {
+    fn messages_and_segments_are_written_in_full() {
         let fields = json!({ "messages": [
             { "role": "system", "content": "short" },
             { "role": "user", "content": [{ "type": "image" }, { "type": "text", "text": "q" }] },
@@ -348,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn list_valued_fields_give_every_entry_in_time() {
+    fn every_entry_of_a_list_valued_field_is_drawn_sometimes() {
         let template = Template::parse("{word}").unwrap();
         let fields = json!({ "word": ["a", "b", "c"] }).as_object().unwrap().clone();
         let mut rng = ChaCha8Rng::seed_from_u64(7);

@@ -1,8 +1,10 @@
-//! What stands in for a backend that this build lacks: errors that name the feature to build with.
+//! Stand-ins for backends that this build lacks: errors that name the feature to build with.
 
 #[cfg(not(feature = "cpu"))]
 pub mod cpu {
-    use super::super::{Device, DeviceError, DeviceInfo, DeviceSpec};
+    use burn::tensor::Device;
+
+    use crate::device::{DeviceError, DeviceInfo, DeviceSpec};
 
     const MISSING: DeviceError = DeviceError::NotBuilt { feature: "cpu" };
 
@@ -17,7 +19,9 @@ pub mod cpu {
 
 #[cfg(not(feature = "cuda"))]
 pub mod cuda {
-    use super::super::{Device, DeviceError, DeviceInfo, DeviceSpec};
+    use burn::tensor::Device;
+
+    use crate::device::{DeviceError, DeviceInfo, DeviceSpec};
 
     const MISSING: DeviceError = DeviceError::NotBuilt { feature: "cuda" };
 
@@ -36,7 +40,9 @@ pub mod cuda {
 
 #[cfg(not(feature = "wgpu"))]
 pub mod wgpu {
-    use super::super::{Device, DeviceError, DeviceInfo, DeviceSpec};
+    use burn::tensor::Device;
+
+    use crate::device::{DeviceError, DeviceInfo, DeviceSpec};
 
     const MISSING: DeviceError = DeviceError::NotBuilt { feature: "wgpu" };
 

@@ -1,6 +1,8 @@
 //! Burn's pure-Rust CPU backend.
 
-use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
+use burn::tensor::Device;
+
+use super::{DeviceError, DeviceInfo, DeviceSpec};
 
 pub fn open() -> Result<Device, DeviceError> {
     Ok(Device::flex())

@@ -1,11 +1,11 @@
-//! NVIDIA GPUs: what is looked at before Burn opens one.
+//! NVIDIA GPUs: the checks before Burn opens one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
-use burn::tensor::DeviceType;
+use burn::tensor::{Device, DeviceType};
 
-use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
+use super::{DeviceError, DeviceInfo, DeviceSpec};
 
 /// Any CUDA installation that can compile half-precision kernels has it.
 const HEADER: &str = "cuda_fp16.h";

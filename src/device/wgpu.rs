@@ -1,8 +1,8 @@
 //! GPUs through Vulkan, Metal, DirectX or OpenGL.
 
-use burn::tensor::{DeviceKind, DeviceType};
+use burn::tensor::{Device, DeviceKind, DeviceType};
 
-use super::{Device, DeviceError, DeviceInfo, DeviceSpec};
+use super::{DeviceError, DeviceInfo, DeviceSpec};
 
 /// The kinds of adapter, best first: what each is called, and whether it is a GPU of this
 /// machine.

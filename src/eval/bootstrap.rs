@@ -1,32 +1,31 @@
-//! The paired bootstrap: how far a difference of two means may be off, and how likely one as large
-//! is where there is none.
+//! The paired bootstrap: confidence interval and p-value of a difference of two means.
 //!
 //! With `s_g` the sum of the differences of group `g` and `n_g` its number of items, the difference
 //! is `d = sum(s_g) / sum(n_g)`. A resample draws as many groups as there are, with replacement, and
 //! gives `d*` by the same formula (Efron & Tibshirani 1993, An Introduction to the Bootstrap,
-//! chapters 6 and 13); items that hang together stay together in their group.
+//! chapters 6 and 13); dependent items stay together in their group.
 //!
-//! - The 95 % interval is that of percentiles: the 2.5 % and the 97.5 % quantile of `d*`.
-//! - The p-value is two-sided and comes from the same resamples moved to the null hypothesis, under
-//!   which they lie around 0 (Efron & Tibshirani 1993, section 16.4):
+//! - The 95 % interval is the percentile interval: the 2.5 % and the 97.5 % quantile of `d*`.
+//! - The p-value is two-sided and comes from the same resamples shifted to the null hypothesis, under
+//!   which they are centred at 0 (Efron & Tibshirani 1993, section 16.4):
 //!   `p = (1 + #{|d* - d| >= |d|}) / (1 + resamples)`. Its one-sided half, `d* >= 2 d`, is the test of
 //!   Berg-Kirkpatrick, Burkett & Klein 2012 (An Empirical Investigation of Statistical Significance
-//!   in NLP). The ones keep it above zero (Davison & Hinkley 1997, Bootstrap Methods and their
+//!   in NLP). Adding one keeps it above zero (Davison & Hinkley 1997, Bootstrap Methods and their
 //!   Application, chapter 4).
 //!
-//! Both are approximations for many groups: of 10 groups the interval is some 5 % too narrow.
+//! Both are approximations for many groups: with 10 groups the interval is some 5 % too narrow.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::Serialize;
 
-/// How differences are resampled.
+/// Settings of the bootstrap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Resampling {
-    /// How often.
+    /// Number of resamples.
     pub resamples: usize,
-    /// Seed of the draws; the same on any number of threads.
+    /// Random seed; the result does not depend on the number of threads.
     pub seed: u64,
 }
 
@@ -37,7 +36,7 @@ impl Default for Resampling {
     }
 }
 
-/// What resampling says of a difference.
+/// A difference with its interval and p-value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Difference {
     /// The mean of the differences over all items.
@@ -48,8 +47,8 @@ pub struct Difference {
     pub p_value: f64,
 }
 
-/// Resamples `groups`, each the sum of its items' differences and their number; `None` of fewer
-/// than two groups or without a resample.
+/// The mean difference over `groups`, each given as the sum of its items' differences and their number; `None` for
+/// fewer than two groups or without resamples.
 pub fn paired(groups: &[(f64, usize)], resampling: Resampling) -> Option<Difference> {
     let Resampling { resamples, seed } = resampling;
     if groups.len() < 2 || resamples == 0 {
@@ -64,7 +63,7 @@ pub fn paired(groups: &[(f64, usize)], resampling: Resampling) -> Option<Differe
             mean(groups.iter().map(|_| groups[rng.random_range(0..groups.len())]))
         })
         .collect();
-    // Sums in another order differ in their last bits, which must not tell equals apart.
+    // Tolerates rounding: sums in another order differ in their last bits.
     let largest = groups.iter().map(|(sum, _)| sum.abs()).fold(0.0, f64::max);
     let reached = value.abs() - 1e-12 * largest;
     let extreme = means.iter().filter(|mean| (*mean - value).abs() >= reached).count();
@@ -86,7 +85,7 @@ mod tests {
     use super::*;
 
     fn normal(rng: &mut ChaCha8Rng) -> f64 {
-        // Irwin & Hall: the sum of twelve uniform numbers, less 6, has variance 1.
+        // Irwin & Hall: the sum of twelve uniform numbers, minus 6, has variance 1.
         (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0
     }
 
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn intervals_cover_the_truth_and_p_values_are_uniform_without_a_difference() {
+    fn intervals_cover_the_truth_and_p_values_are_uniform_under_the_null() {
         let resampling = Resampling { resamples: 1000, seed: 0 };
         let (mut covered, mut below_half, mut significant, repeats) = (0, 0, 0, 400);
         for seed in 0..repeats {
@@ -140,14 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn items_of_a_group_stay_together() {
+    fn items_of_a_group_are_resampled_together() {
         let alone = differences(3, 50, 0.2);
         let fivefold: Vec<_> = alone.iter().map(|(d, _)| (5.0 * d, 5)).collect();
         let (one, five) = (
             paired(&alone, Resampling::default()).unwrap(),
             paired(&fivefold, Resampling::default()).unwrap(),
         );
-        // Five equal items say no more than one.
+        // Five equal items carry no more information than one.
         assert!((one.interval[0] - five.interval[0]).abs() < 1e-12);
         assert_eq!(one.p_value, five.p_value);
     }

@@ -1,5 +1,6 @@
-//! Images drawn from the texts of a data set and looked for among its own: how often the nearest one belongs
-//! to the same text. A measure of this project's own, for images that no detector reads, such as emoji.
+//! Retrieval of generated images: images are generated from the texts of a data set, and scored by how often the
+//! nearest of the data set's own images has the same text. A measure of this project, for images that no detector
+//! reads, such as emoji.
 
 use std::collections::BTreeMap;
 
@@ -7,64 +8,80 @@ use image::{RgbImage, imageops};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::report::{Report, SampleRecord};
+use super::batches::{Extent, each_batch, one_per_item, single_image};
+use super::fid::Fid;
+use super::report::{Report, SampleRecord, indicator, tone};
 use super::score::Score;
-use super::{Extent, Fid, each_batch, image, number, one_each, tone};
 use crate::data::{BadSample, Dataset, Fields, Sample};
 use crate::error::{Error, Result};
-use crate::generate::prompt::{FormPiece, render};
 use crate::sheet::{Cell, Tone};
+use crate::tokenize::{CodedSegment, Template};
 
-/// Side of the reduced images that are compared, in pixels.
+/// Side of the images when they are compared, in pixels.
 const SIDE: u32 = 16;
 
-/// How many of the nearest images the second score looks at.
+/// Nearest images that count for `retrieval_at_5`.
 const NEAREST: usize = 5;
 
 /// Pairs of images on the sheet.
 const SHOWN: usize = 32;
 
-/// Where images come from.
+/// The model's part of the measure.
 pub trait Artist {
-    /// An image of each of `texts`.
+    /// An image for each of `texts`.
     ///
     /// # Errors
     /// Those of the model.
     fn draw(&mut self, texts: &[String]) -> Result<Vec<RgbImage>>;
 
-    /// Each of `images` as the image tokenizer sees it, resized and cut, and what it leaves of it: the best
-    /// that the model could draw.
+    /// Each of `images`, resized and cropped for the image tokenizer, with its reconstruction: the best that the
+    /// model could draw.
     ///
     /// # Errors
     /// Those of the image tokenizer.
     fn reconstruct(&mut self, images: &[RgbImage]) -> Result<Vec<(RgbImage, RgbImage)>>;
 }
 
-/// What [`evaluate`] found.
+/// The result of [`evaluate`].
 #[derive(Clone, Debug)]
 pub struct DrawingScores {
-    /// Drawn images to which, of all images of the data set reduced to 16x16 pixels, one of the same text is
-    /// nearest by the squared difference of RGB.
+    /// The share of generated images whose nearest image in the data set has the same text. Images are compared
+    /// at 16x16 pixels by the squared difference of RGB.
     pub retrieval: Score,
-    /// The same for one of the five nearest.
+    /// The same for any of the five nearest.
     pub retrieval_at_5: Score,
-    /// The first score for reconstructions of the data set's own images.
+    /// `retrieval` for reconstructions of the data set's own images.
     pub reconstructed: Score,
-    /// The share that a guess among the data set's images gets right.
+    /// The expected share right of a random image of the data set.
     pub chance: f64,
-    /// Every image.
+    /// A record of every image.
     pub samples: Vec<SampleRecord>,
     /// Samples that could not be read.
     pub bad: Vec<BadSample>,
-    /// Some images, the data set's and the drawn one.
+    /// Some images of the data set, each beside the generated one.
     pub sheet: Vec<Cell>,
 }
 
-/// Has `artist` draw the text that `form`, such as `{name}, {style} emoji`, makes of each sample's columns.
+/// The images so far.
+#[derive(Default)]
+struct Images {
+    /// The data set's images, reduced.
+    originals: Vec<Vec<u8>>,
+    /// The generated images, reduced.
+    drawn: Vec<Vec<u8>>,
+    /// The reconstructions, reduced.
+    rebuilt: Vec<Vec<u8>>,
+    /// Pairs of an original and a generated image for the sheet.
+    shown: Vec<(RgbImage, RgbImage)>,
+    samples: Vec<SampleRecord>,
+}
+
+/// Has `artist` draw the text that the template `form`, such as `{name}, {style} emoji`, makes of each sample's
+/// columns, and searches the data set for the images drawn.
 ///
 /// # Errors
-/// Those of `artist`; when more samples than [`crate::data::DEFAULT_TOLERANCE`], and more than one, are
-/// unreadable, have no single image or lack a column of the form.
+/// Those of `artist`; if more samples than [`crate::data::DEFAULT_TOLERANCE`], and more than one, are unreadable,
+/// do not have exactly one image or lack a column of the template.
 pub fn evaluate(
     dataset: &dyn Dataset,
     extent: Extent,
@@ -72,67 +89,74 @@ pub fn evaluate(
     artist: &mut dyn Artist,
     mut fid: Option<&mut Fid>,
 ) -> Result<DrawingScores> {
-    let (mut originals, mut drawn, mut rebuilt) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut samples, mut shown) = (Vec::new(), Vec::new());
-    let take =
-        |sample: Sample| Ok((prompt(form, &sample.fields)?, image(sample.images)?, sample.source));
+    let mut all = Images::default();
+    let take = |sample: Sample| {
+        Ok((prompt(form, &sample.fields)?, single_image(sample.images)?, sample.source))
+    };
     let bad = each_batch(dataset, extent, take, |batch| {
         let texts: Vec<_> = batch.iter().map(|(_, (text, _, _))| text.clone()).collect();
         let images: Vec<_> = batch.iter().map(|(_, (_, image, _))| image.clone()).collect();
-        let made = one_each(artist.draw(&texts)?, texts.len())?;
-        let (images, left): (Vec<_>, Vec<_>) = artist.reconstruct(&images)?.into_iter().unzip();
+        let drawn = one_per_item(artist.draw(&texts)?, texts.len())?;
+        let (images, rebuilt): (Vec<_>, Vec<_>) = artist.reconstruct(&images)?.into_iter().unzip();
         if let Some(fid) = &mut fid {
             fid.add_real(&images)?;
-            fid.add_made(&made)?;
+            fid.add_generated(&drawn)?;
         }
-        rebuilt.extend(left.iter().map(reduced));
-        originals.extend(images.iter().map(reduced));
-        drawn.extend(made.iter().map(reduced));
-        for ((index, (text, _, source)), pair) in
-            batch.into_iter().zip(images.into_iter().zip(made))
-        {
-            if shown.len() < SHOWN {
-                shown.push(pair);
-            }
-            samples.push(SampleRecord {
-                doc_id: index,
-                id: source,
-                target: json!(text),
-                input: text,
-                ..SampleRecord::default()
-            });
-        }
+        all.originals.extend(images.iter().map(reduced));
+        all.drawn.extend(drawn.iter().map(reduced));
+        all.rebuilt.extend(rebuilt.iter().map(reduced));
+        let left = SHOWN - all.shown.len();
+        all.shown.extend(images.into_iter().zip(drawn).take(left));
+        all.samples.extend(batch.into_iter().map(|(index, (text, _, source))| SampleRecord {
+            doc_id: index,
+            id: source,
+            target: json!(text),
+            input: text,
+            ..SampleRecord::default()
+        }));
         Ok(())
     })?;
-    let texts: Vec<&str> = samples.iter().map(|sample| sample.input.as_str()).collect();
-    let near = |one: &Vec<u8>| nearest(one, &originals, &texts);
-    let found: Vec<Vec<&str>> = drawn.par_iter().map(near).collect();
-    let left: Vec<Vec<&str>> = rebuilt.par_iter().map(near).collect();
-    let reconstructed = Score::share(left.iter().zip(&texts).map(|(near, text)| near[0] == *text));
-    let first: Vec<bool> = found.iter().zip(&texts).map(|(near, text)| near[0] == *text).collect();
-    let any: Vec<bool> = found.iter().zip(&texts).map(|(near, text)| near.contains(text)).collect();
-    let responses: Vec<Value> = found.iter().map(|near| json!(near[0])).collect();
+    Ok(DrawingScores { bad, ..all.scores() })
+}
+
+impl Images {
+    fn scores(self) -> DrawingScores {
+        let Self { originals, drawn, rebuilt, shown, mut samples } = self;
+        let texts: Vec<String> = samples.iter().map(|sample| sample.input.clone()).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let near = |one: &Vec<u8>| nearest(one, &originals, &texts);
+        let found: Vec<Vec<&str>> = drawn.par_iter().map(near).collect();
+        let of_rebuilt: Vec<Vec<&str>> = rebuilt.par_iter().map(near).collect();
+        let is_first = |(near, text): (&Vec<&str>, &&str)| near[0] == *text;
+        let first: Vec<bool> = found.iter().zip(&texts).map(is_first).collect();
+        let any: Vec<bool> =
+            found.iter().zip(&texts).map(|(near, text)| near.contains(text)).collect();
+        for (at, sample) in samples.iter_mut().enumerate() {
+            sample.response = json!(found[at][0]);
+            let (first, any) = (indicator(first[at]), indicator(any[at]));
+            sample.scores = vec![("retrieval", first), ("retrieval_at_5", any)];
+        }
+        let pair = |(at, (original, drawn)): (usize, (RgbImage, RgbImage))| {
+            let drawn = Cell::new(drawn).note(tone(first[at]), texts[at]);
+            [Cell::new(original).note(Tone::Muted, "the data set's"), drawn]
+        };
+        DrawingScores {
+            sheet: shown.into_iter().enumerate().flat_map(pair).collect(),
+            reconstructed: Score::share(of_rebuilt.iter().zip(&texts).map(is_first)),
+            retrieval: Score::share(first),
+            retrieval_at_5: Score::share(any),
+            chance: chance(&texts),
+            samples,
+            bad: Vec::new(),
+        }
+    }
+}
+
+/// The probability that two random images have the same text.
+fn chance(texts: &[&str]) -> f64 {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     texts.iter().for_each(|text| *counts.entry(text).or_default() += 1);
-    let chance = counts.values().map(|count| (*count as f64 / texts.len() as f64).powi(2)).sum();
-    for (at, sample) in samples.iter_mut().enumerate() {
-        sample.response = responses[at].clone();
-        sample.scores = vec![("retrieval", number(first[at])), ("retrieval_at_5", number(any[at]))];
-    }
-    let pair = |(at, (original, drawn)): (usize, (RgbImage, RgbImage))| {
-        let drawn = Cell::new(drawn).note(tone(first[at]), &samples[at].input);
-        [Cell::new(original).note(Tone::Muted, "the data set's"), drawn]
-    };
-    let sheet = shown.into_iter().enumerate().flat_map(pair).collect();
-    Ok(DrawingScores {
-        retrieval: Score::share(first),
-        retrieval_at_5: Score::share(any),
-        reconstructed,
-        chance,
-        samples,
-        bad,
-        sheet,
-    })
+    counts.values().map(|count| (*count as f64 / texts.len() as f64).powi(2)).sum()
 }
 
 /// The text that `form` makes of a sample's columns.
@@ -146,11 +170,11 @@ fn prompt(form: &str, fields: &Fields) -> Result<String> {
     let columns: Vec<(&str, &str)> =
         columns.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let mut text = String::new();
-    for piece in render(form, &columns)? {
-        match piece {
-            FormPiece::Text(part) => text += &part,
+    for segment in Template::prompt(form)?.fill(&columns, vec![])? {
+        match segment {
+            CodedSegment::Text(part) => text += &part,
             _ => {
-                let message = format!("the form `{form}` of a text to draw has more than text");
+                let message = format!("the template `{form}` of a text to draw may hold only text");
                 return Err(Error::invalid(message));
             }
         }
@@ -163,7 +187,7 @@ fn reduced(image: &RgbImage) -> Vec<u8> {
     imageops::thumbnail(image, SIDE, SIDE).into_raw()
 }
 
-/// The texts of the images nearest to `one`, nearest first; of equally near ones the first.
+/// The texts of the images nearest to `one`, nearest first; ties go to the earlier image.
 fn nearest<'t>(one: &[u8], all: &[Vec<u8>], texts: &[&'t str]) -> Vec<&'t str> {
     let distance = |other: &[u8]| -> u64 {
         one.iter().zip(other).map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2)).sum()
@@ -207,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prompt_is_made_of_the_columns_and_of_text_alone() {
+    fn prompts_are_rendered_from_columns_and_hold_only_text() {
         let fields: Fields =
             serde_json::from_str(r#"{"name": "red heart", "style": "flat", "tags": ["love"]}"#)
                 .unwrap();
@@ -217,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_images_come_first() {
+    fn nearest_images_come_first() {
         let all: Vec<Vec<u8>> = (0..7).map(|level| vec![level * 10; 3]).collect();
         let texts = ["a", "b", "c", "d", "e", "f", "g"];
         assert_eq!(nearest(&[31; 3], &all, &texts), ["d", "e", "c", "f", "b"]);

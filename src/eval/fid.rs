@@ -1,4 +1,4 @@
-//! The Fréchet inception distance of two sets of images: FID of drawn ones, rFID of reconstructed ones.
+//! The Fréchet inception distance of two sets of images: FID for generated ones, rFID for reconstructions.
 
 use std::path::Path;
 
@@ -10,25 +10,25 @@ use super::metrics::{Features, frechet_distance};
 use super::score::Score;
 use crate::error::Result;
 
-/// Features of both sets while their images come in; 8 kB of memory an image.
+/// The network and the features of both sets so far; 8 kB of memory per image.
 #[derive(Debug)]
 pub struct Fid {
     inception: Inception,
     real: Features,
-    made: Features,
+    generated: Features,
 }
 
 impl Fid {
-    /// Opens the network at `path`; see [`Inception::open`].
+    /// Two empty sets, with the network at `path`; see [`Inception::open`].
     ///
     /// # Errors
     /// As there.
     pub fn open(path: &Path, device: &Device) -> Result<Self> {
         let inception = Inception::open(path, device)?;
-        Ok(Self { inception, real: Features::new(WIDTH), made: Features::new(WIDTH) })
+        Ok(Self { inception, real: Features::new(WIDTH), generated: Features::new(WIDTH) })
     }
 
-    /// Adds images that others are held against.
+    /// Adds images to the reference set.
     ///
     /// # Errors
     /// As [`Inception::features`].
@@ -36,21 +36,21 @@ impl Fid {
         self.real.append(self.inception.features(images)?)
     }
 
-    /// Adds images that were drawn or reconstructed.
+    /// Adds generated or reconstructed images.
     ///
     /// # Errors
     /// As [`Inception::features`].
-    pub fn add_made(&mut self, images: &[RgbImage]) -> Result<()> {
-        self.made.append(self.inception.features(images)?)
+    pub fn add_generated(&mut self, images: &[RgbImage]) -> Result<()> {
+        self.generated.append(self.inception.features(images)?)
     }
 
-    /// The distance; N is the smaller number of images. It is biased upwards by small sets: papers take
-    /// 50,000 images, and with fewer than 2048 it tells little.
+    /// The distance, with the size of the smaller set as N. Small sets bias it upwards: papers use 50,000
+    /// images, and below 2048 it tells little.
     ///
     /// # Errors
-    /// When a set has fewer than two images.
+    /// If a set has fewer than two images.
     pub fn score(&self) -> Result<Score> {
-        let n = self.real.len().min(self.made.len());
-        Ok(Score::whole(frechet_distance(&self.real, &self.made)?, n))
+        let n = self.real.len().min(self.generated.len());
+        Ok(Score::whole(frechet_distance(&self.real, &self.generated)?, n))
     }
 }

@@ -1,35 +1,35 @@
-//! Images for GenEval's own scorer (arXiv 2310.11513, djghosh13/geneval): the folder that it reads. Its
-//! detectors are not part of this project, so nothing is scored here, and no score is called GenEval's.
+//! Images for GenEval's own scorer (arXiv 2310.11513, djghosh13/geneval), in the directory layout that it reads.
+//! Its detectors are not part of this project, so nothing is scored here.
 //!
-//! `NNNNN/metadata.jsonl` holds the prompt's line of `evaluation_metadata.jsonl`, `NNNNN/samples/0000.png` and
-//! so on the images.
+//! `NNNNN/metadata.jsonl` holds the prompt's line of `evaluation_metadata.jsonl`; the images are
+//! `NNNNN/samples/0000.png` and so on.
 
 use std::path::Path;
 
 use image::RgbImage;
 use serde_json::{Value, json};
 
+use super::batches::{Extent, one_per_item, refuse_many_bad};
 use super::report::{Report, SampleRecord};
 use super::score::Score;
-use super::{Extent, one_each, refuse_many_bad};
 use crate::data::{BadSample, Dataset, Fields};
 use crate::error::{Error, Result};
 use crate::files::{write_atomic, write_png};
 use crate::sheet::{Cell, Tone};
 
-/// Images for each prompt, as the benchmark has them.
+/// Images per prompt, as in the benchmark.
 pub const IMAGES: usize = 4;
 /// Prompts on the sheet.
 const SHOWN: usize = 32;
 
-/// Draws [`IMAGES`] images for each prompt of `dataset` into the folder `dir`; prompts whose images are all
-/// there already are passed over.
+/// Draws [`IMAGES`] images for each prompt of `dataset` into the directory `dir`; prompts whose images all exist
+/// are skipped.
 ///
-/// `draw` gets a prompt and the number of its first image, which a seed may be moved by, and gives
+/// `draw` is called with a prompt and the number of its first image, an offset for the seed, and returns
 /// [`IMAGES`] images.
 ///
 /// # Errors
-/// Those of `draw` and of the files; when more samples than [`crate::data::DEFAULT_TOLERANCE`], and more than one,
+/// Those of `draw` and of the files; if more samples than [`crate::data::DEFAULT_TOLERANCE`], and more than one,
 /// have no `prompt`.
 pub fn draw(
     dataset: &dyn Dataset,
@@ -49,21 +49,21 @@ pub fn draw(
                 continue;
             }
         };
-        let folder = dir.join(format!("{index:05}"));
-        let path = |number: usize| folder.join("samples").join(format!("{number:04}.png"));
+        let prompt_dir = dir.join(format!("{index:05}"));
+        let path = |number: usize| prompt_dir.join("samples").join(format!("{number:04}.png"));
         if !(0..IMAGES).all(|number| path(number).is_file()) {
-            let images = one_each(draw(&prompt, index * IMAGES)?, IMAGES)?;
+            let images = one_per_item(draw(&prompt, index * IMAGES)?, IMAGES)?;
             let metadata = metadata(&fields);
-            write_atomic(&folder.join("metadata.jsonl"), format!("{metadata}\n").as_bytes())?;
+            write_atomic(&prompt_dir.join("metadata.jsonl"), format!("{metadata}\n").as_bytes())?;
             for (number, image) in images.iter().enumerate() {
                 write_png(&path(number), image)?;
             }
         }
         if sheet.len() < SHOWN {
-            let first = image::open(path(0)).map_err(|e| Error::file(&path(0), e.to_string()))?;
+            let first = image::open(path(0)).map_err(Error::in_file(&path(0)))?;
             sheet.push(Cell::new(first.into_rgb8()).note(Tone::Plain, prompt.as_str()));
         }
-        samples.push(record(index, &fields, prompt, &folder));
+        samples.push(record(index, &fields, prompt, &prompt_dir));
     }
     let images = Score::whole((samples.len() * IMAGES) as f64, samples.len());
     Ok(Report {
@@ -77,23 +77,23 @@ pub fn draw(
     })
 }
 
-/// The prompt's line of the benchmark.
+/// The prompt's line in the benchmark's file.
 fn metadata(fields: &Fields) -> Value {
     fields.get("metadata").cloned().unwrap_or_else(|| Value::Object(fields.clone()))
 }
 
 fn text(fields: &Fields) -> Result<String> {
     let prompt = fields.get("prompt").and_then(Value::as_str);
-    prompt.map(str::to_owned).ok_or_else(|| Error::invalid("there is no text in prompt".to_owned()))
+    prompt.map(str::to_owned).ok_or_else(|| Error::invalid("column prompt is missing or no text"))
 }
 
-fn record(doc_id: usize, fields: &Fields, prompt: String, folder: &Path) -> SampleRecord {
+fn record(doc_id: usize, fields: &Fields, prompt: String, prompt_dir: &Path) -> SampleRecord {
     SampleRecord {
         doc_id,
-        id: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        id: prompt_dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         input: prompt,
         target: metadata(fields),
-        response: json!(folder.join("samples")),
+        response: json!(prompt_dir.join("samples")),
         kind: fields.get("tag").and_then(Value::as_str).map(str::to_owned),
         group: None,
         scores: Vec::new(),

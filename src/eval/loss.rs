@@ -1,4 +1,4 @@
-//! Held-out loss of a language model, by source and modality.
+//! Loss of a language model on held-out documents, by source and modality.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use super::score::Score;
 use crate::error::{Error, Result};
 use crate::train::objective::NextTokenBatch;
 
-/// A sum of cross-entropies in nats and the number of tokens it is over.
+/// A sum of cross-entropies in nats and its number of tokens.
 pub type LossSum = (f64, usize);
 
 /// The losses of one batch.
@@ -23,24 +23,23 @@ pub struct BatchLoss {
 /// The losses of one source of documents.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceLoss {
-    /// What the source is called.
+    /// The source's name.
     pub name: String,
-    /// Batch by batch.
+    /// The losses of each batch.
     pub batches: Vec<BatchLoss>,
 }
 
-/// What [`evaluate`] found.
+/// The result of [`evaluate`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct LossScores {
-    /// By source.
+    /// The losses of each source.
     pub sources: Vec<SourceLoss>,
 }
 
-/// Measures the named `sources`, whose documents are packed already; `loss` gives the sums of one
-/// batch. Batches come from [`crate::train::validation_batches`].
+/// The losses of the named `sources` of packed documents; `loss` returns the sums of one batch.
 ///
 /// # Errors
-/// When there is no supervised token at all, or a loss is no number.
+/// If there is no supervised token at all, or a loss is not finite.
 pub fn evaluate(
     sources: &[(String, Vec<NextTokenBatch>)],
     mut loss: impl FnMut(&NextTokenBatch) -> BatchLoss,
@@ -49,19 +48,19 @@ pub fn evaluate(
     for (name, batches) in sources {
         let batches: Vec<BatchLoss> = batches.iter().map(&mut loss).collect();
         if let Some(bad) = batches.iter().find(|b| !(b.image.0 + b.text.0).is_finite()) {
-            let message = format!("{name}: the sum of the losses of a batch is {:?}", bad);
+            let message = format!("{name}: the sum of the losses of a batch is {bad:?}");
             return Err(Error::invalid(message));
         }
         measured.push(SourceLoss { name: name.clone(), batches });
     }
     let tokens = |batch: &BatchLoss| batch.image.1 + batch.text.1;
     if measured.iter().flat_map(|source| &source.batches).map(tokens).sum::<usize>() == 0 {
-        return Err(Error::invalid("the documents hold no token to predict".to_owned()));
+        return Err(Error::invalid("the documents hold no token to predict"));
     }
     Ok(LossScores { sources: measured })
 }
 
-/// Mean losses in nats per token over `batches`, by modality; absent ones are left out.
+/// Mean losses over `batches` in nats per token, by modality; without modalities that have no token.
 fn means<'a>(batches: impl Iterator<Item = &'a BatchLoss>) -> Vec<(&'static str, Score)> {
     let (mut image, mut text, mut all) = (Vec::new(), Vec::new(), Vec::new());
     for batch in batches {
@@ -80,8 +79,8 @@ impl LossScores {
         means(self.sources.iter().flat_map(|source| &source.batches))
     }
 
-    /// The scores as a report on what is called `dataset`: over all sources, with the perplexity of text, then, where there are
-    /// several, by source as `loss/SOURCE`.
+    /// The scores as a report on the data set called `dataset`: over all sources, with the perplexity of text; then
+    /// by source as `loss/SOURCE` if there are several.
     pub fn report(self, dataset: &str) -> Report {
         let named = |(name, score): (&str, Score)| (name.to_owned(), score);
         let mut scores: Vec<_> = self.overall().into_iter().map(named).collect();

@@ -1,7 +1,7 @@
-//! METEOR, SPICE and the tokenizer of captions by their authors' own Java programs, where the user has them. They
-//! are not ported: their word lists and parsers are what they are.
+//! METEOR, SPICE and the tokenizer of captions by their authors' Java programs, if the user has them. They are not
+//! ported, since their word lists and parsers define the scores.
 //!
-//! Sources of how they are called: pycocoevalcap 1.2, `meteor/meteor.py`, `spice/spice.py`,
+//! They are called as in pycocoevalcap 1.2: `meteor/meteor.py`, `spice/spice.py`,
 //! `tokenizer/ptbtokenizer.py`.
 
 use std::ffi::OsStr;
@@ -13,20 +13,20 @@ use serde_json::{Value, json};
 
 use super::metrics::ptb::DROPPED;
 use super::metrics::{PtbTokenizer, Segment};
-use crate::error::{Error, Result};
+use crate::error::{Cause, Error, Result};
 
-/// METEOR 1.5; its folder `data` with the paraphrases lies beside it.
+/// METEOR 1.5; its directory `data` with the paraphrases is beside it.
 const METEOR: &str = "meteor-1.5.jar";
-/// SPICE 1.0; its folder `lib` with Stanford CoreNLP and its models lies beside it.
+/// SPICE 1.0; its directory `lib` with Stanford CoreNLP and its models is beside it.
 const SPICE: &str = "spice-1.0.jar";
-/// The tokenizer that captions are scored by.
+/// The tokenizer of the public caption scorers.
 const PTB: &str = "stanford-corenlp-3.4.1.jar";
-/// Folders below the user's that are looked into.
+/// Levels of directories searched below the user's.
 const DEPTH: usize = 3;
-/// What separates the parts of a line that METEOR reads.
+/// The separator within lines that METEOR reads.
 const BAR: &str = " ||| ";
 
-/// The programs found in a folder.
+/// The programs found in a directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Official {
     meteor: Option<PathBuf>,
@@ -38,10 +38,10 @@ pub struct Official {
 pub type Scores = (f64, Vec<f64>);
 
 impl Official {
-    /// Looks for the programs in `dir` and up to three folders below.
+    /// The programs in `dir` and up to three levels below.
     ///
     /// # Errors
-    /// [`Error::File`] when there is none of them; [`Error::Io`].
+    /// [`Error::File`] if there is none; [`Error::Io`].
     pub fn find(dir: &Path) -> Result<Self> {
         let mut found = Self::default();
         found.look_into(&dir.canonicalize().map_err(Error::io(dir))?, DEPTH)?;
@@ -70,10 +70,10 @@ impl Official {
         Ok(())
     }
 
-    /// Captions and references as tokens: by Stanford's program where it is there, else by ours.
+    /// Captions and references as tokens, by Stanford's program if it was found, else by [`PtbTokenizer`].
     ///
     /// # Errors
-    /// When the program fails, or a caption has no reference.
+    /// If the program fails, or a caption has no reference.
     pub fn segments(
         &self,
         captions: &[String],
@@ -94,7 +94,7 @@ impl Official {
     /// METEOR of `segments` in [0, 1]; `None` without the program.
     ///
     /// # Errors
-    /// When it fails.
+    /// If it fails.
     pub fn meteor(&self, segments: &[Segment]) -> Result<Option<Scores>> {
         self.meteor.as_deref().map(|jar| meteor(jar, segments)).transpose()
     }
@@ -102,28 +102,35 @@ impl Official {
     /// SPICE of `segments`, the F-score over all tuples, in [0, 1]; `None` without the program.
     ///
     /// # Errors
-    /// When it fails.
+    /// If it fails.
     pub fn spice(&self, segments: &[Segment]) -> Result<Option<Scores>> {
         self.spice.as_deref().map(|jar| spice(jar, segments)).transpose()
     }
 }
 
-/// A Java program that works in the folder of `jar`.
+/// A `java` command with the directory of `jar` as its working directory.
 fn java(jar: &Path) -> Command {
     let mut command = Command::new("java");
     command.current_dir(jar.parent().unwrap_or(Path::new(".")));
     command
 }
 
-fn failed(jar: &Path, why: impl std::fmt::Display) -> Error {
-    Error::file(jar, format!("the program failed: {why}"))
+/// The error for a program that failed.
+fn failed(jar: &Path, source: impl Into<Cause>) -> Error {
+    let source = source.into();
+    let message = format!("the program failed: {source}");
+    Error::File { path: jar.to_owned(), message, source: Some(source) }
 }
 
+/// The error for a missing Java runtime, for `map_err`.
 fn not_started(jar: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
-    move |e| Error::file(jar, format!("java cannot be started ({e}); install a Java runtime"))
+    move |source| {
+        let message = format!("java cannot be started ({source}); install a Java runtime");
+        Error::File { path: jar.to_owned(), message, source: Some(source.into()) }
+    }
 }
 
-/// Tokens of every text, without the punctuation that captions are scored without.
+/// The tokens of every text, without the punctuation that the scorers drop.
 fn tokenize(jar: &Path, texts: &[&String]) -> Result<Vec<String>> {
     let line = |text: &&String| text.replace(['\n', '\r'], " ") + "\n";
     let lines: String = texts.iter().map(line).collect();
@@ -139,7 +146,7 @@ fn tokenize(jar: &Path, texts: &[&String]) -> Result<Vec<String>> {
     let found = tokens.lines().count();
     if !output.status.success() || found != texts.len() {
         let wanted = texts.len();
-        return Err(failed(jar, format_args!("{found} lines of tokens for {wanted} texts")));
+        return Err(failed(jar, format!("{found} lines of tokens for {wanted} texts")));
     }
     let kept = |line: &str| -> String {
         let words = line.split_whitespace().filter(|word| !DROPPED.contains(word));
@@ -178,7 +185,7 @@ fn meteor(jar: &Path, segments: &[Segment]) -> Result<Scores> {
     let mut scores = answers.iter().map(number).collect::<Result<Vec<f64>>>()?;
     let of_set = scores.pop().unwrap_or(0.0);
     drop(input);
-    // Its answers are all there; how it ends does not matter.
+    // All answers have arrived; its exit status does not matter.
     let _ = child.kill();
     let _ = child.wait();
     Ok((of_set, scores))
@@ -199,8 +206,8 @@ fn spice(jar: &Path, segments: &[Segment]) -> Result<Scores> {
         .output()
         .map_err(not_started(jar))?;
     if !done.status.success() {
-        let told = String::from_utf8_lossy(&done.stderr).into_owned();
-        return Err(failed(jar, told.lines().last().unwrap_or("it says nothing")));
+        let errors = String::from_utf8_lossy(&done.stderr).into_owned();
+        return Err(failed(jar, errors.lines().last().unwrap_or("without a message")));
     }
     let text = std::fs::read_to_string(&output.0).map_err(Error::io(&output.0))?;
     let results: Vec<Value> = serde_json::from_str(&text).map_err(|e| failed(jar, e))?;
@@ -209,7 +216,7 @@ fn spice(jar: &Path, segments: &[Segment]) -> Result<Scores> {
         let place = result["image_id"].as_u64().and_then(|id| scores.get_mut(id as usize));
         let score = result["scores"]["All"]["f"].as_f64();
         match (place, score) {
-            // No tuple at all in a caption and its references gives no number.
+            // A caption whose texts have no tuples at all has no score.
             (Some(place), score) => *place = score.unwrap_or(0.0),
             (None, _) => return Err(failed(jar, "a result without its image_id")),
         }
@@ -218,7 +225,7 @@ fn spice(jar: &Path, segments: &[Segment]) -> Result<Scores> {
     Ok((mean, scores))
 }
 
-/// A file that is gone when it is no longer needed.
+/// A temporary file, removed on drop.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -233,7 +240,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Whatever cannot be removed lies in the folder for temporary files.
+        // A file that cannot be removed is left in the directory for temporary files.
         let _ = std::fs::remove_file(&self.0);
     }
 }

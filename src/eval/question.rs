@@ -1,4 +1,4 @@
-//! Questions as data sets hold them, and the answers that need no image.
+//! Questions of data sets, and majority answers, which need no image.
 
 use std::collections::BTreeMap;
 
@@ -9,24 +9,24 @@ use crate::data::benchmarks::most_frequent;
 use crate::data::{Dataset, Fields};
 use crate::error::{Error, Result};
 
-/// Columns that name a question's type, the first that is there.
+/// Columns of a question's type; the first present one is read.
 const TYPE_COLUMNS: [&str; 3] = ["family", "question_type", "answer_type"];
 
 const COLORS: &str = "black white red green blue yellow orange purple pink brown gray grey teal \
     cyan magenta";
 const SHAPES: &str = "circle square triangle rectangle star diamond cross heart ring";
 
-/// A question as a data set holds it.
+/// A question of a data set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Question {
     pub text: String,
-    /// What is right; a test split does not say.
+    /// The right answer; `None` in a test split.
     pub right: Option<Right>,
     /// Its type.
     pub kind: String,
-    /// The answers of several people, where there are some.
-    pub people: Vec<String>,
-    /// The type of its answer, where the data set says it beside the question's.
+    /// The answers of several annotators, if any.
+    pub annotators: Vec<String>,
+    /// The type of its answer, if the data set has one beside the question's.
     pub answer_type: Option<String>,
 }
 
@@ -34,11 +34,12 @@ pub(super) struct Question {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Right {
     pub answer: String,
-    /// As it is compared.
+    /// The form in which it is compared.
     pub normalized: String,
 }
 
 impl Question {
+    /// The question in `fields`.
     pub fn read(fields: &Fields, normalizer: &AnswerNormalizer) -> Result<Self> {
         let text = |name: &str| match fields.get(name) {
             Some(Value::String(text)) => Some(text.clone()),
@@ -47,39 +48,37 @@ impl Question {
         };
         let missing = |name: &str| Error::invalid(format!("column {name} is missing or no text"));
         let question = text("question").ok_or_else(|| missing("question"))?;
-        let people = match fields.get("answers") {
+        let annotators = match fields.get("answers") {
             None | Some(Value::Null) => Vec::new(),
-            Some(answers) => of_people(answers)?,
+            Some(answers) => annotators_answers(answers)?,
         };
         let given = fields.get("answer").filter(|answer| !answer.is_null());
         let answer = match (text("answer"), given) {
             (None, Some(_)) => return Err(missing("answer")),
-            (answer, _) => answer.or_else(|| most_frequent(&people).map(str::to_owned)),
+            (answer, _) => answer.or_else(|| most_frequent(&annotators).map(str::to_owned)),
         };
         let right =
             answer.map(|answer| Right { normalized: normalizer.normalize(&answer), answer });
         let named = TYPE_COLUMNS.iter().find_map(|name| text(name));
-        let told = || right.as_ref().map_or("unanswered", |right| kind_of(&right.normalized));
-        let kind = named.unwrap_or_else(|| told().to_owned());
+        let guessed = || right.as_ref().map_or("unanswered", |right| kind_of(&right.normalized));
+        let kind = named.unwrap_or_else(|| guessed().to_owned());
         let answer_type = text("answer_type").filter(|answer_type| *answer_type != kind);
-        Ok(Self { text: question, right, kind, people, answer_type })
+        Ok(Self { text: question, right, kind, annotators, answer_type })
     }
 }
 
-/// Texts, or VQA v2's objects with an `answer` each.
-fn of_people(answers: &Value) -> Result<Vec<String>> {
+/// The answers of annotators: texts, or VQA v2's objects with an `answer` each.
+fn annotators_answers(answers: &Value) -> Result<Vec<String>> {
     let text = |entry: &Value| {
         let answer = if entry.is_object() { entry.get("answer")? } else { entry };
         answer.as_str().map(str::to_owned)
     };
     let texts = answers.as_array().and_then(|list| list.iter().map(text).collect());
-    texts.ok_or_else(|| {
-        let message = "column answers holds neither texts nor objects with a text in answer";
-        Error::invalid(message.to_owned())
-    })
+    let message = "column answers holds neither texts nor objects with a text in answer";
+    texts.ok_or_else(|| Error::invalid(message))
 }
 
-/// The type of question that a normalised answer belongs to.
+/// The type of a question, guessed from its normalised answer.
 fn kind_of(answer: &str) -> &'static str {
     let one_of = |words: &str| words.split_whitespace().any(|word| word == answer);
     match answer {
@@ -95,7 +94,7 @@ fn kind_of(answer: &str) -> &'static str {
 #[derive(Clone, Debug, Default)]
 struct Counts {
     counts: BTreeMap<String, usize>,
-    /// The most frequent answer, among equals the first in the alphabet, and its count.
+    /// The most frequent answer and its count; ties go by the alphabet.
     best: (String, usize),
 }
 
@@ -114,23 +113,22 @@ impl Counts {
     }
 }
 
-/// The most frequent answers of a data set: what can be scored without looking at images.
+/// The most frequent answers of a data set: a baseline that does not look at images.
 #[derive(Clone, Debug, Default)]
 pub struct Majority {
     overall: Counts,
     by_kind: BTreeMap<String, Counts>,
     by_question: BTreeMap<String, Counts>,
-    /// How each normalised answer is written.
+    /// The spellings of each normalised answer.
     spellings: BTreeMap<String, Counts>,
 }
 
 impl Majority {
-    /// Counts the answers of all of `dataset`, which has one question per sample; images are not
-    /// decoded. Samples without a question are passed over; where none has an answer, as in a test split,
-    /// nothing is learnt.
+    /// Counts the answers in `dataset`, which has one question per sample, without decoding images. Samples without
+    /// a question are skipped; a test split without answers gives an empty result.
     ///
     /// # Errors
-    /// When no sample holds a question.
+    /// If no sample has a question.
     pub fn learn(dataset: &dyn Dataset) -> Result<Self> {
         let normalizer = AnswerNormalizer::new();
         let mut majority = Self::default();
@@ -146,7 +144,7 @@ impl Majority {
             }
         }
         match (questions, error) {
-            (0, Some(error)) => Err(Error::invalid(format!("{}: {error}", dataset.name()))),
+            (0, Some(error)) => Err(Error::because(dataset.name())(error)),
             _ => Ok(majority),
         }
     }
@@ -159,8 +157,8 @@ impl Majority {
         self.by_question.entry(question.text.clone()).or_default().add(normalized);
     }
 
-    /// All answers in their most frequent spelling, the most frequent answer first; among equals in the order
-    /// of the alphabet. An answer of which the normalisation leaves nothing is left out.
+    /// All answers in their most frequent spelling, the most frequent answer first; ties go by the alphabet.
+    /// Answers that are empty after normalisation are left out.
     pub fn answers(&self) -> Vec<String> {
         let mut answers: Vec<(&String, &usize)> = self.overall.counts.iter().collect();
         answers.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
@@ -168,17 +166,17 @@ impl Majority {
         answers.into_iter().filter(|(answer, _)| !answer.is_empty()).map(spelled).collect()
     }
 
-    /// The most frequent answer of all, normalised; empty when nothing was learnt.
+    /// The most frequent answer of all, normalised; empty without answers.
     pub fn overall(&self) -> &str {
         self.overall.most_frequent()
     }
 
-    /// The most frequent answer to questions of the type `kind`, or of all where it was never seen.
+    /// The most frequent answer to questions of the type `kind`, or of all questions if the type is unknown.
     pub fn of_type(&self, kind: &str) -> &str {
         self.by_kind.get(kind).unwrap_or(&self.overall).most_frequent()
     }
 
-    /// The most frequent answer to the question `text`, or of all where it was never asked.
+    /// The most frequent answer to the question `text`, or of all questions if the text is unknown.
     pub fn of_question(&self, text: &str) -> &str {
         self.by_question.get(text).unwrap_or(&self.overall).most_frequent()
     }

@@ -1,78 +1,77 @@
-//! The files of an evaluation: `results.json`, `samples.jsonl`, `sheet.png`, and what official servers take.
+//! The files of an evaluation: `results.json`, `samples.jsonl`, `sheet.png`, and submissions to official servers.
 
 use std::path::Path;
 
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::Score;
+use super::score::Score;
 use crate::data::BadSample;
 use crate::error::{Error, Result};
 use crate::files::{write_atomic, write_png};
-use crate::sheet::{Cell, Layout, Section, sheet};
+use crate::sheet::{Cell, Layout, Section, Tone, sheet};
 
 /// Eight images in a row.
 const SHEET: Layout = Layout { columns: 8, image: 128, text_scale: 1, gap: 10 };
 
-/// Where and with what a report was made.
+/// The program, device and checkpoint of an evaluation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Environment {
     /// This program's version.
     pub version: String,
-    /// The commit it was built from, where that is known.
+    /// The commit it was built from, if known.
     pub commit: Option<String>,
     /// The device, as in `--device`.
     pub device: String,
-    /// The number format of the model.
+    /// The data type of the model.
     pub dtype: String,
-    /// The seed of everything drawn at random.
+    /// The random seed.
     pub seed: u64,
     /// The checkpoint's directory.
     pub checkpoint: String,
-    /// A digest of the checkpoint's files; none without a manifest.
+    /// A digest of the checkpoint's files; `None` without a manifest.
     pub digest: Option<String>,
 }
 
-/// One item: what went in, what should come out, what came out, and how it was judged. The names
-/// are lmms-eval's where it has one.
+/// One item: its input, the right answer, the response and the scores. Field names follow lmms-eval.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct SampleRecord {
     /// Index in the data set.
     pub doc_id: usize,
-    /// Where the item comes from: file and row or member.
+    /// Origin of the item: file and row or member.
     pub id: String,
-    /// What the model was asked beside the image.
+    /// The question or prompt.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub input: String,
-    /// What is right.
+    /// The right answer.
     pub target: Value,
-    /// What the model gave.
+    /// The model's answer.
     pub response: Value,
-    /// The group of items that it is counted in.
+    /// The type under which it is also scored.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Items that hang together, such as the questions about an image, have the same.
+    /// Name of a group of dependent items, such as the questions about one image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// By measure.
+    /// Values by score.
     #[serde(serialize_with = "in_order")]
     pub scores: Vec<(&'static str, f64)>,
 }
 
-/// All that an evaluation found.
+/// The result of an evaluation.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What was measured, such as `vqa`.
+    /// The measure, such as `vqa`.
     pub task: &'static str,
     /// The data set.
     pub dataset: String,
-    /// By name, in the order in which people read them; the first is the headline.
+    /// Scores by name, in reading order; the first is the headline.
     pub scores: Vec<(String, Score)>,
-    /// What decided the result beside data and checkpoint.
+    /// The settings that decided the result, beside data and checkpoint.
     pub config: Map<String, Value>,
-    /// Every item.
+    /// A record of every item.
     pub samples: Vec<SampleRecord>,
-    /// What an official server takes, by the name of its file.
+    /// File name and entries of a submission to an official server.
     pub submission: Option<(&'static str, Vec<Value>)>,
     /// Items that could not be read.
     pub bad: Vec<BadSample>,
@@ -86,7 +85,7 @@ impl Report {
         self.scores.iter().find(|(known, _)| known == name).map(|(_, score)| *score)
     }
 
-    /// The content of `results.json`, keys in order.
+    /// The content of `results.json`.
     pub fn results(&self, environment: &Environment) -> impl Serialize {
         let headline = self.scores.first().map(|(_, score)| *score);
         Results {
@@ -101,8 +100,8 @@ impl Report {
         }
     }
 
-    /// Writes the files into `dir`, which is made if need be; the sheet only if it has images.
-    /// Each file appears whole or not at all, `results.json` last.
+    /// Writes the files into `dir`, which is created if needed; the sheet only if it has images. Each file is
+    /// written atomically, `results.json` last.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::File`] with the file that could not be written.
@@ -137,11 +136,22 @@ struct Results {
     environment: Environment,
 }
 
+/// Serializes pairs as an object with its keys in order.
 fn in_order<S: Serializer, K: Serialize, V: Serialize>(
     pairs: &[(K, V)],
     serializer: S,
 ) -> std::result::Result<S::Ok, S::Error> {
     serializer.collect_map(pairs.iter().map(|(key, value)| (key, value)))
+}
+
+/// 1 if `holds`, else 0: the value of an item in a share.
+pub(super) fn indicator(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
+/// The colour of a right or wrong response on the sheet.
+pub(super) fn tone(right: bool) -> Tone {
+    if right { Tone::Right } else { Tone::Wrong }
 }
 
 fn json(value: &impl Serialize) -> String {

@@ -1,5 +1,5 @@
-//! What a model answered so far, kept on disk while an evaluation runs: one that was stopped goes on at the
-//! first item without an answer.
+//! Responses kept on disk while an evaluation runs, so that a stopped one continues at the first item without a
+//! response.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -12,19 +12,19 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::files::{hex, write_atomic, write_png};
 
-/// The folder below that of the results; nothing but the files named here is ever removed from it.
+/// The directory below the results; only files named here are ever removed from it.
 const FOLDER: &str = "responses";
-/// What was answered, and to what, as lines of JSON.
+/// Texts and the keys of their items, as lines of JSON.
 const TEXTS: &str = "texts.jsonl";
-/// What the responses belong to.
+/// The identity of the evaluation.
 const IDENTITY: &str = "identity.json";
 
-/// A response and what it belongs to.
+/// A response and its item.
 #[derive(Debug, Serialize, Deserialize)]
 struct Response {
-    /// The key of the item: one that could not be read at first and now can has moved all later ones.
+    /// The key of the item. Positions do not suffice: an item that becomes readable shifts all later ones.
     of: String,
-    /// The answer; empty of an image, which has a file of its own.
+    /// The text; empty for an image, which is in its own file.
     text: String,
 }
 
@@ -33,17 +33,17 @@ struct Response {
 pub struct Responses {
     dir: PathBuf,
     texts: Vec<Response>,
-    /// Items that the evaluation has come to.
+    /// The position of the next item.
     next: usize,
     file: Option<File>,
 }
 
 impl Responses {
-    /// Opens what the folder of results `out` holds of an evaluation called `identity`: a text of all that
-    /// decides an answer. Responses of another one are thrown away.
+    /// The responses in the directory of results `out`. Those of an evaluation with another `identity`, a text of
+    /// everything that decides a response, are deleted.
     ///
     /// # Errors
-    /// [`Error::Io`] when the files cannot be read or written.
+    /// [`Error::Io`] if the files cannot be read or written.
     pub fn open(out: &Path, identity: &str) -> Result<Self> {
         let dir = out.join(FOLDER);
         let id = dir.join(IDENTITY);
@@ -61,20 +61,21 @@ impl Responses {
             return Ok(responses);
         }
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        // The last line may have been cut off; it and what follows is asked again.
+        // The last line may be cut off; it and the following items are asked again.
         let texts = text.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
         let responses = Self { texts, ..responses };
         responses.rewrite()?;
         Ok(responses)
     }
 
+    /// Writes the file of texts again.
     fn rewrite(&self) -> Result<()> {
         let kept: String = self.texts.iter().map(line).collect();
         write_atomic(&self.dir.join(TEXTS), kept.as_bytes())
     }
 
-    /// How many of the next items, which have these `keys`, have a response. Where one belongs to another
-    /// item, it and all later ones are dropped.
+    /// How many of the next items, given by their `keys`, have a response. From the first response of another item
+    /// on, responses are dropped.
     fn answered(&mut self, keys: &[String]) -> Result<usize> {
         let rest = self.texts.iter().skip(self.next);
         let known = rest.zip(keys).take_while(|(response, key)| response.of == **key).count();
@@ -84,7 +85,7 @@ impl Responses {
         Ok(known)
     }
 
-    /// Keeps the first `len` of the responses known at the beginning.
+    /// Keeps the first `len` of the responses known at the start.
     fn truncate(&mut self, len: usize) -> Result<()> {
         if self.texts.len() > len {
             self.texts.truncate(len);
@@ -94,18 +95,18 @@ impl Responses {
         Ok(())
     }
 
-    /// Responses known at the beginning.
+    /// The number of responses known at the start.
     pub fn known(&self) -> usize {
         self.texts.len()
     }
 
-    /// The place of the next item.
+    /// The position of the next item.
     pub fn position(&self) -> usize {
         self.next
     }
 
-    /// The responses to the next items, each of which `keys` names by what decides its answer: those that are
-    /// known, and for the rest those of `answer`, which gets the place of the first unknown among them.
+    /// The texts for the next items, given by their `keys`: the known ones, then those of `answer`, which is called
+    /// with the number of known ones.
     ///
     /// # Errors
     /// Those of `answer`; [`Error::Io`].
@@ -139,10 +140,10 @@ impl Responses {
         file.write_all(lines.as_bytes()).map_err(Error::io(&path))
     }
 
-    /// The same for images, which stay as `responses/000000.png` and so on.
+    /// The images for the next items, as [`texts`](Self::texts); they stay as `responses/000000.png` and so on.
     ///
     /// # Errors
-    /// Those of `draw`; when an image cannot be written.
+    /// Those of `draw`; if an image cannot be written.
     pub fn images(
         &mut self,
         keys: &[String],
@@ -160,7 +161,7 @@ impl Responses {
         }
         let known = images.len();
         if known < keys.len() {
-            // What is left belongs to other items, or its image is gone.
+            // Later responses belong to other items, or their images are missing.
             self.truncate(self.next + known)?;
             for (at, image) in (self.next + known..).zip(draw(known)?) {
                 write_png(&self.dir.join(format!("{at:06}.png")), &image)?;
@@ -172,6 +173,7 @@ impl Responses {
         Ok(images)
     }
 
+    /// Deletes texts and images.
     fn forget(&self) -> Result<()> {
         remove(&self.dir.join(TEXTS))?;
         for at in 0.. {
@@ -184,24 +186,24 @@ impl Responses {
         Ok(())
     }
 
-    /// The evaluation whose results lie in `out` is done and written: the texts are in its samples now.
+    /// Deletes the texts below `out`, once the results hold them; images stay.
     ///
     /// # Errors
-    /// [`Error::Io`] when a file cannot be removed.
+    /// [`Error::Io`] if a file cannot be removed.
     pub fn done(out: &Path) -> Result<()> {
         let dir = out.join(FOLDER);
         let holds_images = dir.join("000000.png").exists();
         if !holds_images {
             remove(&dir.join(TEXTS))?;
             remove(&dir.join(IDENTITY))?;
-            // Only an empty folder goes.
+            // Fails, as it should, unless the directory is empty.
             let _ = std::fs::remove_dir(&dir);
         }
         Ok(())
     }
 }
 
-/// The key of an item: a digest of its image and what is asked about it.
+/// The key of an item: a digest of its image and its question.
 pub(super) fn key(image: &RgbImage, text: &str) -> String {
     let mut hasher = Sha256::new();
     hasher.update(image.width().to_le_bytes());
@@ -242,14 +244,14 @@ mod tests {
         let mut first = Responses::open(dir.path(), "this").unwrap();
         ask(&mut first, &[0, 1, 2, 3], &mut asked);
         drop(first);
-        // A kill in the middle of a line.
+        // Killed in the middle of a line.
         let path = dir.path().join(FOLDER).join(TEXTS);
         let whole = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 4]).unwrap();
         asked.clear();
         let mut second = Responses::open(dir.path(), "this").unwrap();
         assert_eq!(second.known(), 3);
-        // Another size of batches does not matter.
+        // The batch size may change.
         let batches: [&[usize]; 3] = [&[0, 1], &[2, 3, 4], &[5, 6]];
         let texts = batches.map(|batch| ask(&mut second, batch, &mut asked)).concat();
         assert_eq!(asked, [3, 4, 5, 6]);
@@ -259,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_that_can_be_read_at_last_moves_no_answer_to_another() {
+    fn an_item_that_becomes_readable_shifts_no_answer_to_another() {
         let dir = tempfile::tempdir().unwrap();
         let mut first = Responses::open(dir.path(), "this").unwrap();
         // Item 1 could not be read.
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_of_another_evaluation_are_thrown_away_and_nothing_else() {
+    fn only_responses_of_another_evaluation_are_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let own = dir.path().join(FOLDER).join("notes.txt");
         write_atomic(&own, b"the user's").unwrap();
@@ -302,7 +304,7 @@ mod tests {
         draw(&mut Responses::open(dir.path(), "drawn").unwrap());
         draw(&mut Responses::open(dir.path(), "that").unwrap());
         assert_eq!(drawn, 2);
-        // An image of another text is drawn anew.
+        // The image of another text is not reused.
         let mut again = Responses::open(dir.path(), "that").unwrap();
         let other = |known| {
             assert_eq!(known, 0);

@@ -1,4 +1,4 @@
-//! A number with how many items it was measured on and how far it may be off.
+//! Scores with their number of items and 95 % intervals.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ const Z: f64 = 1.959_963_984_540_054;
 /// Resamples of a bootstrap interval.
 const RESAMPLES: usize = 1000;
 
-/// Seed of the resampling, so that a report repeats.
+/// Seed of the resampling, so that reports are reproducible.
 const SEED: u64 = 0;
 
-/// How a 95 % interval was found.
+/// The method behind a 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IntervalMethod {
-    /// Wilson's score interval of a share; keeps its level at 0 and at 1 too.
+    /// Wilson's score interval of a share; holds its level even at 0 and 1.
     Wilson,
     /// Percentiles of the means of 1000 resamples with replacement.
     Bootstrap,
@@ -28,20 +28,20 @@ pub enum IntervalMethod {
 /// A measured value.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Score {
-    /// The value; shares lie in 0..=1.
+    /// The value; shares are in [0, 1].
     pub value: f64,
-    /// How many items it was measured on.
+    /// The number of items.
     pub n: usize,
-    /// The 95 % interval, low and high; none for a property of the whole set.
+    /// The 95 % interval, low and high; `None` for a property of a whole set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<[f64; 2]>,
-    /// How the interval was found.
+    /// The method behind the interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval_method: Option<IntervalMethod>,
 }
 
 impl Score {
-    /// The share of `right` ones; 0 of nothing.
+    /// The share of true values; 0 if there are none.
     pub fn share(right: impl IntoIterator<Item = bool>) -> Self {
         let (mut count, mut n) = (0, 0);
         for right in right {
@@ -53,10 +53,11 @@ impl Score {
         Self { value, n, interval: Some(wilson(value, n)), interval_method: method }
     }
 
-    /// The share of right ones among items that hang together in groups, such as the questions about a
-    /// image, each given with its group: the value is that of [`share`](Self::share), the interval that of
-    /// [`ratio`](Self::ratio). Where all are right or none is, resampling shows nothing, and the interval is
-    /// Wilson's of as many items as there are groups.
+    /// The share of true values among items in dependent groups, such as the questions about one image; each item
+    /// comes with the name of its group.
+    ///
+    /// The value is that of [`share`](Self::share), the interval that of [`ratio`](Self::ratio). If all items are
+    /// right or all wrong, resampling cannot vary, and the interval is Wilson's for one item per group.
     pub fn share_in_groups<'a>(items: impl IntoIterator<Item = (bool, &'a str)>) -> Self {
         let values = items.into_iter().map(|(right, group)| (f64::from(u8::from(right)), group));
         let (groups, all) = grouped(values);
@@ -72,18 +73,18 @@ impl Score {
         Self::ratio(&groups)
     }
 
-    /// The mean of values that hang together in groups; see [`ratio`](Self::ratio).
+    /// The mean of values in dependent groups; see [`ratio`](Self::ratio).
     pub fn mean_in_groups<'a>(items: impl IntoIterator<Item = (f64, &'a str)>) -> Self {
         Self::ratio(&grouped(items.into_iter()).0)
     }
 
-    /// The mean of `values`; 0 of nothing.
+    /// The mean of `values`; 0 if there are none.
     pub fn mean(values: &[f64]) -> Self {
         Self::ratio(&values.iter().map(|value| (*value, 1)).collect::<Vec<_>>())
     }
 
-    /// The mean over all items of several groups, each given as its sum and its number of items;
-    /// the interval comes from resampling groups, so items of one group may hang together.
+    /// The mean over all items of several groups, each given as its sum and its number of items. The interval
+    /// comes from resampling groups, so items of one group may depend on each other.
     pub fn ratio(groups: &[(f64, usize)]) -> Self {
         let interval = (groups.len() > 1).then(|| bootstrap(groups));
         Self {
@@ -111,7 +112,7 @@ impl std::fmt::Display for Score {
     }
 }
 
-/// Sum and number of the values of each group, and the number of all values.
+/// The sum and the number of values of each group, and the number of all values.
 fn grouped<'a>(items: impl Iterator<Item = (f64, &'a str)>) -> (Vec<(f64, usize)>, usize) {
     let mut groups: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
     let mut all = 0;
@@ -128,7 +129,7 @@ fn mean(groups: impl Iterator<Item = (f64, usize)>) -> f64 {
     if n == 0 { 0.0 } else { sum / n as f64 }
 }
 
-/// Wilson 1927; everything is possible where nothing was measured.
+/// The interval of Wilson 1927; [0, 1] if nothing was measured.
 fn wilson(share: f64, n: usize) -> [f64; 2] {
     if n == 0 {
         return [0.0, 1.0];
@@ -137,7 +138,7 @@ fn wilson(share: f64, n: usize) -> [f64; 2] {
     let center = share + Z * Z / (2.0 * n);
     let spread = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + Z * Z / n;
-    // Rounding would leave a trace of the exact ends.
+    // Exact at the ends, which rounding would miss.
     let low = if share == 0.0 { 0.0 } else { (center - spread) / scale };
     let high = if share == 1.0 { 1.0 } else { (center + spread) / scale };
     [low, high]
@@ -164,7 +165,7 @@ mod tests {
 
     /// Reference: the worked values of Newcombe 1998, table I (method 3).
     #[test]
-    fn wilson_intervals_equal_the_published_ones() {
+    fn wilson_intervals_match_published_values() {
         assert!(close(wilson(81.0 / 263.0, 263), [0.2553, 0.3662]));
         assert!(close(wilson(15.0 / 148.0, 148), [0.0624, 0.1605]));
         assert!(close(wilson(0.0, 20), [0.0, 0.1611]));
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_of_nothing_are_zero_and_say_so() {
+    fn scores_without_items_are_zero_with_n_of_zero() {
         assert_eq!(Score::share([]).to_string(), "0.000 [0.000, 1.000] (N = 0)");
         assert_eq!(Score::mean(&[]).interval, None);
         assert_eq!(Score::share([true, true, false, true]).value, 0.75);

@@ -1,14 +1,13 @@
-//! Images drawn from captions of procedural scenes, read back by the exact detector and held
-//! against what the caption says. A measure of this project's own, comparable with no public
-//! benchmark's numbers.
+//! Images generated from captions of procedural scenes: the exact detector reads them, and the objects found are
+//! checked against the caption. A measure of this project; its numbers are not comparable with public benchmarks.
 
 use image::RgbImage;
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::report::{Report, SampleRecord};
+use super::batches::one_per_item;
+use super::report::{Report, SampleRecord, indicator, tone};
 use super::score::Score;
-use super::{number, one_each, tone};
 use crate::data::Dataset;
 use crate::data::scenes::{
     Caption, Category, Detected, Detector, Object, Scene, Scenes, ScenesConfig,
@@ -19,22 +18,22 @@ use crate::sheet::Cell;
 /// Images on the sheet.
 const SHOWN: usize = 64;
 
-/// A text to draw, and the scene that it was said of.
+/// A text to draw, and a scene that it describes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prompt {
     /// Index of the scene in its data set.
     pub index: usize,
     /// The text and what it claims.
     pub caption: Caption,
-    /// A scene of which the text is true.
+    /// A scene that the text describes.
     pub scene: Scene,
 }
 
-/// One prompt for each of the first `limit` scenes of `config`. Of a scene's captions the one is
-/// taken whose category has the fewest prompts so far, so that categories come out even.
+/// One prompt for each of the first `limit` scenes of `config`. Of a scene's captions, the one whose category has
+/// the fewest prompts so far is taken, which balances the categories.
 ///
 /// # Errors
-/// When a value of `config` is out of range, or there is no scene.
+/// If a value of `config` is out of range, or there is no scene.
 pub fn prompts(config: &ScenesConfig, limit: Option<usize>) -> Result<Vec<Prompt>> {
     let scenes = Scenes::new(config.clone())?;
     let len = limit.map_or(scenes.len(), |limit| limit.min(scenes.len()));
@@ -52,60 +51,60 @@ pub fn prompts(config: &ScenesConfig, limit: Option<usize>) -> Result<Vec<Prompt
     Ok((0..len).map(prompt).collect())
 }
 
-/// How one image agrees with its prompt.
+/// The agreement of an image with its prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Judgement {
-    /// What the detector saw.
+    /// The objects that the detector found.
     pub found: Vec<Detected>,
     /// Every claim holds.
     pub satisfied: bool,
-    /// Every claim holds and nothing else is in the image.
+    /// Every claim holds and there are no other objects.
     pub exact: bool,
-    /// Every shape of the scene is there, as often as in the scene.
+    /// Every shape of the scene is there at least as often.
     pub shapes: bool,
-    /// Every colour of the scene is there, as often as in the scene.
+    /// Every colour of the scene is there at least as often.
     pub colors: bool,
-    /// Every pair of shape and colour of the scene is there, as often as in the scene.
+    /// Every pair of shape and colour of the scene is there at least as often.
     pub pairs: bool,
     /// There are as many objects as in the scene.
     pub count: bool,
 }
 
 impl Judgement {
-    /// Reads `image` with `detector` and holds it against `prompt`.
+    /// The agreement of `image` with `prompt`, as read by `detector`.
     pub fn of(prompt: &Prompt, image: &RgbImage, detector: &Detector) -> Self {
         let found = detector.detect(image);
         let seen: Vec<Object> = found.iter().map(|found| found.object).collect();
-        let told = &prompt.scene.objects;
+        let wanted = &prompt.scene.objects;
         Self {
             satisfied: prompt.caption.satisfied(&found),
             exact: prompt.caption.satisfied_exactly(&found),
-            shapes: contains(&seen, told, |object| object.shape),
-            colors: contains(&seen, told, |object| object.color),
-            pairs: contains(&seen, told, |object| (object.shape, object.color)),
-            count: seen.len() == told.len(),
+            shapes: contains(&seen, wanted, |object| object.shape),
+            colors: contains(&seen, wanted, |object| object.color),
+            pairs: contains(&seen, wanted, |object| (object.shape, object.color)),
+            count: seen.len() == wanted.len(),
             found,
         }
     }
 }
 
-/// Whether `seen` holds each property of `told` at least as often.
+/// Whether each property of the `wanted` objects occurs among the `seen` ones at least as often.
 fn contains<K: PartialEq>(
     seen: &[Object],
-    told: &[Object],
+    wanted: &[Object],
     property: impl Fn(&Object) -> K,
 ) -> bool {
     let often =
         |objects: &[Object], key: &K| objects.iter().filter(|o| property(o) == *key).count();
-    told.iter().map(&property).all(|key| often(seen, &key) >= often(told, &key))
+    wanted.iter().map(&property).all(|key| often(seen, &key) >= often(wanted, &key))
 }
 
-/// What [`evaluate`] found.
+/// The result of [`evaluate`].
 #[derive(Clone, Debug)]
 pub struct TextToImageScores {
     /// The prompts.
     pub prompts: Vec<Prompt>,
-    /// How the image of each prompt was judged.
+    /// The judgement of each prompt's image.
     pub judgements: Vec<Judgement>,
     /// Some images with their prompts.
     pub sheet: Vec<Cell>,
@@ -113,24 +112,24 @@ pub struct TextToImageScores {
 
 /// Draws `prompts`, `batch` at a time, and judges the images.
 ///
-/// `draw` gets the texts and the number of the first of them, which a seed may be moved by, and
-/// gives an image for each.
+/// `draw` is called with the texts and the number of the first of them, an offset for the seed, and returns an image
+/// for each.
 ///
 /// # Errors
-/// Those of `draw`; when `batch` is 0.
+/// Those of `draw`; if `batch` is 0.
 pub fn evaluate(
     prompts: Vec<Prompt>,
     batch: usize,
     mut draw: impl FnMut(&[String], usize) -> Result<Vec<RgbImage>>,
 ) -> Result<TextToImageScores> {
     if batch == 0 {
-        return Err(Error::invalid("the batch is 0; it must be at least 1".to_owned()));
+        return Err(Error::invalid("the batch is 0; it must be at least 1"));
     }
     let detector = Detector::new();
     let (mut judgements, mut sheet) = (Vec::with_capacity(prompts.len()), Vec::new());
     for (number, chunk) in prompts.chunks(batch).enumerate() {
         let texts: Vec<_> = chunk.iter().map(|prompt| prompt.caption.text.clone()).collect();
-        let images = one_each(draw(&texts, number * batch)?, texts.len())?;
+        let images = one_per_item(draw(&texts, number * batch)?, texts.len())?;
         let pairs = chunk.par_iter().zip(&images);
         let judged = pairs.map(|(prompt, image)| Judgement::of(prompt, image, &detector));
         let judged: Vec<_> = judged.collect();
@@ -145,7 +144,7 @@ pub fn evaluate(
 }
 
 impl TextToImageScores {
-    /// The share of prompts for which `measure` holds, among those that `belongs` picks.
+    /// The share of prompts for which `measure` holds, among those that `belongs` selects.
     pub fn share(
         &self,
         belongs: impl Fn(&Prompt) -> bool,
@@ -155,14 +154,14 @@ impl TextToImageScores {
         Score::share(pairs.filter(|(prompt, _)| belongs(prompt)).map(|(_, one)| measure(one)))
     }
 
-    /// Images of single-object scenes that show an object of the right shape and colour.
+    /// The share of images of single-object scenes that show an object of the right shape and colour.
     pub fn single_object(&self) -> Score {
         self.share(|prompt| prompt.caption.objects == 1, |one| one.pairs)
     }
 
-    /// The scores by name: `accuracy` (all claims hold), `exact` (and nothing else is there),
-    /// `single_object`, `accuracy/CATEGORY`, and for scenes of several objects how often all
-    /// `shapes`, all `colors`, all pairs of both (`color_binding`) and the `object_count` are right.
+    /// The scores by name: `accuracy` (all claims hold), `exact` (and there are no other objects), `single_object`,
+    /// `accuracy/CATEGORY`, and for scenes of several objects how often all `shapes`, all `colors`, all pairs of
+    /// both (`color_binding`) and the `object_count` are right.
     pub fn scores(&self) -> Vec<(String, Score)> {
         let any = |_: &Prompt| true;
         let several = |prompt: &Prompt| prompt.caption.objects > 1;
@@ -198,9 +197,9 @@ impl TextToImageScores {
             kind: Some(prompt.caption.category.name().to_owned()),
             group: None,
             scores: vec![
-                ("accuracy", number(one.satisfied)),
-                ("exact", number(one.exact)),
-                ("pairs", number(one.pairs)),
+                ("accuracy", indicator(one.satisfied)),
+                ("exact", indicator(one.exact)),
+                ("pairs", indicator(one.pairs)),
             ],
         };
         let samples = self.prompts.iter().zip(&self.judgements).map(record).collect();

@@ -1,24 +1,24 @@
-//! Questions about images: the share answered exactly right, by question type, beside what always
-//! giving the most frequent answer would score.
+//! Questions about images: exact-match accuracy by question type, beside the baseline of always giving the most
+//! frequent answer.
 //!
-//! Answers are compared after the VQA normalisation ([`AnswerNormalizer`]). A question's type is its
-//! `family`, `question_type` or `answer_type` column, else it is read off the right answer.
+//! Answers are compared after the VQA normalisation ([`AnswerNormalizer`]). A question's type is its `family`,
+//! `question_type` or `answer_type` column, else guessed from the right answer.
 
 use std::collections::BTreeMap;
 
 use image::RgbImage;
 use serde_json::{Value, json};
 
+use super::batches::{Extent, each_batch, one_per_item, single_image};
 use super::metrics::{AnswerNormalizer, AnswerRules, VqaAccuracy};
 use super::question::{Majority, Question};
-use super::report::{Report, SampleRecord};
+use super::report::{Report, SampleRecord, indicator, tone};
 use super::score::Score;
-use super::{Extent, each_batch, image, number, one_each, tone};
 use crate::data::{self, BadSample, Dataset, Exploded, Fields, Sample};
 use crate::error::{Error, Result};
 use crate::sheet::{Cell, Tone};
 
-/// The column of data sets with several questions per image.
+/// The column of data sets with several questions per sample.
 pub(super) const QUESTIONS: &str = "questions";
 
 /// Images on the sheet.
@@ -27,8 +27,8 @@ const SHOWN: usize = 32;
 /// Questions below one image of the sheet.
 const QUESTIONS_SHOWN: usize = 3;
 
-/// Opens the data set that `spec` names with one sample per question: a list `questions` of
-/// objects is taken apart.
+/// The data set that `spec` names with one sample per question: a list of objects in the column `questions` is
+/// exploded.
 ///
 /// # Errors
 /// As [`data::open`].
@@ -42,57 +42,57 @@ pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
     }
 }
 
-/// Question and answer of a sample, as they are written.
+/// The question and the answer of a sample, as written.
 ///
 /// # Errors
-/// When a column is missing or no text.
+/// If a column is missing or no text.
 pub fn question_and_answer(fields: &Fields) -> Result<(String, String)> {
     let question = Question::read(fields, &AnswerNormalizer::new())?;
-    let missing = || Error::invalid("column answer is missing or no text".to_owned());
+    let missing = || Error::invalid("column answer is missing or no text");
     Ok((question.text, question.right.ok_or_else(missing)?.answer))
 }
 
-/// How a group of questions was answered, beside what needs no image.
+/// The accuracy on a group of questions, beside the majority baselines.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// The type of the questions.
     pub name: String,
-    /// The share answered right.
+    /// The share answered right by the model.
     pub accuracy: Score,
     /// The group's most frequent answer.
     pub majority_answer: String,
-    /// The share of questions whose answer that is.
+    /// The share answered right by `majority_answer`.
     pub majority: Score,
-    /// The share answered right by the most frequent answer to each question's text.
+    /// The share answered right by the most frequent answer to the very text of each question.
     pub question_majority: Score,
 }
 
-/// Accuracy against several people's answers, where a data set has them.
+/// The accuracy of an answer to a question that several annotators answered.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PeopleScore {
+pub struct AnnotatorScore {
     /// By the rules of the VQA challenge.
     pub official: f64,
-    /// By those of EvalAI, with which TextVQA and VizWiz are scored.
+    /// By the rules of EvalAI, which TextVQA and VizWiz use.
     pub evalai: f64,
-    /// The types of the question and of its answer, by both of which the challenge reports.
+    /// The types of the question and of its answer; the challenge reports accuracy by both.
     pub types: Vec<String>,
-    /// What it hangs together with; see [`SampleRecord::group`].
+    /// See [`SampleRecord::group`].
     group: String,
 }
 
-/// What [`evaluate`] found.
+/// The result of [`evaluate`].
 #[derive(Clone, Debug)]
 pub struct VqaScores {
     /// All questions.
     pub overall: Group,
     /// By type, in alphabetical order.
     pub types: Vec<Group>,
-    /// Against the answers of people, of the questions that have several.
-    pub people: Vec<PeopleScore>,
-    /// `{"question_id", "answer"}` of every question that has an id: what the challenge's server takes. A
-    /// sample that could not be read has an empty answer, for the server wants all.
+    /// Accuracy on the questions that several annotators answered.
+    pub annotators: Vec<AnnotatorScore>,
+    /// `{"question_id", "answer"}` of every question that has an id, for the challenge's server. It wants all
+    /// questions, so the answer of a bad sample is empty.
     pub submission: Vec<Value>,
-    /// Every question.
+    /// A record of every question.
     pub samples: Vec<SampleRecord>,
     /// Samples that could not be read.
     pub bad: Vec<BadSample>,
@@ -100,12 +100,12 @@ pub struct VqaScores {
     pub sheet: Vec<Cell>,
 }
 
-/// A question that is ready to be asked.
+/// A question to be asked.
 struct Asked {
     question: Question,
     image: RgbImage,
     source: String,
-    /// The image's name, which other questions may share.
+    /// The image's name, which questions about the same image share.
     group: String,
     id: Option<Value>,
 }
@@ -118,11 +118,11 @@ impl Asked {
         let exploded = || source.rsplit_once(&format!(", {QUESTIONS} ")).map(|(s, _)| s.to_owned());
         let group = of_image.or_else(exploded).unwrap_or_else(|| source.clone());
         let id = fields.get("question_id").cloned();
-        Ok(Self { question, image: image(images)?, source, group, id })
+        Ok(Self { question, image: single_image(images)?, source, group, id })
     }
 }
 
-/// An answer to a question whose right one is known.
+/// An answer to a question whose right answer is known.
 struct Judged {
     text: String,
     right_answer: String,
@@ -133,11 +133,12 @@ struct Judged {
 
 /// Asks the questions of `dataset` (one per sample, see [`open`]) and compares the answers.
 ///
-/// `answer` gets images and questions, as many of each, and gives an answer to each.
+/// `answer` is called with equally many images and questions and returns an answer to each. Questions without a
+/// right answer are asked and not scored.
 ///
 /// # Errors
-/// Those of `answer`; when more samples than [`data::DEFAULT_TOLERANCE`], and more than one, are unreadable
-/// or lack question or image. Questions without a right answer are asked and not scored.
+/// Those of `answer`; if more samples than [`data::DEFAULT_TOLERANCE`], and more than one, are unreadable or lack
+/// question or image.
 pub fn evaluate(
     dataset: &dyn Dataset,
     extent: Extent,
@@ -147,23 +148,23 @@ pub fn evaluate(
     let normalizer = AnswerNormalizer::new();
     let (official, evalai) =
         (VqaAccuracy::new(AnswerRules::Official), VqaAccuracy::new(AnswerRules::EvalAi));
-    let (mut people, mut submission) = (Vec::new(), Vec::new());
+    let (mut annotators, mut submission) = (Vec::new(), Vec::new());
     let (mut judged, mut samples, mut sheet) = (Vec::new(), Vec::new(), Vec::new());
     let take = |sample| Asked::take(sample, &normalizer);
     let bad = each_batch(dataset, extent, take, |batch: Vec<(usize, Asked)>| {
         let images: Vec<_> = batch.iter().map(|(_, asked)| asked.image.clone()).collect();
         let texts: Vec<_> = batch.iter().map(|(_, asked)| asked.question.text.clone()).collect();
-        let answers = one_each(answer(&images, &texts)?, texts.len())?;
+        let answers = one_per_item(answer(&images, &texts)?, texts.len())?;
         for ((index, asked), given) in batch.into_iter().zip(answers) {
             let Asked { question, image, source, group, id } = asked;
             let right = question.right.as_ref();
             let right = right.map(|right| normalizer.normalize(&given) == right.normalized);
             show(&mut sheet, image, &question.text, (&given, right));
             let mut one = record(index, source, &question, &given, right);
-            if question.people.len() > 1 {
-                let score = PeopleScore {
-                    official: official.accuracy(&given, &question.people),
-                    evalai: evalai.accuracy(&given, &question.people),
+            if question.annotators.len() > 1 {
+                let score = AnnotatorScore {
+                    official: official.accuracy(&given, &question.annotators),
+                    evalai: evalai.accuracy(&given, &question.annotators),
                     types: std::iter::once(question.kind.clone())
                         .chain(question.answer_type.clone())
                         .collect(),
@@ -171,14 +172,14 @@ pub fn evaluate(
                 };
                 one.scores.push(("vqa_official", score.official));
                 one.scores.push(("vqa_evalai", score.evalai));
-                people.push(score);
+                annotators.push(score);
             }
             submission.extend(id.map(|id| json!({ "question_id": id, "answer": given })));
             one.group = Some(group.clone());
             samples.push(one);
-            if let (Some(right), Some(told)) = (right, question.right) {
+            if let (Some(right), Some(known)) = (right, question.right) {
                 let Question { text, kind, .. } = question;
-                judged.push(Judged { text, right_answer: told.normalized, kind, group, right });
+                judged.push(Judged { text, right_answer: known.normalized, kind, group, right });
             }
         }
         Ok(())
@@ -189,10 +190,10 @@ pub fn evaluate(
         submission.extend(id.map(|id| json!({ "question_id": id, "answer": "" })));
     }
     let (overall, types) = groups(&judged, majority);
-    Ok(VqaScores { overall, types, people, submission, samples, bad, sheet })
+    Ok(VqaScores { overall, types, annotators, submission, samples, bad, sheet })
 }
 
-/// Puts question and answer below their image, a few on each.
+/// Adds question and answer below their image on the sheet, up to a limit.
 fn show(
     sheet: &mut Vec<Cell>,
     image: RgbImage,
@@ -228,12 +229,12 @@ fn record(
         target: json!(question.right.as_ref().map(|right| &right.answer)),
         response: json!(given),
         kind: Some(question.kind.clone()),
-        scores: right.map(|right| ("exact_match", number(right))).into_iter().collect(),
+        scores: right.map(|right| ("exact_match", indicator(right))).into_iter().collect(),
         ..SampleRecord::default()
     }
 }
 
-/// The scores of all questions and of each type.
+/// The scores over all questions and by type.
 fn groups(judged: &[Judged], majority: &Majority) -> (Group, Vec<Group>) {
     let share = |of: &[&Judged], holds: &dyn Fn(&Judged) -> bool| {
         Score::share_in_groups(of.iter().map(|one| (holds(one), one.group.as_str())))
@@ -256,12 +257,12 @@ fn groups(judged: &[Judged], majority: &Majority) -> (Group, Vec<Group>) {
 }
 
 impl VqaScores {
-    /// The scores as a report on the data set called `dataset`: where people answered `vqa_official` and
-    /// `vqa_evalai`, over all and by the type of question and answer; then `exact_match`, the baselines
-    /// `majority_answer` and `question_majority`, and the same by type as `exact_match/TYPE`. None where no
-    /// right answer is known.
+    /// The scores as a report on the data set called `dataset`: with several annotators `vqa_official` and
+    /// `vqa_evalai`, over all and by the type of question and answer; then `exact_match` and the baselines
+    /// `majority_answer` and `question_majority`, and the same by type as `exact_match/TYPE`. No scores if no right
+    /// answer is known.
     pub fn report(self, dataset: &str) -> Report {
-        let mut scores = self.people_scores();
+        let mut scores = self.annotator_scores();
         let mut put = |group: &Group, suffix: &str| {
             scores.push((format!("exact_match{suffix}"), group.accuracy));
             scores.push((format!("majority_answer{suffix}"), group.majority));
@@ -284,24 +285,24 @@ impl VqaScores {
         }
     }
 
-    /// Accuracy against people, over all and by type.
-    fn people_scores(&self) -> Vec<(String, Score)> {
-        let mut of_type: BTreeMap<&str, Vec<&PeopleScore>> = BTreeMap::new();
-        for score in &self.people {
+    /// Accuracy against annotators, over all and by type.
+    fn annotator_scores(&self) -> Vec<(String, Score)> {
+        let mut of_type: BTreeMap<&str, Vec<&AnnotatorScore>> = BTreeMap::new();
+        for score in &self.annotators {
             for name in &score.types {
                 of_type.entry(name).or_default().push(score);
             }
         }
-        let mean = |of: &[&PeopleScore], value: fn(&PeopleScore) -> f64| {
+        let mean = |of: &[&AnnotatorScore], value: fn(&AnnotatorScore) -> f64| {
             Score::mean_in_groups(of.iter().map(|score| (value(score), score.group.as_str())))
         };
-        let both = |suffix: String, of: &[&PeopleScore]| {
+        let both = |suffix: String, of: &[&AnnotatorScore]| {
             [
                 (format!("vqa_official{suffix}"), mean(of, |score| score.official)),
                 (format!("vqa_evalai{suffix}"), mean(of, |score| score.evalai)),
             ]
         };
-        let all: Vec<&PeopleScore> = self.people.iter().collect();
+        let all: Vec<&AnnotatorScore> = self.annotators.iter().collect();
         let mut scores: Vec<_> = match all.is_empty() {
             true => Vec::new(),
             false => both(String::new(), &all).into(),

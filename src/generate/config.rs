@@ -1,107 +1,40 @@
-//! How to draw: the content of `generation_config.json`.
+//! The settings of generation: the content of `generation_config.json`.
 //!
 //! The keys are Hugging Face's (`temperature`, `top_p`, `top_k`, `repetition_penalty`,
-//! `do_sample`, `guidance_scale`, `max_new_tokens`, `eos_token_id`); `image`, `modality`, `seed`
-//! and `image_guidance_scale` are ours. Keys of other libraries are passed over. Defaults are the
-//! original release's, so an absent `do_sample` means sampling, where Hugging Face would be greedy.
+//! `do_sample`, `guidance_scale`, `max_new_tokens`, `eos_token_id`); `image`, `modality`, `seed`,
+//! `candidates` and `image_guidance_scale` are ours. Unknown keys are ignored. Defaults are the
+//! original release's: without `do_sample` ids are sampled, where Hugging Face would be greedy.
 
 use serde::{Deserialize, Serialize};
 
 use super::guidance::Guidance;
+use super::modality::GenerationMode;
+use super::sampling_config::{SamplingConfig, SamplingKeys};
 use crate::error::{Error, Result};
 
-/// What a request may produce.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum GenerationMode {
-    /// Text and images as the model likes.
-    #[default]
-    Auto,
-    /// Text only: no image is begun.
-    #[serde(rename = "text")]
-    TextOnly,
-    /// Exactly one image, begun at once.
-    #[serde(rename = "image")]
-    ImageOnly,
-}
-
-/// Ids that a caption or an answer may have where nothing else limits it: one that does not end would
-/// hold up its batch and take memory for a whole context.
+/// The most ids of a caption or an answer unless settings say otherwise: one that does not end would
+/// keep its batch waiting and need memory for a whole context.
 pub const LONGEST_ANSWER: usize = 256;
 
-/// How one id is drawn from logits.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SamplingConfig {
-    /// Divides the logits; 0.0001 or more.
-    pub temperature: f32,
-    /// The least likely ids whose probabilities sum to at most `1 - top_p` are dropped; in (0, 1].
-    pub top_p: f32,
-    /// Only the `top_k` highest logits stay; `None` keeps all.
-    pub top_k: Option<usize>,
-    /// Weakens every id that the row already holds; above 0, and 1 changes nothing.
-    pub repetition_penalty: f32,
-    /// Takes the most likely id instead of drawing one.
-    pub greedy: bool,
-}
-
-impl SamplingConfig {
-    /// The original release's settings for text.
-    pub const TEXT: Self =
-        Self { temperature: 0.7, top_p: 0.9, top_k: None, repetition_penalty: 1.2, greedy: false };
-
-    /// The original release's settings for images: as for text, without a repetition penalty.
-    pub const IMAGE: Self = Self { repetition_penalty: 1.0, ..Self::TEXT };
-
-    fn validate(&self, prefix: &str) -> Result<()> {
-        let above_zero = |name: &str, value: f32| {
-            if value.is_finite() && value > 0.0 {
-                return Ok(());
-            }
-            Err(Error::invalid(format!("{prefix}{name} is {value}; allowed: above 0")))
-        };
-        if !(self.temperature >= LOWEST_TEMPERATURE && self.temperature.is_finite()) {
-            return Err(Error::invalid(format!(
-                "{prefix}temperature is {}; allowed: {LOWEST_TEMPERATURE} or more; for the most \
-                 likely ids ask for greedy decoding",
-                self.temperature
-            )));
-        }
-        above_zero("repetition_penalty", self.repetition_penalty)?;
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(Error::invalid(format!(
-                "{prefix}top_p is {}; allowed: above 0, at most 1",
-                self.top_p
-            )));
-        }
-        if self.top_k == Some(0) {
-            return Err(Error::invalid(format!("{prefix}top_k is 0; allowed: 1 or more")));
-        }
-        Ok(())
-    }
-}
-
-/// Below it logits divided by the temperature could leave the range of f32.
-const LOWEST_TEMPERATURE: f32 = 1e-4;
-
-/// Everything that decides what is drawn, given a model and a prompt.
+/// All settings of generation, given a model and a prompt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Keys", into = "Keys")]
 pub struct GenerationConfig {
-    /// Drawing of text ids.
+    /// Sampling of text ids.
     pub text: SamplingConfig,
-    /// Drawing of image ids.
+    /// Sampling of image ids.
     pub image: SamplingConfig,
     /// Strength of classifier-free guidance in image blocks; 1 is off, 0 ignores the prompt.
     pub guidance_scale: f32,
-    /// When given, images of the prompt are a third branch of their own with this strength
-    /// (the original release: 1.2, beside a `guidance_scale` of 3).
+    /// Strength of a third branch with the prompt's images only (in the original release 1.2, with a
+    /// `guidance_scale` of 3); `None` is two-way guidance.
     pub image_guidance_scale: Option<f32>,
-    /// Images drawn for a text where one is wanted, 1 to 64; of several the one is kept of which the
-    /// model itself thinks the text the likeliest caption.
+    /// Images drawn per text, 1 to 64; the one is kept for which the model gives the text the
+    /// highest probability as a caption.
     pub candidates: usize,
     /// Seed of the first request; request `i` of a batch uses `seed + i`.
     pub seed: u64,
-    /// The most ids to add to a prompt, image blocks included; `None` leaves it to the context.
+    /// The most ids to add to a prompt, image blocks included; `None`: as many as the context holds.
     /// An image that the prompt or [`GenerationMode::ImageOnly`] asks for is always completed.
     pub max_new_tokens: Option<usize>,
     /// What may be produced.
@@ -130,7 +63,7 @@ impl GenerationConfig {
     /// Reads the text of a `generation_config.json`.
     ///
     /// # Errors
-    /// When it is no JSON object, a value has the wrong type, or one is out of its range.
+    /// If it is no JSON object, or a value has the wrong type or is out of range.
     ///
     /// ```
     /// use calumma::generate::GenerationConfig;
@@ -140,13 +73,14 @@ impl GenerationConfig {
     /// # Ok::<(), calumma::Error>(())
     /// ```
     pub fn from_json(json: &str) -> Result<Self> {
-        serde_json::from_str(json).map_err(|error| Error::invalid(error.to_string()))
+        serde_json::from_str(json).map_err(Error::because("generation settings"))
     }
 
-    /// The same settings with some keys of a `generation_config.json` changed; those of `image` one by one.
+    /// These settings with some keys of a `generation_config.json` changed; those of `image` one by
+    /// one.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a key that is not known or a value of the wrong type.
+    /// [`Error::Invalid`] for an unknown key or a value of the wrong type.
     ///
     /// ```
     /// use calumma::generate::GenerationConfig;
@@ -156,8 +90,8 @@ impl GenerationConfig {
     /// # Ok::<(), calumma::Error>(())
     /// ```
     pub fn changed(&self, keys: &serde_json::Map<String, serde_json::Value>) -> Result<Self> {
-        let invalid = |e: serde_json::Error| Error::invalid(format!("generation: {e}"));
-        let mut value = serde_json::to_value(self).map_err(invalid)?;
+        let invalid = || Error::because("generation");
+        let mut value = serde_json::to_value(self).map_err(invalid())?;
         for (key, new) in keys {
             match (&mut value[key], new) {
                 (serde_json::Value::Object(old), serde_json::Value::Object(new)) => {
@@ -166,8 +100,8 @@ impl GenerationConfig {
                 (old, new) => *old = new.clone(),
             }
         }
-        let config: Self = serde_json::from_value(value).map_err(invalid)?;
-        let known = serde_json::to_value(&config).map_err(invalid)?;
+        let config: Self = serde_json::from_value(value).map_err(invalid())?;
+        let known = serde_json::to_value(&config).map_err(invalid())?;
         match keys.iter().find(|(key, new)| known.get(key).is_none() && !new.is_null()) {
             Some((key, _)) => Err(Error::invalid(format!("generation.{key} is no known key"))),
             None => Ok(config),
@@ -202,14 +136,14 @@ impl GenerationConfig {
         Ok(())
     }
 
-    /// The guidance of image blocks that the two scales ask for.
+    /// The guidance of image blocks by the two scales.
     pub fn guidance(&self) -> Guidance {
         Guidance::new(self.guidance_scale, self.image_guidance_scale)
     }
 
-    /// The same settings for short answers that should be right rather than varied: the most
-    /// likely ids, no penalty on words that the question holds already, and, where nothing else
-    /// limits them, at most [`LONGEST_ANSWER`] ids.
+    /// These settings for short answers that should be right rather than varied: the most likely
+    /// text ids, no penalty for repeating words of the question and, without `max_new_tokens`, at
+    /// most [`LONGEST_ANSWER`] ids.
     #[must_use]
     pub fn for_answers(mut self) -> Self {
         self.text.greedy = true;
@@ -218,53 +152,12 @@ impl GenerationConfig {
         self
     }
 
-    /// The same settings with the most likely id taken everywhere.
+    /// These settings with the most likely id chosen everywhere.
     #[must_use]
     pub fn greedy(mut self) -> Self {
         self.text.greedy = true;
         self.image.greedy = true;
         self
-    }
-}
-
-/// The keys of [`SamplingConfig`] in a file; absent ones keep the defaults.
-#[derive(Default, Serialize, Deserialize)]
-#[serde(default)]
-struct SamplingKeys {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    temperature: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_p: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top_k: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    repetition_penalty: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    do_sample: Option<bool>,
-}
-
-impl SamplingKeys {
-    fn over(self, base: SamplingConfig) -> SamplingConfig {
-        SamplingConfig {
-            temperature: self.temperature.unwrap_or(base.temperature),
-            top_p: self.top_p.unwrap_or(base.top_p),
-            // Hugging Face writes 0 for "all".
-            top_k: self.top_k.or(base.top_k).filter(|&k| k > 0),
-            repetition_penalty: self.repetition_penalty.unwrap_or(base.repetition_penalty),
-            greedy: self.do_sample.map_or(base.greedy, |sample| !sample),
-        }
-    }
-}
-
-impl From<SamplingConfig> for SamplingKeys {
-    fn from(config: SamplingConfig) -> Self {
-        Self {
-            temperature: Some(config.temperature),
-            top_p: Some(config.top_p),
-            top_k: config.top_k,
-            repetition_penalty: Some(config.repetition_penalty),
-            do_sample: Some(!config.greedy),
-        }
     }
 }
 
@@ -345,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hugging_face_file_is_read_and_foreign_keys_are_passed_over() {
+    fn a_hugging_face_file_is_read_and_unknown_keys_are_ignored() {
         let config = GenerationConfig::from_json(
             r#"{"_from_model_config": true, "bos_token_id": 0, "eos_token_id": 2,
                 "pad_token_id": 1, "do_sample": false, "top_k": 0, "max_new_tokens": 7,

@@ -1,81 +1,30 @@
-//! What can be asked of a model: one continuation with events, or batches of answers and images.
+//! Continuations of prompts: one with events, or batches of answers and images.
 
 use vq_tokenizer::Codes;
 
-use super::LanguageModel;
-use super::config::{GenerationConfig, GenerationMode};
-use super::modality::ModalityRules;
-use super::rows::{Row, Rows};
+use super::config::GenerationConfig;
+use super::language_model::LanguageModel;
+use super::modality::{GenerationMode, ModalityRules};
+use super::request::{Event, Generated, Request};
+use super::row::Row;
+use super::rows::Rows;
 use crate::error::{Error, Result};
 use crate::tokenize::{ImageBlocks, Vocabulary};
 
-/// What happened to a row, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A text id was drawn.
-    Text(u32),
-    /// An image was begun.
-    ImageStart,
-    /// An image id was drawn.
-    ImageProgress {
-        /// Codes that the image has by now.
-        done: usize,
-        /// Codes that it will have.
-        total: usize,
-    },
-    /// An image was completed.
-    Image(Codes),
-    /// The row ended.
-    End(EndReason),
-}
-
-/// Why a row ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EndReason {
-    /// This stop id was drawn; it is the row's last id.
-    Stop(u32),
-    /// The request's `max_new_tokens` were drawn.
-    MaxNewTokens,
-    /// The model's context is full.
-    Context,
-    /// The one image of [`GenerationMode::ImageOnly`] is complete.
-    ImageComplete,
-}
-
-/// A prompt and the seed of its random stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// Ids from begin-of-text on; may end inside an image block.
-    pub prompt: Vec<u32>,
-    /// Seed of all draws for this request.
-    pub seed: u64,
-}
-
-/// What was added to a prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Generated {
-    /// All new ids, the stop id included.
-    pub ids: Vec<u32>,
-    /// The images completed, in order.
-    pub images: Vec<Codes>,
-    /// Why it ended.
-    pub end: EndReason,
-}
-
-/// Draws continuations of prompts from a model.
+/// Continues prompts by a model.
 #[derive(Debug)]
 pub struct Generator<'a, M> {
-    pub(super) model: &'a M,
-    pub(super) vocabulary: &'a Vocabulary,
+    model: &'a M,
+    vocabulary: &'a Vocabulary,
     blocks: ImageBlocks,
 }
 
 impl<'a, M: LanguageModel> Generator<'a, M> {
-    /// A generator for images in the form `blocks`; Chameleon's is given by their rows and columns of
-    /// codes alone.
+    /// A generator for image blocks in the layout `blocks`; rows and columns of codes alone mean
+    /// Chameleon's layout.
     ///
     /// # Errors
-    /// When the model has fewer logits than the vocabulary has ids, or the grid has no codes.
+    /// If the model has fewer logits than the vocabulary has ids, or the grid has no codes.
     pub fn new(
         model: &'a M,
         vocabulary: &'a Vocabulary,
@@ -98,7 +47,7 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         Ok(Self { model, vocabulary, blocks })
     }
 
-    /// Continues one prompt; `on_event` hears of every step at once, and its error ends the work.
+    /// Continues one prompt; `on_event` is called after every step, and its error ends generation.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -140,13 +89,13 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         Ok(generated.into_iter().flat_map(|row| row.images).collect())
     }
 
-    /// Continues every request in one batch; `on_event` receives the request's index with each
+    /// Continues all requests in one batch; `on_event` receives the request's index with each
     /// event. Memory grows with the number of requests, so the caller chooses it.
     ///
     /// # Errors
-    /// When `config` is out of range or a prompt is malformed or too long (before any
-    /// computation), when the model fails or returns logits that are no numbers, or with the
-    /// error of `on_event`.
+    /// Before any computation: if `config` is out of range or a prompt is malformed;
+    /// [`Error::PromptTooLong`] if one does not fit the context. Then: if the model fails or returns
+    /// logits that are not finite, or with the error of `on_event`.
     pub fn run(
         &self,
         requests: &[Request],
@@ -154,13 +103,15 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         on_event: &mut dyn FnMut(usize, Event) -> Result<()>,
     ) -> Result<Vec<Generated>> {
         config.validate()?;
-        let rules = ModalityRules::new(self.vocabulary, self.blocks.clone(), config)?;
+        let blocks = self.blocks.clone();
+        let rules = ModalityRules::new(self.vocabulary, blocks, config.mode, &config.stop_ids)?;
         let context = self.model.context();
         let rows = requests
             .iter()
             .map(|request| Row::new(request, &rules, config.max_new_tokens, context))
             .collect::<Result<Vec<_>>>()?;
-        Rows { generator: self, rules, config, rows, on_event }.run()
+        let Self { model, vocabulary, .. } = *self;
+        Rows { model, vocabulary, config, rules, rows, on_event }.run()
     }
 }
 

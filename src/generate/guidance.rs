@@ -1,47 +1,49 @@
-//! Classifier-free guidance: several views of one row, mixed into one vector of logits.
+//! Classifier-free guidance: the logits of several branches of a row, mixed into one vector.
 //!
-//! Two-way guidance compares the row with the bare start of an image (begin-of-text,
-//! begin-image), for which training drops prompts. The three-way form of the original release
-//! (`chameleon/inference/chameleon.py`, options `cfg`) adds a view with the row's images only,
-//! so that text and images of a prompt can be weighed apart. All views of all requests run in
-//! one batch; each counts its positions from 0.
+//! Two-way guidance compares the row with an image that has no prompt (begin-of-text, begin-image),
+//! which a model learns by having prompts dropped in training. The three-way form of the original
+//! release (`chameleon/inference/chameleon.py`, options `cfg`) adds a branch with the images of the
+//! row only, so that text and images of a prompt have separate strengths. All branches of all
+//! requests run in one batch; each counts its positions from 0.
 
 use super::modality::ModalityRules;
 
-/// One view of a row.
+/// A view of a row: what a model sees of the prompt while it draws an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Branch {
     /// The row as it is.
     Full,
-    /// The row without its text: begin-of-text, image ids and their brackets.
+    /// The row without its text: begin-of-text and image blocks.
     Images,
-    /// Begin-of-text and the image block at hand; of images that say their size the block alone, as
-    /// in Lumina-mGPT (`lumina_mgpt/inference_solver.py`).
+    /// Begin-of-text and the current image block; with sizes in image blocks the block alone, as in
+    /// Lumina-mGPT (`lumina_mgpt/inference_solver.py`).
     Nothing,
 }
 
 impl Branch {
-    /// What this branch sees of a row before the image block that begins at `block_start` (the
-    /// place of its begin-image id). From there on all branches see the row itself.
+    /// The ids of this branch before the image block that begins at `block_start` of `row` (the
+    /// position of its begin-image id). From there on all branches are the row itself.
     pub fn head(self, row: &[u32], block_start: usize, rules: &ModalityRules) -> Vec<u32> {
         let before = &row[..block_start];
         match self {
             Self::Full => before.to_vec(),
-            Self::Images => before.iter().copied().filter(|&id| rules.is_pictorial(id)).collect(),
+            Self::Images => {
+                before.iter().copied().filter(|&id| rules.is_image_or_bos(id)).collect()
+            }
             Self::Nothing if rules.blocks().are_sized() => Vec::new(),
             Self::Nothing => vec![rules.bos()],
         }
     }
 }
 
-/// The form and strength of guidance in image blocks.
+/// The kind and strength of guidance in image blocks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Guidance {
-    /// The row alone.
+    /// None: the logits of the row itself.
     Off,
     /// `nothing + scale (full - nothing)`.
     TwoWay {
-        /// Strength; 1 would be the row alone, 0 the image without a prompt.
+        /// Strength; 1 is the row itself, 0 the image without a prompt.
         scale: f32,
     },
     /// `nothing + image (images - nothing) + text (full - images)`.
@@ -54,7 +56,7 @@ pub enum Guidance {
 }
 
 impl Guidance {
-    /// Guidance of strength `scale`, three-way if `image_scale` is given; scales of 1 are off.
+    /// Guidance of strength `scale`, three-way if `image_scale` is given; off if all scales are 1.
     pub fn new(scale: f32, image_scale: Option<f32>) -> Self {
         match image_scale {
             None if scale == 1.0 => Self::Off,
@@ -64,7 +66,7 @@ impl Guidance {
         }
     }
 
-    /// The views to run, in the order that [`mix`](Self::mix) takes their logits.
+    /// The branches to run, in the order of the logits that [`mix`](Self::mix) takes.
     pub fn branches(&self) -> &'static [Branch] {
         match self {
             Self::Off => &[Branch::Full],
@@ -73,10 +75,13 @@ impl Guidance {
         }
     }
 
-    /// Mixes raw logits, one vector per branch, into the first of them.
+    /// Mixes the logits of all branches, before any processing, into the first vector.
+    ///
+    /// # Shapes
+    /// `logits`: `[branches][vocab]`.
     ///
     /// # Panics
-    /// When there are not as many vectors as [`branches`](Self::branches), or of unequal length.
+    /// If there are not as many vectors as [`branches`](Self::branches), or their lengths differ.
     pub fn mix(&self, logits: &mut [Vec<f32>]) {
         assert_eq!(logits.len(), self.branches().len(), "one vector of logits per branch");
         assert!(logits.iter().all(|l| l.len() == logits[0].len()), "branches differ in length");
@@ -103,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scales_of_one_are_off_and_zero_is_the_bare_image() {
+    fn scales_of_one_are_off_and_zero_ignores_the_prompt() {
         assert_eq!(Guidance::new(1.0, None), Guidance::Off);
         assert_eq!(Guidance::new(1.0, Some(1.0)), Guidance::Off);
         let mut logits = [vec![1.0, 2.0], vec![5.0, -7.0]];
@@ -112,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn two_way_guidance_moves_away_from_the_bare_image() {
+    fn two_way_guidance_moves_away_from_the_image_without_a_prompt() {
         let mut logits = [vec![1.0, 2.0], vec![0.5, 3.0]];
         Guidance::new(3.0, None).mix(&mut logits);
         assert_eq!(logits[0], [2.0, 0.0]);

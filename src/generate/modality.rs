@@ -1,30 +1,47 @@
 //! Which id may follow: a state machine over text and image blocks, without tensors.
 //!
-//! An image is `begin-image`, exactly as many image ids as an image has codes, `end-image`; in
-//! Lumina-mGPT's form its height and width come first, and an id ends every row. Text steps allow text ids, the stop ids and, where a whole block still fits, begin-image; so
-//! padding, begin-of-text, placeholders and reserved names are never drawn. Rules and names are
-//! the original release's (`chameleon/inference/chameleon.py`); it asks for one place more than
-//! the block, where we let a row end with the image.
+//! An image is `begin-image`, one image id per code, `end-image`; in Lumina-mGPT's layout the
+//! height and width come first and an id ends every row. In text, text ids and stop ids are
+//! allowed and, if a whole block still fits, begin-image: padding, begin-of-text, placeholders and
+//! reserved names are never drawn. Rules and names are the original release's
+//! (`chameleon/inference/chameleon.py`); it wants one more id to fit than the block, where we let a
+//! row end with the image.
 
-use super::config::{GenerationConfig, GenerationMode};
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 use crate::tokenize::{ImageBlocks, TokenClass, Vocabulary};
 
-/// Where a row is.
+/// What a request may produce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GenerationMode {
+    /// Text and images as the model likes.
+    #[default]
+    Auto,
+    /// Text only: no image is begun.
+    #[serde(rename = "text")]
+    TextOnly,
+    /// Exactly one image, begun at once.
+    #[serde(rename = "image")]
+    ImageOnly,
+}
+
+/// The position of a row's end in its grammar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ModalityState {
     /// Between images.
     Text,
-    /// Inside an image block that has not said its height yet.
+    /// Inside an image block, before its height.
     Height,
-    /// Inside an image block that has not said its width yet.
+    /// Inside an image block, before its width.
     Width {
         /// Rows of codes.
         rows: usize,
     },
     /// Inside an image block of known size.
     Image {
-        /// Ids still to come, codes and ends of rows; with none left, end-image follows.
+        /// Ids still to come, codes and line ends; with none left, end-image follows.
         remaining: usize,
         /// Rows and columns of codes.
         grid: (usize, usize),
@@ -33,7 +50,7 @@ pub enum ModalityState {
     Done,
 }
 
-/// What the vocabulary and a request allow in each [`ModalityState`].
+/// The ids that a vocabulary and a request allow in each [`ModalityState`].
 #[derive(Clone, Debug)]
 pub struct ModalityRules {
     text: Vec<bool>,
@@ -47,14 +64,16 @@ pub struct ModalityRules {
 }
 
 impl ModalityRules {
-    /// The rules of `vocabulary` for images in the form `blocks` and `config`'s mode and stop ids.
+    /// The rules of `vocabulary` for image blocks in the layout `blocks`. `stop_ids` end a request,
+    /// as the vocabulary's end-of-text does.
     ///
     /// # Errors
-    /// When a stop id is outside the vocabulary or belongs to images or to padding.
+    /// If a stop id is outside the vocabulary or belongs to images or to padding.
     pub fn new(
         vocabulary: &Vocabulary,
         blocks: ImageBlocks,
-        config: &GenerationConfig,
+        mode: GenerationMode,
+        stop_ids: &[u32],
     ) -> Result<Self> {
         let special = vocabulary.special();
         let ids = 0..vocabulary.len() as u32;
@@ -65,11 +84,11 @@ impl ModalityRules {
         let image = table(|class| matches!(class, TokenClass::Image));
         let other = table(|class| matches!(class, TokenClass::Special));
         let mut stop = vec![false; text.len()];
-        for &id in config.stop_ids.iter().chain([&special.eos]) {
+        for &id in stop_ids.iter().chain([&special.eos]) {
             let at = id as usize;
-            let meant =
+            let usable =
                 text.get(at).zip(other.get(at)).is_some_and(|(text, other)| *text || *other);
-            if !meant || [special.bos, special.pad].contains(&id) {
+            if !usable || [special.bos, special.pad].contains(&id) {
                 return Err(Error::invalid(format!(
                     "stop id {id} is no text, end-of-text or separator id of the vocabulary"
                 )));
@@ -84,15 +103,15 @@ impl ModalityRules {
             begin_image: special.begin_image,
             end_image: special.end_image,
             blocks,
-            mode: config.mode,
+            mode,
         })
     }
 
     /// The state after `row`, which may end inside an image block.
     ///
     /// # Errors
-    /// When the row is empty, holds an id that the vocabulary lacks, or its open image block is
-    /// too long or holds anything but image ids.
+    /// If the row is empty, has an id outside the vocabulary, or its open image block is too long
+    /// or has anything but image ids.
     pub fn state_after(&self, row: &[u32]) -> Result<ModalityState> {
         let len = self.text.len();
         if let Some(id) = row.iter().find(|&&id| id as usize >= len) {
@@ -123,7 +142,7 @@ impl ModalityRules {
             }
             state = self.advance(state, id);
         }
-        // In image-only mode there must be something left to draw.
+        // In image-only mode something must be left to draw.
         if state == ModalityState::Done {
             let len = block.len();
             return Err(Error::invalid(format!(
@@ -140,26 +159,26 @@ impl ModalityRules {
 
     /// The state before the first code of an image of `grid`.
     fn sized(&self, (rows, columns): (usize, usize)) -> ModalityState {
-        let remaining = rows * self.blocks.line(columns);
+        let remaining = rows * self.blocks.line_len(columns);
         ModalityState::Image { remaining, grid: (rows, columns) }
     }
 
-    /// Whether the next id ends a row.
+    /// Whether the next id ends a line of codes.
     fn at_line_end(&self, remaining: usize, (_, columns): (usize, usize)) -> bool {
-        self.blocks.are_sized() && remaining % self.blocks.line(columns) == 1
+        self.blocks.are_sized() && remaining % self.blocks.line_len(columns) == 1
     }
 
-    /// Codes among the `remaining` ids of an image of `grid`.
+    /// The number of codes among the last `remaining` ids of an image of `grid`.
     pub fn codes_left(&self, remaining: usize, (_, columns): (usize, usize)) -> usize {
-        let line = self.blocks.line(columns);
+        let line = self.blocks.line_len(columns);
         remaining - if line > columns { remaining.div_ceil(line) } else { 0 }
     }
 
-    /// The fewest ids that complete the open or next image after `state`.
+    /// The fewest ids that complete the open image or, in text, the next one.
     pub fn least_to_complete(&self, state: ModalityState) -> usize {
         let end = usize::from(self.mode != GenerationMode::ImageOnly);
         let (smallest_rows, smallest_columns) = self.blocks.smallest();
-        let rest = |rows: usize, columns: usize| rows * self.blocks.line(columns) + end;
+        let rest = |rows: usize, columns: usize| rows * self.blocks.line_len(columns) + end;
         match state {
             ModalityState::Text if self.blocks.are_sized() => {
                 3 + rest(smallest_rows, smallest_columns)
@@ -172,18 +191,18 @@ impl ModalityRules {
         }
     }
 
-    /// Whether `id` may follow in `state` when `room` more ids fit the row.
-    pub fn allows(&self, state: ModalityState, id: u32, room: usize) -> bool {
+    /// Whether `id` may follow in `state` if the row may have `available` more ids.
+    pub fn allows(&self, state: ModalityState, id: u32, available: usize) -> bool {
         let of = |table: &[bool]| table.get(id as usize).copied().unwrap_or(false);
         match state {
             ModalityState::Text if id == self.begin_image => {
-                self.mode != GenerationMode::TextOnly && room >= self.least_to_complete(state)
+                self.mode != GenerationMode::TextOnly && available >= self.least_to_complete(state)
             }
-            ModalityState::Text => room > 0 && (of(&self.text) || of(&self.stop)),
-            // A size whose image still fits.
+            ModalityState::Text => available > 0 && (of(&self.text) || of(&self.stop)),
+            // Only sizes whose image still fits.
             ModalityState::Height | ModalityState::Width { .. } => {
                 let next = self.blocks.side(id).is_some().then(|| self.advance(state, id));
-                next.is_some_and(|next| room > self.least_to_complete(next))
+                next.is_some_and(|next| available > self.least_to_complete(next))
             }
             ModalityState::Image { remaining: 0, .. } => id == self.end_image,
             ModalityState::Image { remaining, grid } if self.at_line_end(remaining, grid) => {
@@ -194,7 +213,7 @@ impl ModalityRules {
         }
     }
 
-    /// The state after `id`, which [`allows`](Self::allows) should have allowed.
+    /// The state after `id`, which must be one that [`allows`](Self::allows).
     pub fn advance(&self, state: ModalityState, id: u32) -> ModalityState {
         let side = || self.blocks.side(id).unwrap_or_default();
         match state {
@@ -213,7 +232,7 @@ impl ModalityRules {
         }
     }
 
-    /// The id that must follow, if there is only one: it needs no model.
+    /// The only id that may follow, if there is just one: it needs no model.
     pub fn forced(&self, state: ModalityState) -> Option<u32> {
         match state {
             ModalityState::Image { remaining: 0, .. } => Some(self.end_image),
@@ -230,8 +249,8 @@ impl ModalityRules {
         self.stop.get(id as usize).copied().unwrap_or(false)
     }
 
-    /// Whether `id` stays in a row that is stripped of its text.
-    pub fn is_pictorial(&self, id: u32) -> bool {
+    /// Whether `id` stays in a row without its text: begin-of-text and everything of images.
+    pub fn is_image_or_bos(&self, id: u32) -> bool {
         self.image.get(id as usize).copied().unwrap_or(false)
             || [self.bos, self.begin_image, self.end_image].contains(&id)
             || Some(id) == self.blocks.new_line()
@@ -248,7 +267,7 @@ impl ModalityRules {
         self.begin_image
     }
 
-    /// The form of images.
+    /// The layout of image blocks.
     pub fn blocks(&self) -> &ImageBlocks {
         &self.blocks
     }

@@ -1,22 +1,24 @@
-//! The settings and prompts of published models, for checkpoints that do not say their own.
+//! Settings and prompts of published models, for checkpoints that come without.
 
 use serde_json::{Map, Value, json};
 
-use super::config::{GenerationConfig, GenerationMode, SamplingConfig};
-use super::prompt::PromptForms;
+use super::config::GenerationConfig;
+use super::modality::GenerationMode;
+use super::sampling_config::SamplingConfig;
+use crate::tokenize::PromptTemplates;
 
-/// Whose way of sampling.
+/// A published model whose settings and prompts are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Preset {
     /// Chameleon (`chameleon/inference/chameleon.py`, class `Options`): text at temperature 0.7, three-way
-    /// guidance of 3 and 1.2. Its images are for reading: text only unless asked otherwise.
+    /// guidance of 3 and 1.2. Images are input only unless asked otherwise.
     #[default]
     Chameleon,
     /// Anole (`inference.py` and `interleaved_generation.py` of its repository): text and images, text at
     /// temperature 1.
     Anole,
     /// Lumina-mGPT (`inference_solver.py` of its repository): images of any size, two-way guidance of 4,
-    /// the 2000 likeliest codes and the 10 likeliest text ids at temperature 1.
+    /// at temperature 1 with the 2000 most likely codes and the 10 most likely text ids.
     Lumina,
 }
 
@@ -57,10 +59,10 @@ impl Preset {
         }
     }
 
-    /// The prompts: a turn that ends with the separator.
-    pub fn prompts(self) -> PromptForms {
+    /// The prompt templates; each ends with the separator.
+    pub fn prompts(self) -> PromptTemplates {
         if self == Self::Lumina {
-            return PromptForms {
+            return PromptTemplates {
                 caption: "Describe the image in detail. <image><sep>".into(),
                 ask: "{question} <image><sep>".into(),
                 draw:
@@ -68,24 +70,24 @@ impl Preset {
                         .into(),
             };
         }
-        PromptForms {
+        PromptTemplates {
             caption: "<image>Please describe this image.<sep>".into(),
             ask: "<image>{question}<sep>".into(),
             draw: "{text}<sep>".into(),
         }
     }
 
-    /// Whether every turn ends with the separator, the model's too.
+    /// Whether the model ends its own turns with the separator.
     pub fn ends_turns_with_separator(self) -> bool {
         self == Self::Lumina
     }
 
-    /// Whether images say their size (see [`crate::tokenize::ImageBlocks`]).
+    /// Whether image blocks have their size in them (see [`crate::tokenize::ImageBlocks`]).
     pub fn sizes_images(self) -> bool {
         self == Self::Lumina
     }
 
-    /// The content of a `generation_config.json` with settings and prompts.
+    /// The content of a `generation_config.json`: settings and prompts.
     pub fn to_json(self) -> Map<String, Value> {
         // Through text, which keeps an f32 of 0.7 as 0.7.
         let text = serde_json::to_string(&self.config()).expect("settings are valid JSON");
@@ -105,7 +107,7 @@ mod tests {
         for (preset, _) in Preset::ALL {
             let text = serde_json::to_string(&preset.to_json()).unwrap();
             assert_eq!(GenerationConfig::from_json(&text).unwrap(), preset.config());
-            let prompts = PromptForms::from_json(&text).unwrap();
+            let prompts = PromptTemplates::from_json(&text).unwrap();
             assert_eq!(prompts, preset.prompts());
             prompts.validate().unwrap();
         }

@@ -1,95 +1,40 @@
 //! The decoding loop, the same for one request, a batch of them, and with guidance.
 //!
-//! Each request is a row of ids with a [`ModalityState`] and a random stream of its own, so the
-//! other rows of a batch never change what it draws. Without guidance all rows step together.
-//! With it, text steps and image blocks alternate: rows that began an image wait until all
-//! others did too or ended, then their blocks are drawn together, every branch of every row in
-//! one batch.
+//! Each request is a [`Row`] with its own [`ModalityState`] and random stream, so the other rows
+//! of a batch never change what it draws. Without guidance all rows step together. With guidance,
+//! text and image blocks alternate: rows that began an image wait until all others began one or
+//! ended, then their blocks are drawn together, every branch of every row in one batch.
 //!
-//! The cost of guidance: an image block has a cache of its own, prefilled with the whole row,
-//! because a row and its branches must share a batch to share one pass over the weights. The text
-//! cache is kept meanwhile and takes in the finished block with one call. So an image costs two
-//! passes over its row beside the steps for its codes, which dominate.
+//! The cost of guidance: an image block has its own cache, prefilled with the whole row, because a
+//! row and its branches must share a batch to share one pass over the weights. The text cache is
+//! kept meanwhile and takes in the finished block in one call. So an image costs two passes over
+//! its row in addition to the steps for its codes, which dominate.
 
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use vq_tokenizer::Codes;
 
-use super::LanguageModel;
-use super::config::{GenerationConfig, GenerationMode};
-use super::decoder::{Decoder, Phase};
-use super::generator::{EndReason, Event, Generated, Generator, Request};
+use super::config::GenerationConfig;
 use super::guidance::Guidance;
+use super::lanes::{Lanes, Phase};
+use super::language_model::LanguageModel;
 use super::modality::{ModalityRules, ModalityState};
+use super::request::{EndReason, Event, Generated};
+use super::row::Row;
 use super::sampling;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::tokenize::Vocabulary;
 
-/// A request on its way.
-pub(super) struct Row {
-    /// The prompt and what was added.
-    pub(super) ids: Vec<u32>,
-    /// The place of the last begin-image id.
-    pub(super) block_start: usize,
-    pub(super) state: ModalityState,
-    /// The most ids that this row may have.
-    pub(super) limit: usize,
-    prompt_len: usize,
-    rng: ChaCha8Rng,
-    images: Vec<Codes>,
-    end: EndReason,
-}
-
-impl Row {
-    pub(super) fn new(
-        request: &Request,
-        rules: &ModalityRules,
-        max_new_tokens: Option<usize>,
-        context: usize,
-    ) -> Result<Self> {
-        let ids = request.prompt.clone();
-        let state = rules.state_after(&ids)?;
-        let len = ids.len();
-        let image_only = rules.mode() == GenerationMode::ImageOnly;
-        // An image that was asked for is completed whatever max_new_tokens says.
-        let needed = match state {
-            ModalityState::Text if !image_only => 1,
-            _ => rules.least_to_complete(state),
-        };
-        if len + needed > context {
-            return Err(Error::invalid(format!(
-                "a prompt of {len} ids with {needed} or more to add does not fit the context of \
-                 {context} ids"
-            )));
-        }
-        let any_size = image_only && rules.blocks().are_sized();
-        let budget = max_new_tokens.filter(|_| !any_size).unwrap_or(context).max(needed);
-        Ok(Self {
-            block_start: ids.iter().rposition(|&id| id == rules.begin_image()).unwrap_or(0),
-            ids,
-            state,
-            limit: len.saturating_add(budget).min(context),
-            prompt_len: len,
-            rng: ChaCha8Rng::seed_from_u64(request.seed),
-            images: Vec::new(),
-            end: EndReason::Context,
-        })
-    }
-
-    fn room(&self) -> usize {
-        self.limit - self.ids.len()
-    }
-}
-
-/// One call of [`Generator::run`].
-pub(super) struct Rows<'s, 'a, M> {
-    pub(super) generator: &'s Generator<'a, M>,
+/// The rows of one call of [`Generator::run`](super::Generator::run).
+pub(super) struct Rows<'a, M> {
+    pub(super) model: &'a M,
+    pub(super) vocabulary: &'a Vocabulary,
+    pub(super) config: &'a GenerationConfig,
     pub(super) rules: ModalityRules,
-    pub(super) config: &'s GenerationConfig,
     pub(super) rows: Vec<Row>,
-    pub(super) on_event: &'s mut dyn FnMut(usize, Event) -> Result<()>,
+    pub(super) on_event: &'a mut dyn FnMut(usize, Event) -> Result<()>,
 }
 
-impl<M: LanguageModel> Rows<'_, '_, M> {
+impl<M: LanguageModel> Rows<'_, M> {
+    /// Continues every row to its end.
     pub(super) fn run(mut self) -> Result<Vec<Generated>> {
         for index in 0..self.rows.len() {
             if !matches!(self.rows[index].state, ModalityState::Text | ModalityState::Done) {
@@ -97,31 +42,26 @@ impl<M: LanguageModel> Rows<'_, '_, M> {
             }
         }
         let guidance = self.config.guidance();
-        let mut kept = None;
+        let mut text_lanes = None;
         while self.rows.iter().any(|row| row.state != ModalityState::Done) {
             if guidance == Guidance::Off {
-                self.decode(Phase::All, guidance, &mut kept)?;
+                self.decode(Phase::All, guidance, &mut text_lanes)?;
             } else {
-                self.decode(Phase::Text, Guidance::Off, &mut kept)?;
+                self.decode(Phase::Text, Guidance::Off, &mut text_lanes)?;
                 self.decode(Phase::Image, guidance, &mut None)?;
             }
         }
-        let finish = |row: Row| Generated {
-            ids: row.ids[row.prompt_len..].to_vec(),
-            images: row.images,
-            end: row.end,
-        };
-        Ok(self.rows.into_iter().map(finish).collect())
+        Ok(self.rows.into_iter().map(Row::finish).collect())
     }
 
-    /// Steps the rows of `phase` until none is left in it.
+    /// Steps the rows of `phase` until none is left in it; opens `lanes` if need be.
     fn decode(
         &mut self,
         phase: Phase,
         guidance: Guidance,
-        decoder: &mut Option<Decoder<M::Cache>>,
+        lanes: &mut Option<Lanes<M::Cache>>,
     ) -> Result<()> {
-        let model = self.generator.model;
+        let model = self.model;
         loop {
             for index in 0..self.rows.len() {
                 if phase.contains(self.rows[index].state) {
@@ -131,9 +71,9 @@ impl<M: LanguageModel> Rows<'_, '_, M> {
             if !self.rows.iter().any(|row| phase.contains(row.state)) {
                 return Ok(());
             }
-            let open = || Decoder::open(model, &self.rows, phase, guidance, &self.rules);
-            let decoder = decoder.get_or_insert_with(open);
-            for (index, mut branches) in decoder.step(model, &self.rows, &self.rules)? {
+            let open = || Lanes::open(model, &self.rows, phase, guidance, &self.rules);
+            let lanes = lanes.get_or_insert_with(open);
+            for (index, mut branches) in lanes.step(model, &self.rows, &self.rules)? {
                 guidance.mix(&mut branches);
                 self.draw(index, &mut branches[0])?;
             }
@@ -146,8 +86,8 @@ impl<M: LanguageModel> Rows<'_, '_, M> {
             self.push(index, id)?;
         }
         let row = &self.rows[index];
-        if row.state == ModalityState::Text && row.room() == 0 {
-            let full = row.ids.len() == self.generator.model.context();
+        if row.state == ModalityState::Text && row.available() == 0 {
+            let full = row.ids.len() == self.model.context();
             self.end(index, if full { EndReason::Context } else { EndReason::MaxNewTokens })?;
         }
         Ok(())
@@ -156,17 +96,17 @@ impl<M: LanguageModel> Rows<'_, '_, M> {
     /// Draws the row's next id from its logits.
     fn draw(&mut self, index: usize, logits: &mut [f32]) -> Result<()> {
         let row = &mut self.rows[index];
-        let (state, room) = (row.state, row.room());
+        let (state, available) = (row.state, row.available());
         let sampling = match state {
             ModalityState::Text | ModalityState::Done => &self.config.text,
             _ => &self.config.image,
         };
-        sampling::allow_only(logits, |id| self.rules.allows(state, id, room));
+        sampling::allow_only(logits, |id| self.rules.allows(state, id, available));
         let id = sampling::choose(logits, &row.ids, sampling, &mut row.rng)?;
         self.push(index, id)
     }
 
-    /// Adds `id` to the row and tells what that means.
+    /// Adds `id` to the row and reports what it completes.
     fn push(&mut self, index: usize, id: u32) -> Result<()> {
         let row = &mut self.rows[index];
         let before = row.state;
@@ -180,7 +120,7 @@ impl<M: LanguageModel> Rows<'_, '_, M> {
             }
             ModalityState::Text => (self.on_event)(index, Event::Text(id)),
             ModalityState::Image { remaining, grid } if remaining > 0 => {
-                if self.generator.vocabulary.image_code(id).is_some() {
+                if self.vocabulary.image_code(id).is_some() {
                     let total = grid.0 * grid.1;
                     let done = total - self.rules.codes_left(remaining - 1, grid);
                     (self.on_event)(index, Event::ImageProgress { done, total })?;
@@ -193,8 +133,8 @@ impl<M: LanguageModel> Rows<'_, '_, M> {
 
     fn complete_image(&mut self, index: usize, (height, width): (usize, usize)) -> Result<()> {
         let row = &mut self.rows[index];
-        let code = |&id: &u32| self.generator.vocabulary.image_code(id);
-        // The ids of sizes and ends of rows stand for no code.
+        let code = |&id: &u32| self.vocabulary.image_code(id);
+        // Ids of sizes and line ends stand for no code.
         let ids = row.ids[row.block_start + 1..].iter().filter_map(code).collect();
         let codes = Codes { ids, height, width };
         row.images.push(codes.clone());

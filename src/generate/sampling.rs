@@ -1,13 +1,13 @@
-//! From logits to one id: the processors of the original release, in its order.
+//! From logits to one id: the logits processors of the original release, in its order.
 //!
 //! Allow-list, repetition penalty, temperature, top-k, top-p, softmax, draw. A hidden id has the
-//! logit -inf. The order and the rules are those of `chameleon/inference/` of the original release
-//! (which has Hugging Face's `LogitsProcessor` semantics); top-k is ours, in Hugging Face's place.
+//! logit -inf. Order and rules are those of `chameleon/inference/` of the original release (Hugging
+//! Face's `LogitsProcessor` semantics); it has no top-k, which is applied where Hugging Face does.
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use super::config::SamplingConfig;
+use super::sampling_config::SamplingConfig;
 use crate::error::{Error, Result};
 
 /// Hides every id for which `allows` is false.
@@ -19,8 +19,8 @@ pub fn allow_only(logits: &mut [f32], allows: impl Fn(u32) -> bool) {
     }
 }
 
-/// Weakens each id of `row`, once however often it occurs: negative logits are multiplied by
-/// `penalty`, others divided by it. Ids beyond the logits are passed over.
+/// Lowers the logit of each id in `row`, once however often it occurs: negative logits are
+/// multiplied by `penalty`, others divided by it. Ids beyond the logits are ignored.
 pub fn repetition_penalty(logits: &mut [f32], row: &[u32], penalty: f32) {
     if penalty == 1.0 {
         return;
@@ -42,7 +42,7 @@ pub fn temperature(logits: &mut [f32], temperature: f32) {
     }
 }
 
-/// Hides all ids below the `k`-th highest logit; ids that tie with it stay.
+/// Hides all ids below the `k`-th highest logit; ties with it stay.
 pub fn top_k(logits: &mut [f32], k: usize) {
     let mut order = visible(logits);
     if k == 0 || k >= order.len() {
@@ -58,8 +58,8 @@ pub fn top_k(logits: &mut [f32], k: usize) {
     }
 }
 
-/// Hides the least likely ids as long as their probabilities, summed from the least likely
-/// upwards, are at most `1 - p`; the most likely id always stays. The sums are in f64.
+/// Hides the least likely ids whose probabilities add up to at most `1 - p`; the most likely id
+/// always stays. The sums are in f64.
 pub fn top_p(logits: &mut [f32], p: f32) {
     if p >= 1.0 {
         return;
@@ -83,7 +83,7 @@ pub fn top_p(logits: &mut [f32], p: f32) {
     }
 }
 
-/// Probabilities of the logits, in f64; hidden ids have 0.
+/// The softmax of `logits`, in f64; hidden ids have probability 0.
 pub fn softmax(logits: &[f32]) -> Vec<f64> {
     let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut weights: Vec<f64> =
@@ -93,14 +93,14 @@ pub fn softmax(logits: &[f32]) -> Vec<f64> {
     weights
 }
 
-/// The natural logarithm of the softmax of `logits` at `id`, summed in f64.
+/// The natural logarithm of the softmax of `logits` at `id`, in f64.
 pub fn log_probability(logits: &[f32], id: u32) -> f64 {
     let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&logit| f64::from(logit - highest).exp()).sum();
     f64::from(logits[id as usize] - highest) - sum.ln()
 }
 
-/// The id with the highest logit, the first of equals; `None` if every id is hidden.
+/// The id with the highest logit, the first one of ties; `None` if every id is hidden.
 pub fn argmax(logits: &[f32]) -> Option<u32> {
     let mut best: Option<(u32, f32)> = None;
     for (id, &logit) in (0..).zip(logits) {
@@ -111,7 +111,7 @@ pub fn argmax(logits: &[f32]) -> Option<u32> {
     best.map(|(id, _)| id)
 }
 
-/// Draws an id by the softmax of the logits; one draw from `rng`. `None` if every id is hidden.
+/// An id drawn by the softmax of the logits, with one draw from `rng`; `None` if every id is hidden.
 pub fn multinomial(logits: &[f32], rng: &mut ChaCha8Rng) -> Option<u32> {
     let at: f64 = rng.random();
     let last = (0..).zip(logits).filter(|(_, l)| l.is_finite()).last().map(|(id, _)| id)?;
@@ -126,7 +126,7 @@ pub fn multinomial(logits: &[f32], rng: &mut ChaCha8Rng) -> Option<u32> {
     Some(last)
 }
 
-/// Applies `config`'s processors in place; `row` is what the repetition penalty looks at.
+/// Applies the processors of `config` in place; the repetition penalty is for the ids in `row`.
 pub fn process(logits: &mut [f32], row: &[u32], config: &SamplingConfig) {
     repetition_penalty(logits, row, config.repetition_penalty);
     temperature(logits, config.temperature);
@@ -136,11 +136,11 @@ pub fn process(logits: &mut [f32], row: &[u32], config: &SamplingConfig) {
     top_p(logits, config.top_p);
 }
 
-/// Chooses an id from logits of which the forbidden ones are hidden: greedily, or with one draw
+/// Chooses one of the ids that are not hidden: the most likely one if greedy, else with one draw
 /// from `rng`.
 ///
 /// # Errors
-/// When a logit is not a number, or no id is left.
+/// If a logit is NaN or infinite, or every id is hidden.
 pub fn choose(
     logits: &mut [f32],
     row: &[u32],
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn repetition_counts_once_and_spares_absent_ids() {
+    fn the_repetition_penalty_applies_once_and_to_ids_of_the_row_only() {
         let mut logits = [2.0, -2.0, 2.0];
         repetition_penalty(&mut logits, &[0, 1, 1, 0, 77], 2.0);
         assert_eq!(logits, [1.0, -4.0, 2.0]);

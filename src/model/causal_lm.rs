@@ -1,27 +1,28 @@
 //! The whole model: embedding, layers, final norm, output layer.
 
-use burn::module::{Initializer, Module, Param};
+use burn::module::{Initializer, Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Int, Tensor};
 
 use super::linear::product;
-use super::{DecoderLayer, KvCache, Linear, Mask, ModelConfig, RmsNorm, Rope};
+use super::{DecoderLayer, KvCache, Linear, Mask, ModelConfig, RmsNorm, Rope, ops};
+use crate::error::Result;
 
 /// A decoder-only language model over text and image ids alike.
 #[derive(Module, Debug)]
 pub struct CausalLm {
     /// Embedding, layers and final norm.
     pub model: Decoder,
-    /// `[vocab, hidden]`; `None` when the embedding serves as output layer.
+    /// `[vocab, hidden]`; `None` when the embedding is the output layer as well.
     pub lm_head: Option<Linear>,
     head_dim: usize,
     rope_theta: f64,
     mixed: bool,
 }
 
-/// The layers between ids and the last hidden state.
+/// Embedding, layers and final norm: ids in, hidden states out.
 #[derive(Module, Debug)]
 pub struct Decoder {
-    /// One row per id.
+    /// The embedding.
     pub embed_tokens: Embedding,
     /// In order of application.
     pub layers: Vec<DecoderLayer>,
@@ -29,29 +30,62 @@ pub struct Decoder {
     pub norm: RmsNorm,
 }
 
-/// A table of rows picked by id.
+/// A matrix with a row per id.
 #[derive(Module, Debug)]
 pub struct Embedding {
     /// `[vocab, hidden]`.
     pub weight: Param<Tensor<2>>,
 }
 
-/// What one forward pass reads.
+/// The input of a forward pass.
 #[derive(Debug)]
 pub struct ModelInput<'a> {
     /// New tokens, `[batch, seq]`.
     pub ids: Tensor<2, Int>,
     /// Their positions within their documents, `[batch, seq]`.
     pub positions: Tensor<2, Int>,
-    /// What is hidden; `None` shows every key, which is right only for one new token per row. The
-    /// mask's keys count the cache's tokens and the new ones.
+    /// The hidden keys, those in the cache included; `None` hides nothing, which is right only for one new
+    /// token per row.
     pub mask: Option<Mask>,
     /// Keys and values of earlier tokens; the new ones are added.
     pub cache: Option<&'a mut KvCache>,
 }
 
+impl ModelConfig {
+    /// A randomly initialised model on `device`; linear and embedding weights are normal with
+    /// standard deviation [`Self::initializer_range`].
+    ///
+    /// # Errors
+    /// Those of [`Self::validate`].
+    pub fn init(&self, device: &Device) -> Result<CausalLm> {
+        let model = self.blank(device)?;
+        // Now, so that the weights are the device's next random numbers.
+        model.visit(&mut Initialise);
+        Ok(model)
+    }
+
+    /// A model whose weights take no memory until they are loaded or first used; in the latter case they
+    /// are drawn as [`Self::init`] draws them.
+    ///
+    /// # Errors
+    /// Those of [`Self::validate`].
+    pub fn blank(&self, device: &Device) -> Result<CausalLm> {
+        self.validate()?;
+        Ok(CausalLm::new(self, device))
+    }
+}
+
+/// Initialises every weight that it visits.
+struct Initialise;
+
+impl ModuleVisitor for Initialise {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        param.val();
+    }
+}
+
 impl CausalLm {
-    pub(crate) fn new(config: &ModelConfig, device: &Device) -> Self {
+    fn new(config: &ModelConfig, device: &Device) -> Self {
         let (vocab, hidden, std) =
             (config.vocab_size, config.hidden_size, config.initializer_range);
         let embedding = Initializer::Normal { mean: 0.0, std }.init([vocab, hidden], device);
@@ -70,28 +104,35 @@ impl CausalLm {
         }
     }
 
-    /// The same model with its matrix products in bfloat16; the weights stay as they are, softmax,
-    /// norms' statistics and loss in f32. What training in bfloat16 means: the optimizer sees f32.
+    /// The same model in mixed precision: matrix products in bfloat16, the weights as they are; softmax,
+    /// statistics of the norms and loss in f32.
     #[must_use]
     pub fn in_mixed_precision(self) -> Self {
         Self { mixed: true, ..self }
     }
 
-    /// Logits of every new token, `[batch, seq, vocab]`: raw, no id is masked.
+    /// Raw logits of every new token: unlike Hugging Face's `forward`, which masks the image ids, this
+    /// masks no id.
     ///
-    /// The Hugging Face model overwrites the logits of image ids here; what may be sampled is the
-    /// business of `generate::modality` instead.
+    /// # Shapes
+    /// Returns `[batch, seq, vocab]`.
     pub fn forward(&self, input: ModelInput<'_>) -> Tensor<3> {
         let hidden = self.hidden(input);
         self.logits(hidden)
     }
 
-    /// The last hidden state after the final norm, `[batch, seq, hidden]`.
+    /// The last hidden states, after the final norm.
+    ///
+    /// # Shapes
+    /// Returns `[batch, seq, hidden]`.
     pub fn hidden(&self, input: ModelInput<'_>) -> Tensor<3> {
         self.hidden_states(input, |_| {})
     }
 
-    /// As [`Self::hidden`]; `inspect` sees the input of every layer in turn.
+    /// As [`Self::hidden`]; `inspect` gets the input of every layer, first to last.
+    ///
+    /// # Shapes
+    /// `inspect` gets, and the result is, `[batch, seq, hidden]`.
     pub fn hidden_states(
         &self,
         input: ModelInput<'_>,
@@ -112,26 +153,35 @@ impl CausalLm {
         self.model.norm.forward(x)
     }
 
-    /// What the first layer reads: ids `[batch, seq]` to `[batch, seq, hidden]`.
+    /// The first layer's input.
+    ///
+    /// # Shapes
+    /// `ids` `[batch, seq]`; returns `[batch, seq, hidden]`.
     pub(crate) fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let x = self.model.embed_tokens.forward(ids);
         if self.compute_dtype() == x.dtype() { x } else { x.cast(self.compute_dtype()) }
     }
 
-    /// The rotations of tokens at `positions`, `[batch, seq]`.
+    /// The rotary tables for `positions`.
+    ///
+    /// # Shapes
+    /// `positions` `[batch, seq]`.
     pub(crate) fn rope(&self, positions: Tensor<2, Int>) -> Rope {
         Rope::new(positions, self.head_dim, self.rope_theta, self.compute_dtype())
     }
 
-    /// `[batch, seq, hidden]` to `[batch, seq, vocab]`.
+    /// The output layer.
+    ///
+    /// # Shapes
+    /// `hidden` `[batch, seq, hidden]`; returns `[batch, seq, vocab]`.
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
-        let [batch, seq, width] = hidden.dims();
-        let weight = self.output_weight(); // [vocab, hidden]
-        let vocab = weight.dims()[0];
-        product(hidden.reshape([batch * seq, width]), weight).reshape([batch, seq, vocab])
+        product(hidden, self.output_weight())
     }
 
-    /// The matrix of the output layer, `[vocab, hidden]`.
+    /// The weight of the output layer.
+    ///
+    /// # Shapes
+    /// Returns `[vocab, hidden]`.
     pub fn output_weight(&self) -> Tensor<2> {
         match &self.lm_head {
             Some(head) => head.weight.val(),
@@ -139,20 +189,16 @@ impl CausalLm {
         }
     }
 
-    /// The number format of activations and cache: the weights', but bfloat16 in mixed precision, and f32
-    /// on the CPU for weights in bfloat16, which it widens as it reads them.
+    /// The number format of activations and cache: the weights' own, but bfloat16 in mixed precision, and
+    /// f32 on the CPU for weights in bfloat16.
     pub fn compute_dtype(&self) -> DType {
         if self.mixed {
             return DType::BF16;
         }
-        #[cfg(feature = "cpu")]
-        if super::ops::widens(&self.model.embed_tokens.weight.val()) {
-            return DType::F32;
-        }
-        self.dtype()
+        ops::compute_dtype(&self.model.embed_tokens.weight.val())
     }
 
-    /// Where the weights lie.
+    /// The device of the weights.
     pub fn device(&self) -> Device {
         self.model.embed_tokens.weight.val().device()
     }
@@ -164,7 +210,10 @@ impl CausalLm {
 }
 
 impl Embedding {
-    /// `[batch, seq]` ids to `[batch, seq, hidden]`.
+    /// The rows of the ids.
+    ///
+    /// # Shapes
+    /// `ids` `[batch, seq]`; returns `[batch, seq, hidden]`.
     pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         burn::tensor::module::embedding(self.weight.val(), ids)
     }

@@ -1,27 +1,24 @@
 //! The sizes of a transformer, under the keys of Hugging Face's `config.json`.
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::CausalLm;
 use crate::error::{Error, Result};
 
-/// The architecture of a [`CausalLm`]. Absent keys take the reference's defaults (Chameleon 7B).
+/// The architecture of a transformer. Absent keys take the reference's defaults (Chameleon 7B).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ModelConfig {
-    /// Ids the embedding and the output layer know.
+    /// Number of ids.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Width of the feed-forward layer.
     pub intermediate_size: usize,
-    /// Decoder layers.
+    /// Number of decoder layers.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads; each serves `num_attention_heads / num_key_value_heads` query heads.
+    /// Number of key and value heads; each serves `num_attention_heads / num_key_value_heads` query heads.
     pub num_key_value_heads: usize,
     /// Longest sequence in tokens.
     pub max_position_embeddings: usize,
@@ -36,7 +33,7 @@ pub struct ModelConfig {
     /// Standard deviation of the initial weights.
     pub initializer_range: f64,
     /// Parts that the model was trained in: heads of one part share a row of the query and key norms.
-    /// Matters to the original release's layout alone.
+    /// Only the original release's layout depends on it.
     pub model_parallel_size: usize,
     /// Dropout on the outputs of attention and feed-forward while training (paper section 2.3).
     pub dropout: f64,
@@ -64,7 +61,7 @@ impl Default for ModelConfig {
 }
 
 impl ModelConfig {
-    /// Channels of one head.
+    /// Width of one head.
     pub fn head_dim(&self) -> usize {
         self.hidden_size / self.num_attention_heads.max(1)
     }
@@ -77,23 +74,23 @@ impl ModelConfig {
         self.matrix_parameters() + (tables + 1) * self.hidden_size + self.num_hidden_layers * norms
     }
 
-    /// The weights in the matrices of all layers.
+    /// The number of weights in the matrices of all layers.
     fn matrix_parameters(&self) -> usize {
         let kv = self.num_key_value_heads * self.head_dim();
         let attention = 2 * self.hidden_size * (self.hidden_size + kv);
         self.num_hidden_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
     }
 
-    /// Floating point operations of a training step for each token of rows of `seq_len`: 6 for each
-    /// weight that takes part in a matrix product, and causal attention over half of the row (arXiv
-    /// 2204.02311, appendix B, which counts the whole row).
+    /// Floating point operations per token of a training step on rows of `seq_len` tokens: 6 for each
+    /// weight in a matrix product, and causal attention over half of the row (arXiv 2204.02311,
+    /// appendix B, which counts the whole row).
     pub fn training_flops(&self, seq_len: usize) -> f64 {
         let weights = self.matrix_parameters() + self.vocab_size * self.hidden_size;
         let attention = self.num_hidden_layers * seq_len * self.hidden_size;
         6.0 * (weights + attention) as f64
     }
 
-    /// Checks that the sizes fit together.
+    /// Checks the ranges and that the sizes fit together.
     ///
     /// # Errors
     /// [`Error::Invalid`] that names the key, its value and what is allowed.
@@ -131,36 +128,5 @@ impl ModelConfig {
             return Err(Error::invalid(format!("dropout is {}; allowed: [0, 1)", self.dropout)));
         }
         Ok(())
-    }
-
-    /// A randomly initialised model on `device`; linear and embedding weights are normal with
-    /// standard deviation [`Self::initializer_range`].
-    ///
-    /// # Errors
-    /// Those of [`Self::validate`].
-    pub fn init(&self, device: &Device) -> Result<CausalLm> {
-        let model = self.blank(device)?;
-        // Now, so that the weights are the device's next random numbers.
-        model.visit(&mut Touch);
-        Ok(model)
-    }
-
-    /// A model whose weights take no memory before they are loaded, or used for the first time: then
-    /// they are drawn as [`Self::init`] draws them.
-    ///
-    /// # Errors
-    /// Those of [`Self::validate`].
-    pub fn blank(&self, device: &Device) -> Result<CausalLm> {
-        self.validate()?;
-        Ok(CausalLm::new(self, device))
-    }
-}
-
-/// Initialises every weight that it sees.
-struct Touch;
-
-impl ModuleVisitor for Touch {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        param.val();
     }
 }

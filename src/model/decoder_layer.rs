@@ -7,19 +7,19 @@ use burn::tensor::{Device, Tensor};
 use super::kv_cache::LayerCache;
 use super::{Attention, FeedForward, Mask, ModelConfig, RmsNorm, Rope};
 
-/// Attention and feed-forward around the residual stream.
+/// Attention and feed-forward with their residual connections.
 ///
 /// Pre-norm (7B): `h = x + Attn(norm(x))`. Norm re-ordering (34B, `swin_norm`): `h = x + norm(Attn(x))`.
-/// The feed-forward half follows the same order; the tensor names are the same in both.
+/// The feed-forward follows the same order; the tensor names are the same in both.
 #[derive(Module, Debug)]
 pub struct DecoderLayer {
     /// Self-attention.
     pub self_attn: Attention,
     /// Feed-forward.
     pub mlp: FeedForward,
-    /// Norm of the attention half.
+    /// Norm of the attention branch.
     pub input_layernorm: RmsNorm,
-    /// Norm of the feed-forward half.
+    /// Norm of the feed-forward branch.
     pub post_attention_layernorm: RmsNorm,
     dropout: Dropout,
     swin_norm: bool,
@@ -38,7 +38,10 @@ impl DecoderLayer {
         }
     }
 
-    /// `[batch, seq, hidden]` to the same shape.
+    /// The residual stream after this layer.
+    ///
+    /// # Shapes
+    /// `x` `[batch, seq, hidden]`; returns the same.
     pub(crate) fn forward(
         &self,
         x: Tensor<3>,

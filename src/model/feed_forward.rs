@@ -1,11 +1,11 @@
 //! The SwiGLU feed-forward layer.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor};
 
-use super::{Linear, ModelConfig};
+use super::{Linear, ModelConfig, ops};
 
-/// `down(silu(gate(x)) * up(x))`; the fields are the checkpoint's.
+/// `down(silu(gate(x)) * up(x))`; the fields are named as in checkpoints.
 #[derive(Module, Debug)]
 pub struct FeedForward {
     /// `[intermediate, hidden]`.
@@ -27,17 +27,12 @@ impl FeedForward {
         }
     }
 
-    /// `[batch, seq, hidden]` to the same shape.
+    /// The layer's output, before the residual sum.
+    ///
+    /// # Shapes
+    /// `x` `[batch, seq, hidden]`; returns the same.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let gate = self.gate_proj.forward(x.clone()); // [batch, seq, intermediate]
-        self.down_proj.forward(swiglu(gate, self.up_proj.forward(x)))
+        self.down_proj.forward(ops::swiglu(gate, self.up_proj.forward(x)))
     }
-}
-
-fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
-    #[cfg(feature = "cpu")]
-    if super::ops::applies(&gate) {
-        return super::ops::swiglu(gate, up);
-    }
-    activation::silu(gate) * up
 }

@@ -1,4 +1,4 @@
-//! Keys and values of the tokens seen so far, in buffers of fixed size that are written in place.
+//! Keys and values of earlier tokens, in buffers of fixed size that are written in place.
 
 use burn::tensor::{DType, Device, Tensor};
 
@@ -36,7 +36,7 @@ impl KvCache {
         Self { layers, len: 0, capacity }
     }
 
-    /// The same for `rows` rows, from one of a single row.
+    /// A copy with `rows` equal rows, from a cache of one row.
     pub(crate) fn repeated(&self, rows: usize) -> Self {
         let all = |buffer: &Option<Tensor<4>>| buffer.clone().map(|one| one.repeat_dim(0, rows));
         let layer =
@@ -44,7 +44,7 @@ impl KvCache {
         Self { layers: self.layers.iter().map(layer).collect(), ..*self }
     }
 
-    /// Bytes of a row.
+    /// Bytes per row.
     pub(crate) fn row_bytes(&self) -> usize {
         let of = |buffer: &Option<Tensor<4>>| {
             buffer.as_ref().map_or(0, |buffer| {
@@ -55,17 +55,17 @@ impl KvCache {
         self.layers.iter().map(|layer| of(&layer.keys) + of(&layer.values)).sum()
     }
 
-    /// Tokens held per row, left padding included.
+    /// Tokens per row, left padding included.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no token was added yet.
+    /// Whether it holds no tokens.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Tokens a row can hold.
+    /// The most tokens a row can hold.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -80,8 +80,10 @@ impl KvCache {
 }
 
 impl LayerCache {
-    /// Writes `keys` and `values` `[batch, kv_heads, seq, head_dim]` at `start` and returns all up to
-    /// their end, `[batch, kv_heads, start + seq, head_dim]`.
+    /// Writes `keys` and `values` at `start` and returns everything up to their end.
+    ///
+    /// # Shapes
+    /// Both `[batch, kv_heads, seq, head_dim]`; returns `[batch, kv_heads, start + seq, head_dim]`.
     pub(crate) fn append(
         &mut self,
         start: usize,
@@ -92,7 +94,7 @@ impl LayerCache {
     }
 }
 
-/// The buffer is taken out while it is written: a second owner would force a copy of all of it.
+/// The buffer is taken out while it is written: a second owner would force a copy of the whole.
 fn write(buffer: &mut Option<Tensor<4>>, start: usize, new: Tensor<4>) -> Tensor<4> {
     let [batch, heads, seq, head_dim] = new.dims();
     let old = buffer.take().expect("the buffer is put back at the end of every write");

@@ -1,7 +1,9 @@
-//! A matrix product whose weight lies as in the checkpoints: `[out, in]`, no bias.
+//! A linear layer without bias, its weight stored as in the checkpoints: `[out, in]`.
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
+
+use super::ops;
 
 /// `x W^T`.
 #[derive(Module, Debug)]
@@ -16,24 +18,22 @@ impl Linear {
         Self { weight: normal.init([outputs, inputs], device) }
     }
 
-    /// `[batch, seq, in]` to `[batch, seq, out]`.
+    /// `x W^T`.
+    ///
+    /// # Shapes
+    /// `x` `[batch, seq, in]`; returns `[batch, seq, out]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let [batch, seq, inputs] = x.dims();
-        let weight = self.weight.val(); // [out, in]
-        let outputs = weight.dims()[0];
-        // One matrix product over all tokens; a batched one would repeat the weight's packing per row.
-        product(x.reshape([batch * seq, inputs]), weight).reshape([batch, seq, outputs])
+        product(x, self.weight.val())
     }
 }
 
-/// `x weight^T` for `x` `[rows, in]` and `weight` `[out, in]`; in mixed precision the weight is rounded to
-/// the format of `x`.
-pub(super) fn product(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    #[cfg(feature = "cpu")]
-    if super::ops::applies(&x) && super::ops::applies_to_weight(&weight) {
-        return super::ops::linear(x, weight);
-    }
-    let narrower = x.dtype() != weight.dtype();
-    let weight = if narrower { weight.cast(x.dtype()) } else { weight };
-    x.matmul(weight.transpose())
+/// `x weight^T`; a weight in another number format is converted to that of `x`.
+///
+/// # Shapes
+/// `x` `[batch, seq, in]`, `weight` `[out, in]`; returns `[batch, seq, out]`.
+pub(super) fn product(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+    let [batch, seq, inputs] = x.dims();
+    let [outputs, _] = weight.dims();
+    // One matrix product over all tokens; a batched one would pack the weight once per row.
+    ops::linear(x.reshape([batch * seq, inputs]), weight).reshape([batch, seq, outputs])
 }

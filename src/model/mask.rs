@@ -1,4 +1,4 @@
-//! Which tokens a token may not see.
+//! Attention masks: which keys are hidden from a query.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,24 +8,28 @@ use super::spans::Spans;
 
 /// The visible keys of every query of a batch.
 ///
-/// All masks here show a query the keys from some first one up to itself, less padding, so a few
-/// numbers per query say it all; the matrix of truth values is only made for backends that need it.
+/// All masks here show a query an interval of keys that ends with its own, less padding. They are stored
+/// as that; the matrix of booleans is only computed for kernels that need it.
 #[derive(Clone, Debug)]
 pub struct Mask {
-    spans: Arc<Spans>,
+    /// The same as intervals.
+    pub(super) spans: Arc<Spans>,
     device: Device,
     hidden: Arc<OnceLock<Tensor<4, Bool>>>,
 }
 
-/// Hides the future of `seq` tokens, for any number of rows.
+/// A mask that hides the future, for any number of rows of `seq` tokens.
 pub fn causal(seq: usize, device: &Device) -> Mask {
     let spans = Spans { rows: 1, seq, keys: seq, first: vec![0; seq], padding: Vec::new() };
     Mask::new(spans, device)
 }
 
-/// Hides the future and every other document of packed rows.
+/// A mask that hides the future and all other documents of packed rows.
 ///
-/// `document_ids` holds `rows * seq` numbers; a document is a run of equal ones within a row.
+/// A document is a run of equal ids within a row.
+///
+/// # Shapes
+/// `document_ids` `[rows * seq]`.
 pub fn packed(document_ids: &[u32], rows: usize, device: &Device) -> Mask {
     let seq = document_ids.len() / rows.max(1);
     let mut first = Vec::with_capacity(document_ids.len());
@@ -41,10 +45,9 @@ pub fn packed(document_ids: &[u32], rows: usize, device: &Device) -> Mask {
     Mask::new(Spans { rows, seq, keys: seq, first, padding: Vec::new() }, device)
 }
 
-/// Hides the columns that are padding in their row, and the future among the newest `seq` columns.
+/// A mask that hides padding, and the future among the newest `seq` columns; `None` when nothing is hidden.
 ///
-/// `is_pad[row][column]` tells of every column of a cache, the newest included. `None` when nothing
-/// is hidden.
+/// `is_pad[row][column]` covers every column of a cache, the newest ones included.
 pub fn padded(is_pad: &[Vec<bool>], seq: usize, device: &Device) -> Option<Mask> {
     let keys = is_pad.first().map_or(0, Vec::len);
     let any = is_pad.iter().flatten().any(|pad| *pad);
@@ -61,14 +64,12 @@ impl Mask {
         Self { spans: Arc::new(spans), device: device.clone(), hidden: Arc::default() }
     }
 
-    #[cfg_attr(not(feature = "cpu"), expect(dead_code, reason = "for the fused attention"))]
-    pub(crate) fn spans(&self) -> Arc<Spans> {
-        self.spans.clone()
-    }
-
-    /// `[rows or 1, 1, seq, keys]`, `true` = hidden: Burn's convention. Made once.
+    /// The mask as booleans, `true` = hidden (Burn's convention); computed once.
+    ///
+    /// # Shapes
+    /// Returns `[rows, 1, seq, keys]`, with `rows` = 1 where all rows are equal.
     pub fn tensor(&self) -> Tensor<4, Bool> {
-        let make = || {
+        let compute = || {
             let spans = &self.spans;
             let mut hidden = Vec::with_capacity(spans.rows * spans.seq * spans.keys);
             for row in 0..spans.rows {
@@ -79,6 +80,6 @@ impl Mask {
             let shape = [spans.rows, 1, spans.seq, spans.keys];
             Tensor::from_data(TensorData::new(hidden, shape), &self.device)
         };
-        self.hidden.get_or_init(make).clone()
+        self.hidden.get_or_init(compute).clone()
     }
 }

@@ -1,7 +1,7 @@
-//! The decoder-only transformer of Chameleon: token ids in, logits out, no idea of modalities.
+//! The decoder-only transformer of Chameleon: token ids in, logits out; it knows no modalities.
 //!
-//! One file per part, and one [`CausalLm::forward`] for training, prefill and decoding. Field names
-//! equal the published tensor names, so weights load by path.
+//! One file per part, and one [`CausalLm::forward`] for training, prefill and decoding. Fields are named
+//! as the published tensors, so weights load by path.
 //! Source: arXiv 2405.09818 section 2.2; Hugging Face `modeling_chameleon.py`.
 
 mod attention;
@@ -13,11 +13,10 @@ mod kv_cache;
 mod linear;
 pub mod mask;
 mod norm;
-#[cfg(feature = "cpu")]
 pub(crate) mod ops;
 mod rope;
-mod serving;
 mod spans;
+mod token_stats;
 
 pub use attention::Attention;
 pub use causal_lm::{CausalLm, Decoder, Embedding, ModelInput};
@@ -29,4 +28,4 @@ pub use linear::Linear;
 pub use mask::Mask;
 pub use norm::{HeadNorm, RmsNorm};
 pub use rope::Rope;
-pub use serving::{ServingCache, ServingModel};
+pub use token_stats::TokenStats;

@@ -1,14 +1,14 @@
-//! The two normalisations: RMSNorm over the residual stream, LayerNorm over each head's queries and keys.
+//! The two normalisations: RMSNorm of the residual stream, LayerNorm of each head's queries and keys.
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 
-use super::Rope;
+use super::{Rope, ops};
 
 /// Epsilon of the query and key norm; the reference fixes it, `rms_norm_eps` does not apply.
 const HEAD_NORM_EPS: f64 = 1e-5;
 
-/// `x / sqrt(mean(x^2) + eps) * weight`, the statistic in f32.
+/// `x / sqrt(mean(x^2) + eps) * weight`, the mean in f32.
 #[derive(Module, Debug)]
 pub struct RmsNorm {
     /// `[hidden]`.
@@ -21,22 +21,12 @@ impl RmsNorm {
         Self { weight: Initializer::Ones.init([hidden], device), epsilon }
     }
 
-    /// `[batch, seq, hidden]` to the same shape.
+    /// The normalised `x`.
+    ///
+    /// # Shapes
+    /// `x` `[batch, seq, hidden]`; returns the same.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        #[cfg(feature = "cpu")]
-        if super::ops::applies(&x) {
-            return super::ops::rms_norm(x, self.weight.val(), self.epsilon);
-        }
-        self.composed(x)
-    }
-
-    /// The reference, from stock operations.
-    pub(super) fn composed(&self, x: Tensor<3>) -> Tensor<3> {
-        let dtype = x.dtype();
-        let x = x.cast(DType::F32);
-        let mean_square = (x.clone() * x.clone()).mean_dim(2); // [batch, seq, 1]
-        let scale = (mean_square + self.epsilon).sqrt().recip();
-        (x * scale).cast(dtype) * self.weight.val().cast(dtype).unsqueeze()
+        ops::rms_norm(x, self.weight.val(), self.epsilon)
     }
 }
 
@@ -57,29 +47,12 @@ impl HeadNorm {
         }
     }
 
-    /// Norm, rotation and scale of `x` `[batch, seq, heads, head_dim]`, as
-    /// `[batch, heads, seq, head_dim]`.
-    pub(super) fn rotated(&self, x: Tensor<4>, rope: &Rope, scale: f64) -> Tensor<4> {
-        #[cfg(feature = "cpu")]
-        if super::ops::applies(&x) {
-            let weights = [self.weight.val(), self.bias.val()];
-            return super::ops::head_norm_rope(x, weights, rope.tables(), scale, HEAD_NORM_EPS);
-        }
-        self.rotated_composed(x, rope, scale)
-    }
-
-    /// The reference, from stock operations.
-    pub(super) fn rotated_composed(&self, x: Tensor<4>, rope: &Rope, scale: f64) -> Tensor<4> {
-        (rope.rotate(self.forward(x)) * scale).swap_dims(1, 2)
-    }
-
-    /// `[batch, seq, heads, head_dim]` to the same shape; the statistics in f32.
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let dtype = x.dtype();
-        let x = x.cast(DType::F32);
-        let centred = x.clone() - x.mean_dim(3);
-        let variance = (centred.clone() * centred.clone()).mean_dim(3); // [batch, seq, heads, 1]
-        let normal = (centred * (variance + HEAD_NORM_EPS).sqrt().recip()).cast(dtype);
-        normal * self.weight.val().cast(dtype).unsqueeze() + self.bias.val().cast(dtype).unsqueeze()
+    /// Queries or keys after norm, rotary embedding and multiplication by `scale`, transposed.
+    ///
+    /// # Shapes
+    /// `x` `[batch, seq, heads, head_dim]`; returns `[batch, heads, seq, head_dim]`.
+    pub(super) fn forward(&self, x: Tensor<4>, rope: &Rope, scale: f64) -> Tensor<4> {
+        let weight_and_bias = [self.weight.val(), self.bias.val()];
+        ops::head_norm_rope(x, weight_and_bias, rope.tables(), scale, HEAD_NORM_EPS)
     }
 }

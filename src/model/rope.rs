@@ -1,8 +1,8 @@
-//! Rotary position embedding in Hugging Face's half-split order.
+//! Rotary position embedding in Hugging Face's half-split order (arXiv 2104.09864).
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
-/// Cosines and sines of every token's angles, made once per forward pass.
+/// Cosines and sines of every token's angles, computed once per forward pass.
 #[derive(Clone, Debug)]
 pub struct Rope {
     cos: Tensor<4>, // [batch, seq, 1, head_dim / 2]
@@ -10,8 +10,11 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// Angles `position * theta^(-2 i / head_dim)` in f32 for `positions` `[batch, seq]`; the tables
-    /// are cast to `dtype`, as the reference does.
+    /// The tables of angles `position * theta^(-2 i / head_dim)`, computed in f32 and cast to `dtype`, as
+    /// the reference does.
+    ///
+    /// # Shapes
+    /// `positions` `[batch, seq]`.
     pub fn new(positions: Tensor<2, Int>, head_dim: usize, theta: f64, dtype: DType) -> Self {
         let [batch, seq] = positions.dims();
         let device = positions.device();
@@ -26,18 +29,7 @@ impl Rope {
     }
 
     /// Cosines and sines, `[batch, seq, 1, head_dim / 2]`.
-    #[cfg(feature = "cpu")]
     pub(super) fn tables(&self) -> [Tensor<4>; 2] {
         [self.cos.clone(), self.sin.clone()]
-    }
-
-    /// Turns the pair `(x[i], x[i + head_dim / 2])` of `x` `[batch, seq, heads, head_dim]` by angle `i`.
-    pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let first = x.clone().narrow(3, 0, half);
-        let second = x.narrow(3, half, half);
-        let (cos, sin) = (self.cos.clone(), self.sin.clone());
-        let turned_first = first.clone() * cos.clone() - second.clone() * sin.clone();
-        Tensor::cat(vec![turned_first, second * cos + first * sin], 3) // [batch, seq, heads, head_dim]
     }
 }

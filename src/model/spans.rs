@@ -1,19 +1,19 @@
-//! Which keys a query sees, as numbers instead of a matrix of truth values.
+//! Which keys a query sees, as intervals instead of a matrix of booleans.
 
 use std::ops::Range;
 
 /// The visible keys of every query: an interval, less the columns that are padding.
 #[derive(Clone, Debug)]
 pub(crate) struct Spans {
-    /// Rows described; 1 stands for any number of equal rows.
+    /// Number of rows; 1 stands for any number of equal rows.
     pub rows: usize,
-    /// Queries of a row. Query `i` is key `keys - seq + i` and sees nothing after it.
+    /// Queries per row. Query `i` is key `keys - seq + i` and sees nothing after it.
     pub seq: usize,
-    /// Keys of a row.
+    /// Keys per row.
     pub keys: usize,
-    /// The first key each query may see, `rows * seq`.
+    /// The first key that each query sees, `[rows * seq]`.
     pub first: Vec<usize>,
-    /// Whether a key is padding, `rows * keys`; empty when none is.
+    /// Whether a key is padding, `[rows * keys]`; empty when none is.
     pub padding: Vec<bool>,
 }
 
@@ -29,7 +29,7 @@ impl Spans {
         self.padding.get(start..start + self.keys)
     }
 
-    /// Whether `query` may not see `key`.
+    /// Whether `key` is hidden from `query`.
     pub fn hides(&self, row: usize, query: usize, key: usize) -> bool {
         !self.range(row, query).contains(&key) || self.padding(row).is_some_and(|pad| pad[key])
     }

@@ -1,31 +1,31 @@
-//! Turns of a conversation as one sequence, with the loss on answers only.
+//! Conversations as token ids, with the loss on answers only.
 //!
-//! The form is the release's: prompt, separator, answer, separator, next prompt and so on, and
-//! end-of-text after the last answer. As in the paper's fine-tuning (arXiv 2405.09818, section
-//! 3.2), the loss counts answers only. The token that closes an answer (the separator, or
-//! end-of-text after the last) counts as well: it is how the model learns to stop, so sampling
-//! has to stop at either.
+//! The layout is the original release's: prompt, separator, answer, separator, next prompt and so
+//! on, and end-of-text after the last answer. As in the paper's fine-tuning (arXiv 2405.09818,
+//! section 3.2), only answers are targets of the loss. So is the token that closes an answer (the
+//! separator, or end-of-text after the last one): by it the model learns to stop, and generation has
+//! to stop at either.
 
 use super::processor::{EncodeOptions, Processor};
 use super::segment::{CodedSegment, TokenSequence};
 use crate::error::{Error, Result};
 
-/// Who speaks.
+/// The speaker of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Asks; not a target of training.
+    /// Asks; not a target of the loss.
     User,
-    /// Answers; the target of training.
+    /// Answers; a target of the loss.
     Assistant,
 }
 
-/// One contribution to a conversation.
+/// A turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// Who speaks.
+    /// The speaker.
     pub role: Role,
-    /// What is said and shown.
+    /// Texts and images.
     pub segments: Vec<CodedSegment>,
 }
 
@@ -42,12 +42,11 @@ impl Turn {
 }
 
 impl Processor {
-    /// A conversation for training: the mask is `true` exactly on the answers and on the token
-    /// that closes each.
+    /// A conversation for training: the targets are the answers and the token that closes each.
     ///
     /// # Errors
-    /// If turns do not alternate from the user to the assistant, who has the last word, a turn
-    /// has control tokens of its own, or as [`Processor::encode_with`].
+    /// If turns do not alternate between user and assistant, begin with the user and end with the
+    /// assistant; if a turn contains control tokens; or as [`Processor::encode_with`].
     ///
     /// ```
     /// use calumma::tokenize::{BpeConfig, CodedSegment, Processor, Turn, train_bpe};
@@ -66,11 +65,12 @@ impl Processor {
         self.turns(turns)
     }
 
-    /// A conversation that waits for an answer: it ends with the separator after the user's turn.
+    /// The prompt for the next answer of a conversation; ends with the separator after the user's
+    /// turn.
     ///
     /// # Errors
-    /// If turns do not alternate from the user to the user, a turn has control tokens of its
-    /// own, or as [`Processor::encode_with`].
+    /// If turns do not alternate between user and assistant, begin and end with the user; if a turn
+    /// contains control tokens; or as [`Processor::encode_with`].
     pub fn chat_prompt(&self, turns: &[Turn]) -> Result<Vec<u32>> {
         check_turns(turns, Role::User)?;
         Ok(self.turns(turns)?.ids)
@@ -92,13 +92,13 @@ impl Processor {
     }
 }
 
-/// Checks the order of speakers, and that turns bring no control tokens which would shift it.
+/// Checks the order of speakers, and that no turn contains control tokens, which would change it.
 fn check_turns(turns: &[Turn], last: Role) -> Result<()> {
     for (index, turn) in turns.iter().enumerate() {
         let expected = if index % 2 == 0 { Role::User } else { Role::Assistant };
         if turn.role != expected {
             return Err(Error::invalid(format!(
-                "turn {} is by {:?}, but users and assistants take turns and the user begins",
+                "turn {} is by {:?}, but user and assistant alternate and the user begins",
                 index + 1,
                 turn.role
             )));

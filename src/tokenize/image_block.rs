@@ -1,8 +1,9 @@
-//! The form of an image's block of ids.
+//! The layout of the block of ids that an image becomes.
 //!
-//! Chameleon's is begin-image, the codes row by row, end-image, of one size. Lumina-mGPT's
-//! (`lumina_mgpt/data/item_processor.py` of its repository) says the size first, height before width
-//! in units of two codes, and ends every row with a new-line id, so images may have any size.
+//! Chameleon's block is begin-image, the codes row by row, end-image, for images of one size.
+//! Lumina-mGPT's (`lumina_mgpt/data/item_processor.py` of its repository) begins with the size, height
+//! before width in units of two codes, and ends every row with a new-line id, so images may have any
+//! size.
 
 use vq_tokenizer::Codes;
 
@@ -10,41 +11,41 @@ use super::train_bpe::FIRST_RESERVED;
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 
-/// Codes along a side for each unit that a size id counts.
+/// Codes along a side per unit of a size id.
 pub const CODES_PER_UNIT: usize = 2;
-/// The name of the id that ends a row of codes is `<reserved08799>`; that of a side of `n` units is
+/// The number in the name of the id that ends a row of codes, `<reserved08799>`; a side of `n` units is
 /// `<reserved(8800 + n)>`.
 const NEW_LINE: usize = 8799;
-/// The most units that are looked for.
+/// The most units of a side that are looked up.
 const MOST_UNITS: usize = 128;
 
-/// How images are written in ids.
+/// The layout of image blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageBlocks {
     grid: (usize, usize),
     sizes: Option<SizeIds>,
 }
 
-/// The ids of Lumina-mGPT's form.
+/// The ids of Lumina-mGPT's layout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SizeIds {
     new_line: u32,
-    /// Of a side of 1, 2, ... units.
+    /// The ids of a side of 1, 2, ... units.
     sides: Vec<u32>,
 }
 
 impl From<(usize, usize)> for ImageBlocks {
-    /// Chameleon's form, for images of `grid` codes (rows, columns).
+    /// Chameleon's layout, for images of `grid` codes (rows, columns).
     fn from(grid: (usize, usize)) -> Self {
         Self { grid, sizes: None }
     }
 }
 
 impl ImageBlocks {
-    /// Lumina-mGPT's form with the ids of `vocabulary`; `grid` is the usual size.
+    /// Lumina-mGPT's layout with the ids of `vocabulary`; `grid` is the usual size.
     ///
     /// # Errors
-    /// When the vocabulary lacks the ids.
+    /// If the vocabulary lacks the ids.
     pub fn sized(vocabulary: &Vocabulary, grid: (usize, usize)) -> Result<Self> {
         let id = |number: usize| vocabulary.control_id(&format!("<reserved{number:05}>"));
         let sides: Vec<u32> =
@@ -59,23 +60,23 @@ impl ImageBlocks {
         }
     }
 
-    /// Rows and columns of codes; of images of any size the usual ones.
+    /// Rows and columns of codes; the usual ones if images may have any size.
     pub fn grid(&self) -> (usize, usize) {
         self.grid
     }
 
-    /// Whether blocks say their size.
+    /// Whether blocks begin with their size.
     pub fn are_sized(&self) -> bool {
         self.sizes.is_some()
     }
 
-    /// Codes along the side that `id` stands for; `None` where it is no size.
+    /// The number of codes along the side that `id` stands for; `None` if it is no size id.
     pub fn side(&self, id: u32) -> Option<usize> {
         let at = self.sizes.as_ref()?.sides.iter().position(|side| *side == id)?;
         Some((at + 1) * CODES_PER_UNIT)
     }
 
-    /// The most codes along a side that can be written.
+    /// The most codes along a side.
     pub fn longest_side(&self) -> usize {
         match &self.sizes {
             Some(sizes) => CODES_PER_UNIT * sizes.sides.len(),
@@ -83,36 +84,37 @@ impl ImageBlocks {
         }
     }
 
-    /// Reserved names that a trained vocabulary needs to write sides of up to `codes`.
+    /// The number of reserved names that a trained vocabulary needs for sides of up to `codes`.
     pub fn reserved_for(codes: usize) -> usize {
         NEW_LINE + 2 + codes.div_ceil(CODES_PER_UNIT) - FIRST_RESERVED
     }
 
-    /// The id that ends a row, if any does.
+    /// The id that ends a row of codes, if there is one.
     pub fn new_line(&self) -> Option<u32> {
         self.sizes.as_ref().map(|sizes| sizes.new_line)
     }
 
-    /// Ids of a row of `columns` codes.
-    pub fn line(&self, columns: usize) -> usize {
+    /// The number of ids of a row of `columns` codes.
+    pub fn line_len(&self, columns: usize) -> usize {
         columns + usize::from(self.are_sized())
     }
 
-    /// Ids of the block of an image of `rows` and `columns` codes, its marks included.
+    /// The number of ids of the block of an image of `rows` and `columns` codes, begin-image and
+    /// end-image included.
     pub fn block_len(&self, (rows, columns): (usize, usize)) -> usize {
         let size = if self.are_sized() { 2 } else { 0 };
-        2 + size + rows * self.line(columns)
+        2 + size + rows * self.line_len(columns)
     }
 
-    /// The smallest image that can be written.
+    /// Rows and columns of the smallest possible image.
     pub fn smallest(&self) -> (usize, usize) {
         if self.are_sized() { (CODES_PER_UNIT, CODES_PER_UNIT) } else { self.grid }
     }
 
-    /// The ids between the marks, for `codes` whose ids are `image_ids`.
+    /// The ids between begin-image and end-image of `codes`, whose ids are `image_ids`.
     ///
     /// # Errors
-    /// When images of such a grid cannot be written.
+    /// If the layout has no images of this grid.
     pub(super) fn write(&self, codes: &Codes, image_ids: &[u32]) -> Result<Vec<u32>> {
         let (rows, columns) = (codes.height, codes.width);
         let whole = image_ids.len() == rows * columns && !image_ids.is_empty();
@@ -145,18 +147,13 @@ impl ImageBlocks {
         Ok(ids)
     }
 
-    /// The grid of the image whose block goes on with `ids` after begin-image, and how many of them say
-    /// it.
-    ///
-    /// # Errors
-    /// When they do not begin with a size that is needed.
-    pub(super) fn read_size(&self, ids: &[u32]) -> Result<((usize, usize), usize)> {
+    /// Rows and columns of the image whose block continues with `ids` after begin-image, and the number
+    /// of ids that say so; `None` if a size is missing.
+    pub(super) fn read_size(&self, ids: &[u32]) -> Option<((usize, usize), usize)> {
         if !self.are_sized() {
-            return Ok((self.grid, 0));
+            return Some((self.grid, 0));
         }
-        match ids.get(..2).map(|ids| [self.side(ids[0]), self.side(ids[1])]) {
-            Some([Some(rows), Some(columns)]) => Ok(((rows, columns), 2)),
-            _ => Err(Error::invalid("does not begin with its height and width")),
-        }
+        let &[rows, columns] = ids.get(..2)? else { return None };
+        Some(((self.side(rows)?, self.side(columns)?), 2))
     }
 }

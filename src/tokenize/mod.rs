@@ -2,14 +2,16 @@
 //!
 //! Text becomes ids by byte-level BPE ([`TextTokenizer`]), codes of images become ids by the
 //! names of their tokens ([`Vocabulary`]), and [`Processor`] joins both into one sequence:
-//! `<s> text <racm3:break> codes <eoss> text </s>` (Chameleon, arXiv 2405.09818, section 2).
+//! `<s> text <racm3:break> codes <eoss> text </s>` (Chameleon, arXiv 2405.09818, section 2). The
+//! [`template`] language says where images, values and separators stand in a text.
 
+mod byte_level;
 mod chat;
 mod image_block;
 mod processor;
-mod prompt;
 mod segment;
 mod stream;
+pub mod template;
 mod text;
 mod token;
 mod train_bpe;
@@ -17,10 +19,10 @@ mod vocabulary;
 
 pub use chat::{Role, Turn};
 pub use image_block::{CODES_PER_UNIT, ImageBlocks};
-pub use processor::{EncodeOptions, Processor, check_length};
-pub use prompt::{IMAGE_MARK, PromptForm, PromptPiece, parse_prompt};
+pub use processor::{EncodeOptions, Processor};
 pub use segment::{CodedSegment, Segment, TokenSequence};
 pub use stream::StreamDecoder;
+pub use template::{PromptTemplates, Template};
 pub use text::TextTokenizer;
 pub use token::{
     BEGIN_IMAGE_TOKEN, BOS_TOKEN, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN, SEP_TOKEN,

@@ -1,7 +1,7 @@
 //! Segments to ids and back: one sequence for text and images.
 //!
-//! An image is a block of ids in one of two forms (see [`ImageBlocks`]). Text is encoded literally, so
-//! nothing a user writes can open a block or end a turn.
+//! An image is a block of ids in one of two layouts (see [`ImageBlocks`]). Text is encoded literally,
+//! so nothing that a user writes can open a block or end a turn.
 
 use vq_tokenizer::Codes;
 
@@ -12,12 +12,12 @@ use super::token::TokenClass;
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 
-/// What [`Processor::encode_with`] puts around the segments.
+/// Control tokens that [`Processor::encode_with`] adds around the segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EncodeOptions {
     /// Begin-of-text before the first segment.
     pub bos: bool,
-    /// Begin-image at the end: the model is to draw next.
+    /// Begin-image at the end: an image is to be drawn next.
     pub open_image: bool,
     /// End-of-text at the end: the document is complete.
     pub eos: bool,
@@ -30,7 +30,7 @@ impl Default for EncodeOptions {
     }
 }
 
-/// Turns segments into ids and back, for one text tokenizer and one form of images.
+/// Segments to ids and back, for one text tokenizer and one layout of image blocks.
 #[derive(Clone, Debug)]
 pub struct Processor {
     text: TextTokenizer,
@@ -39,7 +39,7 @@ pub struct Processor {
 }
 
 impl Processor {
-    /// A processor for images of `grid` codes (rows, columns) in Chameleon's form.
+    /// A processor for images of `grid` codes (rows, columns) in Chameleon's layout.
     ///
     /// # Errors
     /// If the tokenizer's vocabulary is incomplete (see [`Vocabulary::from_names`]) or the grid
@@ -53,7 +53,7 @@ impl Processor {
         Ok(Self { text, vocabulary, blocks: grid.into() })
     }
 
-    /// The same processor for images of any size, in Lumina-mGPT's form.
+    /// This processor for images of any size, in Lumina-mGPT's layout.
     ///
     /// # Errors
     /// As [`ImageBlocks::sized`].
@@ -72,25 +72,14 @@ impl Processor {
         &self.vocabulary
     }
 
-    /// The form of images.
+    /// The layout of image blocks.
     pub fn blocks(&self) -> &ImageBlocks {
         &self.blocks
     }
 
-    /// Rows and columns of codes in an image; of images of any size the usual ones.
+    /// Rows and columns of codes in an image; the usual ones if images may have any size.
     pub fn grid(&self) -> (usize, usize) {
         self.blocks.grid()
-    }
-
-    /// The number of codes in an image of that grid.
-    pub fn codes_per_image(&self) -> usize {
-        let (rows, columns) = self.grid();
-        rows * columns
-    }
-
-    /// The number of ids in its block.
-    pub fn image_block_len(&self) -> usize {
-        self.blocks.block_len(self.grid())
     }
 
     /// The ids of a prompt: begin-of-text, then the segments.
@@ -104,8 +93,8 @@ impl Processor {
     /// The ids of `segments`.
     ///
     /// # Errors
-    /// If an image has another grid than this processor's or a code beyond the codebook, or a
-    /// special segment names no control token or one that belongs to images.
+    /// If the layout has no images of an image's grid, a code is beyond the codebook, or a special
+    /// segment names no control token or one of images.
     pub fn encode_with(
         &self,
         segments: &[CodedSegment],
@@ -150,7 +139,7 @@ impl Processor {
         Ok(())
     }
 
-    pub(super) fn image_id(&self, code: u32) -> Result<u32> {
+    fn image_id(&self, code: u32) -> Result<u32> {
         self.vocabulary.image_id(code).ok_or_else(|| {
             let codes = self.vocabulary.num_codes();
             Error::invalid(format!("code {code} is beyond the vocabulary's {codes} codes"))
@@ -164,17 +153,17 @@ impl Processor {
         })
     }
 
-    /// The segments that `ids` stand for: the inverse of [`Processor::encode`], except that
-    /// neighbouring texts come back as one and empty ones not at all.
+    /// The segments of `ids`: the inverse of [`Processor::encode`], except that adjacent texts are
+    /// joined and empty ones left out.
     ///
     /// Padding and begin-of-text at the start are dropped; any other control token becomes a
-    /// special segment. A last image without its closing mark is accepted if its codes are all
-    /// there, as a sampler leaves it.
+    /// special segment. At the end, an image without end-image is accepted if it has all its codes,
+    /// as generation may leave it.
     ///
     /// # Errors
-    /// If an image's block is cut short, too long or holds something else, an image token
-    /// stands outside a block, or an id is beyond the vocabulary. To see what stands before the
-    /// fault take [`Processor::decode_until_fault`].
+    /// If an image block is too short, too long or has something else in it, an image token is
+    /// outside a block, or an id is beyond the vocabulary. [`Processor::decode_until_fault`] returns
+    /// what comes before the fault.
     pub fn decode(&self, ids: &[u32]) -> Result<Vec<CodedSegment>> {
         match self.decode_until_fault(ids) {
             (segments, None) => Ok(segments),
@@ -182,7 +171,7 @@ impl Processor {
         }
     }
 
-    /// As [`Processor::decode`], with the whole segments before the first fault and that fault.
+    /// The complete segments before the first fault, and that fault; see [`Processor::decode`].
     pub fn decode_until_fault(&self, ids: &[u32]) -> (Vec<CodedSegment>, Option<Error>) {
         let mut segments = Vec::new();
         let mut position = self.prefix_len(ids);
@@ -197,7 +186,7 @@ impl Processor {
         (segments, None)
     }
 
-    /// The number of pads, and of one begin-of-text after them, at the start of `ids`.
+    /// The number of ids to drop at the start of `ids`: padding, then one begin-of-text.
     fn prefix_len(&self, ids: &[u32]) -> usize {
         let special = self.vocabulary.special();
         let pads = ids.iter().take_while(|id| **id == special.pad).count();
@@ -233,11 +222,12 @@ impl Processor {
 
     /// The codes of the block at the start of `block`, and its length in ids.
     fn decode_image(&self, block: &[u32], position: usize) -> Result<(Codes, usize)> {
-        let place = |e: Error| Error::invalid(format!("image at {position} {e}"));
-        let ((height, width), said) = self.blocks.read_size(&block[1..]).map_err(place)?;
+        let ((height, width), size_len) = self.blocks.read_size(&block[1..]).ok_or_else(|| {
+            Error::invalid(format!("image at {position} does not begin with its height and width"))
+        })?;
         let needed = height * width;
         let mut codes = Vec::with_capacity(needed);
-        let mut len = 1 + said;
+        let mut len = 1 + size_len;
         let fault = |what: &str, found: usize| {
             Err(Error::invalid(format!(
                 "image at {position} {what} after {found} of its {needed} codes"
@@ -245,7 +235,7 @@ impl Processor {
         };
         let end = self.vocabulary.special().end_image;
         while len < self.blocks.block_len((height, width)) - 1 {
-            let at_line_end = (len - 1 - said) % self.blocks.line(width) == width;
+            let at_line_end = (len - 1 - size_len) % self.blocks.line_len(width) == width;
             let code = block.get(len).and_then(|id| self.vocabulary.image_code(*id));
             match (block.get(len), code) {
                 (Some(id), _) if at_line_end && Some(*id) == self.blocks.new_line() => {}
@@ -263,18 +253,4 @@ impl Processor {
         }
         Ok((Codes { ids: codes, height, width }, len))
     }
-}
-
-/// Checks that `len` ids fit a model's context.
-///
-/// # Errors
-/// If they do not; the message says both numbers.
-pub fn check_length(len: usize, context: usize) -> Result<()> {
-    if len <= context {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "prompt has {len} tokens, more than the model's context of {context}; shorten it or leave \
-         images out"
-    )))
 }

@@ -1,11 +1,11 @@
-//! What prompts and answers are made of, before and after the images are encoded.
+//! The parts of prompts and documents, before and after their images are encoded.
 
 use image::RgbImage;
 use vq_tokenizer::Codes;
 
 use super::token::SEP_TOKEN;
 
-/// A piece of a document as people see it.
+/// A part of a document with images as pixels.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Segment {
     /// Text, taken literally: names of tokens in it stay text.
@@ -14,14 +14,14 @@ pub enum Segment {
     Image(RgbImage),
 }
 
-/// A piece of a document after its images went through the image tokenizer.
+/// A part of a document with images as codes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CodedSegment {
     /// Text, taken literally: names of tokens in it stay text.
     Text(String),
-    /// The codes of an image.
+    /// An image.
     Image(Codes),
-    /// One control token by name, such as [`SEP_TOKEN`].
+    /// A control token by its name, such as [`SEP_TOKEN`].
     Special(String),
 }
 
@@ -37,15 +37,15 @@ impl CodedSegment {
     }
 }
 
-/// Token ids and, for each, whether the training loss counts it as a target.
+/// Token ids, and for each whether it is a target of the training loss.
 ///
-/// `loss_mask[i]` belongs to the prediction *of* `ids[i]` from the ids before it; the first entry
-/// is always `false`, because nothing predicts the first id.
+/// `loss_mask[i]` is for the prediction *of* `ids[i]` from the ids before it; the first one is always
+/// `false`, because nothing predicts the first id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenSequence {
     /// Vocabulary ids.
     pub ids: Vec<u32>,
-    /// As long as `ids`; `true` where the id is a target.
+    /// For each id, whether it is a target.
     pub loss_mask: Vec<bool>,
 }
 
@@ -66,6 +66,7 @@ impl TokenSequence {
         self.ids.is_empty()
     }
 
+    /// Appends `ids`, all targets or none; the first id of a sequence never is.
     pub(crate) fn extend(&mut self, ids: &[u32], supervised: bool) {
         let first = usize::from(self.ids.is_empty() && !ids.is_empty());
         self.ids.extend_from_slice(ids);

@@ -1,25 +1,29 @@
-//! Text from ids that arrive one by one, never half a character.
+//! Text from ids that arrive one by one, in whole characters.
 
 use super::text::TextTokenizer;
 use crate::error::Result;
 
-/// Text from ids that arrive one by one; all of it together equals [`TextTokenizer::decode`] of
-/// all ids. A character whose bytes are spread over tokens appears with its last byte.
+/// Text from ids that arrive one by one; together it equals [`TextTokenizer::decode`] of all ids. A
+/// character whose bytes are spread over several tokens is returned with its last byte.
 #[derive(Clone, Debug)]
 pub struct StreamDecoder<'a> {
     tokenizer: &'a TextTokenizer,
-    /// Bytes of a character that is not complete yet.
+    /// Bytes of an incomplete character.
     pending: Vec<u8>,
-    /// For decoders that are not byte-level: all ids so far, and how much of their text is out.
+    /// For decoders that are not byte-level: all ids so far.
     ids: Vec<u32>,
+    /// Bytes of the text of `ids` that were returned.
     written: usize,
 }
 
-impl<'a> StreamDecoder<'a> {
-    pub(super) fn new(tokenizer: &'a TextTokenizer) -> Self {
-        Self { tokenizer, pending: Vec::new(), ids: Vec::new(), written: 0 }
+impl TextTokenizer {
+    /// A decoder for ids that arrive one by one.
+    pub fn stream(&self) -> StreamDecoder<'_> {
+        StreamDecoder { tokenizer: self, pending: Vec::new(), ids: Vec::new(), written: 0 }
     }
+}
 
+impl StreamDecoder<'_> {
     /// The text that `id` completes; often empty for control tokens and parts of characters.
     ///
     /// # Errors
@@ -36,25 +40,24 @@ impl<'a> StreamDecoder<'a> {
             }
             None => {
                 self.ids.push(id);
-                self.whole(false)
+                self.new_text(false)
             }
         }
     }
 
-    /// The text still held back, with U+FFFD for a character that stayed incomplete; afterwards
-    /// the decoder starts anew.
+    /// The text held back so far, with U+FFFD for an incomplete character; resets the decoder.
     ///
     /// # Errors
     /// If the tokenizer's decoder refuses the ids so far.
     pub fn finish(&mut self) -> Result<String> {
-        let rest = self.whole(true)?;
+        let rest = self.new_text(true)?;
         self.ids.clear();
         self.written = 0;
         let pending = std::mem::take(&mut self.pending);
         Ok(rest + &String::from_utf8_lossy(&pending))
     }
 
-    /// Takes all complete characters out of `pending`.
+    /// Removes all complete characters from `pending`.
     fn complete(&mut self) -> String {
         let mut text = String::new();
         let mut used = 0;
@@ -75,8 +78,8 @@ impl<'a> StreamDecoder<'a> {
         text
     }
 
-    /// Decodes all ids so far and returns what is new, up to a trailing U+FFFD unless `all`.
-    fn whole(&mut self, all: bool) -> Result<String> {
+    /// The new part of the text of all ids so far, without a trailing U+FFFD unless `all`.
+    fn new_text(&mut self, all: bool) -> Result<String> {
         let text = self.tokenizer.decode(&self.ids)?;
         let open = if all { text.as_str() } else { text.trim_end_matches('\u{FFFD}') };
         let new = open.get(self.written..).unwrap_or_default().to_owned();
@@ -85,40 +88,7 @@ impl<'a> StreamDecoder<'a> {
     }
 }
 
-/// Whether more bytes can make a character of `bytes`.
+/// Whether `bytes` are the beginning of a character.
 fn is_incomplete(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
-}
-
-/// Byte values by the character that stands for them in byte-level names (GPT-2's table).
-pub(super) fn byte_values() -> Vec<Option<u8>> {
-    let mut values = vec![None; 512];
-    let mut next = 256;
-    for byte in 0..=u8::MAX {
-        let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
-        let character = if printable { usize::from(byte) } else { next };
-        next += usize::from(!printable);
-        values[character] = Some(byte);
-    }
-    values
-}
-
-#[cfg(test)]
-mod tests {
-    use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-
-    use super::*;
-
-    #[test]
-    fn byte_table_is_the_one_of_the_tokenizer_library() {
-        let values = byte_values();
-        let characters = ByteLevel::alphabet();
-        assert_eq!(characters.len(), 256);
-        for character in characters {
-            assert!(values[character as usize].is_some(), "{character}");
-        }
-        assert_eq!(values['Ġ' as usize], Some(b' '));
-        assert_eq!(values['Ċ' as usize], Some(b'\n'));
-        assert_eq!(values.iter().flatten().count(), 256);
-    }
 }

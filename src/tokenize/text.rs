@@ -1,8 +1,8 @@
 //! Text to ids and back, by the rules of a `tokenizer.json` (Hugging Face `tokenizers`).
 //!
-//! The file decides: its splitting rules, merges and post-processor are followed, none is fixed
-//! here. One thing is added: [`TextTokenizer::encode_plain`], which takes names of control tokens
-//! in user text literally, so that no text can open an image or end a turn.
+//! Splitting rules, merges and post-processor are those of the file; none is fixed here. One thing
+//! is added: [`TextTokenizer::encode_plain`] takes names of control tokens in user text literally, so
+//! that no text can open an image or end a turn.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use tokenizers::{
     AddedVocabulary, DecoderWrapper, Model, OffsetType, PreTokenizer, Token, Tokenizer,
 };
 
-use super::stream::{StreamDecoder, byte_values};
+use super::byte_level::byte_values;
 use super::token::TokenClass;
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
@@ -29,11 +29,12 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct TextTokenizer {
     inner: Tokenizer,
-    /// The added tokens that are text, cut out of plain text as the file says.
+    /// The added tokens that are text; they are cut out of plain text as the file says.
     plain: AddedVocabulary,
-    /// By id: control and image tokens, which text neither makes nor shows.
+    /// By id: whether it is a control or image token, which plain text never becomes and which
+    /// decodes to nothing.
     hidden: Vec<bool>,
-    /// Byte values by character, when the file's decoder is the byte-level one.
+    /// Byte values by character, if the file's decoder is the byte-level one.
     bytes: Option<Vec<Option<u8>>>,
 }
 
@@ -44,23 +45,23 @@ impl TextTokenizer {
     /// If the file cannot be read or is no tokenizer.
     pub fn load(path: &Path) -> Result<Self> {
         let content = std::fs::read(path).map_err(Error::io(path))?;
-        Self::from_bytes(&content).map_err(|error| Error::file(path, error.to_string()))
+        Self::from_bytes(&content).map_err(Error::in_file(path))
     }
 
     /// Reads the content of a `tokenizer.json`.
     ///
-    /// Truncation and padding that the file may ask for are dropped: text must never be cut or
-    /// filled up unseen.
+    /// Truncation and padding settings of the file are dropped: text must never be cut or padded
+    /// silently.
     ///
     /// # Errors
     /// If the content is no tokenizer.
     pub fn from_bytes(content: &[u8]) -> Result<Self> {
-        Self::new(Tokenizer::from_bytes(content).map_err(|error| invalid("tokenizer", &*error))?)
+        Self::new(Tokenizer::from_bytes(content).map_err(Error::because("tokenizer"))?)
     }
 
     pub(crate) fn new(mut inner: Tokenizer) -> Result<Self> {
         inner.with_padding(None);
-        inner.with_truncation(None).map_err(|error| invalid("tokenizer", &*error))?;
+        inner.with_truncation(None).map_err(Error::because("tokenizer"))?;
         let names = inner.get_vocab(true);
         let size = names.values().max().map_or(0, |id| *id as usize + 1);
         if size > 2 * names.len() + 1024 {
@@ -82,7 +83,7 @@ impl TextTokenizer {
         let text = text.into_iter().map(|(_, token)| token);
         plain
             .add_tokens(text, inner.get_model(), inner.get_normalizer())
-            .map_err(|error| invalid("tokenizer", &*error))?;
+            .map_err(Error::because("tokenizer"))?;
         let byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
         Ok(Self { inner, plain, hidden, bytes: byte_level.then(byte_values) })
     }
@@ -92,7 +93,7 @@ impl TextTokenizer {
     /// # Errors
     /// If a part of the tokenizer cannot be written as JSON.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let text = self.inner.to_string(true).map_err(|error| invalid("tokenizer", &*error))?;
+        let text = self.inner.to_string(true).map_err(Error::because("tokenizer"))?;
         Ok(text.into_bytes())
     }
 
@@ -118,8 +119,8 @@ impl TextTokenizer {
     }
 
     /// The ids of `text`, without begin-of-text. Names of control and image tokens in `text`
-    /// become those tokens, as in Hugging Face; for anything a user wrote take
-    /// [`TextTokenizer::encode_plain`].
+    /// become those tokens, as in Hugging Face; use [`TextTokenizer::encode_plain`] for anything a
+    /// user wrote.
     ///
     /// # Errors
     /// If the file's rules cannot encode `text`.
@@ -127,8 +128,8 @@ impl TextTokenizer {
         self.encode_by_file(text, false)
     }
 
-    /// As [`TextTokenizer::encode`], with what the file's post-processor adds: begin-of-text in
-    /// the Hugging Face layout, nothing in the original release's.
+    /// As [`TextTokenizer::encode`], with the additions of the file's post-processor: begin-of-text
+    /// in the Hugging Face layout, nothing in the original release's.
     ///
     /// # Errors
     /// If the file's rules cannot encode `text`.
@@ -138,17 +139,16 @@ impl TextTokenizer {
 
     fn encode_by_file(&self, text: &str, specials: bool) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, specials);
-        Ok(encoding.map_err(|error| invalid("text", &*error))?.get_ids().to_vec())
+        Ok(encoding.map_err(Error::because("text"))?.get_ids().to_vec())
     }
 
-    /// The ids of `text` taken literally: `<racm3:break>` in it is thirteen characters. The ids
-    /// are text ids only, and equal to those of [`TextTokenizer::encode`] where `text` names no
-    /// control or image token.
+    /// The ids of `text` taken literally: `<racm3:break>` in it is thirteen characters. All are text
+    /// ids, the same as from [`TextTokenizer::encode`] if `text` names no control or image token.
     ///
     /// # Errors
     /// If the file's rules cannot encode `text`.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
-        let found = self.plain_ids(text).map_err(|error| invalid("text", &*error))?;
+        let found = self.plain_ids(text).map_err(Error::because("text"))?;
         let mut ids = Vec::with_capacity(found.len());
         for id in found {
             if self.is_hidden(id) {
@@ -160,7 +160,7 @@ impl TextTokenizer {
         Ok(ids)
     }
 
-    /// Ids by the file's rules, control tokens not cut out.
+    /// Ids by the file's rules, without looking for control tokens.
     fn plain_ids(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
         let mut pieces = self.plain.extract_and_normalize(self.inner.get_normalizer(), text);
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
@@ -172,8 +172,8 @@ impl TextTokenizer {
         Ok(pieces.into_encoding(None, 0, OffsetType::None)?.get_ids().to_vec())
     }
 
-    /// The ids of the single characters of the token `hidden`: what to write when a file's
-    /// merges, or a model that looks whole words up first, make a control token out of text.
+    /// Appends the ids of the single characters of the token `hidden`, for text from which a file's
+    /// merges, or a model that looks up whole words first, would make a control token.
     fn spell(&self, hidden: u32, ids: &mut Vec<u32>) -> Result<()> {
         let name = self.inner.id_to_token(hidden).unwrap_or_default();
         for character in name.chars() {
@@ -190,35 +190,28 @@ impl TextTokenizer {
         self.hidden.get(id as usize).copied().unwrap_or(true)
     }
 
-    /// The text of `ids`; control and image tokens show nothing, and bytes that are no UTF-8
-    /// become U+FFFD.
+    /// The text of `ids`; control and image tokens are left out, and invalid UTF-8 becomes U+FFFD.
     ///
     /// # Errors
     /// If an id is beyond the vocabulary.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.check_ids(ids)?;
         let ids: Vec<u32> = ids.iter().copied().filter(|id| !self.is_hidden(*id)).collect();
-        self.inner.decode(&ids, false).map_err(|error| invalid("ids", &*error))
+        self.inner.decode(&ids, false).map_err(Error::because("ids"))
     }
 
-    /// As [`TextTokenizer::decode`], with the names of control and image tokens in their places.
+    /// As [`TextTokenizer::decode`], with control and image tokens by their names.
     ///
     /// # Errors
     /// If an id is beyond the vocabulary.
     pub fn decode_with_specials(&self, ids: &[u32]) -> Result<String> {
         self.check_ids(ids)?;
-        self.inner.decode(ids, false).map_err(|error| invalid("ids", &*error))
+        self.inner.decode(ids, false).map_err(Error::because("ids"))
     }
 
-    /// The name of `id` as the file has it (byte-level names are not text: see
-    /// [`TextTokenizer::decode`]).
+    /// The name of `id` in the file (byte-level names are not text: see [`TextTokenizer::decode`]).
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
-    }
-
-    /// A decoder for ids that arrive one by one.
-    pub fn stream(&self) -> StreamDecoder<'_> {
-        StreamDecoder::new(self)
     }
 
     pub(super) fn check_ids(&self, ids: &[u32]) -> Result<()> {
@@ -231,7 +224,7 @@ impl TextTokenizer {
         }
     }
 
-    /// The bytes that `id` stands for, if the file's decoder is the byte-level one.
+    /// The bytes of `id`, if the file's decoder is the byte-level one.
     pub(super) fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
         let values = self.bytes.as_ref()?;
         let name = self.inner.id_to_token(id).unwrap_or_default();
@@ -239,10 +232,6 @@ impl TextTokenizer {
         let bytes: Option<Vec<u8>> = name.chars().map(value).collect();
         Some(bytes.unwrap_or_else(|| name.into_bytes()))
     }
-}
-
-fn invalid(what: &str, error: &(dyn std::error::Error + Send + Sync)) -> Error {
-    Error::invalid(format!("{what}: {error}"))
 }
 
 #[cfg(test)]

@@ -1,35 +1,35 @@
 //! Names of tokens, and the roles that follow from them.
 //!
-//! As in the release: code 53 is `IMGIMGFDZ` (decimal digits written as A to J), an image opens
+//! As in the original release: code 53 is `IMGIMGFDZ` (decimal digits written as A to J), an image opens
 //! with `<racm3:break>` and closes with `<eoss>`, and `<reserved08706>` separates turns.
 
-/// The name of the token that begins a row.
+/// The name of begin-of-text, the first token of a row.
 pub const BOS_TOKEN: &str = "<s>";
-/// The name of the token that fills rows up.
+/// The name of padding.
 pub const PAD_TOKEN: &str = "<pad>";
-/// The name of the token that ends a document or an answer.
+/// The name of end-of-text, the last token of a document or answer.
 pub const EOS_TOKEN: &str = "</s>";
-/// The name of the token for unknown text; byte-level text never needs it.
+/// The name of the token for unknown text; byte-level tokenizers never use it.
 pub const UNK_TOKEN: &str = "<unk>";
-/// The name of the token that closes an image.
+/// The name of end-image.
 pub const END_IMAGE_TOKEN: &str = "<eoss>";
-/// The name of the token that opens an image.
+/// The name of begin-image.
 pub const BEGIN_IMAGE_TOKEN: &str = "<racm3:break>";
-/// The name of the token between a prompt and its answer.
+/// The name of the separator between a prompt and its answer.
 pub const SEP_TOKEN: &str = "<reserved08706>";
 /// The name of the placeholder for one code of an image (Hugging Face layout).
 pub const IMAGE_TOKEN: &str = "<image>";
 /// The placeholder's name in the original release's layout.
 pub(super) const IMAGE_TOKEN_META: &str = "<reserved08707>";
-/// What the names of all codes begin with.
+/// The prefix of the names of all codes.
 pub(super) const CODE_PREFIX: &str = "IMGIMG";
 
 /// The role of a vocabulary entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TokenClass {
-    /// Bytes of text.
+    /// Text.
     Text,
-    /// One code of an image.
+    /// A code of an image.
     Image,
     /// Opens an image.
     BeginImage,
@@ -43,9 +43,9 @@ impl TokenClass {
     /// The class of the token called `name`.
     ///
     /// Control tokens are the names in angle brackets. The original release counts every name
-    /// that starts with `<` and is longer (so also `</`) as control; only whole brackets count
-    /// here. A name that starts like a code's but is none is a control token: it is neither
-    /// written as text nor inside an image.
+    /// that starts with `<` and is longer (so also `</`) as control; here it must also end with `>`.
+    /// A name with the prefix of a code that is no code's is a control token: it is neither text nor
+    /// allowed in an image.
     pub fn of_name(name: &str) -> Self {
         match name {
             BEGIN_IMAGE_TOKEN => Self::BeginImage,
@@ -70,7 +70,7 @@ pub fn code_token(code: u32) -> String {
     CODE_PREFIX.chars().chain(letters).chain(['Z']).collect()
 }
 
-/// The code whose token is called `name`; `None` for any other name, also for leading zeros.
+/// The code whose token is called `name`; `None` for any other name, leading zeros included.
 pub(super) fn token_code(name: &str) -> Option<u32> {
     let letters = name.strip_prefix(CODE_PREFIX)?.strip_suffix('Z')?;
     let mut code = 0u32;

@@ -1,9 +1,9 @@
-//! Training of a byte-level BPE vocabulary with places kept for images and control tokens.
+//! Training of a byte-level BPE vocabulary with ids for images and control tokens.
 //!
-//! The layout is the release's: `<s>`, `<pad>`, `</s>`, `<unk>` are 0 to 3, the codes follow from
-//! 4, then `<eoss>`, `<racm3:break>`, reserved names with the separator and `<image>` among them,
-//! then 256 bytes and what was learned. Text is split as publicly known of the release: runs of
-//! blanks, single digits and single punctuation marks apart, words by GPT-2's rule.
+//! The layout is the original release's: `<s>`, `<pad>`, `</s>`, `<unk>` are 0 to 3, the codes follow
+//! from 4, then `<eoss>`, `<racm3:break>`, reserved names (the separator and `<image>` among them),
+//! 256 bytes and the learned tokens. Text is split as is publicly known of the release: runs of
+//! blanks, single digits and single punctuation marks are separate, words follow GPT-2's rule.
 
 use std::collections::HashSet;
 
@@ -28,27 +28,27 @@ use super::token::{
 };
 use crate::error::{Error, Result};
 
-/// The number in the first reserved name; the separator is the third.
+/// The number in the first reserved name; the third one is the separator.
 pub(super) const FIRST_RESERVED: usize = 8704;
-/// The reserved name whose place `<image>` takes.
+/// The number of the reserved name that `<image>` replaces.
 const IMAGE_RESERVED: usize = 8707;
-/// Blanks that stand apart from words.
+/// Blanks that are split from words.
 const BLANKS: &str = "([\\t\\n]|    |  )";
 
-/// Sizes of a vocabulary to be trained.
+/// The sizes of a vocabulary to be trained.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BpeConfig {
-    /// All ids together: exactly this many, whatever the corpus yields.
+    /// The number of ids, exactly, whatever the corpus yields.
     pub vocab_size: usize,
-    /// Codes of the image tokenizer, at least 1.
+    /// The number of codes of the image tokenizer, at least 1.
     pub num_codes: usize,
-    /// Reserved control names, at least 4; the separator and `<image>` are two of them. Images of any aspect
-    /// need 97 and one for each two codes of the longest side.
+    /// The number of reserved control names, at least 4; the separator and `<image>` are two of them.
+    /// Images of any aspect ratio need 97, and one for every two codes of the longest side.
     pub num_reserved: usize,
     /// How often a pair must occur to be merged.
     pub min_frequency: u64,
-    /// The longest learned token in bytes; no limit when absent.
+    /// The longest learned token in bytes; unlimited if absent.
     pub max_token_length: Option<usize>,
 }
 
@@ -66,7 +66,7 @@ impl Default for BpeConfig {
 }
 
 impl BpeConfig {
-    /// Ids below the first learned token: control, codes, reserved, bytes.
+    /// The number of ids below the first learned token: control, codes, reserved, bytes.
     fn num_fixed(&self) -> usize {
         6 + self.num_codes + self.num_reserved + 256
     }
@@ -80,7 +80,7 @@ impl BpeConfig {
         if self.num_codes == 0 || self.num_codes > 1 << 20 {
             return invalid(format!("num_codes is {}, allowed are 1 to 1048576", self.num_codes));
         }
-        // reserved names have five digits, also those that fill the vocabulary up
+        // Reserved names have five digits, those at the end of the vocabulary included.
         if !(4..=1024).contains(&self.num_reserved) {
             return invalid(format!(
                 "num_reserved is {}, allowed are 4 to 1024",
@@ -123,8 +123,8 @@ fn reserved_name(index: usize) -> String {
 
 /// Learns a text tokenizer from `texts`.
 ///
-/// The result has exactly `config.vocab_size` ids: where the corpus yields fewer merges, reserved
-/// names fill the end. It prepends `<s>` in [`TextTokenizer::encode_with_specials`] and works in
+/// The result has exactly `config.vocab_size` ids: if the corpus yields fewer merges, reserved names
+/// fill the rest. It prepends `<s>` in [`TextTokenizer::encode_with_specials`] and works in
 /// Hugging Face `tokenizers` as well. The same texts give the same tokenizer, byte by byte.
 ///
 /// # Errors
@@ -137,7 +137,7 @@ where
 {
     config.validate()?;
     learn(config, texts.into_iter())
-        .map_err(|error| Error::invalid(format!("bpe training: {error}")))
+        .map_err(Error::because("bpe training"))
         .and_then(TextTokenizer::new)
 }
 
@@ -173,7 +173,7 @@ fn control(name: String) -> AddedToken {
     AddedToken::from(name, true)
 }
 
-/// How text is cut before merging; merges never cross a cut.
+/// How text is split before merging; merges never cross a split.
 fn splitting() -> tokenizers::Result<PreTokenizerWrapper> {
     let blanks = SplitPattern::Regex(BLANKS.to_owned());
     Ok(Sequence::new(vec![
@@ -185,9 +185,9 @@ fn splitting() -> tokenizers::Result<PreTokenizerWrapper> {
     .into())
 }
 
-/// The pieces of `text` that merges are learned from, in byte-level characters. Words that hold
+/// The words of `text` that merges are learned from, in byte-level characters. Words that contain
 /// the name of an image token are left out: a merge that spelled it would take that token's id.
-/// Names of control tokens cannot be learned, as their brackets stand apart.
+/// Names of control tokens cannot be learned, as their brackets are split off.
 fn words(splitting: &PreTokenizerWrapper, text: &str) -> tokenizers::Result<Vec<String>> {
     let mut pieces = PreTokenizedString::from(text);
     splitting.pre_tokenize(&mut pieces)?;

@@ -1,7 +1,7 @@
-//! Which id means what: codes of images, control tokens, text.
+//! The meaning of ids: codes of images, control tokens, text.
 //!
-//! Everything goes by token *name*. In the release a code's id is `4 + code`, but a vocabulary
-//! may order them otherwise, so the offset is never assumed.
+//! Everything goes by token *name*. In the original release the id of a code is `4 + code`, but a
+//! vocabulary may order them differently, so the offset is never assumed.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -30,7 +30,7 @@ pub struct SpecialIds {
     pub begin_image: u32,
     /// `<eoss>`, after the codes of an image.
     pub end_image: u32,
-    /// `<reserved08706>`, after every turn but the last.
+    /// `<reserved08706>`, the separator after every turn but the last.
     pub sep: u32,
     /// `<image>` (Hugging Face) or `<reserved08707>` (original release), if there is one.
     pub image_placeholder: Option<u32>,
@@ -52,8 +52,8 @@ impl Vocabulary {
     /// added tokens, or the `vocabulary_map` of a Hugging Face configuration.
     ///
     /// # Errors
-    /// If an id is taken twice or left out, a code between 0 and the largest is left out, or a
-    /// control token is not there; the message lists what is missing.
+    /// If an id occurs twice or is missing, a code below the largest is missing, or a control token
+    /// is; the message lists what is missing.
     pub fn from_names<N: Into<String>>(
         entries: impl IntoIterator<Item = (N, u32)>,
     ) -> Result<Self> {
@@ -82,23 +82,23 @@ impl Vocabulary {
         self.names.len()
     }
 
-    /// Whether there are no ids; never so for a vocabulary that could be built.
+    /// Whether there are no ids; always `false`, as a vocabulary needs control tokens.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
-    /// The role of `id`; [`TokenClass::Special`] beyond the vocabulary, where a model may have
-    /// rows that only fill its embedding up.
+    /// The role of `id`; [`TokenClass::Special`] beyond the vocabulary, where the embedding of a
+    /// model may be padded.
     pub fn class(&self, id: u32) -> TokenClass {
         self.classes.get(id as usize).copied().unwrap_or(TokenClass::Special)
     }
 
-    /// The id of `code`, or `None` beyond the codebook.
+    /// The id of `code`; `None` beyond the codebook.
     pub fn image_id(&self, code: u32) -> Option<u32> {
         self.image_ids.get(code as usize).copied()
     }
 
-    /// The code that `id` stands for, or `None` if it stands for something else.
+    /// The code of `id`; `None` if `id` is no image token.
     pub fn image_code(&self, id: u32) -> Option<u32> {
         self.image_codes.get(id as usize).copied().flatten()
     }
@@ -108,7 +108,7 @@ impl Vocabulary {
         &self.image_ids
     }
 
-    /// The number of codes: the size of the codebook this vocabulary is made for.
+    /// The number of codes: the size of the codebook.
     pub fn num_codes(&self) -> usize {
         self.image_ids.len()
     }
@@ -259,7 +259,7 @@ mod tests {
             let mut entries = names(12);
             let id = entries.iter().find(|(name, _)| name == left_out).unwrap().1;
             entries.retain(|(name, _)| name != left_out);
-            // the last name moves into the hole, so that only the name is missing
+            // The last name takes the free id, so that only the name is missing.
             entries.iter_mut().find(|(name, _)| name == last).unwrap().1 = id;
             Vocabulary::from_names(entries).unwrap_err().to_string()
         };

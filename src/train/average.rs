@@ -1,83 +1,178 @@
-//! Moving averages of a module's weights, which are evaluated and released in their place.
+//! Exponential moving average of a module's weights, on the device that holds them.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
-use burn::module::Module;
-use burn::tensor::TensorData;
-use tensor_files::{NamedTensors, StoredDtype, WeightFiles};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+use tensor_files::{ParamPath, WeightFiles};
 
-use super::config::AverageConfig;
-use crate::error::{Error, Result};
+use super::rows;
+use crate::error::Result;
 
-/// Averages of all weights of a module.
+/// The averages of a module's parameters.
 #[derive(Debug)]
 pub(super) struct Average {
     decay: f64,
-    tensors: NamedTensors,
+    /// By path and flat, as the optimizer keeps its moments.
+    tensors: BTreeMap<String, Tensor<1>>,
 }
 
 impl Average {
-    /// Averages that begin at the weights of `module`; none where the recipe asks for none.
-    pub(super) fn new<M: Module>(config: &AverageConfig, module: &M) -> Option<Self> {
-        let decay = config.decay;
-        (decay > 0.0).then(|| Self { decay, tensors: tensor_files::collect(module) })
+    /// Averages that start at the weights of `module`; `decay` is the weight of the past.
+    pub(super) fn new<M: Module>(decay: f64, module: &M) -> Self {
+        let mut average = Self { decay, tensors: BTreeMap::new() };
+        average.update(module);
+        average
     }
 
-    /// Takes in the weights of `module`.
+    /// Moves the averages towards the weights of `module`.
     pub(super) fn update<M: Module>(&mut self, module: &M) {
-        tensor_files::average(&mut self.tensors, module, self.decay);
+        module.visit(&mut Update { average: self, path: ParamPath::default() });
     }
 
-    /// `module` with the averages as its weights.
-    pub(super) fn load<M: Module>(&self, module: M) -> Result<M> {
-        Ok(tensor_files::load(module, self.tensors.clone(), Path::new("averages"))?)
+    /// `module` outside autodiff with the averages as its weights.
+    pub(super) fn load<M: Module>(&self, module: &M) -> M {
+        module.valid().map(&mut Load { tensors: &self.tensors, path: ParamPath::default() })
     }
 
-    /// The averages by name.
-    pub(super) fn tensors(&self) -> &NamedTensors {
-        &self.tensors
+    /// Copies `rows` of the matrix at `path` from `module`: rows that were replaced have no past.
+    pub(super) fn replace_rows<M: Module>(&mut self, path: &str, rows: &[usize], module: &M) {
+        let Some(average) = self.tensors.remove(path) else { return };
+        let mut copy = CopyRows { wanted: path, rows, average, path: ParamPath::default() };
+        module.visit(&mut copy);
+        self.tensors.insert(path.to_owned(), copy.average);
     }
 
-    /// Takes rows of the matrix `name` from `values`, which holds the whole matrix with rows of `width`:
-    /// they were replaced and are no longer what their averages are of.
-    pub(super) fn replace_rows(
-        &mut self,
-        name: &str,
-        rows: &[usize],
-        values: &[f32],
-        width: usize,
-    ) {
-        let Some(old) = self.tensors.get_mut(name).filter(|_| !rows.is_empty()) else { return };
-        let mut all: Vec<f32> = old.iter::<f32>().collect();
-        for row in rows {
-            let row = row * width..(row + 1) * width;
-            all[row.clone()].copy_from_slice(&values[row]);
-        }
-        *old = TensorData::new(all, old.shape().to_vec());
-    }
-
-    /// Writes the weights of `module` as they are, beside the averages that are the checkpoint's.
-    pub(super) fn save_raw<M: Module>(trainer: &Path, module: &M) -> Result<()> {
-        let path = raw_path(trainer);
-        let bytes = tensor_files::to_bytes(&tensor_files::collect(module), StoredDtype::F32, None)?;
-        std::fs::write(&path, bytes).map_err(Error::io(&path))
-    }
-
-    /// Goes on from the averages in the file `released`.
-    pub(super) fn restore(&mut self, released: &Path) -> Result<()> {
-        self.tensors = tensor_files::read(released)?;
+    /// Continues from the averages in the weight file `released`.
+    ///
+    /// # Errors
+    /// Those of the file, which must hold every parameter of `module` and no other.
+    pub(super) fn restore<M: Module>(&mut self, released: &Path, module: &M) -> Result<()> {
+        let averaged = tensor_files::load(module.valid(), WeightFiles::open(released)?, released)?;
+        *self = Self::new(self.decay, &averaged);
         Ok(())
-    }
-
-    /// `module` with the weights that training goes on with: the raw ones, or those of `released`
-    /// in a checkpoint that holds no averages.
-    pub(super) fn load_raw<M: Module>(module: M, trainer: &Path, released: &Path) -> Result<M> {
-        let raw = Some(raw_path(trainer)).filter(|path| path.exists());
-        let path = raw.as_deref().unwrap_or(released);
-        Ok(tensor_files::load(module, WeightFiles::open(path)?, path)?)
     }
 }
 
-fn raw_path(trainer: &Path) -> PathBuf {
-    trainer.join("weights.safetensors")
+/// Moves averages towards parameters.
+struct Update<'a> {
+    average: &'a mut Average,
+    path: ParamPath,
+}
+
+impl ModuleVisitor for Update<'_> {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.path.exit(container_type);
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = self.path.name();
+        let weight: Tensor<1> = param.val().inner().flatten(0, D - 1);
+        // The weights of past and present are rounded to f32 before they are applied.
+        let decay = self.average.decay as f32;
+        let average = match self.average.tensors.remove(&path) {
+            Some(average) => average * decay + weight * (1.0 - decay),
+            None => weight,
+        };
+        self.average.tensors.insert(path, average);
+    }
+}
+
+/// Replaces parameters by their averages.
+struct Load<'a> {
+    tensors: &'a BTreeMap<String, Tensor<1>>,
+    path: ParamPath,
+}
+
+impl ModuleMapper for Load<'_> {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.path.exit(container_type);
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let average = self.tensors.get(&self.path.name());
+        let average = average.expect("every parameter has an average since `new`").clone();
+        param.map(|weight| average.reshape(weight.dims()))
+    }
+}
+
+/// Copies rows of one matrix into its average.
+struct CopyRows<'a> {
+    wanted: &'a str,
+    rows: &'a [usize],
+    average: Tensor<1>,
+    path: ParamPath,
+}
+
+impl ModuleVisitor for CopyRows<'_> {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.path.exit(container_type);
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.path.name() != self.wanted {
+            return;
+        }
+        let weight = param.val().inner();
+        let mask = rows::mask(self.rows, weight.dims()[0], &self.average);
+        let weight: Tensor<1> = weight.flatten(0, D - 1);
+        self.average = self.average.clone().mask_where(mask, weight);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::nn::{Linear, LinearConfig};
+    use burn::tensor::{Device, Distribution};
+
+    fn values(module: &Linear) -> Vec<f32> {
+        tensor_files::collect(module)["weight"].iter::<f32>().collect()
+    }
+
+    fn linear(device: &Device) -> Linear {
+        let mut linear = LinearConfig::new(8, 40).init(device);
+        linear.weight =
+            Param::from_tensor(Tensor::random([8, 40], Distribution::Uniform(-3.0, 3.0), device));
+        linear
+    }
+
+    #[test]
+    fn averages_have_the_bits_of_the_formula_in_f32() {
+        let device = Device::flex().autodiff();
+        let (first, second) = (linear(&device), linear(&device));
+        let mut average = Average::new(0.997, &first);
+        assert_eq!(values(&average.load(&second)), values(&first));
+        average.update(&second);
+        let pairs = values(&first).into_iter().zip(values(&second));
+        let expected: Vec<f32> =
+            pairs.map(|(old, new)| 0.997 * old + (1.0 - 0.997) * new).collect();
+        assert_eq!(values(&average.load(&second)), expected);
+    }
+
+    #[test]
+    fn replaced_rows_are_copied_and_the_others_stay() {
+        let device = Device::flex().autodiff();
+        let (first, second) = (linear(&device), linear(&device));
+        let mut average = Average::new(0.5, &first);
+        average.replace_rows("weight", &[1, 6], &second);
+        let averaged = values(&average.load(&second));
+        for (row, found) in averaged.chunks_exact(40).enumerate() {
+            let from = if row == 1 || row == 6 { values(&second) } else { values(&first) };
+            assert_eq!(found, &from[row * 40..][..40], "row {row}");
+        }
+    }
 }

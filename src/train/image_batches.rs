@@ -1,8 +1,8 @@
-//! Images for an image tokenizer, drawn from a mixture, and the words that belong to them.
+//! Training batches of an image tokenizer: images drawn from a mixture, with the words of their texts.
 //!
-//! The images of a batch may have several sizes. Those of one size are a group, which passes the networks
-//! at once; a batch's loss and gradient are the sums of its groups', each by its share of the images, so
-//! that every image counts the same whatever its size.
+//! The images of a batch may differ in size. Images of one size form a group, which passes the networks
+//! together; loss and gradient of the batch are sums over the groups, weighted by their shares of the
+//! images, so that every image counts the same.
 
 use std::sync::Arc;
 
@@ -13,18 +13,18 @@ use serde_json::Value;
 use vq_tokenizer::preprocess::PreprocessorConfig;
 
 use crate::data::mixture::{Cursor, Mixture, Source};
-use crate::data::{self, Counted, DataConfig, Dataset, Fields};
+use crate::data::{Counted, Fields, ImageData};
 use crate::error::Result;
 
 /// The training images of a recipe.
 pub(super) struct ImageBatches {
     preprocessor: PreprocessorConfig,
-    configs: Arc<[DataConfig]>,
+    configs: Arc<[ImageData]>,
     sources: Vec<Counted>,
     mixture: Mixture,
 }
 
-/// An image at the tokenizer's size, and the hashes of its words.
+/// A preprocessed image and the hashes of its words.
 pub(super) struct Drawn {
     pub(super) image: RgbImage,
     pub(super) words: Vec<u32>,
@@ -34,9 +34,9 @@ pub(super) struct Drawn {
 pub(super) struct Group {
     /// `[images, 3, height, width]` in [-1, 1].
     pub(super) pixels: Tensor<4>,
-    /// `[images, words]`, 1 where an image's text has a word.
+    /// `[images, words]`: 1 if an image's text has a word, else 0.
     pub(super) words: Tensor<2>,
-    /// Its share of the batch's images.
+    /// The group's share of the batch's images.
     pub(super) share: f64,
 }
 
@@ -46,15 +46,15 @@ impl ImageBatches {
     /// # Errors
     /// Those of the data sets.
     pub(super) fn new(
-        configs: &[DataConfig],
+        configs: &[ImageData],
         seed: u64,
         preprocessor: PreprocessorConfig,
     ) -> Result<Self> {
-        let open = |config: &DataConfig| Counted::new(open(config)?, config.max_bad);
-        let sources: Vec<Counted> = configs.iter().map(open).collect::<Result<_>>()?;
-        let source = |(config, source): (&DataConfig, &Counted)| Source {
-            name: config.path.clone(),
-            len: config.limit.map_or(source.len(), |limit| limit.min(source.len())),
+        let sources: Vec<Counted> =
+            configs.iter().map(|config| config.source.open()).collect::<Result<_>>()?;
+        let source = |(config, source): (&ImageData, &Counted)| Source {
+            name: config.source.path.clone(),
+            len: config.source.len_of(source),
             weights: config.weight.stages().to_vec(),
             templates: vec![1.0],
         };
@@ -65,7 +65,7 @@ impl ImageBatches {
     /// The next `count` images.
     ///
     /// # Errors
-    /// Those of the data; when too many samples are bad.
+    /// Those of the data, and too many bad samples.
     pub(super) fn next(&mut self, count: usize) -> Result<Vec<Drawn>> {
         let mut all = Vec::with_capacity(count);
         while all.len() < count {
@@ -88,8 +88,8 @@ impl ImageBatches {
         Ok(all)
     }
 
-    /// The next `count` images as tensors on `device`, in groups of one size, the sizes in the order of
-    /// their first images; words are hashed to `num_words`.
+    /// The next `count` images on `device`, grouped by size in the order of first appearance; words are
+    /// hashed to `num_words` buckets.
     ///
     /// # Errors
     /// As [`Self::next`].
@@ -109,21 +109,21 @@ impl ImageBatches {
         drawn.into_iter().map(group).collect()
     }
 
-    /// Where the draws are.
+    /// The position in the mixture.
     pub(super) fn cursor(&self) -> &Cursor {
         self.mixture.cursor()
     }
 
-    /// Goes on from `cursor`.
+    /// Continues from `cursor`.
     ///
     /// # Errors
-    /// When the sources are not those that it belongs to.
+    /// If the sources are not those of the cursor.
     pub(super) fn restore(&mut self, cursor: &Cursor) -> Result<()> {
         self.mixture.restore(cursor)
     }
 }
 
-/// `drawn` in groups of one size.
+/// `drawn` grouped by size.
 fn by_size(drawn: Vec<Drawn>) -> Vec<Vec<Drawn>> {
     let mut groups: Vec<Vec<Drawn>> = Vec::new();
     for drawn in drawn {
@@ -136,7 +136,10 @@ fn by_size(drawn: Vec<Drawn>) -> Vec<Vec<Drawn>> {
     groups
 }
 
-/// `[drawn, num_words]`: 1 where an image's text has a word.
+/// Which words the texts of `drawn` have.
+///
+/// # Shapes
+/// `[drawn, num_words]`.
 fn present(drawn: &[Drawn], num_words: usize, device: &Device) -> Tensor<2> {
     let mut present = vec![0.0_f32; drawn.len() * num_words];
     for (drawn, row) in drawn.iter().zip(present.chunks_exact_mut(num_words)) {
@@ -145,29 +148,24 @@ fn present(drawn: &[Drawn], num_words: usize, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(present, [drawn.len(), num_words]), device)
 }
 
-/// A data set whose samples hold an image each.
-fn open(config: &DataConfig) -> Result<Box<dyn Dataset>> {
-    data::open_as(&config.path, config.explode.as_deref(), config.group_by.as_deref())
-}
-
-/// The first `count` images of a source, at the tokenizer's size.
+/// The first `count` images of a source, preprocessed.
 ///
 /// # Errors
 /// Those of the data.
 pub(super) fn first_images(
-    config: &DataConfig,
+    config: &ImageData,
     count: usize,
     preprocessor: &PreprocessorConfig,
 ) -> Result<Vec<RgbImage>> {
-    let dataset = Counted::new(open(config)?, config.max_bad)?;
-    let count = count.min(dataset.len()).min(config.limit.unwrap_or(usize::MAX));
+    let dataset = config.source.open()?;
+    let count = count.min(config.source.len_of(&dataset));
     let samples: Vec<_> =
         (0..count).into_par_iter().map(|index| dataset.take(index)).collect::<Result<_>>()?;
     let first = samples.into_iter().flatten().filter_map(|sample| sample.images.into_iter().next());
     Ok(first.map(|image| preprocessor.resize(&image)).collect())
 }
 
-/// Hashes of the distinct words in `columns`, texts or lists of texts.
+/// Hashes of the distinct words in `columns`, which hold texts or lists of texts.
 fn words(fields: &Fields, columns: &[String]) -> Vec<u32> {
     let values = columns.iter().filter_map(|column| fields.get(column));
     let texts = values.flat_map(|value| match value {
@@ -184,7 +182,7 @@ fn words(fields: &Fields, columns: &[String]) -> Vec<u32> {
     words
 }
 
-/// FNV-1a.
+/// The FNV-1a hash.
 fn hash(word: &str) -> u32 {
     word.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
@@ -195,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_are_of_one_size_and_keep_the_order() {
+    fn images_are_grouped_by_size_in_order() {
         let drawn = |(at, (width, height)): (usize, (u32, u32))| Drawn {
             image: RgbImage::new(width, height),
             words: vec![at as u32],
@@ -208,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn words_come_from_texts_and_lists_whatever_their_case() {
+    fn words_come_from_texts_and_lists_in_any_case() {
         let fields: Fields = serde_json::from_str(
             r#"{"name": "Red heart, red!", "keywords": ["Love", "red"], "count": 3}"#,
         )

@@ -1,18 +1,29 @@
-//! How well an image tokenizer in training reconstructs, in numbers and to look at.
+//! Reconstruction metrics and samples of an image tokenizer in training.
 
 use image::RgbImage;
 use vq_tokenizer::VqTokenizer;
 use vq_tokenizer::metrics::{CodebookUsage, ms_ssim, psnr, ssim};
 
+use super::best::Better;
 use crate::error::Result;
 use crate::report::Metrics;
 use crate::sheet::{Cell, Layout, Section, Tone, sheet};
 
-/// Means over the images of `validation`, sets of preprocessed images with their names, and a sheet
-/// with `shown` originals and reconstructions of each; neither without images.
+/// Metrics of an evaluation, in the order of [`score`], each with its better direction.
+pub(super) const SCORES: [(&str, Better); 6] = [
+    ("psnr", Better::Higher),
+    ("ssim", Better::Higher),
+    ("ms_ssim", Better::Higher),
+    ("codes_used", Better::Higher),
+    ("perplexity", Better::Higher),
+    ("dead_codes", Better::Lower),
+];
+
+/// Metrics over all images of `validation`, named sets of preprocessed images, and a contact sheet of
+/// `shown` originals and reconstructions from each set; neither without images.
 ///
 /// # Errors
-/// When an image is too small for SSIM.
+/// If an image is too small for SSIM.
 pub(super) fn score(
     tokenizer: &VqTokenizer,
     validation: &[(String, Vec<RgbImage>)],
@@ -41,12 +52,10 @@ pub(super) fn score(
     if count == 0 {
         return Ok((Metrics::new(), None));
     }
-    let names = ["psnr", "ssim", "ms_ssim"].map(Into::into);
-    let mut metrics: Metrics =
-        names.into_iter().zip(sums.map(|sum| sum / f64::from(count))).collect();
-    metrics.push(("codes_used".into(), usage.used_share()));
-    metrics.push(("perplexity".into(), usage.perplexity()));
-    metrics.push(("dead_codes".into(), usage.dead() as f64));
+    let [psnr, ssim, ms_ssim] = sums.map(|sum| sum / f64::from(count));
+    let (used, perplexity, dead) = (usage.used_share(), usage.perplexity(), usage.dead() as f64);
+    let values = [psnr, ssim, ms_ssim, used, perplexity, dead];
+    let metrics = SCORES.iter().zip(values).map(|((name, _), value)| ((*name).into(), value));
     let layout = Layout { columns: 6, image: 128, ..Layout::default() };
-    Ok((metrics, Some(sheet(&sections, &layout))))
+    Ok((metrics.collect(), Some(sheet(&sections, &layout))))
 }

@@ -1,52 +1,31 @@
-//! What one step of an image tokenizer's training gathers from its groups of images.
+//! Sums over the groups of images in one step of an image tokenizer's training.
 
-use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Int, Tensor};
-use vq_tokenizer::VqModel;
-use vq_tokenizer::train::{Seen, SemanticHead, VqLoss};
+use burn::tensor::{Gradients, Int, Tensor};
+use vq_tokenizer::train::{AdversarialBatch, VqLoss};
 
 use super::image_batches::Group;
+use super::trained::NotFinite;
 use crate::report::Metrics;
 
-/// Weighted sums over the groups of a step. With weights that are the groups' shares of the step's images,
-/// loss, terms and gradients are means over images. Two terms are of a group as a whole, and their sum is
-/// not that of the batch: the entropy of all choices together, and the words' losses, whose means are over
-/// the words of a group.
+/// Weighted sums over the groups of a step. With the groups' shares of the step's images as weights,
+/// loss, terms and gradients are means over images. Two terms belong to a group as a whole, so their
+/// sum is not that of the batch: the entropy of all choices together, and the words' losses, which
+/// are means over the words of a group.
+#[derive(Default)]
 pub(super) struct Gathered {
-    pub(super) of_model: GradientsAccumulator<VqModel>,
-    pub(super) of_head: GradientsAccumulator<SemanticHead>,
-    pub(super) total: f64,
-    pub(super) squared_error: f64,
-    pub(super) terms: Metrics,
+    total: f64,
+    squared_error: f64,
+    terms: Metrics,
     codes: Vec<Tensor<3, Int>>,
     latents: Vec<Tensor<4>>,
-    /// What the critic is to learn from, with its weight.
-    pub(super) seen: Vec<(Seen, f64)>,
+    /// What the discriminator learns from, with its weight.
+    adversarial: Vec<(AdversarialBatch, f64)>,
 }
 
 impl Gathered {
-    pub(super) fn new() -> Self {
-        Self {
-            of_model: GradientsAccumulator::new(),
-            of_head: GradientsAccumulator::new(),
-            total: 0.0,
-            squared_error: 0.0,
-            terms: Metrics::new(),
-            codes: Vec::new(),
-            latents: Vec::new(),
-            seen: Vec::new(),
-        }
-    }
-
-    /// Takes in the `loss` of `group` with `weight`, and its gradients for model and head. False when the
-    /// sum is no number: the step must not be made then.
-    pub(super) fn add(
-        &mut self,
-        (model, head): (&VqModel, Option<&SemanticHead>),
-        group: Group,
-        loss: VqLoss,
-        weight: f64,
-    ) -> bool {
+    /// Adds the `loss` of `group` with `weight`. Returns its weighted gradients, or `None` if the
+    /// total is not finite.
+    pub(super) fn add(&mut self, group: Group, loss: VqLoss, weight: f64) -> Option<Gradients> {
         self.total += weight * f64::from(loss.total.clone().into_scalar::<f32>());
         self.squared_error += weight * f64::from(loss.squared_error.into_scalar::<f32>());
         for (name, value) in loss.terms {
@@ -56,23 +35,31 @@ impl Gathered {
                 None => self.terms.push((name.into(), value)),
             }
         }
-        if !self.total.is_finite() {
-            return false;
-        }
-        let mut gradients = (loss.total * weight).backward();
-        self.of_model.accumulate(model, GradientsParams::from_module(&mut gradients, model));
-        if let Some(head) = head {
-            self.of_head.accumulate(head, GradientsParams::from_module(&mut gradients, head));
-        }
+        self.check().ok()?;
+        let gradients = (loss.total * weight).backward();
         self.codes.push(loss.codes);
         self.latents.push(loss.latents);
         let Group { pixels, share, .. } = group;
-        self.seen.push((Seen { pixels, reconstructions: loss.output, share }, weight));
-        true
+        self.adversarial
+            .push((AdversarialBatch { pixels, reconstructions: loss.output, share }, weight));
+        Some(gradients)
     }
 
-    /// The codes of all groups, `[1, 1, positions]`, and their latents, `[1, embed, 1, positions]`: what moves
-    /// the codebook is counted over the whole step.
+    /// Checks that the total loss is finite.
+    ///
+    /// # Errors
+    /// [`NotFinite`] if it is not.
+    pub(super) fn check(&self) -> Result<(), NotFinite> {
+        if self.total.is_finite() {
+            return Ok(());
+        }
+        Err(NotFinite { quantity: "loss", value: self.total })
+    }
+
+    /// Codes and latents of all groups: the codebook counts over the whole step.
+    ///
+    /// # Shapes
+    /// `[1, 1, positions]` and `[1, embed, 1, positions]`.
     pub(super) fn positions(&self) -> (Tensor<3, Int>, Tensor<4>) {
         let codes = self.codes.iter().map(|codes| {
             let positions = codes.dims().iter().product();
@@ -84,6 +71,18 @@ impl Gathered {
         });
         (Tensor::cat(codes.collect(), 2), Tensor::cat(latents.collect(), 3))
     }
+
+    /// The loss and the PSNR of the reconstructions in dB.
+    pub(super) fn loss_and_psnr(&self) -> [f64; 2] {
+        // Pixels span [-1, 1]; against a peak of 1 the error is a quarter.
+        [self.total, -10.0 * (self.squared_error / 4.0).log10()]
+    }
+
+    /// The terms of the loss, and what the discriminator learns from: images and reconstructions,
+    /// each group with its weight.
+    pub(super) fn into_parts(self) -> (Metrics, Vec<(AdversarialBatch, f64)>) {
+        (self.terms, self.adversarial)
+    }
 }
 
 #[cfg(test)]
@@ -91,9 +90,10 @@ impl Gathered {
 mod tests {
     use super::*;
     use burn::module::{Module, ModuleVisitor, Param};
+    use burn::optim::{GradientsAccumulator, GradientsParams};
     use burn::tensor::{Device, Distribution};
-    use vq_tokenizer::VqConfig;
     use vq_tokenizer::train::{VqLossConfig, VqObjective};
+    use vq_tokenizer::{VqConfig, VqModel};
 
     struct Values<'a>(&'a GradientsParams, Vec<Vec<f32>>);
 
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_add_up_to_the_batch_they_are_parts_of() {
+    fn groups_add_up_to_their_batch() {
         let device = Device::flex().autodiff();
         device.seed(6);
         let model = model(&device);
@@ -133,14 +133,16 @@ mod tests {
         let objective = VqObjective { config };
         let pixels = Tensor::<4>::random([4, 3, 16, 16], Distribution::Uniform(-1.0, 1.0), &device);
         let gathered = |parts: &[usize]| {
-            let (mut sum, mut first) = (Gathered::new(), 0);
+            let (mut sum, mut first) = (Gathered::default(), 0);
+            let mut accumulator = GradientsAccumulator::new();
             for len in parts {
                 let (part, share) = (pixels.clone().narrow(0, first, *len), *len as f64 / 4.0);
                 let loss = objective.loss(&model, part.clone());
-                assert!(sum.add((&model, None), group(part, share), loss, share));
+                let gradients = sum.add(group(part, share), loss, share).unwrap();
+                accumulator.accumulate(&model, GradientsParams::from_grads(gradients, &model));
                 first += len;
             }
-            let gradients = sum.of_model.grads();
+            let gradients = accumulator.grads();
             let mut values = Values(&gradients, Vec::new());
             model.visit(&mut values);
             (sum.total, sum.squared_error, sum.positions(), values.1)
@@ -162,12 +164,12 @@ mod tests {
     }
 
     #[test]
-    fn positions_of_several_sizes_go_in_a_row() {
+    fn positions_of_several_sizes_are_concatenated() {
         let device = Device::flex().autodiff();
         device.seed(7);
         let model = model(&device);
         let objective = VqObjective::default();
-        let mut sum = Gathered::new();
+        let mut sum = Gathered::default();
         let mut want = Vec::new();
         for (images, height, width) in [(2, 8, 24), (1, 24, 8)] {
             let size = [images, 3, height, width];
@@ -176,7 +178,7 @@ mod tests {
             // Position by position, as the codebook reads them.
             want.extend(loss.latents.clone().permute([0, 2, 3, 1]).into_data().iter::<f32>());
             let share = images as f64 / 3.0;
-            assert!(sum.add((&model, None), group(pixels, share), loss, share));
+            assert!(sum.add(group(pixels, share), loss, share).is_some());
         }
         let (codes, latents) = sum.positions();
         assert_eq!((codes.dims(), latents.dims()), ([1, 1, 144], [1, 3, 1, 144]));

@@ -2,54 +2,38 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
-use burn::module::Module;
-use burn::optim::GradientsAccumulator;
 use burn::tensor::Device;
 use image::RgbImage;
-use serde::{Deserialize, Serialize};
 use vq_tokenizer::VqTokenizer;
 
-use super::average::Average;
+use super::best::Better;
 use super::config::LanguageRecipe;
-use super::documents::{DocumentStream, Stages, StreamState, validation_batches};
+use super::language_metrics::{Interval, by_modality, by_source, overall};
+use super::language_state::LanguageState;
 use super::loader::Loader;
-use super::objective::{NextToken, NextTokenBatch};
+use super::objective::{Activations, NextToken, NextTokenBatch, NextTokenLoss};
 use super::shown::{Showcase, documents};
-use super::{Optimizer, Stepped, Task};
+use super::task::{Stepped, Task};
+use super::trained::{NotFinite, TRAINER_DIR, Trained};
 use crate::checkpoint::{Checkpoint, Parts};
-use crate::data::Encoding;
 use crate::data::pack::Packer;
 use crate::data::shards::tokenizer_digest;
+use crate::data::{DocumentStream, Encoding, Stages, StreamState, validation_batches};
 use crate::device::Precision;
 use crate::error::{Error, Result};
-use crate::files::{read_json, write_json};
-use crate::generate::GenerationConfig;
-use crate::model::{CausalLm, ModelConfig, ServingModel};
+use crate::generate::{GenerationConfig, ServingModel};
+use crate::model::{CausalLm, ModelConfig};
 use crate::report::{Metrics, SampleText};
 use crate::tokenize::Processor;
-
-/// What a resumed run needs beside weights and moments.
-#[derive(Serialize, Deserialize)]
-struct State {
-    stream: StreamState,
-    tokens: u64,
-    /// Digest of the tokenizers.
-    #[serde(default)]
-    tokenizer: String,
-}
 
 /// A language model in training.
 pub struct LanguageTask {
     recipe: LanguageRecipe,
     config: ModelConfig,
+    /// With autodiff.
     device: Device,
-    /// Absent only while an update replaces it.
-    model: Option<CausalLm>,
-    optimizer: Optimizer,
-    /// Averaged weights, where the recipe asks for them.
-    average: Option<Average>,
+    model: Trained<CausalLm>,
     objective: NextToken,
     processor: Arc<Processor>,
     vq: VqTokenizer,
@@ -58,44 +42,16 @@ pub struct LanguageTask {
     loader: Loader,
     validation: Vec<NextTokenBatch>,
     showcase: Showcase,
+    /// Images and texts of the last evaluation.
     shown: (Option<RgbImage>, Vec<SampleText>),
+    /// Tokens trained on so far.
     tokens: u64,
     interval: Interval,
 }
 
-/// Sums since the last report.
-struct Interval {
-    sources: Vec<(f64, usize)>,
-    image_tokens: usize,
-    tokens: usize,
-    slots: usize,
-    documents: usize,
-    since: Instant,
-}
-
-impl Interval {
-    fn new(sources: usize) -> Self {
-        let sources = vec![(0.0, 0); sources];
-        Self { sources, image_tokens: 0, tokens: 0, slots: 0, documents: 0, since: Instant::now() }
-    }
-
-    fn add(&mut self, batch: &NextTokenBatch, by_source: &[(f64, usize)]) {
-        let finite = by_source.iter().filter(|(sum, _)| sum.is_finite()).count() == by_source.len();
-        for (sum, more) in self.sources.iter_mut().zip(by_source).filter(|_| finite) {
-            add(sum, *more);
-        }
-        self.image_tokens += batch.is_image.iter().filter(|is_image| **is_image).count();
-        self.tokens += batch.packed.num_tokens();
-        self.slots += batch.packed.ids.len();
-        let begins =
-            |at: &usize| batch.packed.document_ids[*at] != 0 && batch.packed.positions[*at] == 0;
-        self.documents += (0..batch.packed.ids.len()).filter(begins).count();
-    }
-}
-
 impl LanguageTask {
     /// Opens tokenizers and data and initialises the model on `device`; `precision` is that of the matrix
-    /// products, the weights are in f32 always.
+    /// products, weights are always in f32.
     ///
     /// # Errors
     /// Those of the files that the recipe names.
@@ -112,69 +68,42 @@ impl LanguageTask {
         check_vocabulary(&config, &processor)?;
         let cache_dir = recipe.run.path().join("codes");
         let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: &cache_dir, quiet };
-        let pad = processor.vocabulary().special().pad;
-        let (rows, seq_len) = (recipe.batch.sequences, recipe.batch.seq_len);
-        let packer = || Packer::new(rows, seq_len, pad);
-        let stages = Stages::new(&recipe.curriculum, recipe.run.steps, recipe.batch.accumulate);
-        let seed = recipe.run.seed;
-        let stream = DocumentStream::new(
-            &recipe.data,
-            encoding,
-            seed,
-            processor.clone(),
-            packer()?,
-            stages,
-        )?;
-        let samples = recipe.run.eval_samples;
-        let validation =
-            validation_batches(&recipe.validation, encoding, samples, &processor, packer)?.batches;
-        let labels: Vec<String> = recipe.validation.iter().map(|c| c.label().to_owned()).collect();
-        let generation = GenerationConfig { seed, ..recipe.generation_config()? };
+        let (stream, validation) = open_data(&recipe, encoding, &processor)?;
+        let generation = GenerationConfig { seed: recipe.run.seed, ..recipe.generation_config()? };
+        let labels = validation_labels(&recipe);
         let showcase =
             Showcase::new(&validation, &labels, recipe.run.shown, &processor, generation);
-        let training_device = device.clone().autodiff();
-        training_device.seed(seed);
-        let mut model = config.init(&training_device)?;
-        if let Some(dir) = &recipe.run.init {
-            model = Checkpoint::load_weights(dir, &config, model)?;
-        }
-        model = recipe.optimizer.freeze(model)?;
-        if precision == Precision::Bf16 {
-            model = model.in_mixed_precision();
-        }
-        let interval = Interval::new(stream.labels().len());
+        let device = device.clone().autodiff();
+        let model = init_model(&recipe, &config, &device, precision)?;
         Ok(Self {
             config,
-            device: training_device,
-            average: Average::new(&recipe.average, &model),
-            model: Some(model),
-            optimizer: Optimizer::new(recipe.optimizer.clone()),
+            model: Trained::new(model, recipe.optimizer.clone(), recipe.average.decay),
+            device,
             objective: NextToken { config: recipe.loss.clone() },
             processor,
             vq,
             tokenizer,
-            loader: Loader::new(stream)?,
+            loader: Loader::new(stream, recipe.batch.accumulate)?,
             validation,
             showcase,
             shown: (None, Vec::new()),
             tokens: 0,
-            interval,
+            interval: Interval::start(),
             recipe,
         })
     }
 
-    /// The model.
+    /// The model with its current weights.
     pub fn model(&self) -> &CausalLm {
-        self.model.as_ref().expect("the model is absent only inside `step`")
+        self.model.module()
     }
 
-    /// The sizes.
+    /// The sizes of the model.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// The text of the next batch's documents, as ids turned back into text and image marks;
-    /// the stream moves on.
+    /// The documents of the next batch as text with image marks; the stream moves on.
     ///
     /// # Errors
     /// Those of the data.
@@ -186,15 +115,35 @@ impl LanguageTask {
         documents(&batch).iter().map(|document| read(&document.ids)).collect()
     }
 
-    /// Where the stream of documents stands.
+    /// Position in the stream of documents.
     pub fn stream(&self) -> &StreamState {
         self.loader.state()
     }
 
-    /// The model outside autodiff; of averaged weights where the recipe asks for them.
-    fn evaluated(&self) -> Result<CausalLm> {
-        let model = self.model().valid();
-        self.average.as_ref().map_or(Ok(model.clone()), |average| average.load(model))
+    /// Adds the gradients of the next step's micro-batches to the model's; returns the step's loss and its
+    /// number of tokens.
+    fn accumulate(&mut self, seed: u64) -> Result<(NextTokenLoss, usize)> {
+        let batch = &self.recipe.batch;
+        let next = (0..batch.accumulate).map(|_| self.loader.next_batch());
+        let batches = next.collect::<Result<Vec<_>>>()?;
+        let normalizer = self.objective.normalizer(&batches);
+        let (mut loss, mut tokens) = (NextTokenLoss::default(), 0);
+        for (part, micro_batch) in batches.iter().enumerate() {
+            let activations = match batch.activation_checkpointing {
+                true => Activations::Recompute {
+                    seed: seed.wrapping_mul(0x9E37_79B9).wrapping_add(part as u64) << 16,
+                },
+                false => Activations::Keep,
+            };
+            let model = self.model.module();
+            let (gradients, part) =
+                self.objective.gradients(model, micro_batch, normalizer, activations);
+            self.model.add(gradients);
+            self.interval.add(micro_batch, &part.sources);
+            loss += part;
+            tokens += micro_batch.packed.num_tokens();
+        }
+        Ok((loss, tokens))
     }
 }
 
@@ -207,115 +156,105 @@ fn check_vocabulary(config: &ModelConfig, processor: &Processor) -> Result<()> {
     Ok(())
 }
 
-/// Means per modality; a modality without targets is left out.
-fn means(image: (f64, usize), text: (f64, usize)) -> Metrics {
-    let mean = |name: &'static str, (sum, count): (f64, usize)| {
-        (count > 0).then(|| (name.into(), sum / count as f64))
-    };
-    [mean("image_loss", image), mean("text_loss", text)].into_iter().flatten().collect()
+/// The training stream and the validation batches.
+fn open_data(
+    recipe: &LanguageRecipe,
+    encoding: Encoding<'_>,
+    processor: &Arc<Processor>,
+) -> Result<(DocumentStream, Vec<NextTokenBatch>)> {
+    let pad = processor.vocabulary().special().pad;
+    let packer = || Packer::new(recipe.batch.sequences, recipe.batch.seq_len, pad);
+    let stream = DocumentStream::new(
+        &recipe.data,
+        encoding,
+        recipe.run.seed,
+        processor.clone(),
+        packer()?,
+        stages(recipe),
+    )?;
+    let count = recipe.run.eval_samples;
+    let validation = validation_batches(&recipe.validation, encoding, count, processor, packer)?;
+    Ok((stream, validation.batches))
 }
 
-/// The mean of each source that has targets, under its label.
-fn by_source<'a>(labels: impl IntoIterator<Item = &'a String>, sums: &[(f64, usize)]) -> Metrics {
-    let means = labels.into_iter().zip(sums).filter(|(_, (_, count))| *count > 0);
-    means
-        .map(|(label, (sum, count))| (format!("loss/{label}").into(), sum / *count as f64))
-        .collect()
+/// The stages of the curriculum; each starts another mixture.
+fn stages(recipe: &LanguageRecipe) -> Stages {
+    Stages::new(&recipe.curriculum, recipe.run.steps, recipe.batch.accumulate)
+}
+
+fn validation_labels(recipe: &LanguageRecipe) -> Vec<String> {
+    recipe.validation.iter().map(|config| config.label().to_owned()).collect()
+}
+
+/// The model before the first step, on the autodiff device `device`.
+fn init_model(
+    recipe: &LanguageRecipe,
+    config: &ModelConfig,
+    device: &Device,
+    precision: Precision,
+) -> Result<CausalLm> {
+    device.seed(recipe.run.seed);
+    let mut model = config.init(device)?;
+    if let Some(dir) = &recipe.run.init {
+        model = Checkpoint::load_weights(dir, config, model)?;
+    }
+    model = recipe.optimizer.freeze(model)?;
+    Ok(match precision {
+        Precision::Bf16 => model.in_mixed_precision(),
+        Precision::F32 => model,
+    })
 }
 
 impl Task for LanguageTask {
     const UNIT: &'static str = "tokens";
 
-    /// Another mixture begins with every stage of the curriculum.
+    /// The stage of the curriculum.
     fn phase(&self, step: usize) -> usize {
-        let (steps, accumulate) = (self.recipe.run.steps, self.recipe.batch.accumulate);
-        Stages::new(&self.recipe.curriculum, steps, accumulate).of((step * accumulate) as u64)
+        stages(&self.recipe).of((step * self.recipe.batch.accumulate) as u64)
     }
 
     fn step(&mut self, step: usize, lr: f64) -> Result<Stepped> {
         // Dropout draws from the device; seeding it by step makes a resumed run repeat the masks.
         let seed = self.recipe.run.seed.wrapping_mul(0x9E37_79B9).wrapping_add(step as u64);
         self.device.seed(seed);
-        let (accumulate, by_layer) =
-            (self.recipe.batch.accumulate, self.recipe.batch.activation_checkpointing);
-        let share = 1.0 / accumulate as f64;
-        let mut accumulator = GradientsAccumulator::new();
-        let (mut total, mut image, mut text, mut tokens) = (0.0, (0.0, 0), (0.0, 0), 0);
-        for part in 0..accumulate {
-            let batch = self.loader.next_batch()?;
-            tokens += batch.packed.num_tokens();
-            let model = self.model();
-            let (gradients, loss) = match by_layer {
-                true => {
-                    let seed = seed.wrapping_mul(0x9E37_79B9).wrapping_add(part as u64) << 16;
-                    self.objective.gradients_by_layer(model, &batch, share, seed)
-                }
-                false => self.objective.gradients(model, &batch, share),
-            };
-            accumulator.accumulate(model, gradients);
-            total += loss.total * share;
-            add(&mut image, loss.image);
-            add(&mut text, loss.text);
-            self.interval.add(&batch, &loss.sources);
+        let (loss, tokens) = self.accumulate(seed)?;
+        if !loss.total.is_finite() {
+            self.model.discard();
+            let not_finite = NotFinite { quantity: "loss", value: loss.total };
+            return Ok(Stepped::skipped(not_finite, tokens));
         }
-        if !total.is_finite() {
-            return Ok(Stepped::skipped("loss", total, tokens));
-        }
-        let model = self.model.take().expect("the model is put back at once");
-        let (model, norm) = match self.optimizer.step(model, accumulator.grads(), lr) {
-            Ok(stepped) => stepped,
-            Err((model, norm)) => {
-                self.model = Some(model);
-                return Ok(Stepped::skipped("gradient norm", norm, tokens));
-            }
+        let norm = match self.model.apply(lr) {
+            Ok(norm) => norm,
+            Err(not_finite) => return Ok(Stepped::skipped(not_finite, tokens)),
         };
-        if let Some(average) = &mut self.average {
-            average.update(&model);
-        }
-        self.model = Some(model);
         self.tokens += tokens as u64;
-        let mut metrics = vec![("loss".into(), total)];
-        metrics.extend(means(image, text));
+        let mut metrics = vec![("loss".into(), loss.total)];
+        metrics.extend(by_modality(&loss));
         metrics.push(("grad_norm".into(), norm));
         Ok(Stepped { metrics, units: tokens, skipped: None })
     }
 
     fn since_last(&mut self) -> Metrics {
-        let labels = self.loader.labels();
-        let fresh = Interval::new(labels.len());
-        let Interval { sources, image_tokens, tokens, slots, documents, since } =
-            std::mem::replace(&mut self.interval, fresh);
-        let mut metrics = by_source(labels, &sources);
-        let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
-        metrics.push(("image_share".into(), share(image_tokens, tokens)));
-        metrics.push(("padding_share".into(), share(slots - tokens, slots)));
-        let seconds = since.elapsed().as_secs_f64().max(1e-9);
-        metrics.push(("documents_per_s_now".into(), documents as f64 / seconds));
-        let waited = self.loader.take_waited().as_secs_f64();
-        metrics.push(("data_wait_share".into(), waited / seconds));
-        metrics
+        let interval = std::mem::replace(&mut self.interval, Interval::start());
+        let waited = self.loader.take_waited();
+        interval.metrics(self.loader.labels(), waited)
+    }
+
+    fn eval_metrics(&self) -> Vec<(String, Better)> {
+        let sources = self.recipe.validation.iter().map(|c| format!("loss/{}", c.label()));
+        let losses = ["loss", "image_loss", "text_loss"].map(str::to_owned);
+        losses.into_iter().chain(sources).map(|name| (name, Better::Lower)).collect()
     }
 
     fn evaluate(&mut self) -> Result<Metrics> {
-        let model = self.evaluated()?;
-        let (mut image, mut text) = ((0.0, 0), (0.0, 0));
-        let mut sources = vec![(0.0, 0); self.recipe.validation.len()];
+        let model = self.model.released();
+        let mut loss = NextTokenLoss::default();
         for batch in &self.validation {
-            let loss = self.objective.loss(&model, batch);
-            add(&mut image, loss.image);
-            add(&mut text, loss.text);
-            sources.iter_mut().zip(loss.sources).for_each(|(sum, more)| add(sum, more));
+            loss += self.objective.loss(&model, batch);
         }
-        let mut all = image;
-        add(&mut all, text);
-        let mut metrics = Metrics::new();
-        if all.1 > 0 {
-            metrics.push(("loss".into(), all.0 / all.1 as f64));
-        }
-        metrics.extend(means(image, text));
-        let labels: Vec<String> =
-            self.recipe.validation.iter().map(|config| config.label().to_owned()).collect();
-        metrics.extend(by_source(&labels, &sources));
+        let mut metrics = overall(&loss);
+        metrics.extend(by_modality(&loss));
+        metrics.extend(by_source(&validation_labels(&self.recipe), &loss.sources));
         let serving = ServingModel::new(self.config.clone(), model, self.device.clone().inner());
         self.shown = self.showcase.show(&serving, &self.processor, &self.vq)?;
         Ok(metrics)
@@ -334,68 +273,34 @@ impl Task for LanguageTask {
     }
 
     fn checkpoint_bytes(&self) -> u64 {
-        let copies = 3 + u64::from(self.average.is_some());
-        4 * copies * self.config.num_parameters() as u64
+        self.model.checkpoint_bytes()
     }
 
     fn save(&self, dir: &Path) -> Result<()> {
-        let released = match &self.average {
-            Some(average) => average.tensors().clone(),
-            None => tensor_files::collect(self.model()),
-        };
         let parts = Parts {
             config: &self.config,
-            weights: Some(released),
+            weights: Some(tensor_files::collect(&self.model.released())),
             dtype: tensor_files::StoredDtype::F32,
             processor: &self.processor,
             vq: Some(&self.vq),
             generation: &self.recipe.generation,
         };
         parts.write(dir)?;
-        let trainer = dir.join("trainer");
-        std::fs::create_dir_all(&trainer).map_err(Error::io(&trainer))?;
-        if self.average.is_some() {
-            Average::save_raw(&trainer, self.model())?;
-        }
-        self.optimizer.save(&trainer.join("optimizer.safetensors"))?;
-        let state = State {
+        self.model.save(dir)?;
+        let state = LanguageState {
             stream: self.loader.state().clone(),
             tokens: self.tokens,
             tokenizer: self.tokenizer.clone(),
         };
-        write_json(&trainer.join("state.json"), &state)?;
-        super::state::write_toml(&trainer.join("recipe.toml"), &self.recipe)
+        state.save(dir)?;
+        super::state::write_toml(&dir.join(TRAINER_DIR).join("recipe.toml"), &self.recipe)
     }
 
     fn restore(&mut self, dir: &Path, skip: u64) -> Result<()> {
-        let trainer = dir.join("trainer");
-        let state: State = read_json(&trainer.join("state.json"))?;
-        if !state.tokenizer.is_empty() && state.tokenizer != self.tokenizer {
-            let (then, now) = (&state.tokenizer, &self.tokenizer);
-            let message = format!(
-                "was trained with the tokenizer {then}, tokenizer.checkpoint and tokenizer.text are {now} now; \
-                 name those that it began with, or choose another run.name"
-            );
-            return Err(Error::file(dir, message));
-        }
-        let released = dir.join("model.safetensors");
-        if let Some(average) = &mut self.average {
-            average.restore(&released)?;
-        }
-        let model = self.model.take().expect("the model is absent only inside `step`");
-        self.model = Some(Average::load_raw(model, &trainer, &released)?);
-        self.optimizer = Optimizer::load(
-            self.recipe.optimizer.clone(),
-            &trainer.join("optimizer.safetensors"),
-            &self.device.clone().inner(),
-        )?;
+        let state = LanguageState::load(dir, &self.tokenizer)?;
+        self.model.restore(dir)?;
         self.loader.restore(&state.stream, skip * self.recipe.batch.accumulate as u64)?;
         self.tokens = state.tokens;
         Ok(())
     }
-}
-
-fn add(sum: &mut (f64, usize), more: (f64, usize)) {
-    sum.0 += more.0;
-    sum.1 += more.1;
 }

@@ -1,46 +1,55 @@
 //! Training: one loop for the image tokenizer and the language model.
 //!
-//! [`run`] owns steps, schedule, evaluation, checkpoints, signals and the way back; a [`Task`] owns
-//! model, data and loss. The loop is a pure function of recipe and checkpoint: stopped and started again it
-//! gives the same weights, bit for bit on the CPU.
+//! [`run`] owns steps, schedule, evaluation, checkpoints, signals and rewinds; a [`Task`] owns model,
+//! data and loss. The loop is a pure function of recipe and checkpoint: a resumed run gives the same
+//! weights as an uninterrupted one, bit for bit on the CPU.
 
 mod average;
-mod companion;
+mod best;
 mod config;
-mod documents;
+mod freeze;
 mod groups;
+mod image_auxiliary;
 mod image_batches;
+mod image_codebook;
 mod image_scores;
 mod image_step;
 mod image_task;
+#[cfg(test)]
+mod kernels_agree;
+mod language_metrics;
+mod language_state;
 mod language_task;
 mod loader;
 pub mod objective;
 mod optimizer;
-mod recipe;
+mod optimizer_config;
+mod pace;
+mod plan;
+mod rows;
 mod run;
 mod safety;
 mod schedule;
 mod shown;
 mod state;
+mod task;
+mod trained;
 
-use config::image_dir;
+pub use best::Better;
 pub use config::{
-    AverageConfig, BatchConfig, BpeRecipe, BpeRunConfig, CurriculumConfig, ImageBatchConfig,
-    ImageShape, ImagesConfig, LanguageRecipe, ModelSizes, PerceptualConfig, Recipe, RunConfig,
-    TokenizerConfig, TokensRecipe, TokensRunConfig, VqRecipe, WarmupConfig,
-};
-pub use documents::{
-    DocumentStream, LeftOut, SourceReport, Stages, StreamState, Validation, corpus,
-    validation_batches,
+    AverageConfig, BatchConfig, ImageBatchConfig, ImageShape, ImagesConfig, LanguageRecipe,
+    ModelSizes, PerceptualConfig, RunConfig, VqRecipe, WarmupConfig,
 };
 pub use groups::GroupConfig;
 pub use image_task::ImageTask;
 pub use language_task::LanguageTask;
 pub use loader::Loader;
-pub use optimizer::{Optimizer, OptimizerConfig, OptimizerKind};
-pub use recipe::{explain, read_recipe};
-pub use run::{Plan, RunSummary, Stepped, StopFlag, Task, run};
+pub use optimizer::Optimizer;
+pub use optimizer_config::{OptimizerConfig, OptimizerKind};
+pub use plan::Plan;
+pub use run::{RunSummary, StopFlag, run};
 pub use safety::{SafetyConfig, SpikeDetector};
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use state::{latest_checkpoint, newest_good_checkpoint};
+pub use task::{Stepped, Task};
+pub use trained::{NotFinite, Trained};

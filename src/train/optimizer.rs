@@ -1,107 +1,27 @@
 //! AdamW, or Muon for the matrices of the hidden layers, with decoupled weight decay and clipping by
 //! the global norm.
 //!
-//! The moments are kept by parameter *path*, not by Burn's `ParamId`: a module loaded from a weight
+//! The moments are keyed by parameter *path*, not by Burn's `ParamId`: a module loaded from a weight
 //! file has new ids, and an optimizer keyed by id would silently restart. Sources: arXiv 1711.05101 (AdamW),
-//! arXiv 2502.16982 (Muon, its update scaled to the size of AdamW's so that both share a rate).
+//! arXiv 2502.16982 (Muon, its update scaled to the size of AdamW's so that both share a learning rate).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdjustLrFn, GradientsParams, MuonConfig, Optimizer as _, decay, momentum};
 use burn::tensor::{Device, Tensor, TensorData};
-use serde::{Deserialize, Serialize};
 use tensor_files::ParamPath;
 
-use super::groups::GroupConfig;
+use super::optimizer_config::{OptimizerConfig, OptimizerKind};
+use super::rows;
 use crate::error::{Error, Result};
-#[cfg(feature = "cpu")]
-use crate::model::ops::{self, AdamW};
+use crate::model::ops::{self, adamw::AdamW};
 
-/// Settings of the optimizer; the defaults are the paper's (section 2.3).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct OptimizerConfig {
-    /// How weights are updated.
-    pub kind: OptimizerKind,
-    /// Peak learning rate.
-    pub lr: f64,
-    /// Decay of the first and second moment.
-    pub betas: [f64; 2],
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Decoupled decay per unit of learning rate; not on norms, biases and embeddings.
-    pub weight_decay: f64,
-    /// Largest allowed L2 norm of all gradients together; 0 turns clipping off.
-    pub grad_clip: f64,
-    /// Parameters with rules of their own; the first group that names one counts.
-    pub groups: Vec<GroupConfig>,
-}
-
-/// Kinds of optimizer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerKind {
-    /// Adam with decoupled weight decay.
-    AdamW,
-    /// Orthogonalised momentum for the matrices of the hidden layers, AdamW for everything else:
-    /// embeddings, output, norms, biases and convolutions. `betas` and `eps` are AdamW's.
-    Muon,
-}
-
-/// Muon's momentum, with Nesterov's step ahead (arXiv 2502.16982 section 2.1).
+/// Muon's momentum, of Nesterov's kind (arXiv 2502.16982 section 2.1).
 const MUON_MOMENTUM: f64 = 0.95;
 
-impl Default for OptimizerConfig {
-    fn default() -> Self {
-        Self {
-            kind: OptimizerKind::AdamW,
-            lr: 1e-4,
-            betas: [0.9, 0.95],
-            eps: 1e-5,
-            weight_decay: 0.1,
-            grad_clip: 1.0,
-            groups: Vec::new(),
-        }
-    }
-}
-
-impl OptimizerConfig {
-    /// Checks the ranges.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] with the key, its value and the range.
-    pub fn validate(&self) -> Result<()> {
-        let invalid = |key: &str, value: f64, range: &str| {
-            Err(Error::invalid(format!("optimizer.{key} is {value}; allowed: {range}")))
-        };
-        if !(self.lr > 0.0 && self.lr.is_finite()) {
-            return invalid("lr", self.lr, "above 0");
-        }
-        if let Some(beta) = self.betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
-            return invalid("betas", *beta, "[0, 1)");
-        }
-        for (key, value) in
-            [("weight_decay", self.weight_decay), ("grad_clip", self.grad_clip), ("eps", self.eps)]
-        {
-            if !(value >= 0.0 && value.is_finite()) {
-                return invalid(key, value, "at least 0");
-            }
-        }
-        for group in &self.groups {
-            let decay = group.weight_decay.unwrap_or(0.0);
-            for (key, value) in [("lr_scale", group.lr_scale), ("weight_decay", decay)] {
-                if !(value >= 0.0 && value.is_finite()) {
-                    return invalid(&format!("groups.{key}"), value, "at least 0");
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-/// The optimizer and its state.
+/// An optimizer with its state.
 #[derive(Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
@@ -109,12 +29,12 @@ pub struct Optimizer {
     moments: BTreeMap<String, Moments>,
 }
 
-/// What is kept of one parameter, flat; the shape is the parameter's.
+/// The state of one parameter, flat.
 #[derive(Clone, Debug)]
 struct Moments {
     /// AdamW's first moment, or Muon's momentum.
     first: Tensor<1>,
-    /// AdamW's alone.
+    /// AdamW's second moment.
     second: Option<Tensor<1>>,
 }
 
@@ -124,10 +44,10 @@ impl Optimizer {
         Self { config, step: 0, moments: BTreeMap::new() }
     }
 
-    /// One update. Returns the new module and the L2 norm of all gradients before clipping.
+    /// Updates `module`. Returns it with the L2 norm of all gradients before clipping.
     ///
     /// # Errors
-    /// The module as it was and the norm, when that is not finite: nothing was changed then.
+    /// The unchanged module and the norm if that is not finite; the optimizer is unchanged too.
     pub fn step<M: Module>(
         &mut self,
         module: M,
@@ -156,24 +76,19 @@ impl Optimizer {
         Ok((module.map(&mut update), norm))
     }
 
-    /// Forgets the moments of some rows of the matrix at `path`, because the rows were replaced.
-    pub fn reset_rows(&mut self, path: &str, rows: &BTreeSet<usize>, width: usize) {
+    /// Sets the moments of `rows` of the matrix at `path`, which has `count`, to 0.
+    pub(super) fn reset_rows(&mut self, path: &str, rows: &[usize], count: usize) {
         let Some(moments) = self.moments.get_mut(path) else { return };
         for moment in std::iter::once(&mut moments.first).chain(&mut moments.second) {
-            let device = moment.device();
-            let mut values: Vec<f32> = moment.to_data().iter::<f32>().collect();
-            for &row in rows {
-                values[row * width..(row + 1) * width].fill(0.0);
-            }
-            let len = values.len();
-            *moment = Tensor::from_data(TensorData::new(values, [len]), &device);
+            let mask = rows::mask(rows, count, moment);
+            *moment = moment.clone().mask_fill(mask, 0.0);
         }
     }
 
     /// Writes step and moments as one safetensors file.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be written.
+    /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut tensors = tensor_files::NamedTensors::new();
         for (name, Moments { first, second }) in &self.moments {
@@ -189,11 +104,11 @@ impl Optimizer {
         std::fs::write(path, bytes).map_err(Error::io(path))
     }
 
-    /// Reads what [`Self::save`] wrote, onto `device`.
+    /// Continues from what [`Self::save`] wrote, with the moments on `device`.
     ///
     /// # Errors
-    /// [`Error::File`] when the file is malformed or lacks one of a pair of moments.
-    pub fn load(config: OptimizerConfig, path: &Path, device: &Device) -> Result<Self> {
+    /// [`Error::File`] if the file is malformed or lacks one of a pair of moments.
+    pub fn restore(&mut self, path: &Path, device: &Device) -> Result<()> {
         let mut tensors = tensor_files::read(path)?;
         let lacks = |what: String| Error::file(path, format!("the optimizer state lacks {what}"));
         let step = tensors.remove("step").ok_or_else(|| lacks("step".to_owned()))?;
@@ -213,7 +128,8 @@ impl Optimizer {
             };
             moments.insert(name.to_owned(), kept);
         }
-        Ok(Self { config, step, moments })
+        (self.step, self.moments) = (step, moments);
+        Ok(())
     }
 
     /// Updates taken so far.
@@ -222,7 +138,7 @@ impl Optimizer {
     }
 }
 
-/// Whether a parameter is decayed: matrices and kernels, not norms, biases and embeddings.
+/// Whether a parameter decays: matrices and kernels do; norms, biases and embeddings do not.
 fn decays(path: &str, rank: usize) -> bool {
     rank >= 2 && path.ends_with("weight") && !path.contains("norm") && !path.contains("embed")
 }
@@ -305,7 +221,7 @@ impl Update<'_> {
         let gradient = if self.scale == 1.0 { gradient } else { gradient * self.scale };
         let momentum = momentum * MUON_MOMENTUM + gradient.clone();
         let ahead = (momentum.clone() * MUON_MOMENTUM + gradient).reshape(weight.dims());
-        // The momentum is kept here, by path; Burn's part is what follows it.
+        // The momentum is kept by path above; Burn does the rest.
         let none = momentum::MomentumConfig { momentum: 0.0, dampening: 0.0, nesterov: false };
         let muon = MuonConfig::new()
             .with_momentum(none)
@@ -320,55 +236,12 @@ impl Update<'_> {
         weight: Tensor<D>,
         gradient: Tensor<1>,
         moments: [Tensor<1>; 2],
-        rate: Rate,
-    ) -> (Tensor<D>, [Tensor<1>; 2]) {
-        #[cfg(feature = "cpu")]
-        if ops::applies(&weight) && ops::applies(&gradient) && ops::applies(&moments[0]) {
-            return self.fused(weight, gradient, moments, rate);
-        }
-        self.composed(weight, gradient, moments, rate)
-    }
-
-    /// The update in one pass over arrays of the host.
-    #[cfg(feature = "cpu")]
-    fn fused<const D: usize>(
-        &self,
-        weight: Tensor<D>,
-        gradient: Tensor<1>,
-        moments: [Tensor<1>; 2],
         Rate { lr, decay }: Rate,
     ) -> (Tensor<D>, [Tensor<1>; 2]) {
-        let config = &self.optimizer.config;
-        let update = AdamW {
-            betas: config.betas.map(|beta| beta as f32),
-            eps: config.eps as f32,
-            gradient_scale: self.scale as f32,
-            rate: (lr / self.corrections[0]) as f32,
-            correction: self.corrections[1] as f32,
-            keep: (1.0 - lr * decay) as f32,
-        };
+        let OptimizerConfig { betas, eps, .. } = self.optimizer.config;
+        let (gradient_scale, corrections) = (self.scale, self.corrections);
+        let update = AdamW { betas, eps, gradient_scale, corrections, lr, decay };
         ops::adamw(update, weight, moments, gradient)
-    }
-
-    fn composed<const D: usize>(
-        &self,
-        weight: Tensor<D>,
-        mut gradient: Tensor<1>,
-        [first, second]: [Tensor<1>; 2],
-        Rate { lr, decay }: Rate,
-    ) -> (Tensor<D>, [Tensor<1>; 2]) {
-        let config = &self.optimizer.config;
-        let ([beta1, beta2], eps) = (config.betas, config.eps);
-        let shape = weight.dims();
-        if self.scale != 1.0 {
-            gradient = gradient * self.scale;
-        }
-        let first = first * beta1 + gradient.clone() * (1.0 - beta1);
-        let second = second * beta2 + gradient.clone() * gradient * (1.0 - beta2);
-        let root = (second.clone() / self.corrections[1]).sqrt() + eps;
-        let update = first.clone() / root * (lr / self.corrections[0]);
-        let weight = if decay > 0.0 { weight * (1.0 - lr * decay) } else { weight };
-        (weight - update.reshape(shape), [first, second])
     }
 }
 

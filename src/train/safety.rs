@@ -1,4 +1,4 @@
-//! When a step goes wrong: what counts as a spike of the loss, and how often a run may go back.
+//! Bad steps: what counts as a spike of the loss, and how often a run may rewind.
 
 use std::collections::VecDeque;
 
@@ -6,30 +6,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Losses that a spike is measured against.
+/// Latest losses that a spike is measured against.
 const WINDOW: usize = 128;
-/// Losses without which nothing is called a spike.
+/// Losses needed before anything counts as a spike.
 const FEWEST: usize = 32;
-/// From the median absolute deviation to the standard deviation of a normal distribution.
+/// Standard deviation of a normal distribution per median absolute deviation.
 const TO_STANDARD_DEVIATION: f64 = 1.4826;
-/// A deviation is never taken to be less than this share of the median: a loss that hardly moves would
-/// make a spike of anything.
+/// Lower bound of the deviation as a share of the median, because anything would be a spike of a loss
+/// that hardly moves.
 const LEAST_DEVIATION: f64 = 0.01;
 
-/// What to do when a step goes wrong.
+/// What to do after bad steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SafetyConfig {
-    /// Steps in a row whose loss or gradient is no number that are left out before the run goes back to
-    /// its last good checkpoint.
+    /// Consecutive steps with a loss or gradient that is not finite, which are skipped, before the run
+    /// rewinds to its last good checkpoint.
     pub max_skipped: usize,
-    /// A loss so many deviations above the median of the last 128 is suspicious; 0 turns this off.
-    /// Deviations are robust: 1.48 times the median distance from the median.
+    /// A loss this many deviations above the median of the last 128 is suspicious; 0 turns this off.
+    /// A deviation is 1.48 times the median distance from the median.
     pub spike_deviations: f64,
-    /// Suspicious losses in a row that make a spike: the run goes back to the last checkpoint before
-    /// them and leaves out the batches since.
+    /// Consecutive suspicious losses that make a spike: the run rewinds to the last checkpoint before
+    /// them and skips the batches since.
     pub spike_patience: usize,
-    /// Times that a run may go back to the same checkpoint; then it ends.
+    /// Rewinds to the same checkpoint before the run fails.
     pub max_rewinds: usize,
 }
 
@@ -51,27 +51,27 @@ impl SafetyConfig {
             return Err(Error::invalid(message));
         }
         if self.spike_patience == 0 {
-            let message = "safety.spike_patience is 0; it must be at least 1".to_owned();
-            return Err(Error::invalid(message));
+            return Err(Error::invalid("safety.spike_patience is 0; it must be at least 1"));
         }
         Ok(())
     }
 }
 
-/// Watches the losses of a run. Part of its checkpoints, so that a resumed run judges as it would have.
+/// Watches the losses of a run for spikes. Part of its checkpoints, so that a resumed run decides as an
+/// uninterrupted one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SpikeDetector {
-    /// In f32, which JSON gives back to the last bit.
+    /// In f32, which JSON keeps to the last bit.
     losses: VecDeque<f32>,
     suspicious: usize,
-    /// The step of the first suspicious loss in a row.
+    /// The step of the first of the consecutive suspicious losses.
     since: usize,
     phase: usize,
 }
 
 impl SpikeDetector {
-    /// Takes in the loss of `step`; whether it makes a spike. Losses of another `phase` are not compared: what
-    /// is minimised or learnt from has changed.
+    /// Adds the loss of `step`; returns whether it completes a spike. Losses of different phases are not
+    /// compared, because loss function or data have changed.
     pub fn is_spike(
         &mut self,
         step: usize,
@@ -100,22 +100,22 @@ impl SpikeDetector {
         false
     }
 
-    /// Suspicious losses in a row up to now.
+    /// The number of consecutive suspicious losses.
     pub fn suspicious(&self) -> usize {
         self.suspicious
     }
 
-    /// The step, from 0, of the first of them: so many steps were good.
+    /// The step, from 0, of the first of them, which is the number of good steps.
     pub fn since(&self) -> usize {
         self.since
     }
 
-    /// A spike that there is no way back from: what comes is compared with what came from now on.
+    /// Accepts a spike that no rewind can undo: later losses are compared with those from now on.
     pub fn accept(&mut self) {
         *self = Self { phase: self.phase, ..Self::default() };
     }
 
-    /// Median and robust deviation of the losses.
+    /// Median and deviation of the losses.
     fn spread(&self) -> (f64, f64) {
         let middle = median(self.losses.iter().map(|loss| f64::from(*loss)));
         let distance = median(self.losses.iter().map(|loss| (f64::from(*loss) - middle).abs()));
@@ -124,7 +124,7 @@ impl SpikeDetector {
     }
 }
 
-/// The middle one of `values`, of which there is at least one.
+/// The median of `values`, which are not empty.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     let middle = values.len() / 2;
@@ -141,12 +141,12 @@ mod tests {
     }
 
     #[test]
-    fn a_noisy_fall_is_no_spike_and_one_bad_loss_is_none() {
+    fn neither_noise_nor_a_single_high_loss_is_a_spike() {
         let (mut detector, config) = (SpikeDetector::default(), SafetyConfig::default());
         for step in 0..500 {
             assert!(!detector.is_spike(step, loss(step), 0, &config), "{step}");
             if step % 50 == 49 {
-                assert!(!detector.is_spike(step, 50.0, 0, &config), "one alone");
+                assert!(!detector.is_spike(step, 50.0, 0, &config), "a single one");
                 assert_eq!(detector.suspicious(), 1);
             }
         }
@@ -156,11 +156,14 @@ mod tests {
     fn losses_that_stay_high_are_a_spike_until_the_phase_changes() {
         let (mut detector, config) = (SpikeDetector::default(), SafetyConfig::default());
         (0..200).for_each(|step| assert!(!detector.is_spike(step, loss(step), 0, &config)));
-        let told: Vec<bool> =
+        let spikes: Vec<bool> =
             (200..204).map(|step| detector.is_spike(step, 9.0, 0, &config)).collect();
-        assert_eq!(told, [false, false, false, true]);
+        assert_eq!(spikes, [false, false, false, true]);
         assert_eq!(detector.since(), 200);
-        assert!(!detector.is_spike(204, 9.0, 1, &config), "another phase has losses of its own");
+        assert!(
+            !detector.is_spike(204, 9.0, 1, &config),
+            "losses of another phase are not compared"
+        );
         let off = SafetyConfig { spike_deviations: 0.0, ..config };
         let mut detector = SpikeDetector::default();
         (0..100).for_each(|step| assert!(!detector.is_spike(step, loss(step), 0, &off)));

@@ -4,29 +4,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Warm-up, then a shape of decay.
+/// A linear warm-up followed by a decay.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleConfig {
-    /// The shape after the warm-up.
+    /// The decay after the warm-up.
     pub kind: ScheduleKind,
-    /// Steps in which the rate rises linearly from 0.
+    /// Steps in which the learning rate rises linearly from 0.
     pub warmup: usize,
-    /// Share of all steps, in [0, 1], in which `wsd` decays (linearly, at the end).
+    /// Share of all steps, in [0, 1], over which `wsd` decays linearly at the end.
     pub decay_share: f64,
-    /// The rate at the last step as a share of the peak, in [0, 1].
+    /// The learning rate at the end as a share of the peak, in [0, 1].
     pub final_share: f64,
 }
 
-/// Shapes of decay.
+/// Kinds of decay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
     /// Stays at the peak.
     Constant,
-    /// Half a cosine down to the final share.
+    /// Half a cosine down to `final_share`.
     Cosine,
-    /// Falls by the same factor every step, to `final_share` at the end, which is above 0 then.
+    /// Falls by the same factor every step, to `final_share`, which must be above 0.
     Exponential,
     /// Warm-up, stable, decay (arXiv 2404.06395): at the peak until the last `decay_share` of the steps.
     Wsd,
@@ -51,7 +51,7 @@ impl ScheduleConfig {
         }
         if self.kind == ScheduleKind::Exponential && self.final_share == 0.0 {
             let message = "schedule.final_share is 0; the exponential schedule needs more than 0";
-            return Err(Error::invalid(message.to_owned()));
+            return Err(Error::invalid(message));
         }
         Ok(())
     }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exponential_falls_by_one_factor() {
+    fn exponential_falls_by_the_same_factor_every_step() {
         let kind = ScheduleKind::Exponential;
         let schedule = ScheduleConfig { kind, final_share: 0.01, ..ScheduleConfig::default() };
         assert!((schedule.factor(50, 100) - 0.1).abs() < 1e-12);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn wsd_is_flat_until_its_decay() {
+    fn wsd_stays_at_the_peak_until_its_decay() {
         let schedule = ScheduleConfig {
             kind: ScheduleKind::Wsd,
             warmup: 0,

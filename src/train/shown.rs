@@ -1,4 +1,4 @@
-//! What a language model makes of held-out documents: something to look at and to read after each
+//! Held-out documents continued by a language model, as images and texts to inspect after each
 //! evaluation.
 
 use image::RgbImage;
@@ -6,13 +6,12 @@ use vq_tokenizer::{Codes, VqTokenizer};
 
 use super::objective::NextTokenBatch;
 use crate::error::Result;
-use crate::generate::{GenerationConfig, GenerationMode, Generator, Request};
-use crate::model::ServingModel;
+use crate::generate::{GenerationConfig, GenerationMode, Generator, Request, ServingModel};
 use crate::report::SampleText;
 use crate::sheet::{Cell, Layout, Section, Tone, sheet};
 use crate::tokenize::{CodedSegment, Processor};
 
-/// A held-out document, cut where the model is to go on.
+/// A held-out document, split into prompt and target.
 #[derive(Clone, Debug)]
 struct Shown {
     source: String,
@@ -20,7 +19,7 @@ struct Shown {
     target: Vec<u32>,
 }
 
-/// Held-out documents that are continued and shown.
+/// The held-out documents that are shown, and how they are continued.
 #[derive(Clone, Debug)]
 pub(super) struct Showcase {
     documents: Vec<Shown>,
@@ -28,9 +27,9 @@ pub(super) struct Showcase {
 }
 
 impl Showcase {
-    /// The first `count` documents of each source of `batches`; `labels` names the sources. A document is
-    /// cut before its first target or, where all of it is one, after its first separator or else before
-    /// its first image.
+    /// The first `count` documents of each source in `batches`; `labels` names the sources. The prompt ends
+    /// before the first target of the loss; where the whole document is a target, after the first separator,
+    /// or else before the first image.
     pub(super) fn new(
         batches: &[NextTokenBatch],
         labels: &[String],
@@ -39,32 +38,33 @@ impl Showcase {
         config: GenerationConfig,
     ) -> Self {
         let mut taken = vec![0; labels.len()];
-        let mut cut_ones = Vec::new();
+        let mut shown = Vec::new();
         for document in batches.iter().flat_map(documents) {
             let Document { source, ids, mask } = document;
             if taken[source] == count {
                 continue;
             }
-            let cut = cut(&ids, &mask, processor);
-            if cut + 1 < ids.len() {
+            let len = prompt_len(&ids, &mask, processor);
+            if len + 1 < ids.len() {
                 taken[source] += 1;
-                let (prompt, target) = (ids[..cut].to_vec(), ids[cut..].to_vec());
-                cut_ones.push(Shown { source: labels[source].clone(), prompt, target });
+                let (prompt, target) = (ids[..len].to_vec(), ids[len..].to_vec());
+                shown.push(Shown { source: labels[source].clone(), prompt, target });
             }
         }
-        let longest = cut_ones.iter().map(|shown| shown.target.len()).max().unwrap_or(0);
+        let longest = shown.iter().map(|shown: &Shown| shown.target.len()).max().unwrap_or(0);
         let config = GenerationConfig {
             mode: GenerationMode::Auto,
             max_new_tokens: Some(longest.max(1)),
             ..config
         };
-        Self { documents: cut_ones, config }
+        Self { documents: shown, config }
     }
 
-    /// Continues every document with `model`; the images on a sheet, and the texts.
+    /// A sheet of images and the texts of every document as continued by `model`; the sheet is `None` without
+    /// images.
     ///
     /// # Errors
-    /// When the model fails.
+    /// Those of generation and of decoding images.
     pub(super) fn show(
         &self,
         model: &ServingModel,
@@ -81,9 +81,8 @@ impl Showcase {
         let generated = generator.run(&requests, &self.config, &mut |_, _| Ok(()))?;
         let (mut texts, mut sections) = (Vec::new(), Vec::<Section>::new());
         for (shown, generated) in self.documents.iter().zip(generated) {
-            let read = |ids: &[u32]| processor.decode_until_fault(ids).0;
-            let (prompt, target, answer) =
-                (read(&shown.prompt), read(&shown.target), read(&generated.ids));
+            let [prompt, target, answer] = [&shown.prompt, &shown.target, &generated.ids]
+                .map(|ids| processor.decode_until_fault(ids).0);
             let cells = cells(&prompt, &target, &answer, vq)?;
             match sections.last_mut().filter(|section| section.heading == shown.source) {
                 Some(section) => section.cells.extend(cells),
@@ -104,8 +103,10 @@ impl Showcase {
 
 /// A document of a packed batch.
 pub(super) struct Document {
+    /// Number of its source.
     pub(super) source: usize,
     pub(super) ids: Vec<u32>,
+    /// Whether each id is a target of the loss.
     pub(super) mask: Vec<bool>,
 }
 
@@ -125,11 +126,11 @@ pub(super) fn documents(batch: &NextTokenBatch) -> Vec<Document> {
     found
 }
 
-/// How many ids the model is shown.
-fn cut(ids: &[u32], mask: &[bool], processor: &Processor) -> usize {
+/// Number of ids that the model is given.
+fn prompt_len(ids: &[u32], mask: &[bool], processor: &Processor) -> usize {
     let special = processor.vocabulary().special();
-    match mask.iter().position(|counts| *counts) {
-        Some(first) if first > 1 => first,
+    match mask.iter().position(|is_target| *is_target) {
+        Some(first_target) if first_target > 1 => first_target,
         _ => {
             let after_separator = ids.iter().position(|id| *id == special.sep).map(|at| at + 1);
             let image = || ids.iter().position(|id| *id == special.begin_image);
@@ -142,7 +143,7 @@ fn text(segments: &[CodedSegment]) -> String {
     segments.iter().map(ToString::to_string).collect()
 }
 
-/// The images of a document, with the texts around them.
+/// The images of prompt, target and answer, each with the text that goes with it.
 fn cells(
     prompt: &[CodedSegment],
     target: &[CodedSegment],

@@ -1,9 +1,13 @@
-//! Checkpoints of a run on disk: written whole or not at all, found again, thinned out.
+//! The checkpoints of a run: written atomically, verified, found again, and deleted when they are old.
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::config::RunConfig;
-use super::run::{LoopState, Task};
+use super::safety::SpikeDetector;
+use super::task::Task;
+use super::trained::TRAINER_DIR;
 use crate::checkpoint::{Manifest, write_directory};
 use crate::error::{Error, Result};
 use crate::files::{free_bytes, read_json, write_json};
@@ -12,10 +16,24 @@ use crate::files::{free_bytes, read_json, write_json};
 const LATEST: &str = "latest";
 /// Name of the link to the best checkpoint.
 const BEST: &str = "best";
-/// The loop's own part of a checkpoint.
-const LOOP: &str = "trainer/loop.json";
-/// A checkpoint is begun only where so many times its size are free.
-const ROOM: f64 = 1.1;
+/// File of the [`LoopState`] in the directory of what only training needs.
+const LOOP: &str = "loop.json";
+/// Free disk space that a checkpoint requires, as a multiple of its size.
+const HEADROOM: f64 = 1.1;
+
+/// The state of the training loop in a checkpoint.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct LoopState {
+    /// Watches the loss for spikes.
+    pub(super) detector: SpikeDetector,
+    /// Skipped steps since the last update.
+    pub(super) skipped_in_a_row: usize,
+    /// Steps whose data were skipped by rewinds, over the whole run.
+    pub(super) left_out: u64,
+    /// The best value of `run.keep_best`, and the step of its checkpoint.
+    pub(super) best: Option<(f32, usize)>,
+}
 
 /// The checkpoints of a run.
 #[derive(Debug)]
@@ -25,15 +43,16 @@ pub(super) struct Checkpoints<'a> {
 }
 
 impl<'a> Checkpoints<'a> {
+    /// Those in the folder `run`.
     pub(super) fn new(run: &'a Path, config: &'a RunConfig) -> Self {
         Self { run, config }
     }
 
-    /// Saves `task` as `<run>/step-NNNNNNN`, checks what was written, points `latest` at it, and `best`
-    /// if it `is_best`; then deletes all but the newest `keep` checkpoints and the best.
+    /// Saves `task` as `<run>/step-NNNNNNN`, verifies the files and points `latest` at them, also
+    /// `best` if the checkpoint `is_best`; then deletes all but the newest `keep` and the best.
     ///
     /// # Errors
-    /// [`Error::File`] when the disk has too little room, before anything is written; those of the
+    /// [`Error::File`] before anything is written if the disk has too little space; those of the
     /// file system.
     pub(super) fn save<T: Task>(
         &self,
@@ -44,38 +63,39 @@ impl<'a> Checkpoints<'a> {
     ) -> Result<()> {
         let name = name(step);
         let dir = self.run.join(&name);
-        self.check_room(task)?;
+        self.check_free_space(task)?;
         if dir.exists() {
-            // Left by a run that went on from an older checkpoint because this one was damaged.
+            // Left by a run that resumed from an older checkpoint because this one was damaged.
             std::fs::remove_dir_all(&dir).map_err(Error::io(&dir))?;
         }
         write_directory(&dir, |dir| {
             task.save(dir)?;
-            write_json(&dir.join(LOOP), state)
+            write_json(&loop_path(dir), state)
         })?;
         Manifest::verify(&dir)?;
-        point(&self.run.join(LATEST), &name)?;
+        set_link(&self.run.join(LATEST), &name)?;
         if is_best {
-            point(&self.run.join(BEST), &name)?;
+            set_link(&self.run.join(BEST), &name)?;
         }
-        self.thin_out(step)
+        self.delete_old(step)
     }
 
-    fn check_room<T: Task>(&self, task: &T) -> Result<()> {
-        let wanted = (task.checkpoint_bytes() as f64 * ROOM) as u64;
+    fn check_free_space<T: Task>(&self, task: &T) -> Result<()> {
+        let wanted = (task.checkpoint_bytes() as f64 * HEADROOM) as u64;
         match free_bytes(self.run) {
             Some(free) if free < wanted => Err(Error::file(
                 self.run,
                 format!(
                     "a checkpoint takes about {wanted} bytes and the disk has {free} left; nothing was \
-                     written, earlier checkpoints are whole; make room and start the run again"
+                     written, earlier checkpoints are intact; free space and start the run again"
                 ),
             )),
             _ => Ok(()),
         }
     }
 
-    fn thin_out(&self, newest: usize) -> Result<()> {
+    /// Deletes all checkpoints up to `newest` but the last `keep` and the best.
+    fn delete_old(&self, newest: usize) -> Result<()> {
         let best = std::fs::read_link(self.run.join(BEST)).ok().map(|name| self.run.join(name));
         let mut steps = step_directories(self.run)?;
         steps.retain(|(step, dir)| *step <= newest && Some(dir) != best.as_ref());
@@ -85,7 +105,7 @@ impl<'a> Checkpoints<'a> {
         Ok(())
     }
 
-    /// The newest checkpoint of at most `most` steps whose files are all as its manifest says.
+    /// The newest intact checkpoint of at most `most` steps, with its step.
     ///
     /// # Errors
     /// As [`newest_good_checkpoint`].
@@ -93,15 +113,18 @@ impl<'a> Checkpoints<'a> {
         newest_good(self.run, most)
     }
 
-    /// The loop's part of the checkpoint in `dir`, which the run goes on from. The links are set right: an
-    /// end of the run may have come between a checkpoint and its link.
-    pub(super) fn take_up(&self, step: usize, dir: &Path) -> Result<LoopState> {
+    /// The loop's state in the checkpoint `dir` of `step`, from which the run continues. Corrects
+    /// the links: the run may have been killed between writing a checkpoint and its link.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn resume(&self, step: usize, dir: &Path) -> Result<LoopState> {
         let mut state = read_loop(dir)?;
-        point(&self.run.join(LATEST), &name(step))?;
+        set_link(&self.run.join(LATEST), &name(step))?;
         state.best = state.best.filter(|(_, best)| self.run.join(name(*best)).is_dir());
         let best = self.run.join(BEST);
         match state.best {
-            Some((_, step)) => point(&best, &name(step))?,
+            Some((_, step)) => set_link(&best, &name(step))?,
             None if best.symlink_metadata().is_ok() => {
                 std::fs::remove_file(&best).map_err(Error::io(&best))?;
             }
@@ -110,9 +133,12 @@ impl<'a> Checkpoints<'a> {
         Ok(state)
     }
 
-    /// Deletes the checkpoints after `step`, to which the run goes back.
-    pub(super) fn forget_after(&self, step: usize) -> Result<()> {
-        point(&self.run.join(LATEST), &name(step))?;
+    /// Deletes the checkpoints after `step`, to which the run rewinds.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn delete_after(&self, step: usize) -> Result<()> {
+        set_link(&self.run.join(LATEST), &name(step))?;
         for (later, dir) in step_directories(self.run)? {
             if later > step {
                 std::fs::remove_dir_all(&dir).map_err(Error::io(&dir))?;
@@ -122,19 +148,23 @@ impl<'a> Checkpoints<'a> {
     }
 }
 
-/// What the checkpoint at `step` is called.
+/// Directory name of the checkpoint at `step`.
 fn name(step: usize) -> String {
     format!("step-{step:07}")
 }
 
-/// The loop's own part of the checkpoint in `dir`.
+fn loop_path(dir: &Path) -> PathBuf {
+    dir.join(TRAINER_DIR).join(LOOP)
+}
+
+/// The loop's state in the checkpoint `dir`; the default if it has none.
 fn read_loop(dir: &Path) -> Result<LoopState> {
-    let path = dir.join(LOOP);
+    let path = loop_path(dir);
     if path.exists() { read_json(&path) } else { Ok(LoopState::default()) }
 }
 
-/// Replaces the link `link` by one to `target`, atomically.
-fn point(link: &Path, target: &str) -> Result<()> {
+/// Points `link` at `target`, atomically.
+fn set_link(link: &Path, target: &str) -> Result<()> {
     let fresh = link.with_extension("tmp");
     if fresh.symlink_metadata().is_ok() {
         std::fs::remove_file(&fresh).map_err(Error::io(&fresh))?;
@@ -159,11 +189,11 @@ pub fn latest_checkpoint(run: &Path) -> Option<PathBuf> {
     Some(run.join(target))
 }
 
-/// The newest checkpoint of a run whose files are all as its manifest says, with its step.
+/// The newest intact checkpoint of a run, with its step: all files match its manifest.
 ///
 /// # Errors
-/// [`Error::Io`] when the run cannot be listed; [`Error::File`] when it has checkpoints and none is
-/// intact, so that a damaged run is never silently begun anew.
+/// [`Error::Io`] if the run cannot be listed; [`Error::File`] if it has checkpoints but no intact
+/// one, so that a damaged run never silently starts over.
 pub fn newest_good_checkpoint(run: &Path) -> Result<Option<(usize, PathBuf)>> {
     newest_good(run, usize::MAX)
 }
@@ -179,7 +209,7 @@ fn newest_good(run: &Path, most: usize) -> Result<Option<(usize, PathBuf)>> {
     newest_problem.map_or(Ok(None), Err)
 }
 
-/// The checkpoints of a run in the order of their steps.
+/// The checkpoints of a run by step.
 fn step_directories(run: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(run).map_err(Error::io(run))? {
@@ -196,7 +226,10 @@ fn step_directories(run: &Path) -> Result<Vec<(usize, PathBuf)>> {
 }
 
 /// Writes `value` as TOML.
+///
+/// # Errors
+/// [`Error::File`] if it has no form in TOML; [`Error::Io`].
 pub(super) fn write_toml<T: serde::Serialize>(path: &Path, value: &T) -> Result<()> {
-    let text = toml::to_string_pretty(value).map_err(|e| Error::file(path, e.to_string()))?;
+    let text = toml::to_string_pretty(value).map_err(Error::in_file(path))?;
     std::fs::write(path, text).map_err(Error::io(path))
 }

@@ -53,7 +53,7 @@ pub use error::{Cause, Error, Mismatch, Result, ShapeMismatch};
 pub use files::{WeightFiles, read};
 pub use load::{load, load_as};
 pub use map::{MappedFile, map_file};
-pub use named::{NamedTensors, average, collect, shapes};
+pub use named::{NamedTensors, collect, shapes};
 pub use path::ParamPath;
 pub use source::TensorSource;
 pub use stored::StoredTensor;

@@ -24,21 +24,6 @@ pub fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
     shapes.shapes
 }
 
-/// Updates moving averages of a module's parameters: `decay * average + (1 - decay) * parameter`.
-///
-/// # Panics
-/// When a parameter is missing from `averages` or has another shape there.
-pub fn average<M: Module>(averages: &mut NamedTensors, module: &M, decay: f64) {
-    let decay = decay as f32;
-    for (name, data) in collect(module) {
-        let average = averages.get_mut(&name).expect("an average for every parameter");
-        let (new, old) = (data.iter::<f32>(), average.iter::<f32>());
-        let values: Vec<f32> =
-            old.zip(new).map(|(old, new)| decay * old + (1.0 - decay) * new).collect();
-        *average = TensorData::new(values, data.shape().to_vec());
-    }
-}
-
 #[derive(Default)]
 struct Shapes {
     shapes: BTreeMap<String, Vec<usize>>,
@@ -122,12 +107,5 @@ mod tests {
         let found = collect(&network(1.0)).into_iter();
         let found = found.map(|(name, data)| (name, data.shape().to_vec()));
         assert_eq!(shapes(&network(1.0)), found.collect());
-    }
-
-    #[test]
-    fn averages_move_towards_the_parameters() {
-        let mut averages = collect(&network(1.0));
-        average(&mut averages, &network(3.0), 0.75);
-        assert_eq!(averages, collect(&network(1.5)));
     }
 }

@@ -1,4 +1,4 @@
-//! `calumma eval run`: the tasks of a recipe; examples and choices.
+//! `calumma eval run`, and few-shot examples and choices.
 
 use std::path::Path;
 
@@ -60,7 +60,7 @@ fn samples(dir: &Path, task: &str) -> Vec<Value> {
 }
 
 #[test]
-fn a_recipe_gives_one_table() {
+fn a_recipe_makes_one_table_and_finished_tasks_are_skipped() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path();
     std::fs::write(dir.join("e.toml"), RECIPE.replace("CHECKPOINT", tiny())).unwrap();
@@ -70,16 +70,16 @@ fn a_recipe_gives_one_table() {
     for row in ["| asked | exact_match |", "| drawn | accuracy |", "| lost | psnr |"] {
         assert!(table.contains(row), "{table}");
     }
-    let lost = samples(dir, "chosen");
-    assert!(lost.iter().all(|one| !one["response"].as_str().unwrap().is_empty()), "{lost:?}");
+    let chosen = samples(dir, "chosen");
+    assert!(chosen.iter().all(|one| !one["response"].as_str().unwrap().is_empty()), "{chosen:?}");
 
     let asked = samples(dir, "asked");
-    let identity = dir.join("results/scores/asked/responses.id");
+    let responses = dir.join("results/scores/asked/responses");
     let stopped = calumma_in(dir, &["eval", "run", "e.toml", "--only", "asked", "--only", "no"]);
     stopped.fails(3, &["--only no", "asked, chosen"]);
-    assert!(!identity.exists(), "a finished task leaves no responses");
+    assert!(!responses.exists(), "a finished task leaves no responses");
     assert!(asked.len() > 3);
-    // Finished tasks are passed over, and the table still has them.
+    // Finished tasks are skipped and stay in the table.
     std::fs::write(dir.join("results/scores/asked/samples.jsonl"), "").unwrap();
     let again = calumma_in(dir, &["eval", "run", "e.toml", "--only", "asked"]);
     assert!(again.stdout.contains("asked: measured before"), "{}", again.stdout);
@@ -93,6 +93,14 @@ fn a_recipe_gives_one_table() {
     let bad = RECIPE.replace("CHECKPOINT", tiny()).replace("name = \"lost\"", "name = \"asked\"");
     std::fs::write(dir.join("twice.toml"), bad).unwrap();
     calumma_in(dir, &["eval", "run", "twice.toml"]).fails(3, &["twice.toml", "given twice"]);
+    for (key, message) in [
+        ("shots = 2", "task drawn: the measure text-to-image does not read shots"),
+        ("batches = 2", "unknown key `batches`; the nearest known key is `batch`"),
+    ] {
+        let bad = RECIPE.replace("CHECKPOINT", tiny()).replace("batch = 2", key);
+        std::fs::write(dir.join("key.toml"), bad).unwrap();
+        calumma_in(dir, &["eval", "run", "key.toml"]).fails(3, &["key.toml", message]);
+    }
     let bad = RECIPE.replace("CHECKPOINT", tiny()).replace("max_new_tokens = 3", "max_tokens = 3");
     std::fs::write(dir.join("key.toml"), bad).unwrap();
     calumma_in(dir, &["eval", "run", "key.toml"])
@@ -100,7 +108,7 @@ fn a_recipe_gives_one_table() {
 }
 
 #[test]
-fn examples_and_choices_are_flags_of_vqa() {
+fn vqa_takes_examples_and_choices() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let scenes = "scenes:val?count=2&size=32&objects=1-1";
@@ -133,7 +141,7 @@ fn examples_and_choices_are_flags_of_vqa() {
         assert!(["yes", "no"].contains(&sample["response"].as_str().unwrap()), "{sample}");
     }
     let leaking = ["eval", "vqa", tiny(), scenes, "--out", "o", "--train", scenes, "--shots", "1"];
-    calumma_in(dir.path(), &leaking).fails(3, &["the very data that is measured"]);
+    calumma_in(dir.path(), &leaking).fails(3, &["answers of the data that is measured"]);
     let without = ["eval", "vqa", tiny(), scenes, "--out", "o", "--shots", "1"];
     assert_eq!(calumma_in(dir.path(), &without).code, 2, "examples come from --train");
 }

@@ -1,4 +1,4 @@
-//! What is known of scores: whether two differ, and whether their data were trained on.
+//! `calumma eval compare` and `calumma eval contamination`.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use super::calumma_in;
 use crate::compare::{item, write};
 
 #[test]
-fn evaluations_are_compared_as_a_table_as_json_and_in_files() {
+fn comparisons_are_printed_and_written() {
     let dir = tempfile::tempdir().unwrap();
     let of = |right: &dyn Fn(usize) -> bool| {
         let one = |i: usize| {
@@ -51,7 +51,7 @@ fn evaluation_items_are_found_in_training_data() {
     let found = &run(&[&args[..], &["--json", "--out", "new/c"]].concat()).json()[0];
     assert_eq!((&found["items"], &found["exact_pictures"]["items"]), (&20.into(), &20.into()));
     assert_eq!(found["exact_texts"]["share"], 1.0);
-    assert_eq!(found["images"][0]["twin"]["dataset"], found["evaluation"]["name"]);
+    assert_eq!(found["pictures"][0]["twin"]["dataset"], found["evaluation"]["name"]);
     let text = std::fs::read_to_string(dir.path().join("new/c/contamination.json")).unwrap();
     assert_eq!(*found, serde_json::from_str::<Value>(&text).unwrap());
     let lines = std::fs::read_to_string(dir.path().join("new/c/items.jsonl")).unwrap();

@@ -2,9 +2,8 @@
 
 use calumma::checkpoint::Checkpoint;
 use calumma::generate::{
-    GenerationConfig, GenerationMode, Generator, LanguageModel, Preset, Request,
+    GenerationConfig, GenerationMode, Generator, LanguageModel, Preset, Request, ServingModel,
 };
-use calumma::model::ServingModel;
 use calumma::tokenize::{Processor, TokenClass};
 
 use crate::Table;

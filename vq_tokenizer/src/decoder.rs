@@ -1,15 +1,15 @@
-//! Latents to pixels: the encoder's mirror, with one more residual block in each level.
+//! The decoder, from latents to pixels: mirrors the encoder, with one more residual block in each level.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::blocks::{AttnBlock, Conv2d, GroupNorm, Mid, ResnetBlock, Upsample};
+use crate::blocks::{AttnBlock, Mid, ResnetBlock};
 use crate::config::VqConfig;
+use crate::layers::{Conv2d, GroupNorm, Upsample};
 
 /// The convolutional decoder.
 ///
-/// `up` is indexed by level as the encoder's `down` is (0 at full resolution), so it is applied from
-/// its end to its start.
+/// `up` is indexed by level like the encoder's `down` (0 is full resolution), so it is applied in reverse.
 #[derive(Module, Debug)]
 pub struct Decoder {
     conv_in: Conv2d,
@@ -19,7 +19,7 @@ pub struct Decoder {
     conv_out: Conv2d,
 }
 
-/// The blocks of one resolution; `attn` is empty or as long as `block`.
+/// The blocks of one resolution; `attn` is empty or has one entry for each of `block`.
 #[derive(Module, Debug)]
 struct UpLevel {
     block: Vec<ResnetBlock>,
@@ -47,8 +47,11 @@ impl Decoder {
         }
     }
 
-    /// `[batch, latent_channels, h, w]` to `[batch, out_channels, h f, w f]`, about `[-1, 1]` but not
-    /// clamped.
+    /// The pixels of `latents`, about `[-1, 1]` but not clamped; `f` below is [`VqConfig::downsampling`].
+    ///
+    /// # Shapes
+    /// - latents: `[batch, latent_channels, h, w]`
+    /// - result: `[batch, out_channels, h f, w f]`
     pub fn forward(&self, latents: Tensor<4>) -> Tensor<4> {
         self.last_layer().forward(self.features(latents))
     }
@@ -58,7 +61,11 @@ impl Decoder {
         &self.conv_out
     }
 
-    /// What the last convolution reads.
+    /// The input of the last convolution.
+    ///
+    /// # Shapes
+    /// - latents: `[batch, latent_channels, h, w]`
+    /// - result: `[batch, width of level 0, h f, w f]`
     pub(crate) fn features(&self, latents: Tensor<4>) -> Tensor<4> {
         let mut x = self.mid.forward(self.conv_in.forward(latents));
         for level in self.up.iter().rev() {
@@ -70,7 +77,7 @@ impl Decoder {
 
 #[cfg(test)]
 impl Decoder {
-    /// A weight whose gradient passes the whole network.
+    /// The weight whose gradient passes through the whole network.
     pub(crate) fn first_weight(&mut self) -> &mut burn::module::Param<Tensor<4>> {
         &mut self.conv_in.weight
     }

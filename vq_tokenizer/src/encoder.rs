@@ -1,10 +1,12 @@
-//! Pixels to latents: levels of residual blocks, each but the last halving the sides.
+//! The encoder, from pixels to latents: levels of residual blocks, all but the last followed by a
+//! downsampling.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::blocks::{AttnBlock, Conv2d, Downsample, GroupNorm, Mid, ResnetBlock};
+use crate::blocks::{AttnBlock, Mid, ResnetBlock};
 use crate::config::VqConfig;
+use crate::layers::{Conv2d, Downsample, GroupNorm};
 
 /// The convolutional encoder.
 #[derive(Module, Debug)]
@@ -16,7 +18,7 @@ pub struct Encoder {
     conv_out: Conv2d,
 }
 
-/// The blocks of one resolution; `attn` is empty or as long as `block`.
+/// The blocks of one resolution; `attn` is empty or has one entry for each of `block`.
 #[derive(Module, Debug)]
 struct DownLevel {
     block: Vec<ResnetBlock>,
@@ -44,8 +46,11 @@ impl Encoder {
         }
     }
 
-    /// `[batch, in_channels, H, W]` in `[-1, 1]` to `[batch, latent_channels, H / f, W / f]` with `f`
-    /// the configuration's downsampling.
+    /// The latents of pixels in `[-1, 1]`; `f` below is [`VqConfig::downsampling`].
+    ///
+    /// # Shapes
+    /// - pixels: `[batch, in_channels, H, W]`
+    /// - result: `[batch, latent_channels, H / f, W / f]`
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<4> {
         let mut x = self.conv_in.forward(pixels);
         for level in &self.down {
@@ -58,7 +63,7 @@ impl Encoder {
 
 #[cfg(test)]
 impl Encoder {
-    /// A weight whose gradient passes the whole network.
+    /// The weight whose gradient passes through the whole network.
     pub(crate) fn first_weight(&mut self) -> &mut burn::module::Param<Tensor<4>> {
         &mut self.conv_in.weight
     }

@@ -6,9 +6,9 @@ mod config;
 mod decoder;
 mod encoder;
 mod error;
+mod layers;
 pub mod metrics;
 mod model;
-#[cfg(feature = "cpu")]
 mod ops;
 pub mod preprocess;
 pub mod quantizer;

@@ -1,15 +1,16 @@
-//! How well images are reconstructed and how well a codebook is used.
+//! Reconstruction quality of images and usage of a codebook.
 
 use image::RgbImage;
 
 use crate::error::{Error, Result};
 
-/// Taps of the SSIM window.
+/// Width of the SSIM window, in pixels.
 pub(crate) const WINDOW: usize = 11;
 /// Standard deviation of the SSIM window, in pixels.
 const SIGMA: f64 = 1.5;
-/// SSIM's stabilisers for a data range of 1: 0.01^2 and 0.03^2.
+/// SSIM's first stabiliser for a data range of 1: 0.01^2.
 pub(crate) const C1: f64 = 0.0001;
+/// SSIM's second stabiliser for a data range of 1: 0.03^2.
 pub(crate) const C2: f64 = 0.0009;
 
 /// Peak signal-to-noise ratio in dB over all channels; infinite for equal images.
@@ -26,10 +27,10 @@ pub fn psnr(a: &RgbImage, b: &RgbImage) -> Result<f64> {
     Ok(10.0 * (255.0 * 255.0 / mean).log10())
 }
 
-/// Structural similarity, 1 for equal images: the mean over the three channels.
+/// Structural similarity, mean over the three channels; 1 for equal images.
 ///
 /// Wang et al. 2004 with an 11-tap Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03 and data range
-/// 1, over positions where the window fits: scikit-image's `structural_similarity` with
+/// 1, over positions where the window fits; equals scikit-image's `structural_similarity` with
 /// `gaussian_weights=True, use_sample_covariance=False`.
 ///
 /// # Errors
@@ -40,7 +41,7 @@ pub fn ssim(a: &RgbImage, b: &RgbImage) -> Result<f64> {
     Ok(sum / 3.0)
 }
 
-/// Width and height of two images of one size that the window fits into.
+/// Width and height of two images of one size, checked against the window.
 fn fits_window(a: &RgbImage, b: &RgbImage) -> Result<(usize, usize)> {
     same_size(a, b)?;
     let (width, height) = (a.width() as usize, a.height() as usize);
@@ -52,16 +53,17 @@ fn fits_window(a: &RgbImage, b: &RgbImage) -> Result<(usize, usize)> {
     Ok((width, height))
 }
 
-/// A channel's values in [0, 1].
+/// The values of a channel, in [0, 1].
 fn channel(image: &RgbImage, channel: usize) -> Vec<f64> {
     image.as_raw().iter().skip(channel).step_by(3).map(|v| f64::from(*v) / 255.0).collect()
 }
 
-/// Weights of the scales of multi-scale SSIM, the finest first.
+/// Weights of the scales of multi-scale SSIM, finest first.
 const SCALES: [f64; 5] = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333];
 
-/// The weights of as many scales as the window fits into an image of the shorter side `side`, at least
-/// one: the published ones where all five fit (they sum to 1.0001), else made to sum to 1.
+/// The weights of the scales that the window fits at, for images of shorter side `side`; at least one.
+///
+/// The published weights if all five scales fit (they sum to 1.0001), otherwise normalised to sum to 1.
 pub(crate) fn scale_weights(side: usize) -> Vec<f64> {
     let fits = |scale: &usize| *scale == 0 || side >> scale >= WINDOW;
     let weights: Vec<f64> = (0..SCALES.len()).take_while(fits).map(|scale| SCALES[scale]).collect();
@@ -72,18 +74,18 @@ pub(crate) fn scale_weights(side: usize) -> Vec<f64> {
     weights.iter().map(|weight| weight / sum).collect()
 }
 
-/// Multi-scale structural similarity, 1 for equal images: the mean over the three channels.
+/// Multi-scale structural similarity, mean over the three channels; 1 for equal images.
 ///
-/// Wang, Simoncelli and Bovik 2003: [`ssim`] at the coarsest scale and its contrast and structure at the
-/// finer ones, each to the power of its weight; from scale to scale 2x2 pixels are averaged. Below 176
-/// pixels fewer than five scales fit; the weights of those that do are made to sum to 1.
+/// Wang, Simoncelli and Bovik 2003: the product of [`ssim`] at the coarsest scale and of its contrast and
+/// structure at the finer ones, each to the power of its weight; from scale to scale 2x2 pixels are averaged.
+/// Below 176 pixels fewer than five scales fit, and their weights are normalised to sum to 1.
 ///
 /// # Errors
 /// As [`ssim`].
 pub fn ms_ssim(a: &RgbImage, b: &RgbImage) -> Result<f64> {
     let (width, height) = fits_window(a, b)?;
     let weights = scale_weights(width.min(height));
-    let of_channel = |at: usize| {
+    let channel_ms_ssim = |at: usize| {
         let (mut a, mut b) = (channel(a, at), channel(b, at));
         let (mut width, mut product) = (width, 1.0);
         for (scale, weight) in weights.iter().enumerate() {
@@ -97,10 +99,10 @@ pub fn ms_ssim(a: &RgbImage, b: &RgbImage) -> Result<f64> {
         }
         product
     };
-    Ok((0..3).map(of_channel).sum::<f64>() / 3.0)
+    Ok((0..3).map(channel_ms_ssim).sum::<f64>() / 3.0)
 }
 
-/// Means of 2x2 pixels; an odd last row or column is left out.
+/// Means of 2x2 pixels; an odd last row or column is dropped.
 fn halved(values: &[f64], width: usize) -> Vec<f64> {
     let rows: Vec<&[f64]> = values.chunks_exact(width).collect();
     let pairs = rows.chunks_exact(2);
@@ -110,6 +112,7 @@ fn halved(values: &[f64], width: usize) -> Vec<f64> {
     pairs.flat_map(|pair| (0..width / 2).map(|at| mean(pair, 2 * at)).collect::<Vec<_>>()).collect()
 }
 
+/// Checks that two images have the same size and pixels.
 fn same_size(a: &RgbImage, b: &RgbImage) -> Result<()> {
     if a.dimensions() != b.dimensions() || a.as_raw().is_empty() {
         return Err(Error::invalid(format!(
@@ -123,7 +126,7 @@ fn same_size(a: &RgbImage, b: &RgbImage) -> Result<()> {
     Ok(())
 }
 
-/// The mean similarity, and the mean of its contrast and structure alone.
+/// The mean similarity of two channels, and the mean of its contrast and structure alone.
 fn channel_ssim(a: &[f64], b: &[f64], width: usize) -> (f64, f64) {
     let product =
         |a: &[f64], b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a * b).collect() };
@@ -134,9 +137,9 @@ fn channel_ssim(a: &[f64], b: &[f64], width: usize) -> (f64, f64) {
     for i in 0..mean_a.len() {
         let (ma, mb) = (mean_a[i], mean_b[i]);
         let variances = aa[i] - ma * ma + bb[i] - mb * mb;
-        let of_contrast = (2.0 * (ab[i] - ma * mb) + C2) / (variances + C2);
-        contrast += of_contrast;
-        similarity += (2.0 * ma * mb + C1) / (ma * ma + mb * mb + C1) * of_contrast;
+        let contrast_here = (2.0 * (ab[i] - ma * mb) + C2) / (variances + C2);
+        contrast += contrast_here;
+        similarity += (2.0 * ma * mb + C1) / (ma * ma + mb * mb + C1) * contrast_here;
     }
     let count = mean_a.len() as f64;
     (similarity / count, contrast / count)
@@ -155,6 +158,7 @@ fn blurred(values: &[f64], width: usize) -> Vec<f64> {
         .collect()
 }
 
+/// The Gaussian window along one axis; sums to 1.
 pub(crate) fn kernel() -> [f64; WINDOW] {
     let mut kernel = [0.0; WINDOW];
     for (i, weight) in kernel.iter_mut().enumerate() {
@@ -172,12 +176,12 @@ pub struct CodebookUsage {
 }
 
 impl CodebookUsage {
-    /// No use yet, of a codebook of `num_embeddings` codes.
+    /// Zero counts for a codebook of `num_embeddings` codes.
     pub fn new(num_embeddings: usize) -> Self {
         Self { counts: vec![0; num_embeddings] }
     }
 
-    /// Counts `codes`.
+    /// Adds `codes` to the counts.
     ///
     /// # Panics
     /// When a code is outside the codebook.
@@ -187,12 +191,12 @@ impl CodebookUsage {
         }
     }
 
-    /// Codes used at least once.
+    /// The number of codes used at least once.
     pub fn used(&self) -> usize {
         self.counts.iter().filter(|count| **count > 0).count()
     }
 
-    /// Codes never used.
+    /// The number of codes never used.
     pub fn dead(&self) -> usize {
         self.counts.len() - self.used()
     }
@@ -202,8 +206,7 @@ impl CodebookUsage {
         self.used() as f64 / self.counts.len().max(1) as f64
     }
 
-    /// 2 to the entropy in bits: how many equally frequent codes would be as uncertain. 0 before any
-    /// use.
+    /// 2 to the entropy in bits: the number of equally frequent codes with the same entropy; 0 before any use.
     pub fn perplexity(&self) -> f64 {
         let total = self.counts.iter().sum::<u64>() as f64;
         if total == 0.0 {
@@ -225,7 +228,7 @@ impl CodebookUsage {
 mod tests {
     use super::*;
 
-    /// Two images that the reference values below were computed on.
+    /// The two images of the reference values below.
     fn pair() -> (RgbImage, RgbImage) {
         let at = |x: u32, y: u32, c: u32| (x * 7 + y * 13 + c * 29 + x * y % 17 * 5) % 256;
         let image = |noise: u32| {
@@ -241,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_images_are_perfect() {
+    fn equal_images_have_the_best_scores() {
         let (a, _) = pair();
         assert_eq!(psnr(&a, &a).unwrap(), f64::INFINITY);
         assert!((ssim(&a, &a).unwrap() - 1.0).abs() < 1e-12);
@@ -265,14 +268,14 @@ mod tests {
     }
 
     #[test]
-    fn other_sizes_and_small_images_are_refused() {
+    fn different_sizes_and_small_images_are_refused() {
         let (a, small) = (RgbImage::new(12, 12), RgbImage::new(12, 10));
         assert!(psnr(&a, &small).unwrap_err().to_string().contains("12x10"));
         assert!(ssim(&small, &small).unwrap_err().to_string().contains("at least 11"));
     }
 
     #[test]
-    fn perplexity_counts_equally_used_codes() {
+    fn perplexity_of_equally_used_codes_is_their_number() {
         let mut usage = CodebookUsage::new(8);
         assert_eq!(usage.perplexity(), 0.0);
         usage.add(&[1, 2, 3, 5, 5, 1, 2, 3]);

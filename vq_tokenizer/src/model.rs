@@ -3,10 +3,11 @@
 use burn::module::Module;
 use burn::tensor::{DType, Device, Int, Tensor};
 
-use crate::blocks::{Conv2d, in_format};
 use crate::config::VqConfig;
 use crate::decoder::Decoder;
 use crate::encoder::Encoder;
+use crate::layers::Conv2d;
+use crate::ops::cast;
 use crate::quantizer::Quantizer;
 
 /// Encoder, quantizer and decoder; field names are the published tensor names.
@@ -70,7 +71,7 @@ impl VqModel {
 
     /// `x` in the number format of the networks.
     fn for_networks(&self, x: Tensor<4>) -> Tensor<4> {
-        if self.mixed { in_format(x, DType::BF16) } else { x }
+        if self.mixed { cast(x, DType::BF16) } else { x }
     }
 
     /// The latents of `pixels`, which are in `[-1, 1]`.
@@ -79,7 +80,7 @@ impl VqModel {
     /// `[batch, 3, H, W]` to `[batch, embed, h, w]`
     pub fn latents(&self, pixels: Tensor<4>) -> Tensor<4> {
         let pixels = self.for_networks(pixels);
-        in_format(self.quant_conv.forward(self.encoder.forward(pixels)), DType::F32)
+        cast(self.quant_conv.forward(self.encoder.forward(pixels)), DType::F32)
     }
 
     /// The codes of `latents`.
@@ -122,7 +123,7 @@ impl VqModel {
 
     /// The pixels, in f32, for the result of [`Self::features`].
     pub(crate) fn last_layer(&self, features: Tensor<4>) -> Tensor<4> {
-        in_format(self.whole_decoder().last_layer().forward(features), DType::F32)
+        cast(self.whole_decoder().last_layer().forward(features), DType::F32)
     }
 
     pub(crate) fn whole_decoder(&self) -> &Decoder {

@@ -1,8 +1,8 @@
-//! Images larger than memory allows at once: coded and decoded tile by tile, at their own size.
+//! Encoding and decoding tile by tile, for images too large to process at once, at their own size.
 //!
-//! Each tile is computed with a margin of its surroundings, and only its inner part is kept, so that
-//! borders between tiles hardly show. Attention and normalisation see a tile instead of the image: codes
-//! near those of the whole, not the same ones. An image that fits one tile is computed whole.
+//! Each tile is computed with a margin around it, and only its inner part is kept, so that borders between
+//! tiles hardly show. Attention and normalisation see a tile instead of the whole image, so codes are close
+//! to those of the whole image but not equal. An image that fits one tile is processed whole.
 
 use std::ops::Range;
 
@@ -13,12 +13,12 @@ use crate::error::{Error, Result};
 use crate::preprocess::to_images;
 use crate::{Codes, VqTokenizer};
 
-/// The size of tiles, in pixels.
+/// The size of tiles in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiles {
-    /// Side of what is computed at once, margins included.
+    /// Side of a tile, margins included.
     pub side: usize,
-    /// What is computed around the kept part and thrown away.
+    /// Width of the border of a tile that is computed and discarded.
     pub margin: usize,
 }
 
@@ -29,14 +29,14 @@ impl Default for Tiles {
     }
 }
 
-/// A tile along one axis, in codes.
+/// The extent of a tile along one axis, in codes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Span {
     computed: Range<usize>,
     kept: Range<usize>,
 }
 
-/// Tiles of `side` codes with `margin` around what is kept, over `len` codes.
+/// The extents of tiles of `side` codes with `margin` on each side, over `len` codes.
 fn spans(len: usize, side: usize, margin: usize) -> Vec<Span> {
     if len <= side {
         return vec![Span { computed: 0..len, kept: 0..len }];
@@ -45,7 +45,7 @@ fn spans(len: usize, side: usize, margin: usize) -> Vec<Span> {
     let mut spans = Vec::new();
     let mut start = 0;
     while start < len {
-        // The first tile has its outer margin to spare, and the last one reaches back for it.
+        // The first tile has no outer margin, so it keeps more; the last is moved back to its full size.
         let end = if start == 0 { side - margin } else { start + step };
         let last = end + margin >= len;
         let kept = start..if last { len } else { end };
@@ -60,14 +60,13 @@ fn spans(len: usize, side: usize, margin: usize) -> Vec<Span> {
 }
 
 impl VqTokenizer {
-    /// The codes of `image` at its own size, of which the middle is taken where its sides are no
-    /// multiples of the pixels per code.
+    /// The codes of `image` at its own size, centre-cropped to multiples of the pixels per code.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the image is smaller than one code or `tiles` are unusable.
+    /// [`Error::Invalid`] when the image is smaller than one code or the tiles are smaller than their margins.
     pub fn encode_tiled(&self, image: &RgbImage, tiles: Tiles) -> Result<Codes> {
         let factor = self.config().downsampling();
-        let (side, margin) = self.in_codes(tiles)?;
+        let (side, margin) = self.tiles_in_codes(tiles)?;
         let (width, height) = (image.width() as usize, image.height() as usize);
         let (columns, rows) = (width / factor, height / factor);
         if columns == 0 || rows == 0 {
@@ -102,10 +101,11 @@ impl VqTokenizer {
     /// The image of `codes`, of any size.
     ///
     /// # Errors
-    /// As [`VqTokenizer::decode`], without its limit of the sides; when `tiles` are unusable.
+    /// Those of [`VqTokenizer::decode`] without its limit on sides; when the tiles are smaller than their
+    /// margins.
     pub fn decode_tiled(&self, codes: &Codes, tiles: Tiles) -> Result<RgbImage> {
         let factor = self.config().downsampling();
-        let (side, margin) = self.in_codes(tiles)?;
+        let (side, margin) = self.tiles_in_codes(tiles)?;
         self.check_decoder()?;
         self.check_content(codes)?;
         let (rows, columns) = (codes.height, codes.width);
@@ -137,8 +137,8 @@ impl VqTokenizer {
         Ok(image)
     }
 
-    /// Side and margin in codes.
-    fn in_codes(&self, tiles: Tiles) -> Result<(usize, usize)> {
+    /// Side and margin of `tiles` in codes.
+    fn tiles_in_codes(&self, tiles: Tiles) -> Result<(usize, usize)> {
         let factor = self.config().downsampling();
         let (side, margin) = (tiles.side / factor, tiles.margin.div_ceil(factor));
         if side <= 2 * margin {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn kept_parts_cover_every_code_once_and_tiles_have_their_size() {
+    fn kept_parts_cover_every_code_once_and_tiles_have_full_size() {
         for (len, side, margin) in
             [(5, 8, 2), (8, 8, 2), (9, 8, 2), (40, 8, 2), (41, 8, 3), (30, 7, 0)]
         {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn one_tile_is_the_whole_and_many_give_the_same_size() {
+    fn one_tile_equals_the_whole_image_and_several_give_similar_codes() {
         let tokenizer = tokenizer();
         let small = image(16, 16);
         let whole = tokenizer.encode(std::slice::from_ref(&small)).unwrap().remove(0);
@@ -218,14 +218,14 @@ mod tests {
         assert_eq!((codes.height, codes.width), (9, 17));
         let decoded = tokenizer.decode_tiled(&codes, tiles).unwrap();
         assert_eq!(decoded.dimensions(), (68, 36));
-        // Far above the one in fifty that chance would give.
+        // By chance one in fifty would be equal.
         let at_once = tokenizer.encode_tiled(&large, Tiles { side: 512, margin: 0 }).unwrap();
         let same = codes.ids.iter().zip(&at_once.ids).filter(|(a, b)| a == b).count();
         assert!(same * 5 > codes.ids.len(), "{same} of {}", codes.ids.len());
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn unusable_tiles_images_and_codes_are_refused() {
         let tokenizer = tokenizer();
         let refused =
             |tiles| tokenizer.encode_tiled(&image(30, 30), tiles).unwrap_err().to_string();

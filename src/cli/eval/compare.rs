@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use calumma::Result;
 use calumma::eval::bootstrap::Resampling;
-use calumma::eval::compare::{COLUMNS, Evaluation, compare};
+use calumma::eval::compare::{COLUMNS, Results, compare};
 use clap::Args;
 
 use crate::cli::session::Session;
@@ -24,9 +24,9 @@ pub struct CompareArgs {
 /// Pairs the items, and prints and writes how the scores differ.
 ///
 /// # Errors
-/// Those of [`Evaluation::read`] and [`compare`], and of the output.
+/// Those of [`Results::read`] and [`compare`], and of the output.
 pub fn run(args: &CompareArgs, session: &Session) -> Result<()> {
-    let (a, b) = (Evaluation::read(&args.a)?, Evaluation::read(&args.b)?);
+    let (a, b) = (Results::read(&args.a)?, Results::read(&args.b)?);
     let resampling =
         Resampling { seed: session.seed().unwrap_or_default(), ..Resampling::default() };
     let comparison = compare(&a, &b, resampling)?;

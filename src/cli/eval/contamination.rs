@@ -94,9 +94,9 @@ fn show(found: &Contamination, session: &Session) -> Result<()> {
     let line = |what: &str, Overlap { items, share }: Overlap, of: usize| {
         session.line(format_args!("{what:<26} {items:>7} of {of} items ({:.2} %)", share * 100.0))
     };
-    line("exact images", found.exact_pictures, found.items)?;
+    line("exact images", found.exact_images, found.items)?;
     let near = format!("near images (<= {} bits)", found.config.distance);
-    line(&near, found.near_pictures, found.items)?;
+    line(&near, found.near_images, found.items)?;
     line("exact texts", found.exact_texts, found.items)?;
     let grams = format!("{}-grams or short texts", found.config.gram);
     line(&grams, found.ngrams, found.items)?;

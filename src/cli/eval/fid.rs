@@ -40,7 +40,7 @@ pub fn run(args: &FidArgs, session: &Session) -> Result<()> {
     let mut read = |set: &dyn Dataset, fid: &mut Fid, real: bool| {
         calumma::eval::images_of(set, extent, &mut |images| {
             bar.add(images.len());
-            if real { fid.add_real(images) } else { fid.add_made(images) }
+            if real { fid.add_real(images) } else { fid.add_generated(images) }
         })
     };
     let bad =

@@ -1,13 +1,20 @@
 //! Each measure over an open checkpoint.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use calumma::checkpoint::Manifest;
-use calumma::eval::task::{self, Evaluation, Measure, TaskConfig};
+use calumma::data::Loss;
+use calumma::eval::task::{
+    self, Asking, CaptioningTask, Common, Evaluation, GenevalTask, LossTask, ReconstructionTask,
+    TaskConfig, TextToImageTask, VqaTask,
+};
 use calumma::generate::GenerationConfig;
 use calumma::pipeline::Pipeline;
-use calumma::train::{LanguageRecipe, read_recipe};
+use calumma::recipe::read_recipe;
+use calumma::train::LanguageRecipe;
 use calumma::{Error, Result};
+use serde_json::Map;
 
 use super::{
     Bar, CaptioningArgs, EvalArgs, GenerationArgs, LossArgs, Measured, ReconstructionArgs,
@@ -17,13 +24,9 @@ use crate::cli::open;
 use crate::cli::sampling::SamplingArgs;
 use crate::cli::session::Session;
 
-/// The measure `measure` as the arguments say it.
-fn config(measure: Measure, common: &EvalArgs) -> TaskConfig {
-    TaskConfig {
-        limit: common.limit,
-        batch: common.batch,
-        ..TaskConfig::new(measure, common.dataset.as_str())
-    }
+/// What every task reads, from the arguments.
+fn common(args: &EvalArgs) -> Common {
+    Common { limit: args.limit, batch: args.batch, ..Common::new(args.dataset.as_str()) }
 }
 
 /// Opens the checkpoint, and measures.
@@ -36,8 +39,8 @@ fn measured(
     task.validate()?;
     make_out(&common.out)?;
     let pipeline = open::pipeline(&common.checkpoint, session)?;
-    let generation = match task.measure {
-        Measure::Vqa | Measure::Captioning => sampling.for_answers(&pipeline, session),
+    let generation = match task {
+        TaskConfig::Vqa(_) | TaskConfig::Captioning(_) => sampling.for_answers(&pipeline, session),
         _ => sampling.over_checkpoint(&pipeline, session),
     };
     let checkpoint = &common.checkpoint;
@@ -95,14 +98,16 @@ pub fn evaluation<'a>(
 /// # Errors
 /// Those of checkpoint, data set and device.
 pub fn vqa(args: &VqaArgs, session: &Session) -> Result<Measured> {
-    let task = TaskConfig {
+    let asking = Asking {
         train: args.train.clone(),
         shots: args.shots,
         answer: args.answer.into(),
         choices: args.choice.clone(),
         prompt: args.prompt.clone(),
-        ..config(Measure::Vqa, &args.common)
+        ..Asking::default()
     };
+    let task = VqaTask { common: common(&args.common), asking, generation: Map::new() };
+    let task = TaskConfig::Vqa(task);
     measured(&task, &args.common, &args.sampling, session)
 }
 
@@ -111,15 +116,20 @@ pub fn vqa(args: &VqaArgs, session: &Session) -> Result<Measured> {
 /// # Errors
 /// Those of checkpoint, data set and device.
 pub fn captioning(args: &CaptioningArgs, session: &Session) -> Result<Measured> {
-    let task = TaskConfig {
-        official: args.official.clone(),
+    let asking = Asking {
         train: args.train.clone(),
         shots: args.shots,
-        prompt: args.prompt.clone(),
         answer: args.answer.into(),
         choices: args.choice.clone(),
-        ..config(Measure::Captioning, &args.common)
+        prompt: args.prompt.clone(),
+        ..Asking::default()
     };
+    let task = TaskConfig::Captioning(CaptioningTask {
+        common: common(&args.common),
+        asking,
+        official: args.official.clone(),
+        generation: Map::new(),
+    });
     measured(&task, &args.common, &args.sampling, session)
 }
 
@@ -128,11 +138,13 @@ pub fn captioning(args: &CaptioningArgs, session: &Session) -> Result<Measured> 
 /// # Errors
 /// Those of checkpoint, data set and device.
 pub fn text_to_image(args: &TextToImageArgs, session: &Session) -> Result<Measured> {
-    let task = TaskConfig {
+    let task = TaskConfig::TextToImage(TextToImageTask {
+        common: common(&args.common),
         prompt: args.prompt.clone(),
+        columns: BTreeMap::new(),
         inception: args.inception.inception.clone(),
-        ..config(Measure::TextToImage, &args.common)
-    };
+        generation: Map::new(),
+    });
     measured(&task, &args.common, &args.sampling, session)
 }
 
@@ -141,7 +153,8 @@ pub fn text_to_image(args: &TextToImageArgs, session: &Session) -> Result<Measur
 /// # Errors
 /// Those of checkpoint, data set and device.
 pub fn geneval(args: &GenerationArgs, session: &Session) -> Result<Measured> {
-    let task = config(Measure::Geneval, &args.common);
+    let task = GenevalTask { common: common(&args.common), generation: Map::new() };
+    let task = TaskConfig::Geneval(task);
     measured(&task, &args.common, &args.sampling, session)
 }
 
@@ -150,18 +163,16 @@ pub fn geneval(args: &GenerationArgs, session: &Session) -> Result<Measured> {
 /// # Errors
 /// Those of checkpoint, data set and device.
 pub fn reconstruction(args: &ReconstructionArgs, session: &Session) -> Result<Measured> {
-    let ReconstructionArgs { common, inception } = args;
-    let task = TaskConfig {
-        inception: inception.inception.clone(),
-        ..config(Measure::Reconstruction, common)
-    };
-    task.validate()?;
-    make_out(&common.out)?;
+    let ReconstructionArgs { common: args, inception } = args;
+    let task = ReconstructionTask { common: common(args), inception: inception.inception.clone() };
+    let config = TaskConfig::Reconstruction(task.clone());
+    config.validate()?;
+    make_out(&args.out)?;
     let device = session.device_in_f32("an image tokenizer")?;
-    let vq = open::image_tokenizer(&common.checkpoint, &device)?;
-    let mut bar = Bar::new(Some(task.items()?), session);
+    let vq = open::image_tokenizer(&args.checkpoint, &device)?;
+    let mut bar = Bar::new(Some(config.items()?), session);
     let report = task::reconstruct(&task, &vq, &mut |done| bar.add(done))?;
-    let digest = Manifest::read(&common.checkpoint)?.map(|manifest| manifest.digest());
+    let digest = Manifest::read(&args.checkpoint)?.map(|manifest| manifest.digest());
     Ok(Measured { report, seed: session.seed().unwrap_or(0), digest })
 }
 
@@ -170,31 +181,32 @@ pub fn reconstruction(args: &ReconstructionArgs, session: &Session) -> Result<Me
 /// # Errors
 /// Those of checkpoint, data set and device.
 pub fn loss(args: &LossArgs, session: &Session) -> Result<Measured> {
-    let common = &args.common;
-    let task = TaskConfig {
-        templates: args.template.clone(),
-        explode: args.explode.clone(),
-        ..config(Measure::Loss, common)
-    };
-    let recipe = Path::new(&common.dataset);
+    let LossArgs { common: args, template, explode } = args;
+    let task = TaskConfig::Loss(LossTask {
+        common: common(args),
+        templates: template.clone(),
+        loss: Loss::default(),
+        explode: explode.clone(),
+    });
+    let recipe = Path::new(&args.dataset);
     let is_recipe = recipe.extension().is_some_and(|extension| extension == "toml");
     if !is_recipe {
-        return measured(&task, common, &SamplingArgs::default(), session);
+        return measured(&task, args, &SamplingArgs::default(), session);
     }
     let recipe: LanguageRecipe = read_recipe(recipe, &[])?;
     if recipe.validation.is_empty() {
-        let path = Path::new(&common.dataset);
+        let path = Path::new(&args.dataset);
         return Err(Error::file(path, "the recipe has no [[validation]] section"));
     }
-    if !task.templates.is_empty() || task.explode.is_some() {
+    if !template.is_empty() || explode.is_some() {
         let message = "--template and --explode are for data sets; a recipe has its own";
         return Err(Error::invalid(message.to_owned()));
     }
-    make_out(&common.out)?;
-    let pipeline = open::pipeline(&common.checkpoint, session)?;
+    make_out(&args.out)?;
+    let pipeline = open::pipeline(&args.checkpoint, session)?;
     let generation = pipeline.generation().clone();
-    let opened = Opened { checkpoint: &common.checkpoint, pipeline: &pipeline };
-    let evaluation = evaluation(&task, opened, generation, &common.out, session);
+    let opened = Opened { checkpoint: &args.checkpoint, pipeline: &pipeline };
+    let evaluation = evaluation(&task, opened, generation, &args.out, session);
     let mut bar = Bar::new(None, session);
     let report = evaluation.loss_of(&recipe.validation, &mut |done| bar.add(done))?;
     let digest = pipeline.digest().map(str::to_owned);

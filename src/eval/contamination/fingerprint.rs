@@ -1,11 +1,11 @@
-//! What is kept of an image: enough to know it again, as it is or changed a little.
+//! Fingerprints of images: an exact digest, a perceptual hash and mean colours.
 //!
-//! The hash is the DCT hash of Zauner 2010 (Implementation and Benchmarking of Perceptual Image Hash
+//! The perceptual hash is the DCT hash of Zauner 2010 (Implementation and Benchmarking of Perceptual Image Hash
 //! Functions, section 3.2.1; `ph_dct_imagehash` of the library pHash): luma at 32 x 32 pixels, its
-//! DCT-II, the 8 x 8 coefficients of the frequencies 1 to 8 in both directions, a bit each for those
-//! above their median. Deviations: luma is scaled by a triangle filter, which averages as it shrinks,
-//! in place of pHash's 7 x 7 mean filter and nearest neighbours; and as luma cannot tell a red heart
-//! from a blue one, images must also agree in [`CELLS`] x [`CELLS`] mean chroma values.
+//! DCT-II, the 8 x 8 coefficients of the frequencies 1 to 8 in both directions, and one bit for each that says whether
+//! it is above the median. Deviations: luma is resized by a triangle filter, which averages as it shrinks, instead of
+//! pHash's 7 x 7 mean filter and nearest neighbours; and because luma cannot tell a red heart from a blue one, images
+//! must also agree in [`CELLS`] x [`CELLS`] mean chroma values.
 
 use std::f32::consts::PI;
 
@@ -15,28 +15,27 @@ use sha2::{Digest, Sha256};
 
 /// Edge of the image that is transformed, in pixels.
 const EDGE: usize = 32;
-/// Frequencies in each direction that have bits.
+/// Frequencies hashed in each direction.
 const BITS: usize = 8;
-/// Cells in each direction that have a mean chroma.
+/// Cells of the mean chroma in each direction.
 const CELLS: usize = 4;
-/// Largest difference of a mean chroma value of near duplicates, of 255. Measured on scenes, emoji
-/// and photographs: 24 levels of brightness change it by 12 at most (where values are clipped), JPEG
-/// at quality 30 by 6.
+/// Largest difference between mean chroma values of near duplicates, of 255. Measured on scenes, emoji and photographs:
+/// 24 levels of brightness change it by at most 12 (where values are clipped), JPEG at quality 30 by 6.
 const CHROMA: u8 = 16;
-/// Coefficients of luma in 0..=255, below which all are rounding noise. An image that is flat, or a
-/// sum of stripes down and across, has no others and gets no hash.
+/// Bound for rounding noise in the coefficients of luma in 0..=255. Flat images and sums of horizontal and vertical
+/// stripes have no larger coefficients and get no hash.
 const FLAT: f32 = 4.0;
 
-/// Mean Cb and Cr of the cells, row by row, 0 being grey.
+/// Mean Cb and Cr of each cell, row by row; 0 is grey.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Colors([[i8; 2]; CELLS * CELLS]);
 
-/// What is kept of an image.
+/// The fingerprint of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fingerprint {
     /// SHA-256 of width and height, as little-endian 32-bit numbers, and of the RGB pixels.
     pub digest: [u8; 32],
-    /// The perceptual hash; none of an image that is empty, flat or of stripes alone.
+    /// The perceptual hash; `None` if the image is empty, flat or consists of stripes.
     pub hash: Option<u64>,
     /// The mean colours.
     pub colors: Colors,
@@ -55,7 +54,7 @@ impl Fingerprint {
 }
 
 impl Colors {
-    /// Whether these are the colours of `other`, brightness aside.
+    /// Whether the colours equal those of `other`, ignoring brightness.
     pub fn agree(&self, other: &Self) -> bool {
         let mut pairs = self.0.as_flattened().iter().zip(other.0.as_flattened());
         pairs.all(|(a, b)| a.abs_diff(*b) <= CHROMA)
@@ -68,6 +67,7 @@ fn luma(pixel: [u8; 3]) -> f32 {
     (0.299 * r + 0.587 * g + 0.114 * b) / 255.0
 }
 
+/// The perceptual hash of `image`.
 fn hash(image: &RgbImage) -> Option<u64> {
     let (width, height) = image.dimensions();
     if width == 0 || height == 0 {
@@ -87,7 +87,7 @@ fn hash(image: &RgbImage) -> Option<u64> {
     Some(bits.fold(0, |hash, (bit, value)| hash | u64::from(*value > median) << bit))
 }
 
-/// The orthonormal DCT-II of [`EDGE`] x [`EDGE`] `values` at the frequencies 1 to [`BITS`].
+/// The orthonormal DCT-II of `values`, `[EDGE, EDGE]`, at the frequencies 1 to [`BITS`].
 fn low_frequencies(values: &[f32]) -> [f32; BITS * BITS] {
     let scale = (2.0 / EDGE as f32).sqrt();
     let wave = |frequency: usize, at: usize| {
@@ -96,13 +96,14 @@ fn low_frequencies(values: &[f32]) -> [f32; BITS * BITS] {
     let waves: [[f32; EDGE]; BITS] =
         std::array::from_fn(|f| std::array::from_fn(|at| wave(f + 1, at)));
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-    // Rows first: [frequency, row], then the columns.
+    // Rows first: [frequency, row]; then columns.
     let rows: [[f32; EDGE]; BITS] = std::array::from_fn(|across| {
         std::array::from_fn(|row| dot(&waves[across], &values[row * EDGE..][..EDGE]))
     });
-    std::array::from_fn(|place| dot(&waves[place / BITS], &rows[place % BITS]))
+    std::array::from_fn(|position| dot(&waves[position / BITS], &rows[position % BITS]))
 }
 
+/// The mean chroma of the cells of `image`.
 fn colors(image: &RgbImage) -> Colors {
     let (width, height) = image.dimensions();
     let cell = |at: u32, len: u32| at as usize * CELLS / len as usize;
@@ -114,7 +115,7 @@ fn colors(image: &RgbImage) -> Colors {
         *red += 0.5 * r - 0.418_688 * g - 0.081_312 * b;
         *count += 1.0;
     }
-    // A cell without a pixel, of an image of fewer than four across or down, is grey.
+    // Cells without pixels, in images smaller than four pixels, are grey.
     let means =
         |[blue, red, count]: [f64; 3]| [blue, red].map(|sum| (sum / count.max(1.0)).round() as i8);
     Colors(sums.map(means))
@@ -127,19 +128,19 @@ mod tests {
     use image::Rgb;
 
     #[test]
-    fn coefficients_are_those_of_the_cosine_transform() {
-        // A wave of frequency 3 across and 5 down is one coefficient of 32 / 2.
+    fn coefficients_are_those_of_the_orthonormal_dct() {
+        // A wave of frequencies 3 (horizontal) and 5 (vertical) is a single coefficient of 32 / 2.
         let wave = |f: usize, at: usize| (PI * (2 * at + 1) as f32 * f as f32 / 64.0).cos();
         let values: Vec<f32> =
             (0..EDGE * EDGE).map(|i| wave(3, i % EDGE) * wave(5, i / EDGE)).collect();
-        for (place, value) in low_frequencies(&values).into_iter().enumerate() {
-            let expected = if place == 4 * BITS + 2 { 16.0 } else { 0.0 };
-            assert!((value - expected).abs() < 1e-3, "{place}: {value}");
+        for (position, value) in low_frequencies(&values).into_iter().enumerate() {
+            let expected = if position == 4 * BITS + 2 { 16.0 } else { 0.0 };
+            assert!((value - expected).abs() < 1e-3, "{position}: {value}");
         }
     }
 
     #[test]
-    fn flat_striped_and_empty_images_have_no_hash_and_tiny_ones_do_not_fail() {
+    fn flat_striped_and_empty_images_have_no_hash_and_tiny_ones_have_one() {
         let flat = |color| Fingerprint::of(&RgbImage::from_pixel(20, 30, Rgb(color)));
         assert_eq!(flat([9, 200, 30]).hash, None);
         assert!(!flat([200, 0, 0]).colors.agree(&flat([0, 0, 200]).colors));
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn digests_tell_sizes_apart() {
+    fn digests_depend_on_the_size() {
         let of = |width, height| Fingerprint::of(&RgbImage::new(width, height)).digest;
         assert_ne!(of(2, 3), of(3, 2));
         assert_eq!(of(2, 3), of(2, 3));

@@ -1,34 +1,34 @@
-//! The evaluation set as hashes, and where in the training data each was met first.
+//! The hashes of an evaluation set, and their first occurrences in training data.
 
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::ContaminationConfig;
+use super::config::ContaminationConfig;
 use super::fingerprint::{Colors, Fingerprint};
 use super::lookup::{HammingIndex, Postings};
-use super::texts::{grams, texts, whole};
+use super::texts::{grams, text_hash, texts};
 use crate::data::{BadSample, Dataset, Sample};
 use crate::error::{Error, Result};
-use crate::eval::refuse_many_bad;
+use crate::eval::batches::refuse_many_bad;
 
-/// Samples that are read at once; only those that are being looked at are decoded.
+/// Samples read in parallel; bounds how many decoded samples are in memory.
 const CHUNK: usize = 512;
 
-/// An image or text of a sample.
+/// The position of an image or text in a data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Which training set; 0 for the evaluation set.
+pub(super) struct Position {
+    /// Number of the training set; 0 for the evaluation set.
     pub set: u16,
-    /// Which of the sample's images or texts.
+    /// Number among the sample's images or texts.
     pub part: u16,
     /// The sample's index.
     pub sample: u32,
 }
 
-impl Place {
+impl Position {
     fn new(set: usize, sample: usize, part: usize) -> Self {
-        // The numbers of sets and samples are checked before they are read.
+        // The numbers of sets and samples are checked before reading.
         Self {
             set: set as u16,
             part: part.min(usize::from(u16::MAX)) as u16,
@@ -40,14 +40,14 @@ impl Place {
 /// A text of the evaluation set.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Text {
-    pub place: Place,
-    /// Its column's number.
+    pub position: Position,
+    /// Number of its column.
     pub column: u32,
-    /// The number of its whole's hash.
+    /// Number of the hash of the whole text.
     pub whole: u32,
 }
 
-/// Counts of a data set that was read.
+/// The counts of a data set.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Contents {
     pub images: usize,
@@ -55,115 +55,60 @@ pub(super) struct Contents {
     pub bad: Vec<BadSample>,
 }
 
-/// The hashes of an evaluation set: of an image some 130 bytes, of a text 40 and of each of its
-/// different grams 24.
+/// The hashes of an evaluation set: some 130 bytes per image, 40 per text and 24 per distinct n-gram.
 pub(super) struct Index {
     config: ContaminationConfig,
     pub contents: Contents,
-    /// Where each image is.
-    pub images: Vec<Place>,
+    /// The position of each image.
+    pub images: Vec<Position>,
     colors: Vec<Colors>,
-    /// The number of each image's digest.
+    /// Number of each image's digest.
     pub keys: Vec<u32>,
     pub digests: Postings<[u8; 32]>,
     hashes: HammingIndex,
-    /// Names of the columns with texts.
+    /// Names of columns with texts.
     pub columns: Vec<String>,
     pub texts: Vec<Text>,
-    pub wholes: Postings<u64>,
+    pub whole_texts: Postings<u64>,
     pub grams: Postings<u64>,
 }
 
-/// Where what the index holds was met in the training data.
+/// Occurrences of the index's entries in the training data.
 pub(super) struct Hits {
-    /// By digest: the first image that is the same.
-    pub exact: Vec<Option<Place>>,
-    /// By image: the nearest that is not the same, with its distance.
-    pub near: Vec<Option<(u32, Place)>>,
-    /// By hash of a whole text: the first.
-    pub wholes: Vec<Option<Place>>,
-    /// By gram: the first.
-    pub grams: Vec<Option<Place>>,
+    /// By digest: the first equal image.
+    pub exact: Vec<Option<Position>>,
+    /// By image: the nearest image that is not equal, with its distance.
+    pub near: Vec<Option<(u32, Position)>>,
+    /// By hash of a whole text: the first equal text.
+    pub whole_texts: Vec<Option<Position>>,
+    /// By n-gram: the first occurrence.
+    pub grams: Vec<Option<Position>>,
 }
 
 impl Index {
-    /// Reads all of `dataset`.
+    /// The index of all of `dataset`.
     pub fn of(
         dataset: &dyn Dataset,
         config: &ContaminationConfig,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Self> {
-        let columns_wanted = config.columns.as_deref();
-        let read = |sample: Sample| {
-            let prints: Vec<_> = sample.images.iter().map(Fingerprint::of).collect();
-            let of_text = |(column, text): (&str, &str)| {
-                (column.to_owned(), whole(text), grams(text, config.gram))
-            };
-            let texts: Vec<_> =
-                texts(&sample.fields, columns_wanted).into_iter().map(of_text).collect();
-            (prints, texts)
-        };
-        let (mut images, mut colors, mut hashes) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut digests, mut wholes, mut all_grams) = (Vec::new(), Vec::new(), Vec::new());
-        let mut names: BTreeMap<String, u32> = BTreeMap::new();
-        let mut found = Vec::new();
-        let bad = each(dataset, read, progress, |index, (prints, texts)| {
-            for (part, print) in prints.into_iter().enumerate() {
-                digests.push((print.digest, images.len() as u32));
-                images.push(Place::new(0, index, part));
-                colors.push(print.colors);
-                hashes.push(print.hash);
-            }
-            for (part, (column, whole, grams)) in texts.into_iter().enumerate() {
-                let number = found.len() as u32;
-                let next = names.len() as u32;
-                let column = *names.entry(column).or_insert(next);
-                wholes.push((whole, number));
-                all_grams.extend(grams.into_iter().map(|gram| (gram, number)));
-                found.push(Text { place: Place::new(0, index, part), column, whole: 0 });
-            }
-        })?;
-        if found.len().max(images.len()).max(all_grams.len()) > u32::MAX as usize {
-            let message = "more than 2^32 images or grams; take the data set apart";
-            return Err(Error::invalid(format!("{}: {message}", dataset.name())));
-        }
-        let wholes = Postings::new(wholes);
-        for place in 0..wholes.len() {
-            wholes.owners(place).iter().for_each(|&text| found[text as usize].whole = place as u32);
-        }
-        let digests = Postings::new(digests);
-        let mut keys = vec![0; images.len()];
-        for key in 0..digests.len() {
-            digests.owners(key).iter().for_each(|&image| keys[image as usize] = key as u32);
-        }
-        let mut columns = vec![String::new(); names.len()];
-        names.into_iter().for_each(|(name, number)| columns[number as usize] = name);
-        Ok(Self {
-            config: config.clone(),
-            contents: Contents { images: images.len(), texts: found.len(), bad },
-            images,
-            colors,
-            keys,
-            digests,
-            hashes: HammingIndex::new(&hashes, config.distance),
-            columns,
-            texts: found,
-            wholes,
-            grams: Postings::new(all_grams),
-        })
+        let mut builder = Builder::default();
+        let read = |sample: Sample| Hashes::of(&sample, config);
+        let bad = each(dataset, read, progress, |index, hashes| builder.add(index, hashes))?;
+        builder.finish(dataset, config, bad)
     }
 
-    /// Nothing met yet.
+    /// No occurrences.
     pub fn no_hits(&self) -> Hits {
         Hits {
             exact: vec![None; self.digests.len()],
             near: vec![None; self.images.len()],
-            wholes: vec![None; self.wholes.len()],
+            whole_texts: vec![None; self.whole_texts.len()],
             grams: vec![None; self.grams.len()],
         }
     }
 
-    /// Looks up all of the training set `dataset`, the one of number `set`.
+    /// Looks up all of the training set `dataset`, number `set`, and records the occurrences in `hits`.
     pub fn search(
         &self,
         dataset: &dyn Dataset,
@@ -176,72 +121,176 @@ impl Index {
             dataset,
             |sample| self.look_up(&sample),
             progress,
-            |index, met| {
-                contents.images += met.images;
-                contents.texts += met.texts;
-                let place = |part| Place::new(set, index, part);
-                for (part, key) in met.exact {
-                    hits.exact[key].get_or_insert(place(part));
+            |index, matches| {
+                contents.images += matches.images;
+                contents.texts += matches.texts;
+                let position = |part| Position::new(set, index, part);
+                for (part, key) in matches.exact {
+                    hits.exact[key].get_or_insert(position(part));
                 }
-                for (part, image, distance) in met.near {
+                for (part, image, distance) in matches.near {
                     let known = &mut hits.near[image];
                     if known.is_none_or(|(nearest, _)| distance < nearest) {
-                        *known = Some((distance, place(part)));
+                        *known = Some((distance, position(part)));
                     }
                 }
-                for (part, key) in met.wholes {
-                    hits.wholes[key].get_or_insert(place(part));
+                for (part, key) in matches.whole_texts {
+                    hits.whole_texts[key].get_or_insert(position(part));
                 }
-                for (part, key) in met.grams {
-                    hits.grams[key].get_or_insert(place(part));
+                for (part, key) in matches.grams {
+                    hits.grams[key].get_or_insert(position(part));
                 }
             },
         )?;
         Ok(contents)
     }
 
-    fn look_up(&self, sample: &Sample) -> Met {
-        let mut met = Met { images: sample.images.len(), ..Met::default() };
+    /// The entries of the index that occur in `sample`.
+    fn look_up(&self, sample: &Sample) -> Matches {
+        let mut matches = Matches { images: sample.images.len(), ..Matches::default() };
         for (part, image) in sample.images.iter().enumerate() {
             let print = Fingerprint::of(image);
             let same = self.digests.find(&print.digest);
-            met.exact.extend(same.map(|key| (part, key)));
+            matches.exact.extend(same.map(|key| (part, key)));
             let Some(hash) = print.hash else { continue };
             self.hashes.within(hash, |image, distance| {
                 let is_same = same.is_some_and(|key| {
                     self.digests.owners(key).binary_search(&(image as u32)).is_ok()
                 });
                 if !is_same && self.colors[image].agree(&print.colors) {
-                    met.near.push((part, image, distance));
+                    matches.near.push((part, image, distance));
                 }
             });
         }
         let columns = self.config.columns.as_deref();
         for (part, (_, text)) in texts(&sample.fields, columns).into_iter().enumerate() {
-            met.texts += 1;
-            met.wholes.extend(self.wholes.find(&whole(text)).map(|key| (part, key)));
+            matches.texts += 1;
+            matches
+                .whole_texts
+                .extend(self.whole_texts.find(&text_hash(text)).map(|key| (part, key)));
             let grams = grams(text, self.config.gram);
-            met.grams.extend(
+            matches.grams.extend(
                 grams.iter().filter_map(|gram| self.grams.find(gram)).map(|key| (part, key)),
             );
         }
-        met
+        matches
     }
 }
 
-/// What one sample has in common with the index: its part and the number of what it met.
+/// The hashes of a sample of the evaluation set.
+struct Hashes {
+    images: Vec<Fingerprint>,
+    /// Column, hash of the whole and hashes of the n-grams of each text.
+    texts: Vec<(String, u64, Vec<u64>)>,
+}
+
+impl Hashes {
+    fn of(sample: &Sample, config: &ContaminationConfig) -> Self {
+        let of_text = |(column, text): (&str, &str)| {
+            (column.to_owned(), text_hash(text), grams(text, config.gram))
+        };
+        let texts = texts(&sample.fields, config.columns.as_deref());
+        Self {
+            images: sample.images.iter().map(Fingerprint::of).collect(),
+            texts: texts.into_iter().map(of_text).collect(),
+        }
+    }
+}
+
+/// An [`Index`] while the evaluation set is read.
 #[derive(Default)]
-struct Met {
+struct Builder {
+    images: Vec<Position>,
+    colors: Vec<Colors>,
+    hashes: Vec<Option<u64>>,
+    digests: Vec<([u8; 32], u32)>,
+    columns: BTreeMap<String, u32>,
+    texts: Vec<Text>,
+    whole_texts: Vec<(u64, u32)>,
+    grams: Vec<(u64, u32)>,
+}
+
+impl Builder {
+    /// Adds the sample of index `sample`.
+    fn add(&mut self, sample: usize, hashes: Hashes) {
+        for (part, print) in hashes.images.into_iter().enumerate() {
+            self.digests.push((print.digest, self.images.len() as u32));
+            self.images.push(Position::new(0, sample, part));
+            self.colors.push(print.colors);
+            self.hashes.push(print.hash);
+        }
+        for (part, (column, whole, grams)) in hashes.texts.into_iter().enumerate() {
+            let number = self.texts.len() as u32;
+            let next = self.columns.len() as u32;
+            let column = *self.columns.entry(column).or_insert(next);
+            self.whole_texts.push((whole, number));
+            self.grams.extend(grams.into_iter().map(|gram| (gram, number)));
+            self.texts.push(Text { position: Position::new(0, sample, part), column, whole: 0 });
+        }
+    }
+
+    fn finish(
+        self,
+        dataset: &dyn Dataset,
+        config: &ContaminationConfig,
+        bad: Vec<BadSample>,
+    ) -> Result<Index> {
+        let Self {
+            images,
+            colors,
+            hashes,
+            digests,
+            columns: numbered,
+            mut texts,
+            whole_texts,
+            grams,
+        } = self;
+        if texts.len().max(images.len()).max(grams.len()) > u32::MAX as usize {
+            let message = "more than 2^32 images or n-grams; split the data set";
+            return Err(Error::invalid(format!("{}: {message}", dataset.name())));
+        }
+        let whole_texts = Postings::new(whole_texts);
+        for key in 0..whole_texts.len() {
+            whole_texts
+                .owners(key)
+                .iter()
+                .for_each(|&text| texts[text as usize].whole = key as u32);
+        }
+        let digests = Postings::new(digests);
+        let mut keys = vec![0; images.len()];
+        for key in 0..digests.len() {
+            digests.owners(key).iter().for_each(|&image| keys[image as usize] = key as u32);
+        }
+        let mut columns = vec![String::new(); numbered.len()];
+        numbered.into_iter().for_each(|(name, number)| columns[number as usize] = name);
+        Ok(Index {
+            config: config.clone(),
+            contents: Contents { images: images.len(), texts: texts.len(), bad },
+            images,
+            colors,
+            keys,
+            digests,
+            hashes: HammingIndex::new(&hashes, config.distance),
+            columns,
+            texts,
+            whole_texts,
+            grams: Postings::new(grams),
+        })
+    }
+}
+
+/// The matches of one training sample: pairs of its part and the number of the entry matched.
+#[derive(Default)]
+struct Matches {
     images: usize,
     texts: usize,
     exact: Vec<(usize, usize)>,
     near: Vec<(usize, usize, u32)>,
-    wholes: Vec<(usize, usize)>,
+    whole_texts: Vec<(usize, usize)>,
     grams: Vec<(usize, usize)>,
 }
 
-/// Reads every sample of `dataset` on all cores; `take` gets what `read` makes of them, in order.
-/// Returns the bad ones.
+/// Calls `take`, in order, with what `read` makes of each sample of `dataset` on all cores; returns the bad samples.
 fn each<T: Send>(
     dataset: &dyn Dataset,
     read: impl Fn(Sample) -> T + Sync,

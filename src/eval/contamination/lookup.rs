@@ -1,16 +1,17 @@
-//! Search among what is kept of the evaluation set: by equality, and by Hamming distance.
+//! Search by equality and by Hamming distance.
 
-/// Owners by key, in three flat lists.
+/// The owners of each key, in three flat lists.
 #[derive(Debug)]
 pub(super) struct Postings<K> {
-    /// The different keys, sorted.
+    /// The distinct keys, sorted.
     keys: Vec<K>,
-    /// Where the owners of each key begin, and the end.
+    /// Offset of the owners of each key, and the end.
     starts: Vec<u32>,
     owners: Vec<u32>,
 }
 
 impl<K: Ord> Postings<K> {
+    /// The postings of pairs of a key and an owner.
     pub fn new(mut entries: Vec<(K, u32)>) -> Self {
         entries.sort_unstable();
         entries.dedup();
@@ -27,49 +28,47 @@ impl<K: Ord> Postings<K> {
         Self { keys, starts, owners }
     }
 
-    /// The number of different keys.
+    /// The number of distinct keys.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// The place of `key` among the different keys.
+    /// The position of `key` among the distinct keys.
     pub fn find(&self, key: &K) -> Option<usize> {
         self.keys.binary_search(key).ok()
     }
 
-    /// The owners of the key at `place`.
-    pub fn owners(&self, place: usize) -> &[u32] {
-        &self.owners[self.starts[place] as usize..self.starts[place + 1] as usize]
+    /// The owners of the key at position `at`.
+    pub fn owners(&self, at: usize) -> &[u32] {
+        &self.owners[self.starts[at] as usize..self.starts[at + 1] as usize]
     }
 }
 
-/// Bits of a band.
+/// Bits per band.
 const BAND: u32 = 16;
-/// Bands of a hash.
+/// Bands per hash.
 const BANDS: usize = 4;
 
-/// Hashes that are found again by Hamming distance, without comparing all of them.
+/// An index of hashes by Hamming distance.
 ///
 /// Multi-index hashing (Norouzi, Punjani & Fleet 2012, Fast Search in Hamming Space with Multi-Index
-/// Hashing): of two hashes that differ in at most `d` of 64 bits, some one of the four bands of 16
-/// bits differs in at most `d / 4` (the pigeonhole principle). So every band's table is asked for the
-/// band's value and its neighbours at that distance: 1 probe per band up to `d` = 3, 17 up to 7, 137
-/// up to 11, 697 up to 15. What the tables give is compared in full.
+/// Hashing): if two hashes differ in at most `d` of 64 bits, at least one of the four bands of 16 bits differs in at
+/// most `d / 4` (the pigeonhole principle). So each band's table is probed with all values within that distance of the
+/// band: 1 probe per band up to `d` = 3, 17 up to 7, 137 up to 11, 697 up to 15. Candidates are compared in full.
 ///
-/// Guarantee: [`within`](Self::within) finds every hash within the distance, once, and no other. The
-/// expected work is `4 x probes x len / 65536` comparisons for hashes that are spread evenly.
+/// [`within`](Self::within) finds every hash within the distance exactly once, and no other. For evenly distributed
+/// hashes the expected work is `4 x probes x len / 65536` comparisons.
 #[derive(Debug)]
 pub(super) struct HammingIndex {
     hashes: Vec<u64>,
     bands: [Postings<u16>; BANDS],
     distance: u32,
-    /// The band's changes that are probed.
+    /// Bit masks that turn a band into the values probed.
     changes: Vec<u16>,
 }
 
 impl HammingIndex {
-    /// Of all `hashes` that there are, for distances up to `distance`; the number of a hash is its
-    /// place in the list.
+    /// The index of `hashes` for distances up to `distance`; a hash's number is its position in the list.
     pub fn new(hashes: &[Option<u64>], distance: u32) -> Self {
         let radius = distance / BANDS as u32;
         let bands = std::array::from_fn(|band| {
@@ -83,13 +82,13 @@ impl HammingIndex {
         Self { hashes, bands, distance, changes }
     }
 
-    /// Calls `found` with the number and the distance of every hash within the distance of `hash`.
+    /// Calls `found` with the number and the distance of every hash near `hash`.
     pub fn within(&self, hash: u64, mut found: impl FnMut(usize, u32)) {
         let radius = self.distance / BANDS as u32;
         for (band, table) in self.bands.iter().enumerate() {
             for change in &self.changes {
-                let Some(place) = table.find(&(part(hash, band) ^ change)) else { continue };
-                for &number in table.owners(place) {
+                let Some(at) = table.find(&(part(hash, band) ^ change)) else { continue };
+                for &number in table.owners(at) {
                     let differing = hash ^ self.hashes[number as usize];
                     let distance = differing.count_ones();
                     let is_new = (0..band).all(|b| part(differing, b).count_ones() > radius);
@@ -102,6 +101,7 @@ impl HammingIndex {
     }
 }
 
+/// Band `band` of `hash`.
 fn part(hash: u64, band: usize) -> u16 {
     (hash >> (BAND * band as u32)) as u16
 }
@@ -120,7 +120,7 @@ mod tests {
         for distance in [0, 3, 6, 7, 11, 15] {
             let index = HammingIndex::new(&hashes, distance);
             for _ in 0..200 {
-                // Some bits away from a known one.
+                // A known hash with some bits flipped.
                 let mut hash = hashes[rng.random_range(0..500)].unwrap_or_default();
                 for _ in 0..rng.random_range(0..20) {
                     hash ^= 1 << rng.random_range(0..64);
@@ -138,10 +138,13 @@ mod tests {
     }
 
     #[test]
-    fn postings_give_the_owners_of_a_key() {
+    fn postings_find_the_owners_of_a_key() {
         let postings = Postings::new(vec![("b", 1), ("a", 7), ("b", 0), ("b", 1)]);
         assert_eq!(postings.len(), 2);
-        assert_eq!(postings.find(&"b").map(|place| postings.owners(place)), Some(&[0, 1][..]));
+        assert_eq!(
+            postings.find(&"b").map(|position| postings.owners(position)),
+            Some(&[0, 1][..])
+        );
         assert_eq!(postings.find(&"c"), None);
     }
 }

@@ -1,20 +1,20 @@
-//! From what was met to numbers and examples.
+//! Numbers and examples from the matches.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use image::RgbImage;
 
-use super::ContaminationConfig;
-use super::index::{self, Hits, Index, Place};
+use super::config::ContaminationConfig;
+use super::index::{self, Hits, Index, Position};
 use super::outcome::{
-    ColumnOverlap, Contamination, Contents, ImageTwin, Overlap, TextTwin, TouchedItem, Twin,
+    AffectedItem, ColumnOverlap, Contamination, Contents, ImageTwin, Overlap, TextTwin, Twin,
 };
 use super::texts::texts;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::sheet::{Cell, Tone};
 
-/// Examples of each kind.
+/// Number of examples of each kind.
 const EXAMPLES: usize = 16;
 
 /// A finished search.
@@ -26,40 +26,41 @@ pub(super) struct Finished<'a> {
     pub hits: &'a Hits,
 }
 
-/// How the n-grams of a text were met.
+/// The n-grams of a text that occur in training data.
 #[derive(Clone, Copy, Default)]
 struct Grams {
     all: u32,
-    met: u32,
-    /// The place that most were met at, if that is more than half (Boyer & Moore's vote).
-    place: Option<Place>,
+    matching: u32,
+    /// The position of the majority of the matches, if there is one (Boyer & Moore's vote).
+    position: Option<Position>,
     votes: u32,
 }
 
 impl Grams {
-    fn add(&mut self, met: Option<Place>) {
+    fn add(&mut self, occurrence: Option<Position>) {
         self.all += 1;
-        let Some(place) = met else { return };
-        self.met += 1;
-        match self.place {
-            Some(known) if known == place => self.votes += 1,
+        let Some(position) = occurrence else { return };
+        self.matching += 1;
+        match self.position {
+            Some(known) if known == position => self.votes += 1,
             Some(_) if self.votes > 0 => self.votes -= 1,
-            _ => (self.place, self.votes) = (Some(place), 1),
+            _ => (self.position, self.votes) = (Some(position), 1),
         }
     }
 
     fn share(self) -> f64 {
-        f64::from(self.met) / f64::from(self.all.max(1))
+        f64::from(self.matching) / f64::from(self.all.max(1))
     }
 }
 
 impl Finished<'_> {
+    /// The result of the search.
     pub fn outcome(&self, train: &[index::Contents]) -> Result<Contamination> {
         let grams = self.grams();
-        let touched = self.touched(&grams);
+        let affected = self.affected(&grams);
         let items = self.evaluation.len() - self.index.contents.bad.len();
-        let count = |has: &dyn Fn(&TouchedItem) -> bool| {
-            overlap(touched.values().filter(|item| has(item)).count(), items)
+        let count = |has: &dyn Fn(&AffectedItem) -> bool| {
+            overlap(affected.values().filter(|item| has(item)).count(), items)
         };
         let (images, sheet) = self.image_examples()?;
         let sets = self.train.iter().zip(train);
@@ -68,87 +69,93 @@ impl Finished<'_> {
             train: sets.map(|(set, found)| contents(set.as_ref(), found)).collect(),
             config: self.config.clone(),
             items,
-            exact_pictures: count(&|item| item.exact_picture.is_some()),
-            near_pictures: count(&|item| item.near_picture.is_some()),
+            exact_images: count(&|item| item.exact_image.is_some()),
+            near_images: count(&|item| item.near_image.is_some()),
             exact_texts: count(&|item| item.exact_text.is_some()),
             ngrams: count(&|item| item.ngram_text.is_some()),
             any: count(&|_| true),
             columns: self.columns(&grams),
             images,
             texts: self.text_examples(&grams)?,
-            touched: touched.into_values().collect(),
+            affected: affected.into_values().collect(),
             sheet,
         })
     }
 
-    /// By text.
+    /// The matching n-grams of each text.
     fn grams(&self) -> Vec<Grams> {
         let mut grams = vec![Grams::default(); self.index.texts.len()];
-        for (key, met) in self.hits.grams.iter().enumerate() {
+        for (key, occurrence) in self.hits.grams.iter().enumerate() {
             for &text in self.index.grams.owners(key) {
-                grams[text as usize].add(*met);
+                grams[text as usize].add(*occurrence);
             }
         }
         grams
     }
 
-    fn twin(&self, place: Place) -> Twin {
-        let dataset = self.train[usize::from(place.set)].name().to_owned();
-        Twin { dataset, index: place.sample as usize }
+    /// The training sample at `position`.
+    fn twin(&self, position: Position) -> Twin {
+        let dataset = self.train[usize::from(position.set)].name().to_owned();
+        Twin { dataset, index: position.sample as usize }
     }
 
-    fn touched(&self, grams: &[Grams]) -> BTreeMap<u32, TouchedItem> {
-        let mut touched: BTreeMap<u32, TouchedItem> = BTreeMap::new();
-        fn at(touched: &mut BTreeMap<u32, TouchedItem>, sample: u32) -> &mut TouchedItem {
+    /// The items with any overlap, by index.
+    fn affected(&self, grams: &[Grams]) -> BTreeMap<u32, AffectedItem> {
+        let mut affected: BTreeMap<u32, AffectedItem> = BTreeMap::new();
+        fn at(affected: &mut BTreeMap<u32, AffectedItem>, sample: u32) -> &mut AffectedItem {
             let doc_id = sample as usize;
-            touched.entry(sample).or_insert(TouchedItem { doc_id, ..TouchedItem::default() })
+            affected.entry(sample).or_insert(AffectedItem { doc_id, ..AffectedItem::default() })
         }
-        for (exact, image) in self.exact_pictures() {
-            let item = at(&mut touched, self.index.images[image].sample);
-            item.exact_picture.get_or_insert_with(|| self.twin(exact));
+        for (exact, image) in self.exact_images() {
+            let item = at(&mut affected, self.index.images[image].sample);
+            item.exact_image.get_or_insert_with(|| self.twin(exact));
         }
         for (image, near) in self.hits.near.iter().enumerate() {
-            let Some((distance, place)) = *near else { continue };
-            let item = at(&mut touched, self.index.images[image].sample);
-            // One that is in the training data as it is needs no likeness.
-            if item.exact_picture.is_none() && item.distance.is_none_or(|known| distance < known) {
-                (item.near_picture, item.distance) = (Some(self.twin(place)), Some(distance));
+            let Some((distance, position)) = *near else { continue };
+            let item = at(&mut affected, self.index.images[image].sample);
+            // Items with an equal training image are not counted as near.
+            if item.exact_image.is_none() && item.distance.is_none_or(|known| distance < known) {
+                (item.near_image, item.distance) = (Some(self.twin(position)), Some(distance));
             }
         }
         for (text, grams) in self.index.texts.iter().zip(grams) {
-            let exact = self.hits.wholes[text.whole as usize];
-            if exact.is_none() && grams.met == 0 {
+            let exact = self.hits.whole_texts[text.whole as usize];
+            if exact.is_none() && grams.matching == 0 {
                 continue;
             }
-            let item = at(&mut touched, text.place.sample);
+            let item = at(&mut affected, text.position.sample);
             if let Some(exact) = exact {
                 item.exact_text.get_or_insert_with(|| self.twin(exact));
             }
-            if let Some(place) = grams.place.filter(|_| item.ngram_share < Some(grams.share())) {
-                (item.ngram_text, item.ngram_share) = (Some(self.twin(place)), Some(grams.share()));
+            if let Some(position) =
+                grams.position.filter(|_| item.ngram_share < Some(grams.share()))
+            {
+                (item.ngram_text, item.ngram_share) =
+                    (Some(self.twin(position)), Some(grams.share()));
             }
         }
-        touched
+        affected
     }
 
-    /// Training and evaluation image of every equal pair.
-    fn exact_pictures(&self) -> impl Iterator<Item = (Place, usize)> {
+    /// The equal pairs of a training image and an evaluation image.
+    fn exact_images(&self) -> impl Iterator<Item = (Position, usize)> {
         let keys = self.hits.exact.iter().enumerate();
-        keys.filter_map(|(key, place)| Some((key, (*place)?))).flat_map(|(key, place)| {
-            self.index.digests.owners(key).iter().map(move |image| (place, *image as usize))
+        keys.filter_map(|(key, position)| Some((key, (*position)?))).flat_map(|(key, position)| {
+            self.index.digests.owners(key).iter().map(move |image| (position, *image as usize))
         })
     }
 
+    /// The overlap of each column.
     fn columns(&self, grams: &[Grams]) -> Vec<ColumnOverlap> {
         let mut found = vec![[const { BTreeSet::new() }; 3]; self.index.columns.len()];
         for (text, grams) in self.index.texts.iter().zip(grams) {
-            let sample = text.place.sample;
+            let sample = text.position.sample;
             let [all, exact, shared] = &mut found[text.column as usize];
             all.insert(sample);
-            if self.hits.wholes[text.whole as usize].is_some() {
+            if self.hits.whole_texts[text.whole as usize].is_some() {
                 exact.insert(sample);
             }
-            if grams.met > 0 {
+            if grams.matching > 0 {
                 shared.insert(sample);
             }
         }
@@ -163,17 +170,18 @@ impl Finished<'_> {
             .collect()
     }
 
+    /// The closest pairs of images, and their sheet.
     fn image_examples(&self) -> Result<(Vec<ImageTwin>, Vec<Cell>)> {
-        let exact = self.exact_pictures().map(|(place, image)| (false, 0, image, place));
+        let exact = self.exact_images().map(|(position, image)| (false, 0, image, position));
         let near = self.hits.near.iter().enumerate();
         let near = near.filter_map(|(image, near)| {
-            let (distance, place) = (*near)?;
-            Some((true, distance, image, place))
+            let (distance, position) = (*near)?;
+            Some((true, distance, image, position))
         });
-        let mut worst: Vec<_> = exact.chain(near).collect();
-        worst.sort_by_key(|(near, distance, image, _)| (*near, *distance, *image));
+        let mut closest: Vec<_> = exact.chain(near).collect();
+        closest.sort_by_key(|(near, distance, image, _)| (*near, *distance, *image));
         let (mut seen, mut examples, mut cells) = (BTreeSet::new(), Vec::new(), Vec::new());
-        for (near, distance, image, place) in worst {
+        for (near, distance, image, position) in closest {
             if examples.len() == EXAMPLES {
                 break;
             }
@@ -183,63 +191,65 @@ impl Finished<'_> {
             let here = self.index.images[image];
             let (id, image) = image_at(self.evaluation, here)?;
             let (twin_id, twin_image) =
-                image_at(self.train[usize::from(place.set)].as_ref(), place)?;
+                image_at(self.train[usize::from(position.set)].as_ref(), position)?;
             let apart = if near { format!("distance {distance}") } else { "equal".to_owned() };
             cells.push(Cell::new(image).note(Tone::Plain, "evaluation").note(Tone::Muted, &id));
             let twin = Cell::new(twin_image).note(Tone::Wrong, format!("training: {apart}"));
             cells.push(twin.note(Tone::Muted, &twin_id));
-            let (doc_id, twin) = (here.sample as usize, self.twin(place));
+            let (doc_id, twin) = (here.sample as usize, self.twin(position));
             examples.push(ImageTwin { doc_id, id, twin, twin_id, exact: !near, distance });
         }
         Ok((examples, cells))
     }
 
+    /// The closest pairs of texts.
     fn text_examples(&self, grams: &[Grams]) -> Result<Vec<TextTwin>> {
-        let mut worst: Vec<_> = self.index.texts.iter().zip(grams).collect();
-        let exact = |whole: u32| self.hits.wholes[whole as usize];
-        worst.retain(|(text, grams)| exact(text.whole).is_some() || grams.met > 0);
-        worst.sort_by(|(a, a_grams), (b, b_grams)| {
+        let mut closest: Vec<_> = self.index.texts.iter().zip(grams).collect();
+        let exact = |whole: u32| self.hits.whole_texts[whole as usize];
+        closest.retain(|(text, grams)| exact(text.whole).is_some() || grams.matching > 0);
+        closest.sort_by(|(a, a_grams), (b, b_grams)| {
             let rank = |whole, grams: &Grams| (exact(whole).is_some(), grams.share(), grams.all);
             let (a, b) = (rank(a.whole, a_grams), rank(b.whole, b_grams));
             b.partial_cmp(&a).expect("shares are numbers")
         });
         let mut seen = BTreeSet::new();
-        worst.retain(|(text, _)| seen.insert(text.whole));
-        worst.truncate(EXAMPLES);
+        closest.retain(|(text, _)| seen.insert(text.whole));
+        closest.truncate(EXAMPLES);
         let example = |(text, grams): (&index::Text, &Grams)| {
-            let place = exact(text.whole).or(grams.place).expect("one of both was met");
-            let here = self.text_at(self.evaluation, text.place)?;
-            let there = self.text_at(self.train[usize::from(place.set)].as_ref(), place)?;
+            let position =
+                exact(text.whole).or(grams.position).expect("only matching texts are kept");
+            let here = self.text_at(self.evaluation, text.position)?;
+            let there = self.text_at(self.train[usize::from(position.set)].as_ref(), position)?;
             Ok(TextTwin {
-                doc_id: text.place.sample as usize,
+                doc_id: text.position.sample as usize,
                 id: here.0,
                 column: self.index.columns[text.column as usize].clone(),
                 text: here.1,
-                twin: self.twin(place),
+                twin: self.twin(position),
                 twin_id: there.0,
                 twin_text: there.1,
                 exact: exact(text.whole).is_some(),
                 ngram_share: grams.share(),
             })
         };
-        worst.into_iter().map(example).collect()
+        closest.into_iter().map(example).collect()
     }
 
-    /// Where the text at `place` comes from, and the text.
-    fn text_at(&self, dataset: &dyn Dataset, place: Place) -> Result<(String, String)> {
-        let sample = dataset.get(place.sample as usize)?;
+    /// The origin and the text at `position`.
+    fn text_at(&self, dataset: &dyn Dataset, position: Position) -> Result<(String, String)> {
+        let sample = dataset.get(position.sample as usize)?;
         let texts = texts(&sample.fields, self.config.columns.as_deref());
-        let text = texts.get(usize::from(place.part)).map(|(_, text)| (*text).to_owned());
+        let text = texts.get(usize::from(position.part)).map(|(_, text)| (*text).to_owned());
         Ok((sample.source, text.unwrap_or_default()))
     }
 }
 
-/// Where the image at `place` comes from, and the image.
-fn image_at(dataset: &dyn Dataset, place: Place) -> Result<(String, RgbImage)> {
-    let mut sample = dataset.get(place.sample as usize)?;
-    let part = usize::from(place.part).min(sample.images.len().saturating_sub(1));
+/// The origin and the image at `position`.
+fn image_at(dataset: &dyn Dataset, position: Position) -> Result<(String, RgbImage)> {
+    let mut sample = dataset.get(position.sample as usize)?;
+    let part = usize::from(position.part).min(sample.images.len().saturating_sub(1));
     match sample.images.is_empty() {
-        true => Err(Error::invalid(format!("{}: its images are gone", sample.source))),
+        true => Err(Error::invalid(format!("{}: its images are missing", sample.source))),
         false => Ok((sample.source, sample.images.swap_remove(part))),
     }
 }

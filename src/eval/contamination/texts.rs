@@ -1,8 +1,8 @@
-//! Texts of samples, and what is kept of them: hashes of the whole and of its n-grams.
+//! Texts of samples, and their hashes: of the whole text and of its n-grams.
 //!
-//! Grams follow GPT-3 (Brown et al. 2020, Language Models are Few-Shot Learners, appendix C): "a
-//! lowercase, whitespace delimited word with no punctuation"; punctuation is every character that is
-//! neither letter nor digit. A text of fewer words than a gram has is compared as a whole.
+//! Words of n-grams follow GPT-3 (Brown et al. 2020, Language Models are Few-Shot Learners, appendix C): "a lowercase,
+//! whitespace delimited word with no punctuation"; punctuation is every character that is neither letter nor digit. A
+//! text with fewer words than an n-gram is compared as a whole.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -10,16 +10,15 @@ use serde_json::Value;
 
 use crate::data::Fields;
 
-/// Columns that name image files.
+/// Columns of image file names.
 const FILES: [&str; 4] = ["file_name", "file_names", "image", "images"];
-/// Columns that hold documents, whose words lie deeper.
+/// Columns of documents, which hold their words at some depth.
 const DOCUMENTS: [&str; 3] = ["segments", "messages", "conversations"];
-/// The keys of a part of a document that hold its words.
+/// Keys of the words in a part of a document.
 const WORDS: [&str; 3] = ["text", "content", "value"];
 
-/// The texts of a sample with their columns: of `columns` every string at any depth, else of all
-/// columns the strings, the lists of strings and the words of documents; names of image files are
-/// left out.
+/// The texts of a sample with their columns: every string at any depth of the given `columns`; without `columns` the
+/// strings, lists of strings and words of documents in all columns except names of image files.
 pub(super) fn texts<'a>(fields: &'a Fields, columns: Option<&[String]>) -> Vec<(&'a str, &'a str)> {
     let mut found = Vec::new();
     for (name, value) in fields {
@@ -41,7 +40,7 @@ pub(super) fn texts<'a>(fields: &'a Fields, columns: Option<&[String]>) -> Vec<(
     found
 }
 
-/// Every string in `value`; of the parts of a document only the words.
+/// Calls `add` with every string in `value`; of parts of documents, with the words only.
 fn strings<'a>(value: &'a Value, add: &mut dyn FnMut(&'a str)) {
     match value {
         Value::String(text) => add(text),
@@ -61,7 +60,7 @@ fn strings<'a>(value: &'a Value, add: &mut dyn FnMut(&'a str)) {
 }
 
 /// The hash of `text` in lower case with single blanks between words.
-pub(super) fn whole(text: &str) -> u64 {
+pub(super) fn text_hash(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     for word in text.split_whitespace() {
         word.to_lowercase().hash(&mut hasher);
@@ -69,8 +68,8 @@ pub(super) fn whole(text: &str) -> u64 {
     hasher.finish()
 }
 
-/// The hashes of the grams of `len` words in `text`, or the one of all its words if they are fewer;
-/// none of a text without words. A whole short text never equals a gram.
+/// The hashes of the n-grams of `len` words in `text`, or of all its words if they are fewer; none without words. A short
+/// text never equals an n-gram.
 pub(super) fn grams(text: &str, len: usize) -> Vec<u64> {
     let bare = |word: &str| -> String {
         word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_strings_and_lists_of_strings_but_no_file_names() {
+    fn texts_are_strings_and_lists_of_strings_except_file_names() {
         let row = json!({"file_name": "a.png", "caption": "a red square", "names": ["x", 3, "y"],
             "n": 4, "empty": " ", "questions": [{"question": "why?", "answer": "so"}]});
         let all = ["caption: a red square", "names: x", "names: y"];
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_give_their_words_alone() {
+    fn only_the_words_of_documents_are_texts() {
         let row = json!({"messages": [{"role": "user", "content": [
             {"type": "image", "path": "p.png"}, {"type": "text", "text": "what is it?"}]},
             {"role": "assistant", "content": "a cat"}]});
@@ -121,9 +120,9 @@ mod tests {
     }
 
     #[test]
-    fn texts_equal_without_case_and_blanks_and_grams_without_punctuation() {
-        assert_eq!(whole("A  red\nsquare"), whole("a red square"));
-        assert_ne!(whole("a red square."), whole("a red square"));
+    fn texts_ignore_case_and_blanks_and_ngrams_ignore_punctuation() {
+        assert_eq!(text_hash("A  red\nsquare"), text_hash("a red square"));
+        assert_ne!(text_hash("a red square."), text_hash("a red square"));
         assert_eq!(grams("A red, square!", 13), grams("a red square", 13));
         assert_ne!(grams("a red square", 13), grams("a red square too", 13));
         assert_eq!(grams("one two three four", 3).len(), 2);

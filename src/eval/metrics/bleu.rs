@@ -1,23 +1,23 @@
-//! BLEU of captions: Papineni et al. 2002 as in pycocoevalcap (`bleu/bleu_scorer.py`, with the
-//! option `closest` that its `Bleu` takes).
+//! BLEU of captions: Papineni et al. 2002 as in pycocoevalcap (`bleu/bleu_scorer.py` with the option `closest`, as
+//! its `Bleu` uses it).
 
 use super::segment::{MAX_N, Segment, ngrams};
 
-/// Added to counts of matches, so that none still has a geometric mean.
+/// Added to counts of matches, so that the geometric mean exists without matches.
 const TINY: f64 = 1e-15;
-/// Added to counts of n-grams and to the length of the references, so that none divides by zero.
+/// Added to counts of n-grams and to the length of the references, against division by zero.
 const SMALL: f64 = 1e-9;
 
-/// BLEU-1 to BLEU-4, in `[0, 1]`; papers report them times 100.
+/// BLEU-1 to BLEU-4 in `[0, 1]`; papers report them times 100.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bleu {
-    /// Of the whole corpus: from sums of counts, not the mean of [`Bleu::segments`].
+    /// The whole corpus: from sums of counts, not the mean of [`Bleu::segments`].
     pub corpus: [f64; MAX_N],
-    /// Of each segment alone.
+    /// Each segment alone.
     pub segments: Vec<[f64; MAX_N]>,
 }
 
-/// What BLEU counts; sums over segments make those of the corpus.
+/// The counts of a segment; their sums are those of the corpus.
 #[derive(Clone, Copy, Default)]
 struct Counts {
     matches: [usize; MAX_N],
@@ -28,10 +28,10 @@ struct Counts {
 
 /// BLEU-1 to BLEU-4 of `segments`.
 ///
-/// BLEU-n is the geometric mean of the precisions of 1- to n-grams, each n-gram counted at most as
-/// often as in the reference that has it most often; times `exp(1 - r / h)` where the hypotheses'
-/// length h is below r, the sum of the lengths of the references that are closest in length (the
-/// shorter of two). 1e-15 is added to matches and to h, 1e-9 to the numbers they are divided by.
+/// BLEU-n is the geometric mean of the precisions of 1- to n-grams, each n-gram counted at most as often as in the
+/// reference that has it most often, times the brevity penalty `exp(1 - r / h)` if h < r: h is the total length of
+/// the hypotheses, r that of the references closest in length (the shorter one of a tie). 1e-15 is added to matches
+/// and to h, 1e-9 to the numbers they are divided by.
 pub fn bleu(segments: &[Segment]) -> Bleu {
     let mut sum = Counts::default();
     let scores = segments.iter().map(|segment| {
@@ -105,14 +105,14 @@ mod tests {
     }
 
     #[test]
-    fn of_two_lengths_equally_close_the_shorter_counts() {
-        // Of 2 and 4 words the 2 count against 3: no penalty.
+    fn the_shorter_of_two_equally_close_references_counts() {
+        // References of 2 and 4 words against 3: the 2 count, so there is no penalty.
         let score = bleu(&[segment("a b c", &["a b", "a b c d"])]).corpus[0];
         assert!((score - 1.0).abs() < 1e-8, "{score}");
     }
 
     #[test]
-    fn nothing_said_scores_nothing() {
+    fn empty_captions_and_empty_sets_score_zero() {
         assert_eq!(bleu(&[segment("", &["a"])]).corpus, [0.0; 4]);
         assert_eq!(bleu(&[]).corpus, [0.0; 4]);
     }

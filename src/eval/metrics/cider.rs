@@ -8,26 +8,25 @@ use super::segment::{MAX_N, Ngrams, Segment, SegmentWords, ngrams};
 
 /// Standard deviation of the penalty on differences in length, in bigrams.
 const SIGMA: f64 = 6.0;
-/// What scores are multiplied by.
+/// Factor of all scores.
 const SCALE: f64 = 10.0;
 
-/// CIDEr-D, in `[0, 10]`; papers report it times 100 (a CIDEr of 120 is 1.2).
+/// CIDEr-D in `[0, 10]`; papers report it times 100 (a CIDEr of 120 is 1.2).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cider {
-    /// The mean over segments; 0 of none.
+    /// The mean over segments; 0 without segments.
     pub corpus: f64,
-    /// Of each segment.
+    /// Each segment.
     pub segments: Vec<f64>,
 }
 
 /// CIDEr-D of `segments`, one per image.
 ///
-/// A text is a vector of its n-grams for each n of 1 to 4, weighted by count times
-/// `ln N - ln max(1, df)`: N is the number of segments and df how many of them have the n-gram in a
-/// reference. So scores depend on the set, and are 0 for a single image: always state N. For each
-/// n and reference r the hypothesis h scores `Σ min(h, r) r / (|h| |r|)` times
-/// `exp(-(difference in bigrams)² / (2 · 6²))`; the mean over n and references, times 10, is the
-/// segment's.
+/// A text is a vector of its n-grams for each n from 1 to 4, weighted by count times `ln N - ln max(1, df)`, where N
+/// is the number of segments and df the number of segments with the n-gram in a reference. So scores depend on the
+/// set, and are 0 for a single image: always state N. For each n and reference r, the hypothesis h scores
+/// `Σ min(h, r) r / (|h| |r|)` times `exp(-(difference in bigrams)² / (2 · 6²))`; the segment's score is the mean
+/// over n and references, times 10.
 pub fn cider(segments: &[Segment]) -> Cider {
     let words: Vec<SegmentWords<'_>> = segments.iter().map(Segment::words).collect();
     let counted: Vec<(Ngrams<'_>, Vec<Ngrams<'_>>)> = words
@@ -57,7 +56,7 @@ struct Weights<'a> {
 /// A text's weighted n-grams.
 struct Vector<'a> {
     weights: BTreeMap<&'a [&'a str], f64>,
-    /// Euclidean length for each n.
+    /// Euclidean norm for each n.
     norms: [f64; MAX_N],
     bigrams: usize,
 }
@@ -94,7 +93,7 @@ impl<'a> Weights<'a> {
 }
 
 impl Vector<'_> {
-    /// The clipped cosine similarity to a reference with the penalty on length: the mean over n.
+    /// The clipped cosine similarity to a reference with the length penalty, averaged over n.
     fn similarity(&self, reference: &Vector<'_>) -> f64 {
         let mut sums = [0.0; MAX_N];
         for (ngram, weight) in &self.weights {
@@ -105,7 +104,7 @@ impl Vector<'_> {
         let difference = self.bigrams as f64 - reference.bigrams as f64;
         let penalty = (-difference * difference / (2.0 * SIGMA * SIGMA)).exp();
         let norms = self.norms.iter().zip(reference.norms).map(|(a, b)| a * b);
-        // An n-gram that every image has weighs nothing, so a norm can be 0.
+        // N-grams of every image have weight 0, so a norm can be 0.
         let cosines =
             sums.iter().zip(norms).map(|(s, norm)| if norm == 0.0 { *s } else { s / norm });
         cosines.sum::<f64>() * penalty / MAX_N as f64
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_scores_ten_where_all_its_ngrams_are_telling() {
+    fn a_copy_scores_ten_if_no_ngram_is_shared_by_all_images() {
         let scores = cider(&[segment("a b c d", &["a b c d"]), segment("e", &["f"])]);
         assert!((scores.segments[0] - 10.0).abs() < 1e-12, "{scores:?}");
         assert_eq!(scores.segments[1], 0.0);
@@ -131,19 +130,19 @@ mod tests {
     }
 
     #[test]
-    fn one_image_alone_scores_nothing() {
+    fn a_single_image_scores_zero() {
         assert_eq!(cider(&[segment("a b c d", &["a b c d"])]).corpus, 0.0);
         assert_eq!(cider(&[]).corpus, 0.0);
     }
 
     #[test]
-    fn words_of_every_image_weigh_nothing() {
+    fn words_of_every_image_have_no_weight() {
         let scores = cider(&[segment("a", &["a"]), segment("a", &["a b"])]);
         assert_eq!(scores.segments, [0.0, 0.0]);
     }
 
     #[test]
-    fn longer_captions_pay_by_their_bigrams() {
+    fn differences_in_length_are_penalised_by_bigrams() {
         let other = segment("y", &["z"]);
         let short = cider(&[segment("a b", &["a b"]), other.clone()]).segments[0];
         let long = cider(&[segment("a b", &["a b x x x x x x"]), other]).segments[0];

@@ -1,11 +1,11 @@
-//! The Fréchet distance of two sets of feature vectors, each taken as a normal distribution.
+//! The Fréchet distance of two sets of feature vectors, each modelled as a normal distribution.
 //!
-//! Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (arXiv 1706.08500), equation 6;
-//! means and covariances as `pytorch-fid` 0.3 takes them, the covariance by N - 1.
+//! Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (arXiv 1706.08500), equation 6; means and
+//! covariances (divided by N - 1) as in `pytorch-fid` 0.3.
 //!
-//! The trace of the square root of the covariances' product is the sum of the singular values of
-//! `A B^T`, where `A^T A` and `B^T B` are the covariances. So no root of a matrix is taken, and sets with
-//! fewer vectors than features, whose covariances are singular, need no correction.
+//! The trace of the square root of the covariances' product is the sum of the singular values of `A B^T`, where
+//! `A^T A` and `B^T B` are the covariances. So no matrix root is needed, and sets with fewer vectors than features,
+//! whose covariances are singular, need no correction.
 
 use nalgebra::DMatrix;
 
@@ -14,21 +14,24 @@ use crate::error::{Error, Result};
 /// Feature vectors of equal length.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Features {
-    /// Numbers in a vector.
+    /// Numbers per vector.
     width: usize,
     values: Vec<f32>,
 }
 
 impl Features {
-    /// No vectors yet; they will have `width` numbers.
+    /// An empty set of vectors of `width` numbers.
     pub fn new(width: usize) -> Self {
         Self { width, values: Vec::new() }
     }
 
-    /// Adds the vectors in `values`, one after the other.
+    /// Adds the vectors concatenated in `values`.
+    ///
+    /// # Shapes
+    /// `values` is `[vectors * width]`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when they are no whole vectors, or a number is not finite.
+    /// [`Error::Invalid`] if the length is no multiple of the width, or a number is not finite.
     pub fn extend(&mut self, values: &[f32]) -> Result<()> {
         let (width, len) = (self.width, values.len());
         if width == 0 || !len.is_multiple_of(width) {
@@ -54,17 +57,17 @@ impl Features {
         self.values.chunks_exact(self.width.max(1))
     }
 
-    /// How many vectors there are.
+    /// The number of vectors.
     pub fn len(&self) -> usize {
         self.values.len() / self.width.max(1)
     }
 
-    /// Whether there is none.
+    /// Whether there are no vectors.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
-    /// The mean, and a matrix with `width` columns whose product with itself is the covariance.
+    /// The mean, and a matrix `A` with `width` columns for which `A^T A` is the covariance.
     fn moments(&self) -> (Vec<f64>, DMatrix<f64>) {
         let (rows, width) = (self.len(), self.width);
         let mut mean = vec![0.0; width];
@@ -79,7 +82,7 @@ impl Features {
         if rows <= width {
             return (mean, centred);
         }
-        // The same product from as many rows as there are features.
+        // A square matrix with the same product.
         let covariance = (centred.transpose() * &centred).symmetric_eigen();
         let mut root = covariance.eigenvectors.transpose();
         for (mut row, value) in root.row_iter_mut().zip(covariance.eigenvalues.iter()) {
@@ -89,8 +92,10 @@ impl Features {
     }
 }
 
-/// `|m_a - m_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2))` in f64; 0 for equal sets. It falls with the number of
-/// vectors: compare distances of equal numbers only. Takes 8 bytes for each number of both sets.
+/// The Fréchet distance `|m_a - m_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2))` in f64; 0 for equal sets.
+///
+/// It falls with the number of vectors: compare only distances of sets of equal size. Takes 8 bytes of memory for each
+/// number of both sets.
 ///
 /// ```
 /// use calumma::eval::metrics::{Features, frechet_distance};
@@ -103,7 +108,7 @@ impl Features {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] when a set has fewer than two vectors, or the sets' vectors differ in length.
+/// [`Error::Invalid`] if a set has fewer than two vectors, or the sets' vectors differ in length.
 pub fn frechet_distance(a: &Features, b: &Features) -> Result<f64> {
     if a.len() < 2 || b.len() < 2 {
         let (a, b) = (a.len(), b.len());
@@ -128,7 +133,7 @@ mod tests {
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
-    /// `rows` vectors of `width`, stretched and shifted by place.
+    /// `rows` random vectors of `width`, wider from column to column, plus `shift`.
     fn features(rows: usize, width: usize, seed: u64, shift: f32) -> Features {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut features = Features::new(width);
@@ -138,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_sets_are_at_no_distance_and_order_does_not_matter() {
+    fn equal_sets_have_distance_zero_and_the_distance_is_symmetric() {
         for rows in [3, 8, 40] {
             let (a, b) = (features(rows, 8, 1, 0.0), features(rows + 1, 8, 2, 0.3));
             let [ab, ba] = [(&a, &b), (&b, &a)].map(|(a, b)| frechet_distance(a, b).unwrap());
@@ -148,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn a_shift_of_all_vectors_counts_by_its_square() {
+    fn a_shift_of_all_vectors_adds_its_square() {
         let (a, b) = (features(50, 4, 3, 0.0), features(50, 4, 3, 0.5));
         assert!((frechet_distance(&a, &b).unwrap() - 4.0 * 0.25).abs() < 1e-6);
     }
 
     #[test]
-    fn both_ways_to_the_covariance_agree() {
-        // The same set twice over has the same mean; its covariance differs by a known factor only.
+    fn both_forms_of_the_covariance_agree() {
+        // A set repeated twice has the same mean; its covariance differs by a known factor.
         let (few, other) = (features(8, 8, 5, 0.0), features(30, 8, 6, 0.1));
         let mut twice = few.clone();
         twice.extend(&few.values).unwrap();
@@ -168,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_distance_is_refused() {
+    fn sets_without_a_distance_are_refused() {
         let (one, two) = (features(1, 4, 1, 0.0), features(2, 4, 1, 0.0));
         assert!(frechet_distance(&one, &two).unwrap_err().to_string().contains("1 and 2"));
         let wide = features(2, 5, 1, 0.0);

@@ -1,8 +1,7 @@
-//! Metrics over texts and features, each after the public implementation that its file names.
+//! Metrics over texts and features, each equal to the public implementation that its file names.
 //!
-//! Captions are scored as [`Segment`]s of tokenised texts: [`PtbTokenizer`] first, then [`bleu()`],
-//! [`rouge_l()`] and [`cider()`]. Answers are compared after [`AnswerNormalizer`] or
-//! [`TextNormalization`]. All are pure functions.
+//! Captions are tokenised by [`PtbTokenizer`] into [`Segment`]s, which [`bleu()`], [`rouge_l()`] and [`cider()`]
+//! score. Answers are compared after [`AnswerNormalizer`] or [`TextNormalization`]. All are pure functions.
 
 pub mod bleu;
 pub mod cider;
@@ -26,18 +25,18 @@ pub use segment::Segment;
 pub use text_match::{TextMatcher, TextNormalization};
 pub use vqa_accuracy::{AnswerNormalizer, AnswerRules, VqaAccuracy, VqaSummary};
 
-/// The words of `text`, split as Python's `str.split` does it: unlike Rust's, it also splits at the
-/// four information separators.
+/// The words of `text`, split like Python's `str.split`, which unlike Rust's also splits at the four information
+/// separators.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(is_blank).filter(|word| !word.is_empty())
 }
 
-/// Whether Python's `str.isspace` holds.
+/// Python's `str.isspace`.
 fn is_blank(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// The mean; 0 of nothing.
+/// The mean; 0 without values.
 fn mean(values: &[f64]) -> f64 {
     if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
 }

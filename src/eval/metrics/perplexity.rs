@@ -1,12 +1,10 @@
-//! Losses in other units.
+//! Perplexity and bits per byte.
 
 use std::f64::consts::LN_2;
 
-/// `exp(nats / tokens)`, at least 1 for a sum of cross-entropies: how many equally likely tokens
-/// would be as uncertain. None for no tokens.
+/// The perplexity `exp(nats / tokens)`; `None` without tokens.
 ///
-/// It depends on the tokenizer: compare perplexities only over one vocabulary, else
-/// [`bits_per_byte`].
+/// It depends on the tokenizer: compare perplexities only within one vocabulary, else use [`bits_per_byte`].
 ///
 /// ```
 /// use calumma::eval::metrics::perplexity;
@@ -17,11 +15,10 @@ pub fn perplexity(nats: f64, tokens: usize) -> Option<f64> {
     (tokens > 0).then(|| (nats / tokens as f64).exp())
 }
 
-/// `nats / (bytes ln 2)`, not negative: the bits that a compressor by the model would need per byte
-/// of UTF-8 text (Gao et al. 2020, The Pile, section 3.1). None for no bytes.
+/// Bits per byte of UTF-8 text, `nats / (bytes ln 2)` (Gao et al. 2020, The Pile, section 3.1); `None` without bytes.
 ///
-/// `nats` is the sum of cross-entropies over all tokens that `bytes` bytes were split into, those
-/// that carry no bytes (the end of a document) included.
+/// `nats` is the sum of cross-entropies over all tokens of the `bytes` bytes, including tokens without bytes, such as
+/// the end of a document.
 ///
 /// ```
 /// use calumma::eval::metrics::bits_per_byte;
@@ -37,13 +34,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_measured_has_no_value() {
+    fn nothing_measured_gives_none() {
         assert_eq!(perplexity(0.0, 0), None);
         assert_eq!(bits_per_byte(0.0, 0), None);
     }
 
     #[test]
-    fn bits_do_not_depend_on_the_tokens() {
+    fn bits_per_byte_do_not_depend_on_the_number_of_tokens() {
         // 12 bytes as 3 tokens of 4 bytes or 6 of 2, at equal total loss.
         let nats = 12.0;
         assert!(bits_per_byte(nats, 12).is_some_and(|bits| (bits * LN_2 - 1.0).abs() < 1e-12));

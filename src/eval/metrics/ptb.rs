@@ -1,25 +1,24 @@
-//! Penn Treebank tokens of captions, as the public caption scorers count them.
+//! Penn Treebank tokenizer for captions, equal to that of the public caption scorers.
 //!
 //! The scorers (pycocoevalcap, `tokenizer/ptbtokenizer.py`) run Stanford CoreNLP 3.4.1's
-//! `PTBTokenizer -preserveLines -lowerCase` and drop [`DROPPED`] tokens. This is a tokenizer of its
-//! own, written from what that program answers to probes, not from its grammar. The two agree on
-//! every text of `tests/fixtures/metrics/ptb_tokens.jsonl`;
-//! `tests/metrics.sh` holds them against each other on other texts.
+//! `PTBTokenizer -preserveLines -lowerCase` and drop the tokens [`DROPPED`]. This is an independent implementation,
+//! derived from that program's output on probes, not from its grammar. The two agree on every text of
+//! `tests/fixtures/metrics/ptb_tokens.jsonl`; `tests/metrics.sh` compares them on other texts.
 
 use regex::Regex;
 
 use super::ptb_lists::{ASSIMILATIONS, SENTENCE_STARTERS, SYMBOLS};
 use super::ptb_rules::{Follow, Form, Rule, expand, regex, rules};
 
-/// Punctuation tokens that do not count. The brackets of the scorers' own list are left out: it
-/// names them in capitals, which a lower-case token never equals, so `-lrb-` counts as a token.
+/// Punctuation tokens that do not count. The scorers' own list also has brackets, but in capitals, which lower-case
+/// tokens never equal, so `-lrb-` counts as a token.
 pub const DROPPED: [&str; 13] =
     ["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"];
 
-/// Stands for a blank inside a token, as in the mixed number `1 1/2`.
+/// The blank inside a token, as in the mixed number `1 1/2`.
 const INNER_BLANK: &str = "\u{a0}";
 
-/// Splits texts into tokens. Make one for many texts.
+/// Splits texts into tokens. Construction compiles patterns: use one for many texts.
 ///
 /// ```
 /// let tokenizer = calumma::eval::metrics::PtbTokenizer::new();
@@ -32,9 +31,9 @@ const INNER_BLANK: &str = "\u{a0}";
 pub struct PtbTokenizer {
     rules: Vec<Rule>,
     symbol: Regex,
-    /// A capitalised word that starts sentences, after blanks.
+    /// Blanks and a capitalised word that starts sentences.
     sentence: Regex,
-    /// Words that are two, the second group from the second word on.
+    /// Words that are split in two; a group captures the second part.
     assimilated: Regex,
     /// The rest of `n't` after its `n`.
     negation: Regex,
@@ -55,7 +54,7 @@ impl std::fmt::Debug for PtbTokenizer {
 }
 
 impl PtbTokenizer {
-    /// The tokenizer of captions.
+    /// The tokenizer.
     pub fn new() -> Self {
         let starters = SENTENCE_STARTERS.split_whitespace().collect::<Vec<_>>().join("|");
         let pairs = ASSIMILATIONS.split_whitespace().map(|pair| {
@@ -74,17 +73,16 @@ impl PtbTokenizer {
         }
     }
 
-    /// The tokens of `text`: in lower case, without punctuation.
+    /// The tokens of `text`, in lower case, without punctuation.
     ///
-    /// A token has no blanks; where one takes a blank in (`1 1/2`) it holds U+00A0 instead, as in
-    /// the original.
+    /// A blank inside a token (`1 1/2`) becomes U+00A0, as in the original.
     pub fn tokenize(&self, text: &str) -> Vec<String> {
         self.tokenize_lines(&[text]).pop().unwrap_or_default()
     }
 
-    /// The tokens of each of `texts`, as the scorers get them: the original reads all texts as the
-    /// lines of one file, and looks across the end of a line to tell an initial from the end of a
-    /// sentence ("plan b" before "The dog") and a number's abbreviation from a word ("no").
+    /// The tokens of each of `texts`, as the scorers obtain them: the original reads all texts as the lines of one file,
+    /// and looks beyond the end of a line to tell an initial from the end of a sentence ("plan b" before "The dog")
+    /// and the abbreviation of "number" from a word ("no").
     pub fn tokenize_lines<T: AsRef<str>>(&self, texts: &[T]) -> Vec<Vec<String>> {
         let lines: Vec<String> =
             texts.iter().map(|text| text.as_ref().replace('\n', " ")).collect();
@@ -115,8 +113,8 @@ impl PtbTokenizer {
         tokens
     }
 
-    /// The longest match of a rule at the start of the line that is the first `len` bytes of
-    /// `rest`, the first of equals.
+    /// The longest match of a rule at the start of the line, which is the first `len` bytes of `rest`; the first rule
+    /// wins ties.
     fn longest(&self, rest: &str, len: usize) -> Option<(Form, usize)> {
         let mut best: Option<(Form, usize)> = None;
         for rule in &self.rules {
@@ -130,6 +128,7 @@ impl PtbTokenizer {
         best
     }
 
+    /// Whether `after` satisfies the condition `follow`.
     fn follows(&self, follow: Follow, after: &str) -> bool {
         let next = after.chars().next();
         match follow {
@@ -143,7 +142,7 @@ impl PtbTokenizer {
         }
     }
 
-    /// Adds the tokens of a match of `len` bytes; returns how many of them were used.
+    /// Adds the tokens of a match of `len` bytes; returns the number of bytes consumed.
     fn push(&self, form: Form, rest: &str, len: usize, tokens: &mut Vec<String>) -> usize {
         let (text, after) = rest.split_at(len);
         match form {
@@ -154,7 +153,7 @@ impl PtbTokenizer {
             Form::Tis => {
                 let (t, verb) = text.split_at(2);
                 tokens.extend([t.to_lowercase(), verb[..verb.len().min(3)].to_lowercase()]);
-                // What is left of 'twasn't is its negation.
+                // The rest of 'twasn't is its negation.
                 return text.len().min(5);
             }
             Form::Entity => tokens.extend(entity(text).map(str::to_owned)),
@@ -167,6 +166,7 @@ impl PtbTokenizer {
         len
     }
 
+    /// Adds the tokens of a word; returns the number of bytes consumed.
     fn push_word(&self, text: &str, after: &str, tokens: &mut Vec<String>) -> usize {
         let negated = text.strip_suffix(['n', 'N']).filter(|verb| {
             let letters = verb.chars().all(|c| c.is_ascii_alphabetic());
@@ -191,12 +191,12 @@ impl PtbTokenizer {
         found.is_some_and(|found| self.follows(Follow::NoLetter, &from[found.len()..]))
     }
 
-    /// Whether the `n` before `after` is that of `n't`.
+    /// Whether the `n` before `after` belongs to `n't`.
     fn negates(&self, after: &str) -> bool {
         self.negation.is_match(after)
     }
 
-    /// Adds what stands for one character that no rule takes.
+    /// Adds the token of a character that no rule matches, if it has one.
     fn push_symbol(&self, symbol: char, tokens: &mut Vec<String>) {
         let text = symbol.to_string();
         let token = match symbol {
@@ -221,7 +221,7 @@ impl PtbTokenizer {
     }
 }
 
-/// A token as the original writes it.
+/// A token in the original's spelling.
 fn written(text: &str) -> String {
     let text = text.replace('\u{ad}', "").replace(' ', INNER_BLANK).to_lowercase();
     let text = if text.contains('&') { text.replace("&amp;", "&") } else { text };
@@ -232,11 +232,13 @@ fn written(text: &str) -> String {
     text.replace('(', "-lrb-").replace(')', "-rrb-")
 }
 
+/// Typographic quotation marks as straight ones.
 fn straight(quotes: &str) -> String {
     let quotes = quotes.replace('\u{2018}', "`").replace('\u{2019}', "'");
     quotes.replace('\u{201c}', "``").replace('\u{201d}', "''")
 }
 
+/// The character of an entity; `None` for those that are dropped.
 fn entity(text: &str) -> Option<&'static str> {
     match text.to_lowercase().as_str() {
         "&amp;" => Some("&"),
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn blanks_inside_a_token_do_not_break() {
+    fn blanks_inside_a_token_become_no_break_spaces() {
         assert_eq!(PtbTokenizer::new().tokenize("1 1/2"), ["1\u{a0}1/2"]);
     }
 

@@ -1,4 +1,4 @@
-//! The kinds of tokens of [`super::ptb`]: at every place of a text the longest match wins.
+//! The rules of [`super::ptb`]; at every position of a text the longest match wins.
 
 use regex::{Captures, Regex};
 
@@ -6,7 +6,7 @@ use super::ptb_lists::{
     ABBREVIATIONS, APOSTROPHE_WORDS, BEFORE_NUMBERS, CAPITALIZED_ABBREVIATIONS, MARKS,
 };
 
-/// What has to follow a match for it to count.
+/// The condition on the text after a match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Follow {
     Anything,
@@ -14,45 +14,45 @@ pub(super) enum Follow {
     NoLetter,
     /// No ASCII letter or digit.
     NoAlphanumeric,
-    /// A blank or nothing.
+    /// A blank or the end.
     Blank,
-    /// A digit, after a blank or not.
+    /// A digit, possibly after a blank.
     Number,
     Letter,
     /// A comma or a colon.
     Separator,
 }
 
-/// How a match becomes tokens.
+/// The tokens of a match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// As it stands.
+    /// One token, unchanged.
     Whole,
-    /// A word, which may end in the `n` of `n't` or be two words in one.
+    /// A word, which may end in the `n` of `n't` or be split in two.
     Word,
-    /// As it stands, unless a clitic starts at its apostrophe.
+    /// One token, unless a clitic starts at its apostrophe.
     Elided,
-    /// A clitic such as `'s`: with a straight apostrophe.
+    /// A clitic such as `'s`, with a straight apostrophe.
     Clitic,
     /// `'tis` and `'twas`: `'t` and the rest.
     Tis,
-    /// A letter with a full stop, an initial unless a new sentence follows.
+    /// A letter with its full stop: an initial, unless a new sentence follows.
     Initial,
-    /// `&amp;` and its like.
+    /// An entity such as `&amp;`.
     Entity,
-    /// Typographic quotation marks in a row: a token of straight ones.
+    /// A run of typographic quotation marks: one token of straight ones.
     Quotes,
-    /// Nothing.
+    /// No token.
     Dropped,
 }
 
-/// A kind of token.
+/// A rule for one kind of token.
 pub(super) struct Rule {
-    /// What becomes of a match.
+    /// The tokens of a match.
     pub form: Form,
-    /// What has to follow it.
+    /// The condition on the text after it.
     pub follow: Follow,
-    /// Anchored at the start.
+    /// The pattern, anchored at the start.
     pub pattern: Regex,
 }
 
@@ -61,7 +61,7 @@ pub(super) fn regex(pattern: &str) -> Regex {
     Regex::new(pattern).expect("the patterns are fixed and valid")
 }
 
-/// The names that patterns use for classes of characters and small parts.
+/// `pattern`, anchored, with its named character classes and parts filled in.
 pub(super) fn expand(pattern: &str) -> String {
     let accented = "&(?i:[aeiou](?:acute|grave|uml));";
     let letter = format!(r"(?:[\p{{L}}{MARKS}]|{accented})");
@@ -83,14 +83,14 @@ pub(super) fn expand(pattern: &str) -> String {
 /// A rule before its pattern is expanded.
 type Row = (Form, Follow, String);
 
-/// The kinds of tokens of more than one character.
+/// The rules for tokens of more than one character.
 pub(super) fn rules() -> Vec<Rule> {
     let rows: Vec<Row> =
         [words(), elisions(), abbreviations(), clitics(), numbers(), web(), marks()]
             .into_iter()
             .flatten()
             .collect();
-    // Before a comma or colon, a full stop after a word is that of an abbreviation.
+    // Before a comma or colon, a full stop after a word marks an abbreviation.
     let stopped = rows
         .iter()
         .filter(|(form, ..)| *form == Form::Word)
@@ -105,12 +105,12 @@ fn row(form: Form, follow: Follow, pattern: impl Into<String>) -> Row {
     (form, follow, pattern.into())
 }
 
-/// A pattern of the words of `list`.
+/// A pattern that matches any word of `list`.
 fn any_of(list: &str) -> String {
     list.split_whitespace().collect::<Vec<_>>().join("|")
 }
 
-/// Words, plain, hyphenated and slashed.
+/// Plain, hyphenated and slashed words.
 fn words() -> Vec<Row> {
     let word = |pattern: &str| row(Form::Word, Follow::Anything, pattern);
     let elided = "(?i:[dlno]){tick}{letter}{alnum}+";
@@ -155,13 +155,13 @@ fn abbreviations() -> Vec<Row> {
     ]
 }
 
-/// What starts with an apostrophe, and `n't`.
+/// Tokens that start with an apostrophe, and `n't`.
 fn clitics() -> Vec<Row> {
     vec![
         row(Form::Clitic, Follow::NoLetter, "{apostrophe}(?i:s|d|m|ll|re|ve)"),
         row(Form::Whole, Follow::NoLetter, "{apostrophe}(?i:em|cause|till?|n)"),
         row(Form::Whole, Follow::Anything, "{apostrophe}[nN]{apostrophe}"),
-        // The typographic apostrophe does not mind letters behind.
+        // After a typographic apostrophe, further letters may follow.
         row(Form::Clitic, Follow::Anything, "\u{2019}(?i:s|d|m|ll|re|ve)"),
         row(Form::Whole, Follow::Anything, "\u{2019}(?i:em|n)"),
         row(Form::Whole, Follow::Anything, "{apostrophe}{digit}{digit}s"),
@@ -185,7 +185,7 @@ fn numbers() -> Vec<Row> {
     ]
 }
 
-/// Addresses, mentions, tags, entities.
+/// Web addresses, mentions, markup and entities.
 fn web() -> Vec<Row> {
     let whole = |pattern: &str| row(Form::Whole, Follow::Anything, pattern);
     let host = r"www\.(?:[a-zA-Z0-9-]+\.)+[a-zA-Z]{2,4}|(?:[a-zA-Z0-9]+\.)+(?:com|net|org|edu)";
@@ -204,7 +204,7 @@ fn web() -> Vec<Row> {
     ]
 }
 
-/// Smileys and runs of marks.
+/// Smileys and runs of punctuation.
 fn marks() -> Vec<Row> {
     let western = r"[<>]?[:;=][-'oO]?[DPp()\[\]O@\\|{]";
     let eastern = r"\(?(?:\^_\^|-_-|>_<|<_<|>_>|=_=|~_~)\)?";

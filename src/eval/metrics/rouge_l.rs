@@ -3,24 +3,24 @@
 use super::mean;
 use super::segment::Segment;
 
-/// How much more recall counts than precision.
+/// The weight of recall against precision.
 const BETA: f64 = 1.2;
 
-/// ROUGE-L, in `[0, 1]`.
+/// ROUGE-L in `[0, 1]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RougeL {
-    /// The mean over segments; 0 of none.
+    /// The mean over segments; 0 without segments.
     pub corpus: f64,
-    /// Of each segment.
+    /// Each segment.
     pub segments: Vec<f64>,
 }
 
 /// ROUGE-L of `segments`.
 ///
-/// Of the longest common subsequence of a hypothesis and each reference come precision P (over the
-/// hypothesis' length) and recall R (over the reference's); the best P and the best R, which may be
-/// of two references, make `(1 + b²) P R / (R + b² P)` with b = 1.2. Unlike the other metrics this
-/// one splits at every single blank, so an empty text is one empty word.
+/// The length of the longest common subsequence with each reference gives a precision P (over the hypothesis' length)
+/// and a recall R (over the reference's length); the score is `(1 + b²) P R / (R + b² P)` with b = 1.2 for the best P
+/// and the best R, possibly of two references. Unlike the other metrics, this one splits at every single blank, so an
+/// empty text is one empty word.
 pub fn rouge_l(segments: &[Segment]) -> RougeL {
     let segments: Vec<f64> = segments.iter().map(score).collect();
     RougeL { corpus: mean(&segments), segments }
@@ -42,9 +42,9 @@ fn score(segment: &Segment) -> f64 {
     (1.0 + beta) * precision * recall / (recall + beta * precision)
 }
 
-/// The length of the longest sequence of words that both have in this order.
+/// The length of the longest common subsequence.
 fn longest_common_subsequence(a: &[&str], b: &[&str]) -> usize {
-    // lens[j]: of the words of `a` so far and the first j of `b`.
+    // lens[j]: for the words of `a` so far and the first j words of `b`.
     let mut lens = vec![0; b.len() + 1];
     for word in a {
         let mut diagonal = 0;
@@ -75,7 +75,7 @@ mod tests {
     fn precision_and_recall_may_come_from_two_references() {
         let references = vec!["a".to_owned(), "a b c d".to_owned()];
         let score = rouge_l(&[Segment::new("a b", references).unwrap()]).corpus;
-        // P = 2/2 by the second, R = 1/1 by the first.
+        // P = 2/2 from the second, R = 1/1 from the first.
         assert_eq!(score, 1.0);
     }
 

@@ -1,18 +1,17 @@
-//! What the caption metrics compare.
+//! A caption with its references, the input of the caption metrics.
 
 use std::collections::BTreeMap;
 
 use super::{PtbTokenizer, words};
 use crate::error::{Error, Result};
 
-/// The longest n-grams that caption metrics count.
+/// Length of the longest n-grams counted.
 pub(super) const MAX_N: usize = 4;
 
-/// How often each n-gram of 1 to [`MAX_N`] words occurs. Ordered, so that sums over it repeat to the
-/// last digit.
+/// The count of each n-gram of 1 to [`MAX_N`] words; ordered, so that sums over it are reproducible to the last digit.
 pub(super) type Ngrams<'a> = BTreeMap<&'a [&'a str], usize>;
 
-/// A hypothesis with the references of the same image, as tokens joined by single blanks.
+/// A hypothesis and the references of its image, as tokens joined by single blanks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     hypothesis: String,
@@ -20,24 +19,23 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// A segment of texts that are tokenised already.
+    /// A segment of tokenised texts.
     ///
     /// # Errors
-    /// When there is no reference.
+    /// If there is no reference.
     pub fn new(hypothesis: impl Into<String>, references: Vec<String>) -> Result<Self> {
         let hypothesis = hypothesis.into();
         if references.is_empty() {
-            let message = format!("the caption {hypothesis:?} has no reference to be held against");
+            let message = format!("the caption {hypothesis:?} has no reference");
             return Err(Error::invalid(message));
         }
         Ok(Self { hypothesis, references })
     }
 
-    /// Tokenises hypotheses with their references as the public scorers do: all hypotheses in one
-    /// go, all references in another.
+    /// Segments of texts, tokenised as by the public scorers: all hypotheses as one file, all references as another.
     ///
     /// # Errors
-    /// When the numbers differ or a hypothesis has no reference.
+    /// If the numbers differ or a hypothesis has no reference.
     pub fn tokenized<H: AsRef<str>, R: AsRef<str>>(
         tokenizer: &PtbTokenizer,
         hypotheses: &[H],
@@ -60,12 +58,12 @@ impl Segment {
         hypotheses.zip(references).map(segment).collect()
     }
 
-    /// The caption that is scored.
+    /// The caption to be scored.
     pub fn hypothesis(&self) -> &str {
         &self.hypothesis
     }
 
-    /// What it is held against; at least one.
+    /// The references; at least one.
     pub fn references(&self) -> &[String] {
         &self.references
     }
@@ -82,13 +80,13 @@ impl Segment {
 
 /// The words of a [`Segment`].
 pub(super) struct SegmentWords<'a> {
-    /// Of the hypothesis.
+    /// Words of the hypothesis.
     pub hypothesis: Vec<&'a str>,
-    /// Of each reference.
+    /// Words of each reference.
     pub references: Vec<Vec<&'a str>>,
 }
 
-/// Counts the n-grams of `words`.
+/// The n-grams of `words`.
 pub(super) fn ngrams<'a>(words: &'a [&'a str]) -> Ngrams<'a> {
     let mut counts = Ngrams::new();
     for ngram in (1..=MAX_N).flat_map(|n| words.windows(n)) {

@@ -6,18 +6,18 @@ use std::collections::BTreeMap;
 use super::vqa_accuracy::{AnswerNormalizer, AnswerRules};
 use super::words;
 
-/// The form in which texts are compared.
+/// A normalisation before texts are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TextNormalization {
-    /// As they stand.
+    /// None.
     Verbatim,
     /// SQuAD's: lower case, no ASCII punctuation, no `a`, `an`, `the`, single blanks.
     Squad,
-    /// That of a VQA evaluator.
+    /// A VQA evaluator's.
     Vqa(AnswerRules),
 }
 
-/// Compares texts after a normalisation. Make one for many texts.
+/// Compares texts after a normalisation. Construction compiles patterns: use one for many texts.
 ///
 /// ```
 /// use calumma::eval::metrics::{TextMatcher, TextNormalization};
@@ -33,7 +33,7 @@ pub struct TextMatcher {
 }
 
 impl TextMatcher {
-    /// A matcher after `normalization`.
+    /// A matcher with `normalization`.
     pub fn new(normalization: TextNormalization) -> Self {
         let rules = match normalization {
             TextNormalization::Vqa(rules) => rules,
@@ -57,9 +57,8 @@ impl TextMatcher {
         references.iter().any(|reference| self.normalize(reference.as_ref()) == prediction)
     }
 
-    /// The harmonic mean of precision and recall of the words, each counted as often as it occurs,
-    /// against the best of `references`; in `[0, 1]`. Where one side has no words: 1 if both have
-    /// none, else 0.
+    /// Word F1, the harmonic mean of precision and recall of words with multiplicity, against the best of
+    /// `references`; in `[0, 1]`. If a side has no words: 1 if both have none, else 0.
     pub fn token_f1<T: AsRef<str>>(&self, prediction: &str, references: &[T]) -> f64 {
         let prediction = self.normalize(prediction);
         let of = |reference: &T| word_f1(&prediction, &self.normalize(reference.as_ref()));
@@ -70,7 +69,7 @@ impl TextMatcher {
 fn squad(text: &str) -> String {
     let lower = text.to_lowercase();
     let kept: String = lower.chars().filter(|c| !c.is_ascii_punctuation()).collect();
-    // An article goes wherever it is a word between characters that are none of a word's.
+    // An article is removed wherever it is a whole run of word characters.
     let mut without = String::with_capacity(kept.len());
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let mut rest = &kept[..];
@@ -105,13 +104,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn articles_and_punctuation_do_not_count() {
+    fn squad_ignores_articles_and_punctuation() {
         assert_eq!(squad("The  U.S.A., an -- 'A' list!"), "usa list");
         assert_eq!(squad("theatre a\u{2019}s"), "theatre \u{2019}s");
     }
 
     #[test]
-    fn words_count_as_often_as_they_occur() {
+    fn words_count_with_multiplicity() {
         let matcher = TextMatcher::new(TextNormalization::Squad);
         assert_eq!(matcher.token_f1("red red", &["red heart"]), 0.5);
         assert_eq!(matcher.token_f1("the", &["a"]), 1.0);
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_normalisation_decides() {
+    fn matches_depend_on_the_normalisation() {
         let same = |normalization| TextMatcher::new(normalization).exact_match("Two", &["2"]);
         assert!(same(TextNormalization::Vqa(AnswerRules::Official)));
         assert!(!same(TextNormalization::Squad));

@@ -1,10 +1,9 @@
-//! Answers in the form in which they are compared, and the accuracy against ten people's answers.
+//! Normalisation of answers, and accuracy against the answers of ten annotators.
 //!
 //! The rules are those of the public VQA evaluator (GT-Vision-Lab/VQA,
-//! `PythonEvaluationTools/vqaEvaluation/vqaEval.py`), oddities included, because published scores
-//! depend on them, and those of its descendant on EvalAI (in MMF and lmms-eval,
-//! `tasks/_task_utils/vqa_eval_metric.py`), which differ. [`VqaAccuracy`] compares with several
-//! answers; a data set with one right answer takes [`AnswerNormalizer::same`].
+//! `PythonEvaluationTools/vqaEvaluation/vqaEval.py`), including its oddities, because published scores depend on them;
+//! and those of its descendant on EvalAI (in MMF and lmms-eval, `tasks/_task_utils/vqa_eval_metric.py`), which differ.
+//! [`VqaAccuracy`] compares with several answers; for a single right answer use [`AnswerNormalizer::same`].
 
 use std::collections::BTreeMap;
 
@@ -12,14 +11,14 @@ use regex::Regex;
 
 use super::{is_blank, mean, words as split};
 
-/// Deleted where one stands beside a blank anywhere in the answer, else replaced by a blank.
+/// Marks that are deleted if they stand beside a blank anywhere in the answer, else replaced by a blank.
 const PUNCTUATION: [char; 21] = [
     ';', '/', '[', ']', '"', '{', '}', '(', ')', '=', '+', '\\', '_', '-', '>', '<', '@', '`', ',',
     '?', '!',
 ];
 
-/// How many full stops are removed at most: the evaluator passes the flag `re.UNICODE` where the
-/// number of substitutions belongs.
+/// The maximum number of full stops removed: the evaluator passes the flag `re.UNICODE` (32) as the number of
+/// substitutions.
 const MOST_FULL_STOPS: usize = 32;
 
 const NUMBERS: [(&str, &str); 12] = [
@@ -39,7 +38,7 @@ const NUMBERS: [(&str, &str); 12] = [
 
 const ARTICLES: [&str; 3] = ["a", "an", "the"];
 
-/// Contractions in their right form; a word that lacks exactly one of the apostrophes becomes it.
+/// Correct contractions; a word that lacks exactly one of the apostrophes is replaced by it.
 const CONTRACTIONS: &str = "ain't aren't can't could've couldn't couldn't've didn't doesn't don't \
     hadn't hadn't've hasn't haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll \
     ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock oughtn't 'ow's'at \
@@ -50,22 +49,21 @@ const CONTRACTIONS: &str = "ain't aren't can't could've couldn't couldn't've did
     who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all \
     y'all'll y'all'd've you'd you'd've you'll you're you've";
 
-/// Which evaluator's rules hold.
+/// The evaluator whose rules apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum AnswerRules {
-    /// The VQA challenge's own. Its accuracy normalises only where people's answers differ.
+    /// The VQA challenge's own. Its accuracy normalises only if the annotators' answers differ.
     #[default]
     Official,
-    /// lmms-eval's for VQAv2: the two steps of the official one, always, and several commas between
-    /// digits count like one.
+    /// lmms-eval's for VQAv2: always the two steps of the official one, and several commas between digits count as
+    /// one.
     LmmsVqa,
-    /// EvalAI's processor, with which TextVQA, VizWiz and OK-VQA are scored: as
-    /// [`AnswerRules::LmmsVqa`], after lower case, without commas and question marks, and `'s` a
-    /// word of its own.
+    /// EvalAI's processor for TextVQA, VizWiz and OK-VQA: as [`AnswerRules::LmmsVqa`] after conversion to lower case,
+    /// removal of commas and question marks, and a blank before `'s`.
     EvalAi,
 }
 
-/// Puts answers into the form in which they are compared. Make one for many answers.
+/// Normalises answers for comparison. Construction compiles patterns: use one for many answers.
 ///
 /// ```
 /// let normalizer = calumma::eval::metrics::AnswerNormalizer::new();
@@ -74,7 +72,7 @@ pub enum AnswerRules {
 /// ```
 #[derive(Clone, Debug)]
 pub struct AnswerNormalizer {
-    /// A comma between digits; digits are Unicode's decimal ones, as in the evaluator.
+    /// A comma between digits (Unicode's decimal digits, as in the evaluator).
     thousands: Regex,
     full_stop: Regex,
     rules: AnswerRules,
@@ -87,12 +85,12 @@ impl Default for AnswerNormalizer {
 }
 
 impl AnswerNormalizer {
-    /// A normaliser by the official evaluator's rules.
+    /// A normaliser with the official evaluator's rules.
     pub fn new() -> Self {
         Self::with_rules(AnswerRules::Official)
     }
 
-    /// A normaliser by `rules`.
+    /// A normaliser with `rules`.
     pub fn with_rules(rules: AnswerRules) -> Self {
         let regex = |pattern| Regex::new(pattern).expect("the patterns are fixed and valid");
         let thousands = match rules {
@@ -102,8 +100,8 @@ impl AnswerNormalizer {
         Self { thousands: regex(thousands), full_stop: regex(r"\.(\d?)"), rules }
     }
 
-    /// `answer` in lower case with single blanks, without punctuation and articles, numbers up to
-    /// ten as digits, contractions with their apostrophes.
+    /// `answer` in lower case with single blanks, without punctuation and articles, with numbers up to ten as digits
+    /// and apostrophes in contractions.
     pub fn normalize(&self, answer: &str) -> String {
         let answer = match self.rules {
             AnswerRules::EvalAi => stripped(&possessives(answer)),
@@ -112,11 +110,12 @@ impl AnswerNormalizer {
         words(&self.without_punctuation(&answer))
     }
 
-    /// Whether two answers are the same once normalised.
+    /// Whether two answers are equal after normalisation.
     pub fn same(&self, a: &str, b: &str) -> bool {
         self.normalize(a) == self.normalize(b)
     }
 
+    /// The evaluator's first step.
     fn without_punctuation(&self, answer: &str) -> String {
         let thousands = self.thousands.is_match(answer);
         let mut text = answer.to_owned();
@@ -128,7 +127,7 @@ impl AnswerNormalizer {
         self.without_full_stops(&text)
     }
 
-    /// Removes full stops that no digit follows.
+    /// `text` without full stops that no digit follows.
     fn without_full_stops(&self, text: &str) -> String {
         let mut removed = 0;
         let kept = self.full_stop.replace_all(text, |found: &regex::Captures<'_>| {
@@ -140,17 +139,18 @@ impl AnswerNormalizer {
     }
 }
 
-/// `answer` without line ends, tabs and blanks around it.
+/// `answer` with line ends and tabs as blanks, trimmed.
 fn stripped(answer: &str) -> String {
     answer.replace(['\n', '\t'], " ").trim_matches(is_blank).to_owned()
 }
 
-/// What EvalAI's processor does first.
+/// The first step of EvalAI's processor.
 fn possessives(answer: &str) -> String {
     let answer = answer.to_lowercase().replace([',', '?'], "").replace("'s", " 's");
     answer.trim_matches(is_blank).to_owned()
 }
 
+/// The evaluator's second step: lower case, digits, articles, contractions.
 fn words(text: &str) -> String {
     let lower = text.to_lowercase();
     let words = split(&lower).map(digits).filter(|word| !ARTICLES.contains(word)).map(contraction);
@@ -162,7 +162,7 @@ fn digits(word: &str) -> &str {
 }
 
 fn contraction(word: &str) -> &str {
-    // The one entry of the evaluator's table that removes an apostrophe.
+    // The only entry of the evaluator's table that removes an apostrophe.
     if word == "somebody'd" {
         return "somebodyd";
     }
@@ -177,16 +177,16 @@ fn contraction(word: &str) -> &str {
     CONTRACTIONS.split(' ').filter(|right| !right.is_empty()).find(lacks_one).unwrap_or(word)
 }
 
-/// The accuracy of an answer that several people gave too: Antol et al. 2015 (VQA, section 3.4) as
-/// an evaluator computes it. Make one for many answers.
+/// Accuracy against several annotators' answers: Antol et al. 2015 (VQA, section 3.4), by the rules of an evaluator.
+/// Construction compiles patterns: use one for many answers.
 ///
 /// ```
 /// use calumma::eval::metrics::{AnswerRules, VqaAccuracy};
 ///
-/// let people = ["red", "red", "red", "Red", "blue", "blue", "blue", "blue", "blue", "blue"];
+/// let annotators = ["red", "red", "red", "Red", "blue", "blue", "blue", "blue", "blue", "blue"];
 /// let official = VqaAccuracy::new(AnswerRules::Official);
-/// assert_eq!(official.accuracy("the red", &people), 1.0);
-/// assert!((official.accuracy("green", &people)).abs() < 1e-12);
+/// assert_eq!(official.accuracy("the red", &annotators), 1.0);
+/// assert!((official.accuracy("green", &annotators)).abs() < 1e-12);
 /// ```
 #[derive(Clone, Debug)]
 pub struct VqaAccuracy {
@@ -194,16 +194,16 @@ pub struct VqaAccuracy {
 }
 
 impl VqaAccuracy {
-    /// The accuracy by `rules`.
+    /// The accuracy with `rules`.
     pub fn new(rules: AnswerRules) -> Self {
         Self { normalizer: AnswerNormalizer::with_rules(rules) }
     }
 
-    /// The accuracy of `prediction` in `[0, 1]`: the mean over people of `min(1, m / 3)`, m being
-    /// how many of the *other* people's answers equal the prediction. 0 without answers.
+    /// The accuracy of `prediction` in `[0, 1]`: the mean over annotators of `min(1, m / 3)`, where m is the number of
+    /// *other* annotators' answers that equal the prediction. 0 without answers.
     ///
-    /// By [`AnswerRules::Official`], where all answers are the same before normalisation nothing is
-    /// normalised: a prediction "Yes" is wrong for ten times "yes".
+    /// With [`AnswerRules::Official`], unanimous answers are compared without normalisation: a prediction "Yes" is wrong
+    /// for ten times "yes".
     pub fn accuracy<T: AsRef<str>>(&self, prediction: &str, answers: &[T]) -> f64 {
         let official = self.normalizer.rules == AnswerRules::Official;
         let plain: Vec<String> = answers.iter().map(|answer| stripped(answer.as_ref())).collect();
@@ -225,19 +225,19 @@ impl VqaAccuracy {
     }
 }
 
-/// Mean accuracies over questions, as the evaluator reports them but in `[0, 1]` and not rounded.
+/// Mean accuracies over questions as the evaluator reports them, but in `[0, 1]` and not rounded.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct VqaSummary {
-    /// Over all questions; 0 of none.
+    /// Over all questions; 0 without questions.
     pub overall: f64,
-    /// By the kind of the answer: `yes/no`, `number`, `other`.
+    /// By type of answer: `yes/no`, `number`, `other`.
     pub by_answer_type: BTreeMap<String, f64>,
-    /// By the first words of the question.
+    /// By type of question, its first words.
     pub by_question_type: BTreeMap<String, f64>,
 }
 
 impl VqaSummary {
-    /// The summary of questions, each given as answer type, question type and accuracy.
+    /// The summary of questions given as answer type, question type and accuracy.
     pub fn of<'a>(questions: impl IntoIterator<Item = (&'a str, &'a str, f64)>) -> Self {
         let mut all = Vec::new();
         let (mut answers, mut kinds) = (BTreeMap::new(), BTreeMap::new());
@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn full_stops_go_up_to_the_thirty_third() {
+    fn at_most_thirty_two_full_stops_are_removed() {
         let normalizer = AnswerNormalizer::new();
         assert_eq!(normalizer.normalize(&".".repeat(40)), ".".repeat(8));
         assert_eq!(normalizer.normalize("..5."), ".5");
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_lack_one_apostrophe_are_completed() {
+    fn contractions_that_lack_one_apostrophe_are_completed() {
         for (given, right) in [
             ("couldntve", "couldntve"),
             ("couldn'tve", "couldn't've"),
@@ -298,8 +298,8 @@ mod tests {
     }
 
     #[test]
-    fn only_the_official_rules_leave_unanimous_answers_as_they_are() {
-        let of = |rules, people: &[&str]| VqaAccuracy::new(rules).accuracy("Yes", people);
+    fn only_the_official_rules_skip_normalisation_of_unanimous_answers() {
+        let of = |rules, annotators: &[&str]| VqaAccuracy::new(rules).accuracy("Yes", annotators);
         assert_eq!(of(AnswerRules::Official, &["yes"; 10]), 0.0);
         assert_eq!(of(AnswerRules::EvalAi, &["yes"; 10]), 1.0);
         assert_eq!(of(AnswerRules::Official, &["\tYes", "Yes\n"]), 1.0 / 3.0);

@@ -1,10 +1,13 @@
-//! The measures of images: drawn ones, and what the image tokenizer leaves.
+//! The tasks that generate or reconstruct images: `text-to-image`, `geneval` and `reconstruction`.
+
+use std::path::Path;
 
 use burn::tensor::Device;
 use image::RgbImage;
 use serde_json::json;
 
-use super::{Evaluation, TaskConfig};
+use super::config::{GenevalTask, ReconstructionTask, TextToImageTask};
+use super::evaluation::{Evaluation, renamed};
 use crate::data::scenes::{Scenes, ScenesConfig};
 use crate::data::{self, Dataset};
 use crate::error::{Error, Result};
@@ -12,22 +15,34 @@ use crate::eval::{Fid, Report, Responses, drawing, geneval, reconstruction, text
 use crate::files::write_atomic;
 
 impl Evaluation<'_> {
-    pub(super) fn text_to_image(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
-        let scenes: ScenesConfig = self.task.data.parse()?;
-        let prompts = text_to_image::prompts(&scenes, self.task.limit)?;
-        let mut fid = open_fid(self.task, self.pipeline.model().device())?;
+    pub(super) fn text_to_image(
+        &self,
+        task: &TextToImageTask,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Report> {
+        match &task.prompt {
+            Some(template) => self.retrieval(task, template, progress),
+            None => self.scenes(task, progress),
+        }
+    }
+
+    /// Draws captions of scenes, which the detector reads back.
+    fn scenes(&self, task: &TextToImageTask, progress: &mut dyn FnMut(usize)) -> Result<Report> {
+        let scenes: ScenesConfig = task.common.data.parse()?;
+        let prompts = text_to_image::prompts(&scenes, task.common.limit)?;
+        let mut fid = open_fid(task.inception.as_deref(), self.pipeline.model().device())?;
         let truth = Scenes::new(scenes.clone())?;
-        let places: Vec<usize> = prompts.iter().map(|prompt| prompt.index).collect();
+        let indices: Vec<usize> = prompts.iter().map(|prompt| prompt.index).collect();
         let mut responses = self.responses()?;
-        let scores = text_to_image::evaluate(prompts, self.task.batch, |texts, first| {
+        let scores = text_to_image::evaluate(prompts, task.common.batch, |texts, first| {
             let images = responses.images(texts, |known| {
                 self.pipeline.draw_batch(&texts[known..], &self.generation_from(first + known))
             })?;
             if let Some(fid) = &mut fid {
-                let places = &places[first..first + texts.len()];
-                let real = places.iter().map(|&place| Ok(truth.get(place)?.images.remove(0)));
+                let indices = &indices[first..first + texts.len()];
+                let real = indices.iter().map(|&index| Ok(truth.get(index)?.images.remove(0)));
                 fid.add_real(&real.collect::<Result<Vec<_>>>()?)?;
-                fid.add_made(&images)?;
+                fid.add_generated(&images)?;
             }
             progress(images.len());
             Ok(images)
@@ -37,20 +52,31 @@ impl Evaluation<'_> {
         Ok(report)
     }
 
-    pub(super) fn drawing(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
-        let dataset = self.task.named(data::open(&self.task.data)?);
-        let form = self.task.prompt.as_deref().unwrap_or_default();
-        let mut fid = open_fid(self.task, self.pipeline.model().device())?;
-        let mut artist = Model { evaluation: self, responses: self.responses()?, progress };
-        let extent = self.task.extent();
-        let scores = drawing::evaluate(dataset.as_ref(), extent, form, &mut artist, fid.as_mut())?;
+    /// Draws the texts that `template` makes of a data set, and searches the data set for the images drawn.
+    fn retrieval(
+        &self,
+        task: &TextToImageTask,
+        template: &str,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Report> {
+        let dataset = renamed(data::open(&task.common.data)?, &task.columns);
+        let mut fid = open_fid(task.inception.as_deref(), self.pipeline.model().device())?;
+        let mut artist =
+            PipelineArtist { evaluation: self, responses: self.responses()?, progress };
+        let extent = task.common.extent();
+        let scores =
+            drawing::evaluate(dataset.as_ref(), extent, template, &mut artist, fid.as_mut())?;
         let mut report = scores.report(dataset.name());
         add_fid(&mut report, "fid", fid)?;
         Ok(report)
     }
 
-    pub(super) fn geneval(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
-        let dataset = data::open(&self.task.data)?;
+    pub(super) fn geneval(
+        &self,
+        task: &GenevalTask,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Report> {
+        let dataset = data::open(&task.common.data)?;
         let dir = self.out.join("geneval");
         let (id, identity) = (self.out.join("geneval.json"), self.identity()?);
         if dir.exists() && std::fs::read_to_string(&id).ok().as_ref() != Some(&identity) {
@@ -60,7 +86,7 @@ impl Evaluation<'_> {
             ));
         }
         write_atomic(&id, identity.as_bytes())?;
-        geneval::draw(dataset.as_ref(), self.task.extent(), &dir, |prompt, first| {
+        geneval::draw(dataset.as_ref(), task.common.extent(), &dir, |prompt, first| {
             let prompts = [prompt; geneval::IMAGES];
             let images = self.pipeline.draw_batch(&prompts, &self.generation_from(first))?;
             progress(images.len());
@@ -68,19 +94,23 @@ impl Evaluation<'_> {
         })
     }
 
-    pub(super) fn reconstruction(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
-        reconstruct(self.task, self.pipeline.vq()?, progress)
+    pub(super) fn reconstruction(
+        &self,
+        task: &ReconstructionTask,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Report> {
+        reconstruct(task, self.pipeline.vq()?, progress)
     }
 }
 
-/// The pipeline as what draws.
-struct Model<'a> {
+/// An [`Artist`](drawing::Artist) that draws with the checkpoint.
+struct PipelineArtist<'a> {
     evaluation: &'a Evaluation<'a>,
     responses: Responses,
     progress: &'a mut dyn FnMut(usize),
 }
 
-impl drawing::Artist for Model<'_> {
+impl drawing::Artist for PipelineArtist<'_> {
     fn draw(&mut self, texts: &[String]) -> Result<Vec<RgbImage>> {
         let Evaluation { pipeline, .. } = self.evaluation;
         let first = self.responses.position();
@@ -99,9 +129,9 @@ impl drawing::Artist for Model<'_> {
     }
 }
 
-/// The network of FID, where the task names its weights.
-fn open_fid(task: &TaskConfig, device: &Device) -> Result<Option<Fid>> {
-    task.inception.as_deref().map(|path| Fid::open(path, device)).transpose()
+/// The network of FID, if the task names its weights.
+fn open_fid(weights: Option<&Path>, device: &Device) -> Result<Option<Fid>> {
+    weights.map(|path| Fid::open(path, device)).transpose()
 }
 
 fn add_fid(report: &mut Report, name: &str, fid: Option<Fid>) -> Result<()> {
@@ -111,29 +141,30 @@ fn add_fid(report: &mut Report, name: &str, fid: Option<Fid>) -> Result<()> {
     Ok(())
 }
 
-/// What `vq` loses of the images of a task's data set; needs no language model.
+/// Scores of the reconstructions of a data set's images by `vq`; needs no language model.
 ///
 /// # Errors
-/// Those of the data set, and of the file of FID's network where the task names one.
+/// Those of the data set, and of the weights of FID's network if the task names them.
 pub fn reconstruct(
-    task: &TaskConfig,
+    task: &ReconstructionTask,
     vq: &vq_tokenizer::VqTokenizer,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Report> {
-    let dataset = reconstruction::open(&task.data)?;
+    let dataset = reconstruction::open(&task.common.data)?;
     let codes = vq.config().num_embeddings;
-    let mut fid = open_fid(task, vq.device())?;
-    let scores = reconstruction::evaluate(dataset.as_ref(), task.extent(), codes, |images| {
-        progress(images.len());
-        let found = reconstruction::reconstruct(vq, images)?;
-        if let Some(fid) = &mut fid {
-            let (real, made): (Vec<_>, Vec<_>) =
-                found.iter().map(|one| (one.original.clone(), one.decoded.clone())).unzip();
-            fid.add_real(&real)?;
-            fid.add_made(&made)?;
-        }
-        Ok(found)
-    })?;
+    let mut fid = open_fid(task.inception.as_deref(), vq.device())?;
+    let scores =
+        reconstruction::evaluate(dataset.as_ref(), task.common.extent(), codes, |images| {
+            progress(images.len());
+            let found = reconstruction::reconstruct(vq, images)?;
+            if let Some(fid) = &mut fid {
+                let (real, generated): (Vec<_>, Vec<_>) =
+                    found.iter().map(|one| (one.original.clone(), one.decoded.clone())).unzip();
+                fid.add_real(&real)?;
+                fid.add_generated(&generated)?;
+            }
+            Ok(found)
+        })?;
     let mut report = scores.report(dataset.name());
     add_fid(&mut report, "rfid", fid)?;
     report.config.insert("preprocessor".to_owned(), json!(vq.preprocessor()));

@@ -1,31 +1,31 @@
-//! Many measures of one checkpoint.
+//! Recipes of many tasks for one checkpoint.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::TaskConfig;
+use super::config::TaskConfig;
 use crate::error::{Error, Result};
-use crate::train::Recipe;
+use crate::recipe::Recipe;
 
-/// A recipe of many measures for one checkpoint: `calumma eval run`.
+/// A recipe of `calumma eval run`: many tasks for one checkpoint.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvalRecipe {
-    /// Where the results go.
+    /// The checkpoint, and where its results go.
     pub run: EvalRunConfig,
-    /// What is measured, in order.
+    /// The tasks, in order.
     pub task: Vec<TaskConfig>,
 }
 
-/// Where results go, and of what.
+/// The section `run` of an [`EvalRecipe`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EvalRunConfig {
-    /// Name of the folder.
+    /// Name of the directory of results.
     pub name: String,
-    /// Where results lie.
+    /// Parent of the directory of results.
     #[serde(default = "results")]
     pub directory: PathBuf,
     /// The checkpoint.
@@ -37,7 +37,7 @@ fn results() -> PathBuf {
 }
 
 impl EvalRunConfig {
-    /// The folder of the results.
+    /// The directory of the results.
     pub fn path(&self) -> PathBuf {
         self.directory.join(&self.name)
     }
@@ -48,11 +48,11 @@ impl Recipe for EvalRecipe {
         let mut names = BTreeSet::new();
         for task in &self.task {
             task.validate()?;
-            let name = task.name.as_deref().unwrap_or_default();
+            let name = task.common().name.as_deref().unwrap_or_default();
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
             if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
                 return Err(Error::invalid(format!(
-                    "task.name is {name:?}; every task needs one of letters, digits, - _ and . (not first)"
+                    "task.name is {name:?}; every task needs a name of letters, digits, -, _ and . (not first)"
                 )));
             }
             if !names.insert(name) {
@@ -60,14 +60,14 @@ impl Recipe for EvalRecipe {
             }
         }
         match self.task.is_empty() {
-            true => Err(Error::invalid("the recipe has no [[task]]".to_owned())),
+            true => Err(Error::invalid("the recipe has no [[task]]")),
             false => Ok(()),
         }
     }
 }
 
 impl EvalRecipe {
-    /// The folder of a task's results.
+    /// The directory of a task's results.
     pub fn out(&self, task: &TaskConfig) -> PathBuf {
         self.run.path().join(task.label())
     }

@@ -1,147 +1,248 @@
-//! Fused operations of the transformer for f32 on the CPU, each with a hand-written gradient, and two
-//! of its training.
+//! The operations that a device can have kernels for; here, and only here, each chooses its kernels.
 //!
-//! The stock composition in the modules next door stays the reference and serves every other
-//! backend and number format; [`applies`] tells which of the two a tensor takes. The results do not
-//! depend on the number of threads: sums across tasks are taken in a fixed order.
+//! Every operation is one function, which runs the first kernels that take its tensors and otherwise the
+//! stock operations in [`composed`]. There are kernels for f32 on the CPU in [`cpu`]. Kernels of a GPU
+//! belong in `gpu/`: a variant of [`Kernels`], a test in [`kernels`] and an arm in the operations that
+//! have one; no caller changes.
 
-mod adamw;
-mod attention;
-mod backend;
-mod cross_entropy;
-mod gradient;
-mod linear;
-mod math;
-mod norm;
-mod product;
-mod rope;
-mod simd;
-mod swiglu;
-#[cfg(test)]
+pub(crate) mod adamw;
+mod composed;
+#[cfg(feature = "cpu")]
+mod cpu;
+#[cfg(all(test, feature = "cpu"))]
 mod tests;
-#[cfg(target_arch = "x86_64")]
-mod tile;
 
-use std::sync::Arc;
+use burn::tensor::{DType, Tensor};
 
-use burn::backend::{Dispatch, DispatchDevice};
-use burn::tensor::{DType, Tensor, TensorData};
+use super::{Mask, TokenStats};
+use adamw::AdamW;
 
-pub(crate) use self::adamw::AdamW;
-use self::backend::{FusedOps, ProductOps};
-use super::spans::Spans;
-
-/// Whether the fused operations take `x`: f32 on the CPU backend, on or off the tape.
-pub(crate) fn applies<const D: usize>(x: &Tensor<D>) -> bool {
-    x.dtype() == DType::F32 && matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
+/// What an operation runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernels {
+    /// Stock operations of Burn, on any device.
+    Composed,
+    /// Fused operations on the CPU.
+    #[cfg(feature = "cpu")]
+    Cpu,
 }
 
-/// Whether [`linear`] takes `weight`: as [`applies`], and in bfloat16 off the tape.
-pub(crate) fn applies_to_weight(weight: &Tensor<2>) -> bool {
-    applies(weight) || widens(weight)
+/// `kernels!(operation if condition)`: the kernels that `operation` runs, those of the CPU if the
+/// condition holds for its tensors.
+macro_rules! kernels {
+    ($operation:ident if $cpu:expr) => {{
+        #[cfg(feature = "cpu")]
+        let kernels = if $cpu { Kernels::Cpu } else { Kernels::Composed };
+        #[cfg(not(feature = "cpu"))]
+        let kernels = Kernels::Composed;
+        #[cfg(test)]
+        let kernels = forced::instead_of(kernels, stringify!($operation));
+        kernels
+    }};
 }
 
-/// Whether `x` is computed with in f32 although it is stored in bfloat16: on the CPU, which has no
-/// arithmetic for less, off the tape.
-pub(crate) fn widens<const D: usize>(x: &Tensor<D>) -> bool {
-    x.dtype() == DType::BF16 && matches!(x.device().as_dispatch(), DispatchDevice::Flex(_))
-}
-
-/// `softmax(q k^T) v` over the keys that `spans` shows; `None` shows all.
+/// `softmax(q k^T) v` over the visible keys, the softmax in f32; `q` is scaled already, and without a
+/// mask all keys are visible.
 ///
-/// `q` `[batch, heads, seq, head_dim]` carries the scale; `k` and `v` are
-/// `[batch, kv_heads, keys, head_dim]`, each head for `heads / kv_heads` query heads. Any layout whose
-/// last axis is contiguous is read where it lies. A query that sees nothing gives zeros.
+/// # Shapes
+/// `q` `[batch, heads, seq, head_dim]`, `k` and `v` `[batch, kv_heads, keys, head_dim]`, each of their
+/// heads for `heads / kv_heads` query heads; returns the shape of `q`.
 pub(crate) fn attention(
     q: Tensor<4>,
     k: Tensor<4>,
     v: Tensor<4>,
-    spans: Option<Arc<Spans>>,
+    mask: Option<&Mask>,
 ) -> Tensor<4> {
-    let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(Dispatch::fused_attention(q, k, v, spans))
+    match kernels!(attention if cpu::takes(&q)) {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => cpu::attention(q, k, v, mask.map(|mask| mask.spans.clone())),
+        Kernels::Composed => composed::attention(q, k, v, mask),
+    }
 }
 
-/// `x weight^T` for `x` `[rows, in]` and `weight` `[out, in]`, which may be in bfloat16; the weight's
-/// gradient comes out in the layout of the weight.
+/// `x weight^T`; a weight in another number format is converted to that of `x`.
+///
+/// # Shapes
+/// `x` `[rows, in]`, `weight` `[out, in]`; returns `[rows, out]`.
 pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::fused_linear(x.into_dispatch(), weight.into_dispatch()))
+    match kernels!(linear if cpu::takes(&x) && cpu::takes_weight(&weight)) {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => cpu::linear(x, weight),
+        Kernels::Composed => composed::linear(x, weight),
+    }
 }
 
 /// `lhs rhs` outside autodiff.
+///
+/// # Shapes
+/// `[m, k]` and `[k, n]` to `[m, n]`.
 pub(crate) fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::product(lhs.into_dispatch(), rhs.into_dispatch()))
+    match kernels!(matmul if cpu::takes(&lhs)) {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => cpu::matmul(lhs, rhs),
+        Kernels::Composed => composed::matmul(lhs, rhs),
+    }
 }
 
-/// `sum + lhs rhs` outside autodiff, in place when `sum` shares its memory with no other tensor.
+/// `sum + lhs rhs` outside autodiff.
+///
+/// # Shapes
+/// `sum` `[m, n]`, `lhs` `[m, k]`, `rhs` `[k, n]`; returns `[m, n]`.
 pub(crate) fn add_matmul(sum: Tensor<2>, lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
-    let [sum, lhs, rhs] = [sum, lhs, rhs].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(Dispatch::add_product(sum, lhs, rhs))
+    match kernels!(add_matmul if cpu::takes(&sum)) {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => cpu::add_matmul(sum, lhs, rhs),
+        Kernels::Composed => composed::add_matmul(sum, lhs, rhs),
+    }
 }
 
-/// `x / sqrt(mean(x^2) + eps) * weight` over the last axis.
+/// `x / sqrt(mean(x^2) + eps) * weight` over the last axis, the mean in f32.
+///
+/// # Shapes
+/// `x` `[batch, seq, hidden]`, `weight` `[hidden]`; returns the shape of `x`.
 pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
-    let (x, weight) = (x.into_dispatch(), widened(weight).into_dispatch());
-    Tensor::from_dispatch(Dispatch::fused_rms_norm(x, weight, eps as f32))
+    match kernels!(rms_norm if cpu::takes(&x)) {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => cpu::rms_norm(x, weight, eps),
+        Kernels::Composed => composed::rms_norm(x, weight, eps),
+    }
 }
 
-/// LayerNorm of every head of `x` `[batch, seq, heads, head_dim]` with `weight` and `bias`
-/// `[heads, head_dim]`, rotation by the angles in `cos` and `sin` `[batch, seq, 1, head_dim / 2]`, and
-/// multiplication by `scale`; `[batch, heads, seq, head_dim]`.
+/// LayerNorm per head with the statistics in f32, rotary embedding, multiplication by `scale`, and
+/// transposition.
+///
+/// # Shapes
+/// `x` `[batch, seq, heads, head_dim]`, weight and bias `[heads, head_dim]`, cosines and sines
+/// `[batch, seq, 1, head_dim / 2]`; returns `[batch, heads, seq, head_dim]`.
 pub(crate) fn head_norm_rope(
     x: Tensor<4>,
-    [weight, bias]: [Tensor<2>; 2],
-    [cos, sin]: [Tensor<4>; 2],
+    weight_and_bias: [Tensor<2>; 2],
+    cos_and_sin: [Tensor<4>; 2],
     scale: f64,
     eps: f64,
 ) -> Tensor<4> {
-    let [weight, bias] = [weight, bias].map(|rows| widened(rows).into_dispatch());
-    let [cos, sin] = [cos, sin].map(Tensor::into_dispatch);
-    let factors = [scale as f32, eps as f32];
-    let x = x.into_dispatch();
-    Tensor::from_dispatch(Dispatch::fused_head_norm_rope(x, weight, bias, cos, sin, factors))
+    match kernels!(head_norm_rope if cpu::takes(&x)) {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => cpu::head_norm_rope(x, weight_and_bias, cos_and_sin, scale, eps),
+        Kernels::Composed => composed::head_norm_rope(x, weight_and_bias, cos_and_sin, scale, eps),
+    }
 }
 
 /// `silu(gate) * up`.
+///
+/// # Shapes
+/// Both `[batch, seq, intermediate]`, as the result.
 pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
-    Tensor::from_dispatch(Dispatch::fused_swiglu(gate.into_dispatch(), up.into_dispatch()))
+    match kernels!(swiglu if cpu::takes(&gate)) {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => cpu::swiglu(gate, up),
+        Kernels::Composed => composed::swiglu(gate, up),
+    }
 }
 
-/// Cross-entropy of `logits` `[len, vocab]` outside autodiff: see [`cross_entropy::backward`].
+/// The gradient of `sum_i -weights[i] * log_prob_i + z / 2 * log_sum_exp_i^2` with respect to the logits, and
+/// the statistics of every row; outside autodiff. The weights may have either sign.
+///
+/// For row `i` with target `y`: `weights[i] * (p_j - [j = y]) + z * log_sum_exp_i * p_j`.
+///
+/// # Shapes
+/// `logits` `[len, vocab]`, `targets` and `weights` `[len]`; the gradient is `[len, vocab]`.
 pub(crate) fn cross_entropy(
     logits: Tensor<2>,
     targets: &[i32],
     weights: &[f32],
     z: f32,
-) -> (Tensor<2>, Vec<(f32, f32)>) {
-    let device = logits.device();
-    let mut logits = logits.into_data();
-    let losses = cross_entropy::backward(floats(&mut logits), targets, weights, z);
-    (Tensor::from_data(logits, &device), losses)
+) -> (Tensor<2>, Vec<TokenStats>) {
+    match kernels!(cross_entropy if cpu::takes(&logits)) {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => cpu::cross_entropy(logits, targets, weights, z),
+        Kernels::Composed => composed::cross_entropy(logits, targets, weights, z),
+    }
 }
 
-/// One update of `weight` outside autodiff and of its two moments, in place when they share their
-/// memory with no other tensor.
+/// The statistics of every row of logits, outside autodiff.
+///
+/// # Shapes
+/// `logits` `[len, vocab]`, `targets` `[len]`.
+pub(crate) fn token_stats(logits: Tensor<2>, targets: &[i32]) -> Vec<TokenStats> {
+    match kernels!(token_stats if cpu::takes(&logits)) {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => cpu::token_stats(logits, targets),
+        Kernels::Composed => composed::token_stats(logits, targets),
+    }
+}
+
+/// `weight` and its two moments after one update, outside autodiff.
+///
+/// # Shapes
+/// Moments and gradient are flat, in the order of the weight's elements.
 pub(crate) fn adamw<const D: usize>(
     update: AdamW,
     weight: Tensor<D>,
     moments: [Tensor<1>; 2],
     gradient: Tensor<1>,
 ) -> (Tensor<D>, [Tensor<1>; 2]) {
-    let device = weight.device();
-    let (mut weight, mut gradient) = (weight.into_data(), gradient.into_data());
-    let [mut first, mut second] = moments.map(Tensor::into_data);
-    let moments = [floats(&mut first), floats(&mut second)];
-    update.update(floats(&mut weight), moments, floats(&mut gradient));
-    let moments = [first, second].map(|moment| Tensor::from_data(moment, &device));
-    (Tensor::from_data(weight, &device), moments)
+    let kernels = kernels!(adamw if cpu::takes(&weight)
+        && cpu::takes(&gradient)
+        && cpu::takes(&moments[0]));
+    match kernels {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => cpu::adamw(update, weight, moments, gradient),
+        Kernels::Composed => composed::adamw(update, weight, moments, gradient),
+    }
 }
 
-/// `weight` in f32.
-fn widened<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
-    if widens(&weight) { weight.cast(DType::F32) } else { weight }
+/// The number format to compute in with weights stored as `weight`: its own, but f32 on the CPU for
+/// bfloat16, which is widened as it is read.
+pub(crate) fn compute_dtype(weight: &Tensor<2>) -> DType {
+    #[cfg(feature = "cpu")]
+    if cpu::widens(weight) {
+        return DType::F32;
+    }
+    weight.dtype()
 }
 
-fn floats(data: &mut TensorData) -> &mut [f32] {
-    data.as_mut_slice().expect("`applies` has seen to f32")
+/// The choice taken out of the operations' hands, for tests that compare both sides.
+#[cfg(test)]
+pub(crate) mod forced {
+    use std::cell::{Cell, RefCell};
+    use std::collections::BTreeMap;
+
+    use super::Kernels;
+
+    thread_local! {
+        static FORCED: Cell<Option<Kernels>> = const { Cell::new(None) };
+        static RUNS: RefCell<BTreeMap<&'static str, usize>> = const { RefCell::new(BTreeMap::new()) };
+    }
+
+    /// Runs `work` with all its operations, as far as they are called on this thread, on `kernels`;
+    /// returns its result and how often each operation ran.
+    ///
+    /// # Panics
+    /// When an operation is called on tensors that `kernels` do not take.
+    pub(crate) fn on<T>(
+        kernels: Kernels,
+        work: impl FnOnce() -> T,
+    ) -> (T, BTreeMap<&'static str, usize>) {
+        struct Reset;
+        impl Drop for Reset {
+            fn drop(&mut self) {
+                FORCED.set(None);
+            }
+        }
+        let _reset = Reset;
+        FORCED.set(Some(kernels));
+        RUNS.take();
+        let result = work();
+        (result, RUNS.take())
+    }
+
+    /// The forced kernels if there are any, otherwise `chosen`.
+    pub(super) fn instead_of(chosen: Kernels, operation: &'static str) -> Kernels {
+        let Some(forced) = FORCED.get() else { return chosen };
+        let possible = forced == Kernels::Composed || forced == chosen;
+        assert!(possible, "{operation} is forced on {forced:?} but its tensors take {chosen:?}");
+        RUNS.with_borrow_mut(|runs| *runs.entry(operation).or_default() += 1);
+        forced
+    }
 }

@@ -1,15 +1,15 @@
-//! The fused operations beside the stock composition: results, gradients, repeatability.
+//! The kernels beside the composed operations: results, gradients, repeatability.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use burn::module::Param;
-use burn::tensor::{DType, Device, Distribution, Int, Tensor, activation};
+use burn::tensor::{DType, Device, Distribution, Int, Tensor};
 
-use super::super::attention::attend_composed;
-use super::super::{HeadNorm, Mask, RmsNorm, Rope, mask};
-use super::math;
+use super::adamw::AdamW;
+use super::cpu::math;
+use super::{composed, cpu};
+use crate::model::{Mask, Rope, TokenStats, mask};
 
-fn tape(seed: u64) -> Device {
+fn autodiff(seed: u64) -> Device {
     let device = Device::flex().autodiff();
     device.seed(seed);
     device
@@ -23,7 +23,7 @@ fn values<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
     x.to_data().iter().collect()
 }
 
-/// Largest difference by the largest element of `want`; gradients that cancel to nothing count as 1.
+/// Largest difference relative to the largest magnitude of `want`, or to 1 if that is smaller.
 fn error(got: &[f32], want: &[f32]) -> f32 {
     assert_eq!(got.len(), want.len());
     let largest = want.iter().map(|w| w.abs()).fold(1.0, f32::max);
@@ -61,9 +61,9 @@ fn compare_attention(
     mask: Option<&Mask>,
     [batch, seq, keys]: [usize; 3],
 ) {
-    let device = tape(seq as u64 + keys as u64);
+    let device = autodiff(seq as u64 + keys as u64);
     let q = random([batch, heads, seq, head_dim], &device);
-    // As in the model: the heads of the values are interleaved, the keys' are not.
+    // As in the model: the values of the heads are interleaved in memory, the keys are not.
     let k = random([batch, kv_heads, keys, head_dim], &device);
     let v = random([batch, keys, kv_heads, head_dim], &device);
     compare(
@@ -77,14 +77,14 @@ fn compare_attention(
         },
         || {
             let v = v.clone().swap_dims(1, 2);
-            super::attention(q.clone(), k.clone(), v, mask.map(Mask::spans))
+            cpu::attention(q.clone(), k.clone(), v, mask.map(|mask| mask.spans.clone()))
         },
-        || attend_composed(q.clone(), k.clone(), v.clone().swap_dims(1, 2), mask),
+        || composed::attention(q.clone(), k.clone(), v.clone().swap_dims(1, 2), mask),
     );
 }
 
 #[test]
-fn attention_equals_the_composition() {
+fn attention_equals_the_composed_one() {
     let device = Device::flex();
     for heads in [[2, 2, 16], [4, 2, 32], [4, 1, 8]] {
         for seq in [1, 3, 5, 64, 77, 130] {
@@ -108,7 +108,7 @@ fn attention_equals_the_composition() {
         }
         for (seq, keys) in [(1, 90), (1, 1), (2, 9), (7, 20)] {
             compare_attention(&format!("open {heads:?}"), heads, None, [3, seq, keys]);
-            // Padding on the left and, when a row sits a call out, in the middle.
+            // Padding on the left and, as when a row skips a call, in the middle.
             let is_pad: Vec<Vec<bool>> = (0..3_usize)
                 .map(|row| (0..keys).map(|key| key + seq < keys && key % 4 < row).collect())
                 .collect();
@@ -126,11 +126,11 @@ fn attention_equals_the_composition() {
 #[test]
 fn queries_that_see_nothing_give_zeros_and_no_gradient() {
     for seq in [3, 9] {
-        let device = tape(1);
+        let device = autodiff(1);
         let is_pad = [vec![true; seq]];
         let mask = mask::padded(&is_pad, seq, &device).unwrap();
         let [q, k, v] = [(); 3].map(|()| random([1, 2, seq, 8], &device));
-        let y = super::attention(q.clone(), k.clone(), v.clone(), Some(mask.spans()));
+        let y = cpu::attention(q.clone(), k.clone(), v.clone(), Some(mask.spans.clone()));
         assert!(values(&y).iter().all(|y| *y == 0.0));
         let gradients = y.sum().backward();
         for leaf in [q, k, v] {
@@ -141,24 +141,24 @@ fn queries_that_see_nothing_give_zeros_and_no_gradient() {
 
 #[test]
 fn a_narrowed_cache_is_read_in_place() {
-    let device = tape(8);
+    let device = autodiff(8);
     let q = random([2, 4, 1, 16], &device);
     let [k, v] = [(); 2].map(|()| random([2, 2, 40, 16], &device));
     let [seen_k, seen_v] = [&k, &v].map(|cache| cache.clone().narrow(2, 0, 23));
-    let got = super::attention(q.clone(), seen_k.clone(), seen_v.clone(), None);
-    let want = attend_composed(q, seen_k, seen_v, None);
+    let got = cpu::attention(q.clone(), seen_k.clone(), seen_v.clone(), None);
+    let want = composed::attention(q, seen_k, seen_v, None);
     assert!(error(&values(&got), &values(&want)) < 1e-5);
 }
 
 #[test]
 fn attention_gradients_equal_finite_differences() {
-    let device = tape(12);
+    let device = autodiff(12);
     let mask = mask::packed(&[0, 0, 0, 0, 1, 1, 1], 1, &device);
     let shapes = [[1, 2, 7, 4], [1, 1, 7, 4], [1, 1, 7, 4]];
     let leaves = shapes.map(|shape| random(shape, &device));
     let weights = Tensor::<4>::random([1, 2, 7, 4], Distribution::Normal(0.0, 1.0), &device);
     let loss = |[q, k, v]: [Tensor<4>; 3]| {
-        (super::attention(q, k, v, Some(mask.spans())) * weights.clone()).sum()
+        (cpu::attention(q, k, v, Some(mask.spans.clone())) * weights.clone()).sum()
     };
     let gradients = loss(leaves.clone()).backward();
     for place in 0..3 {
@@ -180,33 +180,31 @@ fn attention_gradients_equal_finite_differences() {
 }
 
 #[test]
-fn linear_equals_the_composition() {
+fn linear_equals_the_composed_one() {
     for (rows, inputs, outputs) in
         [(1, 5, 3), (2, 40, 700), (16, 130, 200), (17, 8, 9), (90, 64, 48)]
     {
-        let device = tape(rows as u64);
+        let device = autodiff(rows as u64);
         let (x, w) = (random([rows, inputs], &device), random([outputs, inputs], &device));
         compare(
             &format!("{rows} x {inputs} x {outputs}"),
             |g| [&x, &w].map(|x| values(&x.grad(g).unwrap())).to_vec(),
-            || super::linear(x.clone(), w.clone()),
-            || x.clone().matmul(w.clone().transpose()),
+            || cpu::linear(x.clone(), w.clone()),
+            || composed::linear(x.clone(), w.clone()),
         );
     }
 }
 
 #[test]
-fn weights_in_bfloat16_give_what_the_same_weights_in_f32_give() {
+fn weights_in_bfloat16_give_the_results_of_the_same_weights_in_f32() {
     let device = Device::flex();
     for (rows, inputs, outputs) in [(1, 37, 3), (1, 512, 700), (3, 130, 200), (40, 600, 1100)] {
         let normal = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
         let x = normal([rows, inputs]);
         let narrow = normal([outputs, inputs]).cast(DType::BF16);
-        assert!(super::applies_to_weight(&narrow));
-        let (got, want) = (
-            values(&super::linear(x.clone(), narrow.clone())),
-            values(&x.matmul(narrow.cast(DType::F32).transpose())),
-        );
+        assert!(cpu::takes_weight(&narrow));
+        let (got, want) =
+            (values(&cpu::linear(x.clone(), narrow.clone())), values(&composed::linear(x, narrow)));
         for (got, want) in got.iter().zip(&want) {
             assert!((got - want).abs() < 1e-4 * (inputs as f32).sqrt(), "{got} {want}");
         }
@@ -214,55 +212,116 @@ fn weights_in_bfloat16_give_what_the_same_weights_in_f32_give() {
 }
 
 #[test]
-fn rms_norm_equals_the_composition() {
+fn rms_norm_equals_the_composed_one() {
     for (rows, hidden) in [(1, 7), (5, 64), (150, 48)] {
-        let device = tape(rows as u64);
-        let mut norm = RmsNorm::new(hidden, 1e-5, &device);
-        norm.weight = Param::from_tensor(random([hidden], &device));
+        let device = autodiff(rows as u64);
+        let weight = random([hidden], &device);
         let x = random([2, rows, hidden], &device);
         compare(
             &format!("{rows} x {hidden}"),
-            |g| vec![values(&x.grad(g).unwrap()), values(&norm.weight.val().grad(g).unwrap())],
-            || norm.forward(x.clone()),
-            || norm.composed(x.clone()),
+            |g| vec![values(&x.grad(g).unwrap()), values(&weight.grad(g).unwrap())],
+            || cpu::rms_norm(x.clone(), weight.clone(), 1e-5),
+            || composed::rms_norm(x.clone(), weight.clone(), 1e-5),
         );
     }
 }
 
 #[test]
-fn head_norm_with_rotation_equals_the_composition() {
+fn head_norm_with_rotation_equals_the_composed_one() {
     for (seq, heads, head_dim) in [(1, 1, 2), (9, 3, 6), (70, 4, 64), (130, 2, 40)] {
-        let device = tape(seq as u64);
-        let mut norm = HeadNorm::new(heads, head_dim, &device);
-        norm.weight = Param::from_tensor(random([heads, head_dim], &device));
-        norm.bias = Param::from_tensor(random([heads, head_dim], &device));
+        let device = autodiff(seq as u64);
+        let [weight, bias] = [(); 2].map(|()| random([heads, head_dim], &device));
         let positions = Tensor::<1, Int>::arange(3..3 + 2 * seq as i64, &device).reshape([2, seq]);
         let x = random([2, seq, heads, head_dim], &device);
-        let rope = Rope::new(positions, head_dim, 10_000.0, x.dtype());
+        let tables = Rope::new(positions, head_dim, 10_000.0, x.dtype()).tables();
+        let weights = || [weight.clone(), bias.clone()];
         compare(
             &format!("{seq} x {heads} x {head_dim}"),
             |g| {
-                let [weight, bias] = [norm.weight.val(), norm.bias.val()];
-                let parameters = [weight, bias].map(|p| values(&p.grad(g).unwrap()));
-                [vec![values(&x.grad(g).unwrap())], parameters.to_vec()].concat()
+                let of_weights = [&weight, &bias].map(|p| values(&p.grad(g).unwrap()));
+                [vec![values(&x.grad(g).unwrap())], of_weights.to_vec()].concat()
             },
-            || norm.rotated(x.clone(), &rope, 0.125),
-            || norm.rotated_composed(x.clone(), &rope, 0.125),
+            || cpu::head_norm_rope(x.clone(), weights(), tables.clone(), 0.125, 1e-5),
+            || composed::head_norm_rope(x.clone(), weights(), tables.clone(), 0.125, 1e-5),
         );
     }
 }
 
 #[test]
-fn swiglu_equals_the_composition() {
+fn swiglu_equals_the_composed_one() {
     for (seq, inner) in [(1, 3), (40, 20), (150, 400)] {
-        let device = tape(seq as u64);
+        let device = autodiff(seq as u64);
         let [gate, up] = [(); 2].map(|()| random([2, seq, inner], &device));
         compare(
             &format!("{seq} x {inner}"),
             |g| [&gate, &up].map(|x| values(&x.grad(g).unwrap())).to_vec(),
-            || super::swiglu(gate.clone() * 4.0, up.clone()),
-            || activation::silu(gate.clone() * 4.0) * up.clone(),
+            || cpu::swiglu(gate.clone() * 4.0, up.clone()),
+            || composed::swiglu(gate.clone() * 4.0, up.clone()),
         );
+    }
+}
+
+#[test]
+fn products_equal_the_composed_ones() {
+    let device = Device::flex();
+    device.seed(2);
+    let normal = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+    for [m, n, k] in [[1, 5, 3], [70, 90, 40]] {
+        let (sum, lhs, rhs) = (normal([m, n]), normal([m, k]), normal([k, n]));
+        let (got, want) =
+            (cpu::matmul(lhs.clone(), rhs.clone()), composed::matmul(lhs.clone(), rhs.clone()));
+        assert!(error(&values(&got), &values(&want)) < 1e-5, "{m} x {n} x {k}");
+        let (got, want) = (
+            cpu::add_matmul(sum.clone(), lhs.clone(), rhs.clone()),
+            composed::add_matmul(sum, lhs, rhs),
+        );
+        assert!(error(&values(&got), &values(&want)) < 1e-5, "sum of {m} x {n} x {k}");
+    }
+}
+
+#[test]
+fn cross_entropy_equals_the_composed_one() {
+    let device = Device::flex();
+    device.seed(9);
+    for (rows, vocab) in [(1, 2), (40, 33)] {
+        let logits = Tensor::random([rows, vocab], Distribution::Normal(0.0, 5.0), &device);
+        let targets: Vec<i32> = (0..rows).map(|row| row * 7 % vocab).collect();
+        let weights: Vec<f32> = (0..rows).map(|row| row as f32 / rows as f32 - 0.25).collect();
+        let (got, got_stats) = cpu::cross_entropy(logits.clone(), &targets, &weights, 1e-2);
+        let (want, want_stats) = composed::cross_entropy(logits, &targets, &weights, 1e-2);
+        assert!(error(&values(&got), &values(&want)) < 1e-5, "{rows} x {vocab}");
+        let flat = |stats: Vec<TokenStats>| -> Vec<f32> {
+            let numbers =
+                |s: &TokenStats| [s.log_prob, s.log_sum_exp, s.entropy, f32::from(s.is_top)];
+            stats.iter().flat_map(numbers).collect()
+        };
+        let (got, want) = (flat(got_stats), flat(want_stats));
+        assert!(error(&got, &want) < 1e-5, "statistics of {rows} x {vocab}");
+    }
+}
+
+#[test]
+fn adamw_equals_the_composed_one() {
+    let device = Device::flex();
+    device.seed(4);
+    let update = AdamW {
+        betas: [0.9, 0.95],
+        eps: 1e-5,
+        gradient_scale: 0.5,
+        corrections: [0.19, 0.0975],
+        lr: 0.1,
+        decay: 0.1,
+    };
+    let normal = || Tensor::<1>::random([600], Distribution::Normal(0.0, 1.0), &device);
+    let (weight, gradient) = (normal().reshape([20, 30]), normal());
+    let moments = [normal(), normal().square()];
+    let run = |(weight, [first, second]): (Tensor<2>, [Tensor<1>; 2])| {
+        [values(&weight), values(&first), values(&second)]
+    };
+    let got = run(cpu::adamw(update, weight.clone(), moments.clone(), gradient.clone()));
+    let want = run(composed::adamw(update, weight, moments, gradient));
+    for (got, want) in got.iter().zip(&want) {
+        assert!(error(got, want) < 1e-5);
     }
 }
 

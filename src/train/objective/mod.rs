@@ -1,6 +1,30 @@
-//! What training minimises.
+//! What language-model training minimises.
+//!
+//! Every objective over token probabilities sits on one seam, in three steps:
+//!
+//! 1. [`Predictions`] picks the hidden states that predict the [`Targets`] of a batch.
+//! 2. [`Predictions::stats`] gives each target's log-probability, the entropy of its distribution and whether
+//!    it was the top choice, a chunk of logits at a time and without gradients.
+//! 3. [`Predictions::surrogate`] takes a signed weight for each target and puts the gradient of
+//!    `sum_i -weight_i * log_prob_i` on the tape.
+//!
+//! An objective whose weights depend on the log-probabilities (preference, clipped policy gradient) takes all
+//! three and computes the logits twice; one whose weights are known beforehand ([`NextToken`]) skips the
+//! second, since the third returns the same statistics. [`backward`] carries the gradient through the model,
+//! with or without activation checkpointing. An objective that needs no probabilities (a value function)
+//! gives [`backward`] a scalar of the hidden states of its own.
 
+mod backward;
+mod batch;
 mod next_token;
-mod recompute;
+mod predictions;
+#[cfg(test)]
+mod tests;
 
-pub use next_token::{LossConfig, NextToken, NextTokenBatch, NextTokenLoss};
+pub use backward::{Activations, backward};
+pub use batch::{NextTokenBatch, Targets};
+pub(super) use next_token::add_each;
+pub use next_token::{LossConfig, LossSum, NextToken, NextTokenLoss, Normalizer};
+pub use predictions::Predictions;
+
+pub use crate::model::TokenStats;

@@ -1,28 +1,31 @@
-//! Next-token cross-entropy with z-loss, in chunks that never hold two copies of all logits.
+//! Next-token cross-entropy with z-loss.
 //!
-//! For a chunk of tokens the logits, their softmax and the gradient of the loss are computed outside
-//! autodiff; what goes on the tape is `sum(h * dh) + sum(W * dW)`, whose gradient is exactly `dh` and
-//! `dW`. Memory is one chunk of logits instead of three copies of `[tokens, vocab]`.
+//! With the weight `w` of each target by its modality, over all targets of a step:
+//!
+//! ```text
+//! loss = sum_i -w_i * log_prob_i / sum_i w_i  +  z_loss * mean_i log_sum_exp_i^2
+//! ```
+//!
+//! in nats. A step of several micro-batches divides by the sums over all of them, so that the split into
+//! micro-batches changes nothing but the order of summation.
 //! Source: arXiv 2405.09818 section 2.3 (z-loss), arXiv 2204.02311.
 
+use std::ops::AddAssign;
+
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::data::pack::PackedBatch;
+use super::backward::{Activations, backward};
+use super::batch::{NextTokenBatch, Targets, input};
+use super::predictions::Predictions;
 use crate::error::{Error, Result};
-#[cfg(feature = "cpu")]
-use crate::model::ops;
-use crate::model::{CausalLm, ModelInput, mask};
-
-/// Tokens whose logits exist at one time.
-const CHUNK: usize = 1024;
+use crate::model::{CausalLm, TokenStats};
 
 /// Weights of the parts of the loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LossConfig {
-    /// On the mean over supervised tokens of `logsumexp(logits)^2`.
+    /// On the mean over targets of `logsumexp(logits)^2`.
     pub z_loss: f64,
     /// On targets that are image codes.
     pub image_weight: f64,
@@ -54,232 +57,133 @@ impl LossConfig {
             None => Ok(()),
         }
     }
-}
 
-/// Packed rows of tokens, and which of them are image codes.
-#[derive(Clone, Debug)]
-pub struct NextTokenBatch {
-    /// Ids, documents, positions and targets.
-    pub packed: PackedBatch,
-    /// Whether each of the `rows * seq_len` tokens is an image code.
-    pub is_image: Vec<bool>,
-}
-
-/// A loss to differentiate, and the sums behind it.
-#[derive(Debug)]
-pub struct NextTokenLoss {
-    /// A scalar whose *gradient* is that of the loss; its value means nothing.
-    pub surrogate: Tensor<1>,
-    /// Weighted mean of the cross-entropy plus the z-loss, in nats.
-    pub total: f64,
-    /// Sum of the cross-entropy over image targets, in nats, and their number.
-    pub image: (f64, usize),
-    /// Sum of the cross-entropy over the other targets, in nats, and their number.
-    pub text: (f64, usize),
-    /// The same over all targets by source, in the order of the sources' numbers.
-    pub sources: Vec<(f64, usize)>,
-}
-
-impl NextTokenLoss {
-    fn of(surrogate: Tensor<1>, total: f64) -> Self {
-        Self { surrogate, total, image: (0.0, 0), text: (0.0, 0), sources: Vec::new() }
+    /// The weight of a target, as the kernels compute with it.
+    fn weight(&self, is_image: bool) -> f32 {
+        (if is_image { self.image_weight } else { self.text_weight }) as f32
     }
 }
 
-/// The objective.
+/// A sum of cross-entropies in nats and the number of targets it is over.
+pub type LossSum = (f64, usize);
+
+/// What the sums of an optimizer step are divided by.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Normalizer {
+    /// Sum of the targets' weights, which divides the cross-entropy.
+    pub weight: f64,
+    /// Number of targets, which divides the z-loss.
+    pub targets: usize,
+}
+
+/// The loss of some rows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NextTokenLoss {
+    /// Their part of the step's loss in nats, z-loss included: parts of one step add up to the loss.
+    pub total: f64,
+    /// Cross-entropy of image targets, unweighted.
+    pub image: LossSum,
+    /// Cross-entropy of the other targets, unweighted.
+    pub text: LossSum,
+    /// Cross-entropy of all targets by source, in the order of the sources' numbers.
+    pub sources: Vec<LossSum>,
+}
+
+impl AddAssign for NextTokenLoss {
+    fn add_assign(&mut self, other: Self) {
+        self.total += other.total;
+        add(&mut self.image, other.image);
+        add(&mut self.text, other.text);
+        add_each(&mut self.sources, &other.sources);
+    }
+}
+
+/// Adds each of `more` to the sum at its index.
+pub(in crate::train) fn add_each(sums: &mut Vec<LossSum>, more: &[LossSum]) {
+    sums.resize(sums.len().max(more.len()), (0.0, 0));
+    sums.iter_mut().zip(more).for_each(|(sum, more)| add(sum, *more));
+}
+
+fn add(sum: &mut LossSum, more: LossSum) {
+    sum.0 += more.0;
+    sum.1 += more.1;
+}
+
+/// The objective of pre-training and supervised fine-tuning.
 #[derive(Clone, Debug)]
 pub struct NextToken {
     /// Weights of the parts.
     pub config: LossConfig,
 }
 
-/// The predicted tokens of a batch: where their hidden state is, what they are, how much they count.
-struct Targets {
-    places: Vec<i32>,
-    ids: Vec<i32>,
-    weights: Vec<f32>,
-    is_image: Vec<bool>,
-    sources: Vec<u32>,
-}
-
 impl NextToken {
-    /// The loss of `model` over `batch`. Without a target everything is 0.
-    ///
-    /// The tape is only there when `model` lies on an autodiff device.
-    pub fn loss(&self, model: &CausalLm, batch: &NextTokenBatch) -> NextTokenLoss {
-        self.of_hidden(model, model.hidden(input(model, &batch.packed)), batch)
+    /// The normaliser of a step over all of `batches`.
+    pub fn normalizer(&self, batches: &[NextTokenBatch]) -> Normalizer {
+        let mut sums = Normalizer::default();
+        for batch in batches {
+            let tokens = batch.packed.loss_mask.iter().zip(&batch.is_image);
+            for (_, &is_image) in tokens.filter(|(is_target, _)| **is_target) {
+                sums.weight += f64::from(self.config.weight(is_image));
+                sums.targets += 1;
+            }
+        }
+        sums
     }
 
-    /// The loss and `share` times its gradients with respect to every weight of `model`, which lies on an
-    /// autodiff device.
+    /// The loss of `model` over `batch` alone, without gradients. Without a target everything is 0.
+    pub fn loss(&self, model: &CausalLm, batch: &NextTokenBatch) -> NextTokenLoss {
+        let hidden = model.hidden(input(model, &batch.packed)); // [rows, seq, hidden]
+        let targets = Targets::of(batch);
+        let stats = Predictions::new(model, hidden, &targets).stats();
+        let normalizer = self.normalizer(std::slice::from_ref(batch));
+        self.sums(&targets, &stats, normalizer)
+    }
+
+    /// The gradients of every weight of `model`, which lies on an autodiff device, over a micro-batch of a
+    /// step whose sums are `normalizer`, and the micro-batch's part of the loss. Both add up over the step.
     pub fn gradients(
         &self,
         model: &CausalLm,
         batch: &NextTokenBatch,
-        share: f64,
+        normalizer: Normalizer,
+        activations: Activations,
     ) -> (GradientsParams, NextTokenLoss) {
-        let mut loss = self.loss(model, batch);
-        let surrogate = std::mem::replace(&mut loss.surrogate, Tensor::zeros([1], &model.device()));
-        let gradients = (surrogate * share).backward();
-        (GradientsParams::from_grads(gradients, model), loss)
+        let targets = Targets::of(batch);
+        let norm = divisor(normalizer) as f32;
+        let weight = |&is_image: &bool| self.config.weight(is_image) / norm;
+        let weights: Vec<f32> = targets.is_image.iter().map(weight).collect();
+        let z = self.config.z_loss / normalizer.targets.max(1) as f64;
+        backward(model, &batch.packed, activations, |hidden| {
+            let predictions = Predictions::new(model, hidden, &targets);
+            let (surrogate, stats) = predictions.surrogate(&weights, z);
+            (surrogate, self.sums(&targets, &stats, normalizer))
+        })
     }
 
-    /// The loss from the last hidden state after the final norm, `[rows, seq, hidden]`.
-    pub(super) fn of_hidden(
+    fn sums(
         &self,
-        model: &CausalLm,
-        hidden: Tensor<3>,
-        batch: &NextTokenBatch,
+        targets: &Targets,
+        stats: &[TokenStats],
+        normalizer: Normalizer,
     ) -> NextTokenLoss {
-        let [rows, seq, width] = hidden.dims();
-        let targets = self.targets(batch);
-        let count = targets.ids.len();
-        if count == 0 {
-            let surrogate = hidden.cast(DType::F32).sum() * 0.0;
-            return NextTokenLoss::of(surrogate, 0.0);
-        }
-        let device = hidden.device();
-        let places =
-            Tensor::<1, Int>::from_data(TensorData::new(targets.places.clone(), [count]), &device);
-        let hidden = hidden.reshape([rows * seq, width]).select(0, places).cast(DType::F32);
-        let weight = model.output_weight().cast(DType::F32); // [vocab, hidden]
-        let parts = self.chunks(hidden.clone().inner(), weight.clone().inner(), &targets);
-        let surrogate =
-            (hidden * like(parts.d_hidden)).sum() + (weight * like(parts.d_weight)).sum();
-        let mut loss = NextTokenLoss::of(surrogate, parts.total);
-        let most = targets.sources.iter().max().map_or(0, |source| *source as usize + 1);
-        loss.sources.resize(most, (0.0, 0));
-        for ((nll, is_image), source) in
-            parts.nll.iter().zip(&targets.is_image).zip(&targets.sources)
-        {
-            let part = if *is_image { &mut loss.image } else { &mut loss.text };
-            for part in [part, &mut loss.sources[*source as usize]] {
-                part.0 += f64::from(*nll);
-                part.1 += 1;
+        let (norm, count) = (divisor(normalizer), normalizer.targets as f64);
+        let mut loss = NextTokenLoss::default();
+        let num_sources = targets.sources.iter().max().map_or(0, |source| *source as usize + 1);
+        loss.sources.resize(num_sources, (0.0, 0));
+        for (target, TokenStats { log_prob, log_sum_exp, .. }) in stats.iter().enumerate() {
+            let (nll, is_image) = (-log_prob, targets.is_image[target]);
+            loss.total += f64::from(nll * self.config.weight(is_image)) / norm;
+            loss.total += self.config.z_loss * f64::from(log_sum_exp * log_sum_exp) / count;
+            let modality = if is_image { &mut loss.image } else { &mut loss.text };
+            for sum in [modality, &mut loss.sources[targets.sources[target] as usize]] {
+                add(sum, (f64::from(nll), 1));
             }
         }
         loss
     }
-
-    fn targets(&self, batch: &NextTokenBatch) -> Targets {
-        let mut targets = Targets {
-            places: vec![],
-            ids: vec![],
-            weights: vec![],
-            is_image: vec![],
-            sources: vec![],
-        };
-        let packed = &batch.packed;
-        for token in (0..packed.ids.len()).filter(|&token| packed.loss_mask[token]) {
-            let is_image = batch.is_image[token];
-            let weight = if is_image { self.config.image_weight } else { self.config.text_weight };
-            targets.places.push(token as i32 - 1);
-            targets.ids.push(packed.ids[token] as i32);
-            targets.weights.push(weight as f32);
-            targets.is_image.push(is_image);
-            targets.sources.push(packed.sources[token]);
-        }
-        targets
-    }
-
-    /// Loss and gradients, `hidden` `[count, hidden]` and `weight` `[vocab, hidden]` outside autodiff.
-    fn chunks(&self, hidden: Tensor<2>, weight: Tensor<2>, targets: &Targets) -> Parts {
-        let [count, _] = hidden.dims();
-        let weight_sum: f32 = targets.weights.iter().sum();
-        let norm = f64::from(weight_sum.max(f32::MIN_POSITIVE));
-        let (mut total, mut nll) = (0.0, Vec::with_capacity(count));
-        let mut d_hidden = Vec::new();
-        let mut d_weight = Tensor::zeros(weight.dims(), &hidden.device());
-        for start in (0..count).step_by(CHUNK) {
-            let len = CHUNK.min(count - start);
-            let h = hidden.clone().narrow(0, start, len); // [len, hidden]
-            let logits = matmul(h.clone(), weight.clone().transpose()); // [len, vocab]
-            let weights = &targets.weights[start..start + len];
-            let scaled: Vec<f32> = weights.iter().map(|w| w / norm as f32).collect();
-            let z = (2.0 * self.config.z_loss / count as f64) as f32;
-            let ids = &targets.ids[start..start + len];
-            let (d_logits, losses) = d_logits(logits, ids, &scaled, z); // [len, vocab]
-            for ((nll, lse), weight) in losses.iter().zip(weights) {
-                total += f64::from(nll * weight) / norm;
-                total += self.config.z_loss * f64::from(lse * lse) / count as f64;
-            }
-            d_hidden.push(matmul(d_logits.clone(), weight.clone()));
-            d_weight = add_matmul(d_weight, d_logits.transpose(), h);
-            nll.extend(losses.iter().map(|(nll, _)| nll));
-        }
-        Parts { d_hidden: Tensor::cat(d_hidden, 0), d_weight, nll, total }
-    }
 }
 
-struct Parts {
-    d_hidden: Tensor<2>,
-    d_weight: Tensor<2>,
-    nll: Vec<f32>,
-    total: f64,
-}
-
-/// The gradient of `sum_i weights[i] * nll_i + z / 2 * lse_i^2` with respect to `logits`
-/// `[len, vocab]`, and `nll` and `lse` of every row.
-fn d_logits(
-    logits: Tensor<2>,
-    ids: &[i32],
-    weights: &[f32],
-    z: f32,
-) -> (Tensor<2>, Vec<(f32, f32)>) {
-    #[cfg(feature = "cpu")]
-    if ops::applies(&logits) {
-        return ops::cross_entropy(logits, ids, weights, z);
-    }
-    let (device, len) = (logits.device(), ids.len());
-    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids.to_vec(), [len, 1]), &device);
-    let largest = logits.clone().max_dim(1); // [len, 1]
-    let exp = (logits.clone() - largest.clone()).exp();
-    let sum = exp.clone().sum_dim(1);
-    let lse = largest + sum.clone().log(); // [len, 1]
-    let nll = (lse.clone() - logits.gather(1, ids.clone())).into_data();
-    let losses: Vec<(f32, f32)> = nll.iter().zip(lse.into_data().iter()).collect();
-    let on_all = weights.iter().zip(&losses).map(|(w, (_, lse))| w + z * lse).collect();
-    let on_target = weights.iter().map(|w| -w).collect();
-    let column = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [len, 1]), &device);
-    let all = exp * (column(on_all) / sum);
-    (all.scatter(1, ids, column(on_target), IndexingUpdateOp::Add), losses)
-}
-
-/// `lhs rhs` outside autodiff.
-fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
-    #[cfg(feature = "cpu")]
-    if ops::applies(&lhs) {
-        return ops::matmul(lhs, rhs);
-    }
-    lhs.matmul(rhs)
-}
-
-/// `sum + lhs rhs` outside autodiff.
-fn add_matmul(sum: Tensor<2>, lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
-    #[cfg(feature = "cpu")]
-    if ops::applies(&sum) {
-        return ops::add_matmul(sum, lhs, rhs);
-    }
-    sum + lhs.matmul(rhs)
-}
-
-/// A constant on the tape's device.
-fn like(constant: Tensor<2>) -> Tensor<2> {
-    Tensor::from_inner(constant)
-}
-
-/// The batch as tensors on the device of `model`.
-pub(super) fn input(model: &CausalLm, batch: &PackedBatch) -> ModelInput<'static> {
-    let device = model.device();
-    let tensor = |values: &[u32]| {
-        let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
-        let shape = [batch.rows, batch.seq_len];
-        Tensor::<2, Int>::from_data(TensorData::new(values, shape), &device)
-    };
-    ModelInput {
-        ids: tensor(&batch.ids),
-        positions: tensor(&batch.positions),
-        mask: Some(mask::packed(&batch.document_ids, batch.rows, &device)),
-        cache: None,
-    }
+/// The sum of weights, but not 0: where all weights are 0, so is the loss.
+fn divisor(normalizer: Normalizer) -> f64 {
+    normalizer.weight.max(f64::from(f32::MIN_POSITIVE))
 }

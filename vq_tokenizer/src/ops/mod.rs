@@ -1,73 +1,136 @@
-//! The tokenizer's two costly operations on the CPU, with their gradients.
+//! The operations that have kernels of their own, and the choice between kernels.
 //!
-//! Burn's stock operations compute the same; these exist for speed: the convolution builds no
-//! column matrix and covers stride 2 and doubling, the normalisation is fused with its swish. Other
-//! devices keep the stock operations, see [`supports`].
+//! Each operation is one function; its callers know no feature, device or dtype. A body of stock Burn
+//! operations (`composed`) runs everywhere. Kernels for one kind of device have a folder of their own and
+//! run where they support the input:
+//!
+//! - `cpu/`: f32 on Burn's CPU backend, with hand-written gradients. The convolution builds no column
+//!   matrix and covers stride 2 and upsampling; the normalisation is fused with its swish.
+//! - `gpu/`: none yet. To add it: a variant of [`Kernels`], its condition in [`Kernels::of`], and an arm
+//!   in each operation that has such a kernel.
 
-mod autodiff;
-mod conv;
-mod conv_weights;
-mod flex;
-mod group_norm;
-mod plan;
-mod planes;
-mod simd;
-#[cfg(test)]
-mod tests;
+mod composed;
+#[cfg(feature = "cpu")]
+mod cpu;
+mod options;
+#[cfg(all(test, feature = "cpu"))]
+mod whole_tests;
 
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, DispatchDevice, backend_extension};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 
-pub use plan::Geometry;
+pub(crate) use composed::{cast, conv2d_strided};
+pub(crate) use options::{Geometry, GroupNormOptions};
 
-/// The operations; tensors are f32 `[batch, channels, height, width]`.
-#[backend_extension(Autodiff, Flex)]
-pub trait VqOps: Backend {
-    /// Convolves `x` with `weight`, `[outputs, inputs, side, side]`, and adds `bias`, `[outputs]`.
-    fn vq_conv2d(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        geometry: Geometry,
-    ) -> FloatTensor<Self>;
-
-    /// Normalises `groups` groups of channels, scales and shifts each channel, then swish if asked.
-    fn vq_group_norm(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        groups: usize,
-        epsilon: f64,
-        swish: bool,
-    ) -> FloatTensor<Self>;
+/// The implementations of the operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernels {
+    /// Stock Burn operations, for every device and dtype.
+    Composed,
+    /// Fused kernels for f32 on the CPU.
+    #[cfg(feature = "cpu")]
+    Cpu,
 }
 
-/// Whether the operations of this module take `x`: f32 on the CPU.
-pub fn supports(x: &Tensor<4>) -> bool {
-    let on_cpu = matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_));
-    on_cpu && x.dtype() == DType::F32
+impl Kernels {
+    /// The fastest implementation that supports `x`.
+    fn of(x: &Tensor<4>) -> Self {
+        #[cfg(test)]
+        if let Some(forced) = forced::kernels() {
+            return forced;
+        }
+        #[cfg(feature = "cpu")]
+        if cpu::supports(x) {
+            return Self::Cpu;
+        }
+        let _ = x;
+        Self::Composed
+    }
+
+    /// [`Kernels::of`], counted in tests.
+    fn choose(x: &Tensor<4>) -> Self {
+        let kernels = Self::of(x);
+        #[cfg(test)]
+        forced::count(kernels);
+        kernels
+    }
 }
 
-/// Convolves with a kernel of side 3, or of side 1 for [`Geometry::Same`].
+/// A 2-d convolution with bias: a kernel of side 3, or of side 1 for [`Geometry::Same`].
 ///
-/// `x` is `[batch, inputs, h, w]`, `weight` `[outputs, inputs, side, side]`, `bias` `[outputs]`.
-pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, geometry: Geometry) -> Tensor<4> {
-    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as VqOps>::vq_conv2d(x, weight, bias, geometry))
+/// The result has the dtype of `x`.
+///
+/// # Shapes
+/// - x: `[batch, inputs, height, width]`
+/// - weight: `[outputs, inputs, side, side]`
+/// - bias: `[outputs]`
+/// - result: `[batch, outputs, h, w]` with `[h, w]` of [`Geometry::output`]
+pub(crate) fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    geometry: Geometry,
+) -> Tensor<4> {
+    match Kernels::choose(&x) {
+        Kernels::Composed => composed::conv2d(x, weight, bias, geometry),
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => cpu::conv2d(x, weight, bias, geometry),
+    }
 }
 
-/// Normalises groups of channels of `x`, `[batch, channels, h, w]`; `weight` and `bias` are
-/// `[channels]`. With `swish`, `y * sigmoid(y)` follows.
-pub fn group_norm(
+/// Group normalisation with a weight and a bias per channel, then swish where `options` ask for it.
+///
+/// Computed in f32; the result has the dtype of `x`.
+///
+/// # Shapes
+/// - x and result: `[batch, channels, height, width]`
+/// - weight, bias: `[channels]`
+pub(crate) fn group_norm(
     x: Tensor<4>,
     weight: Tensor<1>,
     bias: Tensor<1>,
-    groups: usize,
-    epsilon: f64,
-    swish: bool,
+    options: GroupNormOptions,
 ) -> Tensor<4> {
-    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    let y = <Dispatch as VqOps>::vq_group_norm(x, weight, bias, groups, epsilon, swish);
-    Tensor::from_dispatch(y)
+    match Kernels::choose(&x) {
+        Kernels::Composed => composed::group_norm(x, weight, bias, options),
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => cpu::group_norm(x, weight, bias, options),
+    }
+}
+
+/// Forcing one implementation in unit tests, on the calling thread only.
+#[cfg(test)]
+pub(crate) mod forced {
+    use std::cell::{Cell, RefCell};
+
+    use super::Kernels;
+
+    thread_local! {
+        static FORCED: Cell<Option<Kernels>> = const { Cell::new(None) };
+        static RAN: RefCell<Vec<Kernels>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// The result of `body`, whose operations all run on `kernels`, and the implementation that each of
+    /// its operations did run on.
+    pub(crate) fn with_kernels<R>(kernels: Kernels, body: impl FnOnce() -> R) -> (R, Vec<Kernels>) {
+        /// Ends the forcing, also when `body` panics.
+        struct Reset;
+        impl Drop for Reset {
+            fn drop(&mut self) {
+                FORCED.set(None);
+            }
+        }
+        let _reset = Reset;
+        FORCED.set(Some(kernels));
+        RAN.take();
+        let result = body();
+        (result, RAN.take())
+    }
+
+    pub(super) fn kernels() -> Option<Kernels> {
+        FORCED.get()
+    }
+
+    pub(super) fn count(kernels: Kernels) {
+        RAN.with_borrow_mut(|ran| ran.push(kernels));
+    }
 }

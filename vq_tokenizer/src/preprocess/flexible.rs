@@ -1,25 +1,26 @@
-//! Images of any aspect: of the sizes with nearly as many pixels as a square, the one that keeps most.
+//! Sizes for images of any aspect ratio: of those with nearly as many pixels as a square, the one that
+//! crops least.
 //!
 //! Source: `generate_crop_size_list`, `var_center_crop` and `center_crop` in
-//! `lumina_mgpt/data/item_processor.py` of Lumina-mGPT. There the cut is drawn at random; here it is the
-//! middle, so that an image always has the same codes.
+//! `lumina_mgpt/data/item_processor.py` of Lumina-mGPT. The reference crops at random; here the crop is
+//! centred, so that an image always has the same codes.
 
 use image::RgbImage;
 
 use super::resample::{self, Resample, Window};
 
-/// The longer side is at most so many times the shorter.
-const MOST_OBLONG: f64 = 4.0;
+/// The largest ratio of the longer side to the shorter.
+const MAX_ASPECT_RATIO: f64 = 4.0;
 
-/// Width and height in pixels of every allowed image: multiples of `unit`, as many of them as fit into
-/// the square of `target` pixels.
+/// All allowed sizes, `(width, height)` in pixels: multiples of `unit` with at most as many pixels as the
+/// square of side `target`.
 pub(super) fn sizes(target: usize, unit: usize) -> Vec<(usize, usize)> {
     let units = (target / unit).pow(2);
     let (mut wide, mut high) = (units, 1);
     let mut sizes = Vec::new();
     while wide > 0 {
         let (longer, shorter) = (wide.max(high), wide.min(high));
-        if longer as f64 / shorter as f64 <= MOST_OBLONG {
+        if longer as f64 / shorter as f64 <= MAX_ASPECT_RATIO {
             sizes.push((wide * unit, high * unit));
         }
         if (high + 1) * wide <= units {
@@ -31,7 +32,7 @@ pub(super) fn sizes(target: usize, unit: usize) -> Vec<(usize, usize)> {
     sizes
 }
 
-/// The size of `sizes` that `image` loses least to; of equals the widest.
+/// The size of `sizes` that crops least of `image`; the widest on ties.
 fn best(sizes: &[(usize, usize)], image: &RgbImage) -> Option<(usize, usize)> {
     let kept = |(width, height): (usize, usize)| {
         let across = width as f64 / f64::from(image.width());
@@ -43,8 +44,10 @@ fn best(sizes: &[(usize, usize)], image: &RgbImage) -> Option<(usize, usize)> {
     sizes.iter().copied().max_by(order)
 }
 
-/// `image`, which has pixels, halved while it is twice too large, resized to cover the best of `sizes`,
-/// and the middle cut out.
+/// `image` halved while it is at least twice too large, resized to cover the best of `sizes` and
+/// centre-cropped to it; `None` if there are no sizes.
+///
+/// `image` must have pixels.
 pub(super) fn resize(image: &RgbImage, sizes: &[(usize, usize)]) -> Option<RgbImage> {
     let (width, height) = best(sizes, image)?;
     let mut image = image.clone();
@@ -66,6 +69,7 @@ pub(super) fn resize(image: &RgbImage, sizes: &[(usize, usize)]) -> Option<RgbIm
     Some(resample::resize(&image, Resample::Bicubic, full, window))
 }
 
+/// The window of a whole image.
 fn whole((width, height): (usize, usize)) -> Window {
     Window { columns: 0..width, rows: 0..height }
 }
@@ -76,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_the_reference_program_s() {
+    fn sizes_equal_the_reference() {
         let sizes = sizes(512, 32);
         // Printed by the reference's function.
         assert_eq!(sizes.len(), 49);
@@ -87,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn images_keep_their_aspect_as_far_as_the_sizes_go() {
+    fn images_get_the_allowed_size_of_nearest_aspect_ratio() {
         let sizes = sizes(512, 32);
         for ((w, h), want) in [
             ((512, 512), (512, 512)),
@@ -104,9 +108,9 @@ mod tests {
         assert_eq!(resize(&same, &sizes).unwrap(), same);
     }
 
-    /// Sums over the bytes that the reference's steps give with Pillow 13, cut in the middle.
+    /// Expected: weighted sums over the bytes of the reference's steps with Pillow 13, centre-cropped.
     #[test]
-    fn bytes_are_pillow_s() {
+    fn bytes_equal_pillow() {
         for (w, h, target, unit, want) in [
             (203, 150, 32, 8, 36_728_469),
             (61, 300, 32, 8, 48_871_003),

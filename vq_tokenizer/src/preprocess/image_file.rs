@@ -1,31 +1,31 @@
-//! Image files to RGB bytes, with limits against files that claim to be huge.
+//! Decoding of image files to RGB, with limits against files that claim to be huge.
 
 use std::io::Cursor;
 use std::path::Path;
 
 use image::{DynamicImage, ImageReader, Limits, RgbImage};
 
-use super::Rule;
+use super::config::Rule;
 use crate::error::{Error, Result};
 
-/// The longest side of an image that is decoded, in pixels.
+/// The longest side of an image that may be decoded, in pixels.
 pub const MAX_SIDE: u32 = 32_768;
-/// The most pixels of an image that is decoded.
+/// The most pixels of an image that may be decoded.
 pub const MAX_PIXELS: u64 = 100_000_000;
-/// The most memory a decoder may take, in bytes.
+/// The most memory that a decoder may allocate, in bytes.
 const MAX_DECODER_BYTES: u64 = 1 << 30;
 
-/// Reads a PNG, JPEG or WebP file.
+/// The image of a PNG, JPEG or WebP file.
 ///
 /// # Errors
-/// [`Error::Io`] when the file cannot be read; [`Error::File`] when it is not an image, is damaged,
-/// or is larger than [`MAX_SIDE`] or [`MAX_PIXELS`] (found before memory is taken for it).
+/// [`Error::Io`] when the file cannot be read; [`Error::File`] when it is not an image, is damaged, or is
+/// larger than [`MAX_SIDE`] or [`MAX_PIXELS`], which is checked before memory is allocated for it.
 pub fn open_image(path: &Path) -> Result<DynamicImage> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    decode_image(&bytes).map_err(|e| Error::file(path, e.to_string()))
+    decode_image(&bytes).map_err(Error::in_file(path))
 }
 
-/// Decodes PNG, JPEG or WebP bytes.
+/// The image of PNG, JPEG or WebP bytes.
 ///
 /// # Errors
 /// [`Error::Invalid`] in the cases of [`open_image`].
@@ -35,9 +35,9 @@ pub fn decode_image(bytes: &[u8]) -> Result<DynamicImage> {
         reader.expect("a cursor over bytes cannot fail")
     };
     if open().format().is_none() {
-        return Err(Error::invalid("not an image; allowed: PNG, JPEG, WebP".to_owned()));
+        return Err(Error::invalid("not an image; allowed: PNG, JPEG, WebP"));
     }
-    let damaged = |e: image::ImageError| Error::invalid(format!("not a readable image: {e}"));
+    let damaged = |e: image::ImageError| Error::because("not a readable image")(e);
     let (width, height) = open().into_dimensions().map_err(damaged)?;
     let pixels = u64::from(width) * u64::from(height);
     if width > MAX_SIDE || height > MAX_SIDE || pixels > MAX_PIXELS {
@@ -53,15 +53,15 @@ pub fn decode_image(bytes: &[u8]) -> Result<DynamicImage> {
     reader.decode().map_err(damaged)
 }
 
-/// Any image as 8-bit RGB, transparency composited on white as Hugging Face's processor does.
+/// `image` as 8-bit RGB, with transparency composited on white as by Hugging Face's processor.
 pub fn to_rgb(image: DynamicImage) -> RgbImage {
     to_rgb_by(image, Rule::HuggingFace)
 }
 
-/// Any image as 8-bit RGB, transparency blended with white by `rule`.
+/// `image` as 8-bit RGB, with transparency blended with white by `rule`.
 ///
-/// Of 16-bit values the upper byte counts, as in Pillow; but Pillow saturates 16-bit grey at 255,
-/// which turns such images white: here grey is treated as colour is.
+/// 16-bit values are reduced to their upper byte, as in Pillow. Pillow saturates 16-bit grey at 255 instead,
+/// which turns such images white; here grey is treated like colour.
 pub fn to_rgb_by(image: DynamicImage, rule: Rule) -> RgbImage {
     let image = match image {
         DynamicImage::ImageLuma16(_) | DynamicImage::ImageRgb16(_) => {
@@ -86,6 +86,7 @@ pub fn to_rgb_by(image: DynamicImage, rule: Rule) -> RgbImage {
     })
 }
 
+/// The upper byte of every value.
 fn upper_bytes<P, Q>(image: image::ImageBuffer<P, Vec<u16>>) -> image::ImageBuffer<Q, Vec<u8>>
 where
     P: image::Pixel<Subpixel = u16>,
@@ -93,16 +94,17 @@ where
 {
     let (width, height) = image.dimensions();
     let bytes = image.into_raw().into_iter().map(|value| (value >> 8) as u8).collect();
-    image::ImageBuffer::from_raw(width, height, bytes).expect("as many values as before")
+    image::ImageBuffer::from_raw(width, height, bytes)
+        .expect("one byte for every value of the same size")
 }
 
-/// Pillow's `alpha_composite` over opaque white: rounded to the nearest.
+/// Pillow's `alpha_composite` over opaque white, rounded to nearest.
 fn composite_on_white(value: u8, alpha: u8) -> u8 {
     let (value, alpha) = (u32::from(value), u32::from(alpha));
     ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
 }
 
-/// The original release's blend: in 64-bit floats, the fraction dropped.
+/// The original release's blend with white, in f64 and truncated.
 fn blend_with_white(value: u8, alpha: u8) -> u8 {
     let alpha = f64::from(alpha) / 255.0;
     ((1.0 - alpha) * 255.0 + alpha * f64::from(value)) as u8
@@ -119,7 +121,7 @@ mod tests {
         bytes.into_inner()
     }
 
-    /// A PNG header of the given size, with nothing behind it.
+    /// A PNG whose header claims the given size, without the pixels for it.
     fn header(width: u32, height: u32) -> Vec<u8> {
         let mut bytes = png(&DynamicImage::new_rgb8(1, 1));
         bytes[16..20].copy_from_slice(&width.to_be_bytes());
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_header_is_refused_by_its_size() {
+    fn an_image_that_claims_to_be_huge_is_refused() {
         let message = decode_image(&header(60_000, 60_000)).unwrap_err().to_string();
         assert!(message.contains("60000x60000"), "{message}");
         let message = decode_image(&header(30_000, 30_000)).unwrap_err().to_string();
@@ -144,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_image_is_said_to_be_none() {
+    fn errors_distinguish_other_files_from_damaged_images() {
         let message = decode_image(b"once upon a time").unwrap_err().to_string();
         assert!(message.starts_with("not an image"), "{message}");
         let mut bytes = png(&DynamicImage::new_rgb8(9, 9));
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn sixteen_bits_keep_the_upper_byte() {
+    fn sixteen_bit_values_keep_their_upper_byte() {
         let deep = image::ImageBuffer::from_pixel(2, 1, image::Luma([0x80FFu16]));
         let image = decode_image(&png(&DynamicImage::ImageLuma16(deep))).unwrap();
         assert_eq!(to_rgb(image).get_pixel(1, 0).0, [0x80; 3]);
@@ -167,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_two_blends_differ_in_rounding_only() {
+    fn the_two_blends_differ_only_in_rounding() {
         for value in 0..=255 {
             assert_eq!(composite_on_white(value, 255), value);
             assert_eq!(composite_on_white(value, 0), 255);

@@ -1,9 +1,8 @@
-//! Resampling that gives the bytes Pillow gives.
+//! Resampling with exactly Pillow's bytes.
 //!
-//! Pillow's 8-bit resize is two one-dimensional passes with weights rounded to 22 fractional bits and
-//! a byte image between them. Libraries with other weights or another order of the passes differ by a
-//! grey level here and there, which is enough to change codes; so this is done here, for RGB only.
-//! Only the pixels of the crop window are computed.
+//! Pillow's 8-bit resize is two one-dimensional passes with weights rounded to 22 fractional bits and a byte
+//! image between them. Libraries with other weights or another order of passes differ by a level in some
+//! pixels, which is enough to change codes. This is for RGB only, and computes only the pixels of the crop.
 
 use std::f64::consts::PI;
 use std::ops::Range;
@@ -11,14 +10,14 @@ use std::ops::Range;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-/// Fractional bits of a weight: 32 bits less 8 for the pixel and 2 for overshoot.
+/// Fractional bits of a weight: 32 less 8 for the pixel and 2 for overshoot.
 const PRECISION: u32 = 22;
 
-/// A reconstruction filter, by Pillow's number in `preprocessor_config.json`.
+/// A resizing filter; `preprocessor_config.json` has Pillow's number of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
 pub enum Resample {
-    /// Windowed sinc of three lobes (1): what Chameleon uses.
+    /// Windowed sinc with three lobes (1), Chameleon's filter.
     Lanczos,
     /// Triangle (2).
     Bilinear,
@@ -56,7 +55,7 @@ impl From<Resample> for u8 {
 }
 
 impl Resample {
-    /// Half the filter's width, in output pixels where the image shrinks, else in input pixels.
+    /// Half the filter's width, in output pixels when shrinking, otherwise in input pixels.
     fn support(self) -> f64 {
         match self {
             Self::Lanczos => 3.0,
@@ -66,6 +65,7 @@ impl Resample {
         }
     }
 
+    /// The filter's value at distance `x` from its centre.
     fn weight(self, x: f64) -> f64 {
         let distance = x.abs();
         match self {
@@ -104,9 +104,9 @@ pub(super) fn resize(
     let columns = taps(filter, old_width, width, window.columns);
     let rows = taps(filter, old_height, height, window.rows);
     let source = Plane { bytes: image.as_raw(), width: old_width };
-    // Pillow 13 passes vertically first when the height shrinks by more than twice the pixels that
-    // the width shrinks by (measured on 400 random sizes); before, the horizontal pass was always
-    // first. Only the rounding in between differs.
+    // Pillow 13 runs the vertical pass first when the height shrinks by more than twice as many pixels as
+    // the width (measured on 400 random sizes); earlier versions always ran the horizontal pass first. Only
+    // the rounding in between differs.
     let fewer_rows = old_height as i64 - height as i64;
     let fewer_columns = old_width as i64 - width as i64;
     let bytes = if fewer_rows > 0 && fewer_rows > 2 * fewer_columns {
@@ -137,10 +137,10 @@ fn taps(filter: Resample, from: usize, to: usize, window: Range<usize>) -> Vec<T
     window
         .map(|at| {
             let centre = (at as f64 + 0.5) * scale;
-            // The casts drop the fraction; a negative bound becomes 0.
+            // The casts truncate; a negative bound becomes 0.
             let first = (centre - reach + 0.5) as usize;
             let end = ((centre + reach + 0.5) as usize).min(from);
-            // Multiplied by the reciprocal, as there: a division rounds differently.
+            // As in Pillow, multiplied by the reciprocal: a division rounds differently.
             let narrow = 1.0 / stretch;
             let exact: Vec<f64> = (first..end)
                 .map(|i| filter.weight(((i - first) as f64 + first as f64 - centre + 0.5) * narrow))
@@ -170,7 +170,7 @@ struct Plane<'a> {
 }
 
 impl Plane<'_> {
-    /// Each of `rows` resampled along itself. `origin` is the input column of this plane's first.
+    /// `rows` resampled horizontally; `origin` is the input column of this plane's first column.
     fn horizontal(&self, columns: &[Taps], origin: usize, rows: Range<usize>) -> Vec<u8> {
         let mut output = Vec::with_capacity(rows.len() * columns.len() * 3);
         for row in self.bytes.chunks_exact(self.width * 3).skip(rows.start).take(rows.len()) {
@@ -188,7 +188,7 @@ impl Plane<'_> {
         output
     }
 
-    /// The `columns` of every output row. `origin` is the input row of this plane's first.
+    /// `columns` resampled vertically; `origin` is the input row of this plane's first row.
     fn vertical(&self, rows: &[Taps], origin: usize, columns: Range<usize>) -> Vec<u8> {
         let mut output = Vec::with_capacity(rows.len() * columns.len() * 3);
         let mut sums = vec![0; columns.len() * 3];
@@ -210,7 +210,7 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-/// An image without any order.
+/// A pseudo-random image.
 #[cfg(test)]
 pub(super) fn noise(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_size_changes_nothing() {
+    fn resizing_to_the_same_size_changes_nothing() {
         let image = noise(13, 9);
         for filter in [Resample::Lanczos, Resample::Bilinear, Resample::Bicubic, Resample::Box] {
             assert_eq!(resize(&image, filter, (13, 9), whole(13, 9)), image);

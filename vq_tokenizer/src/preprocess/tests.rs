@@ -1,17 +1,20 @@
-use super::*;
+use burn::tensor::{Device, Tensor};
+use image::RgbImage;
+
+use super::{PreprocessorConfig, to_images};
 
 #[test]
-fn the_rules_size_the_long_side_differently() {
-    let (theirs, original) =
+fn the_rules_round_the_long_side_differently() {
+    let (hugging_face, original) =
         (PreprocessorConfig::hugging_face(32), PreprocessorConfig::original(32));
-    assert_eq!(theirs.resized(97, 53), (58, 32)); // 58.57
+    assert_eq!(hugging_face.resized(97, 53), (58, 32)); // 58.57
     assert_eq!(original.resized(97, 53), (59, 32));
     assert_eq!(original.resized(64, 80), (32, 40));
     assert_eq!(PreprocessorConfig::original(2).resized(4, 5), (2, 2)); // 2.5: half to even
 }
 
 #[test]
-fn a_crop_larger_than_the_image_is_black_around() {
+fn a_crop_larger_than_the_image_is_padded_with_black() {
     let config = PreprocessorConfig { shortest_edge: 5, ..PreprocessorConfig::original(8) };
     let image = config.resize(&RgbImage::from_pixel(5, 5, image::Rgb([9, 9, 9])));
     let lit = |x, y| image.get_pixel(x, y).0 == [9, 9, 9];
@@ -20,13 +23,13 @@ fn a_crop_larger_than_the_image_is_black_around() {
 }
 
 #[test]
-fn a_very_long_image_costs_no_more_than_its_crop() {
+fn a_very_long_image_is_resized_to_its_crop() {
     let config = PreprocessorConfig::hugging_face(512);
     assert_eq!(config.resize(&RgbImage::new(1, 30_000)).dimensions(), (512, 512));
 }
 
 #[test]
-fn bytes_survive_the_way_to_a_tensor_and_back() {
+fn bytes_survive_conversion_to_a_tensor_and_back() {
     let config = PreprocessorConfig::original(16);
     let image = RgbImage::from_fn(16, 16, |x, y| image::Rgb([(16 * x + y) as u8, 0, 255]));
     let tensor = config.tensor(std::slice::from_ref(&image), &Device::flex()).unwrap();
@@ -37,7 +40,7 @@ fn bytes_survive_the_way_to_a_tensor_and_back() {
 }
 
 #[test]
-fn flexible_sizes_with_original_pixels_are_all_of_minus_one_to_one() {
+fn flexible_images_with_original_pixels_span_minus_one_to_one() {
     let (flexible, square) =
         (PreprocessorConfig::flexible_original(32, 8), PreprocessorConfig::original(32));
     for (a, b) in flexible.levels(0).into_iter().zip(square.levels(0)) {
@@ -45,7 +48,7 @@ fn flexible_sizes_with_original_pixels_are_all_of_minus_one_to_one() {
     }
     assert_eq!(flexible.resize(&RgbImage::new(60, 20)).dimensions(), (48, 16));
     assert_eq!(flexible.resize(&RgbImage::new(900, 20)).dimensions(), (64, 16));
-    // 16 units, so from 8x2 to 2x8 of them.
+    // 16 units: from 8x2 to 2x8.
     assert_eq!((flexible.shortest_side(), square.shortest_side()), (16, 32));
 }
 

@@ -1,19 +1,20 @@
-//! VQ whose codebook follows the latents by moving averages instead of gradients.
+//! VQ whose codebook follows moving averages of the latents instead of gradients.
 //!
 //! Source: van den Oord et al., "Neural Discrete Representation Learning" (arXiv 1711.00937, appendix
-//! A.1). Never on normalised latents: their averages shrink, and the codebook with them.
+//! A.1). Not for normalised latents: their averages shrink, and the codebook with them.
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::estimator::Estimator;
+use super::quantized::Quantized;
 use super::table::{CodeTable, lookup, nearest};
-use super::{Estimator, Quantized};
 
-/// Added to every count, so that no code is divided by nothing (Laplace smoothing).
+/// Added to every count, so that no sum is divided by zero (Laplace smoothing).
 const SMOOTHING: f32 = 1e-5;
 
-/// A codebook that moving averages move.
+/// A codebook that follows moving averages of its latents.
 #[derive(Module, Debug)]
 pub struct EmaQuantizer {
     /// The codebook vectors.
@@ -23,12 +24,13 @@ pub struct EmaQuantizer {
 }
 
 impl EmaQuantizer {
+    /// A codebook of `[num_embeddings, embed_dim]` with entries uniform within `1 / num_embeddings`.
     pub(super) fn new(size: [usize; 2], estimator: Estimator, device: &Device) -> Self {
         let embedding = CodeTable::uniform(size, 1.0 / size[0] as f64, device);
         Self { embedding, estimator }
     }
 
-    /// The table, off the tape: no gradient moves it.
+    /// The codebook, `[num_embeddings, embed_dim]`, detached: no gradient moves it.
     pub(super) fn table(&self) -> Tensor<2> {
         self.embedding.weight.val().detach()
     }
@@ -53,8 +55,9 @@ impl EmaQuantizer {
     }
 }
 
-/// The averages behind the codebook of an [`EmaQuantizer`]; serialisable, so that a resumed training
-/// goes on with the same numbers.
+/// The moving averages behind the codebook of an [`EmaQuantizer`].
+///
+/// Serialisable, so that a resumed training continues exactly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EmaState {
     decay: f32,
@@ -63,12 +66,12 @@ pub struct EmaState {
 }
 
 impl EmaState {
-    /// Averages that the codebook `table` (`num_embeddings` rows) stands for after one use of each code.
+    /// Averages that give the codebook `table`, of `num_embeddings` rows, with a count of 1 for each code.
     pub fn new(decay: f64, table: &[f32], num_embeddings: usize) -> Self {
         Self { decay: decay as f32, counts: vec![1.0; num_embeddings], sums: table.to_vec() }
     }
 
-    /// Takes in one step's latents, `vectors` with the `codes` they got, and moves `table`.
+    /// Adds a step's latents, `vectors` with their `codes`, to the averages and moves `table`.
     pub(crate) fn update(&mut self, table: &mut [f32], vectors: &[Vec<f32>], codes: &[usize]) {
         let (decay, embed) = (self.decay, table.len() / self.counts.len());
         let fresh = 1.0 - decay;
@@ -87,7 +90,7 @@ impl EmaState {
         }
     }
 
-    /// Starts the averages of `row` anew at `vector`.
+    /// Resets the averages of `row` to `vector`.
     pub(crate) fn restart(&mut self, row: usize, vector: &[f32]) {
         self.counts[row] = 1.0;
         self.sums[row * vector.len()..][..vector.len()].copy_from_slice(vector);
@@ -99,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_codebook_goes_to_the_means_of_its_latents() {
+    fn the_codebook_converges_to_the_means_of_its_latents() {
         let mut table = vec![0.0, 0.0, 4.0, 4.0];
         let mut state = EmaState::new(0.9, &table, 2);
         let vectors = [vec![1.0, 2.0], vec![3.0, 2.0], vec![-6.0, 8.0]];

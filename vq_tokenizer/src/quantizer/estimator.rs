@@ -1,22 +1,25 @@
-//! How a gradient passes the step from a latent to its code, which has none of its own.
+//! Gradient estimators: quantization itself has no useful gradient.
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-/// The way through.
+/// How the gradient of a code becomes that of its latent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Estimator {
-    /// The gradient at the code is taken for the latent's (Bengio et al., arXiv 1308.3432).
+    /// The latent gets the gradient of the code (Bengio et al., arXiv 1308.3432).
     #[default]
     StraightThrough,
-    /// The gradient is turned and scaled as the latent is onto its code (Fifty et al., "Restructuring
-    /// Vector Quantization with the Rotation Trick", arXiv 2410.06424, equation 4).
+    /// The gradient is rotated and scaled by the map that takes the latent to its code (Fifty et al.,
+    /// "Restructuring Vector Quantization with the Rotation Trick", arXiv 2410.06424, equation 4).
     Rotation,
 }
 
 impl Estimator {
-    /// The values of `codes` with a gradient for `latents`; both `[batch, embed, h, w]`.
+    /// The values of `codes` with a gradient for `latents`.
+    ///
+    /// # Shapes
+    /// - latents, codes and result: `[batch, embed, h, w]`
     pub(super) fn pass(self, latents: Tensor<4>, codes: Tensor<4>) -> Tensor<4> {
         let codes = codes.detach();
         match self {
@@ -29,20 +32,22 @@ impl Estimator {
     }
 }
 
-/// `lambda (z - 2 r (r z) + 2 q (e z))` with `e` and `q` the directions of latent and code, `r` that of
-/// their sum, `lambda` the ratio of their lengths: the code itself, a linear map of the latent.
+/// `lambda (z - 2 r (r z) + 2 q (e z))`, a linear map of the latent `z` whose value is the code.
+///
+/// `e` and `q` are the directions of latent and code, `r` is that of their sum, and `lambda` the ratio of
+/// the code's length to the latent's.
 fn rotated(latents: Tensor<4>, codes: Tensor<4>) -> Tensor<4> {
-    const LEAST: f32 = 1e-6;
+    const MIN_LENGTH: f32 = 1e-6;
     let fixed = latents.clone().detach();
-    let length = |x: &Tensor<4>| x.clone().square().sum_dim(1).sqrt().clamp_min(LEAST);
-    let (of_latent, of_code) = (length(&fixed), length(&codes)); // [batch, 1, h, w]
-    let e = fixed / of_latent.clone();
-    let q = codes / of_code.clone();
+    let length = |x: &Tensor<4>| x.clone().square().sum_dim(1).sqrt().clamp_min(MIN_LENGTH);
+    let (latent_length, code_length) = (length(&fixed), length(&codes)); // [batch, 1, h, w]
+    let e = fixed / latent_length.clone();
+    let q = codes / code_length.clone();
     let sum = e.clone() + q.clone();
     let r = sum.clone() / length(&sum);
-    let along = |direction: &Tensor<4>| (direction.clone() * latents.clone()).sum_dim(1);
-    let (by_r, by_e) = (along(&r), along(&e));
-    (latents - r * by_r * 2.0 + q * by_e * 2.0) * (of_code / of_latent)
+    let dot = |direction: &Tensor<4>| (direction.clone() * latents.clone()).sum_dim(1);
+    let (by_r, by_e) = (dot(&r), dot(&e));
+    (latents - r * by_r * 2.0 + q * by_e * 2.0) * (code_length / latent_length)
 }
 
 #[cfg(test)]
@@ -56,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn both_give_the_codes_themselves() {
+    fn values_are_those_of_the_codes() {
         let device = Device::flex();
         let (latents, codes) = (random(&device), random(&device));
         for estimator in [Estimator::StraightThrough, Estimator::Rotation] {
@@ -67,9 +72,9 @@ mod tests {
         }
     }
 
-    /// With the map held fixed, the gradient is that of a linear function of the latents.
+    /// With the map held fixed, the output is a linear function of the latents.
     #[test]
-    fn gradients_equal_their_formulas_by_finite_differences() {
+    fn gradients_equal_finite_differences_of_their_formulas() {
         let device = Device::flex().autodiff();
         device.seed(4);
         let latents = random(&device).require_grad();
@@ -78,7 +83,7 @@ mod tests {
         for estimator in [Estimator::StraightThrough, Estimator::Rotation] {
             let loss = (estimator.pass(latents.clone(), codes.clone()) * weights.clone()).sum();
             let found = latents.grad(&loss.backward()).unwrap();
-            // Columns of the map at the first position of the first image, one latent entry at a time.
+            // The first position of the first image.
             let vector = |x: &Tensor<4>| -> Vec<f64> {
                 let x = x.clone().narrow(0, 0, 1).narrow(2, 0, 1).narrow(3, 0, 1);
                 x.into_data().iter::<f32>().map(f64::from).collect()

@@ -1,5 +1,5 @@
 //! Finite scalar quantization: each channel is bounded and rounded to a few levels, and the code is the
-//! number that the rounded channels spell. There is no codebook to learn, and none to collapse.
+//! number with the rounded channels as its digits. No codebook is learned, so none can collapse.
 //!
 //! Source: Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple" (arXiv 2309.15505, section
 //! 3.1 and appendix A.1).
@@ -7,12 +7,12 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::Quantized;
+use super::quantized::Quantized;
 
-/// Keeps the outermost levels within reach of the bounding function.
+/// Widens the range of the bounding function, so that the outermost levels are reached.
 const SLACK: f32 = 1e-3;
 
-/// The levels of each channel; no parameters.
+/// A quantizer with `levels` levels in each channel and no parameters.
 #[derive(Module, Debug)]
 pub struct Fsq {
     #[module(skip)]
@@ -20,17 +20,21 @@ pub struct Fsq {
 }
 
 impl Fsq {
+    /// A quantizer of as many channels as `levels` has entries.
     pub(super) fn new(levels: &[usize]) -> Self {
         Self { levels: levels.to_vec() }
     }
 
-    /// A value per channel, `[1, channels, 1, 1]`.
+    /// `value` of the number of levels of each channel, `[1, channels, 1, 1]`.
     fn per_channel(&self, value: impl Fn(usize) -> f32, device: &Device) -> Tensor<4> {
         let values: Vec<f32> = self.levels.iter().map(|levels| value(*levels)).collect();
         Tensor::from_data(TensorData::new(values, [1, self.levels.len(), 1, 1]), device)
     }
 
-    /// Latents within the range of the levels: whole numbers there are levels.
+    /// Latents bounded to the range of the levels, where the integers are the levels.
+    ///
+    /// # Shapes
+    /// - latents and result: `[batch, channels, h, w]`
     fn bounded(&self, latents: Tensor<4>) -> Tensor<4> {
         let device = latents.device();
         let half = |levels: usize| (levels - 1) as f32 * (1.0 + SLACK) / 2.0;
@@ -40,13 +44,16 @@ impl Fsq {
         (latents + shift).tanh() * half - offset
     }
 
-    /// The level of each channel, from 0: `[batch, channels, h, w]`.
+    /// The level of each channel, counted from 0.
+    ///
+    /// # Shapes
+    /// - latents and result: `[batch, channels, h, w]`
     fn digits(&self, latents: Tensor<4>) -> Tensor<4> {
         let middle = self.per_channel(|levels| (levels / 2) as f32, &latents.device());
         self.bounded(latents).round() + middle
     }
 
-    /// See [`super::Quantizer::codes`]; the first channel is the lowest digit.
+    /// See [`super::Quantizer::codes`]; the first channel is the least significant digit.
     pub(super) fn codes(&self, latents: Tensor<4>) -> Tensor<3, Int> {
         let digits = self.digits(latents.detach());
         let [batch, _, height, width] = digits.dims();
@@ -66,7 +73,7 @@ impl Fsq {
         (digits * places).sum_dim(1).int().reshape([batch, height, width])
     }
 
-    /// See [`super::Quantizer::lookup`]: each channel in [-1, 1].
+    /// See [`super::Quantizer::lookup`]; each channel is in [-1, 1].
     pub(super) fn lookup(&self, codes: Tensor<3, Int>) -> Tensor<4> {
         let [batch, height, width] = codes.dims();
         let mut rest = codes.reshape([batch, 1, height, width]);
@@ -80,20 +87,20 @@ impl Fsq {
         Tensor::cat(channels, 1)
     }
 
-    /// See [`super::Quantizer::forward`]; the gradient passes the rounding as if it were not there.
+    /// See [`super::Quantizer::forward`]; the gradient passes the rounding unchanged.
     pub(super) fn forward(&self, latents: Tensor<4>) -> Quantized {
         let device = latents.device();
         let codes = self.codes(latents.clone());
         let bounded = self.bounded(latents);
         let rounding = (bounded.clone().round() - bounded.clone()).detach();
         let middle = self.per_channel(|levels| (levels / 2) as f32, &device);
-        let nothing = Tensor::zeros([1], &device);
+        let zero = Tensor::zeros([1], &device);
         Quantized {
             latents: (bounded + rounding) / middle,
             codes,
-            codebook_loss: nothing.clone(),
-            commitment_loss: nothing.clone(),
-            entropy_loss: nothing,
+            codebook_loss: zero.clone(),
+            commitment_loss: zero.clone(),
+            entropy_loss: zero,
         }
     }
 }
@@ -105,14 +112,14 @@ mod tests {
     use burn::tensor::Distribution;
 
     #[test]
-    fn every_code_comes_back_exactly() {
+    fn codes_of_looked_up_vectors_are_the_same() {
         let device = Device::flex();
         for levels in [vec![8, 5, 5, 5], vec![4, 3], vec![7], vec![8, 8, 8, 5, 5, 5]] {
             let fsq = Fsq::new(&levels);
             let count = levels.iter().product::<usize>().min(5000) as i64;
             let codes = Tensor::<1, Int>::arange(0..count, &device).reshape([1, 1, -1]);
             let vectors = fsq.lookup(codes.clone());
-            // Through the inverse of the bounding: a latent in the middle of each level.
+            // The inverse of the bounding gives a latent in the middle of each level.
             let half = |l: usize| (l - 1) as f32 * (1.0 + SLACK) / 2.0;
             let offset = |l: usize| if l.is_multiple_of(2) { 0.5 } else { 0.0 };
             let middle = fsq.per_channel(|l| (l / 2) as f32, &device);
@@ -125,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_those_of_the_codes_and_every_level_is_reached() {
+    fn latents_are_the_vectors_of_their_codes_and_every_code_is_reached() {
         let device = Device::flex();
         device.seed(2);
         let fsq = Fsq::new(&[4, 3, 5]);
@@ -143,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gradient_is_that_of_the_bounding() {
+    fn the_gradient_is_that_of_the_bounding_function() {
         let device = Device::flex().autodiff();
         let fsq = Fsq::new(&[5]);
         let latents = Tensor::<4>::full([1, 1, 1, 1], 0.3, &device).require_grad();

@@ -1,17 +1,17 @@
-//! Index backpropagation: the choice itself is relaxed, so that the gradient reaches every code and not
+//! Index backpropagation quantization: the choice is relaxed, so that every code gets a gradient and not
 //! only the chosen one.
 //!
 //! Source: Shi et al., "Taming Scalable Visual Tokenizer for Autoregressive Image Generation" (arXiv
-//! 2412.02692, section 3.2) and SEED-Voken's `IndexPropagationQuantize`. The code is the one of the
-//! largest inner product.
+//! 2412.02692, section 3.2) and SEED-Voken's `IndexPropagationQuantize`. The code is that of the largest
+//! inner product.
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, activation};
 
-use super::Quantized;
+use super::quantized::Quantized;
 use super::table::{CodeTable, by_rows, from_rows, lookup, rows_of};
 
-/// A codebook chosen from by inner products.
+/// A codebook whose codes are chosen by inner product.
 #[derive(Module, Debug)]
 pub struct Ibq {
     /// The codebook vectors.
@@ -19,12 +19,13 @@ pub struct Ibq {
 }
 
 impl Ibq {
+    /// A codebook of `[num_embeddings, embed_dim]` with entries uniform in [-1, 1].
     pub(super) fn new(size: [usize; 2], device: &Device) -> Self {
-        // Long enough for inner products to tell codes apart from the first step on.
+        // Long enough that inner products distinguish codes from the first step on.
         Self { embedding: CodeTable::uniform(size, 1.0, device) }
     }
 
-    /// The codes, `[num_embeddings, embed_dim]`.
+    /// The codebook, `[num_embeddings, embed_dim]`.
     pub(super) fn table(&self) -> Tensor<2> {
         self.embedding.weight.val()
     }
@@ -35,34 +36,36 @@ impl Ibq {
         by_rows(latents, |z| z.matmul(table.clone()).argmax(1))
     }
 
-    /// See [`super::Quantizer::forward`]. `codebook_loss` and `commitment_loss` are of the hard choice,
-    /// the latter with the distance of the relaxed one, whose gradient both sides get.
+    /// See [`super::Quantizer::forward`].
+    ///
+    /// `codebook_loss` and `commitment_loss` are those of the hard choice; the latter adds the distance to
+    /// the relaxed choice, whose gradient reaches both latents and codebook.
     pub(super) fn forward(&self, latents: Tensor<4>) -> Quantized {
         let (shape, table) = (latents.dims(), self.table());
         let z = rows_of(latents.clone()); // [rows, embed]
         let scores = z.matmul(table.clone().transpose()); // [rows, codes]
-        let odds = activation::softmax(scores.clone(), 1);
+        let probabilities = activation::softmax(scores.clone(), 1);
         let [batch, _, height, width] = shape;
         let codes: Tensor<3, Int> =
             scores.clone().detach().argmax(1).reshape([batch, height, width]);
         let hard = lookup(table.clone(), codes.clone());
-        // One-hot plus the odds less their fixed values, times the table: the hard choice's value, whose
-        // gradient reaches the chosen row through the one-hot and every row through the odds.
-        let soft = from_rows(odds.clone().matmul(table.clone()), shape);
-        let still = from_rows(odds.clone().detach().matmul(table), shape);
-        let relaxed = hard.clone() - still + soft;
-        let of_relaxed = (relaxed.clone() - latents.clone()).square().mean();
-        let of_hard = (hard.clone().detach() - latents.clone()).square().mean();
-        let log_odds = activation::log_softmax(scores, 1);
-        let of_each = (odds.clone() * log_odds).sum_dim(1).mean().neg();
-        let mean = odds.mean_dim(0); // [1, codes]
-        let of_all = (mean.clone() * mean.clamp_min(1e-9).log()).sum().neg();
+        // (one-hot + probabilities - detached probabilities) times the table: the value of the hard choice,
+        // whose gradient reaches the chosen row through the one-hot and every row through the probabilities.
+        let soft = from_rows(probabilities.clone().matmul(table.clone()), shape);
+        let detached = from_rows(probabilities.clone().detach().matmul(table), shape);
+        let relaxed = hard.clone() - detached + soft;
+        let relaxed_distance = (relaxed.clone() - latents.clone()).square().mean();
+        let hard_distance = (hard.clone().detach() - latents.clone()).square().mean();
+        let log_probabilities = activation::log_softmax(scores, 1);
+        let mean_entropy = (probabilities.clone() * log_probabilities).sum_dim(1).mean().neg();
+        let mean = probabilities.mean_dim(0); // [1, codes]
+        let entropy_of_mean = (mean.clone() * mean.clamp_min(1e-9).log()).sum().neg();
         Quantized {
             latents: relaxed,
             codes,
             codebook_loss: (hard - latents.detach()).square().mean(),
-            commitment_loss: of_relaxed + of_hard,
-            entropy_loss: of_each - of_all,
+            commitment_loss: relaxed_distance + hard_distance,
+            entropy_loss: mean_entropy - entropy_of_mean,
         }
     }
 }
@@ -80,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_those_of_the_largest_inner_product() {
+    fn latents_become_the_vector_of_the_largest_inner_product() {
         let device = Device::flex();
         let ibq = ibq(&device);
         let latents = Tensor::<4>::random([2, 4, 3, 3], Distribution::Normal(0.0, 1.0), &device);

@@ -1,25 +1,27 @@
-//! VQ on the unit sphere: latents and codebook at length 1, so that the nearest code is the one of the
-//! closest direction. The codebook moves by gradients; by averages it would diverge.
+//! VQ on the unit sphere: latents and codebook are scaled to length 1, so that the nearest code is that of
+//! the closest direction. Gradients move the codebook; moving averages would diverge.
 //!
 //! Source: Yu et al., "Vector-quantized Image Modeling with Improved VQGAN" (arXiv 2110.04627, section
-//! 3.2), as LlamaGen's tokenizer has it.
+//! 3.2), as in LlamaGen's tokenizer.
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
+use super::estimator::Estimator;
+use super::quantized::Quantized;
 use super::table::{CodeTable, lookup, nearest, normalised};
-use super::{Estimator, Quantized};
 
 /// A codebook of directions.
 #[derive(Module, Debug)]
 pub struct L2Quantizer {
-    /// The codebook vectors; their lengths do not count.
+    /// The codebook vectors; their lengths have no effect.
     pub embedding: CodeTable,
     #[module(skip)]
     estimator: Estimator,
 }
 
 impl L2Quantizer {
+    /// A codebook of `[num_embeddings, embed_dim]` with entries uniform in [-1, 1].
     pub(super) fn new(size: [usize; 2], estimator: Estimator, device: &Device) -> Self {
         Self { embedding: CodeTable::uniform(size, 1.0, device), estimator }
     }

@@ -1,27 +1,29 @@
 //! Lookup-free quantization: the sign of each channel is a bit of the code.
 //!
 //! Source: Yu et al., "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation" (arXiv
-//! 2310.05737, section 3.1). Its entropy term is taken bit by bit, which needs no table of all codes:
-//! exact for a latent's own entropy, an upper bound for that of the batch (as in Zhao et al., arXiv
-//! 2406.07548).
+//! 2310.05737, section 3.1). Its entropy loss is computed bit by bit, which needs no table of all codes: it
+//! is exact for the entropy of a single latent and an upper bound for that of the batch (as in Zhao et al.,
+//! arXiv 2406.07548).
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData, activation};
 
-use super::Quantized;
+use super::quantized::Quantized;
 
-/// A bit per channel; no parameters.
+/// A quantizer with one bit per channel and no parameters.
 #[derive(Module, Debug)]
 pub struct Lfq {
     bits: usize,
 }
 
 impl Lfq {
+    /// A quantizer of `bits` channels.
     pub(super) fn new(bits: usize) -> Self {
         Self { bits }
     }
 
-    /// See [`super::Quantizer::codes`]; the first channel is the lowest bit, and 0 counts as negative.
+    /// See [`super::Quantizer::codes`]; the first channel is the least significant bit, and 0 counts as
+    /// negative.
     pub(super) fn codes(&self, latents: Tensor<4>) -> Tensor<3, Int> {
         let latents = latents.detach();
         let [batch, _, height, width] = latents.dims();
@@ -32,7 +34,7 @@ impl Lfq {
         (bits * places).sum_dim(1).int().reshape([batch, height, width])
     }
 
-    /// See [`super::Quantizer::lookup`]: each channel -1 or 1.
+    /// See [`super::Quantizer::lookup`]; each channel is -1 or 1.
     pub(super) fn lookup(&self, codes: Tensor<3, Int>) -> Tensor<4> {
         let [batch, height, width] = codes.dims();
         let mut rest = codes.reshape([batch, 1, height, width]);
@@ -59,22 +61,23 @@ impl Lfq {
     }
 }
 
-/// The mean entropy of a latent's bits less the entropy of the mean bits, in nats per bit: low where
-/// each latent is sure and all of them together use both values of every bit. A bit's odds follow from
-/// the distances to -1 and 1.
+/// The mean entropy of a latent's bits less the entropy of the mean bits, in nats per bit.
+///
+/// Low where each latent is certain and all together use both values of every bit. The log-odds of a bit
+/// are the difference of its squared distances to -1 and 1.
 fn entropy(latents: Tensor<4>) -> Tensor<1> {
-    let odds = latents * 4.0;
-    let of_each = binary_entropy(odds.clone()).mean();
-    let mean = activation::sigmoid(odds).mean_dim(0).mean_dim(2).mean_dim(3); // [1, bits, 1, 1]
+    let log_odds = latents * 4.0;
+    let mean_entropy = binary_entropy(log_odds.clone()).mean();
+    let mean = activation::sigmoid(log_odds).mean_dim(0).mean_dim(2).mean_dim(3); // [1, bits, 1, 1]
     let mean = mean.clamp(1e-6, 1.0 - 1e-6);
     let rest = mean.clone().neg() + 1.0;
-    let of_all = (mean.clone() * mean.log() + rest.clone() * rest.log()).mean();
-    of_each + of_all
+    let negative_entropy_of_mean = (mean.clone() * mean.log() + rest.clone() * rest.log()).mean();
+    mean_entropy + negative_entropy_of_mean
 }
 
 /// The entropy of a bit of log-odds `x`: `softplus(x) - x sigmoid(x)`.
 fn binary_entropy(x: Tensor<4>) -> Tensor<4> {
-    // Even in x, and without overflow for negative x.
+    // The entropy is even in x, and a negative x cannot overflow.
     let x = x.abs().neg();
     activation::softplus(x.clone(), 1.0) - x.clone() * activation::sigmoid(x)
 }
@@ -86,7 +89,7 @@ mod tests {
     use burn::tensor::{Device, Distribution};
 
     #[test]
-    fn every_code_comes_back_exactly() {
+    fn codes_of_looked_up_vectors_are_the_same() {
         let device = Device::flex();
         let lfq = Lfq::new(10);
         let codes = Tensor::<1, Int>::arange(0..1024, &device).reshape([1, 32, 32]);
@@ -95,16 +98,16 @@ mod tests {
     }
 
     #[test]
-    fn entropy_prefers_sure_latents_that_use_both_signs() {
+    fn entropy_is_lowest_for_certain_latents_that_use_both_signs() {
         let device = Device::flex();
         let value = |x: Tensor<4>| entropy(x).into_scalar::<f32>();
         let signs =
             Tensor::<4>::random([4, 3, 8, 8], Distribution::Normal(0.0, 1.0), &device).sign();
         let balanced = value(signs.clone() * 2.0);
         assert!(balanced < -0.6 && balanced > -std::f32::consts::LN_2 - 1e-3, "{balanced}");
-        assert!(value(signs.clone() * 0.01) > balanced + 0.5, "unsure");
+        assert!(value(signs.clone() * 0.01) > balanced + 0.5, "uncertain");
         assert!(value(signs.abs() * 2.0) > balanced + 0.5, "one sided");
-        // Against the sum over both values.
+        // Compared with the sum over both values.
         let x = Tensor::<4>::from_data(
             TensorData::new(vec![-3.0f32, 0.0, 0.7, 40.0], [1, 1, 1, 4]),
             &device,

@@ -1,5 +1,5 @@
-//! A codebook that never moves, behind one linear map that does: every code moves with every other, so
-//! none is left behind.
+//! SimVQ: a frozen codebook behind one learned linear map. All codes move together, so none stays behind
+//! unused.
 //!
 //! Source: Zhu et al., "Addressing Representation Collapse in Vector Quantized Models with One Linear
 //! Layer" (arXiv 2411.02038).
@@ -7,13 +7,14 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 
+use super::estimator::Estimator;
+use super::quantized::Quantized;
 use super::table::{CodeTable, lookup, nearest};
-use super::{Estimator, Quantized};
 
-/// A frozen table and its map.
+/// A frozen codebook and its map.
 #[derive(Module, Debug)]
 pub struct SimVq {
-    /// Random vectors that stay as they are.
+    /// Random vectors that are never trained.
     pub embedding: CodeTable,
     /// `[embed_dim, embed_dim]`: the codes are `embedding map^T`.
     pub map: Param<Tensor<2>>,
@@ -22,6 +23,7 @@ pub struct SimVq {
 }
 
 impl SimVq {
+    /// A codebook of `[num_embeddings, embed_dim]` and a map, both normal with variance `1 / embed_dim`.
     pub(super) fn new(size: [usize; 2], estimator: Estimator, device: &Device) -> Self {
         let std = (size[1] as f64).powf(-0.5);
         let normal = Initializer::Normal { mean: 0.0, std };
@@ -29,7 +31,7 @@ impl SimVq {
         Self { embedding, map: normal.init([size[1], size[1]], device), estimator }
     }
 
-    /// The codes, `[num_embeddings, embed_dim]`.
+    /// The mapped codebook, `[num_embeddings, embed_dim]`.
     pub(super) fn table(&self) -> Tensor<2> {
         self.embedding.weight.val().detach().matmul(self.map.val().transpose())
     }

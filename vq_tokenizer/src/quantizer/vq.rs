@@ -1,4 +1,4 @@
-//! VQ: the nearest vector of a learned codebook, which gradients move.
+//! VQ: the nearest vector of a codebook learned by gradients.
 //!
 //! Source: van den Oord et al., "Neural Discrete Representation Learning" (arXiv 1711.00937), in the
 //! form of taming-transformers' `VectorQuantizer2`; Chameleon's quantizer.
@@ -6,8 +6,9 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
+use super::estimator::Estimator;
+use super::quantized::Quantized;
 use super::table::{CodeTable, lookup, nearest};
-use super::{Estimator, Quantized};
 
 /// A codebook with nearest-vector assignment.
 #[derive(Module, Debug)]
@@ -19,12 +20,12 @@ pub struct VectorQuantizer {
 }
 
 impl VectorQuantizer {
-    /// Vectors uniform within `1 / num_embeddings`.
+    /// A codebook of `[num_embeddings, embed_dim]` with entries uniform within `1 / num_embeddings`.
     pub(super) fn new(size: [usize; 2], estimator: Estimator, device: &Device) -> Self {
         Self { embedding: CodeTable::uniform(size, 1.0 / size[0] as f64, device), estimator }
     }
 
-    /// The codes, `[num_embeddings, embed_dim]`.
+    /// The codebook, `[num_embeddings, embed_dim]`.
     pub(super) fn table(&self) -> Tensor<2> {
         self.embedding.weight.val()
     }
@@ -55,11 +56,11 @@ mod tests {
     }
 
     #[test]
-    fn nearest_code_equals_brute_force_even_in_several_parts() {
+    fn nearest_code_equals_brute_force_over_several_chunks() {
         let device = Device::flex();
         device.seed(3);
         let quantizer = quantizer(17, 5, &device);
-        // 2 * 48 * 48 positions do not fit one part.
+        // 2 * 48 * 48 positions exceed one chunk.
         let latents = Tensor::<4>::random([2, 5, 48, 48], Distribution::Normal(0.0, 1.0), &device);
         let codes = quantizer.codes(latents.clone()).into_data().iter::<i64>().collect::<Vec<_>>();
         let table = quantizer.embedding.weight.val().into_data().try_to_vec::<f32>().unwrap();
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn gradient_passes_straight_through() {
+    fn straight_through_gradient_is_that_of_the_output() {
         let device = Device::flex().autodiff();
         let quantizer = quantizer(8, 4, &device);
         let latents =
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn lookup_inverts_codes_of_codebook_vectors() {
+    fn codes_of_looked_up_vectors_are_the_same() {
         let device = Device::flex();
         let quantizer = quantizer(12, 6, &device);
         let codes = Tensor::<1, Int>::arange(0..12, &device).reshape([2, 2, 3]);

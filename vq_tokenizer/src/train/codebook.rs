@@ -1,4 +1,4 @@
-//! Care of the codebook between steps: its start from data, moving averages, and revival.
+//! Maintenance of the codebook between steps: initialisation from data, moving averages, revival.
 
 use burn::tensor::{Int, Tensor};
 use rand::RngExt;
@@ -6,47 +6,55 @@ use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::revival::{Revival, RevivalConfig, vectors, with_table};
+use super::revival::{Revival, RevivalConfig};
+use super::rows::{edit_codebook, vectors};
 use crate::config::VqConfig;
 use crate::model::VqModel;
 use crate::quantizer::{EmaState, QuantizerConfig};
 
-/// Rounds of k-means; the means hardly move after them.
+/// Rounds of k-means; the means hardly move afterwards.
 const ROUNDS: usize = 10;
 
-/// Where the codebook starts.
+/// How the codebook is initialised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CodebookStart {
-    /// At distinct latents drawn at random.
+    /// With distinct random latents.
     #[default]
     Data,
-    /// At the means of k-means over them, which begins there.
+    /// With the means of k-means over the latents, started from random ones.
     KMeans,
 }
 
-/// What a codebook needs after each step. Serialisable: with it a resumed training goes on the same.
+/// Keeps a codebook in use: initialisation, moving averages and revival of unused codes.
+///
+/// Serialisable, so that a resumed training continues exactly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CodebookCare {
+pub struct CodebookMaintenance {
     revival: Revival,
-    /// Averages; `None` until the codebook has started, and where gradients move it.
+    /// Moving averages; `None` before the first step, and where gradients move the codebook.
     ema: Option<EmaState>,
 }
 
-impl CodebookCare {
-    /// For a tokenizer of the shape `config`.
+impl CodebookMaintenance {
+    /// Maintenance for the codebook of `config`.
     pub fn new(revival: RevivalConfig, config: &VqConfig) -> Self {
         Self { revival: Revival::new(revival, config.num_embeddings), ema: None }
     }
 
-    /// Codes that the last step did not use.
+    /// The number of codes that the last step did not use.
     pub fn unused(&self) -> usize {
         self.revival.unused()
     }
 
-    /// `model` with its codebook started from `latents`, each `[batch, embed, h, w]`; a quantizer without
-    /// a codebook of free vectors stays as it is. With fewer latents than codes the rest are latents
-    /// with a little noise, so that no two codes are equal.
+    /// `model` with its codebook initialised from `latents`; unchanged if its quantizer has no
+    /// [`codebook`](crate::Quantizer::codebook).
+    ///
+    /// With fewer latents than codes the other codes are latents with a little noise, so that no two codes
+    /// are equal.
+    ///
+    /// # Shapes
+    /// - latents: each `[batch, embed, h, w]`
     pub fn start(
         &mut self,
         model: VqModel,
@@ -56,7 +64,7 @@ impl CodebookCare {
     ) -> VqModel {
         let comparable = |latents| vectors(model.quantize.comparable(latents));
         let vectors: Vec<Vec<f32>> = latents.into_iter().flat_map(comparable).collect();
-        with_table(model, |table, embed| {
+        edit_codebook(model, |table, embed| {
             draw(table, embed, &vectors, rng);
             if start == CodebookStart::KMeans {
                 k_means(table, embed, &vectors);
@@ -64,11 +72,15 @@ impl CodebookCare {
         })
     }
 
-    /// Takes in one step's `codes` (`[batch, h, w]`) and `latents` (`[batch, embed, h, w]`): moves the
-    /// averages, then replaces codes unused for too long as [`Revival::step`] does.
+    /// `model` after one step's `codes` and `latents`: moving averages are updated, then codes unused for too
+    /// long are replaced as by [`Revival::step`].
     ///
-    /// Returns the model and the replaced rows of the codebook in rising order, whose optimizer state no
-    /// longer means anything.
+    /// Also returns the replaced rows of the codebook in ascending order: the caller must reset their
+    /// optimizer state.
+    ///
+    /// # Shapes
+    /// - codes: `[batch, h, w]`
+    /// - latents: `[batch, embed, h, w]`
     pub fn step(
         &mut self,
         config: &VqConfig,
@@ -84,14 +96,14 @@ impl CodebookCare {
             codes.clone().into_data().iter::<i64>().map(|c| c as usize).collect();
         let rows = vectors(latents.clone());
         let ema = &mut self.ema;
-        let model = with_table(model, |table, embed| {
+        let model = edit_codebook(model, |table, embed| {
             let state = || EmaState::new(decay, table, table.len() / embed);
             let mut averages = ema.take().unwrap_or_else(state);
             averages.update(table, &rows, &chosen);
             *ema = Some(averages);
         });
         let (model, revived) = self.revival.step(model, codes, latents, rng);
-        let model = with_table(model, |table, embed| {
+        let model = edit_codebook(model, |table, embed| {
             for row in &revived {
                 let vector = &table[row * embed..][..embed];
                 ema.iter_mut().for_each(|averages| averages.restart(*row, vector));
@@ -101,7 +113,7 @@ impl CodebookCare {
     }
 }
 
-/// Rows of `table` from distinct random `vectors`, and once these are used up again with noise.
+/// Fills `table` with distinct random `vectors`, then again with noise added until all rows are filled.
 fn draw(table: &mut [f32], embed: usize, vectors: &[Vec<f32>], rng: &mut ChaCha8Rng) {
     let noise = 0.05 * spread(vectors);
     let rows = table.len() / embed;
@@ -109,15 +121,15 @@ fn draw(table: &mut [f32], embed: usize, vectors: &[Vec<f32>], rng: &mut ChaCha8
         let count = vectors.len().min(rows - first);
         for (row, pick) in (first..).zip(sample(rng, vectors.len(), count)) {
             for (value, latent) in table[row * embed..][..embed].iter_mut().zip(&vectors[pick]) {
-                let shake = if first == 0 { 0.0 } else { rng.random_range(-noise..=noise) };
-                *value = latent + shake;
+                let offset = if first == 0 { 0.0 } else { rng.random_range(-noise..=noise) };
+                *value = latent + offset;
             }
         }
     }
 }
 
-/// Moves every row of `table` to the mean of the vectors that it is nearest to, again and again; a row
-/// that is nearest to none stays.
+/// Moves every row of `table` to the mean of the vectors that are nearest to it, for [`ROUNDS`] rounds; a
+/// row that is nearest to none stays.
 fn k_means(table: &mut [f32], embed: usize, vectors: &[Vec<f32>]) {
     for _ in 0..ROUNDS {
         let mut sums = vec![0.0; table.len()];
@@ -140,7 +152,7 @@ fn k_means(table: &mut [f32], embed: usize, vectors: &[Vec<f32>]) {
     }
 }
 
-/// The standard deviation of all entries around their common mean.
+/// The standard deviation of all entries of all vectors.
 fn spread(vectors: &[Vec<f32>]) -> f32 {
     let values = || vectors.iter().flatten().map(|v| f64::from(*v));
     let count = values().count() as f64;
@@ -176,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn initial_codes_are_latents_and_all_different() {
+    fn initial_codes_are_distinct_and_latents_come_first() {
         let device = Device::flex();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let config = config(QuantizerConfig::default());
         let latents = Tensor::<4>::random([1, 3, 2, 3], Distribution::Default, &device);
-        let mut care = CodebookCare::new(RevivalConfig::default(), &config);
+        let mut maintenance = CodebookMaintenance::new(RevivalConfig::default(), &config);
         let model = config.init(&device);
-        let model = care.start(model, vec![latents.clone()], CodebookStart::Data, &mut rng);
+        let model = maintenance.start(model, vec![latents.clone()], CodebookStart::Data, &mut rng);
         let (rows, candidates) = (table(&model), vectors(latents));
         assert!(rows[..6].iter().all(|row| candidates.contains(row)));
         for (i, row) in rows.iter().enumerate() {
@@ -192,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn k_means_finds_the_middles_of_clusters() {
+    fn k_means_finds_the_centres_of_clusters() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let centres = [[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]];
         let near = |c: [f32; 2], rng: &mut ChaCha8Rng| c.map(|v| v + rng.random_range(-0.5..0.5));
@@ -205,7 +217,7 @@ mod tests {
         }
     }
 
-    /// A collapsed codebook: every row at one place far from the latents.
+    /// Collapsed: every row is the same vector, far from the latents.
     #[test]
     fn revival_brings_a_collapsed_codebook_back_into_use() {
         for quantizer in [
@@ -217,10 +229,10 @@ mod tests {
             device.seed(7);
             let config = VqConfig { num_embeddings: 64, ..config(quantizer) };
             let model = config.init(&device);
-            let mut model = with_table(model, |table, _| table.fill(5.0));
+            let mut model = edit_codebook(model, |table, _| table.fill(5.0));
             let mut rng = ChaCha8Rng::seed_from_u64(1);
             let revival = RevivalConfig { after_steps: 10, until_step: None };
-            let mut care = CodebookCare::new(revival, &config);
+            let mut maintenance = CodebookMaintenance::new(revival, &config);
             let mut used = [false; 64];
             for step in 0..200 {
                 let normal = Distribution::Normal(0.0, 1.0);
@@ -229,7 +241,7 @@ mod tests {
                 if step >= 190 {
                     codes.clone().into_data().iter::<i64>().for_each(|c| used[c as usize] = true);
                 }
-                (model, _) = care.step(&config, model, codes, latents, &mut rng);
+                (model, _) = maintenance.step(&config, model, codes, latents, &mut rng);
             }
             let share = used.iter().filter(|used| **used).count() as f64 / 64.0;
             assert!(share > 0.95, "{:?}: {share}", config.quantizer);
@@ -237,20 +249,25 @@ mod tests {
     }
 
     #[test]
-    fn averages_go_on_after_a_stop() {
+    fn a_restored_state_continues_identically() {
         let device = Device::flex();
         let config = config(QuantizerConfig::Ema { decay: 0.9, gradient: Estimator::default() });
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut care = CodebookCare::new(RevivalConfig::default(), &config);
+        let mut maintenance = CodebookMaintenance::new(RevivalConfig::default(), &config);
         let latents = Tensor::<4>::random([1, 3, 4, 4], Distribution::Default, &device);
         let model = config.init(&device);
         let codes = model.codes(latents.clone());
-        let (model, _) = care.step(&config, model, codes.clone(), latents.clone(), &mut rng);
-        let text = serde_json::to_string(&care).unwrap();
-        let mut restored: CodebookCare = serde_json::from_str(&text).unwrap();
-        assert_eq!(restored, care);
-        let (one, _) =
-            care.step(&config, model.clone(), codes.clone(), latents.clone(), &mut rng.clone());
+        let (model, _) = maintenance.step(&config, model, codes.clone(), latents.clone(), &mut rng);
+        let text = serde_json::to_string(&maintenance).unwrap();
+        let mut restored: CodebookMaintenance = serde_json::from_str(&text).unwrap();
+        assert_eq!(restored, maintenance);
+        let (one, _) = maintenance.step(
+            &config,
+            model.clone(),
+            codes.clone(),
+            latents.clone(),
+            &mut rng.clone(),
+        );
         let (other, _) = restored.step(&config, model, codes, latents, &mut rng);
         assert_eq!(table(&one), table(&other));
     }

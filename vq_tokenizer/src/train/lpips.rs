@@ -1,4 +1,4 @@
-//! The perceptual distance LPIPS with VGG-16, from weights that the user supplies.
+//! The perceptual distance LPIPS with VGG-16; the user supplies the weights.
 //!
 //! Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (arXiv
 //! 1801.03924), version 0.1 of its `lpips` package. The file holds torchvision's `features.N.weight` and
@@ -11,36 +11,39 @@ use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Tensor, TensorData, activation};
 
-use crate::blocks::Conv2d;
 use crate::error::Result;
+use crate::layers::Conv2d;
 use tensor_files::WeightFiles;
 
-/// Channels of VGG-16's convolutions, stage by stage; stages are separated by a pooling.
+/// Output channels of VGG-16's convolutions by stage; a max pooling separates stages.
 const STAGES: [&[usize]; 5] = [&[64, 64], &[128, 128], &[256; 3], &[512; 3], &[512; 3]];
-/// What pixels in [-1, 1] are shifted by, then divided by, per channel.
+/// Subtracted from pixels in [-1, 1], per channel.
 const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
+/// Divides the shifted pixels, per channel.
 const SCALE: [f32; 3] = [0.458, 0.448, 0.450];
 
-/// The fixed networks behind the distance.
+/// The frozen network and the weights of its features.
 #[derive(Module, Debug)]
 pub struct Lpips {
-    /// All convolutions in order; the place in torchvision's list counts activations and poolings too.
+    /// All convolutions in order; torchvision's indices also count activations and poolings.
     convolutions: Vec<Conv2d>,
     /// `[1, channels, 1, 1]` of each stage.
     weights: Vec<Param<Tensor<4>>>,
 }
 
 impl Lpips {
-    /// Reads the networks from the safetensors file at `path`.
+    /// Reads the weights from the safetensors file at `path`.
     ///
     /// # Errors
-    /// Those of the file; when tensors are missing, unexpected or of another shape.
+    /// [`Error::Io`](crate::Error::Io) when the file cannot be read; [`Error::File`](crate::Error::File) when
+    /// tensors are missing, unexpected or of another shape.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
-        let files = WeightFiles::open(path)?.renamed(|name| Some(our_name(name)));
-        Ok(tensor_files::load(Self::blank(device), files, path)?.no_grad())
+        let files = WeightFiles::open(path)?.renamed(|name| Some(parameter_name(name)));
+        Ok(tensor_files::load(Self::init(device), files, path)?.no_grad())
     }
 
-    fn blank(device: &Device) -> Self {
+    /// Random convolutions and feature weights of 1.
+    fn init(device: &Device) -> Self {
         let mut inputs = 3;
         let mut convolutions = Vec::new();
         for channels in STAGES.iter().flat_map(|stage| stage.iter()) {
@@ -51,8 +54,11 @@ impl Lpips {
         Self { convolutions, weights: STAGES.iter().map(weight).collect() }
     }
 
-    /// The distance of `a` and `b`, `[batch, 3, H, W]` in [-1, 1], sides of at least 16; 0 for equal
-    /// images.
+    /// The mean distance of `a` and `b`, pixels in [-1, 1] with sides of at least 16; 0 for equal images.
+    ///
+    /// # Shapes
+    /// - a, b: `[batch, 3, H, W]`
+    /// - result: `[1]`
     pub fn distance(&self, a: Tensor<4>, b: Tensor<4>) -> Tensor<1> {
         let mut convolutions = self.convolutions.iter();
         let (mut a, mut b) = (scaled(a), scaled(b));
@@ -65,39 +71,40 @@ impl Lpips {
             for conv in convolutions.by_ref().take(stage.len()) {
                 (a, b) = (activation::relu(conv.forward(a)), activation::relu(conv.forward(b)));
             }
-            let difference = directions(a.clone()) - directions(b.clone());
-            let found = (difference.square() * weight.val()).sum_dim(1).mean();
+            let difference = normalised(a.clone()) - normalised(b.clone());
+            let distance = (difference.square() * weight.val()).sum_dim(1).mean();
             sum = Some(match sum {
-                Some(sum) => sum + found,
-                None => found,
+                Some(sum) => sum + distance,
+                None => distance,
             });
         }
         sum.expect("there are five stages")
     }
 }
 
-/// Our name of a tensor of the file.
-fn our_name(name: &str) -> String {
+/// The parameter of [`Lpips`] for a tensor name of the file.
+fn parameter_name(name: &str) -> String {
     if let Some((stage, _)) = name.strip_prefix("lin").and_then(|rest| rest.split_once('.')) {
         return format!("weights.{stage}");
     }
-    let place = |rest: &str| {
+    let convolution = |rest: &str| {
         let (place, kind) = rest.split_once('.')?;
         let place: usize = place.parse().ok()?;
-        let index = places().position(|known| known == place)?;
+        let index = torchvision_indices().position(|known| known == place)?;
         Some(format!("convolutions.{index}.{kind}"))
     };
-    name.strip_prefix("features.").and_then(place).unwrap_or_else(|| name.to_owned())
+    name.strip_prefix("features.").and_then(convolution).unwrap_or_else(|| name.to_owned())
 }
 
-/// Places of the convolutions in torchvision's list: each is followed by an activation, each stage by a
-/// pooling.
-fn places() -> impl Iterator<Item = usize> {
+/// Indices of the convolutions in torchvision's `features`: an activation follows each convolution, a pooling
+/// each stage.
+fn torchvision_indices() -> impl Iterator<Item = usize> {
     let stages = STAGES.iter().enumerate();
     let stages = stages.flat_map(|(stage, channels)| channels.iter().map(move |_| stage));
     stages.enumerate().map(|(index, stage)| 2 * index + stage)
 }
 
+/// Pixels in [-1, 1] in the range that VGG-16 was trained on.
 fn scaled(x: Tensor<4>) -> Tensor<4> {
     let constant = |values: [f32; 3]| {
         Tensor::from_data(TensorData::new(values.to_vec(), [1, 3, 1, 1]), &x.device())
@@ -106,8 +113,8 @@ fn scaled(x: Tensor<4>) -> Tensor<4> {
     (x - shift) / scale
 }
 
-/// Features with the channels of every place at length 1.
-fn directions(x: Tensor<4>) -> Tensor<4> {
+/// Features with the channel vector of every position scaled to length 1.
+fn normalised(x: Tensor<4>) -> Tensor<4> {
     let length = (x.clone().square().sum_dim(1) + 1e-20).sqrt();
     x / (length + 1e-10)
 }
@@ -120,15 +127,15 @@ mod tests {
     use tensor_files::{StoredDtype, collect, to_bytes};
 
     #[test]
-    fn places_are_torchvision_s() {
-        let places: Vec<usize> = places().collect();
-        assert_eq!(places, [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]);
-        assert_eq!(our_name("features.10.bias"), "convolutions.4.bias");
-        assert_eq!(our_name("lin3.model.1.weight"), "weights.3");
-        assert_eq!(our_name("classifier.0.weight"), "classifier.0.weight");
+    fn tensor_names_are_those_of_torchvision_and_lpips() {
+        let indices: Vec<usize> = torchvision_indices().collect();
+        assert_eq!(indices, [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]);
+        assert_eq!(parameter_name("features.10.bias"), "convolutions.4.bias");
+        assert_eq!(parameter_name("lin3.model.1.weight"), "weights.3");
+        assert_eq!(parameter_name("classifier.0.weight"), "classifier.0.weight");
     }
 
-    /// Numbers in [-0.5, 0.5) that another program can make as well.
+    /// Pseudo-random numbers in [-0.5, 0.5) that the reference program computes alike.
     fn values(count: usize, seed: u64) -> Vec<f32> {
         let value = |at: u64| {
             let mut hash = (at.wrapping_mul(2_654_435_761)) & 0xffff_ffff;
@@ -140,9 +147,9 @@ mod tests {
         (0..count as u64).map(|at| value(at + seed * 1_000_003)).collect()
     }
 
-    /// The distance that PyTorch's operations give for the same weights and images.
+    /// The expected value is from PyTorch with the same weights and images.
     #[test]
-    fn it_is_the_distance_of_the_reference() {
+    fn the_distance_equals_the_reference() {
         let device = Device::flex();
         let mut tensors = tensor_files::NamedTensors::new();
         let (mut inputs, mut seed) = (3, 1);
@@ -162,7 +169,7 @@ mod tests {
             tensors.insert(format!("weights.{index}"), weight);
         }
         let lpips =
-            tensor_files::load(Lpips::blank(&device), tensors, Path::new("made up")).unwrap();
+            tensor_files::load(Lpips::init(&device), tensors, Path::new("made up")).unwrap();
         let image = |seed| {
             let values = values(3 * 32 * 32, seed).iter().map(|v| 2.0 * v).collect();
             Tensor::from_data(TensorData::new::<f32, _>(values, [1, 3, 32, 32]), &device)
@@ -172,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_images_are_at_no_distance_and_weights_do_not_move() {
+    fn equal_images_have_distance_zero_and_weights_get_no_gradient() {
         let device = Device::flex().autodiff();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vgg.safetensors");
@@ -180,11 +187,11 @@ mod tests {
             Some(stage) => format!("lin{stage}.model.1.weight"),
             None => {
                 let (index, kind) = name["convolutions.".len()..].split_once('.').unwrap();
-                let place = places().nth(index.parse().unwrap()).unwrap();
+                let place = torchvision_indices().nth(index.parse().unwrap()).unwrap();
                 format!("features.{place}.{kind}")
             }
         };
-        let tensors = collect(&Lpips::blank(&device));
+        let tensors = collect(&Lpips::init(&device));
         let tensors = tensors.into_iter().map(|(name, data)| (theirs(&name), data)).collect();
         std::fs::write(&path, to_bytes(&tensors, StoredDtype::F16, None).unwrap()).unwrap();
         let lpips = Lpips::load(&path, &device).unwrap();

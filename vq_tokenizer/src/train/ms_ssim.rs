@@ -1,11 +1,15 @@
-//! Multi-scale structural similarity of tensors, with a gradient: see [`crate::metrics::ms_ssim`].
+//! Differentiable multi-scale structural similarity of tensors; see [`crate::metrics::ms_ssim`].
 
 use burn::tensor::{Device, Tensor, TensorData, activation};
 
 use crate::metrics::{C1, C2, WINDOW, kernel, scale_weights};
 
-/// The mean multi-scale structural similarity of `a` and `b`, `[batch, channels, H, W]` in [-1, 1];
-/// 1 for equal images. Sides are at least 11 pixels.
+/// The mean multi-scale structural similarity of `a` and `b`, pixels in [-1, 1] with sides of at least 11;
+/// 1 for equal images.
+///
+/// # Shapes
+/// - a, b: `[batch, channels, H, W]`
+/// - result: `[1]`
 pub(super) fn ms_ssim(a: Tensor<4>, b: Tensor<4>) -> Tensor<1> {
     let [batch, channels, height, width] = a.dims();
     let planes = |x: Tensor<4>| (x + 1.0).reshape([batch * channels, height, width]) / 2.0;
@@ -29,7 +33,11 @@ pub(super) fn ms_ssim(a: Tensor<4>, b: Tensor<4>) -> Tensor<1> {
     product.expect("there is always one scale").mean()
 }
 
-/// Per plane, `[planes]`: the mean similarity, and the mean of its contrast and structure alone.
+/// The mean similarity of each plane, and the mean of its contrast and structure alone.
+///
+/// # Shapes
+/// - a, b: `[planes, height, width]`
+/// - results: `[planes]`
 fn ssim(a: Tensor<3>, b: Tensor<3>) -> (Tensor<1>, Tensor<1>) {
     let [planes, height, width] = a.dims();
     let device = a.device();
@@ -51,7 +59,7 @@ fn ssim(a: Tensor<3>, b: Tensor<3>) -> (Tensor<1>, Tensor<1>) {
     (mean(similarity), mean(contrast))
 }
 
-/// `[len, len - 10]`: a product with it is the Gaussian window at every place where it fits.
+/// A matrix `[len, len - 10]` that applies the Gaussian window at every position where it fits.
 fn band(len: usize, device: &Device) -> Tensor<2> {
     let places = len + 1 - WINDOW;
     let mut values = vec![0.0_f32; len * places];
@@ -63,7 +71,11 @@ fn band(len: usize, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, [len, places]), device)
 }
 
-/// Means of 2x2 pixels; an odd last row or column is left out.
+/// Means of 2x2 pixels; an odd last row or column is dropped.
+///
+/// # Shapes
+/// - x: `[planes, height, width]`
+/// - result: `[planes, height / 2, width / 2]`
 fn halved(x: Tensor<3>) -> Tensor<3> {
     let [planes, height, width] = x.dims();
     let (rows, columns) = (height / 2, width / 2);
@@ -81,7 +93,7 @@ mod tests {
     use image::RgbImage;
 
     #[test]
-    fn it_equals_the_metric_on_images() {
+    fn the_similarity_equals_the_metric_on_images() {
         let device = Device::flex();
         for side in [16_u32, 64, 190] {
             let hash = |x: u32, y: u32| (x * 31 + y * 17 + x * y % 11) as u8;
@@ -101,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn following_the_gradient_raises_it() {
+    fn following_the_gradient_raises_the_similarity() {
         let device = Device::flex().autodiff();
         device.seed(5);
         let noise = |device: &Device| {

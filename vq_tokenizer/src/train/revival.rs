@@ -1,26 +1,26 @@
-//! New life for codes that nothing chooses.
+//! Revival of unused codes.
 //!
-//! A code without latents gets no gradient and stays unused for good. After a number of steps without
-//! use it is replaced by a random latent of the current batch, as in Jukebox (arXiv 2005.00341, 3.1);
-//! here a latent is chosen in proportion to its squared distance from its code (k-means++, Arthur and
-//! Vassilvitskii 2007), else images with plain backgrounds would revive a code for the background
-//! again and again.
+//! A code without latents gets no gradient and stays unused. After a number of steps without use it is
+//! replaced by a random latent of the current batch, as in Jukebox (arXiv 2005.00341, 3.1). Here latents are
+//! drawn in proportion to their squared distance from their code (k-means++, Arthur and Vassilvitskii 2007);
+//! otherwise images with plain backgrounds would revive code after code for the background.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::rows::{edit_codebook, vectors};
 use crate::model::VqModel;
 
-/// When codes are replaced.
+/// When unused codes are replaced.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RevivalConfig {
-    /// Steps without use after which a code is replaced; 0 never replaces any.
+    /// Steps without use after which a code is replaced; 0 replaces none.
     pub after_steps: u32,
-    /// The step after which nothing is replaced any more, so that the end of training is calm; absent:
-    /// to the end.
+    /// The last step that replaces codes, so that the codebook settles at the end of training; `None` for no
+    /// limit.
     pub until_step: Option<usize>,
 }
 
@@ -30,9 +30,9 @@ impl Default for RevivalConfig {
     }
 }
 
-/// Counts how long each code has not been used, and replaces those unused for too long.
+/// Counts the steps since each code was used, and replaces codes unused for too long.
 ///
-/// Serialisable: with it a resumed training replaces the same codes at the same steps.
+/// Serialisable, so that a resumed training replaces the same codes at the same steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Revival {
     config: RevivalConfig,
@@ -46,16 +46,20 @@ impl Revival {
         Self { config, steps: 0, unused_for: vec![0; num_embeddings] }
     }
 
-    /// Codes that the last step did not use.
+    /// The number of codes that the last step did not use.
     pub fn unused(&self) -> usize {
         self.unused_for.iter().filter(|steps| **steps > 0).count()
     }
 
-    /// Counts one step's `codes` (`[batch, h, w]`) and replaces codes unused for too long by distinct
-    /// random columns of `latents` (`[batch, embed, h, w]`, of the same step).
+    /// `model` after one step's `codes` and `latents`, with codes unused for too long replaced by distinct
+    /// random latents.
     ///
-    /// Returns the model and the changed rows of the codebook in rising order, whose optimizer state
-    /// no longer means anything. At most as many rows change as there are latents.
+    /// Also returns the replaced rows of the codebook in ascending order: the caller must reset their
+    /// optimizer state. At most as many rows are replaced as there are latents.
+    ///
+    /// # Shapes
+    /// - codes: `[batch, h, w]`
+    /// - latents: `[batch, embed, h, w]`
     pub fn step(
         &mut self,
         model: VqModel,
@@ -63,7 +67,7 @@ impl Revival {
         latents: Tensor<4>,
         rng: &mut ChaCha8Rng,
     ) -> (VqModel, Vec<usize>) {
-        // A code comes from argmin over the table, so it is a row of it.
+        // A code is an argmin over the table, so it is never negative.
         let codes: Vec<usize> = codes.into_data().iter::<i64>().map(|code| code as usize).collect();
         self.count(&codes);
         let late = self.config.until_step.is_some_and(|last| self.steps > last);
@@ -78,8 +82,8 @@ impl Revival {
         }
         let vectors = vectors(model.quantize.comparable(latents));
         rows.truncate(vectors.len());
-        let model = with_table(model, |table, embed| {
-            let chosen = far_ones(&vectors, &codes, table, rows.len(), rng);
+        let model = edit_codebook(model, |table, embed| {
+            let chosen = draw_distant(&vectors, &codes, table, rows.len(), rng);
             for (row, pick) in rows.iter().zip(chosen) {
                 table[row * embed..][..embed].copy_from_slice(&vectors[pick]);
             }
@@ -90,6 +94,7 @@ impl Revival {
         (model, rows)
     }
 
+    /// Counts a step that used `codes`.
     fn count(&mut self, codes: &[usize]) {
         self.steps += 1;
         for steps in &mut self.unused_for {
@@ -101,9 +106,9 @@ impl Revival {
     }
 }
 
-/// `count` distinct indices of `vectors`, drawn in proportion to the squared distance of each from the
-/// row of `table` that its code names.
-fn far_ones(
+/// `count` distinct indices of `vectors`, drawn in proportion to the squared distance of each vector from
+/// the row of `table` at its code.
+fn draw_distant(
     vectors: &[Vec<f32>],
     codes: &[usize],
     table: &[f32],
@@ -114,7 +119,7 @@ fn far_ones(
         let row = &table[code * vector.len()..][..vector.len()];
         vector.iter().zip(row).map(|(a, b)| f64::from(a - b).powi(2)).sum()
     };
-    // Weighted drawing without replacement as a race: exponential times with the weights as rates.
+    // Weighted sampling without replacement: the smallest exponential times, with the weights as rates.
     let mut times: Vec<(f64, usize)> = vectors
         .iter()
         .zip(codes)
@@ -126,29 +131,6 @@ fn far_ones(
         .collect();
     times.sort_by(|a, b| a.0.total_cmp(&b.0));
     times.into_iter().take(count).map(|(_, i)| i).collect()
-}
-
-/// The columns of `[batch, embed, h, w]`, one vector per position.
-pub(super) fn vectors(latents: Tensor<4>) -> Vec<Vec<f32>> {
-    let [_, embed, _, _] = latents.dims();
-    let values: Vec<f32> = latents.permute([0, 2, 3, 1]).into_data().iter::<f32>().collect();
-    values.chunks_exact(embed).map(<[f32]>::to_vec).collect()
-}
-
-/// `model` with its codebook edited on the host; `edit` gets the rows and their length. The parameter
-/// keeps its identity, so that the optimizer's state of the other rows stays valid.
-pub(super) fn with_table(mut model: VqModel, edit: impl FnOnce(&mut [f32], usize)) -> VqModel {
-    let Some(codebook) = model.quantize.codebook_mut() else { return model };
-    codebook.weight = codebook.weight.clone().map(|old| {
-        let [rows, embed] = old.dims();
-        let device = old.device();
-        let tracked = old.is_require_grad();
-        let mut table: Vec<f32> = old.into_data().iter::<f32>().collect();
-        edit(&mut table, embed);
-        let new = Tensor::from_data(TensorData::new(table, [rows, embed]), &device);
-        if tracked { new.require_grad() } else { new }
-    });
-    model
 }
 
 #[cfg(test)]
@@ -179,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn only_codes_unused_long_enough_are_replaced_and_by_latents() {
+    fn codes_unused_long_enough_are_replaced_by_latents_and_no_others() {
         let device = Device::flex().autodiff();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let config = RevivalConfig { after_steps: 2, until_step: None };
@@ -209,13 +191,13 @@ mod tests {
         let table = [0.5, 0.5, 9.0, 9.0];
         let mut vectors = vec![vec![0.5, 0.5]; 100];
         vectors[42] = vec![0.5, 3.0];
-        let chosen = far_ones(&vectors, &[0; 100], &table, 3, &mut rng);
+        let chosen = draw_distant(&vectors, &[0; 100], &table, 3, &mut rng);
         assert_eq!(chosen[0], 42);
         assert!(chosen[1] != chosen[2] && chosen.len() == 3);
     }
 
     #[test]
-    fn a_stored_state_continues_identically() {
+    fn a_restored_state_continues_identically() {
         let device = Device::flex();
         let config = RevivalConfig { after_steps: 2, until_step: Some(9) };
         let mut revival = Revival::new(config, 10);

@@ -1,22 +1,23 @@
-//! A head that reads an image's words from its quantised latents: codes that words can be read from
-//! serve a language model better. It is trained along and left out of releases.
+//! The semantic head, which predicts the words of an image's caption from its quantized latents: codes from
+//! which words can be predicted serve a language model better. It is trained with the tokenizer and left out
+//! of releases.
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor, activation};
 use serde::{Deserialize, Serialize};
 
-use crate::blocks::Conv2d;
 use crate::error::{Error, Result};
+use crate::layers::Conv2d;
 
-/// How the head takes part.
+/// Settings of the semantic head.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SemanticConfig {
-    /// Weight of the head's loss; 0 leaves it out.
+    /// Weight of the head's loss; 0 trains without the head.
     pub weight: f64,
-    /// Words that are told apart: words are hashed to so many.
+    /// Size of the vocabulary: words are hashed to so many classes.
     pub words: usize,
-    /// Channels between the latents and the words.
+    /// Channels of the hidden layer.
     pub hidden: usize,
 }
 
@@ -46,7 +47,7 @@ impl SemanticConfig {
     }
 }
 
-/// Latents to words.
+/// A convolution, pooling and a linear layer, from latents to words.
 #[derive(Module, Debug)]
 pub struct SemanticHead {
     hidden: Conv2d,
@@ -55,7 +56,7 @@ pub struct SemanticHead {
 }
 
 impl SemanticHead {
-    /// A head of random weights for latents of `embed_dim` channels.
+    /// A randomly initialised head for latents of `embed_dim` channels.
     pub fn new(config: &SemanticConfig, embed_dim: usize, device: &Device) -> Self {
         let std = (2.0 * config.hidden as f64).powf(-0.5);
         let normal = Initializer::Normal { mean: 0.0, std };
@@ -66,28 +67,37 @@ impl SemanticHead {
         }
     }
 
-    /// Log-odds of each word: `[batch, embed, h, w]` to `[batch, words]`.
+    /// The logit of each word.
+    ///
+    /// # Shapes
+    /// - latents: `[batch, embed, h, w]`
+    /// - result: `[batch, words]`
     pub fn forward(&self, latents: Tensor<4>) -> Tensor<2> {
         let x = activation::silu(self.hidden.forward(latents));
         let [batch, channels, height, width] = x.dims();
         let x = x.reshape([batch, channels, height * width]);
-        // What there is on the whole, and what there is anywhere.
+        // Mean pooling for the image as a whole, max pooling for what occurs anywhere.
         let pooled = Tensor::cat(vec![x.clone().mean_dim(2), x.max_dim(2)], 1);
         pooled.reshape([batch, 2 * channels]).matmul(self.weight.val())
             + self.bias.val().unsqueeze()
     }
 
-    /// The mean cross-entropy of the words that are there plus that of those that are not, which are
-    /// many more; `present` `[batch, words]` is 1 or 0. Images without words count nothing.
+    /// The mean binary cross-entropy of the present words plus that of the absent ones, which are many more.
+    ///
+    /// Images without any word are ignored.
+    ///
+    /// # Shapes
+    /// - latents: `[batch, embed, h, w]`
+    /// - present: `[batch, words]`, 1 or 0
+    /// - result: `[1]`
     pub fn loss(&self, latents: Tensor<4>, present: Tensor<2>) -> Tensor<1> {
-        let odds = self.forward(latents);
-        // softplus(-x) where a word is there, softplus(x) where it is not.
-        let missed = activation::softplus(odds.clone().neg(), 1.0);
-        let invented = activation::softplus(odds, 1.0);
+        let logits = self.forward(latents);
+        let if_present = activation::softplus(logits.clone().neg(), 1.0);
+        let if_absent = activation::softplus(logits, 1.0);
         let has_words = present.clone().sum_dim(1).greater_elem(0.0).float();
         let absent = (present.clone().neg() + 1.0) * has_words;
         let mean = |x: Tensor<2>, mask: Tensor<2>| (x * mask.clone()).sum() / (mask.sum() + 1e-6);
-        mean(missed, present) + mean(invented, absent)
+        mean(if_present, present) + mean(if_absent, absent)
     }
 }
 
@@ -97,7 +107,7 @@ mod tests {
     use burn::tensor::Distribution;
 
     #[test]
-    fn words_are_learnt_from_latents() {
+    fn gradient_descent_lowers_the_loss() {
         let device = Device::flex().autodiff();
         device.seed(8);
         let config = SemanticConfig { weight: 1.0, words: 6, hidden: 16 };
@@ -112,7 +122,7 @@ mod tests {
         for _ in 0..60 {
             let gradients = loss(&head).backward();
             let step = |param: Tensor<2>| {
-                let gradient = param.grad(&gradients).expect("it takes part");
+                let gradient = param.grad(&gradients).expect("the weight has a gradient");
                 Tensor::from_inner(param.inner() - gradient * 0.5).require_grad()
             };
             head.weight = head.weight.map(step);

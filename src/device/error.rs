@@ -1,0 +1,88 @@
+//! Why a device cannot be used.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why a device or a precision cannot be used.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum DeviceError {
+    /// The text names no device.
+    #[error("unknown device {spec:?}: expected cpu, cuda, cuda:N, cuda:FIRST-LAST or wgpu")]
+    UnknownSpec {
+        /// The text.
+        spec: String,
+    },
+    /// The text names no precision.
+    #[error("unknown precision {name:?}: expected f32 or bf16")]
+    UnknownPrecision {
+        /// The text.
+        name: String,
+    },
+    /// The backend was not compiled in.
+    #[error("this build has no {feature}; build with --features {feature}")]
+    NotBuilt {
+        /// The cargo feature that adds it.
+        feature: &'static str,
+    },
+    /// There is no NVIDIA driver, or it lists no GPU.
+    #[error(
+        "no CUDA device found: the NVIDIA driver library could not be loaded or lists no GPU; \
+         nvidia-smi must list one"
+    )]
+    NoCuda,
+    /// There are NVIDIA GPUs, but not that many.
+    #[error("no CUDA device found at cuda:{index}: this machine has cuda:0 to cuda:{last}")]
+    NoCudaIndex {
+        /// The index asked for.
+        index: usize,
+        /// The highest index there is.
+        last: usize,
+    },
+    /// There is no CUDA installation where kernels could find their headers.
+    #[error(
+        "no CUDA headers found: set CUDA_PATH to a folder that holds include/{header} (a CUDA \
+         toolkit, or the folder of NVIDIA's runtime headers)"
+    )]
+    NoCudaPath {
+        /// A header that kernels include.
+        header: &'static str,
+    },
+    /// The CUDA installation lacks the headers.
+    #[error(
+        "no CUDA headers found: {path} does not exist; set CUDA_PATH to a folder that holds \
+         include/{header}"
+    )]
+    NoCudaHeaders {
+        /// Where the header should be.
+        path: PathBuf,
+        /// A header that kernels include.
+        header: &'static str,
+    },
+    /// A range was given where one device does the work.
+    #[error(
+        "{spec} names several devices, and this work runs on one; name one of them, such as cuda:0"
+    )]
+    SeveralDevices {
+        /// The range.
+        spec: String,
+    },
+    /// The work is done in one number format only, or the device has no arithmetic in the one asked for.
+    #[error("--precision is {precision}, but {work} runs in f32 only{place}; allowed: {allowed}")]
+    Precision {
+        /// The format asked for.
+        precision: String,
+        /// The work.
+        work: String,
+        /// ` on DEVICE`, or nothing where no device would do.
+        place: String,
+        /// What to ask for instead.
+        allowed: &'static str,
+    },
+    /// wgpu reaches no adapter.
+    #[error(
+        "no wgpu device found: no Vulkan, Metal, DirectX or OpenGL driver lists an adapter; \
+         on Linux, vulkaninfo must list one"
+    )]
+    NoWgpu,
+}

@@ -1,0 +1,31 @@
+//! Descriptions of devices for a person.
+
+use serde::Serialize;
+
+use super::error::DeviceError;
+use super::spec::DeviceSpec;
+
+/// What one device of this machine is, for a report to a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceInfo {
+    /// The name that `--device` takes; it parses as a [`DeviceSpec`].
+    pub spec: String,
+    /// What the device calls itself, or the kind of device if none was found.
+    pub name: String,
+    /// Whether [`DeviceSpec::open`] would succeed.
+    pub available: bool,
+    /// What is worth knowing about it, or why it is not available.
+    pub note: String,
+}
+
+impl DeviceInfo {
+    pub(super) fn new(
+        spec: DeviceSpec,
+        name: impl Into<String>,
+        opened: Result<String, DeviceError>,
+    ) -> Self {
+        let available = opened.is_ok();
+        let note = opened.unwrap_or_else(|error| error.to_string());
+        Self { spec: spec.to_string(), name: name.into(), available, note }
+    }
+}

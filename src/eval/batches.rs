@@ -1,0 +1,116 @@
+//! Reading a data set batch by batch, and what is refused on the way.
+
+use image::RgbImage;
+use rayon::prelude::*;
+
+use crate::data::{BadSample, DEFAULT_TOLERANCE, Dataset, Sample};
+use crate::error::{Error, Result};
+
+/// How much of a data set is measured, and the batch size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The first items only.
+    pub limit: Option<usize>,
+    /// Items given to the model at once; at least 1.
+    pub batch: usize,
+}
+
+impl Default for Extent {
+    fn default() -> Self {
+        Self { limit: None, batch: 32 }
+    }
+}
+
+impl Extent {
+    /// The number of items measured in a data set of `len`.
+    pub fn of(&self, len: usize) -> usize {
+        self.limit.map_or(len, |limit| limit.min(len))
+    }
+}
+
+/// Calls `work` with each batch of `dataset`: pairs of a sample's index and what `take` extracts from it.
+/// Returns the bad samples, those that cannot be read or that `take` refuses.
+pub(super) fn each_batch<T: Send>(
+    dataset: &dyn Dataset,
+    extent: Extent,
+    take: impl Fn(Sample) -> Result<T> + Sync,
+    mut work: impl FnMut(Vec<(usize, T)>) -> Result<()>,
+) -> Result<Vec<BadSample>> {
+    let len = extent.of(dataset.len());
+    if len == 0 || extent.batch == 0 {
+        let message = "nothing to measure: the data set, the limit or the batch is empty";
+        return Err(Error::invalid(format!("{}: {message}", dataset.name())));
+    }
+    let mut bad = Vec::new();
+    for start in (0..len).step_by(extent.batch) {
+        let end = (start + extent.batch).min(len);
+        let read_one = |index| {
+            let sample = dataset.get(index)?;
+            let source = sample.source.clone();
+            take(sample).map_err(Error::because(source))
+        };
+        let read: Vec<_> = (start..end).into_par_iter().map(|i| (i, read_one(i))).collect();
+        let mut good = Vec::with_capacity(read.len());
+        for (index, sample) in read {
+            match sample {
+                Ok(sample) => good.push((index, sample)),
+                Err(error) => bad.push(BadSample { index, reason: error.to_string() }),
+            }
+        }
+        refuse_many_bad(dataset, len, &bad)?;
+        if !good.is_empty() {
+            work(good)?;
+        }
+    }
+    Ok(bad)
+}
+
+/// Calls `work` with the images of each batch of `dataset`; returns the samples that could not be read.
+///
+/// # Errors
+/// Those of `work`; if there is nothing to read, or more than [`DEFAULT_TOLERANCE`] of the samples are bad.
+pub fn images_of(
+    dataset: &dyn Dataset,
+    extent: Extent,
+    work: &mut dyn FnMut(&[RgbImage]) -> Result<()>,
+) -> Result<Vec<BadSample>> {
+    each_batch(dataset, extent, Ok, |batch| {
+        let images: Vec<_> = batch.into_iter().flat_map(|(_, sample)| sample.images).collect();
+        work(&images)
+    })
+}
+
+/// Fails if more than [`DEFAULT_TOLERANCE`] of `len` samples are `bad`. A single bad sample is tolerated,
+/// unless it is the only sample.
+pub(super) fn refuse_many_bad(dataset: &dyn Dataset, len: usize, bad: &[BadSample]) -> Result<()> {
+    let allowed = (DEFAULT_TOLERANCE * len as f64).max(1.0);
+    match bad.first() {
+        Some(first) if bad.len() == len || bad.len() as f64 > allowed => {
+            Err(Error::invalid(format!(
+                "{}: {} of {len} samples are bad, more than the allowed {} %; the first: {}",
+                dataset.name(),
+                bad.len(),
+                DEFAULT_TOLERANCE * 100.0,
+                first.reason
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The image of a sample that must have exactly one.
+pub(super) fn single_image(images: Vec<RgbImage>) -> Result<RgbImage> {
+    let found = <[_; 1]>::try_from(images).map(|[image]| image);
+    found.map_err(|images| {
+        let found = images.len();
+        Error::invalid(format!("{found} images; this measure needs exactly one per sample"))
+    })
+}
+
+/// `results` if there is one for each of `items` items, else an error.
+pub(super) fn one_per_item<T>(results: Vec<T>, items: usize) -> Result<Vec<T>> {
+    if results.len() == items {
+        return Ok(results);
+    }
+    Err(Error::invalid(format!("{} results for a batch of {items} items", results.len())))
+}

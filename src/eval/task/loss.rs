@@ -1,0 +1,84 @@
+//! The task `loss`, and the loss on the validation sources of a training recipe.
+
+use serde_json::{Map, Value, json};
+
+use super::config::LossTask;
+use super::evaluation::Evaluation;
+use crate::checkpoint::{Manifest, VQ_DIR};
+use crate::data::pack::Packer;
+use crate::data::{
+    self, DocumentData, Encoding, SourceConfig, TemplateConfig, Validation, validation_batches,
+};
+use crate::error::Result;
+use crate::eval::loss::BatchLoss;
+use crate::eval::{Report, loss};
+use crate::train::objective::{LossConfig, NextToken};
+
+impl Evaluation<'_> {
+    pub(super) fn loss(&self, task: &LossTask, progress: &mut dyn FnMut(usize)) -> Result<Report> {
+        self.loss_of(&[source(task)], progress)
+    }
+
+    /// The mean loss on the documents of `sources`. The batch size counts rows of the model's context length.
+    ///
+    /// # Errors
+    /// Those of the data; if there is no token to predict.
+    pub fn loss_of(
+        &self,
+        sources: &[DocumentData],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Report> {
+        let packed = sources.iter().map(|source| self.packed(source));
+        let packed = packed.collect::<Result<Vec<_>>>()?;
+        let left_out: Map<String, Value> =
+            packed.iter().map(|(name, found)| (name.clone(), json!(found.left_out))).collect();
+        let packed: Vec<_> =
+            packed.into_iter().map(|(name, found)| (name, found.batches)).collect();
+        let objective = NextToken { config: LossConfig::default() };
+        let scores = loss::evaluate(&packed, |batch| {
+            let found = objective.loss(self.pipeline.model().model(), batch);
+            progress(1);
+            BatchLoss { image: found.image, text: found.text }
+        })?;
+        let mut report = scores.report(&self.task.common().data);
+        report.config.insert("left_out".to_owned(), Value::Object(left_out));
+        report.config.insert("sources".to_owned(), json!(sources));
+        Ok(report)
+    }
+
+    /// The name of `source` and its documents packed into rows; image codes are cached in `codes` beside the
+    /// results.
+    fn packed(&self, source: &DocumentData) -> Result<(String, Validation)> {
+        let processor = self.pipeline.processor();
+        let seq_len = self.pipeline.model().config().max_position_embeddings;
+        let pad = processor.vocabulary().special().pad;
+        // The digest of the image tokenizer alone, as in token shards: codes of another one must not be reused.
+        let vq_dir = self.checkpoint.join(VQ_DIR);
+        let digest = match vq_dir.is_dir() {
+            true => Manifest::of(&vq_dir)?.digest(),
+            false => json!(data::fingerprint(&self.checkpoint.to_string_lossy())?).to_string(),
+        };
+        let cache_dir = self.out.join("codes");
+        let encoding = Encoding {
+            vq: self.pipeline.vq()?,
+            digest: &digest,
+            cache_dir: &cache_dir,
+            quiet: self.quiet,
+        };
+        let common = self.task.common();
+        let count = common.limit.or(source.limit()).unwrap_or(usize::MAX);
+        let new_packer = || Packer::new(common.batch, seq_len, pad);
+        let one = std::slice::from_ref(source);
+        let batches = validation_batches(one, encoding, count, processor, new_packer)?;
+        Ok((source.label().to_owned(), batches))
+    }
+}
+
+/// The data source of a task.
+fn source(task: &LossTask) -> DocumentData {
+    let samples =
+        SourceConfig { explode: task.explode.clone(), ..SourceConfig::new(&task.common.data) };
+    let template =
+        TemplateConfig { loss: task.loss, ..TemplateConfig::new(task.templates.clone()) };
+    DocumentData { name: task.common.name.clone(), ..DocumentData::samples(samples, template) }
+}

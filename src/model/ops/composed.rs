@@ -1,0 +1,169 @@
+//! Every operation from stock operations of Burn: what all devices without kernels run, in any number
+//! format, and the reference for the kernels.
+
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+
+use super::adamw::AdamW;
+use crate::model::{Mask, TokenStats};
+
+/// The queries of a group follow each other along the sequence, so keys and values are not repeated.
+pub(crate) fn attention(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    mask: Option<&Mask>,
+) -> Tensor<4> {
+    let [batch, heads, seq, head_dim] = q.dims();
+    let [_, kv_heads, keys, _] = k.dims();
+    let group = heads / kv_heads;
+    let dtype = q.dtype();
+    let q = q.reshape([batch, kv_heads, group * seq, head_dim]);
+    let mut scores = q.matmul(k.swap_dims(2, 3)).cast(DType::F32); // [batch, kv_heads, group * seq, keys]
+    if let Some(mask) = mask {
+        let hidden = mask
+            .tensor()
+            .unsqueeze_dim::<5>(2)
+            .expand([batch, kv_heads, group, seq, keys])
+            .reshape([batch, kv_heads, group * seq, keys]);
+        // Finite: a row of left padding hides everything and must not become NaN.
+        scores = scores.mask_fill(hidden, f32::MIN / 2.0);
+    }
+    let weights = activation::softmax(scores, 3).cast(dtype);
+    weights.matmul(v).reshape([batch, heads, seq, head_dim])
+}
+
+pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    let weight = if weight.dtype() == x.dtype() { weight } else { weight.cast(x.dtype()) };
+    x.matmul(weight.transpose())
+}
+
+pub(crate) fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
+    lhs.matmul(rhs)
+}
+
+pub(crate) fn add_matmul(sum: Tensor<2>, lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
+    sum + lhs.matmul(rhs)
+}
+
+/// The statistic in f32.
+pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
+    let dtype = x.dtype();
+    let x = x.cast(DType::F32);
+    let mean_square = (x.clone() * x.clone()).mean_dim(2); // [batch, seq, 1]
+    let scale = (mean_square + eps).sqrt().recip();
+    (x * scale).cast(dtype) * weight.cast(dtype).unsqueeze()
+}
+
+pub(crate) fn head_norm_rope(
+    x: Tensor<4>,
+    weights: [Tensor<2>; 2],
+    tables: [Tensor<4>; 2],
+    scale: f64,
+    eps: f64,
+) -> Tensor<4> {
+    (rotate(head_norm(x, weights, eps), tables) * scale).swap_dims(1, 2)
+}
+
+/// LayerNorm per head, the statistics in f32.
+fn head_norm(x: Tensor<4>, [weight, bias]: [Tensor<2>; 2], eps: f64) -> Tensor<4> {
+    let dtype = x.dtype();
+    let x = x.cast(DType::F32);
+    let centred = x.clone() - x.mean_dim(3);
+    let variance = (centred.clone() * centred.clone()).mean_dim(3); // [batch, seq, heads, 1]
+    let normal = (centred * (variance + eps).sqrt().recip()).cast(dtype);
+    normal * weight.cast(dtype).unsqueeze() + bias.cast(dtype).unsqueeze()
+}
+
+/// Rotates the pair `(x[i], x[i + head_dim / 2])` by angle `i`.
+fn rotate(x: Tensor<4>, [cos, sin]: [Tensor<4>; 2]) -> Tensor<4> {
+    let half = x.dims()[3] / 2;
+    let first = x.clone().narrow(3, 0, half);
+    let second = x.narrow(3, half, half);
+    let rotated_first = first.clone() * cos.clone() - second.clone() * sin.clone();
+    Tensor::cat(vec![rotated_first, second * cos + first * sin], 3) // [batch, seq, heads, head_dim]
+}
+
+pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
+    activation::silu(gate) * up
+}
+
+pub(crate) fn cross_entropy(
+    logits: Tensor<2>,
+    targets: &[i32],
+    weights: &[f32],
+    z: f32,
+) -> (Tensor<2>, Vec<TokenStats>) {
+    let (device, len) = (logits.device(), targets.len());
+    let Softmax { exp, sum, log_sum_exp, targets, stats } = Softmax::of(logits, targets);
+    let weights = Tensor::<2>::from_data(TensorData::new(weights.to_vec(), [len, 1]), &device);
+    let on_all = weights.clone() + log_sum_exp * z; // [len, 1]
+    let gradient = exp * (on_all / sum); // [len, vocab]
+    let gradient = gradient.scatter(1, targets, weights.neg(), IndexingUpdateOp::Add);
+    (gradient, fetch(stats))
+}
+
+pub(crate) fn token_stats(logits: Tensor<2>, targets: &[i32]) -> Vec<TokenStats> {
+    fetch(Softmax::of(logits, targets).stats)
+}
+
+/// The parts of a softmax over rows of logits.
+struct Softmax {
+    /// `exp(logits - max)`, `[len, vocab]`.
+    exp: Tensor<2>,
+    /// Its sums, `[len, 1]`.
+    sum: Tensor<2>,
+    /// `[len, 1]`.
+    log_sum_exp: Tensor<2>,
+    /// Targets, `[len, 1]`.
+    targets: Tensor<2, Int>,
+    /// The fields of [`TokenStats`] in their order, `[len, 4]`.
+    stats: Tensor<2>,
+}
+
+impl Softmax {
+    fn of(logits: Tensor<2>, targets: &[i32]) -> Self {
+        let targets = TensorData::new(targets.to_vec(), [targets.len(), 1]);
+        let targets = Tensor::<2, Int>::from_data(targets, &logits.device());
+        let at_target = logits.clone().gather(1, targets.clone()); // [len, 1]
+        let top = logits.clone().max_dim(1); // [len, 1]
+        let shifted = logits - top.clone(); // [len, vocab]
+        let exp = shifted.clone().exp();
+        let sum = exp.clone().sum_dim(1); // [len, 1]
+        let log_sum = sum.clone().log();
+        let log_sum_exp = top.clone() + log_sum.clone();
+        let entropy = log_sum - (exp.clone() * shifted).sum_dim(1) / sum.clone();
+        let log_prob = at_target.clone() - log_sum_exp.clone();
+        let is_top = at_target.greater_equal(top).float();
+        let stats = Tensor::cat(vec![log_prob, log_sum_exp.clone(), entropy, is_top], 1);
+        Self { exp, sum, log_sum_exp, targets, stats }
+    }
+}
+
+/// The rows of `stats` `[len, 4]` on the host.
+fn fetch(stats: Tensor<2>) -> Vec<TokenStats> {
+    let values: Vec<f32> = stats.into_data().iter().collect();
+    let (rows, _) = values.as_chunks::<4>();
+    let row = |&[log_prob, log_sum_exp, entropy, is_top]: &[f32; 4]| TokenStats {
+        log_prob,
+        log_sum_exp,
+        entropy,
+        is_top: is_top > 0.5,
+    };
+    rows.iter().map(row).collect()
+}
+
+pub(crate) fn adamw<const D: usize>(
+    AdamW { betas: [beta1, beta2], eps, gradient_scale, corrections, lr, decay }: AdamW,
+    weight: Tensor<D>,
+    [first, second]: [Tensor<1>; 2],
+    gradient: Tensor<1>,
+) -> (Tensor<D>, [Tensor<1>; 2]) {
+    let shape = weight.dims();
+    let gradient = if gradient_scale == 1.0 { gradient } else { gradient * gradient_scale };
+    let first = first * beta1 + gradient.clone() * (1.0 - beta1);
+    let second = second * beta2 + gradient.clone() * gradient * (1.0 - beta2);
+    let root = (second.clone() / corrections[1]).sqrt() + eps;
+    let update = first.clone() / root * (lr / corrections[0]);
+    let weight = if decay > 0.0 { weight * (1.0 - lr * decay) } else { weight };
+    (weight - update.reshape(shape), [first, second])
+}

@@ -1,0 +1,138 @@
+//! Questions about images, and captions of them, with examples in the prompt if wanted.
+
+use image::RgbImage;
+use vq_tokenizer::Codes;
+
+use super::Pipeline;
+use crate::error::{Error, Result};
+use crate::generate::GenerationConfig;
+use crate::tokenize::{CodedSegment, Template};
+
+/// An example that a prompt shows before its own question (few-shot prompting).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shot {
+    /// The image.
+    pub image: RgbImage,
+    /// The question; empty if the template has none.
+    pub question: String,
+    /// The right answer.
+    pub answer: String,
+}
+
+/// A prompt template about one image, after examples that are encoded once.
+#[derive(Debug)]
+pub struct Asking<'a> {
+    pub(super) pipeline: &'a Pipeline,
+    template: Template,
+    /// The examples, each with its answer and a separator.
+    examples: Vec<CodedSegment>,
+}
+
+impl Pipeline {
+    /// Asks by the prompt template `template`, with `<image>`, `<sep>` and `{question}`, after the
+    /// examples in `shots`.
+    ///
+    /// # Errors
+    /// If the template is malformed or has other fields, or an image cannot be encoded.
+    pub fn asking(&self, template: &str, shots: &[Shot]) -> Result<Asking<'_>> {
+        let template = Template::prompt(template)?;
+        let images: Vec<RgbImage> = shots.iter().map(|shot| shot.image.clone()).collect();
+        let mut examples = Vec::new();
+        for (shot, codes) in shots.iter().zip(self.encode(&images)?) {
+            examples.extend(template.fill(&[("question", &shot.question)], vec![codes])?);
+            examples.push(CodedSegment::text(&shot.answer));
+            examples.push(CodedSegment::sep());
+        }
+        Ok(Asking { pipeline: self, template, examples })
+    }
+
+    /// The most likely caption of `image`, with the checkpoint's other settings.
+    ///
+    /// # Errors
+    /// As [`caption_batch`](Self::caption_batch).
+    pub fn caption(&self, image: &RgbImage) -> Result<String> {
+        let config = self.generation.clone().for_answers();
+        self.caption_batch(std::slice::from_ref(image), &config).map(|mut texts| texts.remove(0))
+    }
+
+    /// A caption of each of `images`, all in one batch.
+    ///
+    /// # Errors
+    /// If an image cannot be encoded or a prompt does not fit the context.
+    pub fn caption_batch(
+        &self,
+        images: &[RgbImage],
+        config: &GenerationConfig,
+    ) -> Result<Vec<String>> {
+        let questions = vec![""; images.len()];
+        self.asking(&self.prompts.caption, &[])?.answer(images, &questions, config)
+    }
+
+    /// The most likely answer to `question` about `image`.
+    ///
+    /// # Errors
+    /// As [`ask_batch`](Self::ask_batch).
+    pub fn ask(&self, image: &RgbImage, question: &str) -> Result<String> {
+        let config = self.generation.clone().for_answers();
+        let image = std::slice::from_ref(image);
+        self.ask_batch(image, &[question], &config).map(|mut texts| texts.remove(0))
+    }
+
+    /// The answer to `questions[i]` about `images[i]` for each `i`, all in one batch.
+    ///
+    /// # Errors
+    /// If there are not as many images as questions, an image cannot be encoded or a prompt does
+    /// not fit the context.
+    pub fn ask_batch(
+        &self,
+        images: &[RgbImage],
+        questions: &[impl AsRef<str>],
+        config: &GenerationConfig,
+    ) -> Result<Vec<String>> {
+        self.asking(&self.prompts.ask, &[])?.answer(images, questions, config)
+    }
+}
+
+impl Asking<'_> {
+    /// The ids of the prompts for `questions[i]` about `images[i]`.
+    ///
+    /// # Errors
+    /// If there are not as many images as questions, or an image cannot be encoded.
+    pub fn prompts(
+        &self,
+        images: &[RgbImage],
+        questions: &[impl AsRef<str>],
+    ) -> Result<Vec<Vec<u32>>> {
+        if images.len() != questions.len() {
+            let (images, questions) = (images.len(), questions.len());
+            return Err(Error::invalid(format!(
+                "{images} images for {questions} questions; each question needs one"
+            )));
+        }
+        let prompt = |(codes, question): (Codes, &_)| {
+            let question = AsRef::<str>::as_ref(question);
+            let mut all = self.examples.clone();
+            all.extend(self.template.fill(&[("question", question)], vec![codes])?);
+            self.pipeline.processor.encode(&all)
+        };
+        self.pipeline.encode(images)?.into_iter().zip(questions).map(prompt).collect()
+    }
+
+    /// The answers to `questions[i]` about `images[i]`, all in one batch.
+    ///
+    /// # Errors
+    /// As [`prompts`](Self::prompts); if a prompt does not fit the context.
+    pub fn answer(
+        &self,
+        images: &[RgbImage],
+        questions: &[impl AsRef<str>],
+        config: &GenerationConfig,
+    ) -> Result<Vec<String>> {
+        let prompts = self.prompts(images, questions)?;
+        let rows = self.pipeline.generator()?.answer_batch(&prompts, config)?;
+        // Stop ids decode to nothing.
+        let tokenizer = self.pipeline.processor.text();
+        let text = |ids: &[u32]| Ok(tokenizer.decode(ids)?.trim().to_owned());
+        rows.iter().map(|row| text(&row.ids)).collect()
+    }
+}

@@ -1,0 +1,193 @@
+//! Training on the composed operations beside training on the kernels: the whole model, its loss, its
+//! gradients and its optimizer.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+
+use super::objective::{Activations, LossConfig, NextToken, NextTokenBatch};
+use super::{Optimizer, OptimizerConfig};
+use crate::data::pack::PackedBatch;
+use crate::model::ops::{Kernels, forced};
+use crate::model::{CausalLm, ModelConfig, ModelInput, mask};
+
+/// Largest difference of a tensor, relative to the largest magnitude in it.
+const TOLERANCE: f32 = 1e-5;
+
+/// More than a block of the attention, and no multiple of a vector.
+const SEQ: usize = 83;
+const ROWS: usize = 2;
+const STEPS: usize = 3;
+
+/// Several layers, and several query heads for each key head.
+fn config(swin_norm: bool, tie_word_embeddings: bool) -> ModelConfig {
+    ModelConfig {
+        vocab_size: 97,
+        hidden_size: 48,
+        intermediate_size: 72,
+        num_hidden_layers: 3,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        max_position_embeddings: SEQ,
+        initializer_range: 0.2,
+        swin_norm,
+        tie_word_embeddings,
+        ..ModelConfig::default()
+    }
+}
+
+/// Rows of four documents each, their first tokens without a target.
+fn batch() -> NextTokenBatch {
+    let tokens = ROWS * SEQ;
+    let of_token = |f: fn(usize) -> usize| (0..tokens).map(|token| f(token) as u32).collect();
+    let packed = PackedBatch {
+        ids: of_token(|token| token * token % 97),
+        document_ids: of_token(|token| token % SEQ / 23 + 1),
+        positions: of_token(|token| token % SEQ % 23),
+        loss_mask: (0..tokens).map(|token| !(token % SEQ).is_multiple_of(23)).collect(),
+        sources: vec![0; tokens],
+        rows: ROWS,
+        seq_len: SEQ,
+    };
+    NextTokenBatch { is_image: (0..tokens).map(|token| token % 5 == 0).collect(), packed }
+}
+
+/// Adds noise to every weight: the ones and zeros that norms start with hide mistakes.
+struct Perturb;
+
+impl ModuleMapper for Perturb {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|weight| {
+            let noise = Distribution::Normal(0.0, 0.2);
+            let noise = Tensor::random(weight.dims(), noise, &weight.device().inner());
+            Tensor::from_inner(weight.inner() + noise).require_grad()
+        })
+    }
+}
+
+/// The parameters of a model by path, or their gradients.
+#[derive(Default)]
+struct Tensors<'a> {
+    gradients: Option<&'a GradientsParams>,
+    path: Vec<String>,
+    found: BTreeMap<String, Vec<f32>>,
+}
+
+impl ModuleVisitor for Tensors<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let values = match self.gradients {
+            Some(gradients) => gradients.get::<D>(param.id).expect("every weight has a gradient"),
+            None => param.val(),
+        };
+        self.found.insert(self.path.join("."), values.into_data().iter().collect());
+    }
+}
+
+fn tensors(model: &CausalLm, gradients: Option<&GradientsParams>) -> BTreeMap<String, Vec<f32>> {
+    let mut tensors = Tensors { gradients, ..Tensors::default() };
+    model.visit(&mut tensors);
+    tensors.found
+}
+
+fn input(packed: &PackedBatch, device: &Device) -> ModelInput<'static> {
+    let tensor = |values: &[u32]| {
+        let values: Vec<i32> = values.iter().map(|&value| value as i32).collect();
+        Tensor::<2, Int>::from_data(TensorData::new(values, [ROWS, SEQ]), device)
+    };
+    ModelInput {
+        ids: tensor(&packed.ids),
+        positions: tensor(&packed.positions),
+        mask: Some(mask::packed(&packed.document_ids, ROWS, device)),
+        cache: None,
+    }
+}
+
+/// Everything that training computes, by name.
+fn train(model: CausalLm) -> BTreeMap<String, Vec<f32>> {
+    let batch = batch();
+    let objective =
+        NextToken { config: LossConfig { z_loss: 1e-3, image_weight: 2.0, text_weight: 1.0 } };
+    let mut optimizer = Optimizer::new(OptimizerConfig::default());
+    let mut results = BTreeMap::new();
+    let logits = model.forward(input(&batch.packed, &model.device()));
+    results.insert("logits".to_owned(), logits.into_data().iter().collect());
+    let normalizer = objective.normalizer(std::slice::from_ref(&batch));
+    let mut model = model;
+    for step in 1..=STEPS {
+        let (gradients, loss) = objective.gradients(&model, &batch, normalizer, Activations::Keep);
+        results.insert(format!("loss of step {step}"), vec![loss.total as f32]);
+        let of_step = tensors(&model, Some(&gradients));
+        let name = |(path, values)| (format!("gradient of {path} in step {step}"), values);
+        results.extend(of_step.into_iter().map(name));
+        (model, _) = optimizer.step(model, gradients, 3e-3).map_err(|(_, norm)| norm).unwrap();
+    }
+    let name = |(path, values)| (format!("{path} after {STEPS} steps"), values);
+    results.extend(tensors(&model, None).into_iter().map(name));
+    results
+}
+
+fn largest(values: impl Iterator<Item = f32>) -> f32 {
+    values.fold(
+        0.0,
+        |largest, value| if value.is_nan() { f32::INFINITY } else { largest.max(value.abs()) },
+    )
+}
+
+/// Largest difference, relative to the largest magnitude of `want`.
+fn error(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    let difference = largest(got.iter().zip(want).map(|(got, want)| got - want));
+    difference / largest(want.iter().copied()).max(f32::MIN_POSITIVE)
+}
+
+/// Compares logits, losses, the gradients of all parameters in three AdamW steps and the parameters after
+/// them.
+#[test]
+fn composed_operations_train_as_the_kernels_do() {
+    for (swin_norm, tied) in [(false, false), (true, true)] {
+        let device = Device::flex().autodiff();
+        device.seed(11);
+        let model = config(swin_norm, tied).init(&device).unwrap().map(&mut Perturb);
+        let before = tensors(&model, None);
+        let (got, fused_runs) = forced::on(Kernels::Cpu, || train(model.clone()));
+        let (want, composed_runs) = forced::on(Kernels::Composed, || train(model));
+
+        let operations = [
+            "adamw",
+            "add_matmul",
+            "attention",
+            "cross_entropy",
+            "head_norm_rope",
+            "linear",
+            "matmul",
+            "rms_norm",
+            "swiglu",
+        ];
+        assert!(fused_runs.keys().eq(&operations), "{fused_runs:?}");
+        assert_eq!(fused_runs, composed_runs, "the sides ran different operations");
+        assert!(got["logits"] != want["logits"], "both sides ran the same arithmetic");
+
+        assert!(got.keys().eq(want.keys()));
+        assert_eq!(got.len(), 1 + STEPS + (STEPS + 1) * before.len());
+        for (name, want) in &want {
+            let error = error(&got[name], want);
+            assert!(error <= TOLERANCE, "{name} is off by {error}");
+        }
+        for (path, before) in &before {
+            let moved = error(before, &want[&format!("{path} after {STEPS} steps")]);
+            assert!(moved > 100.0 * TOLERANCE, "{path} moved by {moved} only");
+        }
+    }
+}

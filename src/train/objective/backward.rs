@@ -1,0 +1,96 @@
+//! From a loss on the last hidden states to the gradients of all weights.
+
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::{Gradients, Tensor};
+
+use super::batch::input;
+use crate::data::pack::PackedBatch;
+use crate::model::{CausalLm, ModelInput};
+
+/// What the backward pass does for the activations of the layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activations {
+    /// The forward pass keeps them all.
+    Keep,
+    /// Activation checkpointing: the forward pass keeps only the input of each layer, the backward pass
+    /// computes a layer again before it goes through it (arXiv 1604.06174). Memory holds the activations
+    /// of one layer instead of all, for a third more work.
+    Recompute {
+        /// Seed of dropout: a layer is seeded before it is computed and again before it is recomputed.
+        seed: u64,
+    },
+}
+
+/// The gradients of every weight of `model`, which lies on an autodiff device, over `batch`; and what else
+/// `loss` returns.
+///
+/// `loss` maps the last hidden states after the final norm to a scalar to differentiate. It may use other
+/// weights of the model, such as those of the output layer.
+///
+/// # Shapes
+/// `loss` receives `[rows, seq, hidden]`.
+///
+/// # Panics
+/// When the scalar does not depend on the hidden states.
+pub fn backward<T>(
+    model: &CausalLm,
+    batch: &PackedBatch,
+    activations: Activations,
+    loss: impl FnOnce(Tensor<3>) -> (Tensor<1>, T),
+) -> (GradientsParams, T) {
+    let input = input(model, batch);
+    match activations {
+        Activations::Keep => {
+            let (scalar, value) = loss(model.hidden(input));
+            (GradientsParams::from_grads(scalar.backward(), model), value)
+        }
+        Activations::Recompute { seed } => by_layer(model, input, seed, loss),
+    }
+}
+
+/// Each layer is a tape of its own: with the gradient `dy` of its result the scalar `sum(y * dy)` has the
+/// gradients of the whole loss. Burn has no segments of a tape to keep or drop.
+fn by_layer<T>(
+    model: &CausalLm,
+    input: ModelInput<'_>,
+    seed: u64,
+    loss: impl FnOnce(Tensor<3>) -> (Tensor<1>, T),
+) -> (GradientsParams, T) {
+    let ModelInput { ids, positions, mask, .. } = input;
+    let (rope, device) = (model.rope(positions), model.device());
+    let layer = |index: usize, x: Tensor<3>| {
+        device.seed(seed.wrapping_add(index as u64));
+        model.model.layers[index].forward(x, &rope, mask.as_ref(), None)
+    };
+    let mut gradients = GradientsAccumulator::new();
+    let mut x = model.embed(ids.clone()).inner(); // [rows, seq, hidden]
+    let mut inputs = Vec::with_capacity(model.model.layers.len());
+    for index in 0..model.model.layers.len() {
+        inputs.push(x.clone());
+        x = layer(index, Tensor::from_inner(x)).inner();
+    }
+
+    let top = Tensor::from_inner(x).require_grad();
+    let (scalar, value) = loss(model.model.norm.forward(top.clone()));
+    let found = scalar.backward();
+    let mut dy = gradient_of(&top, &found);
+    gradients.accumulate(model, GradientsParams::from_grads(found, model));
+
+    for (index, x) in inputs.into_iter().enumerate().rev() {
+        let x = Tensor::from_inner(x).require_grad();
+        let found = (layer(index, x.clone()) * Tensor::from_inner(dy)).sum().backward();
+        dy = gradient_of(&x, &found);
+        gradients.accumulate(model, GradientsParams::from_grads(found, model));
+    }
+    let bottom = (model.embed(ids) * Tensor::from_inner(dy)).sum();
+    // A frozen embedding leaves nothing to differentiate.
+    if bottom.is_tracked() {
+        let found = bottom.backward();
+        gradients.accumulate(model, GradientsParams::from_grads(found, model));
+    }
+    (gradients.grads(), value)
+}
+
+fn gradient_of(x: &Tensor<3>, found: &Gradients) -> Tensor<3> {
+    x.grad(found).expect("the loss depends on the input of every layer")
+}

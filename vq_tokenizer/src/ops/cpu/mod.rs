@@ -1,0 +1,48 @@
+//! Fused f32 kernels for Burn's CPU backend, with their gradients.
+
+mod autodiff;
+mod backend;
+mod conv;
+mod conv_weights;
+mod flex;
+mod group_norm;
+mod math;
+mod plan;
+mod planes;
+mod simd;
+#[cfg(test)]
+mod tests;
+
+use burn::backend::{Dispatch, DispatchDevice};
+use burn::tensor::{DType, Tensor};
+
+use super::options::{Geometry, GroupNormOptions};
+use backend::VqOps;
+
+/// Whether the kernels of this module take `x`: f32 on the CPU.
+pub(super) fn supports(x: &Tensor<4>) -> bool {
+    let on_cpu = matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_));
+    on_cpu && x.dtype() == DType::F32
+}
+
+/// See [`super::conv2d`].
+pub(super) fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    geometry: Geometry,
+) -> Tensor<4> {
+    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as VqOps>::vq_conv2d(x, weight, bias, geometry))
+}
+
+/// See [`super::group_norm`].
+pub(super) fn group_norm(
+    x: Tensor<4>,
+    weight: Tensor<1>,
+    bias: Tensor<1>,
+    options: GroupNormOptions,
+) -> Tensor<4> {
+    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as VqOps>::vq_group_norm(x, weight, bias, options))
+}

@@ -1,0 +1,239 @@
+//! The preprocessing configuration and its file, `preprocessor_config.json`.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::resample::Resample;
+use crate::error::{Error, Result};
+
+/// The implementation whose preprocessing is followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// transformers' `ChameleonImageProcessor` (Pillow backend): the length of the long side is truncated,
+    /// alpha is composited with rounding, pixels become `(x * rescale_factor - mean) / std`.
+    #[default]
+    HuggingFace,
+    /// facebookresearch/chameleon: the lengths of both sides are rounded (half to even), alpha is blended
+    /// with truncation, pixels become `x / 255 * 2 - 1`.
+    Original,
+    /// Lumina-mGPT: images get the size that fits their aspect ratio best, of sizes with at most as many
+    /// pixels as the square of `shortest_edge` and sides that are multiples of `size_multiple`; pixels are
+    /// scaled as by [`Rule::HuggingFace`].
+    Flexible,
+}
+
+/// How an image becomes pixels: the keys of `preprocessor_config.json`, plus `rule`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Keys", into = "Keys")]
+pub struct PreprocessorConfig {
+    /// The shorter side after resizing, in pixels.
+    pub shortest_edge: usize,
+    /// Height of the centre crop, in pixels.
+    pub crop_height: usize,
+    /// Width of the centre crop, in pixels.
+    pub crop_width: usize,
+    /// The resizing filter.
+    pub resample: Resample,
+    /// Multiplies bytes before the mean is subtracted; not used by [`Rule::Original`].
+    pub rescale_factor: f64,
+    /// Subtracted per channel after rescaling; not used by [`Rule::Original`].
+    pub image_mean: [f32; 3],
+    /// Divides each channel at the end; not used by [`Rule::Original`].
+    pub image_std: [f32; 3],
+    /// Sides are multiples of this many pixels; used only by [`Rule::Flexible`].
+    pub size_multiple: usize,
+    /// How sizes are rounded, transparency is blended and bytes are scaled.
+    pub rule: Rule,
+}
+
+/// Lumina-mGPT's `size_multiple`.
+const SIZE_MULTIPLE: usize = 32;
+
+/// The largest side of a preprocessed image.
+const MAX_CROP: usize = 8192;
+
+/// The keys of the file.
+#[derive(Serialize, Deserialize)]
+struct Keys {
+    #[serde(default = "processor_type")]
+    image_processor_type: String,
+    #[serde(default = "yes")]
+    do_convert_rgb: bool,
+    #[serde(default = "yes")]
+    do_resize: bool,
+    #[serde(default = "yes")]
+    do_center_crop: bool,
+    #[serde(default = "yes")]
+    do_rescale: bool,
+    #[serde(default = "yes")]
+    do_normalize: bool,
+    size: Option<Edge>,
+    crop_size: Option<Crop>,
+    resample: Option<Resample>,
+    rescale_factor: Option<f64>,
+    image_mean: Option<[f32; 3]>,
+    image_std: Option<[f32; 3]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_multiple: Option<usize>,
+    #[serde(default)]
+    rule: Rule,
+}
+
+fn processor_type() -> String {
+    "ChameleonImageProcessor".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Edge {
+    Named { shortest_edge: usize },
+    Bare(usize),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Crop {
+    Named { height: usize, width: usize },
+    Bare(usize),
+}
+
+impl TryFrom<Keys> for PreprocessorConfig {
+    type Error = String;
+
+    fn try_from(keys: Keys) -> std::result::Result<Self, String> {
+        for (key, on) in [
+            ("do_convert_rgb", keys.do_convert_rgb),
+            ("do_resize", keys.do_resize),
+            ("do_center_crop", keys.do_center_crop),
+            ("do_rescale", keys.do_rescale),
+            ("do_normalize", keys.do_normalize),
+        ] {
+            if !on {
+                return Err(format!("{key} is false; only true is supported"));
+            }
+        }
+        let default = Self::hugging_face(512);
+        let (crop_height, crop_width) = match keys.crop_size {
+            Some(Crop::Named { height, width }) => (height, width),
+            Some(Crop::Bare(side)) => (side, side),
+            None => (default.crop_height, default.crop_width),
+        };
+        let config = Self {
+            shortest_edge: match keys.size {
+                Some(Edge::Named { shortest_edge } | Edge::Bare(shortest_edge)) => shortest_edge,
+                None => default.shortest_edge,
+            },
+            crop_height,
+            crop_width,
+            resample: keys.resample.unwrap_or(default.resample),
+            rescale_factor: keys.rescale_factor.unwrap_or(default.rescale_factor),
+            image_mean: keys.image_mean.unwrap_or(default.image_mean),
+            image_std: keys.image_std.unwrap_or(default.image_std),
+            size_multiple: keys.size_multiple.unwrap_or(SIZE_MULTIPLE),
+            rule: keys.rule,
+        };
+        config.check()?;
+        Ok(config)
+    }
+}
+
+impl From<PreprocessorConfig> for Keys {
+    fn from(config: PreprocessorConfig) -> Self {
+        Self {
+            image_processor_type: processor_type(),
+            do_convert_rgb: true,
+            do_resize: true,
+            do_center_crop: true,
+            do_rescale: true,
+            do_normalize: true,
+            size: Some(Edge::Named { shortest_edge: config.shortest_edge }),
+            crop_size: Some(Crop::Named { height: config.crop_height, width: config.crop_width }),
+            resample: Some(config.resample),
+            rescale_factor: Some(config.rescale_factor),
+            image_mean: Some(config.image_mean),
+            image_std: Some(config.image_std),
+            size_multiple: (config.rule == Rule::Flexible).then_some(config.size_multiple),
+            rule: config.rule,
+        }
+    }
+}
+
+impl PreprocessorConfig {
+    /// Hugging Face's rule and constants for square images of `resolution` pixels.
+    pub fn hugging_face(resolution: usize) -> Self {
+        Self {
+            shortest_edge: resolution,
+            crop_height: resolution,
+            crop_width: resolution,
+            resample: Resample::Lanczos,
+            rescale_factor: 0.0078,
+            image_mean: [1.0; 3],
+            image_std: [1.0; 3],
+            size_multiple: SIZE_MULTIPLE,
+            rule: Rule::HuggingFace,
+        }
+    }
+
+    /// Lumina-mGPT's rule for images of about `resolution` pixels squared.
+    pub fn flexible(resolution: usize) -> Self {
+        Self { rule: Rule::Flexible, ..Self::hugging_face(resolution) }
+    }
+
+    /// Lumina-mGPT's rule with sides that are multiples of `size_multiple` and pixels that span `[-1, 1]`, as
+    /// in the original release.
+    pub fn flexible_original(resolution: usize, size_multiple: usize) -> Self {
+        Self { rescale_factor: 1.0 / 127.5, size_multiple, ..Self::flexible(resolution) }
+    }
+
+    /// The original release's rule for square images of `resolution` pixels; pixels span `[-1, 1]`.
+    pub fn original(resolution: usize) -> Self {
+        Self { rescale_factor: 1.0 / 127.5, rule: Rule::Original, ..Self::hugging_face(resolution) }
+    }
+
+    /// Checks the sizes; the error names the key, its value and what is allowed.
+    fn check(&self) -> std::result::Result<(), String> {
+        for (key, side) in [
+            ("size.shortest_edge", self.shortest_edge),
+            ("crop_size.height", self.crop_height),
+            ("crop_size.width", self.crop_width),
+        ] {
+            if side == 0 || side > MAX_CROP {
+                return Err(format!("{key} is {side}; allowed: 1 to {MAX_CROP}"));
+            }
+        }
+        let (unit, edge) = (self.size_multiple, self.shortest_edge);
+        if self.rule == Rule::Flexible && !(1..=edge).contains(&unit) {
+            return Err(format!(
+                "size_multiple is {unit}; allowed: 1 to {edge}, size.shortest_edge"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Reads a `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read, [`Error::File`] when a key has a value that is not
+    /// supported.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        serde_json::from_str(&text)
+            .map_err(Error::because("not a preprocessor configuration"))
+            .map_err(Error::in_file(path))
+    }
+
+    /// Writes a `preprocessor_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).expect("plain numbers always serialise");
+        std::fs::write(path, text + "\n").map_err(Error::io(path))
+    }
+}
