@@ -7,7 +7,7 @@
 
 use burn::tensor::{Int, Tensor};
 use vq_tokenizer::preprocess::to_images;
-use vq_tokenizer::{VqConfig, VqModel, weights};
+use vq_tokenizer::{VqConfig, VqModel};
 
 use crate::common::{Expected, cpu, excess, fixture};
 
@@ -18,10 +18,10 @@ fn vqvae() -> VqModel {
     let config = VqConfig::load(&fixture("vqvae/config.json")).unwrap();
     let model = config.init(&cpu());
     let path = fixture("vqvae/model.safetensors");
-    let mut tensors = weights::collect(&model);
+    let mut tensors = tensor_files::collect(&model);
     tensors.retain(|name, _| name.starts_with("decoder."));
-    tensors.extend(weights::read(&path).unwrap());
-    weights::load(model, tensors, &path).unwrap()
+    tensors.extend(tensor_files::read(&path).unwrap());
+    tensor_files::load(model, tensors, &path).unwrap()
 }
 
 /// The original release's model, from one checkpoint for the encoder and one for the decoder.
@@ -31,14 +31,14 @@ fn vqgan() -> VqModel {
             .unwrap();
     let config: VqConfig = serde_json::from_value(config["vq_config"].clone()).unwrap();
     let path = fixture("vqgan/decoder.safetensors");
-    let mut tensors = weights::read(&path).unwrap();
+    let mut tensors = tensor_files::read(&path).unwrap();
     let language_model = fixture("models/prenorm-gqa/model.safetensors");
-    for (name, data) in weights::read(&language_model).unwrap() {
+    for (name, data) in tensor_files::read(&language_model).unwrap() {
         if let Some(name) = name.strip_prefix("model.vqmodel.") {
             tensors.insert(name.to_owned(), data);
         }
     }
-    weights::load(config.init(&cpu()), tensors, &path).unwrap()
+    tensor_files::load(config.init(&cpu()), tensors, &path).unwrap()
 }
 
 fn codes_of(model: &VqModel, latents: Tensor<4>) -> Vec<i64> {
