@@ -7,8 +7,8 @@ use calumma::checkpoint::{Parts, write_directory};
 use calumma::model::ModelConfig;
 use calumma::tokenize::{BpeConfig, Processor, train_bpe};
 use safetensors::{Dtype, SafeTensors};
+use tensor_files::StoredDtype;
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::weights::{self, StoredDtype};
 use vq_tokenizer::{VqConfig, VqTokenizer};
 
 /// A file below `tests/fixtures`.
@@ -120,7 +120,7 @@ pub fn tiny_checkpoint(dir: &Path) {
     };
     let generation = serde_json::json!({ "max_new_tokens": 8, "guidance_scale": 2.0 });
     let parts = Parts {
-        weights: Some(weights::collect(&config.init(&device).unwrap())),
+        weights: Some(tensor_files::collect(&config.init(&device).unwrap())),
         config: &config,
         dtype: StoredDtype::F32,
         processor: &processor,

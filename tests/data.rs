@@ -8,12 +8,9 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::builder::{ListBuilder, StringBuilder};
-use arrow_array::{
-    ArrayRef, BinaryArray, BooleanArray, Float32Array, Int64Array, RecordBatch, StringArray,
-    StructArray,
-};
-use arrow_schema::{DataType, Field};
+use ::parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, FloatType, Int64Type};
+use ::parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use ::parquet::schema::parser::parse_message_type;
 use calumma::data::{self, Dataset, Loss, RenderOptions, Rendered, Sample};
 use calumma::tokenize::{BpeConfig, CodedSegment, Processor, Template, Turn, train_bpe};
 use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
@@ -59,32 +56,58 @@ fn samples(dataset: &dyn Dataset) -> Vec<Sample> {
 
 /// Writes rows with an image, an integer, a list of strings, a float and a boolean.
 fn parquet(path: &Path, images: &[Option<Vec<u8>>], paths: &[Option<&str>]) {
-    let bytes: ArrayRef =
-        Arc::new(BinaryArray::from(images.iter().map(Option::as_deref).collect::<Vec<_>>()));
-    let paths: ArrayRef = Arc::new(StringArray::from(paths.to_vec()));
-    let image: ArrayRef = Arc::new(StructArray::from(vec![
-        (Arc::new(Field::new("bytes", DataType::Binary, true)), bytes),
-        (Arc::new(Field::new("path", DataType::Utf8, true)), paths),
-    ]));
-    let mut words = ListBuilder::new(StringBuilder::new());
-    for row in 0..images.len() {
-        words.append_value([Some(format!("w{row}")), Some("all".to_owned())]);
-    }
-    let rows = images.len() as i64;
-    let batch = RecordBatch::try_from_iter_with_nullable([
-        ("image", image, true),
-        ("id", Arc::new(Int64Array::from_iter_values((0..rows).map(|n| n / 3))) as ArrayRef, true),
-        ("words", Arc::new(words.finish()) as ArrayRef, true),
-        ("score", Arc::new(Float32Array::from(vec![Some(0.1); images.len()])) as ArrayRef, true),
-        ("flag", Arc::new(BooleanArray::from(vec![None; images.len()])) as ArrayRef, true),
-    ]);
-    let batch = batch.unwrap();
+    const SCHEMA: &str = "message schema {
+        optional group image { optional binary bytes; optional binary path (UTF8); }
+        optional int64 id;
+        optional group words (LIST) { repeated group list { optional binary element (UTF8); } }
+        optional float score;
+        optional boolean flag;
+        optional binary raw;
+        optional int64 time (TIMESTAMP_MILLIS);
+    }";
+    let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
     let file = File::create(path).unwrap();
-    let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).unwrap();
-    writer.write(&batch).unwrap();
+    let mut writer = SerializedFileWriter::new(file, schema, Arc::default()).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let rows = images.len();
+    let present = |level: i16| vec![level; rows];
+    // 1: the struct is there, 2: its member too
+    let levels = |there: &mut dyn Iterator<Item = bool>| -> Vec<i16> {
+        there.map(|there| 1 + i16::from(there)).collect()
+    };
+    let bytes: Vec<ByteArray> = images.iter().flatten().map(|b| b.clone().into()).collect();
+    let names: Vec<ByteArray> = paths.iter().flatten().map(|path| (*path).into()).collect();
+    let words: Vec<ByteArray> = (0..rows)
+        .flat_map(|n| [format!("w{n}"), "all".to_owned()])
+        .map(|w| w.as_str().into())
+        .collect();
+    let repeats: Vec<i16> = (0..2 * rows as i16).map(|n| n % 2).collect();
+    let in_images = levels(&mut images.iter().map(Option::is_some));
+    let in_paths = levels(&mut paths.iter().map(Option::is_some));
+    column::<ByteArrayType>(&mut group, &bytes, &in_images, None);
+    column::<ByteArrayType>(&mut group, &names, &in_paths, None);
+    let ids: Vec<i64> = (0..rows as i64).map(|n| n / 3).collect();
+    column::<Int64Type>(&mut group, &ids, &present(1), None);
+    column::<ByteArrayType>(&mut group, &words, &vec![3; 2 * rows], Some(&repeats));
+    column::<FloatType>(&mut group, &vec![0.1; rows], &present(1), None);
+    column::<BoolType>(&mut group, &[], &present(0), None);
+    column::<ByteArrayType>(&mut group, &vec!["x".into(); rows], &present(1), None);
+    column::<Int64Type>(&mut group, &vec![1; rows], &present(1), None);
+    group.close().unwrap();
     writer.close().unwrap();
 }
 
+/// Writes the next column of `group`.
+fn column<T: DataType>(
+    group: &mut SerializedRowGroupWriter<'_, File>,
+    values: &[T::T],
+    definition: &[i16],
+    repetition: Option<&[i16]>,
+) {
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<T>().write_batch(values, Some(definition), repetition).unwrap();
+    column.close().unwrap();
+}
 fn processor() -> Processor {
     let config = BpeConfig { num_codes: 16, vocab_size: 300, ..BpeConfig::default() };
     Processor::new(train_bpe(&config, ["what colour is it", "red"]).unwrap(), (1, 2)).unwrap()

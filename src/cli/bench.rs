@@ -12,7 +12,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use image::RgbImage;
 use serde_json::{Map, Value, json};
-use vq_tokenizer::{VqTokenizer, weights};
+use vq_tokenizer::VqTokenizer;
 
 use super::session::{Session, name};
 use super::sizes;
@@ -52,8 +52,8 @@ pub fn run(args: &BenchArgs, session: &Session) -> Result<()> {
     let seconds = start.elapsed().as_secs_f64();
     let Checkpoint { config, model, vq, .. } = checkpoint;
     let value_bytes = bytes_of_a_value(&model);
-    let vq_bytes = vq.as_ref().map_or(0, |vq| 4 * number(&weights::shapes(vq.model())));
-    let kept = value_bytes * number(&weights::shapes(&model)) + vq_bytes;
+    let vq_bytes = vq.as_ref().map_or(0, |vq| 4 * number(&tensor_files::shapes(vq.model())));
+    let kept = value_bytes * number(&tensor_files::shapes(&model)) + vq_bytes;
     let words = format!("{seconds:.2} s for {} of weights", sizes::bytes(kept as f64));
     report.line("open", &words, json!({ "seconds": seconds, "weights_bytes": kept }))?;
     let after_opening = peak_resident();
@@ -100,7 +100,7 @@ fn language_model(model: &ServingModel, args: &BenchArgs, report: &mut Report<'_
         Ok(start.elapsed().as_secs_f64())
     })?;
     // The embedding is looked up, everything else multiplied.
-    let shapes = weights::shapes(model.model());
+    let shapes = tensor_files::shapes(model.model());
     let looked_up =
         shapes.get("model.embed_tokens.weight").map_or(0, |shape| shape.iter().product());
     let multiplied =

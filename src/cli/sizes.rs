@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use calumma::model::ModelConfig;
 use calumma::train::LanguageRecipe;
-use vq_tokenizer::weights::ParamPath;
+use tensor_files::ParamPath;
 
 /// Bytes of an f32.
 const FLOAT: f64 = 4.0;

@@ -15,7 +15,6 @@
 //! | `[[data]]` of `calumma train` | [`DocumentData`] |
 
 mod aliased;
-mod arrow;
 mod augment;
 pub(crate) mod benchmarks;
 mod config;

@@ -7,9 +7,9 @@ use image::RgbImage;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use tensor_files::WeightFiles;
 use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::train::{CodebookMaintenance, Lecam, VqLoss, VqObjective};
-use vq_tokenizer::weights::{self, WeightFiles};
 use vq_tokenizer::{VqModel, VqTokenizer};
 
 use super::best::Better;
@@ -72,7 +72,7 @@ impl ImageTask {
         let mut model = recipe.model.init(&device);
         if let Some(dir) = &recipe.run.init {
             let path = image_dir(dir).join("model.safetensors");
-            model = weights::load(model, WeightFiles::open(&path)?, &path)?;
+            model = tensor_files::load(model, WeightFiles::open(&path)?, &path)?;
         }
         model = recipe.optimizer.freeze(model)?;
         let is_mixed = precision == Precision::Bf16;

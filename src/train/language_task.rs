@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use image::RgbImage;
-use vq_tokenizer::{VqTokenizer, weights};
+use vq_tokenizer::VqTokenizer;
 
 use super::best::Better;
 use super::config::LanguageRecipe;
@@ -279,8 +279,8 @@ impl Task for LanguageTask {
     fn save(&self, dir: &Path) -> Result<()> {
         let parts = Parts {
             config: &self.config,
-            weights: Some(weights::collect(&self.model.released())),
-            dtype: weights::StoredDtype::F32,
+            weights: Some(tensor_files::collect(&self.model.released())),
+            dtype: tensor_files::StoredDtype::F32,
             processor: &self.processor,
             vq: Some(&self.vq),
             generation: &self.recipe.generation,

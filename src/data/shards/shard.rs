@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
-use vq_tokenizer::weights::{MappedFile, map_file};
+use tensor_files::{MappedFile, map_file};
 
 use super::content::{DATA_SUM, FORMAT, HEADER_SUM, VERSION, data_start, data_sum, header_sum};
 use crate::data::messages::because_in;
