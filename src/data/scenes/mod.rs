@@ -15,6 +15,7 @@
 //! ```
 
 mod captions;
+mod comparisons;
 mod config;
 mod context;
 mod dataset;
@@ -29,6 +30,7 @@ mod sample;
 mod scene;
 pub mod score;
 mod template;
+mod wording;
 
 pub use captions::{Caption, Category, MAX_WORDS, captions};
 pub use config::{ScenesConfig, is_spec};

@@ -1,5 +1,6 @@
 //! Questions about a scene, each with exactly one correct answer.
 
+use super::comparisons;
 use super::context::Context;
 use super::families;
 use super::scene::Scene;
@@ -103,8 +104,8 @@ fn ask(context: &Context<'_>, family: Family, rng: &mut ChaCha8Rng) -> Option<Qu
         Family::Shape => families::shape(context, rng),
         Family::Size => families::size(context, rng),
         Family::Position => families::position(context, rng),
-        Family::Relation => families::relation(context, rng),
-        Family::Comparison => families::comparison(context, rng),
+        Family::Relation => comparisons::relation(context, rng),
+        Family::Comparison => comparisons::comparison(context, rng),
         Family::Background => families::background(context, rng),
     }?;
     Some(Question { text, answer, family })
