@@ -6,9 +6,9 @@
 //!
 //! Measured on 2,000 scenes of one to four objects (`val`, seed 7) at 64x64. A scene counts as
 //! exact if every object is found with its shape, colour and size, at most 2 units from its place,
-//! and nothing else is found. All scenes are exact when rendered, blurred with a standard deviation of 1, with
-//! noise of 20, at JPEG quality 40, or shrunk to half size and enlarged again; 99.3 % are when
-//! blurred with 1.5. With one 8x8 patch replaced by that of another scene, 92.8 % of the scenes
+//! and nothing else is found. All scenes are exact when rendered, blurred with a standard deviation
+//! of 1, with noise of 20, at JPEG quality 40, or shrunk to half size and enlarged again; 99.3 % are
+//! when blurred with 1.5. With one 8x8 patch replaced by that of another scene, 92.8 % of the scenes
 //! are exact and 99.1 % of the objects are found.
 
 use super::masks::{Canvas, Component, EDGE, distance};
