@@ -1,5 +1,5 @@
-//! How fast a million documents become packed batches, and how much memory that takes:
-//! `cargo bench --bench loader`. Shards are made for the purpose in a temporary directory.
+//! Speed and memory of packing a million documents into batches: `cargo bench --bench loader`. The shards are
+//! generated in a temporary directory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use burn::tensor::Device;
 use calumma::checkpoint::{Checkpoint, Manifest};
 use calumma::data::pack::Packer;
 use calumma::data::shards::{ShardContent, tokenizer_digest};
-use calumma::data::{DataConfig, Encoding};
+use calumma::data::{CurriculumConfig, DocumentData, DocumentStream, Encoding, Stages};
 use calumma::tokenize::TokenSequence;
-use calumma::train::{CurriculumConfig, DocumentStream, Loader, Stages};
+use calumma::train::Loader;
 
-/// Documents in all.
+/// Documents in total.
 const DOCUMENTS: usize = 1_000_000;
-/// Documents in a shard.
+/// Documents per shard.
 const IN_A_SHARD: usize = 50_000;
 /// Rows and tokens of a batch.
 const BATCH: (usize, usize) = (16, 512);
 
 fn main() -> calumma::Result<()> {
-    // `cargo test --benches` only checks that it starts.
+    // `cargo test --benches` only checks that it runs.
     let documents = if std::env::args().any(|arg| arg == "--bench") { DOCUMENTS } else { 1000 };
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/demo");
     let Checkpoint { processor, vq, .. } = Checkpoint::open(&shipped, &Device::flex())?;
@@ -31,9 +31,7 @@ fn main() -> calumma::Result<()> {
     let tokenizer = tokenizer_digest(&processor, &digest)?;
     let bytes = write(dir.path(), documents, &tokenizer);
 
-    let path = dir.path().display().to_string();
-    let config: DataConfig = serde_json::from_value(serde_json::json!({ "path": path }))
-        .expect("the keys are those of a source");
+    let config = DocumentData::shards(dir.path().display().to_string());
     let pad = processor.vocabulary().special().pad;
     let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: dir.path(), quiet: true };
     let packer = Packer::new(BATCH.0, BATCH.1, pad)?;
@@ -66,7 +64,7 @@ fn main() -> calumma::Result<()> {
         .map_err(calumma::Error::io(Path::new("standard output")))
 }
 
-/// Writes shards of captions with an image of 66 ids each; returns their size in bytes.
+/// Writes shards of random documents of 74 to 133 ids; returns their size in bytes.
 fn write(dir: &Path, documents: usize, tokenizer: &str) -> usize {
     let mut bytes = 0;
     for first in (0..documents).step_by(IN_A_SHARD) {
@@ -89,7 +87,7 @@ fn write(dir: &Path, documents: usize, tokenizer: &str) -> usize {
     bytes
 }
 
-/// What the process holds of its own, and what is mapped from files, which the system takes back as it needs.
+/// The process's own memory, and that of mapped files, which the system reclaims as needed.
 fn memory() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = |key: &str| {

@@ -1,7 +1,7 @@
-//! How long the parts take at the demo's sizes, with random weights: `cargo bench`.
+//! Times of the parts at the demo's sizes, with random weights: `cargo bench`.
 //!
-//! encode and decode: one 64x64 image; prefill: a prompt of 80 tokens; decode_step: one more token on
-//! two rows (the two branches of guidance); train_step: 16 rows of 256 tokens; vq_train_step: 16 images.
+//! encode and decode: one 64x64 image; prefill: a prompt of 80 tokens; decode_step: one token for each of two
+//! rows (the two branches of guidance); train_step: 16 rows of 256 tokens; vq_train_step: 16 images.
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 use std::hint::black_box;
@@ -22,7 +22,7 @@ use vq_tokenizer::{VqConfig, VqTokenizer};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// An image tokenizer of 64x64 images with twice the width of `recipes/vq-64.toml`, half the depth of channels.
+/// An image tokenizer for 64x64 images, of a size similar to that of `recipes/vq-64.toml`.
 fn vq_config() -> VqConfig {
     let json = serde_json::json!({
         "resolution": 64, "base_channels": 32, "channel_multiplier": [1, 1, 2, 4],

@@ -1,8 +1,8 @@
-//! The image tokenizer at a size that other programs are measured at: `cargo bench --bench tokenizer`.
+//! Times of the image tokenizer at the size of the comparison with PyTorch: `cargo bench --bench tokenizer`.
 //!
 //! 64 channels in levels of 1, 2, 2, 4, two residual blocks each, 128x128 pixels, 16x16 codes of 4096;
-//! four images at once. encode: pixels to codes; decode: codes to pixels; train_step: both ways, the
-//! gradients and an update with AdamW.
+//! batches of four images. encode: pixels to codes; decode: codes to pixels; train_step: loss, gradients and
+//! an update with AdamW.
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 
 use std::hint::black_box;

@@ -21,8 +21,8 @@ use calumma::tokenize::{BpeConfig, Processor, train_bpe};
 use clap::{Parser, ValueEnum};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use tensor_files::{StoredDtype, TensorInfo, shapes};
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::weights::{StoredDtype, TensorInfo, shapes};
 use vq_tokenizer::{VqConfig, VqTokenizer};
 
 #[derive(Parser)]

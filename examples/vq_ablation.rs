@@ -1,11 +1,11 @@
-//! Trains an image tokenizer in every way that `recipes/ablation/ways.toml` names, at equal size, data
-//! and steps, and writes what came out: a table (`table.md`) and the curves (`curves.svg`).
+//! Trains image tokenizers with every variant in `recipes/ablation/ways.toml`, at equal size, data and steps,
+//! and writes a table (`table.md`) and curves (`curves.svg`) of the results.
 //!
 //! ```text
 //! cargo run --release --example vq_ablation -- [RECIPES [--set KEY=VALUE]...]
 //! ```
 //!
-//! The runs lie in `runs/ablation`; a stopped ablation goes on where it was. With the shipped recipes it
+//! The runs are in `runs/ablation`; a stopped ablation continues where it stopped. With the shipped recipes it
 //! takes about half an hour on 2 CPU cores and needs no data.
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
@@ -16,11 +16,12 @@ use std::time::Instant;
 
 use anyhow::Context;
 use calumma::device::{DeviceSpec, Precision};
+use calumma::recipe::read_recipe;
 use calumma::report::Reporter;
-use calumma::train::{ImageTask, StopFlag, VqRecipe, read_recipe, run};
+use calumma::train::{ImageTask, StopFlag, VqRecipe, run};
 use serde_json::Value;
 
-/// Measures of the table, by their names in `metrics.jsonl`, with their headings and digits.
+/// Columns of the table: the name in `metrics.jsonl`, the heading and the digits after the point.
 const MEASURES: [(&str, &str, usize); 5] = [
     ("psnr", "PSNR, dB", 2),
     ("ssim", "SSIM", 3),
@@ -32,15 +33,15 @@ const MEASURES: [(&str, &str, usize); 5] = [
 fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1).peekable();
     let recipes = match args.peek() {
-        Some(first) if first != "--set" => PathBuf::from(args.next().expect("it was seen")),
+        Some(first) if first != "--set" => PathBuf::from(args.next().expect("it was peeked at")),
         _ => "recipes/ablation".into(),
     };
     let common: Vec<String> = args.filter(|arg| arg != "--set").collect();
     let text = std::fs::read_to_string(recipes.join("ways.toml")).context("ways.toml")?;
-    let ways: BTreeMap<String, Vec<String>> = toml::from_str(&text).context("ways.toml")?;
+    let variants: BTreeMap<String, Vec<String>> = toml::from_str(&text).context("ways.toml")?;
     let mut found = Vec::new();
     let mut runs = PathBuf::new();
-    for (name, changes) in ways {
+    for (name, changes) in variants {
         let mut overrides = vec![format!("run.name=\"{name}\"")];
         overrides.extend(changes.into_iter().chain(common.iter().cloned()));
         let recipe: VqRecipe = read_recipe(&recipes.join("base.toml"), &overrides)?;
@@ -66,9 +67,10 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Evaluations of a run by step.
+/// Evaluations of a run, by step.
 type Curve = Vec<(u64, BTreeMap<String, f64>)>;
 
+/// The evaluations in the `metrics.jsonl` at `path`.
 fn curve(path: &Path) -> anyhow::Result<Curve> {
     let mut curve = Curve::new();
     for line in std::fs::read_to_string(path)?.lines() {
@@ -83,6 +85,7 @@ fn curve(path: &Path) -> anyhow::Result<Curve> {
     Ok(curve)
 }
 
+/// A Markdown table of the last evaluation of each run.
 fn table(found: &[(String, Curve)]) -> String {
     let mut text = String::from("| |");
     let heading = |(_, heading, _): (&str, &str, usize)| format!(" {heading} |");
@@ -101,7 +104,7 @@ fn table(found: &[(String, Curve)]) -> String {
     text
 }
 
-/// PSNR by step, a line for each way.
+/// An SVG plot of PSNR by step, one line for each run.
 fn curves(found: &[(String, Curve)]) -> String {
     const COLOURS: [&str; 10] = [
         "#1b6ca8", "#d1495b", "#2e8b57", "#8a5a00", "#6a4c93", "#0f9ba8", "#c0392b", "#7f8c8d",

@@ -1,14 +1,14 @@
-//! The errors of the library; each names the thing at fault, its value and what is allowed.
+//! The errors of the library; each names the thing at fault, its value and the allowed range.
 
 use std::path::{Path, PathBuf};
 
 /// The result of a fallible operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What an error keeps of the error that caused it; [`source`](std::error::Error::source) gives it back.
+/// An error's underlying error; [`source`](std::error::Error::source) returns it.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Errors of the library. [`Error::exit_code`] gives the program's documented exit code.
+/// Errors of the library.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -20,7 +20,7 @@ pub enum Error {
         /// The operating system's answer.
         source: std::io::Error,
     },
-    /// A file was read but its content is not what it should be.
+    /// A file has malformed or unsuitable content.
     #[error("{}: {message}", path.display())]
     File {
         /// The file at fault.
@@ -30,7 +30,7 @@ pub enum Error {
         /// The error of the parser or decoder that refused the content.
         source: Option<Cause>,
     },
-    /// A value outside its allowed range: a configuration field, a prompt, an id.
+    /// A value is outside its allowed range: a configuration field, a prompt, an id.
     #[error("{message}")]
     Invalid {
         /// What is wrong, and what is allowed; the text of `source` included.
@@ -38,21 +38,21 @@ pub enum Error {
         /// The error underneath.
         source: Option<Cause>,
     },
-    /// The image tokenizer refused.
+    /// The image tokenizer failed.
     #[error(transparent)]
     Vq(#[from] vq_tokenizer::Error),
     /// A device is missing or unusable.
     #[error(transparent)]
     Device(#[from] crate::device::DeviceError),
-    /// Training left the numbers that optimisation can use.
+    /// A loss or gradient became infinite or NaN.
     #[error("training diverged at step {step}: {message}")]
     Diverged {
-        /// The optimizer step that was refused.
+        /// The optimizer step, which was not taken.
         step: usize,
         /// Which quantity was not finite.
         message: String,
     },
-    /// A signal asked a run to stop; its state was saved.
+    /// A run was stopped by a signal after it saved its state.
     #[error("stopped by signal {signal} after the step was saved")]
     Interrupted {
         /// The signal's number (2 for an interrupt from the keyboard, 15 for termination).
@@ -95,6 +95,37 @@ pub enum Error {
          `calumma import CHECKPOINT --vqgan tokenizer/vqgan.ckpt`"
     )]
     NoImageDecoder,
+    /// A weight file could not be read or written, or does not hold the tensors that a model needs.
+    #[error(transparent)]
+    Tensors(#[from] tensor_files::Error),
+    /// A directory to be created exists.
+    #[error("{}: already exists; choose another path or remove it first", path.display())]
+    Exists {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A directory to be opened does not exist.
+    #[error("{}: no checkpoint: the directory does not exist", path.display())]
+    NoCheckpoint {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A checkpoint's file is not the one of its manifest.
+    #[error("{}: {message}", path.display())]
+    Manifest {
+        /// The file at fault.
+        path: PathBuf,
+        /// What differs.
+        message: String,
+    },
+    /// A PyTorch file holds no tensor of this name.
+    #[error("{}: there is no tensor {name}", path.display())]
+    NoTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+    },
 }
 
 impl Error {
@@ -117,6 +148,18 @@ impl Error {
         }
     }
 
+    /// An [`Error::File`] for `path` that reads `context: source`; made for `map_err`.
+    pub fn in_file_because<E: Into<Cause>>(
+        path: &Path,
+        context: impl std::fmt::Display,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| {
+            let source = source.into();
+            let message = format!("{context}: {source}");
+            Self::File { path: path.to_owned(), message, source: Some(source) }
+        }
+    }
+
     /// An [`Error::Invalid`] without a cause.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::Invalid { message: message.into(), source: None }
@@ -130,15 +173,25 @@ impl Error {
         }
     }
 
-    /// The program's exit code: 3 data, 4 device, 5 diverged, 128 + signal when interrupted.
+    /// The program's exit code: 3 for data, 4 device, 5 divergence, 128 + signal for an interruption.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Io { .. } | Self::File { .. } | Self::Invalid { .. } | Self::Vq(_) => 3,
-            Self::PromptTooLong { .. } | Self::ImageCount { .. } => 3,
-            Self::NoImageTokenizer | Self::NoImageDecoder => 3,
             Self::Device(_) => 4,
             Self::Diverged { .. } => 5,
             Self::Interrupted { signal } => u8::try_from(128 + signal).unwrap_or(u8::MAX),
+            Self::Io { .. }
+            | Self::File { .. }
+            | Self::Invalid { .. }
+            | Self::Vq(_)
+            | Self::Tensors(_)
+            | Self::Exists { .. }
+            | Self::NoCheckpoint { .. }
+            | Self::Manifest { .. }
+            | Self::NoTensor { .. }
+            | Self::PromptTooLong { .. }
+            | Self::ImageCount { .. }
+            | Self::NoImageTokenizer
+            | Self::NoImageDecoder => 3,
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod generate;
 pub mod memory;
 pub mod model;
 pub mod pipeline;
+pub mod recipe;
 pub mod report;
 pub mod sheet;
 pub mod tokenize;

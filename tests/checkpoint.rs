@@ -1,4 +1,4 @@
-//! Checkpoints of others: Hugging Face's directories as they are, the original release's in and out.
+//! Checkpoints of other projects: Hugging Face's directories as downloaded, the original release's layout.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,8 +10,8 @@ use calumma::pipeline::Pipeline;
 use calumma::tokenize::Segment;
 use image::RgbImage;
 use safetensors::Dtype;
+use tensor_files::{StoredDtype, StoredTensor, WeightFiles};
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::weights::{self, StoredDtype, StoredTensor, WeightFiles};
 use vq_tokenizer::{VqConfig, VqTokenizer};
 
 use crate::common::{cpu, fixture};
@@ -31,14 +31,14 @@ fn image() -> RgbImage {
     RgbImage::from_fn(40, 32, |x, y| image::Rgb([x as u8 * 6, y as u8 * 7, 90]))
 }
 
-/// The original release's tokenizer that belongs to [`HF`], from a checkpoint of each half.
+/// The original release's image tokenizer of [`HF`], its encoder from there and its decoder from `vqgan`.
 fn whole_tokenizer() -> VqTokenizer {
     let json = std::fs::read(fixture(HF).join("config.json")).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
     let config: VqConfig = serde_json::from_value(json["vq_config"].clone()).unwrap();
     let path = fixture("vqgan/decoder.safetensors");
-    let mut tensors = weights::read(&path).unwrap();
-    let prefixed = weights::read(&fixture(HF).join("model.safetensors")).unwrap();
+    let mut tensors = tensor_files::read(&path).unwrap();
+    let prefixed = tensor_files::read(&fixture(HF).join("model.safetensors")).unwrap();
     let encoder = prefixed
         .into_iter()
         .filter_map(|(name, data)| Some((name.strip_prefix("model.vqmodel.")?.to_owned(), data)));
@@ -48,7 +48,7 @@ fn whole_tokenizer() -> VqTokenizer {
 }
 
 #[test]
-fn a_hugging_face_directory_sees_but_says_what_it_needs_to_draw() {
+fn a_hugging_face_directory_encodes_images_and_names_what_drawing_needs() {
     let pipeline = Pipeline::open(&fixture(HF), &cpu()).unwrap();
     assert_eq!(pipeline.prompts(), &Preset::Chameleon.prompts());
     assert_eq!(pipeline.generation().image_guidance_scale, Some(1.2));
@@ -60,7 +60,7 @@ fn a_hugging_face_directory_sees_but_says_what_it_needs_to_draw() {
         assert!(error.contains(part), "{error}");
     }
     assert!(pipeline.vq().unwrap().decode(&codes).is_err());
-    // Nothing is begun that could not be ended.
+    // No image is begun that could not be decoded.
     let config = GenerationConfig {
         mode: GenerationMode::Auto,
         max_new_tokens: Some(6),
@@ -71,7 +71,7 @@ fn a_hugging_face_directory_sees_but_says_what_it_needs_to_draw() {
 }
 
 #[test]
-fn the_missing_decoder_can_be_added() {
+fn a_missing_decoder_can_be_added_to_a_hugging_face_directory() {
     let scratch = tempfile::tempdir().unwrap();
     let [full, bare, release] = ["full", "bare", "release"].map(|name| scratch.path().join(name));
     copied(&fixture(HF), &full);
@@ -93,23 +93,24 @@ fn the_missing_decoder_can_be_added() {
 }
 
 #[test]
-fn the_missing_decoder_can_be_added_to_a_directory_that_was_taken_in() {
+fn a_missing_decoder_can_be_added_to_a_converted_directory() {
     let scratch = tempfile::tempdir().unwrap();
-    let [full, taken, release] = ["full", "taken", "release"].map(|name| scratch.path().join(name));
+    let [full, converted, release] =
+        ["full", "converted", "release"].map(|name| scratch.path().join(name));
     copied(&fixture(HF), &full);
     std::fs::create_dir(full.join("vq_tokenizer")).unwrap();
     whole_tokenizer().save(&full.join("vq_tokenizer")).unwrap();
     meta::export(&full, &release).unwrap();
-    Conversion::to(Layout::Calumma).run(&fixture(HF), &taken).unwrap();
-    meta::add_vqgan(&taken, &release.join("tokenizer/vqgan.ckpt"), &cpu()).unwrap();
-    calumma::checkpoint::Manifest::verify(&taken).unwrap();
-    let pipeline = Pipeline::open(&taken, &cpu()).unwrap();
+    Conversion::to(Layout::Calumma).run(&fixture(HF), &converted).unwrap();
+    meta::add_vqgan(&converted, &release.join("tokenizer/vqgan.ckpt"), &cpu()).unwrap();
+    calumma::checkpoint::Manifest::verify(&converted).unwrap();
+    let pipeline = Pipeline::open(&converted, &cpu()).unwrap();
     assert_eq!(pipeline.drawing_vq().unwrap().preprocessor(), whole_tokenizer().preprocessor());
-    assert!(!taken.join("vq_tokenizer.old").exists());
+    assert!(!converted.join("vq_tokenizer.old").exists());
 }
 
 #[test]
-fn a_release_in_two_parts_goes_in_and_comes_back_bit_for_bit() {
+fn a_release_in_two_parts_is_imported_and_exported_bit_for_bit() {
     let scratch = tempfile::tempdir().unwrap();
     let (imported, back) = (scratch.path().join("imported"), scratch.path().join("back"));
     meta::import(&fixture(RELEASE), &imported, Preset::Anole, &cpu()).unwrap();
@@ -124,7 +125,7 @@ fn a_release_in_two_parts_goes_in_and_comes_back_bit_for_bit() {
     for part in ["consolidated.00.pth", "consolidated.01.pth"] {
         let ours = TorchFile::open(&back.join("models/model").join(part)).unwrap();
         let theirs = TorchFile::open(&fixture(RELEASE).join("models/tiny").join(part)).unwrap();
-        // The rotary frequencies follow from the sizes; nobody reads them.
+        // The rotary frequencies follow from the configuration; exports have none.
         for (name, info) in theirs.tensors().iter().filter(|(name, _)| *name != "rope.freqs") {
             assert_eq!(ours.tensors().get(name), Some(info), "{name}");
             assert_eq!(ours.read(name).unwrap(), theirs.read(name).unwrap(), "{name}");
@@ -140,11 +141,11 @@ fn an_image_tokenizer_among_the_tensors_is_exported_too() {
     meta::import(&release, &back, Preset::Chameleon, &cpu()).unwrap();
     let of_model = WeightFiles::open(&fixture(HF).join("model.safetensors")).unwrap();
     let of_tokenizer = WeightFiles::open(&back.join("vq_tokenizer/model.safetensors")).unwrap();
-    let came_back = WeightFiles::open(&back.join("model.safetensors")).unwrap();
+    let of_transformer = WeightFiles::open(&back.join("model.safetensors")).unwrap();
     for (name, _, _) in of_model.tensors() {
         let found = match name.strip_prefix("model.vqmodel.") {
             Some(name) => of_tokenizer.stored(name),
-            None => came_back.stored(name),
+            None => of_transformer.stored(name),
         };
         assert_eq!(found.unwrap(), of_model.stored(name).unwrap(), "{name}");
     }
@@ -158,17 +159,17 @@ fn tensors(dir: &Path) -> BTreeMap<String, StoredTensor> {
 }
 
 #[test]
-fn a_hugging_face_directory_goes_in_and_comes_back_bit_for_bit() {
+fn a_hugging_face_directory_is_converted_and_restored_bit_for_bit() {
     let scratch = tempfile::tempdir().unwrap();
     let (ours, back) = (scratch.path().join("ours"), scratch.path().join("back"));
     Conversion::to(Layout::Calumma).run(&fixture(HF), &ours).unwrap();
     assert!(tensors(&ours).keys().all(|name| !name.starts_with("model.vqmodel.")));
-    let (taken_in, foreign) =
+    let (converted, original) =
         (Pipeline::open(&ours, &cpu()).unwrap(), Pipeline::open(&fixture(HF), &cpu()).unwrap());
-    assert_eq!(taken_in.prompts(), foreign.prompts());
-    assert_eq!(taken_in.generation(), foreign.generation());
-    assert_eq!(taken_in.caption(&image()).unwrap(), foreign.caption(&image()).unwrap());
-    // In shards this time.
+    assert_eq!(converted.prompts(), original.prompts());
+    assert_eq!(converted.generation(), original.generation());
+    assert_eq!(converted.caption(&image()).unwrap(), original.caption(&image()).unwrap());
+    // This time in shards.
     let to_hf = Conversion { shard_size: 400_000, ..Conversion::to(Layout::HuggingFace) };
     to_hf.run(&ours, &back).unwrap();
     assert!(back.join("model-00002-of-00004.safetensors").is_file());
@@ -183,7 +184,7 @@ fn a_hugging_face_directory_goes_in_and_comes_back_bit_for_bit() {
 }
 
 #[test]
-fn formats_change_only_where_asked_and_the_image_tokenizer_never_to_bf16() {
+fn formats_change_on_request_and_the_image_tokenizer_never_to_bf16() {
     let scratch = tempfile::tempdir().unwrap();
     for (dtype, model, of_vq) in [
         (StoredDtype::Bf16, Dtype::BF16, Dtype::F32),
@@ -204,7 +205,7 @@ fn formats_change_only_where_asked_and_the_image_tokenizer_never_to_bf16() {
 }
 
 #[test]
-fn a_pytorch_file_of_anoles_training_code_is_put_into_hugging_faces_order() {
+fn a_pytorch_file_of_anoles_training_code_gets_hugging_faces_order() {
     let scratch = tempfile::tempdir().unwrap();
     let (release, source, ours) = (
         scratch.path().join("release"),
@@ -247,7 +248,7 @@ fn a_pytorch_file_of_anoles_training_code_is_put_into_hugging_faces_order() {
 }
 
 #[test]
-fn what_is_no_release_or_not_whole_is_refused_and_leaves_nothing() {
+fn an_incomplete_release_is_refused_and_leaves_nothing() {
     let scratch = tempfile::tempdir().unwrap();
     let dest = scratch.path().join("dest");
     let import = |source: &Path| {

@@ -1,4 +1,4 @@
-//! What several test modules share: where fixtures lie and how their tensors are read.
+//! Helpers of several test modules: fixtures, their tensors, a tiny checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -7,8 +7,8 @@ use calumma::checkpoint::{Parts, write_directory};
 use calumma::model::ModelConfig;
 use calumma::tokenize::{BpeConfig, Processor, train_bpe};
 use safetensors::{Dtype, SafeTensors};
+use tensor_files::StoredDtype;
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::weights::{self, StoredDtype};
 use vq_tokenizer::{VqConfig, VqTokenizer};
 
 /// A file below `tests/fixtures`.
@@ -74,14 +74,14 @@ pub fn cpu() -> Device {
     Device::flex()
 }
 
-/// The largest violation of `|a - b| <= absolute + relative * |b|`, as a ratio; at most 1 passes.
+/// The largest ratio of `|a - b|` to `absolute + relative * |b|`; up to 1 is within tolerance.
 pub fn excess(a: &TensorData, b: &TensorData, absolute: f32, relative: f32) -> f32 {
     assert_eq!(a.shape().as_slice(), b.shape().as_slice());
     let pairs = a.iter::<f32>().zip(b.iter::<f32>());
     pairs.map(|(a, b)| (a - b).abs() / (absolute + relative * b.abs())).fold(0.0, f32::max)
 }
 
-/// `tensor` equals `expected` within the tolerance of hidden states and logits.
+/// Asserts that `tensor` equals `expected` within the tolerance of hidden states and logits.
 pub fn assert_close<const D: usize>(tensor: &Tensor<D>, expected: &TensorData, what: &str) {
     let excess = excess(&tensor.to_data(), expected, 2e-4, 1e-4);
     assert!(excess <= 1.0, "{what}: {excess} times the tolerance");
@@ -92,7 +92,7 @@ pub const TINY_SIDE: u32 = 32;
 /// Longest sequence of [`tiny_checkpoint`].
 pub const TINY_CONTEXT: usize = 96;
 
-/// Writes a whole checkpoint of random weights to the new directory `dir`: some 100 kB.
+/// Writes a complete checkpoint of random weights, some 100 kB, to the new directory `dir`.
 pub fn tiny_checkpoint(dir: &Path) {
     let device = cpu();
     let vq_config: VqConfig = serde_json::from_value(serde_json::json!({
@@ -120,7 +120,7 @@ pub fn tiny_checkpoint(dir: &Path) {
     };
     let generation = serde_json::json!({ "max_new_tokens": 8, "guidance_scale": 2.0 });
     let parts = Parts {
-        weights: Some(weights::collect(&config.init(&device).unwrap())),
+        weights: Some(tensor_files::collect(&config.init(&device).unwrap())),
         config: &config,
         dtype: StoredDtype::F32,
         processor: &processor,

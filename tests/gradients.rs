@@ -341,9 +341,9 @@ fn frozen_parameters_stay_and_groups_have_their_own_rate() {
         // Without clipping: its norm counts only what is trained.
         let config = OptimizerConfig { grad_clip: 0.0, ..config.clone() };
         let (model, _) = Optimizer::new(config).step(model, gradients, 0.01).unwrap();
-        vq_tokenizer::weights::collect(&model)
+        tensor_files::collect(&model)
     };
-    let before = vq_tokenizer::weights::collect(&model);
+    let before = tensor_files::collect(&model);
     let free = step(&plain, Activations::Keep);
     let grouped = step(&config, Activations::Keep);
     let by_layer = step(&config, Activations::Recompute { seed: 0 });
@@ -382,7 +382,7 @@ fn frozen_parameters_have_no_gradient_and_all_others_have_one() {
     for activations in [Activations::Keep, Activations::Recompute { seed: 0 }] {
         let (gradients, _) = OBJECTIVE.gradients(&model, &tiny_batch(), normalizer, activations);
         let gradients = named(&model, gradients);
-        for name in vq_tokenizer::weights::shapes(&model).into_keys() {
+        for name in tensor_files::shapes(&model).into_keys() {
             let is_frozen = name.contains(".mlp.") || name.contains("embed_tokens");
             assert_eq!(gradients.contains_key(&name), !is_frozen, "{name}");
         }

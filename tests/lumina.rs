@@ -13,8 +13,8 @@ use calumma::tokenize::{
     BpeConfig, CodedSegment, EncodeOptions, Processor, TextTokenizer, train_bpe,
 };
 use image::RgbImage;
+use tensor_files::{NamedTensors, StoredDtype, write_file};
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::weights::{self, NamedTensors, StoredDtype, write_file};
 use vq_tokenizer::{Codes, VqConfig, VqTokenizer};
 
 use crate::common::cpu;
@@ -228,7 +228,7 @@ fn published(dir: &Path) -> NamedTensors {
         device,
     );
     let ours = dir.join("ours");
-    let tensors = weights::collect(model().model());
+    let tensors = tensor_files::collect(model().model());
     let processor = Processor::new(text(), (8, 8)).unwrap();
     let config = ModelConfig { model_parallel_size: 2, ..config() };
     let parts = Parts {
@@ -259,7 +259,7 @@ fn published(dir: &Path) -> NamedTensors {
     write_file(&content, &infos, |name| {
         let (_, dtype, shape) = infos.iter().find(|info| info.0 == name).unwrap();
         let len = shape.iter().product::<usize>() * dtype.bitsize() / 8;
-        Ok(files.stored(name)?.bytes[..len].to_vec())
+        Ok::<_, calumma::Error>(files.stored(name)?.bytes[..len].to_vec())
     })
     .unwrap();
     std::fs::rename(content, path).unwrap();
@@ -282,7 +282,7 @@ fn a_published_directory_is_recognised_by_its_class_and_converted() {
         assert_eq!(settings, Preset::Lumina.config());
         assert_eq!(checkpoint.prompts, Preset::Lumina.prompts());
         assert_eq!(checkpoint.vq.unwrap().preprocessor(), &PreprocessorConfig::flexible(768));
-        assert!(weights::collect(&checkpoint.model) == tensors, "{}", dir.display());
+        assert!(tensor_files::collect(&checkpoint.model) == tensors, "{}", dir.display());
     }
     // Smaller images, which fit a context of 160.
     let path = taken_in.join("vq_tokenizer/preprocessor_config.json");

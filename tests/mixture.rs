@@ -14,7 +14,7 @@ fn mixture(seed: u64) -> Mixture {
 }
 
 #[test]
-fn a_restored_mixture_goes_on_as_an_uninterrupted_one() {
+fn a_restored_mixture_continues_as_an_uninterrupted_one() {
     let mut straight = mixture(5);
     let all: Vec<_> = (0..300).map(|_| straight.draw(0)).collect();
     for stop in [0, 1, 137, 299] {
@@ -30,7 +30,7 @@ fn a_restored_mixture_goes_on_as_an_uninterrupted_one() {
 }
 
 #[test]
-fn a_mixture_follows_its_weights_and_covers_every_epoch() {
+fn draws_follow_the_weights_and_every_epoch_visits_each_sample_once() {
     let mut mixture = mixture(1);
     let draws: Vec<_> = (0..4000).map(|_| mixture.draw(0)).collect();
     let share = draws.iter().filter(|draw| draw.source == 0).count() as f64 / 4000.0;
@@ -47,7 +47,7 @@ fn a_mixture_follows_its_weights_and_covers_every_epoch() {
         assert!(walk.iter().all(|draw| draw.epoch == epoch as u64));
         orders.push(order);
     }
-    assert!(orders.windows(2).all(|pair| pair[0] != pair[1]), "every epoch has its own order");
+    assert!(orders.windows(2).all(|pair| pair[0] != pair[1]), "every epoch has another order");
 }
 
 #[test]

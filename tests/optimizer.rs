@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use burn::tensor::TensorData;
 use calumma::train::{Optimizer, OptimizerConfig, OptimizerKind};
-use vq_tokenizer::weights;
 
 use crate::common::cpu;
 use crate::train::{named, tiny_gradients, tiny_model};
@@ -22,7 +21,7 @@ fn adamw_follows_its_formula_and_clips_the_global_norm() {
     };
     let mut model = tiny_model(&device);
     let mut optimizer = Optimizer::new(config.clone());
-    let mut reference: BTreeMap<String, [Vec<f64>; 3]> = weights::collect(&model)
+    let mut reference: BTreeMap<String, [Vec<f64>; 3]> = tensor_files::collect(&model)
         .into_iter()
         .map(|(path, data)| {
             let weight: Vec<f64> = data.iter::<f32>().map(f64::from).collect();
@@ -51,7 +50,7 @@ fn adamw_follows_its_formula_and_clips_the_global_norm() {
                 weight[i] -= config.lr * (decay * weight[i] + m / (v.sqrt() + config.eps));
             }
         }
-        for (path, data) in weights::collect(&model) {
+        for (path, data) in tensor_files::collect(&model) {
             for (got, want) in data.iter::<f32>().zip(&reference[&path][0]) {
                 assert!((f64::from(got) - want).abs() < 2e-4, "{path}: {got} {want}");
             }
@@ -85,19 +84,19 @@ fn muon_orthogonalises_the_hidden_matrices_and_leaves_the_rest_to_adamw() {
     let config = OptimizerConfig { lr: 0.01, weight_decay: 0.2, ..OptimizerConfig::default() };
     let muon = OptimizerConfig { kind: OptimizerKind::Muon, ..config.clone() };
     let mut model = tiny_model(&device);
-    let shapes: BTreeMap<String, Vec<usize>> = weights::collect(&model)
+    let shapes: BTreeMap<String, Vec<usize>> = tensor_files::collect(&model)
         .iter()
         .map(|(path, d)| (path.clone(), d.shape().to_vec()))
         .collect();
     let mut optimizer = Optimizer::new(muon);
     let mut momenta: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for _ in 0..2 {
-        let before = weights::collect(&model);
+        let before = tensor_files::collect(&model);
         let grads = || tiny_gradients(&model);
         let gradient = named(&model, grads());
         let (plain, _) = Optimizer::new(config.clone()).step(model.clone(), grads(), 0.01).unwrap();
         let (stepped, norm) = optimizer.step(model.clone(), grads(), 0.01).unwrap();
-        let (after, plain) = (weights::collect(&stepped), weights::collect(&plain));
+        let (after, plain) = (tensor_files::collect(&stepped), tensor_files::collect(&plain));
         for (path, data) in &after {
             let values = |data: &TensorData| data.iter::<f32>().map(f64::from).collect::<Vec<_>>();
             let hidden = path.contains("layers.") && path.ends_with("proj.weight");

@@ -22,7 +22,7 @@ fn packed(
 
 const PAD: u32 = u32::MAX;
 
-/// The documents of a batch, row by row, checked for positions, order and masks.
+/// The documents of a batch in row order; checks positions, numbers and masks.
 fn unpacked(batch: &PackedBatch) -> Vec<TokenSequence> {
     let len = batch.rows * batch.seq_len;
     assert_eq!((batch.ids.len(), batch.document_ids.len()), (len, len));
@@ -38,7 +38,7 @@ fn unpacked(batch: &PackedBatch) -> Vec<TokenSequence> {
                 assert_eq!((batch.ids[at], batch.loss_mask[at]), (PAD, false));
                 continue;
             }
-            assert!(!padded, "padding stands only at the end of a row");
+            assert!(!padded, "padding is at the end of a row only");
             if number != last {
                 assert_eq!((number, batch.positions[at]), (last + 1, 0));
                 assert!(!batch.loss_mask[at], "the first token has no target");
@@ -77,7 +77,7 @@ proptest! {
     }
 
     #[test]
-    fn a_restored_packer_goes_on_as_an_uninterrupted_one(
+    fn a_restored_packer_continues_as_an_uninterrupted_one(
         lens in prop::collection::vec(2usize..30, 20..200), stop in 0usize..6,
     ) {
         let mut straight = Packer::new(3, 32, PAD).unwrap();
@@ -100,7 +100,7 @@ proptest! {
 
 #[test]
 fn full_rows_leave_little_padding() {
-    // lengths as captions with 66 ids of image have them
+    // lengths of captions with an image of 66 ids
     let lens: Vec<usize> = (0..4000).map(|n| 68 + (n * 7919) % 41).collect();
     let mut packer = Packer::new(16, 512, PAD).unwrap();
     let batches = packed(&mut packer, &mut documents(&lens).into_iter());

@@ -17,7 +17,7 @@ use image::{Rgb, RgbImage};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::{VqConfig, VqTokenizer, weights};
+use vq_tokenizer::{VqConfig, VqTokenizer};
 
 use crate::common::cpu;
 
@@ -28,13 +28,13 @@ const CONTEXT: usize = 96;
 /// `model` with matrices drawn from a fixed seed: other tests share the device's random stream.
 fn redrawn<M: Module>(model: M, scale: f32) -> M {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
-    let mut tensors = weights::collect(&model);
+    let mut tensors = tensor_files::collect(&model);
     for tensor in tensors.values_mut().filter(|tensor| tensor.shape().len() > 1) {
         let shape = tensor.shape().to_vec();
         let values = (0..shape.iter().product()).map(|_| scale * rng.random_range(-1.0_f32..1.0));
         *tensor = TensorData::new(values.collect(), shape);
     }
-    weights::load(model, tensors, Path::new("redrawn")).unwrap()
+    tensor_files::load(model, tensors, Path::new("redrawn")).unwrap()
 }
 
 fn checkpoint() -> Checkpoint {

@@ -4,7 +4,7 @@ use vq_tokenizer::preprocess::{PreprocessorConfig, Rule, open_image, to_rgb_by};
 
 use crate::common::{Expected, cpu, excess, fixture};
 
-/// Every colour mode of the fixtures, wide, tall, small and exact sizes.
+/// Images of every colour mode and of wide, tall, small and exact sizes.
 const IMAGES: [&str; 11] = [
     "rgb_wide",
     "rgb_tall",
@@ -34,7 +34,7 @@ fn bytes_equal_both_references_exactly() {
         for name in IMAGES {
             let image = preprocessed(name, &config);
             let reference = expected.bytes(&format!("{name}.{rule}_uint8_hwc"));
-            assert_eq!(image.as_raw(), &reference, "{name} by the rule {rule}");
+            assert_eq!(image.as_raw(), &reference, "{name} by rule {rule}");
         }
     }
 }
@@ -50,13 +50,13 @@ fn pixel_values_equal_both_references() {
             let tensor = config.tensor(&[preprocessed(name, &config)], &cpu()).unwrap();
             let reference = expected.floats(&format!("{name}.{rule}"));
             let off = excess(&tensor.squeeze_dim::<3>(0).to_data(), &reference, 1e-6, 0.0);
-            assert!(off <= 1.0, "{name} by the rule {rule} is {off} tolerances off");
+            assert!(off <= 1.0, "{name} by rule {rule} is {off} tolerances off");
         }
     }
 }
 
 #[test]
-fn the_released_configuration_is_read() {
+fn the_released_configuration_is_hugging_faces_rule_at_512_pixels() {
     let path = fixture("images/preprocessor_config.json");
     let config = PreprocessorConfig::load(&path).unwrap();
     assert_eq!(config, PreprocessorConfig::hugging_face(512));

@@ -1,10 +1,10 @@
-//! Token shards of URLs: fetched once, in order, whole or not at all; a build without the feature says so.
+//! Token shards of URLs: fetched once, in order, in full or not at all; an error without the feature.
 
 use calumma::data::open;
 use calumma::data::shards::{TokenShards, is_spec};
 
 #[test]
-fn urls_of_object_stores_are_token_shards_and_nothing_else() {
+fn urls_of_object_stores_can_be_token_shards_only() {
     for url in ["s3://bucket/prefix/", "gs://bucket/a.safetensors", "az://c", "file:///data/"] {
         assert!(is_spec(url), "{url}");
         let message = open(url).err().unwrap().to_string();
@@ -39,7 +39,7 @@ mod fetched {
 
     const TOKENIZER: &str = "0123456789abcdef";
 
-    /// A shard of one document: `ids`, all of them targets.
+    /// A shard of one document with `ids`, all of them targets.
     fn shard(ids: &[u32]) -> Vec<u8> {
         let tokens = TokenSequence { ids: ids.to_vec(), loss_mask: vec![true; ids.len()] };
         let content = ShardContent {
@@ -51,7 +51,7 @@ mod fetched {
         content.to_bytes().unwrap()
     }
 
-    /// A directory that stands for a bucket, and one for the cache.
+    /// A directory in place of a bucket, and one for the cache.
     struct Bucket {
         dir: tempfile::TempDir,
     }
@@ -92,7 +92,7 @@ mod fetched {
     }
 
     #[test]
-    fn a_prefix_gives_its_shards_in_order_of_their_names() {
+    fn a_prefix_gives_its_shards_sorted_by_name() {
         let bucket = Bucket::new();
         write(bucket.path("b.safetensors"), shard(&[2, 2])).unwrap();
         write(bucket.path("below/c.safetensors"), shard(&[3])).unwrap();
@@ -102,8 +102,9 @@ mod fetched {
         assert_eq!(bucket.open("").unwrap(), all);
         assert_eq!(bucket.open("b.safetensors").unwrap(), all[1..2]);
         let names: Vec<String> = bucket.cached().into_keys().collect();
-        let begins = |(name, with): (&String, &str)| name.starts_with(with);
-        assert!(names.iter().zip(["a-", "b-", "c-"]).all(begins) && names.len() == 3, "{names:?}");
+        let has_prefix = |(name, prefix): (&String, &str)| name.starts_with(prefix);
+        assert_eq!(names.len(), 3);
+        assert!(names.iter().zip(["a-", "b-", "c-"]).all(has_prefix), "{names:?}");
     }
 
     #[test]
@@ -114,7 +115,7 @@ mod fetched {
         assert_eq!(bucket.open("").unwrap(), [[1, 2, 3]]);
         let cached = bucket.cached();
 
-        // Whoever fetched this would notice: same file, same size and time, other bytes.
+        // A second fetch would fail: the same size and time, but other bytes.
         let time = path.metadata().unwrap().modified().unwrap();
         let size = read(&path).unwrap().len();
         write(&path, vec![0; size]).unwrap();
@@ -127,7 +128,7 @@ mod fetched {
     }
 
     #[test]
-    fn what_arrives_damaged_is_told_and_not_kept() {
+    fn a_damaged_shard_is_an_error_and_not_kept() {
         let bucket = Bucket::new();
         let whole = shard(&[1, 2, 3]);
         write(bucket.path("a.safetensors"), &whole).unwrap();
@@ -149,7 +150,7 @@ mod fetched {
     }
 
     #[test]
-    fn what_is_not_there_or_of_another_tokenizer_is_named() {
+    fn a_missing_shard_or_one_of_another_tokenizer_is_named() {
         let bucket = Bucket::new();
         for (name, expected) in [
             ("nowhere/", "there is no *.safetensors below it"),
@@ -172,6 +173,6 @@ mod fetched {
             assert!(message.starts_with(&format!("data {url}: ")), "{message}");
         }
         remove_file(bucket.path("a.safetensors")).unwrap();
-        assert!(bucket.open("").is_err(), "the cache alone does not say what there is");
+        assert!(bucket.open("").is_err(), "the cache alone does not list the shards");
     }
 }

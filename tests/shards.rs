@@ -1,4 +1,4 @@
-//! Token shards: what goes in comes out, no flipped bit goes unnoticed, foreign tokenizers are refused.
+//! Token shards: documents survive a round trip, flipped bits are detected, other tokenizers are refused.
 
 use calumma::data::shards::{Shard, ShardContent, TokenShards};
 use calumma::tokenize::TokenSequence;
@@ -22,7 +22,7 @@ fn document(number: usize, len: usize, largest: u32) -> (TokenSequence, usize) {
 
 proptest! {
     #[test]
-    fn documents_come_back_as_they_went_in(
+    fn documents_survive_a_round_trip(
         lens in prop::collection::vec(0usize..40, 1..30), wide in any::<bool>(),
     ) {
         let dir = tempfile::tempdir().unwrap();
@@ -48,7 +48,7 @@ proptest! {
 }
 
 #[test]
-fn every_flipped_bit_is_noticed_before_a_document_is_given() {
+fn every_flipped_bit_is_detected_before_a_document_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.safetensors");
     let documents = vec![document(0, 9, 1000), document(1, 4, 1000), document(2, 13, 1000)];
@@ -72,7 +72,7 @@ fn every_flipped_bit_is_noticed_before_a_document_is_given() {
 }
 
 #[test]
-fn shards_are_one_after_the_other_and_know_where_documents_come_from() {
+fn documents_of_several_shards_are_concatenated_with_their_sources() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, content: &ShardContent| {
         std::fs::write(dir.path().join(name), content.to_bytes().unwrap()).unwrap();
@@ -84,13 +84,13 @@ fn shards_are_one_after_the_other_and_know_where_documents_come_from() {
     let spec = dir.path().to_str().unwrap();
     let shards = TokenShards::open(spec, "0123456789abcdef", dir.path(), true).unwrap();
     assert_eq!(shards.len(), 3);
-    let told: Vec<(usize, &str)> = (0..3)
+    let found: Vec<(usize, &str)> = (0..3)
         .map(|index| {
             let (tokens, source) = shards.get(index).unwrap();
             (tokens.len(), shards.sources()[source].as_str())
         })
         .collect();
-    assert_eq!(told, [(6, "scenes"), (7, "tiles"), (5, "emoji")]);
+    assert_eq!(found, [(6, "scenes"), (7, "tiles"), (5, "emoji")]);
     let message = TokenShards::open(spec, "another", dir.path(), true).unwrap_err().to_string();
     assert!(message.contains("made with the tokenizer 0123456789abcdef"), "{message}");
     assert!(message.contains("a.safetensors"), "{message}");

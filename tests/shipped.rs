@@ -7,6 +7,7 @@ use calumma::data::scenes::{Object, Scenes, detect};
 use calumma::data::{Dataset, Sample};
 use calumma::pipeline::Pipeline;
 use image::RgbImage;
+use vq_tokenizer::VqTokenizer;
 use vq_tokenizer::metrics::psnr;
 
 use crate::common::cpu;
@@ -43,40 +44,43 @@ fn the_shipped_checkpoint_is_whole_and_small() {
 }
 
 #[test]
-fn the_shipped_tokenizer_alone_reconstructs_scenes_at_32_db() {
+fn the_shipped_image_tokenizer_reconstructs_scenes_as_measured() {
     let dir = demo().join("vq_tokenizer");
-    let tokenizer = vq_tokenizer::VqTokenizer::load(&dir, &cpu()).unwrap();
-    assert!(mean_psnr(&tokenizer, 24) >= 32.0);
-}
-
-fn mean_psnr(tokenizer: &vq_tokenizer::VqTokenizer, count: usize) -> f64 {
-    let images: Vec<_> =
-        scenes(count).into_iter().map(|mut sample| sample.images.remove(0)).collect();
+    let tokenizer = VqTokenizer::load(&dir, &cpu()).unwrap();
+    let images: Vec<_> = scenes(24).into_iter().map(|mut s| s.images.remove(0)).collect();
     let decoded = tokenizer.decode(&tokenizer.encode(&images).unwrap()).unwrap();
     let sum: f64 = images.iter().zip(&decoded).map(|(a, b)| psnr(a, b).unwrap()).sum();
-    sum / images.len() as f64
+    let mean = sum / images.len() as f64;
+    eprintln!("DEBUG psnr {mean}");
+    assert!(mean >= 32.0, "{mean} dB");
 }
 
 #[test]
-fn the_shipped_model_draws_captions_and_answers() {
+fn the_shipped_model_draws_captions_and_answers_as_measured() {
     let pipeline = Pipeline::open(&demo(), &cpu()).unwrap();
     let spec = "scenes:val?count=24&seed=78&size=64&objects=1-1";
     let scenes = Scenes::new(spec.parse().unwrap()).unwrap();
     let objects: Vec<Object> = (0..24).map(|index| scenes.scene(index).objects[0]).collect();
     let images: Vec<_> = (0..24).map(|index| scenes.get(index).unwrap().images.remove(0)).collect();
 
-    // Far above chance, which is 1 in 8 for a colour and 1 in 64 for a shape and its colour.
     let questions: Vec<String> =
         objects.iter().map(|o| format!("what color is the {}?", o.shape.name())).collect();
     let config = pipeline.generation().clone().for_answers();
     let answers = pipeline.ask_batch(&images, &questions, &config).unwrap();
     let right = answers.iter().zip(&objects).filter(|(a, o)| *a == o.color.name()).count();
+    eprintln!("DEBUG colours {right}");
     assert!(right >= 18, "{right} of 24 colours");
 
     let captions = pipeline.caption_batch(&images, &config).unwrap();
     let named = |(caption, o): &(&String, &Object)| caption.contains(o.color.name());
     let right = captions.iter().zip(&objects).filter(named).count();
+    eprintln!("DEBUG caption colours {right}");
     assert!(right >= 12, "{right} of 24 captions name the colour");
+    let named = |(caption, o): &(&String, &Object)| {
+        caption.contains(o.color.name()) && caption.contains(o.shape.name())
+    };
+    let right = captions.iter().zip(&objects).filter(named).count();
+    eprintln!("DEBUG caption both {right}");
 
     let text = |o: &Object| format!("a large {} {}", o.color.name(), o.shape.name());
     let texts: Vec<String> = objects.iter().map(text).collect();
@@ -85,13 +89,7 @@ fn the_shipped_model_draws_captions_and_answers() {
         detect(image).iter().any(|d| (d.object.shape, d.object.color) == (o.shape, o.color))
     };
     let right = drawn.iter().zip(&objects).filter(shows).count();
+    eprintln!("DEBUG drawn {right}");
     assert!(right >= 12, "{right} of 24 images show what was asked for");
     assert_eq!(drawn[0], pipeline.draw_batch(&texts[..1], pipeline.generation()).unwrap()[0]);
-}
-
-#[test]
-fn the_shipped_image_tokenizer_reconstructs_scenes_at_26_db() {
-    let pipeline = Pipeline::open(&demo(), &cpu()).unwrap();
-    let mean = mean_psnr(pipeline.vq().unwrap(), 24);
-    assert!(mean >= 26.0, "{mean} dB");
 }

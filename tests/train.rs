@@ -9,17 +9,18 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use calumma::Error;
 use calumma::data::pack::PackedBatch;
+use calumma::data::{BpeRecipe, corpus};
 use calumma::device::Precision;
 use calumma::model::{CausalLm, ModelConfig, ModelInput, mask};
+use calumma::recipe::{Recipe, read_recipe};
 use calumma::report::{Metrics, Reporter};
 use calumma::tokenize::train_bpe;
 use calumma::train::objective::{
     Activations, LossConfig, NextToken, NextTokenBatch, NextTokenLoss,
 };
 use calumma::train::{
-    Better, BpeRecipe, ImageTask, LanguageRecipe, LanguageTask, Plan, Recipe, RunConfig,
-    SafetyConfig, ScheduleConfig, Stepped, StopFlag, Task, VqRecipe, corpus,
-    newest_good_checkpoint, read_recipe, run,
+    Better, ImageTask, LanguageRecipe, LanguageTask, Plan, RunConfig, SafetyConfig, ScheduleConfig,
+    Stepped, StopFlag, Task, VqRecipe, newest_good_checkpoint, run,
 };
 
 use crate::common::{cpu, excess};

@@ -4,16 +4,15 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::DType;
+use calumma::data::{BpeRecipe, corpus};
 use calumma::device::Precision;
 use calumma::pipeline::Pipeline;
+use calumma::recipe::{Recipe, read_recipe};
 use calumma::tokenize::train_bpe;
-use calumma::train::{
-    BpeRecipe, ImageShape, ImageTask, LanguageRecipe, LanguageTask, Recipe, Task, VqRecipe, corpus,
-    read_recipe,
-};
+use calumma::train::{ImageShape, ImageTask, LanguageRecipe, LanguageTask, Task, VqRecipe};
 use image::{GenericImageView, RgbImage};
+use vq_tokenizer::VqTokenizer;
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::{VqTokenizer, weights};
 
 use crate::common::cpu;
 use crate::train::{BPE, LM, VQ, assert_same_bits, in_dir, newest, recipe, train};
@@ -153,7 +152,7 @@ fn activations_in_bfloat16() {
     let trained = resumes_exactly(scratch.path(), &changes, Precision::Bf16);
     // The weights stay in f32: hardly any is exact in bfloat16.
     let (mut short, mut count) = (0, 0);
-    for (name, weights) in weights::read(&trained.join("model.safetensors")).unwrap() {
+    for (name, weights) in tensor_files::read(&trained.join("model.safetensors")).unwrap() {
         assert_eq!(weights.dtype(), DType::F32, "{name}");
         short += weights.iter::<f32>().filter(|w| w.to_bits() & 0xffff == 0 && *w != 0.0).count();
         count += weights.num_elements();

@@ -1,21 +1,21 @@
 //! `config.json`: Hugging Face's keys, in their older and newer forms.
 
 use serde_json::{Map, Value, json};
+use tensor_files::StoredDtype;
 use vq_tokenizer::VqTokenizer;
-use vq_tokenizer::weights::StoredDtype;
 
 use super::rope;
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::tokenize::Processor;
 
-/// The sizes in a `config.json` of any version: the rotary base flat or in `rope_parameters`.
+/// The transformer's configuration in a `config.json`, with the rotary base in either place.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a wrong type, a value out of range, or a feature that is not there.
+/// [`Error::Invalid`] for a wrong type, a value out of range, or an unsupported feature.
 pub fn config_from_json(json: &Value) -> Result<ModelConfig> {
     let mut json = json.clone();
-    let object = json.as_object_mut().ok_or_else(|| Error::invalid("no JSON object".to_owned()))?;
+    let object = json.as_object_mut().ok_or_else(|| Error::invalid("no JSON object"))?;
     rope::flatten(object)?;
     let only = [
         ("model_type", json!("chameleon")),
@@ -25,11 +25,11 @@ pub fn config_from_json(json: &Value) -> Result<ModelConfig> {
     ];
     for (key, allowed) in only {
         if let Some(value) = object.get(key).filter(|value| **value != allowed) {
-            return Err(Error::invalid(format!("{key} is {value}; only {allowed} is known")));
+            return Err(Error::invalid(format!("{key} is {value}; only {allowed} is supported")));
         }
     }
-    let config: ModelConfig =
-        serde_json::from_value(json).map_err(|e| Error::invalid(e.to_string()))?;
+    let config: ModelConfig = serde_json::from_value(json)
+        .map_err(|e| Error::Invalid { message: e.to_string(), source: Some(e.into()) })?;
     config.validate()?;
     Ok(config)
 }

@@ -1,35 +1,32 @@
-//! A checkpoint made of another, tensor by tensor: Hugging Face's layout to ours and back, a release of
-//! a training run's.
+//! Converting checkpoints tensor by tensor: Hugging Face's layout to ours and back, a training run's
+//! checkpoint to a release.
 //!
 //! Both layouts have the same `config.json` and the same names; Hugging Face's keeps the image
-//! tokenizer among the language model's tensors, ours in a folder of its own. What is not asked to
-//! change keeps its bytes.
+//! tokenizer among the language model's tensors, ours in a folder of its own. Tensors keep their bytes
+//! unless another number format is asked for.
 
 use std::path::Path;
 
-use safetensors::Dtype;
 use serde_json::{Value, json};
-use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::weights::{StoredDtype, StoredTensor, TensorInfo, WeightFiles};
-use vq_tokenizer::{NORM_GROUPS, VqConfig};
+use tensor_files::{StoredDtype, TensorInfo};
+use vq_tokenizer::NORM_GROUPS;
 
 use super::config::{config_from_json, torch_name};
-use super::meta::half_apart;
-use super::open::{
-    IMAGE_FORMAT, PROCESSOR, SIZED, has_sized_images, nested_config, preprocessor, preset_of,
-};
+use super::directory::write_directory;
+use super::hugging_face::{has_sized_images, preset_of};
+use super::manifest::{DOCUMENTS, Manifest};
+use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
+use super::source::{ImageTokenizer, LanguageModel, RotaryOrder, converted, format};
 use super::stored::StoredTensors;
-use super::tensors::{VQ_PREFIX, head_norm_shape, heads_of, is_of_transformer, row_per_head};
+use super::tensors::VQ_PREFIX;
 use super::weight_files::{SHARD_SIZE, write_weights};
-use super::{DOCUMENTS, Manifest, VQ_DIR, write_directory};
 use crate::error::{Error, Result};
 use crate::files::{read_json, write_json};
 use crate::generate::Preset;
-use crate::model::ModelConfig;
 use crate::tokenize::TextTokenizer;
 
-/// Files that a checkpoint may have and that are taken along as they are.
-const TAKEN_ALONG: [&str; 7] = [
+/// Files that are copied unchanged if present.
+const COPIED: [&str; 7] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -39,11 +36,11 @@ const TAKEN_ALONG: [&str; 7] = [
     "preprocessor_config.json",
 ];
 
-/// What is said of image tokenizers that only this program computes.
+/// Warning for image tokenizers that transformers does not support.
 const OTHER_CODES: &str = "this image tokenizer has other norm_groups or another quantizer than the \
     releases; transformers ignores both and gives images other codes, text is the same";
 
-/// Where the image tokenizer lies.
+/// Where the image tokenizer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// In a folder of its own.
@@ -52,36 +49,25 @@ pub enum Layout {
     HuggingFace,
 }
 
-/// In what order queries, keys and their norms have the channels of a head.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RotaryOrder {
-    /// Pairs lie half a head apart, as in every Hugging Face checkpoint.
-    #[default]
-    HalfApart,
-    /// Pairs lie side by side: the original release's order under Hugging Face's names, as Anole's
-    /// training code writes it.
-    SideBySide,
-}
-
-/// What is made of a checkpoint.
+/// A conversion of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Conversion {
     /// The layout to write.
     pub layout: Layout,
-    /// The number format of the weights; `None` keeps what is stored. The image tokenizer's follow
-    /// only to f16: 8 significant bits would move many codes.
+    /// The number format of the weights; `None` keeps the stored one. The image tokenizer stays f32 for
+    /// bf16, whose 8 significant bits would change many codes.
     pub dtype: Option<StoredDtype>,
-    /// Bytes of tensors in a file before the next begins.
+    /// Most bytes of tensors in one file.
     pub shard_size: u64,
-    /// The order to read.
+    /// The rotary order of the source.
     pub order: RotaryOrder,
-    /// Whose sampling settings and prompts to write; `None` keeps those that are there, and gives a
-    /// foreign checkpoint without prompts its release's.
+    /// The sampling settings and prompts to write; `None` keeps those of the source, and gives another
+    /// project's checkpoint without prompts those of its release.
     pub preset: Option<Preset>,
 }
 
 impl Conversion {
-    /// To `layout`, with nothing changed.
+    /// A conversion to `layout` that changes nothing else.
     pub fn to(layout: Layout) -> Self {
         Self {
             layout,
@@ -92,24 +78,25 @@ impl Conversion {
         }
     }
 
-    /// Makes the checkpoint `dest` of the one in `source`, without its training state; one tensor is in
-    /// memory at a time. Returns what another program will see otherwise, if anything.
+    /// Writes the checkpoint in `source`, without its training state, to `dest`.
+    ///
+    /// One tensor is in memory at a time. Returns a warning if other programs will compute something else.
     ///
     /// # Errors
-    /// Those of the files, with the tensor at fault; when a file differs from the manifest; when `dest`
-    /// exists. Nothing is left behind then.
+    /// Those of the files, with the tensor at fault; [`Error::Manifest`] when a file differs from the
+    /// manifest; [`Error::Exists`]. Nothing is left behind then.
     pub fn run(&self, source: &Path, dest: &Path) -> Result<Option<&'static str>> {
         if Manifest::read(source)?.is_some() {
             Manifest::verify(source)?;
         }
         let path = source.join("config.json");
         let json: Value = read_json(&path)?;
-        let config = config_from_json(&json).map_err(|e| Error::file(&path, e.to_string()))?;
+        let config = config_from_json(&json).map_err(Error::in_file(&path))?;
         let files = StoredTensors::open(source)?;
         let vq = ImageTokenizer::find(source, &json, &files)?;
-        let model = Model { files: &files, config: &config, order: self.order };
+        let model = LanguageModel { files: &files, config: &config, order: self.order };
         write_directory(dest, |dir| {
-            for name in TAKEN_ALONG.iter().chain(&DOCUMENTS) {
+            for name in COPIED.iter().chain(&DOCUMENTS) {
                 let from = source.join(name);
                 if from.is_file() {
                     std::fs::copy(&from, dir.join(name)).map_err(Error::io(&from))?;
@@ -120,13 +107,14 @@ impl Conversion {
             self.write_config(json, vq.as_ref(), dir)?;
             self.write_tensors(&model, vq.as_ref(), dir)
         })?;
-        let own_kind = |vq: &ImageTokenizer| {
+        let is_extended = |vq: &ImageTokenizer| {
             vq.config.norm_groups != NORM_GROUPS || !vq.config.quantizer.is_default()
         };
-        let other = self.layout == Layout::HuggingFace && vq.as_ref().is_some_and(own_kind);
-        Ok(other.then_some(OTHER_CODES))
+        let differs = self.layout == Layout::HuggingFace && vq.as_ref().is_some_and(is_extended);
+        Ok(differs.then_some(OTHER_CODES))
     }
 
+    /// Writes `generation_config.json` with the preset's keys, if there is a preset.
     fn write_generation(&self, source: &Path, config: &Value, dir: &Path) -> Result<()> {
         const NAME: &str = "generation_config.json";
         let from = source.join(NAME);
@@ -144,7 +132,7 @@ impl Conversion {
         write_json(&dir.join(NAME), &json)
     }
 
-    /// Says in Hugging Face's file how images are written, where it needs saying.
+    /// Writes Hugging Face's [`PROCESSOR`] if the layout or the form of images needs it.
     fn write_processor(
         &self,
         source: &Path,
@@ -156,23 +144,24 @@ impl Conversion {
         let preset = self.preset.is_some_and(Preset::sizes_images);
         let sized = preset || has_sized_images(source, json)?;
         let is_there = path.exists();
-        let mut about: Value = if is_there { read_json(&path)? } else { json!({}) };
+        let mut settings: Value = if is_there { read_json(&path)? } else { json!({}) };
         if let (false, Some(vq)) = (is_there, vq) {
             let factor = vq.config.downsampling();
             let (height, width) = (vq.preprocessor.crop_height, vq.preprocessor.crop_width);
-            about = json!({
+            settings = json!({
                 "processor_class": "ChameleonProcessor",
                 "image_seq_length": height / factor * (width / factor),
                 "image_token": "<image>",
             });
         }
         if sized {
-            about[IMAGE_FORMAT] = json!(SIZED);
+            settings[IMAGE_FORMAT] = json!(SIZED);
         }
         let needed = sized || self.layout == Layout::HuggingFace && vq.is_some();
-        if needed && !is_there || sized { write_json(&path, &about) } else { Ok(()) }
+        if needed && !is_there || sized { write_json(&path, &settings) } else { Ok(()) }
     }
 
+    /// Writes `config.json` and the image tokenizer's configuration.
     fn write_config(&self, mut json: Value, vq: Option<&ImageTokenizer>, dir: &Path) -> Result<()> {
         if let (Some(dtype), Some(keys)) = (self.dtype, json.as_object_mut()) {
             keys.remove("torch_dtype");
@@ -199,9 +188,10 @@ impl Conversion {
         write_json(&dir.join("config.json"), &json)
     }
 
+    /// Writes the weights of both models, converted.
     fn write_tensors(
         &self,
-        model: &Model<'_>,
+        model: &LanguageModel<'_>,
         vq: Option<&ImageTokenizer>,
         dir: &Path,
     ) -> Result<()> {
@@ -235,96 +225,5 @@ impl Conversion {
                 })
             }
         }
-    }
-}
-
-/// The number format of a float stored as `stored` in a conversion to `dtype`.
-fn format(stored: Dtype, dtype: Option<StoredDtype>) -> Dtype {
-    match (stored, dtype) {
-        (Dtype::F32 | Dtype::BF16 | Dtype::F16, Some(dtype)) => dtype.safetensors(),
-        _ => stored,
-    }
-}
-
-fn converted(
-    tensor: StoredTensor,
-    dtype: Option<StoredDtype>,
-) -> vq_tokenizer::Result<StoredTensor> {
-    match dtype {
-        Some(dtype) if format(tensor.dtype, Some(dtype)) != tensor.dtype => tensor.convert(dtype),
-        _ => Ok(tensor),
-    }
-}
-
-/// The image tokenizer of a checkpoint: a folder of its own, or tensors among the language model's.
-struct ImageTokenizer {
-    config: VqConfig,
-    preprocessor: PreprocessorConfig,
-    /// Its folder's files; `None` where its tensors are among the language model's.
-    own: Option<WeightFiles>,
-    /// Under its own names.
-    tensors: Vec<TensorInfo>,
-}
-
-impl ImageTokenizer {
-    fn find(source: &Path, json: &Value, files: &StoredTensors) -> Result<Option<Self>> {
-        let dir = source.join(VQ_DIR);
-        if dir.is_dir() {
-            let config = VqConfig::load(&dir.join("config.json"))?;
-            let preprocessor = PreprocessorConfig::load(&dir.join("preprocessor_config.json"))?;
-            let own = WeightFiles::open(&dir.join("model.safetensors"))?;
-            let tensors = own.infos();
-            return Ok(Some(Self { config, preprocessor, own: Some(own), tensors }));
-        }
-        let among = files.infos().into_iter().filter_map(|(name, dtype, shape)| {
-            Some((name.strip_prefix(VQ_PREFIX)?.to_owned(), dtype, shape))
-        });
-        let tensors: Vec<TensorInfo> = among.collect();
-        if tensors.is_empty() {
-            return Ok(None);
-        }
-        let config = nested_config(source, json)?;
-        let preprocessor = preprocessor(source, json, config.resolution)?;
-        Ok(Some(Self { config, preprocessor, own: None, tensors }))
-    }
-
-    fn stored(&self, name: &str, files: &StoredTensors) -> vq_tokenizer::Result<StoredTensor> {
-        match &self.own {
-            Some(own) => own.stored(name),
-            None => files.stored(&format!("{VQ_PREFIX}{name}")),
-        }
-    }
-}
-
-/// The language model's tensors in their lasting form.
-struct Model<'a> {
-    files: &'a StoredTensors,
-    config: &'a ModelConfig,
-    order: RotaryOrder,
-}
-
-impl Model<'_> {
-    fn infos(&self, dtype: Option<StoredDtype>) -> Vec<TensorInfo> {
-        let mut infos = self.files.infos();
-        infos.retain(|(name, ..)| is_of_transformer(name));
-        for (name, stored, shape) in &mut infos {
-            *stored = format(*stored, dtype);
-            if let Some(heads) = heads_of(name, self.config) {
-                *shape = head_norm_shape(shape, heads);
-            }
-        }
-        infos
-    }
-
-    fn stored(&self, name: &str) -> vq_tokenizer::Result<StoredTensor> {
-        let mut tensor = self.files.stored(name)?;
-        if self.order == RotaryOrder::SideBySide {
-            tensor = half_apart(tensor, name, self.config)
-                .map_err(|e| vq_tokenizer::Error::invalid(format!("tensor {name}: {e}")))?;
-        }
-        if let Some(heads) = heads_of(name, self.config) {
-            row_per_head(&mut tensor, heads);
-        }
-        Ok(tensor)
     }
 }

@@ -1,22 +1,21 @@
-//! Directories that appear whole or not at all.
+//! Directories written atomically.
 
 use std::fs::File;
 use std::path::Path;
 
-use super::Manifest;
-use super::manifest::files_below;
+use super::manifest::{Manifest, files_below};
 use crate::error::{Error, Result};
 use crate::files::scratch;
 
-/// Lets `fill` write into `<dir>.tmp`, adds the manifest, syncs every file and renames to `dir`.
+/// Creates `dir` atomically: `fill` writes into `<dir>.tmp`, which gets its manifest, is synced and renamed.
 ///
-/// A leftover of an interrupted attempt is replaced; an existing `dir` is refused.
+/// A leftover of an interrupted attempt is replaced.
 ///
 /// # Errors
-/// [`Error::File`] when `dir` exists; those of `fill` and of the file system. `dir` does not exist then.
+/// [`Error::Exists`]; those of `fill` and of the file system, after which `dir` does not exist.
 pub fn write_directory(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if dir.exists() {
-        return Err(Error::file(dir, "already exists; choose another path or remove it first"));
+        return Err(Error::Exists { path: dir.to_owned() });
     }
     let scratch = scratch(dir);
     if scratch.exists() {
@@ -25,7 +24,7 @@ pub fn write_directory(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Re
     std::fs::create_dir_all(&scratch).map_err(Error::io(&scratch))?;
     let written = fill(&scratch).and_then(|()| finish(&scratch, dir));
     if let Err(error) = written {
-        // Nothing half-written stays behind; the first error is the one to tell.
+        // The first error is the one to report.
         let _ = std::fs::remove_dir_all(&scratch);
         return Err(error);
     }
@@ -46,7 +45,7 @@ fn finish(scratch: &Path, dir: &Path) -> Result<()> {
 }
 
 fn sync(path: &Path) -> Result<()> {
-    // Directories cannot be opened for syncing on every platform; files can.
+    // Not every platform can open directories for syncing.
     match File::open(path).and_then(|file| file.sync_all()) {
         Ok(()) => Ok(()),
         Err(_) if path.is_dir() => Ok(()),

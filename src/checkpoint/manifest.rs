@@ -11,19 +11,19 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::files::hex;
 
-/// The file's name.
-pub const NAME: &str = "manifest.json";
-/// Files for people; a release carries them along as they are.
+/// The name of the manifest.
+const NAME: &str = "manifest.json";
+/// Files for people, copied into a release and left out of manifests.
 pub const DOCUMENTS: [&str; 2] = ["README.md", "LICENSE"];
-/// The layout of the directory that this version writes and reads.
+/// The version of the directory layout that is written and read.
 const FORMAT: u32 = 1;
 
-/// What a checkpoint's files should be.
+/// The size and digest of every file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// Version of the directory's layout.
+    /// Version of the directory layout.
     pub format: u32,
-    /// By path relative to the directory, with `/`.
+    /// Files by path relative to the directory, with `/`.
     pub files: BTreeMap<String, FileEntry>,
 }
 
@@ -37,8 +37,7 @@ pub struct FileEntry {
 }
 
 impl Manifest {
-    /// Describes every file below `dir` but the manifest itself and what people may edit: README.md and
-    /// LICENSE.
+    /// The manifest of the files below `dir`, without [`DOCUMENTS`], which people may edit.
     ///
     /// # Errors
     /// [`Error::Io`] when a file cannot be read.
@@ -53,7 +52,7 @@ impl Manifest {
         Ok(Self { format: FORMAT, files })
     }
 
-    /// Reads `dir/manifest.json`; `None` when there is none, as in other projects' checkpoints.
+    /// Reads `dir/manifest.json`; `None` if there is none, as in other projects' checkpoints.
     ///
     /// # Errors
     /// [`Error::File`] when it is malformed or of an unknown format.
@@ -63,8 +62,7 @@ impl Manifest {
             return Ok(None);
         }
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let manifest: Self =
-            serde_json::from_str(&text).map_err(|e| Error::file(&path, e.to_string()))?;
+        let manifest: Self = serde_json::from_str(&text).map_err(Error::in_file(&path))?;
         if manifest.format != FORMAT {
             let message = format!("format is {}; this version reads {FORMAT}", manifest.format);
             return Err(Error::file(&path, message));
@@ -85,21 +83,22 @@ impl Manifest {
     /// Compares every file with the manifest, digests included.
     ///
     /// # Errors
-    /// [`Error::File`] naming the first file that is missing or differs, or the missing manifest.
+    /// [`Error::Manifest`] for a missing manifest and for the first file that differs; [`Error::Io`] for a
+    /// missing file.
     pub fn verify(dir: &Path) -> Result<()> {
         let manifest = Self::read(dir)?
-            .ok_or_else(|| Error::file(&dir.join(NAME), "the checkpoint has no manifest"))?;
+            .ok_or_else(|| differs(&dir.join(NAME), "the checkpoint has no manifest".to_owned()))?;
         manifest.check_sizes(dir)?;
         for (name, entry) in &manifest.files {
             let path = dir.join(name);
             if sha256(&path)? != entry.sha256 {
-                return Err(Error::file(&path, "the content is not what the manifest says"));
+                return Err(differs(&path, "its digest is not the manifest's".to_owned()));
             }
         }
         Ok(())
     }
 
-    /// Compares the sizes alone: cheap, and enough to see a truncated file.
+    /// Compares the sizes only: cheap, and enough to find a truncated file.
     ///
     /// # Errors
     /// As [`Self::verify`].
@@ -109,14 +108,13 @@ impl Manifest {
             let found = size(&path)?;
             if found != entry.size {
                 let message = format!("{found} bytes; the manifest says {}", entry.size);
-                return Err(Error::file(&path, message));
+                return Err(differs(&path, message));
             }
         }
         Ok(())
     }
 
-    /// A short digest of the model: the first 12 hexadecimal digits over all digests but those of
-    /// `trainer/`, which do not decide what the model does.
+    /// A short digest of the model: 12 hexadecimal digits over all files but those in `trainer/`.
     pub fn digest(&self) -> String {
         let mut hasher = Sha256::new();
         for (name, entry) in self.files.iter().filter(|(name, _)| !name.starts_with("trainer/")) {
@@ -125,6 +123,10 @@ impl Manifest {
         }
         hex(&hasher.finalize())[..12].to_owned()
     }
+}
+
+fn differs(path: &Path, message: String) -> Error {
+    Error::Manifest { path: path.to_owned(), message }
 }
 
 fn size(path: &Path) -> Result<u64> {

@@ -1,4 +1,4 @@
-//! A checkpoint is one directory: weights, tokenizers, settings, and a manifest of their digests.
+//! Checkpoints: directories of weights, tokenizers, settings and a manifest of their digests.
 //!
 //! The files carry Hugging Face's names and keys, so that other tools can read them; `vq_tokenizer/`
 //! holds the image tokenizer and `trainer/` (only while training) what a resumed run needs.
@@ -6,24 +6,27 @@
 mod config;
 mod convert;
 mod directory;
+mod hugging_face;
 mod manifest;
 pub mod meta;
+mod names;
 mod open;
 mod parts;
 mod rope;
+mod source;
 mod stored;
 mod tensors;
 pub mod torch_file;
 mod weight_files;
 
 pub use config::{config_from_json, config_to_json};
-pub use convert::{Conversion, Layout, RotaryOrder};
+pub use convert::{Conversion, Layout};
 pub use directory::write_directory;
+pub use hugging_face::image_tokenizer;
 pub use manifest::{DOCUMENTS, Manifest};
-pub use open::{Checkpoint, image_tokenizer};
+pub(crate) use names::VQ_DIR;
+pub use open::Checkpoint;
 pub use parts::Parts;
+pub use source::RotaryOrder;
 pub use tensors::VQ_PREFIX;
 pub use weight_files::{SHARD_SIZE, weight_files, write_weights};
-
-/// The folder of the image tokenizer.
-pub(crate) const VQ_DIR: &str = "vq_tokenizer";

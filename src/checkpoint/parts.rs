@@ -1,31 +1,30 @@
-//! A checkpoint's files from its parts.
+//! Writing a checkpoint from its parts.
 
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
+use tensor_files::{NamedTensors, StoredDtype};
 use vq_tokenizer::VqTokenizer;
-use vq_tokenizer::weights::{self, NamedTensors, StoredDtype};
 
-use super::VQ_DIR;
 use super::config::config_to_json;
-use super::open::{IMAGE_FORMAT, PROCESSOR, SIZED};
+use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
 use crate::error::{Error, Result};
 use crate::files::write_json;
 use crate::model::ModelConfig;
 use crate::tokenize::Processor;
 
-/// What a checkpoint is written from.
+/// The parts of a checkpoint to write.
 #[derive(Debug)]
 pub struct Parts<'a> {
-    /// Sizes of the transformer.
+    /// Configuration of the transformer.
     pub config: &'a ModelConfig,
-    /// Its weights; `None` where the caller writes `model.safetensors` itself.
+    /// Its weights; `None` if the caller writes them.
     pub weights: Option<NamedTensors>,
     /// The number format on disk.
     pub dtype: StoredDtype,
-    /// Text and ids.
+    /// Text and images to ids and back.
     pub processor: &'a Processor,
-    /// Images and codes.
+    /// Images to codes and back.
     pub vq: Option<&'a VqTokenizer>,
     /// The content of `generation_config.json`.
     pub generation: &'a Map<String, Value>,
@@ -53,7 +52,7 @@ impl Parts<'_> {
         self.processor.text().save(&dir.join("tokenizer.json"))?;
         if let Some(weights) = &self.weights {
             let metadata = [("format".to_owned(), "pt".to_owned())].into();
-            let bytes = weights::to_bytes(weights, self.dtype, Some(metadata))?;
+            let bytes = tensor_files::to_bytes(weights, self.dtype, Some(metadata))?;
             let path = dir.join("model.safetensors");
             std::fs::write(&path, bytes).map_err(Error::io(&path))?;
         }
@@ -63,14 +62,12 @@ impl Parts<'_> {
         if let Some(vq) = self.vq {
             let vq_dir = dir.join(VQ_DIR);
             std::fs::create_dir_all(&vq_dir).map_err(Error::io(&vq_dir))?;
-            // 8 significant bits move many codes; the 11 of half precision move few.
-            vq.save_as(
-                &vq_dir,
-                match self.dtype {
-                    StoredDtype::F16 => StoredDtype::F16,
-                    StoredDtype::F32 | StoredDtype::Bf16 => StoredDtype::F32,
-                },
-            )?;
+            // Rounding to the 8 significant bits of bf16 would change many codes, to f16's 11 few.
+            let dtype = match self.dtype {
+                StoredDtype::F16 => StoredDtype::F16,
+                StoredDtype::F32 | StoredDtype::Bf16 => StoredDtype::F32,
+            };
+            vq.save_as(&vq_dir, dtype)?;
             let name = "preprocessor_config.json";
             let (from, to) = (vq_dir.join(name), dir.join(name));
             std::fs::copy(&from, &to).map_err(Error::io(&from))?;

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use vq_tokenizer::weights::{StoredTensor, TensorInfo, WeightFiles};
+use tensor_files::{StoredTensor, TensorInfo, WeightFiles};
 
 use super::torch_file::TorchFile;
 use super::weight_files::{shards, weight_files};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// The weight files of a folder, opened by their headers.
+/// The weight files of a directory, opened by their headers.
 pub enum StoredTensors {
     /// `model.safetensors` or its shards.
     Safetensors(WeightFiles),
@@ -17,7 +17,7 @@ pub enum StoredTensors {
 }
 
 impl StoredTensors {
-    /// Opens those of `dir`; of both kinds, safetensors.
+    /// Opens those in `dir`; if it has both kinds, safetensors.
     ///
     /// # Errors
     /// Those of the files.
@@ -52,16 +52,14 @@ impl StoredTensors {
     ///
     /// # Errors
     /// When there is none or it cannot be read.
-    pub fn stored(&self, name: &str) -> vq_tokenizer::Result<StoredTensor> {
-        let invalid = |message: String| vq_tokenizer::Error::invalid(message);
+    pub fn stored(&self, name: &str) -> Result<StoredTensor> {
         match self {
-            Self::Safetensors(files) => files.stored(name),
+            Self::Safetensors(files) => Ok(files.stored(name)?),
             Self::Torch(files) => {
-                let found = files.iter().find_map(|file| Some((file, file.tensors().get(name)?)));
-                let (file, info) =
-                    found.ok_or_else(|| invalid(format!("there is no tensor {name}")))?;
-                let bytes = file.read(name).map_err(|e| invalid(e.to_string()))?;
-                Ok(StoredTensor { dtype: info.dtype, shape: info.shape.clone(), bytes })
+                let file = files.iter().find(|file| file.tensors().contains_key(name));
+                let file =
+                    file.ok_or_else(|| Error::invalid(format!("there is no tensor {name}")))?;
+                file.stored(name)
             }
         }
     }

@@ -1,40 +1,41 @@
-//! The transformer's and the image tokenizer's tensors among those of Hugging Face's files.
+//! The transformer's and the image tokenizer's tensors in Hugging Face's files.
 
 use burn::tensor::{FloatDType, TensorData};
-use vq_tokenizer::weights::{StoredTensor, TensorSource, WeightFiles};
+use tensor_files::{StoredTensor, TensorSource, WeightFiles};
 
 use crate::model::ModelConfig;
 
-/// What the names of the image tokenizer's tensors begin with.
+/// Prefix of the image tokenizer's tensors.
 pub const VQ_PREFIX: &str = "model.vqmodel.";
 
-/// The image tokenizer's tensors among those of `files`, under its own names.
+/// The image tokenizer's tensors in `files`, without [`VQ_PREFIX`].
 pub fn of_image_tokenizer(files: WeightFiles) -> WeightFiles {
     files.renamed(|name| name.strip_prefix(VQ_PREFIX).map(str::to_owned))
 }
 
-/// Whether the transformer has the tensor called `name`: the image tokenizer's and the rotary
-/// frequencies that older files hold, which follow from the sizes, it has not.
+/// Whether `name` is a tensor of the transformer: neither the image tokenizer's, nor the rotary
+/// frequencies in older files, which follow from the configuration.
 pub fn is_of_transformer(name: &str) -> bool {
     !name.starts_with(VQ_PREFIX) && !name.ends_with("rotary_emb.inv_freq")
 }
 
-/// The transformer's tensors among those of some files. Query and key norms may have one row, a row
-/// for each part of a model that was trained in parts, or a row for each head.
-pub struct OfTransformer<'a> {
+/// The transformer's tensors in weight files, with a row of the query and key norms for each head.
+///
+/// Files may have one row for all heads, or one for each part of a model trained in parts.
+pub struct TransformerTensors<'a> {
     files: WeightFiles,
     config: &'a ModelConfig,
 }
 
-impl<'a> OfTransformer<'a> {
-    /// A view of `files` for a model of the sizes `config`.
+impl<'a> TransformerTensors<'a> {
+    /// A view of `files` for a model of the configuration `config`.
     pub fn new(files: WeightFiles, config: &'a ModelConfig) -> Self {
         let ours = |name: &str| is_of_transformer(name).then(|| name.to_owned());
         Self { files: files.renamed(ours), config }
     }
 }
 
-impl TensorSource for OfTransformer<'_> {
+impl TensorSource for TransformerTensors<'_> {
     fn names(&self) -> Vec<String> {
         self.files.names()
     }
@@ -43,7 +44,7 @@ impl TensorSource for OfTransformer<'_> {
         &mut self,
         name: &str,
         dtype: FloatDType,
-    ) -> vq_tokenizer::Result<Option<TensorData>> {
+    ) -> tensor_files::Result<Option<TensorData>> {
         match heads_of(name, self.config) {
             Some(heads) if self.files.contains(name) => {
                 let mut tensor = self.files.stored(name)?;
@@ -55,7 +56,7 @@ impl TensorSource for OfTransformer<'_> {
     }
 }
 
-/// The heads that the tensor called `name` has a row for; `None` where it is no head norm.
+/// The number of heads that the norm called `name` has rows for; `None` if it is no head norm.
 pub fn heads_of(name: &str, config: &ModelConfig) -> Option<usize> {
     let (rest, _) = name.rsplit_once('.')?;
     if rest.ends_with(".q_norm") {
@@ -67,7 +68,7 @@ pub fn heads_of(name: &str, config: &ModelConfig) -> Option<usize> {
     }
 }
 
-/// The shape `[heads, d]` for a norm of shape `[d]` or `[rows, d]`; another shape as it is.
+/// The shape with a row per head of a norm of shape `[d]` or `[rows, d]`; other shapes unchanged.
 pub fn head_norm_shape(shape: &[usize], heads: usize) -> Vec<usize> {
     match *shape {
         [head_dim] => vec![heads, head_dim],
@@ -76,8 +77,8 @@ pub fn head_norm_shape(shape: &[usize], heads: usize) -> Vec<usize> {
     }
 }
 
-/// Turns `tensor` of shape `[d]` or `[rows, d]` into `[heads, d]`, each row for as many heads as the
-/// next; one of another shape stays.
+/// Repeats the rows of a norm of shape `[d]` or `[rows, d]` to `[heads, d]`, each for neighbouring heads;
+/// tensors of other shapes are unchanged.
 pub fn row_per_head(tensor: &mut StoredTensor, heads: usize) {
     let shape = head_norm_shape(&tensor.shape, heads);
     let (before, after) = (tensor.shape.iter().product::<usize>(), shape.iter().product::<usize>());
@@ -95,7 +96,7 @@ mod tests {
     use safetensors::Dtype;
 
     #[test]
-    fn norm_rows_serve_neighbouring_heads() {
+    fn norm_rows_are_repeated_for_neighbouring_heads() {
         let rows = |shape: &[usize]| {
             let bytes = (0..shape.iter().product::<usize>()).map(|v| v as u8).collect();
             let mut tensor = StoredTensor { dtype: Dtype::U8, shape: shape.to_vec(), bytes };
@@ -107,6 +108,6 @@ mod tests {
         assert_eq!(rows(&[1, 2]), (vec![4, 2], shared));
         assert_eq!(rows(&[2, 2]).1, [0, 1, 0, 1, 2, 3, 2, 3]);
         assert_eq!(rows(&[4, 1]), (vec![4, 1], vec![0, 1, 2, 3]));
-        assert_eq!(rows(&[3, 2]).0, [3, 2], "left to the check of shapes");
+        assert_eq!(rows(&[3, 2]).0, [3, 2], "left to the loader's check");
     }
 }

@@ -1,10 +1,10 @@
-//! A checkpoint's weights on disk: one safetensors file, or shards and the index that lists them.
+//! The weight files of a checkpoint: one safetensors file, or shards with their index.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use vq_tokenizer::weights::{TensorInfo, WeightFiles, write_file};
+use tensor_files::{TensorInfo, WeightFiles, write_file};
 
 use crate::error::{Error, Result};
 use crate::files::read_json;
@@ -12,14 +12,15 @@ use crate::files::read_json;
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Bytes of tensors that a file holds before the next one begins; Hugging Face's usual size.
+/// Most bytes of tensors in one file: Hugging Face's usual limit.
 pub const SHARD_SIZE: u64 = 5_000_000_000;
 
-/// The weight files of `dir`, opened: `model.safetensors`, or the shards that the index lists. The
-/// path is the one to name in messages about all of them.
+/// Opens the weight files of `dir`: `model.safetensors`, or the shards that the index lists.
+///
+/// Also returns the path that names all of them in messages.
 ///
 /// # Errors
-/// Those of the files; when the index is malformed or a shard lacks a tensor that it should hold.
+/// Those of the files; [`Error::File`] when the index is malformed or a shard is missing or lacks a tensor.
 pub fn weight_files(dir: &Path) -> Result<(PathBuf, WeightFiles)> {
     let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
     if single.exists() || !index.exists() {
@@ -30,20 +31,20 @@ pub fn weight_files(dir: &Path) -> Result<(PathBuf, WeightFiles)> {
     for (shard, names) in shards(&index)? {
         let path = dir.join(&shard);
         if !path.is_file() {
-            let message = format!("tensor {} lies in {shard}, which is not there", names[0]);
+            let message = format!("tensor {} is in {shard}, which does not exist", names[0]);
             return Err(Error::file(&index, message));
         }
         files.add(&path)?;
         if let Some(name) = names.iter().find(|name| !files.contains(name)) {
             let message =
-                format!("there is no tensor {name}, which {} says is here", index.display());
+                format!("there is no tensor {name}, which {} places here", index.display());
             return Err(Error::file(&path, message));
         }
     }
     Ok((index, files))
 }
 
-/// The names of the shards in `index`, and the tensors that each should hold.
+/// The names of the shards in `index`, with the tensors of each.
 ///
 /// # Errors
 /// When the index is malformed, or names a shard that is no plain file name.
@@ -53,10 +54,10 @@ pub(super) fn shards(index: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let map = map.ok_or_else(|| Error::file(index, "weight_map is missing or no object"))?;
     let mut shards = BTreeMap::<String, Vec<String>>::new();
     for (name, shard) in map {
-        // A name with a folder in it could lead anywhere.
+        // A path could lead anywhere.
         let plain = shard.as_str().filter(|shard| !shard.contains(['/', '\\']) && *shard != "..");
         let shard = plain.ok_or_else(|| {
-            Error::file(index, format!("tensor {name} lies in {shard}; allowed: a plain file name"))
+            Error::file(index, format!("tensor {name} is in {shard}; allowed: a plain file name"))
         })?;
         shards.entry(shard.to_owned()).or_default().push(name.clone());
     }
@@ -66,33 +67,22 @@ pub(super) fn shards(index: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     Ok(shards)
 }
 
-/// Writes `tensors` into the existing folder `dir` in their order, one at a time: as one file, or as
-/// shards of at most `shard_size` bytes each (or one larger tensor) with their index. `bytes` gives the
-/// values of a tensor by its name.
+/// Writes `tensors` into the existing directory `dir`: one file, or shards with an index.
+///
+/// A shard holds at most `shard_size` bytes, or one larger tensor. `bytes` returns the values of a tensor
+/// by its name; it is called in the order of `tensors`, and one tensor is in memory at a time.
 ///
 /// # Errors
-/// As [`write_file`].
+/// As [`write_file`]; those of `bytes`.
 pub fn write_weights(
     dir: &Path,
     tensors: &[TensorInfo],
     shard_size: u64,
-    mut bytes: impl FnMut(&str) -> vq_tokenizer::Result<Vec<u8>>,
+    mut bytes: impl FnMut(&str) -> Result<Vec<u8>>,
 ) -> Result<()> {
-    let size = |(_, dtype, shape): &TensorInfo| {
-        (shape.iter().product::<usize>() * dtype.bitsize() / 8) as u64
-    };
-    let mut shards: Vec<&[TensorInfo]> = Vec::new();
-    let (mut start, mut filled) = (0, 0);
-    for (at, tensor) in tensors.iter().enumerate() {
-        if at > start && filled + size(tensor) > shard_size {
-            shards.push(&tensors[start..at]);
-            (start, filled) = (at, 0);
-        }
-        filled += size(tensor);
-    }
-    shards.push(&tensors[start..]);
+    let shards = cut(tensors, shard_size);
     if let [all] = shards[..] {
-        return Ok(write_file(&dir.join(SINGLE), all, bytes)?);
+        return write_file(&dir.join(SINGLE), all, bytes);
     }
     let number = shards.len();
     let mut map = BTreeMap::new();
@@ -101,10 +91,30 @@ pub fn write_weights(
         write_file(&dir.join(&name), shard, &mut bytes)?;
         map.extend(shard.iter().map(|(tensor, ..)| (tensor, name.clone())));
     }
-    let total: u64 = tensors.iter().map(size).sum();
+    let total: u64 = tensors.iter().map(num_bytes).sum();
     let index = json!({ "metadata": { "total_size": total }, "weight_map": map });
     let path = dir.join(INDEX);
     std::fs::write(&path, format!("{index:#}\n")).map_err(Error::io(&path))
+}
+
+/// `tensors` cut into shards of at most `shard_size` bytes.
+fn cut(tensors: &[TensorInfo], shard_size: u64) -> Vec<&[TensorInfo]> {
+    let mut shards = Vec::new();
+    let (mut start, mut filled) = (0, 0);
+    for (at, tensor) in tensors.iter().enumerate() {
+        let len = num_bytes(tensor);
+        if at > start && filled + len > shard_size {
+            shards.push(&tensors[start..at]);
+            (start, filled) = (at, 0);
+        }
+        filled += len;
+    }
+    shards.push(&tensors[start..]);
+    shards
+}
+
+fn num_bytes((_, dtype, shape): &TensorInfo) -> u64 {
+    (shape.iter().product::<usize>() * dtype.bitsize() / 8) as u64
 }
 
 #[cfg(test)]
@@ -114,7 +124,7 @@ mod tests {
     use safetensors::Dtype;
 
     #[test]
-    fn shards_hold_every_tensor_once_and_no_more_than_they_may() {
+    fn shards_hold_every_tensor_once_within_their_limit() {
         let tensors: Vec<TensorInfo> =
             [3, 4, 9, 1, 1].map(|len| (format!("t{len}"), Dtype::U8, vec![len])).to_vec();
         let tensors: Vec<TensorInfo> = tensors
@@ -168,26 +178,27 @@ mod tests {
     }
 
     #[test]
-    fn an_index_that_leads_elsewhere_or_nowhere_is_refused() {
+    fn an_index_of_paths_or_missing_shards_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let index = dir.path().join(INDEX);
-        for (text, told) in [
+        for (text, expected) in [
             ("{", "EOF"),
             ("{}", "weight_map is missing"),
             (r#"{"weight_map": {}}"#, "weight_map is empty"),
-            (r#"{"weight_map": {"a": "../b.safetensors"}}"#, "tensor a lies in"),
-            (r#"{"weight_map": {"a": 3}}"#, "tensor a lies in 3"),
+            (r#"{"weight_map": {"a": "../b.safetensors"}}"#, "tensor a is in"),
+            (r#"{"weight_map": {"a": 3}}"#, "tensor a is in 3"),
             (
                 r#"{"weight_map": {"a": "b.safetensors"}}"#,
-                "tensor a lies in b.safetensors, which is not there",
+                "tensor a is in b.safetensors, which does not exist",
             ),
         ] {
             std::fs::write(&index, text).unwrap();
             let message = weight_files(dir.path()).unwrap_err().to_string();
-            assert!(message.contains(told), "{text}: {message}");
+            assert!(message.contains(expected), "{text}: {message}");
         }
         let tensor = ("c".to_owned(), Dtype::U8, vec![1]);
-        write_file(&dir.path().join("b.safetensors"), &[tensor], |_| Ok(vec![0])).unwrap();
+        write_file(&dir.path().join("b.safetensors"), &[tensor], |_| Ok::<_, Error>(vec![0]))
+            .unwrap();
         let message = weight_files(dir.path()).unwrap_err().to_string();
         assert!(message.contains("there is no tensor a"), "{message}");
     }

@@ -12,7 +12,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 use image::RgbImage;
 use serde_json::{Map, Value, json};
-use vq_tokenizer::{VqTokenizer, weights};
+use vq_tokenizer::VqTokenizer;
 
 use super::session::{Session, name};
 use super::sizes;
@@ -51,8 +51,8 @@ pub fn run(args: &BenchArgs, session: &Session) -> Result<()> {
     let checkpoint = Checkpoint::open_as(&args.checkpoint, &device, precision.float_dtype())?;
     let seconds = start.elapsed().as_secs_f64();
     let Checkpoint { config, model, vq, .. } = checkpoint;
-    let vq_bytes = vq.as_ref().map_or(0, |vq| 4 * num_values(&weights::shapes(vq.model())));
-    let weights_bytes = value_bytes(&model) * num_values(&weights::shapes(&model)) + vq_bytes;
+    let vq_bytes = vq.as_ref().map_or(0, |vq| 4 * num_values(&tensor_files::shapes(vq.model())));
+    let weights_bytes = value_bytes(&model) * num_values(&tensor_files::shapes(&model)) + vq_bytes;
     let text = format!("{seconds:.2} s for {} of weights", sizes::bytes(weights_bytes as f64));
     report.add("open", &text, json!({ "seconds": seconds, "weights_bytes": weights_bytes }))?;
     let opened_bytes = peak_resident();
@@ -96,7 +96,7 @@ fn language_model(model: &ServingModel, args: &BenchArgs, report: &mut Report<'_
 
 /// The number of weights that take part in matrix products. An untied embedding is only looked up.
 fn multiplied_weights(model: &ServingModel) -> usize {
-    let shapes = weights::shapes(model.model());
+    let shapes = tensor_files::shapes(model.model());
     let embedding =
         shapes.get("model.embed_tokens.weight").map_or(0, |shape| shape.iter().product());
     let is_tied = !shapes.contains_key("lm_head.weight");

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use calumma::data::{BpeRecipe, corpus};
 use calumma::files::write_atomic;
+use calumma::recipe::read_recipe;
 use calumma::tokenize::train_bpe;
-use calumma::train::{BpeRecipe, corpus, read_recipe};
 use calumma::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;

@@ -128,12 +128,12 @@ fn validate(args: &ValidateArgs, session: &Session) -> Result<()> {
 }
 
 fn show(found: &Inspection, session: &Session) -> Result<()> {
-    let Inspection { name, samples, inspected, columns, pictures_per_sample, .. } = found;
+    let Inspection { name, samples, inspected, columns, images_per_sample, .. } = found;
     session.line(format_args!("{name}: {samples} samples, {inspected} looked at"))?;
-    let (fewest, most) = pictures_per_sample;
+    let (fewest, most) = images_per_sample;
     let each = if fewest == most { fewest.to_string() } else { format!("{fewest} to {most}") };
     session.line(format_args!("  images per sample: {each}"))?;
-    for size in found.picture_sizes.iter().take(5) {
+    for size in found.image_sizes.iter().take(5) {
         session.line(format_args!("    {}x{}: {}", size.width, size.height, size.count))?;
     }
     for (name, column) in columns {

@@ -6,7 +6,7 @@ use calumma::checkpoint::{Conversion, Layout, Manifest, SHARD_SIZE, meta, write_
 use calumma::{Error, Result};
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use vq_tokenizer::weights::StoredDtype;
+use tensor_files::StoredDtype;
 
 use super::open;
 use super::session::{Session, name};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use vq_tokenizer::weights::ParamPath;
+use tensor_files::ParamPath;
 
 /// The part of a model that the tensor called `name` belongs to.
 pub fn part_of(name: &str) -> &'static str {

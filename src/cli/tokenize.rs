@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use calumma::data::Encoding;
-use calumma::data::shards::{ShardJob, ShardReport};
-use calumma::train::{TokensRecipe, read_recipe};
+use calumma::data::shards::{ShardJob, ShardReport, TokensRecipe};
+use calumma::recipe::read_recipe;
 use calumma::{Error, Result};
 use clap::Args;
 use serde_json::json;

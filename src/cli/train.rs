@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use calumma::Result;
-use calumma::train::{LanguageRecipe, LanguageTask, Plan, read_recipe};
+use calumma::recipe::read_recipe;
+use calumma::train::{LanguageRecipe, LanguageTask, Plan};
 use clap::Args;
 
 use super::dry_run::dry_run;

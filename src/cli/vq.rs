@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use calumma::train::{ImageTask, VqRecipe, read_recipe};
+use calumma::recipe::read_recipe;
+use calumma::train::{ImageTask, VqRecipe};
 use calumma::{Error, Result};
 use clap::{Args, Subcommand};
 use image::{RgbImage, imageops};

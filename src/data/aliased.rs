@@ -1,24 +1,24 @@
-//! Columns under other names: what a measure or a template looks for may be called something else.
+//! Columns under additional names, for measures that look for other names than the data set has.
 
 use std::collections::BTreeMap;
 
-use super::{Dataset, Fields, Sample};
+use super::dataset::{Dataset, Fields, Sample};
 use crate::error::Result;
 
-/// A data set whose columns also go by other names.
+/// A data set whose columns have additional names.
 pub struct Aliased {
     inner: Box<dyn Dataset>,
     names: BTreeMap<String, String>,
 }
 
 impl Aliased {
-    /// `inner` with the columns that `names` maps to (new name to column) under their new names too; a
-    /// column that is missing is missing under both.
+    /// Adds to the samples of `inner` the columns that `names` maps (new name to column) under their new
+    /// names; a missing column stays missing.
     pub fn new(inner: Box<dyn Dataset>, names: BTreeMap<String, String>) -> Self {
         Self { inner, names }
     }
 
-    fn rename(&self, fields: &mut Fields) {
+    fn add_aliases(&self, fields: &mut Fields) {
         let found: Vec<_> = self
             .names
             .iter()
@@ -35,7 +35,7 @@ impl Dataset for Aliased {
 
     fn get(&self, index: usize) -> Result<Sample> {
         let mut sample = self.inner.get(index)?;
-        self.rename(&mut sample.fields);
+        self.add_aliases(&mut sample.fields);
         Ok(sample)
     }
 
@@ -45,7 +45,7 @@ impl Dataset for Aliased {
 
     fn fields(&self, index: usize) -> Result<Fields> {
         let mut fields = self.inner.fields(index)?;
-        self.rename(&mut fields);
+        self.add_aliases(&mut fields);
         Ok(fields)
     }
 }

@@ -1,4 +1,4 @@
-//! Random changes to the images that an image tokenizer is trained on.
+//! Random augmentation of the images that an image tokenizer is trained on.
 
 use image::RgbImage;
 use image::imageops::{self, FilterType};
@@ -8,24 +8,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// What may happen to an image; in a recipe `true` stands for a mirror and a shift of 4 pixels.
+/// Ranges of the random changes; `true` in a recipe means mirroring and shifts of up to 4 pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Said")]
+#[serde(from = "Written")]
 pub struct Augment {
-    /// Whether half of the images are mirrored.
+    /// Whether half of the images are mirrored horizontally.
     pub flip: bool,
-    /// Pixels by which they are shifted at most, in both directions; the border is repeated.
+    /// Largest shift along each axis in pixels; the border is repeated.
     pub shift: u32,
-    /// The share of the sides that is cut away at most, in [0, 1): a random part is enlarged.
+    /// Largest share of the sides that a random crop removes, in [0, 1); the crop is scaled back up.
     pub scale: f32,
-    /// By how much brightness, contrast and saturation change at most, as a share of them, in [0, 1).
+    /// Largest relative change of brightness, contrast and saturation, in [0, 1).
     pub colour: f32,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Said {
-    Plain(bool),
+enum Written {
+    Switch(bool),
     Keys(Keys),
 }
 
@@ -42,12 +42,14 @@ struct Keys {
     colour: f32,
 }
 
-impl From<Said> for Augment {
-    fn from(said: Said) -> Self {
-        match said {
-            Said::Plain(false) => Self::default(),
-            Said::Plain(true) => Self { flip: true, shift: 4, ..Self::default() },
-            Said::Keys(Keys { flip, shift, scale, colour }) => Self { flip, shift, scale, colour },
+impl From<Written> for Augment {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Switch(false) => Self::default(),
+            Written::Switch(true) => Self { flip: true, shift: 4, ..Self::default() },
+            Written::Keys(Keys { flip, shift, scale, colour }) => {
+                Self { flip, shift, scale, colour }
+            }
         }
     }
 }
@@ -67,7 +69,7 @@ impl Augment {
         Ok(())
     }
 
-    /// A changed image of the same size.
+    /// A randomly changed image of the same size.
     pub fn apply(&self, mut image: RgbImage, rng: &mut ChaCha8Rng) -> RgbImage {
         if self.flip && rng.random::<bool>() {
             imageops::flip_horizontal_in_place(&mut image);
@@ -85,6 +87,7 @@ impl Augment {
     }
 }
 
+/// `image` moved by up to `most` pixels along each axis.
 fn shifted(image: &RgbImage, most: i64, rng: &mut ChaCha8Rng) -> RgbImage {
     let (width, height) = image.dimensions();
     let (dx, dy) = (rng.random_range(-most..=most), rng.random_range(-most..=most));
@@ -95,6 +98,7 @@ fn shifted(image: &RgbImage, most: i64, rng: &mut ChaCha8Rng) -> RgbImage {
     })
 }
 
+/// A random crop of `image` without up to `most` of its sides, scaled to the whole size.
 fn enlarged(image: &RgbImage, most: f32, rng: &mut ChaCha8Rng) -> RgbImage {
     let (width, height) = image.dimensions();
     let share = 1.0 - rng.random_range(0.0..=most);
@@ -105,8 +109,8 @@ fn enlarged(image: &RgbImage, most: f32, rng: &mut ChaCha8Rng) -> RgbImage {
     imageops::resize(&part, width, height, FilterType::CatmullRom)
 }
 
-/// Each factor is drawn around 1: of the values, of their distance from the image's mean, and of their
-/// distance from grey.
+/// Scales brightness, contrast (the distance from the image's mean) and saturation (the distance from
+/// grey) by factors within `most` of 1.
 fn recolour(image: &mut RgbImage, most: f32, rng: &mut ChaCha8Rng) {
     let [brightness, contrast, saturation] =
         [(); 3].map(|()| rng.random_range(1.0 - most..=1.0 + most));
@@ -131,7 +135,7 @@ mod tests {
     use rand::SeedableRng;
 
     #[test]
-    fn it_is_read_as_a_switch_or_key_by_key() {
+    fn a_recipe_gives_a_switch_or_single_keys() {
         let read = |text: &str| serde_json::from_str::<Augment>(text);
         assert_eq!(read("false").unwrap(), Augment::default());
         assert_eq!(
@@ -147,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn images_keep_their_size_and_repeat_with_the_seed() {
+    fn images_keep_their_size_and_depend_on_the_seed_only() {
         let all = Augment { flip: true, shift: 3, scale: 0.4, colour: 0.3 };
         let image = RgbImage::from_fn(24, 16, |x, y| image::Rgb([x as u8 * 9, y as u8 * 11, 80]));
         let changed = |seed| all.apply(image.clone(), &mut ChaCha8Rng::seed_from_u64(seed));

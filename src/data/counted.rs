@@ -1,26 +1,26 @@
-//! Bad samples are counted and listed; too many of them stop a run.
+//! Counting of unreadable samples; too many of them stop a run.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Dataset, Fields, Sample, in_range};
-use crate::{Error, Result};
+use super::dataset::{Dataset, Fields, Sample, in_range};
+use crate::error::{Error, Result};
 
-/// The share of bad samples that a run tolerates unless it is told otherwise.
+/// The default share of bad samples that a run tolerates.
 pub const DEFAULT_TOLERANCE: f64 = 0.01;
 
-/// A sample that could not be read.
+/// A sample that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadSample {
     /// Its index in the data set.
     pub index: usize,
-    /// Why; names file and member.
+    /// The reason, with file and member.
     pub reason: String,
 }
 
-/// A data set that remembers which of its samples were bad.
+/// A data set that records its bad samples.
 pub struct Counted {
     inner: Box<dyn Dataset>,
     tolerance: f64,
@@ -28,11 +28,10 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// Watches `inner`; `tolerance` is the share of its samples that may be bad, from 0 to 1
-    /// ([`DEFAULT_TOLERANCE`] unless the user allows more).
+    /// Wraps `inner`; `tolerance` is the share of its samples that may be bad, 0 to 1.
     ///
     /// # Errors
-    /// When `tolerance` is not between 0 and 1.
+    /// If `tolerance` is not between 0 and 1.
     pub fn new(inner: Box<dyn Dataset>, tolerance: f64) -> Result<Self> {
         if !(0.0..=1.0).contains(&tolerance) {
             let message = format!("tolerated share of bad samples is {tolerance}; it is 0 to 1");
@@ -41,11 +40,10 @@ impl Counted {
         Ok(Self { inner, tolerance, bad: Mutex::default() })
     }
 
-    /// Sample `index`, or `None` when it is bad and that can be borne.
+    /// Sample `index`, or `None` if unreadable but within tolerance.
     ///
     /// # Errors
-    /// When `index` is out of range, or more than the tolerated share of the data set has turned
-    /// out bad.
+    /// If `index` is out of range, or more than the tolerated share of the samples is bad.
     pub fn take(&self, index: usize) -> Result<Option<Sample>> {
         in_range(self, index)?;
         match self.get(index) {
@@ -54,21 +52,22 @@ impl Counted {
         }
     }
 
-    /// Counts a sample as bad that could be read but is of no use.
+    /// Counts sample `index`, which can be read but not used, as bad.
     ///
     /// # Errors
-    /// When that makes more than the tolerated share.
+    /// If that exceeds the tolerated share.
     pub fn reject(&self, index: usize, reason: String) -> Result<()> {
         self.bad_samples().insert(index, reason);
         self.check()
     }
 
-    /// The bad samples met so far, by index.
+    /// The bad samples found so far, by index.
     pub fn bad(&self) -> Vec<BadSample> {
         let bad = self.bad_samples();
         bad.iter().map(|(&index, reason)| BadSample { index, reason: reason.clone() }).collect()
     }
 
+    /// Refuses more than the tolerated share of bad samples.
     fn check(&self) -> Result<()> {
         let bad = self.bad_samples();
         if bad.len() as f64 <= self.tolerance * self.inner.len() as f64 {

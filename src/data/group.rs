@@ -1,19 +1,20 @@
-//! Reshaping: one sample per entry of a list, or one sample per group of rows.
+//! Reshaping: one sample per entry of a list, or one per group of rows.
 
 use std::collections::HashMap;
 
 use rayon::prelude::*;
 use serde_json::Value;
 
-use super::{Dataset, Fields, Sample, available, in_range, type_name};
-use crate::{Error, Result};
+use super::dataset::{Dataset, Fields, Sample, in_range};
+use super::messages::{available, type_name};
+use crate::error::{Error, Result};
 
-/// Turns a list-valued field into one sample per entry. The keys of an entry that is an object
-/// become fields (and replace those of the same name); any other entry replaces the list.
+/// A data set with one sample per entry of a list-valued field. The keys of an entry that is an
+/// object become fields (and replace those of the same name); any other entry replaces the list.
 pub struct Exploded {
     inner: Box<dyn Dataset>,
     field: String,
-    /// Sample and entry; a sample whose list cannot be read stays as one bad sample.
+    /// Sample and entry of each new sample; a sample without a readable list is one bad sample.
     places: Vec<(u32, u32)>,
 }
 
@@ -21,39 +22,37 @@ impl Exploded {
     /// Explodes `field` of `inner`; reads the fields of every sample once.
     ///
     /// # Errors
-    /// When there is nothing to explode: the field is missing or no list in every sample.
+    /// If no sample has the field as a list.
     pub fn new(inner: Box<dyn Dataset>, field: &str) -> Result<Self> {
         let count = |index| inner.fields(index).and_then(|f| Ok(list_of(&f, field)?.len()));
         let counts = scan(inner.as_ref(), count)?;
-        refuse_all_bad(&counts)?;
         let mut places = Vec::new();
-        for (sample, count) in (0..).zip(&counts) {
-            let entries = u32::try_from(*count.as_ref().unwrap_or(&1)).unwrap_or(u32::MAX);
+        for (sample, count) in (0..).zip(counts) {
+            let entries = u32::try_from(count.unwrap_or(1)).unwrap_or(u32::MAX);
             places.extend((0..entries).map(|entry| (sample, entry)));
         }
         Ok(Self { inner, field: field.to_owned(), places })
     }
 
+    /// The sample and the entry of it that `index` stands for.
     fn place(&self, index: usize) -> Result<(usize, usize)> {
         in_range(self, index)?;
         let (sample, entry) = self.places[index];
         Ok((sample as usize, entry as usize))
     }
 
+    /// `fields` of `sample` with the list replaced by its `entry`.
     fn explode(&self, sample: usize, entry: usize, mut fields: Fields) -> Result<Fields> {
-        let list = list_of(&fields, &self.field).map_err(|e| self.error(sample, &e))?;
-        let chosen = list.get(entry).cloned();
-        let chosen = chosen.ok_or_else(|| self.error(sample, &"the list has become shorter"))?;
+        let context = || format!("{}: sample {sample}", self.inner.name());
+        let list = list_of(&fields, &self.field).map_err(|e| Error::because(context())(e))?;
+        let shorter = || Error::invalid(format!("{}: the list has become shorter", context()));
+        let chosen = list.get(entry).cloned().ok_or_else(shorter)?;
         fields.remove(&self.field);
         match chosen {
             Value::Object(object) => fields.extend(object),
             other => drop(fields.insert(self.field.clone(), other)),
         }
         Ok(fields)
-    }
-
-    fn error(&self, sample: usize, message: &dyn std::fmt::Display) -> Error {
-        Error::invalid(format!("{}: sample {sample}: {message}", self.inner.name()))
     }
 }
 
@@ -94,12 +93,12 @@ fn missing(fields: &Fields, field: &str) -> Error {
     Error::invalid(format!("there is no field {field}; {}", available(fields)))
 }
 
-/// Merges the rows that share a key into one sample: the key, and the list `turns` with the other
-/// columns of every row, in the order of the rows. Images are those of the first row.
+/// A data set with one sample per group of rows that share a key. It holds the key, the list `turns`
+/// with the other columns of each row in row order, and the images of the first row.
 pub struct Grouped {
     inner: Box<dyn Dataset>,
     field: String,
-    /// Rows of each group, in the order of their first rows; a row without a key stays alone.
+    /// The rows of each group, ordered by first row; a row without the key is a group of its own.
     groups: Vec<Vec<u32>>,
 }
 
@@ -107,14 +106,13 @@ impl Grouped {
     /// Groups the rows of `inner` by `field`; reads the fields of every row once.
     ///
     /// # Errors
-    /// When the field is missing in every row.
+    /// If no row has the field.
     pub fn new(inner: Box<dyn Dataset>, field: &str) -> Result<Self> {
         let key = |index| {
             let fields = inner.fields(index)?;
             fields.get(field).map(Value::to_string).ok_or_else(|| missing(&fields, field))
         };
         let keys = scan(inner.as_ref(), key)?;
-        refuse_all_bad(&keys)?;
         let mut groups: Vec<Vec<u32>> = Vec::new();
         let mut known = HashMap::new();
         for (row, key) in (0..).zip(keys) {
@@ -130,14 +128,15 @@ impl Grouped {
         Ok(Self { inner, field: field.to_owned(), groups })
     }
 
+    /// The fields of the sample for `group`.
     fn merge(&self, group: usize) -> Result<Fields> {
         let mut merged = Fields::new();
         let mut turns = Vec::new();
         for &row in &self.groups[group] {
             let mut fields = self.inner.fields(row as usize)?;
             let Some(key) = fields.remove(&self.field) else {
-                let reason = missing(&fields, &self.field);
-                return Err(Error::invalid(format!("{}: row {row}: {reason}", self.name())));
+                let context = format!("{}: row {row}", self.name());
+                return Err(Error::because(context)(missing(&fields, &self.field)));
             };
             merged.insert(self.field.clone(), key);
             turns.push(Value::Object(fields));
@@ -173,7 +172,7 @@ impl Dataset for Grouped {
     }
 }
 
-/// What `read` says of every sample, in order.
+/// The results of `read` for all samples in order; the first error if there are only errors.
 fn scan<T: Send>(
     dataset: &dyn Dataset,
     read: impl Fn(usize) -> Result<T> + Send + Sync,
@@ -182,15 +181,12 @@ fn scan<T: Send>(
         let message = format!("{} holds more than 2^32 samples", dataset.name());
         return Err(Error::invalid(message));
     }
-    Ok((0..dataset.len()).into_par_iter().map(read).collect())
-}
-
-/// Gives back the first error when there is nothing else.
-fn refuse_all_bad<T>(found: &[Result<T>]) -> Result<()> {
-    match found.first() {
-        Some(Err(first)) if found.iter().all(Result::is_err) => {
-            Err(Error::invalid(first.to_string()))
-        }
-        _ => Ok(()),
+    let found: Vec<Result<T>> = (0..dataset.len()).into_par_iter().map(read).collect();
+    if found.iter().any(Result::is_ok) {
+        return Ok(found);
+    }
+    match found.into_iter().next() {
+        Some(Err(first)) => Err(first),
+        _ => Ok(Vec::new()),
     }
 }

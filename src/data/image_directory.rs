@@ -1,14 +1,15 @@
-//! Plain directories of images, for work that needs nothing but images.
+//! Plain directories of images without metadata.
 
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, Fields, Sample, image_file, in_range};
-use crate::{Error, Result};
+use super::dataset::{Dataset, Fields, Sample, in_range};
+use super::image_file;
+use crate::error::{Error, Result};
 
-/// File names that are taken for images.
+/// Endings of the files that are read.
 const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
-/// The images that lie directly in a directory, by file name; their only column is `file_name`.
+/// The images directly in a directory, sorted by file name; the only column is `file_name`.
 pub struct ImageDirectory {
     name: String,
     paths: Vec<PathBuf>,
@@ -18,7 +19,7 @@ impl ImageDirectory {
     /// Lists the directory `dir`.
     ///
     /// # Errors
-    /// When it cannot be read or holds no PNG, JPEG or WebP file.
+    /// If it cannot be read or holds no PNG, JPEG or WebP file.
     pub fn open(dir: &Path) -> Result<Self> {
         let mut paths = Vec::new();
         for entry in std::fs::read_dir(dir).map_err(Error::io(dir))? {
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_come_by_name_and_other_files_are_left_out() {
+    fn images_are_sorted_by_name_and_other_files_left_out() {
         let dir = tempfile::tempdir().unwrap();
         assert!(ImageDirectory::open(dir.path()).err().unwrap().to_string().contains("no image"));
         for (name, side) in [("b.png", 2), ("a.png", 3)] {

@@ -1,15 +1,16 @@
-//! Hugging Face image folders: a directory of images with `metadata.jsonl`.
+//! Hugging Face's image folders: a directory of images with `metadata.jsonl`.
 
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::jsonl::Lines;
-use super::{Dataset, Fields, Sample, files, in_range};
-use crate::{Error, Result};
+use super::dataset::{Dataset, Fields, Sample, in_range};
+use super::files;
+use super::lines::Lines;
+use crate::error::{Error, Result};
 
-/// A directory with `metadata.jsonl`; each line names its image by `file_name` (or several by
-/// the list `file_names`), relative to the directory, and holds the other columns.
+/// A directory with `metadata.jsonl`: each line names an image by `file_name` (or several by
+/// the list `file_names`), relative to the directory, beside its other columns.
 pub struct ImageFolder {
     dir: PathBuf,
     name: String,
@@ -20,7 +21,7 @@ impl ImageFolder {
     /// Indexes `metadata.jsonl` in the directory `dir`.
     ///
     /// # Errors
-    /// When there is no such file, or it holds no line.
+    /// If there is no such file, or it holds no line.
     pub fn open(dir: &Path) -> Result<Self> {
         let metadata = dir.join("metadata.jsonl");
         if !metadata.is_file() {
@@ -32,6 +33,7 @@ impl ImageFolder {
         Ok(Self { dir: dir.to_owned(), name, lines: Lines::open(&metadata)? })
     }
 
+    /// Paths of the images that `fields` of line `index` name.
     fn images(&self, index: usize, fields: &Fields) -> Result<Vec<PathBuf>> {
         let names = match (fields.get("file_name"), fields.get("file_names")) {
             (Some(Value::String(name)), _) => vec![name.as_str()],

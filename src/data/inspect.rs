@@ -1,4 +1,4 @@
-//! What a data set holds, as a reader sees it.
+//! A summary of what a data set holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,29 +6,33 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{BadSample, Dataset, Sample, type_name};
-use crate::Result;
+use super::counted::BadSample;
+use super::dataset::{Dataset, Sample};
+use super::messages::type_name;
+use crate::error::Result;
 
 /// Examples kept per column.
 const EXAMPLES: usize = 3;
-/// Longest example, in characters.
+/// Longest example in characters.
 const EXAMPLE_CHARS: usize = 80;
 
-/// What [`inspect`] found.
+/// The result of [`inspect`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Inspection {
     /// The data set's name.
     pub name: String,
-    /// Samples in all.
+    /// Samples in the data set.
     pub samples: usize,
-    /// Samples that were looked at, spread evenly over the data set.
+    /// Samples that were read, spread evenly over the data set.
     pub inspected: usize,
     /// Fields by name.
     pub columns: BTreeMap<String, Column>,
-    /// Fewest and most images of one sample.
-    pub pictures_per_sample: (usize, usize),
+    /// Fewest and most images per sample.
+    #[serde(rename = "pictures_per_sample")]
+    pub images_per_sample: (usize, usize),
     /// Sizes of the images, the most frequent first.
-    pub picture_sizes: Vec<ImageSize>,
+    #[serde(rename = "picture_sizes")]
+    pub image_sizes: Vec<ImageSize>,
     /// Inspected samples that cannot be read.
     pub bad: Vec<BadSample>,
 }
@@ -38,23 +42,23 @@ pub struct Inspection {
 pub struct Column {
     /// How often each JSON type occurs.
     pub types: BTreeMap<String, usize>,
-    /// Some different values, shortened.
+    /// Some distinct values, shortened.
     pub examples: Vec<String>,
 }
 
 /// An image size and how often it occurs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ImageSize {
-    /// Pixels across.
+    /// In pixels.
     pub width: u32,
-    /// Pixels down.
+    /// In pixels.
     pub height: u32,
-    /// Images of this size.
+    /// Number of images of this size.
     pub count: usize,
 }
 
-/// Reads at most `limit` samples, spread evenly over `dataset`, on all cores. With `usize::MAX`
-/// every sample is read, and every bad one listed.
+/// A summary of `dataset` from at most `limit` samples, spread evenly and read on all cores. With
+/// `usize::MAX` every sample is read, and every bad one listed.
 pub fn inspect(dataset: &dyn Dataset, limit: usize) -> Inspection {
     let inspected = limit.min(dataset.len());
     let place = |n: usize| (n as u128 * dataset.len() as u128 / inspected as u128) as usize;
@@ -67,8 +71,8 @@ pub fn inspect(dataset: &dyn Dataset, limit: usize) -> Inspection {
         samples: dataset.len(),
         inspected,
         columns: BTreeMap::new(),
-        pictures_per_sample: (0, 0),
-        picture_sizes: Vec::new(),
+        images_per_sample: (0, 0),
+        image_sizes: Vec::new(),
         bad: Vec::new(),
     };
     let (mut sizes, mut counts) = (BTreeMap::new(), BTreeSet::new());
@@ -87,8 +91,8 @@ pub fn inspect(dataset: &dyn Dataset, limit: usize) -> Inspection {
         }
     }
     let (first, last) = (counts.first().copied(), counts.last().copied());
-    found.pictures_per_sample = (first.unwrap_or(0), last.unwrap_or(0));
-    found.picture_sizes = by_frequency(sizes);
+    found.images_per_sample = (first.unwrap_or(0), last.unwrap_or(0));
+    found.image_sizes = by_frequency(sizes);
     found
 }
 
@@ -101,7 +105,7 @@ fn by_frequency(sizes: BTreeMap<(u32, u32), usize>) -> Vec<ImageSize> {
     sizes
 }
 
-/// The little that is kept of a sample.
+/// What the summary needs of a sample.
 struct Seen {
     sizes: Vec<(u32, u32)>,
     values: Vec<(String, &'static str, String)>,

@@ -1,19 +1,18 @@
-//! JSON lines: interleaved documents (`segments`, `messages`), instruction data in Alpaca's keys,
-//! or plain rows with image paths.
+//! JSON lines: interleaved documents (`segments`, `messages`), instruction data with Alpaca's keys,
+//! or rows with image paths.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use image::RgbImage;
 use serde_json::Value;
 
-use super::{Dataset, Fields, Sample, files, image_file, in_range, item_error, type_name};
-use crate::{Error, Result};
+use super::dataset::{Dataset, Fields, Sample, in_range};
+use super::lines::Lines;
+use super::messages::type_name;
+use crate::error::Result;
 
-/// One file of JSON objects, a line each. Images are named by segments of type `image` or by
+/// A file of JSON objects, one per line. Images are named by segments of type `image` or by
 /// the keys `image` and `images`; their paths are relative to the file. Rows with Alpaca's keys
-/// also get a field `prompt`: the instruction and, on the next line, the input if there is one.
+/// get a field `prompt`: the instruction and, on the next line, the input if there is one.
 pub struct Jsonl {
     lines: Lines,
     name: String,
@@ -23,7 +22,7 @@ impl Jsonl {
     /// Indexes the lines of the file at `path`.
     ///
     /// # Errors
-    /// When the file cannot be read or holds no line.
+    /// If the file cannot be read or holds no line.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(Self { lines: Lines::open(path)?, name: path.display().to_string() })
     }
@@ -44,7 +43,7 @@ impl Dataset for Jsonl {
 
     fn get(&self, index: usize) -> Result<Sample> {
         let (fields, paths) = self.parse(index)?;
-        let dir = self.lines.path.parent().unwrap_or(Path::new(""));
+        let dir = self.lines.path().parent().unwrap_or(Path::new(""));
         let images = paths
             .iter()
             .map(|path| self.lines.image(index, &dir.join(path)))
@@ -61,7 +60,7 @@ impl Dataset for Jsonl {
     }
 }
 
-/// Adds `prompt` to a row with `instruction` and `output` that has none yet.
+/// Adds `prompt` to a row with `instruction` and `output` but no `prompt`.
 fn add_prompt(fields: &mut Fields) {
     let text = |name: &str| fields.get(name).and_then(Value::as_str);
     let (Some(instruction), Some(_), None) = (text("instruction"), text("output"), text("prompt"))
@@ -75,8 +74,11 @@ fn add_prompt(fields: &mut Fields) {
     fields.insert("prompt".to_owned(), prompt.into());
 }
 
-/// Paths of the images of a row, in the order of the document.
-fn image_paths(fields: &Fields) -> std::result::Result<Vec<String>, String> {
+/// A reader's complaint about one row.
+type Checked<T> = std::result::Result<T, String>;
+
+/// Paths of a row's images in document order.
+fn image_paths(fields: &Fields) -> Checked<Vec<String>> {
     let mut paths = Vec::new();
     if let Some(segments) = fields.get("segments") {
         collect(segments, "segments", &mut paths)?;
@@ -106,11 +108,8 @@ fn image_paths(fields: &Fields) -> std::result::Result<Vec<String>, String> {
     Ok(paths)
 }
 
-fn collect(
-    segments: &Value,
-    name: &str,
-    paths: &mut Vec<String>,
-) -> std::result::Result<(), String> {
+/// Checks the list `name` of segments and adds the paths of its images.
+fn collect(segments: &Value, name: &str, paths: &mut Vec<String>) -> Checked<()> {
     for segment in list(segments, name)? {
         let field = |key: &str| match segment.get(key) {
             Some(value) => string(value, key),
@@ -127,87 +126,13 @@ fn collect(
     Ok(())
 }
 
-fn list<'a>(value: &'a Value, name: &str) -> std::result::Result<&'a [Value], String> {
+fn list<'a>(value: &'a Value, name: &str) -> Checked<&'a [Value]> {
     let found = type_name(value);
     value.as_array().map(Vec::as_slice).ok_or_else(|| format!("{name} is a {found}, not a list"))
 }
 
-fn string(value: &Value, name: &str) -> std::result::Result<String, String> {
+fn string(value: &Value, name: &str) -> Checked<String> {
     let found = type_name(value);
     let text = value.as_str().map(str::to_owned);
     text.ok_or_else(|| format!("{name} is a {found}, not a string"))
-}
-
-/// The non-empty lines of a file by position.
-pub(super) struct Lines {
-    pub(super) path: PathBuf,
-    file: File,
-    spans: Vec<Span>,
-}
-
-struct Span {
-    offset: u64,
-    len: usize,
-    /// Counted from 1, blank lines included.
-    number: usize,
-}
-
-impl Lines {
-    /// Indexes the file at `path`; it must have a line that is not blank.
-    pub(super) fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        let mut reader = BufReader::with_capacity(1 << 20, &file);
-        let (mut spans, mut line, mut offset, mut number) = (Vec::new(), Vec::new(), 0, 0);
-        loop {
-            line.clear();
-            let len = reader.read_until(b'\n', &mut line).map_err(Error::io(path))?;
-            if len == 0 {
-                break;
-            }
-            number += 1;
-            if !line.trim_ascii().is_empty() {
-                spans.push(Span { offset, len, number });
-            }
-            offset += len as u64;
-        }
-        match spans.is_empty() {
-            true => Err(Error::file(path, "holds no lines")),
-            false => Ok(Self { path: path.to_owned(), file, spans }),
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.spans.len()
-    }
-
-    /// Line `index` as a JSON object.
-    pub(super) fn object(&self, index: usize) -> Result<Fields> {
-        let span = &self.spans[index];
-        let bytes =
-            files::read_at(&self.file, span.offset, span.len).map_err(Error::io(&self.path))?;
-        match serde_json::from_slice(&bytes).map_err(|e| self.error(index, e))? {
-            Value::Object(fields) => Ok(fields),
-            other => {
-                let message = format!("holds a {}, not a JSON object", type_name(&other));
-                Err(self.error(index, message))
-            }
-        }
-    }
-
-    /// Decodes the image that line `index` names.
-    pub(super) fn image(&self, index: usize, path: &Path) -> Result<RgbImage> {
-        let bytes = files::read(path)
-            .map_err(|e| self.error(index, format!("image {}: {e}", path.display())))?;
-        image_file::decode(&bytes, &format!("{}: image {}", self.source(index), path.display()))
-    }
-
-    /// An error about line `index`.
-    pub(super) fn error(&self, index: usize, message: impl std::fmt::Display) -> Error {
-        item_error(&self.path, &format!("line {}", self.spans[index].number), message)
-    }
-
-    /// File and line, for people.
-    pub(super) fn source(&self, index: usize) -> String {
-        format!("{}: line {}", self.path.display(), self.spans[index].number)
-    }
 }

@@ -1,33 +1,33 @@
-//! Draws from several sources by weight, resumable at any draw.
+//! Weighted draws from several sources, resumable at any draw.
 //!
-//! Which source, which template and what the document draws for itself follow from the seed and
-//! the number of draws so far; which sample, from the seed and how often its source was drawn.
-//! Every source is walked in a new order each epoch; the orders are computed, not stored.
+//! Source, template and the document's own random choices follow from the seed and the number of
+//! draws so far; the sample follows from the seed and the number of draws from its source. Each
+//! epoch visits a source in a new order, which is computed, not stored.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// A source of a mixture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
-    /// Its name in messages.
+    /// Name in messages.
     pub name: String,
-    /// How many samples it has; at least one.
+    /// Number of samples, at least one.
     pub len: usize,
-    /// Its share of the draws, relative to the other sources', for each stage; the last one holds for
-    /// all later stages too. At least 0, and above 0 in some stage.
+    /// Relative share of the draws in each stage; the last one holds for all later stages too. At
+    /// least 0, and above 0 in some stage.
     pub weights: Vec<f64>,
-    /// Weights of its templates; at least one, each above 0.
+    /// Weights of the templates; at least one, each above 0.
     pub templates: Vec<f64>,
 }
 
 /// One draw.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Draw {
-    /// The number of this draw, from 0.
+    /// Number of this draw, from 0.
     pub number: u64,
     /// Index of the source.
     pub source: usize,
@@ -35,17 +35,17 @@ pub struct Draw {
     pub index: usize,
     /// Index of the template in its source.
     pub template: usize,
-    /// How often the source had been walked through before.
+    /// Number of complete passes over the source before this draw.
     pub epoch: u64,
-    /// For all that is random in the document; different in every draw.
+    /// Random generator for the document, different in every draw.
     pub rng: ChaCha8Rng,
 }
 
-/// Where a mixture stands: all that a resumed run needs.
+/// Position of a mixture: all that a resumed run needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
-    /// Seed of the mixture.
+    /// The seed.
     pub seed: u64,
     /// Draws so far.
     pub draws: u64,
@@ -55,7 +55,7 @@ pub struct Cursor {
     pub taken: Vec<u64>,
 }
 
-/// An endless, weighted, shuffled walk through sources.
+/// An endless weighted and shuffled stream of draws from sources.
 #[derive(Clone, Debug)]
 pub struct Mixture {
     sources: Vec<Source>,
@@ -66,11 +66,11 @@ impl Mixture {
     /// A mixture at its first draw.
     ///
     /// # Errors
-    /// When there is no source, a source is empty or without template, a weight is no finite number or
-    /// below 0, or a source or a stage has no weight above 0.
+    /// If there is no source, a source has no sample or no template, a weight is negative or not
+    /// finite, or a source or a stage has no weight above 0.
     pub fn new(seed: u64, sources: Vec<Source>) -> Result<Self> {
         if sources.is_empty() {
-            return Err(Error::invalid("a mixture needs at least one source".to_owned()));
+            return Err(Error::invalid("a mixture needs at least one source"));
         }
         for source in &sources {
             source.validate().map_err(|m| Error::invalid(format!("{}: {m}", source.name)))?;
@@ -86,7 +86,7 @@ impl Mixture {
         Ok(Self { sources, cursor })
     }
 
-    /// The next draw by the weights of `stage`, from 0. There always is one.
+    /// The next draw by the weights of `stage`, from 0; never exhausted.
     pub fn draw(&mut self, stage: usize) -> Draw {
         let number = self.cursor.draws;
         let mut rng = ChaCha8Rng::seed_from_u64(self.cursor.seed);
@@ -102,15 +102,15 @@ impl Mixture {
         Draw { number, source, index, template, epoch, rng }
     }
 
-    /// Where it stands now.
+    /// The current position.
     pub fn cursor(&self) -> &Cursor {
         &self.cursor
     }
 
-    /// Goes on from `cursor`: the draws that follow are those of an uninterrupted walk.
+    /// Continues from `cursor` with the draws of an uninterrupted run.
     ///
     /// # Errors
-    /// When `cursor` belongs to another seed or other data.
+    /// If `cursor` belongs to another seed or other data.
     pub fn restore(&mut self, cursor: &Cursor) -> Result<()> {
         if cursor.seed != self.cursor.seed {
             let (found, now) = (cursor.seed, self.cursor.seed);
@@ -128,7 +128,7 @@ impl Mixture {
         Ok(())
     }
 
-    /// How often each source was walked through so far, fractions included.
+    /// Epochs drawn from each source so far, with fractions.
     pub fn epochs(&self) -> Vec<f64> {
         let counts = self.cursor.taken.iter().zip(&self.cursor.lens);
         counts.map(|(&taken, &len)| taken as f64 / len as f64).collect()
@@ -178,17 +178,17 @@ pub(super) fn weighted(weights: impl Iterator<Item = f64> + Clone, rng: &mut Cha
     last
 }
 
-/// A number below `len`, which is above 0. Kept here, and not left to a library's choice of
-/// method, so that a seed means the same data in every version.
+/// A uniform number below `len`, which is above 0. Written out here, and not left to a library's
+/// choice of method, so that a seed means the same data in every version.
 pub(super) fn below(rng: &mut ChaCha8Rng, len: usize) -> usize {
     ((u128::from(rng.next_u64()) * len as u128) >> 64) as usize
 }
 
-/// Rounds of the Feistel network; four make a pseudo-random permutation, two more cost nothing.
+/// Rounds of the Feistel network; four give a pseudo-random permutation, two more cost nothing.
 const ROUNDS: u64 = 6;
 
-/// Where `position` goes in the permutation of `0..len` that `key` names: a Feistel network over
-/// the next power of four, walked until it lands below `len` (at most four steps on average).
+/// The image of `position` under the permutation of `0..len` with key `key`: a Feistel network over
+/// the next power of four, iterated until it lands below `len` (at most four times on average).
 fn permuted(len: u64, key: u64, position: u64) -> u64 {
     let bits = u64::BITS - (len - 1).leading_zeros();
     let half = bits.div_ceil(2).max(1);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn permutations_do_not_favour_any_place() {
+    fn permutations_favour_no_position() {
         // the mean of 400 draws of where 0 goes in 0..100 has a deviation of 1.4
         let mean = (0..400).map(|key| permuted(100, mix(key), 0) as f64).sum::<f64>() / 400.0;
         assert!((43.0..56.0).contains(&mean), "{mean}");

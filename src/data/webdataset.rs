@@ -1,6 +1,6 @@
-//! WebDataset: tar archives whose adjacent members share a key up to the first dot of the file
-//! name. Members are indexed once and read by position, so that samples can be read in any order
-//! from any thread.
+//! WebDataset: tar archives in which adjacent members with the same key, up to the first dot of the
+//! file name, are one sample. Members are indexed once and read by position, in any order and from
+//! any thread.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,16 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde_json::Value;
 
-use super::{Dataset, Fields, Sample, files, image_file, in_range, item_error};
-use crate::{Error, Result};
+use super::dataset::{Dataset, Fields, Sample, in_range};
+use super::messages::{because_in, item_error};
+use super::{files, image_file};
+use crate::error::{Error, Result};
 
+/// Endings that are read, for messages.
 const MEMBERS: &str = ".png, .jpg, .jpeg, .webp, .txt and .json";
 
 /// One tar archive. Fields: `__key__`, `txt` from the `.txt` member, and the keys of the `.json`
-/// member (`json` when it holds no object). Members with other endings are ignored.
+/// member (`json` if it holds no object). Members with other endings are ignored.
 pub struct WebDataset {
     path: PathBuf,
     name: String,
@@ -22,11 +25,13 @@ pub struct WebDataset {
     entries: Vec<Entry>,
 }
 
+/// The members of one sample.
 struct Entry {
     key: String,
     members: Vec<Member>,
 }
 
+/// Kind and position of a member.
 #[derive(Clone, Copy)]
 struct Member {
     kind: Kind,
@@ -67,7 +72,7 @@ impl WebDataset {
     /// Indexes the archive at `path`.
     ///
     /// # Errors
-    /// When the file cannot be read, is no whole tar archive, or holds no sample.
+    /// If the file cannot be read, is not a complete tar archive, or holds no sample.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         let entries = index(path, &file)?;
@@ -79,9 +84,10 @@ impl WebDataset {
     }
 
     fn read(&self, entry: &Entry, member: Member) -> Result<Vec<u8>> {
-        let broken = |message: String| item_error(&self.path, &member_name(entry, member), message);
-        let len = usize::try_from(member.len).map_err(|_| broken("too large".to_owned()))?;
-        files::read_at(&self.file, member.offset, len).map_err(|e| broken(e.to_string()))
+        let name = member_name(entry, member);
+        let too_large = |_| item_error(&self.path, &name, "too large");
+        let len = usize::try_from(member.len).map_err(too_large)?;
+        files::read_at(&self.file, member.offset, len).map_err(because_in(&self.path, &name))
     }
 
     fn entry_fields(&self, entry: &Entry) -> Result<Fields> {
@@ -89,14 +95,14 @@ impl WebDataset {
         fields.insert("__key__".to_owned(), Value::from(entry.key.as_str()));
         for kind in [Kind::Json, Kind::Text] {
             let Some(member) = only(&self.path, entry, kind)? else { continue };
-            let broken =
-                |e: &dyn std::fmt::Display| item_error(&self.path, &member_name(entry, member), e);
-            let text = String::from_utf8(self.read(entry, member)?).map_err(|e| broken(&e))?;
+            let name = member_name(entry, member);
+            let text = String::from_utf8(self.read(entry, member)?)
+                .map_err(because_in(&self.path, &name))?;
             match kind {
                 Kind::Text => {
                     fields.insert("txt".to_owned(), text.trim_end_matches(['\r', '\n']).into());
                 }
-                _ => match serde_json::from_str(&text).map_err(|e| broken(&e))? {
+                _ => match serde_json::from_str(&text).map_err(because_in(&self.path, &name))? {
                     Value::Object(object) => fields.extend(object),
                     other => {
                         fields.insert("json".to_owned(), other);
@@ -147,7 +153,7 @@ fn member_name(entry: &Entry, member: Member) -> String {
     format!("{}.{}", entry.key, member.kind.ending())
 }
 
-/// The member of `kind`; two of them make the sample a bad one.
+/// The only member of `kind`, if any; a second one is an error.
 fn only(path: &Path, entry: &Entry, kind: Kind) -> Result<Option<Member>> {
     let mut members = entry.members.iter().filter(|m| m.kind == kind).copied();
     match (members.next(), members.next()) {
@@ -159,8 +165,9 @@ fn only(path: &Path, entry: &Entry, kind: Kind) -> Result<Option<Member>> {
     }
 }
 
+/// The samples of the archive at `path`.
 fn index(path: &Path, file: &File) -> Result<Vec<Entry>> {
-    let broken = |e: std::io::Error| Error::file(path, format!("not a whole tar archive: {e}"));
+    let broken = |e: std::io::Error| because_in(path, "not a whole tar archive")(e);
     let size = file.metadata().map_err(Error::io(path))?.len();
     let mut entries: Vec<Entry> = Vec::new();
     let mut archive = tar::Archive::new(file);
@@ -185,7 +192,7 @@ fn index(path: &Path, file: &File) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Key and kind of a member: the key keeps the directory and ends at the first dot of the file
+/// Key and kind of a member. The key includes the directory and ends at the first dot of the file
 /// name.
 fn split(name: &str) -> Option<(&str, Kind)> {
     let name = name.strip_prefix("./").unwrap_or(name);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use vq_tokenizer::weights::{self, ParamPath, WeightFiles};
+use tensor_files::{ParamPath, WeightFiles};
 
 use super::rows;
 use crate::error::Result;
@@ -49,7 +49,7 @@ impl Average {
     /// # Errors
     /// Those of the file, which must hold every parameter of `module` and no other.
     pub(super) fn restore<M: Module>(&mut self, released: &Path, module: &M) -> Result<()> {
-        let averaged = weights::load(module.valid(), WeightFiles::open(released)?, released)?;
+        let averaged = tensor_files::load(module.valid(), WeightFiles::open(released)?, released)?;
         *self = Self::new(self.decay, &averaged);
         Ok(())
     }
@@ -140,7 +140,7 @@ mod tests {
     use burn::tensor::{Device, Distribution};
 
     fn values(module: &Linear) -> Vec<f32> {
-        weights::collect(module)["weight"].iter::<f32>().collect()
+        tensor_files::collect(module)["weight"].iter::<f32>().collect()
     }
 
     fn linear(device: &Device) -> Linear {

@@ -2,7 +2,7 @@
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
-use vq_tokenizer::weights::{self, ParamPath};
+use tensor_files::ParamPath;
 
 use super::groups::matches;
 use super::optimizer_config::OptimizerConfig;
@@ -14,7 +14,7 @@ impl OptimizerConfig {
     /// # Errors
     /// [`Error::Invalid`] if a group names no parameter of `module`, or if all are frozen.
     pub fn freeze<M: Module>(&self, module: M) -> Result<M> {
-        let names: Vec<String> = weights::shapes(&module).into_keys().collect();
+        let names: Vec<String> = tensor_files::shapes(&module).into_keys().collect();
         for group in &self.groups {
             let unused = |pattern: &&String| !names.iter().any(|name| matches(pattern, name));
             if let Some(pattern) = group.parameters.iter().find(unused) {

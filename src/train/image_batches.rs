@@ -13,13 +13,13 @@ use serde_json::Value;
 use vq_tokenizer::preprocess::PreprocessorConfig;
 
 use crate::data::mixture::{Cursor, Mixture, Source};
-use crate::data::{self, Counted, DataConfig, Dataset, Fields};
+use crate::data::{Counted, Fields, ImageData};
 use crate::error::Result;
 
 /// The training images of a recipe.
 pub(super) struct ImageBatches {
     preprocessor: PreprocessorConfig,
-    configs: Arc<[DataConfig]>,
+    configs: Arc<[ImageData]>,
     sources: Vec<Counted>,
     mixture: Mixture,
 }
@@ -46,15 +46,15 @@ impl ImageBatches {
     /// # Errors
     /// Those of the data sets.
     pub(super) fn new(
-        configs: &[DataConfig],
+        configs: &[ImageData],
         seed: u64,
         preprocessor: PreprocessorConfig,
     ) -> Result<Self> {
-        let open = |config: &DataConfig| Counted::new(open(config)?, config.max_bad);
-        let sources: Vec<Counted> = configs.iter().map(open).collect::<Result<_>>()?;
-        let source = |(config, source): (&DataConfig, &Counted)| Source {
-            name: config.path.clone(),
-            len: config.limit.map_or(source.len(), |limit| limit.min(source.len())),
+        let sources: Vec<Counted> =
+            configs.iter().map(|config| config.source.open()).collect::<Result<_>>()?;
+        let source = |(config, source): (&ImageData, &Counted)| Source {
+            name: config.source.path.clone(),
+            len: config.source.len_of(source),
             weights: config.weight.stages().to_vec(),
             templates: vec![1.0],
         };
@@ -148,22 +148,17 @@ fn present(drawn: &[Drawn], num_words: usize, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(present, [drawn.len(), num_words]), device)
 }
 
-/// The data set of a source.
-fn open(config: &DataConfig) -> Result<Box<dyn Dataset>> {
-    data::open_as(&config.path, config.explode.as_deref(), config.group_by.as_deref())
-}
-
 /// The first `count` images of a source, preprocessed.
 ///
 /// # Errors
 /// Those of the data.
 pub(super) fn first_images(
-    config: &DataConfig,
+    config: &ImageData,
     count: usize,
     preprocessor: &PreprocessorConfig,
 ) -> Result<Vec<RgbImage>> {
-    let dataset = Counted::new(open(config)?, config.max_bad)?;
-    let count = count.min(dataset.len()).min(config.limit.unwrap_or(usize::MAX));
+    let dataset = config.source.open()?;
+    let count = count.min(config.source.len_of(&dataset));
     let samples: Vec<_> =
         (0..count).into_par_iter().map(|index| dataset.take(index)).collect::<Result<_>>()?;
     let first = samples.into_iter().flatten().filter_map(|sample| sample.images.into_iter().next());

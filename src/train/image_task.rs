@@ -7,13 +7,13 @@ use image::RgbImage;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use tensor_files::WeightFiles;
 use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::train::{CodebookMaintenance, Lecam, VqLoss, VqObjective};
-use vq_tokenizer::weights::{self, WeightFiles};
 use vq_tokenizer::{VqModel, VqTokenizer};
 
 use super::best::Better;
-use super::config::{VqRecipe, image_dir};
+use super::config::VqRecipe;
 use super::image_auxiliary::AuxiliaryNetworks;
 use super::image_batches::{Group, ImageBatches, first_images};
 use super::image_codebook::{Codebook, latents, num_latents};
@@ -22,6 +22,7 @@ use super::image_step::Gathered;
 use super::state::write_toml;
 use super::task::{Stepped, Task};
 use super::trained::{TRAINER_DIR, Trained};
+use crate::data::image_dir;
 use crate::data::mixture::Cursor;
 use crate::device::Precision;
 use crate::error::Result;
@@ -62,17 +63,16 @@ impl ImageTask {
         let preprocessor = recipe.preprocessor();
         let batches = ImageBatches::new(&recipe.data, recipe.run.seed, preprocessor.clone())?;
         let samples = recipe.run.eval_samples;
-        let images = recipe
-            .validation
-            .iter()
-            .map(|config| Ok((config.path.clone(), first_images(config, samples, &preprocessor)?)));
+        let images = recipe.validation.iter().map(|config| {
+            Ok((config.source.path.clone(), first_images(config, samples, &preprocessor)?))
+        });
         let validation = images.collect::<Result<_>>()?;
         let device = device.clone().autodiff();
         device.seed(recipe.run.seed);
         let mut model = recipe.model.init(&device);
         if let Some(dir) = &recipe.run.init {
             let path = image_dir(dir).join("model.safetensors");
-            model = weights::load(model, WeightFiles::open(&path)?, &path)?;
+            model = tensor_files::load(model, WeightFiles::open(&path)?, &path)?;
         }
         model = recipe.optimizer.freeze(model)?;
         let is_mixed = precision == Precision::Bf16;

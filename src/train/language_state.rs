@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::documents::StreamState;
 use super::trained::TRAINER_DIR;
+use crate::data::StreamState;
 use crate::error::{Error, Result};
 use crate::files::{read_json, write_json};
 

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use image::RgbImage;
-use vq_tokenizer::{VqTokenizer, weights};
+use vq_tokenizer::VqTokenizer;
 
 use super::best::Better;
 use super::config::LanguageRecipe;
-use super::documents::{DocumentStream, Stages, StreamState, validation_batches};
 use super::language_metrics::{Interval, by_modality, by_source, overall};
 use super::language_state::LanguageState;
 use super::loader::Loader;
@@ -18,9 +17,9 @@ use super::shown::{Showcase, documents};
 use super::task::{Stepped, Task};
 use super::trained::{NotFinite, TRAINER_DIR, Trained};
 use crate::checkpoint::{Checkpoint, Parts};
-use crate::data::Encoding;
 use crate::data::pack::Packer;
 use crate::data::shards::tokenizer_digest;
+use crate::data::{DocumentStream, Encoding, Stages, StreamState, validation_batches};
 use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::generate::{GenerationConfig, ServingModel};
@@ -280,8 +279,8 @@ impl Task for LanguageTask {
     fn save(&self, dir: &Path) -> Result<()> {
         let parts = Parts {
             config: &self.config,
-            weights: Some(weights::collect(&self.model.released())),
-            dtype: weights::StoredDtype::F32,
+            weights: Some(tensor_files::collect(&self.model.released())),
+            dtype: tensor_files::StoredDtype::F32,
             processor: &self.processor,
             vq: Some(&self.vq),
             generation: &self.recipe.generation,

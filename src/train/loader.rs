@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::documents::{DocumentStream, StreamState};
 use super::objective::NextTokenBatch;
+use crate::data::{DocumentStream, StreamState};
 use crate::error::{Error, Result};
 
 /// Batches prefetched at least.

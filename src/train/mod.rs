@@ -7,7 +7,6 @@
 mod average;
 mod best;
 mod config;
-mod documents;
 mod freeze;
 mod groups;
 mod image_auxiliary;
@@ -27,7 +26,6 @@ mod optimizer;
 mod optimizer_config;
 mod pace;
 mod plan;
-mod recipe;
 mod rows;
 mod run;
 mod safety;
@@ -39,13 +37,8 @@ mod trained;
 
 pub use best::Better;
 pub use config::{
-    AverageConfig, BatchConfig, BpeRecipe, BpeRunConfig, CurriculumConfig, ImageBatchConfig,
-    ImageShape, ImagesConfig, LanguageRecipe, ModelSizes, PerceptualConfig, Recipe, RunConfig,
-    TokenizerConfig, TokensRecipe, TokensRunConfig, VqRecipe, WarmupConfig,
-};
-pub use documents::{
-    DocumentStream, LeftOut, SourceReport, Stages, StreamState, Validation, corpus,
-    validation_batches,
+    AverageConfig, BatchConfig, ImageBatchConfig, ImageShape, ImagesConfig, LanguageRecipe,
+    ModelSizes, PerceptualConfig, RunConfig, VqRecipe, WarmupConfig,
 };
 pub use groups::GroupConfig;
 pub use image_task::ImageTask;
@@ -54,7 +47,6 @@ pub use loader::Loader;
 pub use optimizer::Optimizer;
 pub use optimizer_config::{OptimizerConfig, OptimizerKind};
 pub use plan::Plan;
-pub use recipe::{explain, read_recipe};
 pub use run::{RunSummary, StopFlag, run};
 pub use safety::{SafetyConfig, SpikeDetector};
 pub use schedule::{ScheduleConfig, ScheduleKind};

@@ -11,7 +11,7 @@ use std::path::Path;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdjustLrFn, GradientsParams, MuonConfig, Optimizer as _, decay, momentum};
 use burn::tensor::{Device, Tensor, TensorData};
-use vq_tokenizer::weights::{self, ParamPath};
+use tensor_files::ParamPath;
 
 use super::optimizer_config::{OptimizerConfig, OptimizerKind};
 use super::rows;
@@ -90,7 +90,7 @@ impl Optimizer {
     /// # Errors
     /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut tensors = weights::NamedTensors::new();
+        let mut tensors = tensor_files::NamedTensors::new();
         for (name, Moments { first, second }) in &self.moments {
             let kind = if second.is_some() { "first" } else { "momentum" };
             tensors.insert(format!("{kind}.{name}"), first.to_data());
@@ -100,7 +100,7 @@ impl Optimizer {
         }
         let step = TensorData::new(vec![self.step as f32], [1]);
         tensors.insert("step".to_owned(), step);
-        let bytes = weights::to_bytes(&tensors, weights::StoredDtype::F32, None)?;
+        let bytes = tensor_files::to_bytes(&tensors, tensor_files::StoredDtype::F32, None)?;
         std::fs::write(path, bytes).map_err(Error::io(path))
     }
 
@@ -109,7 +109,7 @@ impl Optimizer {
     /// # Errors
     /// [`Error::File`] if the file is malformed or lacks one of a pair of moments.
     pub fn restore(&mut self, path: &Path, device: &Device) -> Result<()> {
-        let mut tensors = weights::read(path)?;
+        let mut tensors = tensor_files::read(path)?;
         let lacks = |what: String| Error::file(path, format!("the optimizer state lacks {what}"));
         let step = tensors.remove("step").ok_or_else(|| lacks("step".to_owned()))?;
         let step = step.iter::<f32>().next().unwrap_or(0.0) as u32;

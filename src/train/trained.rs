@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Gradients;
-use vq_tokenizer::weights::{self, StoredDtype, WeightFiles};
+use tensor_files::{StoredDtype, WeightFiles};
 
 use super::average::Average;
 use super::optimizer::Optimizer;
@@ -138,14 +138,14 @@ impl<M: Module> Trained<M> {
         if let Some(average) = &mut self.average {
             average.replace_rows(path, rows, module);
         }
-        if let Some(shape) = weights::shapes(module).get(path) {
+        if let Some(shape) = tensor_files::shapes(module).get(path) {
             self.optimizer.reset_rows(path, rows, shape[0]);
         }
     }
 
     /// About the bytes that weights, two moments and averages take in a checkpoint.
     pub fn checkpoint_bytes(&self) -> u64 {
-        let shapes = weights::shapes(self.module());
+        let shapes = tensor_files::shapes(self.module());
         let count: usize = shapes.values().map(|shape| shape.iter().product::<usize>()).sum();
         (4 * count * (3 + usize::from(self.average.is_some()))) as u64
     }
@@ -160,8 +160,8 @@ impl<M: Module> Trained<M> {
         std::fs::create_dir_all(&trainer).map_err(Error::io(&trainer))?;
         if self.name.is_some() || self.average.is_some() {
             let path = self.weights_path(dir);
-            let tensors = weights::collect(self.module());
-            let bytes = weights::to_bytes(&tensors, StoredDtype::F32, None)?;
+            let tensors = tensor_files::collect(self.module());
+            let bytes = tensor_files::to_bytes(&tensors, StoredDtype::F32, None)?;
             std::fs::write(&path, bytes).map_err(Error::io(&path))?;
         }
         self.optimizer.save(&self.optimizer_path(dir))
@@ -178,7 +178,7 @@ impl<M: Module> Trained<M> {
             average.restore(&released, self.module.get())?;
         }
         let path = if self.name.is_some() || own.exists() { own } else { released };
-        let module = weights::load(self.module().clone(), WeightFiles::open(&path)?, &path)?;
+        let module = tensor_files::load(self.module().clone(), WeightFiles::open(&path)?, &path)?;
         let device = module.devices().first().map(|device| device.clone().inner());
         self.module = Slot(Some(module));
         let device = device.expect("a module in training has parameters");
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
     use burn::nn::{Linear, LinearConfig};
     use burn::tensor::{Device, Tensor};
-    use vq_tokenizer::weights::NamedTensors;
+    use tensor_files::NamedTensors;
 
     fn linear() -> Linear {
         LinearConfig::new(4, 3).init(&Device::flex().autodiff())
@@ -239,7 +239,7 @@ mod tests {
 
     /// The weights and what is released of them.
     fn tensors(trained: &Trained<Linear>) -> [NamedTensors; 2] {
-        [weights::collect(trained.module()), weights::collect(&trained.released())]
+        [tensor_files::collect(trained.module()), tensor_files::collect(&trained.released())]
     }
 
     #[test]
@@ -284,7 +284,7 @@ mod tests {
             first.apply(0.1).unwrap();
             first.save(dir.path()).unwrap();
             let [_, released] = tensors(&first);
-            let bytes = weights::to_bytes(&released, StoredDtype::F32, None).unwrap();
+            let bytes = tensor_files::to_bytes(&released, StoredDtype::F32, None).unwrap();
             std::fs::write(dir.path().join(RELEASED), bytes).unwrap();
             // What a step left behind when it failed.
             add(&mut second, 3.0);
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!(current[6..9], released[6..9]);
         let dir = tempfile::tempdir().unwrap();
         trained.save(dir.path()).unwrap();
-        let moments = weights::read(&trained.optimizer_path(dir.path())).unwrap();
+        let moments = tensor_files::read(&trained.optimizer_path(dir.path())).unwrap();
         for kind in ["first.weight", "second.weight"] {
             let values: Vec<f32> = moments[kind].iter::<f32>().collect();
             assert!(values.chunks(3).enumerate().all(|(row, v)| (v == [0.0; 3]) == (row == 2)));

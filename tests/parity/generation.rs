@@ -1,4 +1,4 @@
-//! Greedy continuations: text, text and images in turn, images alone and from images.
+//! Greedy generation: text, interleaved, images only, images from images.
 
 use calumma::checkpoint::Checkpoint;
 use calumma::generate::{
@@ -10,7 +10,7 @@ use crate::Table;
 use crate::models::image_ids;
 use crate::values::{Values, excess, flat};
 
-/// Holds the checkpoint's continuations against those of `values`.
+/// Compares the checkpoint's continuations with those of `values`.
 pub fn check(table: &mut Table, title: &str, values: &Values, checkpoint: Checkpoint) {
     let Checkpoint { config, model, processor, vq, .. } = checkpoint;
     let model = ServingModel::new(config, model, burn::tensor::Device::flex());
@@ -19,7 +19,7 @@ pub fn check(table: &mut Table, title: &str, values: &Values, checkpoint: Checkp
         let mut rows = values.ids(&format!("{case}.prompt_ids"));
         let pixels = format!("{case}.pixel_values");
         if values.has(&pixels) {
-            // Where there is no image tokenizer its image cannot be seen.
+            // Without an image tokenizer images cannot be encoded.
             let Some(vq) = &vq else { continue };
             let mut ids = image_ids(vq, &processor, values.floats(&pixels)).into_iter();
             let placeholder = processor.vocabulary().special().image_placeholder;
@@ -52,7 +52,7 @@ pub fn check(table: &mut Table, title: &str, values: &Values, checkpoint: Checkp
     }
 }
 
-/// transformers' greedy `generate`: image ids are hidden, rows may be padded on the left.
+/// transformers' greedy `generate`, which masks image ids and pads rows on the left.
 fn greedy(
     table: &mut Table,
     title: &str,
@@ -91,7 +91,7 @@ fn greedy(
             let pick = |values: &[f32]| ids.iter().map(|&id| values[id]).collect::<Vec<f32>>();
             worst = worst.max(excess(&pick(logits), &pick(want), 2e-4, 1e-4));
             let best = ids.iter().copied().reduce(|a, b| if logits[b] > logits[a] { b } else { a });
-            // A row that has ended is filled up with padding, which it sees.
+            // Rows that have ended get padding, which the reference attends to.
             let ended = rows[row][start..].contains(&special.eos);
             let id = if ended { special.pad } else { best.unwrap() as u32 };
             rows[row].push(id);
@@ -99,7 +99,7 @@ fn greedy(
         }
     }
     table.case(&format!("{title} {case} step logits"), || worst);
-    // What was added; the prompt's placeholders are images by now.
+    // Only the new ids: the prompt's placeholders have been replaced by image ids.
     let new = |rows: &[Vec<u32>]| rows.iter().map(|r| r[start..].to_vec()).collect::<Vec<_>>();
     table.exact(&format!("{title} {case} sequences"), || new(&rows) == new(&sequences));
 }

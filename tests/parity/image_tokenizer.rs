@@ -4,14 +4,14 @@ use std::path::Path;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use calumma::checkpoint::Checkpoint;
+use tensor_files::WeightFiles;
 use vq_tokenizer::preprocess::{PreprocessorConfig, open_image, to_images, to_rgb_by};
-use vq_tokenizer::weights::WeightFiles;
 use vq_tokenizer::{VqConfig, VqModel, VqTokenizer};
 
 use crate::values::{Values, excess, flat};
 use crate::{Table, expected};
 
-/// On floats; sums of a few hundred products in another order.
+/// Absolute, for sums of a few hundred products in another order.
 const TOLERANCE: f32 = 2e-4;
 
 fn device() -> Device {
@@ -84,7 +84,7 @@ fn decoded(
     });
 }
 
-/// The image beside the release in `dir`, through the imported image tokenizer and back.
+/// Encodes and decodes the image beside the release in `dir` with the imported image tokenizer.
 pub fn check_vqgan(table: &mut Table, title: &str, dir: &Path, imported: &Path) {
     let Some(values) = expected(dir) else { return };
     let checkpoint = Checkpoint::open(imported, &device()).unwrap();
@@ -98,7 +98,7 @@ fn images(table: &mut Table, dir: &Path, values: &Values) {
     for name in names.iter().filter_map(|name| name.strip_suffix("_uint8_hwc")) {
         let Some((stem, rule)) = name.rsplit_once('.') else { continue };
         let path = dir.join(format!("{stem}.png"));
-        // The size of these cases; the image of 512 is a file of its own.
+        // The side of the squares of these cases.
         let side = (values.bytes(&format!("{name}_uint8_hwc")).len() / 3).isqrt();
         let config = match rule {
             "hf" => PreprocessorConfig::hugging_face(side),

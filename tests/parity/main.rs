@@ -1,10 +1,11 @@
 //! Every case of a folder of reference values, one line each: `tests/parity.sh DIR`.
 //!
-//! The folder is what `tests/fixtures/make_hf_fixtures.py` writes, of any seed and shapes; without an
-//! argument the committed part of one, so that `cargo test` runs the same code. The tolerances are those
-//! of the folder's README.
+//! The folder is written by `tests/fixtures/make_hf_fixtures.py`, with any seed and shapes; the default is
+//! the committed part of one, so that `cargo test` runs the same code. The tolerances are those of the
+//! folder's README.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program that prints a table")]
 
+mod bfloat16;
 mod generation;
 mod image_tokenizer;
 mod models;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 
 use values::Values;
 
-/// What was found so far.
+/// The results so far.
 #[derive(Default)]
 struct Table {
     passed: usize,
@@ -24,7 +25,7 @@ struct Table {
 }
 
 impl Table {
-    /// Runs one case: `check` gives the largest deviation in tolerances, at most 1 to pass.
+    /// Runs one case: `check` returns the largest deviation in tolerances, at most 1 to pass.
     fn case(&mut self, name: &str, check: impl FnOnce() -> f32) {
         let found = catch_unwind(AssertUnwindSafe(check));
         let (word, detail) = match found {
@@ -40,7 +41,7 @@ impl Table {
         println!("{word:<6} {name:<64} {detail}");
     }
 
-    /// Runs one case in which everything is exact.
+    /// Runs one case without tolerance.
     fn exact(&mut self, name: &str, check: impl FnOnce() -> bool) {
         self.case(name, || if check() { 0.0 } else { f32::INFINITY });
     }
@@ -60,7 +61,7 @@ fn name(path: &Path) -> String {
 
 fn main() -> ExitCode {
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    // Filters and flags for the other test programs come here too.
+    // The test runner passes filters and flags for the other test programs too.
     let given = std::env::args().nth(1).map(PathBuf::from).filter(|path| path.is_dir());
     let dir = given.unwrap_or(committed);
     let mut table = Table::default();

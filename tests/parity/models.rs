@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use calumma::checkpoint::{Checkpoint, Conversion, Layout, meta, weight_files};
 use calumma::generate::Preset;
 use calumma::model::{CausalLm, ModelInput, mask};
@@ -10,14 +10,12 @@ use calumma::tokenize::Processor;
 use vq_tokenizer::VqTokenizer;
 
 use crate::values::{Values, excess, flat};
-use crate::{Table, expected, generation, name};
+use crate::{Table, bfloat16, expected, generation, name};
 
-const ABSOLUTE: f32 = 2e-4;
-const RELATIVE: f32 = 1e-4;
-/// Between two runs in bfloat16 on different backends.
-const BF16: f32 = 0.25;
+pub const ABSOLUTE: f32 = 2e-4;
+pub const RELATIVE: f32 = 1e-4;
 
-fn device() -> Device {
+pub fn device() -> Device {
     Device::flex()
 }
 
@@ -26,8 +24,8 @@ fn ints(rows: &[Vec<u32>]) -> Tensor<2, Int> {
     Tensor::from_data(TensorData::new(values, [rows.len(), rows[0].len()]), &device())
 }
 
-/// Rows that count positions from their start, padding included; `shown` tells what is no padding.
-fn forward(
+/// Hidden states and logits of rows whose positions include padding; `shown` is false for padding.
+pub fn forward(
     model: &CausalLm,
     rows: &[Vec<u32>],
     shown: &[Vec<bool>],
@@ -52,18 +50,18 @@ fn forward(
     (flat(&hidden.to_data()), flat(&logits.to_data()))
 }
 
-/// The entries of the rows of `values` that `shown` shows.
+/// The values of the tokens that `shown` marks.
 fn visible(values: &[f32], shown: &[Vec<bool>]) -> Vec<f32> {
     let tokens: Vec<bool> = shown.iter().flatten().copied().collect();
     let rows = values.chunks_exact(values.len() / tokens.len()).zip(tokens);
     rows.filter(|(_, shown)| *shown).flat_map(|(row, _)| row.to_vec()).collect()
 }
 
-/// Holds the checkpoint in `dir` against the values beside the model in `reference`.
+/// Compares the checkpoint in `dir` with the values beside the model in `reference`.
 pub fn check(table: &mut Table, title: &str, dir: &Path, reference: &Path) {
     let Some(values) = expected(reference) else { return };
     if !dir.join("config.json").is_file() {
-        return; // the values of a release, beside no model of their own
+        return; // only the values of a release
     }
     let checkpoint = Checkpoint::open(dir, &device());
     let checkpoint = match checkpoint {
@@ -76,17 +74,7 @@ pub fn check(table: &mut Table, title: &str, dir: &Path, reference: &Path) {
         logits(table, title, case, &values, &checkpoint);
     }
     if values.has("text_short.logits_bf16") {
-        table.case(&format!("{title} text_short in bfloat16"), || {
-            let half = Checkpoint::open_as(dir, &device(), FloatDType::BF16).unwrap();
-            let rows = values.ids("text_short.input_ids");
-            let shown = vec![vec![true; rows[0].len()]; rows.len()];
-            let (_, logits) = forward(&half.model, &rows, &shown, |_, _| ());
-            let want = flat(&values.floats("text_short.logits_bf16"));
-            // The reference hides image ids behind the lowest number.
-            let pairs = logits.into_iter().zip(want).filter(|(_, want)| *want > -1e30);
-            let (got, want): (Vec<_>, Vec<_>) = pairs.unzip();
-            excess(&got, &want, BF16, 0.0)
-        });
+        bfloat16::check(table, title, dir, &values);
     }
     generation::check(table, title, &values, checkpoint);
     table.exact(&format!("{title} to our layout and back, bit for bit"), || {
@@ -138,7 +126,7 @@ fn logits(table: &mut Table, title: &str, case: &str, values: &Values, checkpoin
     }
 }
 
-/// The ids that stand for the images in `pixels`, one after the other.
+/// The image ids of the images in `pixels`, in order.
 pub fn image_ids(vq: &VqTokenizer, processor: &Processor, pixels: TensorData) -> Vec<u32> {
     let pixels = Tensor::<4>::from_data(pixels, &device());
     let codes = vq.model().codes(vq.model().latents(pixels)).into_data();
@@ -154,8 +142,7 @@ fn inline(values: &Values, case: &str, checkpoint: &Checkpoint) -> Vec<Vec<u32>>
     rows.into_iter().map(|row| row.into_iter().map(&mut fill).collect()).collect()
 }
 
-/// Imports the release in `dir`, holds the result against the Hugging Face model of the same name, and
-/// writes it back.
+/// Imports the release in `dir`, compares it with the Hugging Face model of the same name and exports it.
 pub fn check_release(table: &mut Table, root: &Path, dir: &Path) {
     let title = format!("meta/{}", name(dir));
     let scratch = tempfile::tempdir().unwrap();
@@ -171,7 +158,7 @@ pub fn check_release(table: &mut Table, root: &Path, dir: &Path) {
     crate::image_tokenizer::check_vqgan(table, &title, dir, &imported);
 }
 
-/// Whether every tensor of the release in `a` is in the one in `b`, and equal.
+/// Whether the release in `b` holds every tensor of the one in `a` unchanged.
 fn same_tensors(a: &Path, b: &Path) -> bool {
     use calumma::checkpoint::torch_file::TorchFile;
     let model = |dir: &Path| crate::folders(&dir.join("models")).remove(0);
@@ -186,7 +173,7 @@ fn same_tensors(a: &Path, b: &Path) -> bool {
     }
     pairs.iter().all(|(a, b)| {
         let (a, b) = (TorchFile::open(a).unwrap(), TorchFile::open(b).unwrap());
-        // Frequencies follow from the sizes; nobody reads them.
+        // Rotary frequencies follow from the configuration; exports have none.
         let names =
             a.tensors().keys().filter(|name| *name != "rope.freqs" && !name.contains("loss."));
         names.into_iter().all(|name| {

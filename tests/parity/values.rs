@@ -1,4 +1,4 @@
-//! Expected values: tensors by name, and how far others are from them.
+//! Expected values: tensors by name, and deviations from them.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ impl Values {
         TensorData::new(values, view.shape().to_vec())
     }
 
-    /// Rows of integers; `[a, b]` gives `a` rows of `b`.
+    /// Rows of integers along the last axis.
     pub fn rows(&self, name: &str) -> Vec<Vec<i64>> {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         let view = file.tensor(name).unwrap();

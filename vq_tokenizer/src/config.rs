@@ -5,28 +5,26 @@
 
 use std::path::Path;
 
-use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::model::VqModel;
 use crate::quantizer::QuantizerConfig;
 
-/// Groups of channels that are normalised together, unless [`VqConfig::norm_groups`] says otherwise.
+/// The default of [`VqConfig::norm_groups`].
 pub const NORM_GROUPS: usize = 32;
 
-/// The shape of a [`VqModel`]; absent keys take the values of the released Chameleon tokenizer.
+/// The shape of a [`VqModel`](crate::VqModel); absent keys take the values of the released Chameleon tokenizer.
 ///
-/// Old key names (`ch`, `ch_mult`, `n_embed`, `z_channels`, `double_z`, `out_ch`) count where the new
-/// one is absent; other keys are ignored, because the file belongs to another program as well.
+/// Old key names (`ch`, `ch_mult`, `n_embed`, `z_channels`, `double_z`, `out_ch`) are read if the new
+/// one is absent; unknown keys are ignored, because other programs write to the same file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Keys")]
 pub struct VqConfig {
     /// Width of the first level.
     pub base_channels: usize,
-    /// Width of each level, in multiples of `base_channels`; one level fewer halvings of the sides.
+    /// Width of each level in multiples of `base_channels`; each level but the first halves both sides.
     pub channel_multiplier: Vec<usize>,
-    /// Residual blocks in a level of the encoder; the decoder has one more.
+    /// Residual blocks per level of the encoder; the decoder has one more.
     pub num_res_blocks: usize,
     /// Feature-map sides at which self-attention follows each residual block.
     pub attn_resolutions: Option<Vec<usize>>,
@@ -49,10 +47,10 @@ pub struct VqConfig {
     /// Dropout before the second convolution of a residual block, in `[0, 1)`.
     pub dropout: f64,
     /// Groups of channels that are normalised together; every width is a multiple of it. The
-    /// releases have 32, the value of an absent key. A narrow model needs fewer: with one channel in
-    /// a group the last normalisation takes the mean colour of an image away.
+    /// releases have 32, the default. A narrow model needs fewer: with one channel per group the last
+    /// normalisation removes the mean colour of an image.
     pub norm_groups: usize,
-    /// What turns latents into codes.
+    /// How latents become codes.
     #[serde(skip_serializing_if = "QuantizerConfig::is_default")]
     pub quantizer: QuantizerConfig,
 }
@@ -124,8 +122,8 @@ impl VqConfig {
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
         let config: Self = serde_json::from_str(&text)
-            .map_err(|e| Error::file(path, format!("not an image tokenizer configuration: {e}")))?;
-        config.validate().map_err(|e| Error::file(path, e.to_string()))?;
+            .map_err(Error::in_file_because(path, "not an image tokenizer configuration"))?;
+        config.validate().map_err(Error::in_file(path))?;
         Ok(config)
     }
 
@@ -147,16 +145,6 @@ impl VqConfig {
     /// Side of the code grid of an image of [`VqConfig::resolution`].
     pub fn grid(&self) -> usize {
         self.resolution / self.downsampling()
-    }
-
-    /// A randomly initialised model (convolutions that keep the variance, uniform codebook).
-    ///
-    /// Random numbers come from the device: call `device.seed` first for a repeatable model.
-    ///
-    /// # Panics
-    /// On a configuration that [`VqConfig::validate`] refuses.
-    pub fn init(&self, device: &Device) -> VqModel {
-        VqModel::new(self, device)
     }
 
     /// Channels of level `level`, from 0 at full resolution.
@@ -219,7 +207,7 @@ impl VqConfig {
         }
         if self.double_latent {
             return Err(Error::invalid(
-                "double_latent is true; a VQ tokenizer quantizes a single latent".to_owned(),
+                "double_latent is true; a VQ tokenizer quantizes a single latent",
             ));
         }
         if !(0.0..1.0).contains(&self.dropout) {

@@ -1,11 +1,11 @@
-//! What can go wrong with an image tokenizer, each with the file or value at fault.
+//! The errors of an image tokenizer; each names the file or value at fault.
 
 use std::path::{Path, PathBuf};
 
 /// The result of a fallible operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What an error keeps of the error that caused it; [`source`](std::error::Error::source) gives it back.
+/// An error's underlying error; [`source`](std::error::Error::source) returns it.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Errors of the image tokenizer.
@@ -20,7 +20,7 @@ pub enum Error {
         /// The operating system's answer.
         source: std::io::Error,
     },
-    /// A file was read but its content is not what it should be.
+    /// A file has malformed or unsuitable content.
     #[error("{}: {message}", path.display())]
     File {
         /// The file at fault.
@@ -38,6 +38,15 @@ pub enum Error {
         /// The error underneath.
         source: Option<Cause>,
     },
+    /// A weight file could not be read or written, or does not fit the configuration.
+    #[error(transparent)]
+    Tensors(#[from] tensor_files::Error),
+    /// Decoding without a decoder.
+    #[error(
+        "the image tokenizer has no decoder, so it cannot draw; the original release keeps encoder and \
+         decoder in tokenizer/vqgan.ckpt"
+    )]
+    NoDecoder,
 }
 
 impl Error {
@@ -56,6 +65,18 @@ impl Error {
         move |source| {
             let source = source.into();
             let message = source.to_string();
+            Self::File { path: path.to_owned(), message, source: Some(source) }
+        }
+    }
+
+    /// An [`Error::File`] for `path` that reads `context: source`; made for `map_err`.
+    pub fn in_file_because<E: Into<Cause>>(
+        path: &Path,
+        context: impl std::fmt::Display,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| {
+            let source = source.into();
+            let message = format!("{context}: {source}");
             Self::File { path: path.to_owned(), message, source: Some(source) }
         }
     }

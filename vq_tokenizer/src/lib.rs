@@ -15,7 +15,6 @@ pub mod quantizer;
 mod tiles;
 mod tokenizer;
 pub mod train;
-pub mod weights;
 
 pub use config::{NORM_GROUPS, VqConfig};
 pub use error::{Error, Result};

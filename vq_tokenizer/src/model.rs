@@ -12,8 +12,8 @@ use crate::quantizer::Quantizer;
 
 /// Encoder, quantizer and decoder; field names are the published tensor names.
 ///
-/// Computes in f32: in a narrower format the nearest code changes. Training may let encoder and decoder
-/// compute in bfloat16, see [`VqModel::in_mixed_precision`].
+/// Computes in f32: a narrower format changes codes. In training, encoder and decoder may compute in
+/// bfloat16, see [`VqModel::in_mixed_precision`].
 #[derive(Module, Debug)]
 pub struct VqModel {
     /// Pixels to latents.
@@ -24,14 +24,25 @@ pub struct VqModel {
     pub quant_conv: Conv2d,
     /// 1x1 convolution from the codebook's vectors to the decoder.
     pub post_quant_conv: Conv2d,
-    /// Latents to pixels; `None` where only the encoder's half is at hand, as in Hugging Face's
-    /// Chameleon directories.
+    /// Latents to pixels; `None` without its weights, as in Hugging Face's Chameleon directories.
     pub decoder: Option<Decoder>,
     mixed: bool,
 }
 
+impl VqConfig {
+    /// A randomly initialised model: convolutions that keep the variance, uniform codebook.
+    ///
+    /// Random numbers come from the device: call `device.seed` first for a repeatable model.
+    ///
+    /// # Panics
+    /// On a configuration that [`VqConfig::validate`] refuses.
+    pub fn init(&self, device: &Device) -> VqModel {
+        VqModel::new(self, device)
+    }
+}
+
 impl VqModel {
-    pub(crate) fn new(config: &VqConfig, device: &Device) -> Self {
+    fn new(config: &VqConfig, device: &Device) -> Self {
         let (latent, embed) = (config.latent_channels, config.embed_dim);
         Self {
             encoder: Encoder::new(config, device),
@@ -43,47 +54,60 @@ impl VqModel {
         }
     }
 
-    /// The same model whose encoder and decoder, with the 1x1 convolutions beside the quantizer, compute in
-    /// bfloat16. Weights and their gradients stay f32, and so do the statistics of normalisations, the
-    /// attention's softmax, latents, quantizer and pixels.
+    /// The same model with encoder, decoder and both 1x1 convolutions computing in bfloat16.
+    ///
+    /// Weights, gradients, statistics of normalisations, the softmax of attention, latents, quantizer and
+    /// pixels stay f32.
     #[must_use]
     pub fn in_mixed_precision(self) -> Self {
         Self { mixed: true, ..self }
     }
 
-    /// The same model, computing in f32 alone.
+    /// The same model, computing in f32 throughout.
     #[must_use]
     pub fn in_full_precision(self) -> Self {
         Self { mixed: false, ..self }
     }
 
-    /// `x` as the networks read it.
+    /// `x` in the number format of the networks.
     fn for_networks(&self, x: Tensor<4>) -> Tensor<4> {
         if self.mixed { cast(x, DType::BF16) } else { x }
     }
 
-    /// The encoder's view of `pixels`: `[batch, 3, H, W]` in `[-1, 1]` to `[batch, embed, h, w]`.
+    /// The latents of `pixels`, which are in `[-1, 1]`.
+    ///
+    /// # Shapes
+    /// `[batch, 3, H, W]` to `[batch, embed, h, w]`
     pub fn latents(&self, pixels: Tensor<4>) -> Tensor<4> {
         let pixels = self.for_networks(pixels);
         cast(self.quant_conv.forward(self.encoder.forward(pixels)), DType::F32)
     }
 
-    /// The nearest codes: `[batch, embed, h, w]` to `[batch, h, w]`.
+    /// The codes of `latents`.
+    ///
+    /// # Shapes
+    /// `[batch, embed, h, w]` to `[batch, h, w]`
     pub fn codes(&self, latents: Tensor<4>) -> Tensor<3, Int> {
         self.quantize.codes(latents)
     }
 
-    /// The image of `codes`: `[batch, h, w]` to `[batch, 3, H, W]`, not clamped.
+    /// The image of `codes`, not clamped; every code must be below `num_embeddings`.
     ///
-    /// Every code must be below `num_embeddings`; `VqTokenizer::decode` checks it.
+    /// `VqTokenizer::decode` checks both conditions.
+    ///
+    /// # Shapes
+    /// `[batch, h, w]` to `[batch, 3, H, W]`
     ///
     /// # Panics
-    /// Without a decoder; `VqTokenizer::decode` checks that too.
+    /// Without a decoder.
     pub fn pixels(&self, codes: Tensor<3, Int>) -> Tensor<4> {
         self.reconstruct(self.quantize.lookup(codes))
     }
 
-    /// The image of quantized latents: `[batch, embed, h, w]` to `[batch, 3, H, W]`, not clamped.
+    /// The image of quantized latents, not clamped.
+    ///
+    /// # Shapes
+    /// `[batch, embed, h, w]` to `[batch, 3, H, W]`
     ///
     /// # Panics
     /// Without a decoder.
@@ -91,19 +115,19 @@ impl VqModel {
         self.last_layer(self.features(quantized))
     }
 
-    /// What the decoder's last layer reads, for quantized latents.
+    /// The input of the decoder's last layer for quantized latents.
     pub(crate) fn features(&self, quantized: Tensor<4>) -> Tensor<4> {
         let quantized = self.for_networks(quantized);
         self.whole_decoder().features(self.post_quant_conv.forward(quantized))
     }
 
-    /// The pixels of what [`Self::features`] gave, in f32.
+    /// The pixels, in f32, for the result of [`Self::features`].
     pub(crate) fn last_layer(&self, features: Tensor<4>) -> Tensor<4> {
         cast(self.whole_decoder().last_layer().forward(features), DType::F32)
     }
 
     pub(crate) fn whole_decoder(&self) -> &Decoder {
-        self.decoder.as_ref().expect("images are asked for only where a decoder is")
+        self.decoder.as_ref().expect("callers have checked that there is a decoder")
     }
 }
 
@@ -131,6 +155,29 @@ mod tests {
 
     fn noise(shape: [usize; 4], device: &Device) -> Tensor<4> {
         Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), device)
+    }
+
+    #[test]
+    fn names_are_those_of_the_published_checkpoints() {
+        let tensors = tensor_files::shapes(&config().init(&Device::flex()));
+        for name in [
+            "encoder.conv_in.weight",
+            "encoder.down.0.downsample.conv.bias",
+            "encoder.down.1.block.0.nin_shortcut.weight",
+            "encoder.down.1.attn.0.proj_out.weight",
+            "encoder.mid.attn_1.norm.weight",
+            "quantize.embedding.weight",
+            "quant_conv.weight",
+            "post_quant_conv.bias",
+            "decoder.mid.block_2.conv2.weight",
+            "decoder.up.1.block.1.norm1.bias",
+            "decoder.up.1.upsample.conv.weight",
+            "decoder.norm_out.weight",
+        ] {
+            assert!(tensors.contains_key(name), "{name} is missing");
+        }
+        assert!(!tensors.contains_key("encoder.down.1.downsample.conv.bias"));
+        assert_eq!(tensors["encoder.conv_in.weight"], [32, 3, 3, 3]);
     }
 
     #[test]

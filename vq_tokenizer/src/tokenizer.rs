@@ -1,4 +1,4 @@
-//! A trained tokenizer with everything it needs: images in, codes out, and back.
+//! A trained image tokenizer with its settings: images to codes and back.
 
 use std::path::Path;
 
@@ -10,14 +10,10 @@ use crate::config::VqConfig;
 use crate::error::{Error, Result};
 use crate::model::VqModel;
 use crate::preprocess::{PreprocessorConfig, Rule, to_images};
-use crate::weights::{self, StoredDtype, TensorSource, WeightFiles};
+use tensor_files::{StoredDtype, TensorSource, WeightFiles};
 
-/// Pixels that pass through the network at once: 64 images of 64x64, one of 512x512.
-const PIXELS_AT_ONCE: usize = 1 << 18;
-
-/// What is said where an image is asked of half a tokenizer.
-const NO_DECODER: &str = "the image tokenizer has no decoder, so it draws nothing; the original \
-    release keeps encoder and decoder in tokenizer/vqgan.ckpt";
+/// Pixels in a batch: 64 images of 64x64, one of 512x512.
+const BATCH_PIXELS: usize = 1 << 18;
 
 /// A VQ model with its configuration, preprocessing and device.
 #[derive(Debug)]
@@ -29,7 +25,7 @@ pub struct VqTokenizer {
 }
 
 impl VqTokenizer {
-    /// A tokenizer from its parts; `model` lies on `device`, outside autodiff.
+    /// A tokenizer from its parts; `model` is on `device`, outside autodiff.
     pub fn new(
         config: VqConfig,
         preprocessor: PreprocessorConfig,
@@ -42,8 +38,8 @@ impl VqTokenizer {
     /// Opens a directory with `config.json`, `model.safetensors` and `preprocessor_config.json`.
     ///
     /// # Errors
-    /// [`Error::Io`] for a missing file, [`Error::File`] for one whose content does not fit: all
-    /// missing, unexpected and mis-shaped tensors are listed at once.
+    /// [`Error::Io`] for a missing file, [`Error::File`] for one whose content does not fit,
+    /// [`Error::Tensors`] for the weights: all missing, unexpected and mis-shaped tensors are listed.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
         let config = VqConfig::load(&dir.join("config.json"))?;
         let path = dir.join("preprocessor_config.json");
@@ -66,11 +62,12 @@ impl VqTokenizer {
         Self::from_tensors(config, preprocessor, WeightFiles::open(&path)?, &path, device)
     }
 
-    /// A tokenizer from the tensors of another file, such as a language model's; without those of the
-    /// decoder it encodes only.
+    /// A tokenizer with the weights in `tensors`; without a decoder's among them it only encodes.
+    ///
+    /// `origin` names their source in errors.
     ///
     /// # Errors
-    /// [`Error::File`] with `origin` when the tensors do not fit `config`.
+    /// [`Error::Tensors`] when they cannot be read or do not fit `config`.
     pub fn from_tensors(
         config: VqConfig,
         preprocessor: PreprocessorConfig,
@@ -82,11 +79,11 @@ impl VqTokenizer {
         if !tensors.names().iter().any(|name| name.starts_with("decoder.")) {
             model.decoder = None;
         }
-        let model = weights::load(model, tensors, origin)?;
+        let model = tensor_files::load(model, tensors, origin)?;
         Ok(Self::new(config, preprocessor, model, device.clone()))
     }
 
-    /// Whether codes can be turned into images.
+    /// Whether it can decode.
     pub fn has_decoder(&self) -> bool {
         self.model.decoder.is_some()
     }
@@ -99,8 +96,9 @@ impl VqTokenizer {
         self.save_as(dir, StoredDtype::F32)
     }
 
-    /// As [`Self::save`], the weights in the number format `dtype`. They are f32 again once loaded;
-    /// an image near the border between two codes may then get the other one.
+    /// As [`Self::save`], with the weights rounded to `dtype`.
+    ///
+    /// Loading widens them to f32; latents near the border of two codes may then get the other code.
     ///
     /// # Errors
     /// As [`Self::save`].
@@ -108,13 +106,13 @@ impl VqTokenizer {
         self.config.save(&dir.join("config.json"))?;
         self.preprocessor.save(&dir.join("preprocessor_config.json"))?;
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
-        let tensors = weights::collect(&self.model);
+        let tensors = tensor_files::collect(&self.model);
         let path = dir.join("model.safetensors");
-        let bytes = weights::to_bytes(&tensors, dtype, Some(metadata))?;
+        let bytes = tensor_files::to_bytes(&tensors, dtype, Some(metadata))?;
         std::fs::write(&path, bytes).map_err(Error::io(&path))
     }
 
-    /// The codes of each image, of any size: it is resized and cropped first.
+    /// The codes of each image; images of any size are resized and cropped first.
     ///
     /// # Errors
     /// [`Error::Invalid`] when an image has no pixels.
@@ -124,7 +122,7 @@ impl VqTokenizer {
         }
         let size = self.preprocessor.crop_height * self.preprocessor.crop_width;
         let mut codes = Vec::with_capacity(images.len());
-        for images in images.chunks((PIXELS_AT_ONCE / size).max(1)) {
+        for images in images.chunks((BATCH_PIXELS / size).max(1)) {
             let images: Vec<_> = images.iter().map(|i| self.preprocessor.resize(i)).collect();
             for images in images.chunk_by(|a, b| a.dimensions() == b.dimensions()) {
                 let pixels = self.preprocessor.tensor(images, &self.device)?;
@@ -138,12 +136,11 @@ impl VqTokenizer {
         Ok(codes)
     }
 
-    /// The image of each grid of codes; grids of other sizes than encoding gives are allowed.
+    /// The image of each grid of codes, which may have any size up to 8192 pixels a side.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when a grid is empty, has another number of codes than rows times columns,
-    /// is larger than 8192 pixels a side, or holds a code that is not in the codebook; when there is no
-    /// decoder.
+    /// [`Error::NoDecoder`]; [`Error::Invalid`] when a grid is empty or too large, has another number of
+    /// codes than rows times columns, or holds a code that is not in the codebook.
     pub fn decode(&self, codes: &[Codes]) -> Result<Vec<RgbImage>> {
         self.check_decoder()?;
         codes.iter().try_for_each(|codes| self.check(codes))?;
@@ -151,7 +148,7 @@ impl VqTokenizer {
         for grid in codes.chunk_by(|a, b| (a.height, a.width) == (b.height, b.width)) {
             let (height, width) = (grid[0].height, grid[0].width);
             let size = height * width * self.config.downsampling().pow(2);
-            for batch in grid.chunks((PIXELS_AT_ONCE / size).max(1)) {
+            for batch in grid.chunks((BATCH_PIXELS / size).max(1)) {
                 let ids: Vec<i32> =
                     batch.iter().flat_map(|codes| &codes.ids).map(|id| *id as i32).collect();
                 let ids = TensorData::new(ids, [batch.len(), height, width]);
@@ -162,7 +159,9 @@ impl VqTokenizer {
         Ok(images)
     }
 
+    /// Checks size and content of a grid.
     fn check(&self, codes: &Codes) -> Result<()> {
+        /// In pixels.
         const MAX_SIDE: usize = 8192;
         let (height, width) = (codes.height, codes.width);
         let longest = MAX_SIDE / self.config.downsampling();
@@ -177,11 +176,11 @@ impl VqTokenizer {
     pub(crate) fn check_decoder(&self) -> Result<()> {
         match self.has_decoder() {
             true => Ok(()),
-            false => Err(Error::invalid(NO_DECODER.to_owned())),
+            false => Err(Error::NoDecoder),
         }
     }
 
-    /// Whether there are as many codes as the grid has, all of them in the codebook.
+    /// Checks that a grid has as many codes as rows times columns, all of them in the codebook.
     pub(crate) fn check_content(&self, codes: &Codes) -> Result<()> {
         let (height, width, len) = (codes.height, codes.width, codes.ids.len());
         if height == 0 || width == 0 || len != height * width {
@@ -202,12 +201,12 @@ impl VqTokenizer {
         &self.config
     }
 
-    /// How images become pixels.
+    /// How images are resized, cropped and scaled.
     pub fn preprocessor(&self) -> &PreprocessorConfig {
         &self.preprocessor
     }
 
-    /// Where the networks lie.
+    /// The device of the networks.
     pub fn device(&self) -> &Device {
         &self.device
     }

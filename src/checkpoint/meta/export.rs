@@ -1,30 +1,31 @@
-//! From a checkpoint to the original release's layout, tensor by tensor.
+//! Exporting a checkpoint to the original release's layout, tensor by tensor.
 
 use std::path::Path;
 
+use tensor_files::WeightFiles;
 use vq_tokenizer::VqConfig;
-use vq_tokenizer::weights::WeightFiles;
 
 use super::layout::pairs;
 use super::{params, vqgan};
 use crate::checkpoint::config::config_from_json;
-use crate::checkpoint::open::nested_config;
+use crate::checkpoint::directory::write_directory;
+use crate::checkpoint::hugging_face::nested_config;
+use crate::checkpoint::names::VQ_DIR;
 use crate::checkpoint::tensors::of_image_tokenizer;
 use crate::checkpoint::torch_file::{self, TensorInfo};
-use crate::checkpoint::{VQ_DIR, weight_files, write_directory};
+use crate::checkpoint::weight_files::weight_files;
 use crate::error::{Error, Result};
 use crate::files::read_json;
 use crate::model::ModelConfig;
 
-/// Makes `dest` in the original release's layout of the checkpoint in `source`, bit for bit.
+/// Writes the checkpoint in `source` to `dest` in the original release's layout, bit for bit.
 ///
 /// # Errors
-/// Those of the files; when a tensor cannot be cut into the parts that `config.json` asks for; when
-/// `dest` exists. Nothing is left behind then.
+/// Those of the files; when a tensor cannot be cut into the parts that `config.json` asks for;
+/// [`Error::Exists`]. Nothing is left behind then.
 pub fn export(source: &Path, dest: &Path) -> Result<()> {
     let path = source.join("config.json");
-    let config =
-        config_from_json(&read_json(&path)?).map_err(|e| Error::file(&path, e.to_string()))?;
+    let config = config_from_json(&read_json(&path)?).map_err(Error::in_file(&path))?;
     if config.tie_word_embeddings {
         return Err(Error::file(&path, "the original layout has no tied embeddings"));
     }
@@ -43,6 +44,7 @@ pub fn export(source: &Path, dest: &Path) -> Result<()> {
     })
 }
 
+/// Writes a `consolidated` file for each part.
 fn write_parts(files: &WeightFiles, config: &ModelConfig, dir: &Path) -> Result<()> {
     let (pairs, parts) = (pairs(config), config.model_parallel_size);
     for index in 0..parts {
@@ -53,8 +55,8 @@ fn write_parts(files: &WeightFiles, config: &ModelConfig, dir: &Path) -> Result<
         let part = |name: &str| {
             let pair = pairs.iter().find(|pair| pair.meta == name).expect("a name of the table");
             let cut = pair.join.split(&files.stored(&pair.hf)?, parts);
-            let named = |e: Error| Error::invalid(format!("tensor {}: {e}", pair.hf));
-            Ok::<_, Error>(cut.map_err(named)?.swap_remove(index))
+            let mut cut = cut.map_err(Error::because(format_args!("tensor {}", pair.hf)))?;
+            Ok::<_, Error>(cut.swap_remove(index))
         };
         let mut infos = Vec::with_capacity(pairs.len());
         for pair in &pairs {
@@ -70,8 +72,9 @@ fn write_parts(files: &WeightFiles, config: &ModelConfig, dir: &Path) -> Result<
     Ok(())
 }
 
-/// Writes the image tokenizer of the checkpoint in `source`, from its folder or from among the language
-/// model's tensors (then without a decoder); nothing where there is none.
+/// Writes `vqgan.ckpt` and `vqgan.yaml` into `to` if the checkpoint in `source` has an image tokenizer.
+///
+/// One among the language model's tensors has no decoder.
 fn write_vqgan(source: &Path, to: &Path) -> Result<()> {
     let own = source.join(VQ_DIR);
     let (config, files) = if own.is_dir() {

@@ -1,34 +1,38 @@
-//! From the original release's layout to a checkpoint of ours, tensor by tensor.
+//! Importing the original release's layout, tensor by tensor.
 
 use std::path::Path;
 
 use burn::tensor::Device;
 use safetensors::Dtype;
 use serde_json::json;
+use tensor_files::{StoredDtype, StoredTensor};
 use vq_tokenizer::VqTokenizer;
-use vq_tokenizer::weights::{StoredDtype, StoredTensor};
 
 use super::layout::pairs;
 use super::release::Release;
 use super::vqgan;
-use crate::checkpoint::open::{IMAGE_FORMAT, PROCESSOR, SIZED};
+use crate::checkpoint::directory::write_directory;
+use crate::checkpoint::hugging_face::image_tokenizer;
+use crate::checkpoint::manifest::Manifest;
+use crate::checkpoint::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
+use crate::checkpoint::parts::Parts;
 use crate::checkpoint::torch_file::TorchFile;
-use crate::checkpoint::weight_files::write_weights;
-use crate::checkpoint::{Manifest, Parts, SHARD_SIZE, VQ_DIR, write_directory};
+use crate::checkpoint::weight_files::{SHARD_SIZE, write_weights};
 use crate::error::{Error, Result};
 use crate::files::write_json;
 use crate::generate::Preset;
 use crate::model::ModelConfig;
 use crate::tokenize::{Processor, TextTokenizer};
 
-/// Codes along each side of an image, where no image tokenizer says it.
+/// Rows and columns of codes of an image in a release without an image tokenizer.
 const RELEASED_GRID: (usize, usize) = (32, 32);
 
-/// Makes the checkpoint `dest` of the original release's files in `source`: its weights in the format
-/// they have there, one tensor in memory at a time.
+/// Writes the original release in `source` to the checkpoint `dest`.
+///
+/// Weights keep their number format; one tensor is in memory at a time.
 ///
 /// # Errors
-/// Those of the files, with the tensor at fault; when `dest` exists. Nothing is left behind then.
+/// Those of the files, with the tensor at fault; [`Error::Exists`]. Nothing is left behind then.
 pub fn import(source: &Path, dest: &Path, preset: Preset, device: &Device) -> Result<()> {
     let release = Release::open(source)?;
     let Release { config, parts, .. } = &release;
@@ -59,21 +63,23 @@ pub fn import(source: &Path, dest: &Path, preset: Preset, device: &Device) -> Re
     })
 }
 
+/// The number format of the weights, taken from the output layer.
 fn dtype_of(part: &TorchFile) -> Result<Dtype> {
     const NAME: &str = "output.weight";
     let info = part.tensors().get(NAME);
     Ok(info.ok_or_else(|| Error::invalid(format!("the release lacks the tensor {NAME}")))?.dtype)
 }
 
-/// Adds the image tokenizer of the original release in `ckpt` to the checkpoint in `dir`, whose own
-/// way of preparing images stays; one without decoder is replaced.
+/// Adds the original release's image tokenizer `ckpt` to the checkpoint in `dir`.
+///
+/// The checkpoint keeps its preprocessing; an image tokenizer without a decoder is replaced.
 ///
 /// # Errors
-/// Those of the files; when `dir` has a whole image tokenizer already, or its vocabulary names another
-/// number of codes.
+/// Those of the files; [`Error::Exists`] when `dir` has an image tokenizer with a decoder;
+/// [`Error::File`] when its vocabulary has another number of codes.
 pub fn add_vqgan(dir: &Path, ckpt: &Path, device: &Device) -> Result<()> {
     let text = TextTokenizer::load(&dir.join("tokenizer.json"))?;
-    let present = crate::checkpoint::image_tokenizer(dir, device)?;
+    let present = image_tokenizer(dir, device)?;
     let has_decoder = present.as_ref().is_some_and(VqTokenizer::has_decoder);
     let preprocessor = present.map(|vq| vq.preprocessor().clone());
     let vq = vqgan::open(ckpt, preprocessor, device)?;
@@ -100,13 +106,14 @@ pub fn add_vqgan(dir: &Path, ckpt: &Path, device: &Device) -> Result<()> {
     }
 }
 
+/// Joins the parts of every tensor and writes them into `dir`.
 fn write_joined(parts: &[TorchFile], config: &ModelConfig, dir: &Path) -> Result<()> {
     let pairs = pairs(config);
     let mut infos = Vec::with_capacity(pairs.len());
     for pair in &pairs {
         let (dtype, shape) = part_info(&parts[0], &pair.meta, config)?;
         let shape = pair.join.whole_shape(&shape, parts.len()).ok_or_else(|| {
-            Error::invalid(format!("tensor {}: shape {shape:?} is none of this kind", pair.meta))
+            Error::invalid(format!("tensor {}: parts of shape {shape:?} do not join", pair.meta))
         })?;
         infos.push((pair.hf.clone(), dtype, shape));
     }
@@ -115,13 +122,14 @@ fn write_joined(parts: &[TorchFile], config: &ModelConfig, dir: &Path) -> Result
         let read = |part: &TorchFile| part_of(part, &pair.meta, config);
         let of_parts = parts.iter().map(read).collect::<Result<Vec<_>>>();
         let joined = of_parts.and_then(|of_parts| pair.join.join(&of_parts));
-        let named = |e: Error| vq_tokenizer::Error::invalid(format!("tensor {}: {e}", pair.meta));
-        joined.map(|tensor| tensor.bytes).map_err(named)
+        let joined = joined.map_err(Error::because(format_args!("tensor {}", pair.meta)))?;
+        Ok(joined.bytes)
     })
 }
 
-/// The in-memory form of the release joins some matrices: where the rows of `name` lie in which, for
-/// a part of a model of the sizes `config`.
+/// The fused matrix that may hold the tensor `name` in a part, and the rows of `name` in it.
+///
+/// Some releases store queries, keys and values as one matrix, likewise both inputs of the feed-forward.
 fn fused(name: &str, config: &ModelConfig) -> Option<(String, std::ops::Range<usize>)> {
     let parts = config.model_parallel_size;
     let head_dim = config.head_dim();
@@ -142,28 +150,32 @@ fn fused(name: &str, config: &ModelConfig) -> Option<(String, std::ops::Range<us
     Some((format!("{rest}{fused}"), rows))
 }
 
+/// Number format and shape of the tensor `name` in `part`, on its own or within a fused matrix.
 fn part_info(part: &TorchFile, name: &str, config: &ModelConfig) -> Result<(Dtype, Vec<usize>)> {
     if let Some(info) = part.tensors().get(name) {
         return Ok((info.dtype, info.shape.clone()));
     }
-    let joined = fused(name, config)
-        .and_then(|(joined, rows)| Some((part.tensors().get(&joined)?, rows)))
+    let (info, rows) = fused(name, config)
+        .and_then(|(matrix, rows)| Some((part.tensors().get(&matrix)?, rows)))
         .ok_or_else(|| Error::invalid(format!("the release lacks the tensor {name}")))?;
-    let (info, rows) = joined;
     match info.shape[..] {
         [all, columns] if rows.end <= all => Ok((info.dtype, vec![rows.len(), columns])),
-        _ => Err(Error::invalid(format!("tensor {name}: {:?} holds no {rows:?}", info.shape))),
+        _ => Err(Error::invalid(format!(
+            "tensor {name}: a matrix {:?} has no rows {rows:?}",
+            info.shape
+        ))),
     }
 }
 
+/// The tensor `name` of `part`, on its own or out of a fused matrix.
 fn part_of(part: &TorchFile, name: &str, config: &ModelConfig) -> Result<StoredTensor> {
     let (dtype, shape) = part_info(part, name, config)?;
     let bytes = match part.tensors().contains_key(name) {
         true => part.read(name)?,
         false => {
-            let (joined, rows) = fused(name, config).expect("its shape was found in there");
+            let (matrix, rows) = fused(name, config).expect("`part_info` found it there");
             let row = shape[1] * dtype.bitsize() / 8;
-            part.read(&joined)?[rows.start * row..rows.end * row].to_vec()
+            part.read(&matrix)?[rows.start * row..rows.end * row].to_vec()
         }
     };
     Ok(StoredTensor { dtype, shape, bytes })

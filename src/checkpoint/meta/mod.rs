@@ -1,9 +1,11 @@
-//! The original release's layout, in and out: `models/NAME/` with `params.json` and
-//! `consolidated.pth` or `consolidated.NN.pth`, `tokenizer/` with `text_tokenizer.json`, `vqgan.ckpt`
-//! and `vqgan.yaml`. Anole comes in this layout too.
+//! The original release's layout, which Anole shares: import and export.
+//!
+//! `models/NAME/` holds `params.json` and `consolidated.pth` or `consolidated.NN.pth`; `tokenizer/` holds
+//! `text_tokenizer.json`, `vqgan.ckpt` and `vqgan.yaml`.
 
 mod export;
 mod import;
+mod join;
 mod layout;
 mod params;
 mod release;

@@ -1,4 +1,4 @@
-//! `params.json` and `consolidate_params.json`: the sizes, as the original release writes them.
+//! `params.json` and `consolidate_params.json`: the original release's configuration.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 use crate::files::read_json;
 use crate::model::ModelConfig;
 
-/// The release's longest sequence; its files do not say it.
+/// The release's longest sequence, which its files do not state.
 const CONTEXT: usize = 4096;
 
-/// The keys that decide what the model computes; others are passed over.
+/// The keys that define the model; others are ignored.
 #[derive(Debug, Deserialize)]
 struct Params {
     dim: usize,
@@ -56,7 +56,7 @@ fn feed_forward(dim: usize, multiplier: Option<f64>, multiple_of: usize) -> usiz
     width.next_multiple_of(multiple_of.max(1))
 }
 
-/// The sizes in the folder `dir` of a model.
+/// Reads the configuration of the model in the directory `dir`.
 ///
 /// # Errors
 /// Those of the files; when a size is missing or the model has no query and key norms.
@@ -74,10 +74,10 @@ pub fn read(dir: &Path) -> Result<ModelConfig> {
     if consolidated.exists() {
         keys.extend(object(&consolidated)?);
     }
-    let params: Params = serde_json::from_value(Value::Object(keys))
-        .map_err(|e| Error::file(&path, e.to_string()))?;
+    let params: Params =
+        serde_json::from_value(Value::Object(keys)).map_err(Error::in_file(&path))?;
     if !params.qk_normalization {
-        return Err(Error::file(&path, "qk_normalization is false; only true is known"));
+        return Err(Error::file(&path, "qk_normalization is false; only true is supported"));
     }
     let config = ModelConfig {
         vocab_size: params.vocab_size,
@@ -93,17 +93,17 @@ pub fn read(dir: &Path) -> Result<ModelConfig> {
         model_parallel_size: params.model_parallel_size.max(1),
         ..ModelConfig::default()
     };
-    config.validate().map_err(|e| Error::file(&path, e.to_string()))?;
+    config.validate().map_err(Error::in_file(&path))?;
     Ok(config)
 }
 
-/// Writes both files of a model of the sizes `config` into the existing folder `dir`.
+/// Writes both files of a model of the configuration `config` into the existing directory `dir`.
 ///
 /// # Errors
 /// Those of the file system.
 pub fn write(config: &ModelConfig, dir: &Path) -> Result<()> {
     let width = config.intermediate_size;
-    // A multiple of 1 and the ratio, half a channel up, hit every width.
+    // The ratio, half a channel up, with a multiple of 1 gives any width.
     let (multiplier, multiple) = match feed_forward(config.hidden_size, None, 256) == width {
         true => (None, 256),
         false => {
@@ -141,13 +141,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_released_widths_follow_from_the_formula() {
+    fn the_formula_gives_the_released_widths() {
         assert_eq!(feed_forward(4096, None, 256), 11_008);
         assert_eq!(feed_forward(8192, Some(1.0), 256), 22_016);
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn written_parameters_are_read_back() {
         let dir = tempfile::tempdir().unwrap();
         for (hidden, width) in [(4096, 11_008), (64, 176), (96, 250), (64, 7)] {
             let config = ModelConfig {

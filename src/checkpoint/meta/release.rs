@@ -1,4 +1,4 @@
-//! The files of an original release, and where they lie.
+//! The files of an original release.
 
 use std::path::{Path, PathBuf};
 
@@ -7,43 +7,25 @@ use crate::checkpoint::torch_file::TorchFile;
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 
-/// An original release, opened by its tables of contents.
+/// An opened original release.
 #[derive(Debug)]
 pub struct Release {
-    /// Sizes.
+    /// Configuration of the transformer.
     pub config: ModelConfig,
-    /// The weights: one file, or one for each part that the model was trained in.
+    /// The weights: a file for each part that the model was trained in.
     pub parts: Vec<TorchFile>,
-    /// The folder of `text_tokenizer.json`, and of `vqgan.ckpt` where there is one.
+    /// The directory of `text_tokenizer.json` and, if present, `vqgan.ckpt`.
     pub tokenizer: PathBuf,
 }
 
 impl Release {
-    /// Opens the one in `dir`: the folder with `models` and `tokenizer`, or the one model's.
+    /// Opens the release in `dir`: the directory with `models` and `tokenizer`, or a model's.
     ///
     /// # Errors
-    /// When there is none or several; those of the files; when there are not as many parts as
-    /// `consolidate_params.json` says.
+    /// When there is none, or several; those of the files; when `consolidate_params.json` states another
+    /// number of parts.
     pub fn open(dir: &Path) -> Result<Self> {
-        let is_model = |dir: &Path| dir.join("params.json").is_file();
-        let model = if is_model(dir) {
-            dir.to_owned()
-        } else {
-            let models = dir.join("models");
-            let entries = std::fs::read_dir(&models).map_err(|_| not_a_release(dir))?;
-            let found = entries.filter_map(|entry| Some(entry.ok()?.path()));
-            let mut found: Vec<PathBuf> = found.filter(|dir| is_model(dir)).collect();
-            found.sort();
-            match found.len() {
-                0 => return Err(not_a_release(dir)),
-                1 => found.remove(0),
-                _ => {
-                    let names: Vec<_> = found.iter().map(|dir| dir.display().to_string()).collect();
-                    let message = format!("holds several models; name one: {}", names.join(", "));
-                    return Err(Error::file(dir, message));
-                }
-            }
-        };
+        let model = model_dir(dir)?;
         let near = [Some(model.as_path()), model.parent(), model.parent().and_then(Path::parent)];
         let tokenizer = near.into_iter().flatten().map(|dir| dir.join("tokenizer"));
         let tokenizer = tokenizer.chain([model.clone()]);
@@ -53,20 +35,41 @@ impl Release {
         })?;
         let (config, parts) = (params::read(&model)?, parts(&model)?);
         if parts.len() != config.model_parallel_size {
-            let (found, said) = (parts.len(), config.model_parallel_size);
-            let message = format!("{found} consolidated files; model_parallel_size is {said}");
+            let (found, stated) = (parts.len(), config.model_parallel_size);
+            let message = format!("{found} consolidated files; model_parallel_size is {stated}");
             return Err(Error::file(&model, message));
         }
         Ok(Self { config, parts, tokenizer })
     }
 
-    /// The image tokenizer's file, where there is one.
+    /// The image tokenizer's file, if present.
     pub fn vqgan(&self) -> Option<PathBuf> {
         Some(self.tokenizer.join("vqgan.ckpt")).filter(|path| path.is_file())
     }
 }
 
-/// The files of the parts in the folder `model`, in order.
+/// The directory of the one model of the release in `dir`.
+fn model_dir(dir: &Path) -> Result<PathBuf> {
+    let is_model = |dir: &Path| dir.join("params.json").is_file();
+    if is_model(dir) {
+        return Ok(dir.to_owned());
+    }
+    let entries = std::fs::read_dir(dir.join("models")).map_err(|_| not_a_release(dir))?;
+    let models = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut models: Vec<PathBuf> = models.filter(|dir| is_model(dir)).collect();
+    models.sort();
+    match models.len() {
+        0 => Err(not_a_release(dir)),
+        1 => Ok(models.remove(0)),
+        _ => {
+            let names: Vec<_> = models.iter().map(|dir| dir.display().to_string()).collect();
+            let message = format!("holds several models; name one: {}", names.join(", "));
+            Err(Error::file(dir, message))
+        }
+    }
+}
+
+/// The files of the parts in the directory `model`, in order.
 fn parts(model: &Path) -> Result<Vec<TorchFile>> {
     let single = model.join("consolidated.pth");
     if single.is_file() {

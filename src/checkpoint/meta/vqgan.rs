@@ -1,22 +1,22 @@
-//! `vqgan.ckpt` with `vqgan.yaml`: the image tokenizer of the original release, a Lightning checkpoint
-//! of taming-transformers.
+//! The original release's image tokenizer: `vqgan.ckpt`, a Lightning checkpoint of taming-transformers, and
+//! `vqgan.yaml`.
 
 use std::path::Path;
 
 use burn::tensor::{Device, FloatDType, TensorData};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tensor_files::TensorSource;
 use vq_tokenizer::preprocess::PreprocessorConfig;
-use vq_tokenizer::weights::{StoredTensor, TensorSource};
 use vq_tokenizer::{VqConfig, VqTokenizer};
 
 use crate::checkpoint::torch_file::TorchFile;
 use crate::error::{Error, Result};
 
-/// Where the weights lie in the checkpoint.
-const UNDER: &str = "state_dict.";
+/// Prefix of the weights in the checkpoint.
+const PREFIX: &str = "state_dict.";
 
-/// The part of the YAML file that is read.
+/// The keys of the YAML file that are read.
 #[derive(Deserialize)]
 struct Yaml {
     model: YamlModel,
@@ -34,25 +34,24 @@ struct YamlParams {
     ddconfig: Map<String, Value>,
 }
 
-/// The shape of the tokenizer whose checkpoint is `ckpt`, from the YAML file beside it.
+/// The configuration in the YAML file beside `ckpt`.
 fn config(ckpt: &Path) -> Result<VqConfig> {
     let path = ckpt.with_extension("yaml");
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let yaml: Yaml =
-        serde_norway::from_str(&text).map_err(|e| Error::file(&path, e.to_string()))?;
+    let yaml: Yaml = serde_norway::from_str(&text).map_err(Error::in_file(&path))?;
     let YamlParams { embed_dim, n_embed, ddconfig: mut keys } = yaml.model.params;
     keys.insert("embed_dim".to_owned(), json!(embed_dim));
     keys.insert("n_embed".to_owned(), json!(n_embed));
     let config: VqConfig = serde_json::from_value(Value::Object(keys))
-        .map_err(|e| Error::file(&path, format!("ddconfig: {e}")))?;
-    config.validate().map_err(|e| Error::file(&path, e.to_string()))?;
+        .map_err(Error::in_file_because(&path, "ddconfig"))?;
+    config.validate().map_err(Error::in_file(&path))?;
     Ok(config)
 }
 
-/// The image tokenizer in `ckpt`; `preprocessor` is the original release's unless given.
+/// The image tokenizer in `ckpt`; `preprocessor` defaults to the original release's.
 ///
 /// # Errors
-/// Those of both files; when weights and shape do not fit each other.
+/// Those of both files; when the weights do not fit the configuration.
 pub fn open(
     ckpt: &Path,
     preprocessor: Option<PreprocessorConfig>,
@@ -65,14 +64,14 @@ pub fn open(
     Ok(VqTokenizer::from_tensors(config, preprocessor, tensors, ckpt, device)?)
 }
 
-/// The tokenizer's weights among a checkpoint's: not those of the losses it was trained with.
+/// The tokenizer's weights in a checkpoint, which also holds those of its training losses.
 struct Weights {
     file: TorchFile,
 }
 
 impl TensorSource for Weights {
     fn names(&self) -> Vec<String> {
-        let ours = |name: &String| Some(name.strip_prefix(UNDER)?.to_owned());
+        let ours = |name: &String| Some(name.strip_prefix(PREFIX)?.to_owned());
         let names = self.file.tensors().keys().filter_map(ours);
         names.filter(|name| !name.starts_with("loss.")).collect()
     }
@@ -81,17 +80,17 @@ impl TensorSource for Weights {
         &mut self,
         name: &str,
         dtype: FloatDType,
-    ) -> vq_tokenizer::Result<Option<TensorData>> {
-        let name = format!("{UNDER}{name}");
-        let Some(info) = self.file.tensors().get(&name) else { return Ok(None) };
-        let invalid = |e: Error| vq_tokenizer::Error::invalid(e.to_string());
-        let bytes = self.file.read(&name).map_err(invalid)?;
-        let stored = StoredTensor { dtype: info.dtype, shape: info.shape.clone(), bytes };
+    ) -> tensor_files::Result<Option<TensorData>> {
+        let name = format!("{PREFIX}{name}");
+        if !self.file.tensors().contains_key(&name) {
+            return Ok(None);
+        }
+        let stored = self.file.stored(&name).map_err(tensor_files::Error::source_failed)?;
         stored.to_data(dtype).map(Some)
     }
 }
 
-/// The YAML file of a tokenizer of the shape `config`.
+/// The content of the YAML file for `config`.
 pub fn yaml(config: &VqConfig) -> String {
     let value = json!({ "model": {
         "target": "taming.models.vqgan.VQModel",
@@ -110,11 +109,11 @@ pub fn yaml(config: &VqConfig) -> String {
                 "attn_resolutions": config.attn_resolutions.clone().unwrap_or_default(),
                 "dropout": config.dropout,
                 "attn_type": config.attn_type,
-                // Read here alone; other programs take 32 groups and a plain codebook.
+                // Only this program reads these; others assume 32 groups and a plain codebook.
                 "norm_groups": config.norm_groups,
                 "quantizer": config.quantizer,
             },
         },
     } });
-    serde_norway::to_string(&value).expect("numbers, texts and lists are valid YAML")
+    serde_norway::to_string(&value).expect("numbers, strings and lists are valid YAML")
 }

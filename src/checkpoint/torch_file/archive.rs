@@ -1,4 +1,4 @@
-//! The zip archive: finding its entries.
+//! The zip archive and its entries.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -8,14 +8,14 @@ use std::path::Path;
 use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
-use super::pickle::shown;
+use super::escape::escaped;
 use crate::error::{Error, Result};
 
 /// The zip archive while its table of contents is read.
 pub(super) struct Archive<'p> {
     path: &'p Path,
     zip: ZipArchive<BufReader<File>>,
-    /// The folder that holds everything, with its slash.
+    /// The one folder of the archive, with its slash.
     root: String,
     file_len: u64,
 }
@@ -33,7 +33,7 @@ impl<'p> Archive<'p> {
             Config { archive_offset: ArchiveOffset::Known(0) },
             BufReader::new(file),
         )
-        .map_err(|e| Error::file(path, format!("no readable zip file, truncated perhaps: {e}")))?;
+        .map_err(Error::in_file_because(path, "no readable zip file, truncated perhaps"))?;
         let roots: Vec<_> = zip
             .file_names_raw()
             .filter_map(|name| std::str::from_utf8(name).ok()?.strip_suffix("data.pkl"))
@@ -51,16 +51,16 @@ impl<'p> Archive<'p> {
         Error::file(self.path, message)
     }
 
-    /// The bytes of the file that the entry `name` below the root takes; `None` without that entry.
+    /// The bytes of the entry `name` below the root in the file; `None` without it.
     fn find(&mut self, name: &str) -> Result<Option<Range<u64>>> {
         let name = format!("{}{name}", self.root);
         let Some(index) = self.zip.index_for_name_raw(name.as_bytes()) else {
             return Ok(None);
         };
-        let in_entry = |message: String| {
-            Error::file(self.path, format!("zip entry {}: {message}", shown(&name)))
-        };
-        let entry = self.zip.by_index_raw(index).map_err(|e| in_entry(e.to_string()))?;
+        let entry_name = format!("zip entry {}", escaped(&name));
+        let in_entry = |message: String| Error::file(self.path, format!("{entry_name}: {message}"));
+        let entry =
+            self.zip.by_index_raw(index).map_err(Error::in_file_because(self.path, &entry_name))?;
         if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
             let message = "compressed or encrypted; save it anew with torch.save";
             return Err(in_entry(message.to_owned()));
@@ -74,28 +74,28 @@ impl<'p> Archive<'p> {
         Ok(Some(start..end))
     }
 
-    /// The content of the entry `name` below the root, of `most` bytes at most.
-    pub(super) fn read(&mut self, name: &str, most: usize) -> Result<Option<Vec<u8>>> {
+    /// The content of the entry `name` below the root, at most `max_len` bytes; `None` without it.
+    pub(super) fn read(&mut self, name: &str, max_len: usize) -> Result<Option<Vec<u8>>> {
         let Some(range) = self.find(name)? else {
             return Ok(None);
         };
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        if len > most {
-            return Err(self.error(format!("{name} has {len} bytes; allowed: {most} at most")));
+        if len > max_len {
+            return Err(self.error(format!("{name} has {len} bytes; allowed: at most {max_len}")));
         }
         read_at(self.path, range.start, len).map(Some)
     }
 
-    /// The bytes of the file that the storage `key` takes; `None` without it.
+    /// The bytes of the storage `key` in the file; `None` without it.
     pub(super) fn storage(&mut self, key: &str) -> Result<Option<Range<u64>>> {
         self.find(&format!("data/{key}"))
     }
 }
 
-/// Bytes that tell other files from a PyTorch zip file.
+/// Bytes that distinguish other files from a PyTorch zip file.
 const HEAD_LEN: u64 = 24;
 
-/// What a file is that begins with `head`, and what to do; `None` for a zip file.
+/// The kind of a file that begins with `head`, and the remedy; `None` for a zip file.
 fn foreign(head: &[u8]) -> Option<String> {
     let what = match head {
         [b'P', b'K', 3, 4, ..] => return None,
@@ -114,7 +114,7 @@ fn foreign(head: &[u8]) -> Option<String> {
     Some(format!("{what}, no PyTorch zip file; save it with torch.save of PyTorch 1.6 or newer"))
 }
 
-/// `len` bytes of the file from `start`. It is opened anew, so that threads can read side by side.
+/// `len` bytes of the file from `start`; opened anew, so that threads can read in parallel.
 pub(super) fn read_at(path: &Path, start: u64, len: usize) -> Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     File::open(path)

@@ -2,31 +2,33 @@
 
 use safetensors::Dtype;
 
-use super::pickle::{Machine, Value, shown};
+use super::escape::escaped;
+use super::pickle::Machine;
+use super::value::Value;
 
-/// Most bytes that the names and shapes of all tensors may take.
+/// Most bytes of the names and shapes of all tensors.
 const BUDGET: usize = 256 << 20;
-/// Dicts within dicts; a dict that holds itself ends here too.
+/// Deepest nesting of dicts; catches a dict that holds itself.
 const MAX_DEPTH: usize = 64;
 /// PyTorch's own limit.
 const MAX_DIMS: usize = 64;
 
-/// A tensor as the pickle describes it; nothing is checked against its storage yet.
+/// A tensor as the pickle describes it, not yet checked against its storage.
 #[derive(Debug, PartialEq)]
 pub(super) struct PickledTensor<'a> {
-    /// The keys that lead to it, joined by dots.
+    /// Its keys, joined by dots.
     pub name: String,
     /// The storage's entry below `data/`.
     pub storage: &'a str,
     pub dtype: Dtype,
-    /// Elements before the first one.
+    /// Elements of the storage before its first one.
     pub offset: u64,
     pub shape: Vec<usize>,
-    /// Elements from one index to the next, per axis.
+    /// Elements of the storage from one index to the next, per axis.
     pub strides: Vec<usize>,
 }
 
-/// The tensors of a `data.pkl`, in its order; `Err` says what is wrong or refused.
+/// The tensors of a `data.pkl` in its order; `Err` says what is wrong or refused.
 pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<PickledTensor<'_>>, String> {
     let machine = Machine::run(pickle)?;
     let Value::Dict(root) = machine.root else {
@@ -40,7 +42,7 @@ pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<PickledTensor<'_>>, String> {
 /// Collects the tensors below a dict.
 struct Walk<'a, 'm> {
     machine: &'m Machine<'a>,
-    /// Bytes that names and shapes may still take. Dicts that share dicts could grow without end.
+    /// Bytes left for names and shapes: dicts that share dicts could have exponentially many.
     budget: usize,
     found: Vec<PickledTensor<'a>>,
 }
@@ -71,7 +73,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     fn tensor(&mut self, args: usize, name: String) -> Result<(), String> {
-        let refuse = |what: String| format!("tensor {}: {what}", shown(&name));
+        let refuse = |what: String| format!("tensor {}: {what}", escaped(&name));
         let tuples = &self.machine.tuples;
         let [
             Value::Storage(dtype, storage),
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handwritten_tensor_is_what_it_says() {
+    fn a_handwritten_tensor_is_read() {
         let pickle = one_tensor(b"K\x01", b"K\x02J\x03\0\0\0", b"\x8a\x01\x01M\x02\0");
         let expected = PickledTensor {
             name: "t".to_owned(),

@@ -1,102 +1,32 @@
-//! The restricted unpickler: it builds tensors, dicts and tuples, and nothing else.
+//! The restricted unpickler, which builds only tensors and plain containers.
 //!
 //! A pickle is a program for a stack machine that may call any Python function. Here the functions are
-//! a closed list ([`Global::named`]); whatever else a pickle asks for is refused by name. Everything
-//! that is built lives in flat vectors, so containers that hold themselves cost nothing, and what no
-//! tensor needs (numbers, attributes) is dropped as soon as it is read.
+//! a closed list ([`Global::named`]); anything else is refused by name. Containers are stored in flat
+//! vectors, so that a container may hold itself, and values that no tensor needs (floats, attributes)
+//! are dropped.
 
 use std::collections::HashMap;
 
 use safetensors::Dtype;
 
-use super::storage_dtype;
+use super::value::{Dict, Global, ONLY, Value};
 
-/// An opcode makes one value at most, so this bounds the memory; a tensor takes about 30.
+/// Most opcodes of a pickle. Each builds one value at most, so this bounds memory; a tensor takes about 30.
 const MAX_OPCODES: usize = 1 << 24;
 
-/// The callables and classes that a pickle may name.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Global {
-    RebuildTensor,
-    RebuildParameter,
-    OrderedDict,
-    Size,
-    Storage(Dtype),
-}
-
-impl Global {
-    fn named(module: &str, name: &str) -> Result<Self, String> {
-        match (module, name) {
-            ("torch._utils", "_rebuild_tensor_v2") => Ok(Self::RebuildTensor),
-            ("torch._utils", "_rebuild_parameter") => Ok(Self::RebuildParameter),
-            ("collections", "OrderedDict") => Ok(Self::OrderedDict),
-            ("torch", "Size") => Ok(Self::Size),
-            ("torch", class) if let Some(dtype) = storage_dtype(class) => Ok(Self::Storage(dtype)),
-            _ => Err(format!(
-                "the pickle asks for {}.{}, which is not among the allowed names; {ONLY}",
-                shown(module),
-                shown(name)
-            )),
-        }
-    }
-}
-
-const ONLY: &str = "only tensors and plain containers are read";
-
-/// What the stack and the memo hold. Copies are cheap: containers are indices into the machine.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) enum Value<'a> {
-    /// A value that no tensor depends on: a float, bytes, a number over 64 bits.
-    Leaf,
-    #[default]
-    None,
-    Bool(bool),
-    Int(i64),
-    Text(&'a str),
-    Global(Global),
-    List(usize),
-    Tuple(usize),
-    Dict(usize),
-    Storage(Dtype, &'a str),
-    /// The tuple of the arguments it is rebuilt from.
-    Tensor(usize),
-}
-
-impl Value<'_> {
-    pub(super) fn kind(self) -> &'static str {
-        match self {
-            Self::Leaf | Self::None | Self::Bool(_) | Self::Int(_) => "a plain value",
-            Self::Text(_) => "a string",
-            Self::Global(_) => "a class or function",
-            Self::List(_) => "a list",
-            Self::Tuple(_) => "a tuple",
-            Self::Dict(_) => "a dict",
-            Self::Storage(..) => "a storage",
-            Self::Tensor(_) => "a tensor",
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Dict<'a> {
-    pub items: Vec<(Value<'a>, Value<'a>)>,
-    /// An `OrderedDict`, whose attributes (`_metadata` of a module's state) may be set.
-    ordered: bool,
-}
-
-/// The stack machine; once it has run, `root` is the value that was pickled.
+/// The stack machine; after [`Machine::run`], `root` is the pickled value.
 #[derive(Debug, Default)]
 pub(super) struct Machine<'a> {
     pub root: Value<'a>,
     pub tuples: Vec<Vec<Value<'a>>>,
     pub dicts: Vec<Dict<'a>>,
     pub lists: Vec<Vec<Value<'a>>>,
-    /// The number format of every storage that was named.
+    /// The number format of every storage.
     pub storages: HashMap<&'a str, Dtype>,
-    /// What is left to read; once it has run, what follows the pickle.
+    /// The bytes left to read; after [`Machine::run`], those behind the pickle.
     pub input: &'a [u8],
     stack: Vec<Value<'a>>,
-    /// Heights of the stack.
+    /// Heights of the stack at the open marks.
     marks: Vec<usize>,
     memo: HashMap<usize, Value<'a>>,
 }
@@ -117,13 +47,14 @@ impl<'a> Machine<'a> {
         Err(format!("the pickle has more than {MAX_OPCODES} opcodes"))
     }
 
-    /// The value of `key` in the dict that was pickled.
+    /// The value of `key` in the pickled dict.
     pub(super) fn item(&self, key: &str) -> Option<Value<'a>> {
         let Value::Dict(root) = self.root else { return None };
-        let is_it = |name: &Value<'_>| matches!(name, Value::Text(text) if *text == key);
-        self.dicts[root].items.iter().find(|(name, _)| is_it(name)).map(|(_, value)| *value)
+        let is_key = |name: &Value<'_>| matches!(name, Value::Text(text) if *text == key);
+        self.dicts[root].items.iter().find(|(name, _)| is_key(name)).map(|(_, value)| *value)
     }
 
+    /// Executes one opcode.
     fn step(&mut self, opcode: u8) -> Result<(), String> {
         match opcode {
             0x80 => match self.byte()? {
@@ -189,9 +120,9 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Bytes after their length, which is a number of `digits` bytes.
-    fn bytes(&mut self, digits: usize) -> Result<(), String> {
-        let len = self.number(digits)?;
+    /// Bytes preceded by their length in `len_size` bytes.
+    fn bytes(&mut self, len_size: usize) -> Result<(), String> {
+        let len = self.number(len_size)?;
         self.leaf(len)
     }
 
@@ -248,7 +179,7 @@ impl<'a> Machine<'a> {
         self.tuples.push(items);
     }
 
-    /// A tuple of the topmost `len` values.
+    /// Replaces the topmost `len` values by a tuple of them.
     fn push_tuple(&mut self, len: usize) -> Result<(), String> {
         let mut items = vec![Value::None; len];
         for item in items.iter_mut().rev() {
@@ -328,8 +259,8 @@ impl<'a> Machine<'a> {
         utf8(line)
     }
 
-    /// `('storage', class, key, device, number of elements)`; the file knows the size better. Before
-    /// PyTorch 1.6 a sixth entry told of a storage within another one.
+    /// `('storage', class, key, device, number of elements)`; the file's own size is used instead of the
+    /// last one. Before PyTorch 1.6 a sixth entry named a view of another storage.
     fn persistent_id(&mut self) -> Result<(), String> {
         let id = self.pop()?;
         let Value::Tuple(id) = id else {
@@ -362,7 +293,7 @@ impl<'a> Machine<'a> {
                 Value::Tensor(args)
             }
             (Global::RebuildTensor, [_, _, _, _, _, _, _]) => {
-                // A negative bit would change the values.
+                // Conjugate or negative bits, which would change the values.
                 return Err("a tensor has metadata; save its resolve_conj().resolve_neg()".into());
             }
             (Global::RebuildParameter, [tensor @ Value::Tensor(_), ..]) => *tensor,
@@ -392,11 +323,7 @@ fn utf8(bytes: &[u8]) -> Result<&str, String> {
     std::str::from_utf8(bytes).map_err(|_| "the pickle holds text that is not UTF-8".to_owned())
 }
 
-/// Text from a file as it may stand in a message: on one line, and not too long.
-pub(super) fn shown(text: &str) -> String {
-    text.chars().take(200).flat_map(char::escape_debug).collect()
-}
-
+/// The message for an opcode that is not executed.
 fn refused(opcode: u8) -> String {
     let name = match opcode {
         b'i' => "INST",

@@ -1,10 +1,15 @@
-//! Whole files: PyTorch's own (`make_torch_fixtures.py`), and ones that lie.
+//! Whole files: PyTorch's own (`make_torch_fixtures.py`), and forged ones.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
-use super::*;
+use safetensors::Dtype;
+
+use super::tensor_info::STORAGES;
+use super::{TensorInfo, TorchFile};
+use crate::Error;
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/torch").join(name)
@@ -23,7 +28,7 @@ fn shapes(file: &TorchFile) -> Vec<(&str, &[usize])> {
     file.tensors().iter().map(|(name, info)| (name.as_str(), info.shape.as_slice())).collect()
 }
 
-/// The message of the error that opening gives, without the path.
+/// The message of the error of opening, without the path.
 fn refusal(path: &Path) -> String {
     let message = TorchFile::open(path).unwrap_err().to_string();
     message.strip_prefix(&format!("{}: ", path.display())).unwrap().to_owned()
@@ -169,7 +174,7 @@ fn a_range_is_the_part_of_the_whole() {
     assert_eq!(file.read_range("rows", 4..20).unwrap(), whole[4..20]);
     assert_eq!(file.read_range("rows", 0..48).unwrap(), whole);
     assert!(file.read_range("rows", 48..48).unwrap().is_empty());
-    #[allow(clippy::reversed_empty_ranges, reason = "what is tested")]
+    #[allow(clippy::reversed_empty_ranges, reason = "the test's subject")]
     for range in [0..49, 49..49, 9..8] {
         let message = file.read_range("rows", range).unwrap_err().to_string();
         assert!(message.contains("tensor rows has 48 bytes, not "), "{message}");
@@ -177,17 +182,17 @@ fn a_range_is_the_part_of_the_whole() {
     let message = file.read_range("column", 0..4).unwrap_err().to_string();
     assert!(message.ends_with("tensor column is a strided view; read it whole"), "{message}");
     let message = file.read("rowz").unwrap_err().to_string();
-    assert!(message.ends_with("views.pth: no tensor rowz"), "{message}");
+    assert!(message.ends_with("views.pth: there is no tensor rowz"), "{message}");
 }
 
 #[test]
-fn views_of_handwritten_pickles_lie_within_their_storage_or_are_refused() {
+fn views_beyond_their_storage_are_refused() {
     let open = |offset, shape: &[u64], strides: &[u64]| {
         TorchFile::open(one_tensor(offset, shape, strides).path())
     };
     let file = one_tensor(1, &[2, 2], &[1, 3]);
     assert_eq!(f32s(&TorchFile::open(file.path()).unwrap(), "t"), [1., 4., 2., 5.]);
-    // The stride of an axis of one index, and all strides of an empty tensor, mean nothing.
+    // The stride of an axis of size 1, and all strides of an empty tensor, are meaningless.
     let file = one_tensor(3, &[1, 3], &[u64::MAX >> 1, 1]);
     assert_eq!(f32s(&TorchFile::open(file.path()).unwrap(), "t"), [3., 4., 5.]);
     assert!(open(1 << 62, &[1 << 62, 0, 1 << 62], &[1 << 62, 1, 9]).is_ok());
@@ -248,7 +253,7 @@ fn files_of_old_pytorch_hold_the_same_as_new_ones() {
 }
 
 #[test]
-fn other_files_are_named_with_what_to_do() {
+fn other_files_are_named_with_the_remedy() {
     for (name, message) in [
         ("module.pt", "the pickle asks for torch.nn.modules.linear.Linear, which is not among the"),
         ("repeated.pt", "tensor ones: [1000] repeats values of a storage of 4 bytes; save a clone"),
@@ -304,7 +309,7 @@ fn archives_of_another_layout_are_refused() {
     assert_eq!(refusal(file.path()), message);
 }
 
-/// Opens the file and reads every tensor; what is read is never more than the file.
+/// Opens the file and reads every tensor, none of which is larger than the file.
 fn exercise(path: &Path) {
     let Ok(file) = TorchFile::open(path) else { return };
     let len = std::fs::metadata(path).unwrap().len();

@@ -3,30 +3,31 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use super::pickle::shown;
-use super::{STORAGES, TensorInfo, element_len};
+use super::escape::escaped;
+use super::tensor_info::{STORAGES, TensorInfo, element_len};
 use crate::error::{Error, Result};
+use crate::files::scratch;
 
-/// The folder that holds everything; PyTorch takes any name.
+/// The one folder of the archive; PyTorch accepts any name.
 const ROOT: &str = "archive";
-/// PyTorch's, so that storages can be mapped into memory.
+/// PyTorch's alignment of storages, so that they can be mapped into memory.
 const ALIGNMENT: u16 = 64;
 
 /// Writes the dict `{name: tensor}` to `path` as `torch.save` does, below the key `under` if given.
 ///
-/// `bytes` gives the values of a tensor by its name, row-major and little-endian. It is asked in the
-/// order of `tensors`, and each answer is dropped before the next question. A dot in a name has no
-/// meaning. The file appears whole or not at all, and replaces what was there.
+/// `bytes` returns the values of a tensor by its name, row-major and little-endian; it is called in the
+/// order of `tensors`, and one tensor is in memory at a time. Dots in names have no meaning. The file is
+/// written atomically and replaces an existing one.
 ///
 /// # Errors
-/// [`Error::File`] when two tensors have one name, a number format is none of PyTorch's, or `bytes`
-/// gives another length than dtype and shape; those of `bytes`; [`Error::Io`].
+/// [`Error::File`] when two tensors have the same name, a number format is none of PyTorch's, or `bytes`
+/// returns another length than format and shape need; those of `bytes`; [`Error::Io`].
 pub fn write(
     path: &Path,
     under: Option<&str>,
@@ -34,14 +35,12 @@ pub fn write(
     mut bytes: impl FnMut(&str) -> Result<Vec<u8>>,
 ) -> Result<()> {
     let pickle = pickle(under, tensors).map_err(|message| Error::file(path, message))?;
-    let mut scratch = path.as_os_str().to_owned();
-    scratch.push(".tmp");
-    let scratch = PathBuf::from(scratch);
+    let scratch = scratch(path);
     let file = File::create(&scratch).map_err(Error::io(&scratch))?;
     write_archive(file, path, &pickle, tensors, &mut bytes)
         .and_then(|()| std::fs::rename(&scratch, path).map_err(Error::io(path)))
         .inspect_err(|_| {
-            // Nothing half-written stays behind; the first error is the one to tell.
+            // The first error is the one to report.
             let _ = std::fs::remove_file(&scratch);
         })
 }
@@ -70,7 +69,7 @@ fn write_archive(
         if Some(content.len()) != info.bytes_len() {
             let message = format!(
                 "tensor {}: {} bytes given for {:?} of {:?}",
-                shown(name),
+                escaped(name),
                 content.len(),
                 info.shape,
                 info.dtype
@@ -86,7 +85,7 @@ fn write_archive(
         .map_err(Error::io(path))
 }
 
-/// The `data.pkl` of the dict, in protocol 2 as PyTorch's.
+/// The `data.pkl` of the dict, in protocol 2 like PyTorch's.
 fn pickle(
     under: Option<&str>,
     tensors: &[(String, TensorInfo)],
@@ -99,11 +98,11 @@ fn pickle(
     let mut names = HashSet::new();
     for (index, (name, info)) in tensors.iter().enumerate() {
         if !names.insert(name) {
-            return Err(format!("two tensors have the name {}", shown(name)));
+            return Err(format!("two tensors have the name {}", escaped(name)));
         }
         text(&mut out, name)
             .and_then(|()| tensor(&mut out, index, info))
-            .ok_or_else(|| format!("PyTorch has no tensor {} like {info:?}", shown(name)))?;
+            .ok_or_else(|| format!("PyTorch has no tensor {} like {info:?}", escaped(name)))?;
     }
     if under.is_some() {
         out.push(b'u');
@@ -129,16 +128,16 @@ fn tensor(out: &mut Vec<u8>, index: usize, info: &TensorInfo) -> Option<()> {
     }
     out.extend(b"t(");
     for axis in 1..=info.shape.len() {
-        // As in PyTorch, an empty axis counts as one here.
+        // As in PyTorch, an axis of size 0 counts as 1 here.
         let mut inner = info.shape[axis..].iter().map(|&size| size.max(1));
         int(out, inner.try_fold(1, usize::checked_mul)?)?;
     }
-    // No gradient, and the hooks of the backward pass: none.
+    // No gradient, and an empty dict of backward hooks.
     out.extend(b"t\x89ccollections\nOrderedDict\n)RtR");
     Some(())
 }
 
-/// `None` where the text is longer than the format allows.
+/// Writes a string; `None` if it is longer than the format allows.
 fn text(out: &mut Vec<u8>, text: &str) -> Option<()> {
     out.push(b'X');
     out.extend(u32::try_from(text.len()).ok()?.to_le_bytes());
@@ -146,7 +145,7 @@ fn text(out: &mut Vec<u8>, text: &str) -> Option<()> {
     Some(())
 }
 
-/// `None` where PyTorch's 64-bit integers end.
+/// Writes an integer; `None` beyond PyTorch's 64 bits.
 fn int(out: &mut Vec<u8>, number: usize) -> Option<()> {
     if let Ok(number) = u16::try_from(number) {
         out.push(b'M');
@@ -172,7 +171,7 @@ mod tests {
         TensorInfo { dtype, shape: shape.to_vec() }
     }
 
-    /// One tensor of every number format, and the shapes that are special.
+    /// One tensor of every number format, and special shapes.
     fn tensors() -> Vec<(String, TensorInfo)> {
         let shapes: [&[usize]; 4] = [&[], &[0, 3], &[300, 70], &[1, 1, 1, 1, 1]];
         let dtypes = STORAGES
@@ -182,7 +181,7 @@ mod tests {
         dtypes.chain(shapes).collect()
     }
 
-    /// Bytes that are others for every tensor.
+    /// Bytes that differ between tensors.
     fn values(name: &str, tensors: &[(String, TensorInfo)]) -> Vec<u8> {
         let at = tensors.iter().position(|(other, _)| other == name).unwrap();
         (0..tensors[at].1.bytes_len().unwrap()).map(|i| (i * 7 + at * 31) as u8).collect()
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_stored_aligned_and_alike_in_every_run() {
+    fn entries_are_stored_aligned_and_the_same_in_every_run() {
         let dir = tempfile::tempdir().unwrap();
         let (path, tensors) = (dir.path().join("model.pth"), tensors());
         let mut files = Vec::new();
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_write_leaves_nothing_new() {
+    fn a_failed_write_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model.pth");
         std::fs::write(&path, "what was there").unwrap();

@@ -11,7 +11,8 @@ use calumma::eval::task::{
 };
 use calumma::generate::GenerationConfig;
 use calumma::pipeline::Pipeline;
-use calumma::train::{LanguageRecipe, read_recipe};
+use calumma::recipe::read_recipe;
+use calumma::train::LanguageRecipe;
 use calumma::{Error, Result};
 use serde_json::Map;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use calumma::eval::task::{EvalRecipe, TaskConfig};
 use calumma::files::write_atomic;
-use calumma::train::read_recipe;
+use calumma::recipe::read_recipe;
 use calumma::{Error, Result};
 use clap::Args;
 use serde_json::{Value, json};

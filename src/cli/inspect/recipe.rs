@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use calumma::data::BpeRecipe;
+use calumma::data::shards::TokensRecipe;
 use calumma::eval::task::EvalRecipe;
-use calumma::train::{BpeRecipe, LanguageRecipe, Recipe, TokensRecipe, VqRecipe, read_recipe};
+use calumma::recipe::{Recipe, read_recipe};
+use calumma::train::{LanguageRecipe, VqRecipe};
 use calumma::{Error, Result};
 use serde_json::json;
 

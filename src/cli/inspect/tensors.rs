@@ -7,7 +7,7 @@ use calumma::checkpoint::weight_files;
 use safetensors::Dtype;
 use serde::Serialize;
 use serde_json::json;
-use vq_tokenizer::weights::WeightFiles;
+use tensor_files::WeightFiles;
 
 use crate::cli::session::{Session, name};
 use crate::cli::sizes::{self, Parts, part_of};
@@ -70,7 +70,7 @@ pub fn dtypes(tensors: &[Tensor]) -> String {
 /// As [`WeightFiles::open`].
 pub fn show(path: &Path, session: &Session) -> Result<()> {
     let files = WeightFiles::open(path)?;
-    let (tensors, notes) = (tensors(&files), files.notes());
+    let (tensors, notes) = (tensors(&files), files.metadata());
     let total: usize = tensors.iter().map(Tensor::len).sum();
     let (number, amount) = (tensors.len(), sizes::count(total as f64));
     session.line(format_args!("{}: {number} tensors, {amount} values", path.display()))?;

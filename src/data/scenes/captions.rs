@@ -4,6 +4,7 @@
 //! from it need show nothing else.
 
 use super::describe::{Kind, Place, Relation};
+use super::detector::Detected;
 use super::sample::pick;
 use super::scene::{Background, Object, Scene};
 use super::score::Claim;
@@ -62,6 +63,20 @@ pub struct Caption {
     pub claims: Vec<Claim>,
     /// How many objects the scene holds.
     pub objects: usize,
+}
+
+impl Caption {
+    /// Whether every claim holds of what the detector found; further objects do not matter,
+    /// except where the caption gives a count.
+    pub fn satisfied(&self, found: &[Detected]) -> bool {
+        self.claims.iter().all(|claim| claim.satisfied(found))
+    }
+
+    /// Whether every claim holds and the image shows no further objects: captions name all
+    /// objects of their scene.
+    pub fn satisfied_exactly(&self, found: &[Detected]) -> bool {
+        found.len() == self.objects && self.satisfied(found)
+    }
 }
 
 /// What a grammar says before a frame is put around it.

@@ -1,8 +1,8 @@
 //! One function per question family: a text and its answer, or `None` where a scene gives
 //! the family no unambiguous question.
 
+use super::asker::Asker;
 use super::describe::{CLEAR_DISPLACEMENT, Column, Kind, Place, Relation, Row};
-use super::questions::Asker;
 use super::sample::{pairs, pick};
 use super::scene::{Color, Object, Shape, Size};
 use rand::RngExt;

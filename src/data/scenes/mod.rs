@@ -15,6 +15,7 @@
 //! # Ok::<(), calumma::Error>(())
 //! ```
 
+mod asker;
 mod captions;
 mod config;
 mod describe;

@@ -1,8 +1,8 @@
 //! Questions about a scene with one right answer each.
 
+use super::asker::Asker;
 use super::families;
-use super::sample::{Split, is_held_out};
-use super::scene::{Color, Object, Scene, Shape};
+use super::scene::Scene;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -88,52 +88,32 @@ pub fn questions(scene: &Scene, rng: &mut ChaCha8Rng, count: usize) -> Vec<Quest
         if questions.len() == count {
             break;
         }
-        let question = ask.about(family, rng);
+        let question = about(&ask, family, rng);
         questions.extend(question.filter(|new| questions.iter().all(|old| old.text != new.text)));
     }
     questions
 }
 
-/// A scene with the pairs that questions about it may name.
-pub(super) struct Asker<'a> {
-    pub(super) scene: &'a Scene,
-    pub(super) split: Split,
-}
-
-impl<'a> Asker<'a> {
-    pub(super) fn new(scene: &'a Scene) -> Self {
-        let held_out = scene.objects.iter().all(|object| is_held_out(object.shape, object.color));
-        Self { scene, split: if held_out { Split::HeldOut } else { Split::Train } }
-    }
-
-    pub(super) fn objects(&self) -> &'a [Object] {
-        &self.scene.objects
-    }
-
-    pub(super) fn shows(&self, shape: Shape, color: Color) -> bool {
-        self.objects().iter().any(|object| object.shape == shape && object.color == color)
-    }
-
-    /// One question of the family, if the scene allows any.
-    fn about(&self, family: Family, rng: &mut ChaCha8Rng) -> Option<Question> {
-        let (text, answer) = match family {
-            Family::Exists => families::exists(self, rng),
-            Family::Count => families::count(self, rng),
-            Family::Color => families::color(self, rng),
-            Family::Shape => families::shape(self, rng),
-            Family::Size => families::size(self, rng),
-            Family::Position => families::position(self, rng),
-            Family::Relation => families::relation(self, rng),
-            Family::Comparison => families::comparison(self, rng),
-            Family::Background => families::background(self, rng),
-        }?;
-        Some(Question { text, answer, family })
-    }
+/// One question of the family, if the scene allows any.
+fn about(ask: &Asker<'_>, family: Family, rng: &mut ChaCha8Rng) -> Option<Question> {
+    let (text, answer) = match family {
+        Family::Exists => families::exists(ask, rng),
+        Family::Count => families::count(ask, rng),
+        Family::Color => families::color(ask, rng),
+        Family::Shape => families::shape(ask, rng),
+        Family::Size => families::size(ask, rng),
+        Family::Position => families::position(ask, rng),
+        Family::Relation => families::relation(ask, rng),
+        Family::Comparison => families::comparison(ask, rng),
+        Family::Background => families::background(ask, rng),
+    }?;
+    Some(Question { text, answer, family })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::{Stream, item_rng, scene_at};
+    use super::super::sample::{Split, Stream, item_rng, scene_at};
+    use super::super::scene::{Color, Shape};
     use super::*;
     use std::collections::{HashMap, HashSet};
 

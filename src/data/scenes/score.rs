@@ -1,6 +1,5 @@
 //! Whether an image shows what a caption says.
 
-use super::captions::Caption;
 use super::describe::{CLEAR_DISPLACEMENT, Kind, Place, Relation};
 use super::detector::Detected;
 use super::scene::Object;
@@ -57,20 +56,6 @@ impl Claim {
     pub fn satisfied(&self, found: &[Detected]) -> bool {
         let objects: Vec<_> = found.iter().map(|found| found.object).collect();
         self.holds(&objects)
-    }
-}
-
-impl Caption {
-    /// Whether every claim holds of what the detector found; further objects do not matter,
-    /// except where the caption gives a count.
-    pub fn satisfied(&self, found: &[Detected]) -> bool {
-        self.claims.iter().all(|claim| claim.satisfied(found))
-    }
-
-    /// Whether every claim holds and the image shows no further objects: captions name all
-    /// objects of their scene.
-    pub fn satisfied_exactly(&self, found: &[Detected]) -> bool {
-        found.len() == self.objects && self.satisfied(found)
     }
 }
 

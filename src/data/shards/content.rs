@@ -1,4 +1,4 @@
-//! What goes into a shard, and its bytes.
+//! The content of a shard, and its bytes.
 
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
@@ -6,39 +6,41 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::files::hex;
-use crate::tokenize::TokenSequence;
+use crate::tokenize::{Processor, TokenSequence};
 
+/// The ending of a shard's file name.
+pub(super) const ENDING: &str = "safetensors";
 /// The value of `format` in the metadata.
 pub(super) const FORMAT: &str = "calumma.tokens";
-/// The version of the layout that this program reads and writes.
+/// The version of the layout.
 pub(super) const VERSION: &str = "1";
-/// Keys of the two sums.
+/// Metadata keys of the two sums.
 pub(super) const HEADER_SUM: &str = "sha256_header";
 pub(super) const DATA_SUM: &str = "sha256_data";
 /// The header ends at a multiple of this many bytes.
 const ALIGNMENT: usize = 8;
-/// What stands for a sum while the sum is taken: as many zeros as it has digits.
+/// Placeholder for a sum while it is computed: as many zeros as a sum has digits.
 pub(super) const NO_SUM: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// Documents on their way into a shard.
+/// Everything that a shard holds.
 #[derive(Clone, Debug)]
 pub struct ShardContent {
-    /// Digest of the tokenizers, see [`super::tokenizer_digest`].
+    /// Digest of the tokenizers, see [`tokenizer_digest`].
     pub tokenizer: String,
-    /// Digest of everything that decides the content: a shard that has it need not be made again.
+    /// Digest of everything that decides the content; a shard that has it need not be made again.
     pub made_of: String,
-    /// Names of sources.
+    /// Names of the sources.
     pub sources: Vec<String>,
-    /// Documents, each with the index of its source.
+    /// The documents, each with the index of its source.
     pub documents: Vec<(TokenSequence, usize)>,
 }
 
 impl ShardContent {
-    /// The file's bytes; the same for the same content.
+    /// The file's bytes, a function of the content.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when a document has another number of ids than of mask entries, or there are
-    /// more than 65,536 sources.
+    /// [`Error::Invalid`] if the number of ids of a document differs from that of its mask entries, or
+    /// there are more than 65,536 sources.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let (mut ids, mut mask, mut offsets, mut sources) = (vec![], vec![], vec![0], vec![]);
         for (tokens, source) in &self.documents {
@@ -51,7 +53,7 @@ impl ShardContent {
             mask.extend_from_slice(&tokens.loss_mask);
             offsets.push(ids.len() as u64);
             let number = u16::try_from(*source)
-                .map_err(|_| Error::invalid("a shard names at most 65536 sources".to_owned()))?;
+                .map_err(|_| Error::invalid("a shard names at most 65536 sources"))?;
             sources.extend(number.to_le_bytes());
         }
         let is_narrow = ids.iter().all(|id| u16::try_from(*id).is_ok());
@@ -61,7 +63,7 @@ impl ShardContent {
         };
         let offset_bytes: Vec<u8> = offsets.iter().flat_map(|at| at.to_le_bytes()).collect();
         let mask = packed(&mask);
-        // Widest values first, so that each tensor lies at a multiple of its value's size.
+        // Widest values first, so that every tensor is aligned to its values.
         let tensors = [
             ("offsets", Dtype::U64, offsets.len(), offset_bytes),
             ("ids", dtype, ids.len(), ids_bytes),
@@ -95,26 +97,26 @@ impl ShardContent {
     }
 }
 
-/// A bit for each entry, the lowest first.
+/// A bit per entry, lowest first.
 fn packed(mask: &[bool]) -> Vec<u8> {
     let byte = |bits: &[bool]| (0..).zip(bits).map(|(at, bit)| u8::from(*bit) << at).sum();
     mask.chunks(8).map(byte).collect()
 }
 
-/// Where the header of a file ends and its data begin: 8 bytes of length, then so many of JSON.
+/// Where the data of a file begin, after 8 bytes of header length and the JSON header.
 pub(super) fn data_start(bytes: &[u8]) -> Option<usize> {
     let len = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
     usize::try_from(len).ok()?.checked_add(8).filter(|start| *start <= bytes.len())
 }
 
-/// Where the digits of the sum `key` stand in `header`.
+/// The position of the digits of the sum `key` in `header`.
 pub(super) fn sum_place(header: &[u8], key: &str) -> Option<std::ops::Range<usize>> {
     let mark = format!("\"{key}\":\"");
     let at = header.windows(mark.len()).position(|window| window == mark.as_bytes())? + mark.len();
     (at + NO_SUM.len() <= header.len()).then_some(at..at + NO_SUM.len())
 }
 
-/// The sum of a header, its length included, with zeros in its own place.
+/// The sum of a header with its length, computed with zeros in the place of the sum.
 pub(super) fn header_sum(header: &[u8]) -> Option<String> {
     let mut header = header.to_vec();
     let place = sum_place(&header, HEADER_SUM)?;
@@ -127,13 +129,13 @@ pub(super) fn data_sum(data: &[u8]) -> String {
     hex(&Sha256::digest(data))
 }
 
-/// The file of `header` and `data`, with both sums in the header.
+/// The file of `header` and `data`, with both sums filled in.
 fn sealed(header: &str, data: Vec<u8>) -> Result<Vec<u8>> {
     let len = header.len().next_multiple_of(ALIGNMENT);
     let mut bytes = (len as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());
     bytes.resize(8 + len, b' ');
-    let lost = || Error::invalid("token shard: a name holds what marks the sums".to_owned());
+    let lost = || Error::invalid("token shard: a name holds what marks the sums");
     let place = sum_place(&bytes, DATA_SUM).ok_or_else(lost)?;
     bytes[place].copy_from_slice(data_sum(&data).as_bytes());
     let sum = header_sum(&bytes).ok_or_else(lost)?;
@@ -141,6 +143,18 @@ fn sealed(header: &str, data: Vec<u8>) -> Result<Vec<u8>> {
     bytes[place].copy_from_slice(sum.as_bytes());
     bytes.extend(data);
     Ok(bytes)
+}
+
+/// A digest of everything that turns a document into ids: the text tokenizer, the image tokenizer (by the
+/// digest of its files) and the layout of image blocks.
+///
+/// # Errors
+/// If the text tokenizer cannot be serialised.
+pub fn tokenizer_digest(processor: &Processor, image_digest: &str) -> Result<String> {
+    let mut hasher = Sha256::new();
+    hasher.update(processor.text().to_bytes()?);
+    hasher.update(format!("{image_digest} {:?}", processor.blocks()));
+    Ok(hex(&hasher.finalize())[..16].to_owned())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! `calumma tokenize`: samples to shards. Which samples a shard holds follows from the recipe alone, so any
-//! number of processes make the same files, and a stopped one goes on at the next missing file.
+//! `calumma tokenize`: from samples to shards. The samples of a shard follow from the recipe alone, so any
+//! number of processes make the same files, and a stopped one continues with the next missing file.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rand::SeedableRng;
@@ -8,31 +9,39 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{Shard, ShardContent, files_in, tokenizer_digest};
+use super::content::{ShardContent, tokenizer_digest};
+use super::locate::files_in;
+use super::shard::Shard;
+use crate::data::config::SampleData;
+use crate::data::counted::Counted;
+use crate::data::dataset::Sample;
+use crate::data::encoded::{EncodedSample, Encoding};
 use crate::data::mixture::mix;
-use crate::data::{
-    Counted, DataConfig, Dataset, Encoding, Fields, Renderer, Sample, fingerprint, open_as,
-};
+use crate::data::open::fingerprint;
+use crate::data::renderer::Renderer;
 use crate::error::{Error, Result};
 use crate::files::{hex, write_atomic};
 use crate::report::Reporter;
 use crate::tokenize::{Processor, TokenSequence};
 
-/// Samples whose images are decoded and encoded together.
+/// Samples decoded and encoded together.
 const BATCH: usize = 64;
 
-/// What to make, and of what.
+/// Bad samples listed.
+const BAD_LISTED: usize = 20;
+
+/// What shards to make, and from what.
 #[derive(Clone, Copy, Debug)]
 pub struct ShardJob<'a> {
     /// The sources.
-    pub data: &'a [DataConfig],
-    /// Where the shards go.
+    pub data: &'a [SampleData],
+    /// Directory of the shards.
     pub dir: &'a Path,
-    /// Samples in a shard; at least 1.
+    /// Samples per shard; at least 1.
     pub samples_per_shard: usize,
-    /// Documents made of each sample, each with a template and choices of its own.
+    /// Documents made of each sample, each with its own template and random choices.
     pub renderings: usize,
-    /// Seed of all choices.
+    /// Seed of all random choices.
     pub seed: u64,
     /// The image tokenizer.
     pub encoding: Encoding<'a>,
@@ -40,22 +49,22 @@ pub struct ShardJob<'a> {
     pub processor: &'a Processor,
 }
 
-/// What was made.
+/// Counts of what was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct ShardReport {
     /// Shards of all sources.
     pub shards: usize,
-    /// Those made now.
+    /// Shards made by this call.
     pub made: usize,
-    /// Those found whole from an earlier call.
+    /// Shards found intact from an earlier call.
     pub kept: usize,
-    /// Those left to other processes.
+    /// Shards left to other processes.
     pub left: usize,
-    /// Documents in the shards made now or kept.
+    /// Documents in the shards made or kept.
     pub documents: usize,
     /// Tokens in them.
     pub tokens: usize,
-    /// Samples that could not be read or laid out, in the shards made now.
+    /// Samples that could not be read or rendered, in the shards made.
     pub bad: usize,
 }
 
@@ -68,12 +77,12 @@ struct Planned {
 }
 
 impl ShardJob<'_> {
-    /// Makes the shards whose number leaves the remainder `part.0` when divided by `part.1`, of those that
-    /// are not there yet. `bar` makes a reporter for so many shards.
+    /// Makes the missing shards among those whose number is `part.0` modulo `part.1`. `bar` is called
+    /// with the number of shards.
     ///
     /// # Errors
-    /// Those of the data; when more samples than a source's `max_bad` are bad; when the directory
-    /// holds shards that are not of this job.
+    /// Those of the data; if more samples than a source's `max_bad` are bad, or the directory holds shards
+    /// of another job.
     pub fn run(
         &self,
         part: (usize, usize),
@@ -82,7 +91,7 @@ impl ShardJob<'_> {
         let sources: Vec<OpenSource<'_>> =
             self.data.iter().map(OpenSource::new).collect::<Result<_>>()?;
         let plan = self.plan(&sources);
-        self.refuse_strangers(&plan)?;
+        self.refuse_other_shards(&plan)?;
         let mut report = ShardReport { shards: plan.len(), ..ShardReport::default() };
         let mut reporter = bar(plan.len());
         for (number, planned) in plan.iter().enumerate() {
@@ -92,8 +101,8 @@ impl ShardJob<'_> {
             }
             let source = &sources[planned.source];
             let made_of = self.made_of(source, planned)?;
-            let whole = |shard: &Shard| shard.made_of() == made_of && shard.verify().is_ok();
-            let shard = match Shard::open(&planned.path).ok().filter(whole) {
+            let intact = |shard: &Shard| shard.made_of() == made_of && shard.verify().is_ok();
+            let shard = match Shard::open(&planned.path).ok().filter(intact) {
                 Some(shard) => {
                     report.kept += 1;
                     shard
@@ -110,13 +119,14 @@ impl ShardJob<'_> {
             report.tokens += shard.num_tokens();
             reporter.step(number + 1, shard.num_tokens());
         }
-        for bad in sources.iter().flat_map(|source| source.dataset.bad()).take(20) {
+        for bad in sources.iter().flat_map(|source| source.dataset.bad()).take(BAD_LISTED) {
             reporter.note(&format!("left out: {}", bad.reason));
         }
         reporter.finish();
         Ok(report)
     }
 
+    /// All shards of all sources, in order.
     fn plan(&self, sources: &[OpenSource<'_>]) -> Vec<Planned> {
         let mut plan = Vec::new();
         for (source, open) in sources.iter().enumerate() {
@@ -131,27 +141,26 @@ impl ShardJob<'_> {
         plan
     }
 
-    /// Training reads every shard in the directory.
-    fn refuse_strangers(&self, plan: &[Planned]) -> Result<()> {
+    /// Refuses a directory with other shards than those of `plan`, since training reads all that it holds.
+    fn refuse_other_shards(&self, plan: &[Planned]) -> Result<()> {
         if !self.dir.is_dir() {
             return Ok(());
         }
         let known = |path: &PathBuf| plan.iter().any(|planned| planned.path == *path);
         match files_in(self.dir)?.iter().find(|path| !known(path)) {
-            Some(stranger) => Err(Error::file(
-                stranger,
+            Some(other) => Err(Error::file(
+                other,
                 "is not one of this recipe's shards; choose another run.name, or remove it",
             )),
             None => Ok(()),
         }
     }
 
-    /// Everything that decides a shard's content.
+    /// Digest of everything that decides a shard's content.
     fn made_of(&self, source: &OpenSource<'_>, planned: &Planned) -> Result<String> {
-        let config = source.config;
         let identity = serde_json::json!([
             tokenizer_digest(self.processor, self.encoding.digest)?,
-            DataConfig { weight: Default::default(), ..config.clone() },
+            source.data,
             source.files,
             [self.seed, self.renderings as u64, planned.source as u64],
             [planned.first, planned.end],
@@ -159,7 +168,7 @@ impl ShardJob<'_> {
         Ok(hex(&Sha256::digest(identity.to_string().as_bytes())))
     }
 
-    /// The documents of a shard, and the number of samples that gave none.
+    /// The content of a shard, and the number of samples that gave no document.
     fn content(
         &self,
         source: &OpenSource<'_>,
@@ -170,52 +179,58 @@ impl ShardJob<'_> {
         for first in (planned.first..planned.end).step_by(BATCH) {
             let range = first..(first + BATCH).min(planned.end);
             let all = range.len();
-            let take = |index| Ok(source.dataset.take(index)?.map(|sample| (index, sample)));
-            let samples: Vec<(usize, Sample)> = range
-                .into_par_iter()
-                .map(take)
-                .collect::<Result<Vec<_>>>()?
-                .into_iter()
-                .flatten()
-                .collect();
-            let images: Vec<_> =
-                samples.iter().flat_map(|(_, sample)| sample.images.iter().cloned()).collect();
-            let mut codes = self.encoding.vq.encode(&images)?.into_iter();
-            let coded: Vec<_> = samples
-                .into_iter()
-                .map(|(index, sample)| {
-                    let codes: Vec<_> = codes.by_ref().take(sample.images.len()).collect();
-                    (index, sample.fields, codes)
-                })
-                .collect();
-            let render = |(index, mut fields, codes): (usize, Fields, Vec<_>)| {
-                fields.extend(source.config.fields.clone());
-                let mut made = Vec::with_capacity(self.renderings);
-                for rendering in 0..self.renderings {
-                    let mut rng = self.rng(planned.source, index, rendering);
-                    let template = source.renderer.draw(&mut rng);
-                    let sample = (&fields, codes.as_slice());
-                    match source.renderer.document(sample, template, &mut rng, self.processor) {
-                        Ok(tokens) => made.push(tokens),
-                        Err(error) => {
-                            source.dataset.reject(index, error.to_string())?;
-                            return Ok(None);
-                        }
-                    }
-                }
-                Ok(Some(made))
-            };
-            let made: Vec<Option<Vec<TokenSequence>>> =
-                coded.into_par_iter().map(render).collect::<Result<_>>()?;
-            bad += all - made.iter().flatten().count();
-            documents.extend(made.into_iter().flatten().flatten().map(|tokens| (tokens, 0)));
+            let render = |sample| self.render(source, planned.source, sample);
+            let rendered: Vec<Option<Vec<TokenSequence>>> =
+                self.encoded(source, range)?.into_par_iter().map(render).collect::<Result<_>>()?;
+            bad += all - rendered.iter().flatten().count();
+            documents.extend(rendered.into_iter().flatten().flatten().map(|tokens| (tokens, 0)));
         }
         let tokenizer = tokenizer_digest(self.processor, self.encoding.digest)?;
-        let sources = vec![source.config.label().to_owned()];
+        let sources = vec![source.data.label().to_owned()];
         Ok((ShardContent { tokenizer, made_of, sources, documents }, bad))
     }
 
-    /// The same for a sample whatever shard it comes to lie in.
+    /// The readable samples of `range` with their images as codes.
+    fn encoded(&self, source: &OpenSource<'_>, range: Range<usize>) -> Result<Vec<Encoded>> {
+        let take = |index| Ok(source.dataset.take(index)?.map(|sample| (index, sample)));
+        let samples: Vec<Option<(usize, Sample)>> =
+            range.into_par_iter().map(take).collect::<Result<_>>()?;
+        let samples: Vec<(usize, Sample)> = samples.into_iter().flatten().collect();
+        let images: Vec<_> =
+            samples.iter().flat_map(|(_, sample)| sample.images.iter().cloned()).collect();
+        let mut codes = self.encoding.vq.encode(&images)?.into_iter();
+        let encoded = samples.into_iter().map(|(index, sample)| {
+            let images = codes.by_ref().take(sample.images.len()).collect();
+            Encoded { index, sample: EncodedSample { fields: sample.fields, images } }
+        });
+        Ok(encoded.collect())
+    }
+
+    /// The documents of a sample; `None` if it cannot be rendered but that is within tolerance.
+    fn render(
+        &self,
+        source: &OpenSource<'_>,
+        number: usize,
+        Encoded { index, mut sample }: Encoded,
+    ) -> Result<Option<Vec<TokenSequence>>> {
+        source.renderer.complete(&mut sample.fields);
+        let sample = (&sample.fields, sample.images.as_slice());
+        let mut documents = Vec::with_capacity(self.renderings);
+        for rendering in 0..self.renderings {
+            let mut rng = self.rng(number, index, rendering);
+            let template = source.renderer.draw(&mut rng);
+            match source.renderer.document(sample, template, &mut rng, self.processor) {
+                Ok(tokens) => documents.push(tokens),
+                Err(error) => {
+                    source.dataset.reject(index, error.to_string())?;
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(documents))
+    }
+
+    /// The random generator of a sample's rendering, independent of its shard.
     fn rng(&self, source: usize, index: usize, rendering: usize) -> ChaCha8Rng {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(mix(mix(mix(source as u64) ^ index as u64) ^ rendering as u64));
@@ -223,21 +238,27 @@ impl ShardJob<'_> {
     }
 }
 
+/// Sample `index` of a source.
+struct Encoded {
+    index: usize,
+    sample: EncodedSample,
+}
+
+/// A source of samples, opened.
 struct OpenSource<'a> {
-    config: &'a DataConfig,
+    data: &'a SampleData,
     renderer: Renderer,
     dataset: Counted,
     len: usize,
-    /// What tells this state of the files from another.
+    /// State of the files, see [`fingerprint`].
     files: Vec<(PathBuf, u64, u64)>,
 }
 
 impl<'a> OpenSource<'a> {
-    fn new(config: &'a DataConfig) -> Result<Self> {
-        let dataset = open_as(&config.path, config.explode.as_deref(), config.group_by.as_deref())?;
-        let dataset = Counted::new(dataset, config.max_bad)?;
-        let len = dataset.len().min(config.limit.unwrap_or(usize::MAX));
-        let files = fingerprint(&config.path)?;
-        Ok(Self { config, renderer: Renderer::new(config)?, dataset, len, files })
+    fn new(data: &'a SampleData) -> Result<Self> {
+        let dataset = data.source.open()?;
+        let len = data.source.len_of(&dataset);
+        let files = fingerprint(&data.source.path)?;
+        Ok(Self { data, renderer: Renderer::new(&data.template)?, dataset, len, files })
     }
 }

@@ -1,4 +1,4 @@
-//! One file of token ids, mapped into memory.
+//! One shard, mapped into memory.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -7,11 +7,15 @@ use std::sync::OnceLock;
 
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
-use vq_tokenizer::weights::{MappedFile, map_file};
+use tensor_files::{MappedFile, map_file};
 
 use super::content::{DATA_SUM, FORMAT, HEADER_SUM, VERSION, data_start, data_sum, header_sum};
+use crate::data::messages::because_in;
 use crate::error::{Error, Result};
 use crate::tokenize::TokenSequence;
+
+/// The message about a file that is not a complete shard.
+const DAMAGED: &str = "is no whole token shard";
 
 /// A file of documents as ids; see the [module](super) for the layout.
 #[derive(Debug)]
@@ -19,11 +23,11 @@ pub struct Shard {
     path: PathBuf,
     bytes: MappedFile,
     header: Header,
-    /// What the first look at the data found.
+    /// Result of the verification of the data, once it was done.
     checked: OnceLock<std::result::Result<(), String>>,
 }
 
-/// What the header says.
+/// The parsed header.
 #[derive(Debug)]
 struct Header {
     tokenizer: String,
@@ -42,11 +46,11 @@ impl Shard {
     /// Opens the shard at `path` and checks its header.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be read; [`Error::File`] when it is no shard, of another version, or
-    /// its header is damaged.
+    /// [`Error::Io`] if it cannot be read; [`Error::File`] if it is not a shard, of another version, or
+    /// has a damaged header.
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = map_file(path)?;
-        let header = Header::read(&bytes).map_err(|message| Error::file(path, message))?;
+        let header = Header::read(path, &bytes)?;
         Ok(Self { path: path.to_owned(), bytes, header, checked: OnceLock::new() })
     }
 
@@ -60,7 +64,7 @@ impl Shard {
         self.header.numbers.len() / 2
     }
 
-    /// Whether there is no document.
+    /// Whether there are no documents.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -70,25 +74,25 @@ impl Shard {
         self.header.ids.len() / self.header.width()
     }
 
-    /// Digest of the tokenizers that made it.
+    /// Digest of the tokenizers that it was made with.
     pub fn tokenizer(&self) -> &str {
         &self.header.tokenizer
     }
 
-    /// Digest of everything that it was made of.
+    /// Digest of everything that it was made from.
     pub fn made_of(&self) -> &str {
         &self.header.made_of
     }
 
-    /// Names of the sources that its documents come from.
+    /// Names of the sources of its documents.
     pub fn sources(&self) -> &[String] {
         &self.header.sources
     }
 
-    /// Checks the data against their sum, once.
+    /// Verifies the data against their sum, once.
     ///
     /// # Errors
-    /// [`Error::File`] when they are damaged.
+    /// [`Error::File`] if they are damaged.
     pub fn verify(&self) -> Result<()> {
         let found = self.checked.get_or_init(|| self.header.check(&self.bytes));
         found.as_ref().map_err(|message| Error::file(&self.path, message.clone())).copied()
@@ -100,7 +104,7 @@ impl Shard {
     /// As [`verify`](Self::verify).
     ///
     /// # Panics
-    /// When there are not more than `index` documents.
+    /// If `index` is not below [`len`](Self::len).
     pub fn get(&self, index: usize) -> Result<(TokenSequence, usize)> {
         self.verify()?;
         let (start, end) = self.header.document(&self.bytes, index);
@@ -119,25 +123,26 @@ impl Shard {
 }
 
 impl Header {
-    fn read(bytes: &[u8]) -> std::result::Result<Self, String> {
-        let damaged = |what: &str| format!("is no whole token shard: {what}");
+    fn read(path: &Path, bytes: &[u8]) -> Result<Self> {
+        let damaged = |what: &str| Error::file(path, format!("{DAMAGED}: {what}"));
         let data = data_start(bytes).ok_or_else(|| damaged("its header is cut off"))?;
-        let (_, metadata) =
-            SafeTensors::read_metadata(bytes).map_err(|e| damaged(&e.to_string()))?;
+        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(because_in(path, DAMAGED))?;
         let none = HashMap::new();
         let notes = metadata.metadata().as_ref().unwrap_or(&none);
         let note = |key: &str| notes.get(key).map(String::as_str).unwrap_or_default();
         if note("format") != FORMAT {
-            return Err("holds tensors, but is no token shard of `calumma tokenize`".to_owned());
+            let message = "holds tensors, but is no token shard of `calumma tokenize`";
+            return Err(Error::file(path, message));
         }
         if note("version") != VERSION {
             let version = note("version");
-            return Err(format!("is a token shard of version {version:?}; allowed: {VERSION:?}"));
+            let message = format!("is a token shard of version {version:?}; allowed: {VERSION:?}");
+            return Err(Error::file(path, message));
         }
         if header_sum(&bytes[..data]).as_deref() != Some(note(HEADER_SUM)) {
             return Err(damaged("its header does not have the sum that it names"));
         }
-        let sources = serde_json::from_str(note("sources")).map_err(|e| damaged(&e.to_string()))?;
+        let sources = serde_json::from_str(note("sources")).map_err(because_in(path, DAMAGED))?;
         let tensor = |name| tensor(&metadata, name, data).ok_or_else(|| damaged(name));
         let (ids, offsets) = (tensor("ids")?, tensor("offsets")?);
         let (loss_mask, numbers) = (tensor("loss_mask")?, tensor("sources")?);
@@ -165,7 +170,7 @@ impl Header {
         fits.then_some(header).ok_or_else(|| damaged("its tensors do not fit one another"))
     }
 
-    /// Bytes of an id.
+    /// Bytes per id.
     fn width(&self) -> usize {
         if self.wide { 4 } else { 2 }
     }
@@ -176,7 +181,7 @@ impl Header {
         usize::try_from(u64::from_le_bytes(raw)).unwrap_or(usize::MAX)
     }
 
-    /// First token of document `index`, and the one after its last.
+    /// The range of tokens of document `index`, as start and end.
     fn document(&self, bytes: &[u8], index: usize) -> (usize, usize) {
         assert!(index < self.numbers.len() / 2, "document {index} is beyond the end");
         (self.offset(bytes, index), self.offset(bytes, index + 1))
@@ -187,7 +192,7 @@ impl Header {
         usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
     }
 
-    /// Whether the data are those that the sum was taken of, and make sense.
+    /// Verifies the sum of the data, and that offsets and sources are in range.
     fn check(&self, bytes: &[u8]) -> std::result::Result<(), String> {
         if data_sum(&bytes[self.data..]) != self.data_sum {
             return Err("is damaged: its data do not have the sum that its header names; make it \
@@ -208,7 +213,7 @@ impl Header {
     }
 }
 
-/// Number format and place in the file of the tensor `name`.
+/// Data type and position in the file of the tensor `name`.
 fn tensor(metadata: &Metadata, name: &str, data: usize) -> Option<(Dtype, Range<usize>)> {
     let info = metadata.info(name)?;
     let (start, end) = info.data_offsets;

@@ -7,13 +7,12 @@ use super::evaluation::Evaluation;
 use crate::checkpoint::{Manifest, VQ_DIR};
 use crate::data::pack::Packer;
 use crate::data::{
-    self, Augment, DEFAULT_TOLERANCE, DataConfig, Encoding, Weight, WeightedTemplate,
+    self, DocumentData, Encoding, SourceConfig, TemplateConfig, Validation, validation_batches,
 };
 use crate::error::Result;
 use crate::eval::loss::BatchLoss;
 use crate::eval::{Report, loss};
 use crate::train::objective::{LossConfig, NextToken};
-use crate::train::{Validation, validation_batches};
 
 impl Evaluation<'_> {
     pub(super) fn loss(&self, task: &LossTask, progress: &mut dyn FnMut(usize)) -> Result<Report> {
@@ -26,7 +25,7 @@ impl Evaluation<'_> {
     /// Those of the data; if there is no token to predict.
     pub fn loss_of(
         &self,
-        sources: &[DataConfig],
+        sources: &[DocumentData],
         progress: &mut dyn FnMut(usize),
     ) -> Result<Report> {
         let packed = sources.iter().map(|source| self.packed(source));
@@ -49,7 +48,7 @@ impl Evaluation<'_> {
 
     /// The name of `source` and its documents packed into rows; image codes are cached in `codes` beside the
     /// results.
-    fn packed(&self, source: &DataConfig) -> Result<(String, Validation)> {
+    fn packed(&self, source: &DocumentData) -> Result<(String, Validation)> {
         let processor = self.pipeline.processor();
         let seq_len = self.pipeline.model().config().max_position_embeddings;
         let pad = processor.vocabulary().special().pad;
@@ -67,7 +66,7 @@ impl Evaluation<'_> {
             quiet: self.quiet,
         };
         let common = self.task.common();
-        let count = common.limit.or(source.limit).unwrap_or(usize::MAX);
+        let count = common.limit.or(source.limit()).unwrap_or(usize::MAX);
         let new_packer = || Packer::new(common.batch, seq_len, pad);
         let one = std::slice::from_ref(source);
         let batches = validation_batches(one, encoding, count, processor, new_packer)?;
@@ -76,21 +75,10 @@ impl Evaluation<'_> {
 }
 
 /// The data source of a task.
-fn source(task: &LossTask) -> DataConfig {
-    DataConfig {
-        path: task.common.data.clone(),
-        name: task.common.name.clone(),
-        weight: Weight::default(),
-        templates: task.templates.iter().cloned().map(WeightedTemplate::Plain).collect(),
-        group_by: None,
-        explode: task.explode.clone(),
-        loss: task.loss,
-        max_turns: 8,
-        prompt_dropout: 0.0,
-        limit: None,
-        fields: Map::new(),
-        max_bad: DEFAULT_TOLERANCE,
-        augment: Augment::default(),
-        words: Vec::new(),
-    }
+fn source(task: &LossTask) -> DocumentData {
+    let samples =
+        SourceConfig { explode: task.explode.clone(), ..SourceConfig::new(&task.common.data) };
+    let template =
+        TemplateConfig { loss: task.loss, ..TemplateConfig::new(task.templates.clone()) };
+    DocumentData { name: task.common.name.clone(), ..DocumentData::samples(samples, template) }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::TaskConfig;
 use crate::error::{Error, Result};
-use crate::train::Recipe;
+use crate::recipe::Recipe;
 
 /// A recipe of `calumma eval run`: many tasks for one checkpoint.
 #[derive(Clone, Debug, Serialize, Deserialize)]

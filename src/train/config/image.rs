@@ -1,4 +1,4 @@
-//! An image tokenizer: `calumma vq train`.
+//! The recipe of `calumma vq train`.
 
 use std::path::PathBuf;
 
@@ -13,25 +13,26 @@ use super::super::optimizer_config::OptimizerConfig;
 use super::super::plan::Plan;
 use super::super::safety::SafetyConfig;
 use super::super::schedule::ScheduleConfig;
-use super::{AverageConfig, Recipe, RunConfig, at_least_one, one_batch};
-use crate::data::{DataConfig, Purpose, validate_sources};
+use super::run::{AverageConfig, RunConfig, one_batch};
+use crate::data::ImageData;
 use crate::error::{Error, Result};
+use crate::recipe::{Recipe, at_least_one};
 use crate::tokenize::CODES_PER_UNIT;
 
 /// A recipe for `calumma vq train`: an image tokenizer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VqRecipe {
-    /// Name, length and rhythm of the run.
+    /// Name, length and intervals of the run.
     pub run: RunConfig,
     /// The architecture.
     pub model: VqConfig,
-    /// Images to train on; templates are not used.
-    pub data: Vec<DataConfig>,
-    /// Images to measure reconstruction on; weights are ignored.
+    /// Images to train on.
+    pub data: Vec<ImageData>,
+    /// Images to measure reconstruction on; `weight`, `augment` and `words` are ignored.
     #[serde(default)]
-    pub validation: Vec<DataConfig>,
-    /// The shape that images are given, here and by the tokenizer that comes of it.
+    pub validation: Vec<ImageData>,
+    /// The shape that images are cropped to, in training and by the trained tokenizer.
     #[serde(default, alias = "pictures")]
     pub images: ImagesConfig,
     /// The optimizer.
@@ -43,32 +44,32 @@ pub struct VqRecipe {
     /// The loss.
     #[serde(default)]
     pub loss: VqLossConfig,
-    /// Replacement of codes that fell out of use.
+    /// Replacement of unused codes.
     #[serde(default)]
     pub codebook: RevivalConfig,
-    /// The time before the codebook takes part.
+    /// The steps before the codebook takes part.
     #[serde(default)]
     pub warmup: WarmupConfig,
-    /// A critic of reconstructions.
+    /// The adversarial loss.
     #[serde(default)]
     pub adversarial: AdversarialConfig,
-    /// A distance between features of a network that the user supplies.
+    /// The perceptual loss, with a network that the user supplies.
     #[serde(default)]
     pub perceptual: PerceptualConfig,
-    /// A head that reads words from the codes.
+    /// A head that predicts words from the codes.
     #[serde(default)]
     pub semantic: SemanticConfig,
     /// Averaged weights for evaluation and release.
     #[serde(default)]
     pub average: AverageConfig,
-    /// What to do when a step goes wrong.
+    /// Rewinding after a bad step.
     #[serde(default)]
     pub safety: SafetyConfig,
     /// The shape of a batch.
     pub batch: ImageBatchConfig,
 }
 
-/// How images are cut.
+/// How images are cropped.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImagesConfig {
@@ -80,12 +81,12 @@ pub struct ImagesConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageShape {
-    /// Squares of `model.resolution` pixels a side, cut from the middle.
+    /// The central square, resized to `model.resolution` pixels a side.
     #[default]
     Square,
-    /// Nearly their own aspect, up to 4 to 1: of the sizes with about as many pixels as the square, and sides
-    /// that are multiples of two codes, the one that keeps most of the image. Every image counts the same
-    /// in the loss, whatever its size.
+    /// Nearly the image's own aspect ratio, up to 4 to 1: of the sizes with about as many pixels as the square
+    /// and sides that are multiples of two codes, the one that keeps most of the image. Every image has
+    /// the same weight in the loss, whatever its size.
     Flexible,
 }
 
@@ -93,17 +94,17 @@ pub enum ImageShape {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WarmupConfig {
-    /// Steps as a plain autoencoder; then the codebook starts from latents.
+    /// Steps as an autoencoder without quantization, after which the codebook is initialised from latents.
     pub autoencoder_steps: usize,
-    /// Where it starts: `data` or `k-means`.
+    /// How it is initialised: from `data` or by `k-means`.
     pub codebook: CodebookStart,
 }
 
-/// The distance LPIPS, from weights that are not shipped.
+/// The perceptual distance LPIPS, whose weights are not shipped.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PerceptualConfig {
-    /// Weight of the distance; 0 leaves it out.
+    /// Weight of the distance; 0 turns it off.
     pub weight: f64,
     /// A safetensors file with the tensors that [`vq_tokenizer::train::Lpips`] names.
     pub weights: Option<PathBuf>,
@@ -113,15 +114,15 @@ pub struct PerceptualConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageBatchConfig {
-    /// Images.
+    /// Images per batch.
     pub images: usize,
-    /// Batches whose gradients are averaged into one step.
+    /// Batches per step (gradient accumulation).
     #[serde(default = "one_batch")]
     pub accumulate: usize,
 }
 
 impl VqRecipe {
-    /// How long the run is and what it does on the way.
+    /// Length, intervals and schedule of the run.
     pub fn plan(&self) -> Plan<'_> {
         Plan {
             run: &self.run,
@@ -132,7 +133,7 @@ impl VqRecipe {
         }
     }
 
-    /// How images become pixels, in training and with the trained tokenizer: all of [-1, 1].
+    /// How images become pixels in [-1, 1], in training and by the trained tokenizer.
     pub fn preprocessor(&self) -> PreprocessorConfig {
         match self.images.shape {
             ImageShape::Square => PreprocessorConfig::original(self.model.resolution),
@@ -142,13 +143,13 @@ impl VqRecipe {
         }
     }
 
-    /// What the sides of flexible images are multiples of, in pixels: what a language model's sized images
-    /// count in.
+    /// The pixels that the sides of flexible images are multiples of, the unit in which a language model
+    /// states sizes.
     fn unit(&self) -> usize {
         CODES_PER_UNIT * self.model.downsampling()
     }
 
-    /// Checks that every image is as large as losses and scores need.
+    /// Checks that images are as large as losses and scores require.
     fn validate_sizes(&self) -> Result<()> {
         let (side, unit, shape) = (self.model.resolution, self.unit(), self.images.shape);
         if shape == ImageShape::Flexible && !side.is_multiple_of(unit) {
@@ -192,12 +193,11 @@ impl Recipe for VqRecipe {
         self.schedule.validate()?;
         self.loss.validate()?;
         if !self.validation.is_empty() {
-            validate_sources(&self.validation, Purpose::Images)?;
+            ImageData::validate_all(&self.validation)?;
         }
         if self.run.init.is_some() && self.warmup.autoencoder_steps > 0 {
-            return Err(Error::invalid(
-                "run.init brings a codebook; warmup.autoencoder_steps must be 0 then".to_owned(),
-            ));
+            let message = "run.init brings a codebook; warmup.autoencoder_steps must be 0 then";
+            return Err(Error::invalid(message));
         }
         at_least_one("batch.images", self.batch.images)?;
         at_least_one("batch.accumulate", self.batch.accumulate)?;
@@ -221,6 +221,6 @@ impl Recipe for VqRecipe {
                 "semantic.weight needs a source with words, the columns to read them from",
             ));
         }
-        validate_sources(&self.data, Purpose::Images)
+        ImageData::validate_all(&self.data)
     }
 }

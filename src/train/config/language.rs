@@ -1,43 +1,38 @@
-//! A language model: `calumma train`.
+//! The recipe of `calumma train`.
 
-use std::path::PathBuf;
-
-use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
-use vq_tokenizer::VqTokenizer;
-use vq_tokenizer::preprocess::Rule;
 
 use super::super::objective::LossConfig;
 use super::super::optimizer_config::OptimizerConfig;
 use super::super::plan::Plan;
 use super::super::safety::SafetyConfig;
 use super::super::schedule::ScheduleConfig;
-use super::{AverageConfig, Recipe, RunConfig, at_least_one, image_dir, one_batch};
-use crate::checkpoint::Manifest;
-use crate::data::{DataConfig, Purpose, validate_sources};
+use super::run::{AverageConfig, RunConfig, one_batch};
+use crate::data::{CurriculumConfig, DocumentData, TokenizerConfig};
 use crate::error::{Error, Result};
 use crate::generate::GenerationConfig;
 use crate::model::ModelConfig;
-use crate::tokenize::{ImageBlocks, Processor, PromptTemplates, TextTokenizer};
+use crate::recipe::{Recipe, at_least_one};
+use crate::tokenize::PromptTemplates;
 
 /// A recipe for `calumma train`: a language model over text and images.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LanguageRecipe {
-    /// Name, length and rhythm of the run.
+    /// Name, length and intervals of the run.
     pub run: RunConfig,
     /// Sizes of the model; `vocab_size` is taken from the tokenizer.
     pub model: ModelSizes,
     /// The tokenizers that turn documents into ids.
     pub tokenizer: TokenizerConfig,
     /// What to train on.
-    pub data: Vec<DataConfig>,
-    /// How the mixture changes on the way.
+    pub data: Vec<DocumentData>,
+    /// How the mixture changes during the run.
     #[serde(default)]
     pub curriculum: CurriculumConfig,
-    /// What to measure the held-out loss on; weights are ignored.
+    /// The validation set; weights are ignored.
     #[serde(default)]
-    pub validation: Vec<DataConfig>,
+    pub validation: Vec<DocumentData>,
     /// The optimizer.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
@@ -50,17 +45,17 @@ pub struct LanguageRecipe {
     /// Averaged weights for evaluation and release.
     #[serde(default)]
     pub average: AverageConfig,
-    /// What to do when a step goes wrong.
+    /// Rewinding after a bad step.
     #[serde(default)]
     pub safety: SafetyConfig,
     /// The shape of a batch.
     pub batch: BatchConfig,
-    /// What the released checkpoint says about sampling, as in `generation_config.json`.
+    /// The `generation_config.json` of the released checkpoint.
     #[serde(default)]
     pub generation: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Sizes of a model to train; the other fields of [`ModelConfig`] follow.
+/// Sizes of a model to train, from which the other fields of [`ModelConfig`] follow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSizes {
@@ -72,17 +67,17 @@ pub struct ModelSizes {
     pub num_hidden_layers: usize,
     /// Query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads; the query heads' number when absent.
+    /// Key and value heads; as many as query heads if absent.
     pub num_key_value_heads: Option<usize>,
-    /// Longest sequence the model will serve.
+    /// Context length.
     pub max_position_embeddings: usize,
-    /// Rows of embedding and output, at least the tokenizer's ids; those beyond them are never used. As
-    /// many as ids when absent.
+    /// Rows of embedding and output layer, at least the number of ids, which is the default; further rows
+    /// are never used.
     pub vocab_size: Option<usize>,
-    /// Dropout on the outputs of attention and feed-forward.
+    /// Dropout on the outputs of attention and feed-forward layer.
     #[serde(default)]
     pub dropout: f64,
-    /// Norms at the outputs of attention and feed-forward (the 34B model's order).
+    /// Norms on the outputs of attention and feed-forward layer, as in the 34B model.
     #[serde(default)]
     pub swin_norm: bool,
     /// Whether the output layer shares the embedding.
@@ -104,7 +99,7 @@ fn default_std() -> f64 {
 }
 
 impl ModelSizes {
-    /// The whole configuration for a tokenizer of `num_ids` ids.
+    /// The full configuration for a tokenizer of `num_ids` ids.
     pub fn config(&self, num_ids: usize) -> ModelConfig {
         ModelConfig {
             vocab_size: self.vocab_size.unwrap_or(num_ids),
@@ -124,112 +119,26 @@ impl ModelSizes {
     }
 }
 
-/// The tokenizers of a language model.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TokenizerConfig {
-    /// An image tokenizer's directory, or a checkpoint's, whose image tokenizer is taken.
-    pub checkpoint: PathBuf,
-    /// A `tokenizer.json` of `bpe train`; without it the one in `checkpoint`.
-    pub text: Option<PathBuf>,
-}
-
-impl TokenizerConfig {
-    /// The directory of the image tokenizer.
-    pub fn image_dir(&self) -> PathBuf {
-        image_dir(&self.checkpoint)
-    }
-
-    /// The file of the text tokenizer.
-    pub fn text_path(&self) -> PathBuf {
-        self.text.clone().unwrap_or_else(|| self.checkpoint.join("tokenizer.json"))
-    }
-
-    /// Opens both on `device`; the third is a digest of the image tokenizer's files.
-    ///
-    /// # Errors
-    /// Those of the files; when the text tokenizer has not as many image tokens as there are codes, or no names
-    /// for the sizes of an image tokenizer of any aspect.
-    pub fn open(&self, device: &Device) -> Result<(Processor, VqTokenizer, String)> {
-        let image_dir = self.image_dir();
-        let vq = VqTokenizer::load(&image_dir, device)?;
-        let text = TextTokenizer::load(&self.text_path())?;
-        let processor = Processor::new(text, vq.grid())?;
-        let (names, codes) = (processor.vocabulary().num_codes(), vq.config().num_embeddings);
-        if names != codes {
-            let message =
-                format!("{names} image tokens, but the image tokenizer has {codes} codes");
-            return Err(Error::file(&self.text_path(), message));
-        }
-        let digest = Manifest::of(&image_dir)?.digest();
-        match vq.preprocessor().rule {
-            Rule::Flexible => Ok((self.sized(processor, &vq)?, vq, digest)),
-            Rule::HuggingFace | Rule::Original => Ok((processor, vq, digest)),
-        }
-    }
-
-    /// `processor` for the images of `vq`, which have any aspect and say their size.
-    fn sized(&self, processor: Processor, vq: &VqTokenizer) -> Result<Processor> {
-        let longest = vq.preprocessor().longest_side() / vq.config().downsampling();
-        let processor = processor.sized();
-        let found = processor.as_ref().map_or(0, |processor| processor.blocks().longest_side());
-        if found >= longest {
-            return processor;
-        }
-        let needed = ImageBlocks::reserved_for(longest);
-        Err(Error::file(
-            &self.text_path(),
-            format!(
-                "can name sides of images up to {found} codes, the image tokenizer's images have up to \
-                 {longest}; train it with a bpe.num_reserved of at least {needed}"
-            ),
-        ))
-    }
-}
-
 /// The shape of a language model's batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BatchConfig {
-    /// Packed rows.
+    /// Packed rows per batch.
     pub sequences: usize,
-    /// Tokens in a row.
+    /// Tokens per row.
     pub seq_len: usize,
-    /// Batches whose gradients are averaged into one step.
+    /// Batches per step (gradient accumulation).
     #[serde(default = "one_batch")]
     pub accumulate: usize,
-    /// Keep only the inputs of layers for the backward pass and compute the rest again: a third more
-    /// work, memory of one layer instead of all.
+    /// Whether to keep only the inputs of layers for the backward pass and recompute the rest: a third more
+    /// work, activations of one layer instead of all.
     #[serde(default)]
     pub activation_checkpointing: bool,
 }
 
-/// Stages of the training, each with its own mixture: a source's `weight` may list one for each. Chameleon
-/// halves the weights of its first stage for the last fifth and adds better data (paper section
-/// 2.2).
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CurriculumConfig {
-    /// Where each stage but the first begins, as a share of the run's steps; rising, between 0 and 1.
-    pub starts: Vec<f64>,
-}
-
-impl CurriculumConfig {
-    fn validate(&self) -> Result<()> {
-        let inside = self.starts.iter().all(|start| *start > 0.0 && *start < 1.0);
-        if !inside || self.starts.windows(2).any(|pair| pair[0] >= pair[1]) {
-            let starts = &self.starts;
-            return Err(Error::invalid(format!(
-                "curriculum.starts is {starts:?}; allowed: rising shares between 0 and 1"
-            )));
-        }
-        Ok(())
-    }
-}
-
 impl Recipe for LanguageRecipe {
-    // The shipped model, the sizes of the throughput benches, and the two of the paper (table 1; the
-    // larger one's heads and widths follow from its number of parameters).
+    // The shipped model, the sizes of the throughput benches, and the two models of the paper (table 1;
+    // heads and widths of the larger one follow from its number of parameters).
     const PRESETS: &'static [(&'static str, &'static str)] = &[
         (
             "demo",
@@ -287,17 +196,17 @@ impl Recipe for LanguageRecipe {
         self.safety.validate()?;
         self.curriculum.validate()?;
         self.validate_generation()?;
-        let stages = self.curriculum.starts.len() + 1;
-        validate_sources(&self.data, Purpose::Documents { stages })?;
+        let stages = self.curriculum.num_stages();
+        DocumentData::validate_all(&self.data, stages)?;
         match self.validation.is_empty() {
             true => Ok(()),
-            false => validate_sources(&self.validation, Purpose::Documents { stages }),
+            false => DocumentData::validate_all(&self.validation, stages),
         }
     }
 }
 
 impl LanguageRecipe {
-    /// How long the run is and what it does on the way.
+    /// Length, intervals and schedule of the run.
     pub fn plan(&self) -> Plan<'_> {
         Plan {
             run: &self.run,
@@ -308,7 +217,7 @@ impl LanguageRecipe {
         }
     }
 
-    /// How the released checkpoint samples.
+    /// The sampling settings of the released checkpoint.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an unknown key or a value out of range.
@@ -322,11 +231,25 @@ impl LanguageRecipe {
         serde_json::to_string(&self.generation).expect("JSON values are valid JSON")
     }
 
-    /// A run of hours must not end in a checkpoint that cannot be opened.
+    /// Checks `[generation]`, so that a long run does not end in a checkpoint that cannot be opened.
     fn validate_generation(&self) -> Result<()> {
         let checked = self
             .generation_config()
             .and_then(|_| PromptTemplates::from_json(&self.generation_json())?.validate());
-        checked.map_err(|e| Error::invalid(format!("generation: {e}")))
+        checked.map_err(Error::because("generation"))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_is_a_valid_model() {
+        for (name, keys) in LanguageRecipe::PRESETS {
+            let sizes: ModelSizes = toml::from_str(keys).unwrap();
+            assert!(sizes.config(99).validate().is_ok(), "{name}");
+        }
     }
 }

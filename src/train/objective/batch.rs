@@ -2,17 +2,9 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 
+pub use crate::data::pack::NextTokenBatch;
 use crate::data::pack::PackedBatch;
 use crate::model::{CausalLm, ModelInput, mask};
-
-/// Packed rows of tokens, and which of them are image codes.
-#[derive(Clone, Debug)]
-pub struct NextTokenBatch {
-    /// Ids, documents, positions and targets.
-    pub packed: PackedBatch,
-    /// Whether each of the `rows * seq_len` tokens is an image code.
-    pub is_image: Vec<bool>,
-}
 
 /// The tokens of a batch that the loss counts, one entry of each list per target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -32,25 +32,14 @@ pub(crate) enum Kernels {
 }
 
 impl Kernels {
-    /// The fastest implementation that supports `x`.
+    /// The fastest implementation that supports `x`, or the one that a test forces.
     fn of(x: &Tensor<4>) -> Self {
-        #[cfg(test)]
-        if let Some(forced) = forced::kernels() {
-            return forced;
-        }
         #[cfg(feature = "cpu")]
-        if cpu::supports(x) {
-            return Self::Cpu;
-        }
-        let _ = x;
-        Self::Composed
-    }
-
-    /// [`Kernels::of`], counted in tests.
-    fn choose(x: &Tensor<4>) -> Self {
-        let kernels = Self::of(x);
+        let kernels = if cpu::supports(x) { Self::Cpu } else { Self::Composed };
+        #[cfg(not(feature = "cpu"))]
+        let (kernels, _) = (Self::Composed, x);
         #[cfg(test)]
-        forced::count(kernels);
+        let kernels = forced::instead_of(kernels);
         kernels
     }
 }
@@ -70,7 +59,7 @@ pub(crate) fn conv2d(
     bias: Tensor<1>,
     geometry: Geometry,
 ) -> Tensor<4> {
-    match Kernels::choose(&x) {
+    match Kernels::of(&x) {
         Kernels::Composed => composed::conv2d(x, weight, bias, geometry),
         #[cfg(feature = "cpu")]
         Kernels::Cpu => cpu::conv2d(x, weight, bias, geometry),
@@ -90,29 +79,31 @@ pub(crate) fn group_norm(
     bias: Tensor<1>,
     options: GroupNormOptions,
 ) -> Tensor<4> {
-    match Kernels::choose(&x) {
+    match Kernels::of(&x) {
         Kernels::Composed => composed::group_norm(x, weight, bias, options),
         #[cfg(feature = "cpu")]
         Kernels::Cpu => cpu::group_norm(x, weight, bias, options),
     }
 }
 
-/// Forcing one implementation in unit tests, on the calling thread only.
+/// Forces an implementation in unit tests, on the calling thread only.
 #[cfg(test)]
 pub(crate) mod forced {
-    use std::cell::{Cell, RefCell};
+    use std::cell::Cell;
 
     use super::Kernels;
 
     thread_local! {
         static FORCED: Cell<Option<Kernels>> = const { Cell::new(None) };
-        static RAN: RefCell<Vec<Kernels>> = const { RefCell::new(Vec::new()) };
+        static RUNS: Cell<usize> = const { Cell::new(0) };
     }
 
-    /// The result of `body`, whose operations all run on `kernels`, and the implementation that each of
-    /// its operations did run on.
-    pub(crate) fn with_kernels<R>(kernels: Kernels, body: impl FnOnce() -> R) -> (R, Vec<Kernels>) {
-        /// Ends the forcing, also when `body` panics.
+    /// The result of `work` with all its operations on `kernels`, and how many operations ran on them.
+    ///
+    /// # Panics
+    /// When an operation gets a tensor that `kernels` do not support.
+    pub(crate) fn on<T>(kernels: Kernels, work: impl FnOnce() -> T) -> (T, usize) {
+        /// Ends the forcing even if `work` panics.
         struct Reset;
         impl Drop for Reset {
             fn drop(&mut self) {
@@ -121,16 +112,17 @@ pub(crate) mod forced {
         }
         let _reset = Reset;
         FORCED.set(Some(kernels));
-        RAN.take();
-        let result = body();
-        (result, RAN.take())
+        RUNS.set(0);
+        let result = work();
+        (result, RUNS.take())
     }
 
-    pub(super) fn kernels() -> Option<Kernels> {
-        FORCED.get()
-    }
-
-    pub(super) fn count(kernels: Kernels) {
-        RAN.with_borrow_mut(|ran| ran.push(kernels));
+    /// The forced kernels if there are any, otherwise `chosen`.
+    pub(super) fn instead_of(chosen: Kernels) -> Kernels {
+        let Some(forced) = FORCED.get() else { return chosen };
+        let possible = forced == Kernels::Composed || forced == chosen;
+        assert!(possible, "{forced:?} is forced on a tensor for {chosen:?}");
+        RUNS.set(RUNS.get() + 1);
+        forced
     }
 }

@@ -13,7 +13,7 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 
 use crate::error::Result;
 use crate::layers::Conv2d;
-use crate::weights::{self, WeightFiles};
+use tensor_files::WeightFiles;
 
 /// Output channels of VGG-16's convolutions by stage; a max pooling separates stages.
 const STAGES: [&[usize]; 5] = [&[64, 64], &[128, 128], &[256; 3], &[512; 3], &[512; 3]];
@@ -39,7 +39,7 @@ impl Lpips {
     /// tensors are missing, unexpected or of another shape.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
         let files = WeightFiles::open(path)?.renamed(|name| Some(parameter_name(name)));
-        Ok(weights::load(Self::init(device), files, path)?.no_grad())
+        Ok(tensor_files::load(Self::init(device), files, path)?.no_grad())
     }
 
     /// Random convolutions and feature weights of 1.
@@ -123,8 +123,8 @@ fn normalised(x: Tensor<4>) -> Tensor<4> {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::weights::{StoredDtype, collect, to_bytes};
     use burn::tensor::Distribution;
+    use tensor_files::{StoredDtype, collect, to_bytes};
 
     #[test]
     fn tensor_names_are_those_of_torchvision_and_lpips() {
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn the_distance_equals_the_reference() {
         let device = Device::flex();
-        let mut tensors = weights::NamedTensors::new();
+        let mut tensors = tensor_files::NamedTensors::new();
         let (mut inputs, mut seed) = (3, 1);
         for (index, channels) in STAGES.iter().flat_map(|stage| stage.iter()).enumerate() {
             let scale = (24.0 / (inputs * 9) as f64).sqrt() as f32;
@@ -168,7 +168,8 @@ mod tests {
             let weight = TensorData::new::<f32, _>(weight, [1, stage[0], 1, 1]);
             tensors.insert(format!("weights.{index}"), weight);
         }
-        let lpips = weights::load(Lpips::init(&device), tensors, Path::new("made up")).unwrap();
+        let lpips =
+            tensor_files::load(Lpips::init(&device), tensors, Path::new("made up")).unwrap();
         let image = |seed| {
             let values = values(3 * 32 * 32, seed).iter().map(|v| 2.0 * v).collect();
             Tensor::from_data(TensorData::new::<f32, _>(values, [1, 3, 32, 32]), &device)

@@ -1,12 +1,13 @@
-//! Token shards: `calumma tokenize`.
+//! The recipe of `calumma tokenize`.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Recipe, TokenizerConfig, at_least_one, default_directory, validate_name};
-use crate::data::{DataConfig, Purpose, validate_sources};
+use crate::data::config::SampleData;
+use crate::data::tokenizers::TokenizerConfig;
 use crate::error::Result;
+use crate::recipe::{Recipe, at_least_one, runs_directory, validate_name};
 
 /// A recipe for `calumma tokenize`: data sets to token shards.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -16,26 +17,26 @@ pub struct TokensRecipe {
     pub run: TokensRunConfig,
     /// The tokenizers that turn documents into ids.
     pub tokenizer: TokenizerConfig,
-    /// What to turn into ids; weights are ignored.
-    pub data: Vec<DataConfig>,
+    /// The samples to turn into ids; weights are ignored.
+    pub data: Vec<SampleData>,
 }
 
 /// Where token shards go, and how large they are.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokensRunConfig {
-    /// Name of the folder.
+    /// Name of the run's directory.
     pub name: String,
-    /// Where runs lie.
-    #[serde(default = "default_directory")]
+    /// Parent directory.
+    #[serde(default = "runs_directory")]
     pub directory: PathBuf,
     /// Seed of the choice among templates and list values.
     #[serde(default)]
     pub seed: u64,
-    /// Samples in a shard.
+    /// Samples per shard.
     #[serde(default = "default_samples")]
     pub samples_per_shard: usize,
-    /// Documents made of each sample, each with a template and choices of its own.
+    /// Documents made of each sample, each with its own template and random choices.
     #[serde(default = "one_rendering")]
     pub renderings: usize,
 }
@@ -48,7 +49,7 @@ fn one_rendering() -> usize {
 }
 
 impl TokensRunConfig {
-    /// The folder of the shards.
+    /// The directory of the shards.
     pub fn path(&self) -> PathBuf {
         self.directory.join(&self.name)
     }
@@ -59,6 +60,6 @@ impl Recipe for TokensRecipe {
         validate_name(&self.run.name)?;
         at_least_one("run.samples_per_shard", self.run.samples_per_shard)?;
         at_least_one("run.renderings", self.run.renderings)?;
-        validate_sources(&self.data, Purpose::Samples)
+        SampleData::validate_all(&self.data)
     }
 }

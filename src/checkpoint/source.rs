@@ -1,0 +1,124 @@
+//! The tensors of a checkpoint that is converted, in the form that is written.
+
+use std::path::Path;
+
+use safetensors::Dtype;
+use serde_json::Value;
+use tensor_files::{StoredDtype, StoredTensor, TensorInfo, WeightFiles};
+use vq_tokenizer::VqConfig;
+use vq_tokenizer::preprocess::PreprocessorConfig;
+
+use super::hugging_face::{nested_config, preprocessor};
+use super::meta::half_apart;
+use super::names::VQ_DIR;
+use super::stored::StoredTensors;
+use super::tensors::{VQ_PREFIX, head_norm_shape, heads_of, is_of_transformer, row_per_head};
+use crate::error::{Error, Result};
+use crate::model::ModelConfig;
+
+/// The order of a head's channels in queries, keys and their norms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RotaryOrder {
+    /// Rotated pairs are half a head apart, as in every Hugging Face checkpoint.
+    #[default]
+    HalfApart,
+    /// Rotated pairs are adjacent: the original release's order under Hugging Face's names, as written by
+    /// Anole's training code.
+    SideBySide,
+}
+
+/// The number format of a tensor stored as `stored` after conversion to `dtype`; only floats change.
+pub(super) fn format(stored: Dtype, dtype: Option<StoredDtype>) -> Dtype {
+    match (stored, dtype) {
+        (Dtype::F32 | Dtype::BF16 | Dtype::F16, Some(dtype)) => dtype.safetensors(),
+        _ => stored,
+    }
+}
+
+/// `tensor` in the number format `dtype`, if it holds floats.
+pub(super) fn converted(tensor: StoredTensor, dtype: Option<StoredDtype>) -> Result<StoredTensor> {
+    match dtype {
+        Some(dtype) if format(tensor.dtype, Some(dtype)) != tensor.dtype => {
+            Ok(tensor.convert(dtype)?)
+        }
+        _ => Ok(tensor),
+    }
+}
+
+/// The image tokenizer of a checkpoint: a folder of its own, or tensors among the language model's.
+pub(super) struct ImageTokenizer {
+    pub config: VqConfig,
+    pub preprocessor: PreprocessorConfig,
+    /// Its tensors without [`VQ_PREFIX`].
+    pub tensors: Vec<TensorInfo>,
+    /// The files of its folder; `None` if its tensors are among the language model's.
+    own: Option<WeightFiles>,
+}
+
+impl ImageTokenizer {
+    /// The image tokenizer of the checkpoint in `source` with the `config.json` `json`; `None` without one.
+    pub fn find(source: &Path, json: &Value, files: &StoredTensors) -> Result<Option<Self>> {
+        let dir = source.join(VQ_DIR);
+        if dir.is_dir() {
+            let config = VqConfig::load(&dir.join("config.json"))?;
+            let preprocessor = PreprocessorConfig::load(&dir.join("preprocessor_config.json"))?;
+            let own = WeightFiles::open(&dir.join("model.safetensors"))?;
+            let tensors = own.infos();
+            return Ok(Some(Self { config, preprocessor, own: Some(own), tensors }));
+        }
+        let among = files.infos().into_iter().filter_map(|(name, dtype, shape)| {
+            Some((name.strip_prefix(VQ_PREFIX)?.to_owned(), dtype, shape))
+        });
+        let tensors: Vec<TensorInfo> = among.collect();
+        if tensors.is_empty() {
+            return Ok(None);
+        }
+        let config = nested_config(source, json)?;
+        let preprocessor = preprocessor(source, json, config.resolution)?;
+        Ok(Some(Self { config, preprocessor, own: None, tensors }))
+    }
+
+    /// The tensor called `name`; `files` are the language model's.
+    pub fn stored(&self, name: &str, files: &StoredTensors) -> Result<StoredTensor> {
+        match &self.own {
+            Some(own) => Ok(own.stored(name)?),
+            None => files.stored(&format!("{VQ_PREFIX}{name}")),
+        }
+    }
+}
+
+/// The language model's tensors in Hugging Face's rotary order and with a norm row per head.
+pub(super) struct LanguageModel<'a> {
+    pub files: &'a StoredTensors,
+    pub config: &'a ModelConfig,
+    /// The order in `files`.
+    pub order: RotaryOrder,
+}
+
+impl LanguageModel<'_> {
+    /// Name, number format and shape of every tensor after conversion to `dtype`.
+    pub fn infos(&self, dtype: Option<StoredDtype>) -> Vec<TensorInfo> {
+        let mut infos = self.files.infos();
+        infos.retain(|(name, ..)| is_of_transformer(name));
+        for (name, stored, shape) in &mut infos {
+            *stored = format(*stored, dtype);
+            if let Some(heads) = heads_of(name, self.config) {
+                *shape = head_norm_shape(shape, heads);
+            }
+        }
+        infos
+    }
+
+    /// The tensor called `name`, in the number format of the file.
+    pub fn stored(&self, name: &str) -> Result<StoredTensor> {
+        let mut tensor = self.files.stored(name)?;
+        if self.order == RotaryOrder::SideBySide {
+            tensor = half_apart(tensor, name, self.config)
+                .map_err(Error::because(format_args!("tensor {name}")))?;
+        }
+        if let Some(heads) = heads_of(name, self.config) {
+            row_per_head(&mut tensor, heads);
+        }
+        Ok(tensor)
+    }
+}

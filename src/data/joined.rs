@@ -1,0 +1,51 @@
+//! Several data sets as one.
+
+use super::dataset::{Dataset, Fields, Sample, in_range};
+use crate::error::Result;
+
+/// The samples of several data sets, one after the other.
+pub(super) struct Joined {
+    name: String,
+    parts: Vec<Box<dyn Dataset>>,
+    /// Index of the first sample of each part, and the total.
+    starts: Vec<usize>,
+}
+
+impl Joined {
+    /// Joins `parts` under `name`.
+    pub(super) fn new(name: &str, parts: Vec<Box<dyn Dataset>>) -> Self {
+        let mut starts = vec![0];
+        let mut total = 0;
+        for part in &parts {
+            total += part.len();
+            starts.push(total);
+        }
+        Self { name: name.to_owned(), parts, starts }
+    }
+
+    fn locate(&self, index: usize) -> Result<(&dyn Dataset, usize)> {
+        in_range(self, index)?;
+        let part = self.starts.partition_point(|&start| start <= index) - 1;
+        Ok((self.parts[part].as_ref(), index - self.starts[part]))
+    }
+}
+
+impl Dataset for Joined {
+    fn len(&self) -> usize {
+        self.starts.last().copied().unwrap_or(0)
+    }
+
+    fn get(&self, index: usize) -> Result<Sample> {
+        let (part, index) = self.locate(index)?;
+        part.get(index)
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn fields(&self, index: usize) -> Result<Fields> {
+        let (part, index) = self.locate(index)?;
+        part.fields(index)
+    }
+}

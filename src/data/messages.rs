@@ -1,0 +1,57 @@
+//! Parts of error messages that several readers share.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::dataset::Fields;
+use crate::error::{Cause, Error};
+
+/// The JSON type of `value` in a word.
+pub(super) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "list",
+        Value::Object(_) => "object",
+    }
+}
+
+/// A message about an unknown `what` (a key, a kind) that names the nearest of `known`.
+pub(super) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
+    let distance = |known: &&&str| strsim::damerau_levenshtein(known, name);
+    let nearest = known.iter().min_by_key(distance).copied().unwrap_or_default();
+    let allowed = known.join(", ");
+    format!("unknown {what} {name:?}, the nearest is {nearest:?} (allowed: {allowed})")
+}
+
+/// The names of `fields`.
+pub(super) fn available(fields: &Fields) -> String {
+    match fields.is_empty() {
+        true => "there are no fields".to_owned(),
+        false => {
+            let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+            format!("available are {}", names.join(", "))
+        }
+    }
+}
+
+/// An error about one item (member, row, line) of the file at `path`.
+pub(super) fn item_error(path: &Path, item: &str, message: impl std::fmt::Display) -> Error {
+    Error::file(path, format!("{item}: {message}"))
+}
+
+/// An error about the file at `path` that reads `context: source`; made for `map_err`.
+pub(super) fn because_in<E: Into<Cause>>(
+    path: &Path,
+    context: impl std::fmt::Display,
+) -> impl FnOnce(E) -> Error {
+    move |source| {
+        let source = source.into();
+        let message = format!("{context}: {source}");
+        Error::File { path: path.to_owned(), message, source: Some(source) }
+    }
+}

@@ -1,0 +1,105 @@
+//! Opening a data set by its spec.
+
+use std::path::{Path, PathBuf};
+
+use super::benchmarks;
+use super::dataset::Dataset;
+use super::files;
+use super::group::{Exploded, Grouped};
+use super::imagefolder::ImageFolder;
+use super::joined::Joined;
+use super::jsonl::Jsonl;
+use super::parquet::Parquet;
+use super::patterns::expand;
+use super::scenes::{self, Scenes};
+use super::webdataset::WebDataset;
+use crate::error::{Error, Result};
+
+const ALLOWED: &str = "*.tar (brace, glob and comma lists too), *.parquet, *.jsonl, a directory \
+                       with metadata.jsonl, scenes:SPLIT?count=N&seed=S, or a benchmark such as \
+                       vqav2:questions=Q.json&annotations=A.json&images=DIR (also gqa, textvqa, \
+                       pope, coco, karpathy, geneval)";
+
+/// Opens the data set that `spec` names: `*.tar` (WebDataset), `*.parquet`, `*.jsonl` or a directory
+/// with `metadata.jsonl`, each also as a brace list (`train-{0000..0007}.tar`), a glob
+/// (`train-*.tar`) or a comma list; the samples of several files follow one another. Public benchmarks
+/// are read from the files that their authors publish:
+///
+/// | spec | fields of a sample |
+/// |---|---|
+/// | `vqav2:questions=Q.json&annotations=A.json&images=DIR` | `question_id`, `image_id`, `question`, `answer`, `answers`, `question_type`, `answer_type`; the first three without `annotations` |
+/// | `gqa:questions=Q.json&images=DIR` | `question_id`, `image_id`, `question`, `answer`, `full_answer`, `is_balanced`, `question_type`, `semantic_type`, `detailed_type` |
+/// | `textvqa:questions=Q.json&images=DIR` | `question_id`, `image_id`, `question`, `answer`, `answers` |
+/// | `pope:questions=Q.json&images=DIR` | `question_id`, `file_name`, `question`, `answer` |
+/// | `coco:annotations=A.json&images=DIR` | `image_id`, `file_name`, `captions` |
+/// | `karpathy:annotations=A.json&images=DIR&split=test` | `image_id`, `file_name`, `captions` |
+/// | `geneval:prompts=P.jsonl` | `prompt`, `tag`, `metadata`; no image |
+///
+/// # Errors
+/// If a file is missing or not what its name says, or the spec matches nothing; the message
+/// names the path and what is allowed.
+pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
+    if scenes::is_spec(spec) {
+        return Ok(Box::new(Scenes::new(spec.parse()?)?));
+    }
+    if let Some(spec) = benchmarks::Spec::parse(spec)? {
+        return benchmarks::open(&spec);
+    }
+    let mut parts = expand(spec)?.iter().map(|p| open_file(p)).collect::<Result<Vec<_>>>()?;
+    match parts.len() {
+        1 => Ok(parts.remove(0)),
+        _ => Ok(Box::new(Joined::new(spec, parts))),
+    }
+}
+
+/// As [`open`], then exploded and grouped as a recipe's `explode` and `group_by` ask.
+///
+/// # Errors
+/// As [`open`], [`Exploded::new`] and [`Grouped::new`].
+pub fn open_as(
+    spec: &str,
+    explode: Option<&str>,
+    group_by: Option<&str>,
+) -> Result<Box<dyn Dataset>> {
+    let mut dataset = open(spec)?;
+    if let Some(field) = explode {
+        dataset = Box::new(Exploded::new(dataset, field)?);
+    }
+    if let Some(field) = group_by {
+        dataset = Box::new(Grouped::new(dataset, field)?);
+    }
+    Ok(dataset)
+}
+
+/// Paths, sizes and modification times of the files of the data set that `spec` names, by which a
+/// changed data set is recognised.
+pub(crate) fn fingerprint(spec: &str) -> Result<Vec<(PathBuf, u64, u64)>> {
+    if scenes::is_spec(spec) {
+        return Ok(Vec::new());
+    }
+    let mut states = Vec::new();
+    let paths = match benchmarks::Spec::parse(spec)? {
+        Some(spec) => spec.paths().map(Path::to_owned).collect(),
+        None => expand(spec)?,
+    };
+    paths.iter().try_for_each(|path| files::states(path, &mut states))?;
+    Ok(states)
+}
+
+fn open_file(path: &Path) -> Result<Box<dyn Dataset>> {
+    let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+    if metadata.is_dir() {
+        return Ok(Box::new(ImageFolder::open(path)?));
+    }
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+    match extension.as_str() {
+        "tar" => Ok(Box::new(WebDataset::open(path)?)),
+        "parquet" => Ok(Box::new(Parquet::open(path)?)),
+        "jsonl" => Ok(Box::new(Jsonl::open(path)?)),
+        "gz" | "zst" | "bz2" | "xz" => Err(Error::file(
+            path,
+            "compressed archives cannot be read in place; decompress the file first",
+        )),
+        _ => Err(Error::file(path, format!("not a known kind of data set; allowed are {ALLOWED}"))),
+    }
+}

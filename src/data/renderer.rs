@@ -1,0 +1,94 @@
+//! From a sample to the ids of a document, by the templates of its source.
+
+use std::collections::BTreeSet;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use vq_tokenizer::Codes;
+
+use super::config::TemplateConfig;
+use super::dataset::Fields;
+use super::encoded::EncodedSample;
+use super::mixture::weighted;
+use super::render::RenderOptions;
+use crate::error::Result;
+use crate::tokenize::{Processor, Template, TokenSequence};
+
+/// The parsed templates of a source and their options.
+#[derive(Clone, Debug)]
+pub(super) struct Renderer {
+    config: TemplateConfig,
+    templates: Vec<Template>,
+}
+
+impl Renderer {
+    /// Parses the templates of `config`.
+    ///
+    /// # Errors
+    /// If a template is malformed.
+    pub(super) fn new(config: &TemplateConfig) -> Result<Self> {
+        let templates = config.templates.iter().map(|template| Template::parse(template.parts().0));
+        Ok(Self { templates: templates.collect::<Result<_>>()?, config: config.clone() })
+    }
+
+    /// The number of templates.
+    pub(super) fn num_templates(&self) -> usize {
+        self.templates.len()
+    }
+
+    /// The columns that the templates look up.
+    pub(super) fn columns(&self) -> BTreeSet<String> {
+        self.templates.iter().flat_map(Template::fields).collect()
+    }
+
+    /// The weight of each template.
+    pub(super) fn weights(&self) -> Vec<f64> {
+        self.config.templates.iter().map(|template| template.parts().1).collect()
+    }
+
+    /// The index of a template, drawn by weight.
+    pub(super) fn draw(&self, rng: &mut ChaCha8Rng) -> usize {
+        weighted(self.config.templates.iter().map(|template| template.parts().1), rng)
+    }
+
+    /// Adds the fields of the recipe to those of a sample.
+    pub(super) fn complete(&self, fields: &mut Fields) {
+        fields.extend(self.config.fields.clone());
+    }
+
+    /// The ids of a sample by the template of index `template`. `rng` decides what the template leaves
+    /// open, and whether the prompt before a closing image is dropped.
+    ///
+    /// # Errors
+    /// If the sample lacks what the template names.
+    pub(super) fn document(
+        &self,
+        (fields, images): (&Fields, &[Codes]),
+        template: usize,
+        rng: &mut ChaCha8Rng,
+        processor: &Processor,
+    ) -> Result<TokenSequence> {
+        let template = &self.templates[template];
+        let rendered =
+            template.render(fields, images, &self.options(self.config.max_turns), rng)?;
+        let dropped = template.is_text_first() && rng.random::<f64>() < self.config.prompt_dropout;
+        match rendered.without_prompt().filter(|_| dropped) {
+            Some(bare) => bare.tokens(processor),
+            None => rendered.tokens(processor),
+        }
+    }
+
+    /// Whether every template can render the sample.
+    pub(super) fn fits(&self, sample: &EncodedSample) -> bool {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let options = self.options(1);
+        let mut render = |template: &Template| {
+            template.render(&sample.fields, &sample.images, &options, &mut rng).is_ok()
+        };
+        self.templates.iter().all(&mut render)
+    }
+
+    fn options(&self, max_turns: usize) -> RenderOptions {
+        RenderOptions { loss: self.config.loss, max_turns: Some(max_turns) }
+    }
+}

@@ -1,0 +1,191 @@
+//! The training stream of documents: draw, render, tokenize, pack.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::config::DocumentData;
+use super::curriculum::Stages;
+use super::document_source::DocumentSource;
+use super::encoded::Encoding;
+use super::mixture::{Cursor, Mixture};
+use super::pack::{NextTokenBatch, PackReport, Packer, PackerState};
+use crate::error::Result;
+use crate::tokenize::Processor;
+
+/// An endless stream of packed batches that can be resumed.
+#[derive(Debug)]
+pub struct DocumentStream {
+    processor: Arc<Processor>,
+    sources: Vec<DocumentSource>,
+    /// Names of all origins of documents, and the index of the first one of each source.
+    labels: Vec<String>,
+    first_labels: Vec<u32>,
+    mixture: Mixture,
+    packer: Packer,
+    stages: Stages,
+    batches: u64,
+    skipped: u64,
+    packed: Vec<SourceReport>,
+}
+
+/// Position of a [`DocumentStream`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StreamState {
+    cursor: Cursor,
+    packer: PackerState,
+    /// Batches returned or skipped.
+    #[serde(default)]
+    batches: u64,
+    /// Batches skipped after a rewind.
+    #[serde(default)]
+    skipped: u64,
+    #[serde(default)]
+    packed: Vec<SourceReport>,
+}
+
+/// Counts of what was packed from one source.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// The source's name.
+    pub source: String,
+    /// Number of documents.
+    pub documents: u64,
+    /// Tokens other than image codes.
+    pub text_tokens: u64,
+    /// Image codes.
+    pub image_tokens: u64,
+}
+
+impl DocumentStream {
+    /// A stream of batches of the documents in `configs`, drawn by `seed` and packed by `packer`.
+    ///
+    /// # Errors
+    /// Those of the data.
+    pub fn new(
+        configs: &[DocumentData],
+        encoding: Encoding<'_>,
+        seed: u64,
+        processor: Arc<Processor>,
+        packer: Packer,
+        stages: Stages,
+    ) -> Result<Self> {
+        let open = |config| DocumentSource::open(config, encoding, &processor);
+        let sources = configs.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let (mut labels, mut first_labels) = (Vec::new(), Vec::new());
+        for source in &sources {
+            first_labels.push(labels.len() as u32);
+            labels.extend(source.labels());
+        }
+        let mixture =
+            Mixture::new(seed, sources.iter().map(DocumentSource::for_mixture).collect())?;
+        let named = |label: &String| SourceReport { source: label.clone(), ..Default::default() };
+        let packed = labels.iter().map(named).collect();
+        Ok(Self {
+            processor,
+            sources,
+            labels,
+            first_labels,
+            mixture,
+            packer,
+            stages,
+            batches: 0,
+            skipped: 0,
+            packed,
+        })
+    }
+
+    /// The next batch.
+    ///
+    /// # Errors
+    /// If a sample does not fit its template, or documents do not fit a row.
+    pub fn next_batch(&mut self) -> Result<NextTokenBatch> {
+        let stage = self.stages.of(self.batches - self.skipped);
+        let (sources, mixture, processor) = (&self.sources, &mut self.mixture, &self.processor);
+        let firsts = &self.first_labels;
+        let batch = self.packer.batch(|| {
+            let mut draw = mixture.draw(stage);
+            let source = &sources[draw.source];
+            let mut document =
+                source.document(draw.index, draw.template, &mut draw.rng, processor)?;
+            document.source += firsts[draw.source];
+            Ok(Some(document))
+        })?;
+        self.batches += 1;
+        let batch = NextTokenBatch::new(batch.expect("a mixture never ends"), processor);
+        self.count(&batch);
+        Ok(batch)
+    }
+
+    /// Adds a batch to the counts by source.
+    fn count(&mut self, batch: &NextTokenBatch) {
+        let packed = &batch.packed;
+        for token in (0..packed.ids.len()).filter(|&token| packed.document_ids[token] != 0) {
+            let report = &mut self.packed[packed.sources[token] as usize];
+            report.documents += u64::from(packed.positions[token] == 0);
+            match batch.is_image[token] {
+                true => report.image_tokens += 1,
+                false => report.text_tokens += 1,
+            }
+        }
+    }
+
+    /// Skips the next `batches`; they do not advance the curriculum.
+    ///
+    /// # Errors
+    /// As [`next_batch`](Self::next_batch).
+    pub fn skip(&mut self, batches: u64) -> Result<()> {
+        for _ in 0..batches {
+            self.next_batch()?;
+            self.skipped += 1;
+        }
+        Ok(())
+    }
+
+    /// Names of the documents' origins; the source numbers of batches are indices into it.
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    /// The processor that encodes the documents.
+    pub fn processor(&self) -> &Processor {
+        &self.processor
+    }
+
+    /// The current position.
+    pub fn state(&self) -> StreamState {
+        StreamState {
+            cursor: self.mixture.cursor().clone(),
+            packer: self.packer.state(),
+            batches: self.batches,
+            skipped: self.skipped,
+            packed: self.packed.clone(),
+        }
+    }
+
+    /// Continues from `state`.
+    ///
+    /// # Errors
+    /// If the data or the batch shape have changed since.
+    pub fn restore(&mut self, state: &StreamState) -> Result<()> {
+        self.mixture.restore(&state.cursor)?;
+        self.packer.restore(&state.packer)?;
+        (self.batches, self.skipped) = (state.batches, state.skipped);
+        if state.packed.len() == self.packed.len() {
+            self.packed.clone_from(&state.packed);
+        }
+        Ok(())
+    }
+
+    /// Counts of what was packed so far.
+    pub fn report(&self) -> &PackReport {
+        self.packer.report()
+    }
+}
+
+impl StreamState {
+    /// Counts of what was packed so far, in total and by source.
+    pub fn packed(&self) -> (&PackReport, &[SourceReport]) {
+        (&self.packer.report, &self.packed)
+    }
+}

@@ -1,0 +1,81 @@
+//! The tokenizers that a recipe names.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+use vq_tokenizer::VqTokenizer;
+use vq_tokenizer::preprocess::Rule;
+
+use crate::checkpoint::{Manifest, VQ_DIR};
+use crate::error::{Error, Result};
+use crate::tokenize::{ImageBlocks, Processor, TextTokenizer};
+
+/// The tokenizers that turn documents into ids.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenizerConfig {
+    /// Directory of an image tokenizer, or of a checkpoint that has one.
+    pub checkpoint: PathBuf,
+    /// A `tokenizer.json` of `bpe train`; the one in `checkpoint` if absent.
+    pub text: Option<PathBuf>,
+}
+
+impl TokenizerConfig {
+    /// The directory of the image tokenizer.
+    pub fn image_dir(&self) -> PathBuf {
+        image_dir(&self.checkpoint)
+    }
+
+    /// The file of the text tokenizer.
+    pub fn text_path(&self) -> PathBuf {
+        self.text.clone().unwrap_or_else(|| self.checkpoint.join("tokenizer.json"))
+    }
+
+    /// The processor, the image tokenizer on `device`, and a digest of the image tokenizer's files.
+    ///
+    /// # Errors
+    /// Those of the files; if the number of image tokens is not the number of codes, or sizes of flexible
+    /// images have no tokens.
+    pub fn open(&self, device: &Device) -> Result<(Processor, VqTokenizer, String)> {
+        let image_dir = self.image_dir();
+        let vq = VqTokenizer::load(&image_dir, device)?;
+        let text = TextTokenizer::load(&self.text_path())?;
+        let processor = Processor::new(text, vq.grid())?;
+        let (names, codes) = (processor.vocabulary().num_codes(), vq.config().num_embeddings);
+        if names != codes {
+            let message =
+                format!("{names} image tokens, but the image tokenizer has {codes} codes");
+            return Err(Error::file(&self.text_path(), message));
+        }
+        let digest = Manifest::of(&image_dir)?.digest();
+        match vq.preprocessor().rule {
+            Rule::Flexible => Ok((self.sized(processor, &vq)?, vq, digest)),
+            Rule::HuggingFace | Rule::Original => Ok((processor, vq, digest)),
+        }
+    }
+
+    /// `processor` for the images of `vq`, which have any aspect ratio and a header with their size.
+    fn sized(&self, processor: Processor, vq: &VqTokenizer) -> Result<Processor> {
+        let longest = vq.preprocessor().longest_side() / vq.config().downsampling();
+        let processor = processor.sized();
+        let found = processor.as_ref().map_or(0, |processor| processor.blocks().longest_side());
+        if found >= longest {
+            return processor;
+        }
+        let needed = ImageBlocks::reserved_for(longest);
+        Err(Error::file(
+            &self.text_path(),
+            format!(
+                "can name sides of images up to {found} codes, the image tokenizer's images have up to \
+                 {longest}; train it with a bpe.num_reserved of at least {needed}"
+            ),
+        ))
+    }
+}
+
+/// The directory of the image tokenizer in the checkpoint `dir`, or `dir` itself if it is one.
+pub(crate) fn image_dir(dir: &Path) -> PathBuf {
+    let nested = dir.join(VQ_DIR);
+    if nested.is_dir() { nested } else { dir.to_owned() }
+}

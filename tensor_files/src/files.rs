@@ -1,0 +1,265 @@
+//! Safetensors files opened by their headers.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{AllocationProperty, Bytes, DType, FloatDType, TensorData};
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+use crate::convert::{StoredFloat, read_as};
+use crate::error::{Error, Result};
+use crate::header::Header;
+use crate::map::{MappedFile, map_file};
+use crate::named::NamedTensors;
+use crate::source::TensorSource;
+use crate::stored::StoredTensor;
+use crate::write::TensorInfo;
+
+/// Every float tensor of a safetensors file, widened to f32, in memory.
+///
+/// # Errors
+/// As [`WeightFiles::open`]; [`Error::NotFloat`].
+pub fn read(path: &Path) -> Result<NamedTensors> {
+    let mut files = WeightFiles::open(path)?;
+    let mut tensors = NamedTensors::new();
+    for name in files.names() {
+        let data = files.tensor(&name, FloatDType::F32)?;
+        tensors.extend(data.map(|data| (name, data)));
+    }
+    Ok(tensors)
+}
+
+/// The tensors of one or several safetensors files.
+#[derive(Debug, Default)]
+pub struct WeightFiles {
+    files: Vec<(PathBuf, MappedFile)>,
+    tensors: BTreeMap<String, Place>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// A tensor's format, shape and position.
+#[derive(Clone, Debug)]
+struct Place {
+    /// Index of its file.
+    file: usize,
+    /// Byte of the file at which it begins.
+    offset: u64,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// Its name in the file, for messages.
+    name: String,
+}
+
+impl WeightFiles {
+    /// Reads the header of the safetensors file at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read; [`Error::Damaged`] when it is truncated or its header
+    /// is malformed, naming the tensor at fault.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut files = Self::default();
+        files.add(path)?;
+        Ok(files)
+    }
+
+    /// Reads the header of one more file.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Error::Duplicate`] when an earlier file holds one of its tensors.
+    pub fn add(&mut self, path: &Path) -> Result<()> {
+        let Header { start, tensors, metadata } = Header::read(path)?;
+        self.metadata.extend(metadata);
+        let file = self.files.len();
+        self.files.push((path.to_owned(), map_file(path)?));
+        for (name, info) in tensors {
+            let offset = start + info.data_offsets.0 as u64;
+            let (dtype, shape) = (info.dtype, info.shape);
+            let place = Place { file, offset, dtype, shape, name: name.clone() };
+            if let Some(first) = self.tensors.insert(name.clone(), place) {
+                let first = self.files[first.file].0.clone();
+                return Err(Error::Duplicate { path: path.to_owned(), name, first });
+            }
+        }
+        Ok(())
+    }
+
+    /// The same tensors under the names that `rename` gives; a tensor without one is dropped.
+    #[must_use]
+    pub fn renamed(self, rename: impl Fn(&str) -> Option<String>) -> Self {
+        let rename = |(name, place): (String, Place)| rename(&name).map(|name| (name, place));
+        Self { tensors: self.tensors.into_iter().filter_map(rename).collect(), ..self }
+    }
+
+    /// Name, number format and shape of every tensor, ordered by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, Dtype, &[usize])> {
+        self.tensors.iter().map(|(name, at)| (name.as_str(), at.dtype, at.shape.as_slice()))
+    }
+
+    /// As [`tensors`](Self::tensors), owned, for [`write_file`](crate::write_file).
+    pub fn infos(&self) -> Vec<TensorInfo> {
+        let info =
+            |(name, dtype, shape): (&str, _, &[usize])| (name.to_owned(), dtype, shape.to_vec());
+        self.tensors().map(info).collect()
+    }
+
+    /// Whether there is a tensor called `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The metadata of all headers together.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Bytes of all tensors together, as they are stored.
+    pub fn num_bytes(&self) -> u64 {
+        self.tensors.values().map(|place| place.num_bytes() as u64).sum()
+    }
+
+    /// Number format and shape of the tensor called `name`.
+    ///
+    /// # Errors
+    /// [`Error::NoTensor`].
+    pub fn info(&self, name: &str) -> Result<(Dtype, &[usize])> {
+        self.place(name).map(|place| (place.dtype, place.shape.as_slice()))
+    }
+
+    fn place(&self, name: &str) -> Result<&Place> {
+        self.tensors.get(name).ok_or_else(|| {
+            let path = self.files.first().map_or(Path::new("no file"), |(path, _)| path);
+            Error::NoTensor { path: path.to_owned(), name: name.to_owned() }
+        })
+    }
+
+    /// The tensor called `name` as it is stored.
+    ///
+    /// # Errors
+    /// [`Error::NoTensor`]; [`Error::Io`] when it cannot be read.
+    pub fn stored(&self, name: &str) -> Result<StoredTensor> {
+        let place = self.place(name)?;
+        let mut bytes = vec![0; place.num_bytes()];
+        self.reader(place)?.read_exact(&mut bytes).map_err(Error::io(&self.files[place.file].0))?;
+        Ok(StoredTensor { dtype: place.dtype, shape: place.shape.clone(), bytes })
+    }
+
+    /// The file of `place`, at its first byte.
+    fn reader(&self, place: &Place) -> Result<File> {
+        let path = &self.files[place.file].0;
+        let mut file = File::open(path).map_err(Error::io(path))?;
+        file.seek(SeekFrom::Start(place.offset)).map_err(Error::io(path))?;
+        Ok(file)
+    }
+
+    /// The tensor at `place` in `dtype`: mapped if it is stored so, converted otherwise.
+    fn data(&self, place: &Place, dtype: FloatDType) -> Result<TensorData> {
+        let mapped = match (place.dtype, dtype) {
+            (Dtype::F32, FloatDType::F32) => self.mapped::<f32>(place, dtype),
+            (Dtype::BF16, FloatDType::BF16) => self.mapped::<bf16>(place, dtype),
+            (Dtype::F16, FloatDType::F16) => self.mapped::<f16>(place, dtype),
+            _ => None,
+        };
+        if let Some(data) = mapped {
+            return Ok(data);
+        }
+        let path = &self.files[place.file].0;
+        let read = read_as(self.reader(place)?, place.dtype, &place.shape, dtype);
+        let read = read.ok_or_else(|| Error::NotFloat {
+            path: path.clone(),
+            name: place.name.clone(),
+            dtype: place.dtype,
+        })?;
+        read.map_err(Error::io(path))
+    }
+
+    /// The tensor within the mapped file; `None` if it cannot be used there.
+    fn mapped<T: StoredFloat>(&self, place: &Place, dtype: FloatDType) -> Option<TensorData> {
+        let start = usize::try_from(place.offset).ok()?;
+        let (_, file) = &self.files[place.file];
+        let end = start.checked_add(place.num_bytes()).filter(|end| *end <= file.len())?;
+        let bytes = file.slice(start..end);
+        let usable = cfg!(target_endian = "little")
+            && !bytes.is_empty()
+            && bytes.as_ptr().cast::<T>().is_aligned();
+        usable.then(|| {
+            let bytes = Bytes::from_shared(bytes, AllocationProperty::File);
+            TensorData::from_bytes(bytes, place.shape.clone(), DType::from(dtype))
+        })
+    }
+}
+
+impl TensorSource for WeightFiles {
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn tensor(&mut self, name: &str, dtype: FloatDType) -> Result<Option<TensorData>> {
+        self.tensors.get(name).map(|place| self.data(place, dtype)).transpose()
+    }
+}
+
+impl Place {
+    fn num_bytes(&self) -> usize {
+        // The header's check has seen that this does not overflow.
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::write::write_file;
+
+    #[test]
+    fn formats_are_converted_on_request_and_kept_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w.safetensors");
+        let bytes: Vec<u8> = [1.0_f32, -2.5, 3e-9].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let tensors =
+            [("a".to_owned(), Dtype::F32, vec![3]), ("i".to_owned(), Dtype::I64, vec![1])];
+        let content =
+            |name: &str| Ok::<_, Error>(if name == "a" { bytes.clone() } else { vec![0; 8] });
+        write_file(&path, &tensors, content).unwrap();
+        let mut files = WeightFiles::open(&path).unwrap();
+        assert_eq!(files.stored("a").unwrap().bytes, bytes);
+        assert_eq!(files.metadata()["format"], "pt");
+        let half = files.tensor("a", FloatDType::BF16).unwrap().unwrap();
+        assert_eq!(half.dtype(), DType::BF16);
+        assert_eq!(half.iter::<f32>().take(2).collect::<Vec<_>>(), [1.0, -2.5]);
+        for refused in [files.tensor("i", FloatDType::F32).map(drop), read(&path).map(drop)] {
+            let message = refused.unwrap_err().to_string();
+            assert!(message.contains("tensor i is I64"), "{message}");
+        }
+        let message = files.stored("b").unwrap_err().to_string();
+        assert!(message.ends_with("w.safetensors: there is no tensor b"), "{message}");
+    }
+
+    #[test]
+    fn a_tensor_in_its_own_format_is_used_in_the_mapped_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w.safetensors");
+        let tensors = [("a".to_owned(), Dtype::F32, vec![2])];
+        write_file(&path, &tensors, |_| Ok::<_, Error>(vec![0; 8])).unwrap();
+        let mut files = WeightFiles::open(&path).unwrap();
+        let data = files.tensor("a", FloatDType::F32).unwrap().unwrap();
+        let file = files.files[0].1.as_ptr_range();
+        assert!(file.contains(&data.bytes().as_ptr()), "it was copied");
+    }
+
+    #[test]
+    fn a_tensor_in_two_files_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
+        let tensors = [("x".to_owned(), Dtype::U8, vec![1])];
+        for path in [&a, &b] {
+            write_file(path, &tensors, |_| Ok::<_, Error>(vec![0])).unwrap();
+        }
+        let mut files = WeightFiles::open(&a).unwrap();
+        let message = files.add(&b).unwrap_err().to_string();
+        assert!(message.contains("tensor x is also in") && message.ends_with("/a"), "{message}");
+    }
+}

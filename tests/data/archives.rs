@@ -1,0 +1,135 @@
+//! Archives and lists of files: samples of shared keys, damaged members, damaged files.
+
+use std::fs;
+
+use calumma::data;
+use image::{ImageFormat, Rgb, RgbImage};
+use serde_json::json;
+
+use super::{RED, encoded, open, open_error, png, samples, tar};
+
+#[test]
+fn webdataset_members_that_share_a_key_are_one_sample() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.tar");
+    let json = br#"{"name": "cat", "keywords": ["pet", "animal"]}"#;
+    let jpeg = encoded(RgbImage::from_pixel(8, 4, Rgb([9; 3])), ImageFormat::Jpeg);
+    tar(
+        &path,
+        &[
+            ("x/a.b.png", &png(4, 4, RED)),
+            ("x/a.png", &png(4, 2, RED)),
+            ("x/a.txt", b"a cat\n"),
+            ("x/a.json", json),
+            ("x/a.cls", b"7"),
+            ("y.jpg", &jpeg),
+            ("y.json", b"[1]"),
+            ("README", b"no sample"),
+        ],
+    );
+    let found = samples(open(&path).as_ref());
+    assert_eq!(found.len(), 2);
+    assert_eq!(found[0].images, [RgbImage::from_pixel(4, 2, Rgb(RED))]);
+    let fields = json!({
+        "__key__": "x/a", "txt": "a cat", "name": "cat", "keywords": ["pet", "animal"]
+    });
+    assert_eq!(serde_json::Value::from(found[0].fields.clone()), fields);
+    assert!(found[0].source.ends_with("a.tar: x/a"), "{}", found[0].source);
+    assert_eq!(found[1].images[0].dimensions(), (8, 4));
+    assert_eq!(found[1].fields["json"], json!([1]));
+}
+
+#[test]
+fn brace_glob_and_comma_lists_join_their_files() {
+    let dir = tempfile::tempdir().unwrap();
+    for n in 8..12 {
+        let name = format!("t-{n:04}.tar");
+        tar(&dir.path().join(name), &[(&format!("s{n}.txt"), b"t"), ("u.txt", b"u")]);
+    }
+    let root = dir.path().display();
+    let keys = |spec: String| -> Vec<String> {
+        let found = samples(data::open(&spec).unwrap().as_ref());
+        found.iter().map(|s| s.fields["__key__"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = ["s8", "u", "s9", "u", "s10", "u", "s11", "u"];
+    assert_eq!(keys(format!("{root}/t-{{0008..0011}}.tar")), all);
+    assert_eq!(keys(format!("{root}/t-*.tar")), all);
+    assert_eq!(keys(format!("{root}/t-0008.tar,{root}/t-00{{09,1?}}.tar")), all);
+    assert!(open_error(&format!("{root}/t-{{0008..0012}}.tar")).contains("t-0012.tar"));
+    assert!(open_error(&format!("{root}/x-*.tar")).contains("no file matches"));
+}
+
+#[test]
+fn one_bad_member_spoils_its_own_sample_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bad.tar");
+    let good = png(2, 2, RED);
+    let mut bomb = png(1, 1, RED);
+    // a header that claims 60000x60000 pixels, with its own checksum
+    bomb[16..24].copy_from_slice(&[0, 0, 0xEA, 0x60, 0, 0, 0xEA, 0x60]);
+    let checksum = crc32(&bomb[12..29]);
+    bomb[29..33].copy_from_slice(&checksum.to_be_bytes());
+    tar(
+        &path,
+        &[
+            ("a.png", &good),
+            ("b.png", b"no image"),
+            ("c.png", &good[..good.len() / 2]),
+            ("d.json", b"{"),
+            ("e.txt", &[0xFF, 0xFE]),
+            ("f.png", &good),
+            ("f.png", &good),
+            ("g.png", &bomb),
+            ("h.png", &good),
+        ],
+    );
+    let dataset = open(&path);
+    assert_eq!(dataset.len(), 8);
+    for (index, member) in
+        [(1, "b.png"), (2, "c.png"), (3, "d.json"), (4, "e.txt"), (5, "f.png"), (6, "g.png")]
+    {
+        let message = dataset.get(index).unwrap_err().to_string();
+        assert!(message.contains("bad.tar: ") && message.contains(member), "{message}");
+    }
+    assert!(dataset.get(0).is_ok() && dataset.get(7).is_ok());
+    let message = dataset.get(8).unwrap_err().to_string();
+    assert!(message.contains("sample 8") && message.contains("it has 8"), "{message}");
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |c, _| (c >> 1) ^ (0xEDB8_8320 * (c & 1)))
+    })
+}
+
+#[test]
+fn damaged_archives_are_refused_with_their_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cut.tar");
+    tar(&path, &[("a.png", &png(64, 64, RED)), ("b.txt", &[b'x'; 4000])]);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..2500]).unwrap();
+    let message = open_error(path.to_str().unwrap());
+    assert!(message.contains("cut.tar: ") && message.contains("truncated"), "{message}");
+    fs::write(&path, [b'x'; 2000]).unwrap();
+    assert!(open_error(path.to_str().unwrap()).contains("not a whole tar archive"));
+    tar(&path, &[("README", b"x")]);
+    assert!(open_error(path.to_str().unwrap()).contains("holds no samples"));
+}
+
+#[test]
+fn unknown_kinds_of_files_are_refused_with_those_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.csv");
+    fs::write(&path, "x").unwrap();
+    assert!(open_error(path.to_str().unwrap()).contains("allowed are *.tar"));
+    assert!(open_error(dir.path().to_str().unwrap()).contains("metadata.jsonl"));
+    assert!(open_error(&format!("{}/none.parquet", dir.path().display())).contains("none.parquet"));
+    assert!(open_error("").contains("is empty"));
+    for name in ["a.parquet", "b.tar.gz"] {
+        fs::write(dir.path().join(name), "PAR1 and more").unwrap();
+    }
+    let message = open_error(&format!("{}/a.parquet", dir.path().display()));
+    assert!(message.contains("not a whole Parquet file"), "{message}");
+    assert!(open_error(&format!("{}/b.tar.gz", dir.path().display())).contains("decompress"));
+}
