@@ -38,7 +38,7 @@ pub struct GlobalArgs {
     /// Print nothing but errors to standard error
     #[arg(long, short, global = true, help_heading = "Global options")]
     quiet: bool,
-    /// Log what the compute and network libraries report; -vv also logs their debug messages
+    /// Log info messages of the compute and network libraries to standard error; -vv also debug messages
     #[arg(
         long,
         short,
@@ -80,7 +80,7 @@ impl Session {
     /// # Errors
     /// [`Error::Device`] with the reason.
     pub fn device(&self) -> Result<Device> {
-        let spec = self.args.device.unwrap_or_else(DeviceSpec::best);
+        let spec = self.device_spec();
         let device = spec.open()?;
         if self.args.device.is_none() {
             self.note(format_args!("device: {spec}"));
@@ -114,13 +114,17 @@ impl Session {
         }
     }
 
+    fn device_spec(&self) -> DeviceSpec {
+        self.args.device.unwrap_or_else(DeviceSpec::best)
+    }
+
     fn is_cpu(&self) -> bool {
-        self.args.device.unwrap_or_else(DeviceSpec::best) == DeviceSpec::Cpu
+        self.device_spec() == DeviceSpec::Cpu
     }
 
     /// The name of the device, as in `--device`.
     pub fn device_name(&self) -> String {
-        self.args.device.unwrap_or_else(DeviceSpec::best).to_string()
+        self.device_spec().to_string()
     }
 
     /// The device, for work that runs in f32 only.
@@ -138,7 +142,7 @@ impl Session {
     ///
     /// # Errors
     /// Those of [`Self::device`], and [`Error::Device`] if the device does not support the format.
-    pub fn device_that_computes(&self, work: &str) -> Result<(Device, Precision)> {
+    pub fn device_and_precision(&self, work: &str) -> Result<(Device, Precision)> {
         let precision = self.precision();
         let refused = || {
             let device = self.device_name();

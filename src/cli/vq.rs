@@ -147,7 +147,7 @@ fn train(args: &TrainArgs, session: &Session) -> Result<()> {
     if let Some(seed) = session.seed() {
         recipe.run.seed = seed;
     }
-    let (device, precision) = session.device_that_computes("training an image tokenizer")?;
+    let (device, precision) = session.device_and_precision("training an image tokenizer")?;
     let mut task = ImageTask::new(recipe.clone(), &device, precision)?;
     let parameters = sizes::parameters(task.model()).values().sum::<usize>();
     let parameters = sizes::count(parameters as f64);

@@ -79,7 +79,7 @@ impl Reporter {
     /// repeats those steps; so is a truncated last line.
     ///
     /// # Errors
-    /// [`Error::Io`] when the files cannot be read or written.
+    /// [`Error::Io`] if the files cannot be read or written.
     pub fn for_run(mut self, run_dir: &Path, resumed_at: usize) -> Result<Self> {
         self.run = Some(RunFiles::open(run_dir, resumed_at)?);
         Ok(self)
@@ -106,7 +106,7 @@ impl Reporter {
     /// with the resident memory of the process.
     ///
     /// # Errors
-    /// [`Error::Io`] when the files cannot be written.
+    /// [`Error::Io`] if the files cannot be written.
     pub fn metrics(&mut self, step: usize, kind: &str, metrics: &Metrics) -> Result<()> {
         let shown: Vec<String> = metrics.iter().map(|(k, v)| format!("{k} {v:.4}")).collect();
         let rate = self.rate();
@@ -130,7 +130,7 @@ impl Reporter {
     /// that stays even if the run is rewound to an earlier step.
     ///
     /// # Errors
-    /// [`Error::Io`] when the log cannot be written.
+    /// [`Error::Io`] if the log cannot be written.
     pub fn event(&mut self, step: usize, kind: &str, text: &str) -> Result<()> {
         self.note(&format!("step {step}: {kind}: {text}"));
         let Some(run) = &mut self.run else { return Ok(()) };
@@ -143,7 +143,7 @@ impl Reporter {
     /// Writes sample texts of an evaluation to the run's files.
     ///
     /// # Errors
-    /// [`Error::Io`] when the files cannot be written.
+    /// [`Error::Io`] if the files cannot be written.
     pub fn samples(&mut self, step: usize, samples: &[SampleText]) -> Result<()> {
         let Some(run) = &mut self.run else { return Ok(()) };
         let mut rows = vec![["source", "prompt", "target", "generated"]];
@@ -160,7 +160,7 @@ impl Reporter {
     /// Writes an image of an evaluation to `samples/step-NNNNNNN.png` of the run.
     ///
     /// # Errors
-    /// [`Error::Io`] or [`Error::File`] when it cannot be written.
+    /// [`Error::Io`] or [`Error::File`] if it cannot be written.
     pub fn image(&mut self, step: usize, image: &RgbImage) -> Result<()> {
         let Some(run) = &mut self.run else { return Ok(()) };
         let path = run.dir.join(record::image_name(step as u64));
@@ -173,7 +173,7 @@ impl Reporter {
     /// [`Self::for_run`], events stay.
     ///
     /// # Errors
-    /// [`Error::Io`] when the files cannot be written.
+    /// [`Error::Io`] if the files cannot be written.
     pub fn rewind(&mut self, step: usize) -> Result<()> {
         self.start_at(step);
         let Some(run) = &mut self.run else { return Ok(()) };

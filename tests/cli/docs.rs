@@ -25,7 +25,7 @@ fn commands(document: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_commands_of_train_your_own_run() {
+fn docs_train_your_own_runs_as_written() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = tempfile::tempdir().unwrap();
     let recipes = dir.path().join("recipes/own");
