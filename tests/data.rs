@@ -1,4 +1,4 @@
-//! Data sets: readers of files that the tests write, reshaping, and documents as token ids.
+//! Data set readers on files written by the tests, views, and documents as token ids.
 
 mod archives;
 mod rows;
@@ -54,7 +54,7 @@ fn samples(dataset: &dyn Dataset) -> Vec<Sample> {
     (0..dataset.len()).map(|index| dataset.get(index).unwrap()).collect()
 }
 
-/// Writes rows of an image, an integer, a list of strings, a float and a flag.
+/// Writes rows with an image, an integer, a list of strings, a float and a boolean.
 fn parquet(path: &Path, images: &[Option<Vec<u8>>], paths: &[Option<&str>]) {
     const SCHEMA: &str = "message schema {
         optional group image { optional binary bytes; optional binary path (UTF8); }
@@ -122,7 +122,7 @@ fn rendered(source: &str, fields: serde_json::Value, loss: Loss) -> Rendered {
 }
 
 #[test]
-fn a_document_has_the_ids_of_the_processor() {
+fn a_rendered_document_has_the_ids_of_the_processor() {
     let processor = processor();
     let document = rendered("{name}<image>", json!({ "name": "red" }), Loss::All);
     let tokens = document.tokens(&processor).unwrap();
@@ -133,7 +133,7 @@ fn a_document_has_the_ids_of_the_processor() {
 }
 
 #[test]
-fn answers_are_supervised_as_in_a_chat() {
+fn answers_in_a_document_are_supervised_as_in_a_chat() {
     let processor = processor();
     let fields =
         json!({ "turns": [{ "q": "what is it", "a": "red" }, { "q": "is it", "a": "it" }] });

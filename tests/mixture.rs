@@ -14,7 +14,7 @@ fn mixture(seed: u64) -> Mixture {
 }
 
 #[test]
-fn a_restored_mixture_continues_as_an_uninterrupted_one() {
+fn a_restored_mixture_continues_like_an_uninterrupted_one() {
     let mut straight = mixture(5);
     let all: Vec<_> = (0..300).map(|_| straight.draw(0)).collect();
     for stop in [0, 1, 137, 299] {
@@ -26,11 +26,11 @@ fn a_restored_mixture_continues_as_an_uninterrupted_one() {
         let rest: Vec<_> = (stop..300).map(|_| second.draw(0)).collect();
         assert_eq!(rest, all[stop..]);
     }
-    assert!(mixture(6).restore(straight.cursor()).is_err(), "another seed");
+    assert!(mixture(6).restore(straight.cursor()).is_err(), "a different seed");
 }
 
 #[test]
-fn draws_follow_the_weights_and_every_epoch_visits_each_sample_once() {
+fn draws_follow_the_weights_and_each_epoch_visits_every_sample_once() {
     let mut mixture = mixture(1);
     let draws: Vec<_> = (0..4000).map(|_| mixture.draw(0)).collect();
     let share = draws.iter().filter(|draw| draw.source == 0).count() as f64 / 4000.0;
@@ -39,15 +39,15 @@ fn draws_follow_the_weights_and_every_epoch_visits_each_sample_once() {
     let second = of_b.iter().filter(|draw| draw.template == 1).count() as f64 / of_b.len() as f64;
     assert!((second - 0.8).abs() < 0.05, "{second}");
     let mut orders = Vec::new();
-    for (epoch, walk) in of_b.chunks_exact(10).enumerate() {
-        let order: Vec<usize> = walk.iter().map(|draw| draw.index).collect();
+    for (epoch, draws) in of_b.chunks_exact(10).enumerate() {
+        let order: Vec<usize> = draws.iter().map(|draw| draw.index).collect();
         let mut sorted = order.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, (0..10).collect::<Vec<_>>());
-        assert!(walk.iter().all(|draw| draw.epoch == epoch as u64));
+        assert!(draws.iter().all(|draw| draw.epoch == epoch as u64));
         orders.push(order);
     }
-    assert!(orders.windows(2).all(|pair| pair[0] != pair[1]), "every epoch has another order");
+    assert!(orders.windows(2).all(|pair| pair[0] != pair[1]), "every epoch has a different order");
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn each_stage_draws_by_its_own_weights() {
     };
     assert_eq!(share(0), 0.0);
     assert!((share(1) - 0.5).abs() < 0.05);
-    assert!((share(2) - 0.5).abs() < 0.05, "the last weight holds on");
+    assert!((share(2) - 0.5).abs() < 0.05, "the last weight applies to later stages");
     let silent = vec![source("first", &[1.0, 0.0])];
     let message = Mixture::new(1, silent).unwrap_err().to_string();
     assert!(message.contains("no source has a weight above 0 in stage 2"), "{message}");

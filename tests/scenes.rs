@@ -1,5 +1,4 @@
-//! Scenes: captions and questions checked by an evaluator that knows only English and the
-//! ground truth's JSON, and the detector's rates.
+//! Scenes: captions and questions, checked by an independent evaluator, and detection rates.
 
 mod detector;
 mod evaluator;
@@ -59,7 +58,7 @@ fn every_answer_follows_from_the_scene() {
 }
 
 #[test]
-fn the_evaluator_refuses_captions_and_answers_of_other_scenes() {
+fn captions_and_answers_of_other_scenes_are_wrong() {
     let set = scenes("scenes:train?count=501&seed=14");
     let (mut refused, mut changed) = (0, 0);
     for index in 0..500 {
@@ -98,13 +97,13 @@ fn training_texts_never_name_a_held_out_pair() {
     let set = scenes("scenes:train?count=2000&seed=4");
     for index in 0..set.len() {
         let text = Value::Object(set.columns(index)).to_string();
-        // "crosses" and "circles" begin with the singular, so this finds plurals too.
+        // Plurals start with the singular, so this finds them too.
         assert!(held_out.iter().all(|pair| !text.contains(pair.as_str())), "{text}");
     }
 }
 
 #[test]
-fn items_do_not_depend_on_order_count_or_thread() {
+fn items_do_not_depend_on_access_order_count_or_thread() {
     let long = scenes("scenes:train?count=300&seed=5");
     let short = scenes("scenes:train?count=40&seed=5");
     let forward: Vec<_> = (0..40).map(|index| long.get(index).unwrap()).collect();
@@ -154,10 +153,10 @@ fn stated_relations_are_clear() {
     let set = scenes("scenes:train?count=1000&seed=6&objects=2");
     let mut stated = 0;
     for index in 0..set.len() {
-        let [a, b] = set.scene(index).objects[..] else { panic!("two objects were asked for") };
-        let says_so = set.captions(index).0.iter().any(|c| c.category.name() == "relation");
-        stated += usize::from(says_so);
-        assert!(!says_so || Relation::dominant(&a, &b).is_some());
+        let [a, b] = set.scene(index).objects[..] else { panic!("the spec asks for two objects") };
+        let stated_here = set.captions(index).0.iter().any(|c| c.category.name() == "relation");
+        stated += usize::from(stated_here);
+        assert!(!stated_here || Relation::dominant(&a, &b).is_some());
     }
     assert!(stated > 300, "{stated}");
 }

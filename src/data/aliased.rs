@@ -1,23 +1,24 @@
-//! Columns under additional names, for measures that look for other names than the data set has.
+//! Additional names for columns, for measures that expect other names than those of the data set.
 
 use std::collections::BTreeMap;
 
 use super::dataset::{Dataset, Fields, Sample};
 use crate::error::Result;
 
-/// A data set whose columns have additional names.
+/// Data set whose columns have additional names.
 pub struct Aliased {
     inner: Box<dyn Dataset>,
     names: BTreeMap<String, String>,
 }
 
 impl Aliased {
-    /// Adds to the samples of `inner` the columns that `names` maps (new name to column) under their new
-    /// names; a missing column stays missing.
+    /// Wraps `inner` and adds its columns under the names in `names` (new name to column); missing
+    /// columns are skipped.
     pub fn new(inner: Box<dyn Dataset>, names: BTreeMap<String, String>) -> Self {
         Self { inner, names }
     }
 
+    /// Adds the aliased columns to `fields`.
     fn add_aliases(&self, fields: &mut Fields) {
         let found: Vec<_> = self
             .names

@@ -1,4 +1,4 @@
-//! Random augmentation of the images that an image tokenizer is trained on.
+//! Random augmentation of images for training an image tokenizer.
 
 use image::RgbImage;
 use image::imageops::{self, FilterType};
@@ -8,23 +8,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Ranges of the random changes; `true` in a recipe means mirroring and shifts of up to 4 pixels.
+/// Augmentation settings; `true` in a recipe means mirroring and shifts of up to 4 pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Written")]
+#[serde(from = "RecipeValue")]
 pub struct Augment {
-    /// Whether half of the images are mirrored horizontally.
+    /// Whether to mirror half of the images horizontally.
     pub flip: bool,
-    /// Largest shift along each axis in pixels; the border is repeated.
+    /// Maximum shift along each axis in pixels; border pixels are repeated.
     pub shift: u32,
-    /// Largest share of the sides that a random crop removes, in [0, 1); the crop is scaled back up.
+    /// Maximum fraction of each side that a random crop removes, in [0, 1); the crop is resized back.
     pub scale: f32,
-    /// Largest relative change of brightness, contrast and saturation, in [0, 1).
+    /// Maximum relative change of brightness, contrast and saturation, in [0, 1).
     pub colour: f32,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Written {
+enum RecipeValue {
     Switch(bool),
     Keys(Keys),
 }
@@ -42,12 +42,12 @@ struct Keys {
     colour: f32,
 }
 
-impl From<Written> for Augment {
-    fn from(written: Written) -> Self {
-        match written {
-            Written::Switch(false) => Self::default(),
-            Written::Switch(true) => Self { flip: true, shift: 4, ..Self::default() },
-            Written::Keys(Keys { flip, shift, scale, colour }) => {
+impl From<RecipeValue> for Augment {
+    fn from(value: RecipeValue) -> Self {
+        match value {
+            RecipeValue::Switch(false) => Self::default(),
+            RecipeValue::Switch(true) => Self { flip: true, shift: 4, ..Self::default() },
+            RecipeValue::Keys(Keys { flip, shift, scale, colour }) => {
                 Self { flip, shift, scale, colour }
             }
         }
@@ -55,21 +55,21 @@ impl From<Written> for Augment {
 }
 
 impl Augment {
-    /// Checks every value against its range.
+    /// Checks that every value is in range.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with the key, its value and what is allowed.
+    /// [`Error::Invalid`] with the key, its value and the allowed range.
     pub fn validate(&self) -> Result<()> {
-        for (key, share) in [("scale", self.scale), ("colour", self.colour)] {
-            if !(0.0..1.0).contains(&share) {
-                let message = format!("augment.{key} is {share}; allowed: [0, 1)");
+        for (key, value) in [("scale", self.scale), ("colour", self.colour)] {
+            if !(0.0..1.0).contains(&value) {
+                let message = format!("augment.{key} is {value}; allowed: [0, 1)");
                 return Err(Error::invalid(message));
             }
         }
         Ok(())
     }
 
-    /// A randomly changed image of the same size.
+    /// Returns a randomly changed image of the same size.
     pub fn apply(&self, mut image: RgbImage, rng: &mut ChaCha8Rng) -> RgbImage {
         if self.flip && rng.random::<bool>() {
             imageops::flip_horizontal_in_place(&mut image);
@@ -87,10 +87,10 @@ impl Augment {
     }
 }
 
-/// `image` moved by up to `most` pixels along each axis.
-fn shifted(image: &RgbImage, most: i64, rng: &mut ChaCha8Rng) -> RgbImage {
+/// `image` shifted by up to `max` pixels along each axis.
+fn shifted(image: &RgbImage, max: i64, rng: &mut ChaCha8Rng) -> RgbImage {
     let (width, height) = image.dimensions();
-    let (dx, dy) = (rng.random_range(-most..=most), rng.random_range(-most..=most));
+    let (dx, dy) = (rng.random_range(-max..=max), rng.random_range(-max..=max));
     let moved =
         |at: u32, by: i64, len: u32| (i64::from(at) + by).clamp(0, i64::from(len) - 1) as u32;
     RgbImage::from_fn(width, height, |x, y| {
@@ -98,22 +98,22 @@ fn shifted(image: &RgbImage, most: i64, rng: &mut ChaCha8Rng) -> RgbImage {
     })
 }
 
-/// A random crop of `image` without up to `most` of its sides, scaled to the whole size.
-fn enlarged(image: &RgbImage, most: f32, rng: &mut ChaCha8Rng) -> RgbImage {
+/// A random crop of `image`, smaller by a fraction of up to `max`, resized to the original size.
+fn enlarged(image: &RgbImage, max: f32, rng: &mut ChaCha8Rng) -> RgbImage {
     let (width, height) = image.dimensions();
-    let share = 1.0 - rng.random_range(0.0..=most);
-    let part = |len: u32| ((len as f32 * share).round() as u32).max(1);
+    let kept = 1.0 - rng.random_range(0.0..=max);
+    let part = |len: u32| ((len as f32 * kept).round() as u32).max(1);
     let (w, h) = (part(width), part(height));
     let (x, y) = (rng.random_range(0..=width - w), rng.random_range(0..=height - h));
     let part = imageops::crop_imm(image, x, y, w, h).to_image();
     imageops::resize(&part, width, height, FilterType::CatmullRom)
 }
 
-/// Scales brightness, contrast (the distance from the image's mean) and saturation (the distance from
-/// grey) by factors within `most` of 1.
-fn recolour(image: &mut RgbImage, most: f32, rng: &mut ChaCha8Rng) {
+/// Scales brightness, contrast (distance from the image mean) and saturation (distance from grey) by
+/// factors within `max` of 1.
+fn recolour(image: &mut RgbImage, max: f32, rng: &mut ChaCha8Rng) {
     let [brightness, contrast, saturation] =
-        [(); 3].map(|()| rng.random_range(1.0 - most..=1.0 + most));
+        [(); 3].map(|()| rng.random_range(1.0 - max..=1.0 + max));
     let grey =
         |p: &[u8; 3]| 0.299 * f32::from(p[0]) + 0.587 * f32::from(p[1]) + 0.114 * f32::from(p[2]);
     let count = (image.width() * image.height()).max(1) as f32;
@@ -135,7 +135,7 @@ mod tests {
     use rand::SeedableRng;
 
     #[test]
-    fn a_recipe_gives_a_switch_or_single_keys() {
+    fn a_recipe_gives_a_boolean_or_individual_keys() {
         let read = |text: &str| serde_json::from_str::<Augment>(text);
         assert_eq!(read("false").unwrap(), Augment::default());
         assert_eq!(
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn images_keep_their_size_and_depend_on_the_seed_only() {
+    fn augmentation_keeps_the_size_and_depends_only_on_the_seed() {
         let all = Augment { flip: true, shift: 3, scale: 0.4, colour: 0.3 };
         let image = RgbImage::from_fn(24, 16, |x, y| image::Rgb([x as u8 * 9, y as u8 * 11, 80]));
         let changed = |seed| all.apply(image.clone(), &mut ChaCha8Rng::seed_from_u64(seed));

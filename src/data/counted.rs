@@ -1,4 +1,4 @@
-//! Counting of unreadable samples; too many of them stop a run.
+//! Counting of bad samples; too many of them stop a run.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,19 +8,19 @@ use serde::{Deserialize, Serialize};
 use super::dataset::{Dataset, Fields, Sample, in_range};
 use crate::error::{Error, Result};
 
-/// The default share of bad samples that a run tolerates.
+/// Default fraction of bad samples that a run tolerates.
 pub const DEFAULT_TOLERANCE: f64 = 0.01;
 
-/// A sample that cannot be used.
+/// Bad sample, which cannot be read or used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadSample {
     /// Its index in the data set.
     pub index: usize,
-    /// The reason, with file and member.
+    /// The reason, with file and member, row or line.
     pub reason: String,
 }
 
-/// A data set that records its bad samples.
+/// Data set that records its bad samples.
 pub struct Counted {
     inner: Box<dyn Dataset>,
     tolerance: f64,
@@ -28,22 +28,23 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// Wraps `inner`; `tolerance` is the share of its samples that may be bad, 0 to 1.
+    /// Wraps `inner`; `tolerance` is the fraction of samples that may be bad, 0 to 1.
     ///
     /// # Errors
     /// If `tolerance` is not between 0 and 1.
     pub fn new(inner: Box<dyn Dataset>, tolerance: f64) -> Result<Self> {
         if !(0.0..=1.0).contains(&tolerance) {
-            let message = format!("tolerated share of bad samples is {tolerance}; it is 0 to 1");
+            let message =
+                format!("tolerated fraction of bad samples is {tolerance}; allowed: 0 to 1");
             return Err(Error::invalid(message));
         }
         Ok(Self { inner, tolerance, bad: Mutex::default() })
     }
 
-    /// Sample `index`, or `None` if unreadable but within tolerance.
+    /// Sample `index`, or `None` if it is unreadable but bad samples are within tolerance.
     ///
     /// # Errors
-    /// If `index` is out of range, or more than the tolerated share of the samples is bad.
+    /// If `index` is out of range or more than the tolerated fraction of the samples is bad.
     pub fn take(&self, index: usize) -> Result<Option<Sample>> {
         in_range(self, index)?;
         match self.get(index) {
@@ -52,22 +53,22 @@ impl Counted {
         }
     }
 
-    /// Counts sample `index`, which can be read but not used, as bad.
+    /// Records sample `index`, which is readable but unusable, as bad.
     ///
     /// # Errors
-    /// If that exceeds the tolerated share.
+    /// If this exceeds the tolerated fraction.
     pub fn reject(&self, index: usize, reason: String) -> Result<()> {
         self.bad_samples().insert(index, reason);
         self.check()
     }
 
-    /// The bad samples found so far, by index.
+    /// The bad samples found so far, ordered by index.
     pub fn bad(&self) -> Vec<BadSample> {
         let bad = self.bad_samples();
         bad.iter().map(|(&index, reason)| BadSample { index, reason: reason.clone() }).collect()
     }
 
-    /// Refuses more than the tolerated share of bad samples.
+    /// Fails if more than the tolerated fraction of the samples is bad.
     fn check(&self) -> Result<()> {
         let bad = self.bad_samples();
         if bad.len() as f64 <= self.tolerance * self.inner.len() as f64 {

@@ -1,8 +1,8 @@
-//! Samples with images as codes: encoded once, kept on disk, reused by later runs.
+//! Samples with their images as codes, encoded once and cached on disk for later runs.
 //!
 //! Training never runs the image tokenizer. Each source has a cache of JSON lines, named by a digest of
-//! tokenizer, source, and sizes and modification times of its files: a resumed or repeated run finds it,
-//! another tokenizer or changed data do not.
+//! the tokenizer, the source, and the sizes and modification times of its files. A resumed or repeated
+//! run therefore finds its cache; another tokenizer or changed data get a new one.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,36 +17,37 @@ use vq_tokenizer::{Codes, VqTokenizer};
 use super::config::SourceConfig;
 use super::counted::Counted;
 use super::dataset::{Dataset, Fields};
+use super::messages::because_in;
 use super::open::fingerprint;
 use crate::error::{Error, Result};
 use crate::files::{hex, write_atomic};
 use crate::report::Reporter;
 
-/// Samples encoded together.
+/// Number of samples encoded together.
 const BATCH: usize = 32;
 
-/// Bad samples listed per source.
+/// Maximum number of bad samples listed per source.
 const BAD_LISTED: usize = 20;
 
-/// A sample with its images as codes.
+/// Sample with its images as codes.
 #[derive(Clone, Debug)]
 pub(super) struct EncodedSample {
-    /// The columns that templates look up.
+    /// The columns that templates use.
     pub(super) fields: Fields,
-    /// The images in the sample's order.
+    /// The codes of the images, in the sample's order.
     pub(super) images: Vec<Codes>,
 }
 
-/// All samples of a source, in memory.
+/// All readable samples of a source, in memory.
 #[derive(Debug)]
 pub(super) struct EncodedSource {
-    /// The good samples in order.
+    /// The readable samples in order.
     pub(super) samples: Vec<EncodedSample>,
-    /// Number of samples that cannot be read.
+    /// Number of bad samples.
     pub(super) left_out: usize,
 }
 
-/// The image tokenizer and the cache of its codes.
+/// Image tokenizer with the location of its cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoding<'a> {
     /// The image tokenizer.
@@ -55,11 +56,11 @@ pub struct Encoding<'a> {
     pub digest: &'a str,
     /// Directory of the caches.
     pub cache_dir: &'a Path,
-    /// Whether to hide progress.
+    /// Whether to hide the progress bar.
     pub quiet: bool,
 }
 
-/// The images of sample `index`; bad samples have no line.
+/// Line of a cache with the images of sample `index`; bad samples have no line.
 #[derive(Serialize, Deserialize)]
 struct Line {
     index: usize,
@@ -67,12 +68,12 @@ struct Line {
 }
 
 impl EncodedSource {
-    /// Reads the source's codes from its cache, or encodes its images and writes the cache. Keeps only
-    /// the fields in `columns`.
+    /// Reads the source's codes from its cache, or encodes its images and writes the cache. Only the
+    /// fields in `columns` are kept.
     ///
     /// # Errors
-    /// Those of the data set; if more samples than `max_bad` are bad or none is good; [`Error::File`] for
-    /// a malformed cache.
+    /// If the data set cannot be read, more than `max_bad` of its samples are bad or none is good, or
+    /// the cache is malformed ([`Error::File`]).
     pub(super) fn open(
         config: &SourceConfig,
         columns: &BTreeSet<String>,
@@ -95,14 +96,14 @@ impl EncodedSource {
         };
         let samples: Vec<_> = lines.into_par_iter().map(sample).collect::<Result<_>>()?;
         if samples.is_empty() {
-            return Err(Error::invalid(format!("data {}: no good sample", config.path)));
+            return Err(Error::invalid(format!("data {}: all samples are bad", config.path)));
         }
         let left_out = len.saturating_sub(samples.len());
         Ok(Self { samples, left_out })
     }
 }
 
-/// The cache for this tokenizer, state of the files and view of the samples.
+/// Path of the cache for this tokenizer, source and state of the source's files.
 fn cache_path(config: &SourceConfig, encoding: Encoding<'_>) -> Result<PathBuf> {
     let identity = serde_json::json!([
         encoding.digest,
@@ -144,25 +145,23 @@ fn encode(dataset: &Counted, len: usize, encoding: Encoding<'_>) -> Result<Vec<L
     Ok(lines)
 }
 
+/// Reads a cache.
 fn read(path: &Path) -> Result<Vec<Line>> {
     let file = File::open(path).map_err(Error::io(path))?;
     let mut lines = Vec::new();
     for (index, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(Error::io(path))?;
-        let malformed = |e: serde_json::Error| Error::File {
-            path: path.to_owned(),
-            message: format!("line {}: {e}; remove the file to encode again", index + 1),
-            source: Some(e.into()),
-        };
-        lines.push(serde_json::from_str(&line).map_err(malformed)?);
+        let context = format!("line {} is malformed; remove the file to encode again", index + 1);
+        lines.push(serde_json::from_str(&line).map_err(because_in(path, context))?);
     }
     Ok(lines)
 }
 
+/// Writes a cache.
 fn write(path: &Path, lines: &[Line]) -> Result<()> {
     let mut bytes = Vec::new();
     for line in lines {
-        serde_json::to_writer(&mut bytes, line).expect("numbers are valid JSON");
+        serde_json::to_writer(&mut bytes, line).expect("numbers serialize to JSON");
         bytes.push(b'\n');
     }
     write_atomic(path, &bytes)

@@ -1,4 +1,4 @@
-//! Reshaping: one sample per entry of a list, or one per group of rows.
+//! Views with one sample per list entry, or one per group of rows.
 
 use std::collections::HashMap;
 
@@ -9,20 +9,22 @@ use super::dataset::{Dataset, Fields, Sample, in_range};
 use super::messages::{available, type_name};
 use crate::error::{Error, Result};
 
-/// A data set with one sample per entry of a list-valued field. The keys of an entry that is an
-/// object become fields (and replace those of the same name); any other entry replaces the list.
+/// Data set with one sample per entry of a list-valued field.
+///
+/// If an entry is an object, its keys become fields (replacing fields of the same name) instead of
+/// the list; any other entry replaces the list.
 pub struct Exploded {
     inner: Box<dyn Dataset>,
     field: String,
-    /// Sample and entry of each new sample; a sample without a readable list is one bad sample.
+    /// Original sample and entry of each sample; a sample without a readable list is one bad sample.
     places: Vec<(u32, u32)>,
 }
 
 impl Exploded {
-    /// Explodes `field` of `inner`; reads the fields of every sample once.
+    /// Explodes `field` of `inner`, which reads the fields of every sample once.
     ///
     /// # Errors
-    /// If no sample has the field as a list.
+    /// If the field is a list in no sample.
     pub fn new(inner: Box<dyn Dataset>, field: &str) -> Result<Self> {
         let count = |index| inner.fields(index).and_then(|f| Ok(list_of(&f, field)?.len()));
         let counts = scan(inner.as_ref(), count)?;
@@ -34,14 +36,14 @@ impl Exploded {
         Ok(Self { inner, field: field.to_owned(), places })
     }
 
-    /// The sample and the entry of it that `index` stands for.
+    /// The original sample and entry of sample `index`.
     fn place(&self, index: usize) -> Result<(usize, usize)> {
         in_range(self, index)?;
         let (sample, entry) = self.places[index];
         Ok((sample as usize, entry as usize))
     }
 
-    /// `fields` of `sample` with the list replaced by its `entry`.
+    /// The `fields` of `sample` with the list replaced by one `entry`.
     fn explode(&self, sample: usize, entry: usize, mut fields: Fields) -> Result<Fields> {
         let context = || format!("{}: sample {sample}", self.inner.name());
         let list = list_of(&fields, &self.field).map_err(|e| Error::because(context())(e))?;
@@ -78,6 +80,7 @@ impl Dataset for Exploded {
     }
 }
 
+/// The list in `field`.
 fn list_of<'a>(fields: &'a Fields, field: &str) -> Result<&'a [Value]> {
     match fields.get(field) {
         Some(Value::Array(list)) => Ok(list),
@@ -89,21 +92,24 @@ fn list_of<'a>(fields: &'a Fields, field: &str) -> Result<&'a [Value]> {
     }
 }
 
+/// The error for a missing field.
 fn missing(fields: &Fields, field: &str) -> Error {
     Error::invalid(format!("there is no field {field}; {}", available(fields)))
 }
 
-/// A data set with one sample per group of rows that share a key. It holds the key, the list `turns`
-/// with the other columns of each row in row order, and the images of the first row.
+/// Data set with one sample per group of rows that share a key.
+///
+/// A sample holds the key, the list `turns` with the other columns of each row in row order, and the
+/// images of the first row.
 pub struct Grouped {
     inner: Box<dyn Dataset>,
     field: String,
-    /// The rows of each group, ordered by first row; a row without the key is a group of its own.
+    /// The rows of each group, ordered by first row; a row without the key is its own group.
     groups: Vec<Vec<u32>>,
 }
 
 impl Grouped {
-    /// Groups the rows of `inner` by `field`; reads the fields of every row once.
+    /// Groups the rows of `inner` by `field`, which reads the fields of every row once.
     ///
     /// # Errors
     /// If no row has the field.
@@ -128,7 +134,7 @@ impl Grouped {
         Ok(Self { inner, field: field.to_owned(), groups })
     }
 
-    /// The fields of the sample for `group`.
+    /// The fields of `group`.
     fn merge(&self, group: usize) -> Result<Fields> {
         let mut merged = Fields::new();
         let mut turns = Vec::new();
@@ -172,7 +178,7 @@ impl Dataset for Grouped {
     }
 }
 
-/// The results of `read` for all samples in order; the first error if there are only errors.
+/// The results of `read` for all samples in order, or the first error if all of them fail.
 fn scan<T: Send>(
     dataset: &dyn Dataset,
     read: impl Fn(usize) -> Result<T> + Send + Sync,

@@ -1,4 +1,4 @@
-//! Plain directories of images without metadata.
+//! Reader for plain directories of images without metadata.
 
 use std::path::{Path, PathBuf};
 
@@ -6,17 +6,18 @@ use super::dataset::{Dataset, Fields, Sample, in_range};
 use super::image_file;
 use crate::error::{Error, Result};
 
-/// Endings of the files that are read.
+/// Extensions of the files that are read.
 const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 
-/// The images directly in a directory, sorted by file name; the only column is `file_name`.
+/// Data set of the images in a directory (not below it), sorted by file name. Its only column is
+/// `file_name`.
 pub struct ImageDirectory {
     name: String,
     paths: Vec<PathBuf>,
 }
 
 impl ImageDirectory {
-    /// Lists the directory `dir`.
+    /// Lists the images in the directory `dir`.
     ///
     /// # Errors
     /// If it cannot be read or holds no PNG, JPEG or WebP file.
@@ -68,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_are_sorted_by_name_and_other_files_left_out() {
+    fn images_are_sorted_by_name_and_other_files_ignored() {
         let dir = tempfile::tempdir().unwrap();
         assert!(ImageDirectory::open(dir.path()).err().unwrap().to_string().contains("no image"));
         for (name, side) in [("b.png", 2), ("a.png", 3)] {

@@ -1,4 +1,4 @@
-//! Hugging Face's image folders: a directory of images with `metadata.jsonl`.
+//! Reader for Hugging Face image folders: a directory of images with `metadata.jsonl`.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +9,8 @@ use super::files;
 use super::lines::Lines;
 use crate::error::{Error, Result};
 
-/// A directory with `metadata.jsonl`: each line names an image by `file_name` (or several by
-/// the list `file_names`), relative to the directory, beside its other columns.
+/// Data set of a directory with `metadata.jsonl`. Each line names an image by `file_name` (or
+/// several by the list `file_names`), relative to the directory, and holds the other columns.
 pub struct ImageFolder {
     dir: PathBuf,
     name: String,
@@ -21,7 +21,7 @@ impl ImageFolder {
     /// Indexes `metadata.jsonl` in the directory `dir`.
     ///
     /// # Errors
-    /// If there is no such file, or it holds no line.
+    /// If there is no such file or it is empty.
     pub fn open(dir: &Path) -> Result<Self> {
         let metadata = dir.join("metadata.jsonl");
         if !metadata.is_file() {
@@ -33,7 +33,7 @@ impl ImageFolder {
         Ok(Self { dir: dir.to_owned(), name, lines: Lines::open(&metadata)? })
     }
 
-    /// Paths of the images that `fields` of line `index` name.
+    /// Paths of the images named by the `fields` of line `index`.
     fn images(&self, index: usize, fields: &Fields) -> Result<Vec<PathBuf>> {
         let names = match (fields.get("file_name"), fields.get("file_names")) {
             (Some(Value::String(name)), _) => vec![name.as_str()],

@@ -1,4 +1,4 @@
-//! A summary of what a data set holds.
+//! Summary of the contents of a data set.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,33 +11,33 @@ use super::dataset::{Dataset, Sample};
 use super::messages::type_name;
 use crate::error::Result;
 
-/// Examples kept per column.
+/// Number of examples per column.
 const EXAMPLES: usize = 3;
-/// Longest example in characters.
+/// Maximum length of an example in characters.
 const EXAMPLE_CHARS: usize = 80;
 
-/// The result of [`inspect`].
+/// Summary of a data set; the result of [`inspect`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Inspection {
     /// The data set's name.
     pub name: String,
-    /// Samples in the data set.
+    /// Number of samples in the data set.
     pub samples: usize,
-    /// Samples that were read, spread evenly over the data set.
+    /// Number of samples that were read, spread evenly over the data set.
     pub inspected: usize,
-    /// Fields by name.
+    /// Columns by name.
     pub columns: BTreeMap<String, Column>,
-    /// Fewest and most images per sample.
+    /// Minimum and maximum number of images per sample.
     #[serde(rename = "pictures_per_sample")]
     pub images_per_sample: (usize, usize),
-    /// Sizes of the images, the most frequent first.
+    /// Image sizes, most frequent first.
     #[serde(rename = "picture_sizes")]
     pub image_sizes: Vec<ImageSize>,
-    /// Inspected samples that cannot be read.
+    /// Inspected samples that are bad.
     pub bad: Vec<BadSample>,
 }
 
-/// One field of a data set.
+/// Column of a data set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Column {
     /// How often each JSON type occurs.
@@ -46,25 +46,25 @@ pub struct Column {
     pub examples: Vec<String>,
 }
 
-/// An image size and how often it occurs.
+/// Image size and how often it occurs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ImageSize {
-    /// In pixels.
+    /// Width in pixels.
     pub width: u32,
-    /// In pixels.
+    /// Height in pixels.
     pub height: u32,
     /// Number of images of this size.
     pub count: usize,
 }
 
-/// A summary of `dataset` from at most `limit` samples, spread evenly and read on all cores. With
-/// `usize::MAX` every sample is read, and every bad one listed.
+/// Summarizes `dataset` from at most `limit` samples, spread evenly and read in parallel. With
+/// `usize::MAX` every sample is read and every bad one listed.
 pub fn inspect(dataset: &dyn Dataset, limit: usize) -> Inspection {
     let inspected = limit.min(dataset.len());
-    let place = |n: usize| (n as u128 * dataset.len() as u128 / inspected as u128) as usize;
+    let position = |n: usize| (n as u128 * dataset.len() as u128 / inspected as u128) as usize;
     let seen: Vec<(usize, Result<Seen>)> = (0..inspected)
         .into_par_iter()
-        .map(|n| (place(n), dataset.get(place(n)).map(Seen::new)))
+        .map(|n| (position(n), dataset.get(position(n)).map(Seen::new)))
         .collect();
     let mut found = Inspection {
         name: dataset.name().to_owned(),
@@ -96,6 +96,7 @@ pub fn inspect(dataset: &dyn Dataset, limit: usize) -> Inspection {
     found
 }
 
+/// Image sizes, most frequent first.
 fn by_frequency(sizes: BTreeMap<(u32, u32), usize>) -> Vec<ImageSize> {
     let mut sizes: Vec<_> = sizes
         .into_iter()
@@ -105,7 +106,7 @@ fn by_frequency(sizes: BTreeMap<(u32, u32), usize>) -> Vec<ImageSize> {
     sizes
 }
 
-/// What the summary needs of a sample.
+/// The parts of a sample that the summary needs.
 struct Seen {
     sizes: Vec<(u32, u32)>,
     values: Vec<(String, &'static str, String)>,
@@ -129,6 +130,7 @@ impl Column {
     }
 }
 
+/// The value as shortened text.
 fn example(value: &Value) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     match text.char_indices().nth(EXAMPLE_CHARS) {

@@ -1,9 +1,9 @@
-//! Several data sets as one.
+//! Concatenation of data sets.
 
 use super::dataset::{Dataset, Fields, Sample, in_range};
 use crate::error::Result;
 
-/// The samples of several data sets, one after the other.
+/// Data set with the samples of several data sets in sequence.
 pub(super) struct Joined {
     name: String,
     parts: Vec<Box<dyn Dataset>>,
@@ -12,7 +12,7 @@ pub(super) struct Joined {
 }
 
 impl Joined {
-    /// Joins `parts` under `name`.
+    /// Concatenates `parts` under `name`.
     pub(super) fn new(name: &str, parts: Vec<Box<dyn Dataset>>) -> Self {
         let mut starts = vec![0];
         let mut total = 0;
@@ -23,6 +23,7 @@ impl Joined {
         Self { name: name.to_owned(), parts, starts }
     }
 
+    /// The part that holds sample `index`, and the index in it.
     fn locate(&self, index: usize) -> Result<(&dyn Dataset, usize)> {
         in_range(self, index)?;
         let part = self.starts.partition_point(|&start| start <= index) - 1;

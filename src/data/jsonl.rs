@@ -1,5 +1,5 @@
-//! JSON lines: interleaved documents (`segments`, `messages`), instruction data with Alpaca's keys,
-//! or rows with image paths.
+//! Reader for JSON lines: interleaved documents (`segments`, `messages`), instruction data with
+//! Alpaca's keys, or rows with image paths.
 
 use std::path::Path;
 
@@ -10,9 +10,11 @@ use super::lines::Lines;
 use super::messages::type_name;
 use crate::error::Result;
 
-/// A file of JSON objects, one per line. Images are named by segments of type `image` or by
-/// the keys `image` and `images`; their paths are relative to the file. Rows with Alpaca's keys
-/// get a field `prompt`: the instruction and, on the next line, the input if there is one.
+/// Data set of a file with one JSON object per line.
+///
+/// Images are named by segments of type `image` or by the keys `image` and `images`, with paths
+/// relative to the file. Rows with Alpaca's keys get a field `prompt`: the instruction and, on the
+/// next line, the input if there is one.
 pub struct Jsonl {
     lines: Lines,
     name: String,
@@ -22,11 +24,12 @@ impl Jsonl {
     /// Indexes the lines of the file at `path`.
     ///
     /// # Errors
-    /// If the file cannot be read or holds no line.
+    /// If the file cannot be read or has only blank lines.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(Self { lines: Lines::open(path)?, name: path.display().to_string() })
     }
 
+    /// The fields of line `index` and the paths of its images.
     fn parse(&self, index: usize) -> Result<(Fields, Vec<String>)> {
         in_range(self, index)?;
         let mut fields = self.lines.object(index)?;
@@ -60,7 +63,7 @@ impl Dataset for Jsonl {
     }
 }
 
-/// Adds `prompt` to a row with `instruction` and `output` but no `prompt`.
+/// Adds `prompt` to a row that has `instruction` and `output` but no `prompt`.
 fn add_prompt(fields: &mut Fields) {
     let text = |name: &str| fields.get(name).and_then(Value::as_str);
     let (Some(instruction), Some(_), None) = (text("instruction"), text("output"), text("prompt"))
@@ -74,25 +77,17 @@ fn add_prompt(fields: &mut Fields) {
     fields.insert("prompt".to_owned(), prompt.into());
 }
 
-/// A reader's complaint about one row.
+/// Result of checking a row; the error is the message.
 type Checked<T> = std::result::Result<T, String>;
 
-/// Paths of a row's images in document order.
+/// The paths of a row's images in document order.
 fn image_paths(fields: &Fields) -> Checked<Vec<String>> {
     let mut paths = Vec::new();
     if let Some(segments) = fields.get("segments") {
-        collect(segments, "segments", &mut paths)?;
+        collect_segments(segments, "segments", &mut paths)?;
     } else if let Some(messages) = fields.get("messages") {
         for message in list(messages, "messages")? {
-            match message.get("role").and_then(Value::as_str) {
-                Some("system" | "user" | "assistant") => {}
-                _ => return Err("a message needs a role: system, user or assistant".to_owned()),
-            }
-            match message.get("content") {
-                Some(Value::String(_)) => {}
-                Some(content) => collect(content, "content", &mut paths)?,
-                None => return Err("a message needs content".to_owned()),
-            }
+            collect_message(message, &mut paths)?;
         }
     } else {
         match fields.get("image") {
@@ -108,8 +103,21 @@ fn image_paths(fields: &Fields) -> Checked<Vec<String>> {
     Ok(paths)
 }
 
-/// Checks the list `name` of segments and adds the paths of its images.
-fn collect(segments: &Value, name: &str, paths: &mut Vec<String>) -> Checked<()> {
+/// Checks a message and adds the paths of its images.
+fn collect_message(message: &Value, paths: &mut Vec<String>) -> Checked<()> {
+    match message.get("role").and_then(Value::as_str) {
+        Some("system" | "user" | "assistant") => {}
+        _ => return Err("a message needs a role: system, user or assistant".to_owned()),
+    }
+    match message.get("content") {
+        Some(Value::String(_)) => Ok(()),
+        Some(content) => collect_segments(content, "content", paths),
+        None => Err("a message needs content".to_owned()),
+    }
+}
+
+/// Checks a list of segments, named `name`, and adds the paths of its images.
+fn collect_segments(segments: &Value, name: &str, paths: &mut Vec<String>) -> Checked<()> {
     for segment in list(segments, name)? {
         let field = |key: &str| match segment.get(key) {
             Some(value) => string(value, key),
@@ -119,18 +127,20 @@ fn collect(segments: &Value, name: &str, paths: &mut Vec<String>) -> Checked<()>
             "text" => drop(field("text")?),
             "image" => paths.push(field("path")?),
             other => {
-                return Err(format!("{name}: type {other:?} is not known; it is text or image"));
+                return Err(format!("{name}: unknown type {other:?}; allowed: text, image"));
             }
         }
     }
     Ok(())
 }
 
+/// The value as a list.
 fn list<'a>(value: &'a Value, name: &str) -> Checked<&'a [Value]> {
     let found = type_name(value);
     value.as_array().map(Vec::as_slice).ok_or_else(|| format!("{name} is a {found}, not a list"))
 }
 
+/// The value as a string.
 fn string(value: &Value, name: &str) -> Checked<String> {
     let found = type_name(value);
     let text = value.as_str().map(str::to_owned);

@@ -1,4 +1,4 @@
-//! Files of JSON objects, one per line, read by position.
+//! Random access to the lines of a JSON lines file.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -12,22 +12,23 @@ use super::messages::{because_in, item_error, type_name};
 use super::{files, image_file};
 use crate::error::{Error, Result};
 
-/// An index of the non-blank lines of a file.
+/// JSON lines file with an index of its non-blank lines.
 pub(super) struct Lines {
     path: PathBuf,
     file: File,
     spans: Vec<Span>,
 }
 
+/// Position of a line in the file.
 struct Span {
     offset: u64,
     len: usize,
-    /// Counted from 1, blank lines included.
+    /// Line number from 1, including blank lines.
     number: usize,
 }
 
 impl Lines {
-    /// Indexes the file at `path`; an error if all its lines are blank.
+    /// Indexes the file at `path`; fails if all lines are blank.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         let mut reader = BufReader::with_capacity(1 << 20, &file);
@@ -55,7 +56,7 @@ impl Lines {
         self.spans.len()
     }
 
-    /// The file.
+    /// The path of the file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -74,7 +75,7 @@ impl Lines {
         }
     }
 
-    /// Decodes the image at `path`, which line `index` names.
+    /// Decodes the image at `path`, named by line `index`.
     pub(super) fn image(&self, index: usize, path: &Path) -> Result<RgbImage> {
         let item = format!("{}: image {}", self.label(index), path.display());
         let bytes = files::read(path).map_err(because_in(&self.path, &item))?;
@@ -86,11 +87,12 @@ impl Lines {
         item_error(&self.path, &self.label(index), message)
     }
 
-    /// File and line number of line `index`.
+    /// The file and line number of line `index`, for messages.
     pub(super) fn source(&self, index: usize) -> String {
         format!("{}: {}", self.path.display(), self.label(index))
     }
 
+    /// The name of line `index` in messages.
     fn label(&self, index: usize) -> String {
         format!("line {}", self.spans[index].number)
     }

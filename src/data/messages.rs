@@ -1,4 +1,4 @@
-//! Parts of error messages that several readers share.
+//! Error messages shared by several readers.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::dataset::Fields;
 use crate::error::{Cause, Error};
 
-/// The JSON type of `value` in a word.
+/// The name of the JSON type of `value`.
 pub(super) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -20,7 +20,7 @@ pub(super) fn type_name(value: &Value) -> &'static str {
     }
 }
 
-/// A message about an unknown `what` (a key, a kind) that names the nearest of `known`.
+/// A message about an unknown `what` (such as a key) that suggests the nearest of `known`.
 pub(super) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     let distance = |known: &&&str| strsim::damerau_levenshtein(known, name);
     let nearest = known.iter().min_by_key(distance).copied().unwrap_or_default();
@@ -28,7 +28,7 @@ pub(super) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     format!("unknown {what} {name:?}, the nearest is {nearest:?} (allowed: {allowed})")
 }
 
-/// The names of `fields`.
+/// A message that lists the names of `fields`.
 pub(super) fn available(fields: &Fields) -> String {
     match fields.is_empty() {
         true => "there are no fields".to_owned(),
@@ -44,7 +44,7 @@ pub(super) fn item_error(path: &Path, item: &str, message: impl std::fmt::Displa
     Error::file(path, format!("{item}: {message}"))
 }
 
-/// An error about the file at `path` that reads `context: source`; made for `map_err`.
+/// An error about the file at `path` that reads `context: source`, for use with `map_err`.
 pub(super) fn because_in<E: Into<Cause>>(
     path: &Path,
     context: impl std::fmt::Display,

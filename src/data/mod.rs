@@ -77,5 +77,4 @@ pub(crate) use tokenizers::image_dir;
 pub use validation::{LeftOut, Validation, validation_batches};
 pub use webdataset::WebDataset;
 
-use dataset::in_range;
-use messages::{available, item_error, type_name, unknown};
+use messages::{available, type_name};

@@ -1,6 +1,7 @@
-//! WebDataset: tar archives in which adjacent members with the same key, up to the first dot of the
-//! file name, are one sample. Members are indexed once and read by position, in any order and from
-//! any thread.
+//! Reader for WebDataset tar archives.
+//!
+//! Adjacent members with the same key, the path up to the first dot of the file name, form one
+//! sample. Members are indexed once and then read by position, in any order and from any thread.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -13,11 +14,13 @@ use super::messages::{because_in, item_error};
 use super::{files, image_file};
 use crate::error::{Error, Result};
 
-/// Endings that are read, for messages.
+/// Supported file extensions, for messages.
 const MEMBERS: &str = ".png, .jpg, .jpeg, .webp, .txt and .json";
 
-/// One tar archive. Fields: `__key__`, `txt` from the `.txt` member, and the keys of the `.json`
-/// member (`json` if it holds no object). Members with other endings are ignored.
+/// Data set of one tar archive.
+///
+/// Its fields are `__key__`, `txt` from the `.txt` member, and the keys of the `.json` member (or
+/// `json` if that is not an object). Members with other extensions are ignored.
 pub struct WebDataset {
     path: PathBuf,
     name: String,
@@ -31,7 +34,7 @@ struct Entry {
     members: Vec<Member>,
 }
 
-/// Kind and position of a member.
+/// Kind of a member and its position in the archive.
 #[derive(Clone, Copy)]
 struct Member {
     kind: Kind,
@@ -39,6 +42,7 @@ struct Member {
     len: u64,
 }
 
+/// Kind of a member by its extension.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Png,
@@ -52,7 +56,7 @@ enum Kind {
 impl Kind {
     const ALL: [Self; 6] = [Self::Png, Self::Jpg, Self::Jpeg, Self::Webp, Self::Text, Self::Json];
 
-    fn ending(self) -> &'static str {
+    fn extension(self) -> &'static str {
         match self {
             Self::Png => "png",
             Self::Jpg => "jpg",
@@ -77,12 +81,13 @@ impl WebDataset {
         let file = File::open(path).map_err(Error::io(path))?;
         let entries = index(path, &file)?;
         if entries.is_empty() {
-            let message = format!("holds no samples; members that count are {MEMBERS}");
+            let message = format!("holds no samples; supported members are {MEMBERS}");
             return Err(Error::file(path, message));
         }
         Ok(Self { path: path.to_owned(), name: path.display().to_string(), file, entries })
     }
 
+    /// The content of a member.
     fn read(&self, entry: &Entry, member: Member) -> Result<Vec<u8>> {
         let name = member_name(entry, member);
         let too_large = |_| item_error(&self.path, &name, "too large");
@@ -149,11 +154,12 @@ impl Dataset for WebDataset {
     }
 }
 
+/// The file name of a member.
 fn member_name(entry: &Entry, member: Member) -> String {
-    format!("{}.{}", entry.key, member.kind.ending())
+    format!("{}.{}", entry.key, member.kind.extension())
 }
 
-/// The only member of `kind`, if any; a second one is an error.
+/// The member of `kind`, if any; fails if there are two.
 fn only(path: &Path, entry: &Entry, kind: Kind) -> Result<Option<Member>> {
     let mut members = entry.members.iter().filter(|m| m.kind == kind).copied();
     match (members.next(), members.next()) {
@@ -165,9 +171,9 @@ fn only(path: &Path, entry: &Entry, kind: Kind) -> Result<Option<Member>> {
     }
 }
 
-/// The samples of the archive at `path`.
+/// Lists the samples of the archive at `path`.
 fn index(path: &Path, file: &File) -> Result<Vec<Entry>> {
-    let broken = |e: std::io::Error| because_in(path, "not a whole tar archive")(e);
+    let broken = |e: std::io::Error| because_in(path, "not a complete tar archive")(e);
     let size = file.metadata().map_err(Error::io(path))?.len();
     let mut entries: Vec<Entry> = Vec::new();
     let mut archive = tar::Archive::new(file);
@@ -192,13 +198,14 @@ fn index(path: &Path, file: &File) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Key and kind of a member. The key includes the directory and ends at the first dot of the file
-/// name.
+/// Key and kind of the member `name`, if supported. The key includes the directory and ends at the
+/// first dot of the file name.
 fn split(name: &str) -> Option<(&str, Kind)> {
     let name = name.strip_prefix("./").unwrap_or(name);
     let file = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = file + name[file..].find('.')?;
-    let kind = Kind::ALL.into_iter().find(|k| name[dot + 1..].eq_ignore_ascii_case(k.ending()))?;
+    let kind =
+        Kind::ALL.into_iter().find(|k| name[dot + 1..].eq_ignore_ascii_case(k.extension()))?;
     (dot > file).then_some((&name[..dot], kind))
 }
 
@@ -209,7 +216,7 @@ mod tests {
 
     #[test]
     fn keys_end_at_the_first_dot_of_the_file_name() {
-        let key = |name| split(name).map(|(key, kind)| (key, kind.ending()));
+        let key = |name| split(name).map(|(key, kind)| (key, kind.extension()));
         assert_eq!(key("a/b.c/d.png"), Some(("a/b.c/d", "png")));
         assert_eq!(key("./x.TXT"), Some(("x", "txt")));
         for ignored in ["x.seg.png", "x", ".png", "x.cls", "dir/"] {

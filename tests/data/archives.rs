@@ -1,4 +1,4 @@
-//! Archives and lists of files: samples of shared keys, damaged members, damaged files.
+//! WebDataset archives and lists of files, also damaged ones.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{RED, encoded, open, open_error, png, samples, tar};
 
 #[test]
-fn webdataset_members_that_share_a_key_are_one_sample() {
+fn webdataset_members_with_the_same_key_form_one_sample() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.tar");
     let json = br#"{"name": "cat", "keywords": ["pet", "animal"]}"#;
@@ -40,7 +40,7 @@ fn webdataset_members_that_share_a_key_are_one_sample() {
 }
 
 #[test]
-fn brace_glob_and_comma_lists_join_their_files() {
+fn brace_glob_and_comma_lists_concatenate_their_files() {
     let dir = tempfile::tempdir().unwrap();
     for n in 8..12 {
         let name = format!("t-{n:04}.tar");
@@ -60,12 +60,12 @@ fn brace_glob_and_comma_lists_join_their_files() {
 }
 
 #[test]
-fn one_bad_member_spoils_its_own_sample_only() {
+fn a_bad_member_makes_only_its_own_sample_bad() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bad.tar");
     let good = png(2, 2, RED);
     let mut bomb = png(1, 1, RED);
-    // a header that claims 60000x60000 pixels, with its own checksum
+    // A header that claims 60000x60000 pixels, with a valid checksum.
     bomb[16..24].copy_from_slice(&[0, 0, 0xEA, 0x60, 0, 0, 0xEA, 0x60]);
     let checksum = crc32(&bomb[12..29]);
     bomb[29..33].copy_from_slice(&checksum.to_be_bytes());
@@ -103,7 +103,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[test]
-fn damaged_archives_are_refused_with_their_path() {
+fn errors_of_damaged_archives_name_the_path() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cut.tar");
     tar(&path, &[("a.png", &png(64, 64, RED)), ("b.txt", &[b'x'; 4000])]);
@@ -112,13 +112,13 @@ fn damaged_archives_are_refused_with_their_path() {
     let message = open_error(path.to_str().unwrap());
     assert!(message.contains("cut.tar: ") && message.contains("truncated"), "{message}");
     fs::write(&path, [b'x'; 2000]).unwrap();
-    assert!(open_error(path.to_str().unwrap()).contains("not a whole tar archive"));
+    assert!(open_error(path.to_str().unwrap()).contains("not a complete tar archive"));
     tar(&path, &[("README", b"x")]);
     assert!(open_error(path.to_str().unwrap()).contains("holds no samples"));
 }
 
 #[test]
-fn unknown_kinds_of_files_are_refused_with_those_allowed() {
+fn errors_of_unsupported_files_list_the_supported_ones() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.csv");
     fs::write(&path, "x").unwrap();

@@ -1,4 +1,4 @@
-//! Readers of rows and of images: Parquet, image folders, JSON lines, image modes.
+//! Readers of rows: Parquet, image folders and JSON lines; and image modes.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{RED, encoded, open, parquet, png, tar};
 
 #[test]
-fn parquet_rows_hold_their_image_and_columns_as_json() {
+fn parquet_rows_become_images_and_json_fields() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.parquet");
     fs::write(dir.path().join("side.png"), png(5, 6, RED)).unwrap();
@@ -30,7 +30,7 @@ fn parquet_rows_hold_their_image_and_columns_as_json() {
 }
 
 #[test]
-fn parquet_rows_past_a_batch_keep_their_order() {
+fn parquet_rows_keep_their_order_across_batches() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("many.parquet");
     let images: Vec<_> = (0..1000).map(|n| Some(png(1 + n % 7, 1, RED))).collect();
@@ -45,7 +45,7 @@ fn parquet_rows_past_a_batch_keep_their_order() {
 }
 
 #[test]
-fn image_folders_stay_inside_their_directory() {
+fn image_folders_refuse_paths_outside_their_directory() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("sub")).unwrap();
     fs::write(dir.path().join("sub/a.png"), png(2, 3, RED)).unwrap();
@@ -77,7 +77,7 @@ fn image_folders_stay_inside_their_directory() {
 }
 
 #[test]
-fn json_lines_hold_segments_messages_and_instructions() {
+fn json_lines_may_hold_segments_messages_and_instructions() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("a.png"), png(2, 1, RED)).unwrap();
     fs::write(dir.path().join("b.png"), png(1, 2, RED)).unwrap();
@@ -112,7 +112,7 @@ fn json_lines_hold_segments_messages_and_instructions() {
 }
 
 #[test]
-fn images_of_every_mode_become_rgb_over_white() {
+fn images_of_every_mode_become_rgb_on_white() {
     let dir = tempfile::tempdir().unwrap();
     let clear = RgbaImage::from_pixel(1, 1, Rgba([0, 0, 0, 0]));
     let half = RgbaImage::from_pixel(1, 1, Rgba([255, 0, 0, 128]));

@@ -1,4 +1,4 @@
-//! Views of a data set: exploded, grouped, counted, summarised.
+//! Views of a data set: exploded, grouped, counted and summarized.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{RED, open, parquet, png, samples};
 
-/// 7 samples with `questions` lists of 0, 1, 2, 0, ... entries, and one without the field.
+/// A data set of 7 samples with `questions` lists of 0, 1, 2, 0, ... entries and one without.
 fn questions() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let lines: Vec<String> = (0..7)
@@ -29,7 +29,7 @@ fn exploding_gives_one_sample_per_entry() {
     let spec = path.to_str().unwrap();
     let exploded = data::open_as(spec, Some("questions"), None).unwrap();
     let entries: usize = (0..7).map(|n| n % 3).sum();
-    assert_eq!(exploded.len(), entries + 1, "the sample without the field stays as a bad one");
+    assert_eq!(exploded.len(), entries + 1, "the sample without the field remains as a bad sample");
     let second = exploded.get(1).unwrap();
     assert_eq!(second.fields["q"], json!(0));
     assert_eq!(second.fields["n"], json!("inner"), "keys of the entry replace fields");
@@ -44,7 +44,7 @@ fn exploding_gives_one_sample_per_entry() {
 }
 
 #[test]
-fn grouping_and_exploding_again_keeps_every_row() {
+fn exploding_a_grouped_data_set_restores_every_row() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.parquet");
     let images: Vec<_> = (0..10).map(|n| Some(png(1 + n / 3, 1, RED))).collect();
@@ -79,7 +79,7 @@ fn more_bad_samples_than_allowed_stop_the_run() {
     }
     let message = counted.take(139).unwrap_err().to_string();
     assert!(message.contains("3 of 200 samples are bad"), "{message}");
-    assert!(message.contains("line 6"), "the first bad one is named: {message}");
+    assert!(message.contains("line 6"), "the first bad sample is named: {message}");
     let indices: Vec<usize> = counted.bad().iter().map(|bad| bad.index).collect();
     assert_eq!(indices, [5, 72, 139]);
     let tolerant = Counted::new(open(&path), 1.0).unwrap();

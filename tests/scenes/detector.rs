@@ -1,4 +1,4 @@
-//! How well the detector reads images, also damaged ones, and that it reads nothing else.
+//! Detection rates on clean and degraded images, and no detections without objects.
 
 use calumma::data::scenes::detector::background;
 use calumma::data::scenes::{
@@ -22,7 +22,7 @@ fn same(truth: &Object, found: &Object) -> bool {
     look(truth) == look(found) && near
 }
 
-/// The share of scenes read back exactly, and of objects found.
+/// The fractions of scenes read back exactly and of objects found.
 fn rates(count: u64, image: impl Fn(&Scene, u64) -> RgbImage) -> [f64; 2] {
     let detector = Detector::new();
     let (mut exact, mut objects, mut found) = (0, 0, 0);
@@ -57,8 +57,8 @@ fn jpeg(image: &RgbImage, quality: u8) -> RgbImage {
     image::load_from_memory(&bytes).unwrap().to_rgb8()
 }
 
-/// Puts one 8x8 patch of another scene on the same background somewhere else, as a wrongly
-/// generated code does.
+/// Replaces a random 8x8 patch by one of another scene with the same background, like a wrongly
+/// generated code.
 fn with_wrong_patch(image: &RgbImage, scene: &Scene, index: u64) -> RgbImage {
     let mut rng = ChaCha8Rng::seed_from_u64(index);
     let mut at = || rng.random_range(0..8u32) * 8;
@@ -104,14 +104,14 @@ fn compressed_scenes_read_back() {
 }
 
 #[test]
-fn a_wrong_patch_harms_only_what_it_hits() {
+fn a_wrong_patch_affects_only_objects_it_hits() {
     let wrong = |scene: &Scene, i| with_wrong_patch(&render(scene, 64), scene, i);
     let [exact, found] = rates(SCENES, wrong);
     assert!(exact >= 0.88 && found >= 0.98, "{exact} {found}");
 }
 
 #[test]
-fn images_without_objects_give_none() {
+fn no_objects_are_detected_in_images_without_any() {
     for tint in Background::ALL {
         let empty = blank(tint, 64);
         assert_eq!(detect(&empty), []);
@@ -125,8 +125,8 @@ fn images_without_objects_give_none() {
     }
 }
 
-/// Own captions hold of what is read; those of other scenes hold only as often as they happen
-/// to be true of the scene that the image shows.
+/// Captions hold for the detected objects of their own scene; captions of other scenes hold only as
+/// often as they happen to be true of the scene shown.
 #[test]
 fn swapped_images_score_at_chance() {
     let set = Scenes::new("scenes:val?count=400&seed=3".parse().unwrap()).unwrap();

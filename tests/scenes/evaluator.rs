@@ -1,5 +1,5 @@
-//! Reads captions and questions as English and judges them by the ground truth's JSON,
-//! sharing no code and no constant with the library.
+//! Independent evaluator: parses captions and questions as English and checks them against the
+//! ground truth in JSON. It shares no code and no constants with the library.
 
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ const RELATIONS: [(&str, [i64; 2]); 8] = [
     (" under ", [0, 1]),
 ];
 
-/// A noun phrase: how many (none for "the" or nothing), and what they look like.
+/// Noun phrase: the number (`None` for "the" or no article) and the required attributes.
 struct Phrase {
     number: Option<usize>,
     attributes: Vec<(&'static str, String)>,
@@ -60,11 +60,11 @@ fn count(text: &str, scene: &Value) -> Result<usize, String> {
     Ok(phrase(text)?.among(scene).len())
 }
 
-/// The one object that "the ..." can mean.
+/// The only object that "the ..." can refer to.
 fn the<'a>(text: &str, scene: &'a Value) -> Result<&'a Value, String> {
     match phrase(text)?.among(scene)[..] {
         [only] => Ok(only),
-        ref found => Err(format!("{text:?} means {} objects", found.len())),
+        ref found => Err(format!("{text:?} refers to {} objects", found.len())),
     }
 }
 
@@ -72,19 +72,19 @@ fn at(object: &Value) -> [i64; 2] {
     ["x", "y"].map(|axis| object[axis].as_i64().unwrap())
 }
 
-/// How far `a` lies from `b` along `direction`.
+/// Displacement of `a` from `b` along `direction`.
 fn displacement(a: &Value, b: &Value, direction: [i64; 2]) -> i64 {
     (0..2).map(|axis| (at(a)[axis] - at(b)[axis]) * direction[axis]).sum()
 }
 
-/// The thirds of the image in which the centre lies, as (row, column); an error within two
-/// pixels of a border between thirds, where the name would be a matter of taste.
+/// The thirds of the image that contain the centre, as (row, column); fails near a boundary between
+/// thirds, where the name would be ambiguous.
 fn thirds(object: &Value) -> Result<[&'static str; 2], String> {
     let third = |c: i64, names: [&'static str; 3]| match c {
         0..=20 => Ok(names[0]),
         25..=39 => Ok(names[1]),
         44..64 => Ok(names[2]),
-        _ => Err(format!("{c} is near a border")),
+        _ => Err(format!("{c} is near a boundary")),
     };
     let [x, y] = at(object);
     Ok([third(y, ["top", "center", "bottom"])?, third(x, ["left", "center", "right"])?])
@@ -109,8 +109,8 @@ fn split_place(text: &str) -> (&str, Option<&str>) {
     found.map_or((text, None), |(what, place)| (what, Some(place)))
 }
 
-/// What is wrong with a caption, if anything: an untruth, a word that is not known, or an
-/// object that it does not account for.
+/// What is wrong with a caption, if anything: a false statement, an unknown word or an object that
+/// it does not mention.
 pub fn caption_error(text: &str, scene: &Value) -> Option<String> {
     if text.split(' ').count() > 18 || text != text.to_lowercase() {
         return Some("too long or not in lower case".to_owned());
@@ -119,7 +119,7 @@ pub fn caption_error(text: &str, scene: &Value) -> Option<String> {
 }
 
 fn check_caption(text: &str, scene: &Value) -> Result<(), String> {
-    let frames = ["an image of ", "an image with ", "there is ", "there are "];
+    let frames = ["a picture of ", "an image with ", "there is ", "there are "];
     let mut text = frames.iter().find_map(|frame| text.strip_prefix(frame)).unwrap_or(text);
     for tint in TINTS {
         let endings = [format!(" on a {tint} background"), format!(" on {tint}")];
@@ -157,16 +157,16 @@ fn yes_no(holds: bool) -> Result<String, String> {
     Ok(if holds { "yes" } else { "no" }.to_owned())
 }
 
-/// What follows one of the beginnings, up to one of the endings.
+/// The text between one of the beginnings and one of the endings.
 fn between<'a>(text: &'a str, beginnings: &[&str], endings: &[&str]) -> Option<&'a str> {
     let rest = beginnings.iter().find_map(|beginning| text.strip_prefix(beginning))?;
     endings.iter().find_map(|ending| rest.strip_suffix(ending))
 }
 
-/// The answer to a question, or why it has none.
+/// The answer to a question, or the reason why it has none.
 pub fn answer(question: &str, scene: &Value) -> Result<String, String> {
     let text = question.strip_suffix('?').ok_or("no question mark")?;
-    let endings = [" are there", " are in the image", " can you see"];
+    let endings = [" are there", " are in the picture", " can you see"];
     let counted = between(text, &["how many "], &endings);
     if let Some(what) = counted.or(text.strip_prefix("what is the number of ")) {
         return Ok(count(what, scene)?.to_string());
@@ -174,8 +174,8 @@ pub fn answer(question: &str, scene: &Value) -> Result<String, String> {
     if text.ends_with(" background") || text.ends_with(" background have") {
         return Ok(scene["background"].as_str().unwrap().to_owned());
     }
-    let shows = ["is there ", "does the image show ", "can you see "];
-    if let Some(what) = between(text, &shows, &[" in the image", ""]) {
+    let shows = ["is there ", "does the picture show ", "can you see "];
+    if let Some(what) = between(text, &shows, &[" in the picture", ""]) {
         return yes_no(count(what, scene)? > 0);
     }
     numbers(text, scene)
@@ -192,6 +192,7 @@ fn two_counts(pair: (&str, &str), scene: &Value) -> Result<(usize, usize), Strin
 
 type Compare = fn(usize, usize) -> bool;
 
+/// The answer or the reason why there is none; `None` for questions of another form.
 type Judgement = Option<Result<String, String>>;
 
 /// "are there more circles than squares"
@@ -226,7 +227,7 @@ fn neighbor(text: &str, scene: &Value) -> Judgement {
     Some(judge())
 }
 
-/// Questions after one attribute of one object.
+/// Questions about an attribute of one object.
 fn open(text: &str, scene: &Value) -> Judgement {
     let read = |what: &str, key: &str| {
         the(what, scene).map(|object| object[key].as_str().unwrap().to_owned())
@@ -243,12 +244,12 @@ fn open(text: &str, scene: &Value) -> Judgement {
     if let Some(what) = sized.or(text.strip_prefix("how large is ")) {
         return Some(read(what, "size"));
     }
-    let places = ["where is ", "where in the image is ", "in which part of the image is "];
+    let places = ["where is ", "where in the picture is ", "in which part of the picture is "];
     let what = places.iter().find_map(|beginning| text.strip_prefix(beginning))?;
     Some(the(what, scene).and_then(cell))
 }
 
-/// "is the ...": choices between two directions, and yes or no.
+/// Questions "is the ...": choices between two directions, and yes/no questions.
 fn closed(text: &str, scene: &Value) -> Result<String, String> {
     let rest = text.strip_prefix("is ").ok_or("unknown question")?;
     let pair = |(a, b): (&str, &str)| Ok::<_, String>((the(a, scene)?, the(b, scene)?));

@@ -1,11 +1,11 @@
-//! The image folder on disk.
+//! Export as an image folder.
 
 use super::scenes;
 use calumma::data::scenes::{render, write_image_folder};
 use serde_json::Value;
 
 #[test]
-fn image_folders_hold_what_the_data_set_gives() {
+fn image_folders_have_the_images_and_columns_of_the_data_set() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("set");
     let set = scenes("scenes:val?count=12&seed=2&size=48");
@@ -24,7 +24,7 @@ fn image_folders_hold_what_the_data_set_gives() {
 }
 
 #[test]
-fn existing_directories_are_refused_and_failures_leave_nothing() {
+fn existing_directories_are_refused_and_failures_leave_nothing_behind() {
     let root = tempfile::tempdir().unwrap();
     let set = scenes("scenes:val?count=2");
     let error = write_image_folder(&set, root.path()).unwrap_err().to_string();

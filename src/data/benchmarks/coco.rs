@@ -1,4 +1,4 @@
-//! COCO captions: a list of images and a list of captions that name their image by id.
+//! COCO captions: a list of images and a list of captions that refer to images by id.
 //!
 //! Layout: `captions_{train,val}{2014,2017}.json`, <https://cocodataset.org/#format-data>. The file of a
 //! test split (`image_info_test2014.json`) has no captions.
@@ -8,8 +8,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Record, columns, read};
-use crate::data::Fields;
+use super::read;
+use super::record::{Record, columns};
+use crate::data::dataset::Fields;
 use crate::{Error, Result};
 
 #[derive(Deserialize)]
@@ -31,17 +32,17 @@ struct Annotation {
     caption: Box<str>,
 }
 
-/// An image and, outside of test splits, what people wrote about it.
+/// An image with its captions; test splits have none.
 pub(super) struct Captioned {
     pub image_id: u64,
     pub file_name: Box<str>,
     pub captions: Vec<Box<str>>,
 }
 
-/// The images in the file at `path`, each with its captions in the order of the file.
+/// Reads the images of the file at `path`, each with its captions in file order.
 ///
 /// # Errors
-/// When it is not of the format, an id occurs twice, a caption has no image or an image no caption.
+/// If the file is malformed, an id occurs twice, a caption has no image or an image has no caption.
 pub(super) fn read(path: &Path) -> Result<Vec<Captioned>> {
     let Captions { images, annotations } = read::json(path)?;
     let ids = images.iter().map(|image| image.id);
@@ -55,7 +56,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<Captioned>> {
     read::places(path, ids, |n| format!("annotations[{n}].id"))?;
     for Annotation { image_id, id, caption } in annotations {
         let Some(&place) = places.get(&image_id) else {
-            let message = format!("annotation {id} is about image {image_id}, which is not there");
+            let message =
+                format!("annotation {id} is about image {image_id}, which does not exist");
             return Err(Error::file(path, message));
         };
         captioned[place].captions.push(caption);

@@ -1,18 +1,19 @@
-//! GenEval: prompts for text-to-image models, with the objects that an image must show.
+//! GenEval: prompts for text-to-image models with the objects that the image must show.
 //!
 //! Layout: `prompts/evaluation_metadata.jsonl` of <https://github.com/djghosh13/geneval>, 553 lines. The
-//! scorer wants each line back as the `metadata.jsonl` of its images, so it is kept whole.
+//! scorer expects each line as the `metadata.jsonl` of its images, so whole lines are kept.
 
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Record, columns, read};
+use super::read;
+use super::record::{Record, columns};
 use crate::Result;
-use crate::data::Fields;
+use crate::data::dataset::Fields;
 
-/// What every line must have.
+/// Required fields of a line; those with an underscore are only validated.
 #[derive(Deserialize)]
 struct Line {
     tag: Box<str>,
@@ -29,21 +30,22 @@ struct Object {
     _count: u64,
 }
 
-/// A prompt.
+/// A prompt and its whole line.
 pub(super) struct Prompt {
+    /// Position in the file, such as `line 2`.
     place: String,
     tag: Box<str>,
     prompt: Box<str>,
     metadata: Fields,
 }
 
-/// The prompts in the file at `path`.
+/// Reads the prompts of the file at `path`.
 ///
 /// # Errors
-/// When it is not of the format.
+/// If the file is malformed.
 pub(super) fn read(path: &Path) -> Result<Vec<Prompt>> {
-    let (lines, whole) = (read::rows::<Line>(path)?, read::rows::<Fields>(path)?);
-    let prompts = lines.into_iter().zip(whole).map(|((place, line), (_, metadata))| {
+    let (lines, objects) = (read::rows::<Line>(path)?, read::rows::<Fields>(path)?);
+    let prompts = lines.into_iter().zip(objects).map(|((place, line), (_, metadata))| {
         let Line { tag, prompt, .. } = line;
         Prompt { place, tag, prompt, metadata }
     });

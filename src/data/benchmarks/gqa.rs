@@ -1,4 +1,4 @@
-//! GQA: one JSON object whose keys are the questions' ids, Visual Genome's images by id.
+//! GQA: questions about images of Visual Genome, one JSON object with the question ids as keys.
 //!
 //! Layout: <https://cs.stanford.edu/people/dorarad/gqa/download.html>. The test, challenge and
 //! submission splits have no answers.
@@ -9,9 +9,10 @@ use std::path::Path;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::json;
 
-use super::{Record, columns, read};
+use super::read;
+use super::record::{Record, columns};
 use crate::Result;
-use crate::data::Fields;
+use crate::data::dataset::Fields;
 
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -31,26 +32,26 @@ struct Types {
     detailed: Box<str>,
 }
 
-/// A question and its id.
-pub(super) struct Asked {
+/// A question with its id.
+pub(super) struct Entry {
     id: Box<str>,
     question: Question,
 }
 
-/// The questions in the file at `path`.
+/// Reads the questions of the file at `path`.
 ///
 /// # Errors
-/// When it is not of the format, an id occurs twice, or only some of the questions have an answer.
-pub(super) fn read(path: &Path) -> Result<Vec<Asked>> {
-    let Entries(asked) = read::json(path)?;
-    read::places(path, asked.iter().map(|asked| &asked.id), |n| format!("entry {n}"))?;
-    let answered = asked.iter().map(|asked| asked.question.answer.is_some());
-    read::all_or_none(path, answered, |n| format!("{}.answer", asked[n].id))?;
-    Ok(asked)
+/// If the file is malformed, an id occurs twice, or only some of the questions have an answer.
+pub(super) fn read(path: &Path) -> Result<Vec<Entry>> {
+    let Entries(entries) = read::json(path)?;
+    read::places(path, entries.iter().map(|entry| &entry.id), |n| format!("entry {n}"))?;
+    let answered = entries.iter().map(|entry| entry.question.answer.is_some());
+    read::all_or_none(path, answered, |n| format!("{}.answer", entries[n].id))?;
+    Ok(entries)
 }
 
-/// The entries of a JSON object in their order, equal keys too.
-struct Entries(Vec<Asked>);
+/// The entries of a JSON object in file order, including duplicate keys.
+struct Entries(Vec<Entry>);
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -64,19 +65,19 @@ impl<'de> Visitor<'de> for EntriesVisitor {
     type Value = Entries;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with an entry for each question")
+        f.write_str("an object with one entry per question")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
         let mut entries = Vec::new();
         while let Some((id, question)) = map.next_entry()? {
-            entries.push(Asked { id, question });
+            entries.push(Entry { id, question });
         }
         Ok(Entries(entries))
     }
 }
 
-impl Record for Asked {
+impl Record for Entry {
     fn label(&self) -> String {
         format!("question {}", self.id)
     }

@@ -1,8 +1,8 @@
-//! Karpathy's splits of COCO, Flickr30k and Flickr8k: the convention for scores of captions.
+//! Karpathy's splits of COCO, Flickr30k and Flickr8k, the standard splits for captioning scores.
 //!
 //! Layout: `dataset_{coco,flickr30k,flickr8k}.json` of
 //! <https://cs.stanford.edu/people/karpathy/deepimagesent/>. COCO's images are in the directory
-//! `filepath` (`val2014`) and have COCO's id as `cocoid`; what the field trains on is `train,restval`.
+//! `filepath` (`val2014`) and have COCO's id as `cocoid`; models are usually trained on `train,restval`.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::coco::Captioned;
 use super::read;
-use crate::data::unknown;
+use crate::data::messages::unknown;
 use crate::{Error, Result};
 
 #[derive(Deserialize)]
@@ -50,7 +50,7 @@ impl Split {
         (Self::Restval, "restval"),
     ];
 
-    /// The splits of a list such as `train,restval`.
+    /// Parses a comma-separated list such as `train,restval`.
     fn list(text: &str) -> Result<Vec<Self>> {
         let split = |name: &str| {
             let known = Self::ALL.into_iter().find(|(_, known)| *known == name);
@@ -63,11 +63,11 @@ impl Split {
     }
 }
 
-/// The images of those splits (a comma list) in the file at `path`.
+/// Reads the images of `splits` (a comma-separated list) from the file at `path`.
 ///
 /// # Errors
-/// When it is not of the format, an id occurs twice, an image has no sentence, or no image is of
-/// the splits.
+/// If the file is malformed, an id occurs twice, an image has no sentence, or the splits hold no
+/// image.
 pub(super) fn read(path: &Path, splits: &str) -> Result<Vec<Captioned>> {
     let wanted = Split::list(splits)?;
     let Splits { images } = read::json(path)?;
@@ -93,7 +93,7 @@ pub(super) fn read(path: &Path, splits: &str) -> Result<Vec<Captioned>> {
 }
 
 impl Image {
-    /// COCO's id, which results are handed in by; else the file's own.
+    /// COCO's id, which submissions require, or else the id of the file.
     fn id(&self) -> u64 {
         self.cocoid.unwrap_or(self.imgid)
     }

@@ -1,4 +1,4 @@
-//! POPE: yes-or-no questions about objects that are, or are not, in an image.
+//! POPE: yes/no questions about whether an object is in an image.
 //!
 //! Layout: `output/*/*_pope_*.json` of <https://github.com/AoiDragon/POPE>: JSON lines for COCO, a JSON
 //! list for the other data sets.
@@ -8,9 +8,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Record, columns, read};
+use super::read;
+use super::record::{Record, columns};
 use crate::Result;
-use crate::data::Fields;
+use crate::data::dataset::Fields;
 
 /// A question.
 #[derive(Deserialize)]
@@ -28,10 +29,10 @@ enum Label {
     No,
 }
 
-/// The questions in the file at `path`.
+/// Reads the questions of the file at `path`.
 ///
 /// # Errors
-/// When it is not of the format, or an id occurs twice.
+/// If the file is malformed or an id occurs twice.
 pub(super) fn read(path: &Path) -> Result<Vec<Question>> {
     let rows = read::rows::<Question>(path)?;
     let ids = rows.iter().map(|(_, question)| question.question_id);

@@ -1,4 +1,4 @@
-//! Annotation files: JSON and JSON lines whose errors name file, line and field, and checks of ids.
+//! Reading of annotation files with errors that name file, line and field, and checks of ids.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -12,13 +12,14 @@ use serde::de::DeserializeOwned;
 use serde_json::Deserializer;
 use serde_json::de::Read;
 
-use super::files;
+use crate::data::files;
 use crate::{Error, Result};
 
-/// The value in the JSON file at `path`, parsed while it is read: the text is never held as a whole.
+/// Parses the JSON file at `path` as a stream, without holding its text in memory.
 ///
 /// # Errors
-/// `PATH: line 3 column 7: annotations[5].answers: missing field` and the like.
+/// If the file cannot be read or parsed, such as
+/// `PATH: line 3 column 7: annotations[5].answers: missing field`.
 pub(super) fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
         return Err(Error::file(path, "is not a regular file"));
@@ -28,8 +29,8 @@ pub(super) fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     parse(path, Deserializer::from_reader(reader), 0)
 }
 
-/// The values in the file at `path`, a line each or all in one JSON list, and where each stands:
-/// `line 3` or `[2]`.
+/// Parses the file at `path`, either JSON lines or one JSON list; returns each value with its
+/// position, `line 3` or `[2]`.
 ///
 /// # Errors
 /// As [`json`].
@@ -49,7 +50,7 @@ pub(super) fn rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<(String, T)>>
         .collect()
 }
 
-/// Parses the whole input of `reader`, which begins after so many lines of the file at `path`.
+/// Parses all of `reader`, which starts after `lines_before` lines of the file at `path`.
 fn parse<'de, T: Deserialize<'de>, R: Read<'de>>(
     path: &Path,
     mut reader: Deserializer<R>,
@@ -63,7 +64,7 @@ fn parse<'de, T: Deserialize<'de>, R: Read<'de>>(
     Ok(value)
 }
 
-/// `error` with its place in the file before what is wrong.
+/// A parser's error with its position in the file in front.
 fn located(path: &Path, lines_before: usize, field: &str, error: serde_json::Error) -> Error {
     if error.is_io() {
         return Error::io(path)(error.into());
@@ -80,13 +81,14 @@ fn located(path: &Path, lines_before: usize, field: &str, error: serde_json::Err
         (field, None) => format!("{field}: {message}"),
     };
     let (line, column) = (lines_before + error.line(), error.column());
-    Error::file(path, format!("line {line} column {column}: {what}"))
+    let message = format!("line {line} column {column}: {what}");
+    Error::File { path: path.to_owned(), message, source: Some(error.into()) }
 }
 
-/// Where each of `ids` stands; `place` says where entry `n` has its id.
+/// The index of each of `ids`; `place` names the field with the id of entry `n`.
 ///
 /// # Errors
-/// When an id occurs twice.
+/// If an id occurs twice.
 pub(super) fn places<K: Hash + Eq + Display>(
     path: &Path,
     ids: impl IntoIterator<Item = K>,
@@ -103,11 +105,11 @@ pub(super) fn places<K: Hash + Eq + Display>(
     Ok(places)
 }
 
-/// Refuses a file that has a field in some entries only; test splits lack their answers everywhere.
-/// `place` names the field in entry `n`.
+/// Checks that a field is present in all entries or in none; test splits have no answers. `place`
+/// names the field of entry `n`.
 ///
 /// # Errors
-/// When entries differ.
+/// If only some entries have the field.
 pub(super) fn all_or_none(
     path: &Path,
     present: impl IntoIterator<Item = bool>,
@@ -117,7 +119,7 @@ pub(super) fn all_or_none(
     for (n, present) in present.into_iter().enumerate() {
         (if present { &mut with } else { &mut without }).get_or_insert(n);
         if let (Some(with), Some(without)) = (with, without) {
-            let message = format!("{}: missing field; {} is there", place(without), place(with));
+            let message = format!("{}: missing field; {} exists", place(without), place(with));
             return Err(Error::file(path, message));
         }
     }

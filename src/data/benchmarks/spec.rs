@@ -1,11 +1,11 @@
-//! Which benchmark: specs such as `karpathy:annotations=dataset_coco.json&images=coco&split=test`.
+//! Specs of benchmarks such as `karpathy:annotations=dataset_coco.json&images=coco&split=test`.
 
 use std::path::Path;
 
-use crate::data::unknown;
+use crate::data::messages::unknown;
 use crate::{Error, Result};
 
-/// The benchmarks that can be read.
+/// Supported benchmarks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     VqaV2,
@@ -17,7 +17,7 @@ pub(super) enum Kind {
     GenEval,
 }
 
-/// The one key that names no file.
+/// The only key whose value is not a path.
 const SPLIT: &str = "split";
 
 impl Kind {
@@ -43,7 +43,7 @@ impl Kind {
         }
     }
 
-    /// The keys that a spec must have, and those that it may have.
+    /// Required and optional keys.
     fn keys(self) -> (&'static [&'static str], &'static [&'static str]) {
         match self {
             Self::VqaV2 => (&["questions", "images"], &["annotations"]),
@@ -55,7 +55,7 @@ impl Kind {
     }
 }
 
-/// A spec taken apart: the benchmark, and where its files are.
+/// Parsed spec: the benchmark and the paths of its files.
 #[derive(Debug)]
 pub(in crate::data) struct Spec<'a> {
     text: &'a str,
@@ -64,18 +64,18 @@ pub(in crate::data) struct Spec<'a> {
 }
 
 impl<'a> Spec<'a> {
-    /// Reads `KIND:key=value&key=value`; `None` when `text` names files instead. A value ends at the
-    /// next `&`; it may hold `=`.
+    /// Parses `KIND:key=value&key=value`; `None` if `text` names files instead. A value ends at the
+    /// next `&` and may contain `=`.
     ///
     /// # Errors
-    /// When the kind or a key is unknown, a key is missing or given twice, or a value is empty.
+    /// If the kind or a key is unknown, a key is missing or given twice, or a value is empty.
     pub fn parse(text: &'a str) -> Result<Option<Self>> {
         let Some((name, rest)) = text.split_once(':') else { return Ok(None) };
         let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == name) else {
-            // Like a spec of an unknown kind, and unlike an address (`https://host/a.tar?b=c`).
+            // A spec of an unknown kind, as opposed to a URL (`https://host/a.tar?b=c`) or a file.
             let word = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric());
-            let like = rest.split_once('=').is_some_and(|(key, _)| word(key)) && word(name);
-            if !like || Path::new(text).exists() {
+            let is_spec = rest.split_once('=').is_some_and(|(key, _)| word(key)) && word(name);
+            if !is_spec || Path::new(text).exists() {
                 return Ok(None);
             }
             let unknown = unknown("kind", name, &Kind::ALL.map(Kind::name));
@@ -117,37 +117,39 @@ impl<'a> Spec<'a> {
         self.values.iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
     }
 
-    /// The spec as it was given.
+    /// The spec as given.
     pub(super) fn text(&self) -> &'a str {
         self.text
     }
 
+    /// The benchmark.
     pub(super) fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The value of a key that the benchmark must have.
+    /// The value of a required key.
     pub(super) fn get(&self, key: &str) -> &'a str {
-        self.find(key).expect("parsing checked the keys that the kind must have")
+        self.find(key).expect("parsing checked the required keys")
     }
 
-    /// As [`get`](Self::get), for a key that names a file.
+    /// The path under a required key.
     pub(super) fn path(&self, key: &str) -> &'a Path {
         Path::new(self.get(key))
     }
 
+    /// The path under an optional key, if given.
     pub(super) fn optional_path(&self, key: &str) -> Option<&'a Path> {
         self.find(key).map(Path::new)
     }
 
-    /// All files and directories that it names.
+    /// All files and directories that the spec names.
     pub fn paths(&self) -> impl Iterator<Item = &'a Path> {
         self.values.iter().filter(|(key, _)| *key != SPLIT).map(|(_, value)| Path::new(*value))
     }
 }
 
 impl Kind {
-    /// What a whole spec looks like.
+    /// A message that shows the form of a complete spec.
     fn form(self) -> String {
         let (required, optional) = self.keys();
         let keys: Vec<_> = required.iter().map(|key| format!("{key}=...")).collect();
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_come_in_any_order_and_values_may_hold_equals_signs() {
+    fn keys_may_come_in_any_order_and_values_may_contain_equals_signs() {
         let spec = Spec::parse("vqav2:images=a=b/c&questions=q:1.json").unwrap().unwrap();
         assert_eq!((spec.kind(), spec.get("images")), (Kind::VqaV2, "a=b/c"));
         assert_eq!(spec.path("questions"), Path::new("q:1.json"));
@@ -174,11 +176,11 @@ mod tests {
         let paths: Vec<_> = spec.paths().collect();
         assert_eq!(paths, [Path::new("a=b/c"), Path::new("q:1.json")]);
         let spec = Spec::parse("karpathy:annotations=a&images=b&split=test").unwrap().unwrap();
-        assert_eq!(spec.paths().count(), 2, "a split is no file");
+        assert_eq!(spec.paths().count(), 2, "a split is not a path");
     }
 
     #[test]
-    fn bad_specs_say_what_is_allowed() {
+    fn errors_of_bad_specs_say_what_is_allowed() {
         for (spec, words) in [
             ("vqav2:question=q", "unknown key \"question\", the nearest is \"questions\""),
             ("gqa:questions=q&annotations=a", "(allowed: questions, images)"),
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn file_names_are_no_specs() {
+    fn file_names_and_urls_are_not_specs() {
         for name in [
             "a.jsonl",
             "c:\\data=1\\a.tar",

@@ -1,4 +1,4 @@
-//! TextVQA: questions about text in images of Open Images, ten answers to each.
+//! TextVQA: questions about text in images of Open Images, with ten answers each.
 //!
 //! Layout: `TextVQA_0.5.1_{train,val,test}.json` of <https://textvqa.org/dataset/>. The test split
 //! has no answers.
@@ -8,9 +8,10 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Record, columns, most_frequent, read};
+use super::read;
+use super::record::{Record, columns, most_frequent};
 use crate::Result;
-use crate::data::Fields;
+use crate::data::dataset::Fields;
 
 #[derive(Deserialize)]
 struct Questions {
@@ -27,10 +28,10 @@ pub(super) struct Question {
     answers: Box<[Box<str>]>,
 }
 
-/// The questions in the file at `path`.
+/// Reads the questions of the file at `path`.
 ///
 /// # Errors
-/// When it is not of the format, an id occurs twice, or only some of the questions have answers.
+/// If the file is malformed, an id occurs twice, or only some of the questions have answers.
 pub(super) fn read(path: &Path) -> Result<Vec<Question>> {
     let Questions { data } = read::json(path)?;
     let ids = data.iter().map(|question| question.question_id);
@@ -38,12 +39,6 @@ pub(super) fn read(path: &Path) -> Result<Vec<Question>> {
     let answered = data.iter().map(|question| !question.answers.is_empty());
     read::all_or_none(path, answered, |n| format!("data[{n}].answers"))?;
     Ok(data)
-}
-
-impl Question {
-    fn answer(&self) -> Option<&str> {
-        most_frequent(&self.answers)
-    }
 }
 
 impl Record for Question {
@@ -57,7 +52,7 @@ impl Record for Question {
             ("image_id", json!(self.image_id)),
             ("question", json!(self.question)),
         ]);
-        if let Some(answer) = self.answer() {
+        if let Some(answer) = most_frequent(&self.answers) {
             fields.extend(columns([("answer", json!(answer)), ("answers", json!(self.answers))]));
         }
         fields

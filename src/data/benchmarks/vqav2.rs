@@ -1,17 +1,19 @@
-//! VQA v2: a file of questions, a file of annotations with ten answers to each, COCO's images.
+//! VQA v2: questions about COCO images, and annotations with ten answers per question.
 //!
 //! Layout: <https://visualqa.org/download.html> and `PythonHelperTools/vqaTools/vqa.py` of
-//! <https://github.com/GT-Vision-Lab/VQA>; version 1 and OK-VQA have it too. An image is
+//! <https://github.com/GT-Vision-Lab/VQA>; version 1 and OK-VQA use it too. An image is
 //! `COCO_<data_subtype>_<image_id in 12 digits>.jpg`, as in that repository's `vqaDemo.py`.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Record, columns, most_frequent, read};
-use crate::data::Fields;
+use super::read;
+use super::record::{Record, columns, most_frequent};
+use crate::data::dataset::Fields;
 use crate::{Error, Result};
 
 #[derive(Deserialize)]
@@ -38,7 +40,7 @@ struct Annotation {
     image_id: u64,
     question_type: Box<str>,
     answer_type: Box<str>,
-    /// Absent from OK-VQA.
+    /// Absent in OK-VQA.
     multiple_choice_answer: Option<Box<str>>,
     answers: Box<[Answer]>,
 }
@@ -48,66 +50,86 @@ struct Answer {
     answer: Box<str>,
 }
 
-/// A question and, outside of test splits, its annotation.
-pub(super) struct Asked {
+/// A question with its annotation; test splits have none.
+pub(super) struct Entry {
     question: Question,
     annotation: Option<Annotation>,
-    /// The part of COCO that the images are from.
+    /// The subset of COCO that the images belong to.
     subtype: Arc<str>,
 }
 
-/// The questions in the file at `path`, with those annotations.
+/// Reads the questions of the file at `path` and their annotations.
 ///
 /// # Errors
-/// When a file is not of the format, an id occurs twice, or questions and annotations do not belong
-/// to each other one by one.
-pub(super) fn read(path: &Path, annotations: Option<&Path>) -> Result<Vec<Asked>> {
+/// If a file is malformed, an id occurs twice, or questions and annotations do not match one to one.
+pub(super) fn read(path: &Path, annotations: Option<&Path>) -> Result<Vec<Entry>> {
     let Questions { data_subtype, questions } = read::json(path)?;
-    let mut found: Vec<Option<Annotation>> = questions.iter().map(|_| None).collect();
     let ids = questions.iter().map(|question| question.question_id);
     let places = read::places(path, ids, |n| format!("questions[{n}].question_id"))?;
-    if let Some(file) = annotations {
-        let Annotations { annotations } = read::json(file)?;
-        for (n, annotation) in annotations.into_iter().enumerate() {
-            let id = annotation.question_id;
-            let error = |message: String| Error::file(file, format!("annotations[{n}]: {message}"));
-            let Some(&place) = places.get(&id) else {
-                return Err(error(format!("question {id} is not in {}", path.display())));
-            };
-            let (image, asked) = (annotation.image_id, questions[place].image_id);
-            if image != asked {
-                return Err(error(format!(
-                    "question {id} is about image {image} here, about image {asked} in {}",
-                    path.display()
-                )));
-            }
-            if annotation.answers.is_empty() {
-                return Err(error(format!("question {id} has no answers")));
-            }
-            if found[place].replace(annotation).is_some() {
-                return Err(error(format!("question {id} is annotated twice")));
-            }
+    let annotations = match annotations {
+        Some(file) => {
+            let Annotations { annotations } = read::json(file)?;
+            annotate(&Asked { path, questions: &questions, places }, file, annotations)?
         }
-        if let Some(place) = found.iter().position(Option::is_none) {
-            let (id, all) = (questions[place].question_id, questions.len());
-            let count = found.iter().filter(|annotation| annotation.is_none()).count();
-            let message = format!("question {id} has no annotation ({count} of {all} have none)");
-            return Err(Error::file(file, message));
-        }
-    }
-    // The questions of test-dev are a part of test2015, and so named their images.
+        None => questions.iter().map(|_| None).collect(),
+    };
+    // The questions of test-dev are a subset of test2015, whose image names they use.
     let subtype = match data_subtype.as_str() {
         "test-dev2015" => "test2015",
         other => other,
     };
     let subtype = Arc::<str>::from(subtype);
-    let asked = questions.into_iter().zip(found);
-    Ok(asked
-        .map(|(question, annotation)| Asked { question, annotation, subtype: subtype.clone() })
+    let entries = questions.into_iter().zip(annotations);
+    Ok(entries
+        .map(|(question, annotation)| Entry { question, annotation, subtype: subtype.clone() })
         .collect())
 }
 
-impl Record for Asked {
+/// The questions of a file with their indices by id.
+struct Asked<'a> {
+    path: &'a Path,
+    questions: &'a [Question],
+    places: HashMap<u64, usize>,
+}
+
+/// The annotation of each question, in question order; `file` holds the annotations.
+fn annotate(
+    asked: &Asked<'_>,
+    file: &Path,
+    annotations: Vec<Annotation>,
+) -> Result<Vec<Option<Annotation>>> {
+    let Asked { path, questions, places } = asked;
+    let mut found: Vec<Option<Annotation>> = questions.iter().map(|_| None).collect();
+    for (n, annotation) in annotations.into_iter().enumerate() {
+        let id = annotation.question_id;
+        let error = |message: String| Error::file(file, format!("annotations[{n}]: {message}"));
+        let Some(&place) = places.get(&id) else {
+            return Err(error(format!("question {id} is not in {}", path.display())));
+        };
+        let (image, expected) = (annotation.image_id, questions[place].image_id);
+        if image != expected {
+            return Err(error(format!(
+                "question {id} is about image {image} here, about image {expected} in {}",
+                path.display()
+            )));
+        }
+        if annotation.answers.is_empty() {
+            return Err(error(format!("question {id} has no answers")));
+        }
+        if found[place].replace(annotation).is_some() {
+            return Err(error(format!("question {id} is annotated twice")));
+        }
+    }
+    if let Some(place) = found.iter().position(Option::is_none) {
+        let (id, all) = (questions[place].question_id, questions.len());
+        let count = found.iter().filter(|annotation| annotation.is_none()).count();
+        let message = format!("question {id} has no annotation ({count} of {all} have none)");
+        return Err(Error::file(file, message));
+    }
+    Ok(found)
+}
+
+impl Record for Entry {
     fn label(&self) -> String {
         format!("question {}", self.question.question_id)
     }
@@ -120,10 +142,10 @@ impl Record for Asked {
             ("question", json!(question)),
         ]);
         if let Some(annotation) = &self.annotation {
-            let answers: Vec<_> = annotation.answers.iter().map(|given| &given.answer).collect();
-            let told = annotation.multiple_choice_answer.as_deref();
+            let answers: Vec<_> = annotation.answers.iter().map(|answer| &answer.answer).collect();
+            let given = annotation.multiple_choice_answer.as_deref();
             fields.extend(columns([
-                ("answer", json!(told.or_else(|| most_frequent(&answers)))),
+                ("answer", json!(given.or_else(|| most_frequent(&answers)))),
                 ("answers", json!(answers)),
                 ("question_type", json!(annotation.question_type)),
                 ("answer_type", json!(annotation.answer_type)),

@@ -1,7 +1,7 @@
-//! Sentences about a scene, every one true of it.
+//! True captions of a scene.
 //!
-//! A caption accounts for every object, so that it also serves as a prompt: an image drawn
-//! from it need show nothing else.
+//! A caption mentions every object of the scene, so it also serves as a prompt: an image drawn
+//! from it need not show anything else.
 
 use super::describe::{Kind, Place, Relation};
 use super::detector::Detected;
@@ -13,22 +13,22 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-/// No caption has more words.
+/// Maximum number of words in a caption.
 pub const MAX_WORDS: usize = 18;
 
-/// The grammar behind a caption, by which scores are reported.
+/// What kind of sentence a caption is; scores are reported per category.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Category {
     /// One object: "a large red circle".
     Single,
-    /// One or two objects and where they are: "a blue star in the top left".
+    /// One or two objects with their positions: "a blue star in the top left".
     Position,
     /// Two different objects: "a red circle and a blue square".
     Two,
-    /// Some kind more than once: "two green squares".
+    /// Several objects of one kind: "two green squares".
     Count,
-    /// How two objects lie to each other: "a red circle above a blue square".
+    /// Two objects and their spatial relation: "a red circle above a blue square".
     Relation,
     /// Three or four different objects: "a red circle, a blue star and a green heart".
     List,
@@ -39,7 +39,7 @@ impl Category {
     pub const ALL: [Self; 6] =
         [Self::Single, Self::Position, Self::Two, Self::Count, Self::Relation, Self::List];
 
-    /// The name in fields and reports.
+    /// The category's name in data fields and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Single => "single",
@@ -52,34 +52,34 @@ impl Category {
     }
 }
 
-/// A sentence and what it claims.
+/// A caption and the claims it makes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caption {
-    /// The sentence: lower case, no full stop, at most [`MAX_WORDS`] words.
+    /// The text: lower case, no full stop, at most [`MAX_WORDS`] words.
     pub text: String,
-    /// The grammar that made it.
+    /// What kind of sentence it is.
     pub category: Category,
-    /// Its statements about objects. A background that the text names is not among them.
+    /// What it states about objects; a background named in the text is not included.
     pub claims: Vec<Claim>,
-    /// How many objects the scene holds.
+    /// The number of objects in the scene.
     pub objects: usize,
 }
 
 impl Caption {
-    /// Whether every claim holds of what the detector found; further objects do not matter,
-    /// except where the caption gives a count.
+    /// Whether every claim holds for the detected objects. Additional objects are ignored unless
+    /// the caption states a count.
     pub fn satisfied(&self, found: &[Detected]) -> bool {
         self.claims.iter().all(|claim| claim.satisfied(found))
     }
 
-    /// Whether every claim holds and the image shows no further objects: captions name all
-    /// objects of their scene.
+    /// Whether every claim holds and no additional object was detected; captions mention every
+    /// object of their scene.
     pub fn satisfied_exactly(&self, found: &[Detected]) -> bool {
         found.len() == self.objects && self.satisfied(found)
     }
 }
 
-/// What a grammar says before a frame is put around it.
+/// A noun phrase with its claims, before it is embedded in a sentence.
 struct Statement {
     text: String,
     plural: bool,
@@ -92,7 +92,7 @@ impl Statement {
     }
 }
 
-/// One caption for each category that applies to the scene, at least one, in the order of
+/// Returns one caption per category that applies to the scene (at least one), in the order of
 /// [`Category::ALL`].
 pub fn captions(scene: &Scene, rng: &mut ChaCha8Rng) -> Vec<Caption> {
     let mut captions = Vec::new();
@@ -114,7 +114,7 @@ pub fn captions(scene: &Scene, rng: &mut ChaCha8Rng) -> Vec<Caption> {
     captions
 }
 
-/// Puts the statement into a sentence; half of the time it stands alone.
+/// Embeds the statement in a sentence or, half of the time, returns it as it is.
 fn frame(statement: &Statement, background: Background, rng: &mut ChaCha8Rng) -> String {
     let text = &statement.text;
     let framed = match rng.random_range(0..12) {
@@ -133,7 +133,7 @@ fn has(kind: Kind) -> Claim {
     Claim::HasObject { kind, place: None }
 }
 
-/// The object's colour and shape, and its size with the given probability.
+/// Describes the object by colour, shape and, with probability `size`, its size.
 fn mention(object: &Object, size: f64, rng: &mut ChaCha8Rng) -> Kind {
     let kind = Kind::pair(object);
     if rng.random_bool(size) { kind.sized(object.size) } else { kind }
@@ -145,7 +145,7 @@ fn single(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Statement> {
     Some(Statement::new(kind.indefinite(), false, vec![has(kind)]))
 }
 
-/// The object's cell or, now and then, only its column or row where that is not the centre.
+/// The object's cell or, sometimes, only its column or row unless that is the centre.
 fn place(object: &Object, rng: &mut ChaCha8Rng) -> Place {
     let cell = Place::cell(object);
     let coarse = [Place { row: None, ..cell }, Place { column: None, ..cell }];
@@ -169,7 +169,7 @@ fn position(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Statement> {
     Some(Statement::new(texts.join(" and "), false, claims))
 }
 
-/// Whether there are two objects and nothing but their size and place tells them apart.
+/// Whether there are two objects and they share colour and shape.
 fn same_pair(objects: &[Object]) -> bool {
     matches!(objects, [a, b] if Kind::pair(a) == Kind::pair(b))
 }
@@ -188,11 +188,11 @@ fn two(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Statement> {
     Some(Statement::new(text, false, vec![has(a), has(b)]))
 }
 
-/// The number as a word.
+/// `count` as a word.
 ///
 /// # Panics
-/// Above four.
-pub(super) fn number(count: usize) -> &'static str {
+/// If `count` is above four.
+fn number(count: usize) -> &'static str {
     ["no", "one", "two", "three", "four"][count]
 }
 
@@ -203,7 +203,7 @@ fn counted(kind: Kind, count: usize) -> String {
     }
 }
 
-/// The scene's pairs with how often each occurs, in random order.
+/// The distinct (colour, shape) kinds of the scene with their counts, in random order.
 fn groups(scene: &Scene, rng: &mut ChaCha8Rng) -> Vec<(Kind, usize)> {
     let mut kinds: Vec<Kind> = Vec::new();
     for object in &scene.objects {
@@ -219,18 +219,19 @@ fn count(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Statement> {
     let objects = &scene.objects;
     let first = objects.first().filter(|_| objects.len() > 1)?;
     let groups = groups(scene, rng);
-    let mut ways = Vec::new();
+    let mut options = Vec::new();
     if groups.len() < objects.len() {
-        ways.push(groups);
+        options.push(groups);
     }
     let shared = [Kind::shape(first.shape), Kind::color(first.color)];
     for kind in shared.into_iter().filter(|kind| kind.count(objects) == objects.len()) {
-        ways.push(vec![(kind, objects.len())]);
+        options.push(vec![(kind, objects.len())]);
     }
-    let way = (!ways.is_empty()).then(|| ways.swap_remove(rng.random_range(0..ways.len())))?;
-    let texts: Vec<_> = way.iter().map(|&(kind, count)| counted(kind, count)).collect();
-    let claims = way.iter().map(|&(kind, count)| Claim::Count { kind, count }).collect();
-    Some(Statement::new(enumerate(&texts), way[0].1 > 1, claims))
+    let chosen =
+        (!options.is_empty()).then(|| options.swap_remove(rng.random_range(0..options.len())))?;
+    let texts: Vec<_> = chosen.iter().map(|&(kind, count)| counted(kind, count)).collect();
+    let claims = chosen.iter().map(|&(kind, count)| Claim::Count { kind, count }).collect();
+    Some(Statement::new(enumerate(&texts), chosen[0].1 > 1, claims))
 }
 
 fn relation(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Statement> {
@@ -263,7 +264,7 @@ fn list(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Statement> {
     Some(Statement::new(enumerate(&texts), false, kinds.into_iter().map(has).collect()))
 }
 
-/// "a", "a and b", "a, b and c".
+/// Joins texts as in "a", "a and b" or "a, b and c".
 fn enumerate(texts: &[String]) -> String {
     match texts {
         [rest @ .., last] if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_read_as_english() {
+    fn items_are_joined_by_commas_and_a_final_and() {
         let texts = ["a".to_owned(), "b".to_owned(), "c".to_owned()];
         assert_eq!(enumerate(&texts[..1]), "a");
         assert_eq!(enumerate(&texts[..2]), "a and b");

@@ -1,9 +1,9 @@
-//! Which scenes: read from and written as a spec such as
+//! Configuration of a scenes data set, parsed from and written as a spec such as
 //! `scenes:train?count=20000&seed=1&size=64&objects=1-4`.
 
 use super::sample::Split;
 use super::scene::MAX_OBJECTS;
-use crate::data::unknown;
+use crate::data::messages::unknown;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -14,21 +14,21 @@ const PREFIX: &str = "scenes:";
 const KEYS: [&str; 4] = ["count", "seed", "size", "objects"];
 const SIZES: RangeInclusive<u32> = 32..=1024;
 
-/// Which scenes a data set holds.
+/// Configuration of a scenes data set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScenesConfig {
-    /// Train, val or held-out.
+    /// Training, validation or held-out split.
     pub split: Split,
-    /// The seed of the whole set.
+    /// Random seed of the data set.
     pub seed: u64,
-    /// How many scenes, at least 1.
+    /// Number of scenes, at least 1.
     pub count: usize,
-    /// The edge of the square images in pixels, 32 to 1024.
+    /// Edge length of the square images in pixels, 32 to 1024.
     pub size: u32,
-    /// The fewest objects in a scene, 1 to 4.
+    /// Minimum number of objects in a scene, 1 to 4.
     pub min_objects: usize,
-    /// The most objects in a scene, 1 to 4 and no less than `min_objects`.
+    /// Maximum number of objects in a scene, `min_objects` to 4.
     pub max_objects: usize,
 }
 
@@ -45,16 +45,16 @@ impl Default for ScenesConfig {
     }
 }
 
-/// Whether a data set's path names scenes instead of files.
+/// Whether a data set path is a scenes spec instead of a file path.
 pub fn is_spec(path: &str) -> bool {
     path.starts_with(PREFIX)
 }
 
 impl ScenesConfig {
-    /// Checks every value's range.
+    /// Checks that every value is in range.
     ///
     /// # Errors
-    /// Names the first value that is out of range, and the range.
+    /// If a value is out of range; the message names the value and the range.
     pub fn validate(&self) -> Result<()> {
         let (min, max) = (self.min_objects, self.max_objects);
         if min == 0 || max > MAX_OBJECTS || min > max {
@@ -99,7 +99,7 @@ fn number<T: FromStr>(key: &str, value: &str) -> Result<T> {
 impl FromStr for ScenesConfig {
     type Err = Error;
 
-    /// Reads a spec; keys that are left out keep their default.
+    /// Parses a spec; missing keys keep their defaults.
     fn from_str(spec: &str) -> Result<Self> {
         let Some(rest) = spec.strip_prefix(PREFIX) else {
             return invalid(format!("spec {spec:?} must start with {PREFIX:?}"));
@@ -123,7 +123,7 @@ impl FromStr for ScenesConfig {
 }
 
 impl fmt::Display for ScenesConfig {
-    /// Writes the complete spec.
+    /// Writes the complete spec, defaults included.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { split, seed, count, size, min_objects, max_objects } = self;
         let split = split.name();
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn specs_read_back_as_written() {
+    fn specs_survive_a_round_trip() {
         let spec = "scenes:held-out?count=7&seed=18446744073709551615&size=128&objects=2-3";
         let config: ScenesConfig = spec.parse().expect("a valid spec");
         assert_eq!((config.split, config.count, config.size), (Split::HeldOut, 7, 128));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_specs_say_what_is_allowed() {
+    fn errors_of_bad_specs_say_what_is_allowed() {
         assert!(error("scenes:test").contains("\"test\" (allowed: train, val, held-out)"));
         assert!(error("scenes:train?cuont=3").contains("the nearest is \"count\""));
         assert!(error("scenes:train?count").contains("key=value"));

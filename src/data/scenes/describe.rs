@@ -1,54 +1,54 @@
-//! The words for parts of a scene: kinds of objects, places and relations, and when they hold.
+//! Descriptions of objects, places and spatial relations: their wording and when they apply.
 
 use super::scene::{Color, Object, Shape, Size};
 use serde::{Deserialize, Serialize};
 
-/// The least displacement, in units, at which a relation is said of two objects.
+/// Smallest displacement, in units, at which captions and questions state a relation.
 pub const CLEAR_DISPLACEMENT: i16 = 12;
 
-/// A description that objects may match; an absent attribute matches all.
+/// Description of objects by size, colour and shape; absent attributes match anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Kind {
-    /// The size asked for.
+    /// Required size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
-    /// The colour asked for.
+    /// Required colour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub color: Option<Color>,
-    /// The shape asked for.
+    /// Required shape.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shape: Option<Shape>,
 }
 
 impl Kind {
-    /// The colour and shape of `object`.
+    /// Describes `object` by colour and shape.
     pub fn pair(object: &Object) -> Self {
         Self { size: None, color: Some(object.color), shape: Some(object.shape) }
     }
 
-    /// Objects of one shape.
+    /// Describes all objects of one shape.
     pub fn shape(shape: Shape) -> Self {
         Self { shape: Some(shape), ..Self::default() }
     }
 
-    /// Objects of one colour.
+    /// Describes all objects of one colour.
     pub fn color(color: Color) -> Self {
         Self { color: Some(color), ..Self::default() }
     }
 
-    /// The same with a size asked for.
+    /// This description with a required size.
     pub fn sized(self, size: Size) -> Self {
         Self { size: Some(size), ..self }
     }
 
-    /// Whether `object` has every attribute asked for.
+    /// Whether `object` has all required attributes.
     pub fn matches(&self, object: &Object) -> bool {
         self.size.is_none_or(|size| size == object.size)
             && self.color.is_none_or(|color| color == object.color)
             && self.shape.is_none_or(|shape| shape == object.shape)
     }
 
-    /// How many of `objects` match.
+    /// The number of `objects` that match.
     pub fn count(&self, objects: &[Object]) -> usize {
         objects.iter().filter(|object| self.matches(object)).count()
     }
@@ -63,7 +63,7 @@ impl Kind {
         self.phrase(self.shape.map_or("objects", Shape::plural))
     }
 
-    /// The noun phrase with "a" or "an".
+    /// The singular noun phrase with "a" or "an".
     pub fn indefinite(&self) -> String {
         let phrase = self.singular();
         let article = if phrase.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
@@ -77,10 +77,10 @@ impl Kind {
     }
 }
 
-/// The vertical third of the image in which a centre lies.
+/// The left, middle or right third of the image, which contains an object's centre.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say all there is to say")]
+#[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum Column {
     Left,
     Center,
@@ -92,7 +92,7 @@ impl Column {
     pub const ALL: [Self; 3] = [Self::Left, Self::Center, Self::Right];
 
     /// The column of a centre `x` units from the left: below 24, 24 to 40, above 40. Sampled
-    /// centres keep 4 units off the borders.
+    /// centres never lie on these boundaries.
     pub fn of(x: u8) -> Self {
         match x {
             0..24 => Self::Left,
@@ -111,10 +111,10 @@ impl Column {
     }
 }
 
-/// The horizontal third of the image in which a centre lies.
+/// The top, middle or bottom third of the image, which contains an object's centre.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say all there is to say")]
+#[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum Row {
     Top,
     Center,
@@ -125,7 +125,7 @@ impl Row {
     /// Every row, top to bottom.
     pub const ALL: [Self; 3] = [Self::Top, Self::Center, Self::Bottom];
 
-    /// The row of a centre `y` units from the top, by the same borders as [`Column::of`].
+    /// The row of a centre `y` units from the top, with the same boundaries as [`Column::of`].
     pub fn of(y: u8) -> Self {
         match y {
             0..24 => Self::Top,
@@ -144,30 +144,30 @@ impl Row {
     }
 }
 
-/// A part of the image: one of nine cells, a whole column or a whole row.
+/// Region of the image: one of nine cells, a whole column or a whole row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Place {
-    /// The column asked for, any if absent.
+    /// The column; any if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<Column>,
-    /// The row asked for, any if absent.
+    /// The row; any if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub row: Option<Row>,
 }
 
 impl Place {
-    /// The cell that holds the centre of `object`.
+    /// The cell that contains the centre of `object`.
     pub fn cell(object: &Object) -> Self {
         Self { column: Some(Column::of(object.x)), row: Some(Row::of(object.y)) }
     }
 
-    /// Whether the centre of `object` lies in this part.
+    /// Whether the centre of `object` lies in this region.
     pub fn holds(&self, object: &Object) -> bool {
         self.column.is_none_or(|column| column == Column::of(object.x))
             && self.row.is_none_or(|row| row == Row::of(object.y))
     }
 
-    /// The name: "top left", "top center", "center", "center right", "left", "bottom".
+    /// The name, such as "top left", "top center", "center", "center right", "left", "bottom".
     pub fn name(&self) -> String {
         match (self.row, self.column) {
             (Some(Row::Center), Some(Column::Center)) => "center".to_owned(),
@@ -178,7 +178,7 @@ impl Place {
         }
     }
 
-    /// The name with its preposition: "in the top left", "on the left", "at the bottom".
+    /// The name with its preposition, such as "in the top left", "on the left", "at the bottom".
     pub fn phrase(&self) -> String {
         let preposition = match (self.row, self.column) {
             (Some(Row::Top | Row::Bottom), None) => "at",
@@ -189,10 +189,10 @@ impl Place {
     }
 }
 
-/// How one object's centre lies to another's.
+/// Direction of one object's centre from another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "the names say all there is to say")]
+#[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum Relation {
     LeftOf,
     RightOf,
@@ -204,7 +204,7 @@ impl Relation {
     /// Every relation.
     pub const ALL: [Self; 4] = [Self::LeftOf, Self::RightOf, Self::Above, Self::Below];
 
-    /// The converse.
+    /// The same relation with the objects exchanged.
     pub fn converse(self) -> Self {
         match self {
             Self::LeftOf => Self::RightOf,
@@ -214,8 +214,8 @@ impl Relation {
         }
     }
 
-    /// How far `first` lies from `second` in the relation's direction, in units; negative
-    /// when it lies the other way.
+    /// How far `first` lies from `second` in the relation's direction, in units; negative in the
+    /// opposite direction.
     pub fn displacement(self, first: &Object, second: &Object) -> i16 {
         let right = i16::from(first.x) - i16::from(second.x);
         let down = i16::from(first.y) - i16::from(second.y);
@@ -227,8 +227,8 @@ impl Relation {
         }
     }
 
-    /// The relation of `first` to `second` that a viewer would name: the axis with the larger
-    /// displacement, if that is clear and at least 1.5 times the other one.
+    /// The relation of `first` to `second` that a viewer would name, along the axis with the larger
+    /// displacement. `None` unless that is at least [`CLEAR_DISPLACEMENT`] and 1.5 times the other.
     pub fn dominant(first: &Object, second: &Object) -> Option<Self> {
         let along = |relation: Self| relation.displacement(first, second);
         let best = Self::ALL.into_iter().max_by_key(|&relation| along(relation))?;

@@ -1,7 +1,9 @@
-//! One function per question family: a text and its answer, or `None` where a scene gives
-//! the family no unambiguous question.
+//! Question families, one function each.
+//!
+//! A function returns a question and its answer, or `None` if the scene allows no unambiguous
+//! question of the family.
 
-use super::asker::Asker;
+use super::context::Context;
 use super::describe::{CLEAR_DISPLACEMENT, Column, Kind, Place, Relation, Row};
 use super::sample::{pairs, pick};
 use super::scene::{Color, Object, Shape, Size};
@@ -9,17 +11,17 @@ use rand::RngExt;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-/// A question's text and its answer.
-type Asked = Option<(String, String)>;
+/// A question and its answer, if the scene allows one.
+type QuestionAnswer = Option<(String, String)>;
 
-/// A comparison of two sizes.
+/// Comparison of two sizes.
 type Compare = fn(Size, Size) -> bool;
 
 fn yes_no(answer: bool) -> String {
     if answer { "yes" } else { "no" }.to_owned()
 }
 
-/// One of the phrasings, with `{}` replaced by `what`.
+/// A random phrasing with `{}` replaced by `what`.
 fn phrase(phrasings: &[&str], what: &str, rng: &mut ChaCha8Rng) -> String {
     pick(phrasings, rng).replacen("{}", what, 1)
 }
@@ -28,22 +30,22 @@ fn choose<T: Copy>(from: &[T], rng: &mut ChaCha8Rng) -> Option<T> {
     from.choose(rng).copied()
 }
 
-/// "the red circle": a description that fits `object` alone, as short as chance will have it.
-fn unique(ask: &Asker<'_>, object: &Object, rng: &mut ChaCha8Rng) -> Option<Kind> {
+/// A random description that fits `object` alone; the size is mentioned only if necessary.
+fn unique(context: &Context<'_>, object: &Object, rng: &mut ChaCha8Rng) -> Option<Kind> {
     let pair = Kind::pair(object);
     let mut kinds = vec![pair, pair, Kind::shape(object.shape), Kind::color(object.color)];
-    kinds.retain(|kind| kind.count(ask.objects()) == 1);
+    kinds.retain(|kind| kind.count(context.objects()) == 1);
     let sized = pair.sized(object.size);
-    choose(&kinds, rng).or_else(|| (sized.count(ask.objects()) == 1).then_some(sized))
+    choose(&kinds, rng).or_else(|| (sized.count(context.objects()) == 1).then_some(sized))
 }
 
-/// A pair that the split allows and the scene lacks; half of the time one that shares its
-/// shape or colour with an object of the scene.
-fn absent_pair(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Kind {
-    let mut absent = pairs(ask.split);
-    absent.retain(|&(shape, color)| !ask.shows(shape, color));
+/// A (shape, colour) pair that the split allows and the scene lacks. Half of the time it shares
+/// its shape or colour with an object of the scene.
+fn absent_pair(context: &Context<'_>, rng: &mut ChaCha8Rng) -> Kind {
+    let mut absent = pairs(context.split);
+    absent.retain(|&(shape, color)| !context.shows(shape, color));
     let near = |&(shape, color): &(Shape, Color)| {
-        ask.objects().iter().any(|object| object.shape == shape || object.color == color)
+        context.objects().iter().any(|object| object.shape == shape || object.color == color)
     };
     let close: Vec<_> = absent.iter().copied().filter(near).collect();
     let from = if rng.random_bool(0.5) && !close.is_empty() { &close } else { &absent };
@@ -52,31 +54,32 @@ fn absent_pair(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Kind {
 }
 
 /// A shape or colour that no object has.
-fn absent_attribute(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Kind {
+fn absent_attribute(context: &Context<'_>, rng: &mut ChaCha8Rng) -> Kind {
     let kinds = if rng.random_bool(0.5) {
         Shape::ALL.map(Kind::shape)
     } else {
         Color::ALL.map(Kind::color)
     };
-    let absent: Vec<_> = kinds.into_iter().filter(|kind| kind.count(ask.objects()) == 0).collect();
+    let absent: Vec<_> =
+        kinds.into_iter().filter(|kind| kind.count(context.objects()) == 0).collect();
     pick(&absent, rng)
 }
 
-pub(super) fn exists(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Asked {
+pub(super) fn exists(context: &Context<'_>, rng: &mut ChaCha8Rng) -> QuestionAnswer {
     let wanted = rng.random_bool(0.5);
-    let object = pick(ask.objects(), rng);
+    let object = pick(context.objects(), rng);
     let pair = Kind::pair(&object);
     let kind = match (rng.random_range(0..10), wanted) {
         (0..5, true) => pair,
-        (0..5, false) => absent_pair(ask, rng),
+        (0..5, false) => absent_pair(context, rng),
         (5..8, true) => pick(&[Kind::shape(object.shape), Kind::color(object.color)], rng),
-        (5..8, false) => absent_attribute(ask, rng),
+        (5..8, false) => absent_attribute(context, rng),
         (_, true) => pair.sized(object.size),
         (_, false) => {
             let sizes = Size::ALL.map(|size| pair.sized(size));
             let absent: Vec<_> =
-                sizes.into_iter().filter(|kind| kind.count(ask.objects()) == 0).collect();
-            choose(&absent, rng).unwrap_or_else(|| absent_pair(ask, rng))
+                sizes.into_iter().filter(|kind| kind.count(context.objects()) == 0).collect();
+            choose(&absent, rng).unwrap_or_else(|| absent_pair(context, rng))
         }
     };
     let phrasings = [
@@ -88,16 +91,17 @@ pub(super) fn exists(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Asked {
     Some((phrase(&phrasings, &kind.indefinite(), rng), yes_no(wanted)))
 }
 
-pub(super) fn count(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Asked {
-    let mut kinds = vec![Kind::default(), absent_pair(ask, rng), absent_attribute(ask, rng)];
-    for object in ask.objects() {
+pub(super) fn count(context: &Context<'_>, rng: &mut ChaCha8Rng) -> QuestionAnswer {
+    let mut kinds =
+        vec![Kind::default(), absent_pair(context, rng), absent_attribute(context, rng)];
+    for object in context.objects() {
         kinds.extend([Kind::pair(object), Kind::shape(object.shape), Kind::color(object.color)]);
     }
-    let counted = |kind: &Kind| kind.count(ask.objects());
+    let counted = |kind: &Kind| kind.count(context.objects());
     let mut counts: Vec<usize> = kinds.iter().map(counted).collect();
     counts.sort_unstable();
     counts.dedup();
-    // High counts need many objects; weights make up for their rarity.
+    // High counts are rare because they need many objects, so they are weighted up.
     let target = *counts.choose_weighted(rng, |&count| count.max(1)).ok()?;
     kinds.retain(|kind| counted(kind) == target);
     let kind = pick(&kinds, rng);
@@ -110,30 +114,31 @@ pub(super) fn count(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Asked {
     Some((phrase(&phrasings, &kind.plural(), rng), target.to_string()))
 }
 
-/// A random object that `without` (its kind with the asked attribute left out) tells apart.
+/// A random object with one of its descriptions from `without`, which omit the attribute asked for
+/// and must fit that object alone.
 fn subject(
-    ask: &Asker<'_>,
+    context: &Context<'_>,
     without: impl Fn(&Object) -> Vec<Kind>,
     rng: &mut ChaCha8Rng,
 ) -> Option<(Object, Kind)> {
     let mut subjects = Vec::new();
-    for object in ask.objects() {
+    for object in context.objects() {
         let kinds = without(object).into_iter();
-        let alone = kinds.filter(|kind| kind.count(ask.objects()) == 1);
+        let alone = kinds.filter(|kind| kind.count(context.objects()) == 1);
         subjects.extend(alone.map(|kind| (*object, kind)));
     }
     choose(&subjects, rng)
 }
 
-pub(super) fn color(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Asked {
+pub(super) fn color(context: &Context<'_>, rng: &mut ChaCha8Rng) -> QuestionAnswer {
     let without = |object: &Object| {
         let kind = Kind::shape(object.shape);
         vec![kind, kind, kind.sized(object.size)]
     };
-    let (object, kind) = subject(ask, without, rng)?;
+    let (object, kind) = subject(context, without, rng)?;
     let what = kind.singular();
     let mut others = Color::ALL.to_vec();
-    others.retain(|&c| c != object.color && ask.split.allows(object.shape, c));
+    others.retain(|&c| c != object.color && context.split.allows(object.shape, c));
     if rng.random_bool(0.3) && !others.is_empty() {
         let wanted = rng.random_bool(0.5);
         let color = if wanted { object.color } else { pick(&others, rng) };
@@ -144,15 +149,15 @@ pub(super) fn color(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Asked {
     Some((phrase(&phrasings, &what, rng), object.color.name().to_owned()))
 }
 
-pub(super) fn shape(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Asked {
+pub(super) fn shape(context: &Context<'_>, rng: &mut ChaCha8Rng) -> QuestionAnswer {
     let without = |object: &Object| {
         let kind = Kind::color(object.color);
         vec![kind, kind, kind.sized(object.size)]
     };
-    let (object, kind) = subject(ask, without, rng)?;
+    let (object, kind) = subject(context, without, rng)?;
     let what = kind.singular();
     let mut others = Shape::ALL.to_vec();
-    others.retain(|&s| s != object.shape && ask.split.allows(s, object.color));
+    others.retain(|&s| s != object.shape && context.split.allows(s, object.color));
     if rng.random_bool(0.3) && !others.is_empty() {
         let wanted = rng.random_bool(0.5);
         let shape = if wanted { object.shape } else { pick(&others, rng) };
@@ -163,11 +168,11 @@ pub(super) fn shape(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Asked {
     Some((phrase(&phrasings, &what, rng), object.shape.name().to_owned()))
 }
 
-pub(super) fn size(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Asked {
+pub(super) fn size(context: &Context<'_>, rng: &mut ChaCha8Rng) -> QuestionAnswer {
     let without = |object: &Object| {
         vec![Kind::pair(object), Kind::shape(object.shape), Kind::color(object.color)]
     };
-    let (object, kind) = subject(ask, without, rng)?;
+    let (object, kind) = subject(context, without, rng)?;
     let what = kind.singular();
     if rng.random_bool(0.3) {
         let wanted = rng.random_bool(0.5);
@@ -184,9 +189,9 @@ pub(super) fn size(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Asked {
     Some((phrase(&phrasings, &what, rng), object.size.name().to_owned()))
 }
 
-pub(super) fn position(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Asked {
-    let object = pick(ask.objects(), rng);
-    let what = unique(ask, &object, rng)?.singular();
+pub(super) fn position(context: &Context<'_>, rng: &mut ChaCha8Rng) -> QuestionAnswer {
+    let object = pick(context.objects(), rng);
+    let what = unique(context, &object, rng)?.singular();
     let cell = Place::cell(&object);
     if rng.random_bool(0.5) {
         let phrasings = [
@@ -215,14 +220,14 @@ fn cells() -> Vec<Place> {
     Row::ALL.into_iter().flat_map(|row| Column::ALL.map(|column| cell(column, row))).collect()
 }
 
-pub(super) fn relation(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Asked {
-    let mut objects = ask.objects().to_vec();
+pub(super) fn relation(context: &Context<'_>, rng: &mut ChaCha8Rng) -> QuestionAnswer {
+    let mut objects = context.objects().to_vec();
     objects.shuffle(rng);
     let [a, b, ..] = objects[..] else { return None };
     if rng.random_bool(0.25) {
-        return neighbor(ask, &b, rng);
+        return neighbor(context, &b, rng);
     }
-    let (first, second) = (unique(ask, &a, rng)?, unique(ask, &b, rng)?);
+    let (first, second) = (unique(context, &a, rng)?, unique(context, &b, rng)?);
     let wanted = rng.random_bool(0.5);
     let mut relations = Relation::ALL.to_vec();
     relations.retain(|relation| relation.displacement(&a, &b) >= CLEAR_DISPLACEMENT);
@@ -241,12 +246,13 @@ pub(super) fn relation(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Asked {
     Some((format!("is the {what} {} the {other}?", said.phrase()), yes_no(wanted)))
 }
 
-/// "what shape is left of the red circle?", where one object alone lies on that side.
-fn neighbor(ask: &Asker<'_>, anchor: &Object, rng: &mut ChaCha8Rng) -> Asked {
-    let name = unique(ask, anchor, rng)?.singular();
+/// Asks for an attribute of the only object on one side of `anchor`.
+fn neighbor(context: &Context<'_>, anchor: &Object, rng: &mut ChaCha8Rng) -> QuestionAnswer {
+    let name = unique(context, anchor, rng)?.singular();
     let mut found = Vec::new();
     for relation in Relation::ALL {
-        let side = ask.objects().iter().filter(|other| relation.displacement(other, anchor) > 0);
+        let side =
+            context.objects().iter().filter(|other| relation.displacement(other, anchor) > 0);
         if let [only] = side.collect::<Vec<_>>()[..]
             && relation.displacement(only, anchor) >= CLEAR_DISPLACEMENT
         {
@@ -263,31 +269,31 @@ fn neighbor(ask: &Asker<'_>, anchor: &Object, rng: &mut ChaCha8Rng) -> Asked {
     Some((format!("what {attribute} is the object {said} the {name}?"), answer.to_owned()))
 }
 
-pub(super) fn comparison(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Asked {
+pub(super) fn comparison(context: &Context<'_>, rng: &mut ChaCha8Rng) -> QuestionAnswer {
     let wanted = rng.random_bool(0.5);
     match rng.random_range(0..10) {
-        0..3 => larger(ask, wanted, rng).or_else(|| more(ask, wanted, rng)),
-        3..5 => same_number(ask, wanted, rng).or_else(|| more(ask, wanted, rng)),
-        _ => more(ask, wanted, rng),
+        0..3 => larger(context, wanted, rng).or_else(|| more(context, wanted, rng)),
+        3..5 => same_number(context, wanted, rng).or_else(|| more(context, wanted, rng)),
+        _ => more(context, wanted, rng),
     }
 }
 
-/// Two different kinds of one level (shapes or colours), at least one of them present, whose
-/// counts meet the condition.
+/// Two different shapes or two different colours, at least one of them present, whose counts
+/// satisfy `fits`.
 fn two_kinds(
-    ask: &Asker<'_>,
+    context: &Context<'_>,
     fits: impl Fn(usize, usize) -> bool,
     rng: &mut ChaCha8Rng,
 ) -> Option<(Kind, Kind)> {
     let by_shape = rng.random_bool(0.5);
     let kinds = if by_shape { Shape::ALL.map(Kind::shape) } else { Color::ALL.map(Kind::color) };
-    let counts = kinds.map(|kind| kind.count(ask.objects()));
+    let counts = kinds.map(|kind| kind.count(context.objects()));
     let mut fitting = Vec::new();
     for (a, &first) in kinds.iter().enumerate() {
         for (b, &second) in kinds.iter().enumerate() {
             if a != b && counts[a] + counts[b] > 0 && fits(counts[a], counts[b]) {
                 fitting.push((first, second));
-                // Kinds that are both present make the harder question.
+                // Two present kinds make a harder question, so they are preferred.
                 let weight = if counts[a].min(counts[b]) > 0 { 6 } else { 0 };
                 fitting.extend(std::iter::repeat_n((first, second), weight));
             }
@@ -296,17 +302,17 @@ fn two_kinds(
     choose(&fitting, rng)
 }
 
-fn more(ask: &Asker<'_>, wanted: bool, rng: &mut ChaCha8Rng) -> Asked {
+fn more(context: &Context<'_>, wanted: bool, rng: &mut ChaCha8Rng) -> QuestionAnswer {
     let more = rng.random_bool(0.5);
     let fits = |a, b| (if more { a > b } else { a < b }) == wanted;
-    let (first, second) = two_kinds(ask, fits, rng)?;
+    let (first, second) = two_kinds(context, fits, rng)?;
     let word = if more { "more" } else { "fewer" };
     let text = format!("are there {word} {} than {}?", first.plural(), second.plural());
     Some((text, yes_no(wanted)))
 }
 
-fn same_number(ask: &Asker<'_>, wanted: bool, rng: &mut ChaCha8Rng) -> Asked {
-    let (first, second) = two_kinds(ask, |a, b| (a == b) == wanted, rng)?;
+fn same_number(context: &Context<'_>, wanted: bool, rng: &mut ChaCha8Rng) -> QuestionAnswer {
+    let (first, second) = two_kinds(context, |a, b| (a == b) == wanted, rng)?;
     let (a, b) = (first.plural(), second.plural());
     let text = if rng.random_bool(0.5) {
         format!("are there as many {a} as {b}?")
@@ -316,9 +322,9 @@ fn same_number(ask: &Asker<'_>, wanted: bool, rng: &mut ChaCha8Rng) -> Asked {
     Some((text, yes_no(wanted)))
 }
 
-/// Compares the sizes of two objects that can be told apart without their sizes.
-fn larger(ask: &Asker<'_>, wanted: bool, rng: &mut ChaCha8Rng) -> Asked {
-    let mut objects = ask.objects().to_vec();
+/// Compares the sizes of two objects that are unique by shape and colour.
+fn larger(context: &Context<'_>, wanted: bool, rng: &mut ChaCha8Rng) -> QuestionAnswer {
+    let mut objects = context.objects().to_vec();
     objects.shuffle(rng);
     let mut pairs = Vec::new();
     let words: [(&str, Compare); 3] = [
@@ -333,20 +339,21 @@ fn larger(ask: &Asker<'_>, wanted: bool, rng: &mut ChaCha8Rng) -> Asked {
         pairs.extend(fitting.map(|(_, b)| (*a, *b)));
     }
     let (a, b) = choose(&pairs, rng)?;
-    let (first, second) = (unsized_name(ask, &a)?, unsized_name(ask, &b)?);
+    let (first, second) = (unsized_name(context, &a)?, unsized_name(context, &b)?);
     Some((format!("is the {first} {word} the {second}?"), yes_no(wanted)))
 }
 
-fn unsized_name(ask: &Asker<'_>, object: &Object) -> Option<String> {
+/// The object by shape and colour, if that is unambiguous.
+fn unsized_name(context: &Context<'_>, object: &Object) -> Option<String> {
     let kind = Kind::pair(object);
-    (kind.count(ask.objects()) == 1).then(|| kind.singular())
+    (kind.count(context.objects()) == 1).then(|| kind.singular())
 }
 
-pub(super) fn background(ask: &Asker<'_>, rng: &mut ChaCha8Rng) -> Asked {
+pub(super) fn background(context: &Context<'_>, rng: &mut ChaCha8Rng) -> QuestionAnswer {
     let phrasings = [
         "what color is the background?",
         "what is the color of the background?",
         "which color does the background have?",
     ];
-    Some((pick(&phrasings, rng).to_owned(), ask.scene.background.name().to_owned()))
+    Some((pick(&phrasings, rng).to_owned(), context.scene.background.name().to_owned()))
 }

@@ -1,33 +1,33 @@
-//! Questions about a scene with one right answer each.
+//! Questions about a scene, each with exactly one correct answer.
 
-use super::asker::Asker;
+use super::context::Context;
 use super::families;
 use super::scene::Scene;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-/// What a question asks about, by which scores are reported.
+/// What a question asks about; scores are reported per family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
-    /// Whether there is such an object: "yes" or "no".
+    /// Whether a described object exists: "yes" or "no".
     Exists,
-    /// How many there are: "0" to "4".
+    /// How many objects fit a description: "0" to "4".
     Count,
-    /// The colour of an object, or whether it has one.
+    /// The colour of an object, or whether it has a given colour.
     Color,
-    /// The shape of an object, or whether it has one.
+    /// The shape of an object, or whether it has a given shape.
     Shape,
-    /// The size of an object, or whether it has one.
+    /// The size of an object, or whether it has a given size.
     Size,
-    /// Where an object lies: one of nine cells, or whether it lies in some part.
+    /// Where an object is: one of nine cells, or whether it is in a given region.
     Position,
-    /// How two objects lie to each other.
+    /// How two objects are placed relative to each other.
     Relation,
-    /// Which of two kinds are more, fewer or larger.
+    /// Whether one of two kinds is more or less numerous, or one of two objects larger or smaller.
     Comparison,
-    /// The tint behind the objects.
+    /// The colour of the background.
     Background,
 }
 
@@ -45,7 +45,7 @@ impl Family {
         Self::Background,
     ];
 
-    /// The name in fields and reports.
+    /// The family's name in data fields and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Exists => "exists",
@@ -61,7 +61,7 @@ impl Family {
     }
 }
 
-/// A question, its answer and its family.
+/// A question with its answer and family.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Question {
     /// The question: lower case, with a question mark.
@@ -73,39 +73,39 @@ pub struct Question {
     pub family: Family,
 }
 
-/// `count` different questions about the scene from as many families as it allows, in random
-/// order. A few less if nothing new can be asked.
+/// Returns `count` different questions about the scene from as many families as possible, in
+/// random order, or fewer if no further question can be found.
 ///
-/// Objects that are not there are asked for only in (shape, colour) pairs of the scene's own
-/// split, so that a question alone never gives its answer away.
+/// Questions about absent objects use only (shape, colour) pairs of the scene's own split, so the
+/// question alone never gives the answer away.
 pub fn questions(scene: &Scene, rng: &mut ChaCha8Rng, count: usize) -> Vec<Question> {
     let mut order = Family::ALL;
     order.shuffle(rng);
-    let ask = Asker::new(scene);
+    let context = Context::new(scene);
     let mut questions: Vec<Question> = Vec::with_capacity(count);
     let tries = 4 * count + order.len();
     for family in order.into_iter().cycle().take(tries) {
         if questions.len() == count {
             break;
         }
-        let question = about(&ask, family, rng);
+        let question = ask(&context, family, rng);
         questions.extend(question.filter(|new| questions.iter().all(|old| old.text != new.text)));
     }
     questions
 }
 
-/// One question of the family, if the scene allows any.
-fn about(ask: &Asker<'_>, family: Family, rng: &mut ChaCha8Rng) -> Option<Question> {
+/// A random question of `family`, if the scene allows one.
+fn ask(context: &Context<'_>, family: Family, rng: &mut ChaCha8Rng) -> Option<Question> {
     let (text, answer) = match family {
-        Family::Exists => families::exists(ask, rng),
-        Family::Count => families::count(ask, rng),
-        Family::Color => families::color(ask, rng),
-        Family::Shape => families::shape(ask, rng),
-        Family::Size => families::size(ask, rng),
-        Family::Position => families::position(ask, rng),
-        Family::Relation => families::relation(ask, rng),
-        Family::Comparison => families::comparison(ask, rng),
-        Family::Background => families::background(ask, rng),
+        Family::Exists => families::exists(context, rng),
+        Family::Count => families::count(context, rng),
+        Family::Color => families::color(context, rng),
+        Family::Shape => families::shape(context, rng),
+        Family::Size => families::size(context, rng),
+        Family::Position => families::position(context, rng),
+        Family::Relation => families::relation(context, rng),
+        Family::Comparison => families::comparison(context, rng),
+        Family::Background => families::background(context, rng),
     }?;
     Some(Question { text, answer, family })
 }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn eight_different_questions_per_scene() {
+    fn every_scene_gets_eight_different_questions() {
         for index in 0..500 {
             let scene = scene_at(Split::Train, 9, index, 1..=4);
             let asked =
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn open_answers_are_not_lopsided() {
+    fn color_and_shape_answers_are_balanced() {
         let mut tally: HashMap<(Family, String), usize> = HashMap::new();
         for question in all(Split::Train, 3000) {
             *tally.entry((question.family, question.answer)).or_default() += 1;

@@ -1,19 +1,19 @@
-//! From a scene to pixels: flat colours with anti-aliased edges, the same on every machine.
+//! Rendering of scenes: flat colours with anti-aliased edges, identical on every machine.
 
 use super::scene::{Background, Object, Scene, Shape, UNITS};
 use image::{Rgb, RgbImage};
 
-/// Sub-samples per pixel edge.
+/// Sub-samples per pixel along each axis.
 const SUBSAMPLES: u32 = 4;
 
-/// Half the width of a cross's bars, as a part of half its extent.
+/// Half the width of a cross's bars, as a fraction of half its extent.
 const CROSS_BAR: f32 = 0.36;
 
-/// A ring's inner radius as a part of its outer radius.
+/// Inner radius of a ring, as a fraction of its outer radius.
 const RING_HOLE: f32 = 0.5;
 
-/// The star's corners, clockwise from the top, stretched to fill the bounding box; the inner
-/// corners lie at 0.47 of the outer radius, which keeps the points wide.
+/// Corners of the star, clockwise from the top, stretched to fill the bounding box. The inner
+/// corners are at 0.47 of the outer radius, which keeps the points wide.
 const STAR: [[f32; 2]; 10] = [
     [0.0, -1.0],
     [0.290_48, -0.314_81],
@@ -27,7 +27,7 @@ const STAR: [[f32; 2]; 10] = [
     [-0.290_48, -0.314_81],
 ];
 
-/// The scene as an image of `size` by `size` pixels.
+/// Renders the scene as an image of `size` by `size` pixels.
 pub fn render(scene: &Scene, size: u32) -> RgbImage {
     let mut image = RgbImage::from_pixel(size, size, Rgb(scene.background.rgb()));
     for object in &scene.objects {
@@ -36,7 +36,7 @@ pub fn render(scene: &Scene, size: u32) -> RgbImage {
     image
 }
 
-/// An image of `size` by `size` pixels with the background alone.
+/// An image of `size` by `size` pixels that shows only the background.
 pub fn blank(background: Background, size: u32) -> RgbImage {
     RgbImage::from_pixel(size, size, Rgb(background.rgb()))
 }
@@ -61,15 +61,15 @@ fn draw(image: &mut RgbImage, object: &Object) {
     }
 }
 
-/// `over` drawn on `under` with `covered` of [`SUBSAMPLES`] squared sub-samples, rounded.
+/// `over` blended onto `under` by `covered` of [`SUBSAMPLES`] squared sub-samples, rounded.
 fn blend(under: u8, over: u8, covered: u32) -> u8 {
     let all = SUBSAMPLES * SUBSAMPLES;
     let sum = u32::from(under) * (all - covered) + u32::from(over) * covered;
-    u8::try_from((sum + all / 2) / all).expect("a mean of two bytes is a byte")
+    u8::try_from((sum + all / 2) / all).expect("a weighted mean of two bytes is a byte")
 }
 
-/// How many sub-samples, 0 to 16, of the pixel whose corner is `corner` lie inside a shape of
-/// `extent` pixels around `center`.
+/// The number of sub-samples (0 to 16) of the pixel at `corner` inside a shape of `extent` pixels
+/// around `center`.
 pub(super) fn coverage(shape: Shape, extent: f32, corner: [f32; 2], center: [f32; 2]) -> u32 {
     let half = extent / 2.0;
     let at = |sub: u32| (sub as f32 + 0.5) / SUBSAMPLES as f32;
@@ -84,7 +84,7 @@ pub(super) fn coverage(shape: Shape, extent: f32, corner: [f32; 2], center: [f32
     covered
 }
 
-/// Whether a shape that fills [-1, 1] on both axes holds the point `u` right and `v` down.
+/// Whether a shape that fills [-1, 1] on both axes contains the point `u` to the right, `v` down.
 fn contains(shape: Shape, u: f32, v: f32) -> bool {
     let radius = u * u + v * v;
     let inside_box = u.abs() <= 1.0 && v.abs() <= 1.0;
@@ -100,8 +100,8 @@ fn contains(shape: Shape, u: f32, v: f32) -> bool {
     }
 }
 
-/// Two discs of radius 0.5 around (+-0.5, -0.5) and the tangents that meet at (0, 1); they
-/// touch the discs at (+-0.9, -0.2).
+/// Whether a heart contains the point: two discs of radius 0.5 around (+-0.5, -0.5) and their
+/// tangents through (0, 1), which touch the discs at (+-0.9, -0.2).
 fn inside_heart(u: f32, v: f32) -> bool {
     let disc = (u - 0.5) * (u - 0.5) + (v + 0.5) * (v + 0.5) <= 0.25;
     let between = u <= 0.5 && (-0.5..=-0.2).contains(&v);
@@ -109,7 +109,7 @@ fn inside_heart(u: f32, v: f32) -> bool {
     disc || between || point
 }
 
-/// Crossing number of a ray to the right.
+/// Whether a polygon contains the point, by the crossing number of a ray to the right.
 fn inside_polygon(corners: &[[f32; 2]], u: f32, v: f32) -> bool {
     let mut inside = false;
     let mut previous = corners[corners.len() - 1];
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn every_shape_reaches_all_sides_of_its_box_and_nothing_beyond() {
+    fn every_shape_fills_its_bounding_box_exactly() {
         for shape in Shape::ALL {
             for size in Size::ALL {
                 let scene = one(shape, size);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_mirror_left_to_right_at_every_image_size() {
+    fn shapes_are_mirror_symmetric_at_every_image_size() {
         for size in [32, 48, 64, 100, 256] {
             for shape in Shape::ALL {
                 let image = render(&one(shape, Size::Large), size);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn blending_is_exact_at_both_ends() {
+    fn blending_is_exact_at_no_and_full_coverage() {
         assert_eq!((blend(255, 20, 0), blend(255, 20, 16), blend(0, 255, 8)), (255, 20, 128));
     }
 }

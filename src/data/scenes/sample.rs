@@ -1,4 +1,4 @@
-//! Drawing scenes at random: a pure function of seed, split and index.
+//! Random scenes as a pure function of seed, split and index.
 
 use super::scene::{
     Background, Color, GRID_STEP, MARGIN, MAX_OBJECTS, Object, Scene, Shape, Size, UNITS,
@@ -10,15 +10,15 @@ use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 
-/// Which part of the endless set a scene belongs to.
+/// Split of the data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Split {
-    /// Scenes to train on: 56 of the 64 (shape, colour) pairs.
+    /// Training scenes, with 56 of the 64 (shape, colour) pairs.
     Train,
-    /// Other scenes of the same pairs.
+    /// Other scenes with the same pairs.
     Val,
-    /// Scenes whose every object has one of the 8 pairs that the other splits never show.
+    /// Scenes whose objects all have one of the 8 pairs that the other splits never show.
     HeldOut,
 }
 
@@ -26,7 +26,7 @@ impl Split {
     /// Every split.
     pub const ALL: [Self; 3] = [Self::Train, Self::Val, Self::HeldOut];
 
-    /// The name in specs and reports.
+    /// The split's name in specs and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
@@ -35,35 +35,35 @@ impl Split {
         }
     }
 
-    /// Whether scenes of this split may show `color` on `shape`.
+    /// Whether scenes of this split may contain a `shape` of this `color`.
     pub fn allows(self, shape: Shape, color: Color) -> bool {
         is_held_out(shape, color) == (self == Self::HeldOut)
     }
 }
 
-/// Whether the pair is one of the eight kept from training: one per shape and one per colour.
+/// Whether the pair is one of the eight excluded from training, one per shape and per colour.
 pub fn is_held_out(shape: Shape, color: Color) -> bool {
     (3 * shape as usize + 1) % Color::ALL.len() == color as usize
 }
 
-/// The (shape, colour) pairs that scenes of `split` may show.
+/// The (shape, colour) pairs that scenes of `split` may contain.
 pub fn pairs(split: Split) -> Vec<(Shape, Color)> {
     let all = Shape::ALL.into_iter().flat_map(|shape| Color::ALL.map(|color| (shape, color)));
     all.filter(|&(shape, color)| split.allows(shape, color)).collect()
 }
 
-/// Independent random streams of one item, so that none depends on how much another drew.
+/// Random stream of an item; streams are independent of how much the others were used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
-    /// The scene itself.
+    /// The stream for the scene.
     Scene,
-    /// Its captions.
+    /// The stream for captions.
     Captions,
-    /// Its questions.
+    /// The stream for questions.
     Questions,
 }
 
-/// The generator for one stream of item `index`.
+/// The random number generator for one stream of item `index`.
 pub fn item_rng(split: Split, seed: u64, index: u64, stream: Stream) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -73,11 +73,10 @@ pub fn item_rng(split: Split, seed: u64, index: u64, stream: Stream) -> ChaCha8R
     ChaCha8Rng::from_seed(key)
 }
 
-/// The scene number `index` of `split` under `seed`, with a number of objects drawn evenly
-/// from `objects`.
+/// Scene `index` of `split` under `seed`; the number of objects is uniform over `objects`.
 ///
 /// # Panics
-/// If `objects` is empty or reaches outside `1..=4`.
+/// If `objects` is empty or not within `1..=4`.
 pub fn scene_at(split: Split, seed: u64, index: u64, objects: RangeInclusive<usize>) -> Scene {
     assert!(
         !objects.is_empty() && *objects.start() >= 1 && *objects.end() <= MAX_OBJECTS,
@@ -96,11 +95,11 @@ pub fn scene_at(split: Split, seed: u64, index: u64, objects: RangeInclusive<usi
 
 /// A random element.
 pub(super) fn pick<T: Copy>(from: &[T], rng: &mut ChaCha8Rng) -> T {
-    *from.choose(rng).expect("the callers pass lists with at least one element")
+    *from.choose(rng).expect("callers pass non-empty lists")
 }
 
-/// The next object's pair: often one that shares something with an earlier object, so that
-/// counts above one, and objects told apart by one attribute only, are common.
+/// The next object's (shape, colour) pair. It often shares an attribute with an earlier object, so
+/// that counts above one and objects that differ in only one attribute are common.
 fn next_kind(
     earlier: &[(Shape, Color)],
     allowed: &[(Shape, Color)],
@@ -119,7 +118,7 @@ fn next_kind(
     related.choose(rng).map_or_else(|| pick(allowed, rng), |pair| **pair)
 }
 
-/// Gives every kind a size and a place; shrinks one object at a time where all do not fit.
+/// Assigns sizes and places; if the objects do not fit, shrinks one at a time.
 fn place(kinds: &[(Shape, Color)], rng: &mut ChaCha8Rng) -> Vec<Object> {
     let mut sizes: Vec<Size> = kinds.iter().map(|_| pick(&Size::ALL, rng)).collect();
     loop {
@@ -129,11 +128,12 @@ fn place(kinds: &[(Shape, Color)], rng: &mut ChaCha8Rng) -> Vec<Object> {
             }
         }
         let largest = sizes.iter_mut().max().expect("a scene has at least one object");
-        // All small: they always fit in the end, so just try again.
+        // Small objects always fit after enough attempts.
         *largest = largest.smaller().unwrap_or(*largest);
     }
 }
 
+/// Places objects of the given sizes without overlap, if a few attempts succeed.
 fn try_place(
     kinds: &[(Shape, Color)],
     sizes: &[Size],
@@ -152,8 +152,8 @@ fn try_place(
     Some(objects)
 }
 
-/// Where centres of objects of `size` may lie on either axis: on the grid, inside the
-/// image, and never on the border between two thirds, so that every position has one name.
+/// Allowed centre coordinates for objects of `size` on either axis: on the grid, inside the image,
+/// and never on the boundary between two thirds, so that every position has one name.
 fn centers(size: Size) -> Vec<u8> {
     let half = size.extent() / 2;
     (0..UNITS)
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_stay_inside_and_apart() {
+    fn objects_stay_inside_the_image_and_apart() {
         for index in 0..2000 {
             let scene = scene_at(Split::Train, 3, index, 1..=4);
             for (i, object) in scene.objects.iter().enumerate() {
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn seed_split_and_index_all_change_the_scene() {
+    fn scenes_depend_on_seed_split_and_index() {
         let base = scene_at(Split::Train, 1, 5, 1..=4);
         assert_eq!(base, scene_at(Split::Train, 1, 5, 1..=4));
         assert_ne!(base, scene_at(Split::Train, 2, 5, 1..=4));

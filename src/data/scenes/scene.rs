@@ -1,22 +1,22 @@
-//! What a scene holds: objects of a shape, a colour and a size on a light background.
+//! Scene description: objects with shape, colour and size on a light background.
 //!
-//! Lengths are *units* of 1/64 of the image's edge, so that a scene is the same at every size.
+//! Lengths are in *units* of 1/64 of the image edge, so a scene does not depend on the image size.
 
 use serde::{Deserialize, Serialize};
 
-/// Units along each edge of the image; pixels, when it is rendered at 64x64.
+/// Units along each image edge; equal to pixels at 64x64.
 pub const UNITS: u8 = 64;
 
-/// Centres lie on a grid of this step: few alignments with a tokenizer's 8x8 patches.
+/// Grid step of object centres; few positions align with an image tokenizer's 8x8 patches.
 pub const GRID_STEP: u8 = 4;
 
-/// The least gap between the bounding boxes of two objects, in units.
+/// Minimum gap between the bounding boxes of two objects, in units.
 pub const MARGIN: u8 = 4;
 
-/// The largest number of objects in a scene.
+/// Maximum number of objects in a scene.
 pub const MAX_OBJECTS: usize = 4;
 
-/// The outline of an object.
+/// Shape of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
@@ -28,13 +28,13 @@ pub enum Shape {
     Triangle,
     /// A five-pointed star, one point up.
     Star,
-    /// A square on its corner.
+    /// A square standing on a corner.
     Diamond,
-    /// Two crossing bars, upright and level.
+    /// A vertical and a horizontal bar crossing.
     Cross,
-    /// A heart, point down.
+    /// A heart with its point down.
     Heart,
-    /// A disc with a round hole of half its diameter.
+    /// A disc with a concentric hole of half its diameter.
     Ring,
 }
 
@@ -80,10 +80,10 @@ impl Shape {
     }
 }
 
-/// The colour of an object; flat, and far from every other colour and background.
+/// Flat colour of an object, distinct from every other colour and background.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say all there is to say")]
+#[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum Color {
     Red,
     Green,
@@ -122,7 +122,7 @@ impl Color {
         }
     }
 
-    /// Red, green and blue, sRGB 0..=255. Any two colours lie at least 95 apart (Euclidean).
+    /// The colour as sRGB, 0..=255. The Euclidean distance between any two is at least 95.
     pub fn rgb(self) -> [u8; 3] {
         match self {
             Self::Red => [208, 20, 45],
@@ -137,7 +137,7 @@ impl Color {
     }
 }
 
-/// How large an object is.
+/// Size of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Size {
@@ -153,7 +153,7 @@ impl Size {
     /// Every size, smallest first.
     pub const ALL: [Self; 3] = [Self::Small, Self::Medium, Self::Large];
 
-    /// The adjective.
+    /// The size as an adjective.
     pub fn name(self) -> &'static str {
         match self {
             Self::Small => "small",
@@ -162,7 +162,7 @@ impl Size {
         }
     }
 
-    /// The edge of the bounding box, in units.
+    /// Edge length of the bounding box, in units.
     pub fn extent(self) -> u8 {
         match self {
             Self::Small => 14,
@@ -181,9 +181,9 @@ impl Size {
     }
 }
 
-/// The flat tint behind the objects.
+/// Flat background colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say all there is to say")]
+#[expect(missing_docs, reason = "the names are self-explanatory")]
 pub enum Background {
     #[serde(rename = "white")]
     White,
@@ -209,7 +209,7 @@ impl Background {
         }
     }
 
-    /// Red, green and blue, sRGB 0..=255; every channel at least 200.
+    /// The tint as sRGB, 0..=255; every channel is at least 200.
     pub fn rgb(self) -> [u8; 3] {
         match self {
             Self::White => [255, 255, 255],
@@ -220,30 +220,30 @@ impl Background {
     }
 }
 
-/// One object of a scene.
+/// Object of a scene.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Object {
-    /// Its outline.
+    /// Its shape.
     pub shape: Shape,
     /// Its colour.
     pub color: Color,
     /// Its size.
     pub size: Size,
-    /// The bounding box's centre from the left edge, in units.
+    /// Distance of its centre from the left image edge, in units.
     pub x: u8,
-    /// The bounding box's centre from the top edge, in units.
+    /// Distance of its centre from the top image edge, in units.
     pub y: u8,
 }
 
 impl Object {
-    /// The bounding box as left, top, right, bottom in units; right and bottom are exclusive.
+    /// The bounding box as left, top, right and bottom in units; right and bottom are exclusive.
     pub fn bounds(&self) -> [i16; 4] {
         let half = i16::from(self.size.extent() / 2);
         let (x, y) = (i16::from(self.x), i16::from(self.y));
         [x - half, y - half, x + half, y + half]
     }
 
-    /// Whether the bounding boxes are nearer to each other than `margin` units on both axes.
+    /// Whether the gap between the bounding boxes is below `margin` units on both axes.
     pub fn touches(&self, other: &Self, margin: u8) -> bool {
         let (a, b, margin) = (self.bounds(), other.bounds(), i16::from(margin));
         let near = |axis: usize| a[axis] < b[axis + 2] + margin && b[axis] < a[axis + 2] + margin;
@@ -251,10 +251,10 @@ impl Object {
     }
 }
 
-/// One scene: the ground truth of an image.
+/// A scene, the ground truth of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Scene {
-    /// The tint behind the objects.
+    /// The background colour.
     pub background: Background,
     /// One to four objects that do not overlap.
     pub objects: Vec<Object>,
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn colors_lie_far_from_each_other_and_from_the_backgrounds() {
+    fn colors_are_far_from_each_other_and_from_backgrounds() {
         for (i, a) in Color::ALL.iter().enumerate() {
             for b in &Color::ALL[i + 1..] {
                 assert!(distance(a.rgb(), b.rgb()) >= 95.0, "{a:?} {b:?}");
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn ground_truth_survives_json() {
+    fn scenes_survive_a_json_round_trip() {
         let object =
             Object { shape: Shape::Heart, color: Color::Pink, size: Size::Large, x: 20, y: 44 };
         let scene = Scene { background: Background::LightBlue, objects: vec![object] };

@@ -1,44 +1,44 @@
-//! Whether an image shows what a caption says.
+//! Checkable claims of captions, which score generated images.
 
 use super::describe::{CLEAR_DISPLACEMENT, Kind, Place, Relation};
 use super::detector::Detected;
 use super::scene::Object;
 use serde::{Deserialize, Serialize};
 
-/// One checkable statement of a caption.
+/// Checkable claim of a caption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "claim", rename_all = "kebab-case")]
 pub enum Claim {
-    /// Some object is of this kind and, if a place is given, has its centre there.
+    /// Some object matches `kind` and, if a place is given, has its centre there.
     HasObject {
-        /// What the object looks like.
+        /// Description of the object.
         kind: Kind,
-        /// Where it lies.
+        /// Where its centre is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         place: Option<Place>,
     },
-    /// Exactly `count` objects are of this kind.
+    /// Exactly `count` objects match `kind`.
     Count {
-        /// What the objects look like.
+        /// Description of the objects.
         kind: Kind,
-        /// How many there are.
+        /// Their number.
         count: usize,
     },
-    /// Some object of the first kind lies so to another one of the second kind.
+    /// Some object that matches `first` is in this relation to one that matches `second`.
     Relation {
-        /// What the object in question looks like.
+        /// Description of the first object.
         first: Kind,
-        /// How it lies.
+        /// Direction of the first object from the second.
         relation: Relation,
-        /// What the object looks like from which the relation is seen.
+        /// Description of the second object.
         second: Kind,
     },
 }
 
 impl Claim {
-    /// Whether the claim holds of an image with these objects. A relation needs half the
-    /// displacement at which captions state one: where the centres of a generated image
-    /// fall is not exact, but the direction has to be clear.
+    /// Whether the claim holds for an image with these objects. A relation requires half the
+    /// displacement at which captions state it: the centres of generated objects are inexact, but
+    /// the direction must be clear.
     pub fn holds(&self, objects: &[Object]) -> bool {
         match self {
             Self::HasObject { kind, place } => objects.iter().any(|object| {
@@ -52,7 +52,7 @@ impl Claim {
         }
     }
 
-    /// Whether the claim holds of what the detector found.
+    /// Whether the claim holds for the detected objects.
     pub fn satisfied(&self, found: &[Detected]) -> bool {
         let objects: Vec<_> = found.iter().map(|found| found.object).collect();
         self.holds(&objects)
@@ -71,7 +71,7 @@ mod tests {
         Object { shape: Shape::Star, color: Color::Blue, size: Size::Large, x: 44, y: 32 };
 
     #[test]
-    fn objects_count_only_in_their_place() {
+    fn claims_with_a_place_hold_only_there() {
         let at = |row| Claim::HasObject {
             kind: Kind::pair(&CIRCLE),
             place: Some(Place { column: Some(Column::Left), row: Some(row) }),
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn relations_need_direction_and_both_objects() {
+    fn relations_need_both_objects_and_the_right_direction() {
         let (first, second) = (Kind::pair(&CIRCLE), Kind::pair(&STAR));
         let claim = |relation| Claim::Relation { first, relation, second };
         assert!(claim(Relation::LeftOf).holds(&[STAR, CIRCLE]));

@@ -1,28 +1,28 @@
-//! Ideal masks of the shapes, crisp and soft, to hold an image's masks against.
+//! Ideal masks of the shapes, sharp and blurred, for template matching.
 
 use super::masks::EDGE;
 use super::render::coverage;
 use super::scene::Shape;
 
-/// Passes of a 3x3 binomial filter: crisp, and blurred by a standard deviation of 1 and 1.4
-/// pixels, as reconstructions are.
+/// Passes of a 3x3 binomial filter: none, and blurs with a standard deviation of 1 and 1.4 pixels,
+/// like those of reconstructed images.
 const SOFTNESSES: [usize; 3] = [0, 2, 4];
 
-/// A square mask of a shape, row-major, 0 outside to 1 inside.
+/// Square mask of a shape, row-major, from 0 outside to 1 inside.
 #[derive(Clone, Debug)]
 pub(super) struct Template {
-    /// What the mask shows.
+    /// The shape of the mask.
     pub(super) shape: Shape,
-    /// The edge of the shape's box in pixels.
+    /// Edge length of the shape's bounding box in pixels.
     pub(super) extent: usize,
     mask: Vec<f32>,
-    /// Pixels along each edge: the extent and twice the padding.
+    /// Edge length of the mask in pixels: the extent plus twice the padding.
     edge: usize,
     padding: usize,
     area: f32,
 }
 
-/// The templates of all shapes at all softnesses for one extent in pixels.
+/// The templates of all shapes and softnesses for one extent in pixels.
 pub(super) fn templates(extent: usize) -> Vec<Template> {
     let all = SOFTNESSES.into_iter().flat_map(|soft| Shape::ALL.map(|shape| (shape, soft)));
     all.map(|(shape, soft)| Template::new(shape, extent, soft)).collect()
@@ -42,8 +42,8 @@ impl Template {
         Self { shape, extent, mask, edge, padding: softness, area }
     }
 
-    /// The soft intersection over union with a mask of [`EDGE`] by [`EDGE`] pixels whose sum
-    /// is `area`, when the shape's box starts at (`left`, `top`).
+    /// The soft intersection over union with a mask of [`EDGE`] by [`EDGE`] pixels and sum `area`,
+    /// with the shape's bounding box at (`left`, `top`).
     pub(super) fn overlap(&self, mask: &[f32], area: f32, left: i32, top: i32) -> f32 {
         let (edge, padding) = (EDGE as i32, self.padding as i32);
         let (left, top) = (left - padding, top - padding);
@@ -60,7 +60,7 @@ impl Template {
     }
 }
 
-/// One pass of the filter (1, 2, 1) / 4 along the rows of a square mask, and its transpose.
+/// A square mask filtered along its rows with (1, 2, 1) / 4 and transposed.
 fn transposed_blur(mask: &[f32], edge: usize) -> Vec<f32> {
     let at = |x: usize, y: usize| if x < edge { mask[y * edge + x] } else { 0.0 };
     let filter = |i: usize| {
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_template_overlaps_itself_fully_and_others_less() {
+    fn a_template_overlaps_itself_fully_and_others_partly() {
         for template in templates(20) {
             let mut mask = vec![0.0; EDGE * EDGE];
             for (y, row) in template.mask.chunks_exact(template.edge).enumerate() {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn templates_may_reach_beyond_the_canvas() {
+    fn templates_may_extend_beyond_the_mask() {
         let mask = vec![1.0; EDGE * EDGE];
         for template in templates(28) {
             for (left, top) in [(-40, 3), (-9, -9), (50, 50), (90, 3), (3, -90)] {
