@@ -76,8 +76,8 @@ impl From<AnswerArg> for Answering {
 pub struct CaptioningArgs {
     #[command(flatten)]
     pub(super) common: EvalArgs,
-    /// Also score with the official METEOR and SPICE: a folder with meteor-1.5.jar, spice-1.0.jar or
-    /// stanford-corenlp-3.4.1.jar
+    /// Also use the official programs in this folder: any of meteor-1.5.jar, spice-1.0.jar and, as
+    /// tokenizer, stanford-corenlp-3.4.1.jar
     #[arg(long, value_name = "DIR")]
     pub(super) official: Option<PathBuf>,
     /// Data set for few-shot examples

@@ -20,7 +20,7 @@ use super::session::Session;
 /// Subcommands of `calumma eval`.
 #[derive(Subcommand)]
 pub enum EvalVerb {
-    /// Measure the mean loss per token of documents, by modality
+    /// Measure the mean loss per token by modality, on a data set or the validation sets of a recipe
     Loss(LossArgs),
     /// Score answers to questions about images: exact match by question type
     Vqa(VqaArgs),
