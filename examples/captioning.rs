@@ -4,8 +4,8 @@
 //! cargo run --release --example captioning -- [CHECKPOINT [IMAGE...]]
 //! ```
 //!
-//! The checkpoint is `checkpoints/demo` unless another is named. Without an image a scene is made
-//! on the spot, and its own caption is printed beside the model's.
+//! The default checkpoint is `checkpoints/demo`. Without an image, a scene is generated and its true
+//! caption is printed after the model's.
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
 use std::path::PathBuf;

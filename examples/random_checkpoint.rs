@@ -1,5 +1,5 @@
-//! Makes a checkpoint of random weights in Chameleon's real shape, with as few layers as asked for: to
-//! measure loading, memory and speed without anybody's weights.
+//! Makes a checkpoint with random weights in the shape of Chameleon, with any number of layers, to measure
+//! loading, memory and speed without the released weights.
 //!
 //! ```text
 //! cargo run --release --example random_checkpoint -- DEST [--shape 7b|30b] [--layers 4]
@@ -7,8 +7,8 @@
 //! calumma bench DEST --precision bf16
 //! ```
 //!
-//! The vocabulary has the release's sizes (65,536 ids, 8,192 of them codes), the image tokenizer its
-//! shape (512 pixels, 1,024 codes) in f32; a 7B shape with 4 layers in bf16 takes 3.0 GB of disk.
+//! The vocabulary has the size of the release (65,536 ids, 8,192 of them codes); so has the image
+//! tokenizer (512 pixels, 1,024 codes), in f32. A 7B shape with 4 layers in bf16 takes 3.0 GB of disk space.
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
 use std::path::PathBuf;
@@ -27,14 +27,18 @@ use vq_tokenizer::{VqConfig, VqTokenizer};
 
 #[derive(Parser)]
 struct Args {
-    /// The directory to make
+    /// Directory to create
     dest: PathBuf,
+    /// Sizes of the layers
     #[arg(long, value_enum, default_value_t = Shape::SevenB)]
     shape: Shape,
+    /// Number of layers
     #[arg(long, default_value_t = 4)]
     layers: usize,
+    /// Number format of the language model
     #[arg(long, value_enum, default_value_t = Dtype::Bf16)]
     dtype: Dtype,
+    /// Random seed
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -114,8 +118,8 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The value that 16 random bits stand for: uniform, of mean 0 (of norms 1) and a given deviation,
-/// cut to the upper half of an f32, which is a bfloat16.
+/// Tables from 16 random bits to weights in bfloat16: uniform with a given standard deviation and mean 0,
+/// for norms 1.
 struct Values {
     weights: Vec<u16>,
     norms: Vec<u16>,

@@ -4,17 +4,17 @@
 //! cargo run --release --example vqa_eval -- [CHECKPOINT [QUESTIONS.parquet]]
 //! ```
 //!
-//! The Parquet file needs the columns `image`, `question` and `answer`. Without one, scenes are made
-//! on the spot. The checkpoint is `checkpoints/demo` unless another is named. An answer counts when
-//! it equals the right one after the VQA normalisation; beside each share stands what the most
-//! frequent answer of that type would score without a look at the image.
+//! The Parquet file needs the columns `image`, `question` and `answer`; without one, scenes are generated.
+//! The default checkpoint is `checkpoints/demo`. An answer is correct if it equals the expected one after
+//! the VQA normalisation. The baseline, in the column `majority`, always gives the most frequent answer
+//! of the question type.
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
 use calumma::device::DeviceSpec;
 use calumma::eval::{Extent, Majority, vqa};
 use calumma::pipeline::Pipeline;
 
-/// Questions asked at most; the first of the set.
+/// Most questions to ask, from the start of the data set.
 const QUESTIONS: usize = 400;
 
 fn main() -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all, and files of JSON.
+//! Atomic file writes, JSON files and PNG files.
 
 use std::fs::File;
 use std::io::{Cursor, Write};
@@ -10,11 +10,12 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
-/// Writes `bytes` to `path`, making its folder if need be: beside it first, synced, then renamed. An
-/// older file is replaced; after an error it is untouched and nothing else is left behind.
+/// Writes `bytes` to `path` atomically: to a scratch file next to it, synced, then renamed. Creates the
+/// directory and replaces an existing file; on error the existing file is untouched and no scratch file
+/// remains.
 ///
 /// # Errors
-/// [`Error::File`] when `path` is a directory; [`Error::Io`] when it cannot be written.
+/// [`Error::File`] if `path` is a directory; [`Error::Io`] if it cannot be written.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     if path.is_dir() {
         return Err(Error::file(path, "is a directory; expected the path of a file"));
@@ -27,25 +28,26 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(&scratch, path));
     written.map_err(|error| {
-        // The first error is the one to tell.
+        // Report the first error, not that of the clean-up.
         let _ = std::fs::remove_file(&scratch);
         Error::io(path)(error)
     })
 }
 
-/// `image` as the PNG of the file at `path`, which is not written.
+/// `image` encoded as PNG; `path` is only named in errors.
 ///
 /// # Errors
-/// [`Error::File`] when it has no pixels.
+/// [`Error::File`] if the image has no pixels.
 pub(crate) fn png(path: &Path, image: &RgbImage) -> Result<Vec<u8>> {
     let mut png = Cursor::new(Vec::new());
     image
         .write_to(&mut png, ImageFormat::Png)
-        .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
+        .map_err(Error::because("cannot be encoded as PNG"))
+        .map_err(Error::in_file(path))?;
     Ok(png.into_inner())
 }
 
-/// Writes `image` to the file at `path` as a PNG, as [`write_atomic`] does.
+/// Writes `image` to `path` as PNG, atomically.
 ///
 /// # Errors
 /// Those of [`png`] and [`write_atomic`].
@@ -53,30 +55,30 @@ pub(crate) fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
     write_atomic(path, &png(path, image)?)
 }
 
-/// Writes `value` to the file at `path` as indented JSON.
+/// Writes `value` to `path` as indented JSON, not atomically.
 ///
 /// # Errors
-/// [`Error::File`] when it has no form in JSON; [`Error::Io`].
+/// [`Error::File`] if it cannot be expressed in JSON; [`Error::Io`] if the file cannot be written.
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::file(path, e.to_string()))?;
+    let text = serde_json::to_string_pretty(value).map_err(Error::in_file(path))?;
     std::fs::write(path, text + "\n").map_err(Error::io(path))
 }
 
 /// The value in the JSON file at `path`.
 ///
 /// # Errors
-/// Those of the file; when it is no JSON or of another form.
+/// [`Error::Io`] if the file cannot be read; [`Error::File`] if it is not JSON or of another type.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string()))
+    serde_json::from_str(&text).map_err(Error::in_file(path))
 }
 
-/// `bytes` in hexadecimal digits.
+/// `bytes` as lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Bytes that may still be written where `dir` lies; `None` where the system does not say.
+/// Free bytes in the file system of `dir`; `None` if the system does not report them.
 pub(crate) fn free_bytes(dir: &Path) -> Option<u64> {
     #[cfg(unix)]
     {
@@ -90,7 +92,7 @@ pub(crate) fn free_bytes(dir: &Path) -> Option<u64> {
     }
 }
 
-/// Where `path` is prepared: its neighbour of the same name with `.tmp`.
+/// The scratch file of `path`: the same name with `.tmp` appended.
 pub(crate) fn scratch(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".tmp");
@@ -103,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_whole_and_a_failure_leaves_nothing() {
+    fn writes_replace_files_and_failures_leave_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/file.json");
         write_atomic(&path, b"one").unwrap();
@@ -111,6 +113,7 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert!(write_atomic(&dir.path().join("new/"), b"three").is_err());
         assert!(write_atomic(&path.join("below"), b"four").is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert_eq!(std::fs::read_dir(dir.path().join("new")).unwrap().count(), 1);
     }

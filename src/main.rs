@@ -1,4 +1,4 @@
-//! The `calumma` program: reads the command line, does one verb, answers with an exit code.
+//! The `calumma` program: parses the command line, runs one verb and returns its exit code.
 
 mod cli;
 

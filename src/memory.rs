@@ -1,18 +1,18 @@
-//! How much memory this process holds, where the system tells.
+//! Resident memory of this process.
 //!
-//! Linux tells in `/proc/self/status`, see proc_pid_status(5); elsewhere there is no answer.
+//! Read from `/proc/self/status` on Linux, see proc_pid_status(5); `None` on other systems.
 
-/// The resident set at this moment, in bytes.
+/// The current resident set size in bytes.
 pub fn resident() -> Option<u64> {
     status("VmRSS:")
 }
 
-/// The largest resident set since the process began, in bytes.
+/// The peak resident set size in bytes.
 pub fn peak_resident() -> Option<u64> {
     status("VmHWM:")
 }
 
-/// The field `name`, which the kernel gives in KiB, in bytes.
+/// The field `name` in bytes; the kernel reports KiB.
 fn status(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find(|line| line.starts_with(name))?;
@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_peak_is_no_less_than_what_is_held() {
+    fn the_peak_is_at_least_the_current_size() {
         let now = resident();
         assert!(now > Some(1 << 20));
         assert!(peak_resident() >= now);

@@ -1,7 +1,7 @@
-//! Sheets: images with their texts in rows, on one image that a person can look through.
+//! Sheets: a grid of images with texts on one image, for people to look through.
 //!
-//! Pure layout: nothing is read or written. Texts are set in font8x8, an 8x8 bitmap font that is
-//! compiled in, so that a sheet needs no font file.
+//! Pure layout, without file access. Texts are set in font8x8, an 8x8 bitmap font that is compiled in, so
+//! that a sheet needs no font file.
 //!
 //! ```
 //! use calumma::sheet::{Cell, Layout, Section, Tone, sheet};
@@ -17,24 +17,24 @@ use font8x8::{BASIC_FONTS, LATIN_FONTS};
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 
-/// Edge of a glyph before scaling, in pixels.
+/// Width and height of a glyph before scaling, in pixels.
 const GLYPH: u32 = 8;
-/// Pixels between lines of text before scaling.
+/// Space between lines of text before scaling, in pixels.
 const LEADING: u32 = 3;
-/// What stands for a character that the font lacks.
+/// Replacement for characters that the font lacks.
 const UNKNOWN: char = '?';
-/// The sheet's background.
+/// Colour of the background.
 const PAPER: Rgb<u8> = Rgb([250, 250, 247]);
-/// The line under a heading.
+/// Colour of the line under a heading.
 const RULE: Rgb<u8> = Rgb([200, 200, 192]);
 
-/// How a text is meant, shown by its colour.
+/// The meaning of a text, shown by its colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tone {
     /// Near black.
     #[default]
     Plain,
-    /// Grey, for what is beside the point.
+    /// Grey, for secondary text.
     Muted,
     /// Green.
     Right,
@@ -43,7 +43,7 @@ pub enum Tone {
 }
 
 impl Tone {
-    fn ink(self) -> Rgb<u8> {
+    fn colour(self) -> Rgb<u8> {
         match self {
             Self::Plain => Rgb([24, 24, 28]),
             Self::Muted => Rgb([120, 120, 124]),
@@ -53,22 +53,22 @@ impl Tone {
     }
 }
 
-/// An image and the texts below it.
+/// An image with texts below it.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// The image, of any size; it is scaled to the layout's width.
+    /// The image, of any size; it is scaled to the width of the layout.
     pub image: RgbImage,
-    /// Texts from top to bottom; each begins a line and is wrapped.
+    /// Texts from top to bottom; each starts a new line and is wrapped.
     pub notes: Vec<(Tone, String)>,
 }
 
 impl Cell {
-    /// An image without text.
+    /// A cell without text.
     pub fn new(image: RgbImage) -> Self {
         Self { image, notes: Vec::new() }
     }
 
-    /// The same with one more text below the others.
+    /// The cell with one more text at the bottom.
     #[must_use]
     pub fn note(mut self, tone: Tone, text: impl Into<String>) -> Self {
         self.notes.push((tone, text.into()));
@@ -79,35 +79,35 @@ impl Cell {
 /// Cells under a heading.
 #[derive(Clone, Debug)]
 pub struct Section {
-    /// The heading; none when empty.
+    /// The heading; empty for none.
     pub heading: String,
     /// The cells, row by row.
     pub cells: Vec<Cell>,
 }
 
-/// Sizes of a sheet, in pixels where nothing else is said.
+/// Sizes of a sheet, in pixels unless stated otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Cells in a row, at least 1.
+    /// Cells per row, at least 1.
     pub columns: u32,
     /// Width of every image, at least 8.
     pub image: u32,
-    /// Factor on the font's 8x8 glyphs, at least 1.
+    /// Scale factor of the 8x8 glyphs, at least 1.
     pub text_scale: u32,
-    /// Space around cells.
+    /// Space between cells and around the sheet.
     pub gap: u32,
 }
 
 impl Default for Layout {
-    /// Four images of 256 pixels in a row, text of 16.
+    /// Four images of 256 pixels per row, glyphs of 16 pixels.
     fn default() -> Self {
         Self { columns: 4, image: 256, text_scale: 2, gap: 12 }
     }
 }
 
 impl Layout {
-    /// Values that can be drawn with.
-    fn sane(self) -> Self {
+    /// The layout with its values clamped to what can be drawn.
+    fn clamped(self) -> Self {
         Self {
             columns: self.columns.max(1),
             image: self.image.max(GLYPH),
@@ -124,24 +124,24 @@ impl Layout {
         self.text_scale * (GLYPH + LEADING)
     }
 
-    /// Characters that fit below an image.
+    /// Characters that fit the width of an image.
     fn chars(self) -> usize {
         (self.image / (self.text_scale * GLYPH)) as usize
     }
 
-    /// Height of a heading with its rule.
+    /// Height of a heading with the line under it.
     fn heading_height(self) -> u32 {
         self.line_height() + self.gap
     }
 }
 
-/// A cell with its image scaled and its text in lines.
-struct Set {
+/// A cell with its image scaled and its text wrapped.
+struct LaidOut {
     image: RgbImage,
     lines: Vec<(Tone, String)>,
 }
 
-impl Set {
+impl LaidOut {
     fn new(cell: &Cell, layout: Layout) -> Self {
         let wrapped = |(tone, text): &(Tone, String)| {
             wrap(text, layout.chars()).into_iter().map(|line| (*tone, line)).collect::<Vec<_>>()
@@ -158,46 +158,47 @@ impl Set {
     }
 }
 
-/// The sheet of all `sections`, one below the other.
+/// Draws `sections` below each other on a sheet.
 pub fn sheet(sections: &[Section], layout: &Layout) -> RgbImage {
-    let layout = layout.sane();
-    let set: Vec<(&str, Vec<Set>)> = sections
+    let layout = layout.clamped();
+    let laid_out: Vec<(&str, Vec<LaidOut>)> = sections
         .iter()
         .map(|section| {
-            let cells = section.cells.iter().map(|cell| Set::new(cell, layout)).collect();
+            let cells = section.cells.iter().map(|cell| LaidOut::new(cell, layout)).collect();
             (section.heading.as_str(), cells)
         })
         .collect();
     let height: u32 =
-        set.iter().map(|(heading, cells)| section_height(heading, cells, layout)).sum();
+        laid_out.iter().map(|(heading, cells)| section_height(heading, cells, layout)).sum();
     let mut page = RgbImage::from_pixel(layout.width(), height + layout.gap, PAPER);
     let mut top = layout.gap;
-    for (heading, cells) in &set {
+    for (heading, cells) in &laid_out {
         top = draw_section(&mut page, heading, cells, top, layout);
     }
     page
 }
 
-fn rows(cells: &[Set], layout: Layout) -> impl Iterator<Item = (&[Set], u32)> {
-    let height = move |row: &[Set]| row.iter().map(|cell| cell.height(layout)).max().unwrap_or(0);
+fn rows(cells: &[LaidOut], layout: Layout) -> impl Iterator<Item = (&[LaidOut], u32)> {
+    let height =
+        move |row: &[LaidOut]| row.iter().map(|cell| cell.height(layout)).max().unwrap_or(0);
     cells.chunks(layout.columns as usize).map(move |row| (row, height(row)))
 }
 
-fn section_height(heading: &str, cells: &[Set], layout: Layout) -> u32 {
+fn section_height(heading: &str, cells: &[LaidOut], layout: Layout) -> u32 {
     let heading = if heading.is_empty() { 0 } else { layout.heading_height() };
     heading + rows(cells, layout).map(|(_, height)| height + layout.gap).sum::<u32>()
 }
 
-/// Returns where the next section begins.
+/// Draws a section at `top`; returns the top of the next one.
 fn draw_section(
     page: &mut RgbImage,
     heading: &str,
-    cells: &[Set],
+    cells: &[LaidOut],
     mut top: u32,
     layout: Layout,
 ) -> u32 {
     if !heading.is_empty() {
-        draw_text(page, heading, (layout.gap, top), layout.text_scale, Tone::Plain.ink());
+        draw_text(page, heading, (layout.gap, top), layout.text_scale, Tone::Plain.colour());
         let rule = top + layout.line_height() - layout.text_scale;
         (layout.gap..layout.width() - layout.gap).for_each(|x| put(page, x, rule, RULE));
         top += layout.heading_height();
@@ -209,7 +210,7 @@ fn draw_section(
             let text_top = top + cell.image.height() + layout.gap / 2;
             for (index, (tone, line)) in (0u32..).zip(&cell.lines) {
                 let y = text_top + index * layout.line_height();
-                draw_text(page, line, (left, y), layout.text_scale, tone.ink());
+                draw_text(page, line, (left, y), layout.text_scale, tone.colour());
             }
         }
         top += height + layout.gap;
@@ -217,7 +218,7 @@ fn draw_section(
     top
 }
 
-/// `image` at `width` pixels across; whole multiples keep hard pixels.
+/// `image` scaled to `width`; integer factors keep pixels sharp.
 fn scaled(image: &RgbImage, width: u32) -> RgbImage {
     let (from, height) = image.dimensions();
     if from == 0 || height == 0 {
@@ -230,34 +231,40 @@ fn scaled(image: &RgbImage, width: u32) -> RgbImage {
     imageops::resize(image, width, height, filter)
 }
 
-fn put(page: &mut RgbImage, x: u32, y: u32, ink: Rgb<u8>) {
+fn put(page: &mut RgbImage, x: u32, y: u32, colour: Rgb<u8>) {
     if let Some(pixel) = page.get_pixel_mut_checked(x, y) {
-        *pixel = ink;
+        *pixel = colour;
     }
 }
 
-/// One line of text with its upper left corner at `(left, top)`; what leaves the page is cut off.
-fn draw_text(page: &mut RgbImage, text: &str, (left, top): (u32, u32), scale: u32, ink: Rgb<u8>) {
+/// Draws a line of text with its upper left corner at `(left, top)`, clipped to the page.
+fn draw_text(
+    page: &mut RgbImage,
+    text: &str,
+    (left, top): (u32, u32),
+    scale: u32,
+    colour: Rgb<u8>,
+) {
     for (index, character) in (0u32..).zip(text.chars()) {
         let glyph = glyph(character);
         for (row, bits) in (0u32..).zip(glyph) {
             for column in (0..GLYPH).filter(|column| bits >> column & 1 == 1) {
                 let (x, y) = (left + scale * (GLYPH * index + column), top + scale * row);
                 for (dx, dy) in (0..scale).flat_map(|dx| (0..scale).map(move |dy| (dx, dy))) {
-                    put(page, x + dx, y + dy, ink);
+                    put(page, x + dx, y + dy, colour);
                 }
             }
         }
     }
 }
 
-/// Eight rows of eight pixels, the lowest bit on the left.
+/// Eight rows of eight pixels; the lowest bit is the leftmost pixel.
 fn glyph(character: char) -> [u8; 8] {
     let known = |character| BASIC_FONTS.get(character).or_else(|| LATIN_FONTS.get(character));
     known(character).or_else(|| known(UNKNOWN)).unwrap_or([0xff; 8])
 }
 
-/// Breaks `text` into lines of `width` characters at most, at blanks where there are any.
+/// Breaks `text` into lines of at most `width` characters: at whitespace, or within words longer than a line.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
@@ -289,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_wrapped_at_blanks_and_long_words_are_cut() {
+    fn text_is_wrapped_at_whitespace_and_long_words_are_split() {
         assert_eq!(wrap("a red circle above", 9), ["a red", "circle", "above"]);
         assert_eq!(wrap("abcdefghij kl", 4), ["abcd", "efgh", "ij", "kl"]);
         assert!(wrap("  ", 4).is_empty());
@@ -299,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_holds_every_row() {
+    fn every_row_of_cells_is_drawn() {
         let cell = |side| Cell::new(RgbImage::from_pixel(side, side, Rgb([1, 2, 3])));
         let section = Section { heading: String::new(), cells: vec![cell(16); 5] };
         let layout = Layout { columns: 2, image: 32, text_scale: 1, gap: 4 };
@@ -310,16 +317,16 @@ mod tests {
     }
 
     #[test]
-    fn text_leaves_ink_of_its_tone() {
+    fn text_is_drawn_in_the_colour_of_its_tone() {
         let cell = Cell::new(RgbImage::new(8, 8)).note(Tone::Right, "yes \u{e9} \u{4e2d}");
         let section = Section { heading: "answers".into(), cells: vec![cell] };
         let page = sheet(&[section], &Layout { columns: 1, ..Layout::default() });
-        assert!(page.pixels().any(|pixel| *pixel == Tone::Right.ink()));
-        assert!(page.pixels().any(|pixel| *pixel == Tone::Plain.ink()));
+        assert!(page.pixels().any(|pixel| *pixel == Tone::Right.colour()));
+        assert!(page.pixels().any(|pixel| *pixel == Tone::Plain.colour()));
     }
 
     #[test]
-    fn empty_input_and_extreme_layouts_are_drawn() {
+    fn empty_input_and_zero_sizes_are_accepted() {
         let layout = Layout { columns: 0, image: 0, text_scale: 0, gap: 0 };
         let cells = vec![Cell::new(RgbImage::new(0, 3)).note(Tone::Plain, "word")];
         let page = sheet(&[Section { heading: "h".into(), cells }], &layout);

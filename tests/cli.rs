@@ -1,4 +1,4 @@
-//! The program from outside: what it prints, what it writes, and how it fails.
+//! The program as users run it: its output, its files and its errors.
 
 mod docs;
 mod errors;
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::common::tiny_checkpoint;
 
-/// A checkpoint that all tests read and none changes.
+/// A checkpoint that all tests share and none modifies.
 static TINY: LazyLock<PathBuf> = LazyLock::new(|| {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tiny-checkpoint");
     if dir.exists() {
@@ -31,7 +31,7 @@ fn tiny() -> &'static str {
     text(&TINY)
 }
 
-/// What a run of the program came to.
+/// Exit code and output of a run of the program.
 struct Outcome {
     code: i32,
     stdout: String,
@@ -46,7 +46,7 @@ impl Outcome {
         self.stdout.lines().map(parse).collect()
     }
 
-    /// Asserts a failure with one message that holds all of `parts`, and nothing on stdout.
+    /// Asserts a failure with `code`, one message that contains all of `parts`, and nothing on stdout.
     fn fails(&self, code: i32, parts: &[&str]) {
         assert_eq!(self.code, code, "{}", self.stderr);
         assert_eq!(self.stdout, "");
@@ -76,7 +76,7 @@ fn calumma_in(dir: &Path, args: &[&str]) -> Outcome {
     }
 }
 
-/// An image file of flat colours.
+/// Writes an image, one half red and one half blue.
 fn image(dir: &Path, name: &str) -> PathBuf {
     let path = dir.join(name);
     RgbImage::from_fn(40, 32, |x, _| Rgb(if x < 20 { [200, 30, 30] } else { [30, 30, 200] }))

@@ -1,4 +1,4 @@
-//! What a run tells: the log, TensorBoard's files, the page.
+//! Reports of a run: the log, TensorBoard's files and the HTML page.
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ fn lines(dir: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn told(lines: &[Value]) -> Vec<(u64, &str)> {
+fn steps_and_kinds(lines: &[Value]) -> Vec<(u64, &str)> {
     lines.iter().map(|l| (l["step"].as_u64().unwrap(), l["kind"].as_str().unwrap())).collect()
 }
 
@@ -66,17 +66,17 @@ fn a_rewound_run_drops_later_lines_and_keeps_events() {
         (2, "event"),
         (3, "train"),
     ];
-    assert_eq!(told(&lines), expected);
+    assert_eq!(steps_and_kinds(&lines), expected);
     let elapsed: Vec<f64> = lines.iter().map(|l| l["elapsed_s"].as_f64().unwrap()).collect();
     assert!(elapsed.is_sorted(), "{elapsed:?}");
-    // The image of step 4 is on disk and of a step that the run has not reached again.
+    // The image of step 4 is on disk, but the run has not reached that step again.
     let steps: Vec<u64> =
         RunRecord::read(dir.path()).unwrap().evaluations.iter().map(|e| e.step).collect();
     assert_eq!(steps, [2]);
 }
 
 #[test]
-fn a_resumed_run_goes_on_with_its_clock_and_drops_what_it_repeats() {
+fn a_resumed_run_continues_its_clock_and_drops_repeated_steps() {
     let dir = tempfile::tempdir().unwrap();
     let log = r#"{"step":1,"kind":"train","elapsed_s":100.5,"loss":0.30000000000000004}
 {"step":2,"kind":"train","elapsed_s":200.0,"loss":1}
@@ -86,28 +86,28 @@ fn a_resumed_run_goes_on_with_its_clock_and_drops_what_it_repeats() {
     let mut reporter = reporter(dir.path(), 2);
     reporter.metrics(3, "train", &loss(0.5)).unwrap();
     let lines = lines(dir.path());
-    assert_eq!(told(&lines), [(1, "train"), (2, "train"), (3, "train")]);
+    assert_eq!(steps_and_kinds(&lines), [(1, "train"), (2, "train"), (3, "train")]);
     assert!((200.0..260.0).contains(&lines[2]["elapsed_s"].as_f64().unwrap()));
     let text = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
-    assert!(text.starts_with(log.lines().next().unwrap()), "kept lines are kept as they are");
+    assert!(text.starts_with(log.lines().next().unwrap()), "kept lines are unchanged");
     if cfg!(target_os = "linux") {
         assert!(lines[2]["memory_bytes"].as_u64().unwrap() > 1 << 20);
     }
 }
 
 #[test]
-fn a_log_cut_off_within_a_character_is_read() {
+fn a_log_truncated_within_a_character_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let log = b"{\"step\":1,\"kind\":\"eval\",\"psnr\":7.5}\n{\"step\":2,\"kind\":\"event\",\"text\":\"\xc3";
     std::fs::write(dir.path().join("metrics.jsonl"), log).unwrap();
     let record = RunRecord::read(dir.path()).unwrap();
     assert_eq!((record.step, record.events.len()), (1, 0));
     reporter(dir.path(), 1);
-    assert_eq!(told(&lines(dir.path())), [(1, "eval")]);
+    assert_eq!(steps_and_kinds(&lines(dir.path())), [(1, "eval")]);
 }
 
 #[test]
-fn the_page_holds_all_that_was_told_and_no_markup_of_others() {
+fn the_page_contains_everything_reported_and_escapes_markup() {
     let dir = tempfile::tempdir().unwrap();
     let run_dir = dir.path().join("a <script>alert(1)</script>".replace('/', "|"));
     let mut reporter = run(&run_dir);
@@ -143,7 +143,7 @@ fn the_page_holds_all_that_was_told_and_no_markup_of_others() {
 }
 
 #[test]
-fn a_report_that_cannot_be_written_ends_no_run() {
+fn a_failing_report_does_not_end_the_run() {
     let dir = tempfile::tempdir().unwrap();
     let reporter = run(dir.path());
     std::fs::write(dir.path().join("environment.json"), "{").unwrap();
@@ -159,7 +159,7 @@ fn an_empty_run_has_a_page() {
 }
 
 #[test]
-fn tensorboard_files_hold_what_was_told_and_purge_what_is_repeated() {
+fn tensorboard_files_contain_everything_reported_and_purge_repeated_steps() {
     let dir = tempfile::tempdir().unwrap();
     let mut reporter = run(dir.path());
     reporter.rewind(2).unwrap();
@@ -212,7 +212,7 @@ fn event_files(run: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The records of a file, after their checksums.
+/// The events of a file, after checking their checksums.
 fn events(path: &Path) -> Vec<Message> {
     let bytes = std::fs::read(path).unwrap();
     let (mut rest, mut events) = (&bytes[..], Vec::new());
@@ -228,7 +228,7 @@ fn events(path: &Path) -> Vec<Message> {
     events
 }
 
-/// Bit by bit, with the reversed polynomial.
+/// The masked CRC-32C, bit by bit with the reflected polynomial.
 fn masked_crc32c(bytes: &[u8]) -> u32 {
     let mut crc = !0u32;
     for byte in bytes {
@@ -241,7 +241,7 @@ fn masked_crc32c(bytes: &[u8]) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// A protocol buffer: fields with their bytes.
+/// A protocol buffer: field numbers with their bytes.
 struct Message(Vec<(u64, Vec<u8>)>);
 
 impl Message {

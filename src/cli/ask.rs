@@ -10,14 +10,14 @@ use super::sampling::SamplingArgs;
 use super::session::{Session, name};
 use super::{images, open};
 
-/// An image and a question.
+/// Arguments of `ask`.
 #[derive(Args)]
 pub struct AskArgs {
-    /// A checkpoint's directory
+    /// Checkpoint directory
     checkpoint: PathBuf,
-    /// A PNG, JPEG or WebP file
+    /// PNG, JPEG or WebP file
     image: PathBuf,
-    /// The question
+    /// Question about the image
     question: String,
     #[command(flatten)]
     sampling: SamplingArgs,

@@ -1,4 +1,4 @@
-//! `calumma bpe train`: a text tokenizer with places for images.
+//! `calumma bpe`: text tokenizers, whose vocabulary includes the tokens of images.
 
 use std::path::PathBuf;
 
@@ -12,24 +12,24 @@ use serde_json::json;
 
 use super::session::{Session, name};
 
-/// What to do with text tokenizers.
+/// Subcommands of `calumma bpe`.
 #[derive(Subcommand)]
 pub enum BpeVerb {
-    /// Learn a vocabulary by a recipe and write <run>/tokenizer.json
+    /// Train a text tokenizer as a recipe says and write it to <run>/tokenizer.json
     Train(TrainArgs),
 }
 
-/// A recipe and changes to it.
+/// Arguments of `bpe train`.
 #[derive(Args)]
 pub struct TrainArgs {
-    /// A TOML recipe with the sections run, bpe and data
+    /// TOML recipe with the sections run, bpe and data
     recipe: PathBuf,
-    /// Change a value of the recipe, such as bpe.vocab_size=2048
+    /// Override a recipe value, such as bpe.vocab_size=2048; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
-/// Does `verb`.
+/// Runs `verb`.
 ///
 /// # Errors
 /// Those of recipe, data and output file.
@@ -42,7 +42,7 @@ pub fn run(verb: BpeVerb, session: &Session) -> Result<()> {
     session.note(format_args!("reading {} sources", recipe.data.len()));
     let texts = corpus(&recipe.data, recipe.run.documents, recipe.run.seed)?;
     let bytes: usize = texts.iter().map(String::len).sum();
-    session.note(format_args!("learning from {} texts, {bytes} bytes", texts.len()));
+    session.note(format_args!("training on {} texts, {bytes} bytes", texts.len()));
     let tokenizer = train_bpe(&recipe.bpe, &texts)?;
     let path = recipe.run.directory.join(&recipe.run.name).join("tokenizer.json");
     write_atomic(&path, &tokenizer.to_bytes()?)?;

@@ -1,4 +1,4 @@
-//! `calumma caption`: a caption per image.
+//! `calumma caption`: captions of images.
 
 use std::path::PathBuf;
 
@@ -10,13 +10,13 @@ use super::sampling::SamplingArgs;
 use super::session::{Session, name};
 use super::{images, open};
 
-/// Images captioned in one batch.
+/// Images per batch.
 const BATCH: usize = 16;
 
-/// Which images.
+/// Arguments of `caption`.
 #[derive(Args)]
 pub struct CaptionArgs {
-    /// A checkpoint's directory
+    /// Checkpoint directory
     checkpoint: PathBuf,
     /// PNG, JPEG or WebP files
     #[arg(required = true, value_name = "IMAGE")]

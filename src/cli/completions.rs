@@ -1,27 +1,27 @@
-//! `calumma completions`: completions of the command line for a shell.
+//! `calumma completions`: shell completions.
 
 use std::io::Write;
 use std::path::Path;
 
 use calumma::{Error, Result};
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::{Shell, generate};
 
-use super::Cli;
 use super::session::STDOUT;
 
-/// Which shell.
+/// Arguments of `completions`.
 #[derive(Args)]
 pub struct CompletionsArgs {
+    /// Shell to complete for
     shell: Shell,
 }
 
-/// Prints the completions.
+/// Prints the completions of `program`.
 ///
 /// # Errors
-/// [`Error::Io`] when standard output cannot be written.
-pub fn run(args: &CompletionsArgs) -> Result<()> {
+/// [`Error::Io`] if standard output cannot be written.
+pub fn run(args: &CompletionsArgs, program: &mut Command) -> Result<()> {
     let mut script = Vec::new();
-    generate(args.shell, &mut Cli::command(), "calumma", &mut script);
+    generate(args.shell, program, "calumma", &mut script);
     std::io::stdout().write_all(&script).map_err(Error::io(Path::new(STDOUT)))
 }

@@ -1,10 +1,9 @@
-//! `calumma data`: the procedural data set, and what a data set holds.
+//! `calumma data`: makes, inspects and validates data sets.
 
 use std::path::PathBuf;
 
 use calumma::data::scenes::{Scenes, ScenesConfig, Split, write_image_folder};
 use calumma::data::{self, Counted, DEFAULT_TOLERANCE, Dataset, Inspection, inspect};
-use calumma::report::Reporter;
 use calumma::{Error, Result};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
@@ -13,63 +12,63 @@ use serde_json::json;
 
 use super::session::{Session, name};
 
-/// What to do with data sets.
+/// Subcommands of `calumma data`.
 #[derive(Subcommand)]
 pub enum DataVerb {
-    /// Write scenes with captions, questions and ground truth as an image folder
+    /// Generate scenes with captions, questions and ground truth as an image folder
     Scenes(ScenesArgs),
-    /// Say what a data set holds, as a reader sees it
+    /// Show the columns, image sizes and bad samples of a data set
     Inspect(InspectArgs),
-    /// Read every sample, and say which are bad and why
+    /// Read every sample and list the bad ones with the reason
     Validate(ValidateArgs),
 }
 
-/// Which scenes, and where to.
+/// Arguments of `data scenes`.
 #[derive(Args)]
 pub struct ScenesArgs {
-    /// The directory to make
+    /// Directory to create
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// How many scenes
+    /// Number of scenes
     #[arg(long, value_name = "N")]
     count: usize,
-    /// Which part: held-out shows shape and colour pairs that train and val never show
+    /// Split; held-out has combinations of shape and colour that train and val lack
     #[arg(
         long,
         default_value = "train",
         value_parser = PossibleValuesParser::new(Split::ALL.map(Split::name))
     )]
     split: String,
-    /// Edge of the images in pixels, 32 to 1024
+    /// Width and height of the images in pixels, 32 to 1024
     #[arg(long, value_name = "PIXELS", default_value_t = 64)]
     size: u32,
-    /// Objects in a scene: a number or a range within 1-4
+    /// Objects per scene: a number or a range within 1-4
     #[arg(long, value_name = "RANGE", default_value = "1-4")]
     objects: String,
 }
 
-/// Which data set, and how much of it.
+/// Arguments of `data inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// *.tar, *.parquet, *.jsonl, a directory with metadata.jsonl, scenes:SPLIT?count=N, or a benchmark
-    /// such as vqav2:questions=Q.json&annotations=A.json&images=DIR
+    /// Data set: *.tar, *.parquet, *.jsonl, a directory with metadata.jsonl, scenes:SPLIT?count=N, or a
+    /// benchmark such as vqav2:questions=Q.json&annotations=A.json&images=DIR
     dataset: String,
-    /// Look at this many samples at most, spread evenly
+    /// Read at most N samples, evenly spaced
     #[arg(long, value_name = "N", default_value_t = 1000)]
     limit: usize,
 }
 
-/// Which data set, and how many of its samples may be bad.
+/// Arguments of `data validate`.
 #[derive(Args)]
 pub struct ValidateArgs {
-    /// A data set, as for `data inspect`
+    /// Data set, as for `data inspect`
     dataset: String,
-    /// Share of the samples that may be bad, 0 to 1; with more the exit code is 3
+    /// Tolerated share of bad samples, 0 to 1; the exit code is 3 above it
     #[arg(long, value_name = "SHARE", default_value_t = DEFAULT_TOLERANCE)]
     max_bad: f64,
 }
 
-/// Does `verb`.
+/// Runs `verb`.
 ///
 /// # Errors
 /// Those of arguments and files.
@@ -98,17 +97,14 @@ fn make_scenes(args: &ScenesArgs, session: &Session) -> Result<()> {
     session.object(&json!({ "path": name(&args.out), "count": count, "spec": spec }))
 }
 
-/// Samples read before the bar moves.
-const AT_ONCE: usize = 256;
+/// Samples per update of the progress bar.
+const CHUNK: usize = 256;
 
 fn validate(args: &ValidateArgs, session: &Session) -> Result<()> {
     let dataset = Counted::new(data::open(&args.dataset)?, args.max_bad)?;
-    let mut reporter = match session.quiet() {
-        true => Reporter::silent(),
-        false => Reporter::bar(dataset.len() as u64, "samples"),
-    };
-    for start in (0..dataset.len()).step_by(AT_ONCE) {
-        let end = (start + AT_ONCE).min(dataset.len());
+    let mut reporter = session.progress(dataset.len(), "samples");
+    for start in (0..dataset.len()).step_by(CHUNK) {
+        let end = (start + CHUNK).min(dataset.len());
         (start..end).into_par_iter().for_each(|index| drop(dataset.get(index)));
         reporter.step(end, end - start);
     }

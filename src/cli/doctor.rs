@@ -1,4 +1,4 @@
-//! `calumma doctor`: what this program and this machine can do together.
+//! `calumma doctor`: this build, this machine, its devices, and what they can do.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 use super::session::Session;
 use super::sizes;
 
-/// Processor features that the kernels use where they are there.
+/// Processor features that the CPU kernels use if present.
 #[cfg(target_arch = "x86_64")]
 fn processor_features() -> Vec<(&'static str, bool)> {
     vec![
@@ -29,7 +29,7 @@ fn processor_features() -> Vec<(&'static str, bool)> {
     Vec::new()
 }
 
-/// Total and available memory in bytes, where the system tells.
+/// Total and available memory in bytes; `None` if the system does not report it.
 fn memory() -> Option<(f64, f64)> {
     let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
     let value = |key: &str| -> Option<f64> {
@@ -46,23 +46,24 @@ fn build_features() -> Vec<&'static str> {
         ("cpu", cfg!(feature = "cpu")),
         ("cuda", cfg!(feature = "cuda")),
         ("wgpu", cfg!(feature = "wgpu")),
+        ("object_store", cfg!(feature = "object_store")),
     ];
     all.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect()
 }
 
-/// Verbs that only CPU and memory limit, and what more a GPU would do.
+/// What can be done on the default device.
 fn outlook(best: DeviceSpec) -> Vec<&'static str> {
     match best {
         DeviceSpec::Cpu => vec![
             "demo, generate, caption, draw, ask, score: work; models up to some 100 million \
              parameters answer in seconds",
-            "train: works for models of a few million parameters; larger ones need a GPU",
-            "--precision bf16: weights take half the memory and are widened as they are read; writing \
-             large models is faster, reading long prompts a little slower",
+            "train: practical for models of a few million parameters; larger ones need a GPU",
+            "--precision bf16: halves the memory of weights; generating with large models is faster, \
+             reading long prompts a little slower",
         ],
         _ => vec![
             "demo, generate, caption, draw, ask, score: work",
-            "train: works in f32; memory of the device is the limit (see train --dry-run)",
+            "train: works within the memory of the device (see train --dry-run)",
         ],
     }
 }
@@ -70,7 +71,7 @@ fn outlook(best: DeviceSpec) -> Vec<&'static str> {
 /// Prints the report.
 ///
 /// # Errors
-/// When standard output cannot be written.
+/// If standard output cannot be written.
 pub fn run(session: &Session) -> Result<()> {
     let devices = describe();
     let best = DeviceSpec::best();
@@ -84,7 +85,7 @@ pub fn run(session: &Session) -> Result<()> {
     session.line(format_args!("  threads  {threads}"))?;
     let named: Vec<String> = features
         .iter()
-        .map(|(name, there)| format!("{name} {}", if *there { "yes" } else { "no" }))
+        .map(|(name, present)| format!("{name} {}", if *present { "yes" } else { "no" }))
         .collect();
     session.line(format_args!("  processor {}", named.join(", ")))?;
     if let Some((total, available)) = memory {

@@ -1,4 +1,4 @@
-//! `calumma draw`: an image per text.
+//! `calumma draw`: images drawn from texts.
 
 use std::path::PathBuf;
 
@@ -11,28 +11,28 @@ use super::sampling::SamplingArgs;
 use super::session::{Session, name};
 use super::{images, open};
 
-/// Images drawn in one batch.
+/// Images per batch.
 const BATCH: usize = 8;
 
-/// Which texts, and where images go.
+/// Arguments of `draw`.
 #[derive(Args)]
 pub struct DrawArgs {
-    /// A checkpoint's directory
+    /// Checkpoint directory
     checkpoint: PathBuf,
-    /// What to draw
+    /// Text to draw; one image each
     #[arg(required = true, value_name = "TEXT")]
     texts: Vec<String>,
-    /// Where images go
+    /// Directory for the images
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     out: PathBuf,
-    /// Leave prompt, seed and settings out of the images
+    /// Do not store prompt, seed and settings in the PNG files
     #[arg(long)]
     no_metadata: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
 
-/// Draws every text and writes a PNG each.
+/// Draws every text and writes one PNG each.
 ///
 /// # Errors
 /// Those of checkpoint, settings and output.

@@ -1,4 +1,4 @@
-//! `calumma export`: a checkpoint without its training state, in the layout and format asked for.
+//! `calumma export`: a checkpoint without its training state, in a chosen layout and number format.
 
 use std::path::{Path, PathBuf};
 
@@ -12,21 +12,21 @@ use super::open;
 use super::session::{Session, name};
 use super::sizes;
 
-/// What, where to, and how.
+/// Arguments of `export`.
 #[derive(Args)]
 pub struct ExportArgs {
-    /// A checkpoint's directory, or an image tokenizer's
+    /// Directory of a checkpoint or an image tokenizer
     checkpoint: PathBuf,
-    /// The directory to make
+    /// Directory to create
     dest: PathBuf,
-    /// Names of files and tensors
+    /// Layout: names of files and tensors
     #[arg(long, value_enum, default_value_t = LayoutArg::Calumma)]
     layout: LayoutArg,
-    /// Number format of the weights, instead of the one they have; the image tokenizer takes f16 along,
-    /// but never bf16
+    /// Number format of the weights [default: as they are]; f16 also applies to the image tokenizer, bf16
+    /// never does
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
-    /// Begin another weight file after so many bytes, such as 900MB
+    /// Largest size of a weight file, such as 900MB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = sizes::parse_bytes)]
     max_shard_size: u64,
 }
@@ -40,11 +40,11 @@ enum Dtype {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum LayoutArg {
-    /// As training writes it: the image tokenizer in a folder of its own
+    /// As training writes it, with the image tokenizer in its own folder
     Calumma,
-    /// Hugging Face's: the image tokenizer among the language model's tensors
+    /// As Hugging Face has it, with the image tokenizer among the language model's tensors
     Hf,
-    /// The original release's
+    /// As in the original release
     Meta,
 }
 
@@ -58,10 +58,10 @@ impl From<Dtype> for StoredDtype {
     }
 }
 
-/// Writes the release.
+/// Exports the checkpoint.
 ///
 /// # Errors
-/// Those of the checkpoint's files; when `dest` exists.
+/// Those of the checkpoint's files; if `dest` exists.
 pub fn run(args: &ExportArgs, session: &Session) -> Result<()> {
     if is_image_tokenizer(&args.checkpoint) {
         return image_tokenizer(args, session);
@@ -69,7 +69,7 @@ pub fn run(args: &ExportArgs, session: &Session) -> Result<()> {
     let layout = match args.layout {
         LayoutArg::Calumma => Layout::Calumma,
         LayoutArg::Hf => Layout::HuggingFace,
-        LayoutArg::Meta => return original(args, session),
+        LayoutArg::Meta => return meta_layout(args, session),
     };
     let conversion = Conversion {
         dtype: args.dtype.map(StoredDtype::from),
@@ -89,12 +89,12 @@ pub fn run(args: &ExportArgs, session: &Session) -> Result<()> {
     session.object(&json!({ "path": name(&args.dest), "bytes": size, "digest": manifest.digest() }))
 }
 
-/// The layout of the original release has its own files and no choice of format.
-fn original(args: &ExportArgs, session: &Session) -> Result<()> {
+/// Exports in the layout of the original release, which fixes files and number format.
+fn meta_layout(args: &ExportArgs, session: &Session) -> Result<()> {
     if args.dtype.is_some() || args.max_shard_size != SHARD_SIZE {
         return Err(Error::invalid(
-            "--layout meta keeps the weights' format and has a file for each model-parallel part; \
-             leave --dtype and --max-shard-size out",
+            "--layout meta keeps the number format and has one file per model-parallel part; omit \
+             --dtype and --max-shard-size",
         ));
     }
     meta::export(&args.checkpoint, &args.dest)?;
@@ -102,7 +102,7 @@ fn original(args: &ExportArgs, session: &Session) -> Result<()> {
     session.object(&json!({ "path": name(&args.dest) }))
 }
 
-/// Whether `dir` holds an image tokenizer alone.
+/// Whether `dir` is a bare image tokenizer, without a language model.
 fn is_image_tokenizer(dir: &Path) -> bool {
     dir.join("config.json").is_file()
         && dir.join("preprocessor_config.json").is_file()
@@ -110,17 +110,17 @@ fn is_image_tokenizer(dir: &Path) -> bool {
         && !dir.join("generation_config.json").exists()
 }
 
-/// Writes an image tokenizer, which has one layout, without its training state.
+/// Exports a bare image tokenizer, which has a single layout.
 fn image_tokenizer(args: &ExportArgs, session: &Session) -> Result<()> {
     if !matches!(args.layout, LayoutArg::Calumma) {
-        let message = "is an image tokenizer alone, which has one layout; leave --layout out";
+        let message = "is an image tokenizer, which has one layout; omit --layout";
         return Err(Error::file(&args.checkpoint, message));
     }
     let dtype = match args.dtype {
         Some(Dtype::Bf16) => {
-            // 8 significant bits move many codes; the 11 of half precision move few.
+            // Rounding to the 8 significant bits of bf16 changes many codes, to the 11 of f16 few.
             let message = "--dtype is bf16; allowed for an image tokenizer: f32, f16";
-            return Err(Error::invalid(message.to_owned()));
+            return Err(Error::invalid(message));
         }
         dtype => dtype.map_or(StoredDtype::F32, StoredDtype::from),
     };

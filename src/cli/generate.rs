@@ -1,4 +1,4 @@
-//! `calumma generate`: one prompt to text and images as the model likes.
+//! `calumma generate`: text and images generated from a prompt.
 
 use std::path::{Path, PathBuf};
 
@@ -13,37 +13,37 @@ use super::sampling::SamplingArgs;
 use super::session::{Session, name};
 use super::{images, open};
 
-/// Prompt, images and settings.
+/// Arguments of `generate`.
 #[derive(Args)]
 pub struct GenerateArgs {
-    /// A checkpoint's directory
+    /// Checkpoint directory
     checkpoint: PathBuf,
-    /// The text to continue; <image> marks where an image goes
+    /// Text to continue; <image> marks the place of an --image
     #[arg(long, short, value_name = "TEXT")]
     prompt: String,
-    /// An image of the prompt, in order; those without a mark stand before the text
+    /// Image of the prompt; repeat in order. Images without an <image> mark precede the text
     #[arg(long, value_name = "PATH")]
     image: Vec<PathBuf>,
-    /// What may be made
+    /// What to generate
     #[arg(long, value_enum, default_value_t = Modality::Auto)]
     modality: Modality,
-    /// Where images go
+    /// Directory for the images
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     out: PathBuf,
-    /// How many continuations; each has a seed of its own
+    /// Number of continuations; the seed increases by 1 for each
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     num: u64,
-    /// Leave prompt, seed and settings out of the images
+    /// Do not store prompt, seed and settings in the PNG files
     #[arg(long)]
     no_metadata: bool,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
 
-/// What may be made.
+/// What to generate.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Modality {
-    /// Text and images as the model likes
+    /// Text and images, as the model decides
     Auto,
     /// Text only
     Text,
@@ -61,7 +61,7 @@ impl From<Modality> for GenerationMode {
     }
 }
 
-/// What an image's text chunk says: all that is needed to make it again.
+/// The content of an image's text chunk: everything needed to reproduce the image.
 pub fn made_by(
     verb: &str,
     prompt: &str,
@@ -69,7 +69,7 @@ pub fn made_by(
     pipeline: &Pipeline,
     session: &Session,
 ) -> Value {
-    // Through text, which keeps an f32 of 0.7 as 0.7; as a value it would become 0.699999988.
+    // Through text, since a direct conversion turns an f32 of 0.7 into 0.699999988.
     let settings = serde_json::to_string(config).and_then(|text| serde_json::from_str(&text));
     json!({
         "program": format!("calumma {}", env!("CARGO_PKG_VERSION")),
@@ -103,7 +103,7 @@ pub fn run(args: &GenerateArgs, session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// One continuation: text to standard output as it comes, images to files.
+/// Generates one continuation: prints text as it is generated, writes images to files.
 fn continue_once(
     args: &GenerateArgs,
     prompt: &[Segment],
@@ -116,7 +116,7 @@ fn continue_once(
         value["images"] = args.image.iter().map(|path| name(path)).collect();
         value
     });
-    let mut told: Vec<Value> = Vec::new();
+    let mut segments: Vec<Value> = Vec::new();
     let mut text = String::new();
     let mut num_images = 0;
     let mut end = None;
@@ -126,11 +126,11 @@ fn continue_once(
             session.text(chunk)
         }
         PipelineEvent::Image(image) => {
-            push_text(&mut told, &mut text);
+            push_text(&mut segments, &mut text);
             let path = image_path(&args.out, &args.prompt, config.seed, num_images);
             num_images += 1;
             images::save(&path, &image, made_by.as_ref())?;
-            told.push(json!({ "type": "image", "path": name(&path) }));
+            segments.push(json!({ "type": "image", "path": name(&path) }));
             session.text(format_args!("[image {}]", path.display()))
         }
         PipelineEvent::End(reason) => {
@@ -139,17 +139,17 @@ fn continue_once(
         }
         PipelineEvent::ImageStart | PipelineEvent::ImageProgress { .. } => Ok(()),
     })?;
-    push_text(&mut told, &mut text);
+    push_text(&mut segments, &mut text);
     session.text("\n")?;
     session.object(&json!({
         "prompt": args.prompt,
         "seed": config.seed,
-        "segments": told,
+        "segments": segments,
         "end": end,
     }))
 }
 
-/// Why a continuation ended, as `--json` says it.
+/// The name of `reason` in JSON.
 fn end_name(reason: EndReason) -> &'static str {
     match reason {
         EndReason::Stop(_) => "stop",
@@ -159,15 +159,16 @@ fn end_name(reason: EndReason) -> &'static str {
     }
 }
 
-fn push_text(told: &mut Vec<Value>, text: &mut String) {
+/// Moves `text` into a segment, unless it is empty.
+fn push_text(segments: &mut Vec<Value>, text: &mut String) {
     if !text.is_empty() {
-        told.push(json!({ "type": "text", "text": std::mem::take(text) }));
+        segments.push(json!({ "type": "text", "text": std::mem::take(text) }));
     }
 }
 
-/// Where image `index` of a continuation goes.
+/// The path of image `index` of a continuation.
 pub fn image_path(dir: &Path, prompt: &str, seed: u64, index: usize) -> PathBuf {
-    let again = if index > 0 { format!("-{index}") } else { String::new() };
-    let name = format!("{}-{seed}{again}.png", images::slug(prompt));
+    let suffix = if index > 0 { format!("-{index}") } else { String::new() };
+    let name = format!("{}-{seed}{suffix}.png", images::slug(prompt));
     if dir == Path::new(".") { PathBuf::from(name) } else { dir.join(name) }
 }

@@ -1,4 +1,4 @@
-//! Image files in and out, with what made them written into the PNG.
+//! Reads image files and writes PNG files that record how they were generated.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -10,13 +10,13 @@ use image::RgbImage;
 use serde_json::Value;
 use vq_tokenizer::preprocess::{open_image, to_rgb};
 
-/// Keyword of the text chunk that says how an image was made.
+/// Keyword of the text chunk that records how an image was generated.
 pub const KEYWORD: &str = "calumma";
 
-/// The image in the file `path`, transparency on white.
+/// The image in the file `path`, with transparency over white.
 ///
 /// # Errors
-/// When the file is missing, no image, damaged or too large.
+/// If the file is missing, not an image, damaged or too large.
 pub fn open(path: &Path) -> Result<RgbImage> {
     Ok(to_rgb(open_image(path)?))
 }
@@ -24,18 +24,18 @@ pub fn open(path: &Path) -> Result<RgbImage> {
 /// The images of all `paths`.
 ///
 /// # Errors
-/// As [`open`], for the first file at fault.
+/// As [`open`], for the first bad file.
 pub fn open_all(paths: &[PathBuf]) -> Result<Vec<RgbImage>> {
     paths.iter().map(|path| open(path)).collect()
 }
 
-/// Writes `image` as a PNG that appears whole or not at all, with its directory; `made_by` goes
-/// into a tEXt chunk as JSON.
+/// Writes `image` atomically as a PNG, creating its directory; `made_by` is stored as JSON in a tEXt
+/// chunk.
 ///
 /// # Errors
 /// As [`write_atomic`].
 pub fn save(path: &Path, image: &RgbImage, made_by: Option<&Value>) -> Result<()> {
-    let bytes = encode(image, made_by).map_err(|e| Error::file(path, e.to_string()))?;
+    let bytes = encode(image, made_by).map_err(Error::in_file(path))?;
     write_atomic(path, &bytes)
 }
 
@@ -56,7 +56,7 @@ fn encode(
     Ok(bytes)
 }
 
-/// JSON with everything beyond ASCII escaped: tEXt chunks are Latin-1.
+/// `json` with all non-ASCII characters escaped, since tEXt chunks are Latin-1.
 fn ascii(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for character in json.chars() {
@@ -72,26 +72,28 @@ fn ascii(json: &str) -> String {
     text
 }
 
-/// A PNG file's size and what its text chunk says; `Null` where it has none.
+/// The width and height of a PNG file and the JSON in its text chunk; `Null` without one.
 ///
 /// # Errors
-/// When the file is missing or no PNG.
+/// If the file is missing or not a PNG, or the text is not JSON.
 pub fn read_metadata(path: &Path) -> Result<(u32, u32, Value)> {
     let file = File::open(path).map_err(Error::io(path))?;
-    let no_png = |e: png::DecodingError| Error::file(path, format!("not a readable PNG: {e}"));
-    let mut reader = png::Decoder::new(BufReader::new(file)).read_info().map_err(no_png)?;
-    reader.finish().map_err(no_png)?;
+    let bad_png =
+        |e: png::DecodingError| Error::in_file(path)(Error::because("not a readable PNG")(e));
+    let mut reader = png::Decoder::new(BufReader::new(file)).read_info().map_err(bad_png)?;
+    reader.finish().map_err(bad_png)?;
     let info = reader.info();
     let chunk = info.uncompressed_latin1_text.iter().find(|chunk| chunk.keyword == KEYWORD);
     let value = match chunk {
         Some(chunk) => serde_json::from_str(&chunk.text)
-            .map_err(|e| Error::file(path, format!("its {KEYWORD} text is no JSON: {e}")))?,
+            .map_err(Error::because(format!("the {KEYWORD} text is not JSON")))
+            .map_err(Error::in_file(path))?,
         None => Value::Null,
     };
     Ok((info.width, info.height, value))
 }
 
-/// A file name of the first words of `text`: lower-case letters and digits, joined by hyphens.
+/// A file name from the first words of `text`: lower-case letters and digits, joined by hyphens.
 pub fn slug(text: &str) -> String {
     const LONGEST: usize = 48;
     let mut name = String::new();
@@ -113,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_made_an_image_is_read_back_whatever_its_script() {
+    fn metadata_in_any_script_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/p.png");
         let image = RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8, y as u8, 7]));
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_short_and_plain() {
+    fn slugs_are_short_ascii_and_never_empty() {
         assert_eq!(slug("A red circle, above!"), "a-red-circle-above");
         assert_eq!(slug("\u{4e2d}"), "image");
         assert!(slug(&"long ".repeat(100)).len() <= 48);

@@ -1,4 +1,4 @@
-//! `calumma import`: other projects' checkpoints, and the image tokenizer that one lacks.
+//! `calumma import`: imports checkpoints of other projects, or adds an image tokenizer to a checkpoint.
 
 use std::path::{Path, PathBuf};
 
@@ -14,37 +14,38 @@ use serde_json::json;
 use super::sampling::preset;
 use super::session::{Session, name};
 
-/// What to import, and where to.
+/// Arguments of `import`.
 #[derive(Args)]
 pub struct ImportArgs {
-    /// The original release's or Anole's folder (models/, tokenizer/), one model's, or a Hugging Face
-    /// directory; with --vqgan alone the checkpoint that the image tokenizer is added to
+    /// Folder of the original release or Anole (with models/ and tokenizer/), or of one of their models, or
+    /// a Hugging Face directory; with --vqgan the checkpoint to add the image tokenizer to
     source: PathBuf,
-    /// The checkpoint's directory to make
+    /// Directory of the new checkpoint
     #[arg(required_unless_present = "vqgan", conflicts_with = "vqgan")]
     dest: Option<PathBuf>,
-    /// Add the image tokenizer of this vqgan.ckpt, with vqgan.yaml beside it, to the checkpoint
+    /// Add the image tokenizer in this vqgan.ckpt (with vqgan.yaml next to it) to a checkpoint
     #[arg(long, value_name = "CKPT")]
     vqgan: Option<PathBuf>,
-    /// Whose settings and prompts the checkpoint gets, instead of its own or its release's
+    /// Published model whose sampling settings and prompts to use [default: those of the source]
     #[arg(long, value_parser = PossibleValuesParser::new(Preset::ALL.map(|(_, name)| name)), conflicts_with = "vqgan")]
     preset: Option<String>,
-    /// How a Hugging Face directory's queries and keys order the channels of a head; side-by-side is
-    /// what Anole's training code writes
+    /// Order of the rotary channels in the queries and keys of a Hugging Face directory
     #[arg(long, value_enum, default_value_t = Order::HalfApart, conflicts_with = "vqgan")]
     rotary_order: Order,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Order {
+    /// Pairs are half a head apart, as Hugging Face has it
     HalfApart,
+    /// Pairs are adjacent, as Anole's training code writes it
     SideBySide,
 }
 
-/// Imports.
+/// Imports a checkpoint or adds an image tokenizer.
 ///
 /// # Errors
-/// Those of the files; when the destination exists.
+/// Those of the files; if the destination exists.
 pub fn run(args: &ImportArgs, session: &Session) -> Result<()> {
     let made = match (&args.vqgan, &args.dest) {
         (Some(ckpt), _) => {
@@ -52,18 +53,18 @@ pub fn run(args: &ImportArgs, session: &Session) -> Result<()> {
             args.source.join("vq_tokenizer")
         }
         (None, Some(dest)) => {
-            take_in(args, dest)?;
+            import(args, dest)?;
             dest.clone()
         }
-        (None, None) => unreachable!("clap asks for one of them"),
+        (None, None) => unreachable!("clap requires one of them"),
     };
     let digest = Manifest::of(&made)?.digest();
     session.line(format_args!("{}: digest {digest}", made.display()))?;
     session.object(&json!({ "path": name(&made), "digest": digest }))
 }
 
-/// A Hugging Face directory has a `config.json`, the original release none.
-fn take_in(args: &ImportArgs, dest: &Path) -> Result<()> {
+/// Imports a Hugging Face directory, which has a `config.json`, or else the original release.
+fn import(args: &ImportArgs, dest: &Path) -> Result<()> {
     let preset = args.preset.as_deref().map(preset);
     if !args.source.join("config.json").is_file() {
         return meta::import(&args.source, dest, preset.unwrap_or_default(), &cpu()?);

@@ -1,4 +1,4 @@
-//! The command line: one file per verb. Arguments are typed here and checked by the verb.
+//! The command line, one file per verb: clap types the arguments, the verb checks them.
 
 mod ask;
 mod bench;
@@ -9,6 +9,7 @@ mod data;
 mod demo;
 mod doctor;
 mod draw;
+mod dry_run;
 mod eval;
 mod export;
 mod generate;
@@ -23,12 +24,14 @@ mod sizes;
 mod stop;
 mod tokenize;
 mod train;
+mod training;
+mod training_cost;
 mod vq;
 
 use std::process::ExitCode;
 
 use calumma::{Error, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::session::{GlobalArgs, STDOUT, Session};
 
@@ -44,54 +47,54 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// See the shipped model draw, caption and answer; writes a sheet of it
+    /// Try the shipped model: draw, caption and answer, with the results on one PNG
     Demo(demo::DemoArgs),
-    /// Continue a prompt with text and images
+    /// Generate text and images from a prompt
     Generate(generate::GenerateArgs),
     /// Caption images
     Caption(caption::CaptionArgs),
-    /// Draw an image per text
+    /// Draw images from texts
     Draw(draw::DrawArgs),
     /// Answer a question about an image
     Ask(ask::AskArgs),
-    /// Print log-probabilities of given documents
+    /// Print the log-probability of every token of given documents
     Score(score::ScoreArgs),
-    /// Image tokenizers: images to codes and back, and their training
+    /// Train, evaluate and use image tokenizers
     #[command(subcommand)]
     Vq(vq::VqVerb),
-    /// Text tokenizers
+    /// Train text tokenizers
     #[command(subcommand)]
     Bpe(bpe::BpeVerb),
-    /// Data sets: make one, look into one
+    /// Make, inspect and validate data sets
     #[command(subcommand)]
     Data(data::DataVerb),
-    /// Turn data sets into token shards by a recipe; a stopped call goes on where it was
+    /// Tokenize data sets into shards as a recipe says; resumes if interrupted
     Tokenize(tokenize::TokenizeArgs),
-    /// Train a language model by a recipe; a stopped run goes on where it was
+    /// Train a language model as a recipe says; resumes if interrupted
     Train(train::TrainArgs),
-    /// Score a checkpoint on a data set, compare scores, look for evaluation items in training data
+    /// Evaluate checkpoints, compare scores, find evaluation items in training data
     #[command(subcommand)]
     Eval(eval::EvalVerb),
-    /// Make a checkpoint of the original release's files, or of Anole's
+    /// Import a checkpoint from the original release, Anole or a Hugging Face directory
     Import(import::ImportArgs),
-    /// Write a checkpoint without its training state, or in the original release's layout
+    /// Export a checkpoint without its training state, in a chosen layout and number format
     Export(export::ExportArgs),
-    /// Measure how fast a checkpoint opens, reads, writes and draws here
+    /// Measure the speed and memory of a checkpoint on this machine
     Bench(bench::BenchArgs),
-    /// Say what a checkpoint, run, recipe, image or tensor file is
+    /// Describe a checkpoint, run, recipe, token shards, generated image or tensor file
     Inspect(inspect::InspectArgs),
-    /// Say what this program and this machine can do together
+    /// Describe this build, this machine and its devices
     Doctor,
-    /// Write completions for a shell to standard output
+    /// Print shell completions
     Completions(completions::CompletionsArgs),
 }
 
-/// Does what the command line says.
+/// Runs the command line and returns the exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Nothing is left to do when the terminal is gone.
+            // If this fails, the terminal is gone, and so is the place to say so.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
@@ -101,7 +104,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            session::complain(&error);
+            session::print_error(&error);
             ExitCode::from(error.exit_code())
         }
     }
@@ -126,12 +129,35 @@ fn run(verb: Verb, session: &Session) -> Result<()> {
         Verb::Bench(args) => bench::run(&args, session),
         Verb::Inspect(args) => inspect::run(&args, session),
         Verb::Doctor => doctor::run(session),
-        Verb::Completions(args) => completions::run(&args),
+        Verb::Completions(args) => completions::run(&args, &mut Cli::command()),
     }
 }
 
-/// Whether the reader of standard output went away, as `head` does when it has seen enough.
+/// Whether the reader of standard output has closed the pipe, as `head` does.
 fn is_closed_pipe(error: &Error) -> bool {
     matches!(error, Error::Io { path, source }
         if path.as_os_str() == STDOUT && source.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_and_argument_has_a_help_text() {
+        let mut commands = vec![Cli::command()];
+        while let Some(command) = commands.pop() {
+            let name = command.get_name();
+            assert!(command.get_about().is_some(), "{name}");
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{name} {}", argument.get_id());
+            }
+            commands.extend(command.get_subcommands().cloned());
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Checkpoints in, on the device and in the number format that were asked for.
+//! Opens checkpoints on the device and in the number format of the session.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use vq_tokenizer::VqTokenizer;
 
 use super::session::Session;
 
-/// The checkpoint in `dir`, ready for work. `--precision` is the language model's; the image
+/// The pipeline of the checkpoint in `dir`. `--precision` is the language model's; the image
 /// tokenizer always runs in f32.
 ///
 /// # Errors
@@ -21,10 +21,10 @@ pub fn pipeline(dir: &Path, session: &Session) -> Result<Pipeline> {
     Pipeline::new(checkpoint, &device)
 }
 
-/// The image tokenizer of a checkpoint, or one that is a directory of its own.
+/// The image tokenizer in `dir`: of a checkpoint, or on its own.
 ///
 /// # Errors
-/// When there is none, and those of its files.
+/// If there is none, and those of its files.
 pub fn image_tokenizer(dir: &Path, device: &Device) -> Result<VqTokenizer> {
     if !dir.is_dir() {
         return Err(Error::file(dir, "no checkpoint: the directory does not exist"));
@@ -35,7 +35,7 @@ pub fn image_tokenizer(dir: &Path, device: &Device) -> Result<VqTokenizer> {
     checkpoint::image_tokenizer(dir, device)?.ok_or_else(|| {
         Error::file(
             dir,
-            "the checkpoint has no image tokenizer: neither a directory vq_tokenizer nor tensors",
+            "the checkpoint has no image tokenizer: neither a vq_tokenizer directory nor its tensors",
         )
     })
 }

@@ -1,4 +1,4 @@
-//! Flags that change how a checkpoint samples.
+//! Sampling flags.
 
 use calumma::generate::{GenerationConfig, Preset};
 use calumma::pipeline::Pipeline;
@@ -7,49 +7,49 @@ use clap::builder::PossibleValuesParser;
 
 use super::session::Session;
 
-/// Sampling flags; what is not given stays as the checkpoint has it.
+/// Sampling flags; without a flag the setting of the checkpoint applies.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
-    /// Start from a published model's settings instead of the checkpoint's
+    /// Start from the settings of this published model instead of the checkpoint's
     #[arg(
         long,
         value_parser = PossibleValuesParser::new(Preset::ALL.map(|(_, name)| name))
     )]
     preset: Option<String>,
-    /// The most tokens to add; an image counts its codes and two marks
+    /// Generate at most N tokens; an image counts its codes and two marks
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
-    /// Take the most likely token every time
+    /// Always take the most likely token
     #[arg(long, conflicts_with_all = ["temperature", "top_p", "top_k"])]
     greedy: bool,
-    /// Divide logits by this, for text and images; above 0
+    /// Sampling temperature of text and images, above 0
     #[arg(long, value_name = "T")]
     temperature: Option<f32>,
-    /// Keep the most likely tokens that make up this share; above 0, at most 1
+    /// Sample from the most likely tokens of total probability P; above 0, at most 1
     #[arg(long, value_name = "P")]
     top_p: Option<f32>,
-    /// Keep this many of the most likely tokens
+    /// Sample from the K most likely tokens
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// How strongly images follow the prompt; 1 turns guidance off
+    /// Scale of classifier-free guidance for images; 1 turns it off
     #[arg(long, value_name = "S")]
     guidance_scale: Option<f32>,
-    /// Images to draw per text, of which the one that the text describes best is kept; 1 to 64
+    /// Draw N images per text, 1 to 64, and keep the one that best matches the text
     #[arg(long, value_name = "N")]
     candidates: Option<usize>,
-    /// Weaken tokens that the text has already; 1 changes nothing
+    /// Penalty on tokens that already occur in the text; 1 turns it off
     #[arg(long, value_name = "R")]
     repetition_penalty: Option<f32>,
 }
 
 impl SamplingArgs {
-    /// The checkpoint's settings, changed by flags and seed.
+    /// The settings of checkpoint or preset, with flags and seed applied.
     pub fn over_checkpoint(&self, pipeline: &Pipeline, session: &Session) -> GenerationConfig {
         self.over(self.base(pipeline), session)
     }
 
-    /// The settings for captions and answers: the most likely words unless a flag asks to sample.
+    /// The settings for captions and answers: greedy, unless a flag asks for sampling.
     pub fn for_answers(&self, pipeline: &Pipeline, session: &Session) -> GenerationConfig {
         let samples = self.temperature.is_some() || self.top_p.is_some() || self.top_k.is_some();
         let base = self.base(pipeline);
@@ -82,7 +82,7 @@ impl SamplingArgs {
     }
 }
 
-/// The preset called `name`, which the command line has checked.
+/// The preset called `name`, which clap has validated.
 pub fn preset(name: &str) -> Preset {
     let known = Preset::ALL.into_iter().find(|(_, known)| *known == name);
     known.expect("clap lets no other name through").0

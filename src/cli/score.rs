@@ -1,4 +1,4 @@
-//! `calumma score`: log-probabilities of given documents.
+//! `calumma score`: token log-probabilities of given documents.
 
 use std::path::{Path, PathBuf};
 
@@ -13,12 +13,12 @@ use serde_json::json;
 use super::session::{Session, put_json};
 use super::{images, open};
 
-/// Which documents.
+/// Arguments of `score`.
 #[derive(Args)]
 pub struct ScoreArgs {
-    /// A checkpoint's directory
+    /// Checkpoint directory
     checkpoint: PathBuf,
-    /// Lines with "ids" or "segments"; image paths are relative to this file
+    /// JSON Lines file of documents with "ids" or "segments"; image paths are relative to it
     file: PathBuf,
 }
 
@@ -38,14 +38,14 @@ enum Piece {
     Image { path: PathBuf },
 }
 
-/// A line of the output; nothing predicts the first id.
+/// A line of the output. The first log-probability is `None`, as nothing predicts the first id.
 #[derive(Serialize)]
 struct Scored {
     ids: Vec<u32>,
     logprobs: Vec<Option<f32>>,
 }
 
-/// Sum and number of losses.
+/// The sum and number of losses.
 #[derive(Default)]
 struct Mean(f64, usize);
 
@@ -63,13 +63,14 @@ impl Mean {
 /// Prints a line per document, then the mean loss by modality.
 ///
 /// # Errors
-/// Those of checkpoint, file and documents; the line at fault is named.
+/// Those of checkpoint, file and documents, with the line number.
 pub fn run(args: &ScoreArgs, session: &Session) -> Result<()> {
     let text = std::fs::read_to_string(&args.file).map_err(Error::io(&args.file))?;
     let pipeline = open::pipeline(&args.checkpoint, session)?;
     let (mut image, mut other) = (Mean::default(), Mean::default());
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
-        let in_line = |e: Error| Error::file(&args.file, format!("line {number}: {e}"));
+        let in_line =
+            |e: Error| Error::in_file(&args.file)(Error::because(format!("line {number}"))(e));
         let scored = score_line(line, &args.file, &pipeline).map_err(in_line)?;
         for (&id, logprob) in scored.ids.iter().zip(&scored.logprobs) {
             let class = pipeline.processor().vocabulary().class(id);
@@ -92,11 +93,11 @@ pub fn run(args: &ScoreArgs, session: &Session) -> Result<()> {
 
 fn score_line(line: &str, file: &Path, pipeline: &Pipeline) -> Result<Scored> {
     let document: Document =
-        serde_json::from_str(line).map_err(|e| Error::invalid(e.to_string()))?;
+        serde_json::from_str(line).map_err(Error::because("not a document"))?;
     let ids = match (document.ids, document.segments) {
         (Some(ids), None) => ids,
         (None, Some(pieces)) => encode(&pieces, file, pipeline)?,
-        _ => return Err(Error::invalid("expected either `ids` or `segments`".to_owned())),
+        _ => return Err(Error::invalid("expected either `ids` or `segments`")),
     };
     let logits = pipeline.model().all_logits(&ids)?;
     let mut logprobs = vec![None];
@@ -104,7 +105,7 @@ fn score_line(line: &str, file: &Path, pipeline: &Pipeline) -> Result<Scored> {
     logprobs
         .extend(logits.iter().zip(targets).map(|(row, &id)| Some(log_probability(row, id) as f32)));
     if logprobs.iter().flatten().any(|logprob| logprob.is_nan()) {
-        return Err(Error::invalid("the model returned logits that are no numbers".to_owned()));
+        return Err(Error::invalid("the model returned NaN logits"));
     }
     Ok(Scored { ids, logprobs })
 }

@@ -1,25 +1,26 @@
-//! What every verb shares: the global flags, the device, and where words go.
+//! Shared by all verbs: the global flags, the device, and output.
 
 use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
 
 use burn::tensor::Device;
-use calumma::device::{DeviceError, DeviceSpec, Precision};
+use calumma::device::{DeviceError, DeviceSpec, Precision, matmul_flops};
+use calumma::report::Reporter;
 use calumma::{Error, Result};
 use clap::Args;
 use serde::Serialize;
 
-/// How standard output is called in errors.
+/// The name of standard output in errors.
 pub const STDOUT: &str = "standard output";
 
 /// Flags that every verb takes.
 #[derive(Args, Debug)]
 pub struct GlobalArgs {
-    /// Where to compute: cpu, cuda[:N], cuda:A-B or wgpu [default: the best one present]
+    /// Device to compute on: cpu, cuda[:N], cuda:A-B or wgpu [default: the best available]
     #[arg(long, global = true, value_name = "DEVICE", help_heading = "Global options")]
     device: Option<DeviceSpec>,
-    /// Number format of the language model, and on a GPU of an image tokenizer's training: f32 or bf16
+    /// Number format of the language model, and on a GPU of image tokenizer training: f32 or bf16
     #[arg(
         long,
         global = true,
@@ -28,16 +29,16 @@ pub struct GlobalArgs {
         help_heading = "Global options"
     )]
     precision: Precision,
-    /// Seed of everything that is drawn at random
+    /// Random seed, instead of the one in the recipe or checkpoint
     #[arg(long, global = true, value_name = "N", help_heading = "Global options")]
     seed: Option<u64>,
-    /// Print results as JSON, one object per line, and nothing else
+    /// Print results to standard output as JSON, one object per line
     #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
-    /// Say nothing on standard error but errors
+    /// Print nothing but errors to standard error
     #[arg(long, short, global = true, help_heading = "Global options")]
     quiet: bool,
-    /// Say more on standard error; twice for the details of libraries
+    /// Log info messages of the compute and network libraries to standard error; -vv also debug messages
     #[arg(
         long,
         short,
@@ -49,14 +50,14 @@ pub struct GlobalArgs {
     verbose: u8,
 }
 
-/// The global flags at work.
+/// The global flags, and what follows from them.
 #[derive(Debug)]
 pub struct Session {
     args: GlobalArgs,
 }
 
 impl Session {
-    /// Takes the flags up and lets libraries log to standard error.
+    /// Keeps the flags and sends the log of libraries to standard error. `RUST_LOG` overrides the level.
     pub fn new(args: GlobalArgs) -> Self {
         let level = match (args.quiet, args.verbose) {
             (true, _) => "error",
@@ -69,17 +70,17 @@ impl Session {
             .from_env_lossy();
         let subscriber =
             tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
-        // Only fails where a subscriber is installed already, which then serves as well.
+        // Fails only if a subscriber is installed already, which then serves as well.
         let _ = subscriber.try_init();
         Self { args }
     }
 
-    /// Opens the device, and says on standard error which one when none was asked for.
+    /// Opens the device; without `--device`, notes which one was chosen.
     ///
     /// # Errors
     /// [`Error::Device`] with the reason.
     pub fn device(&self) -> Result<Device> {
-        let spec = self.args.device.unwrap_or_else(DeviceSpec::best);
+        let spec = self.device_spec();
         let device = spec.open()?;
         if self.args.device.is_none() {
             self.note(format_args!("device: {spec}"));
@@ -87,7 +88,7 @@ impl Session {
         Ok(device)
     }
 
-    /// Where and with what a run is made, for its report.
+    /// Version, device and system, for the report of a run.
     pub fn environment(&self, seed: u64) -> serde_json::Value {
         serde_json::json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -100,20 +101,36 @@ impl Session {
         })
     }
 
-    /// Whether the device is the CPU.
-    pub fn is_cpu(&self) -> bool {
-        self.args.device.unwrap_or_else(DeviceSpec::best) == DeviceSpec::Cpu
+    /// The peak rate of `device` in FLOP/s for matrix products in the format of `--precision`.
+    pub fn peak_flops(&self, device: &Device) -> f64 {
+        matmul_flops(device, self.precision().float_dtype().into(), self.is_cpu())
     }
 
-    /// What the device is called, as in `--device`.
+    /// A reporter with a progress bar of `len` steps; silent with `--quiet`.
+    pub fn progress(&self, len: usize, unit: &'static str) -> Reporter {
+        match self.quiet() {
+            true => Reporter::silent(),
+            false => Reporter::bar(len as u64, unit),
+        }
+    }
+
+    fn device_spec(&self) -> DeviceSpec {
+        self.args.device.unwrap_or_else(DeviceSpec::best)
+    }
+
+    fn is_cpu(&self) -> bool {
+        self.device_spec() == DeviceSpec::Cpu
+    }
+
+    /// The name of the device, as in `--device`.
     pub fn device_name(&self) -> String {
-        self.args.device.unwrap_or_else(DeviceSpec::best).to_string()
+        self.device_spec().to_string()
     }
 
-    /// As [`Self::device`], for work that runs in f32 only.
+    /// The device, for work that runs in f32 only.
     ///
     /// # Errors
-    /// Those of [`Self::device`], and [`Error::Device`] when another format was asked for.
+    /// Those of [`Self::device`], and [`Error::Device`] if `--precision` is another format.
     pub fn device_in_f32(&self, work: &str) -> Result<Device> {
         match self.precision() {
             Precision::F32 => self.device(),
@@ -121,11 +138,11 @@ impl Session {
         }
     }
 
-    /// As [`Self::device`], with the number format that `work` computes in; its weights are f32.
+    /// The device and the number format that `work` computes in; its weights are f32.
     ///
     /// # Errors
-    /// Those of [`Self::device`], and [`Error::Device`] when the device has no arithmetic in the format.
-    pub fn device_that_computes(&self, work: &str) -> Result<(Device, Precision)> {
+    /// Those of [`Self::device`], and [`Error::Device`] if the device does not support the format.
+    pub fn device_and_precision(&self, work: &str) -> Result<(Device, Precision)> {
         let precision = self.precision();
         let refused = || {
             let device = self.device_name();
@@ -142,43 +159,43 @@ impl Session {
         }
     }
 
-    /// The number format of the language model, and of what [`Self::device_that_computes`] is for.
+    /// The value of `--precision`.
     pub fn precision(&self) -> Precision {
         self.args.precision
     }
 
-    /// The seed, if one was given.
+    /// The value of `--seed`.
     pub fn seed(&self) -> Option<u64> {
         self.args.seed
     }
 
-    /// Whether results are JSON.
+    /// Whether results are printed as JSON.
     pub fn json(&self) -> bool {
         self.args.json
     }
 
-    /// Whether only errors are said.
+    /// Whether only errors go to standard error.
     pub fn quiet(&self) -> bool {
         self.args.quiet
     }
 
-    /// A line on standard error for people; silent with `--quiet`.
+    /// Prints a line to standard error, unless `--quiet`.
     pub fn note(&self, text: impl Display) {
         if !self.args.quiet {
-            // A terminal that is gone must not end the work.
+            // A closed standard error must not end the work.
             let _ = writeln!(std::io::stderr(), "{text}");
         }
     }
 
-    /// A line of results for people; silent with `--json`.
+    /// Prints a line of results for people, unless `--json`.
     ///
     /// # Errors
-    /// [`Error::Io`] when standard output cannot be written.
+    /// [`Error::Io`] if standard output cannot be written.
     pub fn line(&self, text: impl Display) -> Result<()> {
         if self.args.json { Ok(()) } else { put(format_args!("{text}\n")) }
     }
 
-    /// Text of a result without a line's end, at once; silent with `--json`.
+    /// Prints a part of a line of results, flushed at once, unless `--json`.
     ///
     /// # Errors
     /// As [`Self::line`].
@@ -186,7 +203,7 @@ impl Session {
         if self.args.json { Ok(()) } else { put(format_args!("{text}")) }
     }
 
-    /// A result as one line of JSON; silent without `--json`.
+    /// Prints a result as a line of JSON, if `--json`.
     ///
     /// # Errors
     /// As [`Self::line`].
@@ -195,17 +212,18 @@ impl Session {
     }
 }
 
-/// A path as JSON and messages show it; what is no UTF-8 becomes a replacement character.
+/// A path as text for JSON; invalid UTF-8 becomes a replacement character.
 pub fn name(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// A line of JSON on standard output, whatever the flags are.
+/// Prints a line of JSON to standard output, whatever the flags.
 ///
 /// # Errors
-/// [`Error::Io`] when standard output cannot be written.
+/// [`Error::Io`] if standard output cannot be written.
 pub fn put_json(value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string(value).map_err(|e| Error::invalid(e.to_string()))?;
+    let text = serde_json::to_string(value)
+        .map_err(Error::because("the result cannot be written as JSON"))?;
     put(format_args!("{text}\n"))
 }
 
@@ -214,8 +232,8 @@ fn put(text: std::fmt::Arguments<'_>) -> Result<()> {
     stdout.write_fmt(text).and_then(|()| stdout.flush()).map_err(Error::io(Path::new(STDOUT)))
 }
 
-/// The one message of a failed verb.
-pub fn complain(error: &Error) {
+/// Prints the message of a failed verb to standard error.
+pub fn print_error(error: &Error) {
     let _ = writeln!(std::io::stderr(), "calumma: error: {error}");
 }
 

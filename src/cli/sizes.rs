@@ -1,19 +1,12 @@
-//! Parameters, memory and work, counted and written for people.
+//! Parameter counts, and numbers formatted for people.
 
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use calumma::model::ModelConfig;
-use calumma::train::LanguageRecipe;
 use tensor_files::ParamPath;
 
-/// Bytes of an f32.
-const FLOAT: f64 = 4.0;
-/// Rows of logits that exist at one time.
-const LOGIT_ROWS: usize = 1024;
-
-/// The part of a model that a tensor belongs to, by its name.
+/// The part of a model that the tensor called `name` belongs to.
 pub fn part_of(name: &str) -> &'static str {
     const PARTS: [(&str, &str); 15] = [
         ("vqmodel.", "image tokenizer"),
@@ -36,10 +29,10 @@ pub fn part_of(name: &str) -> &'static str {
     PARTS.iter().find(|(mark, _)| name.contains(mark)).map_or("other", |(_, part)| part)
 }
 
-/// Numbers of parameters by part.
+/// Parameter counts by part.
 pub type Parts = BTreeMap<&'static str, usize>;
 
-/// The float parameters of `module` by part.
+/// The parameter counts of `module` by part.
 pub fn parameters<M: Module>(module: &M) -> Parts {
     let mut counter = Counter::default();
     module.visit(&mut counter);
@@ -67,79 +60,20 @@ impl ModuleVisitor for Counter {
     }
 }
 
-/// What a training run takes.
-#[derive(Clone, Debug)]
-pub struct TrainingCost {
-    /// Parameters of the model.
-    pub parameters: usize,
-    /// Tokens of all batches, padding included.
-    pub tokens: usize,
-    /// Floating point operations of all steps.
-    pub flops: f64,
-    /// Memory at the peak of a step in bytes, by what it holds.
-    pub memory: Vec<(&'static str, f64)>,
-}
-
-impl TrainingCost {
-    /// Estimates the cost of `recipe` for a model of `parameters` weights, with matrix products on values
-    /// of `value_bytes`.
-    ///
-    /// Operations: see [`ModelConfig::training_flops`], and one more forward pass with activation
-    /// checkpointing. Memory: weights, gradients and two moments in f32; the activations that the
-    /// backward pass needs of one batch, for each layer and token about 18 values per channel of the
-    /// residual stream and 5 per channel of the feed-forward layer (scores are computed again), or with
-    /// activation checkpointing one value per channel and those of one layer; 1,024 rows of logits with
-    /// their gradient.
-    pub fn of(
-        recipe: &LanguageRecipe,
-        config: &ModelConfig,
-        parameters: usize,
-        value_bytes: f64,
-    ) -> Self {
-        let seq = recipe.batch.seq_len;
-        let batch = recipe.batch.sequences * seq;
-        let tokens = batch * recipe.batch.accumulate * recipe.run.steps;
-        let recomputed = recipe.batch.activation_checkpointing;
-        let passes = if recomputed { 4.0 / 3.0 } else { 1.0 };
-        let flops = tokens as f64 * config.training_flops(seq) * passes;
-        let hidden = config.hidden_size as f64;
-        let of_layer = 18.0 * hidden + 5.0 * config.intermediate_size as f64;
-        let layers = config.num_hidden_layers as f64;
-        let kept = if recomputed { layers * hidden + of_layer } else { layers * of_layer };
-        let weights = FLOAT * parameters as f64;
-        let rows = batch.min(LOGIT_ROWS) as f64;
-        let averages = if recipe.average.decay > 0.0 { weights } else { 0.0 };
-        let memory = vec![
-            ("weights", weights),
-            ("gradients", weights),
-            ("optimizer", 2.0 * weights),
-            ("averages", averages),
-            ("activations", value_bytes * batch as f64 * kept),
-            ("logits", 2.0 * FLOAT * rows * config.vocab_size as f64),
-        ];
-        Self { parameters, tokens, flops, memory }
-    }
-
-    /// All of the memory in bytes.
-    pub fn memory_bytes(&self) -> f64 {
-        self.memory.iter().map(|(_, bytes)| bytes).sum()
-    }
-}
-
-/// A count in thousands, millions and so on.
+/// A count in thousands, millions and so on, such as `5.4 million`.
 pub fn count(number: f64) -> String {
     scaled(number, 1000.0, &["", " thousand", " million", " billion", " trillion"])
 }
 
-/// A size in KiB, MiB and so on.
+/// A size in KiB, MiB and so on, such as `1.5 KiB`.
 pub fn bytes(number: f64) -> String {
     scaled(number, 1024.0, &[" bytes", " KiB", " MiB", " GiB", " TiB"])
 }
 
-/// Reads a number of bytes: a number, then nothing, KB, MB or GB (thousands, as Hugging Face counts).
+/// Parses a size: a number of bytes, or a number with KB, MB or GB (powers of 1000, as in Hugging Face).
 ///
 /// # Errors
-/// What is allowed, when `text` is none.
+/// A description of the format, if `text` is not a size.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let unit = match text[at..].trim().to_ascii_uppercase().as_str() {
@@ -156,7 +90,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-/// A length of time in seconds, minutes, hours or days.
+/// A duration in seconds, minutes, hours or days.
 pub fn time(seconds: f64) -> String {
     match seconds {
         s if s < 120.0 => format!("{s:.1} seconds"),
@@ -184,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_scaled_for_reading() {
+    fn numbers_get_the_largest_unit_that_fits() {
         assert_eq!(count(999.0), "999");
         assert_eq!(count(5_430_000.0), "5.4 million");
         assert_eq!(bytes(512.0), "512 bytes");
@@ -192,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_read_as_people_write_them() {
+    fn sizes_are_parsed_and_other_text_is_refused() {
         for (text, size) in [("5GB", 5_000_000_000), ("1.5 kb", 1500), ("77", 77)] {
             assert_eq!(parse_bytes(text), Ok(size));
         }
@@ -202,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_belong_to_the_part_that_their_name_says() {
+    fn the_name_of_a_tensor_gives_its_part() {
         for (name, part) in [
             ("model.embed_tokens.weight", "embedding"),
             ("model.layers.0.self_attn.q_norm.weight", "attention"),

@@ -1,11 +1,10 @@
-//! `calumma tokenize`: data sets to token shards.
+//! `calumma tokenize`: token shards from data sets.
 
 use std::path::PathBuf;
 
 use calumma::data::Encoding;
 use calumma::data::shards::{ShardJob, ShardReport, TokensRecipe};
 use calumma::recipe::read_recipe;
-use calumma::report::Reporter;
 use calumma::{Error, Result};
 use clap::Args;
 use serde_json::json;
@@ -13,20 +12,20 @@ use serde_json::json;
 use super::session::{Session, name};
 use super::sizes;
 
-/// A recipe and a share of the work.
+/// Arguments of `tokenize`.
 #[derive(Args)]
 pub struct TokenizeArgs {
-    /// A TOML recipe with the sections run, tokenizer and data
+    /// TOML recipe with the sections run, tokenizer and data
     recipe: PathBuf,
-    /// Change a value of the recipe, such as run.renderings=4
+    /// Override a recipe value, such as run.renderings=4; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Make the share I of N, from 0; each of N processes makes another one
+    /// Make only part I of N, counted from 0, so that N processes can share the work
     #[arg(long, value_name = "I/N", default_value = "0/1", value_parser = share)]
     shard: (usize, usize),
 }
 
-/// Reads `I/N` with I below N.
+/// Parses `I/N` with I below N.
 fn share(text: &str) -> std::result::Result<(usize, usize), String> {
     let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
     numbers
@@ -34,7 +33,7 @@ fn share(text: &str) -> std::result::Result<(usize, usize), String> {
         .ok_or_else(|| "expected I/N with I from 0 to N - 1, such as 0/4".to_owned())
 }
 
-/// Makes the shards of a share that are not there yet.
+/// Makes the missing shards of a part.
 ///
 /// # Errors
 /// Those of recipe, tokenizers, data and files.
@@ -62,11 +61,7 @@ pub fn run(args: &TokenizeArgs, session: &Session) -> Result<()> {
         },
         processor: &processor,
     };
-    let bar = |shards: usize| match session.quiet() {
-        true => Reporter::silent(),
-        false => Reporter::bar(shards as u64, "tokens"),
-    };
-    let report = job.run(args.shard, bar)?;
+    let report = job.run(args.shard, |shards| session.progress(shards, "tokens"))?;
     let ShardReport { shards, made, kept, left, documents, tokens, bad } = report;
     session.line(format_args!(
         "{}: {made} of {shards} shards made, {kept} kept, {left} left to others",
@@ -77,7 +72,8 @@ pub fn run(args: &TokenizeArgs, session: &Session) -> Result<()> {
         sizes::count(documents as f64),
         sizes::count(tokens as f64)
     ))?;
-    let mut object = serde_json::to_value(report).map_err(|e| Error::invalid(e.to_string()))?;
+    let mut object = serde_json::to_value(report)
+        .map_err(Error::because("the report cannot be written as JSON"))?;
     object["path"] = json!(name(&dir));
     session.object(&object)
 }

@@ -15,44 +15,44 @@ use vq_tokenizer::{Codes, Tiles, VqTokenizer};
 
 use super::eval::ReconstructionArgs;
 use super::session::{Session, name};
-use super::train::train_task;
+use super::training::train_task;
 use super::{images, open, sizes};
 
-/// Images encoded at one time.
+/// Images per batch.
 const BATCH: usize = 32;
 
-/// What to do with image tokenizers.
+/// Subcommands of `calumma vq`.
 #[derive(Subcommand)]
 pub enum VqVerb {
-    /// Train an image tokenizer by a recipe; a stopped run goes on where it was
+    /// Train an image tokenizer as a recipe says; resumes if interrupted
     Train(TrainArgs),
-    /// Score an image tokenizer on a data set: PSNR, SSIM, MS-SSIM, use of the codebook
+    /// Evaluate an image tokenizer on a data set: PSNR, SSIM, MS-SSIM, codebook use
     Eval(ReconstructionArgs),
     /// Print the codes of images
     Encode(EncodeArgs),
-    /// Turn codes back into images
+    /// Decode codes to images
     Decode(DecodeArgs),
-    /// Encode and decode images, and say how close the result is
+    /// Encode and decode images, and measure the loss: PSNR, SSIM
     Reconstruct(ReconstructArgs),
 }
 
-/// Codes along a side above which an image is decoded in tiles.
+/// Codes per side above which an image is decoded in tiles.
 const LARGE: usize = 128;
 
-/// A recipe and changes to it.
+/// Arguments of `vq train`.
 #[derive(Args)]
 pub struct TrainArgs {
-    /// A TOML recipe with the sections run, model, data, batch
+    /// TOML recipe with the sections run, model, data and batch
     recipe: PathBuf,
-    /// Change a value of the recipe, such as optimizer.lr=3e-4
+    /// Override a recipe value, such as optimizer.lr=3e-4; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
-/// Images to encode.
+/// Arguments of `vq encode`.
 #[derive(Args)]
 pub struct EncodeArgs {
-    /// A checkpoint's or an image tokenizer's directory
+    /// Directory of a checkpoint or an image tokenizer
     checkpoint: PathBuf,
     /// PNG, JPEG or WebP files
     #[arg(required = true, value_name = "IMAGE")]
@@ -61,11 +61,11 @@ pub struct EncodeArgs {
     tiles: TileArgs,
 }
 
-/// Whether images keep their size.
+/// How images are resized and tiled.
 #[derive(Args)]
 pub struct TileArgs {
-    /// Keep each image's own size instead of resizing and cropping it, and compute it in tiles of so
-    /// many pixels
+    /// Keep the size of each image instead of resizing and cropping it; compute in tiles of PIXELS [512
+    /// if no value is given]
     #[arg(long, value_name = "PIXELS", num_args = 0..=1, require_equals = true, default_missing_value = "512")]
     own_size: Option<usize>,
 }
@@ -80,7 +80,7 @@ impl TileArgs {
         images.iter().map(|image| Ok(vq.encode_tiled(image, tiles)?)).collect()
     }
 
-    /// Each image as it is seen, and what is left of it.
+    /// Pairs of the preprocessed image and its reconstruction.
     fn reconstruct(
         &self,
         vq: &VqTokenizer,
@@ -101,34 +101,34 @@ impl TileArgs {
     }
 }
 
-/// Codes to decode.
+/// Arguments of `vq decode`.
 #[derive(Args)]
 pub struct DecodeArgs {
-    /// A checkpoint's or an image tokenizer's directory
+    /// Directory of a checkpoint or an image tokenizer
     checkpoint: PathBuf,
-    /// One or more objects with height, width and codes, as encode --json prints them
+    /// JSON file of objects with height, width and codes, as `vq encode --json` prints them
     codes: PathBuf,
-    /// The PNG to write; of several images, all but the first get a number
+    /// PNG to write; with several images a number is added to all but the first
     #[arg(long, short, value_name = "PATH")]
     out: PathBuf,
 }
 
-/// Images to reconstruct.
+/// Arguments of `vq reconstruct`.
 #[derive(Args)]
 pub struct ReconstructArgs {
-    /// A checkpoint's or an image tokenizer's directory
+    /// Directory of a checkpoint or an image tokenizer
     checkpoint: PathBuf,
     /// PNG, JPEG or WebP files
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// Where reconstructions go as PNG
+    /// Also write the reconstructions as PNG files to this directory
     #[arg(long, short, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
     tiles: TileArgs,
 }
 
-/// Does `verb`.
+/// Runs `verb`.
 ///
 /// # Errors
 /// Those of recipe, checkpoint, images and device.
@@ -147,7 +147,7 @@ fn train(args: &TrainArgs, session: &Session) -> Result<()> {
     if let Some(seed) = session.seed() {
         recipe.run.seed = seed;
     }
-    let (device, precision) = session.device_that_computes("training an image tokenizer")?;
+    let (device, precision) = session.device_and_precision("training an image tokenizer")?;
     let mut task = ImageTask::new(recipe.clone(), &device, precision)?;
     let parameters = sizes::parameters(task.model()).values().sum::<usize>();
     let parameters = sizes::count(parameters as f64);
@@ -195,8 +195,8 @@ impl OneOrMany {
     }
 }
 
-/// A tokenizer that has its decoder.
-fn drawing_tokenizer(dir: &Path, session: &Session) -> Result<VqTokenizer> {
+/// The image tokenizer in `dir`; an error if it has no decoder.
+fn tokenizer_with_decoder(dir: &Path, session: &Session) -> Result<VqTokenizer> {
     let tokenizer = tokenizer(dir, session)?;
     match tokenizer.has_decoder() {
         true => Ok(tokenizer),
@@ -206,24 +206,24 @@ fn drawing_tokenizer(dir: &Path, session: &Session) -> Result<VqTokenizer> {
 
 fn decode(args: &DecodeArgs, session: &Session) -> Result<()> {
     let text = std::fs::read_to_string(&args.codes).map_err(Error::io(&args.codes))?;
-    let no_codes = |message: String| Error::file(&args.codes, message);
     let codes: Vec<Codes> = serde_json::Deserializer::from_str(&text)
         .into_iter::<OneOrMany>()
         .collect::<std::result::Result<Vec<_>, _>>()
-        .map_err(|_| no_codes("expected objects with height, width and codes".to_owned()))?
+        .map_err(Error::because("expected objects with height, width and codes"))
+        .map_err(Error::in_file(&args.codes))?
         .into_iter()
         .flat_map(OneOrMany::into_vec)
         .collect();
     if codes.is_empty() {
-        return Err(no_codes("holds no codes".to_owned()));
+        return Err(Error::file(&args.codes, "contains no codes"));
     }
-    let tokenizer = drawing_tokenizer(&args.checkpoint, session)?;
+    let tokenizer = tokenizer_with_decoder(&args.checkpoint, session)?;
     let decode = |codes: &Codes| match codes.height.max(codes.width) > LARGE {
         true => tokenizer.decode_tiled(codes, Tiles::default()),
         false => Ok(tokenizer.decode(std::slice::from_ref(codes))?.remove(0)),
     };
     let images = codes.iter().map(decode).collect::<std::result::Result<Vec<_>, _>>();
-    let images = images.map_err(|e| no_codes(e.to_string()))?;
+    let images = images.map_err(Error::in_file(&args.codes))?;
     for (index, image) in images.iter().enumerate() {
         let path = match index {
             0 => args.out.clone(),
@@ -239,7 +239,7 @@ fn decode(args: &DecodeArgs, session: &Session) -> Result<()> {
 
 fn reconstruct(args: &ReconstructArgs, session: &Session) -> Result<()> {
     let images = images::open_all(&args.images)?;
-    let tokenizer = drawing_tokenizer(&args.checkpoint, session)?;
+    let tokenizer = tokenizer_with_decoder(&args.checkpoint, session)?;
     let (mut sum_psnr, mut sum_ssim) = (0.0, 0.0);
     let out = args.out.as_deref().map(|dir| Outputs::new(dir, &args.images));
     let mut out = out.transpose()?;
@@ -269,7 +269,7 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Where reconstructions go: every image has a name of its own, and none that is an input's.
+/// Paths of reconstructions: all different, and none of them an input.
 struct Outputs<'a> {
     dir: &'a Path,
     taken: HashSet<PathBuf>,
@@ -278,8 +278,8 @@ struct Outputs<'a> {
 impl<'a> Outputs<'a> {
     fn new(dir: &'a Path, inputs: &[PathBuf]) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
-        let whole = |path: &PathBuf| path.canonicalize().map_err(Error::io(path));
-        Ok(Self { dir, taken: inputs.iter().map(whole).collect::<Result<_>>()? })
+        let absolute = |path: &PathBuf| path.canonicalize().map_err(Error::io(path));
+        Ok(Self { dir, taken: inputs.iter().map(absolute).collect::<Result<_>>()? })
     }
 
     fn path(&mut self, input: &Path) -> PathBuf {
@@ -288,8 +288,8 @@ impl<'a> Outputs<'a> {
             0 => format!("{stem}.png"),
             _ => format!("{stem}-{number}.png"),
         });
-        let whole = self.dir.canonicalize().unwrap_or_else(|_| self.dir.to_owned());
-        let mut free = names.filter(|name| self.taken.insert(whole.join(name)));
+        let dir = self.dir.canonicalize().unwrap_or_else(|_| self.dir.to_owned());
+        let mut free = names.filter(|name| self.taken.insert(dir.join(name)));
         self.dir.join(free.next().expect("numbers never end"))
     }
 }

@@ -1,8 +1,8 @@
-//! Curves of one metric as an SVG that takes its colours from the page.
+//! Charts: the curves of one metric as an SVG with colours from the page's style sheet.
 
 use std::fmt::Write;
 
-use super::html::escape;
+use super::escape::escape;
 use super::record::{RunEvent, Series};
 use super::scale::{Scale, readable};
 
@@ -13,19 +13,19 @@ const RIGHT: f64 = 16.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 26.0;
 
-/// Points of a line, so that a long run gives no large page.
+/// Most points of a line, which bounds the size of the page.
 const POINTS: usize = 400;
-/// Points that are marked one by one, at most.
+/// Most points of a curve that get a dot each.
 const DOTS: usize = 60;
-/// Ratio of the largest to the smallest loss or norm above which the axis is logarithmic.
+/// Ratio of the largest to the smallest loss or norm from which on the axis is logarithmic.
 const LOG_FROM: f64 = 5.0;
-/// Weight of the past in smoothed lines, as in TensorBoard at 0.9.
+/// Decay of the moving average in smoothed lines, as in TensorBoard.
 const SMOOTHING: f64 = 0.9;
-/// A line that goes this many times up and down its whole range is smoothed.
-const RESTLESS: f64 = 5.0;
+/// Total variation, in ranges of the curve, above which a line is smoothed.
+const NOISY: f64 = 5.0;
 const MIB: f64 = 1_048_576.0;
 
-/// A chart of the series of one metric over the steps of a run, to `last_step`.
+/// A chart of the series of one metric over the steps 0 to `last_step` of a run.
 pub(super) struct Chart<'a> {
     pub(super) series: &'a [Series],
     pub(super) events: &'a [RunEvent],
@@ -33,7 +33,7 @@ pub(super) struct Chart<'a> {
 }
 
 impl Chart<'_> {
-    /// The metric's name in words, with its unit.
+    /// The metric's name for reading, with its unit.
     pub(super) fn title(&self) -> String {
         let name = self.name();
         let words = name.strip_suffix("_bytes").map(|name| format!("{name}, MiB"));
@@ -50,7 +50,7 @@ impl Chart<'_> {
         if self.name().ends_with("_bytes") { value / MIB } else { value }
     }
 
-    /// The drawing, an `svg` element.
+    /// The chart as an `svg` element.
     pub(super) fn svg(&self) -> String {
         let x = Scale::new(0.0, self.last_step.max(1) as f64, false, (LEFT, WIDTH - RIGHT));
         let y = self.value_axis();
@@ -86,7 +86,7 @@ impl Chart<'_> {
         Scale::new(low, high, is_log, (HEIGHT - BOTTOM, TOP)).padded()
     }
 
-    /// A line; a restless one is drawn faint with its moving average above.
+    /// Draws a line; a noisy one is drawn faint under its moving average.
     fn curve(&self, svg: &mut String, series: &Series, at: impl Fn((u64, f64)) -> (f64, f64)) {
         let colour = colour(&series.kind);
         let points = &series.points;
@@ -97,7 +97,7 @@ impl Chart<'_> {
             }
             svg.push_str("\"/>\n");
         };
-        if is_restless(points) {
+        if is_noisy(points) {
             line("faint", &thinned(points));
             line("line", &sampled(&smoothed(points)));
         } else {
@@ -118,7 +118,7 @@ impl Chart<'_> {
     }
 }
 
-/// The class that gives curves of `kind` their colour.
+/// The CSS class with the colour of curves of `kind`.
 pub(super) fn colour(kind: &str) -> &'static str {
     match kind {
         "train" => "train",
@@ -127,7 +127,7 @@ pub(super) fn colour(kind: &str) -> &'static str {
     }
 }
 
-/// Whether `name` is of a quantity that shrinks by factors.
+/// Whether the quantity called `name` may span decades.
 fn spans_decades(name: &str) -> bool {
     ["loss", "norm", "perplexity"].iter().any(|word| name.contains(word))
 }
@@ -155,14 +155,14 @@ fn grid(svg: &mut String, x: &Scale, y: &Scale) {
     );
 }
 
-fn is_restless(points: &[(u64, f64)]) -> bool {
+fn is_noisy(points: &[(u64, f64)]) -> bool {
     let values = || points.iter().map(|(_, value)| *value);
     let range = values().fold(f64::MIN, f64::max) - values().fold(f64::MAX, f64::min);
-    let way: f64 = points.windows(2).map(|pair| (pair[1].1 - pair[0].1).abs()).sum();
-    points.len() > DOTS && way > RESTLESS * range
+    let variation: f64 = points.windows(2).map(|pair| (pair[1].1 - pair[0].1).abs()).sum();
+    points.len() > DOTS && variation > NOISY * range
 }
 
-/// The exponential moving average, without the pull to zero of its first values.
+/// The exponential moving average, corrected for its start at zero.
 fn smoothed(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
     let (mut average, mut weight) = (0.0, 0.0);
     let next = |&(step, value): &(u64, f64)| {
@@ -173,7 +173,7 @@ fn smoothed(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
     points.iter().map(next).collect()
 }
 
-/// About [`POINTS`] points at equal distances, the last among them.
+/// At most about [`POINTS`] evenly spaced points, including the last.
 fn sampled(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
     let every = points.len().div_ceil(POINTS).max(1);
     let (steps, last) = (points.iter().step_by(every), points.last());
@@ -181,7 +181,7 @@ fn sampled(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
     steps.chain(last).copied().collect()
 }
 
-/// About [`POINTS`] points, the lowest and the highest of every stretch, so that no peak is lost.
+/// At most about [`POINTS`] points: the lowest and highest of each stretch, so that no peak is lost.
 fn thinned(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
     if points.len() <= POINTS {
         return points.to_vec();
@@ -218,10 +218,10 @@ mod tests {
     }
 
     #[test]
-    fn only_noise_is_restless() {
+    fn noise_is_noisy_and_a_schedule_is_not() {
         let line = |value: fn(u64) -> f64| (0..200).map(|step| (step, value(step))).collect();
         let (noise, schedule): (Vec<_>, Vec<_>) =
             (line(|step| (step % 7) as f64), line(|step| 1.0 / (1.0 + step as f64)));
-        assert!(is_restless(&noise) && !is_restless(&schedule));
+        assert!(is_noisy(&noise) && !is_noisy(&schedule));
     }
 }

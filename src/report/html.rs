@@ -1,18 +1,20 @@
-//! `report.html`: one file that opens from disk, without scripts and without a network.
+//! `report.html`: a page that opens from disk, without scripts or network access.
 
 use std::fmt::Write;
 
 use indicatif::{FormattedDuration, HumanCount};
 
-use super::SampleText;
 use super::chart::{Chart, colour};
+use super::escape::escape;
 use super::record::{Evaluation, RunRecord, Series};
+use super::sample::SampleText;
 use super::scale::significant;
 
-/// Evaluations that are unfolded, from the newest.
+/// Newest evaluations whose samples are shown unfolded.
 const UNFOLDED: usize = 3;
 
-/// The page of `record`. Images are linked relative to the run's directory, all else is within.
+/// The HTML page of `record`. Images are linked relative to the run's directory; everything else is
+/// inline.
 ///
 /// ```
 /// use calumma::report::{RunRecord, html};
@@ -31,23 +33,7 @@ pub fn render(record: &RunRecord) -> String {
     page + "</main>\n</body>\n</html>\n"
 }
 
-/// `text` as the content of an element or of a quoted attribute.
-pub(super) fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            other => safe.push(other),
-        }
-    }
-    safe
-}
-
-/// A metric's name in words.
+/// A metric's name for reading, escaped.
 fn words(name: &str) -> String {
     escape(&name.replace('_', " "))
 }
@@ -57,7 +43,7 @@ fn duration(seconds: f64) -> String {
     FormattedDuration(seconds).to_string()
 }
 
-/// Title, how far the run is, and what its newest evaluation found.
+/// Writes the title, the progress of the run and the metrics of its newest evaluation.
 fn head(page: &mut String, record: &RunRecord) {
     let name = escape(&record.name);
     let _ = write!(
@@ -105,7 +91,7 @@ fn environment(page: &mut String, record: &RunRecord) {
     }
 }
 
-/// A chart for every metric; those that evaluations measure come first, the machine's last.
+/// Writes a chart per metric: the loss, then metrics of evaluations, then the others; speed and memory last.
 fn curves(page: &mut String, record: &RunRecord) {
     if record.series.is_empty() {
         return;
@@ -143,7 +129,7 @@ fn rank(chart: &[Series]) -> u8 {
     }
 }
 
-/// The metrics of all evaluations, a row each.
+/// Writes a table with a row of metrics per evaluation.
 fn table(page: &mut String, record: &RunRecord) {
     let rows: Vec<&Evaluation> =
         record.evaluations.iter().filter(|evaluation| !evaluation.metrics.is_empty()).collect();
@@ -186,7 +172,7 @@ fn events(page: &mut String, record: &RunRecord) {
     page.push_str("</ol>\n</section>\n");
 }
 
-/// What evaluations gave to look at.
+/// Writes the images and texts of the evaluations.
 fn evaluations(page: &mut String, record: &RunRecord) {
     let has_samples = |e: &&Evaluation| e.image.is_some() || !e.samples.is_empty();
     let mut shown = record.evaluations.iter().filter(has_samples).enumerate().peekable();

@@ -1,7 +1,7 @@
-//! `metrics.jsonl`: a JSON object a line, in the order in which things happened.
+//! `metrics.jsonl`: one JSON object per line, in chronological order.
 //!
-//! Every line has `step`, `kind` and `elapsed_s`. Metrics lie beside them under their own names, `kind`
-//! being `train` or `eval`; [`EVENT`] lines have `event` and `text`, [`SAMPLES`] lines `samples`.
+//! Every line has `step`, `kind` and `elapsed_s`. Lines of kind `train` and `eval` also have metrics
+//! under their names, [`EVENT`] lines `event` and `text`, [`SAMPLES`] lines `samples`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -13,44 +13,44 @@ use serde_json::{Map, Value, json};
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
 
-/// The `kind` of a line that tells what happened to the run.
+/// The `kind` of a line with an event of the run.
 pub(super) const EVENT: &str = "event";
-/// The `kind` of a line with texts that the model wrote.
+/// The `kind` of a line with sample texts.
 pub(super) const SAMPLES: &str = "samples";
 
-/// A line's object.
+/// The JSON object of a line.
 pub(super) type Line = Map<String, Value>;
 
-/// The log of a run, open at its end.
+/// The log of a run, open for appending.
 #[derive(Debug)]
 pub(super) struct Log {
     path: PathBuf,
     file: File,
-    /// Seconds that the run took before the log was opened.
+    /// Seconds that the run had taken before the log was opened.
     earlier: f64,
     opened: Instant,
 }
 
 impl Log {
-    /// Opens the log at `path` for a run that goes on after `step`: see [`cut`].
+    /// Opens the log at `path` for a run that resumes after `step`; see [`cut`].
     pub(super) fn open(path: &Path, step: usize) -> Result<Self> {
         let earlier = cut(path, step)?;
         let file = append_to(path)?;
         Ok(Self { path: path.to_owned(), file, earlier, opened: Instant::now() })
     }
 
-    /// Adds a line of `fields`.
+    /// Appends a line with `fields`.
     pub(super) fn append(&mut self, step: usize, kind: &str, mut fields: Line) -> Result<()> {
         let elapsed = self.earlier + self.opened.elapsed().as_secs_f64();
         fields.insert("step".to_owned(), json!(step));
         fields.insert("kind".to_owned(), json!(kind));
         fields.insert("elapsed_s".to_owned(), json!(elapsed));
-        // One write, so that a reader beside the run sees whole lines.
+        // A single write, so that concurrent readers see whole lines.
         let line = format!("{}\n", Value::Object(fields));
         self.file.write_all(line.as_bytes()).map_err(Error::io(&self.path))
     }
 
-    /// Goes back to `step`: see [`cut`]. The clock goes on.
+    /// Rewinds to `step`; see [`cut`]. The clock keeps running.
     pub(super) fn rewind(&mut self, step: usize) -> Result<()> {
         cut(&self.path, step)?;
         self.file = append_to(&self.path)?;
@@ -62,8 +62,8 @@ fn append_to(path: &Path) -> Result<File> {
     OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))
 }
 
-/// Drops damaged lines and those of steps after `step`, events excepted: what happened stays told.
-/// Returns the time in seconds at the last line that is kept.
+/// Drops damaged lines and lines of steps after `step`, except events. Returns the elapsed seconds at
+/// the last line kept.
 fn cut(path: &Path, step: usize) -> Result<f64> {
     let bytes = contents(path)?;
     let (mut kept, mut elapsed) = (Vec::new(), 0.0);
@@ -78,7 +78,7 @@ fn cut(path: &Path, step: usize) -> Result<f64> {
     Ok(elapsed)
 }
 
-/// The lines of the log at `path`, damaged ones left out; none without a log.
+/// The lines of the log at `path` without damaged ones; none if there is no log.
 pub(super) fn read(path: &Path) -> Result<Vec<Line>> {
     Ok(entries(&contents(path)?).map(|(_, line)| line).collect())
 }
@@ -88,7 +88,7 @@ pub(super) fn step_of(line: &Line) -> Option<u64> {
     line.get("step")?.as_u64()
 }
 
-/// The kind of `line`; empty when it has none.
+/// The kind of `line`; empty if it has none.
 pub(super) fn kind_of(line: &Line) -> &str {
     line.get("kind").and_then(Value::as_str).unwrap_or_default()
 }
@@ -100,8 +100,8 @@ fn contents(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// Lines as text and as objects. A run that was killed leaves half a line, even half a character:
-/// that is no object and is passed over.
+/// The lines as text and as objects. Damaged lines are skipped: a killed run can leave half a line, even
+/// half a character.
 fn entries(bytes: &[u8]) -> impl Iterator<Item = (&[u8], Line)> {
     bytes.split(|&byte| byte == b'\n').filter_map(|text| {
         let line: Line = serde_json::from_slice(text).ok()?;

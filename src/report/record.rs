@@ -1,4 +1,4 @@
-//! What a run's directory holds, read for a report.
+//! The record of a run, read from its directory for a report.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,35 +6,35 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::SampleText;
 use super::log::{self, Line};
+use super::sample::SampleText;
 use crate::error::{Error, Result};
 use crate::files::read_json;
 
 /// Name of the log in a run's directory.
 pub(super) const METRICS: &str = "metrics.jsonl";
 
-/// Where recipes lie, the newest first: the run's own and that of its newest checkpoint.
+/// Where to look for the recipe: in the run, then in its newest checkpoint.
 const RECIPES: [&str; 2] = ["recipe.toml", "latest/trainer/recipe.toml"];
 
-/// All that is known of a run.
+/// The record of a run: its metrics, events and samples.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunRecord {
     /// Name of the run's directory.
     pub name: String,
-    /// What `environment.json` says, nested names joined by dots; empty without it.
+    /// The values in `environment.json`, nested names joined by dots; empty without the file.
     pub environment: Vec<(String, String)>,
     /// The resolved recipe, as TOML.
     pub recipe: Option<String>,
-    /// The last step that was reported.
+    /// The last reported step.
     pub step: u64,
-    /// Seconds that the run took.
+    /// Duration of the run in seconds.
     pub elapsed_s: f64,
-    /// Curves in the order of their names, those of training before others of the name.
+    /// Curves sorted by name; under the same name, training comes first.
     pub series: Vec<Series>,
-    /// What happened to the run, in that order.
+    /// Events in chronological order.
     pub events: Vec<RunEvent>,
-    /// Evaluations, the newest first.
+    /// Evaluations, newest first.
     pub evaluations: Vec<Evaluation>,
 }
 
@@ -43,19 +43,19 @@ pub struct RunRecord {
 pub struct Series {
     /// The metric, such as `loss`.
     pub name: String,
-    /// What was measured, such as `train` or `eval`.
+    /// The kind of its log lines, such as `train` or `eval`.
     pub kind: String,
-    /// Steps with the metric's value, which is finite.
+    /// Steps and finite values.
     pub points: Vec<(u64, f64)>,
 }
 
-/// Something that happened to a run.
+/// An event of a run.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct RunEvent {
     /// The step at which it happened.
     pub step: u64,
-    /// What happened, such as `resumed`.
+    /// The kind of event, such as `resumed`.
     #[serde(rename = "event")]
     pub kind: String,
     /// Details.
@@ -64,29 +64,29 @@ pub struct RunEvent {
     pub elapsed_s: f64,
 }
 
-/// What an evaluation found.
+/// The results of an evaluation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
-    /// The step after which it was made.
+    /// The step after which it ran.
     pub step: u64,
     /// Metrics by name.
     pub metrics: BTreeMap<String, f64>,
-    /// Path of its image within the run's directory, with `/`.
+    /// Path of its image relative to the run's directory, with `/`.
     pub image: Option<String>,
-    /// Texts of the model.
+    /// Sample texts.
     pub samples: Vec<SampleText>,
 }
 
 impl RunRecord {
-    /// Reads the run in `dir`. What is missing is left empty, damaged lines of the log are left out.
+    /// Reads the run in `dir`. Missing files leave fields empty; damaged lines of the log are skipped.
     ///
     /// # Errors
-    /// [`Error::Io`] when a file cannot be read; [`Error::File`] when `environment.json` is no JSON.
+    /// [`Error::Io`] if a file cannot be read; [`Error::File`] if `environment.json` is not JSON.
     pub fn read(dir: &Path) -> Result<Self> {
         let lines = log::read(&dir.join(METRICS))?;
         let measured = || lines.iter().filter(|line| log::kind_of(line) != log::EVENT);
         let last = measured().filter_map(log::step_of).max();
-        // An image of a later step is left over from before the run went back.
+        // Images of later steps are left over from before a rewind.
         let mut images = images(dir)?;
         images.retain(|step| last.is_none_or(|last| *step <= last));
         Ok(Self {
@@ -119,12 +119,12 @@ pub(super) fn run_name(dir: &Path) -> String {
     absolute.file_name().map_or("run".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-/// The path within a run of the image of `step`.
+/// The path of the image of `step`, relative to the run's directory.
 pub(super) fn image_name(step: u64) -> String {
     format!("samples/step-{step:07}.png")
 }
 
-/// Steps that have an image.
+/// The steps that have an image.
 fn images(dir: &Path) -> Result<Vec<u64>> {
     let dir = dir.join("samples");
     if !dir.is_dir() {
@@ -143,7 +143,7 @@ fn number(line: &Line, name: &str) -> Option<f64> {
     line.get(name)?.as_f64()
 }
 
-/// The metrics of `line`. Evaluations repeat the rate of training: it says nothing of them.
+/// The metrics of `line`. In evaluations the rate is left out, as it is that of training.
 fn metrics(line: &Line) -> impl Iterator<Item = (&String, f64)> {
     let trains = log::kind_of(line) == "train";
     line.iter()
@@ -157,7 +157,7 @@ fn series<'a>(lines: impl Iterator<Item = &'a Line>) -> Vec<Series> {
     for line in lines {
         let (Some(step), kind) = (log::step_of(line), log::kind_of(line)) else { continue };
         for (name, value) in metrics(line) {
-            // Training comes before what is compared with it.
+            // `false` sorts first: training before evaluation.
             found.entry((name, kind != "train", kind)).or_default().push((step, value));
         }
     }
@@ -209,7 +209,7 @@ fn environment(path: &Path) -> Result<Vec<(String, String)>> {
     Ok(rows)
 }
 
-/// Leaves of `value` with their names; what is null is left out.
+/// Appends the leaves of `value` under their dotted names, without nulls.
 fn flatten(name: &str, value: &Value, rows: &mut Vec<(String, String)>) {
     match value {
         Value::Object(fields) => {

@@ -1,9 +1,9 @@
-//! Axes: from values to pixels, where ticks stand and how numbers read.
+//! Axes of charts: positions in pixels, ticks, and the format of numbers.
 
-/// Ticks that an axis has at most.
+/// Most ticks of an axis.
 const TICKS: usize = 7;
 
-/// An axis from values to pixels.
+/// An axis, which maps values to pixels.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scale {
     low: f64,
@@ -14,43 +14,43 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// An axis on which `low` and `high` stand at `pixels`. Values that hardly differ get a hundredth
-    /// of their size to differ in. A logarithmic axis takes `low > 0`.
+    /// An axis with `low` and `high` at `pixels`. If they differ by less than a hundredth of their size,
+    /// the axis is widened to that and linear. A logarithmic axis needs `low > 0`.
     pub(super) fn new(low: f64, high: f64, is_log: bool, pixels: (f64, f64)) -> Self {
         let least = 0.01 * low.abs().max(high.abs());
         if high - low > least {
             return Self { low, high, is_log, pixels };
         }
-        let (middle, room) = (0.5 * (low + high), if least > 0.0 { 0.5 * least } else { 1.0 });
-        Self { low: middle - room, high: middle + room, is_log: false, pixels }
+        let (middle, margin) = (0.5 * (low + high), if least > 0.0 { 0.5 * least } else { 1.0 });
+        Self { low: middle - margin, high: middle + margin, is_log: false, pixels }
     }
 
-    /// The same axis with a twentieth more room at both ends, but none below zero for values that
-    /// never are.
+    /// The same axis extended by 5 % at both ends, but not below zero if no value is negative.
     pub(super) fn padded(self) -> Self {
         let Self { low, high, is_log, .. } = self;
-        let (from, to) = (self.stretch(low), self.stretch(high));
-        let room = 0.05 * (to - from);
-        let back = |value: f64| if is_log { value.exp() } else { value };
+        let (from, to) = (self.transform(low), self.transform(high));
+        let margin = 0.05 * (to - from);
+        let inverse = |value: f64| if is_log { value.exp() } else { value };
         let floor = if low >= 0.0 { 0.0 } else { f64::MIN };
-        Self { low: back(from - room).max(floor), high: back(to + room), ..self }
+        Self { low: inverse(from - margin).max(floor), high: inverse(to + margin), ..self }
     }
 
-    fn stretch(&self, value: f64) -> f64 {
+    /// `value` on the linear or logarithmic axis.
+    fn transform(&self, value: f64) -> f64 {
         if self.is_log { value.ln() } else { value }
     }
 
-    /// Where `value` stands, in pixels.
+    /// The position of `value` in pixels.
     pub(super) fn at(&self, value: f64) -> f64 {
-        let (low, high) = (self.stretch(self.low), self.stretch(self.high));
-        let share = (self.stretch(value) - low) / (high - low);
+        let (low, high) = (self.transform(self.low), self.transform(self.high));
+        let share = (self.transform(value) - low) / (high - low);
         self.pixels.0 + share * (self.pixels.1 - self.pixels.0)
     }
 
     /// Round values along the axis.
     pub(super) fn ticks(&self) -> Vec<f64> {
         let ticks = if self.is_log { self.log_ticks() } else { Vec::new() };
-        // Less than a decade may hold no round power.
+        // Less than a decade may contain too few round values.
         if ticks.len() < 2 { self.linear_ticks() } else { ticks }
     }
 
@@ -77,13 +77,13 @@ impl Scale {
     }
 }
 
-/// `value` with four significant digits at most, as ticks have it: `0.1234`, `25.1k`, `3e-4`.
+/// `value` with at most four significant digits, for ticks: `0.1234`, `25.1k`, `3e-4`.
 pub(super) fn readable(value: f64) -> String {
     let (digits, unit) = digits(value);
     format!("{}{unit}", trimmed(&digits))
 }
 
-/// The same with zeros at the end, so that numbers in a column compare; whole numbers stay whole.
+/// As [`readable`], but with trailing zeros, so that numbers in a column line up; integers stay integers.
 pub(super) fn significant(value: f64) -> String {
     if value.fract() == 0.0 {
         return readable(value);
@@ -92,7 +92,7 @@ pub(super) fn significant(value: f64) -> String {
     digits + &unit
 }
 
-/// Digits, and what they are multiplied with.
+/// The digits and the unit or exponent that multiplies them.
 fn digits(value: f64) -> (String, String) {
     let size = value.abs();
     if size != 0.0 && !(1e-3..1e15).contains(&size) {
@@ -109,7 +109,7 @@ fn digits(value: f64) -> (String, String) {
     (format!("{scaled:.decimals$}"), unit.to_owned())
 }
 
-/// A decimal number without zeros at its end.
+/// A decimal number without trailing zeros.
 fn trimmed(number: &str) -> &str {
     if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { number }
 }
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_round_few_and_on_the_axis() {
+    fn ticks_are_few_and_on_the_axis() {
         let scale = |low, high, is_log| Scale::new(low, high, is_log, (0.0, 100.0));
         assert_eq!(scale(0.0, 4400.0, false).ticks(), [0.0, 1000.0, 2000.0, 3000.0, 4000.0]);
         assert_eq!(scale(0.1, 1.0, true).ticks(), [0.1, 0.2, 0.5, 1.0]);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_logarithmic_axis_gives_every_decade_the_same_room() {
+    fn decades_of_a_logarithmic_axis_have_equal_length() {
         let scale = Scale::new(0.01, 1.0, true, (100.0, 0.0));
         assert!((scale.at(0.1) - 50.0).abs() < 1e-9);
         assert!((scale.at(1.0)).abs() < 1e-9);

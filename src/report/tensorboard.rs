@@ -2,7 +2,7 @@
 //!
 //! Field numbers are those of TensorFlow's `event.proto`, `summary.proto`, `tensor.proto` and
 //! `tensor_shape.proto`; the frame is that of `tensorflow/core/lib/io/record_writer.h`. Only what a
-//! run writes is encoded: scalars, PNG images, tables of text and the start of a session.
+//! run writes is encoded: scalars, PNG images, text tables and the session start.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 
-/// What the first event of every file says; readers purge by session only from version 2 on.
+/// Content of the first event of every file; readers purge by session only from version 2 on.
 const FILE_VERSION: &[u8] = b"brain.Event:2";
 /// `SessionLog.SessionStatus.START`.
 const SESSION_START: u64 = 1;
@@ -22,7 +22,7 @@ const CLASS_TENSOR: u64 = 2;
 /// Channels of an RGB image.
 const RGB: u64 = 3;
 
-/// An event file of a run.
+/// A writer of an event file.
 #[derive(Debug)]
 pub(super) struct EventWriter {
     path: PathBuf,
@@ -30,8 +30,8 @@ pub(super) struct EventWriter {
 }
 
 impl EventWriter {
-    /// Begins a file in `dir` for steps from `first_step` on: TensorBoard drops what older files in
-    /// `dir` say of these.
+    /// Creates a file in `dir` for steps from `first_step` on; TensorBoard drops these steps from older
+    /// files in `dir`.
     pub(super) fn create(dir: &Path, name: &str, first_step: usize) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
         let mut second = now() as u64;
@@ -39,7 +39,7 @@ impl EventWriter {
             let path = dir.join(format!("events.out.tfevents.{second}.{name}"));
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => break (path, file),
-                // The run was taken up twice within a second. Files are read in the order of names.
+                // The run was resumed within the same second. Files are read in the order of their names.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => second += 1,
                 Err(error) => return Err(Error::io(&path)(error)),
             }
@@ -51,13 +51,13 @@ impl EventWriter {
         Ok(writer)
     }
 
-    /// Numbers by tag; they are stored as f32.
+    /// Writes numbers by tag, as f32.
     pub(super) fn scalars(&mut self, step: usize, scalars: &[(String, f64)]) -> Result<()> {
         let value = |(tag, number): &(String, f64)| value(tag).float(2, *number as f32);
         self.summary(step, scalars.iter().map(value))
     }
 
-    /// A PNG file of `width x height` RGB pixels.
+    /// Writes a PNG image of `width x height` RGB pixels.
     pub(super) fn image(
         &mut self,
         step: usize,
@@ -73,7 +73,7 @@ impl EventWriter {
         self.summary(step, [value(tag).message(4, &image)])
     }
 
-    /// A table of text, shown by TensorBoard's text plugin, which reads Markdown.
+    /// Writes a text table for TensorBoard's text plugin, which reads Markdown.
     pub(super) fn table<const N: usize>(
         &mut self,
         step: usize,
@@ -96,8 +96,8 @@ impl EventWriter {
         self.write(step, |event| event.message(5, &summary))
     }
 
-    fn write(&mut self, step: usize, what: impl FnOnce(Message) -> Message) -> Result<()> {
-        let event = what(Message::default().double(1, now()).varint(2, step as u64));
+    fn write(&mut self, step: usize, fill: impl FnOnce(Message) -> Message) -> Result<()> {
+        let event = fill(Message::default().double(1, now()).varint(2, step as u64));
         self.file.write_all(&record(&event.0)).map_err(Error::io(&self.path))
     }
 }
@@ -107,24 +107,24 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// The beginning of a `Summary.Value`.
+/// A `Summary.Value` with its tag only.
 fn value(tag: &str) -> Message {
     Message::default().bytes(1, tag.as_bytes())
 }
 
-/// A TFRecord: length, its checksum, data, its checksum, all little-endian.
+/// A TFRecord: length, checksum of the length, data, checksum of the data; little-endian.
 fn record(data: &[u8]) -> Vec<u8> {
     let length = (data.len() as u64).to_le_bytes();
     let checksum = |bytes: &[u8]| masked(crc32c::crc32c(bytes)).to_le_bytes();
     [&length[..], &checksum(&length), data, &checksum(data)].concat()
 }
 
-/// TFRecord's mask, which keeps checksums of data that holds checksums apart (`crc32c.h`).
+/// TFRecord's masked checksum, for data that may itself contain checksums (`crc32c.h`).
 fn masked(crc: u32) -> u32 {
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
-/// A protocol buffer in the making.
+/// A protocol buffer under construction.
 #[derive(Debug, Default)]
 struct Message(Vec<u8>);
 
@@ -162,7 +162,7 @@ impl Message {
         self.put(field << 3 | wire_type);
     }
 
-    /// Seven bits a byte, the lowest first.
+    /// Appends a varint: seven bits per byte, lowest first.
     fn put(&mut self, mut value: u64) {
         while value >= 0x80 {
             self.0.push(value as u8 | 0x80);

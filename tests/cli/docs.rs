@@ -1,9 +1,9 @@
-//! Documents whose commands are run.
+//! The commands in the documentation run, and the shipped recipes are valid.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Recipes as they are, but short.
+/// `recipe` with fewer steps and layers.
 fn shortened(recipe: &str) -> String {
     let short = |line: &str| match line.split_once(" = ") {
         Some(("steps", _)) => "steps = 4".to_owned(),
@@ -18,7 +18,7 @@ fn shortened(recipe: &str) -> String {
     recipe.lines().map(short).collect::<Vec<_>>().join("\n")
 }
 
-/// The commands in a document's `sh` blocks.
+/// The commands in the `sh` blocks of a document.
 fn commands(document: &str) -> Vec<&str> {
     let blocks = document.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks.flat_map(str::lines).filter(|line| !line.trim().is_empty()).collect()
@@ -38,7 +38,7 @@ fn docs_train_your_own_runs_as_written() {
     let commands = commands(&document);
     assert!(commands.len() > 12, "{commands:?}");
     for command in commands {
-        // Fewer images, too.
+        // Fewer scenes as well.
         let shorter =
             command.replace("--count 4000", "--count 60").replace("--count 200", "--count 8");
         let line = shorter.replacen(

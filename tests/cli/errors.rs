@@ -1,4 +1,4 @@
-//! Bad input: one message, the documented exit code, nothing half-written.
+//! Bad input gives one message, the documented exit code, and no partial output.
 
 use std::path::Path;
 
@@ -9,14 +9,14 @@ fn empty() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// A checkpoint of its own, to be damaged.
-fn own_checkpoint(dir: &Path) -> std::path::PathBuf {
+/// A new checkpoint for a test to damage.
+fn new_checkpoint(dir: &Path) -> std::path::PathBuf {
     let path = dir.join("own");
     tiny_checkpoint(&path);
     path
 }
 
-/// The signature, header and checksum of a PNG of 60000x60000 pixels, without its pixels.
+/// The start of a PNG of 60000x60000 pixels, without pixel data.
 fn huge_png() -> Vec<u8> {
     let mut bytes = vec![0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', 0, 0, 0, 13];
     let mut header = b"IHDR".to_vec();
@@ -54,7 +54,7 @@ fn missing_files_are_named() {
 #[test]
 fn a_truncated_weight_file_is_named() {
     let dir = empty();
-    let checkpoint = own_checkpoint(dir.path());
+    let checkpoint = new_checkpoint(dir.path());
     let weights = checkpoint.join("model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
     std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
@@ -69,9 +69,9 @@ fn a_truncated_weight_file_is_named() {
 }
 
 #[test]
-fn tensors_of_another_shape_are_named() {
+fn tensors_with_the_wrong_shape_are_named() {
     let dir = empty();
-    let checkpoint = own_checkpoint(dir.path());
+    let checkpoint = new_checkpoint(dir.path());
     let path = checkpoint.join("config.json");
     let config = std::fs::read_to_string(&path).unwrap();
     let changed = config.replace("\"intermediate_size\": 48", "\"intermediate_size\": 40");
@@ -96,7 +96,7 @@ fn an_unknown_recipe_key_names_the_nearest() {
 }
 
 #[test]
-fn what_is_no_image_is_refused() {
+fn files_that_are_not_images_are_refused() {
     let dir = empty();
     std::fs::write(dir.path().join("words.png"), "these are words").unwrap();
     calumma_in(dir.path(), &["caption", tiny(), "words.png"]).fails(3, &["words.png"]);
@@ -107,7 +107,7 @@ fn what_is_no_image_is_refused() {
 }
 
 #[test]
-fn an_image_too_large_is_refused_before_memory_is_taken() {
+fn an_oversized_image_is_refused_before_it_is_decoded() {
     let dir = empty();
     std::fs::write(dir.path().join("huge.png"), huge_png()).unwrap();
     let outcome = calumma_in(dir.path(), &["caption", tiny(), "huge.png"]);
@@ -115,7 +115,7 @@ fn an_image_too_large_is_refused_before_memory_is_taken() {
 }
 
 #[test]
-fn more_marks_than_images_are_counted() {
+fn more_image_marks_than_images_are_refused() {
     let dir = empty();
     let image = image(dir.path(), "p.png");
     let outcome = calumma_in(
@@ -147,13 +147,14 @@ fn settings_out_of_range_are_named() {
 }
 
 #[test]
-fn wrong_usage_is_exit_code_two() {
+fn wrong_usage_exits_with_2() {
     let dir = empty();
     for args in [
         &["dance"][..],
         &["draw"],
         &["doctor", "--device", "gpu"],
         &["doctor", "--precision", "f8"],
+        &["doctor", "--quiet", "--verbose"],
         &["generate", "x", "--prompt", "y", "--num", "0"],
         &["generate", "x", "--prompt", "y", "--greedy", "--temperature", "2"],
         &["data", "scenes", "--out", "x", "--count", "1", "--split", "test"],
@@ -166,7 +167,7 @@ fn wrong_usage_is_exit_code_two() {
 
 #[cfg(not(feature = "cuda"))]
 #[test]
-fn a_device_that_the_build_lacks_is_exit_code_four() {
+fn a_device_missing_from_the_build_exits_with_4() {
     let dir = empty();
     image(dir.path(), "p.png");
     let outcome = calumma_in(dir.path(), &["caption", tiny(), "p.png", "--device", "cuda"]);
@@ -174,7 +175,7 @@ fn a_device_that_the_build_lacks_is_exit_code_four() {
 }
 
 #[test]
-fn a_directory_in_place_of_a_file_is_named_and_nothing_stays() {
+fn a_directory_in_place_of_a_file_is_named_and_nothing_is_left_behind() {
     let dir = empty();
     std::fs::create_dir(dir.path().join("out")).unwrap();
     let run = |args: &[&str]| calumma_in(dir.path(), args);
@@ -198,7 +199,7 @@ fn an_image_tokenizer_is_not_trained_in_bfloat16_on_the_cpu() {
 }
 
 #[test]
-fn samples_without_images_stop_an_image_tokenizers_training() {
+fn training_an_image_tokenizer_needs_images() {
     let dir = empty();
     std::fs::write(dir.path().join("t.jsonl"), "{\"text\": \"hello\"}\n".repeat(3)).unwrap();
     let recipe = super::training::VQ.replace("scenes:train?count=16&size=32", "t.jsonl");
@@ -207,23 +208,23 @@ fn samples_without_images_stop_an_image_tokenizers_training() {
 }
 
 #[test]
-fn values_of_a_recipe_are_checked_before_the_work() {
+fn recipe_values_are_checked_before_training_starts() {
     let dir = empty();
     std::fs::write(dir.path().join("lm.toml"), super::training::LM).unwrap();
-    for (change, told) in [
+    for (change, message) in [
         ("loss.z_loss=nan", "loss.z_loss is NaN"),
         ("generation.top_p=7", "top_p is 7"),
         ("batch.seq_len=4096", "batch.seq_len is 4096"),
         ("model.initializer_range=-1", "initializer_range is -1"),
         ("run.name=../up", "run.name is \"../up\""),
     ] {
-        calumma_in(dir.path(), &["train", "lm.toml", "--set", change]).fails(3, &[told]);
+        calumma_in(dir.path(), &["train", "lm.toml", "--set", change]).fails(3, &[message]);
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
 #[test]
-fn what_cannot_draw_says_which_file_to_add_and_how() {
+fn drawing_without_a_decoder_names_the_missing_file_and_the_command() {
     let dir = tempfile::tempdir().unwrap();
     let theirs = fixture("models/prenorm-gqa");
     let theirs = text(&theirs);
@@ -241,7 +242,7 @@ fn what_cannot_draw_says_which_file_to_add_and_how() {
 }
 
 #[test]
-fn every_bad_sample_is_listed_and_many_are_exit_code_3() {
+fn bad_samples_are_listed_and_too_many_exit_with_3() {
     let dir = empty();
     let whole = image(dir.path(), "whole.png");
     let half = std::fs::read(&whole).unwrap();
@@ -255,8 +256,8 @@ fn every_bad_sample_is_listed_and_many_are_exit_code_3() {
     for part in ["1: ", "half.png", "2: ", "none.png", "4 samples, 2 bad"] {
         assert!(outcome.stdout.contains(part), "{part}: {}", outcome.stdout);
     }
-    let told = &run(&["--max-bad", "0.5", "--json"]).json()[0];
-    assert_eq!(told["bad"].as_array().unwrap().len(), 2);
+    let tolerated = &run(&["--max-bad", "0.5", "--json"]).json()[0];
+    assert_eq!(tolerated["bad"].as_array().unwrap().len(), 2);
 }
 
 #[test]

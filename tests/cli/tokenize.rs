@@ -1,4 +1,4 @@
-//! `calumma tokenize`: the same shards whoever makes them, and training on them.
+//! `calumma tokenize`: shards do not depend on who makes them, and models train on them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -44,13 +44,16 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn any_number_of_processes_makes_the_same_shards_once() {
+fn the_shards_do_not_depend_on_the_number_of_processes() {
     let dir = tempfile::tempdir().unwrap();
     let run = |args: &[&str]| calumma_in(dir.path(), &[&["tokenize"], args, &["--json"]].concat());
     let alone = recipe(dir.path(), "alone");
-    let told = &run(&[&alone]).json()[0];
-    assert_eq!((&told["shards"], &told["made"], &told["kept"]), (&5.into(), &5.into(), &0.into()));
-    assert_eq!(told["documents"], 58);
+    let report = &run(&[&alone]).json()[0];
+    assert_eq!(
+        (&report["shards"], &report["made"], &report["kept"]),
+        (&5.into(), &5.into(), &0.into())
+    );
+    assert_eq!(report["documents"], 58);
 
     let together = recipe(dir.path(), "together");
     for share in ["2/3", "0/3", "1/3"] {
@@ -62,17 +65,17 @@ fn any_number_of_processes_makes_the_same_shards_once() {
     assert_eq!(whole.len(), 5);
     assert!(whole == files(&together_dir), "the shards differ");
 
-    // A lost and a damaged shard are made again, whole ones are left alone.
+    // Missing and damaged shards are made again, intact ones are kept.
     let names: Vec<&String> = whole.keys().collect();
     std::fs::remove_file(together_dir.join(names[0])).unwrap();
     let mut damaged = whole[names[1]].clone();
     *damaged.last_mut().unwrap() ^= 1;
     std::fs::write(together_dir.join(names[1]), damaged).unwrap();
-    let told = &run(&[&together]).json()[0];
-    assert_eq!((&told["made"], &told["kept"]), (&2.into(), &3.into()));
+    let report = &run(&[&together]).json()[0];
+    assert_eq!((&report["made"], &report["kept"]), (&2.into(), &3.into()));
     assert!(whole == files(&together_dir));
 
-    // Every sample is there as often as asked, from the source that it belongs to.
+    // Every sample is present in the requested number of renderings, under its source.
     let shard = Shard::open(&alone_dir.join(names[0])).unwrap();
     let shards = TokenShards::open(text(&alone_dir), shard.tokenizer(), &alone_dir, true).unwrap();
     assert_eq!(shards.len(), 58);
@@ -84,7 +87,7 @@ fn any_number_of_processes_makes_the_same_shards_once() {
 }
 
 #[test]
-fn a_model_learns_from_shards_of_its_own_tokenizer_only() {
+fn training_accepts_only_shards_of_its_own_tokenizer() {
     let dir = tempfile::tempdir().unwrap();
     let name = recipe(dir.path(), "tokens");
     calumma_in(dir.path(), &["tokenize", &name, "--json"]).json();
@@ -112,7 +115,7 @@ fn a_model_learns_from_shards_of_its_own_tokenizer_only() {
     .unwrap();
     calumma_in(dir.path(), &["train", "templates.toml"]).fails(3, &["templates were applied"]);
 
-    // A tokenizer with one more training step is another one.
+    // An image tokenizer with other weights is a different tokenizer.
     std::fs::write(dir.path().join("vq.toml"), VQ).unwrap();
     calumma_in(dir.path(), &["vq", "train", "vq.toml", "--json"]).json();
     let other = format!("tokenizer.checkpoint={:?}", "runs/vq/latest");

@@ -1,4 +1,4 @@
-//! The three training verbs after one another, from scenes to a model that draws.
+//! The three training verbs in sequence, from scenes to a model that draws.
 
 use serde_json::json;
 
@@ -63,7 +63,7 @@ seq_len = 64
 "#;
 
 #[test]
-fn recipes_lead_to_a_model_that_draws() {
+fn recipes_train_a_model_that_draws() {
     let dir = tempfile::tempdir().unwrap();
     for (name, recipe) in [("vq.toml", VQ), ("bpe.toml", BPE), ("lm.toml", LM)] {
         std::fs::write(dir.path().join(name), recipe).unwrap();
@@ -96,7 +96,7 @@ fn recipes_lead_to_a_model_that_draws() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_saves_the_run_and_ends_with_130() {
+fn an_interrupt_saves_the_run_and_exits_with_130() {
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
@@ -110,14 +110,14 @@ fn an_interrupt_saves_the_run_and_ends_with_130() {
         .spawn()
         .unwrap();
     let log = dir.path().join("runs/vq/metrics.jsonl");
-    let begun = Instant::now();
+    let start = Instant::now();
     while std::fs::metadata(&log).map_or(0, |metadata| metadata.len()) == 0 {
-        assert!(begun.elapsed() < Duration::from_secs(120), "no step was made");
+        assert!(start.elapsed() < Duration::from_secs(120), "no step was logged");
         std::thread::sleep(Duration::from_millis(50));
     }
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    let told = &calumma_in(dir.path(), &["inspect", "runs/vq", "--json"]).json()[0];
-    assert!(told["step"].as_u64().unwrap() > 0);
+    let run = &calumma_in(dir.path(), &["inspect", "runs/vq", "--json"]).json()[0];
+    assert!(run["step"].as_u64().unwrap() > 0);
 }

@@ -1,4 +1,4 @@
-//! What the verbs print and write, on a checkpoint of random weights.
+//! Output and files of the verbs, on a checkpoint with random weights.
 
 use std::io::Read;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn empty() -> tempfile::TempDir {
 }
 
 #[test]
-fn json_is_all_that_json_prints() {
+fn with_json_standard_output_is_json_only() {
     let dir = empty();
     let (image, tiny) = (image(dir.path(), "p.png"), tiny());
     let image = text(&image);
@@ -46,7 +46,7 @@ fn json_is_all_that_json_prints() {
 }
 
 #[test]
-fn a_drawn_image_says_how_it_was_made_and_is_made_again_by_its_seed() {
+fn a_drawn_image_records_its_settings_and_is_reproduced_by_its_seed() {
     let dir = empty();
     let draw = |out: &str, seed: &str| {
         let args = ["draw", tiny(), "a r\u{fc}d square", "--out", out, "--seed", seed, "--json"];
@@ -57,19 +57,20 @@ fn a_drawn_image_says_how_it_was_made_and_is_made_again_by_its_seed() {
     assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(again).unwrap());
     let drawn = image::open(&first).unwrap();
     assert_eq!(drawn.dimensions(), (TINY_SIDE, TINY_SIDE));
-    let told = &calumma_in(dir.path(), &["inspect", text(&first), "--json"]).json()[0]["made_by"];
-    assert_eq!(told["prompt"], "a r\u{fc}d square");
-    assert_eq!(told["seed"], 7);
-    assert_eq!(told["settings"]["guidance_scale"], 2.0);
-    assert_eq!(told["checkpoint"].as_str().unwrap().len(), 12);
+    let inspected = calumma_in(dir.path(), &["inspect", text(&first), "--json"]).json();
+    let made_by = &inspected[0]["made_by"];
+    assert_eq!(made_by["prompt"], "a r\u{fc}d square");
+    assert_eq!(made_by["seed"], 7);
+    assert_eq!(made_by["settings"]["guidance_scale"], 2.0);
+    assert_eq!(made_by["checkpoint"].as_str().unwrap().len(), 12);
     let args = ["draw", tiny(), "bare", "--no-metadata", "--json"];
     let path = calumma_in(dir.path(), &args).json()[0]["path"].as_str().unwrap().to_owned();
-    let told = calumma_in(dir.path(), &["inspect", &path, "--json"]);
-    assert!(told.json()[0]["made_by"].is_null());
+    let inspected = calumma_in(dir.path(), &["inspect", &path, "--json"]);
+    assert!(inspected.json()[0]["made_by"].is_null());
 }
 
 #[test]
-fn generate_gives_as_many_continuations_as_asked_for() {
+fn generate_makes_the_requested_number_of_continuations() {
     let dir = empty();
     let image = image(dir.path(), "p.png");
     let args = [
@@ -105,7 +106,19 @@ fn generate_gives_as_many_continuations_as_asked_for() {
 }
 
 #[test]
-fn codes_go_out_and_come_back() {
+fn quiet_leaves_standard_error_empty() {
+    let dir = empty();
+    let args =
+        ["generate", tiny(), "--prompt", "a", "--num", "2", "--modality", "text", "--greedy"];
+    let outcome = calumma_in(dir.path(), &args);
+    assert_eq!((outcome.code, outcome.stderr.matches("seed ").count()), (0, 2));
+    let quiet = calumma_in(dir.path(), &[&args[..], &["--quiet"]].concat());
+    assert_eq!((quiet.code, quiet.stderr.as_str()), (0, ""));
+    assert_eq!(quiet.stdout, outcome.stdout);
+}
+
+#[test]
+fn encoded_codes_decode_to_the_reconstruction() {
     let dir = empty();
     let image = image(dir.path(), "p.png");
     let vq = Path::new(tiny()).join("vq_tokenizer");
@@ -166,7 +179,7 @@ fn scores_equal_the_reference_model() {
 }
 
 #[test]
-fn scores_take_segments_with_images() {
+fn score_accepts_segments_with_images() {
     let dir = empty();
     image(dir.path(), "p.png");
     let segments =
@@ -183,7 +196,7 @@ fn scores_take_segments_with_images() {
 }
 
 #[test]
-fn an_export_computes_the_same_and_leaves_training_behind() {
+fn an_export_gives_the_same_answers_and_has_the_requested_dtype() {
     let dir = empty();
     let image = image(dir.path(), "p.png");
     let export = |dest: &str, dtype: &str| {
@@ -193,19 +206,22 @@ fn an_export_computes_the_same_and_leaves_training_behind() {
     let (whole, half) = (export("f32", "f32"), export("bf16", "bf16"));
     assert!(half < whole * 2 / 3, "{half} of {whole} bytes");
     let ask = |checkpoint: &str| {
-        calumma_in(dir.path(), &["ask", checkpoint, text(&image), "what colour is it?"]).stdout
+        let outcome =
+            calumma_in(dir.path(), &["ask", checkpoint, text(&image), "what colour is it?"]);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        outcome.stdout
     };
     assert_eq!(ask("f32"), ask(tiny()));
     let again = calumma_in(dir.path(), &["export", tiny(), "f32"]);
     again.fails(3, &["f32", "already exists"]);
-    let told = &calumma_in(dir.path(), &["inspect", "bf16", "--json"]).json()[0];
-    assert_eq!(told["kind"], "checkpoint");
-    assert_eq!(told["dtype"], "BF16");
-    assert_eq!(told["config"]["max_position_embeddings"], TINY_CONTEXT);
+    let exported = &calumma_in(dir.path(), &["inspect", "bf16", "--json"]).json()[0];
+    assert_eq!(exported["kind"], "checkpoint");
+    assert_eq!(exported["dtype"], "BF16");
+    assert_eq!(exported["config"]["max_position_embeddings"], TINY_CONTEXT);
 }
 
 #[test]
-fn the_demo_writes_its_sheet() {
+fn the_demo_runs_all_tasks_and_writes_its_sheet() {
     let dir = empty();
     let outcome = calumma_in(dir.path(), &["demo", "--checkpoint", tiny(), "--out", "s.png"]);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
@@ -215,7 +231,7 @@ fn the_demo_writes_its_sheet() {
 }
 
 #[test]
-fn scenes_are_written_and_looked_into() {
+fn scenes_are_written_and_inspected() {
     let dir = empty();
     let args = ["data", "scenes", "--out", "new/s", "--count", "3", "--split", "held-out"];
     assert_eq!(calumma_in(dir.path(), &args).code, 0);
@@ -225,7 +241,7 @@ fn scenes_are_written_and_looked_into() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_closed_pipe_is_not_an_error() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_calumma"))
         .args(["data", "inspect", "scenes:train?count=64", "--limit", "64"])
         .stdout(Stdio::piped())
@@ -241,14 +257,19 @@ fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[test]
-fn completions_know_the_verbs() {
+fn completions_contain_the_verbs() {
     let dir = empty();
-    let outcome = calumma_in(dir.path(), &["completions", "bash"]);
-    assert!(outcome.code == 0 && outcome.stdout.contains("reconstruct"));
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let outcome = calumma_in(dir.path(), &["completions", shell]);
+        assert_eq!(outcome.code, 0, "{shell}: {}", outcome.stderr);
+        for verb in ["doctor", "reconstruct", "contamination"] {
+            assert!(outcome.stdout.contains(verb), "{shell}: {verb}");
+        }
+    }
 }
 
 #[test]
-fn a_reconstruction_never_takes_the_place_of_its_original() {
+fn a_reconstruction_never_overwrites_its_original() {
     let dir = empty();
     let image = image(dir.path(), "p.png");
     let before = std::fs::read(&image).unwrap();
@@ -261,7 +282,7 @@ fn a_reconstruction_never_takes_the_place_of_its_original() {
 
 #[test]
 #[cfg(unix)]
-fn a_path_that_is_no_utf8_is_no_panic() {
+fn a_path_with_invalid_utf8_is_accepted() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let dir = empty();
@@ -272,19 +293,21 @@ fn a_path_that_is_no_utf8_is_no_panic() {
     command.args(["caption", tiny(), "--json", "--device", "cpu", "--max-tokens", "2"]);
     let output = command.arg(odd).current_dir(dir.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(line["path"], "caf\u{fffd}.png");
 }
 
 #[test]
-fn inspect_tells_what_checkpoints_of_others_are_and_will_do() {
+fn inspect_describes_checkpoints_of_other_projects() {
     let dir = empty();
-    let told = |path: &str| {
+    let inspect = |path: &str| {
         let path = fixture(path);
         calumma_in(dir.path(), &["inspect", text(&path), "--json"]).json().remove(0)
     };
-    let theirs = told("models/prenorm-gqa");
+    let theirs = inspect("models/prenorm-gqa");
     assert!(theirs["layout"].as_str().unwrap().starts_with("Hugging Face: "));
     assert_eq!((&theirs["draws"], &theirs["modalities"][1]), (&false.into(), &"image".into()));
-    let release = told("meta/swin-gqa-mp2-bf16");
+    let release = inspect("meta/swin-gqa-mp2-bf16");
     assert_eq!((&release["kind"], &release["dtype"]), (&"release".into(), &"BF16".into()));
     assert_eq!(release["config"]["model_parallel_size"], 2);
     let same = calumma_in(dir.path(), &["import", text(&fixture("meta/swin-gqa-mp2-bf16")), "i"]);
@@ -295,7 +318,7 @@ fn inspect_tells_what_checkpoints_of_others_are_and_will_do() {
 }
 
 #[test]
-fn an_image_tokenizer_alone_can_be_exported() {
+fn a_bare_image_tokenizer_can_be_exported() {
     let dir = tempfile::tempdir().unwrap();
     let vq = format!("{}/vq_tokenizer", tiny());
     let export = |args: &[&str]| calumma_in(dir.path(), &[&["export", vq.as_str()], args].concat());

@@ -1,4 +1,4 @@
-//! `calumma demo`: the shipped model draws, captions and answers, on one sheet.
+//! `calumma demo`: the shipped model draws, captions and answers; the results go on one sheet.
 
 mod tasks;
 
@@ -12,33 +12,33 @@ use calumma::{Error, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
-use self::tasks::{Asking, Captioning, Drawing, Tasks};
+use self::tasks::{Drawing, Question, Scene, Tasks};
 use super::session::{Session, name};
 use super::{images, open};
 
-/// Where the shipped model lies in the repository.
+/// The shipped model's directory in the repository.
 const SHIPPED: &str = "checkpoints/demo";
 
-/// Which model, and where the sheet goes.
+/// Arguments of `demo`.
 #[derive(Args)]
 pub struct DemoArgs {
-    /// A checkpoint's directory [default: checkpoints/demo here or above the program]
+    /// Checkpoint directory [default: checkpoints/demo in the current directory or a parent of the program]
     #[arg(long, value_name = "DIR")]
     checkpoint: Option<PathBuf>,
-    /// The PNG to write
+    /// PNG file to write
     #[arg(long, short, value_name = "PATH", default_value = "demo.png")]
     out: PathBuf,
 }
 
-/// What was done so far: cells of the sheet and objects for `--json`.
+/// The finished tasks, for `--json`.
 struct Record<'a> {
     session: &'a Session,
     done: Vec<Value>,
 }
 
 impl Record<'_> {
-    /// Tells that `what` took the time since `started`.
-    fn tell(&mut self, what: &str, started: Instant, mut object: Value) -> Result<()> {
+    /// Prints `what` with its duration since `started` and keeps `object`.
+    fn add(&mut self, what: &str, started: Instant, mut object: Value) -> Result<()> {
         let seconds = started.elapsed().as_secs_f64();
         object["seconds"] = json!(seconds);
         self.done.push(object);
@@ -46,14 +46,14 @@ impl Record<'_> {
     }
 }
 
-/// Does everything and writes the sheet.
+/// Runs all tasks and writes the sheet.
 ///
 /// # Errors
-/// When there is no checkpoint, and those of its files and of the output.
+/// If there is no checkpoint; those of its files and of the output.
 pub fn run(args: &DemoArgs, session: &Session) -> Result<()> {
     let started = Instant::now();
     if args.out.is_dir() {
-        return Err(Error::file(&args.out, "is a directory; --out takes the path of a PNG"));
+        return Err(Error::file(&args.out, "is a directory; --out takes the path of a PNG file"));
     }
     let dir = match &args.checkpoint {
         Some(dir) => dir.clone(),
@@ -62,12 +62,12 @@ pub fn run(args: &DemoArgs, session: &Session) -> Result<()> {
     let pipeline = open::pipeline(&dir, session)?;
     let mut record = Record { session, done: Vec::new() };
     let opened = json!({ "task": "open", "checkpoint": name(&dir) });
-    record.tell(&format!("opened {}", dir.display()), started, opened)?;
+    record.add(&format!("opened {}", dir.display()), started, opened)?;
     let tasks = Tasks::of(&dir, pipeline.vq()?.resolution())?;
     let sections = [
-        drawn(&tasks.drawings, &pipeline, &mut record)?,
-        captioned(&tasks.captionings, &pipeline, &mut record)?,
-        asked(&tasks.askings, &pipeline, &mut record)?,
+        draw(&tasks.drawings, &pipeline, &mut record)?,
+        caption(&tasks.captionings, &pipeline, &mut record)?,
+        ask(&tasks.questions, &pipeline, &mut record)?,
     ];
     images::save(&args.out, &sheet(&sections, &Layout::default()), None)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -75,21 +75,21 @@ pub fn run(args: &DemoArgs, session: &Session) -> Result<()> {
     session.object(&json!({ "done": record.done, "sheet": name(&args.out), "seconds": seconds }))
 }
 
-/// The shipped checkpoint: below the current directory, or beside the program or above it.
+/// The shipped checkpoint, in the current directory or a parent directory of the program.
 fn shipped() -> Result<PathBuf> {
-    let here = PathBuf::from(SHIPPED);
+    let current = PathBuf::from(SHIPPED);
     let program = std::env::current_exe().ok();
     let above = program.iter().flat_map(|program| program.ancestors()).map(|dir| dir.join(SHIPPED));
-    let mut candidates = std::iter::once(here).chain(above);
+    let mut candidates = std::iter::once(current).chain(above);
     candidates.find(|dir| dir.join("config.json").is_file()).ok_or_else(|| {
         Error::file(
             Path::new(SHIPPED),
-            "no checkpoint here or above the program; run in the repository or give --checkpoint",
+            "no checkpoint in the current directory or above the program; run in the repository or pass --checkpoint",
         )
     })
 }
 
-fn drawn(tasks: &[Drawing], pipeline: &Pipeline, record: &mut Record<'_>) -> Result<Section> {
+fn draw(tasks: &[Drawing], pipeline: &Pipeline, record: &mut Record<'_>) -> Result<Section> {
     let mut config = pipeline.generation().clone();
     config.seed = record.session.seed().unwrap_or(config.seed);
     let mut cells = Vec::new();
@@ -109,7 +109,7 @@ fn drawn(tasks: &[Drawing], pipeline: &Pipeline, record: &mut Record<'_>) -> Res
             "seed": config.seed,
             "detector_agrees": right,
         });
-        record.tell(&format!("drew \"{}\"{verdict}", task.prompt), started, object)?;
+        record.add(&format!("drew \"{}\"{verdict}", task.prompt), started, object)?;
         let tone = if right == Some(true) { Tone::Right } else { Tone::Plain };
         cells.push(Cell::new(image).note(tone, &task.prompt));
         config.seed = config.seed.wrapping_add(1);
@@ -117,26 +117,22 @@ fn drawn(tasks: &[Drawing], pipeline: &Pipeline, record: &mut Record<'_>) -> Res
     Ok(Section { heading: "Drawn from a sentence".to_owned(), cells })
 }
 
-fn captioned(
-    tasks: &[Captioning],
-    pipeline: &Pipeline,
-    record: &mut Record<'_>,
-) -> Result<Section> {
+fn caption(tasks: &[Scene], pipeline: &Pipeline, record: &mut Record<'_>) -> Result<Section> {
     let mut cells = Vec::new();
-    for Captioning { image, truth } in tasks {
+    for Scene { image, truth } in tasks {
         let started = Instant::now();
         let caption = pipeline.caption(image)?;
         let object = json!({ "task": "caption", "caption": caption, "truth": truth });
-        record.tell(&format!("captioned \"{caption}\", made as \"{truth}\""), started, object)?;
+        record.add(&format!("captioned \"{caption}\", made as \"{truth}\""), started, object)?;
         let cell = Cell::new(image.clone()).note(Tone::Plain, caption);
         cells.push(cell.note(Tone::Muted, format!("made as: {truth}")));
     }
     Ok(Section { heading: "Captioned".to_owned(), cells })
 }
 
-fn asked(tasks: &[Asking], pipeline: &Pipeline, record: &mut Record<'_>) -> Result<Section> {
+fn ask(tasks: &[Question], pipeline: &Pipeline, record: &mut Record<'_>) -> Result<Section> {
     let mut cells = Vec::new();
-    for Asking { image, question, truth } in tasks {
+    for Question { image, question, truth } in tasks {
         let started = Instant::now();
         let answer = pipeline.ask(image, question)?;
         let (tone, verdict) = match answer == *truth {
@@ -150,7 +146,7 @@ fn asked(tasks: &[Asking], pipeline: &Pipeline, record: &mut Record<'_>) -> Resu
             "truth": truth,
             "right": answer == *truth,
         });
-        record.tell(&format!("asked \"{question}\": {answer}, {verdict}"), started, object)?;
+        record.add(&format!("asked \"{question}\": {answer}, {verdict}"), started, object)?;
         let cell = Cell::new(image.clone()).note(Tone::Muted, question);
         cells.push(cell.note(tone, format!("{answer} ({verdict})")));
     }

@@ -1,4 +1,4 @@
-//! What the demo asks of a model: scenes that it has not seen, and prompts of its own.
+//! The tasks of the demo: unseen scenes, and the checkpoint's own prompts.
 
 use std::path::Path;
 
@@ -7,69 +7,69 @@ use calumma::{Error, Result};
 use image::RgbImage;
 use serde::Deserialize;
 
-/// How many prompts are drawn.
+/// Number of images to draw.
 const DRAWINGS: usize = 4;
-/// Which kinds of sentences are drawn, in this order, and of how many objects.
+/// Categories and object counts of the captions to draw, in order.
 const CATEGORIES: [(Category, usize); DRAWINGS] =
     [(Category::Single, 1), (Category::Position, 1), (Category::Two, 2), (Category::Count, 2)];
-/// Which kinds of questions are asked, and how they begin.
+/// Families of the questions, and how each question begins.
 const QUESTIONS: [(Family, &str); 3] =
     [(Family::Color, "what"), (Family::Count, "how many"), (Family::Exists, "")];
-/// How many scenes there are; each task looks for one that fits from a place of its own, so that all differ.
-const LOOKED_AT: usize = 1000;
-/// Scenes from one task's place to the next one's.
-const APART: usize = 100;
+/// Number of scenes to search.
+const SCENES: usize = 1000;
+/// Distance between the scenes where tasks start to search, so that all tasks get different scenes.
+const STRIDE: usize = 100;
 /// Seed of the demo's scenes; no recipe uses it.
 const SEED: u64 = 20_260;
 
-/// A sentence to draw.
+/// A text to draw.
 pub struct Drawing {
-    /// The sentence.
+    /// The text.
     pub prompt: String,
-    /// What it claims, where that can be checked.
+    /// The caption whose claims the detector checks; `None` if they cannot be checked.
     pub truth: Option<Caption>,
 }
 
 /// An image to caption.
-pub struct Captioning {
+pub struct Scene {
     /// The image.
     pub image: RgbImage,
     /// A true caption.
     pub truth: String,
 }
 
-/// A question to answer.
-pub struct Asking {
+/// A question about an image.
+pub struct Question {
     /// The image.
     pub image: RgbImage,
     /// The question.
     pub question: String,
-    /// The right answer.
+    /// The correct answer.
     pub truth: String,
 }
 
-/// Everything that the demo does.
+/// All tasks of the demo.
 pub struct Tasks {
-    /// Four sentences.
+    /// Four texts to draw.
     pub drawings: Vec<Drawing>,
-    /// Two images.
-    pub captionings: Vec<Captioning>,
+    /// Two images to caption.
+    pub captionings: Vec<Scene>,
     /// Three questions.
-    pub askings: Vec<Asking>,
+    pub questions: Vec<Question>,
 }
 
-/// The part of `generation_config.json` that is the demo's.
+/// The part of `generation_config.json` that the demo reads.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct GenerationFile {
-    demo: Own,
+    demo: DemoConfig,
 }
 
-/// A checkpoint's own wishes for the demo.
+/// A checkpoint's configuration of the demo.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Own {
-    /// Prompts to draw in place of the last scenes.
+struct DemoConfig {
+    /// Prompts that replace the last captions to draw.
     draw: Vec<String>,
 }
 
@@ -77,12 +77,12 @@ impl Tasks {
     /// The tasks for the checkpoint in `dir`, with images of about `side` pixels.
     ///
     /// # Errors
-    /// When the checkpoint's own prompts cannot be read.
+    /// If the checkpoint's own prompts cannot be read.
     pub fn of(dir: &Path, side: usize) -> Result<Self> {
         let config = ScenesConfig {
             split: Split::Val,
             seed: SEED,
-            count: LOOKED_AT,
+            count: SCENES,
             size: side.clamp(32, 1024) as u32,
             max_objects: 3,
             ..ScenesConfig::default()
@@ -92,17 +92,17 @@ impl Tasks {
         let mut drawings: Vec<Drawing> = CATEGORIES
             .iter()
             .take(DRAWINGS - own.len().min(DRAWINGS))
-            .zip((0..).step_by(APART))
+            .zip((0..).step_by(STRIDE))
             .filter_map(|(wanted, from)| with_category(&scenes, *wanted, from))
             .map(|caption| Drawing { prompt: caption.text.clone(), truth: Some(caption) })
             .collect();
         let own = own.into_iter().take(DRAWINGS);
         drawings.extend(own.map(|prompt| Drawing { prompt, truth: None }));
         let captionings = (0..2).map(|index| captioning(&scenes, index)).collect();
-        let asking = |(which, from)| asking(&scenes, which, from);
-        let places = (DRAWINGS * APART..).step_by(APART);
-        let askings = QUESTIONS.into_iter().zip(places).filter_map(asking).collect();
-        Ok(Self { drawings, captionings, askings })
+        let question = |(which, from)| question(&scenes, which, from);
+        let starts = (DRAWINGS * STRIDE..).step_by(STRIDE);
+        let questions = QUESTIONS.into_iter().zip(starts).filter_map(question).collect();
+        Ok(Self { drawings, captionings, questions })
     }
 }
 
@@ -112,35 +112,35 @@ fn own_prompts(dir: &Path) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let file: GenerationFile =
-        serde_json::from_str(&text).map_err(|e| Error::file(&path, e.to_string()))?;
+    let file: GenerationFile = serde_json::from_str(&text).map_err(Error::in_file(&path))?;
     Ok(file.demo.draw)
 }
 
-/// The first caption of a kind, about so many objects, from scene `from` on.
+/// The first caption of `category` with `objects` objects, from scene `from` on.
 fn with_category(
     scenes: &Scenes,
     (category, objects): (Category, usize),
     from: usize,
 ) -> Option<Caption> {
     let wanted = |caption: &Caption| caption.category == category && caption.objects == objects;
-    (from..LOOKED_AT).find_map(|index| scenes.captions(index).0.into_iter().find(wanted))
+    (from..SCENES).find_map(|index| scenes.captions(index).0.into_iter().find(wanted))
 }
 
-fn captioning(scenes: &Scenes, index: usize) -> Captioning {
+/// Scene `index` with its drawn caption.
+fn captioning(scenes: &Scenes, index: usize) -> Scene {
     let (captions, drawn) = scenes.captions(index);
-    Captioning {
+    Scene {
         image: render(&scenes.scene(index), scenes.config().size),
         truth: captions[drawn].text.clone(),
     }
 }
 
-/// The first question of a family with a certain beginning, from scene `from` on.
-fn asking(scenes: &Scenes, (family, beginning): (Family, &str), from: usize) -> Option<Asking> {
-    (from..LOOKED_AT).find_map(|index| {
+/// The first question of `family` that starts with `beginning`, from scene `from` on.
+fn question(scenes: &Scenes, (family, beginning): (Family, &str), from: usize) -> Option<Question> {
+    (from..SCENES).find_map(|index| {
         let mut questions = scenes.questions(index).into_iter();
         let question = questions.find(|q| q.family == family && q.text.starts_with(beginning))?;
-        Some(Asking {
+        Some(Question {
             image: render(&scenes.scene(index), scenes.config().size),
             question: question.text,
             truth: question.answer,

@@ -1,4 +1,4 @@
-//! `calumma eval compare`: two evaluations of the same items side by side.
+//! `calumma eval compare`: differences between two evaluations of the same items.
 
 use std::path::PathBuf;
 
@@ -9,19 +9,19 @@ use clap::Args;
 
 use crate::cli::session::Session;
 
-/// Which evaluations.
+/// Arguments of `eval compare`.
 #[derive(Args)]
 pub struct CompareArgs {
-    /// The --out directory of the first evaluation
+    /// Results of the first evaluation: its --out directory
     a: PathBuf,
-    /// The --out directory of the second, of the same task and data set
+    /// Results of the second evaluation, of the same task and data set
     b: PathBuf,
-    /// Where compare.json and compare.md go
+    /// Also write compare.json and compare.md to this directory
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
 
-/// Pairs the items, and prints and writes how the scores differ.
+/// Pairs the items; prints and writes the differences of their scores.
 ///
 /// # Errors
 /// Those of [`Results::read`] and [`compare`], and of the output.
@@ -45,12 +45,12 @@ pub fn run(args: &CompareArgs, session: &Session) -> Result<()> {
         session.line(note)?;
     }
     if let Some(out) = &args.out {
-        session.note(format_args!("written to {}", out.display()));
+        session.note(format_args!("results written to {}", out.display()));
     }
     session.object(&comparison)
 }
 
-/// The rows with their columns one below the other, the first to the left.
+/// The rows as lines with aligned columns: the first to the left, the others to the right.
 fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));

@@ -1,4 +1,4 @@
-//! `calumma eval contamination`: what of an evaluation set lies in training data.
+//! `calumma eval contamination`: evaluation items that also occur in training data.
 
 use std::path::PathBuf;
 
@@ -7,29 +7,28 @@ use calumma::eval::contamination::{
     Contamination, ContaminationConfig, Contents, MAX_DISTANCE, Overlap, find,
 };
 use calumma::eval::reconstruction;
-use calumma::report::Reporter;
 use clap::Args;
 
 use crate::cli::session::Session;
 
-/// Examples that are printed of each kind.
+/// Printed examples of each kind.
 const PRINTED: usize = 5;
-/// Characters of a text that are printed.
+/// Printed characters of a text.
 const PRINTED_CHARS: usize = 80;
 
-/// Which data sets, and what counts as overlap.
+/// Arguments of `eval contamination`.
 #[derive(Args)]
 pub struct ContaminationArgs {
-    /// What was trained on: data sets, or directories of images
+    /// Training data: data sets or directories of images
     #[arg(required = true, value_name = "TRAIN")]
     train: Vec<String>,
-    /// The evaluation set whose items are looked for
+    /// Evaluation set whose items are searched for in the training data
     #[arg(long, value_name = "EVAL")]
     against: String,
-    /// Where contamination.json, items.jsonl and sheet.png go
+    /// Also write contamination.json, items.jsonl and sheet.png to this directory
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Bits of 64 in which the hashes of near images differ at most
+    /// Largest distance between the 64-bit hashes of similar images, in bits
     #[arg(
         long,
         value_name = "N",
@@ -42,7 +41,7 @@ pub struct ContaminationArgs {
     columns: Option<Vec<String>>,
 }
 
-/// Looks for the evaluation items, and prints and writes what was found.
+/// Searches for the evaluation items; prints and writes the matches.
 ///
 /// # Errors
 /// Those of the data sets and of the output.
@@ -56,10 +55,7 @@ pub fn run(args: &ContaminationArgs, session: &Session) -> Result<()> {
         ..ContaminationConfig::default()
     };
     let samples = evaluation.len() + train.iter().map(|set| set.len()).sum::<usize>();
-    let mut reporter = match session.quiet() {
-        true => Reporter::silent(),
-        false => Reporter::bar(samples as u64, "samples"),
-    };
+    let mut reporter = session.progress(samples, "samples");
     let mut done = 0;
     let found = find(evaluation.as_ref(), &train, &config, &mut |read| {
         done += read;
@@ -78,7 +74,7 @@ pub fn run(args: &ContaminationArgs, session: &Session) -> Result<()> {
         }
     }
     if let Some(out) = &args.out {
-        session.note(format_args!("written to {}", out.display()));
+        session.note(format_args!("results written to {}", out.display()));
     }
     session.object(&found)
 }

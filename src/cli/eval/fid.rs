@@ -1,4 +1,4 @@
-//! `calumma eval fid`: two sets of images held against each other.
+//! `calumma eval fid`: the Fréchet inception distance between two sets of images.
 
 use std::path::PathBuf;
 
@@ -8,20 +8,21 @@ use calumma::eval::{Extent, Fid, reconstruction};
 use clap::Args;
 use serde_json::json;
 
-use super::{Bar, at_least_one};
+use super::args::at_least_one;
+use super::progress::Bar;
 use crate::cli::session::Session;
 
-/// Which images.
+/// Arguments of `eval fid`.
 #[derive(Args)]
 pub struct FidArgs {
-    /// The images that others are held against: a data set, or a directory of images
+    /// Reference images: a data set or a directory of images
     real: String,
-    /// Images that were drawn: a data set, or a directory of images
+    /// Generated images: a data set or a directory of images
     made: String,
-    /// The network's weights: pt_inception-2015-12-05-6726825d.pth of pytorch-fid
+    /// Inception weights: pt_inception-2015-12-05-6726825d.pth of pytorch-fid
     #[arg(long, value_name = "FILE")]
     inception: PathBuf,
-    /// The first N samples of each only
+    /// Use only the first N samples of each [default: all]
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     limit: Option<usize>,
 }

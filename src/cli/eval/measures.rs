@@ -1,4 +1,4 @@
-//! Each measure over an open checkpoint.
+//! The measures of `calumma eval`, from their arguments to their reports.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,20 +16,21 @@ use calumma::train::LanguageRecipe;
 use calumma::{Error, Result};
 use serde_json::Map;
 
-use super::{
-    Bar, CaptioningArgs, EvalArgs, GenerationArgs, LossArgs, Measured, ReconstructionArgs,
-    TextToImageArgs, VqaArgs,
+use super::args::{
+    CaptioningArgs, EvalArgs, GenevalArgs, LossArgs, ReconstructionArgs, TextToImageArgs, VqaArgs,
 };
+use super::output::Measured;
+use super::progress::Bar;
 use crate::cli::open;
 use crate::cli::sampling::SamplingArgs;
 use crate::cli::session::Session;
 
-/// What every task reads, from the arguments.
+/// The configuration that all tasks share.
 fn common(args: &EvalArgs) -> Common {
     Common { limit: args.limit, batch: args.batch, ..Common::new(args.dataset.as_str()) }
 }
 
-/// Opens the checkpoint, and measures.
+/// Opens the checkpoint and runs `task`.
 fn measured(
     task: &TaskConfig,
     common: &EvalArgs,
@@ -48,21 +49,21 @@ fn measured(
     measure(task, opened, generation, &common.out, session)
 }
 
-/// Makes the folder of the results, before anything is measured.
+/// Creates the output directory, so that an unusable one fails before the work.
 fn make_out(out: &Path) -> Result<()> {
     std::fs::create_dir_all(out).map_err(Error::io(out))
 }
 
-/// A checkpoint's directory, opened.
+/// An open checkpoint and its directory.
 #[derive(Clone, Copy)]
 pub struct Opened<'a> {
     /// The directory.
     pub checkpoint: &'a Path,
-    /// What it holds.
+    /// The pipeline opened from it.
     pub pipeline: &'a Pipeline,
 }
 
-/// Measures `task` with `pipeline`; responses are kept in `out` on the way.
+/// Runs `task`; finished responses are saved in `out`, from where an interrupted run resumes.
 ///
 /// # Errors
 /// Those of data and model.
@@ -81,7 +82,7 @@ pub fn measure(
     Ok(Measured { report, seed, digest: pipeline.digest().map(str::to_owned) })
 }
 
-/// A measure that is ready to be done.
+/// An evaluation ready to run.
 pub fn evaluation<'a>(
     task: &'a TaskConfig,
     Opened { checkpoint, pipeline }: Opened<'a>,
@@ -93,7 +94,7 @@ pub fn evaluation<'a>(
     Evaluation { task, checkpoint, pipeline, generation, out, quiet }
 }
 
-/// Questions about images.
+/// `eval vqa`: answers to questions about images.
 ///
 /// # Errors
 /// Those of checkpoint, data set and device.
@@ -111,7 +112,7 @@ pub fn vqa(args: &VqaArgs, session: &Session) -> Result<Measured> {
     measured(&task, &args.common, &args.sampling, session)
 }
 
-/// Captions of images.
+/// `eval captioning`: captions of images.
 ///
 /// # Errors
 /// Those of checkpoint, data set and device.
@@ -133,7 +134,7 @@ pub fn captioning(args: &CaptioningArgs, session: &Session) -> Result<Measured> 
     measured(&task, &args.common, &args.sampling, session)
 }
 
-/// Images of captions.
+/// `eval text-to-image`: images drawn from captions.
 ///
 /// # Errors
 /// Those of checkpoint, data set and device.
@@ -148,17 +149,17 @@ pub fn text_to_image(args: &TextToImageArgs, session: &Session) -> Result<Measur
     measured(&task, &args.common, &args.sampling, session)
 }
 
-/// Images for another scorer.
+/// `eval geneval`: images for GenEval's scorer.
 ///
 /// # Errors
 /// Those of checkpoint, data set and device.
-pub fn geneval(args: &GenerationArgs, session: &Session) -> Result<Measured> {
+pub fn geneval(args: &GenevalArgs, session: &Session) -> Result<Measured> {
     let task = GenevalTask { common: common(&args.common), generation: Map::new() };
     let task = TaskConfig::Geneval(task);
     measured(&task, &args.common, &args.sampling, session)
 }
 
-/// Images through the image tokenizer and back.
+/// `eval reconstruction`: images encoded and decoded by the image tokenizer.
 ///
 /// # Errors
 /// Those of checkpoint, data set and device.
@@ -176,7 +177,7 @@ pub fn reconstruction(args: &ReconstructionArgs, session: &Session) -> Result<Me
     Ok(Measured { report, seed: session.seed().unwrap_or(0), digest })
 }
 
-/// The loss on held-out documents; `--batch` counts rows of the model's context.
+/// `eval loss`: the loss on held-out documents; `--batch` counts rows of the model's context.
 ///
 /// # Errors
 /// Those of checkpoint, data set and device.
@@ -199,8 +200,8 @@ pub fn loss(args: &LossArgs, session: &Session) -> Result<Measured> {
         return Err(Error::file(path, "the recipe has no [[validation]] section"));
     }
     if !template.is_empty() || explode.is_some() {
-        let message = "--template and --explode are for data sets; a recipe has its own";
-        return Err(Error::invalid(message.to_owned()));
+        let message = "--template and --explode apply to data sets only; a recipe sets its own";
+        return Err(Error::invalid(message));
     }
     make_out(&args.out)?;
     let pipeline = open::pipeline(&args.checkpoint, session)?;

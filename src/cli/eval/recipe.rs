@@ -1,4 +1,4 @@
-//! `calumma eval run`: every measure of a recipe, and one table.
+//! `calumma eval run`: all evaluations of a recipe, and one table of their scores.
 
 use std::path::{Path, PathBuf};
 
@@ -10,45 +10,41 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::measures::{self, Opened};
+use super::output;
 use crate::cli::open;
 use crate::cli::session::{Session, name};
 
-/// A recipe and changes to it.
+/// Arguments of `eval run`.
 #[derive(Args)]
 pub struct RunArgs {
-    /// A TOML recipe with the section run and a [[task]] for each measure
+    /// TOML recipe with a section [run] and a [[task]] for each evaluation
     recipe: PathBuf,
-    /// Change a value of the recipe, such as run.checkpoint="runs/own-lm/best"
+    /// Override a recipe value, such as run.checkpoint="runs/own-lm/best"; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Only the tasks of these names
+    /// Run only the task of this name; repeatable
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
 }
 
-/// Measures every task, writes its results below the run's folder and a table of all beside them. A task whose
-/// results are there, made of the same model, data and settings, is passed over; the table has the tasks
-/// whose results are of this model.
+/// Runs every task, and writes its results below the run's directory and a table of all scores next to
+/// them. Tasks that already have results of the same model, data and settings are skipped; the table
+/// holds every task that has results of this model.
 ///
 /// # Errors
 /// Those of recipe, checkpoint, data sets and device.
 pub fn run(args: &RunArgs, session: &Session) -> Result<()> {
     let recipe: EvalRecipe = read_recipe(&args.recipe, &args.set)?;
-    let unknown = |name: &&String| !recipe.task.iter().any(|task| task.label() == name.as_str());
-    if let Some(name) = args.only.iter().find(unknown) {
-        let names: Vec<&str> = recipe.task.iter().map(|task| task.label()).collect();
-        let names = names.join(", ");
-        return Err(Error::invalid(format!("--only {name}: the recipe's tasks are {names}")));
-    }
+    check_names(&args.only, &recipe)?;
     let checkpoint = &recipe.run.checkpoint;
     let pipeline = open::pipeline(checkpoint, session)?;
     let opened = Opened { checkpoint, pipeline: &pipeline };
     let wanted = |task: &TaskConfig| {
         args.only.is_empty() || args.only.iter().any(|name| name == task.label())
     };
-    // A mistake in the last task is told before the first is measured.
+    // Report a mistake in the last task before running the first.
     for task in recipe.task.iter().filter(|task| wanted(task)) {
-        let in_task = |e: Error| Error::invalid(format!("task {}: {e}", task.label()));
+        let in_task = |e: Error| Error::because(format!("task {}", task.label()))(e);
         task.check().map_err(in_task)?;
         task.generation(pipeline.generation(), session.seed()).map_err(in_task)?;
     }
@@ -58,7 +54,7 @@ pub fn run(args: &RunArgs, session: &Session) -> Result<()> {
         let out = recipe.out(task);
         let generation = task.generation(pipeline.generation(), session.seed())?;
         let evaluation = measures::evaluation(task, opened, generation.clone(), &out, session);
-        // Data that is not at hand has no identity; such a task is not wanted here.
+        // Missing data has no identity, so old results on it are not reused.
         let identity = evaluation.digest().ok().map(|digest| json!(digest));
         let known = read(&out).filter(|old| Some(&old["config"]["identity"]) == identity.as_ref());
         let heading = format!("\n{}", task.label());
@@ -72,7 +68,7 @@ pub fn run(args: &RunArgs, session: &Session) -> Result<()> {
             None if wanted(task) => {
                 let measured = measures::measure(task, opened, generation, &out, session)?;
                 session.line(heading)?;
-                super::write(measured, checkpoint, &out, session)?;
+                output::write(measured, checkpoint, &out, session)?;
                 read(&out)
             }
             None => None,
@@ -82,19 +78,31 @@ pub fn run(args: &RunArgs, session: &Session) -> Result<()> {
         write_atomic(&path, table.as_bytes())?;
         objects.extend(wanted(task).then_some(results));
     }
-    session.note(format_args!("all scores in {}", path.display()));
+    session.note(format_args!("table of scores written to {}", path.display()));
     session.object(&json!({ "table": name(&path), "tasks": objects }))
+}
+
+/// Fails if `only` names a task that the recipe lacks.
+fn check_names(only: &[String], recipe: &EvalRecipe) -> Result<()> {
+    let names: Vec<&str> = recipe.task.iter().map(|task| task.label()).collect();
+    match only.iter().find(|name| !names.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(Error::invalid(format!(
+            "--only {name}: the recipe's tasks are {}",
+            names.join(", ")
+        ))),
+    }
 }
 
 const HEAD: &str = "| task | score | value | 95 % interval | N |\n|---|---|---|---|---|\n";
 
-/// The results in `out`, if there are any.
+/// The results in `out`; `None` if missing or unreadable.
 fn read(out: &Path) -> Option<Value> {
     let text = std::fs::read_to_string(out.join("results.json")).ok()?;
     serde_json::from_str(&text).ok()
 }
 
-/// The scores of a task as rows of the table.
+/// The table rows of a task's scores.
 fn rows(task: &str, results: &Value) -> String {
     let Some(scores) = results["scores"].as_object() else { return String::new() };
     let row = |(name, score): (&String, &Value)| {

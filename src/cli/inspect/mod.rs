@@ -1,9 +1,10 @@
-//! `calumma inspect`: what a file or directory is, in human words.
+//! `calumma inspect`: describes a file or directory.
 
 mod checkpoint;
 mod recipe;
 mod run;
 mod shards;
+mod summary;
 mod tensors;
 
 use std::path::{Path, PathBuf};
@@ -15,18 +16,18 @@ use serde_json::{Value, json};
 use super::images;
 use super::session::{Session, name};
 
-/// What to look into.
+/// Arguments of `inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// A checkpoint or original release, a run, token shards, a recipe (.toml), a generated image (.png) or a
+    /// Checkpoint, original release, run, token shards, recipe (.toml), generated image (.png) or
     /// .safetensors file
     path: PathBuf,
 }
 
-/// Prints what `path` is.
+/// Describes `path`.
 ///
 /// # Errors
-/// When it is nothing known, or damaged.
+/// If its kind is unknown or it is damaged.
 pub fn run(args: &InspectArgs, session: &Session) -> Result<()> {
     let path = &args.path;
     let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
@@ -43,7 +44,7 @@ pub fn run(args: &InspectArgs, session: &Session) -> Result<()> {
         "safetensors" => tensors::show(path, session),
         _ => Err(Error::file(
             path,
-            "not known here; allowed: a checkpoint or run directory, .toml, .png, .safetensors",
+            "unknown kind of file; allowed: a checkpoint or run directory, .toml, .png, .safetensors",
         )),
     }
 }

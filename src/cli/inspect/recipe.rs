@@ -1,4 +1,4 @@
-//! A recipe with every default filled in.
+//! Prints a recipe with all defaults filled in.
 
 use std::path::Path;
 
@@ -18,8 +18,11 @@ use crate::cli::session::{Session, name};
 /// Those of the recipe.
 pub fn show(path: &Path, session: &Session) -> Result<()> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    let table: toml::Table = toml::from_str(&text)
-        .map_err(|e| Error::file(path, e.to_string().trim_end().to_owned()))?;
+    let table: toml::Table = toml::from_str(&text).map_err(|e: toml::de::Error| Error::File {
+        path: path.to_owned(),
+        message: e.to_string().trim_end().to_owned(),
+        source: Some(Box::new(e)),
+    })?;
     if table.contains_key("task") {
         resolved::<EvalRecipe>(path, "measures", "eval run", session)
     } else if table.contains_key("bpe") {
@@ -35,7 +38,7 @@ pub fn show(path: &Path, session: &Session) -> Result<()> {
 
 fn resolved<R: Recipe>(path: &Path, what: &str, verb: &str, session: &Session) -> Result<()> {
     let recipe: R = read_recipe(path, &[])?;
-    let text = toml::to_string_pretty(&recipe).map_err(|e| Error::file(path, e.to_string()))?;
+    let text = toml::to_string_pretty(&recipe).map_err(Error::in_file(path))?;
     session.line(format_args!("# recipe for `calumma {verb}`: {what}"))?;
     session.line(text.trim_end())?;
     session.object(&json!({ "kind": "recipe", "path": name(path), "verb": verb, "recipe": recipe }))

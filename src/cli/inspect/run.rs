@@ -1,4 +1,4 @@
-//! A run's directory: its checkpoints and its last metrics.
+//! Describes a run by its newest checkpoint and its last metrics.
 
 use std::path::Path;
 
@@ -8,15 +8,15 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::session::{Session, name};
 
-/// Prints where the run stands.
+/// Describes the run in `dir`.
 ///
 /// # Errors
-/// When `dir` is no run or its files cannot be read.
+/// If `dir` is not a run or its files cannot be read.
 pub fn show(dir: &Path, session: &Session) -> Result<()> {
     let log = dir.join("metrics.jsonl");
     let newest = newest_good_checkpoint(dir)?;
     if newest.is_none() && !log.exists() {
-        return Err(Error::file(dir, "holds no checkpoint, no run and no data set"));
+        return Err(Error::file(dir, "contains no checkpoint, run or data set"));
     }
     let lines = if log.exists() {
         std::fs::read_to_string(&log).map_err(Error::io(&log))?
@@ -45,7 +45,7 @@ pub fn show(dir: &Path, session: &Session) -> Result<()> {
     }))
 }
 
-/// The newest line of `kind`.
+/// The last line of `kind`.
 fn last_metrics(lines: &str, kind: &str) -> Option<Map<String, Value>> {
     lines.lines().rev().find_map(|line| {
         let line: Map<String, Value> = serde_json::from_str(line).ok()?;
@@ -53,6 +53,7 @@ fn last_metrics(lines: &str, kind: &str) -> Option<Map<String, Value>> {
     })
 }
 
+/// The metrics as text.
 fn in_words(metrics: &Map<String, Value>) -> String {
     let shown = metrics.iter().filter(|(key, _)| *key != "kind").map(|(key, value)| {
         match value.as_f64().filter(|_| !value.is_u64()) {

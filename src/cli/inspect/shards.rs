@@ -1,4 +1,4 @@
-//! Token shards: what they hold, and whether they are whole.
+//! Describes token shards after reading and checking all of them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,10 @@ use serde_json::json;
 use crate::cli::session::{Session, name};
 use crate::cli::sizes;
 
-/// The shards at `path`, a file or a directory; `None` when it is something else.
+/// The shards at `path`, a file or a directory; `None` if it is something else.
+///
+/// # Errors
+/// Those of the directory.
 pub fn find(path: &Path) -> Result<Option<Vec<PathBuf>>> {
     let files = match path.is_dir() {
         true => shards::files_in(path)?,
@@ -20,34 +23,49 @@ pub fn find(path: &Path) -> Result<Option<Vec<PathBuf>>> {
     Ok(are_shards.then_some(files))
 }
 
-/// Prints what the shards hold, after reading all of them.
-///
-/// # Errors
-/// When one is damaged.
-pub fn show(path: &Path, files: &[PathBuf], session: &Session) -> Result<()> {
-    let (mut documents, mut tokens, mut targets, mut longest) = (0, 0, 0, 0);
-    let mut sources: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    let mut tokenizers = Vec::new();
-    for file in files {
+/// Totals over shards.
+#[derive(Default)]
+struct Totals {
+    bytes: u64,
+    documents: usize,
+    longest: usize,
+    tokens: usize,
+    targets: usize,
+    tokenizers: Vec<String>,
+    /// Documents and tokens by source.
+    sources: BTreeMap<String, (usize, usize)>,
+}
+
+impl Totals {
+    /// Adds the shard in `file`.
+    fn add(&mut self, file: &Path) -> Result<()> {
         let shard = Shard::open(file)?;
         for index in 0..shard.len() {
             let (document, source) = shard.get(index)?;
-            let source = sources.entry(shard.sources()[source].clone()).or_default();
+            let source = self.sources.entry(shard.sources()[source].clone()).or_default();
             source.0 += 1;
             source.1 += document.len();
-            targets += document.loss_mask.iter().filter(|counts| **counts).count();
-            longest = longest.max(document.len());
+            self.targets += document.loss_mask.iter().filter(|counts| **counts).count();
+            self.longest = self.longest.max(document.len());
         }
-        documents += shard.len();
-        tokens += shard.num_tokens();
-        if !tokenizers.contains(&shard.tokenizer().to_owned()) {
-            tokenizers.push(shard.tokenizer().to_owned());
+        self.bytes += std::fs::metadata(file).map_err(Error::io(file))?.len();
+        self.documents += shard.len();
+        self.tokens += shard.num_tokens();
+        if !self.tokenizers.iter().any(|known| known == shard.tokenizer()) {
+            self.tokenizers.push(shard.tokenizer().to_owned());
         }
+        Ok(())
     }
-    let bytes: u64 = files
-        .iter()
-        .map(|file| Ok(std::fs::metadata(file).map_err(Error::io(file))?.len()))
-        .sum::<Result<u64>>()?;
+}
+
+/// Describes the shards in `files`, found at `path`.
+///
+/// # Errors
+/// If one is damaged.
+pub fn show(path: &Path, files: &[PathBuf], session: &Session) -> Result<()> {
+    let mut totals = Totals::default();
+    files.iter().try_for_each(|file| totals.add(file))?;
+    let Totals { bytes, documents, longest, tokens, targets, tokenizers, sources } = totals;
     session.line(format_args!("{}: token shards, all whole", path.display()))?;
     session.line(format_args!("  {} files, {}", files.len(), sizes::bytes(bytes as f64)))?;
     session.line(format_args!(

@@ -1,4 +1,4 @@
-//! Tensors of safetensors files, by their headers alone.
+//! Describes the tensors of safetensors files by their headers.
 
 use std::path::Path;
 
@@ -12,14 +12,14 @@ use tensor_files::WeightFiles;
 use crate::cli::session::{Session, name};
 use crate::cli::sizes::{self, Parts, part_of};
 
-/// A tensor of a file.
+/// Name, number format and shape of a tensor.
 #[derive(Debug, Serialize)]
 pub struct Tensor {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its number format, such as `F32`.
+    /// The number format, such as `F32`.
     pub dtype: String,
-    /// Its shape.
+    /// The shape.
     pub shape: Vec<usize>,
 }
 
@@ -47,7 +47,7 @@ pub fn read_model(dir: &Path) -> Result<Vec<Tensor>> {
     Ok(tensors(&weight_files(dir)?.1))
 }
 
-/// Numbers of values by part.
+/// The numbers of values by part.
 pub fn parts(tensors: &[Tensor]) -> Parts {
     let mut parts = Parts::new();
     for tensor in tensors {
@@ -56,7 +56,7 @@ pub fn parts(tensors: &[Tensor]) -> Parts {
     parts
 }
 
-/// The number formats that occur, joined.
+/// The number formats that occur, joined by commas.
 pub fn dtypes(tensors: &[Tensor]) -> String {
     let mut names: Vec<&str> = tensors.iter().map(|tensor| tensor.dtype.as_str()).collect();
     names.sort_unstable();
@@ -64,7 +64,7 @@ pub fn dtypes(tensors: &[Tensor]) -> String {
     names.join(", ")
 }
 
-/// Prints every tensor of one file.
+/// Prints every tensor of the file at `path`.
 ///
 /// # Errors
 /// As [`WeightFiles::open`].
@@ -87,4 +87,18 @@ pub fn show(path: &Path, session: &Session) -> Result<()> {
         "metadata": notes,
         "tensors": tensors,
     }))
+}
+
+/// Prints the number of parameters in total and by part.
+///
+/// # Errors
+/// Those of the output.
+pub fn show_parameters(tensors: &[Tensor], session: &Session) -> Result<()> {
+    let total: usize = tensors.iter().map(Tensor::len).sum();
+    let (amount, dtypes) = (sizes::count(total as f64), dtypes(tensors));
+    session.line(format_args!("  parameters {total} ({amount}), stored as {dtypes}"))?;
+    for (part, number) in parts(tensors) {
+        session.line(format_args!("    {part:<15} {number:>12}"))?;
+    }
+    Ok(())
 }
