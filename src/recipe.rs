@@ -15,6 +15,9 @@ pub trait Recipe: DeserializeOwned + Serialize {
     /// Names that `model.preset` may have, each with the keys of `[model]` that it stands for, as TOML.
     const PRESETS: &'static [(&'static str, &'static str)] = &[];
 
+    /// Former names of sections, each with its present one; both may be written.
+    const RENAMED: &'static [(&'static str, &'static str)] = &[];
+
     /// Checks ranges that the types do not express.
     ///
     /// # Errors
@@ -31,8 +34,9 @@ pub fn read_recipe<R: Recipe>(path: &Path, overrides: &[String]) -> Result<R> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     let mut table: toml::Table =
         toml::from_str(&text).map_err(|e| refused(path, str::to_owned, e))?;
+    rename(&mut table, R::RENAMED);
     for set in overrides {
-        apply(&mut table, set)?;
+        apply(&mut table, &renamed(set, R::RENAMED))?;
     }
     expand_preset(&mut table, R::PRESETS).map_err(Error::in_file(path))?;
     let recipe: R = table.try_into().map_err(|e| refused(path, explain, e))?;
@@ -63,6 +67,22 @@ fn expand_preset(table: &mut toml::Table, presets: &[(&str, &str)]) -> Result<()
         model.entry(key).or_insert(value);
     }
     Ok(())
+}
+
+/// Gives the sections of `table` their present names.
+fn rename(table: &mut toml::Table, names: &[(&str, &str)]) {
+    for (former, present) in names {
+        if let Some(section) = table.remove(*former) {
+            table.entry((*present).to_owned()).or_insert(section);
+        }
+    }
+}
+
+/// The override `set` with the present name of its section.
+fn renamed(set: &str, names: &[(&str, &str)]) -> String {
+    let section = |former: &str| set.strip_prefix(former)?.strip_prefix('.');
+    let found = names.iter().find_map(|(former, present)| Some((section(former)?, present)));
+    found.map_or_else(|| set.to_owned(), |(rest, present)| format!("{present}.{rest}"))
 }
 
 /// Applies `a.b.c=value` to `table`; a value that is not TOML is taken as a string.
@@ -148,6 +168,7 @@ mod tests {
     }
 
     impl Recipe for Tiny {
+        const RENAMED: &'static [(&'static str, &'static str)] = &[("network", "model")];
         const PRESETS: &'static [(&'static str, &'static str)] =
             &[("demo", "layers = 6\nheads = 4"), ("small", "layers = 8\nheads = 8")];
 
@@ -171,6 +192,20 @@ mod tests {
         assert_eq!(table["optimizer"]["lr"].as_float(), Some(3e-4));
         assert_eq!(table["run"]["name"].as_str(), Some("quick"));
         assert!(apply(&mut table, "no value").is_err());
+    }
+
+    #[test]
+    fn former_section_names_mean_the_present_ones_in_files_and_overrides() {
+        let sizes = |model: Model| (model.layers, model.heads);
+        for section in ["network", "model"] {
+            for changed in ["network", "model"] {
+                let file = format!("[{section}]\nlayers = 1\nheads = 2");
+                let set = format!("{changed}.heads=4");
+                assert_eq!(sizes(read(&file, &[&set]).unwrap()), (1, 4), "{section}, {changed}");
+            }
+        }
+        let error = read("[network]\nlayers = 1\nwidth = 2", &[]).unwrap_err().to_string();
+        assert!(error.contains("unknown key `width`"), "{error}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use calumma::generate::{
 };
 use calumma::report::Reporter;
 use calumma::tokenize::{CodedSegment, Processor, TokenSequence};
-use calumma::train::{LanguageRecipe, LanguageTask, StopFlag, run};
+use calumma::train::{Better, LanguageRecipe, LanguageTask, StopFlag, Task, run};
 use vq_tokenizer::Codes;
 
 use crate::common::{cpu, tiny_checkpoint};
@@ -98,6 +98,9 @@ fn eight_interleaved_documents_are_memorised_and_generated_again() {
     let overrides = prepare(dir, eight);
     let recipe: LanguageRecipe = recipe(dir, RECIPE, &overrides);
     let mut task = LanguageTask::new(recipe.clone(), &cpu(), Precision::F32, true).unwrap();
+    let metrics = task.eval_metrics();
+    assert!(metrics.iter().any(|(name, _)| name == "loss/held out"), "{metrics:?}");
+    assert!(metrics.iter().all(|(_, better)| *better == Better::Lower), "{metrics:?}");
     let summary = run(&mut task, &recipe.plan(), Reporter::silent(), &StopFlag::default()).unwrap();
     let metric = |name: &str| {
         summary.evaluation.iter().find(|(known, _)| known == name).map(|(_, value)| *value)

@@ -238,6 +238,9 @@ fn the_best_checkpoint_is_the_lowest_or_the_highest_as_the_metric_says() {
         (of_images("dead_codes"), 10),
         (("loss", Better::Lower), 10),
         (of_images("psnr"), 20),
+        (of_images("ssim"), 20),
+        (of_images("ms_ssim"), 20),
+        (of_images("perplexity"), 20),
         (of_images("codes_used"), 20),
         (("accuracy", Better::Higher), 20),
     ];

@@ -17,7 +17,6 @@ use vq_tokenizer::{Codes, VqTokenizer};
 use super::config::SourceConfig;
 use super::counted::Counted;
 use super::dataset::{Dataset, Fields};
-use super::messages::because_in;
 use super::open::fingerprint;
 use crate::error::{Error, Result};
 use crate::files::{hex, write_atomic};
@@ -152,7 +151,7 @@ fn read(path: &Path) -> Result<Vec<Line>> {
     for (index, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(Error::io(path))?;
         let context = format!("line {} is malformed; remove the file to encode again", index + 1);
-        lines.push(serde_json::from_str(&line).map_err(because_in(path, context))?);
+        lines.push(serde_json::from_str(&line).map_err(Error::in_file_because(path, context))?);
     }
     Ok(lines)
 }

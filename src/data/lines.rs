@@ -8,7 +8,7 @@ use image::RgbImage;
 use serde_json::Value;
 
 use super::dataset::Fields;
-use super::messages::{because_in, item_error, type_name};
+use super::messages::{item_error, type_name};
 use super::{files, image_file};
 use crate::error::{Error, Result};
 
@@ -66,7 +66,9 @@ impl Lines {
         let span = &self.spans[index];
         let bytes =
             files::read_at(&self.file, span.offset, span.len).map_err(Error::io(&self.path))?;
-        match serde_json::from_slice(&bytes).map_err(because_in(&self.path, self.label(index)))? {
+        match serde_json::from_slice(&bytes)
+            .map_err(Error::in_file_because(&self.path, self.label(index)))?
+        {
             Value::Object(fields) => Ok(fields),
             other => {
                 let message = format!("holds a {}, not a JSON object", type_name(&other));
@@ -78,7 +80,7 @@ impl Lines {
     /// Decodes the image at `path`, named by line `index`.
     pub(super) fn image(&self, index: usize, path: &Path) -> Result<RgbImage> {
         let item = format!("{}: image {}", self.label(index), path.display());
-        let bytes = files::read(path).map_err(because_in(&self.path, &item))?;
+        let bytes = files::read(path).map_err(Error::in_file_because(&self.path, &item))?;
         image_file::decode(&bytes, &format!("{}: {item}", self.path.display()))
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::dataset::Fields;
-use crate::error::{Cause, Error};
+use crate::error::Error;
 
 /// The name of the JSON type of `value`.
 pub(super) fn type_name(value: &Value) -> &'static str {
@@ -42,16 +42,4 @@ pub(super) fn available(fields: &Fields) -> String {
 /// An error about one item (member, row, line) of the file at `path`.
 pub(super) fn item_error(path: &Path, item: &str, message: impl std::fmt::Display) -> Error {
     Error::file(path, format!("{item}: {message}"))
-}
-
-/// An error about the file at `path` that reads `context: source`, for use with `map_err`.
-pub(super) fn because_in<E: Into<Cause>>(
-    path: &Path,
-    context: impl std::fmt::Display,
-) -> impl FnOnce(E) -> Error {
-    move |source| {
-        let source = source.into();
-        let message = format!("{context}: {source}");
-        Error::File { path: path.to_owned(), message, source: Some(source) }
-    }
 }

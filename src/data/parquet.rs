@@ -5,20 +5,21 @@
 //! for many rows (one row per question about it) is in memory once. The reader is that of the
 //! `parquet` crate without Arrow, whose crates would take a tenth of the whole build.
 
+mod shape;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use ::parquet::basic::{ConvertedType, LogicalType, Type as PhysicalType};
 use ::parquet::data_type::ByteArray;
 use ::parquet::errors::ParquetError;
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
-use ::parquet::record::{Field, List, Row};
+use ::parquet::record::{Field, Row};
 use ::parquet::schema::types::Type;
 use image::RgbImage;
-use serde_json::Value;
 
+use self::shape::Shape;
 use super::dataset::{Dataset, Fields, Sample, in_range};
-use super::messages::{because_in, item_error};
+use super::messages::item_error;
 use super::{files, image_file};
 use crate::error::{Error, Result};
 
@@ -33,6 +34,7 @@ pub struct Parquet {
 }
 
 /// A row in memory.
+#[derive(Default)]
 struct Stored {
     fields: Fields,
     images: Vec<StoredImage>,
@@ -52,7 +54,7 @@ impl Parquet {
     /// If the file cannot be read, is damaged, or holds no row.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
-        let rows = load(file).map_err(because_in(path, "not a whole Parquet file"))?;
+        let rows = load(file).map_err(Error::in_file_because(path, "not a whole Parquet file"))?;
         if rows.is_empty() {
             return Err(Error::file(path, "holds no rows"));
         }
@@ -96,110 +98,33 @@ impl Dataset for Parquet {
     }
 }
 
-/// What a column's type makes of it.
-#[derive(Clone, Copy, PartialEq)]
-enum Column {
-    Images,
-    Field,
-    Ignored,
-}
-
 fn load(file: File) -> std::result::Result<Vec<Stored>, ParquetError> {
     let reader = SerializedFileReader::new(file)?;
-    let schema = reader.metadata().file_metadata().schema();
-    let columns: Vec<Column> = schema.get_fields().iter().map(|kind| column(kind)).collect();
-    reader.get_row_iter(None)?.map(|row| Ok(stored(row?, &columns))).collect()
+    let metadata = reader.metadata().file_metadata();
+    let schema = metadata.schema();
+    let kept = schema.get_fields().iter().filter_map(|kind| {
+        let shape = Shape::of_column(kind)?;
+        Some((kind.clone(), shape))
+    });
+    let (kinds, shapes): (Vec<_>, Vec<_>) = kept.unzip();
+    if shapes.is_empty() {
+        let rows = usize::try_from(metadata.num_rows()).unwrap_or(0);
+        return Ok((0..rows).map(|_| Stored::default()).collect());
+    }
+    let read = Type::group_type_builder(schema.name()).with_fields(kinds).build()?;
+    reader.get_row_iter(Some(read))?.map(|row| Ok(stored(row?, &shapes))).collect()
 }
 
-fn stored(row: Row, columns: &[Column]) -> Stored {
-    let mut stored = Stored { fields: Fields::new(), images: Vec::new() };
-    for ((name, value), column) in row.into_columns().into_iter().zip(columns) {
-        match column {
-            Column::Images => add_images(&name, value, &mut stored.images),
-            Column::Field => {
-                if let Some(value) = json(&value) {
-                    stored.fields.insert(name, value);
-                }
-            }
-            Column::Ignored => {}
+fn stored(row: Row, shapes: &[Shape]) -> Stored {
+    let mut stored = Stored::default();
+    for ((name, value), shape) in row.into_columns().into_iter().zip(shapes) {
+        if shape.holds_images() {
+            add_images(&name, value, &mut stored.images);
+        } else if let Some(value) = shape.json(&value) {
+            stored.fields.insert(name, value);
         }
     }
     stored
-}
-
-/// The kind of a top-level column, of a struct's child or of a list's elements.
-fn column(kind: &Type) -> Column {
-    if is_image(kind) {
-        return Column::Images;
-    }
-    let children = || kind.get_fields().iter().map(|child| column(child));
-    match kind {
-        Type::GroupType { .. } if is_annotated(kind, ConvertedType::MAP) => Column::Ignored,
-        Type::GroupType { .. } => {
-            // a list or a struct: its elements or members say what it is
-            match children().find(|child| *child != Column::Ignored) {
-                Some(Column::Images) if is_list(kind) => Column::Images,
-                Some(_) => Column::Field,
-                None => Column::Ignored,
-            }
-        }
-        Type::PrimitiveType { .. } if has_json(kind) => Column::Field,
-        Type::PrimitiveType { .. } => Column::Ignored,
-    }
-}
-
-fn is_annotated(kind: &Type, annotation: ConvertedType) -> bool {
-    kind.get_basic_info().converted_type() == annotation
-}
-
-fn is_list(kind: &Type) -> bool {
-    let info = kind.get_basic_info();
-    // the group inside a list has no annotation, but it repeats
-    let repeated =
-        info.has_repetition() && info.repetition() == ::parquet::basic::Repetition::REPEATED;
-    is_annotated(kind, ConvertedType::LIST) || repeated
-}
-
-/// Whether `kind` is a struct with binary `bytes`.
-fn is_image(kind: &Type) -> bool {
-    kind.is_group()
-        && kind.get_fields().iter().any(|child| {
-            child.name() == "bytes"
-                && child.is_primitive()
-                && child.get_physical_type() == PhysicalType::BYTE_ARRAY
-                && !is_text(child)
-        })
-}
-
-fn is_text(kind: &Type) -> bool {
-    let info = kind.get_basic_info();
-    let text = [ConvertedType::UTF8, ConvertedType::ENUM, ConvertedType::JSON];
-    matches!(info.logical_type_ref(), Some(LogicalType::String | LogicalType::Json))
-        || text.contains(&info.converted_type())
-}
-
-/// Whether values of the primitive type `kind` have a counterpart in JSON.
-fn has_json(kind: &Type) -> bool {
-    use ConvertedType as C;
-    let integers = [
-        C::NONE,
-        C::INT_8,
-        C::INT_16,
-        C::INT_32,
-        C::INT_64,
-        C::UINT_8,
-        C::UINT_16,
-        C::UINT_32,
-        C::UINT_64,
-    ];
-    match kind.get_physical_type() {
-        PhysicalType::BOOLEAN | PhysicalType::FLOAT | PhysicalType::DOUBLE => true,
-        PhysicalType::INT32 | PhysicalType::INT64 => {
-            integers.contains(&kind.get_basic_info().converted_type())
-        }
-        PhysicalType::BYTE_ARRAY => is_text(kind),
-        PhysicalType::INT96 | PhysicalType::FIXED_LEN_BYTE_ARRAY => false,
-    }
 }
 
 /// Adds the images in `value`, one or a list; nulls are left out.
@@ -223,35 +148,4 @@ fn add_images(column: &str, value: Field, images: &mut Vec<StoredImage>) {
         }
         _ => {}
     }
-}
-
-/// `value` as JSON; `None` for types without a counterpart there.
-fn json(value: &Field) -> Option<Value> {
-    Some(match value {
-        Field::Null => Value::Null,
-        Field::Bool(value) => (*value).into(),
-        Field::Byte(value) => (*value).into(),
-        Field::Short(value) => (*value).into(),
-        Field::Int(value) => (*value).into(),
-        Field::Long(value) => (*value).into(),
-        Field::UByte(value) => (*value).into(),
-        Field::UShort(value) => (*value).into(),
-        Field::UInt(value) => (*value).into(),
-        Field::ULong(value) => (*value).into(),
-        // the shortest decimal, not the double that the bits widen to
-        Field::Float(value) => value.to_string().parse::<f64>().ok().into(),
-        Field::Double(value) => (*value).into(),
-        Field::Str(value) => value.as_str().into(),
-        Field::Group(row) => row
-            .get_column_iter()
-            .filter_map(|(name, value)| Some((name.clone(), json(value)?)))
-            .collect::<Fields>()
-            .into(),
-        Field::ListInternal(list) => return list_json(list),
-        _ => return None,
-    })
-}
-
-fn list_json(list: &List) -> Option<Value> {
-    list.elements().iter().map(json).collect()
 }

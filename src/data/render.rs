@@ -23,7 +23,8 @@ pub enum Loss {
     Answers,
     /// Answers and all images. An image at the start of a document is learned without a prompt,
     /// as classifier-free guidance needs; the text of prompts is not learned.
-    #[serde(alias = "pictures-and-answers")]
+    // The first name is part of the identity of token shards and of evaluations.
+    #[serde(rename = "pictures-and-answers", alias = "images-and-answers")]
     ImagesAndAnswers,
 }
 
@@ -271,6 +272,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_name_of_a_loss_in_identities_is_its_first_one_and_both_are_read() {
+        let written = serde_json::to_string(&Loss::ImagesAndAnswers).unwrap();
+        assert_eq!(written, "\"pictures-and-answers\"");
+        for name in ["pictures-and-answers", "images-and-answers"] {
+            let read: Loss = serde_json::from_value(name.into()).unwrap();
+            assert_eq!(read, Loss::ImagesAndAnswers);
+        }
+    }
 
     fn render(source: &str, fields: Value, options: &RenderOptions) -> Result<Rendered> {
         let Value::Object(fields) = fields else { panic!("fields are an object") };

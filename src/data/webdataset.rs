@@ -10,7 +10,7 @@ use image::RgbImage;
 use serde_json::Value;
 
 use super::dataset::{Dataset, Fields, Sample, in_range};
-use super::messages::{because_in, item_error};
+use super::messages::item_error;
 use super::{files, image_file};
 use crate::error::{Error, Result};
 
@@ -92,7 +92,8 @@ impl WebDataset {
         let name = member_name(entry, member);
         let too_large = |_| item_error(&self.path, &name, "too large");
         let len = usize::try_from(member.len).map_err(too_large)?;
-        files::read_at(&self.file, member.offset, len).map_err(because_in(&self.path, &name))
+        files::read_at(&self.file, member.offset, len)
+            .map_err(Error::in_file_because(&self.path, &name))
     }
 
     fn entry_fields(&self, entry: &Entry) -> Result<Fields> {
@@ -102,12 +103,14 @@ impl WebDataset {
             let Some(member) = only(&self.path, entry, kind)? else { continue };
             let name = member_name(entry, member);
             let text = String::from_utf8(self.read(entry, member)?)
-                .map_err(because_in(&self.path, &name))?;
+                .map_err(Error::in_file_because(&self.path, &name))?;
             match kind {
                 Kind::Text => {
                     fields.insert("txt".to_owned(), text.trim_end_matches(['\r', '\n']).into());
                 }
-                _ => match serde_json::from_str(&text).map_err(because_in(&self.path, &name))? {
+                _ => match serde_json::from_str(&text)
+                    .map_err(Error::in_file_because(&self.path, &name))?
+                {
                     Value::Object(object) => fields.extend(object),
                     other => {
                         fields.insert("json".to_owned(), other);
@@ -173,7 +176,7 @@ fn only(path: &Path, entry: &Entry, kind: Kind) -> Result<Option<Member>> {
 
 /// Lists the samples of the archive at `path`.
 fn index(path: &Path, file: &File) -> Result<Vec<Entry>> {
-    let broken = |e: std::io::Error| because_in(path, "not a complete tar archive")(e);
+    let broken = |e: std::io::Error| Error::in_file_because(path, "not a complete tar archive")(e);
     let size = file.metadata().map_err(Error::io(path))?.len();
     let mut entries: Vec<Entry> = Vec::new();
     let mut archive = tar::Archive::new(file);

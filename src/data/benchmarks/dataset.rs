@@ -8,7 +8,7 @@ use super::record::Record;
 use super::spec::{Kind, Spec};
 use super::{coco, geneval, gqa, karpathy, pope, textvqa, vqav2};
 use crate::data::dataset::{Dataset, Fields, Sample, in_range};
-use crate::data::messages::{because_in, item_error};
+use crate::data::messages::item_error;
 use crate::data::{files, image_file};
 use crate::{Error, Result};
 
@@ -81,7 +81,7 @@ impl<R: Record> Benchmark<R> {
         let outside = |message: String| item_error(&self.file, label, message);
         let path = files::inside(&self.images, name).map_err(outside)?;
         let item = format!("{label}: image {}", path.display());
-        let bytes = files::read(&path).map_err(because_in(&self.file, &item))?;
+        let bytes = files::read(&path).map_err(Error::in_file_because(&self.file, &item))?;
         image_file::decode(&bytes, &format!("{}: {item}", self.file.display()))
     }
 }

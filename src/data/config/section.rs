@@ -117,15 +117,16 @@ impl Section {
     }
 
     /// Refuses a key that is given, with another value than its default, but not among those that are
-    /// `read` by `reader`.
+    /// `read` by `reader`. A `name` is accepted everywhere.
     pub(super) fn refuse_unread(&self, reader: &str, read: &[&str]) -> Result<()> {
         let json = |section: &Self| {
             serde_json::to_value(section).expect("texts, numbers and lists are valid JSON")
         };
         let (given, default) = (json(self), json(&Self::new(self.path.clone())));
         let keys = given.as_object().into_iter().flat_map(serde_json::Map::keys);
-        let mut unread =
-            keys.filter(|key| !read.contains(&key.as_str()) && given[*key] != default[*key]);
+        let mut unread = keys
+            .filter(|key| *key != "name" && !read.contains(&key.as_str()))
+            .filter(|key| given[*key] != default[*key]);
         match unread.next() {
             Some(key) => {
                 let read = read.join(", ");

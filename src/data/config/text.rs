@@ -8,14 +8,17 @@ use super::source::SourceConfig;
 use super::template::{WeightedTemplate, validate_templates};
 use crate::error::{Error, Result};
 
-/// The keys that are read; `weight` may stay, but all sources are read in full.
-const KEYS: [&str; 9] = [
+/// The keys that are accepted. So that a language model's section can be copied as it is, `weight`, `loss`
+/// and `prompt_dropout` may stay, which mean nothing here: all sources are read in full.
+const KEYS: [&str; 11] = [
     "path",
     "weight",
     "templates",
     "group_by",
     "explode",
+    "loss",
     "max_turns",
+    "prompt_dropout",
     "limit",
     "fields",
     "max_bad",

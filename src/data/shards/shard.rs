@@ -10,7 +10,6 @@ use safetensors::{Dtype, SafeTensors};
 use tensor_files::{MappedFile, map_file};
 
 use super::content::{DATA_SUM, FORMAT, HEADER_SUM, VERSION, data_start, data_sum, header_sum};
-use crate::data::messages::because_in;
 use crate::error::{Error, Result};
 use crate::tokenize::TokenSequence;
 
@@ -126,7 +125,8 @@ impl Header {
     fn read(path: &Path, bytes: &[u8]) -> Result<Self> {
         let damaged = |what: &str| Error::file(path, format!("{DAMAGED}: {what}"));
         let data = data_start(bytes).ok_or_else(|| damaged("its header is cut off"))?;
-        let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(because_in(path, DAMAGED))?;
+        let (_, metadata) =
+            SafeTensors::read_metadata(bytes).map_err(Error::in_file_because(path, DAMAGED))?;
         let none = HashMap::new();
         let notes = metadata.metadata().as_ref().unwrap_or(&none);
         let note = |key: &str| notes.get(key).map(String::as_str).unwrap_or_default();
@@ -142,7 +142,8 @@ impl Header {
         if header_sum(&bytes[..data]).as_deref() != Some(note(HEADER_SUM)) {
             return Err(damaged("its header does not have the sum that it names"));
         }
-        let sources = serde_json::from_str(note("sources")).map_err(because_in(path, DAMAGED))?;
+        let sources =
+            serde_json::from_str(note("sources")).map_err(Error::in_file_because(path, DAMAGED))?;
         let tensor = |name| tensor(&metadata, name, data).ok_or_else(|| damaged(name));
         let (ids, offsets) = (tensor("ids")?, tensor("offsets")?);
         let (loss_mask, numbers) = (tensor("loss_mask")?, tensor("sources")?);

@@ -96,6 +96,7 @@ pub(crate) fn cross_entropy(
     let (device, len) = (logits.device(), targets.len());
     let Softmax { exp, sum, log_sum_exp, targets, stats } = Softmax::of(logits, targets);
     let weights = Tensor::<2>::from_data(TensorData::new(weights.to_vec(), [len, 1]), &device);
+    let weights = weights.cast(DType::F32);
     let on_all = weights.clone() + log_sum_exp * z; // [len, 1]
     let gradient = exp * (on_all / sum); // [len, vocab]
     let gradient = gradient.scatter(1, targets, weights.neg(), IndexingUpdateOp::Add);
@@ -133,7 +134,7 @@ impl Softmax {
         let log_sum_exp = top.clone() + log_sum.clone();
         let entropy = log_sum - (exp.clone() * shifted).sum_dim(1) / sum.clone();
         let log_prob = at_target.clone() - log_sum_exp.clone();
-        let is_top = at_target.greater_equal(top).float();
+        let is_top = at_target.greater_equal(top).float().cast(DType::F32);
         let stats = Tensor::cat(vec![log_prob, log_sum_exp.clone(), entropy, is_top], 1);
         Self { exp, sum, log_sum_exp, targets, stats }
     }

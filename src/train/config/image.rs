@@ -33,7 +33,7 @@ pub struct VqRecipe {
     #[serde(default)]
     pub validation: Vec<ImageData>,
     /// The shape that images are cropped to, in training and by the trained tokenizer.
-    #[serde(default, alias = "pictures")]
+    #[serde(default)]
     pub images: ImagesConfig,
     /// The optimizer.
     #[serde(default)]
@@ -186,6 +186,8 @@ impl VqRecipe {
 }
 
 impl Recipe for VqRecipe {
+    const RENAMED: &'static [(&'static str, &'static str)] = &[("pictures", "images")];
+
     fn validate(&self) -> Result<()> {
         self.run.validate(!self.validation.is_empty())?;
         self.model.validate()?;

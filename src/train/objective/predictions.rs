@@ -83,7 +83,7 @@ impl Predictions {
         let (hidden, weight) = (self.hidden.clone().inner(), self.weight.clone().inner());
         let mut stats = Vec::with_capacity(self.ids.len());
         let mut d_hidden = Vec::new();
-        let mut d_weight = Tensor::zeros(weight.dims(), &hidden.device());
+        let mut d_weight = weight.zeros_like(); // [vocab, hidden]
         for (first, ids) in chunks(&self.ids) {
             let h = hidden.clone().narrow(0, first, ids.len()); // [chunk, hidden]
             let logits = matmul(h.clone(), weight.clone().transpose()); // [chunk, vocab]

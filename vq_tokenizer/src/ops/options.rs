@@ -12,17 +12,6 @@ pub enum Geometry {
     Up,
 }
 
-impl Geometry {
-    /// Height and width of the output for those of the input.
-    pub fn output(self, [height, width]: [usize; 2]) -> [usize; 2] {
-        match self {
-            Self::Same => [height, width],
-            Self::Down => [height / 2, width / 2],
-            Self::Up => [2 * height, 2 * width],
-        }
-    }
-}
-
 /// Options of a group normalisation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GroupNormOptions {

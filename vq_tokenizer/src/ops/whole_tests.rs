@@ -28,8 +28,9 @@ fn assert_close(what: &str, [fused, composed]: [&[f32]; 2]) {
     const TOLERANCE: f32 = 1e-5;
     assert_eq!(fused.len(), composed.len(), "{what}");
     let largest = composed.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
-    let difference =
-        fused.iter().zip(composed).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+    // `max` would ignore NaN.
+    let apart = |(a, b): (&f32, &f32)| if a.is_nan() { f32::INFINITY } else { (a - b).abs() };
+    let difference = fused.iter().zip(composed).map(apart).fold(0.0f32, f32::max);
     assert!(largest > 0.0, "{what} is all zeros");
     let relative = difference / largest;
     assert!(relative <= TOLERANCE, "{what} differs by {relative} of its largest value {largest}");

@@ -103,6 +103,9 @@ impl CodebookMaintenance {
             *ema = Some(averages);
         });
         let (model, revived) = self.revival.step(model, codes, latents, rng);
+        if revived.is_empty() {
+            return (model, revived);
+        }
         let model = edit_codebook(model, |table, embed| {
             for row in &revived {
                 let vector = &table[row * embed..][..embed];

@@ -108,3 +108,14 @@ fn add(phase: &mut Vec<Tap>, plane: usize, [row, col]: [usize; 2], kernel: &[usi
         None => phase.push(Tap { plane, row, col, kernel: kernel.to_vec() }),
     }
 }
+
+impl Geometry {
+    /// Height and width of the output for those of the input.
+    pub(super) fn output(self, [height, width]: [usize; 2]) -> [usize; 2] {
+        match self {
+            Self::Same => [height, width],
+            Self::Down => [height / 2, width / 2],
+            Self::Up => [2 * height, 2 * width],
+        }
+    }
+}
