@@ -1,4 +1,4 @@
-//! The model in `checkpoints/demo`: whole, small, and able to do all three of its tasks.
+//! The model in `checkpoints/demo`: complete, small, and as good at its three tasks as measured.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use vq_tokenizer::metrics::psnr;
 
 use crate::common::cpu;
 
-/// Everything below `checkpoints/` together, in bytes: 20 MiB.
+/// Most bytes of everything below `checkpoints/`: 20 MiB.
 const LIMIT: u64 = 20 << 20;
 
 fn demo() -> PathBuf {
@@ -51,12 +51,14 @@ fn the_shipped_image_tokenizer_reconstructs_scenes_as_measured() {
     let decoded = tokenizer.decode(&tokenizer.encode(&images).unwrap()).unwrap();
     let sum: f64 = images.iter().zip(&decoded).map(|(a, b)| psnr(a, b).unwrap()).sum();
     let mean = sum / images.len() as f64;
-    eprintln!("DEBUG psnr {mean}");
-    assert!(mean >= 32.0, "{mean} dB");
+    // 32.62 were measured.
+    assert!(mean >= 32.5, "{mean} dB");
 }
 
 #[test]
 fn the_shipped_model_draws_captions_and_answers_as_measured() {
+    /// All 24 were measured; one may fall on the other side of a rounding on another processor.
+    const FLOOR: usize = 23;
     let pipeline = Pipeline::open(&demo(), &cpu()).unwrap();
     let spec = "scenes:val?count=24&seed=78&size=64&objects=1-1";
     let scenes = Scenes::new(spec.parse().unwrap()).unwrap();
@@ -68,19 +70,14 @@ fn the_shipped_model_draws_captions_and_answers_as_measured() {
     let config = pipeline.generation().clone().for_answers();
     let answers = pipeline.ask_batch(&images, &questions, &config).unwrap();
     let right = answers.iter().zip(&objects).filter(|(a, o)| *a == o.color.name()).count();
-    eprintln!("DEBUG colours {right}");
-    assert!(right >= 18, "{right} of 24 colours");
+    assert!(right >= FLOOR, "{right} of 24 colours");
 
     let captions = pipeline.caption_batch(&images, &config).unwrap();
-    let named = |(caption, o): &(&String, &Object)| caption.contains(o.color.name());
-    let right = captions.iter().zip(&objects).filter(named).count();
-    eprintln!("DEBUG caption colours {right}");
-    assert!(right >= 12, "{right} of 24 captions name the colour");
     let named = |(caption, o): &(&String, &Object)| {
         caption.contains(o.color.name()) && caption.contains(o.shape.name())
     };
     let right = captions.iter().zip(&objects).filter(named).count();
-    eprintln!("DEBUG caption both {right}");
+    assert!(right >= FLOOR, "{right} of 24 captions name color and shape");
 
     let text = |o: &Object| format!("a large {} {}", o.color.name(), o.shape.name());
     let texts: Vec<String> = objects.iter().map(text).collect();
@@ -89,7 +86,7 @@ fn the_shipped_model_draws_captions_and_answers_as_measured() {
         detect(image).iter().any(|d| (d.object.shape, d.object.color) == (o.shape, o.color))
     };
     let right = drawn.iter().zip(&objects).filter(shows).count();
-    eprintln!("DEBUG drawn {right}");
-    assert!(right >= 12, "{right} of 24 images show what was asked for");
+    // 23 were measured; without choosing among candidates it would be 19 (the README's 77.5 %).
+    assert!(right >= 21, "{right} of 24 images show what was asked for");
     assert_eq!(drawn[0], pipeline.draw_batch(&texts[..1], pipeline.generation()).unwrap()[0]);
 }
