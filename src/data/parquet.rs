@@ -1,9 +1,9 @@
 //! Parquet files as Hugging Face writes them: `struct{bytes, path}` columns are images, all other
 //! columns become JSON values.
 //!
-//! Rows stay in memory as JSON values and compressed images; an image that a column chunk holds once
-//! for many rows (one row per question about it) is in memory once. The reader is that of the
-//! `parquet` crate without Arrow, whose crates would take a tenth of the whole build.
+//! Rows stay in memory as JSON values and compressed images; an image that a column chunk stores
+//! once for many rows (one row per question about it) is held once. The reader is that of the
+//! `parquet` crate without Arrow, whose crates would take a tenth of the build time.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -96,7 +96,7 @@ impl Dataset for Parquet {
     }
 }
 
-/// What a column's type makes of it.
+/// How a column is read, by its type.
 #[derive(Clone, Copy, PartialEq)]
 enum Column {
     Images,
@@ -202,7 +202,7 @@ fn has_json(kind: &Type) -> bool {
     }
 }
 
-/// Adds the images in `value`, one or a list; nulls are left out.
+/// Adds the images in `value`, one or a list; nulls are skipped.
 fn add_images(column: &str, value: Field, images: &mut Vec<StoredImage>) {
     match value {
         Field::Group(row) => {

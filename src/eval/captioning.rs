@@ -155,8 +155,8 @@ impl CaptioningScores {
         Ok(())
     }
 
-    /// The expected share right of a random guess among `choices`: per image, the share of choices that are
-    /// references of it.
+    /// The expected accuracy of a random guess among `choices`: per image, the share of choices
+    /// that are references of it.
     pub fn chance(&self, choices: &[String]) -> Score {
         let right = |references: Vec<String>| {
             let among = choices.iter().filter(|choice| references.contains(choice)).count();

@@ -26,7 +26,7 @@ pub(super) struct Question {
     pub kind: String,
     /// The answers of several annotators, if any.
     pub annotators: Vec<String>,
-    /// The type of its answer, if the data set has one beside the question's.
+    /// The type of its answer, if the data set has one in addition to the question's.
     pub answer_type: Option<String>,
 }
 
@@ -157,8 +157,8 @@ impl Majority {
         self.by_question.entry(question.text.clone()).or_default().add(normalized);
     }
 
-    /// All answers in their most frequent spelling, the most frequent answer first; ties go by the alphabet.
-    /// Answers that are empty after normalisation are left out.
+    /// All answers in their most frequent spelling, the most frequent answer first; ties go by the
+    /// alphabet. Answers that are empty after normalisation are omitted.
     pub fn answers(&self) -> Vec<String> {
         let mut answers: Vec<(&String, &usize)> = self.overall.counts.iter().collect();
         answers.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

@@ -67,7 +67,7 @@ pub struct Report {
     pub dataset: String,
     /// Scores by name, in reading order; the first is the headline.
     pub scores: Vec<(String, Score)>,
-    /// The settings that decided the result, beside data and checkpoint.
+    /// The settings that decided the result, besides data and checkpoint.
     pub config: Map<String, Value>,
     /// A record of every item.
     pub samples: Vec<SampleRecord>,

@@ -1,5 +1,5 @@
-//! Questions about images: exact-match accuracy by question type, beside the baseline of always giving the most
-//! frequent answer.
+//! Questions about images: exact-match accuracy by question type, compared with the baseline of
+//! always giving the most frequent answer.
 //!
 //! Answers are compared after the VQA normalisation ([`AnswerNormalizer`]). A question's type is its `family`,
 //! `question_type` or `answer_type` column, else guessed from the right answer.
@@ -52,7 +52,7 @@ pub fn question_and_answer(fields: &Fields) -> Result<(String, String)> {
     Ok((question.text, question.right.ok_or_else(missing)?.answer))
 }
 
-/// The accuracy on a group of questions, beside the majority baselines.
+/// The accuracy on a group of questions, with the majority baselines.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// The type of the questions.
@@ -63,7 +63,7 @@ pub struct Group {
     pub majority_answer: String,
     /// The share answered right by `majority_answer`.
     pub majority: Score,
-    /// The share answered right by the most frequent answer to the very text of each question.
+    /// The share answered right by the most frequent answer to the exact text of each question.
     pub question_majority: Score,
 }
 

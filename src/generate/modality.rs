@@ -16,7 +16,7 @@ use crate::tokenize::{ImageBlocks, TokenClass, Vocabulary};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GenerationMode {
-    /// Text and images as the model likes.
+    /// Text and images, as the model decides.
     #[default]
     Auto,
     /// Text only: no image is begun.
@@ -27,7 +27,7 @@ pub enum GenerationMode {
     ImageOnly,
 }
 
-/// The position of a row's end in its grammar.
+/// What may follow the last id of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ModalityState {
     /// Between images.
@@ -174,7 +174,7 @@ impl ModalityRules {
         remaining - if line > columns { remaining.div_ceil(line) } else { 0 }
     }
 
-    /// The fewest ids that complete the open image or, in text, the next one.
+    /// Minimum number of ids that complete the open image or, in text, the next one.
     pub fn least_to_complete(&self, state: ModalityState) -> usize {
         let end = usize::from(self.mode != GenerationMode::ImageOnly);
         let (smallest_rows, smallest_columns) = self.blocks.smallest();

@@ -15,7 +15,7 @@ pub(super) struct Row {
     /// The position of the last begin-image id.
     pub(super) block_start: usize,
     pub(super) state: ModalityState,
-    /// The most ids that this row may have.
+    /// Maximum number of ids in this row.
     pub(super) limit: usize,
     pub(super) rng: ChaCha8Rng,
     pub(super) images: Vec<Codes>,

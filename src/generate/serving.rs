@@ -7,9 +7,9 @@ use super::sampling::log_probability;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, KvCache, ModelConfig, ModelInput, mask};
 
-/// The most choices scored at one time.
+/// Maximum number of choices scored at once.
 const CHOICES: usize = 64;
-/// The most bytes of the caches of choices scored at one time, if more than one fits.
+/// Maximum size in bytes of the caches of choices scored at once; a single choice may exceed it.
 const CHOICE_BYTES: usize = 1 << 30;
 
 /// A model for decoding, with its configuration and device.
@@ -53,7 +53,7 @@ impl ServingCache {
 }
 
 impl ServingModel {
-    /// A server of `model`, whose weights are on `device`, outside autodiff.
+    /// Serves `model`, whose weights are on `device`, outside autodiff.
     pub fn new(config: ModelConfig, model: CausalLm, device: Device) -> Self {
         Self { config, model, device }
     }

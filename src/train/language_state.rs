@@ -1,4 +1,4 @@
-//! What a checkpoint of a language-model run holds beside weights and optimizer state.
+//! What a checkpoint of a language-model run holds besides weights and optimizer state.
 
 use std::path::Path;
 

@@ -56,7 +56,7 @@ pub trait Task {
         None
     }
 
-    /// About the size of a checkpoint in bytes.
+    /// Approximate size of a checkpoint in bytes.
     fn checkpoint_bytes(&self) -> u64 {
         0
     }

@@ -12,7 +12,7 @@ use super::optimizer::Optimizer;
 use super::optimizer_config::OptimizerConfig;
 use crate::error::{Error, Result};
 
-/// Directory of a checkpoint that holds what only training needs.
+/// Directory of a checkpoint with the files that only training needs.
 pub(super) const TRAINER_DIR: &str = "trainer";
 /// Weight file that a checkpoint releases: averages where there are any.
 const RELEASED: &str = "model.safetensors";
@@ -143,14 +143,14 @@ impl<M: Module> Trained<M> {
         }
     }
 
-    /// About the bytes that weights, two moments and averages take in a checkpoint.
+    /// Approximate bytes that weights, two moments and averages take in a checkpoint.
     pub fn checkpoint_bytes(&self) -> u64 {
         let shapes = tensor_files::shapes(self.module());
         let count: usize = shapes.values().map(|shape| shape.iter().product::<usize>()).sum();
         (4 * count * (3 + usize::from(self.average.is_some()))) as u64
     }
 
-    /// Writes to the checkpoint `dir` what [`Self::restore`] needs beside the
+    /// Writes to the checkpoint `dir` what [`Self::restore`] needs besides the
     /// [released](Self::released) weights, which the caller writes.
     ///
     /// # Errors
@@ -196,7 +196,7 @@ impl<M: Module> Trained<M> {
     }
 }
 
-/// A value that functions of it replace without a copy.
+/// A value that a function can replace without copying it.
 struct Slot<M>(Option<M>);
 
 impl<M> Slot<M> {

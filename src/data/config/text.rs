@@ -29,7 +29,7 @@ pub struct TextData {
     pub source: SourceConfig,
     /// The templates.
     pub templates: Vec<WeightedTemplate>,
-    /// Most entries of a repeated list in one document.
+    /// Maximum number of entries of a repeated list in one document.
     pub max_turns: usize,
     /// Text fields added to every sample.
     pub fields: serde_json::Map<String, serde_json::Value>,

@@ -158,7 +158,7 @@ pub struct Contamination {
     /// All items with any overlap.
     #[serde(skip)]
     pub affected: Vec<AffectedItem>,
-    /// The closest images beside their training twins.
+    /// The closest images next to their training twins.
     #[serde(skip)]
     pub sheet: Vec<Cell>,
 }

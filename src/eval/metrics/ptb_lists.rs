@@ -31,8 +31,8 @@ pub(super) const APOSTROPHE_WORDS: &str = "\
 /// Words that are split in two.
 pub(super) const ASSIMILATIONS: &str = "can+not gon+na got+ta lem+me gim+me wan+na";
 
-/// Ranges for a character class: word characters beside Unicode's letters, namely combining marks and modifiers of the
-/// original's version of Unicode.
+/// Ranges for a character class: word characters besides Unicode's letters, namely combining marks
+/// and modifiers of the original's version of Unicode.
 pub(super) const MARKS: &str = concat!(
     r"\u{2c2}-\u{2c5}\u{2d2}-\u{2df}\u{2e5}-\u{2eb}\u{2ed}\u{2ef}-\u{36f}\u{375}",
     r"\u{378}-\u{379}\u{384}-\u{385}\u{3f6}\u{483}-\u{487}\u{55a}-\u{55f}\u{591}-\u{5bd}\u{5bf}",

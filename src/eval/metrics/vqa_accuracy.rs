@@ -11,7 +11,8 @@ use regex::Regex;
 
 use super::{is_blank, mean, words as split};
 
-/// Marks that are deleted if they stand beside a blank anywhere in the answer, else replaced by a blank.
+/// Marks that are deleted if they stand next to a blank anywhere in the answer, else replaced by a
+/// blank.
 const PUNCTUATION: [char; 21] = [
     ';', '/', '[', ']', '"', '{', '}', '(', ')', '=', '+', '\\', '_', '-', '>', '<', '@', '`', ',',
     '?', '!',

@@ -46,8 +46,8 @@ impl Evaluation<'_> {
         Ok(report)
     }
 
-    /// The name of `source` and its documents packed into rows; image codes are cached in `codes` beside the
-    /// results.
+    /// The name of `source` and its documents packed into rows; image codes are cached in `codes`
+    /// next to the results.
     fn packed(&self, source: &DocumentData) -> Result<(String, Validation)> {
         let processor = self.pipeline.processor();
         let seq_len = self.pipeline.model().config().max_position_embeddings;

@@ -69,9 +69,9 @@ impl Predictions {
     /// with respect to hidden states and output weight, and the statistics of every target. The scalar's value
     /// means nothing. Logits are computed once.
     ///
-    /// A positive weight raises the target's probability, a negative one lowers it, 0 leaves a target without
-    /// influence but for its z-loss. With respect to the logits of target `y` the gradient is
-    /// `weights[i] * (p_j - [j = y]) + 2 * z * log_sum_exp_i * p_j`.
+    /// A positive weight raises the target's probability, a negative one lowers it, with 0 only the
+    /// target's z-loss counts. With respect to the logits of target `y` the gradient is `weights[i]
+    /// * (p_j - [j = y]) + 2 * z * log_sum_exp_i * p_j`.
     ///
     /// # Panics
     /// When there is not one weight for each target.
