@@ -1,4 +1,4 @@
-//! What Hugging Face's directories say of images and settings, and what follows if they say nothing.
+//! Image and sampling settings of Hugging Face's directories, with defaults for what they lack.
 
 use std::path::Path;
 

@@ -13,7 +13,7 @@ use crate::files::hex;
 
 /// The name of the manifest.
 const NAME: &str = "manifest.json";
-/// Files for people, copied into a release and left out of manifests.
+/// Files for people, copied into a release and excluded from manifests.
 pub const DOCUMENTS: [&str; 2] = ["README.md", "LICENSE"];
 /// The version of the directory layout that is written and read.
 const FORMAT: u32 = 1;

@@ -1,4 +1,5 @@
-//! The rotary settings of a `config.json`: what changes the angles and is not built is refused by name.
+//! The rotary settings of a `config.json`; unsupported ones that change the angles are refused by
+//! name.
 //!
 //! Newer files of Hugging Face have them in `rope_parameters`, older ones in `rope_scaling` (with `type` for
 //! `rope_type`) and a flat `rope_theta`.
@@ -7,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// Objects with rotary settings; as in the reference, those of the last one count.
+/// Objects with rotary settings; as in the reference, the last one takes precedence.
 const OBJECTS: [&str; 2] = ["rope_parameters", "rope_scaling"];
 
 /// The share of each head that is rotated; also found outside the objects.

@@ -1,4 +1,4 @@
-//! The tensors of a checkpoint that is converted, in the form that is written.
+//! The tensors of a checkpoint under conversion, in the form to be written.
 
 use std::path::Path;
 
@@ -45,7 +45,7 @@ pub(super) fn converted(tensor: StoredTensor, dtype: Option<StoredDtype>) -> Res
     }
 }
 
-/// The image tokenizer of a checkpoint: a folder of its own, or tensors among the language model's.
+/// The image tokenizer of a checkpoint: a separate folder, or tensors among the language model's.
 pub(super) struct ImageTokenizer {
     pub config: VqConfig,
     pub preprocessor: PreprocessorConfig,

@@ -17,7 +17,7 @@ pub enum StoredTensors {
 }
 
 impl StoredTensors {
-    /// Opens those in `dir`; if it has both kinds, safetensors.
+    /// Opens the weight files in `dir`; safetensors if it has both kinds.
     ///
     /// # Errors
     /// Those of the files.

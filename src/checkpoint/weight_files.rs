@@ -12,7 +12,7 @@ use crate::files::read_json;
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Most bytes of tensors in one file: Hugging Face's usual limit.
+/// Maximum bytes of tensors in one file: Hugging Face's default.
 pub const SHARD_SIZE: u64 = 5_000_000_000;
 
 /// Opens the weight files of `dir`: `model.safetensors`, or the shards that the index lists.

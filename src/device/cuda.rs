@@ -21,7 +21,7 @@ pub fn open(first: usize, last: usize) -> Result<Vec<Device>, DeviceError> {
     Ok((first..=last).map(Device::cuda).collect())
 }
 
-/// An error if the range is empty or leaves the `found` devices.
+/// An error if the range is empty or exceeds the `found` devices.
 fn check_range(first: usize, last: usize, found: usize) -> Result<(), DeviceError> {
     let highest = found.checked_sub(1).ok_or(DeviceError::NoCuda)?;
     if last < first {

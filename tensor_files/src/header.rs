@@ -13,7 +13,7 @@ use crate::error::{Cause, Error, Result};
 /// Longest header that is read, in bytes: the format's own limit.
 const MAX_LEN: u64 = 100_000_000;
 
-/// What a safetensors file holds.
+/// The content of a safetensors header.
 pub(crate) struct Header {
     /// Byte of the file at which the data begins.
     pub start: u64,

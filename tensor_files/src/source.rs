@@ -1,4 +1,4 @@
-//! Where a module's tensors come from.
+//! Sources of a module's tensors.
 
 use burn::tensor::{FloatDType, TensorData};
 

@@ -1,4 +1,4 @@
-//! Tensors into safetensors files: one by one as they are stored, or all at once from f32.
+//! Writing of safetensors files: tensors one by one as they are stored, or all at once from f32.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     if table.failed == 0 && table.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The expected values beside a model, if they are there.
+/// The expected values next to a model, if they are there.
 fn expected(dir: &Path) -> Option<Values> {
     let path = dir.join("expected.safetensors");
     path.is_file().then(|| Values::open(&path))

@@ -1,7 +1,8 @@
 //! The shape of an image tokenizer: Hugging Face's `vq_config` keys and their defaults.
 //!
-//! Source: `ChameleonVQVAEConfig` of transformers; the older names are those of taming-transformers'
-//! `ddconfig`, which configuration files of the first releases still carry beside the new ones.
+//! Source: `ChameleonVQVAEConfig` of transformers; the older names are those of
+//! taming-transformers' `ddconfig`, which configuration files of the first releases have besides
+//! the new ones.
 
 use std::path::Path;
 

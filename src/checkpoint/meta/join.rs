@@ -18,7 +18,7 @@ pub enum Join {
     Same,
     /// Rows after rows.
     Rows,
-    /// Columns beside columns.
+    /// Columns after columns.
     Columns,
     /// Rows of this many heads, in rotary order.
     Rotary(usize),

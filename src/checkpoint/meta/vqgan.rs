@@ -34,7 +34,7 @@ struct YamlParams {
     ddconfig: Map<String, Value>,
 }
 
-/// The configuration in the YAML file beside `ckpt`.
+/// The configuration in the YAML file next to `ckpt`.
 fn config(ckpt: &Path) -> Result<VqConfig> {
     let path = ckpt.with_extension("yaml");
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;

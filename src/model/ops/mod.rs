@@ -1,4 +1,5 @@
-//! The operations that a device can have kernels for; here, and only here, each chooses its kernels.
+//! The operations that a device can have kernels for; each chooses its kernels here and nowhere
+//! else.
 //!
 //! Every operation is one function, which runs the first kernels that take its tensors and otherwise the
 //! stock operations in [`composed`]. There are kernels for f32 on the CPU in [`cpu`]. Kernels of a GPU
@@ -202,7 +203,7 @@ pub(crate) fn compute_dtype(weight: &Tensor<2>) -> DType {
     weight.dtype()
 }
 
-/// The choice taken out of the operations' hands, for tests that compare both sides.
+/// Forces the choice of kernels, for tests that compare both sides.
 #[cfg(test)]
 pub(crate) mod forced {
     use std::cell::{Cell, RefCell};

@@ -8,11 +8,11 @@ use image::{DynamicImage, ImageReader, Limits, RgbImage};
 use super::config::Rule;
 use crate::error::{Error, Result};
 
-/// The longest side of an image that may be decoded, in pixels.
+/// Maximum side of an image that may be decoded, in pixels.
 pub const MAX_SIDE: u32 = 32_768;
-/// The most pixels of an image that may be decoded.
+/// Maximum number of pixels of an image that may be decoded.
 pub const MAX_PIXELS: u64 = 100_000_000;
-/// The most memory that a decoder may allocate, in bytes.
+/// Maximum memory that a decoder may allocate, in bytes.
 const MAX_DECODER_BYTES: u64 = 1 << 30;
 
 /// The image of a PNG, JPEG or WebP file.

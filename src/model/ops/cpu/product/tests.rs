@@ -1,4 +1,4 @@
-//! Products beside sums in f64.
+//! Compares products with sums in f64.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
