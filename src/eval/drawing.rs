@@ -1,6 +1,6 @@
-//! Retrieval of generated images: images are generated from the texts of a data set, and scored by how often the
-//! nearest of the data set's own images has the same text. A measure of this project, for images that no detector
-//! reads, such as emoji.
+//! Retrieval of generated images: images are generated from the texts of a data set, and scored by
+//! how often the nearest of the data set's own images has the same text. A measure of this project,
+//! for images that no detector reads, such as emoji.
 
 use std::collections::BTreeMap;
 
@@ -34,8 +34,8 @@ pub trait Artist {
     /// Those of the model.
     fn draw(&mut self, texts: &[String]) -> Result<Vec<RgbImage>>;
 
-    /// Each of `images`, resized and cropped for the image tokenizer, with its reconstruction: the best that the
-    /// model could draw.
+    /// Each of `images`, resized and cropped for the image tokenizer, with its reconstruction: the
+    /// best that the model could draw.
     ///
     /// # Errors
     /// Those of the image tokenizer.
@@ -45,8 +45,8 @@ pub trait Artist {
 /// The result of [`evaluate`].
 #[derive(Clone, Debug)]
 pub struct DrawingScores {
-    /// The share of generated images whose nearest image in the data set has the same text. Images are compared
-    /// at 16x16 pixels by the squared difference of RGB.
+    /// The share of generated images whose nearest image in the data set has the same text. Images
+    /// are compared at 16x16 pixels by the squared difference of RGB.
     pub retrieval: Score,
     /// The same for any of the five nearest.
     pub retrieval_at_5: Score,
@@ -80,8 +80,8 @@ struct Images {
 /// `form`, such as `{name}, {style} emoji`, turns a sample's columns into the text.
 ///
 /// # Errors
-/// Those of `artist`; if more samples than [`crate::data::DEFAULT_TOLERANCE`], and more than one, are unreadable,
-/// do not have exactly one image or lack a column of the template.
+/// Those of `artist`; if more samples than [`crate::data::DEFAULT_TOLERANCE`], and more than one,
+/// are unreadable, do not have exactly one image or lack a column of the template.
 pub fn evaluate(
     dataset: &dyn Dataset,
     extent: Extent,

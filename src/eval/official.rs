@@ -1,5 +1,5 @@
-//! METEOR, SPICE and the tokenizer of captions by their authors' Java programs, if the user has them. They are not
-//! ported, since their word lists and parsers define the scores.
+//! METEOR, SPICE and the tokenizer of captions by their authors' Java programs, if the user has
+//! them. They are not ported, since their word lists and parsers define the scores.
 //!
 //! They are called as in pycocoevalcap 1.2: `meteor/meteor.py`, `spice/spice.py`,
 //! `tokenizer/ptbtokenizer.py`.

@@ -124,8 +124,8 @@ pub struct Majority {
 }
 
 impl Majority {
-    /// Counts the answers in `dataset`, which has one question per sample, without decoding images. Samples without
-    /// a question are skipped; a test split without answers gives an empty result.
+    /// Counts the answers in `dataset`, which has one question per sample, without decoding images.
+    /// Samples without a question are skipped; a test split without answers gives an empty result.
     ///
     /// # Errors
     /// If no sample has a question.

@@ -1,4 +1,5 @@
-//! The files of an evaluation: `results.json`, `samples.jsonl`, `sheet.png`, and submissions to official servers.
+//! The files of an evaluation: `results.json`, `samples.jsonl`, `sheet.png`, and submissions to
+//! official servers.
 
 use std::path::Path;
 

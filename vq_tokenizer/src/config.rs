@@ -14,7 +14,8 @@ use crate::quantizer::QuantizerConfig;
 /// The default of [`VqConfig::norm_groups`].
 pub const NORM_GROUPS: usize = 32;
 
-/// The shape of a [`VqModel`](crate::VqModel); absent keys take the values of the released Chameleon tokenizer.
+/// The shape of a [`VqModel`](crate::VqModel); absent keys take the values of the released
+/// Chameleon tokenizer.
 ///
 /// Old key names (`ch`, `ch_mult`, `n_embed`, `z_channels`, `double_z`, `out_ch`) are read if the new
 /// one is absent; unknown keys are ignored, because other programs write to the same file.

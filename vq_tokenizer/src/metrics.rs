@@ -206,7 +206,8 @@ impl CodebookUsage {
         self.used() as f64 / self.counts.len().max(1) as f64
     }
 
-    /// 2 to the entropy in bits: the number of equally frequent codes with the same entropy; 0 before any use.
+    /// 2 to the entropy in bits: the number of equally frequent codes with the same entropy; 0
+    /// before any use.
     pub fn perplexity(&self) -> f64 {
         let total = self.counts.iter().sum::<u64>() as f64;
         if total == 0.0 {

@@ -63,7 +63,8 @@ impl VqTokenizer {
     /// The codes of `image` at its own size, centre-cropped to multiples of the pixels per code.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the image is smaller than one code or the tiles are smaller than their margins.
+    /// [`Error::Invalid`] when the image is smaller than one code or the tiles are smaller than
+    /// their margins.
     pub fn encode_tiled(&self, image: &RgbImage, tiles: Tiles) -> Result<Codes> {
         let factor = self.config().downsampling();
         let (side, margin) = self.tiles_in_codes(tiles)?;

@@ -10,8 +10,8 @@ pub const MAX_DISTANCE: u32 = 15;
 /// What counts as overlap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ContaminationConfig {
-    /// The largest distance between perceptual hashes of near images, in bits of 64; at most [`MAX_DISTANCE`]. Nearly
-    /// all distances are even, since half of the bits of a hash are ones.
+    /// The largest distance between perceptual hashes of near images, in bits of 64; at most
+    /// [`MAX_DISTANCE`]. Nearly all distances are even, since half of the bits of a hash are ones.
     pub distance: u32,
     /// Words per n-gram.
     pub gram: usize,

@@ -1,6 +1,6 @@
-//! Words and characters that [`super::ptb`] treats specially, found by probing the original with all words of two to
-//! four letters and some longer ones before a full stop, and with all characters of the basic multilingual plane, alone
-//! and inside a word.
+//! Words and characters that [`super::ptb`] treats specially, found by probing the original with
+//! all words of two to four letters and some longer ones before a full stop, and with all
+//! characters of the basic multilingual plane, alone and inside a word.
 
 /// Words that keep their full stop, in any case.
 pub(super) const ABBREVIATIONS: &str = "\
@@ -45,8 +45,8 @@ pub(super) const MARKS: &str = concat!(
     r"\u{e34}-\u{e3a}\u{e47}-\u{e4e}\u{eb1}\u{eb4}-\u{ebc}\u{ec8}-\u{ecd}\u{1885}-\u{1886}",
 );
 
-/// Ranges for a character class: characters that are tokens by themselves. Every other character that no rule matches
-/// is dropped, including emoji.
+/// Ranges for a character class: characters that are tokens by themselves. Every other character
+/// that no rule matches is dropped, including emoji.
 pub(super) const SYMBOLS: &str = concat!(
     r"/@_\u{23}-\u{26}\u{2a}-\u{2b}\u{3c}-\u{3e}\u{5c}\u{5e}\u{60}\u{7c}\u{7e}\u{a1}\u{a5}-\u{a9}",
     r"\u{ac}\u{ae}-\u{b4}\u{b6}-\u{b9}\u{bf}\u{d7}\u{f7}\u{37e}\u{387}\u{589}\u{5be}\u{5c0}",

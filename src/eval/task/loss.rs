@@ -52,7 +52,8 @@ impl Evaluation<'_> {
         let processor = self.pipeline.processor();
         let seq_len = self.pipeline.model().config().max_position_embeddings;
         let pad = processor.vocabulary().special().pad;
-        // The digest of the image tokenizer alone, as in token shards: codes of another one must not be reused.
+        // The digest of the image tokenizer alone, as in token shards: codes of another one must
+        // not be reused.
         let vq_dir = self.checkpoint.join(VQ_DIR);
         let digest = match vq_dir.is_dir() {
             true => Manifest::of(&vq_dir)?.digest(),

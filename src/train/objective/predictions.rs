@@ -66,8 +66,8 @@ impl Predictions {
     /// loss = sum_i -weights[i] * log_prob_i + z * sum_i log_sum_exp_i^2
     /// ```
     ///
-    /// with respect to hidden states and output weight, and the statistics of every target. The scalar's value
-    /// means nothing. Logits are computed once.
+    /// with respect to hidden states and output weight, and the statistics of every target. The
+    /// scalar's value means nothing. Logits are computed once.
     ///
     /// A positive weight raises the target's probability, a negative one lowers it, with 0 only the
     /// target's z-loss counts. With respect to the logits of target `y` the gradient is `weights[i]
