@@ -2,8 +2,8 @@
 //! checkpoint to a release.
 //!
 //! Both layouts have the same `config.json` and the same names; Hugging Face's keeps the image
-//! tokenizer among the language model's tensors, ours in a separate folder. Tensors keep their
-//! bytes unless another number format is asked for.
+//! tokenizer among the language model's tensors, ours in a separate directory. Tensors keep their
+//! bytes unless another number format is requested.
 
 use std::path::Path;
 
@@ -43,7 +43,7 @@ const OTHER_CODES: &str = "this image tokenizer has other norm_groups or another
 /// Location of the image tokenizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// In a separate folder.
+    /// In a separate directory.
     Calumma,
     /// Among the language model's tensors, as `transformers` reads it.
     HuggingFace,
@@ -83,7 +83,7 @@ impl Conversion {
     /// One tensor is in memory at a time. Returns a warning if other programs will compute something else.
     ///
     /// # Errors
-    /// Those of the files, with the tensor at fault; [`Error::Manifest`] when a file differs from the
+    /// Those of the files, with the tensor at fault; [`Error::Manifest`] if a file differs from the
     /// manifest; [`Error::Exists`]. Nothing is left behind then.
     pub fn run(&self, source: &Path, dest: &Path) -> Result<Option<&'static str>> {
         if Manifest::read(source)?.is_some() {

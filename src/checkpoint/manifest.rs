@@ -40,7 +40,7 @@ impl Manifest {
     /// The manifest of the files below `dir`, without [`DOCUMENTS`], which people may edit.
     ///
     /// # Errors
-    /// [`Error::Io`] when a file cannot be read.
+    /// [`Error::Io`] if a file cannot be read.
     pub fn of(dir: &Path) -> Result<Self> {
         let mut files = BTreeMap::new();
         for path in files_below(dir)? {
@@ -55,7 +55,7 @@ impl Manifest {
     /// Reads `dir/manifest.json`; `None` if there is none, as in other projects' checkpoints.
     ///
     /// # Errors
-    /// [`Error::File`] when it is malformed or of an unknown format.
+    /// [`Error::File`] if it is malformed or of an unknown format.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(NAME);
         if !path.exists() {

@@ -17,7 +17,7 @@ const PARTIAL: &str = "partial_rotary_factor";
 /// Checks the rotary settings of `config` and moves a base frequency in an object to `rope_theta`.
 ///
 /// # Errors
-/// [`Error::Invalid`] that names the setting, when it changes the angles in a way that is not supported.
+/// [`Error::Invalid`] that names the setting, if it changes the angles in a way that is not supported.
 pub(super) fn flatten(config: &mut Map<String, Value>) -> Result<()> {
     if let Some(value) = config.get(PARTIAL) {
         check(PARTIAL, PARTIAL, value)?;

@@ -94,7 +94,7 @@ fn kind_of(answer: &str) -> &'static str {
 #[derive(Clone, Debug, Default)]
 struct Counts {
     counts: BTreeMap<String, usize>,
-    /// The most frequent answer and its count; ties go by the alphabet.
+    /// The most frequent answer and its count; ties are broken alphabetically.
     best: (String, usize),
 }
 
@@ -157,8 +157,8 @@ impl Majority {
         self.by_question.entry(question.text.clone()).or_default().add(normalized);
     }
 
-    /// All answers in their most frequent spelling, the most frequent answer first; ties go by the
-    /// alphabet. Answers that are empty after normalisation are omitted.
+    /// All answers in their most frequent spelling, the most frequent answer first; ties are broken
+    /// alphabetically. Answers that are empty after normalisation are omitted.
     pub fn answers(&self) -> Vec<String> {
         let mut answers: Vec<(&String, &usize)> = self.overall.counts.iter().collect();
         answers.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

@@ -1,11 +1,11 @@
 //! Which id may follow: a state machine over text and image blocks, without tensors.
 //!
 //! An image is `begin-image`, one image id per code, `end-image`; in Lumina-mGPT's layout the
-//! height and width come first and an id ends every row. In text, text ids and stop ids are
-//! allowed and, if a whole block still fits, begin-image: padding, begin-of-text, placeholders and
-//! reserved names are never drawn. Rules and names are the original release's
-//! (`chameleon/inference/chameleon.py`); it wants one more id to fit than the block, where we let a
-//! row end with the image.
+//! height and width come first and an id ends every row. In text, text ids and stop ids are allowed
+//! and, if a whole block still fits, begin-image: padding, begin-of-text, placeholders and reserved
+//! names are never drawn. Rules and names are the original release's
+//! (`chameleon/inference/chameleon.py`); it requires room for one id after the block, whereas here
+//! a row may end with the image.
 
 use serde::{Deserialize, Serialize};
 

@@ -79,7 +79,7 @@ impl ServingModel {
     /// Returns `seq` vectors of `vocab` logits.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the row is empty, longer than the context or holds an id out of range.
+    /// [`Error::Invalid`] if the row is empty, longer than the context or holds an id out of range.
     pub fn all_logits(&self, ids: &[u32]) -> Result<Vec<Vec<f32>>> {
         let seq = ids.len();
         self.check_len(seq, self.context(), "context")?;
@@ -97,7 +97,7 @@ impl ServingModel {
     /// computed once.
     ///
     /// # Errors
-    /// Those of [`all_logits`](Self::all_logits) for the prompt with a choice, or when a choice is empty.
+    /// Those of [`all_logits`](Self::all_logits) for the prompt with a choice, or if a choice is empty.
     pub fn log_probabilities(&self, prompt: &[u32], choices: &[Vec<u32>]) -> Result<Vec<f64>> {
         if choices.iter().any(Vec::is_empty) {
             return Err(Error::invalid("a choice is empty; each needs some text"));

@@ -39,7 +39,7 @@ impl Loader {
     /// Starts prefetching; `per_step` is the number of batches that a step takes at once.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the system refuses a thread.
+    /// [`Error::Invalid`] if the system refuses a thread.
     pub fn new(stream: DocumentStream, per_step: usize) -> Result<Self> {
         let (labels, state) = (stream.labels().to_vec(), stream.state());
         let depth = per_step.max(PREFETCHED);
@@ -74,7 +74,7 @@ impl Loader {
     /// Continues from `state`, skipping the next `skip` batches.
     ///
     /// # Errors
-    /// When the data or the batch shape have changed since; those of the data.
+    /// If the data or the batch shape have changed since; those of the data.
     pub fn restore(&mut self, state: &StreamState, skip: u64) -> Result<()> {
         let stopped = || Error::invalid("the thread that makes batches has failed");
         let Worker { batches, thread } = self.worker.take().ok_or_else(stopped)?;

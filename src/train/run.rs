@@ -158,7 +158,7 @@ impl<T: Task> Loop<'_, T> {
         Ok(evaluation)
     }
 
-    /// Makes, judges and reports one step.
+    /// Takes, checks and reports one step.
     fn step(&mut self, step: usize, lr: f64) -> Result<Next> {
         let begun = Instant::now();
         let stepped = match self.task.step(step, lr) {

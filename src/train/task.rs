@@ -1,4 +1,4 @@
-//! What the training loop trains.
+//! The interface between the training loop and what it trains.
 
 use std::path::Path;
 

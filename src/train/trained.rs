@@ -31,7 +31,7 @@ pub struct NotFinite {
 ///
 /// A step is [`add`](Self::add) once per micro-batch, then [`apply`](Self::apply).
 pub struct Trained<M> {
-    /// Names the files of an auxiliary module, which no other part of a checkpoint holds.
+    /// Name of the files of an auxiliary module; `None` for the module that checkpoints release.
     name: Option<&'static str>,
     module: Slot<M>,
     gradients: GradientsAccumulator<M>,
@@ -154,7 +154,7 @@ impl<M: Module> Trained<M> {
     /// [released](Self::released) weights, which the caller writes.
     ///
     /// # Errors
-    /// [`Error::Io`] when a file cannot be written.
+    /// [`Error::Io`] if a file cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
         let trainer = dir.join(TRAINER_DIR);
         std::fs::create_dir_all(&trainer).map_err(Error::io(&trainer))?;
@@ -237,7 +237,7 @@ mod tests {
         trained.add(GradientsParams::from_grads(loss.backward(), trained.module()));
     }
 
-    /// The weights and what is released of them.
+    /// The current and the released weights.
     fn tensors(trained: &Trained<Linear>) -> [NamedTensors; 2] {
         [tensor_files::collect(trained.module()), tensor_files::collect(&trained.released())]
     }

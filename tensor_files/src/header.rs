@@ -27,7 +27,7 @@ impl Header {
     /// The header of the file at `path`.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Damaged`] when the header is malformed or the data has another size.
+    /// [`Error::Io`]; [`Error::Damaged`] if the header is malformed or the data has another size.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io(path))?;
         let size = file.metadata().map_err(Error::io(path))?.len();

@@ -15,7 +15,7 @@ pub trait TensorSource {
     /// Called at most once for each name.
     ///
     /// # Errors
-    /// When it cannot be read, or holds no floats.
+    /// If it cannot be read, or holds no floats.
     fn tensor(&mut self, name: &str, dtype: FloatDType) -> Result<Option<TensorData>>;
 }
 

@@ -119,7 +119,7 @@ impl VqConfig {
     /// Reads a JSON configuration and checks it.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read, [`Error::File`] when it is no such configuration
+    /// [`Error::Io`] if the file cannot be read, [`Error::File`] if it is no such configuration
     /// or [`VqConfig::validate`] refuses it.
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
@@ -132,7 +132,7 @@ impl VqConfig {
     /// Writes a `config.json`.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be written.
+    /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut json = serde_json::to_value(self).expect("plain values always serialise");
         json["model_type"] = "chameleon_vqgan".into();

@@ -51,7 +51,7 @@ fn config(ckpt: &Path) -> Result<VqConfig> {
 /// The image tokenizer in `ckpt`; `preprocessor` defaults to the original release's.
 ///
 /// # Errors
-/// Those of both files; when the weights do not fit the configuration.
+/// Those of both files; if the weights do not fit the configuration.
 pub fn open(
     ckpt: &Path,
     preprocessor: Option<PreprocessorConfig>,

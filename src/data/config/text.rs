@@ -21,7 +21,7 @@ const KEYS: [&str; 9] = [
     "max_bad",
 ];
 
-/// A source of text: every sample is rendered by every template, whatever its weight.
+/// A source of text: every sample is rendered by every template, regardless of weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Section", into = "Section")]
 pub struct TextData {

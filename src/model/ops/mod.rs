@@ -220,7 +220,7 @@ pub(crate) mod forced {
     /// returns its result and how often each operation ran.
     ///
     /// # Panics
-    /// When an operation is called on tensors that `kernels` do not take.
+    /// If an operation is called on tensors that `kernels` do not take.
     pub(crate) fn on<T>(
         kernels: Kernels,
         work: impl FnOnce() -> T,

@@ -31,7 +31,7 @@ pub enum Activations {
 /// `loss` receives `[rows, seq, hidden]`.
 ///
 /// # Panics
-/// When the scalar does not depend on the hidden states.
+/// If the scalar does not depend on the hidden states.
 pub fn backward<T>(
     model: &CausalLm,
     batch: &PackedBatch,

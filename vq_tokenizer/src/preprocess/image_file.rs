@@ -18,7 +18,7 @@ const MAX_DECODER_BYTES: u64 = 1 << 30;
 /// The image of a PNG, JPEG or WebP file.
 ///
 /// # Errors
-/// [`Error::Io`] when the file cannot be read; [`Error::File`] when it is not an image, is damaged, or is
+/// [`Error::Io`] if the file cannot be read; [`Error::File`] if it is not an image, is damaged, or is
 /// larger than [`MAX_SIDE`] or [`MAX_PIXELS`], which is checked before memory is allocated for it.
 pub fn open_image(path: &Path) -> Result<DynamicImage> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
