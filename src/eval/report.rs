@@ -137,7 +137,7 @@ struct Results {
     environment: Environment,
 }
 
-/// Serializes pairs as an object with its keys in order.
+/// Serialises pairs as an object with its keys in order.
 fn in_order<S: Serializer, K: Serialize, V: Serialize>(
     pairs: &[(K, V)],
     serializer: S,

@@ -122,7 +122,7 @@ impl AuxiliaryNetworks {
         Ok(vec![("critic_real".into(), real), ("critic_fake".into(), fake)])
     }
 
-    /// The running averages of the discriminator's logits, part of the state of a run.
+    /// The moving averages of the discriminator's logits, part of the state of a run.
     pub(super) fn lecam(&self) -> &Lecam {
         &self.lecam
     }
