@@ -115,7 +115,7 @@ pub enum Error {
     Manifest {
         /// The file at fault.
         path: PathBuf,
-        /// What differs.
+        /// The difference.
         message: String,
     },
     /// A PyTorch file holds no tensor of this name.

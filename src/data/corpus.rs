@@ -18,7 +18,7 @@ use crate::tokenize::{BpeConfig, CodedSegment, Template};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BpeRecipe {
-    /// Where the result is written: `directory/name/tokenizer.json`.
+    /// Destination of the result: `directory/name/tokenizer.json`.
     pub run: BpeRunConfig,
     /// The vocabulary.
     pub bpe: BpeConfig,
@@ -26,7 +26,7 @@ pub struct BpeRecipe {
     pub data: Vec<TextData>,
 }
 
-/// Where a text tokenizer is written, and how much text it is trained on.
+/// Destination of a text tokenizer, and the amount of text to train on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BpeRunConfig {

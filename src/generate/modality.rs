@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::tokenize::{ImageBlocks, TokenClass, Vocabulary};
 
-/// What a request may produce.
+/// What a request may generate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GenerationMode {
@@ -27,7 +27,7 @@ pub enum GenerationMode {
     ImageOnly,
 }
 
-/// What may follow the last id of a row.
+/// State of a row: what may follow its last id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ModalityState {
     /// Between images.
@@ -272,7 +272,7 @@ impl ModalityRules {
         &self.blocks
     }
 
-    /// What a request may produce.
+    /// What a request may generate.
     pub fn mode(&self) -> GenerationMode {
         self.mode
     }

@@ -11,7 +11,7 @@ pub struct Plan<'a> {
     pub run: &'a RunConfig,
     /// The learning rate over time.
     pub schedule: &'a ScheduleConfig,
-    /// What to do after bad steps.
+    /// Handling of bad steps.
     pub safety: &'a SafetyConfig,
     /// The learning rate that the schedule's factor multiplies.
     pub peak_lr: f64,

@@ -115,7 +115,7 @@ struct Rewind {
     times: usize,
 }
 
-/// What follows a step.
+/// The action after a step.
 enum Next {
     Continue,
     /// To a checkpoint of at most `good` steps, for `reason`.

@@ -16,7 +16,7 @@ const TO_STANDARD_DEVIATION: f64 = 1.4826;
 /// constant loss would be a spike.
 const LEAST_DEVIATION: f64 = 0.01;
 
-/// What to do after bad steps.
+/// Handling of bad steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SafetyConfig {

@@ -21,7 +21,7 @@ const RELEASED: &str = "model.safetensors";
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error("the {quantity} is {value}")]
 pub struct NotFinite {
-    /// What was computed, such as `loss`.
+    /// The name of the quantity, such as `loss`.
     pub quantity: &'static str,
     /// Its value.
     pub value: f64,

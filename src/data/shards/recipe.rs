@@ -13,7 +13,7 @@ use crate::recipe::{Recipe, at_least_one, runs_directory, validate_name};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokensRecipe {
-    /// Where the shards are written, and their size.
+    /// Destination and size of the shards.
     pub run: TokensRunConfig,
     /// The tokenizers that turn documents into ids.
     pub tokenizer: TokenizerConfig,
@@ -21,7 +21,7 @@ pub struct TokensRecipe {
     pub data: Vec<SampleData>,
 }
 
-/// Where token shards are written, and their size.
+/// Destination and size of token shards.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokensRunConfig {

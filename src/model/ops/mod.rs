@@ -18,7 +18,7 @@ use burn::tensor::{DType, Tensor};
 use super::{Mask, TokenStats};
 use adamw::AdamW;
 
-/// What an operation runs.
+/// The implementation that an operation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kernels {
     /// Stock operations of Burn, on any device.
