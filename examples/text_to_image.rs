@@ -4,8 +4,9 @@
 //! cargo run --release --example text_to_image -- checkpoints/demo "a red circle above a blue star"
 //! ```
 //!
-//! The image goes to `image.png` or to the path given as third argument. The sampling settings are those of
-//! the checkpoint; only the seed is fixed here, so that the same command draws the same image.
+//! The image is written to `image.png` or to the path given as third argument. The sampling
+//! settings are those of the checkpoint; only the seed is fixed here, so that the same command
+//! draws the same image.
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
 use std::path::PathBuf;

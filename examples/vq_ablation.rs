@@ -5,8 +5,8 @@
 //! cargo run --release --example vq_ablation -- [RECIPES [--set KEY=VALUE]...]
 //! ```
 //!
-//! The runs are in `runs/ablation`; a stopped ablation continues where it stopped. With the shipped recipes it
-//! takes about half an hour on 2 CPU cores and needs no data.
+//! The runs are in `runs/ablation`; a stopped ablation continues where it stopped. With the shipped
+//! recipes it takes about half an hour on 2 CPU cores and needs no data.
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
 use std::collections::BTreeMap;

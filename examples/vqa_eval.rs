@@ -14,7 +14,7 @@ use calumma::device::DeviceSpec;
 use calumma::eval::{Extent, Majority, vqa};
 use calumma::pipeline::Pipeline;
 
-/// Most questions to ask, from the start of the data set.
+/// Maximum number of questions to ask, from the start of the data set.
 const QUESTIONS: usize = 400;
 
 fn main() -> anyhow::Result<()> {

@@ -15,7 +15,7 @@ use libmimalloc_sys::{mi_option_set, mi_option_t};
 /// 2 and 3 of mimalloc; libmimalloc-sys does not name it.
 const PURGE_DELAY: mi_option_t = 15;
 
-/// The delay with which mimalloc keeps freed memory.
+/// The delay that makes mimalloc keep freed memory.
 const NEVER: c_long = -1;
 
 /// Makes mimalloc keep freed memory instead of returning it to the system. Call it first in `main`; it has

@@ -17,7 +17,7 @@ pub enum Error {
     Io {
         /// The file at fault.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// A file has malformed or unsuitable content.
@@ -35,7 +35,7 @@ pub enum Error {
     Invalid {
         /// What is wrong, and what is allowed; the text of `source` included.
         message: String,
-        /// The error underneath.
+        /// The underlying error.
         source: Option<Cause>,
     },
     /// The image tokenizer failed.
@@ -58,7 +58,7 @@ pub enum Error {
         /// The signal's number (2 for an interrupt from the keyboard, 15 for termination).
         signal: i32,
     },
-    /// A prompt leaves too little of the model's context for what it asks for.
+    /// A prompt leaves too little of the model's context for its continuation.
     #[error(
         "a prompt of {prompt} ids with {needed} or more to add does not fit the context of \
          {context} ids"
@@ -66,7 +66,7 @@ pub enum Error {
     PromptTooLong {
         /// Ids of the prompt.
         prompt: usize,
-        /// The fewest ids that have to be added.
+        /// Minimum number of ids to be added.
         needed: usize,
         /// Ids that the model's context holds.
         context: usize,
@@ -85,10 +85,10 @@ pub enum Error {
         /// Images given.
         images: usize,
     },
-    /// An image was given to a checkpoint without an image tokenizer, or asked of one.
+    /// An image was given to, or requested from, a checkpoint without an image tokenizer.
     #[error("the checkpoint has no image tokenizer, so it takes text only")]
     NoImageTokenizer,
-    /// An image was asked of a checkpoint whose image tokenizer has no decoder.
+    /// An image was requested from a checkpoint whose image tokenizer has no decoder.
     #[error(
         "this checkpoint has no VQGAN decoder, so it cannot draw: fetch tokenizer/vqgan.ckpt and \
          tokenizer/vqgan.yaml of the original release (or of Anole), and add them with \
@@ -110,12 +110,12 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
-    /// A checkpoint's file is not the one of its manifest.
+    /// A checkpoint's file differs from its manifest.
     #[error("{}: {message}", path.display())]
     Manifest {
         /// The file at fault.
         path: PathBuf,
-        /// What differs.
+        /// The difference.
         message: String,
     },
     /// A PyTorch file holds no tensor of this name.
@@ -129,7 +129,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::Io`] for `path`; made for `map_err`.
+    /// An [`Error::Io`] for `path`, for use with `map_err`.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         move |source| Self::Io { path: path.to_owned(), source }
     }
@@ -139,7 +139,7 @@ impl Error {
         Self::File { path: path.to_owned(), message: message.into(), source: None }
     }
 
-    /// An [`Error::File`] for `path` that `source` explains; made for `map_err`.
+    /// An [`Error::File`] for `path` with the message of its source, for use with `map_err`.
     pub fn in_file<E: Into<Cause>>(path: &Path) -> impl FnOnce(E) -> Self + '_ {
         move |source| {
             let source = source.into();
@@ -148,7 +148,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::File`] for `path` that reads `context: source`; made for `map_err`.
+    /// An [`Error::File`] for `path` that reads `context: source`, for use with `map_err`.
     pub fn in_file_because<E: Into<Cause>>(
         path: &Path,
         context: impl std::fmt::Display,
@@ -165,7 +165,7 @@ impl Error {
         Self::Invalid { message: message.into(), source: None }
     }
 
-    /// An [`Error::Invalid`] that reads `context: source`; made for `map_err`.
+    /// An [`Error::Invalid`] that reads `context: source`, for use with `map_err`.
     pub fn because<E: Into<Cause>>(context: impl std::fmt::Display) -> impl FnOnce(E) -> Self {
         move |source| {
             let source = source.into();

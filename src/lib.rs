@@ -1,7 +1,8 @@
 //! Train, evaluate and run unified early-fusion models of text and images.
 //!
-//! An image becomes discrete codes, codes and text become one sequence of ids, one transformer models
-//! the sequence. [`Pipeline`](pipeline::Pipeline) is the door to a trained model; [`train`] makes one.
+//! An image becomes discrete codes, codes and text become one sequence of ids, one transformer
+//! models the sequence. [`Pipeline`](pipeline::Pipeline) opens and runs a trained model; [`train`]
+//! trains one.
 //!
 //! ```
 //! use calumma::device::DeviceSpec;

@@ -1,4 +1,4 @@
-//! The `calumma` program: parses the command line, runs one verb and returns its exit code.
+//! The `calumma` program: parses the command line, runs one command and returns its exit code.
 
 mod cli;
 

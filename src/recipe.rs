@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 
 /// A recipe that can check its own values.
 pub trait Recipe: DeserializeOwned + Serialize {
-    /// Names that `model.preset` may have, each with the keys of `[model]` that it stands for, as TOML.
+    /// The values of `model.preset`, each with the keys of `[model]` that it stands for, as TOML.
     const PRESETS: &'static [(&'static str, &'static str)] = &[];
 
     /// Former names of sections, each with its present one; both may be written.
@@ -44,7 +44,7 @@ pub fn read_recipe<R: Recipe>(path: &Path, overrides: &[String]) -> Result<R> {
     Ok(recipe)
 }
 
-/// An error for the recipe at `path` with `source`'s text as `tell` words it.
+/// An error for the recipe at `path` with the text of `source`, reworded by `tell`.
 fn refused(path: &Path, tell: fn(&str) -> String, source: toml::de::Error) -> Error {
     let message = tell(source.to_string().trim_end());
     Error::File { path: path.to_owned(), message, source: Some(source.into()) }

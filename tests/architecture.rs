@@ -1,7 +1,7 @@
 //! The dependency rules of docs/architecture.md, checked on the sources.
 //!
 //! The sources are read as text: `use` declarations and paths in code name modules, re-exports are
-//! followed to the file that defines a name, unit tests are left out.
+//! followed to the file that defines a name, unit tests are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

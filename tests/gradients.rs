@@ -1,5 +1,5 @@
-//! What must not change loss, metrics and gradients: packing, micro-batches, activation checkpointing; and how
-//! far bfloat16 may change them.
+//! What must not change loss, metrics and gradients: packing, micro-batches, activation
+//! checkpointing; and how far bfloat16 may change them.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Metrics against committed reference values and, if the originals are installed (`tests/metrics.sh`), against these
-//! on random cases.
+//! Metrics against committed reference values and, if the originals are installed
+//! (`tests/metrics.sh`), against these on random cases.
 
 use std::io::Write;
 use std::path::Path;
@@ -139,7 +139,8 @@ fn say(message: &str) {
     std::io::stderr().write_all(format!("{message}\n").as_bytes()).unwrap();
 }
 
-/// The output of `tests/metrics_peer.py` on `topic`, made in `dir`; `None`, with a message, without the originals.
+/// The output of `tests/metrics_peer.py` on `topic`, made in `dir`; `None`, with a message, without
+/// the originals.
 fn peer(topic: &str, dir: &Path, files: &[&str]) -> Option<Value> {
     let Some(python) = std::env::var_os("CALUMMA_PEER_PYTHON") else {
         say(&format!(
@@ -283,8 +284,8 @@ fn texts_are_tokenised_as_by_the_public_scorer() {
     assert!(alike as f64 >= 0.995 * rows.len() as f64);
 }
 
-/// scikit-image drops the border of five pixels where its window would cross the edge, which is where the window here
-/// does not fit: both means are over the same positions.
+/// scikit-image drops the border of five pixels where its window would cross the edge, which is
+/// where the window here does not fit: both means are over the same positions.
 #[test]
 fn random_images_compare_as_by_scikit_image() {
     let dir = tempfile::tempdir().unwrap();

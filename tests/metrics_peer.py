@@ -282,7 +282,7 @@ def ptb_fixture(file):
             target.write(json.dumps({"text": row["text"], "tokens": tokens}, ensure_ascii=False) + "\n")
 
 
-# Pictures
+# Images
 
 SCALES = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333]
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compares this program with a folder of reference cases, made by tests/fixtures/make_hf_fixtures.py:
+# Compares this program with a directory of reference cases, made by tests/fixtures/make_hf_fixtures.py:
 # one line per case. Usage: tests/parity.sh DIR
 set -euo pipefail
 dir=$(realpath "${1:?usage: tests/parity.sh DIR}")

@@ -35,7 +35,7 @@ fn any_turn() -> impl Strategy<Value = Vec<CodedSegment>> {
     })
 }
 
-/// `segments` with adjacent texts joined and empty ones left out.
+/// `segments` with adjacent texts joined and empty ones omitted.
 fn joined(segments: &[CodedSegment]) -> Vec<CodedSegment> {
     let mut joined: Vec<CodedSegment> = Vec::new();
     for segment in segments {

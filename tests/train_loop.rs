@@ -79,7 +79,7 @@ impl Task for Scripted {
     }
 }
 
-/// Runs `task` in the new folder `name` of `dir`.
+/// Runs `task` in the new directory `name` of `dir`.
 fn go(
     task: &mut Scripted,
     dir: &Path,

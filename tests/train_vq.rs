@@ -103,7 +103,7 @@ fn image(width: u32, height: u32) -> RgbImage {
     })
 }
 
-/// A folder of images with several aspect ratios.
+/// A directory of images with several aspect ratios.
 fn folder(dir: &Path) -> String {
     let lines = [(90, 30), (40, 40), (30, 70), (96, 32), (64, 48)].map(|(width, height)| {
         let name = format!("{width}x{height}.png");

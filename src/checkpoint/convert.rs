@@ -2,8 +2,8 @@
 //! checkpoint to a release.
 //!
 //! Both layouts have the same `config.json` and the same names; Hugging Face's keeps the image
-//! tokenizer among the language model's tensors, ours in a folder of its own. Tensors keep their bytes
-//! unless another number format is asked for.
+//! tokenizer among the language model's tensors, ours in a separate directory. Tensors keep their
+//! bytes unless another number format is requested.
 
 use std::path::Path;
 
@@ -40,10 +40,10 @@ const COPIED: [&str; 7] = [
 const OTHER_CODES: &str = "this image tokenizer has other norm_groups or another quantizer than the \
     releases; transformers ignores both and gives images other codes, text is the same";
 
-/// Where the image tokenizer is.
+/// Location of the image tokenizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// In a folder of its own.
+    /// In a separate directory.
     Calumma,
     /// Among the language model's tensors, as `transformers` reads it.
     HuggingFace,
@@ -57,12 +57,12 @@ pub struct Conversion {
     /// The number format of the weights; `None` keeps the stored one. The image tokenizer stays f32 for
     /// bf16, whose 8 significant bits would change many codes.
     pub dtype: Option<StoredDtype>,
-    /// Most bytes of tensors in one file.
+    /// Maximum bytes of tensors in one file.
     pub shard_size: u64,
     /// The rotary order of the source.
     pub order: RotaryOrder,
-    /// The sampling settings and prompts to write; `None` keeps those of the source, and gives another
-    /// project's checkpoint without prompts those of its release.
+    /// The sampling settings and prompts to write; `None` keeps those of the source; another
+    /// project's checkpoint without prompts gets those of its release.
     pub preset: Option<Preset>,
 }
 
@@ -83,7 +83,7 @@ impl Conversion {
     /// One tensor is in memory at a time. Returns a warning if other programs will compute something else.
     ///
     /// # Errors
-    /// Those of the files, with the tensor at fault; [`Error::Manifest`] when a file differs from the
+    /// Those of the files, with the tensor at fault; [`Error::Manifest`] if a file differs from the
     /// manifest; [`Error::Exists`]. Nothing is left behind then.
     pub fn run(&self, source: &Path, dest: &Path) -> Result<Option<&'static str>> {
         if Manifest::read(source)?.is_some() {

@@ -1,4 +1,4 @@
-//! What Hugging Face's directories say of images and settings, and what follows if they say nothing.
+//! Image and sampling settings of Hugging Face's directories, with defaults for what they lack.
 
 use std::path::Path;
 
@@ -18,12 +18,13 @@ use crate::generate::Preset;
 /// Side in pixels of a square with as many pixels as the images of most Lumina-mGPT releases.
 const LUMINA_SIDE: usize = 768;
 
-/// The image tokenizer of the checkpoint in `dir`: its folder, or tensors among the language model's.
+/// The image tokenizer of the checkpoint in `dir`: its directory, or tensors among the language
+/// model's.
 ///
 /// `None` if there is neither.
 ///
 /// # Errors
-/// Those of its files; when they do not fit each other.
+/// Those of its files; if they do not fit each other.
 pub fn image_tokenizer(dir: &Path, device: &Device) -> Result<Option<VqTokenizer>> {
     let own = dir.join(VQ_DIR);
     if own.is_dir() {

@@ -13,7 +13,7 @@ use crate::files::hex;
 
 /// The name of the manifest.
 const NAME: &str = "manifest.json";
-/// Files for people, copied into a release and left out of manifests.
+/// Files for people, copied into a release and excluded from manifests.
 pub const DOCUMENTS: [&str; 2] = ["README.md", "LICENSE"];
 /// The version of the directory layout that is written and read.
 const FORMAT: u32 = 1;
@@ -40,7 +40,7 @@ impl Manifest {
     /// The manifest of the files below `dir`, without [`DOCUMENTS`], which people may edit.
     ///
     /// # Errors
-    /// [`Error::Io`] when a file cannot be read.
+    /// [`Error::Io`] if a file cannot be read.
     pub fn of(dir: &Path) -> Result<Self> {
         let mut files = BTreeMap::new();
         for path in files_below(dir)? {
@@ -55,7 +55,7 @@ impl Manifest {
     /// Reads `dir/manifest.json`; `None` if there is none, as in other projects' checkpoints.
     ///
     /// # Errors
-    /// [`Error::File`] when it is malformed or of an unknown format.
+    /// [`Error::File`] if it is malformed or of an unknown format.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(NAME);
         if !path.exists() {

@@ -1,7 +1,8 @@
 //! Checkpoints: directories of weights, tokenizers, settings and a manifest of their digests.
 //!
-//! The files carry Hugging Face's names and keys, so that other tools can read them; `vq_tokenizer/`
-//! holds the image tokenizer and `trainer/` (only while training) what a resumed run needs.
+//! The files carry Hugging Face's names and keys, so that other tools can read them;
+//! `vq_tokenizer/` holds the image tokenizer and `trainer/` (only while training) the state of the
+//! run.
 
 mod config;
 mod convert;

@@ -1,10 +1,10 @@
 //! Names of files and keys of a checkpoint.
 
-/// The folder of the image tokenizer.
+/// The directory of the image tokenizer.
 pub const VQ_DIR: &str = "vq_tokenizer";
 /// Hugging Face's file that relates images and text.
 pub const PROCESSOR: &str = "processor_config.json";
-/// Our key in it for the form of images: `fixed` (the default) or [`SIZED`].
+/// This project's key in it for the form of images: `fixed` (the default) or [`SIZED`].
 pub const IMAGE_FORMAT: &str = "image_format";
 /// The form of images whose ids begin with their size.
 pub const SIZED: &str = "sized";

@@ -1,4 +1,5 @@
-//! The rotary settings of a `config.json`: what changes the angles and is not built is refused by name.
+//! The rotary settings of a `config.json`; unsupported ones that change the angles are refused by
+//! name.
 //!
 //! Newer files of Hugging Face have them in `rope_parameters`, older ones in `rope_scaling` (with `type` for
 //! `rope_type`) and a flat `rope_theta`.
@@ -7,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// Objects with rotary settings; as in the reference, those of the last one count.
+/// Objects with rotary settings; as in the reference, the last one takes precedence.
 const OBJECTS: [&str; 2] = ["rope_parameters", "rope_scaling"];
 
 /// The share of each head that is rotated; also found outside the objects.
@@ -16,7 +17,7 @@ const PARTIAL: &str = "partial_rotary_factor";
 /// Checks the rotary settings of `config` and moves a base frequency in an object to `rope_theta`.
 ///
 /// # Errors
-/// [`Error::Invalid`] that names the setting, when it changes the angles in a way that is not supported.
+/// [`Error::Invalid`] that names the setting, if it changes the angles in a way that is not supported.
 pub(super) fn flatten(config: &mut Map<String, Value>) -> Result<()> {
     if let Some(value) = config.get(PARTIAL) {
         check(PARTIAL, PARTIAL, value)?;

@@ -1,4 +1,4 @@
-//! The tensors of a checkpoint that is converted, in the form that is written.
+//! The tensors of a checkpoint under conversion, in the form to be written.
 
 use std::path::Path;
 
@@ -45,13 +45,14 @@ pub(super) fn converted(tensor: StoredTensor, dtype: Option<StoredDtype>) -> Res
     }
 }
 
-/// The image tokenizer of a checkpoint: a folder of its own, or tensors among the language model's.
+/// The image tokenizer of a checkpoint: a separate directory, or tensors among the language
+/// model's.
 pub(super) struct ImageTokenizer {
     pub config: VqConfig,
     pub preprocessor: PreprocessorConfig,
     /// Its tensors without [`VQ_PREFIX`].
     pub tensors: Vec<TensorInfo>,
-    /// The files of its folder; `None` if its tensors are among the language model's.
+    /// The files of its directory; `None` if its tensors are among the language model's.
     own: Option<WeightFiles>,
 }
 

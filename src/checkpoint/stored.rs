@@ -17,7 +17,7 @@ pub enum StoredTensors {
 }
 
 impl StoredTensors {
-    /// Opens those in `dir`; if it has both kinds, safetensors.
+    /// Opens the weight files in `dir`; safetensors if it has both kinds.
     ///
     /// # Errors
     /// Those of the files.
@@ -51,7 +51,7 @@ impl StoredTensors {
     /// The tensor called `name` as it is stored.
     ///
     /// # Errors
-    /// When there is none or it cannot be read.
+    /// If there is none or it cannot be read.
     pub fn stored(&self, name: &str) -> Result<StoredTensor> {
         match self {
             Self::Safetensors(files) => Ok(files.stored(name)?),

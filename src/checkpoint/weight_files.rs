@@ -12,7 +12,7 @@ use crate::files::read_json;
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Most bytes of tensors in one file: Hugging Face's usual limit.
+/// Maximum bytes of tensors in one file: Hugging Face's default.
 pub const SHARD_SIZE: u64 = 5_000_000_000;
 
 /// Opens the weight files of `dir`: `model.safetensors`, or the shards that the index lists.
@@ -20,7 +20,7 @@ pub const SHARD_SIZE: u64 = 5_000_000_000;
 /// Also returns the path that names all of them in messages.
 ///
 /// # Errors
-/// Those of the files; [`Error::File`] when the index is malformed or a shard is missing or lacks a tensor.
+/// Those of the files; [`Error::File`] if the index is malformed or a shard is missing or lacks a tensor.
 pub fn weight_files(dir: &Path) -> Result<(PathBuf, WeightFiles)> {
     let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
     if single.exists() || !index.exists() {
@@ -47,7 +47,7 @@ pub fn weight_files(dir: &Path) -> Result<(PathBuf, WeightFiles)> {
 /// The names of the shards in `index`, with the tensors of each.
 ///
 /// # Errors
-/// When the index is malformed, or names a shard that is no plain file name.
+/// If the index is malformed, or names a shard that is no plain file name.
 pub(super) fn shards(index: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let json: Value = read_json(index)?;
     let map = json.get("weight_map").and_then(Value::as_object);

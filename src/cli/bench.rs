@@ -17,9 +17,9 @@ use vq_tokenizer::VqTokenizer;
 use super::session::{Session, name};
 use super::sizes;
 
-/// Most tokens to decode after a prompt before the measurement starts over from the prompt.
+/// Maximum number of tokens decoded after a prompt before the measurement restarts from the prompt.
 const CONTINUED: usize = 64;
-/// Fewest repetitions of a measurement, however long they take.
+/// Minimum number of repetitions of a measurement, however long they take.
 const MIN_REPETITIONS: usize = 3;
 
 /// Arguments of `bench`.

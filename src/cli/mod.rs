@@ -1,4 +1,4 @@
-//! The command line, one file per verb: clap types the arguments, the verb checks them.
+//! The command line, one file per command: clap parses the arguments, the command checks them.
 
 mod ask;
 mod bench;
@@ -94,7 +94,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // If this fails, the terminal is gone, and so is the place to say so.
+            // If this fails, there is no terminal left to report to.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }

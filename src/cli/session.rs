@@ -1,4 +1,4 @@
-//! Shared by all verbs: the global flags, the device, and output.
+//! Shared by all commands: the global flags, the device, and output.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -50,7 +50,7 @@ pub struct GlobalArgs {
     verbose: u8,
 }
 
-/// The global flags, and what follows from them.
+/// The global flags and the settings that they determine.
 #[derive(Debug)]
 pub struct Session {
     args: GlobalArgs,
@@ -70,7 +70,7 @@ impl Session {
             .from_env_lossy();
         let subscriber =
             tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
-        // Fails only if a subscriber is installed already, which then serves as well.
+        // Fails only if a subscriber is already installed, which is used then.
         let _ = subscriber.try_init();
         Self { args }
     }
@@ -217,7 +217,7 @@ pub fn name(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// Prints a line of JSON to standard output, whatever the flags.
+/// Prints a line of JSON to standard output, regardless of flags.
 ///
 /// # Errors
 /// [`Error::Io`] if standard output cannot be written.
@@ -232,7 +232,7 @@ fn put(text: std::fmt::Arguments<'_>) -> Result<()> {
     stdout.write_fmt(text).and_then(|()| stdout.flush()).map_err(Error::io(Path::new(STDOUT)))
 }
 
-/// Prints the message of a failed verb to standard error.
+/// Prints the message of a failed command to standard error.
 pub fn print_error(error: &Error) {
     let _ = writeln!(std::io::stderr(), "calumma: error: {error}");
 }

@@ -1,4 +1,4 @@
-//! `calumma train`: a language model, as a recipe says.
+//! `calumma train`: trains a language model by a recipe.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! Training runs: what `train` and `vq train` share.
+//! The training run shared by `train` and `vq train`.
 
 use calumma::files::write_atomic;
 use calumma::report::Metrics;

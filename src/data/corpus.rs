@@ -1,4 +1,4 @@
-//! The recipe of `calumma bpe train`, and the text that it learns from.
+//! The recipe of `calumma bpe train`, and the text that it trains on.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ use crate::tokenize::{BpeConfig, CodedSegment, Template};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BpeRecipe {
-    /// Where the result goes: `directory/name/tokenizer.json`.
+    /// Destination of the result: `directory/name/tokenizer.json`.
     pub run: BpeRunConfig,
     /// The vocabulary.
     pub bpe: BpeConfig,
@@ -26,7 +26,7 @@ pub struct BpeRecipe {
     pub data: Vec<TextData>,
 }
 
-/// Where a text tokenizer goes, and how much text it reads.
+/// Destination of a text tokenizer, and the amount of text to train on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BpeRunConfig {
@@ -38,7 +38,7 @@ pub struct BpeRunConfig {
     /// Seed of the choice among list values.
     #[serde(default)]
     pub seed: u64,
-    /// Most samples read from each source.
+    /// Maximum number of samples read from each source.
     #[serde(default = "default_documents")]
     pub documents: usize,
 }

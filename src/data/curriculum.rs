@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Where the stages begin; a source's `weight` may list one weight for each. Chameleon halves the
-/// weights of its first stage for the last fifth of training and adds better data (paper section 2.2).
+/// Starts of the stages; a source's `weight` may list one weight for each. Chameleon halves the
+/// weights of its first stage for the last fifth of training and adds better data (paper section
+/// 2.2).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CurriculumConfig {

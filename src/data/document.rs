@@ -25,8 +25,9 @@ impl Rendered {
         Ok(tokens)
     }
 
-    /// The document's last image alone: the document with its prompt dropped, by which the model
-    /// learns to draw without one (classifier-free guidance). `None` if it does not end with an image.
+    /// The document's last image alone: the document with its prompt dropped, so that the model
+    /// learns to draw without one (classifier-free guidance). `None` if it does not end with an
+    /// image.
     pub fn without_prompt(&self) -> Option<Self> {
         match (self.segments.last(), self.supervised.last()) {
             (Some(CodedSegment::Image(codes)), Some(&counts)) => Some(Self {

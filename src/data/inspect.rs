@@ -57,7 +57,7 @@ pub struct ImageSize {
     pub count: usize,
 }
 
-/// Summarizes `dataset` from at most `limit` samples, spread evenly and read in parallel. With
+/// Summarises `dataset` from at most `limit` samples, spread evenly and read in parallel. With
 /// `usize::MAX` every sample is read and every bad one listed.
 pub fn inspect(dataset: &dyn Dataset, limit: usize) -> Inspection {
     let inspected = limit.min(dataset.len());

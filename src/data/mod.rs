@@ -1,11 +1,11 @@
-//! Data sets: readers for common formats, and the way from samples to packed batches.
+//! Data sets: readers for common formats, and the steps from samples to packed batches.
 //!
 //! [`open`] turns a path (or a list of paths) into a [`Dataset`] of [`Sample`]s. A recipe may
-//! [`explode`](Exploded) a list-valued field into one sample per entry or [`group`](Grouped) rows that
-//! share an image; it renders samples into documents by a
-//! [`Template`](crate::tokenize::Template), draws from several sources by
-//! weight ([`mixture`]) and packs the token sequences into rows ([`pack`]). Token sequences can be made
-//! once and kept as [`shards`].
+//! [`explode`](Exploded) a list-valued field into one sample per entry or [`group`](Grouped) rows
+//! that share an image; it renders samples into documents by a
+//! [`Template`](crate::tokenize::Template), draws from several sources by weight ([`mixture`]) and
+//! packs the token sequences into rows ([`pack`]). Token sequences can be written once as
+//! [`shards`].
 //!
 //! | section of a recipe | type |
 //! |---|---|

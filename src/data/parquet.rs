@@ -1,9 +1,9 @@
 //! Parquet files as Hugging Face writes them: `struct{bytes, path}` columns are images, all other
 //! columns become JSON values.
 //!
-//! Rows stay in memory as JSON values and compressed images; an image that a column chunk holds once
-//! for many rows (one row per question about it) is in memory once. The reader is that of the
-//! `parquet` crate without Arrow, whose crates would take a tenth of the whole build.
+//! Rows stay in memory as JSON values and compressed images; an image that a column chunk stores
+//! once for many rows (one row per question about it) is held once. The reader is that of the
+//! `parquet` crate without Arrow, whose crates would take a tenth of the build time.
 
 mod shape;
 

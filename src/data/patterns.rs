@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::glob::{glob, is_glob};
 use crate::error::{Error, Result};
 
-/// Most files that one spec may name.
+/// Maximum number of files that one spec may name.
 const MAX_FILES: usize = 100_000;
 
 /// Schemes of object stores.

@@ -33,7 +33,8 @@ pub enum Loss {
 pub struct RenderOptions {
     /// Which segments the loss counts.
     pub loss: Loss,
-    /// The most entries of a repeated part; of a longer list a random subset is kept, in order.
+    /// Maximum number of entries of a repeated part; of a longer list, a random subset is kept in
+    /// order.
     pub max_turns: Option<usize>,
 }
 
@@ -49,7 +50,7 @@ pub struct Rendered {
 impl Template {
     /// The document of a sample: the template with the sample's fields and coded images. `rng`
     /// draws from list-valued fields and, beyond `max_turns`, among entries of repeated parts.
-    /// Images without an `<image>` mark are left out.
+    /// Images without an `<image>` mark are omitted.
     ///
     /// # Errors
     /// If a field is missing (the message names the available ones), null, an object or an empty
@@ -82,7 +83,7 @@ impl Template {
     }
 }
 
-/// Where names are looked up.
+/// The fields in which names are looked up.
 struct Scope<'a> {
     fields: &'a Fields,
     entry: Option<&'a Value>,

@@ -1,4 +1,4 @@
-//! From a sample to the ids of a document, by the templates of its source.
+//! Renders samples as token ids, with the templates of their source.
 
 use std::collections::BTreeSet;
 
@@ -56,8 +56,8 @@ impl Renderer {
         fields.extend(self.config.fields.clone());
     }
 
-    /// The ids of a sample by the template of index `template`. `rng` decides what the template leaves
-    /// open, and whether the prompt before a closing image is dropped.
+    /// The ids of a sample by the template of index `template`. `rng` makes the random choices of
+    /// the template and of prompt dropout.
     ///
     /// # Errors
     /// If the sample lacks what the template names.

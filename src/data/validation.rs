@@ -16,7 +16,7 @@ use crate::tokenize::Processor;
 pub struct Validation {
     /// The batches.
     pub batches: Vec<NextTokenBatch>,
-    /// What is in none of them.
+    /// Counts of what the batches lack.
     pub left_out: LeftOut,
 }
 

@@ -21,7 +21,7 @@ pub fn open(first: usize, last: usize) -> Result<Vec<Device>, DeviceError> {
     Ok((first..=last).map(Device::cuda).collect())
 }
 
-/// An error if the range is empty or leaves the `found` devices.
+/// An error if the range is empty or exceeds the `found` devices.
 fn check_range(first: usize, last: usize, found: usize) -> Result<(), DeviceError> {
     let highest = found.checked_sub(1).ok_or(DeviceError::NoCuda)?;
     if last < first {
@@ -34,8 +34,8 @@ fn check_range(first: usize, last: usize, found: usize) -> Result<(), DeviceErro
     Ok(())
 }
 
-/// An error unless NVRTC would find its headers below `cuda_path`: it is given that folder
-/// only when the first kernel is compiled, too late for an error that names it.
+/// An error unless NVRTC would find its headers below `cuda_path`: it is given that directory only
+/// when the first kernel is compiled, too late for an error that names it.
 fn check_headers(cuda_path: Option<PathBuf>) -> Result<(), DeviceError> {
     let cuda_path = cuda_path.ok_or(DeviceError::NoCudaPath { header: HEADER })?;
     let path = cuda_path.join("include").join(HEADER);

@@ -31,15 +31,15 @@ pub enum DeviceError {
          nvidia-smi must list one"
     )]
     NoCuda,
-    /// There are NVIDIA GPUs, but not that many.
+    /// No NVIDIA GPU has this index.
     #[error("no CUDA device found at cuda:{index}: this machine has cuda:0 to cuda:{last}")]
     NoCudaIndex {
-        /// The index asked for.
+        /// The requested index.
         index: usize,
-        /// The highest index there is.
+        /// The highest available index.
         last: usize,
     },
-    /// There is no CUDA installation where kernels could find their headers.
+    /// No CUDA installation with the headers that kernels include was found.
     #[error(
         "no CUDA headers found: set CUDA_PATH to a folder that holds include/{header} (a CUDA \
          toolkit, or the folder of NVIDIA's runtime headers)"
@@ -59,7 +59,7 @@ pub enum DeviceError {
         /// A header that kernels include.
         header: &'static str,
     },
-    /// A range was given where one device does the work.
+    /// A range of devices was given for work that runs on one.
     #[error(
         "{spec} names several devices, and this work runs on one; name one of them, such as cuda:0"
     )]
@@ -67,16 +67,16 @@ pub enum DeviceError {
         /// The range.
         spec: String,
     },
-    /// The work is done in one number format only, or the device has no arithmetic in the one asked for.
+    /// The work runs in one number format only, or the device does not support the requested one.
     #[error("--precision is {precision}, but {work} runs in f32 only{place}; allowed: {allowed}")]
     Precision {
-        /// The format asked for.
+        /// The requested format.
         precision: String,
         /// The work.
         work: String,
-        /// ` on DEVICE`, or nothing where no device would do.
+        /// ` on DEVICE`, or empty if no device supports it.
         place: String,
-        /// What to ask for instead.
+        /// What to request instead.
         allowed: &'static str,
     },
     /// wgpu reaches no adapter.

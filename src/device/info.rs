@@ -1,20 +1,20 @@
-//! Descriptions of devices for a person.
+//! Descriptions of devices for people.
 
 use serde::Serialize;
 
 use super::error::DeviceError;
 use super::spec::DeviceSpec;
 
-/// What one device of this machine is, for a report to a person.
+/// A device of this machine, described for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DeviceInfo {
     /// The name that `--device` takes; it parses as a [`DeviceSpec`].
     pub spec: String,
-    /// What the device calls itself, or the kind of device if none was found.
+    /// The device's own name, or its kind if none was found.
     pub name: String,
     /// Whether [`DeviceSpec::open`] would succeed.
     pub available: bool,
-    /// What is worth knowing about it, or why it is not available.
+    /// Details, or why it is not available.
     pub note: String,
 }
 

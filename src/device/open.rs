@@ -1,4 +1,4 @@
-//! From a device's name to the device.
+//! Opening devices by name.
 
 use burn::tensor::Device;
 
@@ -33,8 +33,8 @@ impl DeviceSpec {
 
     /// The device, ready for tensors.
     ///
-    /// Burn opens a device at its first use and panics on a thread of its own if that fails; the
-    /// checks made here turn the usual reasons into errors before that. No tensor is created, so
+    /// Burn opens a device on first use and panics on one of its own threads if that fails; the
+    /// checks made here turn the common reasons into errors before that. No tensor is created, so
     /// `Device::configure` can still be called.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Number formats that work runs in.
+//! Number formats of computations.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! What the device can do at best, measured.
+//! Measured peak performance of a device.
 
 use std::time::Instant;
 
@@ -8,13 +8,13 @@ use crate::model::ops;
 
 /// Side of the matrices on a CPU, and on other devices.
 const SIDES: [usize; 2] = [2048, 4096];
-/// Products between two looks at the clock, on a CPU and on other devices.
+/// Products per time measurement, on a CPU and on other devices.
 const PRODUCTS: [usize; 2] = [1, 16];
-/// Measurements, of which the best counts.
+/// Number of measurements; the best counts.
 const ROUNDS: usize = 4;
 
-/// Floating point operations per second of large matrix products on `device`: what a training's model FLOPs
-/// utilisation (MFU) is a share of. It takes a fraction of a second.
+/// Floating point operations per second of large matrix products on `device`: the peak of which
+/// model FLOPs utilisation (MFU) is a share. It takes a fraction of a second.
 pub fn matmul_flops(device: &Device, dtype: DType, on_cpu: bool) -> f64 {
     let (side, products) = (SIDES[usize::from(!on_cpu)], PRODUCTS[usize::from(!on_cpu)]);
     let device = &device.clone().inner(); // off the tape

@@ -4,8 +4,7 @@ use burn::tensor::{Device, DeviceKind, DeviceType};
 
 use super::{DeviceError, DeviceInfo, DeviceSpec};
 
-/// The kinds of adapter, best first: what each is called, and whether it is a GPU of this
-/// machine.
+/// The kinds of adapters, best first, each with its name and whether it is a GPU of this machine.
 const KINDS: [(DeviceKind, &str, bool); 4] = [
     (DeviceKind::DiscreteGpu(0), "discrete GPU", true),
     (DeviceKind::IntegratedGpu(0), "integrated GPU", true),

@@ -1,4 +1,4 @@
-//! Reading a data set batch by batch, and what is refused on the way.
+//! Reading a data set in batches, and limits on bad samples.
 
 use image::RgbImage;
 use rayon::prelude::*;
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// How much of a data set is measured, and the batch size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// The first items only.
+    /// If given, only the first `limit` items are measured.
     pub limit: Option<usize>,
     /// Items given to the model at once; at least 1.
     pub batch: usize,

@@ -47,8 +47,8 @@ pub struct Difference {
     pub p_value: f64,
 }
 
-/// The mean difference over `groups`, each given as the sum of its items' differences and their number; `None` for
-/// fewer than two groups or without resamples.
+/// The mean difference over `groups`, each given as the sum of its items' differences and their
+/// number; `None` for fewer than two groups or without resamples.
 pub fn paired(groups: &[(f64, usize)], resampling: Resampling) -> Option<Difference> {
     let Resampling { resamples, seed } = resampling;
     if groups.len() < 2 || resamples == 0 {

@@ -24,8 +24,8 @@ const SHOWN: usize = 48;
 /// The result of [`evaluate`].
 #[derive(Clone, Debug)]
 pub struct CaptioningScores {
-    /// The share of captions that equal a reference after the VQA normalisation; on a data set of names, naming
-    /// accuracy.
+    /// The share of captions that equal a reference after the VQA normalisation; on a data set of
+    /// names, naming accuracy.
     pub exact_match: Score,
     /// Mean harmonic mean of precision and recall of words, against the best reference.
     pub word_f1: Score,
@@ -36,8 +36,8 @@ pub struct CaptioningScores {
     /// The public caption metrics over all images, by name: BLEU-1 to 4, ROUGE-L and CIDEr-D, in [0, 1]
     /// or for CIDEr-D [0, 10]. CIDEr-D depends on the set: state N.
     pub public: Vec<(&'static str, Score)>,
-    /// `{"image_id", "caption"}` of every image that has an id, for the COCO server. The caption of a bad sample
-    /// is empty.
+    /// `{"image_id", "caption"}` of every image that has an id, for the COCO server. The caption of
+    /// a bad sample is empty.
     pub submission: Vec<Value>,
     /// A record of every image.
     pub samples: Vec<SampleRecord>,
@@ -145,8 +145,8 @@ fn scored(mut samples: Vec<SampleRecord>) -> Result<CaptioningScores> {
 }
 
 impl CaptioningScores {
-    /// Adds `meteor` and `spice` by their authors' programs, as far as `official` has them; if it has Stanford's
-    /// tokenizer, the other public metrics are computed again from its tokens.
+    /// Adds `meteor` and `spice` by their authors' programs, as far as `official` has them; if it
+    /// has Stanford's tokenizer, the other public metrics are computed again from its tokens.
     ///
     /// # Errors
     /// If a program fails.
@@ -155,8 +155,8 @@ impl CaptioningScores {
         Ok(())
     }
 
-    /// The expected share right of a random guess among `choices`: per image, the share of choices that are
-    /// references of it.
+    /// The expected accuracy of a random guess among `choices`: per image, the share of choices
+    /// that are references of it.
     pub fn chance(&self, choices: &[String]) -> Score {
         let right = |references: Vec<String>| {
             let among = choices.iter().filter(|choice| references.contains(choice)).count();

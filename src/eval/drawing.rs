@@ -1,6 +1,6 @@
-//! Retrieval of generated images: images are generated from the texts of a data set, and scored by how often the
-//! nearest of the data set's own images has the same text. A measure of this project, for images that no detector
-//! reads, such as emoji.
+//! Retrieval of generated images: images are generated from the texts of a data set, and scored by
+//! how often the nearest of the data set's own images has the same text. A measure of this project,
+//! for images that no detector reads, such as emoji.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ const NEAREST: usize = 5;
 /// Pairs of images on the sheet.
 const SHOWN: usize = 32;
 
-/// The model's part of the measure.
+/// The model to be measured.
 pub trait Artist {
     /// An image for each of `texts`.
     ///
@@ -34,8 +34,8 @@ pub trait Artist {
     /// Those of the model.
     fn draw(&mut self, texts: &[String]) -> Result<Vec<RgbImage>>;
 
-    /// Each of `images`, resized and cropped for the image tokenizer, with its reconstruction: the best that the
-    /// model could draw.
+    /// Each of `images`, resized and cropped for the image tokenizer, with its reconstruction: the
+    /// best that the model could draw.
     ///
     /// # Errors
     /// Those of the image tokenizer.
@@ -45,20 +45,20 @@ pub trait Artist {
 /// The result of [`evaluate`].
 #[derive(Clone, Debug)]
 pub struct DrawingScores {
-    /// The share of generated images whose nearest image in the data set has the same text. Images are compared
-    /// at 16x16 pixels by the squared difference of RGB.
+    /// The share of generated images whose nearest image in the data set has the same text. Images
+    /// are compared at 16x16 pixels by the squared difference of RGB.
     pub retrieval: Score,
     /// The same for any of the five nearest.
     pub retrieval_at_5: Score,
     /// `retrieval` for reconstructions of the data set's own images.
     pub reconstructed: Score,
-    /// The expected share right of a random image of the data set.
+    /// The expected accuracy of a random image from the data set.
     pub chance: f64,
     /// A record of every image.
     pub samples: Vec<SampleRecord>,
     /// Samples that could not be read.
     pub bad: Vec<BadSample>,
-    /// Some images of the data set, each beside the generated one.
+    /// Some images of the data set, each next to the generated one.
     pub sheet: Vec<Cell>,
 }
 
@@ -76,12 +76,12 @@ struct Images {
     samples: Vec<SampleRecord>,
 }
 
-/// Has `artist` draw the text that the template `form`, such as `{name}, {style} emoji`, makes of each sample's
-/// columns, and searches the data set for the images drawn.
+/// Generates an image from the text of each sample and searches the data set for it. The template
+/// `form`, such as `{name}, {style} emoji`, turns a sample's columns into the text.
 ///
 /// # Errors
-/// Those of `artist`; if more samples than [`crate::data::DEFAULT_TOLERANCE`], and more than one, are unreadable,
-/// do not have exactly one image or lack a column of the template.
+/// Those of `artist`; if more samples than [`crate::data::DEFAULT_TOLERANCE`], and more than one,
+/// are unreadable, do not have exactly one image or lack a column of the template.
 pub fn evaluate(
     dataset: &dyn Dataset,
     extent: Extent,
@@ -159,7 +159,7 @@ fn chance(texts: &[&str]) -> f64 {
     counts.values().map(|count| (*count as f64 / texts.len() as f64).powi(2)).sum()
 }
 
-/// The text that `form` makes of a sample's columns.
+/// The text of a sample, from its columns by the template `form`.
 fn prompt(form: &str, fields: &Fields) -> Result<String> {
     let plain = |(name, value): (&String, &Value)| match value {
         Value::String(text) => Some((name.clone(), text.clone())),

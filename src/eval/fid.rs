@@ -22,7 +22,7 @@ impl Fid {
     /// Two empty sets, with the network at `path`; see [`Inception::open`].
     ///
     /// # Errors
-    /// As there.
+    /// As [`Inception::open`].
     pub fn open(path: &Path, device: &Device) -> Result<Self> {
         let inception = Inception::open(path, device)?;
         Ok(Self { inception, real: Features::new(WIDTH), generated: Features::new(WIDTH) })

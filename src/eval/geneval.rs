@@ -1,5 +1,5 @@
-//! Images for GenEval's own scorer (arXiv 2310.11513, djghosh13/geneval), in the directory layout that it reads.
-//! Its detectors are not part of this project, so nothing is scored here.
+//! Images for GenEval's own scorer (arXiv 2310.11513, djghosh13/geneval), in the directory layout
+//! that it reads. Its detectors are not part of this project, so nothing is scored here.
 //!
 //! `NNNNN/metadata.jsonl` holds the prompt's line of `evaluation_metadata.jsonl`; the images are
 //! `NNNNN/samples/0000.png` and so on.
@@ -22,15 +22,15 @@ pub const IMAGES: usize = 4;
 /// Prompts on the sheet.
 const SHOWN: usize = 32;
 
-/// Draws [`IMAGES`] images for each prompt of `dataset` into the directory `dir`; prompts whose images all exist
-/// are skipped.
+/// Draws [`IMAGES`] images for each prompt of `dataset` into the directory `dir`; prompts whose
+/// images all exist are skipped.
 ///
 /// `draw` is called with a prompt and the number of its first image, an offset for the seed, and returns
 /// [`IMAGES`] images.
 ///
 /// # Errors
-/// Those of `draw` and of the files; if more samples than [`crate::data::DEFAULT_TOLERANCE`], and more than one,
-/// have no `prompt`.
+/// Those of `draw` and of the files; if more samples than [`crate::data::DEFAULT_TOLERANCE`], and
+/// more than one, have no `prompt`.
 pub fn draw(
     dataset: &dyn Dataset,
     extent: Extent,

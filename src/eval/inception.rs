@@ -1,9 +1,10 @@
 //! The network behind FID: Inception v3 with the weights of TensorFlow's release of 2015.
 //!
-//! Source: Szegedy et al., "Rethinking the Inception Architecture" (arXiv 1512.00567), in the variant of `pytorch-fid`
-//! 0.3 (`inception.py`) behind all published figures: average pooling excludes the padding, and the last block uses
-//! maximum pooling. Images are resized to 299x299 by bilinear interpolation without antialiasing. Burn's own FID metric
-//! aligns corners and normalises as for ImageNet, so its figures are not comparable.
+//! Source: Szegedy et al., "Rethinking the Inception Architecture" (arXiv 1512.00567), in the
+//! variant of `pytorch-fid` 0.3 (`inception.py`) behind all published figures: average pooling
+//! excludes the padding, and the last block uses maximum pooling. Images are resized to 299x299 by
+//! bilinear interpolation without antialiasing. Burn's own FID metric aligns corners and normalises
+//! as for ImageNet, so its figures are not comparable.
 
 mod architecture;
 mod convolution;

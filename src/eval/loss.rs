@@ -79,8 +79,8 @@ impl LossScores {
         means(self.sources.iter().flat_map(|source| &source.batches))
     }
 
-    /// The scores as a report on the data set called `dataset`: over all sources, with the perplexity of text; then
-    /// by source as `loss/SOURCE` if there are several.
+    /// The scores as a report on the data set called `dataset`: over all sources, with the
+    /// perplexity of text; then by source as `loss/SOURCE` if there are several.
     pub fn report(self, dataset: &str) -> Report {
         let named = |(name, score): (&str, Score)| (name.to_owned(), score);
         let mut scores: Vec<_> = self.overall().into_iter().map(named).collect();

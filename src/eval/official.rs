@@ -1,5 +1,5 @@
-//! METEOR, SPICE and the tokenizer of captions by their authors' Java programs, if the user has them. They are not
-//! ported, since their word lists and parsers define the scores.
+//! METEOR, SPICE and the tokenizer of captions by their authors' Java programs, if the user has
+//! them. They are not ported, since their word lists and parsers define the scores.
 //!
 //! They are called as in pycocoevalcap 1.2: `meteor/meteor.py`, `spice/spice.py`,
 //! `tokenizer/ptbtokenizer.py`.
@@ -15,9 +15,9 @@ use super::metrics::ptb::DROPPED;
 use super::metrics::{PtbTokenizer, Segment};
 use crate::error::{Cause, Error, Result};
 
-/// METEOR 1.5; its directory `data` with the paraphrases is beside it.
+/// METEOR 1.5; its directory `data` with the paraphrases is next to it.
 const METEOR: &str = "meteor-1.5.jar";
-/// SPICE 1.0; its directory `lib` with Stanford CoreNLP and its models is beside it.
+/// SPICE 1.0; its directory `lib` with Stanford CoreNLP and its models is next to it.
 const SPICE: &str = "spice-1.0.jar";
 /// The tokenizer of the public caption scorers.
 const PTB: &str = "stanford-corenlp-3.4.1.jar";

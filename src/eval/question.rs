@@ -26,7 +26,7 @@ pub(super) struct Question {
     pub kind: String,
     /// The answers of several annotators, if any.
     pub annotators: Vec<String>,
-    /// The type of its answer, if the data set has one beside the question's.
+    /// The type of its answer, if the data set has one in addition to the question's.
     pub answer_type: Option<String>,
 }
 
@@ -94,7 +94,7 @@ fn kind_of(answer: &str) -> &'static str {
 #[derive(Clone, Debug, Default)]
 struct Counts {
     counts: BTreeMap<String, usize>,
-    /// The most frequent answer and its count; ties go by the alphabet.
+    /// The most frequent answer and its count; ties are broken alphabetically.
     best: (String, usize),
 }
 
@@ -124,8 +124,8 @@ pub struct Majority {
 }
 
 impl Majority {
-    /// Counts the answers in `dataset`, which has one question per sample, without decoding images. Samples without
-    /// a question are skipped; a test split without answers gives an empty result.
+    /// Counts the answers in `dataset`, which has one question per sample, without decoding images.
+    /// Samples without a question are skipped; a test split without answers gives an empty result.
     ///
     /// # Errors
     /// If no sample has a question.
@@ -157,8 +157,8 @@ impl Majority {
         self.by_question.entry(question.text.clone()).or_default().add(normalized);
     }
 
-    /// All answers in their most frequent spelling, the most frequent answer first; ties go by the alphabet.
-    /// Answers that are empty after normalisation are left out.
+    /// All answers in their most frequent spelling, the most frequent answer first; ties are broken
+    /// alphabetically. Answers that are empty after normalisation are omitted.
     pub fn answers(&self) -> Vec<String> {
         let mut answers: Vec<(&String, &usize)> = self.overall.counts.iter().collect();
         answers.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

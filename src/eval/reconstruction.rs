@@ -86,8 +86,8 @@ pub struct ReconstructionScores {
 
 /// Compares every image of `dataset` with its reconstruction.
 ///
-/// `num_embeddings` is the size of the codebook; `reconstruct` returns a [`Reconstruction`] for each image that it
-/// is given.
+/// `num_embeddings` is the size of the codebook; `reconstruct` returns a [`Reconstruction`] for
+/// each image that it is given.
 ///
 /// # Errors
 /// Those of `reconstruct`; if an image changes its size, a code is not in the codebook, or more samples than

@@ -1,4 +1,5 @@
-//! The files of an evaluation: `results.json`, `samples.jsonl`, `sheet.png`, and submissions to official servers.
+//! The files of an evaluation: `results.json`, `samples.jsonl`, `sheet.png`, and submissions to
+//! official servers.
 
 use std::path::Path;
 
@@ -67,7 +68,7 @@ pub struct Report {
     pub dataset: String,
     /// Scores by name, in reading order; the first is the headline.
     pub scores: Vec<(String, Score)>,
-    /// The settings that decided the result, beside data and checkpoint.
+    /// The settings that decided the result, besides data and checkpoint.
     pub config: Map<String, Value>,
     /// A record of every item.
     pub samples: Vec<SampleRecord>,
@@ -136,7 +137,7 @@ struct Results {
     environment: Environment,
 }
 
-/// Serializes pairs as an object with its keys in order.
+/// Serialises pairs as an object with its keys in order.
 fn in_order<S: Serializer, K: Serialize, V: Serialize>(
     pairs: &[(K, V)],
     serializer: S,

@@ -1,5 +1,5 @@
-//! Responses kept on disk while an evaluation runs, so that a stopped one continues at the first item without a
-//! response.
+//! Responses kept on disk while an evaluation runs, so that a stopped one continues at the first
+//! item without a response.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -39,8 +39,8 @@ pub struct Responses {
 }
 
 impl Responses {
-    /// The responses in the directory of results `out`. Those of an evaluation with another `identity`, a text of
-    /// everything that decides a response, are deleted.
+    /// The responses in the directory of results `out`. Those of an evaluation with another
+    /// `identity`, a text of everything that decides a response, are deleted.
     ///
     /// # Errors
     /// [`Error::Io`] if the files cannot be read or written.
@@ -74,8 +74,8 @@ impl Responses {
         write_atomic(&self.dir.join(TEXTS), kept.as_bytes())
     }
 
-    /// How many of the next items, given by their `keys`, have a response. From the first response of another item
-    /// on, responses are dropped.
+    /// How many of the next items, given by their `keys`, have a response. From the first response
+    /// of another item on, responses are dropped.
     fn answered(&mut self, keys: &[String]) -> Result<usize> {
         let rest = self.texts.iter().skip(self.next);
         let known = rest.zip(keys).take_while(|(response, key)| response.of == **key).count();
@@ -105,8 +105,8 @@ impl Responses {
         self.next
     }
 
-    /// The texts for the next items, given by their `keys`: the known ones, then those of `answer`, which is called
-    /// with the number of known ones.
+    /// The texts for the next items, given by their `keys`: the known ones, then those of `answer`,
+    /// which is called with the number of known ones.
     ///
     /// # Errors
     /// Those of `answer`; [`Error::Io`].
@@ -140,7 +140,8 @@ impl Responses {
         file.write_all(lines.as_bytes()).map_err(Error::io(&path))
     }
 
-    /// The images for the next items, as [`texts`](Self::texts); they stay as `responses/000000.png` and so on.
+    /// The images for the next items, as [`texts`](Self::texts); they stay as
+    /// `responses/000000.png` and so on.
     ///
     /// # Errors
     /// Those of `draw`; if an image cannot be written.

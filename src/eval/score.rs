@@ -53,11 +53,12 @@ impl Score {
         Self { value, n, interval: Some(wilson(value, n)), interval_method: method }
     }
 
-    /// The share of true values among items in dependent groups, such as the questions about one image; each item
-    /// comes with the name of its group.
+    /// The share of true values among items in dependent groups, such as the questions about one
+    /// image; each item comes with the name of its group.
     ///
-    /// The value is that of [`share`](Self::share), the interval that of [`ratio`](Self::ratio). If all items are
-    /// right or all wrong, resampling cannot vary, and the interval is Wilson's for one item per group.
+    /// The value is that of [`share`](Self::share), the interval that of [`ratio`](Self::ratio). If
+    /// all items are right or all wrong, resampling cannot vary, and the interval is Wilson's for
+    /// one item per group.
     pub fn share_in_groups<'a>(items: impl IntoIterator<Item = (bool, &'a str)>) -> Self {
         let values = items.into_iter().map(|(right, group)| (f64::from(u8::from(right)), group));
         let (groups, all) = grouped(values);

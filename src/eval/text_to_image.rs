@@ -1,5 +1,6 @@
-//! Images generated from captions of procedural scenes: the exact detector reads them, and the objects found are
-//! checked against the caption. A measure of this project; its numbers are not comparable with public benchmarks.
+//! Images generated from captions of procedural scenes: the exact detector reads them, and the
+//! objects found are checked against the caption. A measure of this project; its numbers are not
+//! comparable with public benchmarks.
 
 use image::RgbImage;
 use rayon::prelude::*;
@@ -29,8 +30,8 @@ pub struct Prompt {
     pub scene: Scene,
 }
 
-/// One prompt for each of the first `limit` scenes of `config`. Of a scene's captions, the one whose category has
-/// the fewest prompts so far is taken, which balances the categories.
+/// One prompt for each of the first `limit` scenes of `config`. Of a scene's captions, the one
+/// whose category has the fewest prompts so far is taken, which balances the categories.
 ///
 /// # Errors
 /// If a value of `config` is out of range, or there is no scene.
@@ -112,8 +113,8 @@ pub struct TextToImageScores {
 
 /// Draws `prompts`, `batch` at a time, and judges the images.
 ///
-/// `draw` is called with the texts and the number of the first of them, an offset for the seed, and returns an image
-/// for each.
+/// `draw` is called with the texts and the number of the first of them, an offset for the seed, and
+/// returns an image for each.
 ///
 /// # Errors
 /// Those of `draw`; if `batch` is 0.
@@ -159,9 +160,10 @@ impl TextToImageScores {
         self.share(|prompt| prompt.caption.objects == 1, |one| one.pairs)
     }
 
-    /// The scores by name: `accuracy` (all claims hold), `exact` (and there are no other objects), `single_object`,
-    /// `accuracy/CATEGORY`, and for scenes of several objects how often all `shapes`, all `colors`, all pairs of
-    /// both (`color_binding`) and the `object_count` are right.
+    /// The scores by name: `accuracy` (all claims hold), `exact` (and there are no other objects),
+    /// `single_object`, `accuracy/CATEGORY`, and for scenes of several objects how often all
+    /// `shapes`, all `colors`, all pairs of both (`color_binding`) and the `object_count` are
+    /// right.
     pub fn scores(&self) -> Vec<(String, Score)> {
         let any = |_: &Prompt| true;
         let several = |prompt: &Prompt| prompt.caption.objects > 1;

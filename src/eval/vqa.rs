@@ -1,8 +1,8 @@
-//! Questions about images: exact-match accuracy by question type, beside the baseline of always giving the most
-//! frequent answer.
+//! Questions about images: exact-match accuracy by question type, compared with the baseline of
+//! always giving the most frequent answer.
 //!
-//! Answers are compared after the VQA normalisation ([`AnswerNormalizer`]). A question's type is its `family`,
-//! `question_type` or `answer_type` column, else guessed from the right answer.
+//! Answers are compared after the VQA normalisation ([`AnswerNormalizer`]). A question's type is
+//! its `family`, `question_type` or `answer_type` column, else guessed from the right answer.
 
 use std::collections::BTreeMap;
 
@@ -27,8 +27,8 @@ const SHOWN: usize = 32;
 /// Questions below one image of the sheet.
 const QUESTIONS_SHOWN: usize = 3;
 
-/// The data set that `spec` names with one sample per question: a list of objects in the column `questions` is
-/// exploded.
+/// The data set that `spec` names with one sample per question: a list of objects in the column
+/// `questions` is exploded.
 ///
 /// # Errors
 /// As [`data::open`].
@@ -52,7 +52,7 @@ pub fn question_and_answer(fields: &Fields) -> Result<(String, String)> {
     Ok((question.text, question.right.ok_or_else(missing)?.answer))
 }
 
-/// The accuracy on a group of questions, beside the majority baselines.
+/// The accuracy on a group of questions, with the majority baselines.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// The type of the questions.
@@ -63,7 +63,7 @@ pub struct Group {
     pub majority_answer: String,
     /// The share answered right by `majority_answer`.
     pub majority: Score,
-    /// The share answered right by the most frequent answer to the very text of each question.
+    /// The share answered right by the most frequent answer to the exact text of each question.
     pub question_majority: Score,
 }
 
@@ -133,12 +133,12 @@ struct Judged {
 
 /// Asks the questions of `dataset` (one per sample, see [`open`]) and compares the answers.
 ///
-/// `answer` is called with equally many images and questions and returns an answer to each. Questions without a
-/// right answer are asked and not scored.
+/// `answer` is called with equally many images and questions and returns an answer to each.
+/// Questions without a right answer are asked and not scored.
 ///
 /// # Errors
-/// Those of `answer`; if more samples than [`data::DEFAULT_TOLERANCE`], and more than one, are unreadable or lack
-/// question or image.
+/// Those of `answer`; if more samples than [`data::DEFAULT_TOLERANCE`], and more than one, are
+/// unreadable or lack question or image.
 pub fn evaluate(
     dataset: &dyn Dataset,
     extent: Extent,
@@ -257,10 +257,10 @@ fn groups(judged: &[Judged], majority: &Majority) -> (Group, Vec<Group>) {
 }
 
 impl VqaScores {
-    /// The scores as a report on the data set called `dataset`: with several annotators `vqa_official` and
-    /// `vqa_evalai`, over all and by the type of question and answer; then `exact_match` and the baselines
-    /// `majority_answer` and `question_majority`, and the same by type as `exact_match/TYPE`. No scores if no right
-    /// answer is known.
+    /// The scores as a report on the data set called `dataset`: with several annotators
+    /// `vqa_official` and `vqa_evalai`, over all and by the type of question and answer; then
+    /// `exact_match` and the baselines `majority_answer` and `question_majority`, and the same by
+    /// type as `exact_match/TYPE`. No scores if no right answer is known.
     pub fn report(self, dataset: &str) -> Report {
         let mut scores = self.annotator_scores();
         let mut put = |group: &Group, suffix: &str| {

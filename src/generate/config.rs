@@ -1,8 +1,8 @@
 //! The settings of generation: the content of `generation_config.json`.
 //!
-//! The keys are Hugging Face's (`temperature`, `top_p`, `top_k`, `repetition_penalty`,
-//! `do_sample`, `guidance_scale`, `max_new_tokens`, `eos_token_id`); `image`, `modality`, `seed`,
-//! `candidates` and `image_guidance_scale` are ours. Unknown keys are ignored. Defaults are the
+//! The keys are Hugging Face's (`temperature`, `top_p`, `top_k`, `repetition_penalty`, `do_sample`,
+//! `guidance_scale`, `max_new_tokens`, `eos_token_id`); `image`, `modality`, `seed`, `candidates`
+//! and `image_guidance_scale` are this project's. Unknown keys are ignored. Defaults are the
 //! original release's: without `do_sample` ids are sampled, where Hugging Face would be greedy.
 
 use serde::{Deserialize, Serialize};
@@ -12,11 +12,11 @@ use super::modality::GenerationMode;
 use super::sampling_config::{SamplingConfig, SamplingKeys};
 use crate::error::{Error, Result};
 
-/// The most ids of a caption or an answer unless settings say otherwise: one that does not end would
-/// keep its batch waiting and need memory for a whole context.
+/// Default maximum number of ids in a caption or an answer: one that does not end would delay its
+/// batch and need memory for the whole context.
 pub const LONGEST_ANSWER: usize = 256;
 
-/// All settings of generation, given a model and a prompt.
+/// All settings of generation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Keys", into = "Keys")]
 pub struct GenerationConfig {
@@ -34,10 +34,11 @@ pub struct GenerationConfig {
     pub candidates: usize,
     /// Seed of the first request; request `i` of a batch uses `seed + i`.
     pub seed: u64,
-    /// The most ids to add to a prompt, image blocks included; `None`: as many as the context holds.
-    /// An image that the prompt or [`GenerationMode::ImageOnly`] asks for is always completed.
+    /// Maximum number of ids to add to a prompt, image blocks included; `None` for as many as the
+    /// context holds. An image that the prompt or [`GenerationMode::ImageOnly`] asks for is always
+    /// completed.
     pub max_new_tokens: Option<usize>,
-    /// What may be produced.
+    /// What may be generated.
     pub mode: GenerationMode,
     /// Ids that end a request, in addition to the vocabulary's end-of-text.
     pub stop_ids: Vec<u32>,

@@ -1,4 +1,4 @@
-//! The rows of a cache: which ids each one is fed at every step.
+//! The rows of a cache, and the ids that each one is fed at every step.
 
 use super::guidance::{Branch, Guidance};
 use super::language_model::LanguageModel;

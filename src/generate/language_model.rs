@@ -6,13 +6,13 @@ use crate::error::Result;
 ///
 /// Logits are on the host, so the generator needs no tensor type and tests can use a scripted model.
 pub trait LanguageModel {
-    /// What the model keeps of the ids that it has seen: keys and values.
+    /// The keys and values of the ids that the model has processed.
     type Cache;
 
     /// The number of logits per row; at least the number of ids in the vocabulary.
     fn vocab_size(&self) -> usize;
 
-    /// The most ids that a row can hold, prompt and continuation together.
+    /// Maximum number of ids in a row, prompt and continuation together.
     fn context(&self) -> usize;
 
     /// An empty cache for `batch` rows and `capacity` columns, allocated at once.

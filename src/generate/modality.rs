@@ -1,22 +1,22 @@
 //! Which id may follow: a state machine over text and image blocks, without tensors.
 //!
 //! An image is `begin-image`, one image id per code, `end-image`; in Lumina-mGPT's layout the
-//! height and width come first and an id ends every row. In text, text ids and stop ids are
-//! allowed and, if a whole block still fits, begin-image: padding, begin-of-text, placeholders and
-//! reserved names are never drawn. Rules and names are the original release's
-//! (`chameleon/inference/chameleon.py`); it wants one more id to fit than the block, where we let a
-//! row end with the image.
+//! height and width come first and an id ends every row. In text, text ids and stop ids are allowed
+//! and, if a whole block still fits, begin-image: padding, begin-of-text, placeholders and reserved
+//! names are never drawn. Rules and names are the original release's
+//! (`chameleon/inference/chameleon.py`); it requires room for one id after the block, whereas here
+//! a row may end with the image.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::tokenize::{ImageBlocks, TokenClass, Vocabulary};
 
-/// What a request may produce.
+/// What a request may generate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GenerationMode {
-    /// Text and images as the model likes.
+    /// Text and images, as the model decides.
     #[default]
     Auto,
     /// Text only: no image is begun.
@@ -27,7 +27,7 @@ pub enum GenerationMode {
     ImageOnly,
 }
 
-/// The position of a row's end in its grammar.
+/// State of a row: what may follow its last id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ModalityState {
     /// Between images.
@@ -174,7 +174,7 @@ impl ModalityRules {
         remaining - if line > columns { remaining.div_ceil(line) } else { 0 }
     }
 
-    /// The fewest ids that complete the open image or, in text, the next one.
+    /// Minimum number of ids that complete the open image or, in text, the next one.
     pub fn least_to_complete(&self, state: ModalityState) -> usize {
         let end = usize::from(self.mode != GenerationMode::ImageOnly);
         let (smallest_rows, smallest_columns) = self.blocks.smallest();
@@ -272,7 +272,7 @@ impl ModalityRules {
         &self.blocks
     }
 
-    /// What a request may produce.
+    /// What a request may generate.
     pub fn mode(&self) -> GenerationMode {
         self.mode
     }

@@ -1,4 +1,4 @@
-//! Settings and prompts of published models, for checkpoints that come without.
+//! Settings and prompts of published models, for checkpoints without their own.
 
 use serde_json::{Map, Value, json};
 

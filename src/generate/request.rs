@@ -1,4 +1,4 @@
-//! What goes into generation and what comes out of it.
+//! Requests, events and results of generation.
 
 use vq_tokenizer::Codes;
 

@@ -15,7 +15,7 @@ pub(super) struct Row {
     /// The position of the last begin-image id.
     pub(super) block_start: usize,
     pub(super) state: ModalityState,
-    /// The most ids that this row may have.
+    /// Maximum number of ids in this row.
     pub(super) limit: usize,
     pub(super) rng: ChaCha8Rng,
     pub(super) images: Vec<Codes>,
@@ -38,7 +38,7 @@ impl Row {
         let state = rules.state_after(&ids)?;
         let len = ids.len();
         let image_only = rules.mode() == GenerationMode::ImageOnly;
-        // An image that was asked for is completed whatever max_new_tokens says.
+        // A requested image is completed regardless of max_new_tokens.
         let needed = match state {
             ModalityState::Text if !image_only => 1,
             _ => rules.least_to_complete(state),
@@ -65,7 +65,7 @@ impl Row {
         self.limit - self.ids.len()
     }
 
-    /// What was added to the prompt.
+    /// The continuation of the prompt.
     pub(super) fn finish(self) -> Generated {
         let ids = self.ids[self.prompt_len..].to_vec();
         Generated { ids, images: self.images, end: self.end }

@@ -7,9 +7,9 @@ use super::sampling::log_probability;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, KvCache, ModelConfig, ModelInput, mask};
 
-/// The most choices scored at one time.
+/// Maximum number of choices scored at once.
 const CHOICES: usize = 64;
-/// The most bytes of the caches of choices scored at one time, if more than one fits.
+/// Maximum size in bytes of the caches of choices scored at once; a single choice may exceed it.
 const CHOICE_BYTES: usize = 1 << 30;
 
 /// A model for decoding, with its configuration and device.
@@ -53,7 +53,7 @@ impl ServingCache {
 }
 
 impl ServingModel {
-    /// A server of `model`, whose weights are on `device`, outside autodiff.
+    /// Serves `model`, whose weights are on `device`, outside autodiff.
     pub fn new(config: ModelConfig, model: CausalLm, device: Device) -> Self {
         Self { config, model, device }
     }
@@ -79,7 +79,7 @@ impl ServingModel {
     /// Returns `seq` vectors of `vocab` logits.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the row is empty, longer than the context or holds an id out of range.
+    /// [`Error::Invalid`] if the row is empty, longer than the context or holds an id out of range.
     pub fn all_logits(&self, ids: &[u32]) -> Result<Vec<Vec<f32>>> {
         let seq = ids.len();
         self.check_len(seq, self.context(), "context")?;
@@ -97,7 +97,7 @@ impl ServingModel {
     /// computed once.
     ///
     /// # Errors
-    /// Those of [`all_logits`](Self::all_logits) for the prompt with a choice, or when a choice is empty.
+    /// Those of [`all_logits`](Self::all_logits) for the prompt with a choice, or if a choice is empty.
     pub fn log_probabilities(&self, prompt: &[u32], choices: &[Vec<u32>]) -> Result<Vec<f64>> {
         if choices.iter().any(Vec::is_empty) {
             return Err(Error::invalid("a choice is empty; each needs some text"));

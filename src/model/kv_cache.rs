@@ -65,7 +65,7 @@ impl KvCache {
         self.len == 0
     }
 
-    /// The most tokens a row can hold.
+    /// Maximum number of tokens per row.
     pub fn capacity(&self) -> usize {
         self.capacity
     }

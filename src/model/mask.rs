@@ -8,8 +8,8 @@ use super::spans::Spans;
 
 /// The visible keys of every query of a batch.
 ///
-/// All masks here show a query an interval of keys that ends with its own, less padding. They are stored
-/// as that; the matrix of booleans is only computed for kernels that need it.
+/// In every mask, a query sees an interval of keys that ends with its own, minus padding. Masks are
+/// stored as such intervals; the matrix of booleans is only computed for kernels that need it.
 #[derive(Clone, Debug)]
 pub struct Mask {
     /// The same as intervals.

@@ -1,4 +1,4 @@
-//! Questions about images, and captions of them, with examples in the prompt if wanted.
+//! Answers and captions, optionally with few-shot examples in the prompt.
 
 use image::RgbImage;
 use vq_tokenizer::Codes;
@@ -19,7 +19,7 @@ pub struct Shot {
     pub answer: String,
 }
 
-/// A prompt template about one image, after examples that are encoded once.
+/// A prompt template about one image, preceded by examples that are encoded once.
 #[derive(Debug)]
 pub struct Asking<'a> {
     pub(super) pipeline: &'a Pipeline,
@@ -29,8 +29,8 @@ pub struct Asking<'a> {
 }
 
 impl Pipeline {
-    /// Asks by the prompt template `template`, with `<image>`, `<sep>` and `{question}`, after the
-    /// examples in `shots`.
+    /// Asks with the prompt template `template`, which may contain `<image>`, `<sep>` and
+    /// `{question}`, after the examples in `shots`.
     ///
     /// # Errors
     /// If the template is malformed or has other fields, or an image cannot be encoded.

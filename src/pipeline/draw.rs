@@ -1,4 +1,4 @@
-//! Drawing images of texts.
+//! Images generated from texts.
 
 use image::RgbImage;
 use vq_tokenizer::Codes;

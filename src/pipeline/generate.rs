@@ -1,4 +1,4 @@
-//! Continuing a prompt with text and images.
+//! Continuations of a prompt with text and images.
 
 use image::RgbImage;
 

@@ -13,9 +13,9 @@ const RIGHT: f64 = 16.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 26.0;
 
-/// Most points of a line, which bounds the size of the page.
+/// Maximum number of points of a line, which bounds the size of the page.
 const POINTS: usize = 400;
-/// Most points of a curve that get a dot each.
+/// Maximum number of points of a curve that is drawn with dots.
 const DOTS: usize = 60;
 /// Ratio of the largest to the smallest loss or norm from which on the axis is logarithmic.
 const LOG_FROM: f64 = 5.0;

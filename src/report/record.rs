@@ -143,7 +143,7 @@ fn number(line: &Line, name: &str) -> Option<f64> {
     line.get(name)?.as_f64()
 }
 
-/// The metrics of `line`. In evaluations the rate is left out, as it is that of training.
+/// The metrics of `line`. In evaluations the rate is omitted, as it is that of training.
 fn metrics(line: &Line) -> impl Iterator<Item = (&String, f64)> {
     let trains = log::kind_of(line) == "train";
     line.iter()

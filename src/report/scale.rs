@@ -1,6 +1,6 @@
 //! Axes of charts: positions in pixels, ticks, and the format of numbers.
 
-/// Most ticks of an axis.
+/// Maximum number of ticks of an axis.
 const TICKS: usize = 7;
 
 /// An axis, which maps values to pixels.

@@ -3,8 +3,8 @@
 //! The layout is the original release's: prompt, separator, answer, separator, next prompt and so
 //! on, and end-of-text after the last answer. As in the paper's fine-tuning (arXiv 2405.09818,
 //! section 3.2), only answers are targets of the loss. So is the token that closes an answer (the
-//! separator, or end-of-text after the last one): by it the model learns to stop, and generation has
-//! to stop at either.
+//! separator, or end-of-text after the last one): from it the model learns to stop, so generation
+//! must stop at either.
 
 use super::processor::{EncodeOptions, Processor};
 use super::segment::{CodedSegment, TokenSequence};

@@ -16,7 +16,7 @@ pub const CODES_PER_UNIT: usize = 2;
 /// The number in the name of the id that ends a row of codes, `<reserved08799>`; a side of `n` units is
 /// `<reserved(8800 + n)>`.
 const NEW_LINE: usize = 8799;
-/// The most units of a side that are looked up.
+/// Maximum number of units of a side.
 const MOST_UNITS: usize = 128;
 
 /// The layout of image blocks.
@@ -76,7 +76,7 @@ impl ImageBlocks {
         Some((at + 1) * CODES_PER_UNIT)
     }
 
-    /// The most codes along a side.
+    /// Maximum number of codes along a side.
     pub fn longest_side(&self) -> usize {
         match &self.sizes {
             Some(sizes) => CODES_PER_UNIT * sizes.sides.len(),

@@ -1,9 +1,9 @@
-//! The seam between images, text and token ids: the only place that knows what an id means.
+//! Conversion between images, text and token ids; the only module that knows what an id means.
 //!
-//! Text becomes ids by byte-level BPE ([`TextTokenizer`]), codes of images become ids by the
-//! names of their tokens ([`Vocabulary`]), and [`Processor`] joins both into one sequence:
-//! `<s> text <racm3:break> codes <eoss> text </s>` (Chameleon, arXiv 2405.09818, section 2). The
-//! [`template`] language says where images, values and separators stand in a text.
+//! Text becomes ids by byte-level BPE ([`TextTokenizer`]), codes of images become ids by the names
+//! of their tokens ([`Vocabulary`]), and [`Processor`] joins both into one sequence: `<s> text
+//! <racm3:break> codes <eoss> text </s>` (Chameleon, arXiv 2405.09818, section 2). The [`template`]
+//! language places images, values and separators in a text.
 
 mod byte_level;
 mod chat;

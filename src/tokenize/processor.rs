@@ -154,7 +154,7 @@ impl Processor {
     }
 
     /// The segments of `ids`: the inverse of [`Processor::encode`], except that adjacent texts are
-    /// joined and empty ones left out.
+    /// joined and empty ones omitted.
     ///
     /// Padding and begin-of-text at the start are dropped; any other control token becomes a
     /// special segment. At the end, an image without end-image is accepted if it has all its codes,

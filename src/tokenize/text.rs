@@ -190,7 +190,7 @@ impl TextTokenizer {
         self.hidden.get(id as usize).copied().unwrap_or(true)
     }
 
-    /// The text of `ids`; control and image tokens are left out, and invalid UTF-8 becomes U+FFFD.
+    /// The text of `ids`; control and image tokens are omitted, and invalid UTF-8 becomes U+FFFD.
     ///
     /// # Errors
     /// If an id is beyond the vocabulary.

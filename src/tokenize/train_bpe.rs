@@ -39,7 +39,7 @@ const BLANKS: &str = "([\\t\\n]|    |  )";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BpeConfig {
-    /// The number of ids, exactly, whatever the corpus yields.
+    /// The exact number of ids, whatever the corpus yields.
     pub vocab_size: usize,
     /// The number of codes of the image tokenizer, at least 1.
     pub num_codes: usize,
@@ -186,7 +186,7 @@ fn splitting() -> tokenizers::Result<PreTokenizerWrapper> {
 }
 
 /// The words of `text` that merges are learned from, in byte-level characters. Words that contain
-/// the name of an image token are left out: a merge that spelled it would take that token's id.
+/// the name of an image token are skipped: a merge that spelled it would take that token's id.
 /// Names of control tokens cannot be learned, as their brackets are split off.
 fn words(splitting: &PreTokenizerWrapper, text: &str) -> tokenizers::Result<Vec<String>> {
     let mut pieces = PreTokenizedString::from(text);

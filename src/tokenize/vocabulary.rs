@@ -1,6 +1,6 @@
 //! The meaning of ids: codes of images, control tokens, text.
 //!
-//! Everything goes by token *name*. In the original release the id of a code is `4 + code`, but a
+//! Tokens are identified by *name*. In the original release the id of a code is `4 + code`, but a
 //! vocabulary may order them differently, so the offset is never assumed.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! The networks beside an image tokenizer that take part in its loss: a discriminator, a head that
-//! reads words from the latents, and a perceptual distance.
+//! The auxiliary networks of an image tokenizer's loss: a discriminator, a head that predicts words
+//! from the latents, and a perceptual distance.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use super::trained::{NotFinite, Trained};
 use crate::error::{Error, Result};
 use crate::report::Metrics;
 
-/// Those networks that a recipe asks for, with the weights of their losses.
+/// The auxiliary networks that a recipe asks for, with the weights of their losses.
 pub(super) struct AuxiliaryNetworks {
     adversarial: AdversarialConfig,
     discriminator: Option<Trained<Discriminator>>,
@@ -122,12 +122,12 @@ impl AuxiliaryNetworks {
         Ok(vec![("critic_real".into(), real), ("critic_fake".into(), fake)])
     }
 
-    /// The running averages of the discriminator's logits, part of the state of a run.
+    /// The moving averages of the discriminator's logits, part of the state of a run.
     pub(super) fn lecam(&self) -> &Lecam {
         &self.lecam
     }
 
-    /// About the size of the networks in a checkpoint, in bytes.
+    /// Approximate size of the networks in a checkpoint, in bytes.
     pub(super) fn checkpoint_bytes(&self) -> u64 {
         let discriminator = self.discriminator.as_ref().map_or(0, Trained::checkpoint_bytes);
         discriminator + self.semantic.as_ref().map_or(0, |(head, _)| head.checkpoint_bytes())

@@ -13,10 +13,10 @@ use super::trained::Trained;
 
 /// Path of the codebook among the model's parameters.
 const PATH: &str = "quantize.embedding.weight";
-/// Latents per code that the codebook starts from.
+/// Latents per code from which the codebook is initialised.
 const LATENTS_PER_CODE: usize = 4;
 
-/// The state of those updates.
+/// The state of these updates.
 pub(super) struct Codebook {
     config: VqConfig,
     start: CodebookStart,
@@ -24,7 +24,7 @@ pub(super) struct Codebook {
 }
 
 impl Codebook {
-    /// For the tokenizer of `recipe`.
+    /// The state before the first step of `recipe`.
     pub(super) fn new(recipe: &VqRecipe) -> Self {
         Self {
             config: recipe.model.clone(),
@@ -33,7 +33,7 @@ impl Codebook {
         }
     }
 
-    /// Latents that [`Self::start`] needs.
+    /// Number of latents that [`Self::start`] needs.
     pub(super) fn num_starting_latents(&self) -> usize {
         LATENTS_PER_CODE * self.config.num_embeddings
     }
@@ -68,12 +68,12 @@ impl Codebook {
         model.forget_rows(PATH, &revived);
     }
 
-    /// Codes that the last step did not use.
+    /// Number of codes that the last step did not use.
     pub(super) fn unused(&self) -> usize {
         self.maintenance.unused()
     }
 
-    /// What a resumed run needs.
+    /// The state that a resumed run needs.
     pub(super) fn state(&self) -> &CodebookMaintenance {
         &self.maintenance
     }
@@ -90,7 +90,7 @@ pub(super) fn latents(model: &VqModel, groups: &[Group]) -> Vec<Tensor<4>> {
     groups.iter().map(|group| model.latents(group.pixels.clone().inner())).collect()
 }
 
-/// Latent vectors in `latents`.
+/// Number of latent vectors in `latents`.
 pub(super) fn num_latents(latents: &[Tensor<4>]) -> usize {
     let positions = |latents: &Tensor<4>| {
         let [images, _, height, width] = latents.dims();

@@ -18,7 +18,7 @@ pub(super) struct Gathered {
     terms: Metrics,
     codes: Vec<Tensor<3, Int>>,
     latents: Vec<Tensor<4>>,
-    /// What the discriminator learns from, with its weight.
+    /// The discriminator's batches with their weights.
     adversarial: Vec<(AdversarialBatch, f64)>,
 }
 
@@ -78,8 +78,8 @@ impl Gathered {
         [self.total, -10.0 * (self.squared_error / 4.0).log10()]
     }
 
-    /// The terms of the loss, and what the discriminator learns from: images and reconstructions,
-    /// each group with its weight.
+    /// The terms of the loss, and the discriminator's batches: images and reconstructions, each
+    /// group with its weight.
     pub(super) fn into_parts(self) -> (Metrics, Vec<(AdversarialBatch, f64)>) {
         (self.terms, self.adversarial)
     }

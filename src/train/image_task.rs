@@ -29,7 +29,7 @@ use crate::error::Result;
 use crate::files::{read_json, write_json};
 use crate::report::Metrics;
 
-/// What a resumed run needs beside weights and moments.
+/// State of a resumed run besides weights and moments.
 #[derive(Serialize, Deserialize)]
 struct State {
     cursor: Cursor,

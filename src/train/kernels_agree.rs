@@ -1,5 +1,5 @@
-//! Training on the composed operations beside training on the kernels: the whole model, its loss, its
-//! gradients and its optimizer.
+//! Compares training on the composed operations with training on the kernels: the whole model, its
+//! loss, its gradients and its optimizer.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -18,7 +18,7 @@ use crate::model::{CausalLm, ModelConfig, ModelInput, mask};
 /// Largest difference of a tensor, relative to the largest magnitude in it.
 const TOLERANCE: f32 = 1e-5;
 
-/// More than a block of the attention, and no multiple of a vector.
+/// Longer than an attention block, and no multiple of a vector's length.
 const SEQ: usize = 83;
 const ROWS: usize = 2;
 const STEPS: usize = 3;

@@ -1,4 +1,4 @@
-//! What a checkpoint of a language-model run holds beside weights and optimizer state.
+//! What a checkpoint of a language-model run holds besides weights and optimizer state.
 
 use std::path::Path;
 
@@ -36,7 +36,7 @@ impl LanguageState {
     /// Reads the state of the checkpoint `dir` for a run with the tokenizers of digest `tokenizer`.
     ///
     /// # Errors
-    /// Those of the file; [`Error::File`] when the checkpoint has other tokenizers.
+    /// Those of the file; [`Error::File`] if the checkpoint has other tokenizers.
     pub(super) fn load(dir: &Path, tokenizer: &str) -> Result<Self> {
         let state: Self = read_json(&dir.join(TRAINER_DIR).join(FILE))?;
         if !state.tokenizer.is_empty() && state.tokenizer != tokenizer {

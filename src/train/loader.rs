@@ -11,19 +11,19 @@ use super::objective::NextTokenBatch;
 use crate::data::{DocumentStream, StreamState};
 use crate::error::{Error, Result};
 
-/// Batches prefetched at least.
+/// Minimum number of prefetched batches.
 const PREFETCHED: usize = 4;
 
 type Loaded = Result<(NextTokenBatch, StreamState)>;
 
-/// A [`DocumentStream`] read on a thread of its own.
+/// A [`DocumentStream`] that is read on a separate thread.
 #[derive(Debug)]
 pub struct Loader {
     labels: Vec<String>,
     /// State of the stream after the last batch that was taken.
     state: StreamState,
     waited: Duration,
-    /// Batches prefetched at most.
+    /// Maximum number of prefetched batches.
     depth: usize,
     /// Absent after a failed [`restore`](Self::restore).
     worker: Option<Worker>,
@@ -36,10 +36,10 @@ struct Worker {
 }
 
 impl Loader {
-    /// Starts prefetching: as many batches as a step takes at once, `per_step`, or a few.
+    /// Starts prefetching; `per_step` is the number of batches that a step takes at once.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the system refuses a thread.
+    /// [`Error::Invalid`] if the system refuses a thread.
     pub fn new(stream: DocumentStream, per_step: usize) -> Result<Self> {
         let (labels, state) = (stream.labels().to_vec(), stream.state());
         let depth = per_step.max(PREFETCHED);
@@ -74,7 +74,7 @@ impl Loader {
     /// Continues from `state`, skipping the next `skip` batches.
     ///
     /// # Errors
-    /// When the data or the batch shape have changed since; those of the data.
+    /// If the data or the batch shape have changed since; those of the data.
     pub fn restore(&mut self, state: &StreamState, skip: u64) -> Result<()> {
         let stopped = || Error::invalid("the thread that makes batches has failed");
         let Worker { batches, thread } = self.worker.take().ok_or_else(stopped)?;

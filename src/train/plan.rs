@@ -1,4 +1,4 @@
-//! Length and rhythm of a run.
+//! Length, intervals and schedule of a run.
 
 use super::config::RunConfig;
 use super::safety::SafetyConfig;
@@ -7,11 +7,11 @@ use super::schedule::ScheduleConfig;
 /// The sections of a recipe that the training loop follows.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
-    /// Name, length and rhythm.
+    /// Name, length and intervals.
     pub run: &'a RunConfig,
     /// The learning rate over time.
     pub schedule: &'a ScheduleConfig,
-    /// What to do after bad steps.
+    /// Handling of bad steps.
     pub safety: &'a SafetyConfig,
     /// The learning rate that the schedule's factor multiplies.
     pub peak_lr: f64,

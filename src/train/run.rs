@@ -115,7 +115,7 @@ struct Rewind {
     times: usize,
 }
 
-/// What follows a step.
+/// The action after a step.
 enum Next {
     Continue,
     /// To a checkpoint of at most `good` steps, for `reason`.
@@ -158,7 +158,7 @@ impl<T: Task> Loop<'_, T> {
         Ok(evaluation)
     }
 
-    /// Makes, judges and reports one step.
+    /// Takes, checks and reports one step.
     fn step(&mut self, step: usize, lr: f64) -> Result<Next> {
         let begun = Instant::now();
         let stepped = match self.task.step(step, lr) {

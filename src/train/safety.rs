@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Latest losses that a spike is measured against.
+/// Number of recent losses that a loss is compared with.
 const WINDOW: usize = 128;
-/// Losses needed before anything counts as a spike.
+/// Number of losses needed before anything counts as a spike.
 const FEWEST: usize = 32;
 /// Standard deviation of a normal distribution per median absolute deviation.
 const TO_STANDARD_DEVIATION: f64 = 1.4826;
-/// Lower bound of the deviation as a share of the median, because anything would be a spike of a loss
-/// that hardly moves.
+/// Lower bound of the deviation as a share of the median, because otherwise any change of a nearly
+/// constant loss would be a spike.
 const LEAST_DEVIATION: f64 = 0.01;
 
-/// What to do after bad steps.
+/// Handling of bad steps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SafetyConfig {

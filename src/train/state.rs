@@ -43,7 +43,7 @@ pub(super) struct Checkpoints<'a> {
 }
 
 impl<'a> Checkpoints<'a> {
-    /// Those in the folder `run`.
+    /// The checkpoints in the directory `run`.
     pub(super) fn new(run: &'a Path, config: &'a RunConfig) -> Self {
         Self { run, config }
     }

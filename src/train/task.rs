@@ -1,4 +1,4 @@
-//! What the training loop trains.
+//! The interface between the training loop and what it trains.
 
 use std::path::Path;
 
@@ -56,7 +56,7 @@ pub trait Task {
         None
     }
 
-    /// About the size of a checkpoint in bytes.
+    /// Approximate size of a checkpoint in bytes.
     fn checkpoint_bytes(&self) -> u64 {
         0
     }

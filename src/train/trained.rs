@@ -12,7 +12,7 @@ use super::optimizer::Optimizer;
 use super::optimizer_config::OptimizerConfig;
 use crate::error::{Error, Result};
 
-/// Directory of a checkpoint that holds what only training needs.
+/// Directory of a checkpoint with the files that only training needs.
 pub(super) const TRAINER_DIR: &str = "trainer";
 /// Weight file that a checkpoint releases: averages where there are any.
 const RELEASED: &str = "model.safetensors";
@@ -21,7 +21,7 @@ const RELEASED: &str = "model.safetensors";
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error("the {quantity} is {value}")]
 pub struct NotFinite {
-    /// What was computed, such as `loss`.
+    /// The name of the quantity, such as `loss`.
     pub quantity: &'static str,
     /// Its value.
     pub value: f64,
@@ -31,7 +31,7 @@ pub struct NotFinite {
 ///
 /// A step is [`add`](Self::add) once per micro-batch, then [`apply`](Self::apply).
 pub struct Trained<M> {
-    /// Names the files of an auxiliary module, which no other part of a checkpoint holds.
+    /// Name of the files of an auxiliary module; `None` for the module that checkpoints release.
     name: Option<&'static str>,
     module: Slot<M>,
     gradients: GradientsAccumulator<M>,
@@ -143,18 +143,18 @@ impl<M: Module> Trained<M> {
         }
     }
 
-    /// About the bytes that weights, two moments and averages take in a checkpoint.
+    /// Approximate bytes that weights, two moments and averages take in a checkpoint.
     pub fn checkpoint_bytes(&self) -> u64 {
         let shapes = tensor_files::shapes(self.module());
         let count: usize = shapes.values().map(|shape| shape.iter().product::<usize>()).sum();
         (4 * count * (3 + usize::from(self.average.is_some()))) as u64
     }
 
-    /// Writes to the checkpoint `dir` what [`Self::restore`] needs beside the
+    /// Writes to the checkpoint `dir` what [`Self::restore`] needs besides the
     /// [released](Self::released) weights, which the caller writes.
     ///
     /// # Errors
-    /// [`Error::Io`] when a file cannot be written.
+    /// [`Error::Io`] if a file cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
         let trainer = dir.join(TRAINER_DIR);
         std::fs::create_dir_all(&trainer).map_err(Error::io(&trainer))?;
@@ -196,7 +196,7 @@ impl<M: Module> Trained<M> {
     }
 }
 
-/// A value that functions of it replace without a copy.
+/// A value that a function can replace without copying it.
 struct Slot<M>(Option<M>);
 
 impl<M> Slot<M> {
@@ -237,7 +237,7 @@ mod tests {
         trained.add(GradientsParams::from_grads(loss.backward(), trained.module()));
     }
 
-    /// The weights and what is released of them.
+    /// The current and the released weights.
     fn tensors(trained: &Trained<Linear>) -> [NamedTensors; 2] {
         [tensor_files::collect(trained.module()), tensor_files::collect(&trained.released())]
     }

@@ -1,4 +1,4 @@
-//! Floats from one number format to another, piece by piece.
+//! Conversion of floats between number formats, piece by piece.
 
 use std::io::Read;
 

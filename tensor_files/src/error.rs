@@ -1,4 +1,4 @@
-//! What can go wrong with files of tensors, each with the file, tensor or value at fault.
+//! The errors of tensor files; each names the file, tensor or value at fault.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub enum Error {
     Io {
         /// The file at fault.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// A file is no safetensors file, or a damaged one.
@@ -33,7 +33,7 @@ pub enum Error {
         /// The error of the parser that refused the header.
         source: Option<Cause>,
     },
-    /// A tensor that was asked for does not exist.
+    /// A requested tensor does not exist.
     #[error("{}: there is no tensor {name}", path.display())]
     NoTensor {
         /// The file that lacks it.
@@ -74,7 +74,7 @@ pub enum Error {
     Invalid {
         /// What is wrong, and what is allowed; the text of `source` included.
         message: String,
-        /// The error underneath.
+        /// The underlying error.
         source: Option<Cause>,
     },
     /// An error of a [`TensorSource`](crate::TensorSource) outside this crate.
@@ -83,7 +83,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::Io`] for `path`; made for `map_err`.
+    /// An [`Error::Io`] for `path`, for use with `map_err`.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         move |source| Self::Io { path: path.to_owned(), source }
     }
@@ -93,7 +93,7 @@ impl Error {
         Self::Invalid { message: message.into(), source: None }
     }
 
-    /// An [`Error::Invalid`] that reads `context: source`; made for `map_err`.
+    /// An [`Error::Invalid`] that reads `context: source`, for use with `map_err`.
     pub(crate) fn because<E: Into<Cause>>(context: impl fmt::Display) -> impl FnOnce(E) -> Self {
         move |source| {
             let source = source.into();

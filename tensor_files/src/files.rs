@@ -57,7 +57,7 @@ impl WeightFiles {
     /// Reads the header of the safetensors file at `path`.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read; [`Error::Damaged`] when it is truncated or its header
+    /// [`Error::Io`] if the file cannot be read; [`Error::Damaged`] if it is truncated or its header
     /// is malformed, naming the tensor at fault.
     pub fn open(path: &Path) -> Result<Self> {
         let mut files = Self::default();
@@ -68,7 +68,7 @@ impl WeightFiles {
     /// Reads the header of one more file.
     ///
     /// # Errors
-    /// As [`open`](Self::open); [`Error::Duplicate`] when an earlier file holds one of its tensors.
+    /// As [`open`](Self::open); [`Error::Duplicate`] if an earlier file holds one of its tensors.
     pub fn add(&mut self, path: &Path) -> Result<()> {
         let Header { start, tensors, metadata } = Header::read(path)?;
         self.metadata.extend(metadata);
@@ -138,7 +138,7 @@ impl WeightFiles {
     /// The tensor called `name` as it is stored.
     ///
     /// # Errors
-    /// [`Error::NoTensor`]; [`Error::Io`] when it cannot be read.
+    /// [`Error::NoTensor`]; [`Error::Io`] if it cannot be read.
     pub fn stored(&self, name: &str) -> Result<StoredTensor> {
         let place = self.place(name)?;
         let mut bytes = vec![0; place.num_bytes()];

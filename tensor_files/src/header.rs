@@ -13,7 +13,7 @@ use crate::error::{Cause, Error, Result};
 /// Longest header that is read, in bytes: the format's own limit.
 const MAX_LEN: u64 = 100_000_000;
 
-/// What a safetensors file holds.
+/// The content of a safetensors header.
 pub(crate) struct Header {
     /// Byte of the file at which the data begins.
     pub start: u64,
@@ -27,7 +27,7 @@ impl Header {
     /// The header of the file at `path`.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Damaged`] when the header is malformed or the data has another size.
+    /// [`Error::Io`]; [`Error::Damaged`] if the header is malformed or the data has another size.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io(path))?;
         let size = file.metadata().map_err(Error::io(path))?.len();

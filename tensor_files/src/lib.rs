@@ -8,11 +8,11 @@
 //! is used in the mapped file; another is converted piece by piece into its final memory. Either way a
 //! weight is never in memory twice.
 //!
-//! Why not `burn-store` 0.22.1: measured on 64 matrices of 4096x4096 in bfloat16 (2.1 GB) on two cores, it
-//! loads them in 4.3 s with a peak of 4.2 GB, this crate in 0.5 ms with 5 MB, because its safetensors store
-//! copies every tensor out of the mapping. It also parses the header again for each tensor, loads only the
-//! file's number format, opens one file, reads no metadata, refuses a file that holds any float8, and
-//! does not hand on bytes as they are stored.
+//! Why not `burn-store` 0.22.1: measured on 64 matrices of 4096x4096 in bfloat16 (2.1 GB) on two
+//! cores, it loads them in 4.3 s with a peak of 4.2 GB, this crate in 0.5 ms with 5 MB, because its
+//! safetensors store copies every tensor out of the mapping. It also parses the header again for
+//! each tensor, loads only the file's number format, opens one file, reads no metadata, refuses a
+//! file that holds any float8, and does not return bytes as they are stored.
 //!
 //! ```
 //! use burn::module::{Module, Param};

@@ -57,7 +57,7 @@ struct Loader<'a, S> {
     source: &'a mut S,
     dtype: FloatDType,
     path: ParamPath,
-    /// Names of the source that no parameter has had so far.
+    /// Names in the source that no parameter has used so far.
     unused: BTreeSet<String>,
     mismatch: Mismatch,
     /// The first tensor that could not be read; no other is read after it.

@@ -17,7 +17,7 @@ pub type MappedFile = Bytes;
 /// The content of the file at `path`, mapped read-only for as long as a part of it is in use.
 ///
 /// # Errors
-/// [`Error::Io`] when it cannot be opened or mapped.
+/// [`Error::Io`] if it cannot be opened or mapped.
 pub fn map_file(path: &Path) -> Result<MappedFile> {
     let file = File::open(path).map_err(Error::io(path))?;
     // SAFETY: the mapped bytes change only if another program writes into the file. Checkpoints are never

@@ -27,7 +27,7 @@ impl ParamPath {
     }
 }
 
-/// Whether `container_type` is how Burn's derived visits announce the variant of an enum.
+/// Whether `container_type` names a variant of an enum, as Burn's derived visitors report it.
 fn is_variant(container_type: &str) -> bool {
     container_type.starts_with("Enum:")
 }

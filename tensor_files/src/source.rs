@@ -1,4 +1,4 @@
-//! Where a module's tensors come from.
+//! Sources of a module's tensors.
 
 use burn::tensor::{FloatDType, TensorData};
 
@@ -15,7 +15,7 @@ pub trait TensorSource {
     /// Called at most once for each name.
     ///
     /// # Errors
-    /// When it cannot be read, or holds no floats.
+    /// If it cannot be read, or holds no floats.
     fn tensor(&mut self, name: &str, dtype: FloatDType) -> Result<Option<TensorData>>;
 }
 

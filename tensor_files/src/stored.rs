@@ -22,7 +22,7 @@ impl StoredTensor {
     /// The values in `dtype`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when they are no floats of 16 or 32 bits, or too few for the shape.
+    /// [`Error::Invalid`] if they are no floats of 16 or 32 bits, or too few for the shape.
     pub fn to_data(&self, dtype: FloatDType) -> Result<TensorData> {
         let bytes = self.bytes.as_slice();
         match read_as(bytes, self.dtype, &self.shape, dtype) {

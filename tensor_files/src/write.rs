@@ -1,4 +1,4 @@
-//! Tensors into safetensors files: one by one as they are stored, or all at once from f32.
+//! Writing of safetensors files: tensors one by one as they are stored, or all at once from f32.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,11 +21,11 @@ pub type TensorInfo = (String, Dtype, Vec<usize>);
 
 /// Writes `tensors` to the safetensors file `path` in their order.
 ///
-/// `bytes` returns the values of a tensor by its name, row-major and little-endian; they are written and
-/// dropped before the next tensor is asked for.
+/// `bytes` returns the values of a tensor by its name, row-major and little-endian; they are
+/// written and dropped before the next tensor is requested.
 ///
 /// # Errors
-/// [`Error::Io`] when the file cannot be written; [`Error::Invalid`] when `bytes` returns another length
+/// [`Error::Io`] if the file cannot be written; [`Error::Invalid`] if `bytes` returns another length
 /// than format and shape need; those of `bytes`. The file may be incomplete then.
 pub fn write_file<E: From<Error>>(
     path: &Path,
@@ -76,7 +76,7 @@ fn len(dtype: Dtype, shape: &[usize]) -> usize {
 /// The bytes of a safetensors file that holds `tensors` in `dtype`, with `metadata` in its header.
 ///
 /// # Errors
-/// [`Error::Invalid`] when the format cannot hold the tensors.
+/// [`Error::Invalid`] if the format cannot hold the tensors.
 pub fn to_bytes(
     tensors: &NamedTensors,
     dtype: StoredDtype,

@@ -1,4 +1,4 @@
-//! Views of a data set: exploded, grouped, counted and summarized.
+//! Views of a data set: exploded, grouped, counted and summarised.
 
 use std::fs;
 use std::path::PathBuf;

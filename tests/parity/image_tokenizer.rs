@@ -84,7 +84,7 @@ fn decoded(
     });
 }
 
-/// Encodes and decodes the image beside the release in `dir` with the imported image tokenizer.
+/// Encodes and decodes the image next to the release in `dir` with the imported image tokenizer.
 pub fn check_vqgan(table: &mut Table, title: &str, dir: &Path, imported: &Path) {
     let Some(values) = expected(dir) else { return };
     let checkpoint = Checkpoint::open(imported, &device()).unwrap();

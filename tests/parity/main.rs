@@ -1,8 +1,8 @@
-//! Every case of a folder of reference values, one line each: `tests/parity.sh DIR`.
+//! Every case of a directory of reference values, one line each: `tests/parity.sh DIR`.
 //!
-//! The folder is written by `tests/fixtures/make_hf_fixtures.py`, with any seed and shapes; the default is
-//! the committed part of one, so that `cargo test` runs the same code. The tolerances are those of the
-//! folder's README.
+//! The directory is written by `tests/fixtures/make_hf_fixtures.py`, with any seed and shapes; the
+//! default is the committed part of one, so that `cargo test` runs the same code. The tolerances
+//! are those of the directory's README.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program that prints a table")]
 
 mod bfloat16;
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     if table.failed == 0 && table.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The expected values beside a model, if they are there.
+/// The expected values next to a model, if they are there.
 fn expected(dir: &Path) -> Option<Values> {
     let path = dir.join("expected.safetensors");
     path.is_file().then(|| Values::open(&path))

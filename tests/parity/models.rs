@@ -57,7 +57,7 @@ fn visible(values: &[f32], shown: &[Vec<bool>]) -> Vec<f32> {
     rows.filter(|(_, shown)| *shown).flat_map(|(row, _)| row.to_vec()).collect()
 }
 
-/// Compares the checkpoint in `dir` with the values beside the model in `reference`.
+/// Compares the checkpoint in `dir` with the values next to the model in `reference`.
 pub fn check(table: &mut Table, title: &str, dir: &Path, reference: &Path) {
     let Some(values) = expected(reference) else { return };
     if !dir.join("config.json").is_file() {

@@ -1,7 +1,8 @@
 //! The shape of an image tokenizer: Hugging Face's `vq_config` keys and their defaults.
 //!
-//! Source: `ChameleonVQVAEConfig` of transformers; the older names are those of taming-transformers'
-//! `ddconfig`, which configuration files of the first releases still carry beside the new ones.
+//! Source: `ChameleonVQVAEConfig` of transformers; the older names are those of
+//! taming-transformers' `ddconfig`, which configuration files of the first releases have besides
+//! the new ones.
 
 use std::path::Path;
 
@@ -13,7 +14,8 @@ use crate::quantizer::QuantizerConfig;
 /// The default of [`VqConfig::norm_groups`].
 pub const NORM_GROUPS: usize = 32;
 
-/// The shape of a [`VqModel`](crate::VqModel); absent keys take the values of the released Chameleon tokenizer.
+/// The shape of a [`VqModel`](crate::VqModel); absent keys take the values of the released
+/// Chameleon tokenizer.
 ///
 /// Old key names (`ch`, `ch_mult`, `n_embed`, `z_channels`, `double_z`, `out_ch`) are read if the new
 /// one is absent; unknown keys are ignored, because other programs write to the same file.
@@ -117,7 +119,7 @@ impl VqConfig {
     /// Reads a JSON configuration and checks it.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read, [`Error::File`] when it is no such configuration
+    /// [`Error::Io`] if the file cannot be read, [`Error::File`] if it is no such configuration
     /// or [`VqConfig::validate`] refuses it.
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
@@ -130,7 +132,7 @@ impl VqConfig {
     /// Writes a `config.json`.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be written.
+    /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut json = serde_json::to_value(self).expect("plain values always serialise");
         json["model_type"] = "chameleon_vqgan".into();

@@ -17,7 +17,7 @@ pub enum Error {
     Io {
         /// The file at fault.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// A file has malformed or unsuitable content.
@@ -35,7 +35,7 @@ pub enum Error {
     Invalid {
         /// What is wrong, and what is allowed; the text of `source` included.
         message: String,
-        /// The error underneath.
+        /// The underlying error.
         source: Option<Cause>,
     },
     /// A weight file could not be read or written, or does not fit the configuration.
@@ -50,7 +50,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::Io`] for `path`; made for `map_err`.
+    /// An [`Error::Io`] for `path`, for use with `map_err`.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         move |source| Self::Io { path: path.to_owned(), source }
     }
@@ -60,7 +60,7 @@ impl Error {
         Self::File { path: path.to_owned(), message: message.into(), source: None }
     }
 
-    /// An [`Error::File`] for `path` that `source` explains; made for `map_err`.
+    /// An [`Error::File`] for `path` with the message of its source, for use with `map_err`.
     pub fn in_file<E: Into<Cause>>(path: &Path) -> impl FnOnce(E) -> Self + '_ {
         move |source| {
             let source = source.into();
@@ -69,7 +69,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::File`] for `path` that reads `context: source`; made for `map_err`.
+    /// An [`Error::File`] for `path` that reads `context: source`, for use with `map_err`.
     pub fn in_file_because<E: Into<Cause>>(
         path: &Path,
         context: impl std::fmt::Display,
@@ -86,7 +86,7 @@ impl Error {
         Self::Invalid { message: message.into(), source: None }
     }
 
-    /// An [`Error::Invalid`] that reads `context: source`; made for `map_err`.
+    /// An [`Error::Invalid`] that reads `context: source`, for use with `map_err`.
     pub fn because<E: Into<Cause>>(context: impl std::fmt::Display) -> impl FnOnce(E) -> Self {
         move |source| {
             let source = source.into();

@@ -16,7 +16,7 @@ pub(crate) const C2: f64 = 0.0009;
 /// Peak signal-to-noise ratio in dB over all channels; infinite for equal images.
 ///
 /// # Errors
-/// [`Error::Invalid`] when the sizes differ or there are no pixels.
+/// [`Error::Invalid`] if the sizes differ or there are no pixels.
 pub fn psnr(a: &RgbImage, b: &RgbImage) -> Result<f64> {
     same_size(a, b)?;
     let squares = a.as_raw().iter().zip(b.as_raw()).map(|(a, b)| {
@@ -34,7 +34,7 @@ pub fn psnr(a: &RgbImage, b: &RgbImage) -> Result<f64> {
 /// `gaussian_weights=True, use_sample_covariance=False`.
 ///
 /// # Errors
-/// [`Error::Invalid`] when the sizes differ or a side is below 11 pixels.
+/// [`Error::Invalid`] if the sizes differ or a side is below 11 pixels.
 pub fn ssim(a: &RgbImage, b: &RgbImage) -> Result<f64> {
     let (width, _) = fits_window(a, b)?;
     let sum: f64 = (0..3).map(|i| channel_ssim(&channel(a, i), &channel(b, i), width).0).sum();
@@ -184,7 +184,7 @@ impl CodebookUsage {
     /// Adds `codes` to the counts.
     ///
     /// # Panics
-    /// When a code is outside the codebook.
+    /// If a code is outside the codebook.
     pub fn add(&mut self, codes: &[u32]) {
         for code in codes {
             self.counts[*code as usize] += 1;
@@ -206,7 +206,8 @@ impl CodebookUsage {
         self.used() as f64 / self.counts.len().max(1) as f64
     }
 
-    /// 2 to the entropy in bits: the number of equally frequent codes with the same entropy; 0 before any use.
+    /// 2 to the entropy in bits: the number of equally frequent codes with the same entropy; 0
+    /// before any use.
     pub fn perplexity(&self) -> f64 {
         let total = self.counts.iter().sum::<u64>() as f64;
         if total == 0.0 {

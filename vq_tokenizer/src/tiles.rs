@@ -63,7 +63,8 @@ impl VqTokenizer {
     /// The codes of `image` at its own size, centre-cropped to multiples of the pixels per code.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when the image is smaller than one code or the tiles are smaller than their margins.
+    /// [`Error::Invalid`] if the image is smaller than one code or the tiles are smaller than
+    /// their margins.
     pub fn encode_tiled(&self, image: &RgbImage, tiles: Tiles) -> Result<Codes> {
         let factor = self.config().downsampling();
         let (side, margin) = self.tiles_in_codes(tiles)?;
@@ -101,7 +102,7 @@ impl VqTokenizer {
     /// The image of `codes`, of any size.
     ///
     /// # Errors
-    /// Those of [`VqTokenizer::decode`] without its limit on sides; when the tiles are smaller than their
+    /// Those of [`VqTokenizer::decode`] without its limit on sides; if the tiles are smaller than their
     /// margins.
     pub fn decode_tiled(&self, codes: &Codes, tiles: Tiles) -> Result<RgbImage> {
         let factor = self.config().downsampling();

@@ -67,7 +67,7 @@ impl VqTokenizer {
     /// `origin` names their source in errors.
     ///
     /// # Errors
-    /// [`Error::Tensors`] when they cannot be read or do not fit `config`.
+    /// [`Error::Tensors`] if they cannot be read or do not fit `config`.
     pub fn from_tensors(
         config: VqConfig,
         preprocessor: PreprocessorConfig,
@@ -115,7 +115,7 @@ impl VqTokenizer {
     /// The codes of each image; images of any size are resized and cropped first.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when an image has no pixels.
+    /// [`Error::Invalid`] if an image has no pixels.
     pub fn encode(&self, images: &[RgbImage]) -> Result<Vec<Codes>> {
         if let Some(at) = images.iter().position(|image| image.as_raw().is_empty()) {
             return Err(Error::invalid(format!("image {at} has no pixels")));
@@ -139,7 +139,7 @@ impl VqTokenizer {
     /// The image of each grid of codes, which may have any size up to 8192 pixels a side.
     ///
     /// # Errors
-    /// [`Error::NoDecoder`]; [`Error::Invalid`] when a grid is empty or too large, has another number of
+    /// [`Error::NoDecoder`]; [`Error::Invalid`] if a grid is empty or too large, has another number of
     /// codes than rows times columns, or holds a code that is not in the codebook.
     pub fn decode(&self, codes: &[Codes]) -> Result<Vec<RgbImage>> {
         self.check_decoder()?;

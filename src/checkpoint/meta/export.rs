@@ -21,7 +21,7 @@ use crate::model::ModelConfig;
 /// Writes the checkpoint in `source` to `dest` in the original release's layout, bit for bit.
 ///
 /// # Errors
-/// Those of the files; when a tensor cannot be cut into the parts that `config.json` asks for;
+/// Those of the files; if a tensor cannot be cut into the parts that `config.json` asks for;
 /// [`Error::Exists`]. Nothing is left behind then.
 pub fn export(source: &Path, dest: &Path) -> Result<()> {
     let path = source.join("config.json");

@@ -75,8 +75,8 @@ fn dtype_of(part: &TorchFile) -> Result<Dtype> {
 /// The checkpoint keeps its preprocessing; an image tokenizer without a decoder is replaced.
 ///
 /// # Errors
-/// Those of the files; [`Error::Exists`] when `dir` has an image tokenizer with a decoder;
-/// [`Error::File`] when its vocabulary has another number of codes.
+/// Those of the files; [`Error::Exists`] if `dir` has an image tokenizer with a decoder;
+/// [`Error::File`] if its vocabulary has another number of codes.
 pub fn add_vqgan(dir: &Path, ckpt: &Path, device: &Device) -> Result<()> {
     let text = TextTokenizer::load(&dir.join("tokenizer.json"))?;
     let present = image_tokenizer(dir, device)?;

@@ -18,7 +18,7 @@ pub enum Join {
     Same,
     /// Rows after rows.
     Rows,
-    /// Columns beside columns.
+    /// Columns after columns.
     Columns,
     /// Rows of this many heads, in rotary order.
     Rotary(usize),
@@ -66,7 +66,7 @@ impl Join {
     /// Norms that should be the same in every part but differ are averaged, as in transformers.
     ///
     /// # Errors
-    /// When the parts differ in format or shape, or cannot have this shape.
+    /// If the parts differ in format or shape, or cannot have this shape.
     pub fn join(self, parts: &[StoredTensor]) -> Result<StoredTensor> {
         let first = parts.first().ok_or_else(|| Error::invalid("no part"))?;
         if parts.iter().any(|part| (part.dtype, &part.shape) != (first.dtype, &first.shape)) {
@@ -102,7 +102,7 @@ impl Join {
     /// The parts of a whole tensor, from which [`join`](Self::join) restores it.
     ///
     /// # Errors
-    /// When it cannot be cut into this many parts, or the rows of a head norm differ within a part.
+    /// If it cannot be cut into this many parts, or the rows of a head norm differ within a part.
     pub fn split(self, whole: &StoredTensor, parts: usize) -> Result<Vec<StoredTensor>> {
         let (dtype, shape) = (whole.dtype, &whole.shape);
         let size = element_len(dtype)?;
@@ -208,7 +208,7 @@ fn rotary(bytes: &[u8], head_dim: usize, row: usize, to_hugging_face: bool) -> V
 /// Bytes of an element.
 ///
 /// # Errors
-/// When it is smaller than a byte.
+/// If it is smaller than a byte.
 pub fn element_len(dtype: Dtype) -> Result<usize> {
     match dtype.bitsize() {
         bits if bits % 8 == 0 => Ok(bits / 8),

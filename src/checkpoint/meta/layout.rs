@@ -59,7 +59,7 @@ pub fn pairs(config: &ModelConfig) -> Vec<Pair> {
 /// Reorders a tensor with Hugging Face's name from the original release's rotary order to Hugging Face's.
 ///
 /// # Errors
-/// When its shape does not fit its name.
+/// If its shape does not fit its name.
 pub fn half_apart(tensor: StoredTensor, name: &str, config: &ModelConfig) -> Result<StoredTensor> {
     let pair = pairs(config).into_iter().find(|pair| pair.hf == name);
     match (pair.map(|pair| pair.join), tensor.shape.as_slice()) {

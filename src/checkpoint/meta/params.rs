@@ -59,7 +59,7 @@ fn feed_forward(dim: usize, multiplier: Option<f64>, multiple_of: usize) -> usiz
 /// Reads the configuration of the model in the directory `dir`.
 ///
 /// # Errors
-/// Those of the files; when a size is missing or the model has no query and key norms.
+/// Those of the files; if a size is missing or the model has no query and key norms.
 pub fn read(dir: &Path) -> Result<ModelConfig> {
     let path = dir.join("params.json");
     let object = |path: &Path| match read_json(path)? {

@@ -22,7 +22,7 @@ impl Release {
     /// Opens the release in `dir`: the directory with `models` and `tokenizer`, or a model's.
     ///
     /// # Errors
-    /// When there is none, or several; those of the files; when `consolidate_params.json` states another
+    /// If there is none, or several; those of the files; if `consolidate_params.json` states another
     /// number of parts.
     pub fn open(dir: &Path) -> Result<Self> {
         let model = model_dir(dir)?;

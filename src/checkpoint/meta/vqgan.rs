@@ -34,7 +34,7 @@ struct YamlParams {
     ddconfig: Map<String, Value>,
 }
 
-/// The configuration in the YAML file beside `ckpt`.
+/// The configuration in the YAML file next to `ckpt`.
 fn config(ckpt: &Path) -> Result<VqConfig> {
     let path = ckpt.with_extension("yaml");
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
@@ -51,7 +51,7 @@ fn config(ckpt: &Path) -> Result<VqConfig> {
 /// The image tokenizer in `ckpt`; `preprocessor` defaults to the original release's.
 ///
 /// # Errors
-/// Those of both files; when the weights do not fit the configuration.
+/// Those of both files; if the weights do not fit the configuration.
 pub fn open(
     ckpt: &Path,
     preprocessor: Option<PreprocessorConfig>,

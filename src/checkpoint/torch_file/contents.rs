@@ -6,7 +6,7 @@ use super::escape::escaped;
 use super::pickle::Machine;
 use super::value::Value;
 
-/// Most bytes of the names and shapes of all tensors.
+/// Maximum bytes of the names and shapes of all tensors.
 const BUDGET: usize = 256 << 20;
 /// Deepest nesting of dicts; catches a dict that holds itself.
 const MAX_DEPTH: usize = 64;
@@ -248,7 +248,7 @@ mod tests {
             sharing.extend(b"q\x00}(U\x01ah\x00U\x01bh\x00u");
         }
         assert!(refusal(&sharing).contains("dicts share dicts without end"));
-        // A list in itself holds no tensors by name, and is passed over.
+        // A list in itself holds no tensors by name, and is ignored.
         assert!(tensors(b"\x80\x02}U\x01a]q\x00h\x00as.").unwrap().is_empty());
         // As deep as the pickle is long: no recursion.
         let deep =

@@ -32,9 +32,9 @@ impl TorchFile {
     /// `state_dict.norm.weight`. Values other than dicts and tensors are ignored, lists of tensors too.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read. [`Error::File`] when it is no PyTorch file, is
-    /// truncated, compressed or big-endian, when its pickle asks for anything but tensors and plain
-    /// containers, and when a tensor exceeds its storage or has the name of another.
+    /// [`Error::Io`] if the file cannot be read. [`Error::File`] if it is no PyTorch file, is
+    /// truncated, compressed or big-endian, if its pickle asks for anything but tensors and plain
+    /// containers, and if a tensor exceeds its storage or has the name of another.
     pub fn open(path: &Path) -> Result<Self> {
         let error = |message: String| Error::file(path, message);
         let mut source = Source::open(path)?;
@@ -64,7 +64,7 @@ impl TorchFile {
     /// storage.
     ///
     /// # Errors
-    /// [`Error::NoTensor`]; [`Error::Io`] when the file cannot be read or is shorter than when it was opened.
+    /// [`Error::NoTensor`]; [`Error::Io`] if the file cannot be read or is shorter than when it was opened.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         let place = self.place(name)?;
         let bytes = read_at(&self.path, place.start, place.span())?;
@@ -84,7 +84,7 @@ impl TorchFile {
     /// The bytes `range` of [`Self::read`] of the contiguous tensor `name`.
     ///
     /// # Errors
-    /// As [`Self::read`]; [`Error::File`] when `range` exceeds the tensor or the tensor is a strided view.
+    /// As [`Self::read`]; [`Error::File`] if `range` exceeds the tensor or the tensor is a strided view.
     pub fn read_range(&self, name: &str, range: Range<usize>) -> Result<Vec<u8>> {
         let place = self.place(name)?;
         if !place.is_contiguous() {

@@ -56,7 +56,8 @@ impl Legacy {
 
 type Contents = (Range<usize>, HashMap<String, Range<u64>>);
 
-/// The object's pickle as a range of `head`, the beginning of the file, and the storages as ranges of the file.
+/// The object's pickle as a range of `head`, the beginning of the file, and the storages as ranges
+/// of the file.
 fn contents(head: &[u8], file_len: u64, path: &Path) -> std::result::Result<Contents, String> {
     let mut rest = &head[MAGIC.len()..];
     let mut next = || -> std::result::Result<(Machine<'_>, Range<usize>), String> {

@@ -11,7 +11,8 @@ use safetensors::Dtype;
 
 use super::value::{Dict, Global, ONLY, Value};
 
-/// Most opcodes of a pickle. Each builds one value at most, so this bounds memory; a tensor takes about 30.
+/// Maximum number of opcodes in a pickle. Each builds at most one value, so this bounds memory; a
+/// tensor takes about 30.
 const MAX_OPCODES: usize = 1 << 24;
 
 /// The stack machine; after [`Machine::run`], `root` is the pickled value.

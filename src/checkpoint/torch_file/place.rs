@@ -1,4 +1,4 @@
-//! Where a tensor's values are in a file.
+//! The position of a tensor's values in a file.
 
 use std::ops::Range;
 

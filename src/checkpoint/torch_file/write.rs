@@ -26,7 +26,7 @@ const ALIGNMENT: u16 = 64;
 /// written atomically and replaces an existing one.
 ///
 /// # Errors
-/// [`Error::File`] when two tensors have the same name, a number format is none of PyTorch's, or `bytes`
+/// [`Error::File`] if two tensors have the same name, a number format is none of PyTorch's, or `bytes`
 /// returns another length than format and shape need; those of `bytes`; [`Error::Io`].
 pub fn write(
     path: &Path,

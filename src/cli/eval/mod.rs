@@ -1,5 +1,5 @@
-//! `calumma eval`: scores of a checkpoint on a data set, and checks of such scores: whether two
-//! differ, and whether the data were trained on.
+//! `calumma eval`: scores of a checkpoint on a data set, comparisons of scores, and a search for
+//! evaluation items in training data.
 
 mod args;
 mod compare;

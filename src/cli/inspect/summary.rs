@@ -1,4 +1,4 @@
-//! The summary of a language model, whatever the layout of its files.
+//! The summary of a language model, for files in any layout.
 
 use std::path::Path;
 
@@ -14,11 +14,11 @@ use crate::cli::sizes;
 /// Bytes of an f32.
 const FLOAT: usize = 4;
 
-/// What is known of a language model.
+/// The properties of a language model.
 pub struct Summary<'a> {
     /// `checkpoint` or `release`.
     pub kind: &'a str,
-    /// The layout of its files, in words.
+    /// The layout of its files, as text.
     pub layout: &'a str,
     /// The sizes of the model.
     pub config: &'a ModelConfig,
@@ -28,7 +28,7 @@ pub struct Summary<'a> {
     pub lm_tensors: Vec<Tensor>,
     /// Tensors of the image tokenizer; empty without one.
     pub vq_tensors: Vec<Tensor>,
-    /// Number and state of its files, in words.
+    /// Number and state of its files, as text.
     pub files: &'a str,
     /// A line to print last.
     pub more: Option<&'a str>,

@@ -35,8 +35,8 @@ pub(super) fn not_empty<T>(sources: &[T]) -> Result<()> {
     }
 }
 
-/// Checks the weights of all sources, given with their paths: at least 0, for `stages` stages, and in each
-/// stage some weight above 0.
+/// Checks the weights of all sources, given with their paths: at least 0, for `stages` stages, with
+/// a weight above 0 in each stage.
 pub(super) fn weights<'a>(
     sources: impl Iterator<Item = (&'a str, &'a Weight)> + Clone,
     stages: usize,
@@ -80,7 +80,8 @@ pub(super) fn no_shards(path: &str, problem: &str) -> Result<()> {
     }
 }
 
-/// Whether `path` names token shards, or a directory that does not exist yet and may come to hold some.
+/// Whether `path` names token shards, or a directory that does not exist yet and may hold some
+/// later.
 pub(super) fn may_hold_shards(path: &str) -> bool {
     let is_missing_directory =
         !path.contains(':') && Path::new(path).extension().is_none() && !Path::new(path).exists();

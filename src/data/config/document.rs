@@ -10,7 +10,7 @@ use super::template::TemplateConfig;
 use super::weight::Weight;
 use crate::error::{Error, Result};
 
-/// The keys that are read of token shards.
+/// The keys that apply to token shards.
 const SHARD_KEYS: [&str; 4] = ["path", "name", "weight", "limit"];
 
 /// A source of documents.
@@ -31,11 +31,11 @@ pub struct DocumentData {
 pub enum DocumentContent {
     /// Samples rendered by templates.
     Samples(SourceConfig, TemplateConfig),
-    /// Token shards, rendered when they were made.
+    /// Token shards, whose documents are already rendered.
     Shards {
         /// A directory, a file, a list, or a URL.
         path: String,
-        /// The first documents only.
+        /// If given, only the first `limit` documents are read.
         limit: Option<usize>,
     },
 }
@@ -77,7 +77,7 @@ impl DocumentData {
         self.name.as_deref().unwrap_or_else(|| self.path())
     }
 
-    /// The source for held-out losses: `count` samples, no prompt dropped.
+    /// The source for held-out losses: `count` samples, without prompt dropout.
     pub(in crate::data) fn held_out(mut self, count: usize) -> Self {
         match &mut self.content {
             DocumentContent::Samples(source, template) => {

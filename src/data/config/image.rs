@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 const KEYS: [&str; 8] =
     ["path", "weight", "limit", "group_by", "explode", "max_bad", "augment", "words"];
 
-/// A source of images, of which only the first of each sample is used.
+/// A source of images; only the first image of each sample is used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Section", into = "Section")]
 pub struct ImageData {
@@ -23,7 +23,7 @@ pub struct ImageData {
     pub weight: Weight,
     /// Random changes to the images.
     pub augment: Augment,
-    /// Columns whose words a tokenizer's semantic head learns to read.
+    /// Columns whose words a tokenizer's semantic head learns to predict.
     pub words: Vec<String>,
 }
 

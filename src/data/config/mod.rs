@@ -1,7 +1,7 @@
-//! `[[data]]` and `[[validation]]` sections of recipes: one type for each way in which they are read.
+//! `[[data]]` and `[[validation]]` sections of recipes: one type per kind of source.
 //!
-//! All sections are written with the same keys ([`Section`](section::Section)); a key that a purpose does not
-//! read is an error, so that nothing in a recipe is silently without effect.
+//! All sections share the same keys ([`Section`](section::Section)); a key that a kind of source
+//! does not read is an error, so that no setting is silently ignored.
 
 mod check;
 mod document;

@@ -1,4 +1,4 @@
-//! A source as a recipe writes it.
+//! A source as written in a recipe.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +11,8 @@ use crate::data::counted::DEFAULT_TOLERANCE;
 use crate::data::render::Loss;
 use crate::error::{Error, Result};
 
-/// The keys of all purposes, in the order and with the defaults that recipes, results and the digests of
-/// token shards have always had.
+/// The keys of all kinds of sources. Results and the digests of token shards depend on their order
+/// and defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Section {
@@ -36,7 +36,7 @@ pub(super) struct Section {
     pub(super) max_turns: usize,
     #[serde(default)]
     pub(super) prompt_dropout: f64,
-    /// The first samples only.
+    /// If given, only the first `limit` samples are read.
     pub(super) limit: Option<usize>,
     #[serde(default)]
     pub(super) fields: serde_json::Map<String, serde_json::Value>,
@@ -57,7 +57,7 @@ fn default_turns() -> usize {
 }
 
 impl Section {
-    /// The section with nothing but a path.
+    /// A section with a path and defaults.
     fn new(path: String) -> Self {
         Self {
             path,
@@ -94,7 +94,7 @@ impl Section {
         Self { limit, ..Self::new(path) }
     }
 
-    /// The keys that say which samples are read.
+    /// The keys that select samples.
     pub(super) fn source(&self) -> SourceConfig {
         SourceConfig {
             path: self.path.clone(),
@@ -105,7 +105,7 @@ impl Section {
         }
     }
 
-    /// The keys that say how samples become documents.
+    /// The keys that turn samples into documents.
     pub(super) fn template(self) -> TemplateConfig {
         TemplateConfig {
             templates: self.templates,
@@ -116,8 +116,8 @@ impl Section {
         }
     }
 
-    /// Refuses a key that is given, with another value than its default, but not among those that are
-    /// `read` by `reader`. A `name` is accepted everywhere.
+    /// Refuses keys that differ from their defaults but are not among those `read` by `reader`;
+    /// a `name` is accepted everywhere.
     pub(super) fn refuse_unread(&self, reader: &str, read: &[&str]) -> Result<()> {
         let json = |section: &Self| {
             serde_json::to_value(section).expect("texts, numbers and lists are valid JSON")

@@ -1,4 +1,4 @@
-//! Which samples are read.
+//! Selection of the samples to read.
 
 use super::check::{at, in_range};
 use crate::data::counted::{Counted, DEFAULT_TOLERANCE};
@@ -6,7 +6,7 @@ use crate::data::dataset::Dataset;
 use crate::data::open::open_as;
 use crate::error::{Error, Result};
 
-/// Which samples of a data set are read, and in what form.
+/// The samples of a data set to read, and their form.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceConfig {
     /// A path or a specification that [`open`](crate::data::open()) knows.
@@ -15,14 +15,14 @@ pub struct SourceConfig {
     pub group_by: Option<String>,
     /// One sample per entry of this list-valued column.
     pub explode: Option<String>,
-    /// The first samples only.
+    /// If given, only the first `limit` samples are read.
     pub limit: Option<usize>,
-    /// Share of the samples, 0 to 1, that may be bad; they are listed and left out.
+    /// Share of the samples, 0 to 1, that may be bad; they are listed and skipped.
     pub max_bad: f64,
 }
 
 impl SourceConfig {
-    /// All samples at `path` as they are.
+    /// All samples at `path`, unchanged.
     pub fn new(path: impl Into<String>) -> Self {
         Self {
             path: path.into(),

@@ -6,7 +6,7 @@ use super::check::{at, in_range};
 use crate::data::render::Loss;
 use crate::error::{Error, Result};
 
-/// Entries of a repeated list in one document by default.
+/// Default of `max_turns`.
 pub(super) const DEFAULT_TURNS: usize = 8;
 
 /// How samples become documents.
@@ -14,9 +14,9 @@ pub(super) const DEFAULT_TURNS: usize = 8;
 pub struct TemplateConfig {
     /// The templates; one is drawn by weight for each document.
     pub templates: Vec<WeightedTemplate>,
-    /// What is supervised.
+    /// The segments that the loss counts.
     pub loss: Loss,
-    /// Most entries of a repeated list in one document.
+    /// Maximum number of entries of a repeated list in one document.
     pub max_turns: usize,
     /// Probability that the text before a closing image is dropped, for guidance.
     pub prompt_dropout: f64,
@@ -25,7 +25,7 @@ pub struct TemplateConfig {
 }
 
 impl TemplateConfig {
-    /// `templates` of equal weight, everything else by default.
+    /// `templates` of equal weight, with defaults for everything else.
     pub fn new(templates: impl IntoIterator<Item = String>) -> Self {
         Self {
             templates: templates.into_iter().map(WeightedTemplate::Plain).collect(),

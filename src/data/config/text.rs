@@ -24,7 +24,7 @@ const KEYS: [&str; 11] = [
     "max_bad",
 ];
 
-/// A source of text: every sample is rendered by every template, whatever its weight.
+/// A source of text: every sample is rendered by every template, regardless of weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Section", into = "Section")]
 pub struct TextData {
@@ -32,7 +32,7 @@ pub struct TextData {
     pub source: SourceConfig,
     /// The templates.
     pub templates: Vec<WeightedTemplate>,
-    /// Most entries of a repeated list in one document.
+    /// Maximum number of entries of a repeated list in one document.
     pub max_turns: usize,
     /// Text fields added to every sample.
     pub fields: serde_json::Map<String, serde_json::Value>,

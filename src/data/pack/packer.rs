@@ -7,7 +7,7 @@ use super::state::{PackReport, PackerState};
 use super::subset::fullest;
 use crate::error::{Error, Result};
 
-/// Number of the oldest documents that a row chooses from.
+/// Number of waiting documents, oldest first, that a row is chosen from.
 const WINDOW: usize = 128;
 
 /// Documents in succession that may be too long or too short before the run is stopped.
@@ -49,8 +49,8 @@ impl Packer {
         })
     }
 
-    /// The next batch; takes documents from `next` as needed. After the last document the rest is
-    /// packed, then `None` follows.
+    /// The next batch; takes documents from `next` as needed. After the last document, the waiting
+    /// ones are packed; then `None` is returned.
     ///
     /// # Errors
     /// Those of `next`; if a mask does not fit its ids, or too many documents in a row do not fit.

@@ -1,7 +1,7 @@
 //! The choice of documents for a row.
 
-/// Ascending indices of the first length and of the others that together come closest to `seq_len`:
-/// subset sum, preferring earlier documents. Every length is from 1 to `seq_len`.
+/// Ascending indices of the documents for a row: the first one and those that fill the rest of
+/// `seq_len` best (subset sum, preferring earlier documents). Every length is from 1 to `seq_len`.
 pub(super) fn fullest(lens: &[usize], seq_len: usize) -> Vec<usize> {
     let Some((&first, others)) = lens.split_first() else { return Vec::new() };
     let room = seq_len - first;

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 /// Maximum number of words in a caption.
 pub const MAX_WORDS: usize = 18;
 
-/// What kind of sentence a caption is; scores are reported per category.
+/// Kind of sentence of a caption; scores are reported per category.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Category {
@@ -57,9 +57,9 @@ impl Category {
 pub struct Caption {
     /// The text: lower case, no full stop, at most [`MAX_WORDS`] words.
     pub text: String,
-    /// What kind of sentence it is.
+    /// Its kind of sentence.
     pub category: Category,
-    /// What it states about objects; a background named in the text is not included.
+    /// Its statements about objects; a background named in the text is not included.
     pub claims: Vec<Claim>,
     /// The number of objects in the scene.
     pub objects: usize,

@@ -89,7 +89,7 @@ pub(super) fn count(context: &Context<'_>, rng: &mut ChaCha8Rng) -> QuestionAnsw
     Some((phrase(&phrasings, &kind.plural(), rng), target.to_string()))
 }
 
-/// A random object with one of its descriptions from `without`, which omit the attribute asked for
+/// A random object with one of its descriptions from `without`, which omit the requested attribute
 /// and must fit that object alone.
 fn subject(
     context: &Context<'_>,

@@ -27,7 +27,8 @@ pub(super) const NO_SUM: &str = "00000000000000000000000000000000000000000000000
 pub struct ShardContent {
     /// Digest of the tokenizers, see [`tokenizer_digest`].
     pub tokenizer: String,
-    /// Digest of everything that decides the content; a shard that has it need not be made again.
+    /// Digest of everything that decides the content; a shard with the same digest need not be made
+    /// again.
     pub made_of: String,
     /// Names of the sources.
     pub sources: Vec<String>,
@@ -36,7 +37,7 @@ pub struct ShardContent {
 }
 
 impl ShardContent {
-    /// The file's bytes, a function of the content.
+    /// The bytes of the file; equal contents give equal bytes.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the number of ids of a document differs from that of its mask entries, or
@@ -103,7 +104,7 @@ fn packed(mask: &[bool]) -> Vec<u8> {
     mask.chunks(8).map(byte).collect()
 }
 
-/// Where the data of a file begin, after 8 bytes of header length and the JSON header.
+/// Offset of the data in a file, after 8 bytes of header length and the JSON header.
 pub(super) fn data_start(bytes: &[u8]) -> Option<usize> {
     let len = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
     usize::try_from(len).ok()?.checked_add(8).filter(|start| *start <= bytes.len())

@@ -1,5 +1,6 @@
-//! `calumma tokenize`: from samples to shards. The samples of a shard follow from the recipe alone, so any
-//! number of processes make the same files, and a stopped one continues with the next missing file.
+//! `calumma tokenize`: turns samples into shards. The recipe alone decides which samples go into
+//! which shard, so any number of processes make the same files, and an interrupted one continues
+//! with the next missing file.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -24,13 +25,13 @@ use crate::files::{hex, write_atomic};
 use crate::report::Reporter;
 use crate::tokenize::{Processor, TokenSequence};
 
-/// Samples decoded and encoded together.
+/// Number of samples decoded and encoded together.
 const BATCH: usize = 64;
 
-/// Bad samples listed.
+/// Maximum number of bad samples listed.
 const BAD_LISTED: usize = 20;
 
-/// What shards to make, and from what.
+/// A job of `calumma tokenize`: the sources, and the shards to make from them.
 #[derive(Clone, Copy, Debug)]
 pub struct ShardJob<'a> {
     /// The sources.
@@ -39,7 +40,7 @@ pub struct ShardJob<'a> {
     pub dir: &'a Path,
     /// Samples per shard; at least 1.
     pub samples_per_shard: usize,
-    /// Documents made of each sample, each with its own template and random choices.
+    /// Documents per sample, each with its own template and random choices.
     pub renderings: usize,
     /// Seed of all random choices.
     pub seed: u64,
@@ -141,7 +142,8 @@ impl ShardJob<'_> {
         plan
     }
 
-    /// Refuses a directory with other shards than those of `plan`, since training reads all that it holds.
+    /// Refuses a directory with shards that are not in `plan`, since training reads every shard in
+    /// it.
     fn refuse_other_shards(&self, plan: &[Planned]) -> Result<()> {
         if !self.dir.is_dir() {
             return Ok(());
@@ -206,7 +208,8 @@ impl ShardJob<'_> {
         Ok(encoded.collect())
     }
 
-    /// The documents of a sample; `None` if it cannot be rendered but that is within tolerance.
+    /// The documents of a sample; `None` if it cannot be rendered but bad samples are within
+    /// tolerance.
     fn render(
         &self,
         source: &OpenSource<'_>,

@@ -13,7 +13,7 @@ use crate::recipe::{Recipe, at_least_one, runs_directory, validate_name};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokensRecipe {
-    /// Where the shards go, and how large they are.
+    /// Destination and size of the shards.
     pub run: TokensRunConfig,
     /// The tokenizers that turn documents into ids.
     pub tokenizer: TokenizerConfig,
@@ -21,7 +21,7 @@ pub struct TokensRecipe {
     pub data: Vec<SampleData>,
 }
 
-/// Where token shards go, and how large they are.
+/// Destination and size of token shards.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokensRunConfig {
@@ -36,7 +36,7 @@ pub struct TokensRunConfig {
     /// Samples per shard.
     #[serde(default = "default_samples")]
     pub samples_per_shard: usize,
-    /// Documents made of each sample, each with its own template and random choices.
+    /// Documents per sample, each with its own template and random choices.
     #[serde(default = "one_rendering")]
     pub renderings: usize,
 }

@@ -1,4 +1,4 @@
-//! Token shards of an object store, in a build that has one.
+//! Token shards in object stores, with the feature `object_store`.
 
 #[cfg(feature = "object_store")]
 mod store;
@@ -6,7 +6,7 @@ mod store;
 #[cfg(feature = "object_store")]
 pub(super) use store::fetch;
 
-/// The error of a build without object stores.
+/// The error of a build without the feature.
 #[cfg(not(feature = "object_store"))]
 pub(super) fn fetch(
     url: &str,

@@ -22,7 +22,7 @@ pub struct Shard {
     path: PathBuf,
     bytes: MappedFile,
     header: Header,
-    /// Result of the verification of the data, once it was done.
+    /// Result of verifying the data; empty before the first verification.
     checked: OnceLock<std::result::Result<(), String>>,
 }
 

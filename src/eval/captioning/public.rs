@@ -26,8 +26,8 @@ pub(super) fn captions_and_references(samples: &[SampleRecord]) -> (Vec<String>,
     scored.map(|sample| (texts(&sample.response).concat(), texts(&sample.target))).unzip()
 }
 
-/// BLEU, ROUGE-L and CIDEr-D with tokens as the public scorers produce them; the values of each image are added
-/// to its record.
+/// BLEU, ROUGE-L and CIDEr-D with tokens as the public scorers produce them; the values of each
+/// image are added to its record.
 pub(super) fn public_metrics(samples: &mut [SampleRecord]) -> Result<SetScores> {
     let (captions, references) = captions_and_references(samples);
     if captions.is_empty() {

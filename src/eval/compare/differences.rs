@@ -66,7 +66,8 @@ pub struct Comparison {
 /// Pairs the items of `a` and `b` by `doc_id` and compares every score.
 ///
 /// # Errors
-/// If the tasks, the data sets or the items of a pair differ (the first difference is named), or nothing pairs.
+/// If the tasks, the data sets or the items of a pair differ (the first difference is named), or
+/// nothing pairs.
 pub fn compare(a: &Results, b: &Results, resampling: Resampling) -> Result<Comparison> {
     let differ = |what: &str, a_is: &dyn std::fmt::Display, b_is: &dyn std::fmt::Display| {
         Err(Error::invalid(format!(

@@ -15,7 +15,7 @@ use crate::files::read_json;
 pub struct Item {
     /// Index in the data set; the images of one sample share it.
     pub doc_id: u64,
-    /// Where the item comes from.
+    /// Origin of the item.
     pub id: String,
     /// The question or prompt.
     #[serde(default)]

@@ -54,7 +54,8 @@ impl Comparison {
     /// Writes `compare.json` and `compare.md` into `dir`, which is created if needed.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) or [`Error::File`](crate::Error::File) with the file that could not be written.
+    /// [`Error::Io`](crate::Error::Io) or [`Error::File`](crate::Error::File) with the file that
+    /// could not be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let json = serde_json::to_string_pretty(self).expect("names and numbers are valid JSON");
         write_atomic(&dir.join("compare.json"), (json + "\n").as_bytes())?;

@@ -1,17 +1,17 @@
-//! What counts as overlap.
+//! Settings of the search for overlap.
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 
-/// The largest distance that can be searched without comparing every pair.
+/// The largest distance that can be searched without comparing all pairs.
 pub const MAX_DISTANCE: u32 = 15;
 
-/// What counts as overlap.
+/// Settings of the search for overlap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ContaminationConfig {
-    /// The largest distance between perceptual hashes of near images, in bits of 64; at most [`MAX_DISTANCE`]. Nearly
-    /// all distances are even, since half of the bits of a hash are ones.
+    /// The largest distance between perceptual hashes of near images, in bits of 64; at most
+    /// [`MAX_DISTANCE`]. Nearly all distances are even, since half of the bits of a hash are ones.
     pub distance: u32,
     /// Words per n-gram.
     pub gram: usize,

@@ -1,11 +1,12 @@
 //! Fingerprints of images: an exact digest, a perceptual hash and mean colours.
 //!
-//! The perceptual hash is the DCT hash of Zauner 2010 (Implementation and Benchmarking of Perceptual Image Hash
-//! Functions, section 3.2.1; `ph_dct_imagehash` of the library pHash): luma at 32 x 32 pixels, its
-//! DCT-II, the 8 x 8 coefficients of the frequencies 1 to 8 in both directions, and one bit for each that says whether
-//! it is above the median. Deviations: luma is resized by a triangle filter, which averages as it shrinks, instead of
-//! pHash's 7 x 7 mean filter and nearest neighbours; and because luma cannot tell a red heart from a blue one, images
-//! must also agree in [`CELLS`] x [`CELLS`] mean chroma values.
+//! The perceptual hash is the DCT hash of Zauner 2010 (Implementation and Benchmarking of
+//! Perceptual Image Hash Functions, section 3.2.1; `ph_dct_imagehash` of the library pHash): luma
+//! at 32 x 32 pixels, its DCT-II, the 8 x 8 coefficients of the frequencies 1 to 8 in both
+//! directions, and one bit for each that says whether it is above the median. Deviations: luma is
+//! resized by a triangle filter, which averages as it shrinks, instead of pHash's 7 x 7 mean filter
+//! and nearest neighbours; and because luma cannot tell a red heart from a blue one, images must
+//! also agree in [`CELLS`] x [`CELLS`] mean chroma values.
 
 use std::f32::consts::PI;
 
@@ -19,11 +20,12 @@ const EDGE: usize = 32;
 const BITS: usize = 8;
 /// Cells of the mean chroma in each direction.
 const CELLS: usize = 4;
-/// Largest difference between mean chroma values of near duplicates, of 255. Measured on scenes, emoji and photographs:
-/// 24 levels of brightness change it by at most 12 (where values are clipped), JPEG at quality 30 by 6.
+/// Largest difference between mean chroma values of near duplicates, of 255. Measured on scenes,
+/// emoji and photographs: 24 levels of brightness change it by at most 12 (where values are
+/// clipped), JPEG at quality 30 by 6.
 const CHROMA: u8 = 16;
-/// Bound for rounding noise in the coefficients of luma in 0..=255. Flat images and sums of horizontal and vertical
-/// stripes have no larger coefficients and get no hash.
+/// Bound for rounding noise in the coefficients of luma in 0..=255. Flat images and sums of
+/// horizontal and vertical stripes have no larger coefficients and get no hash.
 const FLAT: f32 = 4.0;
 
 /// Mean Cb and Cr of each cell, row by row; 0 is grey.

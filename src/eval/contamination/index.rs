@@ -290,7 +290,8 @@ struct Matches {
     grams: Vec<(usize, usize)>,
 }
 
-/// Calls `take`, in order, with what `read` makes of each sample of `dataset` on all cores; returns the bad samples.
+/// Calls `take`, in order, with what `read` makes of each sample of `dataset` on all cores; returns
+/// the bad samples.
 fn each<T: Send>(
     dataset: &dyn Dataset,
     read: impl Fn(Sample) -> T + Sync,

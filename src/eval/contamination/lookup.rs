@@ -51,13 +51,14 @@ const BANDS: usize = 4;
 
 /// An index of hashes by Hamming distance.
 ///
-/// Multi-index hashing (Norouzi, Punjani & Fleet 2012, Fast Search in Hamming Space with Multi-Index
-/// Hashing): if two hashes differ in at most `d` of 64 bits, at least one of the four bands of 16 bits differs in at
-/// most `d / 4` (the pigeonhole principle). So each band's table is probed with all values within that distance of the
-/// band: 1 probe per band up to `d` = 3, 17 up to 7, 137 up to 11, 697 up to 15. Candidates are compared in full.
+/// Multi-index hashing (Norouzi, Punjani & Fleet 2012, Fast Search in Hamming Space with
+/// Multi-Index Hashing): if two hashes differ in at most `d` of 64 bits, at least one of the four
+/// bands of 16 bits differs in at most `d / 4` (the pigeonhole principle). So each band's table is
+/// probed with all values within that distance of the band: 1 probe per band up to `d` = 3, 17 up
+/// to 7, 137 up to 11, 697 up to 15. Candidates are compared in full.
 ///
-/// [`within`](Self::within) finds every hash within the distance exactly once, and no other. For evenly distributed
-/// hashes the expected work is `4 x probes x len / 65536` comparisons.
+/// [`within`](Self::within) finds every hash within the distance exactly once, and no other. For
+/// evenly distributed hashes the expected work is `4 x probes x len / 65536` comparisons.
 #[derive(Debug)]
 pub(super) struct HammingIndex {
     hashes: Vec<u64>,

@@ -158,17 +158,18 @@ pub struct Contamination {
     /// All items with any overlap.
     #[serde(skip)]
     pub affected: Vec<AffectedItem>,
-    /// The closest images beside their training twins.
+    /// The closest images next to their training twins.
     #[serde(skip)]
     pub sheet: Vec<Cell>,
 }
 
 impl Contamination {
-    /// Writes `contamination.json`, `items.jsonl` with a line for every item with any overlap, and, if images overlap,
-    /// `sheet.png` into `dir`, which is created if needed.
+    /// Writes `contamination.json`, `items.jsonl` with a line for every item with any overlap, and,
+    /// if images overlap, `sheet.png` into `dir`, which is created if needed.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) or [`Error::File`](crate::Error::File) with the file that could not be written.
+    /// [`Error::Io`](crate::Error::Io) or [`Error::File`](crate::Error::File) with the file that
+    /// could not be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         const VALID: &str = "names and numbers are valid JSON";
         let line = |item: &AffectedItem| serde_json::to_string(item).expect(VALID) + "\n";

@@ -1,8 +1,9 @@
 //! Texts of samples, and their hashes: of the whole text and of its n-grams.
 //!
-//! Words of n-grams follow GPT-3 (Brown et al. 2020, Language Models are Few-Shot Learners, appendix C): "a lowercase,
-//! whitespace delimited word with no punctuation"; punctuation is every character that is neither letter nor digit. A
-//! text with fewer words than an n-gram is compared as a whole.
+//! Words of n-grams follow GPT-3 (Brown et al. 2020, Language Models are Few-Shot Learners,
+//! appendix C): "a lowercase, whitespace delimited word with no punctuation"; punctuation is every
+//! character that is neither letter nor digit. A text with fewer words than an n-gram is compared
+//! as a whole.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -17,8 +18,9 @@ const DOCUMENTS: [&str; 3] = ["segments", "messages", "conversations"];
 /// Keys of the words in a part of a document.
 const WORDS: [&str; 3] = ["text", "content", "value"];
 
-/// The texts of a sample with their columns: every string at any depth of the given `columns`; without `columns` the
-/// strings, lists of strings and words of documents in all columns except names of image files.
+/// The texts of a sample with their columns: every string at any depth of the given `columns`;
+/// without `columns` the strings, lists of strings and words of documents in all columns except
+/// names of image files.
 pub(super) fn texts<'a>(fields: &'a Fields, columns: Option<&[String]>) -> Vec<(&'a str, &'a str)> {
     let mut found = Vec::new();
     for (name, value) in fields {
@@ -68,8 +70,8 @@ pub(super) fn text_hash(text: &str) -> u64 {
     hasher.finish()
 }
 
-/// The hashes of the n-grams of `len` words in `text`, or of all its words if they are fewer; none without words. A short
-/// text never equals an n-gram.
+/// The hashes of the n-grams of `len` words in `text`, or of all its words if they are fewer; none
+/// without words. A short text never equals an n-gram.
 pub(super) fn grams(text: &str, len: usize) -> Vec<u64> {
     let bare = |word: &str| -> String {
         word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()

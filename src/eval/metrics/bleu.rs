@@ -1,5 +1,5 @@
-//! BLEU of captions: Papineni et al. 2002 as in pycocoevalcap (`bleu/bleu_scorer.py` with the option `closest`, as
-//! its `Bleu` uses it).
+//! BLEU of captions: Papineni et al. 2002 as in pycocoevalcap (`bleu/bleu_scorer.py` with the
+//! option `closest`, as its `Bleu` uses it).
 
 use super::segment::{MAX_N, Segment, ngrams};
 
@@ -28,10 +28,11 @@ struct Counts {
 
 /// BLEU-1 to BLEU-4 of `segments`.
 ///
-/// BLEU-n is the geometric mean of the precisions of 1- to n-grams, each n-gram counted at most as often as in the
-/// reference that has it most often, times the brevity penalty `exp(1 - r / h)` if h < r: h is the total length of
-/// the hypotheses, r that of the references closest in length (the shorter one of a tie). 1e-15 is added to matches
-/// and to h, 1e-9 to the numbers they are divided by.
+/// BLEU-n is the geometric mean of the precisions of 1- to n-grams, each n-gram counted at most as
+/// often as in the reference that has it most often, times the brevity penalty `exp(1 - r / h)` if
+/// h < r: h is the total length of the hypotheses, r that of the references closest in length (the
+/// shorter one of a tie). 1e-15 is added to matches and to h, 1e-9 to the numbers they are divided
+/// by.
 pub fn bleu(segments: &[Segment]) -> Bleu {
     let mut sum = Counts::default();
     let scores = segments.iter().map(|segment| {

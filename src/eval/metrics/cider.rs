@@ -22,11 +22,11 @@ pub struct Cider {
 
 /// CIDEr-D of `segments`, one per image.
 ///
-/// A text is a vector of its n-grams for each n from 1 to 4, weighted by count times `ln N - ln max(1, df)`, where N
-/// is the number of segments and df the number of segments with the n-gram in a reference. So scores depend on the
-/// set, and are 0 for a single image: always state N. For each n and reference r, the hypothesis h scores
-/// `Σ min(h, r) r / (|h| |r|)` times `exp(-(difference in bigrams)² / (2 · 6²))`; the segment's score is the mean
-/// over n and references, times 10.
+/// A text is a vector of its n-grams for each n from 1 to 4, weighted by count times `ln N - ln
+/// max(1, df)`, where N is the number of segments and df the number of segments with the n-gram in
+/// a reference. So scores depend on the set, and are 0 for a single image: always state N. For each
+/// n and reference r, the hypothesis h scores `Σ min(h, r) r / (|h| |r|)` times `exp(-(difference
+/// in bigrams)² / (2 · 6²))`; the segment's score is the mean over n and references, times 10.
 pub fn cider(segments: &[Segment]) -> Cider {
     let words: Vec<SegmentWords<'_>> = segments.iter().map(Segment::words).collect();
     let counted: Vec<(Ngrams<'_>, Vec<Ngrams<'_>>)> = words

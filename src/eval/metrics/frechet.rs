@@ -1,11 +1,11 @@
 //! The Fréchet distance of two sets of feature vectors, each modelled as a normal distribution.
 //!
-//! Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (arXiv 1706.08500), equation 6; means and
-//! covariances (divided by N - 1) as in `pytorch-fid` 0.3.
+//! Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule" (arXiv 1706.08500),
+//! equation 6; means and covariances (divided by N - 1) as in `pytorch-fid` 0.3.
 //!
-//! The trace of the square root of the covariances' product is the sum of the singular values of `A B^T`, where
-//! `A^T A` and `B^T B` are the covariances. So no matrix root is needed, and sets with fewer vectors than features,
-//! whose covariances are singular, need no correction.
+//! The trace of the square root of the covariances' product is the sum of the singular values of `A
+//! B^T`, where `A^T A` and `B^T B` are the covariances. So no matrix root is needed, and sets with
+//! fewer vectors than features, whose covariances are singular, need no correction.
 
 use nalgebra::DMatrix;
 
@@ -94,8 +94,8 @@ impl Features {
 
 /// The Fréchet distance `|m_a - m_b|^2 + Tr(C_a + C_b - 2 (C_a C_b)^(1/2))` in f64; 0 for equal sets.
 ///
-/// It falls with the number of vectors: compare only distances of sets of equal size. Takes 8 bytes of memory for each
-/// number of both sets.
+/// It falls with the number of vectors: compare only distances of sets of equal size. Takes 8 bytes
+/// of memory for each number of both sets.
 ///
 /// ```
 /// use calumma::eval::metrics::{Features, frechet_distance};

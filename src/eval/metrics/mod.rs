@@ -1,7 +1,8 @@
 //! Metrics over texts and features, each equal to the public implementation that its file names.
 //!
-//! Captions are tokenised by [`PtbTokenizer`] into [`Segment`]s, which [`bleu()`], [`rouge_l()`] and [`cider()`]
-//! score. Answers are compared after [`AnswerNormalizer`] or [`TextNormalization`]. All are pure functions.
+//! Captions are tokenised by [`PtbTokenizer`] into [`Segment`]s, which [`bleu()`], [`rouge_l()`]
+//! and [`cider()`] score. Answers are compared after [`AnswerNormalizer`] or [`TextNormalization`].
+//! All are pure functions.
 
 pub mod bleu;
 pub mod cider;
@@ -25,8 +26,8 @@ pub use segment::Segment;
 pub use text_match::{TextMatcher, TextNormalization};
 pub use vqa_accuracy::{AnswerNormalizer, AnswerRules, VqaAccuracy, VqaSummary};
 
-/// The words of `text`, split like Python's `str.split`, which unlike Rust's also splits at the four information
-/// separators.
+/// The words of `text`, split like Python's `str.split`, which unlike Rust's also splits at the
+/// four information separators.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(is_blank).filter(|word| !word.is_empty())
 }

@@ -15,10 +15,11 @@ pub fn perplexity(nats: f64, tokens: usize) -> Option<f64> {
     (tokens > 0).then(|| (nats / tokens as f64).exp())
 }
 
-/// Bits per byte of UTF-8 text, `nats / (bytes ln 2)` (Gao et al. 2020, The Pile, section 3.1); `None` without bytes.
+/// Bits per byte of UTF-8 text, `nats / (bytes ln 2)` (Gao et al. 2020, The Pile, section 3.1);
+/// `None` without bytes.
 ///
-/// `nats` is the sum of cross-entropies over all tokens of the `bytes` bytes, including tokens without bytes, such as
-/// the end of a document.
+/// `nats` is the sum of cross-entropies over all tokens of the `bytes` bytes, including tokens
+/// without bytes, such as the end of a document.
 ///
 /// ```
 /// use calumma::eval::metrics::bits_per_byte;

@@ -1,17 +1,18 @@
 //! Penn Treebank tokenizer for captions, equal to that of the public caption scorers.
 //!
 //! The scorers (pycocoevalcap, `tokenizer/ptbtokenizer.py`) run Stanford CoreNLP 3.4.1's
-//! `PTBTokenizer -preserveLines -lowerCase` and drop the tokens [`DROPPED`]. This is an independent implementation,
-//! derived from that program's output on probes, not from its grammar. The two agree on every text of
-//! `tests/fixtures/metrics/ptb_tokens.jsonl`; `tests/metrics.sh` compares them on other texts.
+//! `PTBTokenizer -preserveLines -lowerCase` and drop the tokens [`DROPPED`]. This is an independent
+//! implementation, derived from that program's output on probes, not from its grammar. The two
+//! agree on every text of `tests/fixtures/metrics/ptb_tokens.jsonl`; `tests/metrics.sh` compares
+//! them on other texts.
 
 use regex::Regex;
 
 use super::ptb_lists::{ASSIMILATIONS, SENTENCE_STARTERS, SYMBOLS};
 use super::ptb_rules::{Follow, Form, Rule, expand, regex, rules};
 
-/// Punctuation tokens that do not count. The scorers' own list also has brackets, but in capitals, which lower-case
-/// tokens never equal, so `-lrb-` counts as a token.
+/// Punctuation tokens that do not count. The scorers' own list also has brackets, but in capitals,
+/// which lower-case tokens never equal, so `-lrb-` counts as a token.
 pub const DROPPED: [&str; 13] =
     ["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"];
 
@@ -80,9 +81,9 @@ impl PtbTokenizer {
         self.tokenize_lines(&[text]).pop().unwrap_or_default()
     }
 
-    /// The tokens of each of `texts`, as the scorers obtain them: the original reads all texts as the lines of one file,
-    /// and looks beyond the end of a line to tell an initial from the end of a sentence ("plan b" before "The dog")
-    /// and the abbreviation of "number" from a word ("no").
+    /// The tokens of each of `texts`, as the scorers obtain them: the original reads all texts as
+    /// the lines of one file, and looks beyond the end of a line to tell an initial from the end of
+    /// a sentence ("plan b" before "The dog") and the abbreviation of "number" from a word ("no").
     pub fn tokenize_lines<T: AsRef<str>>(&self, texts: &[T]) -> Vec<Vec<String>> {
         let lines: Vec<String> =
             texts.iter().map(|text| text.as_ref().replace('\n', " ")).collect();
@@ -113,8 +114,8 @@ impl PtbTokenizer {
         tokens
     }
 
-    /// The longest match of a rule at the start of the line, which is the first `len` bytes of `rest`; the first rule
-    /// wins ties.
+    /// The longest match of a rule at the start of the line, which is the first `len` bytes of
+    /// `rest`; the first rule wins ties.
     fn longest(&self, rest: &str, len: usize) -> Option<(Form, usize)> {
         let mut best: Option<(Form, usize)> = None;
         for rule in &self.rules {

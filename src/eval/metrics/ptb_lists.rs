@@ -1,6 +1,6 @@
-//! Words and characters that [`super::ptb`] treats specially, found by probing the original with all words of two to
-//! four letters and some longer ones before a full stop, and with all characters of the basic multilingual plane, alone
-//! and inside a word.
+//! Words and characters that [`super::ptb`] treats specially, found by probing the original with
+//! all words of two to four letters and some longer ones before a full stop, and with all
+//! characters of the basic multilingual plane, alone and inside a word.
 
 /// Words that keep their full stop, in any case.
 pub(super) const ABBREVIATIONS: &str = "\
@@ -31,8 +31,8 @@ pub(super) const APOSTROPHE_WORDS: &str = "\
 /// Words that are split in two.
 pub(super) const ASSIMILATIONS: &str = "can+not gon+na got+ta lem+me gim+me wan+na";
 
-/// Ranges for a character class: word characters beside Unicode's letters, namely combining marks and modifiers of the
-/// original's version of Unicode.
+/// Ranges for a character class: word characters besides Unicode's letters, namely combining marks
+/// and modifiers of the original's version of Unicode.
 pub(super) const MARKS: &str = concat!(
     r"\u{2c2}-\u{2c5}\u{2d2}-\u{2df}\u{2e5}-\u{2eb}\u{2ed}\u{2ef}-\u{36f}\u{375}",
     r"\u{378}-\u{379}\u{384}-\u{385}\u{3f6}\u{483}-\u{487}\u{55a}-\u{55f}\u{591}-\u{5bd}\u{5bf}",
@@ -45,8 +45,8 @@ pub(super) const MARKS: &str = concat!(
     r"\u{e34}-\u{e3a}\u{e47}-\u{e4e}\u{eb1}\u{eb4}-\u{ebc}\u{ec8}-\u{ecd}\u{1885}-\u{1886}",
 );
 
-/// Ranges for a character class: characters that are tokens by themselves. Every other character that no rule matches
-/// is dropped, including emoji.
+/// Ranges for a character class: characters that are tokens by themselves. Every other character
+/// that no rule matches is dropped, including emoji.
 pub(super) const SYMBOLS: &str = concat!(
     r"/@_\u{23}-\u{26}\u{2a}-\u{2b}\u{3c}-\u{3e}\u{5c}\u{5e}\u{60}\u{7c}\u{7e}\u{a1}\u{a5}-\u{a9}",
     r"\u{ac}\u{ae}-\u{b4}\u{b6}-\u{b9}\u{bf}\u{d7}\u{f7}\u{37e}\u{387}\u{589}\u{5be}\u{5c0}",

@@ -17,10 +17,10 @@ pub struct RougeL {
 
 /// ROUGE-L of `segments`.
 ///
-/// The length of the longest common subsequence with each reference gives a precision P (over the hypothesis' length)
-/// and a recall R (over the reference's length); the score is `(1 + b²) P R / (R + b² P)` with b = 1.2 for the best P
-/// and the best R, possibly of two references. Unlike the other metrics, this one splits at every single blank, so an
-/// empty text is one empty word.
+/// The length of the longest common subsequence with each reference gives a precision P (over the
+/// hypothesis' length) and a recall R (over the reference's length); the score is `(1 + b²) P R /
+/// (R + b² P)` with b = 1.2 for the best P and the best R, possibly of two references. Unlike the
+/// other metrics, this one splits at every single blank, so an empty text is one empty word.
 pub fn rouge_l(segments: &[Segment]) -> RougeL {
     let segments: Vec<f64> = segments.iter().map(score).collect();
     RougeL { corpus: mean(&segments), segments }

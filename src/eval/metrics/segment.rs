@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 /// Length of the longest n-grams counted.
 pub(super) const MAX_N: usize = 4;
 
-/// The count of each n-gram of 1 to [`MAX_N`] words; ordered, so that sums over it are reproducible to the last digit.
+/// The count of each n-gram of 1 to [`MAX_N`] words; ordered, so that sums over it are reproducible
+/// to the last digit.
 pub(super) type Ngrams<'a> = BTreeMap<&'a [&'a str], usize>;
 
 /// A hypothesis and the references of its image, as tokens joined by single blanks.
@@ -32,7 +33,8 @@ impl Segment {
         Ok(Self { hypothesis, references })
     }
 
-    /// Segments of texts, tokenised as by the public scorers: all hypotheses as one file, all references as another.
+    /// Segments of texts, tokenised as by the public scorers: all hypotheses as one file, all
+    /// references as another.
     ///
     /// # Errors
     /// If the numbers differ or a hypothesis has no reference.

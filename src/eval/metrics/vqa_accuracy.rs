@@ -1,9 +1,10 @@
 //! Normalisation of answers, and accuracy against the answers of ten annotators.
 //!
 //! The rules are those of the public VQA evaluator (GT-Vision-Lab/VQA,
-//! `PythonEvaluationTools/vqaEvaluation/vqaEval.py`), including its oddities, because published scores depend on them;
-//! and those of its descendant on EvalAI (in MMF and lmms-eval, `tasks/_task_utils/vqa_eval_metric.py`), which differ.
-//! [`VqaAccuracy`] compares with several answers; for a single right answer use [`AnswerNormalizer::same`].
+//! `PythonEvaluationTools/vqaEvaluation/vqaEval.py`), including its oddities, because published
+//! scores depend on them; and those of its descendant on EvalAI (in MMF and lmms-eval,
+//! `tasks/_task_utils/vqa_eval_metric.py`), which differ. [`VqaAccuracy`] compares with several
+//! answers; for a single right answer use [`AnswerNormalizer::same`].
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,8 @@ use regex::Regex;
 
 use super::{is_blank, mean, words as split};
 
-/// Marks that are deleted if they stand beside a blank anywhere in the answer, else replaced by a blank.
+/// Marks that are deleted if they stand next to a blank anywhere in the answer, else replaced by a
+/// blank.
 const PUNCTUATION: [char; 21] = [
     ';', '/', '[', ']', '"', '{', '}', '(', ')', '=', '+', '\\', '_', '-', '>', '<', '@', '`', ',',
     '?', '!',
@@ -55,11 +57,11 @@ pub enum AnswerRules {
     /// The VQA challenge's own. Its accuracy normalises only if the annotators' answers differ.
     #[default]
     Official,
-    /// lmms-eval's for VQAv2: always the two steps of the official one, and several commas between digits count as
-    /// one.
+    /// lmms-eval's for VQAv2: always the two steps of the official one, and several commas between
+    /// digits count as one.
     LmmsVqa,
-    /// EvalAI's processor for TextVQA, VizWiz and OK-VQA: as [`AnswerRules::LmmsVqa`] after conversion to lower case,
-    /// removal of commas and question marks, and a blank before `'s`.
+    /// EvalAI's processor for TextVQA, VizWiz and OK-VQA: as [`AnswerRules::LmmsVqa`] after
+    /// conversion to lower case, removal of commas and question marks, and a blank before `'s`.
     EvalAi,
 }
 
@@ -100,8 +102,8 @@ impl AnswerNormalizer {
         Self { thousands: regex(thousands), full_stop: regex(r"\.(\d?)"), rules }
     }
 
-    /// `answer` in lower case with single blanks, without punctuation and articles, with numbers up to ten as digits
-    /// and apostrophes in contractions.
+    /// `answer` in lower case with single blanks, without punctuation and articles, with numbers up
+    /// to ten as digits and apostrophes in contractions.
     pub fn normalize(&self, answer: &str) -> String {
         let answer = match self.rules {
             AnswerRules::EvalAi => stripped(&possessives(answer)),
@@ -177,8 +179,8 @@ fn contraction(word: &str) -> &str {
     CONTRACTIONS.split(' ').filter(|right| !right.is_empty()).find(lacks_one).unwrap_or(word)
 }
 
-/// Accuracy against several annotators' answers: Antol et al. 2015 (VQA, section 3.4), by the rules of an evaluator.
-/// Construction compiles patterns: use one for many answers.
+/// Accuracy against several annotators' answers: Antol et al. 2015 (VQA, section 3.4), by the rules
+/// of an evaluator. Construction compiles patterns: use one for many answers.
 ///
 /// ```
 /// use calumma::eval::metrics::{AnswerRules, VqaAccuracy};
@@ -199,11 +201,11 @@ impl VqaAccuracy {
         Self { normalizer: AnswerNormalizer::with_rules(rules) }
     }
 
-    /// The accuracy of `prediction` in `[0, 1]`: the mean over annotators of `min(1, m / 3)`, where m is the number of
-    /// *other* annotators' answers that equal the prediction. 0 without answers.
+    /// The accuracy of `prediction` in `[0, 1]`: the mean over annotators of `min(1, m / 3)`, where
+    /// m is the number of *other* annotators' answers that equal the prediction. 0 without answers.
     ///
-    /// With [`AnswerRules::Official`], unanimous answers are compared without normalisation: a prediction "Yes" is wrong
-    /// for ten times "yes".
+    /// With [`AnswerRules::Official`], unanimous answers are compared without normalisation: a
+    /// prediction "Yes" is wrong for ten times "yes".
     pub fn accuracy<T: AsRef<str>>(&self, prediction: &str, answers: &[T]) -> f64 {
         let official = self.normalizer.rules == AnswerRules::Official;
         let plain: Vec<String> = answers.iter().map(|answer| stripped(answer.as_ref())).collect();

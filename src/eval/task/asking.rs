@@ -119,8 +119,8 @@ fn opened(
     Ok((open(data)?, asking.train.as_deref().map(open).transpose()?))
 }
 
-/// The first `count` samples of `train` with a single image each, all images different. Samples that cannot be
-/// read or have no answer are skipped.
+/// The first `count` samples of `train` with a single image each, all images different. Samples
+/// that cannot be read or have no answer are skipped.
 fn shots(
     count: usize,
     train: Option<&dyn Dataset>,

@@ -25,7 +25,7 @@ pub enum TaskConfig {
     Captioning(CaptioningTask),
     /// `text-to-image`: images generated from captions of scenes, or from the texts of another data set.
     TextToImage(TextToImageTask),
-    /// `reconstruction`: the loss of the image tokenizer.
+    /// `reconstruction`: the quality of the image tokenizer.
     Reconstruction(ReconstructionTask),
     /// `loss`: mean loss per token.
     Loss(LossTask),
@@ -53,7 +53,7 @@ pub struct Common {
     pub data: String,
     /// Name of the results; of their directory in a recipe's run.
     pub name: Option<String>,
-    /// The first items only.
+    /// If given, only the first `limit` items are measured.
     pub limit: Option<usize>,
     /// Batch size.
     pub batch: usize,
@@ -62,7 +62,8 @@ pub struct Common {
 /// The keys of tasks that ask about images.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Asking {
-    /// Columns of `data` and `train` with other names than expected, such as `{ question = "sentence" }`.
+    /// Columns of `data` and `train` whose names differ from those expected, such as `{ question =
+    /// "sentence" }`.
     pub columns: BTreeMap<String, String>,
     /// The data set of few-shot examples, majority answers and choices.
     pub train: Option<String>,

@@ -1,5 +1,5 @@
-//! The identity of an evaluation, everything that decides its responses: only if it is unchanged do stopped evaluations
-//! continue, and are finished tasks skipped.
+//! The identity of an evaluation: everything that decides its responses. Only if it is unchanged
+//! does a stopped evaluation continue and is a finished task skipped.
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -52,7 +52,7 @@ impl Evaluation<'_> {
     /// A digest of [`identity`](Self::identity) and of what else decides the scores; part of the results.
     ///
     /// # Errors
-    /// As there.
+    /// As [`identity`](Self::identity).
     pub fn digest(&self) -> Result<String> {
         let TaskKeys { limit, inception, official, train, .. } = TaskKeys::from(self.task.clone());
         let train = train.as_deref().map(data::fingerprint).transpose()?;

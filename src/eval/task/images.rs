@@ -52,7 +52,8 @@ impl Evaluation<'_> {
         Ok(report)
     }
 
-    /// Draws the texts that `template` makes of a data set, and searches the data set for the images drawn.
+    /// Generates images from the texts of a data set, formed by `template`, and searches the data
+    /// set for them.
     fn retrieval(
         &self,
         task: &TextToImageTask,

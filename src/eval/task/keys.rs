@@ -52,8 +52,8 @@ impl Measure {
 
 /// All keys of all kinds of tasks; [`TaskConfig`] says what each means.
 ///
-/// Results and identities list every key whatever the kind, in this order: a change would make finished and
-/// stopped evaluations start over.
+/// Results and identities list every key for tasks of any kind, in this order: a change would make
+/// finished and stopped evaluations start over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TaskKeys {

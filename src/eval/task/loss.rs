@@ -46,13 +46,14 @@ impl Evaluation<'_> {
         Ok(report)
     }
 
-    /// The name of `source` and its documents packed into rows; image codes are cached in `codes` beside the
-    /// results.
+    /// The name of `source` and its documents packed into rows; image codes are cached in `codes`
+    /// next to the results.
     fn packed(&self, source: &DocumentData) -> Result<(String, Validation)> {
         let processor = self.pipeline.processor();
         let seq_len = self.pipeline.model().config().max_position_embeddings;
         let pad = processor.vocabulary().special().pad;
-        // The digest of the image tokenizer alone, as in token shards: codes of another one must not be reused.
+        // The digest of the image tokenizer alone, as in token shards: codes of another one must
+        // not be reused.
         let vq_dir = self.checkpoint.join(VQ_DIR);
         let digest = match vq_dir.is_dir() {
             true => Manifest::of(&vq_dir)?.digest(),

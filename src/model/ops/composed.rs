@@ -1,5 +1,5 @@
-//! Every operation from stock operations of Burn: what all devices without kernels run, in any number
-//! format, and the reference for the kernels.
+//! Every operation composed of stock Burn operations, in any number format: for devices without
+//! kernels, and as the reference for the kernels.
 
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
 

@@ -1,4 +1,5 @@
-//! The operations that a device can have kernels for; here, and only here, each chooses its kernels.
+//! The operations that a device can have kernels for; each chooses its kernels here and nowhere
+//! else.
 //!
 //! Every operation is one function, which runs the first kernels that take its tensors and otherwise the
 //! stock operations in [`composed`]. There are kernels for f32 on the CPU in [`cpu`]. Kernels of a GPU
@@ -17,7 +18,7 @@ use burn::tensor::{DType, Tensor};
 use super::{Mask, TokenStats};
 use adamw::AdamW;
 
-/// What an operation runs.
+/// The implementation that an operation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kernels {
     /// Stock operations of Burn, on any device.
@@ -202,7 +203,7 @@ pub(crate) fn compute_dtype(weight: &Tensor<2>) -> DType {
     weight.dtype()
 }
 
-/// The choice taken out of the operations' hands, for tests that compare both sides.
+/// Forces the choice of kernels, for tests that compare both sides.
 #[cfg(test)]
 pub(crate) mod forced {
     use std::cell::{Cell, RefCell};
@@ -219,7 +220,7 @@ pub(crate) mod forced {
     /// returns its result and how often each operation ran.
     ///
     /// # Panics
-    /// When an operation is called on tensors that `kernels` do not take.
+    /// If an operation is called on tensors that `kernels` do not take.
     pub(crate) fn on<T>(
         kernels: Kernels,
         work: impl FnOnce() -> T,

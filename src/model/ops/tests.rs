@@ -1,4 +1,4 @@
-//! The kernels beside the composed operations: results, gradients, repeatability.
+//! Compares the kernels with the composed operations: results, gradients, repeatability.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

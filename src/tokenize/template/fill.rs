@@ -1,4 +1,4 @@
-//! Prompts from templates: values and images in their places.
+//! Prompts from templates: filling in values and images.
 
 use image::RgbImage;
 use vq_tokenizer::Codes;
@@ -9,7 +9,7 @@ use crate::tokenize::segment::{CodedSegment, Segment};
 
 impl Template {
     /// The segments of a prompt with `values` for its fields and `images` for its marks, in order.
-    /// Adjacent texts are joined, empty ones left out.
+    /// Adjacent texts are joined, empty ones omitted.
     ///
     /// # Errors
     /// If a value is not given or a part is repeated; [`Error::ImageCount`] unless there are as many

@@ -1,4 +1,4 @@
-//! From the text of a template to its pieces.
+//! Parsing of templates into pieces.
 
 use std::collections::BTreeSet;
 

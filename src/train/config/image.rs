@@ -84,9 +84,9 @@ pub enum ImageShape {
     /// The central square, resized to `model.resolution` pixels a side.
     #[default]
     Square,
-    /// Nearly the image's own aspect ratio, up to 4 to 1: of the sizes with about as many pixels as the square
-    /// and sides that are multiples of two codes, the one that keeps most of the image. Every image has
-    /// the same weight in the loss, whatever its size.
+    /// Nearly the image's own aspect ratio, up to 4 to 1: of the sizes with about as many pixels as
+    /// the square and sides that are multiples of two codes, the one that keeps most of the image.
+    /// Every image has the same weight in the loss, whatever its size.
     Flexible,
 }
 

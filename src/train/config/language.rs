@@ -25,9 +25,9 @@ pub struct LanguageRecipe {
     pub model: ModelSizes,
     /// The tokenizers that turn documents into ids.
     pub tokenizer: TokenizerConfig,
-    /// What to train on.
+    /// Documents to train on.
     pub data: Vec<DocumentData>,
-    /// How the mixture changes during the run.
+    /// Changes of the mixture during the run.
     #[serde(default)]
     pub curriculum: CurriculumConfig,
     /// The validation set; weights are ignored.

@@ -7,7 +7,7 @@ use super::batch::input;
 use crate::data::pack::PackedBatch;
 use crate::model::{CausalLm, ModelInput};
 
-/// What the backward pass does for the activations of the layers.
+/// How the backward pass obtains the activations of the layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activations {
     /// The forward pass keeps them all.
@@ -21,8 +21,8 @@ pub enum Activations {
     },
 }
 
-/// The gradients of every weight of `model`, which lies on an autodiff device, over `batch`; and what else
-/// `loss` returns.
+/// The gradients of every weight of `model`, which lies on an autodiff device, over `batch`, and
+/// the second value that `loss` returns.
 ///
 /// `loss` maps the last hidden states after the final norm to a scalar to differentiate. It may use other
 /// weights of the model, such as those of the output layer.
@@ -31,7 +31,7 @@ pub enum Activations {
 /// `loss` receives `[rows, seq, hidden]`.
 ///
 /// # Panics
-/// When the scalar does not depend on the hidden states.
+/// If the scalar does not depend on the hidden states.
 pub fn backward<T>(
     model: &CausalLm,
     batch: &PackedBatch,
@@ -48,8 +48,8 @@ pub fn backward<T>(
     }
 }
 
-/// Each layer is a tape of its own: with the gradient `dy` of its result the scalar `sum(y * dy)` has the
-/// gradients of the whole loss. Burn has no segments of a tape to keep or drop.
+/// Each layer has a separate tape: with the gradient `dy` of its result the scalar `sum(y * dy)`
+/// has the gradients of the whole loss. Burn has no segments of a tape to keep or drop.
 fn by_layer<T>(
     model: &CausalLm,
     input: ModelInput<'_>,

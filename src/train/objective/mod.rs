@@ -1,6 +1,6 @@
-//! What language-model training minimises.
+//! The objectives of language-model training.
 //!
-//! Every objective over token probabilities sits on one seam, in three steps:
+//! Every objective over token probabilities uses the same three steps:
 //!
 //! 1. [`Predictions`] picks the hidden states that predict the [`Targets`] of a batch.
 //! 2. [`Predictions::stats`] gives each target's log-probability, the entropy of its distribution and whether
@@ -8,11 +8,12 @@
 //! 3. [`Predictions::surrogate`] takes a signed weight for each target and puts the gradient of
 //!    `sum_i -weight_i * log_prob_i` on the tape.
 //!
-//! An objective whose weights depend on the log-probabilities (preference, clipped policy gradient) takes all
-//! three and computes the logits twice; one whose weights are known beforehand ([`NextToken`]) skips the
-//! second, since the third returns the same statistics. [`backward`] carries the gradient through the model,
-//! with or without activation checkpointing. An objective that needs no probabilities (a value function)
-//! gives [`backward`] a scalar of the hidden states of its own.
+//! An objective whose weights depend on the log-probabilities (preference, clipped policy gradient)
+//! takes all three and computes the logits twice; one whose weights are known beforehand
+//! ([`NextToken`]) skips the second, since the third returns the same statistics. [`backward`]
+//! carries the gradient through the model, with or without activation checkpointing. An objective
+//! that needs no probabilities (a value function) passes its own scalar of the hidden states to
+//! [`backward`].
 
 mod backward;
 mod batch;

@@ -67,7 +67,7 @@ impl LossConfig {
 /// A sum of cross-entropies in nats and the number of targets it is over.
 pub type LossSum = (f64, usize);
 
-/// What the sums of an optimizer step are divided by.
+/// The divisors of the sums of an optimizer step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Normalizer {
     /// Sum of the targets' weights, which divides the cross-entropy.

@@ -31,7 +31,7 @@ impl Predictions {
     /// `hidden` `[rows, seq, hidden]`
     ///
     /// # Panics
-    /// When a predictor lies outside `rows * seq`.
+    /// If a predictor lies outside `rows * seq`.
     pub fn new(model: &CausalLm, hidden: Tensor<3>, targets: &Targets) -> Self {
         let [rows, seq, width] = hidden.dims();
         let mut hidden = hidden.reshape([rows * seq, width]);
@@ -66,15 +66,15 @@ impl Predictions {
     /// loss = sum_i -weights[i] * log_prob_i + z * sum_i log_sum_exp_i^2
     /// ```
     ///
-    /// with respect to hidden states and output weight, and the statistics of every target. The scalar's value
-    /// means nothing. Logits are computed once.
+    /// with respect to hidden states and output weight, and the statistics of every target. The
+    /// scalar's value means nothing. Logits are computed once.
     ///
-    /// A positive weight raises the target's probability, a negative one lowers it, 0 leaves a target without
-    /// influence but for its z-loss. With respect to the logits of target `y` the gradient is
+    /// A positive weight raises the target's probability, a negative one lowers it; with weight 0
+    /// only the target's z-loss counts. With respect to the logits of target `y` the gradient is
     /// `weights[i] * (p_j - [j = y]) + 2 * z * log_sum_exp_i * p_j`.
     ///
     /// # Panics
-    /// When there is not one weight for each target.
+    /// If there is not one weight for each target.
     pub fn surrogate(self, weights: &[f32], z: f64) -> (Tensor<1>, Vec<TokenStats>) {
         assert_eq!(weights.len(), self.ids.len(), "one weight for each target");
         if self.ids.is_empty() {

@@ -1,4 +1,4 @@
-//! Statistics and gradients beside a plain computation in f64.
+//! Compares statistics and gradients with a plain computation in f64.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

@@ -1,8 +1,8 @@
-//! The operations that have kernels of their own, and the choice between kernels.
+//! The operations that have dedicated kernels, and the choice between kernels.
 //!
-//! Each operation is one function; its callers know no feature, device or dtype. A body of stock Burn
-//! operations (`composed`) runs everywhere. Kernels for one kind of device have a folder of their own and
-//! run where they support the input:
+//! Each operation is one function; its callers know no feature, device or dtype. A body of stock
+//! Burn operations (`composed`) runs everywhere. Kernels for one kind of device are in a separate
+//! directory and run where they support the input:
 //!
 //! - `cpu/`: f32 on Burn's CPU backend, with hand-written gradients. The convolution builds no column
 //!   matrix and covers stride 2 and upsampling; the normalisation is fused with its swish.
@@ -101,7 +101,7 @@ pub(crate) mod forced {
     /// The result of `work` with all its operations on `kernels`, and how many operations ran on them.
     ///
     /// # Panics
-    /// When an operation gets a tensor that `kernels` do not support.
+    /// If an operation gets a tensor that `kernels` do not support.
     pub(crate) fn on<T>(kernels: Kernels, work: impl FnOnce() -> T) -> (T, usize) {
         /// Ends the forcing even if `work` panics.
         struct Reset;

@@ -1,4 +1,4 @@
-//! What the operations can be asked for.
+//! Options of the operations.
 
 /// Stride, padding and resizing of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -125,7 +125,8 @@ impl ModuleVisitor for Parameters<'_> {
     }
 }
 
-/// The gradients of all parameters of `module`, or their values if there are no gradients, named after `what`.
+/// The gradients of all parameters of `module`, or their values if there are no gradients, named
+/// after `what`.
 fn parameters<M: Module>(what: &str, module: &M, gradients: Option<&Gradients>) -> Named {
     let mut visitor = Parameters { gradients, path: Vec::new(), found: Named::new() };
     module.visit(&mut visitor);

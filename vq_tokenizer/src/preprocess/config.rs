@@ -219,7 +219,7 @@ impl PreprocessorConfig {
     /// Reads a `preprocessor_config.json`.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read, [`Error::File`] when a key has a value that is not
+    /// [`Error::Io`] if the file cannot be read, [`Error::File`] if a key has a value that is not
     /// supported.
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
@@ -231,7 +231,7 @@ impl PreprocessorConfig {
     /// Writes a `preprocessor_config.json`.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be written.
+    /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).expect("plain numbers always serialise");
         std::fs::write(path, text + "\n").map_err(Error::io(path))

@@ -8,17 +8,17 @@ use image::{DynamicImage, ImageReader, Limits, RgbImage};
 use super::config::Rule;
 use crate::error::{Error, Result};
 
-/// The longest side of an image that may be decoded, in pixels.
+/// Maximum side of an image that may be decoded, in pixels.
 pub const MAX_SIDE: u32 = 32_768;
-/// The most pixels of an image that may be decoded.
+/// Maximum number of pixels of an image that may be decoded.
 pub const MAX_PIXELS: u64 = 100_000_000;
-/// The most memory that a decoder may allocate, in bytes.
+/// Maximum memory that a decoder may allocate, in bytes.
 const MAX_DECODER_BYTES: u64 = 1 << 30;
 
 /// The image of a PNG, JPEG or WebP file.
 ///
 /// # Errors
-/// [`Error::Io`] when the file cannot be read; [`Error::File`] when it is not an image, is damaged, or is
+/// [`Error::Io`] if the file cannot be read; [`Error::File`] if it is not an image, is damaged, or is
 /// larger than [`MAX_SIDE`] or [`MAX_PIXELS`], which is checked before memory is allocated for it.
 pub fn open_image(path: &Path) -> Result<DynamicImage> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;

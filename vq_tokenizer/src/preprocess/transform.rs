@@ -83,7 +83,7 @@ impl PreprocessorConfig {
     /// - result: `[batch, 3, height, width]`
     ///
     /// # Errors
-    /// [`Error::Invalid`] when there is no image or the sizes differ.
+    /// [`Error::Invalid`] if there is no image or the sizes differ.
     pub fn tensor(&self, images: &[RgbImage], device: &Device) -> Result<Tensor<4>> {
         let Some(first) = images.first() else {
             return Err(Error::invalid("no image to make a batch of"));

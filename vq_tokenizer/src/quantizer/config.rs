@@ -47,7 +47,8 @@ pub enum QuantizerConfig {
     Lfq,
 }
 
-/// The most codes of [`Fsq`](super::Fsq): they are computed in f32, which is exact for integers up to here.
+/// Maximum number of codes of [`Fsq`](super::Fsq): they are computed in f32, which is exact for
+/// integers up to here.
 const MAX_FSQ_CODES: usize = 1 << 24;
 
 fn default_decay() -> f64 {

@@ -31,7 +31,7 @@ pub struct AdversarialConfig {
     pub lecam: f64,
     /// Channels of the discriminator's first layer.
     pub channels: usize,
-    /// Its layers of stride 2, 1 to 5.
+    /// Number of its layers of stride 2, 1 to 5.
     pub layers: usize,
     /// Its learning rate, as a multiple of the tokenizer's.
     pub lr_factor: f64,

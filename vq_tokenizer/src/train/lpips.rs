@@ -35,7 +35,7 @@ impl Lpips {
     /// Reads the weights from the safetensors file at `path`.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) when the file cannot be read; [`Error::File`](crate::Error::File) when
+    /// [`Error::Io`](crate::Error::Io) if the file cannot be read; [`Error::File`](crate::Error::File) if
     /// tensors are missing, unexpected or of another shape.
     pub fn load(path: &Path, device: &Device) -> Result<Self> {
         let files = WeightFiles::open(path)?.renamed(|name| Some(parameter_name(name)));

@@ -1,6 +1,6 @@
-//! The semantic head, which predicts the words of an image's caption from its quantized latents: codes from
-//! which words can be predicted serve a language model better. It is trained with the tokenizer and left out
-//! of releases.
+//! The semantic head, which predicts the words of an image's caption from its quantized latents:
+//! codes from which words can be predicted serve a language model better. It is trained with the
+//! tokenizer and not part of releases.
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor, activation};

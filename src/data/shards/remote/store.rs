@@ -1,4 +1,4 @@
-//! Token shards of an object store: `s3://`, `gs://`, `az://`, and `file://` to try it without one.
+//! Token shards in object stores: `s3://`, `gs://`, `az://`, and `file://` for tests without one.
 //!
 //! A shard is fetched once into a cache directory and read from there. Its file name ends in a digest of
 //! object and version (ETag, or modification time), so another version is another file. It gets that name
@@ -28,7 +28,7 @@ use crate::report::Reporter;
 
 /// Prefixes of the environment variables that are passed on; `REGION` or `TOKEN` alone mean other things.
 const PREFIXES: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
-/// A large shard may take long in total, but not between two chunks.
+/// A large shard may take long in total, but no pause between two chunks may.
 const TIMEOUTS: [(&str, &str); 2] = [("timeout", "12h"), ("read_timeout", "60s")];
 /// Characters of an object's name that its file name keeps.
 const NAME_KEPT: usize = 80;
@@ -37,8 +37,8 @@ const NAME_KEPT: usize = 80;
 /// such objects below it, sorted by name. Fetches what `cache_dir` does not hold.
 ///
 /// # Errors
-/// Names the URL; if there is no shard, the store does not answer or refuses, a shard arrives damaged, or
-/// the disk is full.
+/// If there is no shard, the store does not answer or refuses, a shard arrives damaged, or the disk
+/// is full; the message names the URL.
 ///
 /// # Panics
 /// If called from within an asynchronous task.
@@ -102,7 +102,7 @@ impl<'a> Remote<'a> {
         Ok(Self { url, store, path })
     }
 
-    /// Fetches the shards that `cache_dir` does not hold; the files of all.
+    /// Fetches the shards that `cache_dir` does not hold; returns the files of all.
     async fn fetch(&self, cache_dir: &Path, quiet: bool) -> Result<Vec<PathBuf>> {
         let objects = self.list().await?;
         let dir = cache_dir.join(&hex(&Sha256::digest(self.url))[..16]);
@@ -154,7 +154,7 @@ impl<'a> Remote<'a> {
         }
     }
 
-    /// Fetches `object` to `path`, in full or not at all.
+    /// Fetches `object` to `path`, atomically.
     async fn fetch_one(&self, object: &ObjectMeta, path: &Path) -> Result<()> {
         let scratch = scratch(path);
         let fetched = match self.stream(object, &scratch).await {

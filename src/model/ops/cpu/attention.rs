@@ -17,7 +17,7 @@ use crate::model::spans::Spans;
 /// Queries per block.
 const BLOCK: usize = 64;
 
-/// The most queries computed key by key, without matrix products.
+/// Maximum number of queries computed key by key, without matrix products.
 const FEW: usize = 4;
 
 /// Multiplications below which a second thread costs more than it saves.

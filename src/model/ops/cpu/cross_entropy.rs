@@ -16,7 +16,7 @@ const ROWS: usize = 16;
 /// `logits` `[rows, vocab]`, `targets` and `weights` `[rows]`.
 ///
 /// # Panics
-/// When a target lies outside the vocabulary.
+/// If a target lies outside the vocabulary.
 pub(crate) fn backward(
     logits: &mut [f32],
     targets: &[i32],
@@ -44,7 +44,7 @@ pub(crate) fn backward(
 /// `logits` `[rows, vocab]`, `targets` `[rows]`.
 ///
 /// # Panics
-/// When a target lies outside the vocabulary.
+/// If a target lies outside the vocabulary.
 pub(crate) fn forward(logits: &mut [f32], targets: &[i32]) -> Vec<TokenStats> {
     let vocab = logits.len() / targets.len().max(1);
     let mut stats = vec![TokenStats::default(); targets.len()];

@@ -1,4 +1,5 @@
-//! The fused operations under autodiff: what each keeps for its backward pass, and that pass.
+//! The fused operations under autodiff: the state that each keeps for its backward pass, and that
+//! pass.
 
 use std::sync::Arc;
 

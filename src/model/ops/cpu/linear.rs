@@ -1,8 +1,8 @@
 //! `x W^T` where a general matrix product is too costly: for a few rows, and for weights in bfloat16.
 //!
 //! A general product packs the weights first, which costs a decoding step more than the product
-//! itself: here every weight is read once, in the order it lies in. Weights in bfloat16 are widened as
-//! they are read, so they take half the memory and, where memory bandwidth is the limit, half the time;
+//! itself: here every weight is read once, in memory order. Weights in bfloat16 are widened as they
+//! are read, so they take half the memory and, where memory bandwidth is the limit, half the time;
 //! everything else is f32.
 
 use burn::tensor::bf16;
@@ -13,7 +13,7 @@ use super::matrix::{Element, Matrix, Store};
 use super::product::large;
 use super::simd::vectorized;
 
-/// The most rows computed without a general product.
+/// Maximum number of rows computed without a general product.
 pub(crate) const FEW: usize = 16;
 
 /// Outputs per task.

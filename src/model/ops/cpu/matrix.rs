@@ -66,7 +66,7 @@ impl<'a, E> Matrix<'a, E> {
     }
 }
 
-/// What a product does to its destination.
+/// Whether a product replaces its destination or adds to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Store {
     /// Replaces the old content.

@@ -1,4 +1,5 @@
-//! Fused operations for f32 on the CPU, each with a hand-written gradient, and two of training.
+//! Fused operations for f32 on the CPU, each with a hand-written gradient, and two operations of
+//! training.
 //!
 //! Results do not depend on the number of threads: sums across tasks are taken in a fixed order.
 

@@ -22,7 +22,7 @@ const PARALLEL: usize = 1 << 21;
 /// elements apart.
 ///
 /// # Panics
-/// When a slice is too short for its matrix, or rows of `dst` overlap.
+/// If a slice is too short for its matrix, or rows of `dst` overlap.
 pub(crate) fn large<E: Element>(
     store: Store,
     (dst, dst_row): (&mut [f32], usize),

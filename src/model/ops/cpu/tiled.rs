@@ -1,10 +1,10 @@
 //! A large matrix product in tiles, for processors with AVX-512: packing, blocks and threads.
 //!
-//! A *tile* is 8 rows by 48 columns of the result, whose sums stay in registers while both factors pass
-//! by once; see `tile.rs`. So that the factors are read in the order they lie in, they are packed into
-//! *panels* first: 8 rows of the left factor or 48 columns of the right one, in each the first elements
-//! of all lines, then the second ones, and so on. Sums longer than 512 are cut into sections, so that a
-//! panel of rows fits the first-level cache.
+//! A *tile* is 8 rows by 48 columns of the result, whose sums stay in registers while both factors
+//! pass by once; see `tile.rs`. So that the factors are read in memory order, they are first packed
+//! into *panels*: 8 rows of the left factor or 48 columns of the right one, in each the first
+//! elements of all lines, then the second ones, and so on. Sums longer than 512 are cut into
+//! sections, so that a panel of rows fits the first-level cache.
 //!
 //! The factor with fewer lines is shared: packed once, by all threads. The lines of the other one are
 //! split into *blocks*: a task packs its block, which fits the second-level cache, multiplies it with
@@ -26,7 +26,7 @@ use super::tile::{self, COLUMNS, Lines, ROWS, Target, panel_stride};
 /// The longest section of the sums.
 const DEPTH: usize = 512;
 
-/// The fewest and the most lines of a block.
+/// Minimum and maximum number of lines of a block.
 const BLOCK: [usize; 2] = [32, 3 * COLUMNS];
 
 /// Blocks per thread, if there are enough lines: a thread that is held up takes fewer.

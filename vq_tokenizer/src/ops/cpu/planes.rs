@@ -4,10 +4,11 @@ use std::cell::Cell;
 
 use super::plan::Plan;
 
-/// The most floats in the planes of one strip: about the size of a core's second-level cache.
+/// Maximum number of floats in the planes of one strip: about the size of a core's second-level
+/// cache.
 const STRIP_FLOATS: usize = 192 * 1024;
 
-/// The fewest rows of a strip: neighbouring strips share rows, which are copied twice.
+/// Minimum number of rows of a strip: neighbouring strips share rows, which are copied twice.
 const STRIP_ROWS: usize = 8;
 
 /// Floats behind the last plane that a kernel may read, though no valid output depends on them.

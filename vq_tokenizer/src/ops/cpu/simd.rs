@@ -2,7 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
-/// The result of `op`, run with AVX-512, with AVX2 and FMA, or with what else the processor has.
+/// The result of `op`, run with AVX-512, with AVX2 and FMA, or with the instructions that pulp detects.
 pub(super) fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
     #[cfg(target_arch = "x86_64")]
     {

@@ -1,4 +1,4 @@
-//! Products beside sums in f64.
+//! Compares products with sums in f64.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -153,7 +153,7 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
-/// A task that waits for the threads of another product may start one of its own.
+/// A task that waits for the threads of another product may start a product itself.
 #[test]
 fn products_within_products_are_right() {
     (0..8).into_par_iter().for_each(|i| {
