@@ -162,8 +162,8 @@ mod tests {
                 refused::<ImageData>("templates = [\"{a}\"]"),
                 "an image tokenizer does not read templates",
             ),
-            (refused::<ImageData>("name = \"a\""), "an image tokenizer does not read name"),
-            (refused::<TextData>("loss = \"answers\""), "a text tokenizer does not read loss"),
+            (refused::<ImageData>("loss = \"answers\""), "an image tokenizer does not read loss"),
+            (refused::<TextData>("words = [\"a\"]"), "a text tokenizer does not read words"),
             (refused::<SampleData>("words = [\"a\"]"), "`calumma tokenize` does not read words"),
             (
                 refused::<DocumentData>("templates = [\"{a}\"]\naugment = true"),
@@ -177,6 +177,17 @@ mod tests {
         ] {
             assert!(error.contains(key), "{error}");
         }
+    }
+
+    #[test]
+    fn keys_that_sections_of_other_recipes_carry_are_accepted() {
+        let name = "name = \"a\"\nweight = 2.0";
+        let text =
+            format!("{name}\ntemplates = [\"{{a}}\"]\nloss = \"answers\"\nprompt_dropout = 0.1");
+        assert_eq!(refused::<ImageData>(name), "accepted");
+        assert_eq!(refused::<TextData>(&text), "accepted");
+        assert_eq!(refused::<SampleData>(&text), "accepted");
+        assert_eq!(refused::<DocumentData>(&text), "accepted");
     }
 
     #[test]

@@ -157,8 +157,8 @@ impl Networks {
         let Self { mut model, mut discriminator, mut head } = self;
         let config = VqLossConfig { ms_ssim: 0.2, ..VqLossConfig::default() };
         let objective = VqObjective { config };
-        // A small epsilon would magnify the rounding of gradients close to zero.
-        let optimizer = || AdamWConfig::new().with_epsilon(1e-2).init();
+        // An epsilon below the largest gradients would magnify the rounding of the small ones.
+        let optimizer = || AdamWConfig::new().with_epsilon(10.0).init();
         let mut optimizers = [optimizer(), optimizer(), optimizer()];
         let mut lecam = Lecam::default();
         let mut found = Named::new();
@@ -185,9 +185,9 @@ impl Networks {
             let gradients = loss.backward();
             found.extend(parameters(&format!("gradient {step}"), &discriminator, Some(&gradients)));
             let of_discriminator = GradientsParams::from_grads(gradients, &discriminator);
-            model = optimizers[0].step(1e-3, model, of_model);
-            head = optimizers[1].step(1e-3, head, of_head);
-            discriminator = optimizers[2].step(1e-3, discriminator, of_discriminator);
+            model = optimizers[0].step(1e-2, model, of_model);
+            head = optimizers[1].step(1e-2, head, of_head);
+            discriminator = optimizers[2].step(1e-2, discriminator, of_discriminator);
         }
         found.extend(parameters("weight", &model, None));
         found.extend(parameters("weight", &head, None));
