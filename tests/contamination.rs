@@ -1,7 +1,7 @@
 //! Overlap of data sets: copies are found, and chance similarities rarely are.
 
 use calumma::data::scenes::Scenes;
-use calumma::data::{Dataset, Fields, Sample};
+use calumma::data::{Dataset, Fields, Sample, Unused};
 use calumma::error::{Error, Result};
 use calumma::eval::contamination::{Contamination, ContaminationConfig, find};
 use image::codecs::jpeg::JpegEncoder;
@@ -24,6 +24,10 @@ impl Dataset for Samples {
             _ => return Err(Error::invalid(format!("sample {index} is damaged"))),
         };
         Ok(Sample { fields, images: images.clone(), source: format!("{}#{index}", self.0) })
+    }
+
+    fn unused(&self) -> Vec<Unused> {
+        Vec::new()
     }
 
     fn name(&self) -> &str {

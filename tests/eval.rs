@@ -5,7 +5,7 @@ mod drawing;
 mod reconstruction;
 mod vqa;
 
-use calumma::data::{Dataset, Fields, Sample};
+use calumma::data::{Dataset, Fields, Sample, Unused};
 use calumma::error::{Error, Result};
 use calumma::eval::Extent;
 use image::RgbImage;
@@ -26,6 +26,10 @@ impl Dataset for Rows {
         };
         let image = RgbImage::from_pixel(16, 16, image::Rgb([index as u8; 3]));
         Ok(Sample { fields, images: vec![image], source: format!("rows#{index}") })
+    }
+
+    fn unused(&self) -> Vec<Unused> {
+        Vec::new()
     }
 
     fn name(&self) -> &str {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::dataset::{Dataset, Fields, Sample};
+use super::dataset::{Dataset, Fields, Sample, Unused};
 use crate::error::Result;
 
 /// Data set whose columns have additional names.
@@ -38,6 +38,14 @@ impl Dataset for Aliased {
         let mut sample = self.inner.get(index)?;
         self.add_aliases(&mut sample.fields);
         Ok(sample)
+    }
+
+    fn image_keys(&self, index: usize) -> Result<Vec<String>> {
+        self.inner.image_keys(index)
+    }
+
+    fn unused(&self) -> Vec<Unused> {
+        self.inner.unused()
     }
 
     fn name(&self) -> &str {

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::dataset::{Dataset, Fields, Sample, in_range};
+use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use crate::error::{Error, Result};
 
 /// Default fraction of bad samples that a run tolerates.
@@ -97,6 +97,14 @@ impl Dataset for Counted {
     fn get(&self, index: usize) -> Result<Sample> {
         in_range(self, index)?;
         self.inner.get(index).inspect_err(|e| drop(self.bad_samples().insert(index, e.to_string())))
+    }
+
+    fn image_keys(&self, index: usize) -> Result<Vec<String>> {
+        self.inner.image_keys(index)
+    }
+
+    fn unused(&self) -> Vec<Unused> {
+        self.inner.unused()
     }
 
     fn name(&self) -> &str {

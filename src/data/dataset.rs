@@ -1,9 +1,12 @@
 //! The interface of all readers: a data set of samples with random access.
 
 use image::RgbImage;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::files::hex;
 
 /// The columns of a sample by name.
 pub type Fields = Map<String, Value>;
@@ -17,6 +20,18 @@ pub struct Sample {
     pub images: Vec<RgbImage>,
     /// File and member, row or line that the sample was read from.
     pub source: String,
+}
+
+/// Part of a data set that belongs to no sample, such as an archive member or a column of a kind that
+/// is not read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unused {
+    /// File, and the members, columns or names in it; the first one stands for all of its kind.
+    pub what: String,
+    /// How many there are.
+    pub count: usize,
+    /// Why they are not read.
+    pub reason: String,
 }
 
 /// A data set with random access from any thread. An unreadable sample is an error for its index
@@ -35,6 +50,9 @@ pub trait Dataset: Send + Sync {
     /// The data set's name in messages, usually its path.
     fn name(&self) -> &str;
 
+    /// What the data set holds beside its samples, a line per kind; never dropped silently.
+    fn unused(&self) -> Vec<Unused>;
+
     /// The fields of sample `index`; readers return them without decoding images.
     ///
     /// # Errors
@@ -43,10 +61,26 @@ pub trait Dataset: Send + Sync {
         self.get(index).map(|sample| sample.fields)
     }
 
+    /// A key for each image of sample `index`: equal keys mean equal images. Readers return them without
+    /// decoding images; the default is a digest of the pixels.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), but a broken image may go unnoticed.
+    fn image_keys(&self, index: usize) -> Result<Vec<String>> {
+        Ok(self.get(index)?.images.iter().map(pixel_key).collect())
+    }
+
     /// Whether there are no samples.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// A digest of the size and pixels of `image`.
+pub(super) fn pixel_key(image: &RgbImage) -> String {
+    let (width, height) = image.dimensions();
+    let pixels = Sha256::new().chain_update(image.as_raw()).finalize();
+    format!("{width}x{height}:{}", hex(&pixels[..16]))
 }
 
 /// Refuses an index beyond the end of `dataset`.

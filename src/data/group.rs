@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 use serde_json::Value;
 
-use super::dataset::{Dataset, Fields, Sample, in_range};
+use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use super::messages::{available, type_name};
 use crate::error::{Error, Result};
 
@@ -68,6 +68,15 @@ impl Dataset for Exploded {
         let found = self.inner.get(sample)?;
         let source = format!("{}, {} {entry}", found.source, self.field);
         Ok(Sample { fields: self.explode(sample, entry, found.fields)?, source, ..found })
+    }
+
+    fn image_keys(&self, index: usize) -> Result<Vec<String>> {
+        let (sample, _) = self.place(index)?;
+        self.inner.image_keys(sample)
+    }
+
+    fn unused(&self) -> Vec<Unused> {
+        self.inner.unused()
     }
 
     fn name(&self) -> &str {
@@ -166,6 +175,15 @@ impl Dataset for Grouped {
             _ => format!("{} and {more} more rows", first.source),
         };
         Ok(Sample { fields, images: first.images, source })
+    }
+
+    fn image_keys(&self, index: usize) -> Result<Vec<String>> {
+        in_range(self, index)?;
+        self.inner.image_keys(self.groups[index][0] as usize)
+    }
+
+    fn unused(&self) -> Vec<Unused> {
+        self.inner.unused()
     }
 
     fn name(&self) -> &str {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::dataset::{Dataset, Fields, Sample, in_range};
+use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use super::image_file;
 use crate::error::{Error, Result};
 
@@ -50,6 +50,10 @@ impl Dataset for ImageDirectory {
         let source = path.display().to_string();
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
         Ok(Sample { fields, images: vec![image_file::decode(&bytes, &source)?], source })
+    }
+
+    fn unused(&self) -> Vec<Unused> {
+        Vec::new()
     }
 
     fn name(&self) -> &str {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::dataset::{Dataset, Fields, Sample, in_range};
+use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use super::files;
 use super::lines::Lines;
 use crate::error::{Error, Result};
@@ -60,6 +60,10 @@ impl Dataset for ImageFolder {
             .map(|path| self.lines.image(index, path))
             .collect::<Result<_>>()?;
         Ok(Sample { fields, images, source: self.lines.source(index) })
+    }
+
+    fn unused(&self) -> Vec<Unused> {
+        Vec::new()
     }
 
     fn name(&self) -> &str {

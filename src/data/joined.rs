@@ -1,6 +1,6 @@
 //! Concatenation of data sets.
 
-use super::dataset::{Dataset, Fields, Sample, in_range};
+use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use crate::error::Result;
 
 /// Data set with the samples of several data sets in sequence.
@@ -39,6 +39,15 @@ impl Dataset for Joined {
     fn get(&self, index: usize) -> Result<Sample> {
         let (part, index) = self.locate(index)?;
         part.get(index)
+    }
+
+    fn image_keys(&self, index: usize) -> Result<Vec<String>> {
+        let (part, index) = self.locate(index)?;
+        part.image_keys(index)
+    }
+
+    fn unused(&self) -> Vec<Unused> {
+        self.parts.iter().flat_map(|part| part.unused()).collect()
     }
 
     fn name(&self) -> &str {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::dataset::{Dataset, Fields, Sample, in_range};
+use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use super::lines::Lines;
 use super::messages::type_name;
 use crate::error::Result;
@@ -52,6 +52,10 @@ impl Dataset for Jsonl {
             .map(|path| self.lines.image(index, &dir.join(path)))
             .collect::<Result<_>>()?;
         Ok(Sample { fields, images, source: self.lines.source(index) })
+    }
+
+    fn unused(&self) -> Vec<Unused> {
+        Vec::new()
     }
 
     fn name(&self) -> &str {

@@ -59,7 +59,7 @@ pub use config::{
 pub use corpus::{BpeRecipe, BpeRunConfig, corpus};
 pub use counted::{BadSample, Counted, DEFAULT_TOLERANCE};
 pub use curriculum::{CurriculumConfig, Stages};
-pub use dataset::{Dataset, Fields, Sample};
+pub use dataset::{Dataset, Fields, Sample, Unused};
 pub use document_source::DocumentSource;
 pub use encoded::Encoding;
 pub use group::{Exploded, Grouped};

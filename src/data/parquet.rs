@@ -18,7 +18,7 @@ use ::parquet::schema::types::Type;
 use image::RgbImage;
 
 use self::shape::Shape;
-use super::dataset::{Dataset, Fields, Sample, in_range};
+use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use super::messages::item_error;
 use super::{files, image_file};
 use crate::error::{Error, Result};
@@ -86,6 +86,10 @@ impl Dataset for Parquet {
         let images = self.rows[index].images.iter().map(|image| self.decode(index, image));
         let images = images.collect::<Result<_>>()?;
         Ok(Sample { fields, images, source: format!("{}: row {index}", self.name) })
+    }
+
+    fn unused(&self) -> Vec<Unused> {
+        Vec::new()
     }
 
     fn name(&self) -> &str {

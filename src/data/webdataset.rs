@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde_json::Value;
 
-use super::dataset::{Dataset, Fields, Sample, in_range};
+use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use super::messages::item_error;
 use super::{files, image_file};
 use crate::error::{Error, Result};
@@ -145,6 +145,10 @@ impl Dataset for WebDataset {
             images: self.entry_images(entry)?,
             source: format!("{}: {}", self.name, entry.key),
         })
+    }
+
+    fn unused(&self) -> Vec<Unused> {
+        Vec::new()
     }
 
     fn name(&self) -> &str {

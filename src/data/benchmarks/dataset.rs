@@ -7,7 +7,7 @@ use image::RgbImage;
 use super::record::Record;
 use super::spec::{Kind, Spec};
 use super::{coco, geneval, gqa, karpathy, pope, textvqa, vqav2};
-use crate::data::dataset::{Dataset, Fields, Sample, in_range};
+use crate::data::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use crate::data::messages::item_error;
 use crate::data::{files, image_file};
 use crate::{Error, Result};
@@ -101,6 +101,10 @@ impl<R: Record> Dataset for Benchmark<R> {
         };
         let source = format!("{}: {label}", self.file.display());
         Ok(Sample { fields: record.fields(), images, source })
+    }
+
+    fn unused(&self) -> Vec<Unused> {
+        Vec::new()
     }
 
     fn name(&self) -> &str {

@@ -6,7 +6,7 @@ use super::questions::{Question, questions};
 use super::render::render;
 use super::sample::{Stream, item_rng, scene_at};
 use super::scene::Scene;
-use crate::data::dataset::{Dataset, Fields, Sample, in_range};
+use crate::data::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use crate::error::Result;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
@@ -103,6 +103,10 @@ impl Dataset for Scenes {
             images: vec![render(&self.scene(index), self.config.size)],
             source: format!("{}#{index}", self.name),
         })
+    }
+
+    fn unused(&self) -> Vec<Unused> {
+        Vec::new()
     }
 
     fn name(&self) -> &str {
