@@ -8,6 +8,7 @@ use std::path::Path;
 
 use image::RgbImage;
 use serde_json::{Value, json};
+use vq_tokenizer::preprocess::{open_image, to_rgb};
 
 use super::batches::{Extent, one_per_item, refuse_many_bad};
 use super::report::{Report, SampleRecord};
@@ -60,8 +61,8 @@ pub fn draw(
             }
         }
         if sheet.len() < SHOWN {
-            let first = image::open(path(0)).map_err(Error::in_file(&path(0)))?;
-            sheet.push(Cell::new(first.into_rgb8()).note(Tone::Plain, prompt.as_str()));
+            let first = to_rgb(open_image(&path(0))?);
+            sheet.push(Cell::new(first).note(Tone::Plain, prompt.as_str()));
         }
         samples.push(record(index, &fields, prompt, &prompt_dir));
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use vq_tokenizer::preprocess::{open_image, to_rgb};
 
 use crate::error::{Error, Result};
 use crate::files::{hex, write_atomic, write_png};
@@ -153,10 +154,8 @@ impl Responses {
         let path = |at: usize| self.dir.join(format!("{at:06}.png"));
         let mut images = Vec::with_capacity(keys.len());
         for (at, response) in self.texts.iter().enumerate().skip(self.next).take(keys.len()) {
-            match image::open(path(at)) {
-                Ok(image) if response.of == keys[at - self.next] => {
-                    images.push(image.into_rgb8());
-                }
+            match open_image(&path(at)) {
+                Ok(image) if response.of == keys[at - self.next] => images.push(to_rgb(image)),
                 _ => break,
             }
         }

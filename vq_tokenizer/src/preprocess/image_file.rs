@@ -1,44 +1,81 @@
-//! Decoding of image files to RGB, with limits against files that claim to be huge.
+//! Decoding of image files, upright, with limits against files that claim to be huge.
+//!
+//! [`decode_image`] is the only decoder of images in the program, so all readers see the same pixels, and those
+//! that Pillow, `datasets` and transformers see: the orientation of the metadata is applied, colour profiles
+//! (ICC, gAMA, cHRM, cICP) are not, and of an animation the first frame is taken.
 
 use std::io::Cursor;
 use std::path::Path;
 
-use image::{DynamicImage, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::config::Rule;
+use super::jpeg;
+use super::orientation::Metadata;
 use crate::error::{Error, Result};
 
-/// Maximum side of an image that may be decoded, in pixels.
-pub const MAX_SIDE: u32 = 32_768;
-/// Maximum number of pixels of an image that may be decoded.
-pub const MAX_PIXELS: u64 = 100_000_000;
-/// Maximum memory that a decoder may allocate, in bytes.
-const MAX_DECODER_BYTES: u64 = 1 << 30;
+/// Maximum side of an image that may be decoded, in pixels, which is libjpeg's.
+pub const MAX_SIDE: u32 = 65_500;
+/// Maximum number of pixels of an image that may be decoded, which is Pillow's.
+pub const MAX_PIXELS: u64 = 178_956_970;
+/// Maximum memory that the decoders of PNG and WebP may allocate, in bytes: four channels of 16 bits.
+const MAX_DECODER_BYTES: u64 = 3 << 29;
 
-/// The image of a PNG, JPEG or WebP file.
+/// The image of a PNG, JPEG or WebP file, as [`decode_image`] returns it.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be read; [`Error::File`] if it is not an image, is damaged, or is
-/// larger than [`MAX_SIDE`] or [`MAX_PIXELS`], which is checked before memory is allocated for it.
+/// [`Error::Io`] if the file cannot be read; [`Error::File`] in the cases of [`decode_image`].
 pub fn open_image(path: &Path) -> Result<DynamicImage> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     decode_image(&bytes).map_err(Error::in_file(path))
 }
 
-/// The image of PNG, JPEG or WebP bytes.
+/// The image of PNG, JPEG or WebP bytes, turned upright as its EXIF or XMP metadata tells.
 ///
 /// # Errors
-/// [`Error::Invalid`] in the cases of [`open_image`].
+/// [`Error::Invalid`] if it is not an image, is damaged or cut short, or is larger than [`MAX_SIDE`] or
+/// [`MAX_PIXELS`], which is checked before memory is allocated for it.
 pub fn decode_image(bytes: &[u8]) -> Result<DynamicImage> {
-    let open = || {
-        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
-        reader.expect("a cursor over bytes cannot fail")
+    let (mut image, metadata) = match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) => jpeg::decode(bytes)?,
+        Ok(ImageFormat::Png) => {
+            let image = decode(bytes, ImageFormat::Png)?;
+            (image, Metadata::of_png(bytes).ok_or_else(|| truncated("PNG"))?)
+        }
+        Ok(ImageFormat::WebP) => {
+            let image = decode(bytes, ImageFormat::WebP)?;
+            (image, Metadata::of_webp(bytes).ok_or_else(|| truncated("WebP"))?)
+        }
+        Ok(other) => {
+            let name = format!("{other:?}").to_uppercase();
+            return Err(Error::invalid(format!("a {name} image; allowed: PNG, JPEG, WebP")));
+        }
+        Err(_) => return Err(Error::invalid("not an image; allowed: PNG, JPEG, WebP")),
     };
-    if open().format().is_none() {
-        return Err(Error::invalid("not an image; allowed: PNG, JPEG, WebP"));
-    }
+    image.apply_orientation(metadata.orientation());
+    Ok(image)
+}
+
+/// The image of PNG or WebP bytes as they are stored.
+fn decode(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage> {
+    let open = || ImageReader::with_format(Cursor::new(bytes), format);
     let damaged = |e: image::ImageError| Error::because("not a readable image")(e);
     let (width, height) = open().into_dimensions().map_err(damaged)?;
+    check_size(width, height)?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_DECODER_BYTES);
+    let mut reader = open();
+    reader.limits(limits);
+    reader.decode().map_err(damaged)
+}
+
+/// The error for a file without its last part.
+pub(super) fn truncated(format: &str) -> Error {
+    Error::invalid(format!("not a readable image: the {format} file is truncated"))
+}
+
+/// Refuses images beyond [`MAX_SIDE`] and [`MAX_PIXELS`].
+pub(super) fn check_size(width: u32, height: u32) -> Result<()> {
     let pixels = u64::from(width) * u64::from(height);
     if width > MAX_SIDE || height > MAX_SIDE || pixels > MAX_PIXELS {
         return Err(Error::invalid(format!(
@@ -46,11 +83,7 @@ pub fn decode_image(bytes: &[u8]) -> Result<DynamicImage> {
              {MAX_PIXELS} pixels in all"
         )));
     }
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_DECODER_BYTES);
-    let mut reader = open();
-    reader.limits(limits);
-    reader.decode().map_err(damaged)
+    Ok(())
 }
 
 /// `image` as 8-bit RGB, with transparency composited on white as by Hugging Face's processor.
@@ -142,7 +175,7 @@ mod tests {
         let message = decode_image(&header(60_000, 60_000)).unwrap_err().to_string();
         assert!(message.contains("60000x60000"), "{message}");
         let message = decode_image(&header(30_000, 30_000)).unwrap_err().to_string();
-        assert!(message.contains("100000000 pixels"), "{message}");
+        assert!(message.contains("178956970 pixels"), "{message}");
     }
 
     #[test]

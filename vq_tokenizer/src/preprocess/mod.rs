@@ -7,6 +7,8 @@
 mod config;
 mod flexible;
 mod image_file;
+mod jpeg;
+mod orientation;
 mod resample;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
