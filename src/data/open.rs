@@ -47,6 +47,9 @@ pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
         return benchmarks::open(&spec);
     }
     let mut parts = expand(spec)?.iter().map(|p| open_file(p)).collect::<Result<Vec<_>>>()?;
+    if parts.iter().all(|part| part.is_empty()) {
+        return Err(Error::invalid(format!("{spec}: holds no samples")));
+    }
     match parts.len() {
         1 => Ok(parts.remove(0)),
         _ => Ok(Box::new(Joined::new(spec, parts))),
