@@ -83,7 +83,10 @@ impl TensorSource for Weights {
     ) -> tensor_files::Result<Option<TensorData>> {
         let name = format!("{PREFIX}{name}");
         if !self.file.tensors().contains_key(&name) {
-            return Ok(None);
+            return match self.file.object_at(&name) {
+                None => Ok(None),
+                Some(_) => Err(tensor_files::Error::source_failed(self.file.missing(&name))),
+            };
         }
         let stored = self.file.stored(&name).map_err(tensor_files::Error::source_failed)?;
         stored.to_data(dtype).map(Some)
