@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use image::{ImageFormat, RgbImage};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tensor_files::{LFS_POINTER, is_lfs_pointer};
 
 use crate::error::{Error, Result};
 
@@ -67,25 +68,51 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 /// The value in the JSON file at `path`.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be read; [`Error::File`] if it is not JSON or of another type.
+/// [`Error::Io`] if the file cannot be read; [`Error::File`] if it is not JSON or of another type; the
+/// message names the key.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map_err(Error::in_file(path))
+    let text = read_text(path)?;
+    let mut json = serde_json::Deserializer::from_str(&text);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(Error::in_file(path))?;
+    json.end().map_err(Error::in_file(path))?;
+    Ok(value)
 }
 
-/// First bytes of the small text file that a clone without Git LFS has in place of a large file.
-/// Source: <https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md>, "The Pointer".
-const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+/// The text of the file at `path`.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read; [`Error::File`] if it is a pointer of Git LFS.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    refuse_lfs_pointer(path, text.as_bytes())?;
+    Ok(text)
+}
+
+/// Copies the file `from` to `to`.
+///
+/// # Errors
+/// [`Error::Io`] that names the file at fault, which is `to` if the disk is full.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut source = File::open(from).map_err(Error::io(from))?;
+    let mut copy = File::create(to).map_err(Error::io(to))?;
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match source.read(&mut buffer).map_err(Error::io(from))? {
+            0 => return Ok(()),
+            read => copy.write_all(&buffer[..read]).map_err(Error::io(to))?,
+        }
+    }
+}
 
 /// Refuses a Git LFS pointer; `head` holds the first bytes of the file at `path`, 64 are enough.
 ///
 /// # Errors
 /// [`Error::File`] if `head` begins as a pointer does.
 pub(crate) fn refuse_lfs_pointer(path: &Path, head: &[u8]) -> Result<()> {
-    if !head.starts_with(LFS_POINTER) {
-        return Ok(());
+    match is_lfs_pointer(head) {
+        true => Err(Error::file(path, LFS_POINTER)),
+        false => Ok(()),
     }
-    Err(Error::file(path, "a pointer of Git LFS, not the file; run `git lfs pull`"))
 }
 
 /// As [`refuse_lfs_pointer`], for the file at `path`.
@@ -95,7 +122,7 @@ pub(crate) fn refuse_lfs_pointer(path: &Path, head: &[u8]) -> Result<()> {
 pub(crate) fn refuse_lfs_pointer_at(path: &Path) -> Result<()> {
     let mut head = Vec::new();
     let file = File::open(path).map_err(Error::io(path))?;
-    file.take(LFS_POINTER.len() as u64).read_to_end(&mut head).map_err(Error::io(path))?;
+    file.take(64).read_to_end(&mut head).map_err(Error::io(path))?;
     refuse_lfs_pointer(path, &head)
 }
 

@@ -28,7 +28,7 @@ pub fn config_from_json(json: &Value) -> Result<ModelConfig> {
             return Err(Error::invalid(format!("{key} is {value}; only {allowed} is supported")));
         }
     }
-    let config: ModelConfig = serde_json::from_value(json)
+    let config: ModelConfig = serde_path_to_error::deserialize(json)
         .map_err(|e| Error::Invalid { message: e.to_string(), source: Some(e.into()) })?;
     config.validate()?;
     Ok(config)

@@ -12,7 +12,7 @@ use tensor_files::{StoredDtype, TensorInfo};
 use vq_tokenizer::NORM_GROUPS;
 
 use super::config::{config_from_json, torch_name};
-use super::directory::write_directory;
+use super::directory::{require_directory, write_directory};
 use super::hugging_face::{has_sized_images, preset_of};
 use super::manifest::{DOCUMENTS, Manifest};
 use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
@@ -21,7 +21,7 @@ use super::stored::StoredTensors;
 use super::tensors::VQ_PREFIX;
 use super::weight_files::{SHARD_SIZE, write_weights};
 use crate::error::{Error, Result};
-use crate::files::{read_json, write_json};
+use crate::files::{copy, read_json, write_json};
 use crate::generate::Preset;
 use crate::tokenize::TextTokenizer;
 
@@ -86,6 +86,7 @@ impl Conversion {
     /// Those of the files, with the tensor at fault; [`Error::Manifest`] if a file differs from the
     /// manifest; [`Error::Exists`]. Nothing is left behind then.
     pub fn run(&self, source: &Path, dest: &Path) -> Result<Option<&'static str>> {
+        require_directory(source)?;
         if Manifest::read(source)?.is_some() {
             Manifest::verify(source)?;
         }
@@ -99,7 +100,7 @@ impl Conversion {
             for name in COPIED.iter().chain(&DOCUMENTS) {
                 let from = source.join(name);
                 if from.is_file() {
-                    std::fs::copy(&from, dir.join(name)).map_err(Error::io(&from))?;
+                    copy(&from, &dir.join(name))?;
                 }
             }
             self.write_generation(source, &json, dir)?;

@@ -22,7 +22,7 @@ mod weight_files;
 
 pub use config::{config_from_json, config_to_json};
 pub use convert::{Conversion, Layout};
-pub use directory::write_directory;
+pub use directory::{require_directory, write_directory};
 pub use hugging_face::image_tokenizer;
 pub use manifest::{DOCUMENTS, Manifest};
 pub(crate) use names::VQ_DIR;

@@ -90,17 +90,14 @@ impl Parquet {
         image_file::decode(&files::read(&file).map_err(Error::io(&file))?, &origin)
     }
 
-    /// A digest of the bytes, or path, size and modification time of the file.
+    /// A digest of the image file's bytes, wherever they are.
     fn key(&self, row: usize, image: &StoredImage) -> Result<String> {
+        let digest = |bytes: &[u8]| hex(&Sha256::digest(bytes)[..16]);
         if let Some(bytes) = &image.bytes {
-            return Ok(hex(&Sha256::digest(bytes.data())[..16]));
+            return Ok(digest(bytes.data()));
         }
-        let mut states = Vec::new();
-        files::states(&self.file_of(row, image)?, &mut states)?;
-        let keys = states
-            .iter()
-            .map(|(path, size, changed)| format!("{}:{size}:{changed}", path.display()));
-        Ok(keys.collect())
+        let file = self.file_of(row, image)?;
+        Ok(digest(&files::read(&file).map_err(Error::io(&file))?))
     }
 }
 

@@ -6,6 +6,7 @@ mod config;
 mod decoder;
 mod encoder;
 mod error;
+mod json;
 mod layers;
 pub mod metrics;
 mod model;

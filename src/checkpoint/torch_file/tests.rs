@@ -270,7 +270,7 @@ fn other_files_are_named_with_the_remedy() {
         (b"\x80\x04}.", "a bare pickle, no PyTorch zip file; save"),
         (
             b"version https://git-lfs.github.com/spec/v1\n",
-            "a pointer of Git LFS, not the file; run",
+            "a pointer of Git LFS, not the file; run `git lfs pull`",
         ),
         (&safetensors.unwrap(), "a safetensors file, no PyTorch zip file; its name must end so"),
         (b"<!DOCTYPE html>", "a file of another kind, no PyTorch zip file; save"),

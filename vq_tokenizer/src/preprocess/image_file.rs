@@ -34,6 +34,9 @@ pub fn decode_image(bytes: &[u8]) -> Result<DynamicImage> {
         let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
         reader.expect("a cursor over bytes cannot fail")
     };
+    if tensor_files::is_lfs_pointer(bytes) {
+        return Err(Error::invalid(tensor_files::LFS_POINTER));
+    }
     if open().format().is_none() {
         return Err(Error::invalid("not an image; allowed: PNG, JPEG, WebP"));
     }
