@@ -87,3 +87,44 @@ fn sync(path: &Path) -> Result<()> {
         Err(error) => Err(Error::io(path)(error)),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::io::{Error as IoError, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_failed_write_names_the_destination_and_leaves_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dest = scratch.path().join("dest");
+        let full = || IoError::from(ErrorKind::StorageFull);
+        type Fail = fn(&Path, IoError) -> Error;
+        let failures: [Fail; 4] = [
+            |path, error| Error::io(path)(error),
+            |path, error| tensor_files::Error::io(path)(error).into(),
+            |path, error| vq_tokenizer::Error::io(path)(error).into(),
+            |path, error| vq_tokenizer::Error::from(tensor_files::Error::io(path)(error)).into(),
+        ];
+        for fail in failures {
+            let written = write_directory(&dest, |dir| Err(fail(&dir.join("a/b"), full())));
+            let message = written.unwrap_err().to_string();
+            assert!(message.starts_with(&format!("{}: ", dest.join("a/b").display())), "{message}");
+            assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+        }
+        // The source keeps its name.
+        let source = Path::new("source");
+        let written = write_directory(&dest, |_| Err(Error::io(source)(full())));
+        assert!(written.unwrap_err().to_string().starts_with("source: "));
+    }
+
+    #[test]
+    fn a_file_in_place_of_a_checkpoint_is_called_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let message = require_directory(file.path()).unwrap_err().to_string();
+        assert!(message.contains("is a file; a checkpoint is a directory"), "{message}");
+        let missing = require_directory(&file.path().join("below")).unwrap_err();
+        assert!(matches!(missing, Error::NoCheckpoint { .. }));
+    }
+}

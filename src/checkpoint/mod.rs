@@ -18,6 +18,7 @@ mod source;
 mod stored;
 mod tensors;
 pub mod torch_file;
+mod transformers;
 mod weight_files;
 
 pub use config::{config_from_json, config_to_json};
