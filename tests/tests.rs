@@ -14,6 +14,7 @@ mod generate;
 mod gradients;
 mod kill;
 mod lumina;
+mod malformed;
 mod metrics;
 mod mixture;
 mod model;
