@@ -1,12 +1,13 @@
 //! Atomic file writes, JSON files and PNG files.
 
 use std::fs::File;
-use std::io::{Cursor, Write};
+use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tensor_files::{LFS_POINTER, is_lfs_pointer};
 
 use crate::error::{Error, Result};
 
@@ -67,10 +68,62 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 /// The value in the JSON file at `path`.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be read; [`Error::File`] if it is not JSON or of another type.
+/// [`Error::Io`] if the file cannot be read; [`Error::File`] if it is not JSON or of another type; the
+/// message names the key.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = read_text(path)?;
+    let mut json = serde_json::Deserializer::from_str(&text);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(Error::in_file(path))?;
+    json.end().map_err(Error::in_file(path))?;
+    Ok(value)
+}
+
+/// The text of the file at `path`.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read; [`Error::File`] if it is a pointer of Git LFS.
+pub(crate) fn read_text(path: &Path) -> Result<String> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map_err(Error::in_file(path))
+    refuse_lfs_pointer(path, text.as_bytes())?;
+    Ok(text)
+}
+
+/// Copies the file `from` to `to`.
+///
+/// # Errors
+/// [`Error::Io`] that names the file at fault, which is `to` if the disk is full.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut source = File::open(from).map_err(Error::io(from))?;
+    let mut copy = File::create(to).map_err(Error::io(to))?;
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match source.read(&mut buffer).map_err(Error::io(from))? {
+            0 => return Ok(()),
+            read => copy.write_all(&buffer[..read]).map_err(Error::io(to))?,
+        }
+    }
+}
+
+/// Refuses a Git LFS pointer; `head` holds the first bytes of the file at `path`, 64 are enough.
+///
+/// # Errors
+/// [`Error::File`] if `head` begins as a pointer does.
+pub(crate) fn refuse_lfs_pointer(path: &Path, head: &[u8]) -> Result<()> {
+    match is_lfs_pointer(head) {
+        true => Err(Error::file(path, LFS_POINTER)),
+        false => Ok(()),
+    }
+}
+
+/// As [`refuse_lfs_pointer`], for the file at `path`.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be read; [`Error::File`] if it is a pointer.
+pub(crate) fn refuse_lfs_pointer_at(path: &Path) -> Result<()> {
+    let mut head = Vec::new();
+    let file = File::open(path).map_err(Error::io(path))?;
+    file.take(64).read_to_end(&mut head).map_err(Error::io(path))?;
+    refuse_lfs_pointer(path, &head)
 }
 
 /// `bytes` as lower-case hexadecimal digits.
@@ -103,6 +156,22 @@ pub(crate) fn scratch(path: &Path) -> PathBuf {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn git_lfs_pointers_are_named_and_other_files_pass() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("train.parquet");
+        for (bytes, is_pointer) in [
+            (&b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n"[..], true),
+            (b"version https://git-lfs.github", false),
+            (b"PAR1", false),
+            (b"", false),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let message = refuse_lfs_pointer_at(&path).err().map(|e| e.to_string());
+            assert_eq!(message.is_some_and(|m| m.contains("Git LFS")), is_pointer);
+        }
+    }
 
     #[test]
     fn writes_replace_files_and_failures_leave_nothing_behind() {

@@ -184,6 +184,75 @@ fn a_hugging_face_directory_is_converted_and_restored_bit_for_bit() {
 }
 
 #[test]
+fn what_transformers_cannot_open_is_refused_and_what_it_needs_is_added() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dest = scratch.path().join("hf");
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/demo");
+    let error = Conversion::to(Layout::HuggingFace).run(&demo, &dest).unwrap_err();
+    assert_eq!(error.exit_code(), 3);
+    let message = error.to_string();
+    for part in ["vq_tokenizer/config.json", "16 channels", "a multiple of 32", "--layout hf"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+    let source = scratch.path().join("source");
+    copied(&fixture(HF), &source);
+    let path = source.join("config.json");
+    let whole: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let mut bare = whole.clone();
+    bare["vocabulary_map"] = serde_json::Value::Null;
+    std::fs::write(&path, bare.to_string()).unwrap();
+    Conversion::to(Layout::HuggingFace).run(&source, &dest).unwrap();
+    let written = std::fs::read(dest.join("config.json")).unwrap();
+    let written: serde_json::Value = serde_json::from_slice(&written).unwrap();
+    assert_eq!(written["vocabulary_map"], whole["vocabulary_map"]);
+}
+
+#[test]
+fn weights_of_doubles_are_opened_as_pytorch_would() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = scratch.path().join("source");
+    copied(&fixture(HF), &source);
+    let path = source.join("model.safetensors");
+    let stored = tensors(&source);
+    let infos: Vec<_> = stored
+        .iter()
+        .map(|(name, tensor)| (name.clone(), Dtype::F64, tensor.shape.clone()))
+        .collect();
+    let doubles = |name: &str| {
+        let values = stored[name].to_data(burn::tensor::FloatDType::F32)?;
+        Ok::<_, tensor_files::Error>(
+            values.iter::<f32>().flat_map(|value| f64::from(value).to_le_bytes()).collect(),
+        )
+    };
+    tensor_files::write_file(&path, &infos, doubles).unwrap();
+    let (ours, theirs) =
+        (Pipeline::open(&source, &cpu()).unwrap(), Pipeline::open(&fixture(HF), &cpu()).unwrap());
+    assert_eq!(ours.caption(&image()).unwrap(), theirs.caption(&image()).unwrap());
+}
+
+#[test]
+fn every_file_of_a_checkpoint_may_be_a_pointer_of_git_lfs_and_is_called_one() {
+    let scratch = tempfile::tempdir().unwrap();
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n";
+    let names = [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "tokenizer.json",
+    ];
+    for name in names {
+        let source = scratch.path().join(name);
+        copied(&fixture(HF), &source);
+        std::fs::write(source.join(name), pointer).unwrap();
+        let message = Checkpoint::open(&source, &cpu()).unwrap_err().to_string();
+        assert!(message.contains("git lfs pull") && message.contains(name), "{message}");
+    }
+}
+
+#[test]
 fn formats_change_on_request_and_the_image_tokenizer_never_to_bf16() {
     let scratch = tempfile::tempdir().unwrap();
     for (dtype, model, of_vq) in [

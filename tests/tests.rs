@@ -15,6 +15,7 @@ mod gradients;
 mod images;
 mod kill;
 mod lumina;
+mod malformed;
 mod metrics;
 mod mixture;
 mod model;

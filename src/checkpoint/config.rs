@@ -1,10 +1,11 @@
 //! `config.json`: Hugging Face's keys, in their older and newer forms.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tensor_files::StoredDtype;
 use vq_tokenizer::VqTokenizer;
 
 use super::rope;
+use super::transformers::vocabulary_map;
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::tokenize::Processor;
@@ -28,7 +29,7 @@ pub fn config_from_json(json: &Value) -> Result<ModelConfig> {
             return Err(Error::invalid(format!("{key} is {value}; only {allowed} is supported")));
         }
     }
-    let config: ModelConfig = serde_json::from_value(json)
+    let config: ModelConfig = serde_path_to_error::deserialize(json)
         .map_err(|e| Error::Invalid { message: e.to_string(), source: Some(e.into()) })?;
     config.validate()?;
     Ok(config)
@@ -44,12 +45,6 @@ pub fn config_to_json(
     let mut json = json!(config);
     let vocabulary = processor.vocabulary();
     let special = vocabulary.special();
-    let names: Map<String, Value> = vocabulary
-        .names()
-        .iter()
-        .zip(0_u32..)
-        .map(|(name, id)| (name.clone(), json!(id)))
-        .collect();
     let more = json!({
         "architectures": ["ChameleonForConditionalGeneration"],
         "model_type": "chameleon",
@@ -63,7 +58,7 @@ pub fn config_to_json(
         "eos_token_id": special.eos,
         "pad_token_id": special.pad,
         "image_token_id": special.image_placeholder,
-        "vocabulary_map": names,
+        "vocabulary_map": vocabulary_map(vocabulary),
         "vq_config": vq.map(|vq| json!(vq.config())),
     });
     if let (Some(object), Value::Object(more)) = (json.as_object_mut(), more) {

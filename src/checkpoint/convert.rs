@@ -9,19 +9,19 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tensor_files::{StoredDtype, TensorInfo};
-use vq_tokenizer::NORM_GROUPS;
 
 use super::config::{config_from_json, torch_name};
-use super::directory::write_directory;
+use super::directory::{require_directory, write_directory};
 use super::hugging_face::{has_sized_images, preset_of};
 use super::manifest::{DOCUMENTS, Manifest};
 use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
 use super::source::{ImageTokenizer, LanguageModel, RotaryOrder, converted, format};
 use super::stored::StoredTensors;
 use super::tensors::VQ_PREFIX;
+use super::transformers;
 use super::weight_files::{SHARD_SIZE, write_weights};
 use crate::error::{Error, Result};
-use crate::files::{read_json, write_json};
+use crate::files::{copy, read_json, write_json};
 use crate::generate::Preset;
 use crate::tokenize::TextTokenizer;
 
@@ -35,10 +35,6 @@ const COPIED: [&str; 7] = [
     "processor_config.json",
     "preprocessor_config.json",
 ];
-
-/// Warning for image tokenizers that transformers does not support.
-const OTHER_CODES: &str = "this image tokenizer has other norm_groups or another quantizer than the \
-    releases; transformers ignores both and gives images other codes, text is the same";
 
 /// Location of the image tokenizer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,35 +79,41 @@ impl Conversion {
     /// One tensor is in memory at a time. Returns a warning if other programs will compute something else.
     ///
     /// # Errors
-    /// Those of the files, with the tensor at fault; [`Error::Manifest`] if a file differs from the
+    /// Those of the files, with the tensor at fault; [`Error::File`] if the layout is Hugging Face's and
+    /// transformers cannot open the image tokenizer, whose channels must be multiples of 32; [`Error::Manifest`] if a file differs from the
     /// manifest; [`Error::Exists`]. Nothing is left behind then.
     pub fn run(&self, source: &Path, dest: &Path) -> Result<Option<&'static str>> {
+        require_directory(source)?;
         if Manifest::read(source)?.is_some() {
             Manifest::verify(source)?;
         }
         let path = source.join("config.json");
-        let json: Value = read_json(&path)?;
+        let mut json: Value = read_json(&path)?;
         let config = config_from_json(&json).map_err(Error::in_file(&path))?;
         let files = StoredTensors::open(source)?;
         let vq = ImageTokenizer::find(source, &json, &files)?;
+        let for_transformers = self.layout == Layout::HuggingFace;
+        if let (true, Some(vq)) = (for_transformers, &vq) {
+            transformers::check_opens(source, &vq.config)?;
+        }
         let model = LanguageModel { files: &files, config: &config, order: self.order };
         write_directory(dest, |dir| {
             for name in COPIED.iter().chain(&DOCUMENTS) {
                 let from = source.join(name);
                 if from.is_file() {
-                    std::fs::copy(&from, dir.join(name)).map_err(Error::io(&from))?;
+                    copy(&from, &dir.join(name))?;
                 }
             }
             self.write_generation(source, &json, dir)?;
             self.write_processor(source, &json, vq.as_ref(), dir)?;
+            if for_transformers {
+                transformers::add_vocabulary(&mut json, source)?;
+            }
             self.write_config(json, vq.as_ref(), dir)?;
             self.write_tensors(&model, vq.as_ref(), dir)
         })?;
-        let is_extended = |vq: &ImageTokenizer| {
-            vq.config.norm_groups != NORM_GROUPS || !vq.config.quantizer.is_default()
-        };
-        let differs = self.layout == Layout::HuggingFace && vq.as_ref().is_some_and(is_extended);
-        Ok(differs.then_some(OTHER_CODES))
+        let config = vq.as_ref().map(|vq| &vq.config);
+        Ok(for_transformers.then(|| transformers::difference(config)).flatten())
     }
 
     /// Writes `generation_config.json` with the preset's keys, if there is a preset.

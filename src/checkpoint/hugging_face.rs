@@ -45,7 +45,7 @@ pub fn image_tokenizer(dir: &Path, device: &Device) -> Result<Option<VqTokenizer
 /// The `vq_config` of the `config.json` `json` in `dir`; absent keys have the release's values.
 pub(super) fn nested_config(dir: &Path, json: &Value) -> Result<VqConfig> {
     let nested = json.get("vq_config").filter(|nested| !nested.is_null()).cloned();
-    serde_json::from_value(nested.unwrap_or_else(|| json!({})))
+    serde_path_to_error::deserialize(nested.unwrap_or_else(|| json!({})))
         .map_err(Error::in_file_because(&dir.join("config.json"), "vq_config"))
 }
 
@@ -72,9 +72,8 @@ pub(super) fn preprocessor(
         false => None,
     };
     match nested {
-        Some(json) => {
-            serde_json::from_value(json).map_err(Error::in_file_because(&shared, "image_processor"))
-        }
+        Some(json) => serde_path_to_error::deserialize(json)
+            .map_err(Error::in_file_because(&shared, "image_processor")),
         None => Ok(PreprocessorConfig::hugging_face(resolution)),
     }
 }

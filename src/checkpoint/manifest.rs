@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::files::hex;
+use crate::files::{hex, read_json, refuse_lfs_pointer_at};
 
 /// The name of the manifest.
 const NAME: &str = "manifest.json";
@@ -61,8 +61,7 @@ impl Manifest {
         if !path.exists() {
             return Ok(None);
         }
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let manifest: Self = serde_json::from_str(&text).map_err(Error::in_file(&path))?;
+        let manifest: Self = read_json(&path)?;
         if manifest.format != FORMAT {
             let message = format!("format is {}; this version reads {FORMAT}", manifest.format);
             return Err(Error::file(&path, message));
@@ -101,12 +100,13 @@ impl Manifest {
     /// Compares the sizes only: cheap, and enough to find a truncated file.
     ///
     /// # Errors
-    /// As [`Self::verify`].
+    /// As [`Self::verify`]; [`Error::File`] for a pointer of Git LFS.
     pub fn check_sizes(&self, dir: &Path) -> Result<()> {
         for (name, entry) in &self.files {
             let path = dir.join(name);
             let found = size(&path)?;
             if found != entry.size {
+                refuse_lfs_pointer_at(&path)?;
                 let message = format!("{found} bytes; the manifest says {}", entry.size);
                 return Err(differs(&path, message));
             }

@@ -18,11 +18,12 @@ mod source;
 mod stored;
 mod tensors;
 pub mod torch_file;
+mod transformers;
 mod weight_files;
 
 pub use config::{config_from_json, config_to_json};
 pub use convert::{Conversion, Layout};
-pub use directory::write_directory;
+pub use directory::{require_directory, write_directory};
 pub use hugging_face::image_tokenizer;
 pub use manifest::{DOCUMENTS, Manifest};
 pub(crate) use names::VQ_DIR;

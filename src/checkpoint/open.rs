@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use vq_tokenizer::VqTokenizer;
 
 use super::config::config_from_json;
+use super::directory::require_directory;
 use super::hugging_face::{has_sized_images, image_tokenizer, nested_config, preset_of};
 use super::manifest::Manifest;
 use super::tensors::TransformerTensors;
@@ -40,7 +41,7 @@ impl Checkpoint {
     /// Opens the checkpoint in `dir` with its weights on `device`, in f32.
     ///
     /// # Errors
-    /// [`Error::NoCheckpoint`]; [`Error::Io`] for a missing file; [`Error::Manifest`] for a truncated one;
+    /// As [`require_directory`]; [`Error::Io`] for a missing file; [`Error::Manifest`] for a truncated one;
     /// [`Error::Tensors`] for tensors that are missing, unexpected or of another shape; [`Error::File`]
     /// for malformed files and parts that do not fit together.
     pub fn open(dir: &Path, device: &Device) -> Result<Self> {
@@ -54,9 +55,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_as(dir: &Path, device: &Device, dtype: FloatDType) -> Result<Self> {
-        if !dir.is_dir() {
-            return Err(Error::NoCheckpoint { path: dir.to_owned() });
-        }
+        require_directory(dir)?;
         let manifest = Manifest::read(dir)?;
         if let Some(manifest) = &manifest {
             manifest.check_sizes(dir)?;

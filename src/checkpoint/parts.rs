@@ -9,7 +9,7 @@ use vq_tokenizer::VqTokenizer;
 use super::config::config_to_json;
 use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
 use crate::error::{Error, Result};
-use crate::files::write_json;
+use crate::files::{copy, write_json};
 use crate::model::ModelConfig;
 use crate::tokenize::Processor;
 
@@ -69,8 +69,7 @@ impl Parts<'_> {
             };
             vq.save_as(&vq_dir, dtype)?;
             let name = "preprocessor_config.json";
-            let (from, to) = (vq_dir.join(name), dir.join(name));
-            std::fs::copy(&from, &to).map_err(Error::io(&from))?;
+            copy(&vq_dir.join(name), &dir.join(name))?;
         }
         Ok(())
     }

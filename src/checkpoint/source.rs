@@ -30,7 +30,7 @@ pub enum RotaryOrder {
 /// The number format of a tensor stored as `stored` after conversion to `dtype`; only floats change.
 pub(super) fn format(stored: Dtype, dtype: Option<StoredDtype>) -> Dtype {
     match (stored, dtype) {
-        (Dtype::F32 | Dtype::BF16 | Dtype::F16, Some(dtype)) => dtype.safetensors(),
+        (Dtype::F64 | Dtype::F32 | Dtype::BF16 | Dtype::F16, Some(dtype)) => dtype.safetensors(),
         _ => stored,
     }
 }

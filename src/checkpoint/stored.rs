@@ -26,11 +26,11 @@ impl StoredTensors {
         if !is_file("model.safetensors") && !is_file("model.safetensors.index.json") {
             let (single, index) = ("pytorch_model.bin", "pytorch_model.bin.index.json");
             if is_file(single) {
-                return Ok(Self::Torch(vec![TorchFile::open(&dir.join(single))?]));
+                return Ok(Self::Torch(vec![torch_file(&dir.join(single))?]));
             }
             if is_file(index) {
                 let shards = shards(&dir.join(index))?;
-                let open = |name: &String| TorchFile::open(&dir.join(name));
+                let open = |name: &String| torch_file(&dir.join(name));
                 return shards.keys().map(open).collect::<Result<_>>().map(Self::Torch);
             }
         }
@@ -62,5 +62,15 @@ impl StoredTensors {
                 file.stored(name)
             }
         }
+    }
+}
+
+/// The PyTorch file at `path`; an error if it holds something else in place of a weight.
+fn torch_file(path: &Path) -> Result<TorchFile> {
+    let file = TorchFile::open(path)?;
+    let is_weight = |name: &&String| name.ends_with(".weight") || name.ends_with(".bias");
+    match file.objects().keys().find(is_weight) {
+        Some(name) => Err(file.missing(name)),
+        None => Ok(file),
     }
 }

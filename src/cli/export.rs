@@ -42,7 +42,8 @@ enum Dtype {
 enum LayoutArg {
     /// As training writes it, with the image tokenizer in its own folder
     Calumma,
-    /// As Hugging Face has it, with the image tokenizer among the language model's tensors
+    /// As Hugging Face has it, with the image tokenizer among the language model's tensors; its channels must
+    /// be multiples of 32 in every level, else transformers cannot open it
     Hf,
     /// As in the original release
     Meta,

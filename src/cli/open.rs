@@ -26,9 +26,7 @@ pub fn pipeline(dir: &Path, session: &Session) -> Result<Pipeline> {
 /// # Errors
 /// If there is none, and those of its files.
 pub fn image_tokenizer(dir: &Path, device: &Device) -> Result<VqTokenizer> {
-    if !dir.is_dir() {
-        return Err(Error::file(dir, "no checkpoint: the directory does not exist"));
-    }
+    checkpoint::require_directory(dir)?;
     if !dir.join("tokenizer.json").exists() {
         return Ok(VqTokenizer::load(dir, device)?);
     }

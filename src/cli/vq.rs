@@ -8,7 +8,9 @@ use calumma::train::{ImageTask, VqRecipe};
 use calumma::{Error, Result};
 use clap::{Args, Subcommand};
 use image::{RgbImage, imageops};
-use serde::Deserialize;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use vq_tokenizer::metrics::{psnr, ssim};
 use vq_tokenizer::{Codes, Tiles, VqTokenizer};
@@ -179,19 +181,29 @@ fn encode(args: &EncodeArgs, session: &Session) -> Result<()> {
 }
 
 /// An object with codes, or a list of them.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(Codes),
-    Many(Vec<Codes>),
+struct OneOrMany(Vec<Codes>);
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(OneOrManyVisitor)
+    }
 }
 
-impl OneOrMany {
-    fn into_vec(self) -> Vec<Codes> {
-        match self {
-            Self::One(codes) => vec![codes],
-            Self::Many(codes) => codes,
-        }
+struct OneOrManyVisitor;
+
+impl<'de> Visitor<'de> for OneOrManyVisitor {
+    type Value = OneOrMany;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object with codes, height and width, or a list of them")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<OneOrMany, A::Error> {
+        Codes::deserialize(MapAccessDeserializer::new(map)).map(|codes| OneOrMany(vec![codes]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> std::result::Result<OneOrMany, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list)).map(OneOrMany)
     }
 }
 
@@ -212,7 +224,7 @@ fn decode(args: &DecodeArgs, session: &Session) -> Result<()> {
         .map_err(Error::because("expected objects with height, width and codes"))
         .map_err(Error::in_file(&args.codes))?
         .into_iter()
-        .flat_map(OneOrMany::into_vec)
+        .flat_map(|OneOrMany(codes)| codes)
         .collect();
     if codes.is_empty() {
         return Err(Error::file(&args.codes, "contains no codes"));

@@ -4,13 +4,14 @@ use image::RgbImage;
 use image::imageops::{self, FilterType};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
 
 /// Augmentation settings; `true` in a recipe means mirroring and shifts of up to 4 pixels.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(from = "RecipeValue")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Augment {
     /// Whether to mirror half of the images horizontally.
     pub flip: bool,
@@ -20,13 +21,6 @@ pub struct Augment {
     pub scale: f32,
     /// Maximum relative change of brightness, contrast and saturation, in [0, 1).
     pub colour: f32,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum RecipeValue {
-    Switch(bool),
-    Keys(Keys),
 }
 
 #[derive(Deserialize)]
@@ -42,15 +36,32 @@ struct Keys {
     colour: f32,
 }
 
-impl From<RecipeValue> for Augment {
-    fn from(value: RecipeValue) -> Self {
-        match value {
-            RecipeValue::Switch(false) => Self::default(),
-            RecipeValue::Switch(true) => Self { flip: true, shift: 4, ..Self::default() },
-            RecipeValue::Keys(Keys { flip, shift, scale, colour }) => {
-                Self { flip, shift, scale, colour }
-            }
-        }
+impl<'de> Deserialize<'de> for Augment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(AugmentVisitor)
+    }
+}
+
+struct AugmentVisitor;
+
+impl<'de> Visitor<'de> for AugmentVisitor {
+    type Value = Augment;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("true, false, or a table of `flip`, `shift`, `scale` and `colour`")
+    }
+
+    fn visit_bool<E>(self, is_on: bool) -> std::result::Result<Augment, E> {
+        Ok(match is_on {
+            true => Augment { flip: true, shift: 4, ..Augment::default() },
+            false => Augment::default(),
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, table: A) -> std::result::Result<Augment, A::Error> {
+        let Keys { flip, shift, scale, colour } =
+            Keys::deserialize(MapAccessDeserializer::new(table))?;
+        Ok(Augment { flip, shift, scale, colour })
     }
 }
 
@@ -146,7 +157,14 @@ mod tests {
         assert_eq!((keys.scale, keys.colour, keys.flip), (0.2, 0.1, false));
         let written = serde_json::to_string(&keys).unwrap();
         assert_eq!(read(&written).unwrap(), keys);
-        assert!(read(r#"{"zoom": 1}"#).is_err());
+        for (text, expected) in [
+            (r#"{"zoom": 1}"#, "unknown field `zoom`"),
+            (r#"{"flip": 1}"#, "expected a boolean"),
+            ("3", "expected true, false, or a table of `flip`"),
+        ] {
+            let message = read(text).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
         assert!(Augment { scale: 1.0, ..keys }.validate().is_err());
     }
 

@@ -14,6 +14,7 @@ use super::patterns::expand;
 use super::scenes::{self, Scenes};
 use super::webdataset::WebDataset;
 use crate::error::{Error, Result};
+use crate::files::refuse_lfs_pointer_at;
 
 const ALLOWED: &str = "*.tar (brace, glob and comma lists too), *.parquet, *.jsonl, a directory \
                        with metadata.jsonl, scenes:SPLIT?count=N&seed=S, or a benchmark such as \
@@ -46,6 +47,9 @@ pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
         return benchmarks::open(&spec);
     }
     let mut parts = expand(spec)?.iter().map(|p| open_file(p)).collect::<Result<Vec<_>>>()?;
+    if parts.iter().all(|part| part.is_empty()) {
+        return Err(Error::invalid(format!("{spec}: holds no samples")));
+    }
     match parts.len() {
         1 => Ok(parts.remove(0)),
         _ => Ok(Box::new(Joined::new(spec, parts))),
@@ -91,6 +95,7 @@ fn open_file(path: &Path) -> Result<Box<dyn Dataset>> {
     if metadata.is_dir() {
         return Ok(Box::new(ImageFolder::open(path)?));
     }
+    refuse_lfs_pointer_at(path)?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     match extension.as_str() {
         "tar" => Ok(Box::new(WebDataset::open(path)?)),

@@ -164,7 +164,10 @@ impl GenerationConfig {
 
 /// One id or several, as Hugging Face writes `eos_token_id`.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "eos_token_id is neither an id, a number from 0 up, nor a list of ids"
+)]
 enum OneOrMany {
     One(u32),
     Many(Vec<u32>),

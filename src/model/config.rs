@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+/// Largest size in a configuration; beyond it, no machine could build the model.
+const MAX_SIZE: usize = 1 << 28;
+/// Most layers.
+const MAX_LAYERS: usize = 1 << 12;
+
 /// The architecture of a transformer. Absent keys take the reference's defaults (Chameleon 7B).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -107,6 +112,14 @@ impl ModelConfig {
         ];
         if let Some((key, _)) = sizes.iter().find(|(_, value)| *value == 0) {
             return Err(Error::invalid(format!("{key} is 0; it must be at least 1")));
+        }
+        if let Some((key, value)) = sizes.iter().find(|(_, value)| *value > MAX_SIZE) {
+            return Err(Error::invalid(format!("{key} is {value}; allowed: at most {MAX_SIZE}")));
+        }
+        if self.num_hidden_layers > MAX_LAYERS {
+            let layers = self.num_hidden_layers;
+            let message = format!("num_hidden_layers is {layers}; allowed: at most {MAX_LAYERS}");
+            return Err(Error::invalid(message));
         }
         let (hidden, heads, kv_heads) =
             (self.hidden_size, self.num_attention_heads, self.num_key_value_heads);

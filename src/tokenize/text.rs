@@ -14,6 +14,7 @@ use super::byte_level::byte_values;
 use super::token::TokenClass;
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
+use crate::files::refuse_lfs_pointer;
 
 /// A text tokenizer as a `tokenizer.json` describes it.
 ///
@@ -45,6 +46,7 @@ impl TextTokenizer {
     /// If the file cannot be read or is no tokenizer.
     pub fn load(path: &Path) -> Result<Self> {
         let content = std::fs::read(path).map_err(Error::io(path))?;
+        refuse_lfs_pointer(path, &content)?;
         Self::from_bytes(&content).map_err(Error::in_file(path))
     }
 

@@ -11,12 +11,20 @@ const CHUNK_LEN: usize = 1 << 18;
 
 /// A float that weight files hold.
 pub(crate) trait StoredFloat: bytemuck::Pod + Element + Copy {
+    /// The value in f32.
     fn widen(self) -> f32;
 }
 
 impl StoredFloat for f32 {
     fn widen(self) -> f32 {
         self
+    }
+}
+
+impl StoredFloat for f64 {
+    /// Rounded to nearest, as PyTorch does when it loads into a module of f32.
+    fn widen(self) -> f32 {
+        self as f32
     }
 }
 
@@ -34,7 +42,7 @@ impl StoredFloat for f16 {
 
 /// The tensor of `shape` whose values `from` gives in `stored`, converted to `dtype`.
 ///
-/// `None` if `stored` is no float of 16 or 32 bits.
+/// `None` if `stored` is no float of 16 to 64 bits.
 pub(crate) fn read_as(
     from: impl Read,
     stored: Dtype,
@@ -42,6 +50,7 @@ pub(crate) fn read_as(
     dtype: FloatDType,
 ) -> Option<std::io::Result<TensorData>> {
     Some(match stored {
+        Dtype::F64 => converted::<f64>(from, shape, dtype),
         Dtype::F32 => converted::<f32>(from, shape, dtype),
         Dtype::BF16 => converted::<bf16>(from, shape, dtype),
         Dtype::F16 => converted::<f16>(from, shape, dtype),

@@ -51,8 +51,8 @@ pub enum Error {
         /// The file that held it already.
         first: PathBuf,
     },
-    /// A tensor holds no floats of 16 or 32 bits.
-    #[error("{}: tensor {name} is {dtype:?}; allowed: F32, BF16, F16", path.display())]
+    /// A tensor holds no floats of 16 to 64 bits.
+    #[error("{}: tensor {name} is {dtype:?}; allowed: F64, F32, BF16, F16", path.display())]
     NotFloat {
         /// The file at fault.
         path: PathBuf,

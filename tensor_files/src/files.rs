@@ -239,6 +239,28 @@ mod tests {
     }
 
     #[test]
+    fn doubles_are_rounded_to_the_format_of_the_module() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w.safetensors");
+        let values = [0.1_f64, -1e300, 2.5];
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let tensors = [("a".to_owned(), Dtype::F64, vec![3])];
+        write_file(&path, &tensors, |_| Ok::<_, Error>(bytes.clone())).unwrap();
+        let data = read(&path).unwrap().remove("a").unwrap();
+        assert_eq!(data.iter::<f32>().collect::<Vec<_>>(), [0.1, f32::NEG_INFINITY, 2.5]);
+    }
+
+    #[test]
+    fn a_pointer_of_git_lfs_is_called_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w.safetensors");
+        let text = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+        std::fs::write(&path, text).unwrap();
+        let message = WeightFiles::open(&path).unwrap_err().to_string();
+        assert!(message.contains("git lfs pull"), "{message}");
+    }
+
+    #[test]
     fn a_tensor_in_its_own_format_is_used_in_the_mapped_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("w.safetensors");

@@ -9,9 +9,13 @@ use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
 use crate::error::{Cause, Error, Result};
+use crate::lfs::{LFS_POINTER, is_lfs_pointer};
 
 /// Longest header that is read, in bytes: the format's own limit.
 const MAX_LEN: u64 = 100_000_000;
+
+/// Bytes by which a file of another kind is recognised.
+const HEAD_LEN: u64 = 64;
 
 /// The content of a safetensors header.
 pub(crate) struct Header {
@@ -31,15 +35,23 @@ impl Header {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(Error::io(path))?;
         let size = file.metadata().map_err(Error::io(path))?.len();
-        let mut prefix = [0; 8];
-        file.read_exact(&mut prefix)
-            .map_err(|e| damaged(path, format!("it has only {size} bytes"), e))?;
-        let len = u64::from_le_bytes(prefix);
-        if len > MAX_LEN.min(size - 8) {
+        let mut head = Vec::new();
+        file.by_ref().take(HEAD_LEN).read_to_end(&mut head).map_err(Error::io(path))?;
+        if is_lfs_pointer(&head) {
+            return Err(malformed(path, LFS_POINTER.to_owned()));
+        }
+        let Some((prefix, begun)) = head.split_first_chunk() else {
+            return Err(malformed(path, format!("it has only {size} bytes")));
+        };
+        let len = u64::from_le_bytes(*prefix);
+        if len > MAX_LEN.min(size.saturating_sub(8)) {
             return Err(malformed(path, format!("a header of {len} bytes in a file of {size}")));
         }
-        let mut text = Vec::new();
-        file.take(len).read_to_end(&mut text).map_err(Error::io(path))?;
+        let mut text = begun.to_vec();
+        file.take(len.saturating_sub(begun.len() as u64))
+            .read_to_end(&mut text)
+            .map_err(Error::io(path))?;
+        text.truncate(usize::try_from(len).unwrap_or(usize::MAX));
         let start = 8 + len;
         let (mut tensors, metadata) = parse(path, &text)?;
         check(&mut tensors, size - start).map_err(|message| malformed(path, message))?;

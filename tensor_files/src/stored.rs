@@ -22,7 +22,7 @@ impl StoredTensor {
     /// The values in `dtype`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if they are no floats of 16 or 32 bits, or too few for the shape.
+    /// [`Error::Invalid`] if they are no floats of 16 to 64 bits, or too few for the shape.
     pub fn to_data(&self, dtype: FloatDType) -> Result<TensorData> {
         let bytes = self.bytes.as_slice();
         match read_as(bytes, self.dtype, &self.shape, dtype) {
@@ -32,7 +32,7 @@ impl StoredTensor {
                 self.shape,
                 self.dtype
             ))),
-            None => Err(Error::invalid(format!("{:?}; allowed: F32, BF16, F16", self.dtype))),
+            None => Err(Error::invalid(format!("{:?}; allowed: F64, F32, BF16, F16", self.dtype))),
         }
     }
 

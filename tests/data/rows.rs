@@ -18,7 +18,9 @@ fn parquet_rows_become_images_and_json_fields() {
     let dataset = open(&path);
     let first = dataset.get(0).unwrap();
     assert_eq!(first.images, [RgbImage::from_pixel(3, 2, Rgb(RED))]);
-    let fields = json!({ "id": 0, "words": ["w0", "all"], "score": 0.1, "flag": null });
+    let time = "1970-01-01T00:00:00.001000+00:00";
+    let fields =
+        json!({ "id": 0, "words": ["w0", "all"], "score": 0.1, "flag": null, "time": time });
     assert_eq!(serde_json::Value::from(first.fields), fields);
     assert_eq!(dataset.get(1).unwrap().images[0].dimensions(), (5, 6));
     for (index, words) in [(2, "without .."), (3, "image"), (4, "neither bytes nor a path")] {
@@ -27,6 +29,8 @@ fn parquet_rows_become_images_and_json_fields() {
         assert!(message.contains(words), "{message}");
     }
     assert_eq!(dataset.fields(3).unwrap()["id"], json!(1));
+    let unused = dataset.unused();
+    assert!(unused.len() == 1 && unused[0].what.ends_with("column raw"), "{unused:?}");
 }
 
 #[test]

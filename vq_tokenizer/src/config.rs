@@ -9,10 +9,14 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::json::read_json;
 use crate::quantizer::QuantizerConfig;
 
 /// The default of [`VqConfig::norm_groups`].
 pub const NORM_GROUPS: usize = 32;
+
+/// Largest size in a configuration; beyond it, no machine could build the model.
+const MAX_SIZE: usize = 1 << 24;
 
 /// The shape of a [`VqModel`](crate::VqModel); absent keys take the values of the released
 /// Chameleon tokenizer.
@@ -122,9 +126,7 @@ impl VqConfig {
     /// [`Error::Io`] if the file cannot be read, [`Error::File`] if it is no such configuration
     /// or [`VqConfig::validate`] refuses it.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let config: Self = serde_json::from_str(&text)
-            .map_err(Error::in_file_because(path, "not an image tokenizer configuration"))?;
+        let config: Self = read_json(path, "not an image tokenizer configuration")?;
         config.validate().map_err(Error::in_file(path))?;
         Ok(config)
     }
@@ -182,8 +184,11 @@ impl VqConfig {
             ("resolution", self.resolution),
             ("norm_groups", self.norm_groups),
         ];
-        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::invalid(format!("{key} is 0; it must be at least 1")));
+        if let Some((key, value)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::invalid(format!("{key} is {value}; it must be at least 1")));
+        }
+        if let Some((key, value)) = positive.iter().find(|(_, value)| *value > MAX_SIZE) {
+            return Err(Error::invalid(format!("{key} is {value}; allowed: at most {MAX_SIZE}")));
         }
         let levels = self.channel_multiplier.len();
         if levels == 0 || levels > 12 {
@@ -191,11 +196,11 @@ impl VqConfig {
             return Err(Error::invalid(message));
         }
         for &multiplier in &self.channel_multiplier {
-            let width = multiplier * self.base_channels;
-            if width == 0 || !width.is_multiple_of(self.norm_groups) {
+            let width = multiplier.saturating_mul(self.base_channels);
+            if width == 0 || width > MAX_SIZE || !width.is_multiple_of(self.norm_groups) {
                 return Err(Error::invalid(format!(
                     "channel_multiplier {multiplier} times base_channels {} is {width}; every level \
-                     must be a positive multiple of norm_groups {} channels",
+                     must be a positive multiple of norm_groups {} channels, at most {MAX_SIZE}",
                     self.base_channels, self.norm_groups
                 )));
             }

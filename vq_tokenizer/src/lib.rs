@@ -7,6 +7,7 @@ mod decoder;
 mod encoder;
 mod error;
 pub mod init;
+mod json;
 mod layers;
 pub mod metrics;
 mod model;

@@ -8,14 +8,14 @@ use vq_tokenizer::VqConfig;
 use super::layout::pairs;
 use super::{params, vqgan};
 use crate::checkpoint::config::config_from_json;
-use crate::checkpoint::directory::write_directory;
+use crate::checkpoint::directory::{require_directory, write_directory};
 use crate::checkpoint::hugging_face::nested_config;
 use crate::checkpoint::names::VQ_DIR;
 use crate::checkpoint::tensors::of_image_tokenizer;
 use crate::checkpoint::torch_file::{self, TensorInfo};
 use crate::checkpoint::weight_files::weight_files;
 use crate::error::{Error, Result};
-use crate::files::read_json;
+use crate::files::{copy, read_json};
 use crate::model::ModelConfig;
 
 /// Writes the checkpoint in `source` to `dest` in the original release's layout, bit for bit.
@@ -24,6 +24,7 @@ use crate::model::ModelConfig;
 /// Those of the files; if a tensor cannot be cut into the parts that `config.json` asks for;
 /// [`Error::Exists`]. Nothing is left behind then.
 pub fn export(source: &Path, dest: &Path) -> Result<()> {
+    require_directory(source)?;
     let path = source.join("config.json");
     let config = config_from_json(&read_json(&path)?).map_err(Error::in_file(&path))?;
     if config.tie_word_embeddings {
@@ -38,8 +39,7 @@ pub fn export(source: &Path, dest: &Path) -> Result<()> {
         }
         params::write(&config, &model)?;
         write_parts(&files, &config, &model)?;
-        let (from, to) = (source.join("tokenizer.json"), tokenizer.join("text_tokenizer.json"));
-        std::fs::copy(&from, &to).map_err(Error::io(&from))?;
+        copy(&source.join("tokenizer.json"), &tokenizer.join("text_tokenizer.json"))?;
         write_vqgan(source, &tokenizer)
     })
 }

@@ -75,7 +75,7 @@ pub fn read(dir: &Path) -> Result<ModelConfig> {
         keys.extend(object(&consolidated)?);
     }
     let params: Params =
-        serde_json::from_value(Value::Object(keys)).map_err(Error::in_file(&path))?;
+        serde_path_to_error::deserialize(Value::Object(keys)).map_err(Error::in_file(&path))?;
     if !params.qk_normalization {
         return Err(Error::file(&path, "qk_normalization is false; only true is supported"));
     }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::params;
+use crate::checkpoint::directory::require_directory;
 use crate::checkpoint::torch_file::TorchFile;
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
@@ -25,6 +26,7 @@ impl Release {
     /// If there is none, or several; those of the files; if `consolidate_params.json` states another
     /// number of parts.
     pub fn open(dir: &Path) -> Result<Self> {
+        require_directory(dir)?;
         let model = model_dir(dir)?;
         let near = [Some(model.as_path()), model.parent(), model.parent().and_then(Path::parent)];
         let tokenizer = near.into_iter().flatten().map(|dir| dir.join("tokenizer"));

@@ -12,6 +12,7 @@ use vq_tokenizer::{VqConfig, VqTokenizer};
 
 use crate::checkpoint::torch_file::TorchFile;
 use crate::error::{Error, Result};
+use crate::files::read_text;
 
 /// Prefix of the weights in the checkpoint.
 const PREFIX: &str = "state_dict.";
@@ -37,12 +38,12 @@ struct YamlParams {
 /// The configuration in the YAML file next to `ckpt`.
 fn config(ckpt: &Path) -> Result<VqConfig> {
     let path = ckpt.with_extension("yaml");
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    let text = read_text(&path)?;
     let yaml: Yaml = serde_norway::from_str(&text).map_err(Error::in_file(&path))?;
     let YamlParams { embed_dim, n_embed, ddconfig: mut keys } = yaml.model.params;
     keys.insert("embed_dim".to_owned(), json!(embed_dim));
     keys.insert("n_embed".to_owned(), json!(n_embed));
-    let config: VqConfig = serde_json::from_value(Value::Object(keys))
+    let config: VqConfig = serde_path_to_error::deserialize(Value::Object(keys))
         .map_err(Error::in_file_because(&path, "ddconfig"))?;
     config.validate().map_err(Error::in_file(&path))?;
     Ok(config)
@@ -83,7 +84,10 @@ impl TensorSource for Weights {
     ) -> tensor_files::Result<Option<TensorData>> {
         let name = format!("{PREFIX}{name}");
         if !self.file.tensors().contains_key(&name) {
-            return Ok(None);
+            return match self.file.object_at(&name) {
+                None => Ok(None),
+                Some(_) => Err(tensor_files::Error::source_failed(self.file.missing(&name))),
+            };
         }
         let stored = self.file.stored(&name).map_err(tensor_files::Error::source_failed)?;
         stored.to_data(dtype).map(Some)

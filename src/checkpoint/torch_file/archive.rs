@@ -5,6 +5,7 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
+use tensor_files::{LFS_POINTER, is_lfs_pointer};
 use zip::read::{ArchiveOffset, Config};
 use zip::{CompressionMethod, ZipArchive};
 
@@ -93,7 +94,7 @@ impl<'p> Archive<'p> {
 }
 
 /// Bytes that distinguish other files from a PyTorch zip file.
-const HEAD_LEN: u64 = 24;
+const HEAD_LEN: u64 = 64;
 
 /// The kind of a file that begins with `head`, and the remedy; `None` for a zip file.
 fn foreign(head: &[u8]) -> Option<String> {
@@ -106,9 +107,7 @@ fn foreign(head: &[u8]) -> Option<String> {
                 "a safetensors file, no PyTorch zip file; its name must end so".to_owned(),
             );
         }
-        _ if head.starts_with(b"version https://git-lfs") => {
-            return Some("a pointer of Git LFS, not the file; run git lfs pull".to_owned());
-        }
+        _ if is_lfs_pointer(head) => return Some(LFS_POINTER.to_owned()),
         _ => "a file of another kind",
     };
     Some(format!("{what}, no PyTorch zip file; save it with torch.save of PyTorch 1.6 or newer"))

@@ -8,7 +8,7 @@ use super::value::Value;
 
 /// Maximum bytes of the names and shapes of all tensors.
 const BUDGET: usize = 256 << 20;
-/// Deepest nesting of dicts; catches a dict that holds itself.
+/// Deepest nesting of dicts in which tensors are looked for.
 const MAX_DEPTH: usize = 64;
 /// PyTorch's own limit.
 const MAX_DIMS: usize = 64;
@@ -28,14 +28,25 @@ pub(super) struct PickledTensor<'a> {
     pub strides: Vec<usize>,
 }
 
-/// The tensors of a `data.pkl` in its order; `Err` says what is wrong or refused.
-pub(super) fn tensors(pickle: &[u8]) -> Result<Vec<PickledTensor<'_>>, String> {
+/// What a `data.pkl` holds, in its order.
+#[derive(Debug, Default)]
+pub(super) struct Contents<'a> {
+    pub tensors: Vec<PickledTensor<'a>>,
+    /// Names and classes of objects that are neither tensors nor containers; nothing else is known of
+    /// them.
+    pub objects: Vec<(String, String)>,
+}
+
+/// The tensors and objects of a `data.pkl`; `Err` says what is wrong.
+pub(super) fn contents(pickle: &[u8]) -> Result<Contents<'_>, String> {
     let machine = Machine::run(pickle)?;
     let Value::Dict(root) = machine.root else {
-        return Err(format!("the pickle holds {}, not a dict of tensors", machine.root.kind()));
+        let kind = machine.kind(machine.root);
+        return Err(format!("the pickle holds {kind}, not a dict of tensors"));
     };
-    let mut walk = Walk { machine: &machine, budget: BUDGET, found: Vec::new() };
-    walk.dict(root, "", 0)?;
+    let (budget, path, found) = (BUDGET, Vec::new(), Contents::default());
+    let mut walk = Walk { machine: &machine, budget, path, found };
+    walk.dict(root, "")?;
     Ok(walk.found)
 }
 
@@ -44,17 +55,21 @@ struct Walk<'a, 'm> {
     machine: &'m Machine<'a>,
     /// Bytes left for names and shapes: dicts that share dicts could have exponentially many.
     budget: usize,
-    found: Vec<PickledTensor<'a>>,
+    /// The dicts from the root to the current one.
+    path: Vec<usize>,
+    found: Contents<'a>,
 }
 
 impl<'a> Walk<'a, '_> {
-    fn dict(&mut self, dict: usize, prefix: &str, depth: usize) -> Result<(), String> {
-        if depth == MAX_DEPTH {
-            return Err(format!("dicts are nested deeper than {MAX_DEPTH}, or hold themselves"));
+    fn dict(&mut self, dict: usize, prefix: &str) -> Result<(), String> {
+        // What a dict holds within itself, it holds outside as well.
+        if self.path.len() == MAX_DEPTH || self.path.contains(&dict) {
+            return Ok(());
         }
+        self.path.push(dict);
         for &(key, value) in &self.machine.dicts[dict].items {
             self.spend(1)?;
-            if !matches!(value, Value::Dict(_) | Value::Tensor(_)) {
+            if !matches!(value, Value::Dict(_) | Value::Tensor(_) | Value::Object(_)) {
                 continue;
             }
             let name = match key {
@@ -64,11 +79,17 @@ impl<'a> Walk<'a, '_> {
             };
             self.spend(name.len())?;
             match value {
-                Value::Dict(inner) => self.dict(inner, &format!("{name}."), depth + 1)?,
+                Value::Dict(inner) => self.dict(inner, &format!("{name}."))?,
                 Value::Tensor(args) => self.tensor(args, name)?,
+                Value::Object(class) => {
+                    let class = self.machine.class(class);
+                    self.spend(name.len() + class.len())?;
+                    self.found.objects.push((name, class));
+                }
                 _ => {}
             }
         }
+        self.path.pop();
         Ok(())
     }
 
@@ -102,7 +123,7 @@ impl<'a> Walk<'a, '_> {
             return Err(refuse("a size, stride or offset is no number from 0 to 2^63".into()));
         };
         self.spend(size_of::<PickledTensor<'_>>() + 2 * size_of::<usize>() * sizes)?;
-        self.found.push(PickledTensor { name, storage, dtype, offset, shape, strides });
+        self.found.tensors.push(PickledTensor { name, storage, dtype, offset, shape, strides });
         Ok(())
     }
 
@@ -122,7 +143,11 @@ mod tests {
 
     /// The message for a pickle of protocol 2 with `body`, which needs no STOP to be refused.
     fn refusal(body: &[u8]) -> String {
-        tensors(&[b"\x80\x02", body, b"."].concat()).unwrap_err()
+        contents(&[b"\x80\x02", body, b"."].concat()).unwrap_err()
+    }
+
+    fn tensors(pickle: &[u8]) -> Result<Vec<PickledTensor<'_>>, String> {
+        contents(pickle).map(|found| found.tensors)
     }
 
     /// A dict with the tensor `t` of `sizes`, `strides` and `offset`, all given as opcodes.
@@ -148,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn every_global_outside_the_list_is_refused_by_name() {
+    fn globals_outside_the_list_are_never_called_and_become_objects_of_their_name() {
         for (body, name) in [
             (&b"cposix\nsystem\n(U\x02lstR"[..], "posix.system"),
             (b"\x8c\x08builtins\x8c\x04eval\x93U\x011\x85R", "builtins.eval"),
@@ -158,36 +183,59 @@ mod tests {
             (b"ctorch\nload\n", "torch.load"),
             (b"ctorch\nComplexFloatStorage\n", "torch.ComplexFloatStorage"),
             (b"ctorch.storage\n_load_from_bytes\n", "torch.storage._load_from_bytes"),
-            (b"ctorch._utils\n_rebuild_tensor\n", "torch._utils._rebuild_tensor"),
+            (b"ctorch._utils\n_rebuild_sparse_tensor\n)R", "torch._utils._rebuild_sparse_tensor"),
             (b"ccollections\nOrderedDict.fromkeys\n", "collections.OrderedDict.fromkeys"),
+            (b"(iposix\nsystem\n", "posix.system"),
+            (b"(cposix\nsystem\nU\x02lso", "posix.system"),
+            (b"cposix\nsystem\n)}\x92", "posix.system"),
+            (b"\x82\x01", "copyreg.extension"),
+            (b"\x83\x01\0", "copyreg.extension"),
+            (b"\x84\x01\0\0\0", "copyreg.extension"),
+            (b"P0\n", "persistent.id"),
+            (b"\x8f(K\x01K\x02\x90", "builtins.set"),
+            (b"(K\x01\x91", "builtins.frozenset"),
+            // Items and attributes of an unknown class are dropped with it.
+            (b"ca\nb\n)\x81U\x01kU\x01vs(K\x01eK\x01a}b", "a.b"),
             // A name cannot write lines of its own into the message.
             (b"\x8c\x02a\n\x8c\x01b\x93", "a\\n.b"),
         ] {
-            let expected = format!(
-                "the pickle asks for {name}, which is not among the allowed names; only tensors and \
-                 plain containers are read"
-            );
+            let expected = format!("the pickle holds an object of {name}, not a dict of tensors");
             assert_eq!(refusal(body), expected);
+            let inside = [b"\x80\x02}U\x01k", body, b"s."].concat();
+            let found = contents(&inside).unwrap();
+            assert_eq!((found.tensors, found.objects), (vec![], vec![("k".into(), name.into())]));
         }
+        assert_eq!(refusal(b"\xff"), "the pickle has the unknown opcode 0xff");
     }
 
     #[test]
-    fn opcodes_that_make_objects_are_refused_by_name() {
-        for (body, name) in [
-            (&b"(iposix\nsystem\n"[..], "INST"),
-            (b"(ccollections\nOrderedDict\no", "OBJ"),
-            (b"ccollections\nOrderedDict\n)\x81", "NEWOBJ"),
-            (b"ccollections\nOrderedDict\n)}\x92", "NEWOBJ_EX"),
-            (b"\x82\x01", "EXT1"),
-            (b"\x83\x01\0", "EXT2"),
-            (b"\x84\x01\0\0\0", "EXT4"),
-            (b"P0\n", "PERSID"),
-            (b"\xff", "0xff"),
+    fn values_of_every_opcode_are_read_past() {
+        let tensor = one_tensor(b"K\x01", b"K\x02", b"K\x01");
+        let tensor = &tensor[3..tensor.len() - 2];
+        for value in [
+            &b"I12\n"[..],
+            b"I01\n",
+            b"L12L\n",
+            b"F1.5\n",
+            b"S'a\\n'\n",
+            b"Va\n",
+            b"G\0\0\0\0\0\0\0\0",
+            b"\x8b\x02\0\0\0ab",
+            b"\x8a\x09123456789",
+            b"B\x01\0\0\0\xff",
+            b"U\x01\xff",
+            b"X\x03\0\0\0\xed\xa0\x80",
+            b"\x96\x01\0\0\0\0\0\0\0a",
+            b"\x97\x98",
+            b"(K\x01K\x02d",
+            b"(K\x01K\x02l",
+            b"K\x012(K\x01tp7\n0g7\n0",
+            b"ccollections\ndefaultdict\ncbuiltins\nlist\n\x85RK\x01K\x02s",
         ] {
-            let expected = format!(
-                "the pickle uses the opcode {name}; only tensors and plain containers are read"
-            );
-            assert_eq!(refusal(body), expected);
+            let pickle = [b"\x80\x02}U\x01v", value, b"s", tensor, b"s."].concat();
+            let found = contents(&pickle);
+            let names = found.map(|found| found.tensors.len());
+            assert_eq!(names, Ok(1), "{:?}", String::from_utf8_lossy(value));
         }
     }
 
@@ -198,11 +246,11 @@ mod tests {
             (b"U\x04eval)R", "the pickle calls a string with a tuple"),
             (b"ccollections\nOrderedDict\n]\x85R", "the pickle calls OrderedDict with 1 arguments"),
             (b"ctorch\nFloatStorage\n)R", "the pickle calls Storage(F32) with 0 arguments"),
-            (
-                b"}}b",
-                "the pickle sets attributes of a dict; only tensors and plain containers are read",
-            ),
-            (b"ctorch\nSize\n}b", "the pickle sets attributes of a class or function; only"),
+            (b"}}b", "the pickle sets attributes of a dict"),
+            (b"ctorch\nSize\n}b", "the pickle sets attributes of a class or function"),
+            (b"U\x04evalK\x01\x81", "the pickle makes an object of a string"),
+            (b"(o", "the pickle makes an object without a class"),
+            (b"]pa\n", "the pickle stores in a slot without a number"),
             (b"U\x01aQ", "the pickle refers to a storage by a string"),
             (b")Q", "the pickle refers to a storage in an unknown way"),
             (b"]K\x01K\x02s", "the pickle sets items of a list"),
@@ -213,7 +261,7 @@ mod tests {
             (b"u", "the pickle ends a group that it did not begin"),
             (b"h\x00", "the pickle recalls what it did not store"),
             (b"]", "the pickle holds a list, not a dict of tensors"),
-            (b"\x80\x06", "pickle protocol 6; allowed: 2 to 5"),
+            (b"\x80\x06", "pickle protocol 6; allowed: 0 to 5"),
         ] {
             let found = refusal(body);
             assert!(found.starts_with(message), "{found:?} is not {message:?}");
@@ -238,10 +286,9 @@ mod tests {
     }
 
     #[test]
-    fn containers_that_hold_themselves_or_share_without_end_are_refused() {
+    fn containers_may_hold_themselves_but_not_share_without_end() {
         // d["a"] = d, and twice as many ways at each level.
-        let found = refusal(b"}q\x00U\x01ah\x00sU\x01bh\x00s");
-        assert_eq!(found, "dicts are nested deeper than 64, or hold themselves");
+        assert!(tensors(b"\x80\x02}q\x00U\x01ah\x00sU\x01bh\x00s.").unwrap().is_empty());
         // 50 dicts, each twice in the next: 2^50 ways to the last.
         let mut sharing = b"}".to_vec();
         for _ in 0..50 {
@@ -253,7 +300,7 @@ mod tests {
         // As deep as the pickle is long: no recursion.
         let deep =
             [&b"}U\x01a"[..], &b"}U\x01b".repeat(100_000), b"N", &b"s".repeat(100_001)].concat();
-        assert!(refusal(&deep).contains("nested deeper than 64"));
+        assert!(tensors(&[&b"\x80\x02"[..], &deep, b"."].concat()).unwrap().is_empty());
         let tuples = [&b"}U\x01aN"[..], &b"\x85".repeat(1_000_000), b"s"].concat();
         assert_eq!(tensors(&[&b"\x80\x02"[..], &tuples, b"."].concat()).unwrap(), []);
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tensor_files::StoredTensor;
 
 use super::archive::{Archive, read_at};
-use super::contents::{self, PickledTensor};
+use super::contents::{PickledTensor, contents};
 use super::escape::escaped;
 use super::legacy::Legacy;
 use super::place::Place;
@@ -23,24 +23,28 @@ pub struct TorchFile {
     path: PathBuf,
     tensors: BTreeMap<String, TensorInfo>,
     places: BTreeMap<String, Place>,
+    /// Classes of what is neither a tensor nor a container.
+    objects: BTreeMap<String, String>,
 }
 
 impl TorchFile {
     /// Opens the file at `path` and reads its table of contents.
     ///
     /// Keys of nested dicts are joined by dots, so `{"state_dict": {"norm.weight": t}}` has the tensor
-    /// `state_dict.norm.weight`. Values other than dicts and tensors are ignored, lists of tensors too.
+    /// `state_dict.norm.weight`. Values other than dicts and tensors are ignored, lists of tensors too;
+    /// objects of any class are read past, and no code is run for them.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read. [`Error::File`] if it is no PyTorch file, is
-    /// truncated, compressed or big-endian, if its pickle asks for anything but tensors and plain
-    /// containers, and if a tensor exceeds its storage or has the name of another.
+    /// truncated, compressed or big-endian, if its pickle holds no dict, and if a tensor exceeds its
+    /// storage or has the name of another.
     pub fn open(path: &Path) -> Result<Self> {
         let error = |message: String| Error::file(path, message);
         let mut source = Source::open(path)?;
         let pickle = source.pickle()?;
         let (mut tensors, mut places) = (BTreeMap::new(), BTreeMap::new());
-        for tensor in contents::tensors(&pickle).map_err(error)? {
+        let contents = contents(&pickle).map_err(error)?;
+        for tensor in contents.tensors {
             let storage = source.storage(tensor.storage)?;
             let place = Place::of(&tensor, storage)
                 .map_err(|message| error(format!("tensor {}: {message}", escaped(&tensor.name))))?;
@@ -50,7 +54,8 @@ impl TorchFile {
             }
             tensors.insert(name, TensorInfo { dtype, shape });
         }
-        Ok(Self { path: path.to_owned(), tensors, places })
+        let objects = contents.objects.into_iter().collect();
+        Ok(Self { path: path.to_owned(), tensors, places, objects })
     }
 
     /// The tensors by name.
@@ -99,10 +104,34 @@ impl TorchFile {
         read_at(&self.path, place.start + range.start as u64, range.len())
     }
 
+    /// Classes, by name, of the objects that are neither tensors nor containers. They are not constructed.
+    pub fn objects(&self) -> &BTreeMap<String, String> {
+        &self.objects
+    }
+
+    /// The class of the object that the file holds in place of the tensor `name`, or of a dict around it.
+    pub fn object_at(&self, name: &str) -> Option<&str> {
+        let ends = name.match_indices('.').map(|(at, _)| at).chain([name.len()]);
+        ends.rev().find_map(|end| self.objects.get(&name[..end])).map(String::as_str)
+    }
+
+    /// The error that the file has no tensor `name`; it names the object in its place.
+    pub fn missing(&self, name: &str) -> Error {
+        match self.object_at(name) {
+            None => Error::NoTensor { path: self.path.clone(), name: escaped(name) },
+            Some(class) => {
+                let name = escaped(name);
+                let message = format!(
+                    "in place of tensor {name} is an object of {class}; only tensors and plain \
+                     containers are read, save the state dict alone"
+                );
+                Error::file(&self.path, message)
+            }
+        }
+    }
+
     fn place(&self, name: &str) -> Result<&Place> {
-        self.places
-            .get(name)
-            .ok_or_else(|| Error::NoTensor { path: self.path.clone(), name: escaped(name) })
+        self.places.get(name).ok_or_else(|| self.missing(name))
     }
 }
 

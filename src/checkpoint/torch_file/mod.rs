@@ -5,7 +5,8 @@
 //! `version` describe them (PyTorch's `torch/serialization.py` and `caffe2/serialize/inline_container.h`).
 //! Files from before PyTorch 1.6, which are no zip archives, are read too.
 //!
-//! A restricted unpickler reads the pickle: no code of the file ever runs. A tensor's bytes are read on
+//! A restricted unpickler reads the pickle: no code of the file ever runs. Callbacks, settings and other objects
+//! of a training run are read past; only their classes are known. A tensor's bytes are read on
 //! demand; as in PyTorch, the archive's checksums are not verified.
 //!
 //! ```
@@ -28,6 +29,10 @@ mod contents;
 mod escape;
 mod file;
 mod legacy;
+#[cfg(test)]
+mod lightning_tests;
+mod literals;
+mod objects;
 mod pickle;
 mod place;
 mod tensor_info;

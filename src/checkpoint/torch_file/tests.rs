@@ -255,7 +255,7 @@ fn files_of_old_pytorch_hold_the_same_as_new_ones() {
 #[test]
 fn other_files_are_named_with_the_remedy() {
     for (name, message) in [
-        ("module.pt", "the pickle asks for torch.nn.modules.linear.Linear, which is not among the"),
+        ("module.pt", "the pickle holds an object of torch.nn.modules.linear.Linear, not a dict"),
         ("repeated.pt", "tensor ones: [1000] repeats values of a storage of 4 bytes; save a clone"),
         ("bare.pt", "the pickle holds a tensor, not a dict of tensors"),
         ("negated.pt", "a tensor has metadata; save its resolve_conj().resolve_neg()"),
@@ -270,7 +270,7 @@ fn other_files_are_named_with_the_remedy() {
         (b"\x80\x04}.", "a bare pickle, no PyTorch zip file; save"),
         (
             b"version https://git-lfs.github.com/spec/v1\n",
-            "a pointer of Git LFS, not the file; run",
+            "a pointer of Git LFS, not the file; run `git lfs pull`",
         ),
         (&safetensors.unwrap(), "a safetensors file, no PyTorch zip file; its name must end so"),
         (b"<!DOCTYPE html>", "a file of another kind, no PyTorch zip file; save"),

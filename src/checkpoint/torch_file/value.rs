@@ -2,39 +2,38 @@
 
 use safetensors::Dtype;
 
-use super::escape::escaped;
 use super::tensor_info::storage_dtype;
 
-/// The callables and classes that a pickle may name.
+/// The callables and classes whose meaning is known.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Global {
     RebuildTensor,
     RebuildParameter,
+    /// A tensor of a subclass: the function that rebuilds it, the class, its arguments, its attributes.
+    RebuildFromType,
     OrderedDict,
+    DefaultDict,
     Size,
     Storage(Dtype),
 }
 
 impl Global {
-    /// The global `module.name`; `Err` if it is not among the allowed ones.
-    pub(super) fn named(module: &str, name: &str) -> Result<Self, String> {
-        match (module, name) {
-            ("torch._utils", "_rebuild_tensor_v2") => Ok(Self::RebuildTensor),
-            ("torch._utils", "_rebuild_parameter") => Ok(Self::RebuildParameter),
-            ("collections", "OrderedDict") => Ok(Self::OrderedDict),
-            ("torch", "Size") => Ok(Self::Size),
-            ("torch", class) if let Some(dtype) = storage_dtype(class) => Ok(Self::Storage(dtype)),
-            _ => Err(format!(
-                "the pickle asks for {}.{}, which is not among the allowed names; {ONLY}",
-                escaped(module),
-                escaped(name)
-            )),
-        }
+    /// The global `module.name`; `None` if its meaning is not known.
+    pub(super) fn named(module: &str, name: &str) -> Option<Self> {
+        Some(match (module, name) {
+            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Self::RebuildTensor,
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
+                Self::RebuildParameter
+            }
+            ("torch._tensor", "_rebuild_from_type_v2") => Self::RebuildFromType,
+            ("collections", "OrderedDict") => Self::OrderedDict,
+            ("collections", "defaultdict") => Self::DefaultDict,
+            ("torch", "Size") => Self::Size,
+            ("torch", class) => Self::Storage(storage_dtype(class)?),
+            _ => return None,
+        })
     }
 }
-
-/// The end of messages about refused pickles.
-pub(super) const ONLY: &str = "only tensors and plain containers are read";
 
 /// A value on the stack or in the memo, cheap to copy: containers are indices into the machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,6 +46,9 @@ pub(super) enum Value<'a> {
     Int(i64),
     Text(&'a str),
     Global(Global),
+    /// A class or function of unknown meaning, or what a call of it returned: nothing was run. An index
+    /// into the machine's classes.
+    Object(usize),
     List(usize),
     Tuple(usize),
     Dict(usize),
@@ -62,6 +64,7 @@ impl Value<'_> {
             Self::Leaf | Self::None | Self::Bool(_) | Self::Int(_) => "a plain value",
             Self::Text(_) => "a string",
             Self::Global(_) => "a class or function",
+            Self::Object(_) => "an object",
             Self::List(_) => "a list",
             Self::Tuple(_) => "a tuple",
             Self::Dict(_) => "a dict",
@@ -75,6 +78,6 @@ impl Value<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Dict<'a> {
     pub items: Vec<(Value<'a>, Value<'a>)>,
-    /// An `OrderedDict`, whose attributes (`_metadata` of a module's state) may be set.
+    /// An `OrderedDict` or `defaultdict`, whose attributes (`_metadata` of a module's state) may be set.
     pub ordered: bool,
 }

@@ -36,7 +36,7 @@ pub fn write(
 ) -> Result<()> {
     let pickle = pickle(under, tensors).map_err(|message| Error::file(path, message))?;
     let scratch = scratch(path);
-    let file = File::create(&scratch).map_err(Error::io(&scratch))?;
+    let file = File::create(&scratch).map_err(Error::io(path))?;
     write_archive(file, path, &pickle, tensors, &mut bytes)
         .and_then(|()| std::fs::rename(&scratch, path).map_err(Error::io(path)))
         .inspect_err(|_| {

@@ -1,6 +1,8 @@
 //! How samples become documents.
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::check::{at, in_range};
 use crate::data::render::Loss;
@@ -57,7 +59,7 @@ pub(super) fn validate_templates(templates: &[WeightedTemplate], path: &str) -> 
 }
 
 /// A template and its weight; a plain string in a recipe has weight 1.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum WeightedTemplate {
     /// Weight 1.
@@ -77,6 +79,65 @@ impl WeightedTemplate {
         match self {
             Self::Plain(template) => (template, 1.0),
             Self::Weighted { template, weight } => (template, *weight),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for WeightedTemplate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_any(WeightedTemplateVisitor)
+    }
+}
+
+struct WeightedTemplateVisitor;
+
+impl<'de> Visitor<'de> for WeightedTemplateVisitor {
+    type Value = WeightedTemplate;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a template, or a table of `template` and `weight`")
+    }
+
+    fn visit_str<E>(self, template: &str) -> std::result::Result<WeightedTemplate, E> {
+        Ok(WeightedTemplate::Plain(template.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(
+        self,
+        table: A,
+    ) -> std::result::Result<WeightedTemplate, A::Error> {
+        #[derive(Deserialize)]
+        struct Keys {
+            template: String,
+            weight: f64,
+        }
+        let Keys { template, weight } = Keys::deserialize(MapAccessDeserializer::new(table))?;
+        Ok(WeightedTemplate::Weighted { template, weight })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_is_a_text_or_a_table_and_all_else_is_named() {
+        #[derive(Debug, Deserialize)]
+        struct Source {
+            templates: Vec<WeightedTemplate>,
+        }
+        let read = |text: &str| toml::from_str::<Source>(text);
+        let found = read("templates = [\"a\", { template = \"b\", weight = 2 }]").unwrap();
+        assert_eq!(found.templates[0].parts(), ("a", 1.0));
+        assert_eq!(found.templates[1].parts(), ("b", 2.0));
+        for (text, expected) in [
+            ("templates = [3]", "expected a template, or a table of `template` and `weight`"),
+            ("templates = [{ template = \"b\" }]", "missing field `weight`"),
+            ("templates = [{ template = 1, weight = 2 }]", "expected a string"),
+        ] {
+            let message = read(text).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
         }
     }
 }

@@ -1,310 +1,270 @@
-//! The columns of a Parquet file that are read, and how their values become JSON.
+//! The columns of a Parquet file: which are read, and how.
+//!
+//! The file is read by its physical types alone, because the crate's record reader panics on some
+//! annotations and refuses others; their meaning is here.
+
+use std::sync::Arc;
 
 use ::parquet::basic::{ConvertedType, LogicalType, Repetition, Type as PhysicalType};
-use ::parquet::record::Field;
-use ::parquet::schema::types::Type;
-use serde_json::Value;
+use ::parquet::errors::ParquetError;
+use ::parquet::schema::types::{Type, TypePtr};
 
-use super::super::dataset::Fields;
+use super::scalar::{Scalar, type_name};
 
-/// How the values of a type are laid out; types without a counterpart in JSON have none.
+/// How the values of a type become JSON and images.
 #[derive(Debug, PartialEq)]
 pub(super) enum Shape {
-    /// A boolean, number or string.
-    Value,
-    /// Members in order, those that are left out as `None`.
-    Struct { members: Vec<Option<Shape>>, is_image: bool },
-    /// `is_doubled`: the record reader wraps the elements of a two-level list in one more list.
-    List { item: Box<Shape>, is_doubled: bool },
+    Scalar(Scalar),
+    /// Bytes without an annotation; images if the column's values begin like images. The number of the
+    /// image column.
+    Binary(usize),
+    /// A struct with binary `bytes` and perhaps `path`; the number of the image column.
+    Image(usize),
+    Struct(Vec<(String, Shape)>),
+    /// An annotated list is a group of one repeated member, which in a list of three levels wraps
+    /// each element once more.
+    List {
+        item: Box<Shape>,
+        is_annotated: bool,
+        is_wrapped: bool,
+    },
+    /// Entries of a key and, unless it is a set, a value.
+    Map {
+        key: Box<Shape>,
+        value: Option<Box<Shape>>,
+    },
+    /// Left out, and reported.
+    Unread,
 }
 
-impl Shape {
-    /// The shape of a top-level column; `None` if it is left out.
-    pub(super) fn of_column(kind: &Type) -> Option<Self> {
-        if is_readable(kind) { Self::of(kind) } else { None }
+/// A column or part of one that is not read.
+#[derive(Debug, PartialEq)]
+pub(super) struct Unread {
+    /// The names from the top down, joined by dots.
+    pub column: String,
+    pub reason: String,
+}
+
+/// Column that may hold images.
+#[derive(Debug)]
+pub(super) struct ImageColumn {
+    /// The names from the top down, joined by dots.
+    pub name: String,
+    /// Plain bytes rather than a struct of them.
+    pub is_binary: bool,
+    /// The type's name.
+    pub kind: String,
+}
+
+/// What is read of a file.
+#[derive(Debug, Default)]
+pub(super) struct Columns {
+    /// The shapes of the columns that are read.
+    pub shapes: Vec<Shape>,
+    /// Their types without annotations, in the same order.
+    pub kinds: Vec<TypePtr>,
+    pub images: Vec<ImageColumn>,
+    pub unread: Vec<Unread>,
+}
+
+impl Columns {
+    /// The columns of a file of the type `schema`.
+    pub(super) fn of(schema: &Type) -> Result<Self, ParquetError> {
+        let mut columns = Self::default();
+        for kind in schema.get_fields() {
+            let name = kind.name().to_owned();
+            if !is_readable(kind) {
+                columns.leave_out(name, "a group without members".to_owned());
+                continue;
+            }
+            let shape = columns.shape(kind, &name);
+            if shape.is_read() {
+                columns.shapes.push(shape);
+                columns.kinds.push(Arc::new(bare(kind)?));
+            }
+        }
+        Ok(columns)
     }
 
-    fn of(kind: &Type) -> Option<Self> {
-        let shape = Self::of_one(kind)?;
-        let is_repeated = kind.get_basic_info().repetition() == Repetition::REPEATED;
-        Some(if is_repeated { Self::list(shape, false) } else { shape })
+    fn leave_out(&mut self, column: String, reason: String) -> Shape {
+        self.unread.push(Unread { column, reason });
+        Shape::Unread
+    }
+
+    /// The shape of the type `kind` of the column `name`, repetitions included.
+    fn shape(&mut self, kind: &Type, name: &str) -> Shape {
+        let shape = self.shape_of_one(kind, name);
+        match repetition(kind) == Some(Repetition::REPEATED) && shape.is_read() {
+            true => list(shape, false, false),
+            false => shape,
+        }
     }
 
     /// The shape of one value of a type that may repeat.
-    fn of_one(kind: &Type) -> Option<Self> {
+    fn shape_of_one(&mut self, kind: &Type, name: &str) -> Shape {
         if kind.is_primitive() {
-            return has_json(kind).then_some(Self::Value);
+            return match Scalar::of(kind) {
+                Ok(Some(scalar)) => Shape::Scalar(scalar),
+                Ok(None) => self.image(name, true, kind, Shape::Binary),
+                Err(kind) => self.leave_out(name.to_owned(), format!("{kind} is not read")),
+            };
         }
-        match kind.get_basic_info().converted_type() {
-            ConvertedType::MAP | ConvertedType::MAP_KEY_VALUE => None,
-            ConvertedType::LIST => {
-                let repeated = &kind.get_fields()[0];
-                match is_element(repeated) {
-                    true => Some(Self::list(Self::of_one(repeated)?, true)),
-                    false => Some(Self::list(Self::of(&repeated.get_fields()[0])?, false)),
+        let fields = kind.get_fields();
+        let info = kind.get_basic_info();
+        match (info.logical_type_ref(), info.converted_type()) {
+            (Some(LogicalType::List), _) | (_, ConvertedType::LIST) => match &fields[..] {
+                [repeated] if repetition(repeated) == Some(Repetition::REPEATED) => {
+                    self.list(repeated, name)
                 }
+                _ => self.leave_out(name.to_owned(), "a list of no valid form".to_owned()),
+            },
+            (Some(LogicalType::Map), _)
+            | (_, ConvertedType::MAP | ConvertedType::MAP_KEY_VALUE) => match &fields[..] {
+                [entry] if repetition(entry) == Some(Repetition::REPEATED) && entry.is_group() => {
+                    self.map(entry, name)
+                }
+                _ => self.leave_out(name.to_owned(), "a map of no valid form".to_owned()),
+            },
+            _ if is_image(kind) => {
+                let beside = fields.iter().map(|field| field.name());
+                for member in beside.filter(|member| !["bytes", "path"].contains(member)) {
+                    self.leave_out(format!("{name}.{member}"), "stands beside an image".to_owned());
+                }
+                self.image(name, false, kind, Shape::Image)
             }
             _ => {
-                let members: Vec<_> = kind.get_fields().iter().map(|kind| Self::of(kind)).collect();
-                let is_image = is_image(kind);
-                let is_read = is_image || members.iter().any(Option::is_some);
-                is_read.then_some(Self::Struct { members, is_image })
+                let member = |kind: &TypePtr| {
+                    let inner = format!("{name}.{}", kind.name());
+                    (kind.name().to_owned(), self.shape(kind, &inner))
+                };
+                some_read(fields.iter().map(member).collect())
             }
         }
     }
 
-    fn list(item: Self, is_doubled: bool) -> Self {
-        Self::List { item: Box::new(item), is_doubled }
+    fn image(
+        &mut self,
+        name: &str,
+        is_binary: bool,
+        kind: &Type,
+        shape: fn(usize) -> Shape,
+    ) -> Shape {
+        let (name, kind) = (name.to_owned(), type_name(kind));
+        self.images.push(ImageColumn { name, is_binary, kind });
+        shape(self.images.len() - 1)
     }
 
-    /// Whether the values are images, or lists of them.
-    pub(super) fn holds_images(&self) -> bool {
-        match self {
-            Self::Value => false,
-            Self::Struct { is_image, .. } => *is_image,
-            Self::List { item, .. } => item.holds_images(),
-        }
+    /// The shape of an annotated list of `repeated`.
+    fn list(&mut self, repeated: &Type, name: &str) -> Shape {
+        let is_wrapped = !is_element(repeated);
+        let item = match is_wrapped {
+            true => self.shape(&repeated.get_fields()[0], name),
+            false => self.shape_of_one(repeated, name),
+        };
+        if item.is_read() { list(item, true, is_wrapped) } else { item }
     }
 
-    /// `value` as JSON; `None` if it has no counterpart there.
-    pub(super) fn json(&self, value: &Field) -> Option<Value> {
-        match (self, value) {
-            (_, Field::Null) => Some(Value::Null),
-            (Self::Value, _) => scalar(value),
-            (Self::Struct { members, .. }, Field::Group(row)) => {
-                let members = row.get_column_iter().zip(members);
-                let read = members.filter_map(|((name, value), shape)| {
-                    Some((name.clone(), shape.as_ref()?.json(value)?))
-                });
-                Some(Value::Object(read.collect::<Fields>()))
-            }
-            (Self::List { item, is_doubled: false }, Field::ListInternal(list)) => {
-                list.elements().iter().map(|value| item.json(value)).collect()
-            }
-            (Self::List { item, is_doubled: true }, Field::ListInternal(lists)) => {
-                let elements = lists.elements().iter().flat_map(|inner| match inner {
-                    Field::ListInternal(list) => list.elements(),
-                    other => std::slice::from_ref(other),
-                });
-                elements.map(|value| item.json(value)).collect()
-            }
-            _ => None,
+    fn map(&mut self, entry: &Type, name: &str) -> Shape {
+        let (key, value) = match entry.get_fields() {
+            [key] => (key, None),
+            [key, value] => (key, Some(value)),
+            _ => return self.leave_out(name.to_owned(), "a map of no valid form".to_owned()),
+        };
+        let key = self.shape(key, &format!("{name}.key"));
+        let value = value.map(|value| Box::new(self.shape(value, &format!("{name}.value"))));
+        let is_read = key.has_json() && value.as_ref().is_none_or(|value| value.is_read());
+        match is_read {
+            true => Shape::Map { key: Box::new(key), value },
+            false => Shape::Unread,
         }
     }
 }
 
-/// Whether the record reader takes `kind`: it panics on intervals and on lists and maps that break
-/// the format's rules.
-fn is_readable(kind: &Type) -> bool {
-    let annotation = kind.get_basic_info().converted_type();
-    if kind.is_primitive() {
-        return annotation != ConvertedType::INTERVAL;
+impl Shape {
+    fn is_read(&self) -> bool {
+        *self != Self::Unread
     }
-    let fields = kind.get_fields();
-    let repeats = |field: &Type| field.get_basic_info().repetition() == Repetition::REPEATED;
-    let is_valid = match annotation {
-        ConvertedType::LIST => {
-            fields.len() == 1
-                && repeats(&fields[0])
-                && (fields[0].is_primitive() || !fields[0].get_fields().is_empty())
+
+    /// Whether values have a counterpart in JSON beside their images.
+    pub(super) fn has_json(&self) -> bool {
+        match self {
+            Self::Scalar(_) | Self::Map { .. } => true,
+            Self::Binary(_) | Self::Image(_) | Self::Unread => false,
+            Self::Struct(members) => members.iter().any(|(_, shape)| shape.has_json()),
+            Self::List { item, .. } => item.has_json(),
         }
-        ConvertedType::MAP | ConvertedType::MAP_KEY_VALUE => {
-            fields.len() == 1
-                && repeats(&fields[0])
-                && fields[0].is_group()
-                && [1, 2].contains(&fields[0].get_fields().len())
-        }
-        _ => !fields.is_empty(),
-    };
-    is_valid && fields.iter().all(|field| is_readable(field))
+    }
+}
+
+fn list(item: Shape, is_annotated: bool, is_wrapped: bool) -> Shape {
+    Shape::List { item: Box::new(item), is_annotated, is_wrapped }
+}
+
+/// A struct of `members`, unless none of them is read.
+fn some_read(members: Vec<(String, Shape)>) -> Shape {
+    match members.iter().any(|(_, shape)| shape.is_read()) {
+        true => Shape::Struct(members),
+        false => Shape::Unread,
+    }
+}
+
+fn repetition(kind: &Type) -> Option<Repetition> {
+    let info = kind.get_basic_info();
+    info.has_repetition().then(|| info.repetition())
+}
+
+/// Whether the record reader takes `kind`: it panics on groups without members.
+fn is_readable(kind: &Type) -> bool {
+    repetition(kind).is_some()
+        && (kind.is_primitive()
+            || !kind.get_fields().is_empty() && kind.get_fields().iter().all(|f| is_readable(f)))
 }
 
 /// Whether the repeated group or primitive in a list is the element itself (a two-level list), by
-/// the record reader's rule and the format's (LogicalTypes.md, backward-compatibility rules).
+/// the format's backward-compatibility rules (LogicalTypes.md).
 fn is_element(repeated: &Type) -> bool {
     if repeated.is_primitive() {
         return true;
     }
     let fields = repeated.get_fields();
     let is_list = repeated.get_basic_info().converted_type() == ConvertedType::LIST;
-    let single_repeated =
-        fields.len() == 1 && fields[0].get_basic_info().repetition() == Repetition::REPEATED;
     let name = repeated.name();
-    !is_list
-        && !single_repeated
-        && (fields.len() > 1 || name == "array" || name.ends_with("_tuple"))
+    fields.len() > 1
+        || is_list
+        || repetition(&fields[0]) == Some(Repetition::REPEATED)
+        || name == "array"
+        || name.ends_with("_tuple")
 }
 
 /// Whether `kind` is a struct with binary `bytes`.
 fn is_image(kind: &Type) -> bool {
-    kind.get_fields().iter().any(|child| {
-        child.name() == "bytes"
-            && child.is_primitive()
+    let fields = kind.get_fields();
+    let is_binary = |child: &Type| {
+        child.is_primitive()
             && child.get_physical_type() == PhysicalType::BYTE_ARRAY
-            && !is_text(child)
-    })
+            && Scalar::of(child) == Ok(None)
+            && repetition(child) != Some(Repetition::REPEATED)
+    };
+    fields.iter().any(|child| child.name() == "bytes" && is_binary(child))
 }
 
-fn is_text(kind: &Type) -> bool {
-    let info = kind.get_basic_info();
-    matches!(info.logical_type_ref(), Some(LogicalType::String | LogicalType::Json))
-        || matches!(
-            info.converted_type(),
-            ConvertedType::UTF8 | ConvertedType::ENUM | ConvertedType::JSON
-        )
-}
-
-/// Whether values of the primitive type `kind` have a counterpart in JSON.
-fn has_json(kind: &Type) -> bool {
-    use ConvertedType as C;
-    let info = kind.get_basic_info();
-    match kind.get_physical_type() {
-        PhysicalType::BOOLEAN | PhysicalType::FLOAT | PhysicalType::DOUBLE => true,
-        // a time in nanoseconds has a logical type only
-        PhysicalType::INT32 | PhysicalType::INT64 => {
-            matches!(info.logical_type_ref(), None | Some(LogicalType::Integer { .. }))
-                && matches!(
-                    info.converted_type(),
-                    C::NONE
-                        | C::INT_8
-                        | C::INT_16
-                        | C::INT_32
-                        | C::INT_64
-                        | C::UINT_8
-                        | C::UINT_16
-                        | C::UINT_32
-                        | C::UINT_64
-                )
+/// `kind` without annotations, as the file is read.
+pub(super) fn bare(kind: &Type) -> Result<Type, ParquetError> {
+    let name = kind.name();
+    if kind.is_primitive() {
+        let physical = kind.get_physical_type();
+        let mut builder = Type::primitive_type_builder(name, physical);
+        if let Type::PrimitiveType { type_length, .. } = kind {
+            builder = builder.with_length(*type_length);
         }
-        PhysicalType::BYTE_ARRAY => is_text(kind),
-        PhysicalType::INT96 | PhysicalType::FIXED_LEN_BYTE_ARRAY => false,
+        let repetition = repetition(kind).unwrap_or(Repetition::REQUIRED);
+        return builder.with_repetition(repetition).build();
     }
-}
-
-fn scalar(value: &Field) -> Option<Value> {
-    Some(match value {
-        Field::Bool(value) => (*value).into(),
-        Field::Byte(value) => (*value).into(),
-        Field::Short(value) => (*value).into(),
-        Field::Int(value) => (*value).into(),
-        Field::Long(value) => (*value).into(),
-        Field::UByte(value) => (*value).into(),
-        Field::UShort(value) => (*value).into(),
-        Field::UInt(value) => (*value).into(),
-        Field::ULong(value) => (*value).into(),
-        // the shortest decimal, not the double that the bits widen to
-        Field::Float(value) => value.to_string().parse::<f64>().ok().into(),
-        Field::Double(value) => (*value).into(),
-        Field::Str(value) => value.as_str().into(),
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use std::fs::File;
-    use std::sync::Arc;
-
-    use ::parquet::data_type::{ByteArray, ByteArrayType, Int32Type};
-    use ::parquet::file::properties::WriterProperties;
-    use ::parquet::file::reader::{FileReader, SerializedFileReader};
-    use ::parquet::file::writer::SerializedFileWriter;
-    use ::parquet::schema::parser::parse_message_type;
-    use serde_json::json;
-
-    use super::*;
-
-    fn shapes(columns: &str) -> Vec<Option<Shape>> {
-        let schema = parse_message_type(&format!("message m {{ {columns} }}")).unwrap();
-        schema.get_fields().iter().map(|kind| Shape::of_column(kind)).collect()
+    let fields = kind.get_fields().iter().map(|kind| Ok(Arc::new(bare(kind)?)));
+    let fields = fields.collect::<Result<_, ParquetError>>()?;
+    let mut builder = Type::group_type_builder(name).with_fields(fields);
+    if let Some(repetition) = repetition(kind) {
+        builder = builder.with_repetition(repetition);
     }
-
-    #[test]
-    fn images_are_structs_of_bytes_and_lists_of_them() {
-        let image = "optional binary bytes; optional binary path (UTF8);";
-        let found = shapes(&format!(
-            "optional group a {{ {image} }}
-             optional group b (LIST) {{ repeated group list {{ optional group element {{ {image} }} }} }}
-             optional group c (LIST) {{ repeated group array {{ {image} }} }}
-             repeated group d {{ {image} }}
-             optional group e {{ optional group f {{ {image} }} optional binary text (UTF8); }}
-             optional group g {{ optional binary bytes (UTF8); }}"
-        ));
-        let images: Vec<_> = found.iter().map(|s| s.as_ref().unwrap().holds_images()).collect();
-        assert_eq!(images, [true, true, true, true, false, false]);
-    }
-
-    #[test]
-    fn columns_without_a_counterpart_and_broken_groups_are_left_out() {
-        let found = shapes(
-            "optional binary raw;
-             optional int64 time (TIMESTAMP_MILLIS);
-             optional int64 nanos (TIMESTAMP(NANOS,true));
-             optional fixed_len_byte_array(12) span (INTERVAL);
-             optional group nested { optional fixed_len_byte_array(12) span (INTERVAL); optional int32 n; }
-             optional group broken (LIST) { optional int32 n; }
-             optional group map (MAP) { repeated group kv { required binary key (UTF8); optional int32 value; } }
-             optional group empty { optional binary raw; }",
-        );
-        assert!(found.iter().all(Option::is_none), "{found:?}");
-        assert_eq!(shapes("optional int32 n (UINT_8);"), [Some(Shape::Value)]);
-    }
-
-    /// The JSON values of the only column of `schema`, written by `write`.
-    fn read(column: &str, write: impl FnOnce(&mut SerializedFileWriter<File>)) -> Vec<Value> {
-        let schema = Arc::new(parse_message_type(&format!("message m {{ {column} }}")).unwrap());
-        let file = tempfile::tempfile().unwrap();
-        let properties = Arc::new(WriterProperties::default());
-        let mut writer =
-            SerializedFileWriter::new(file.try_clone().unwrap(), schema.clone(), properties)
-                .unwrap();
-        write(&mut writer);
-        writer.close().unwrap();
-        let reader = SerializedFileReader::new(file).unwrap();
-        let shape = Shape::of_column(&schema.get_fields()[0]).unwrap();
-        let rows = reader.get_row_iter(None).unwrap();
-        rows.map(|row| shape.json(row.unwrap().get_column_iter().next().unwrap().1).unwrap())
-            .collect()
-    }
-
-    #[test]
-    fn lists_of_two_and_three_levels_are_flat() {
-        let texts: Vec<ByteArray> = ["a", "b", "c"].map(ByteArray::from).into();
-        // Rows: [a, b], [], null, [c].
-        let write = |deepest: i16| {
-            let texts = texts.clone();
-            move |writer: &mut SerializedFileWriter<File>| {
-                let mut group = writer.next_row_group().unwrap();
-                let mut column = group.next_column().unwrap().unwrap();
-                let definition = [deepest, deepest, 1, 0, deepest];
-                let write = column.typed::<ByteArrayType>();
-                write.write_batch(&texts, Some(&definition), Some(&[0, 1, 0, 0, 0])).unwrap();
-                column.close().unwrap();
-                group.close().unwrap();
-            }
-        };
-        let expected = [json!(["a", "b"]), json!([]), Value::Null, json!(["c"])];
-        let two = "optional group q (LIST) { repeated binary array (UTF8); }";
-        assert_eq!(read(two, write(2)), expected);
-        let three =
-            "optional group q (LIST) { repeated group list { optional binary element (UTF8); } }";
-        assert_eq!(read(three, write(3)), expected);
-    }
-
-    #[test]
-    fn lists_of_structs_of_two_levels_are_flat() {
-        let column = "optional group q (LIST) { repeated group array { required int32 n; optional int32 m; } }";
-        let found = read(column, |writer| {
-            let mut group = writer.next_row_group().unwrap();
-            for deepest in [2, 3] {
-                let mut column = group.next_column().unwrap().unwrap();
-                let write = column.typed::<Int32Type>();
-                write.write_batch(&[1, 2], Some(&[deepest; 2]), Some(&[0, 1])).unwrap();
-                column.close().unwrap();
-            }
-            group.close().unwrap();
-        });
-        assert_eq!(found, [json!([{ "n": 1, "m": 1 }, { "n": 2, "m": 2 }])]);
-    }
+    builder.build()
 }

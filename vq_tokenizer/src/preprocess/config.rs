@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::resample::Resample;
 use crate::error::{Error, Result};
+use crate::json::read_json;
 
 /// The implementation whose preprocessing is followed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,18 +91,68 @@ fn yes() -> bool {
     true
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Edge {
-    Named { shortest_edge: usize },
-    Bare(usize),
+/// `size`: the length of the shorter side.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+struct Edge(usize);
+
+/// `crop_size`: height and width.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+struct Crop(usize, usize);
+
+impl TryFrom<Value> for Edge {
+    type Error = String;
+
+    fn try_from(value: Value) -> std::result::Result<Self, String> {
+        let found = side(&value).or_else(|| members(&value, ["shortest_edge"]).map(|[edge]| edge));
+        found.map(Self).ok_or_else(|| {
+            format!("{value} is not supported; allowed: {{\"shortest_edge\": PIXELS}} or PIXELS")
+        })
+    }
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Crop {
-    Named { height: usize, width: usize },
-    Bare(usize),
+impl From<Edge> for Value {
+    fn from(Edge(shortest_edge): Edge) -> Self {
+        json!({ "shortest_edge": shortest_edge })
+    }
+}
+
+impl TryFrom<Value> for Crop {
+    type Error = String;
+
+    fn try_from(value: Value) -> std::result::Result<Self, String> {
+        let square = side(&value).map(|side| [side, side]);
+        let found = square.or_else(|| members(&value, ["height", "width"]));
+        found.map(|[height, width]| Self(height, width)).ok_or_else(|| {
+            format!(
+                "{value} is not supported; allowed: {{\"height\": PIXELS, \"width\": PIXELS}} or PIXELS"
+            )
+        })
+    }
+}
+
+impl From<Crop> for Value {
+    fn from(Crop(height, width): Crop) -> Self {
+        json!({ "height": height, "width": width })
+    }
+}
+
+fn side(value: &Value) -> Option<usize> {
+    usize::try_from(value.as_u64()?).ok()
+}
+
+/// The values of `keys`, the only members of an object that are not null.
+fn members<const N: usize>(value: &Value, keys: [&str; N]) -> Option<[usize; N]> {
+    let mut others = value.as_object()?.iter().filter(|(_, value)| !value.is_null());
+    if others.any(|(key, _)| !keys.contains(&key.as_str())) {
+        return None;
+    }
+    let mut found = [0; N];
+    for (found, key) in found.iter_mut().zip(keys) {
+        *found = side(value.get(key)?)?;
+    }
+    Some(found)
 }
 
 impl TryFrom<Keys> for PreprocessorConfig {
@@ -120,13 +172,12 @@ impl TryFrom<Keys> for PreprocessorConfig {
         }
         let default = Self::hugging_face(512);
         let (crop_height, crop_width) = match keys.crop_size {
-            Some(Crop::Named { height, width }) => (height, width),
-            Some(Crop::Bare(side)) => (side, side),
+            Some(Crop(height, width)) => (height, width),
             None => (default.crop_height, default.crop_width),
         };
         let config = Self {
             shortest_edge: match keys.size {
-                Some(Edge::Named { shortest_edge } | Edge::Bare(shortest_edge)) => shortest_edge,
+                Some(Edge(shortest_edge)) => shortest_edge,
                 None => default.shortest_edge,
             },
             crop_height,
@@ -152,8 +203,8 @@ impl From<PreprocessorConfig> for Keys {
             do_center_crop: true,
             do_rescale: true,
             do_normalize: true,
-            size: Some(Edge::Named { shortest_edge: config.shortest_edge }),
-            crop_size: Some(Crop::Named { height: config.crop_height, width: config.crop_width }),
+            size: Some(Edge(config.shortest_edge)),
+            crop_size: Some(Crop(config.crop_height, config.crop_width)),
             resample: Some(config.resample),
             rescale_factor: Some(config.rescale_factor),
             image_mean: Some(config.image_mean),
@@ -222,10 +273,7 @@ impl PreprocessorConfig {
     /// [`Error::Io`] if the file cannot be read, [`Error::File`] if a key has a value that is not
     /// supported.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        serde_json::from_str(&text)
-            .map_err(Error::because("not a preprocessor configuration"))
-            .map_err(Error::in_file(path))
+        read_json(path, "not a preprocessor configuration")
     }
 
     /// Writes a `preprocessor_config.json`.
@@ -235,5 +283,65 @@ impl PreprocessorConfig {
     pub fn save(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).expect("plain numbers always serialise");
         std::fs::write(path, text + "\n").map_err(Error::io(path))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    /// The configuration with `key` set to `value`, or the message of the error.
+    fn load(key: &str, value: Value) -> std::result::Result<PreprocessorConfig, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("preprocessor_config.json");
+        let mut json = json!(PreprocessorConfig::hugging_face(32));
+        json[key] = value;
+        std::fs::write(&path, json.to_string()).unwrap();
+        PreprocessorConfig::load(&path).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn sizes_may_be_numbers_or_objects() {
+        let square = PreprocessorConfig::hugging_face(32);
+        let with_nulls = json!({ "shortest_edge": 32, "longest_edge": null });
+        for (key, value) in [
+            ("size", json!(32)),
+            ("size", json!({ "shortest_edge": 32 })),
+            ("size", with_nulls),
+            ("size", Value::Null),
+            ("crop_size", json!(32)),
+            ("crop_size", json!({ "height": 32, "width": 32 })),
+        ] {
+            let found = load(key, value.clone()).unwrap();
+            // Without a size, it is the release's.
+            let edge = if value.is_null() { 512 } else { 32 };
+            assert_eq!(found, PreprocessorConfig { shortest_edge: edge, ..square.clone() });
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_key_and_what_is_allowed() {
+        for (key, value, allowed) in [
+            ("size", json!({ "height": 32, "width": 32 }), "allowed: {\"shortest_edge\": PIXELS}"),
+            ("size", json!({ "shortest_edge": 32, "longest_edge": 64 }), "\"shortest_edge\""),
+            ("size", json!([32, 32]), "allowed: {\"shortest_edge\": PIXELS}"),
+            ("size", json!(-1), "-1 is not supported"),
+            ("size", json!(0), "allowed: 1 to 8192"),
+            ("crop_size", json!({ "height": 32 }), "\"width\": PIXELS}"),
+            ("crop_size", json!("32"), "\"32\" is not supported"),
+            ("do_resize", json!("yes"), "expected a boolean"),
+            ("do_resize", json!(false), "only true is supported"),
+            ("resample", json!(9), "allowed: 1 (Lanczos)"),
+            ("image_mean", json!([1.0]), "3 elements"),
+            ("image_std", json!(["a", 1, 1]), "expected f32"),
+            ("rescale_factor", json!({}), "expected f64"),
+            ("rule", json!("best"), "unknown variant"),
+        ] {
+            let message = load(key, value.clone()).unwrap_err();
+            assert!(message.contains(key) && message.contains(allowed), "{key} {value}: {message}");
+            assert!(message.contains("preprocessor_config.json"), "{message}");
+            assert!(!message.contains("untagged"), "{message}");
+        }
     }
 }

@@ -50,6 +50,9 @@ pub fn decode_image(bytes: &[u8]) -> Result<DynamicImage> {
             let name = format!("{other:?}").to_uppercase();
             return Err(Error::invalid(format!("a {name} image; allowed: PNG, JPEG, WebP")));
         }
+        Err(_) if tensor_files::is_lfs_pointer(bytes) => {
+            return Err(Error::invalid(tensor_files::LFS_POINTER));
+        }
         Err(_) => return Err(Error::invalid("not an image; allowed: PNG, JPEG, WebP")),
     };
     image.apply_orientation(metadata.orientation());
