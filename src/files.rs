@@ -1,7 +1,7 @@
 //! Atomic file writes, JSON files and PNG files.
 
 use std::fs::File;
-use std::io::{Cursor, Write};
+use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage};
@@ -73,6 +73,32 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_str(&text).map_err(Error::in_file(path))
 }
 
+/// First bytes of the small text file that a clone without Git LFS has in place of a large file.
+/// Source: <https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md>, "The Pointer".
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Refuses a Git LFS pointer; `head` holds the first bytes of the file at `path`, 64 are enough.
+///
+/// # Errors
+/// [`Error::File`] if `head` begins as a pointer does.
+pub(crate) fn refuse_lfs_pointer(path: &Path, head: &[u8]) -> Result<()> {
+    if !head.starts_with(LFS_POINTER) {
+        return Ok(());
+    }
+    Err(Error::file(path, "a pointer of Git LFS, not the file; run `git lfs pull`"))
+}
+
+/// As [`refuse_lfs_pointer`], for the file at `path`.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be read; [`Error::File`] if it is a pointer.
+pub(crate) fn refuse_lfs_pointer_at(path: &Path) -> Result<()> {
+    let mut head = Vec::new();
+    let file = File::open(path).map_err(Error::io(path))?;
+    file.take(LFS_POINTER.len() as u64).read_to_end(&mut head).map_err(Error::io(path))?;
+    refuse_lfs_pointer(path, &head)
+}
+
 /// `bytes` as lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -103,6 +129,22 @@ pub(crate) fn scratch(path: &Path) -> PathBuf {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn git_lfs_pointers_are_named_and_other_files_pass() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("train.parquet");
+        for (bytes, is_pointer) in [
+            (&b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n"[..], true),
+            (b"version https://git-lfs.github", false),
+            (b"PAR1", false),
+            (b"", false),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let message = refuse_lfs_pointer_at(&path).err().map(|e| e.to_string());
+            assert_eq!(message.is_some_and(|m| m.contains("Git LFS")), is_pointer);
+        }
+    }
 
     #[test]
     fn writes_replace_files_and_failures_leave_nothing_behind() {

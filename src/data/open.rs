@@ -14,6 +14,7 @@ use super::patterns::expand;
 use super::scenes::{self, Scenes};
 use super::webdataset::WebDataset;
 use crate::error::{Error, Result};
+use crate::files::refuse_lfs_pointer_at;
 
 const ALLOWED: &str = "*.tar (brace, glob and comma lists too), *.parquet, *.jsonl, a directory \
                        with metadata.jsonl, scenes:SPLIT?count=N&seed=S, or a benchmark such as \
@@ -91,6 +92,7 @@ fn open_file(path: &Path) -> Result<Box<dyn Dataset>> {
     if metadata.is_dir() {
         return Ok(Box::new(ImageFolder::open(path)?));
     }
+    refuse_lfs_pointer_at(path)?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     match extension.as_str() {
         "tar" => Ok(Box::new(WebDataset::open(path)?)),
