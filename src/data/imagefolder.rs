@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use super::files;
+use super::image_source::ImageSource;
 use super::lines::Lines;
 use crate::error::{Error, Result};
 
@@ -57,7 +58,7 @@ impl Dataset for ImageFolder {
         let images = self
             .images(index, &fields)?
             .iter()
-            .map(|path| self.lines.image(index, path))
+            .map(|path| self.lines.image(index, &ImageSource::File(path.clone())))
             .collect::<Result<_>>()?;
         Ok(Sample { fields, images, source: self.lines.source(index) })
     }

@@ -1,6 +1,6 @@
 //! Opening a data set by its spec.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::benchmarks;
 use super::dataset::Dataset;
@@ -14,7 +14,6 @@ use super::patterns::expand;
 use super::scenes::{self, Scenes};
 use super::webdataset::WebDataset;
 use crate::error::{Error, Result};
-use crate::files::refuse_lfs_pointer_at;
 
 const ALLOWED: &str = "*.tar (brace, glob and comma lists too), *.parquet, *.jsonl, a directory \
                        with metadata.jsonl, scenes:SPLIT?count=N&seed=S, or a benchmark such as \
@@ -74,7 +73,7 @@ pub fn open_as(
 
 /// Paths, sizes and modification times of the files of the data set that `spec` names, by which a
 /// changed data set is recognised.
-pub(crate) fn fingerprint(spec: &str) -> Result<Vec<(PathBuf, u64, u64)>> {
+pub(crate) fn fingerprint(spec: &str) -> Result<Vec<(String, u64, u64)>> {
     if scenes::is_spec(spec) {
         return Ok(Vec::new());
     }
@@ -92,7 +91,7 @@ fn open_file(path: &Path) -> Result<Box<dyn Dataset>> {
     if metadata.is_dir() {
         return Ok(Box::new(ImageFolder::open(path)?));
     }
-    refuse_lfs_pointer_at(path)?;
+    files::refuse_wrapped(path)?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     match extension.as_str() {
         "tar" => Ok(Box::new(WebDataset::open(path)?)),
