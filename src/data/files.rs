@@ -1,7 +1,7 @@
 //! Files of data sets: their state, names that must stay inside a directory, positioned reads.
 
 use std::collections::HashSet;
-use std::fs::{File, Metadata};
+use std::fs::{DirEntry, File, Metadata};
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -53,11 +53,17 @@ fn list(dir: &Path, seen: &mut HashSet<PathBuf>, listing: &mut Listing) -> io::R
     if !seen.insert(dir.canonicalize()?) {
         return Ok(());
     }
-    let inside = std::fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path()));
-    let mut inside = inside.collect::<io::Result<Vec<_>>>()?;
+    let entry = |entry: io::Result<DirEntry>| {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        // Links alone need a look at what they lead to.
+        let is_dir = if kind.is_symlink() { path.is_dir() } else { kind.is_dir() };
+        Ok((path, is_dir))
+    };
+    let mut inside = std::fs::read_dir(dir)?.map(entry).collect::<io::Result<Vec<_>>>()?;
     inside.sort();
-    for path in inside {
-        if !path.is_dir() {
+    for (path, is_dir) in inside {
+        if !is_dir {
             listing.files.push(path);
         } else if let Err(error) = list(&path, seen, listing) {
             listing.unreadable.push((path, error));

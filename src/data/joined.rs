@@ -1,6 +1,7 @@
 //! Concatenation of data sets.
 
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
+use super::unused::Tally;
 use crate::error::Result;
 
 /// Data set with the samples of several data sets in sequence.
@@ -47,7 +48,9 @@ impl Dataset for Joined {
     }
 
     fn unused(&self) -> Vec<Unused> {
-        self.parts.iter().flat_map(|part| part.unused()).collect()
+        let mut tally = Tally::default();
+        self.parts.iter().for_each(|part| tally.merge(part.unused()));
+        tally.into_vec()
     }
 
     fn name(&self) -> &str {

@@ -112,7 +112,7 @@ impl Lines {
     }
 
     /// The name of line `index` in messages.
-    fn label(&self, index: usize) -> String {
+    pub(super) fn label(&self, index: usize) -> String {
         match self.is_list {
             true => format!("[{index}]"),
             false => format!("line {}", self.spans[index].number),

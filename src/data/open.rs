@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use super::benchmarks;
+use super::class_folders::ClassFolders;
 use super::dataset::Dataset;
 use super::files;
+use super::folder::Folder;
 use super::group::{Exploded, Grouped};
 use super::imagefolder::ImageFolder;
 use super::joined::Joined;
@@ -15,13 +17,13 @@ use super::scenes::{self, Scenes};
 use super::webdataset::WebDataset;
 use crate::error::{Error, Result};
 
-const ALLOWED: &str = "*.tar (brace, glob and comma lists too), *.parquet, *.jsonl, a directory \
-                       with metadata.jsonl, scenes:SPLIT?count=N&seed=S, or a benchmark such as \
+const ALLOWED: &str = "*.tar (brace, glob and comma lists too), *.parquet, *.jsonl, a JSON list, a \
+                       directory of images, scenes:SPLIT?count=N&seed=S, or a benchmark such as \
                        vqav2:questions=Q.json&annotations=A.json&images=DIR (also gqa, textvqa, \
                        pope, coco, karpathy, geneval)";
 
 /// Opens the data set that `spec` names: `*.tar` (WebDataset), `*.parquet`, `*.jsonl` or a directory
-/// with `metadata.jsonl`, each also as a brace list (`train-{0000..0007}.tar`), a glob
+/// of images, with or without `metadata.jsonl`, each also as a brace list (`train-{0000..0007}.tar`), a glob
 /// (`train-*.tar`) or a comma list; the samples of several files follow one another. Public benchmarks
 /// are read from the files that their authors publish:
 ///
@@ -89,18 +91,22 @@ pub(crate) fn fingerprint(spec: &str) -> Result<Vec<(String, u64, u64)>> {
 fn open_file(path: &Path) -> Result<Box<dyn Dataset>> {
     let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
     if metadata.is_dir() {
-        return Ok(Box::new(ImageFolder::open(path)?));
+        return open_directory(path);
     }
     files::refuse_wrapped(path)?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     match extension.as_str() {
         "tar" => Ok(Box::new(WebDataset::open(path)?)),
         "parquet" => Ok(Box::new(Parquet::open(path)?)),
-        "jsonl" => Ok(Box::new(Jsonl::open(path)?)),
-        "gz" | "zst" | "bz2" | "xz" => Err(Error::file(
-            path,
-            "compressed archives cannot be read in place; decompress the file first",
-        )),
+        "jsonl" | "json" => Ok(Box::new(Jsonl::open(path)?)),
         _ => Err(Error::file(path, format!("not a known kind of data set; allowed are {ALLOWED}"))),
+    }
+}
+
+fn open_directory(dir: &Path) -> Result<Box<dyn Dataset>> {
+    let folder = Folder::list(dir)?;
+    match ImageFolder::is_in(&folder) {
+        true => Ok(Box::new(ImageFolder::of(folder)?)),
+        false => Ok(Box::new(ClassFolders::of(folder)?)),
     }
 }
