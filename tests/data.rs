@@ -1,6 +1,7 @@
 //! Data set readers on files written by the tests, views, and documents as token ids.
 
 mod archives;
+mod peers;
 mod rows;
 mod views;
 

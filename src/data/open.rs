@@ -99,6 +99,9 @@ fn open_file(path: &Path) -> Result<Box<dyn Dataset>> {
         "tar" => Ok(Box::new(WebDataset::open(path)?)),
         "parquet" => Ok(Box::new(Parquet::open(path)?)),
         "jsonl" | "json" => Ok(Box::new(Jsonl::open(path)?)),
+        "gz" | "tgz" | "zst" | "bz2" | "xz" | "zip" => {
+            Err(Error::file(path, "is compressed; decompress the file first"))
+        }
         _ => Err(Error::file(path, format!("not a known kind of data set; allowed are {ALLOWED}"))),
     }
 }

@@ -31,7 +31,7 @@ fn webdataset_members_with_the_same_key_form_one_sample() {
     assert_eq!(found.len(), 2);
     assert_eq!(found[0].images, [RgbImage::from_pixel(4, 2, Rgb(RED))]);
     let fields = json!({
-        "__key__": "x/a", "txt": "a cat", "name": "cat", "keywords": ["pet", "animal"]
+        "__key__": "x/a", "txt": "a cat", "cls": 7, "name": "cat", "keywords": ["pet", "animal"]
     });
     assert_eq!(serde_json::Value::from(found[0].fields.clone()), fields);
     assert!(found[0].source.ends_with("a.tar: x/a"), "{}", found[0].source);
