@@ -6,10 +6,8 @@
 use serde_json::{Value, json};
 
 use super::dataset::Fields;
+use super::marks::{marks_in, split_marks};
 use super::messages::{Checked, list, string};
-
-/// Stands for an image in the text of a message.
-const MARK: &str = "<image>";
 
 /// Columns that hold a document; the first that is not null counts.
 const DOCUMENTS: [&str; 3] = ["segments", "messages", "conversations"];
@@ -219,45 +217,6 @@ fn has_image_parts(content: &Value) -> bool {
 fn text_of_turn(turn: &mut Value) -> Option<&mut Value> {
     let key = if turn.get("value").is_some() { "value" } else { "content" };
     turn.get_mut(key)
-}
-
-/// The number of marks in a text, or in the text parts of a list.
-fn marks_in(content: &Value) -> usize {
-    let count = |text: &Value| text.as_str().map_or(0, |text| text.matches(MARK).count());
-    match content {
-        Value::Array(parts) => parts.iter().filter_map(|part| part.get("text")).map(count).sum(),
-        text => count(text),
-    }
-}
-
-/// Replaces a text with marks by a list of segments; in a list, its text parts.
-fn split_marks(content: &mut Value) {
-    if marks_in(content) == 0 {
-        return;
-    }
-    let split = |text: &str| -> Vec<Value> {
-        let mut segments = Vec::new();
-        for (n, text) in text.split(MARK).enumerate() {
-            if n > 0 {
-                segments.push(json!({ "type": "image" }));
-            }
-            if !text.is_empty() {
-                segments.push(json!({ "type": "text", "text": text }));
-            }
-        }
-        segments
-    };
-    *content = match content.take() {
-        Value::String(text) => split(&text).into(),
-        Value::Array(parts) => {
-            let parts = parts.into_iter().flat_map(|part| match part["text"].as_str() {
-                Some(text) if text.contains(MARK) => split(text),
-                _ => vec![part],
-            });
-            parts.collect()
-        }
-        other => other,
-    };
 }
 
 /// Turns the marks of a row of instruction data into segments, if it has any and `count` images.

@@ -41,6 +41,7 @@ mod inspect;
 mod joined;
 mod jsonl;
 mod lines;
+mod marks;
 mod messages;
 mod metadata;
 pub mod mixture;

@@ -12,7 +12,7 @@ use super::imagefolder::ImageFolder;
 use super::joined::Joined;
 use super::jsonl::Jsonl;
 use super::parquet::Parquet;
-use super::patterns::expand;
+use super::patterns::{expand, links_to_nowhere};
 use super::scenes::{self, Scenes};
 use super::webdataset::WebDataset;
 use crate::error::{Error, Result};
@@ -48,9 +48,10 @@ pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
         return benchmarks::open(&spec);
     }
     let mut parts = expand(spec)?.iter().map(|p| open_file(p)).collect::<Result<Vec<_>>>()?;
-    match parts.len() {
-        1 => Ok(parts.remove(0)),
-        _ => Ok(Box::new(Joined::new(spec, parts))),
+    let lost = links_to_nowhere(spec)?;
+    match (parts.len(), lost.is_empty()) {
+        (1, true) => Ok(parts.remove(0)),
+        _ => Ok(Box::new(Joined::new(spec, parts, lost))),
     }
 }
 

@@ -103,6 +103,20 @@ fn members_that_are_not_read_are_counted_by_their_reason() {
     assert_eq!(dataset.fields(2).unwrap()["txt"], json!("long"));
 }
 
+#[cfg(unix)]
+#[test]
+fn links_to_nowhere_among_the_files_of_a_glob_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    tar(&dir.path().join("t-0.tar"), &[("a.txt", b"x")]);
+    std::os::unix::fs::symlink("gone.tar", dir.path().join("t-1.tar")).unwrap();
+    let dataset = data::open(&format!("{}/t-*.tar", dir.path().display())).unwrap();
+    let unused = dataset.unused();
+    assert_eq!((dataset.len(), unused.len()), (1, 1));
+    assert!(unused[0].what.ends_with("t-1.tar"), "{unused:?}");
+    // Named by itself, it is missing.
+    assert!(open_error(&format!("{}/t-{{0..1}}.tar", dir.path().display())).contains("t-1.tar"));
+}
+
 #[test]
 fn sparse_members_are_bad_by_name() {
     let dir = tempfile::tempdir().unwrap();
