@@ -15,10 +15,11 @@ use crate::files::path_text;
 /// `label`, the name of the directory that holds the image. As in `datasets`, there are labels if there is
 /// more than one and all images are equally deep below the directory.
 pub(super) struct ClassFolders {
-    folder: Folder,
+    dir: PathBuf,
     name: String,
     paths: Vec<PathBuf>,
     has_labels: bool,
+    unused: Vec<Unused>,
 }
 
 impl ClassFolders {
@@ -39,8 +40,13 @@ impl ClassFolders {
             paths.iter().filter_map(|path| path.parent()?.file_name()).collect();
         let depths: BTreeSet<_> = paths.iter().map(|path| path.components().count()).collect();
         let has_labels = labels.len() > 1 && depths.len() == 1;
-        let name = folder.dir().display().to_string();
-        Ok(Self { folder, name, paths, has_labels })
+        let mut tally = Tally::default();
+        for path in folder.files().filter(|path| kind_of(&ending(path)) == Kind::Other) {
+            tally.add(|| path.display().to_string(), folder.reason(path));
+        }
+        folder.add_unreadable(&mut tally);
+        let (dir, name) = (folder.dir().to_owned(), folder.dir().display().to_string());
+        Ok(Self { dir, name, paths, has_labels, unused: tally.into_vec() })
     }
 }
 
@@ -58,12 +64,7 @@ impl Dataset for ClassFolders {
     }
 
     fn unused(&self) -> Vec<Unused> {
-        let mut tally = Tally::default();
-        for path in self.folder.files().filter(|path| kind_of(&ending(path)) == Kind::Other) {
-            tally.add(|| path.display().to_string(), self.folder.reason(path));
-        }
-        self.folder.add_unreadable(&mut tally);
-        tally.into_vec()
+        self.unused.clone()
     }
 
     fn name(&self) -> &str {
@@ -73,7 +74,7 @@ impl Dataset for ClassFolders {
     fn fields(&self, index: usize) -> Result<Fields> {
         in_range(self, index)?;
         let path = &self.paths[index];
-        let below = path.strip_prefix(self.folder.dir()).unwrap_or(path);
+        let below = path.strip_prefix(&self.dir).unwrap_or(path);
         let mut fields = Fields::from_iter([("file_name".to_owned(), path_text(below).into())]);
         if self.has_labels {
             let label = path.parent().and_then(Path::file_name).unwrap_or_default();

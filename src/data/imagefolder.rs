@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use super::endings::{Kind, kind_of};
 use super::folder::{Folder, ending};
@@ -15,7 +17,7 @@ use crate::error::{Error, Result};
 /// Each row names an image by `file_name` or `*_file_name`, or several by the list `file_names` or
 /// `*_file_names`, relative to the directory of the metadata, and holds the other columns.
 pub struct ImageFolder {
-    folder: Folder,
+    dir: PathBuf,
     name: String,
     parts: Vec<Metadata>,
     /// Index of the first sample of each part.
@@ -69,7 +71,7 @@ impl ImageFolder {
             Some(start)
         });
         let (starts, name) = (starts.collect(), folder.dir().display().to_string());
-        Ok(Self { folder, name, parts, starts, passed_over })
+        Ok(Self { dir: folder.dir().to_owned(), name, parts, starts, passed_over })
     }
 
     /// Whether the directory `dir` itself holds metadata.
@@ -86,7 +88,9 @@ impl ImageFolder {
 
     /// The images that readable rows name.
     fn named(&self) -> HashSet<PathBuf> {
-        let rows = self.parts.iter().flat_map(|part| (0..part.len()).map(move |row| (part, row)));
+        let rows = self.parts.par_iter();
+        let rows =
+            rows.flat_map(|part| (0..part.len()).into_par_iter().map(move |row| (part, row)));
         let images = rows.filter_map(|(part, row)| part.images(row, &part.fields(row).ok()?).ok());
         images.flatten().collect()
     }
@@ -119,19 +123,24 @@ impl Dataset for ImageFolder {
         for (path, reason) in &self.passed_over {
             tally.add(|| path.display().to_string(), reason.clone());
         }
-        let named = self.named();
-        for path in self.folder.files() {
-            let is_known = named.contains(path) || format_of(path).is_some();
-            if is_known {
-                continue;
+        // Millions of files need not stay in memory for this.
+        let folder = match Folder::list(&self.dir) {
+            Ok(folder) => folder,
+            Err(error) => {
+                tally.add(|| self.name.clone(), error.to_string());
+                return tally.into_vec();
             }
+        };
+        let named = self.named();
+        let is_known = |path: &&PathBuf| named.contains(*path) || format_of(path).is_some();
+        for path in folder.files().filter(|path| !is_known(path)) {
             let reason = match kind_of(&ending(path)) {
-                Kind::Other => self.folder.reason(path),
+                Kind::Other => folder.reason(path),
                 _ => "images that no row of the metadata names".to_owned(),
             };
             tally.add(|| path.display().to_string(), reason);
         }
-        self.folder.add_unreadable(&mut tally);
+        folder.add_unreadable(&mut tally);
         tally.into_vec()
     }
 
