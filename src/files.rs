@@ -5,8 +5,8 @@ use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
 use tensor_files::{LFS_POINTER, is_lfs_pointer};
 
 use crate::error::{Error, Result};
@@ -124,6 +124,19 @@ pub(crate) fn refuse_lfs_pointer_at(path: &Path) -> Result<()> {
     let file = File::open(path).map_err(Error::io(path))?;
     file.take(64).read_to_end(&mut head).map_err(Error::io(path))?;
     refuse_lfs_pointer(path, &head)
+}
+
+/// `path` as text for JSON; the bytes of names that are not UTF-8 are escaped, so that names differ.
+pub fn path_text(path: &Path) -> String {
+    path.to_str().map_or_else(|| format!("{path:?}"), str::to_owned)
+}
+
+/// Serializes a path as [`path_text`]; paths themselves fail if they are not UTF-8.
+pub(crate) fn serialize_path<S: Serializer>(
+    path: &Option<PathBuf>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    path.as_deref().map(path_text).serialize(serializer)
 }
 
 /// `bytes` as lower-case hexadecimal digits.

@@ -1,6 +1,10 @@
 //! Data set readers on files written by the tests, views, and documents as token ids.
 
 mod archives;
+mod folders;
+mod forms;
+mod mutated;
+mod peers;
 mod rows;
 mod views;
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use calumma::data::scenes::{Scenes, ScenesConfig, Split, write_image_folder};
-use calumma::data::{self, Counted, DEFAULT_TOLERANCE, Dataset, Inspection, inspect};
+use calumma::data::{self, Counted, DEFAULT_TOLERANCE, Dataset, Inspection, Unused, inspect};
 use calumma::{Error, Result};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
@@ -50,7 +50,7 @@ pub struct ScenesArgs {
 /// Arguments of `data inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// Data set: *.tar, *.parquet, *.jsonl, a directory with metadata.jsonl, scenes:SPLIT?count=N, or a
+    /// Data set: *.tar, *.parquet, *.jsonl, a directory of images, scenes:SPLIT?count=N, or a
     /// benchmark such as vqav2:questions=Q.json&annotations=A.json&images=DIR
     dataset: String,
     /// Read at most N samples, evenly spaced
@@ -115,7 +115,9 @@ fn validate(args: &ValidateArgs, session: &Session) -> Result<()> {
     }
     let (samples, name) = (dataset.len(), dataset.name());
     session.line(format_args!("{name}: {samples} samples, {} bad", bad.len()))?;
-    session.object(&json!({ "path": name, "samples": samples, "bad": bad }))?;
+    let unused = dataset.unused();
+    show_unused(&unused, session)?;
+    session.object(&json!({ "path": name, "samples": samples, "bad": bad, "unused": unused }))?;
     let share = bad.len() as f64 / samples.max(1) as f64;
     match share > args.max_bad {
         true => Err(Error::invalid(format!(
@@ -144,6 +146,19 @@ fn show(found: &Inspection, session: &Session) -> Result<()> {
     session.line(format_args!("  bad samples: {}", found.bad.len()))?;
     for bad in found.bad.iter().take(20) {
         session.line(format_args!("    {}: {}", bad.index, bad.reason))?;
+    }
+    show_unused(&found.unused, session)
+}
+
+/// Lists what belongs to no sample.
+fn show_unused(unused: &[Unused], session: &Session) -> Result<()> {
+    let total: usize = unused.iter().map(|unused| unused.count).sum();
+    if total > 0 {
+        session.line(format_args!("  not used: {total}"))?;
+    }
+    for Unused { what, count, reason } in unused {
+        let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+        session.line(format_args!("    {what}{more}: {reason}"))?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use calumma::generate::sampling::log_probability;
 use calumma::pipeline::Pipeline;
 use calumma::tokenize::{CodedSegment, TokenClass};
-use calumma::{Error, Result};
+use calumma::{Error, Result, json};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -68,7 +68,7 @@ pub fn run(args: &ScoreArgs, session: &Session) -> Result<()> {
     let text = std::fs::read_to_string(&args.file).map_err(Error::io(&args.file))?;
     let pipeline = open::pipeline(&args.checkpoint, session)?;
     let (mut image, mut other) = (Mean::default(), Mean::default());
-    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+    for (number, line) in json::lines(&text) {
         let in_line =
             |e: Error| Error::in_file(&args.file)(Error::because(format!("line {number}"))(e));
         let scored = score_line(line, &args.file, &pipeline).map_err(in_line)?;
@@ -93,7 +93,7 @@ pub fn run(args: &ScoreArgs, session: &Session) -> Result<()> {
 
 fn score_line(line: &str, file: &Path, pipeline: &Pipeline) -> Result<Scored> {
     let document: Document =
-        serde_json::from_str(line).map_err(Error::because("not a document"))?;
+        json::from_slice(line.as_bytes()).map_err(Error::because("not a document"))?;
     let ids = match (document.ids, document.segments) {
         (Some(ids), None) => ids,
         (None, Some(pieces)) => encode(&pieces, file, pipeline)?,

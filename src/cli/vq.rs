@@ -218,7 +218,8 @@ fn tokenizer_with_decoder(dir: &Path, session: &Session) -> Result<VqTokenizer> 
 
 fn decode(args: &DecodeArgs, session: &Session) -> Result<()> {
     let text = std::fs::read_to_string(&args.codes).map_err(Error::io(&args.codes))?;
-    let codes: Vec<Codes> = serde_json::Deserializer::from_str(&text)
+    let text = text.trim_start_matches('\u{FEFF}');
+    let codes: Vec<Codes> = serde_json::Deserializer::from_str(text)
         .into_iter::<OneOrMany>()
         .collect::<std::result::Result<Vec<_>, _>>()
         .map_err(Error::because("expected objects with height, width and codes"))

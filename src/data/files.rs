@@ -1,29 +1,103 @@
 //! Files of data sets: their state, names that must stay inside a directory, positioned reads.
 
-use std::fs::File;
-use std::io;
+use std::collections::HashSet;
+use std::fs::{DirEntry, File, Metadata};
+use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use crate::error::{Error, Result};
+use crate::files::{path_text, refuse_lfs_pointer};
 
 /// Adds path, size in bytes and modification time in nanoseconds since 1970 of the file at `path`, or
-/// of all files below it in order.
-pub(super) fn states(path: &Path, states: &mut Vec<(PathBuf, u64, u64)>) -> Result<()> {
+/// of all files below it in order. Files that cannot be read count as empty.
+pub(super) fn states(path: &Path, states: &mut Vec<(String, u64, u64)>) -> Result<()> {
+    let mut add = |path: &Path, metadata: Option<Metadata>| {
+        let changed = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
+        let changed = changed.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let changed = changed.map_or(0, |since| since.as_nanos() as u64);
+        states.push((path_text(path), metadata.map_or(0, |m| m.len()), changed));
+    };
     let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
     if !metadata.is_dir() {
-        let changed = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-        let changed = changed.map_or(0, |since| since.as_nanos() as u64);
-        states.push((path.to_owned(), metadata.len(), changed));
+        add(path, Some(metadata));
         return Ok(());
     }
-    let entries = std::fs::read_dir(path).map_err(Error::io(path))?;
-    let mut inside: Vec<PathBuf> = entries
-        .map(|entry| entry.map(|e| e.path()))
-        .collect::<io::Result<_>>()
-        .map_err(Error::io(path))?;
+    for file in walk(path)?.files {
+        let metadata = std::fs::metadata(&file).ok();
+        add(&file, metadata);
+    }
+    Ok(())
+}
+
+/// What is below a directory.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// All that is not a directory, in order; links that lead nowhere are among them.
+    pub files: Vec<PathBuf>,
+    /// Directories that cannot be listed.
+    pub unreadable: Vec<(PathBuf, io::Error)>,
+}
+
+/// Lists what is below the directory `dir`. Links are followed, but each directory is listed once.
+///
+/// # Errors
+/// If `dir` itself cannot be listed.
+pub(super) fn walk(dir: &Path) -> Result<Listing> {
+    let mut listing = Listing::default();
+    list(dir, &mut HashSet::new(), &mut listing).map_err(Error::io(dir))?;
+    Ok(listing)
+}
+
+fn list(dir: &Path, seen: &mut HashSet<PathBuf>, listing: &mut Listing) -> io::Result<()> {
+    if !seen.insert(dir.canonicalize()?) {
+        return Ok(());
+    }
+    let entry = |entry: io::Result<DirEntry>| {
+        let entry = entry?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        // Links alone need a look at what they lead to.
+        let is_dir = if kind.is_symlink() { path.is_dir() } else { kind.is_dir() };
+        Ok((path, is_dir))
+    };
+    let mut inside = std::fs::read_dir(dir)?.map(entry).collect::<io::Result<Vec<_>>>()?;
     inside.sort();
-    inside.iter().try_for_each(|path| self::states(path, states))
+    for (path, is_dir) in inside {
+        if !is_dir {
+            listing.files.push(path);
+        } else if let Err(error) = list(&path, seen, listing) {
+            listing.unreadable.push((path, error));
+        }
+    }
+    Ok(())
+}
+
+/// First bytes of compressed files, and the names of the formats.
+const COMPRESSED: [(&[u8], &str); 6] = [
+    (b"\x1F\x8B", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xFD7zXZ\0", "xz"),
+    (b"\x28\xB5\x2F\xFD", "zstd"),
+    (b"\x04\x22\x4D\x18", "lz4"),
+    (b"PK\x03\x04", "zip"),
+];
+
+/// Refuses a Git LFS pointer and a compressed file at `path`, whatever its name says.
+///
+/// # Errors
+/// If the file cannot be read, or is one of these.
+pub(super) fn refuse_wrapped(path: &Path) -> Result<()> {
+    let mut head = Vec::new();
+    let file = File::open(path).map_err(Error::io(path))?;
+    file.take(64).read_to_end(&mut head).map_err(Error::io(path))?;
+    refuse_lfs_pointer(path, &head)?;
+    match COMPRESSED.iter().find(|(start, _)| head.starts_with(start)) {
+        Some((_, format)) => {
+            let message = format!("is compressed ({format}); decompress the file first");
+            Err(Error::file(path, message))
+        }
+        None => Ok(()),
+    }
 }
 
 /// `dir/name`; an error if `name` leaves `dir`.
@@ -78,6 +152,53 @@ fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Resu
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn compressed_files_and_pointers_are_named_whatever_their_ending() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tar");
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+        for (bytes, words) in [
+            (&b"\x1F\x8B\x08\0"[..], "compressed (gzip)"),
+            (b"\x28\xB5\x2F\xFD\0", "compressed (zstd)"),
+            (b"BZh91AY", "compressed (bzip2)"),
+            (b"\xFD7zXZ\0\0", "compressed (xz)"),
+            (b"PK\x03\x04\x14", "compressed (zip)"),
+            (pointer, "a pointer of Git LFS"),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let message = refuse_wrapped(&path).unwrap_err().to_string();
+            assert!(message.contains("a.tar: ") && message.contains(words), "{message}");
+        }
+        for bytes in [&b""[..], b"PAR1", b"BZ", b"{}"] {
+            std::fs::write(&path, bytes).unwrap();
+            refuse_wrapped(&path).unwrap();
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_in_circles_and_to_nowhere_end_no_listing() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("a")).unwrap();
+        std::fs::write(root.join("a/x.png"), "x").unwrap();
+        symlink("nowhere.png", root.join("gone.png")).unwrap();
+        symlink("itself", root.join("itself")).unwrap();
+        for (n, target) in [".", "..", "a", "../root"].iter().enumerate() {
+            symlink(target, root.join(format!("link{n}"))).unwrap();
+            symlink(root.join(format!("link{n}")), root.join(format!("a/back{n}"))).unwrap();
+        }
+        let listing = walk(&root).unwrap();
+        let names = |file: &PathBuf| file.file_name().unwrap().to_str().unwrap().to_owned();
+        let names: Vec<_> = listing.files.iter().map(names).collect();
+        assert_eq!(names, ["x.png", "gone.png", "itself"]);
+        assert!(listing.unreadable.is_empty());
+        let mut found = Vec::new();
+        states(&root, &mut found).unwrap();
+        assert_eq!(found.iter().map(|state| state.1).collect::<Vec<_>>(), [1, 0, 0]);
+    }
 
     #[test]
     fn names_cannot_leave_their_directory() {

@@ -6,6 +6,16 @@ use crate::error::{Error, Result};
 
 /// Existing paths that match `pattern`, sorted; at least one.
 pub(super) fn glob(pattern: &str) -> Result<Vec<PathBuf>> {
+    let mut found = matches(pattern)?;
+    found.retain(|path| path.exists());
+    match found.is_empty() {
+        true => Err(Error::invalid(format!("data set {pattern:?}: no file matches"))),
+        false => Ok(found),
+    }
+}
+
+/// Paths that match `pattern` in order, links that lead nowhere included.
+pub(super) fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
     let mut found = vec![PathBuf::new()];
     for component in Path::new(pattern).components() {
         let text = component.as_os_str().to_string_lossy();
@@ -21,11 +31,7 @@ pub(super) fn glob(pattern: &str) -> Result<Vec<PathBuf>> {
             _ => found.iter_mut().for_each(|path| path.push(component)),
         }
     }
-    found.retain(|path| path.exists());
-    match found.is_empty() {
-        true => Err(Error::invalid(format!("data set {pattern:?}: no file matches"))),
-        false => Ok(found),
-    }
+    Ok(found)
 }
 
 fn matching(dir: &Path, glob: &Glob) -> Result<Vec<PathBuf>> {

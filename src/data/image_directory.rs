@@ -3,17 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
-use super::image_file;
+use super::endings::{IMAGES, Kind, kind_of};
+use super::folder::ending;
+use super::unused::Tally;
+use super::{files, image_file};
 use crate::error::{Error, Result};
-
-/// Extensions of the files that are read.
-const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+use crate::files::path_text;
 
 /// Data set of the images in a directory (not below it), sorted by file name. Its only column is
 /// `file_name`.
 pub struct ImageDirectory {
     name: String,
     paths: Vec<PathBuf>,
+    unused: Vec<Unused>,
 }
 
 impl ImageDirectory {
@@ -22,20 +24,29 @@ impl ImageDirectory {
     /// # Errors
     /// If it cannot be read or holds no PNG, JPEG or WebP file.
     pub fn open(dir: &Path) -> Result<Self> {
-        let mut paths = Vec::new();
+        let (mut paths, mut tally) = (Vec::new(), Tally::default());
         for entry in std::fs::read_dir(dir).map_err(Error::io(dir))? {
             let path = entry.map_err(Error::io(dir))?.path();
-            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
-            if EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str()) {
-                paths.push(path);
+            match kind_of(&ending(&path)) {
+                Kind::Image => paths.push(path),
+                _ if path.is_dir() => {}
+                kind => tally.add(|| path.display().to_string(), reason(kind)),
             }
         }
         if paths.is_empty() {
-            let allowed = EXTENSIONS.join(", ");
+            let allowed = IMAGES.join(", ");
             return Err(Error::file(dir, format!("the directory holds no image ({allowed})")));
         }
         paths.sort();
-        Ok(Self { name: dir.display().to_string(), paths })
+        Ok(Self { name: dir.display().to_string(), paths, unused: tally.into_vec() })
+    }
+}
+
+/// Why a file of this kind is not used.
+fn reason(kind: Kind) -> &'static str {
+    match kind {
+        Kind::OtherImage => "images in other formats than PNG, JPEG and WebP",
+        _ => "files that are no images",
     }
 }
 
@@ -48,12 +59,12 @@ impl Dataset for ImageDirectory {
         let fields = self.fields(index)?;
         let path = &self.paths[index];
         let source = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let bytes = files::read(path).map_err(Error::io(path))?;
         Ok(Sample { fields, images: vec![image_file::decode(&bytes, &source)?], source })
     }
 
     fn unused(&self) -> Vec<Unused> {
-        Vec::new()
+        self.unused.clone()
     }
 
     fn name(&self) -> &str {
@@ -62,7 +73,7 @@ impl Dataset for ImageDirectory {
 
     fn fields(&self, index: usize) -> Result<Fields> {
         in_range(self, index)?;
-        let name = self.paths[index].file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = self.paths[index].file_name().map(|name| path_text(Path::new(name)));
         Ok(Fields::from_iter([("file_name".to_owned(), name.into())]))
     }
 }
@@ -87,5 +98,8 @@ mod tests {
         assert_eq!((first.images[0].width(), &first.fields["file_name"]), (3, &"a.png".into()));
         assert!(folder.get(2).unwrap_err().to_string().contains("c.JPG"));
         assert!(folder.get(3).is_err());
+        let unused = folder.unused();
+        assert_eq!((unused.len(), unused[0].count), (1, 1));
+        assert!(unused[0].what.ends_with("README.md"), "{unused:?}");
     }
 }

@@ -1,6 +1,9 @@
 //! Concatenation of data sets.
 
+use std::path::PathBuf;
+
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
+use super::unused::Tally;
 use crate::error::Result;
 
 /// Data set with the samples of several data sets in sequence.
@@ -9,18 +12,20 @@ pub(super) struct Joined {
     parts: Vec<Box<dyn Dataset>>,
     /// Index of the first sample of each part, and the total.
     starts: Vec<usize>,
+    /// Files of other data sets that could not be opened.
+    lost: Vec<PathBuf>,
 }
 
 impl Joined {
-    /// Concatenates `parts` under `name`.
-    pub(super) fn new(name: &str, parts: Vec<Box<dyn Dataset>>) -> Self {
+    /// Concatenates `parts` under `name`; `lost` are links to further ones that lead nowhere.
+    pub(super) fn new(name: &str, parts: Vec<Box<dyn Dataset>>, lost: Vec<PathBuf>) -> Self {
         let mut starts = vec![0];
         let mut total = 0;
         for part in &parts {
             total += part.len();
             starts.push(total);
         }
-        Self { name: name.to_owned(), parts, starts }
+        Self { name: name.to_owned(), parts, starts, lost }
     }
 
     /// The part that holds sample `index`, and the index in it.
@@ -47,7 +52,12 @@ impl Dataset for Joined {
     }
 
     fn unused(&self) -> Vec<Unused> {
-        self.parts.iter().flat_map(|part| part.unused()).collect()
+        let mut tally = Tally::default();
+        self.parts.iter().for_each(|part| tally.merge(part.unused()));
+        for link in &self.lost {
+            tally.add(|| link.display().to_string(), "links that lead nowhere");
+        }
+        tally.into_vec()
     }
 
     fn name(&self) -> &str {

@@ -1,19 +1,20 @@
-//! Reader for JSON lines: interleaved documents (`segments`, `messages`), instruction data with
-//! Alpaca's keys, or rows with image paths.
+//! Reader for JSON lines: interleaved documents (`segments`, `messages`, `conversations`), instruction
+//! data with Alpaca's keys, or rows with image paths.
 
 use std::path::Path;
 
 use serde_json::Value;
 
+use super::conversation::take_images;
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
+use super::image_source::ImageSource;
 use super::lines::Lines;
-use super::messages::type_name;
 use crate::error::Result;
 
-/// Data set of a file with one JSON object per line.
+/// Data set of a file with one JSON object per line, or with a list of them.
 ///
 /// Images are named by segments of type `image` or by the keys `image` and `images`, with paths
-/// relative to the file. Rows with Alpaca's keys get a field `prompt`: the instruction and, on the
+/// relative to the file or as `data:` URIs. `<image>` marks in conversations stand for them. Rows with Alpaca's keys get a field `prompt`: the instruction and, on the
 /// next line, the input if there is one.
 pub struct Jsonl {
     lines: Lines,
@@ -29,13 +30,15 @@ impl Jsonl {
         Ok(Self { lines: Lines::open(path)?, name: path.display().to_string() })
     }
 
-    /// The fields of line `index` and the paths of its images.
-    fn parse(&self, index: usize) -> Result<(Fields, Vec<String>)> {
+    /// The fields of line `index` and its images.
+    fn parse(&self, index: usize) -> Result<(Fields, Vec<ImageSource>)> {
         in_range(self, index)?;
         let mut fields = self.lines.object(index)?;
-        let paths = image_paths(&fields).map_err(|e| self.lines.error(index, e))?;
         add_prompt(&mut fields);
-        Ok((fields, paths))
+        let dir = self.lines.path().parent().unwrap_or(Path::new(""));
+        let images = take_images(&mut fields)
+            .and_then(|names| names.iter().map(|name| ImageSource::parse(name, dir)).collect());
+        Ok((fields, images.map_err(|e| self.lines.error(index, e))?))
     }
 }
 
@@ -45,12 +48,9 @@ impl Dataset for Jsonl {
     }
 
     fn get(&self, index: usize) -> Result<Sample> {
-        let (fields, paths) = self.parse(index)?;
-        let dir = self.lines.path().parent().unwrap_or(Path::new(""));
-        let images = paths
-            .iter()
-            .map(|path| self.lines.image(index, &dir.join(path)))
-            .collect::<Result<_>>()?;
+        let (fields, images) = self.parse(index)?;
+        let images = images.iter().map(|image| self.lines.image(index, image));
+        let images = images.collect::<Result<_>>()?;
         Ok(Sample { fields, images, source: self.lines.source(index) })
     }
 
@@ -79,74 +79,4 @@ fn add_prompt(fields: &mut Fields) {
         _ => instruction.to_owned(),
     };
     fields.insert("prompt".to_owned(), prompt.into());
-}
-
-/// Result of checking a row; the error is the message.
-type Checked<T> = std::result::Result<T, String>;
-
-/// The paths of a row's images in document order.
-fn image_paths(fields: &Fields) -> Checked<Vec<String>> {
-    let mut paths = Vec::new();
-    if let Some(segments) = fields.get("segments") {
-        collect_segments(segments, "segments", &mut paths)?;
-    } else if let Some(messages) = fields.get("messages") {
-        for message in list(messages, "messages")? {
-            collect_message(message, &mut paths)?;
-        }
-    } else {
-        match fields.get("image") {
-            None | Some(Value::Null) => {}
-            Some(image) => paths.push(string(image, "image")?),
-        }
-        if let Some(images) = fields.get("images") {
-            for image in list(images, "images")? {
-                paths.push(string(image, "images")?);
-            }
-        }
-    }
-    Ok(paths)
-}
-
-/// Checks a message and adds the paths of its images.
-fn collect_message(message: &Value, paths: &mut Vec<String>) -> Checked<()> {
-    match message.get("role").and_then(Value::as_str) {
-        Some("system" | "user" | "assistant") => {}
-        _ => return Err("a message needs a role: system, user or assistant".to_owned()),
-    }
-    match message.get("content") {
-        Some(Value::String(_)) => Ok(()),
-        Some(content) => collect_segments(content, "content", paths),
-        None => Err("a message needs content".to_owned()),
-    }
-}
-
-/// Checks a list of segments, named `name`, and adds the paths of its images.
-fn collect_segments(segments: &Value, name: &str, paths: &mut Vec<String>) -> Checked<()> {
-    for segment in list(segments, name)? {
-        let field = |key: &str| match segment.get(key) {
-            Some(value) => string(value, key),
-            None => Err(format!("an entry of {name} has no {key}")),
-        };
-        match field("type")?.as_str() {
-            "text" => drop(field("text")?),
-            "image" => paths.push(field("path")?),
-            other => {
-                return Err(format!("{name}: unknown type {other:?}; allowed: text, image"));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The value as a list.
-fn list<'a>(value: &'a Value, name: &str) -> Checked<&'a [Value]> {
-    let found = type_name(value);
-    value.as_array().map(Vec::as_slice).ok_or_else(|| format!("{name} is a {found}, not a list"))
-}
-
-/// The value as a string.
-fn string(value: &Value, name: &str) -> Checked<String> {
-    let found = type_name(value);
-    let text = value.as_str().map(str::to_owned);
-    text.ok_or_else(|| format!("{name} is a {found}, not a string"))
 }

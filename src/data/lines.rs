@@ -1,25 +1,31 @@
-//! Random access to the lines of a JSON lines file.
+//! Random access to the objects of a file of JSON lines, or of one JSON list.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::dataset::Fields;
+use super::image_source::ImageSource;
 use super::messages::{item_error, type_name};
 use super::{files, image_file};
 use crate::error::{Error, Result};
+use crate::json;
 
-/// JSON lines file with an index of its non-blank lines.
+/// File of JSON objects, one on each line or all in one list, with an index of them.
 pub(super) struct Lines {
     path: PathBuf,
     file: File,
     spans: Vec<Span>,
+    /// Whether the file is one JSON list.
+    is_list: bool,
 }
 
-/// Position of a line in the file.
+/// Position of an object in the file.
 struct Span {
     offset: u64,
     len: usize,
@@ -28,30 +34,35 @@ struct Span {
 }
 
 impl Lines {
-    /// Indexes the file at `path`; fails if all lines are blank.
+    /// Indexes the file at `path`.
+    ///
+    /// # Errors
+    /// If it cannot be read, is not UTF-8, or holds nothing.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         let mut reader = BufReader::with_capacity(1 << 20, &file);
-        let (mut spans, mut line, mut offset, mut number) = (Vec::new(), Vec::new(), 0, 0);
-        loop {
-            line.clear();
-            let len = reader.read_until(b'\n', &mut line).map_err(Error::io(path))?;
-            if len == 0 {
-                break;
-            }
-            number += 1;
-            if !line.trim_ascii().is_empty() {
-                spans.push(Span { offset, len, number });
-            }
-            offset += len as u64;
+        let head = reader.fill_buf().map_err(Error::io(path))?;
+        if let Some(message) = json::utf_16(head) {
+            return Err(Error::file(path, message));
         }
+        let offset = if head.starts_with(json::BOM) { json::BOM.len() } else { 0 };
+        let in_list = match head[offset..].trim_ascii_start().first() {
+            Some(b'[') => list_spans(path, offset as u64)?,
+            _ => None,
+        };
+        reader.consume(offset);
+        let is_list = in_list.is_some();
+        let spans = match in_list {
+            Some(spans) => spans,
+            None => line_spans(reader, offset as u64).map_err(Error::io(path))?,
+        };
         match spans.is_empty() {
             true => Err(Error::file(path, "holds no lines")),
-            false => Ok(Self { path: path.to_owned(), file, spans }),
+            false => Ok(Self { path: path.to_owned(), file, spans, is_list }),
         }
     }
 
-    /// The number of lines that are not blank.
+    /// The number of objects.
     pub(super) fn len(&self) -> usize {
         self.spans.len()
     }
@@ -61,14 +72,9 @@ impl Lines {
         &self.path
     }
 
-    /// Line `index` as a JSON object.
+    /// Object `index`; anything else is an error.
     pub(super) fn object(&self, index: usize) -> Result<Fields> {
-        let span = &self.spans[index];
-        let bytes =
-            files::read_at(&self.file, span.offset, span.len).map_err(Error::io(&self.path))?;
-        match serde_json::from_slice(&bytes)
-            .map_err(Error::in_file_because(&self.path, self.label(index)))?
-        {
+        match self.parse(index)? {
             Value::Object(fields) => Ok(fields),
             other => {
                 let message = format!("holds a {}, not a JSON object", type_name(&other));
@@ -77,10 +83,21 @@ impl Lines {
         }
     }
 
-    /// Decodes the image at `path`, named by line `index`.
-    pub(super) fn image(&self, index: usize, path: &Path) -> Result<RgbImage> {
-        let item = format!("{}: image {}", self.label(index), path.display());
-        let bytes = files::read(path).map_err(Error::in_file_because(&self.path, &item))?;
+    /// The keys of object `index` in the order of the file.
+    pub(super) fn keys(&self, index: usize) -> Result<Vec<String>> {
+        self.parse(index).map(|json::Keys(keys)| keys)
+    }
+
+    fn parse<T: DeserializeOwned>(&self, index: usize) -> Result<T> {
+        let Span { offset, len, .. } = self.spans[index];
+        let bytes = files::read_at(&self.file, offset, len).map_err(Error::io(&self.path))?;
+        json::from_slice(&bytes).map_err(Error::in_file_because(&self.path, self.label(index)))
+    }
+
+    /// Decodes the image of `source`, named by line `index`.
+    pub(super) fn image(&self, index: usize, source: &ImageSource) -> Result<RgbImage> {
+        let item = format!("{}: {source}", self.label(index));
+        let bytes = source.read().map_err(Error::in_file_because(&self.path, &item))?;
         image_file::decode(&bytes, &format!("{}: {item}", self.path.display()))
     }
 
@@ -95,7 +112,44 @@ impl Lines {
     }
 
     /// The name of line `index` in messages.
-    fn label(&self, index: usize) -> String {
-        format!("line {}", self.spans[index].number)
+    pub(super) fn label(&self, index: usize) -> String {
+        match self.is_list {
+            true => format!("[{index}]"),
+            false => format!("line {}", self.spans[index].number),
+        }
     }
+}
+
+/// The lines of `reader` that are not blank; it starts at `offset` in the file.
+fn line_spans(mut reader: impl BufRead, mut offset: u64) -> io::Result<Vec<Span>> {
+    let (mut spans, mut line, mut number) = (Vec::new(), Vec::new(), 0);
+    loop {
+        line.clear();
+        let len = reader.read_until(b'\n', &mut line)?;
+        if len == 0 {
+            return Ok(spans);
+        }
+        number += 1;
+        if !line.trim_ascii().is_empty() {
+            spans.push(Span { offset, len, number });
+        }
+        offset += len as u64;
+    }
+}
+
+/// The values of the JSON list that the file at `path` holds from `offset` on; `None` if more follows the
+/// list. If the list is cut off, so is its last value.
+fn list_spans(path: &Path, offset: u64) -> Result<Option<Vec<Span>>> {
+    let bytes = files::read(path).map_err(Error::io(path))?;
+    let text = bytes.get(offset as usize..).unwrap_or_default();
+    let (values, end) = json::list_values(text);
+    if !text[end..].trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    let span = |(number, range): (usize, Range<usize>)| Span {
+        offset: offset + range.start as u64,
+        len: range.len(),
+        number,
+    };
+    Ok(Some((1..).zip(values).map(span).collect()))
 }

@@ -1,4 +1,4 @@
-//! Error messages shared by several readers.
+//! Error messages and checks shared by several readers.
 
 use std::path::Path;
 
@@ -42,4 +42,20 @@ pub(super) fn available(fields: &Fields) -> String {
 /// An error about one item (member, row, line) of the file at `path`.
 pub(super) fn item_error(path: &Path, item: &str, message: impl std::fmt::Display) -> Error {
     Error::file(path, format!("{item}: {message}"))
+}
+
+/// Result of checking a row; the error is the message.
+pub(super) type Checked<T> = std::result::Result<T, String>;
+
+/// The value as a list.
+pub(super) fn list<'a>(value: &'a Value, name: &str) -> Checked<&'a [Value]> {
+    let found = type_name(value);
+    value.as_array().map(Vec::as_slice).ok_or_else(|| format!("{name} is a {found}, not a list"))
+}
+
+/// The value as a string.
+pub(super) fn string(value: &Value, name: &str) -> Checked<String> {
+    let found = type_name(value);
+    let text = value.as_str().map(str::to_owned);
+    text.ok_or_else(|| format!("{name} is a {found}, not a string"))
 }

@@ -1,28 +1,29 @@
 //! Opening a data set by its spec.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::benchmarks;
+use super::class_folders::ClassFolders;
 use super::dataset::Dataset;
 use super::files;
+use super::folder::Folder;
 use super::group::{Exploded, Grouped};
 use super::imagefolder::ImageFolder;
 use super::joined::Joined;
 use super::jsonl::Jsonl;
 use super::parquet::Parquet;
-use super::patterns::expand;
+use super::patterns::{expand, links_to_nowhere};
 use super::scenes::{self, Scenes};
 use super::webdataset::WebDataset;
 use crate::error::{Error, Result};
-use crate::files::refuse_lfs_pointer_at;
 
-const ALLOWED: &str = "*.tar (brace, glob and comma lists too), *.parquet, *.jsonl, a directory \
-                       with metadata.jsonl, scenes:SPLIT?count=N&seed=S, or a benchmark such as \
+const ALLOWED: &str = "*.tar (brace, glob and comma lists too), *.parquet, *.jsonl, a JSON list, a \
+                       directory of images, scenes:SPLIT?count=N&seed=S, or a benchmark such as \
                        vqav2:questions=Q.json&annotations=A.json&images=DIR (also gqa, textvqa, \
                        pope, coco, karpathy, geneval)";
 
 /// Opens the data set that `spec` names: `*.tar` (WebDataset), `*.parquet`, `*.jsonl` or a directory
-/// with `metadata.jsonl`, each also as a brace list (`train-{0000..0007}.tar`), a glob
+/// of images, with or without `metadata.jsonl`, each also as a brace list (`train-{0000..0007}.tar`), a glob
 /// (`train-*.tar`) or a comma list; the samples of several files follow one another. Public benchmarks
 /// are read from the files that their authors publish:
 ///
@@ -50,9 +51,10 @@ pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
     if parts.iter().all(|part| part.is_empty()) {
         return Err(Error::invalid(format!("{spec}: holds no samples")));
     }
-    match parts.len() {
-        1 => Ok(parts.remove(0)),
-        _ => Ok(Box::new(Joined::new(spec, parts))),
+    let lost = links_to_nowhere(spec)?;
+    match (parts.len(), lost.is_empty()) {
+        (1, true) => Ok(parts.remove(0)),
+        _ => Ok(Box::new(Joined::new(spec, parts, lost))),
     }
 }
 
@@ -77,7 +79,7 @@ pub fn open_as(
 
 /// Paths, sizes and modification times of the files of the data set that `spec` names, by which a
 /// changed data set is recognised.
-pub(crate) fn fingerprint(spec: &str) -> Result<Vec<(PathBuf, u64, u64)>> {
+pub(crate) fn fingerprint(spec: &str) -> Result<Vec<(String, u64, u64)>> {
     if scenes::is_spec(spec) {
         return Ok(Vec::new());
     }
@@ -93,18 +95,25 @@ pub(crate) fn fingerprint(spec: &str) -> Result<Vec<(PathBuf, u64, u64)>> {
 fn open_file(path: &Path) -> Result<Box<dyn Dataset>> {
     let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
     if metadata.is_dir() {
-        return Ok(Box::new(ImageFolder::open(path)?));
+        return open_directory(path);
     }
-    refuse_lfs_pointer_at(path)?;
+    files::refuse_wrapped(path)?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     match extension.as_str() {
         "tar" => Ok(Box::new(WebDataset::open(path)?)),
         "parquet" => Ok(Box::new(Parquet::open(path)?)),
-        "jsonl" => Ok(Box::new(Jsonl::open(path)?)),
-        "gz" | "zst" | "bz2" | "xz" => Err(Error::file(
-            path,
-            "compressed archives cannot be read in place; decompress the file first",
-        )),
+        "jsonl" | "json" => Ok(Box::new(Jsonl::open(path)?)),
+        "gz" | "tgz" | "zst" | "bz2" | "xz" | "zip" => {
+            Err(Error::file(path, "is compressed; decompress the file first"))
+        }
         _ => Err(Error::file(path, format!("not a known kind of data set; allowed are {ALLOWED}"))),
+    }
+}
+
+fn open_directory(dir: &Path) -> Result<Box<dyn Dataset>> {
+    let folder = Folder::list(dir)?;
+    match ImageFolder::is_in(&folder) {
+        true => Ok(Box::new(ImageFolder::of(folder)?)),
+        false => Ok(Box::new(ClassFolders::of(folder)?)),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::glob::{glob, is_glob};
+use super::glob::{glob, is_glob, matches};
 use crate::error::{Error, Result};
 
 /// Maximum number of files that one spec may name.
@@ -43,6 +43,21 @@ pub(super) fn expand(spec: &str) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(files)
+}
+
+/// Links among the matches of the globs in `spec` that lead nowhere, which [`expand`] leaves out.
+pub(super) fn links_to_nowhere(spec: &str) -> Result<Vec<PathBuf>> {
+    let mut links = Vec::new();
+    if Path::new(spec).exists() {
+        return Ok(links);
+    }
+    for part in split_top_level(spec) {
+        for name in braces(part.trim())?.iter().filter(|name| is_glob(name)) {
+            let is_lost = |path: &PathBuf| !path.exists() && path.symlink_metadata().is_ok();
+            links.extend(matches(name)?.into_iter().filter(is_lost));
+        }
+    }
+    Ok(links)
 }
 
 fn too_many(spec: &str) -> Error {

@@ -15,7 +15,7 @@ use super::report::{Report, SampleRecord};
 use super::score::Score;
 use crate::data::{BadSample, Dataset, Fields};
 use crate::error::{Error, Result};
-use crate::files::{write_atomic, write_png};
+use crate::files::{path_text, write_atomic, write_png};
 use crate::sheet::{Cell, Tone};
 
 /// Images per prompt, as in the benchmark.
@@ -94,7 +94,7 @@ fn record(doc_id: usize, fields: &Fields, prompt: String, prompt_dir: &Path) -> 
         id: prompt_dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         input: prompt,
         target: metadata(fields),
-        response: json!(prompt_dir.join("samples")),
+        response: json!(path_text(&prompt_dir.join("samples"))),
         kind: fields.get("tag").and_then(Value::as_str).map(str::to_owned),
         group: None,
         scores: Vec::new(),

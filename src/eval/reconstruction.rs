@@ -12,7 +12,7 @@ use super::batches::{Extent, each_batch, one_per_item};
 use super::report::{Report, SampleRecord, indicator};
 use super::score::Score;
 use crate::data::scenes::{Detector, Object, Scene};
-use crate::data::{self, BadSample, Dataset, Fields, ImageDirectory, Sample};
+use crate::data::{self, BadSample, Dataset, Fields, ImageDirectory, ImageFolder, Sample};
 use crate::error::{Error, Result};
 use crate::sheet::{Cell, Tone};
 
@@ -22,13 +22,13 @@ pub const HIGHEST_PSNR: f64 = 100.0;
 /// Pairs of images on the sheet.
 const SHOWN: usize = 32;
 
-/// The data set that `spec` names; a directory without `metadata.jsonl` is one of plain image files.
+/// The data set that `spec` names; a directory without metadata is one of plain image files.
 ///
 /// # Errors
 /// As [`data::open`] and [`ImageDirectory::open`].
 pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
     let dir = Path::new(spec);
-    if dir.is_dir() && !dir.join("metadata.jsonl").exists() {
+    if dir.is_dir() && !ImageFolder::has_metadata(dir) {
         return Ok(Box::new(ImageDirectory::open(dir)?));
     }
     data::open(spec)

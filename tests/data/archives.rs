@@ -27,16 +27,117 @@ fn webdataset_members_with_the_same_key_form_one_sample() {
             ("README", b"no sample"),
         ],
     );
-    let found = samples(open(&path).as_ref());
+    let dataset = open(&path);
+    let found = samples(dataset.as_ref());
     assert_eq!(found.len(), 2);
-    assert_eq!(found[0].images, [RgbImage::from_pixel(4, 2, Rgb(RED))]);
+    // The image with the plain ending is the sample's first.
+    let sizes = [found[0].images[0].dimensions(), found[0].images[1].dimensions()];
+    assert_eq!(sizes, [(4, 2), (4, 4)]);
     let fields = json!({
-        "__key__": "x/a", "txt": "a cat", "name": "cat", "keywords": ["pet", "animal"]
+        "__key__": "x/a", "__images__": ["png", "b.png"], "txt": "a cat", "cls": 7, "name": "cat", "keywords": ["pet", "animal"]
     });
     assert_eq!(serde_json::Value::from(found[0].fields.clone()), fields);
     assert!(found[0].source.ends_with("a.tar: x/a"), "{}", found[0].source);
     assert_eq!(found[1].images[0].dimensions(), (8, 4));
     assert_eq!(found[1].fields["json"], json!([1]));
+    let unused = dataset.unused();
+    assert_eq!((unused.len(), unused[0].count), (1, 1), "{unused:?}");
+    assert!(unused[0].what.ends_with("a.tar: README"), "{unused:?}");
+}
+
+#[test]
+fn members_that_are_not_read_are_counted_by_their_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = png(2, 2, RED);
+    let path = dir.path().join("a.tar");
+    let mut builder = tar::Builder::new(fs::File::create(&path).unwrap());
+    let mut add = |name: &str, kind: tar::EntryType, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        if kind.is_symlink() || kind.is_hard_link() {
+            builder.append_link(&mut header, name, "a.png").unwrap();
+        } else {
+            builder.append_data(&mut header, name, bytes).unwrap();
+        }
+    };
+    let file = tar::EntryType::file();
+    let long = format!("{}/c.txt", "long".repeat(40));
+    for (name, kind, bytes) in [
+        ("dir/", tar::EntryType::dir(), &b""[..]),
+        ("a.png", file, &image),
+        ("a.npy", file, b"x"),
+        ("a.depth.tiff", file, b"x"),
+        ("b.seg.NPY", file, b"x"),
+        ("c.gif", file, b"x"),
+        ("c.txt", file, b"x"),
+        ("d.png", tar::EntryType::symlink(), b""),
+        ("e.png", tar::EntryType::hard_link(), b""),
+        ("__MACOSX/._a.png", file, b"x"),
+        (".DS_Store", file, b"x"),
+        ("__info__", file, b"x"),
+        ("LICENSE", file, b"x"),
+        (&long, file, b"long"),
+    ] {
+        add(name, kind, bytes);
+    }
+    builder.finish().unwrap();
+    let dataset = open(&path);
+    let unused = dataset.unused();
+    let counts: Vec<_> =
+        unused.iter().map(|u| (u.what.rsplit(": ").next().unwrap(), u.count)).collect();
+    let expected = [
+        ("a.npy", 2),
+        ("a.depth.tiff", 1),
+        ("d.png", 2),
+        ("__MACOSX/._a.png", 2),
+        ("__info__", 1),
+        ("LICENSE", 1),
+    ];
+    assert!(expected.iter().all(|e| counts.contains(e)) && counts.len() == 6, "{unused:?}");
+    // A sample with no image but one that is not read is bad; `b` had nothing else.
+    assert_eq!(dataset.len(), 3);
+    let message = dataset.get(1).unwrap_err().to_string();
+    assert!(message.contains("c.gif: an image in a format that is not read"), "{message}");
+    assert_eq!(dataset.fields(2).unwrap()["txt"], json!("long"));
+}
+
+#[cfg(unix)]
+#[test]
+fn links_to_nowhere_among_the_files_of_a_glob_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    tar(&dir.path().join("t-0.tar"), &[("a.txt", b"x")]);
+    std::os::unix::fs::symlink("gone.tar", dir.path().join("t-1.tar")).unwrap();
+    let dataset = data::open(&format!("{}/t-*.tar", dir.path().display())).unwrap();
+    let unused = dataset.unused();
+    assert_eq!((dataset.len(), unused.len()), (1, 1));
+    assert!(unused[0].what.ends_with("t-1.tar"), "{unused:?}");
+    // Named by itself, it is missing.
+    assert!(open_error(&format!("{}/t-{{0..1}}.tar", dir.path().display())).contains("t-1.tar"));
+}
+
+#[test]
+fn sparse_members_are_bad_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.tar");
+    let mut builder = tar::Builder::new(fs::File::create(&path).unwrap());
+    let mut add = |name: &str, extension: Option<&str>| {
+        if let Some(key) = extension {
+            builder.append_pax_extensions([(key, &b"1"[..])]).unwrap();
+        }
+        let mut header = tar::Header::new_ustar();
+        header.set_size(1);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, &b"x"[..]).unwrap();
+    };
+    add("a.txt", Some("GNU.sparse.major"));
+    add("b.txt", Some("comment"));
+    builder.finish().unwrap();
+    let dataset = open(&path);
+    let message = dataset.get(0).unwrap_err().to_string();
+    assert!(message.contains("a.txt: is stored as a sparse file"), "{message}");
+    assert_eq!(dataset.fields(1).unwrap()["txt"], json!("x"));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod tensors;
 
 use std::path::{Path, PathBuf};
 
+use calumma::data::ImageFolder;
 use calumma::{Error, Result};
 use clap::Args;
 use serde_json::{Value, json};
@@ -52,7 +53,7 @@ pub fn run(args: &InspectArgs, session: &Session) -> Result<()> {
 fn directory(path: &Path, session: &Session) -> Result<()> {
     if path.join("config.json").is_file() {
         checkpoint::show(path, session)
-    } else if path.join("metadata.jsonl").is_file() {
+    } else if ImageFolder::has_metadata(path) {
         Err(Error::file(path, "is a data set; use `calumma data inspect`"))
     } else if path.join("params.json").is_file() || path.join("models").is_dir() {
         checkpoint::show_release(path, session)

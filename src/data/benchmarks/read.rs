@@ -1,10 +1,11 @@
 //! Reading of annotation files with errors that name file, line and field, and checks of ids.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::fs::File;
 use std::hash::Hash;
-use std::io::BufReader;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -13,8 +14,7 @@ use serde_json::Deserializer;
 use serde_json::de::Read;
 
 use crate::data::files;
-use crate::files::{refuse_lfs_pointer, refuse_lfs_pointer_at};
-use crate::{Error, Result};
+use crate::{Error, Result, json};
 
 /// Parses the JSON file at `path` as a stream, without holding its text in memory.
 ///
@@ -25,10 +25,24 @@ pub(super) fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
         return Err(Error::file(path, "is not a regular file"));
     }
-    refuse_lfs_pointer_at(path)?;
+    files::refuse_wrapped(path)?;
     let file = File::open(path).map_err(Error::io(path))?;
-    let reader = BufReader::with_capacity(1 << 20, file);
-    parse(path, Deserializer::from_reader(reader), 0)
+    let mut reader = BufReader::with_capacity(1 << 20, file);
+    let head = reader.fill_buf().map_err(Error::io(path))?;
+    if let Some(message) = json::utf_16(head) {
+        return Err(Error::file(path, message));
+    }
+    if head.starts_with(json::BOM) {
+        reader.consume(json::BOM.len());
+    }
+    parse(path, Deserializer::from_reader(reader), 0).or_else(|error| {
+        // Only a file with NaN, which is rare, is held in memory.
+        let bytes = files::read(path).map_err(Error::io(path))?;
+        match json::without_non_finite(bytes.strip_prefix(json::BOM).unwrap_or(&bytes)) {
+            Cow::Owned(text) => parse(path, Deserializer::from_slice(&text), 0),
+            Cow::Borrowed(_) => Err(error),
+        }
+    })
 }
 
 /// Parses the file at `path`, either JSON lines or one JSON list; returns each value with its
@@ -37,8 +51,12 @@ pub(super) fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 /// # Errors
 /// As [`json`].
 pub(super) fn rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<(String, T)>> {
+    files::refuse_wrapped(path)?;
     let bytes = files::read(path).map_err(Error::io(path))?;
-    refuse_lfs_pointer(path, &bytes)?;
+    if let Some(message) = json::utf_16(&bytes) {
+        return Err(Error::file(path, message));
+    }
+    let bytes = json::without_non_finite(bytes.strip_prefix(json::BOM).unwrap_or(&bytes));
     if bytes.trim_ascii_start().starts_with(b"[") {
         let list: Vec<T> = parse(path, Deserializer::from_slice(&bytes), 0)?;
         return Ok(list.into_iter().enumerate().map(|(n, row)| (format!("[{n}]"), row)).collect());

@@ -254,7 +254,7 @@ struct OpenSource<'a> {
     dataset: Counted,
     len: usize,
     /// State of the files, see [`fingerprint`].
-    files: Vec<(PathBuf, u64, u64)>,
+    files: Vec<(String, u64, u64)>,
 }
 
 impl<'a> OpenSource<'a> {

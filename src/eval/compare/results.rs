@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::eval::vqa::QUESTIONS;
 use crate::files::read_json;
+use crate::json;
 
 /// One line of `samples.jsonl`.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -81,9 +82,9 @@ impl Results {
         let Header { task, dataset } = read_json(&dir.join("results.json"))?;
         let path = dir.join("samples.jsonl");
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-        let items = lines.map(|(number, line)| {
-            let item = serde_json::from_str(line).map_err(Error::because(format!("line {number}")));
+        let items = json::lines(&text).map(|(number, line)| {
+            let item = json::from_slice(line.as_bytes());
+            let item = item.map_err(Error::because(format!("line {number}")));
             item.map_err(Error::in_file(&path))
         });
         Ok(Self {

@@ -15,6 +15,7 @@ use super::config::{
 use crate::data::Loss;
 use crate::error::{Error, Result};
 use crate::eval::Extent;
+use crate::files::serialize_path;
 
 /// The value of the key `measure`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +74,9 @@ pub(super) struct TaskKeys {
     #[serde(default)]
     pub choices: Vec<String>,
     pub prompt: Option<String>,
+    #[serde(serialize_with = "serialize_path")]
     pub official: Option<PathBuf>,
+    #[serde(serialize_with = "serialize_path")]
     pub inception: Option<PathBuf>,
     #[serde(default)]
     pub templates: Vec<String>,
