@@ -62,7 +62,7 @@ pub fn run(args: &TokenizeArgs, session: &Session) -> Result<()> {
         processor: &processor,
     };
     let report = job.run(args.shard, |shards| session.progress(shards, "tokens"))?;
-    let ShardReport { shards, made, kept, left, documents, tokens, bad } = report;
+    let ShardReport { shards, made, kept, left, documents, tokens, bad, .. } = report;
     session.line(format_args!(
         "{}: {made} of {shards} shards made, {kept} kept, {left} left to others",
         dir.display()

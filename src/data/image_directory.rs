@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use super::image_file;
+use super::image_key::Place;
 use crate::error::{Error, Result};
 
 /// Extensions of the files that are read.
@@ -50,6 +51,11 @@ impl Dataset for ImageDirectory {
         let source = path.display().to_string();
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
         Ok(Sample { fields, images: vec![image_file::decode(&bytes, &source)?], source })
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        in_range(self, index)?;
+        Ok(Some(vec![Place::file(&self.paths[index])]))
     }
 
     fn unused(&self) -> Vec<Unused> {

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use super::files;
+use super::image_key::Place;
 use super::lines::Lines;
 use crate::error::{Error, Result};
 
@@ -60,6 +61,11 @@ impl Dataset for ImageFolder {
             .map(|path| self.lines.image(index, path))
             .collect::<Result<_>>()?;
         Ok(Sample { fields, images, source: self.lines.source(index) })
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        let images = self.images(index, &self.fields(index)?)?;
+        Ok(Some(images.into_iter().map(Place::file).collect()))
     }
 
     fn unused(&self) -> Vec<Unused> {

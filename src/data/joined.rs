@@ -1,6 +1,7 @@
 //! Concatenation of data sets.
 
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
+use super::image_key::Place;
 use crate::error::Result;
 
 /// Data set with the samples of several data sets in sequence.
@@ -44,6 +45,11 @@ impl Dataset for Joined {
     fn image_keys(&self, index: usize) -> Result<Vec<String>> {
         let (part, index) = self.locate(index)?;
         part.image_keys(index)
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        let (part, index) = self.locate(index)?;
+        part.image_places(index)
     }
 
     fn unused(&self) -> Vec<Unused> {

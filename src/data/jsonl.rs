@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
+use super::image_key::Place;
 use super::lines::Lines;
 use super::messages::type_name;
 use crate::error::Result;
@@ -52,6 +53,12 @@ impl Dataset for Jsonl {
             .map(|path| self.lines.image(index, &dir.join(path)))
             .collect::<Result<_>>()?;
         Ok(Sample { fields, images, source: self.lines.source(index) })
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        let (_, paths) = self.parse(index)?;
+        let dir = self.lines.path().parent().unwrap_or(Path::new(""));
+        Ok(Some(paths.iter().map(|path| Place::file(dir.join(path))).collect()))
     }
 
     fn unused(&self) -> Vec<Unused> {

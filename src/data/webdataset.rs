@@ -10,6 +10,7 @@ use image::RgbImage;
 use serde_json::Value;
 
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
+use super::image_key::{Place, bytes_key};
 use super::messages::item_error;
 use super::{files, image_file};
 use crate::error::{Error, Result};
@@ -121,10 +122,15 @@ impl WebDataset {
         Ok(fields)
     }
 
+    /// The members that are images; an error if there are two of a kind.
+    fn images(&self, entry: &Entry) -> Result<Vec<Member>> {
+        let images = entry.members.iter().copied().filter(|m| m.kind.is_image());
+        images.map(|m| only(&self.path, entry, m.kind).map(|_| m)).collect()
+    }
+
     fn entry_images(&self, entry: &Entry) -> Result<Vec<RgbImage>> {
         let mut images = Vec::new();
-        for &member in entry.members.iter().filter(|m| m.kind.is_image()) {
-            only(&self.path, entry, member.kind)?;
+        for member in self.images(entry)? {
             let origin = format!("{}: {}", self.name, member_name(entry, member));
             images.push(image_file::decode(&self.read(entry, member)?, &origin)?);
         }
@@ -145,6 +151,18 @@ impl Dataset for WebDataset {
             images: self.entry_images(entry)?,
             source: format!("{}: {}", self.name, entry.key),
         })
+    }
+
+    fn image_keys(&self, index: usize) -> Result<Vec<String>> {
+        in_range(self, index)?;
+        let entry = &self.entries[index];
+        self.images(entry)?.iter().map(|m| Ok(bytes_key(&self.read(entry, *m)?))).collect()
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        in_range(self, index)?;
+        let place = |m: &Member| Place::part(&self.path, format!("{}+{}", m.offset, m.len));
+        Ok(Some(self.images(&self.entries[index])?.iter().map(place).collect()))
     }
 
     fn unused(&self) -> Vec<Unused> {
