@@ -24,6 +24,7 @@ pub mod error;
 pub mod eval;
 pub mod files;
 pub mod generate;
+pub mod lock;
 pub mod memory;
 pub mod model;
 pub mod pipeline;
