@@ -5,16 +5,28 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use crate::error::{Error, Result};
+use sha2::{Digest, Sha256};
 
-/// Adds path, size in bytes and modification time in nanoseconds since 1970 of the file at `path`, or
-/// of all files below it in order.
-pub(super) fn states(path: &Path, states: &mut Vec<(PathBuf, u64, u64)>) -> Result<()> {
+use crate::error::{Error, Result};
+use crate::files::hex;
+
+/// Path, size in bytes and modification time in nanoseconds since 1970 of the file at `path`, or of all
+/// files below it in order, as a digest.
+pub(crate) fn states(path: &Path) -> Result<String> {
+    let mut hasher = Sha256::new();
+    add_states(path, &mut hasher)?;
+    Ok(hex(&hasher.finalize()[..16]))
+}
+
+fn add_states(path: &Path, hasher: &mut Sha256) -> Result<()> {
     let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
     if !metadata.is_dir() {
         let changed = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
         let changed = changed.map_or(0, |since| since.as_nanos() as u64);
-        states.push((path.to_owned(), metadata.len(), changed));
+        hasher.update(path.as_os_str().as_encoded_bytes());
+        hasher.update([0]);
+        hasher.update(metadata.len().to_le_bytes());
+        hasher.update(changed.to_le_bytes());
         return Ok(());
     }
     let entries = std::fs::read_dir(path).map_err(Error::io(path))?;
@@ -23,7 +35,7 @@ pub(super) fn states(path: &Path, states: &mut Vec<(PathBuf, u64, u64)>) -> Resu
         .collect::<io::Result<_>>()
         .map_err(Error::io(path))?;
     inside.sort();
-    inside.iter().try_for_each(|path| self::states(path, states))
+    inside.iter().try_for_each(|path| add_states(path, hasher))
 }
 
 /// `dir/name`; an error if `name` leaves `dir`.

@@ -1,10 +1,9 @@
 //! Opening a data set by its spec.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::benchmarks;
 use super::dataset::Dataset;
-use super::files;
 use super::group::{Exploded, Grouped};
 use super::imagefolder::ImageFolder;
 use super::joined::Joined;
@@ -69,21 +68,6 @@ pub fn open_as(
         dataset = Box::new(Grouped::new(dataset, field)?);
     }
     Ok(dataset)
-}
-
-/// Paths, sizes and modification times of the files of the data set that `spec` names, by which a
-/// changed data set is recognised.
-pub(crate) fn fingerprint(spec: &str) -> Result<Vec<(PathBuf, u64, u64)>> {
-    if scenes::is_spec(spec) {
-        return Ok(Vec::new());
-    }
-    let mut states = Vec::new();
-    let paths = match benchmarks::Spec::parse(spec)? {
-        Some(spec) => spec.paths().map(Path::to_owned).collect(),
-        None => expand(spec)?,
-    };
-    paths.iter().try_for_each(|path| files::states(path, &mut states))?;
-    Ok(states)
 }
 
 fn open_file(path: &Path) -> Result<Box<dyn Dataset>> {

@@ -93,7 +93,7 @@ fn record(doc_id: usize, fields: &Fields, prompt: String, prompt_dir: &Path) -> 
         id: prompt_dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         input: prompt,
         target: metadata(fields),
-        response: json!(prompt_dir.join("samples")),
+        response: json!(prompt_dir.join("samples").display().to_string()),
         kind: fields.get("tag").and_then(Value::as_str).map(str::to_owned),
         group: None,
         scores: Vec::new(),

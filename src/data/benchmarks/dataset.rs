@@ -129,28 +129,3 @@ impl<R: Record> Dataset for Benchmark<R> {
         Ok(self.records[index].fields())
     }
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use std::fs::write;
-
-    use crate::data::fingerprint;
-
-    #[test]
-    fn fingerprints_cover_annotations_and_images() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = dir.path().display();
-        let spec = format!("karpathy:annotations={at}/a.json&images={at}/i&split=test");
-        assert!(fingerprint(&spec).is_err(), "there are no files yet");
-        std::fs::create_dir(dir.path().join("i")).unwrap();
-        write(dir.path().join("a.json"), "{}").unwrap();
-        let mut seen = vec![fingerprint(&spec).unwrap()];
-        for (name, text) in [("a.json", "{} "), ("i/1.jpg", "1"), ("i/1.jpg", "12")] {
-            write(dir.path().join(name), text).unwrap();
-            let now = fingerprint(&spec).unwrap();
-            assert!(!seen.contains(&now), "{name} has changed");
-            seen.push(now);
-        }
-    }
-}

@@ -73,7 +73,9 @@ pub(super) struct TaskKeys {
     #[serde(default)]
     pub choices: Vec<String>,
     pub prompt: Option<String>,
+    #[serde(serialize_with = "path_text")]
     pub official: Option<PathBuf>,
+    #[serde(serialize_with = "path_text")]
     pub inception: Option<PathBuf>,
     #[serde(default)]
     pub templates: Vec<String>,
@@ -82,6 +84,14 @@ pub(super) struct TaskKeys {
     pub explode: Option<String>,
     #[serde(default)]
     pub generation: Map<String, Value>,
+}
+
+/// Writes a path as text; what is no UTF-8 becomes a replacement character.
+fn path_text<S: Serializer>(
+    path: &Option<PathBuf>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.display().to_string()).serialize(serializer)
 }
 
 fn default_batch() -> usize {
