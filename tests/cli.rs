@@ -1,9 +1,13 @@
 //! The program as users run it: its output, its files and its errors.
 
+mod batching;
 mod docs;
 mod errors;
 mod eval_run;
 mod evaluation;
+mod kept;
+mod locks;
+mod overwriting;
 mod tokenize;
 mod training;
 mod verbs;
