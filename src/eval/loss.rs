@@ -137,3 +137,63 @@ impl LossScores {
         Report { task: "loss", dataset: dataset.to_owned(), scores, samples, ..Report::default() }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::data::pack::PackedBatch;
+
+    /// A row of documents of these lengths, with every third token an image code and all but the first
+    /// token of a document targets.
+    fn row(lens: &[usize], seq_len: usize) -> NextTokenBatch {
+        let (mut document_ids, mut positions) = (Vec::new(), Vec::new());
+        for (number, len) in (1..).zip(lens) {
+            document_ids.extend(vec![number; *len]);
+            positions.extend(0..*len as u32);
+        }
+        document_ids.resize(seq_len, 0);
+        positions.resize(seq_len, 0);
+        let ids: Vec<u32> = (0..seq_len as u32).collect();
+        let loss_mask = positions.iter().map(|position| *position > 0).collect();
+        let is_image = ids.iter().map(|id| id % 3 == 0).collect();
+        let sources = vec![0; seq_len];
+        let packed =
+            PackedBatch { ids, document_ids, positions, loss_mask, sources, rows: 1, seq_len };
+        NextTokenBatch { packed, is_image }
+    }
+
+    #[test]
+    fn the_losses_of_documents_do_not_depend_on_the_rows_of_a_batch() {
+        // The third document has no target.
+        let rows = [row(&[4, 3], 8), row(&[8], 8), row(&[1, 2, 5], 8)];
+        let losses = |batches: Vec<NextTokenBatch>| -> Vec<DocumentLoss> {
+            let of_one = |batch: &NextTokenBatch| {
+                let targets = Targets::of(batch);
+                let nll: Vec<f32> = targets.ids.iter().map(|id| 0.25 * *id as f32).collect();
+                DocumentLoss::of_batch(batch, &targets, &nll)
+            };
+            batches.iter().flat_map(of_one).collect()
+        };
+        let alone = losses(rows.to_vec());
+        assert_eq!(alone.len(), 5);
+        assert_eq!(alone[0], DocumentLoss { image: (0.75, 1), text: (0.75, 2) });
+        for size in 2..=4 {
+            assert_eq!(losses(rows.chunks(size).map(NextTokenBatch::joined).collect()), alone);
+        }
+    }
+
+    #[test]
+    fn documents_without_a_modality_do_not_widen_its_interval() {
+        let text = |sum| DocumentLoss { text: (sum, 4), ..DocumentLoss::default() };
+        let image = |sum| DocumentLoss { image: (sum, 2), ..DocumentLoss::default() };
+        let means = |documents: &[DocumentLoss]| means(documents.iter());
+        let image_loss = |scores: &[(&str, Score)]| {
+            scores.iter().find(|(name, _)| *name == "image_loss").unwrap().1
+        };
+        let images = [image(1.0), image(2.0), image(4.0)];
+        let mixed: Vec<_> = images.into_iter().chain((0..50).map(|n| text(f64::from(n)))).collect();
+        assert_eq!(image_loss(&means(&images)), image_loss(&means(&mixed)));
+        assert!(means(&[text(1.0)]).iter().all(|(name, _)| *name != "image_loss"));
+    }
+}

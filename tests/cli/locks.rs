@@ -1,6 +1,10 @@
 //! Two runs in one directory: the second is told who holds it.
 
-use std::process::{Command, Stdio};
+#[cfg(unix)]
+use std::path::Path;
+#[cfg(unix)]
+use std::process::{Child, Command, Stdio};
+#[cfg(unix)]
 use std::time::{Duration, Instant};
 
 use calumma::lock::DirectoryLock;
@@ -62,55 +66,50 @@ fn every_verb_that_resumes_refuses_a_directory_in_use() {
     }
 }
 
-#[test]
-fn a_killed_run_leaves_no_lock_and_readers_need_none() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("vq.toml"), VQ).unwrap();
-    let endless = ["vq", "train", "vq.toml", "--set", "run.steps=1000000"];
-    for _ in 0..2 {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_calumma"))
-            .args(["--device", "cpu"])
-            .args(endless)
-            .args(["--set", "run.checkpoint_every=1"])
-            .current_dir(dir.path())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let start = Instant::now();
-        while !dir.path().join("runs/vq/latest").exists() {
-            assert!(start.elapsed() < Duration::from_secs(120), "no checkpoint was written");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let metrics = || std::fs::read_to_string(dir.path().join("runs/vq/metrics.jsonl")).unwrap();
-        let second = calumma_in(dir.path(), &endless);
-        second.fails(3, &["runs/vq: in use by "]);
-        let pid = format!("process {}", child.id());
-        assert!(second.stderr.contains(&pid) || cfg!(windows), "{}", second.stderr);
-        assert_eq!(calumma_in(dir.path(), &["inspect", "runs/vq"]).code, 0);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(!metrics().is_empty());
-    }
-    // At once, and from where the killed run was.
-    let steps = "run.steps=2000000";
+/// Starts an endless training of an image tokenizer and waits until it holds its directory.
+#[cfg(unix)]
+fn start(dir: &Path) -> Child {
     let mut child = Command::new(env!("CARGO_BIN_EXE_calumma"))
-        .args(["--device", "cpu", "vq", "train", "vq.toml", "--set", steps])
-        .current_dir(dir.path())
+        .args(["--device", "cpu", "vq", "train", "vq.toml"])
+        .args(["--set", "run.steps=1000000", "--set", "run.checkpoint_every=1"])
+        .current_dir(dir)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let start = Instant::now();
-    let resumed = || {
-        let text = std::fs::read_to_string(dir.path().join("runs/vq/metrics.jsonl")).unwrap();
-        text.matches("resumed").count() >= 2
-    };
-    while !resumed() {
+    let mark = format!("\"pid\":{},", child.id());
+    let lock = dir.join("runs/vq/lock");
+    wait_for("the lock", || {
         assert!(child.try_wait().unwrap().is_none(), "the run was refused");
-        assert!(start.elapsed() < Duration::from_secs(120), "the run was not resumed");
+        std::fs::read_to_string(&lock).is_ok_and(|text| text.contains(&mark))
+    });
+    child
+}
+
+#[cfg(unix)]
+fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_there() {
+        assert!(start.elapsed() < Duration::from_secs(120), "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_run_leaves_no_lock_and_readers_need_none() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    std::fs::write(dir.join("vq.toml"), VQ).unwrap();
+    let log = || std::fs::read_to_string(dir.join("runs/vq/metrics.jsonl")).unwrap_or_default();
+    for times in 0..3 {
+        let mut child = start(dir);
+        wait_for("a checkpoint", || dir.join("runs/vq/latest").exists());
+        wait_for("the resumed run", || log().matches("\"resumed\"").count() >= times);
+        let second = calumma_in(dir, &["vq", "train", "vq.toml"]);
+        second.fails(3, &["runs/vq: in use by ", &format!("process {}", child.id())]);
+        assert_eq!(calumma_in(dir, &["inspect", "runs/vq"]).code, 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }
