@@ -104,6 +104,17 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// Another process writes to a directory.
+    #[error(
+        "{}: in use by {holder}; wait until it has ended or stop it, or choose another directory",
+        path.display()
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// The process, in words.
+        holder: String,
+    },
     /// A directory to be opened does not exist.
     #[error("{}: no checkpoint: the directory does not exist", path.display())]
     NoCheckpoint {
@@ -185,6 +196,7 @@ impl Error {
             | Self::Vq(_)
             | Self::Tensors(_)
             | Self::Exists { .. }
+            | Self::InUse { .. }
             | Self::NoCheckpoint { .. }
             | Self::Manifest { .. }
             | Self::NoTensor { .. }

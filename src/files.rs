@@ -1,7 +1,7 @@
 //! Atomic file writes, JSON files and PNG files.
 
 use std::fs::File;
-use std::io::{Cursor, Read, Write};
+use std::io::{Cursor, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage};
@@ -29,6 +29,37 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| std::fs::rename(&scratch, path));
     written.map_err(|error| {
+        // Report the first error, not that of the clean-up.
+        let _ = std::fs::remove_file(&scratch);
+        Error::io(path)(error)
+    })
+}
+
+/// Writes `bytes` to the new file `path` atomically, as [`write_atomic`]; false if the file exists or another
+/// process is writing it. Nothing is overwritten, also where the file system takes several names for one.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be written.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<bool> {
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    }
+    let scratch = scratch(path);
+    // Who has created the scratch file is alone with the name.
+    let mut file = match File::create_new(&scratch) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+        Err(error) => return Err(Error::io(path)(error)),
+    };
+    if path.symlink_metadata().is_ok() {
+        std::fs::remove_file(&scratch).map_err(Error::io(&scratch))?;
+        return Ok(false);
+    }
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::rename(&scratch, path));
+    written.map(|()| true).map_err(|error| {
         // Report the first error, not that of the clean-up.
         let _ = std::fs::remove_file(&scratch);
         Error::io(path)(error)
@@ -198,5 +229,30 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert_eq!(std::fs::read_dir(dir.path().join("new")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn new_files_never_replace_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/a.png");
+        assert!(write_new(&path, b"one").unwrap());
+        assert!(!write_new(&path, b"two").unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"one");
+        // Another process is writing it.
+        let taken = dir.path().join("new/b.png");
+        std::fs::write(scratch(&taken), "").unwrap();
+        assert!(!write_new(&taken, b"two").unwrap() && !taken.exists());
+        assert_eq!(std::fs::read_dir(dir.path().join("new")).unwrap().count(), 2);
+        let won = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                let (won, path) = (&won, dir.path().join("c.png"));
+                scope.spawn(move || {
+                    let is_mine = write_new(&path, b"three").unwrap();
+                    won.fetch_add(usize::from(is_mine), std::sync::atomic::Ordering::SeqCst);
+                });
+            }
+        });
+        assert_eq!(won.into_inner(), 1);
     }
 }

@@ -25,6 +25,7 @@ pub mod eval;
 pub mod files;
 pub mod generate;
 pub mod json;
+pub mod lock;
 pub mod memory;
 pub mod model;
 pub mod pipeline;

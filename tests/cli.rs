@@ -1,10 +1,14 @@
 //! The program as users run it: its output, its files and its errors.
 
+mod batching;
 mod docs;
 mod errors;
 mod eval_run;
 mod evaluation;
 mod images;
+mod kept;
+mod locks;
+mod overwriting;
 mod tokenize;
 mod training;
 mod verbs;

@@ -31,11 +31,11 @@ fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
-fn png(width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {
+pub fn png(width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {
     encoded(RgbImage::from_pixel(width, height, Rgb(colour)), ImageFormat::Png)
 }
 
-fn tar(path: &Path, members: &[(&str, &[u8])]) {
+pub fn tar(path: &Path, members: &[(&str, &[u8])]) {
     let mut builder = tar::Builder::new(File::create(path).unwrap());
     for (name, bytes) in members {
         let mut header = tar::Header::new_ustar();
@@ -59,7 +59,7 @@ fn samples(dataset: &dyn Dataset) -> Vec<Sample> {
 }
 
 /// Writes rows with an image, an integer, a list of strings, a float and a boolean.
-fn parquet(path: &Path, images: &[Option<Vec<u8>>], paths: &[Option<&str>]) {
+pub fn parquet(path: &Path, images: &[Option<Vec<u8>>], paths: &[Option<&str>]) {
     const SCHEMA: &str = "message schema {
         optional group image { optional binary bytes; optional binary path (UTF8); }
         optional int64 id;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use calumma::data::{BpeRecipe, corpus};
 use calumma::files::write_atomic;
+use calumma::lock::DirectoryLock;
 use calumma::recipe::read_recipe;
 use calumma::tokenize::train_bpe;
 use calumma::{Error, Result};
@@ -39,12 +40,14 @@ pub fn run(verb: BpeVerb, session: &Session) -> Result<()> {
     if let Some(seed) = session.seed() {
         recipe.run.seed = seed;
     }
+    let dir = recipe.run.directory.join(&recipe.run.name);
+    let _lock = session.hold(DirectoryLock::alone(&dir)?);
     session.note(format_args!("reading {} sources", recipe.data.len()));
     let texts = corpus(&recipe.data, recipe.run.documents, recipe.run.seed)?;
     let bytes: usize = texts.iter().map(String::len).sum();
     session.note(format_args!("training on {} texts, {bytes} bytes", texts.len()));
     let tokenizer = train_bpe(&recipe.bpe, &texts)?;
-    let path = recipe.run.directory.join(&recipe.run.name).join("tokenizer.json");
+    let path = dir.join("tokenizer.json");
     write_atomic(&path, &tokenizer.to_bytes()?)?;
     let tokens = texts
         .iter()

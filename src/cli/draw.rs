@@ -6,10 +6,10 @@ use calumma::Result;
 use clap::Args;
 use serde_json::json;
 
-use super::generate::{image_path, made_by};
+use super::generate::{made_by, save_image};
+use super::open;
 use super::sampling::SamplingArgs;
 use super::session::{Session, name};
-use super::{images, open};
 
 /// Images per batch.
 const BATCH: usize = 8;
@@ -22,7 +22,7 @@ pub struct DrawArgs {
     /// Text to draw; one image each
     #[arg(required = true, value_name = "TEXT")]
     texts: Vec<String>,
-    /// Directory for the images
+    /// Directory for the images, which are named after the texts; nothing in it is overwritten
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     out: PathBuf,
     /// Do not store prompt, seed and settings in the PNG files
@@ -42,10 +42,9 @@ pub fn run(args: &DrawArgs, session: &Session) -> Result<()> {
     for texts in args.texts.chunks(BATCH) {
         let images = pipeline.draw_batch(texts, &config)?;
         for (text, image) in texts.iter().zip(&images) {
-            let path = image_path(&args.out, text, config.seed, 0);
             let made_by =
                 (!args.no_metadata).then(|| made_by("draw", text, &config, &pipeline, session));
-            images::save(&path, image, made_by.as_ref())?;
+            let path = save_image(&args.out, (text, config.seed), image, made_by.as_ref())?;
             session.line(format_args!("{}: {text}", path.display()))?;
             session.object(&json!({ "prompt": text, "path": name(&path), "seed": config.seed }))?;
             config.seed = config.seed.wrapping_add(1);

@@ -7,6 +7,7 @@ use calumma::generate::{EndReason, GenerationConfig, GenerationMode};
 use calumma::pipeline::{Pipeline, PipelineEvent};
 use calumma::tokenize::Segment;
 use clap::{Args, ValueEnum};
+use image::RgbImage;
 use serde_json::{Value, json};
 
 use super::sampling::SamplingArgs;
@@ -27,7 +28,7 @@ pub struct GenerateArgs {
     /// What to generate
     #[arg(long, value_enum, default_value_t = Modality::Auto)]
     modality: Modality,
-    /// Directory for the images
+    /// Directory for the images, which are named after the prompt; nothing in it is overwritten
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     out: PathBuf,
     /// Number of continuations; the seed increases by 1 for each
@@ -118,7 +119,6 @@ fn continue_once(
     });
     let mut segments: Vec<Value> = Vec::new();
     let mut text = String::new();
-    let mut num_images = 0;
     let mut end = None;
     pipeline.generate(prompt, config, |event| match event {
         PipelineEvent::Text(chunk) => {
@@ -127,9 +127,8 @@ fn continue_once(
         }
         PipelineEvent::Image(image) => {
             push_text(&mut segments, &mut text);
-            let path = image_path(&args.out, &args.prompt, config.seed, num_images);
-            num_images += 1;
-            images::save(&path, &image, made_by.as_ref())?;
+            let origin = (args.prompt.as_str(), config.seed);
+            let path = save_image(&args.out, origin, &image, made_by.as_ref())?;
             segments.push(json!({ "type": "image", "path": name(&path) }));
             session.text(format_args!("[image {}]", path.display()))
         }
@@ -166,9 +165,16 @@ fn push_text(segments: &mut Vec<Value>, text: &mut String) {
     }
 }
 
-/// The path of image `index` of a continuation.
-pub fn image_path(dir: &Path, prompt: &str, seed: u64, index: usize) -> PathBuf {
-    let suffix = if index > 0 { format!("-{index}") } else { String::new() };
-    let name = format!("{}-{seed}{suffix}.png", images::slug(prompt));
-    if dir == Path::new(".") { PathBuf::from(name) } else { dir.join(name) }
+/// Writes `image`, drawn from `prompt` with `seed`, as a new file in the directory `dir`; returns its path.
+///
+/// # Errors
+/// As [`images::save_new`].
+pub fn save_image(
+    dir: &Path,
+    (prompt, seed): (&str, u64),
+    image: &RgbImage,
+    made_by: Option<&Value>,
+) -> Result<PathBuf> {
+    let dir = if dir == Path::new(".") { Path::new("") } else { dir };
+    images::save_new(dir, &format!("{}-{seed}", images::slug(prompt)), image, made_by)
 }

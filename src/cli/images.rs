@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use calumma::files::write_atomic;
+use calumma::files::{write_atomic, write_new};
 use calumma::{Error, Result};
 use image::RgbImage;
 use serde_json::Value;
@@ -37,6 +37,43 @@ pub fn open_all(paths: &[PathBuf]) -> Result<Vec<RgbImage>> {
 pub fn save(path: &Path, image: &RgbImage, made_by: Option<&Value>) -> Result<()> {
     let bytes = encode(image, made_by).map_err(Error::in_file(path))?;
     write_atomic(path, &bytes)
+}
+
+/// Writes `image` as the new file `<dir>/<name>.png`, as [`save`]; a number is added to the name if it is
+/// taken. Nothing is overwritten. Returns the path.
+///
+/// # Errors
+/// As [`write_new`].
+pub fn save_new(
+    dir: &Path,
+    name: &str,
+    image: &RgbImage,
+    made_by: Option<&Value>,
+) -> Result<PathBuf> {
+    let bytes = encode(image, made_by).map_err(Error::in_file(dir))?;
+    match write_numbered(dir, name, &bytes) {
+        // Some file systems refuse letters beyond ASCII.
+        Err(Error::Io { .. }) if !name.is_ascii() => {
+            let name: String = name.chars().filter(char::is_ascii).collect();
+            write_numbered(dir, &format!("image{name}"), &bytes)
+        }
+        written => written,
+    }
+}
+
+fn write_numbered(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let mut number = 0_usize;
+    loop {
+        let file = match number {
+            0 => format!("{name}.png"),
+            _ => format!("{name}-{number}.png"),
+        };
+        let path = dir.join(file);
+        if write_new(&path, bytes)? {
+            return Ok(path);
+        }
+        number += 1;
+    }
 }
 
 fn encode(
@@ -93,19 +130,25 @@ pub fn read_metadata(path: &Path) -> Result<(u32, u32, Value)> {
     Ok((info.width, info.height, value))
 }
 
-/// A file name from the first words of `text`: lower-case letters and digits, joined by hyphens.
+/// A file name from the first words of `text`: lower-case letters and digits of any script, joined by
+/// hyphens; at most 48 letters and 96 bytes, since file names may have few bytes.
 pub fn slug(text: &str) -> String {
     const LONGEST: usize = 48;
+    const MOST_BYTES: usize = 96;
     let mut name = String::new();
-    for word in text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()) {
-        if !name.is_empty() && name.len() + 1 + word.len() > LONGEST {
-            break;
-        }
+    for word in text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()) {
         if !name.is_empty() {
+            if name.chars().count() + 1 + word.chars().count() > LONGEST {
+                break;
+            }
             name.push('-');
         }
-        name.extend(word.chars().take(LONGEST).map(|c| c.to_ascii_lowercase()));
+        name.extend(word.chars().take(LONGEST).flat_map(char::to_lowercase));
     }
+    if name.len() > MOST_BYTES {
+        name.truncate(name.floor_char_boundary(MOST_BYTES));
+    }
+    let name = name.trim_end_matches('-').to_owned();
     if name.is_empty() { "image".to_owned() } else { name }
 }
 
@@ -128,9 +171,39 @@ mod tests {
     }
 
     #[test]
-    fn slugs_are_short_ascii_and_never_empty() {
-        assert_eq!(slug("A red circle, above!"), "a-red-circle-above");
-        assert_eq!(slug("\u{4e2d}"), "image");
+    fn slugs_are_short_and_never_empty() {
+        for (text, expected) in [
+            ("A red circle, above!", "a-red-circle-above"),
+            ("\u{4e2d}\u{6587}", "\u{4e2d}\u{6587}"),
+            ("Gr\u{fc}ner \u{c4}pfel", "gr\u{fc}ner-\u{e4}pfel"),
+            ("../../etc/passwd", "etc-passwd"),
+            ("\u{1f98e} \u{0}", "image"),
+            ("", "image"),
+        ] {
+            assert_eq!(slug(text), expected);
+        }
         assert!(slug(&"long ".repeat(100)).len() <= 48);
+        for letter in ["\u{4e2d}", "\u{10400}", "\u{130}", "\u{df}"] {
+            for text in [letter.repeat(200), format!("{letter} ").repeat(200)] {
+                let slug = slug(&text);
+                assert!(slug.len() <= 96 && slug.chars().count() > 20, "{slug}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_taken_name_gets_a_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = RgbImage::new(2, 2);
+        let save = |name: &str| {
+            let path = save_new(dir.path(), name, &image, None).unwrap();
+            path.file_name().unwrap().to_str().unwrap().to_owned()
+        };
+        let saved = ["a-0", "a-0", "a-0-1", "a-0", "\u{4e2d}-0", "\u{4e2d}-0"].map(save);
+        let names = ["a-0.png", "a-0-1.png", "a-0-1-1.png", "a-0-2.png"];
+        assert_eq!(saved[..4], names);
+        assert_ne!(saved[4], saved[5]);
+        let found = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(found, 6);
     }
 }

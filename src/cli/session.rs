@@ -6,6 +6,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use calumma::device::{DeviceError, DeviceSpec, Precision, matmul_flops};
+use calumma::lock::DirectoryLock;
 use calumma::report::Reporter;
 use calumma::{Error, Result};
 use clap::Args;
@@ -185,6 +186,16 @@ impl Session {
             // A closed standard error must not end the work.
             let _ = writeln!(std::io::stderr(), "{text}");
         }
+    }
+
+    /// `lock`, with a note if the file system cannot lock.
+    pub fn hold(&self, lock: DirectoryLock) -> DirectoryLock {
+        if !lock.is_held() {
+            self.note(
+                "the file system cannot lock files: do not start a second run in this directory",
+            );
+        }
+        lock
     }
 
     /// Prints a line of results for people, unless `--json`.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use calumma::data::Encoding;
 use calumma::data::shards::{ShardJob, ShardReport, TokensRecipe};
+use calumma::lock::DirectoryLock;
 use calumma::recipe::read_recipe;
 use calumma::{Error, Result};
 use clap::Args;
@@ -42,10 +43,10 @@ pub fn run(args: &TokenizeArgs, session: &Session) -> Result<()> {
     if let Some(seed) = session.seed() {
         recipe.run.seed = seed;
     }
+    let dir = recipe.run.path();
+    let _lock = session.hold(DirectoryLock::part(&dir, args.shard)?);
     let device = session.device_in_f32("the image tokenizer")?;
     let (processor, vq, digest) = recipe.tokenizer.open(&device)?;
-    let dir = recipe.run.path();
-    std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
     let cache_dir = dir.join("codes");
     let job = ShardJob {
         data: &recipe.data,
@@ -62,7 +63,7 @@ pub fn run(args: &TokenizeArgs, session: &Session) -> Result<()> {
         processor: &processor,
     };
     let report = job.run(args.shard, |shards| session.progress(shards, "tokens"))?;
-    let ShardReport { shards, made, kept, left, documents, tokens, bad } = report;
+    let ShardReport { shards, made, kept, left, documents, tokens, bad, .. } = report;
     session.line(format_args!(
         "{}: {made} of {shards} shards made, {kept} kept, {left} left to others",
         dir.display()

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use calumma::Result;
+use calumma::lock::DirectoryLock;
 use calumma::recipe::read_recipe;
 use calumma::train::{LanguageRecipe, LanguageTask, Plan};
 use clap::Args;
@@ -38,9 +39,10 @@ pub fn run(args: &TrainArgs, session: &Session) -> Result<()> {
     if args.dry_run {
         return dry_run(&recipe, &device, session);
     }
+    let lock = session.hold(DirectoryLock::alone(&recipe.run.path())?);
     let mut task = LanguageTask::new(recipe.clone(), &device, precision, session.quiet())?;
     let parameters = sizes::count(task.config().num_parameters() as f64);
     session.note(format_args!("{parameters} parameters, matrix products in {precision}"));
     let plan = Plan { peak_flops: Some(session.peak_flops(&device)), ..recipe.plan() };
-    train_task(&mut task, &plan, &recipe, session)
+    train_task(&mut task, &plan, &recipe, &lock, session)
 }

@@ -1,6 +1,7 @@
 //! The training run shared by `train` and `vq train`.
 
 use calumma::files::write_atomic;
+use calumma::lock::DirectoryLock;
 use calumma::report::Metrics;
 use calumma::train::{self, Plan, RunConfig, RunSummary, Task};
 use calumma::{Error, Result};
@@ -11,7 +12,7 @@ use super::session::{Session, name};
 use super::stop;
 
 /// Trains `task` with a progress bar and signal handlers, saves `recipe` and the environment with the run,
-/// and prints a summary.
+/// whose directory the caller holds by `lock`, and prints a summary.
 ///
 /// # Errors
 /// Those of the run.
@@ -19,6 +20,7 @@ pub fn train_task<T: Task>(
     task: &mut T,
     plan: &Plan<'_>,
     recipe: &impl Serialize,
+    lock: &DirectoryLock,
     session: &Session,
 ) -> Result<()> {
     let stop = stop::on_signal()?;
@@ -30,7 +32,7 @@ pub fn train_task<T: Task>(
         .map_err(Error::because("the environment cannot be written as JSON"))?;
     write_atomic(&run_dir.join("environment.json"), &environment)?;
     let reporter = session.progress(plan.run.steps, T::UNIT);
-    let summary = train::run(task, plan, reporter, &stop)?;
+    let summary = train::run_locked(task, plan, reporter, &stop, lock)?;
     print_summary(&summary, plan.run, T::UNIT, session)
 }
 

@@ -1,8 +1,8 @@
 //! `calumma vq`: image tokenizers.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use calumma::lock::DirectoryLock;
 use calumma::recipe::read_recipe;
 use calumma::train::{ImageTask, VqRecipe};
 use calumma::{Error, Result};
@@ -110,7 +110,7 @@ pub struct DecodeArgs {
     checkpoint: PathBuf,
     /// JSON file of objects with height, width and codes, as `vq encode --json` prints them
     codes: PathBuf,
-    /// PNG to write; with several images a number is added to all but the first
+    /// PNG to write or replace; further images get a number that is free
     #[arg(long, short, value_name = "PATH")]
     out: PathBuf,
 }
@@ -123,7 +123,7 @@ pub struct ReconstructArgs {
     /// PNG, JPEG or WebP files
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// Also write the reconstructions as PNG files to this directory
+    /// Also write the reconstructions as PNG files to this directory; nothing in it is overwritten
     #[arg(long, short, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -150,11 +150,12 @@ fn train(args: &TrainArgs, session: &Session) -> Result<()> {
         recipe.run.seed = seed;
     }
     let (device, precision) = session.device_and_precision("training an image tokenizer")?;
+    let lock = session.hold(DirectoryLock::alone(&recipe.run.path())?);
     let mut task = ImageTask::new(recipe.clone(), &device, precision)?;
     let parameters = sizes::parameters(task.model()).values().sum::<usize>();
     let parameters = sizes::count(parameters as f64);
     session.note(format_args!("{parameters} parameters, activations in {precision}"));
-    train_task(&mut task, &recipe.plan(), &recipe, session)
+    train_task(&mut task, &recipe.plan(), &recipe, &lock, session)
 }
 
 fn tokenizer(dir: &Path, session: &Session) -> Result<VqTokenizer> {
@@ -238,11 +239,13 @@ fn decode(args: &DecodeArgs, session: &Session) -> Result<()> {
     let images = codes.iter().map(decode).collect::<std::result::Result<Vec<_>, _>>();
     let images = images.map_err(Error::in_file(&args.codes))?;
     for (index, image) in images.iter().enumerate() {
-        let path = match index {
-            0 => args.out.clone(),
-            _ => args.out.with_file_name(format!("{}-{index}.png", stem(&args.out))),
+        let path = if index == 0 {
+            images::save(&args.out, image, None)?;
+            args.out.clone()
+        } else {
+            let dir = args.out.parent().unwrap_or(Path::new(""));
+            images::save_new(dir, &stem(&args.out), image, None)?
         };
-        images::save(&path, image, None)?;
         let (width, height) = image.dimensions();
         session.line(format_args!("{}: {width}x{height}", path.display()))?;
         session.object(&json!({ "path": name(&path), "width": width, "height": height }))?;
@@ -254,18 +257,14 @@ fn reconstruct(args: &ReconstructArgs, session: &Session) -> Result<()> {
     let images = images::open_all(&args.images)?;
     let tokenizer = tokenizer_with_decoder(&args.checkpoint, session)?;
     let (mut sum_psnr, mut sum_ssim) = (0.0, 0.0);
-    let out = args.out.as_deref().map(|dir| Outputs::new(dir, &args.images));
-    let mut out = out.transpose()?;
     for (paths, images) in args.images.chunks(BATCH).zip(images.chunks(BATCH)) {
         let pairs = args.tiles.reconstruct(&tokenizer, images)?;
         for (path, (seen, decoded)) in paths.iter().zip(&pairs) {
             let (psnr, ssim) = (psnr(seen, decoded)?, ssim(seen, decoded)?);
             sum_psnr += psnr;
             sum_ssim += ssim;
-            let out = out.as_mut().map(|out| out.path(path));
-            if let Some(out) = &out {
-                images::save(out, decoded, None)?;
-            }
+            let save = |dir: &PathBuf| images::save_new(dir, &stem(path), decoded, None);
+            let out = args.out.as_ref().map(save).transpose()?;
             session.line(format_args!("{}: PSNR {psnr:.2} dB, SSIM {ssim:.4}", path.display()))?;
             session.object(&json!({ "path": name(path), "out": out.as_deref().map(name), "psnr": psnr, "ssim": ssim }))?;
         }
@@ -280,29 +279,4 @@ fn reconstruct(args: &ReconstructArgs, session: &Session) -> Result<()> {
 
 fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// Paths of reconstructions: all different, and none of them an input.
-struct Outputs<'a> {
-    dir: &'a Path,
-    taken: HashSet<PathBuf>,
-}
-
-impl<'a> Outputs<'a> {
-    fn new(dir: &'a Path, inputs: &[PathBuf]) -> Result<Self> {
-        std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
-        let absolute = |path: &PathBuf| path.canonicalize().map_err(Error::io(path));
-        Ok(Self { dir, taken: inputs.iter().map(absolute).collect::<Result<_>>()? })
-    }
-
-    fn path(&mut self, input: &Path) -> PathBuf {
-        let stem = stem(input);
-        let names = (0..).map(|number| match number {
-            0 => format!("{stem}.png"),
-            _ => format!("{stem}-{number}.png"),
-        });
-        let dir = self.dir.canonicalize().unwrap_or_else(|_| self.dir.to_owned());
-        let mut free = names.filter(|name| self.taken.insert(dir.join(name)));
-        self.dir.join(free.next().expect("numbers never end"))
-    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::dataset::{Dataset, Fields, Sample, Unused};
+use super::image_key::Place;
 use crate::error::Result;
 
 /// Data set whose columns have additional names.
@@ -42,6 +43,10 @@ impl Dataset for Aliased {
 
     fn image_keys(&self, index: usize) -> Result<Vec<String>> {
         self.inner.image_keys(index)
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        self.inner.image_places(index)
     }
 
     fn unused(&self) -> Vec<Unused> {

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
+use super::image_key::Place;
 use crate::error::{Error, Result};
 
 /// Default fraction of bad samples that a run tolerates.
@@ -101,6 +102,10 @@ impl Dataset for Counted {
 
     fn image_keys(&self, index: usize) -> Result<Vec<String>> {
         self.inner.image_keys(index)
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        self.inner.image_places(index)
     }
 
     fn unused(&self) -> Vec<Unused> {

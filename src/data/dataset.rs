@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::image_key::{Place, file_key};
 use crate::error::{Error, Result};
 use crate::files::hex;
 
@@ -62,12 +63,28 @@ pub trait Dataset: Send + Sync {
     }
 
     /// A key for each image of sample `index`: equal keys mean equal images. Readers return them without
-    /// decoding images; the default is a digest of the pixels.
+    /// decoding images; the default is a digest of each whole file of
+    /// [`image_places`](Self::image_places), else of the pixels.
     ///
     /// # Errors
     /// As [`get`](Self::get), but a broken image may go unnoticed.
     fn image_keys(&self, index: usize) -> Result<Vec<String>> {
-        Ok(self.get(index)?.images.iter().map(pixel_key).collect())
+        match self.image_places(index)? {
+            Some(places) if places.iter().all(|place| place.part.is_none()) => {
+                let key = |Place { file, .. }: &Place| file_key(file).map_err(Error::io(file));
+                places.iter().map(key).collect()
+            }
+            _ => Ok(self.get(index)?.images.iter().map(pixel_key).collect()),
+        }
+    }
+
+    /// Where the images of sample `index` lie, in their order, so that images of unchanged files need not
+    /// be read again; `None`, the default, if they lie in no file.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), but missing and broken images may go unnoticed.
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        in_range(self, index).map(|()| None)
     }
 
     /// Whether there are no samples.

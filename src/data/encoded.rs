@@ -1,25 +1,23 @@
-//! Samples with their images as codes, encoded once and cached on disk for later runs.
+//! Samples with their images as codes, encoded once and kept on disk for later runs.
 //!
-//! Training never runs the image tokenizer. Each source has a cache of JSON lines, named by a digest of
-//! the tokenizer, the source, and the sizes and modification times of its files. A resumed or repeated
-//! run therefore finds its cache; another tokenizer or changed data get a new one.
+//! Training never runs the image tokenizer. Codes are kept by the key of the image, so that only images
+//! that are new or have changed are encoded, wherever they lie and whatever the samples are called.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+use std::path::Path;
+use std::time::SystemTime;
 
+use image::RgbImage;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use vq_tokenizer::{Codes, VqTokenizer};
 
 use super::config::SourceConfig;
 use super::counted::Counted;
 use super::dataset::{Dataset, Fields};
-use super::open::fingerprint;
+use super::kept_codes::KeptCodes;
+use super::stamps::Stamps;
 use crate::error::{Error, Result};
-use crate::files::{hex, write_atomic};
 use crate::report::Reporter;
 
 /// Number of samples encoded together.
@@ -46,54 +44,56 @@ pub(super) struct EncodedSource {
     pub(super) left_out: usize,
 }
 
-/// Image tokenizer with the location of its cache.
+/// Image tokenizer with the location of the codes kept for later runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoding<'a> {
     /// The image tokenizer.
     pub vq: &'a VqTokenizer,
     /// Digest of its files.
     pub digest: &'a str,
-    /// Directory of the caches.
+    /// Directory of the kept codes.
     pub cache_dir: &'a Path,
     /// Whether to hide the progress bar.
     pub quiet: bool,
 }
 
-/// Line of a cache with the images of sample `index`; bad samples have no line.
-#[derive(Serialize, Deserialize)]
-struct Line {
-    index: usize,
-    images: Vec<Codes>,
-}
-
 impl EncodedSource {
-    /// Reads the source's codes from its cache, or encodes its images and writes the cache. Only the
-    /// fields in `columns` are kept.
+    /// Reads all samples of the source; encodes the images whose codes are not kept. Only the fields in
+    /// `columns` stay in memory.
     ///
     /// # Errors
     /// If the data set cannot be read, more than `max_bad` of its samples are bad or none is good, or
-    /// the cache is malformed ([`Error::File`]).
+    /// the files of kept codes cannot be read or written.
     pub(super) fn open(
         config: &SourceConfig,
         columns: &BTreeSet<String>,
         encoding: Encoding<'_>,
     ) -> Result<Self> {
+        let mut encoder = ImageEncoder::open(encoding)?;
         let dataset = config.open()?;
         let len = config.len_of(&dataset);
-        let path = cache_path(config, encoding)?;
-        let lines = if path.exists() {
-            read(&path)?
-        } else {
-            let lines = encode(&dataset, len, encoding)?;
-            write(&path, &lines)?;
-            lines
-        };
-        let sample = |line: Line| -> Result<EncodedSample> {
-            let mut fields = dataset.fields(line.index)?;
-            fields.retain(|name, _| columns.contains(name));
-            Ok(EncodedSample { fields, images: line.images })
-        };
-        let samples: Vec<_> = lines.into_par_iter().map(sample).collect::<Result<_>>()?;
+        let mut reporter =
+            if encoding.quiet { Reporter::silent() } else { Reporter::bar(len as u64, "images") };
+        let mut samples = Vec::with_capacity(len);
+        for start in (0..len).step_by(BATCH) {
+            let end = (start + BATCH).min(len);
+            let mut images = 0;
+            for (_, mut sample) in encoder.samples(&dataset, start..end)? {
+                sample.fields.retain(|name, _| columns.contains(name));
+                images += sample.images.len();
+                samples.push(sample);
+            }
+            reporter.step(end, images);
+        }
+        for bad in dataset.bad().iter().take(BAD_LISTED) {
+            reporter.note(&format!("left out: {}", bad.reason));
+        }
+        let Counts { encoded, kept } = encoder.counts;
+        if kept > 0 {
+            let text = format!("{}: {encoded} images encoded, {kept} encoded before", config.path);
+            reporter.note(&text);
+        }
+        reporter.finish();
         if samples.is_empty() {
             return Err(Error::invalid(format!("data {}: all samples are bad", config.path)));
         }
@@ -102,66 +102,151 @@ impl EncodedSource {
     }
 }
 
-/// Path of the cache for this tokenizer, source and state of the source's files.
-fn cache_path(config: &SourceConfig, encoding: Encoding<'_>) -> Result<PathBuf> {
-    let identity = serde_json::json!([
-        encoding.digest,
-        config.path,
-        fingerprint(&config.path)?,
-        config.group_by,
-        config.explode,
-        config.limit
-    ]);
-    let digest = hex(&Sha256::digest(identity.to_string().as_bytes())[..8]);
-    Ok(encoding.cache_dir.join(format!("{digest}.jsonl")))
+/// The image tokenizer, with the codes that earlier runs kept.
+pub(super) struct ImageEncoder<'a> {
+    vq: &'a VqTokenizer,
+    stamps: Stamps,
+    kept: KeptCodes,
+    counts: Counts,
 }
 
-/// The codes of the first `len` samples.
-fn encode(dataset: &Counted, len: usize, encoding: Encoding<'_>) -> Result<Vec<Line>> {
-    let mut reporter =
-        if encoding.quiet { Reporter::silent() } else { Reporter::bar(len as u64, "images") };
-    let mut lines = Vec::with_capacity(len);
-    for start in (0..len).step_by(BATCH) {
-        let end = (start + BATCH).min(len);
-        let take = |index| Ok(dataset.take(index)?.map(|sample| (index, sample.images)));
-        let samples: Vec<_> = (start..end).into_par_iter().map(take).collect::<Result<_>>()?;
-        let mut batch = Vec::new();
-        let mut counts = Vec::new();
-        for (index, mut images) in samples.into_iter().flatten() {
-            counts.push((index, images.len()));
-            batch.append(&mut images);
+/// Numbers of images.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    /// Encoded by this run.
+    encoded: usize,
+    /// Whose codes were kept by an earlier one.
+    kept: usize,
+}
+
+/// A readable sample.
+struct Found {
+    index: usize,
+    fields: Fields,
+    images: Vec<Slot>,
+}
+
+/// An image of a sample.
+enum Slot {
+    /// Its codes are known.
+    Known(Codes),
+    /// It is to be encoded; `None` as the key if its codes must not be kept.
+    Read(RgbImage, Option<String>),
+    /// Its codes are at this position of the batch.
+    Queued(usize),
+}
+
+/// The different images of a batch.
+#[derive(Default)]
+struct Queue {
+    images: Vec<RgbImage>,
+    keys: Vec<Option<String>>,
+    places: HashMap<String, usize>,
+}
+
+impl Queue {
+    /// Queues the image of `slot` if it is to be encoded and not queued already.
+    fn add(&mut self, slot: Slot) -> Slot {
+        let Slot::Read(image, key) = slot else { return slot };
+        let next = self.images.len();
+        if let Some(key) = &key {
+            let place = *self.places.entry(key.clone()).or_insert(next);
+            if place < next {
+                return Slot::Queued(place);
+            }
         }
-        let mut codes = encoding.vq.encode(&batch)?.into_iter();
-        for (index, count) in counts {
-            lines.push(Line { index, images: codes.by_ref().take(count).collect() });
+        self.images.push(image);
+        self.keys.push(key);
+        Slot::Queued(next)
+    }
+}
+
+impl<'a> ImageEncoder<'a> {
+    /// Opens the kept codes. To be called before the data sets are opened, so that files written since
+    /// are not taken for old.
+    pub(super) fn open(encoding: Encoding<'a>) -> Result<Self> {
+        let Encoding { vq, digest, cache_dir, .. } = encoding;
+        let stamps = Stamps::open(cache_dir, SystemTime::now())?;
+        let kept = KeptCodes::open(cache_dir, vq, digest)?;
+        Ok(Self { vq, stamps, kept, counts: Counts::default() })
+    }
+
+    /// The number of images encoded so far.
+    pub(super) fn encoded(&self) -> usize {
+        self.counts.encoded
+    }
+
+    /// The state of the samples in `range`; see [`Stamps::digest`].
+    pub(super) fn digest(&self, dataset: &Counted, range: Range<usize>) -> Result<String> {
+        let digest = self.stamps.digest(dataset, range, true);
+        self.stamps.save()?;
+        Ok(digest)
+    }
+
+    /// The readable samples in `range` with their indices; those images whose codes are not kept are
+    /// encoded together. `dataset` counts the bad samples, which every run tries again.
+    pub(super) fn samples(
+        &mut self,
+        dataset: &Counted,
+        range: Range<usize>,
+    ) -> Result<Vec<(usize, EncodedSample)>> {
+        let read = |index| self.read(dataset, index);
+        let found: Vec<Option<Found>> = range.into_par_iter().map(read).collect::<Result<_>>()?;
+        let mut queue = Queue::default();
+        let mut queued: Vec<Found> = Vec::with_capacity(found.len());
+        for Found { index, fields, images } in found.into_iter().flatten() {
+            let images = images.into_iter().map(|slot| queue.add(slot)).collect();
+            queued.push(Found { index, fields, images });
         }
-        reporter.step(end, batch.len());
+        let codes = self.vq.encode(&queue.images)?;
+        let named = queue.keys.into_iter().zip(&codes);
+        let entries: Vec<_> =
+            named.filter_map(|(key, codes)| Some((key?, codes.clone()))).collect();
+        self.kept.add(&entries)?;
+        self.stamps.save()?;
+        self.counts.encoded += codes.len();
+        let mut of_slot = |slot| match slot {
+            Slot::Known(known) => {
+                self.counts.kept += 1;
+                known
+            }
+            Slot::Queued(place) => codes[place].clone(),
+            Slot::Read(..) => unreachable!("every image that was read is queued"),
+        };
+        let encoded = queued.into_iter().map(|Found { index, fields, images }| {
+            let images = images.into_iter().map(&mut of_slot).collect();
+            (index, EncodedSample { fields, images })
+        });
+        Ok(encoded.collect())
     }
-    for bad in dataset.bad().iter().take(BAD_LISTED) {
-        reporter.note(&format!("left out: {}", bad.reason));
-    }
-    reporter.finish();
-    Ok(lines)
-}
 
-/// Reads a cache.
-fn read(path: &Path) -> Result<Vec<Line>> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let mut lines = Vec::new();
-    for (index, line) in BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(Error::io(path))?;
-        let context = format!("line {} is malformed; remove the file to encode again", index + 1);
-        lines.push(serde_json::from_str(&line).map_err(Error::in_file_because(path, context))?);
+    /// Sample `index`, decoded unless the codes of all its images are kept; `None` if it is bad.
+    fn read(&self, dataset: &Counted, index: usize) -> Result<Option<Found>> {
+        let keys = self.stamps.keys(dataset, index).ok();
+        if let Some(keys) = &keys
+            && let Some(codes) =
+                keys.iter().map(|key| self.kept.get(key)).collect::<Option<Vec<_>>>()
+            && let Ok(fields) = dataset.fields(index)
+        {
+            let images = codes.into_iter().map(Slot::Known).collect();
+            return Ok(Some(Found { index, fields, images }));
+        }
+        let Some(sample) = dataset.take(index)? else { return Ok(None) };
+        // A file may have changed since its key was computed.
+        let is_current = |keys: &Vec<String>| match dataset.image_places(index) {
+            Ok(None) => true,
+            _ => self.stamps.keys(dataset, index).is_ok_and(|now| now == *keys),
+        };
+        let keys = keys.filter(|keys| keys.len() == sample.images.len() && is_current(keys));
+        let mut keys = keys.unwrap_or_default().into_iter();
+        let slot = |image| {
+            let key = keys.next();
+            match key.as_ref().and_then(|key| self.kept.get(key)) {
+                Some(codes) => Slot::Known(codes),
+                None => Slot::Read(image, key),
+            }
+        };
+        let images = sample.images.into_iter().map(slot).collect();
+        Ok(Some(Found { index, fields: sample.fields, images }))
     }
-    Ok(lines)
-}
-
-/// Writes a cache.
-fn write(path: &Path, lines: &[Line]) -> Result<()> {
-    let mut bytes = Vec::new();
-    for line in lines {
-        serde_json::to_writer(&mut bytes, line).expect("numbers serialize to JSON");
-        bytes.push(b'\n');
-    }
-    write_atomic(path, &bytes)
 }

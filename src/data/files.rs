@@ -6,28 +6,34 @@ use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use crate::error::{Error, Result};
-use crate::files::{path_text, refuse_lfs_pointer};
+use sha2::{Digest, Sha256};
 
-/// Adds path, size in bytes and modification time in nanoseconds since 1970 of the file at `path`, or
-/// of all files below it in order. Files that cannot be read count as empty.
-pub(super) fn states(path: &Path, states: &mut Vec<(String, u64, u64)>) -> Result<()> {
+use crate::error::{Error, Result};
+use crate::files::{hex, refuse_lfs_pointer};
+
+/// Path, size in bytes and modification time in nanoseconds since 1970 of the file at `path`, or of all
+/// files below it in order, as a digest. Files that cannot be read count as empty.
+pub(crate) fn states(path: &Path) -> Result<String> {
+    let mut hasher = Sha256::new();
     let mut add = |path: &Path, metadata: Option<Metadata>| {
         let changed = metadata.as_ref().and_then(|metadata| metadata.modified().ok());
         let changed = changed.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
         let changed = changed.map_or(0, |since| since.as_nanos() as u64);
-        states.push((path_text(path), metadata.map_or(0, |m| m.len()), changed));
+        hasher.update(path.as_os_str().as_encoded_bytes());
+        hasher.update([0]);
+        hasher.update(metadata.map_or(0, |metadata| metadata.len()).to_le_bytes());
+        hasher.update(changed.to_le_bytes());
     };
     let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
-    if !metadata.is_dir() {
+    if metadata.is_dir() {
+        for file in walk(path)?.files {
+            let metadata = std::fs::metadata(&file).ok();
+            add(&file, metadata);
+        }
+    } else {
         add(path, Some(metadata));
-        return Ok(());
     }
-    for file in walk(path)?.files {
-        let metadata = std::fs::metadata(&file).ok();
-        add(&file, metadata);
-    }
-    Ok(())
+    Ok(hex(&hasher.finalize()[..16]))
 }
 
 /// What is below a directory.
@@ -195,9 +201,10 @@ mod tests {
         let names: Vec<_> = listing.files.iter().map(names).collect();
         assert_eq!(names, ["x.png", "gone.png", "itself"]);
         assert!(listing.unreadable.is_empty());
-        let mut found = Vec::new();
-        states(&root, &mut found).unwrap();
-        assert_eq!(found.iter().map(|state| state.1).collect::<Vec<_>>(), [1, 0, 0]);
+        let before = states(&root).unwrap();
+        assert_eq!(states(&root).unwrap(), before);
+        std::fs::write(root.join("nowhere.png"), "x").unwrap();
+        assert_ne!(states(&root).unwrap(), before);
     }
 
     #[test]

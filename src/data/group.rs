@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
+use super::image_key::Place;
 use super::messages::{available, type_name};
 use crate::error::{Error, Result};
 
@@ -73,6 +74,11 @@ impl Dataset for Exploded {
     fn image_keys(&self, index: usize) -> Result<Vec<String>> {
         let (sample, _) = self.place(index)?;
         self.inner.image_keys(sample)
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        let (sample, _) = self.place(index)?;
+        self.inner.image_places(sample)
     }
 
     fn unused(&self) -> Vec<Unused> {
@@ -180,6 +186,11 @@ impl Dataset for Grouped {
     fn image_keys(&self, index: usize) -> Result<Vec<String>> {
         in_range(self, index)?;
         self.inner.image_keys(self.groups[index][0] as usize)
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        in_range(self, index)?;
+        self.inner.image_places(self.groups[index][0] as usize)
     }
 
     fn unused(&self) -> Vec<Unused> {

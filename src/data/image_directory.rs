@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use super::endings::{IMAGES, Kind, kind_of};
 use super::folder::ending;
+use super::image_key::Place;
 use super::unused::Tally;
 use super::{files, image_file};
 use crate::error::{Error, Result};
@@ -61,6 +62,11 @@ impl Dataset for ImageDirectory {
         let source = path.display().to_string();
         let bytes = files::read(path).map_err(Error::io(path))?;
         Ok(Sample { fields, images: vec![image_file::decode(&bytes, &source)?], source })
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        in_range(self, index)?;
+        Ok(Some(vec![Place::file(&self.paths[index])]))
     }
 
     fn unused(&self) -> Vec<Unused> {

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use super::endings::{Kind, kind_of};
 use super::folder::{Folder, ending};
+use super::image_key::Place;
 use super::metadata::{Metadata, NAMES};
 use super::unused::Tally;
 use crate::error::{Error, Result};
@@ -116,6 +117,12 @@ impl Dataset for ImageFolder {
         let paths = part.images(row, &fields)?;
         let images = paths.iter().map(|path| part.image(row, path)).collect::<Result<_>>()?;
         Ok(Sample { fields, images, source: part.source(row) })
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        let (part, row) = self.locate(index)?;
+        let images = part.images(row, &part.fields(row)?)?;
+        Ok(Some(images.into_iter().map(Place::file).collect()))
     }
 
     fn unused(&self) -> Vec<Unused> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
+use super::image_key::Place;
 use super::unused::Tally;
 use crate::error::Result;
 
@@ -49,6 +50,11 @@ impl Dataset for Joined {
     fn image_keys(&self, index: usize) -> Result<Vec<String>> {
         let (part, index) = self.locate(index)?;
         part.image_keys(index)
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        let (part, index) = self.locate(index)?;
+        part.image_places(index)
     }
 
     fn unused(&self) -> Vec<Unused> {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::conversation::take_images;
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
+use super::image_key::Place;
 use super::image_source::ImageSource;
 use super::lines::Lines;
 use crate::error::Result;
@@ -52,6 +53,15 @@ impl Dataset for Jsonl {
         let images = images.iter().map(|image| self.lines.image(index, image));
         let images = images.collect::<Result<_>>()?;
         Ok(Sample { fields, images, source: self.lines.source(index) })
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        let (_, images) = self.parse(index)?;
+        let place = |(number, image)| match image {
+            ImageSource::File(path) => Place::file(path),
+            ImageSource::Inside(_) => Place::part(self.lines.path(), format!("{index}/{number}")),
+        };
+        Ok(Some(images.into_iter().enumerate().map(place).collect()))
     }
 
     fn unused(&self) -> Vec<Unused> {

@@ -77,21 +77,6 @@ pub fn open_as(
     Ok(dataset)
 }
 
-/// Paths, sizes and modification times of the files of the data set that `spec` names, by which a
-/// changed data set is recognised.
-pub(crate) fn fingerprint(spec: &str) -> Result<Vec<(String, u64, u64)>> {
-    if scenes::is_spec(spec) {
-        return Ok(Vec::new());
-    }
-    let mut states = Vec::new();
-    let paths = match benchmarks::Spec::parse(spec)? {
-        Some(spec) => spec.paths().map(Path::to_owned).collect(),
-        None => expand(spec)?,
-    };
-    paths.iter().try_for_each(|path| files::states(path, &mut states))?;
-    Ok(states)
-}
-
 fn open_file(path: &Path) -> Result<Box<dyn Dataset>> {
     let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
     if metadata.is_dir() {

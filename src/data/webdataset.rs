@@ -14,6 +14,7 @@ use serde_json::Value;
 use self::index::{Entry, Kind, Member, index};
 use super::conversation::place_marks;
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
+use super::image_key::{Place, bytes_key};
 use super::messages::item_error;
 use super::{files, image_file};
 use crate::error::{Error, Result};
@@ -134,6 +135,18 @@ impl Dataset for WebDataset {
             images: self.entry_images(entry)?,
             source: format!("{}: {}", self.name, entry.key),
         })
+    }
+
+    fn image_keys(&self, index: usize) -> Result<Vec<String>> {
+        in_range(self, index)?;
+        let entry = &self.entries[index];
+        entry.images().map(|m| Ok(bytes_key(&self.read(entry, m)?))).collect()
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        in_range(self, index)?;
+        let place = |m: &Member| Place::part(&self.path, format!("{}+{}", m.offset, m.len));
+        Ok(Some(self.entries[index].images().map(place).collect()))
     }
 
     fn unused(&self) -> Vec<Unused> {

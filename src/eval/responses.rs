@@ -1,8 +1,10 @@
-//! Responses kept on disk while an evaluation runs, so that a stopped one continues at the first
-//! item without a response.
+//! Responses kept on disk, so that a stopped evaluation continues and a repeated one asks only about
+//! items that are new or have changed.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
@@ -10,30 +12,37 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use vq_tokenizer::preprocess::{open_image, to_rgb};
 
+use super::batches::one_per_item;
 use crate::error::{Error, Result};
 use crate::files::{hex, write_atomic, write_png};
 
-/// The directory below the results; only files named here are ever removed from it.
+/// The file below the results: a line with the identity of the evaluation, then a line per response.
+const FILE: &str = "responses.jsonl";
+/// The directory of images below the results; only files named by position are ever removed from it.
 const FOLDER: &str = "responses";
-/// Texts and the keys of their items, as lines of JSON.
-const TEXTS: &str = "texts.jsonl";
-/// The identity of the evaluation.
-const IDENTITY: &str = "identity.json";
 
-/// A response and its item.
+/// The first line of the file.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    identity: String,
+}
+
+/// A response and its item; the last one of a position counts.
 #[derive(Debug, Serialize, Deserialize)]
 struct Response {
-    /// The key of the item. Positions do not suffice: an item that becomes readable shifts all later ones.
+    /// The position of the item, which decides the seed.
+    at: usize,
+    /// The key of the item: what the model is shown.
     of: String,
     /// The text; empty for an image, which is in its own file.
     text: String,
 }
 
-/// The responses of one evaluation, in the order of its items.
+/// The responses of one evaluation by the position of their items.
 #[derive(Debug)]
 pub struct Responses {
-    dir: PathBuf,
-    texts: Vec<Response>,
+    out: PathBuf,
+    known: BTreeMap<usize, Response>,
     /// The position of the next item.
     next: usize,
     file: Option<File>,
@@ -41,64 +50,49 @@ pub struct Responses {
 
 impl Responses {
     /// The responses in the directory of results `out`. Those of an evaluation with another
-    /// `identity`, a text of everything that decides a response, are deleted.
+    /// `identity`, a text of everything but the items that decides a response, are deleted.
     ///
     /// # Errors
     /// [`Error::Io`] if the files cannot be read or written.
     pub fn open(out: &Path, identity: &str) -> Result<Self> {
-        let dir = out.join(FOLDER);
-        let id = dir.join(IDENTITY);
-        let same = std::fs::read_to_string(&id).is_ok_and(|known| known == identity);
-        let responses = Self { dir, texts: Vec::new(), next: 0, file: None };
-        if !same {
-            if id.exists() {
-                responses.forget()?;
+        let mut responses =
+            Self { out: out.to_owned(), known: BTreeMap::new(), next: 0, file: None };
+        let path = responses.path();
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(Error::io(&path)(error)),
+        };
+        let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
+        let header = lines.next().and_then(|line| serde_json::from_slice::<Header>(line).ok());
+        match header {
+            Some(known) if known.identity == identity => {
+                // The last line may be cut off; its item is asked again.
+                let whole = lines.filter_map(|line| serde_json::from_slice::<Response>(line).ok());
+                responses.known.extend(whole.map(|response| (response.at, response)));
             }
-            write_atomic(&id, identity.as_bytes())?;
-            return Ok(responses);
+            Some(_) => responses.forget_images()?,
+            None => {}
         }
-        let path = responses.dir.join(TEXTS);
-        if !path.exists() {
-            return Ok(responses);
+        let mut text = line(&Header { identity: identity.to_owned() });
+        text.extend(responses.known.values().map(line));
+        if text.as_bytes() != bytes {
+            write_atomic(&path, text.as_bytes())?;
         }
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        // The last line may be cut off; it and the following items are asked again.
-        let texts = text.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
-        let responses = Self { texts, ..responses };
-        responses.rewrite()?;
         Ok(responses)
     }
 
-    /// Writes the file of texts again.
-    fn rewrite(&self) -> Result<()> {
-        let kept: String = self.texts.iter().map(line).collect();
-        write_atomic(&self.dir.join(TEXTS), kept.as_bytes())
+    fn path(&self) -> PathBuf {
+        self.out.join(FILE)
     }
 
-    /// How many of the next items, given by their `keys`, have a response. From the first response
-    /// of another item on, responses are dropped.
-    fn answered(&mut self, keys: &[String]) -> Result<usize> {
-        let rest = self.texts.iter().skip(self.next);
-        let known = rest.zip(keys).take_while(|(response, key)| response.of == **key).count();
-        if known < keys.len() {
-            self.truncate(self.next + known)?;
-        }
-        Ok(known)
+    fn image_path(&self, at: usize) -> PathBuf {
+        self.out.join(FOLDER).join(format!("{at:06}.png"))
     }
 
-    /// Keeps the first `len` of the responses known at the start.
-    fn truncate(&mut self, len: usize) -> Result<()> {
-        if self.texts.len() > len {
-            self.texts.truncate(len);
-            self.rewrite()?;
-            self.file = None;
-        }
-        Ok(())
-    }
-
-    /// The number of responses known at the start.
+    /// The number of responses known at the start or given since.
     pub fn known(&self) -> usize {
-        self.texts.len()
+        self.known.len()
     }
 
     /// The position of the next item.
@@ -106,101 +100,103 @@ impl Responses {
         self.next
     }
 
-    /// The texts for the next items, given by their `keys`: the known ones, then those of `answer`,
-    /// which is called with the number of known ones.
+    /// The texts for the next items, given by their `keys`: the known ones and those of `answer`, which is
+    /// called with each range of `keys` without a response.
     ///
     /// # Errors
-    /// Those of `answer`; [`Error::Io`].
+    /// Those of `answer`, or if it does not give a text for each item; [`Error::Io`].
     pub fn texts(
         &mut self,
         keys: &[String],
-        answer: impl FnOnce(usize) -> Result<Vec<String>>,
+        mut answer: impl FnMut(Range<usize>) -> Result<Vec<String>>,
     ) -> Result<Vec<String>> {
-        let known = self.answered(keys)?;
-        let of_known = self.texts.iter().skip(self.next).take(known);
-        let mut texts: Vec<String> = of_known.map(|response| response.text.clone()).collect();
-        if known < keys.len() {
-            let new = answer(known)?;
-            self.append(&keys[known..], &new)?;
-            texts.extend(new);
+        let known = |at: usize| {
+            let response = self.known.get(&(self.next + at));
+            response.filter(|known| known.of == keys[at]).map(|known| known.text.clone())
+        };
+        let mut texts: Vec<Option<String>> = (0..keys.len()).map(known).collect();
+        for range in gaps(&texts) {
+            let new = one_per_item(answer(range.clone())?, range.len())?;
+            self.add(range.clone(), keys, &new)?;
+            texts[range].iter_mut().zip(new).for_each(|(text, new)| *text = Some(new));
         }
         self.next += keys.len();
-        Ok(texts)
-    }
-
-    fn append(&mut self, keys: &[String], texts: &[String]) -> Result<()> {
-        let response =
-            |(of, text): (&String, &String)| line(&Response { of: of.clone(), text: text.clone() });
-        let lines: String = keys.iter().zip(texts).map(response).collect();
-        let path = self.dir.join(TEXTS);
-        if self.file.is_none() {
-            let file = OpenOptions::new().create(true).append(true).open(&path);
-            self.file = Some(file.map_err(Error::io(&path))?);
-        }
-        let file = self.file.as_mut().expect("it was just opened");
-        file.write_all(lines.as_bytes()).map_err(Error::io(&path))
+        Ok(texts.into_iter().flatten().collect())
     }
 
     /// The images for the next items, as [`texts`](Self::texts); they stay as
     /// `responses/000000.png` and so on.
     ///
     /// # Errors
-    /// Those of `draw`; if an image cannot be written.
+    /// Those of `draw`, or if it does not give an image for each item; if an image cannot be written.
     pub fn images(
         &mut self,
         keys: &[String],
-        draw: impl FnOnce(usize) -> Result<Vec<RgbImage>>,
+        mut draw: impl FnMut(Range<usize>) -> Result<Vec<RgbImage>>,
     ) -> Result<Vec<RgbImage>> {
-        let path = |at: usize| self.dir.join(format!("{at:06}.png"));
-        let mut images = Vec::with_capacity(keys.len());
-        for (at, response) in self.texts.iter().enumerate().skip(self.next).take(keys.len()) {
-            match open_image(&path(at)) {
-                Ok(image) if response.of == keys[at - self.next] => images.push(to_rgb(image)),
-                _ => break,
-            }
-        }
-        let known = images.len();
-        if known < keys.len() {
-            // Later responses belong to other items, or their images are missing.
-            self.truncate(self.next + known)?;
-            for (at, image) in (self.next + known..).zip(draw(known)?) {
-                write_png(&self.dir.join(format!("{at:06}.png")), &image)?;
-                self.append(std::slice::from_ref(&keys[at - self.next]), &[String::new()])?;
-                images.push(image);
+        let known = |at: usize| {
+            self.known.get(&(self.next + at)).filter(|known| known.of == keys[at])?;
+            Some(to_rgb(open_image(&self.image_path(self.next + at)).ok()?))
+        };
+        let mut images: Vec<Option<RgbImage>> = (0..keys.len()).map(known).collect();
+        for range in gaps(&images) {
+            let new = one_per_item(draw(range.clone())?, range.len())?;
+            for (at, image) in range.zip(new) {
+                write_png(&self.image_path(self.next + at), &image)?;
+                self.add(at..at + 1, keys, &[String::new()])?;
+                images[at] = Some(image);
             }
         }
         self.next += keys.len();
-        Ok(images)
+        Ok(images.into_iter().flatten().collect())
     }
 
-    /// Deletes texts and images.
-    fn forget(&self) -> Result<()> {
-        remove(&self.dir.join(TEXTS))?;
+    /// Keeps `texts`, the responses to the items `range` of `keys`.
+    fn add(&mut self, range: Range<usize>, keys: &[String], texts: &[String]) -> Result<()> {
+        let response = |(at, text): (usize, &String)| Response {
+            at: self.next + at,
+            of: keys[at].clone(),
+            text: text.clone(),
+        };
+        let new: Vec<Response> = range.zip(texts).map(response).collect();
+        let lines: String = new.iter().map(line).collect();
+        let path = self.path();
+        if self.file.is_none() {
+            let file = OpenOptions::new().append(true).open(&path);
+            self.file = Some(file.map_err(Error::io(&path))?);
+        }
+        let file = self.file.as_mut().expect("it was just opened");
+        file.write_all(lines.as_bytes()).map_err(Error::io(&path))?;
+        self.known.extend(new.into_iter().map(|response| (response.at, response)));
+        Ok(())
+    }
+
+    /// Deletes the images.
+    fn forget_images(&self) -> Result<()> {
         for at in 0.. {
-            let image = self.dir.join(format!("{at:06}.png"));
-            if !image.exists() {
-                return Ok(());
+            let path = self.image_path(at);
+            match std::fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
+                Err(error) => return Err(Error::io(&path)(error)),
             }
-            remove(&image)?;
         }
         Ok(())
     }
+}
 
-    /// Deletes the texts below `out`, once the results hold them; images stay.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if a file cannot be removed.
-    pub fn done(out: &Path) -> Result<()> {
-        let dir = out.join(FOLDER);
-        let holds_images = dir.join("000000.png").exists();
-        if !holds_images {
-            remove(&dir.join(TEXTS))?;
-            remove(&dir.join(IDENTITY))?;
-            // Fails, as it should, unless the directory is empty.
-            let _ = std::fs::remove_dir(&dir);
+/// The ranges of `found` that hold nothing.
+fn gaps<T>(found: &[Option<T>]) -> Vec<Range<usize>> {
+    let mut gaps = Vec::new();
+    let mut end = 0;
+    for run in found.chunk_by(|a, b| a.is_some() == b.is_some()) {
+        let start = end;
+        end += run.len();
+        if run[0].is_none() {
+            gaps.push(start..end);
         }
-        Ok(())
     }
+    gaps
 }
 
 /// The key of an item: a digest of its image and its question.
@@ -212,15 +208,8 @@ pub(super) fn key(image: &RgbImage, text: &str) -> String {
     hex(&hasher.finalize()[..8])
 }
 
-fn line(response: &Response) -> String {
-    serde_json::to_string(response).expect("texts are valid JSON") + "\n"
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(error)),
-        _ => Ok(()),
-    }
+fn line(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("texts are valid JSON") + "\n"
 }
 
 #[cfg(test)]
@@ -230,11 +219,15 @@ mod tests {
 
     fn ask(responses: &mut Responses, keys: &[usize], asked: &mut Vec<usize>) -> Vec<String> {
         let names: Vec<String> = keys.iter().map(usize::to_string).collect();
-        let answer = |known: usize| {
-            asked.extend(&keys[known..]);
-            Ok(keys[known..].iter().map(|item| format!("answer\n{item}")).collect())
+        let answer = |range: Range<usize>| {
+            asked.extend(&keys[range.clone()]);
+            Ok(keys[range].iter().map(|item| format!("answer\n{item}")).collect())
         };
         responses.texts(&names, answer).unwrap()
+    }
+
+    fn answers(keys: impl IntoIterator<Item = usize>) -> Vec<String> {
+        keys.into_iter().map(|item| format!("answer\n{item}")).collect()
     }
 
     #[test]
@@ -245,7 +238,7 @@ mod tests {
         ask(&mut first, &[0, 1, 2, 3], &mut asked);
         drop(first);
         // Killed in the middle of a line.
-        let path = dir.path().join(FOLDER).join(TEXTS);
+        let path = dir.path().join(FILE);
         let whole = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 4]).unwrap();
         asked.clear();
@@ -255,9 +248,28 @@ mod tests {
         let batches: [&[usize]; 3] = [&[0, 1], &[2, 3, 4], &[5, 6]];
         let texts = batches.map(|batch| ask(&mut second, batch, &mut asked)).concat();
         assert_eq!(asked, [3, 4, 5, 6]);
-        assert_eq!(texts, (0..7).map(|item| format!("answer\n{item}")).collect::<Vec<_>>());
-        Responses::done(dir.path()).unwrap();
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(texts, answers(0..7));
+    }
+
+    #[test]
+    fn only_items_that_changed_are_asked_again() {
+        let dir = tempfile::tempdir().unwrap();
+        ask(&mut Responses::open(dir.path(), "this").unwrap(), &[0, 1, 2, 3, 4], &mut Vec::new());
+        for (keys, expected) in [
+            (vec![0, 1, 2, 3, 4], vec![]),
+            (vec![0, 7, 2, 8, 9], vec![7, 8, 9]),
+            (vec![0, 7, 2, 8], vec![]),
+            (vec![0, 7, 2, 8, 9, 5], vec![5]),
+            (vec![1, 7], vec![1]),
+        ] {
+            let mut asked = Vec::new();
+            let mut again = Responses::open(dir.path(), "this").unwrap();
+            assert_eq!(ask(&mut again, &keys, &mut asked), answers(keys.iter().copied()));
+            assert_eq!(asked, expected, "{keys:?}");
+        }
+        let mut short = Responses::open(dir.path(), "this").unwrap();
+        let none = short.texts(&["new".to_owned()], |_| Ok(Vec::new()));
+        assert!(none.unwrap_err().to_string().contains("0 results"));
     }
 
     #[test]
@@ -270,8 +282,8 @@ mod tests {
         let mut second = Responses::open(dir.path(), "this").unwrap();
         let mut asked = Vec::new();
         let texts = ask(&mut second, &[0, 1, 2], &mut asked);
-        assert_eq!(asked, [1, 2]);
-        assert_eq!(texts, ["answer\n0", "answer\n1", "answer\n2"]);
+        assert_eq!(asked, [1, 2], "an item's seed comes from its position");
+        assert_eq!(texts, answers(0..3));
         ask(&mut second, &[3], &mut asked);
         drop(second);
         let mut third = Responses::open(dir.path(), "this").unwrap();
@@ -289,6 +301,7 @@ mod tests {
         ask(&mut first, &[0, 1], &mut Vec::new());
         drop(first);
         let mut first = Responses::open(dir.path(), "drawn").unwrap();
+        assert_eq!(first.known(), 0);
         let image = RgbImage::from_pixel(4, 3, image::Rgb([1, 2, 3]));
         let mut drawn = 0;
         let mut draw = |responses: &mut Responses| {
@@ -306,13 +319,13 @@ mod tests {
         assert_eq!(drawn, 2);
         // The image of another text is not reused.
         let mut again = Responses::open(dir.path(), "that").unwrap();
-        let other = |known| {
-            assert_eq!(known, 0);
+        let other = |range| {
+            assert_eq!(range, 0..1);
             Ok(vec![RgbImage::new(4, 3)])
         };
         let images = again.images(&["a ring".to_owned()], other).unwrap();
         assert_eq!(images, [RgbImage::new(4, 3)]);
         assert_eq!(Responses::open(dir.path(), "other").unwrap().known(), 0);
-        assert!(own.exists());
+        assert!(own.exists() && !dir.path().join(FOLDER).join("000000.png").exists());
     }
 }

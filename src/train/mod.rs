@@ -47,7 +47,7 @@ pub use loader::Loader;
 pub use optimizer::Optimizer;
 pub use optimizer_config::{OptimizerConfig, OptimizerKind};
 pub use plan::Plan;
-pub use run::{RunSummary, StopFlag, run};
+pub use run::{RunSummary, StopFlag, run, run_locked};
 pub use safety::{SafetyConfig, SpikeDetector};
 pub use schedule::{ScheduleConfig, ScheduleKind};
 pub use state::{latest_checkpoint, newest_good_checkpoint};

@@ -12,6 +12,7 @@ use super::plan::Plan;
 use super::state::{Checkpoints, LoopState, latest_checkpoint};
 use super::task::{Stepped, Task};
 use crate::error::{Error, Result};
+use crate::lock::DirectoryLock;
 use crate::report::{Metrics, Reporter};
 
 /// A request to stop, set by a signal handler: 0, or the signal's number.
@@ -35,10 +36,11 @@ pub struct RunSummary {
 ///
 /// Checkpoints go to `<run>/step-NNNNNNN`; the link `<run>/latest` points to the newest and
 /// `<run>/best` to the best by `run.keep_best`. Metrics go to `<run>/metrics.jsonl` and
-/// `<run>/tensorboard`, sample images to `<run>/samples`, all of it to `<run>/report.html`.
+/// `<run>/tensorboard`, sample images to `<run>/samples`, all of it to `<run>/report.html`. The run's
+/// directory is locked meanwhile.
 ///
 /// # Errors
-/// [`Error::Invalid`] before the first step if `run.keep_best` is no metric of the task;
+/// [`Error::InUse`] if another process holds the run's directory; [`Error::Invalid`] before the first step if `run.keep_best` is no metric of the task;
 /// [`Error::Interrupted`] after a stop was requested and the state was saved; [`Error::Diverged`];
 /// errors of data and files.
 pub fn run<T: Task>(
@@ -47,10 +49,24 @@ pub fn run<T: Task>(
     reporter: Reporter,
     stop: &StopFlag,
 ) -> Result<RunSummary> {
+    let lock = DirectoryLock::alone(&plan.run.path())?;
+    run_locked(task, plan, reporter, stop, &lock)
+}
+
+/// As [`run`], with the `lock` on the run's directory that the caller holds.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_locked<T: Task>(
+    task: &mut T,
+    plan: &Plan<'_>,
+    reporter: Reporter,
+    stop: &StopFlag,
+    _lock: &DirectoryLock,
+) -> Result<RunSummary> {
     let best_by = plan.run.keep_best.as_deref();
     let best_by = best_by.map(|name| BestBy::new(name, task.eval_metrics())).transpose()?;
     let run_dir = plan.run.path();
-    std::fs::create_dir_all(&run_dir).map_err(Error::io(&run_dir))?;
     let checkpoints = Checkpoints::new(&run_dir, plan.run);
     let (resumed_at, state) = resume(task, plan, &checkpoints)?;
     let mut reporter = reporter.for_run(&run_dir, resumed_at)?;

@@ -74,10 +74,8 @@ fn a_recipe_makes_one_table_and_finished_tasks_are_skipped() {
     assert!(chosen.iter().all(|one| !one["response"].as_str().unwrap().is_empty()), "{chosen:?}");
 
     let asked = samples(dir, "asked");
-    let responses = dir.join("results/scores/asked/responses");
     let stopped = calumma_in(dir, &["eval", "run", "e.toml", "--only", "asked", "--only", "no"]);
     stopped.fails(3, &["--only no", "asked, chosen"]);
-    assert!(!responses.exists(), "a finished task leaves no responses");
     assert!(asked.len() > 3);
     // Finished tasks are skipped and stay in the table.
     std::fs::write(dir.join("results/scores/asked/samples.jsonl"), "").unwrap();

@@ -1,6 +1,6 @@
 //! Reconstructions and losses.
 
-use calumma::eval::loss::BatchLoss;
+use calumma::eval::loss::DocumentLoss;
 use calumma::eval::reconstruction::Reconstruction;
 use calumma::eval::{loss, reconstruction};
 use image::RgbImage;
@@ -57,7 +57,7 @@ fn losses_are_means_over_tokens_by_modality() {
     let mut losses = [(6.0, 2, 1.0, 1), (2.0, 2, 3.0, 1), (0.0, 0, 8.0, 4)].into_iter();
     let scores = loss::evaluate(&sources, |_| {
         let (image, images, text, texts) = losses.next().unwrap();
-        BatchLoss { image: (image, images), text: (text, texts) }
+        vec![DocumentLoss { image: (image, images), text: (text, texts) }]
     })
     .unwrap();
     let report = scores.report("recipe");
@@ -67,8 +67,9 @@ fn losses_are_means_over_tokens_by_modality() {
     assert_eq!(value("text_loss"), Some((2.0, 6)));
     assert_eq!(value("image_loss/a"), Some((2.0, 4)));
     assert_eq!(value("image_loss/b"), None);
-    let broken =
-        loss::evaluate(&sources, |_| BatchLoss { text: (f64::NAN, 3), ..BatchLoss::default() });
+    let broken = loss::evaluate(&sources, |_| {
+        vec![DocumentLoss { text: (f64::NAN, 3), ..Default::default() }]
+    });
     assert!(broken.unwrap_err().to_string().contains("a: the sum"));
 }
 

@@ -10,6 +10,7 @@ use calumma::eval::task::{
     TaskConfig, TextToImageTask, VqaTask,
 };
 use calumma::generate::GenerationConfig;
+use calumma::lock::DirectoryLock;
 use calumma::pipeline::Pipeline;
 use calumma::recipe::read_recipe;
 use calumma::train::LanguageRecipe;
@@ -38,7 +39,7 @@ fn measured(
     session: &Session,
 ) -> Result<Measured> {
     task.validate()?;
-    make_out(&common.out)?;
+    let lock = hold_out(&common.out, session)?;
     let pipeline = open::pipeline(&common.checkpoint, session)?;
     let generation = match task {
         TaskConfig::Vqa(_) | TaskConfig::Captioning(_) => sampling.for_answers(&pipeline, session),
@@ -46,12 +47,13 @@ fn measured(
     };
     let checkpoint = &common.checkpoint;
     let opened = Opened { checkpoint, pipeline: &pipeline };
-    measure(task, opened, generation, &common.out, session)
+    let measured = measure(task, opened, generation, &common.out, session)?;
+    Ok(Measured { lock: Some(lock), ..measured })
 }
 
-/// Creates the output directory, so that an unusable one fails before the work.
-fn make_out(out: &Path) -> Result<()> {
-    std::fs::create_dir_all(out).map_err(Error::io(out))
+/// Creates and locks the output directory, so that an unusable one fails before the work.
+fn hold_out(out: &Path, session: &Session) -> Result<DirectoryLock> {
+    DirectoryLock::alone(out).map(|lock| session.hold(lock))
 }
 
 /// An open checkpoint and its directory.
@@ -79,7 +81,7 @@ pub fn measure(
     let evaluation = evaluation(task, opened, generation, out, session);
     let mut bar = Bar::new(evaluation.items()?, session);
     let report = evaluation.run(&mut |done| bar.add(done))?;
-    Ok(Measured { report, seed, digest: pipeline.digest().map(str::to_owned) })
+    Ok(Measured { report, seed, digest: pipeline.digest().map(str::to_owned), lock: None })
 }
 
 /// An evaluation ready to run.
@@ -168,13 +170,13 @@ pub fn reconstruction(args: &ReconstructionArgs, session: &Session) -> Result<Me
     let task = ReconstructionTask { common: common(args), inception: inception.inception.clone() };
     let config = TaskConfig::Reconstruction(task.clone());
     config.validate()?;
-    make_out(&args.out)?;
+    let lock = Some(hold_out(&args.out, session)?);
     let device = session.device_in_f32("an image tokenizer")?;
     let vq = open::image_tokenizer(&args.checkpoint, &device)?;
     let mut bar = Bar::new(Some(config.items()?), session);
     let report = task::reconstruct(&task, &vq, &mut |done| bar.add(done))?;
     let digest = Manifest::read(&args.checkpoint)?.map(|manifest| manifest.digest());
-    Ok(Measured { report, seed: session.seed().unwrap_or(0), digest })
+    Ok(Measured { report, seed: session.seed().unwrap_or(0), digest, lock })
 }
 
 /// `eval loss`: the loss on held-out documents; `--batch` counts rows of the model's context.
@@ -203,7 +205,7 @@ pub fn loss(args: &LossArgs, session: &Session) -> Result<Measured> {
         let message = "--template and --explode apply to data sets only; a recipe sets its own";
         return Err(Error::invalid(message));
     }
-    make_out(&args.out)?;
+    let lock = Some(hold_out(&args.out, session)?);
     let pipeline = open::pipeline(&args.checkpoint, session)?;
     let generation = pipeline.generation().clone();
     let opened = Opened { checkpoint: &args.checkpoint, pipeline: &pipeline };
@@ -211,5 +213,5 @@ pub fn loss(args: &LossArgs, session: &Session) -> Result<Measured> {
     let mut bar = Bar::new(None, session);
     let report = evaluation.loss_of(&recipe.validation, &mut |done| bar.add(done))?;
     let digest = pipeline.digest().map(str::to_owned);
-    Ok(Measured { report, seed: session.seed().unwrap_or(0), digest })
+    Ok(Measured { report, seed: session.seed().unwrap_or(0), digest, lock })
 }

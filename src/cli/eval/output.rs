@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use calumma::Result;
-use calumma::eval::{Environment, Report, Responses};
+use calumma::eval::{Environment, Report};
+use calumma::lock::DirectoryLock;
 use serde_json::json;
 
 use super::args::EvalArgs;
@@ -17,6 +18,8 @@ pub struct Measured {
     pub seed: u64,
     /// Digest of the checkpoint.
     pub digest: Option<String>,
+    /// Keeps other processes out of the directory of the results until they are written.
+    pub lock: Option<DirectoryLock>,
 }
 
 /// Writes the report to `args.out` and prints its scores.
@@ -44,7 +47,7 @@ pub fn write(
     out: &Path,
     session: &Session,
 ) -> Result<(Report, Environment)> {
-    let Measured { report, seed, digest } = measured;
+    let Measured { report, seed, digest, lock: _lock } = measured;
     let environment = Environment {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: option_env!("CALUMMA_COMMIT").map(str::to_owned),
@@ -55,7 +58,6 @@ pub fn write(
         digest,
     };
     report.write(out, &environment)?;
-    Responses::done(out)?;
     for (name, score) in &report.scores {
         session.line(format_args!("{name:<28} {score}"))?;
     }

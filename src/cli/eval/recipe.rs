@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use calumma::eval::task::{EvalRecipe, TaskConfig};
 use calumma::files::write_atomic;
+use calumma::lock::DirectoryLock;
 use calumma::recipe::read_recipe;
 use calumma::{Error, Result};
 use clap::Args;
@@ -36,6 +37,7 @@ pub struct RunArgs {
 pub fn run(args: &RunArgs, session: &Session) -> Result<()> {
     let recipe: EvalRecipe = read_recipe(&args.recipe, &args.set)?;
     check_names(&args.only, &recipe)?;
+    let _lock = session.hold(DirectoryLock::alone(&recipe.run.path())?);
     let checkpoint = &recipe.run.checkpoint;
     let pipeline = open::pipeline(checkpoint, session)?;
     let opened = Opened { checkpoint, pipeline: &pipeline };
@@ -66,6 +68,7 @@ pub fn run(args: &RunArgs, session: &Session) -> Result<()> {
                 Some(results)
             }
             None if wanted(task) => {
+                let _lock = session.hold(DirectoryLock::alone(&out)?);
                 let measured = measures::measure(task, opened, generation, &out, session)?;
                 session.line(heading)?;
                 output::write(measured, checkpoint, &out, session)?;

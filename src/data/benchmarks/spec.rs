@@ -141,11 +141,6 @@ impl<'a> Spec<'a> {
     pub(super) fn optional_path(&self, key: &str) -> Option<&'a Path> {
         self.find(key).map(Path::new)
     }
-
-    /// All files and directories that the spec names.
-    pub fn paths(&self) -> impl Iterator<Item = &'a Path> {
-        self.values.iter().filter(|(key, _)| *key != SPLIT).map(|(_, value)| Path::new(*value))
-    }
 }
 
 impl Kind {
@@ -173,10 +168,6 @@ mod tests {
         assert_eq!((spec.kind(), spec.get("images")), (Kind::VqaV2, "a=b/c"));
         assert_eq!(spec.path("questions"), Path::new("q:1.json"));
         assert_eq!(spec.optional_path("annotations"), None);
-        let paths: Vec<_> = spec.paths().collect();
-        assert_eq!(paths, [Path::new("a=b/c"), Path::new("q:1.json")]);
-        let spec = Spec::parse("karpathy:annotations=a&images=b&split=test").unwrap().unwrap();
-        assert_eq!(spec.paths().count(), 2, "a split is not a path");
     }
 
     #[test]

@@ -96,4 +96,24 @@ impl NextTokenBatch {
         let is_image = |&id: &u32| vocabulary.class(id) == TokenClass::Image;
         Self { is_image: packed.ids.iter().map(is_image).collect(), packed }
     }
+
+    /// The rows of all `batches` in one.
+    ///
+    /// # Panics
+    /// If there is none, or their rows differ in length.
+    pub fn joined(batches: &[Self]) -> Self {
+        let seq_len = batches[0].packed.seq_len;
+        let mut all = Self { packed: PackedBatch::padding(0, seq_len, 0), is_image: Vec::new() };
+        for Self { packed, is_image } in batches {
+            assert_eq!(packed.seq_len, seq_len, "rows of one batch have one length");
+            all.packed.ids.extend(&packed.ids);
+            all.packed.document_ids.extend(&packed.document_ids);
+            all.packed.positions.extend(&packed.positions);
+            all.packed.loss_mask.extend(&packed.loss_mask);
+            all.packed.sources.extend(&packed.sources);
+            all.packed.rows += packed.rows;
+            all.is_image.extend(is_image);
+        }
+        all
+    }
 }

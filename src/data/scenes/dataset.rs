@@ -105,6 +105,13 @@ impl Dataset for Scenes {
         })
     }
 
+    fn image_keys(&self, index: usize) -> Result<Vec<String>> {
+        in_range(self, index)?;
+        // The drawing may change with the version.
+        let of_all = ScenesConfig { count: 0, ..self.config.clone() };
+        Ok(vec![format!("{of_all}#{index} v{}", env!("CARGO_PKG_VERSION"))])
+    }
+
     fn unused(&self) -> Vec<Unused> {
         Vec::new()
     }

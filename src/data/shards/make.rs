@@ -2,7 +2,6 @@
 //! which shard, so any number of processes make the same files, and an interrupted one continues
 //! with the next missing file.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rand::SeedableRng;
@@ -15,10 +14,8 @@ use super::locate::files_in;
 use super::shard::Shard;
 use crate::data::config::SampleData;
 use crate::data::counted::Counted;
-use crate::data::dataset::Sample;
-use crate::data::encoded::{EncodedSample, Encoding};
+use crate::data::encoded::{EncodedSample, Encoding, ImageEncoder};
 use crate::data::mixture::mix;
-use crate::data::open::fingerprint;
 use crate::data::renderer::Renderer;
 use crate::error::{Error, Result};
 use crate::files::{hex, write_atomic};
@@ -67,6 +64,8 @@ pub struct ShardReport {
     pub tokens: usize,
     /// Samples that could not be read or rendered, in the shards made.
     pub bad: usize,
+    /// Images encoded by this call; the codes of all others were kept by earlier ones.
+    pub encoded: usize,
 }
 
 /// One shard to make.
@@ -89,6 +88,7 @@ impl ShardJob<'_> {
         part: (usize, usize),
         bar: impl FnOnce(usize) -> Reporter,
     ) -> Result<ShardReport> {
+        let mut encoder = ImageEncoder::open(self.encoding)?;
         let sources: Vec<OpenSource<'_>> =
             self.data.iter().map(OpenSource::new).collect::<Result<_>>()?;
         let plan = self.plan(&sources);
@@ -101,7 +101,7 @@ impl ShardJob<'_> {
                 continue;
             }
             let source = &sources[planned.source];
-            let made_of = self.made_of(source, planned)?;
+            let made_of = self.made_of(&encoder, source, planned)?;
             let intact = |shard: &Shard| shard.made_of() == made_of && shard.verify().is_ok();
             let shard = match Shard::open(&planned.path).ok().filter(intact) {
                 Some(shard) => {
@@ -109,7 +109,7 @@ impl ShardJob<'_> {
                     shard
                 }
                 None => {
-                    let (content, bad) = self.content(source, planned, made_of)?;
+                    let (content, bad) = self.content(&mut encoder, source, planned, made_of)?;
                     write_atomic(&planned.path, &content.to_bytes()?)?;
                     report.made += 1;
                     report.bad += bad;
@@ -120,6 +120,7 @@ impl ShardJob<'_> {
             report.tokens += shard.num_tokens();
             reporter.step(number + 1, shard.num_tokens());
         }
+        report.encoded = encoder.encoded();
         for bad in sources.iter().flat_map(|source| source.dataset.bad()).take(BAD_LISTED) {
             reporter.note(&format!("left out: {}", bad.reason));
         }
@@ -158,12 +159,17 @@ impl ShardJob<'_> {
         }
     }
 
-    /// Digest of everything that decides a shard's content.
-    fn made_of(&self, source: &OpenSource<'_>, planned: &Planned) -> Result<String> {
+    /// Digest of everything that decides a shard's content, its samples and images included.
+    fn made_of(
+        &self,
+        encoder: &ImageEncoder<'_>,
+        source: &OpenSource<'_>,
+        planned: &Planned,
+    ) -> Result<String> {
         let identity = serde_json::json!([
             tokenizer_digest(self.processor, self.encoding.digest)?,
             source.data,
-            source.files,
+            encoder.digest(&source.dataset, planned.first..planned.end)?,
             [self.seed, self.renderings as u64, planned.source as u64],
             [planned.first, planned.end],
         ]);
@@ -173,6 +179,7 @@ impl ShardJob<'_> {
     /// The content of a shard, and the number of samples that gave no document.
     fn content(
         &self,
+        encoder: &mut ImageEncoder<'_>,
         source: &OpenSource<'_>,
         planned: &Planned,
         made_of: String,
@@ -182,8 +189,9 @@ impl ShardJob<'_> {
             let range = first..(first + BATCH).min(planned.end);
             let all = range.len();
             let render = |sample| self.render(source, planned.source, sample);
+            let encoded = encoder.samples(&source.dataset, range)?;
             let rendered: Vec<Option<Vec<TokenSequence>>> =
-                self.encoded(source, range)?.into_par_iter().map(render).collect::<Result<_>>()?;
+                encoded.into_par_iter().map(render).collect::<Result<_>>()?;
             bad += all - rendered.iter().flatten().count();
             documents.extend(rendered.into_iter().flatten().flatten().map(|tokens| (tokens, 0)));
         }
@@ -192,29 +200,13 @@ impl ShardJob<'_> {
         Ok((ShardContent { tokenizer, made_of, sources, documents }, bad))
     }
 
-    /// The readable samples of `range` with their images as codes.
-    fn encoded(&self, source: &OpenSource<'_>, range: Range<usize>) -> Result<Vec<Encoded>> {
-        let take = |index| Ok(source.dataset.take(index)?.map(|sample| (index, sample)));
-        let samples: Vec<Option<(usize, Sample)>> =
-            range.into_par_iter().map(take).collect::<Result<_>>()?;
-        let samples: Vec<(usize, Sample)> = samples.into_iter().flatten().collect();
-        let images: Vec<_> =
-            samples.iter().flat_map(|(_, sample)| sample.images.iter().cloned()).collect();
-        let mut codes = self.encoding.vq.encode(&images)?.into_iter();
-        let encoded = samples.into_iter().map(|(index, sample)| {
-            let images = codes.by_ref().take(sample.images.len()).collect();
-            Encoded { index, sample: EncodedSample { fields: sample.fields, images } }
-        });
-        Ok(encoded.collect())
-    }
-
     /// The documents of a sample; `None` if it cannot be rendered but bad samples are within
     /// tolerance.
     fn render(
         &self,
         source: &OpenSource<'_>,
         number: usize,
-        Encoded { index, mut sample }: Encoded,
+        (index, mut sample): (usize, EncodedSample),
     ) -> Result<Option<Vec<TokenSequence>>> {
         source.renderer.complete(&mut sample.fields);
         let sample = (&sample.fields, sample.images.as_slice());
@@ -241,27 +233,18 @@ impl ShardJob<'_> {
     }
 }
 
-/// Sample `index` of a source.
-struct Encoded {
-    index: usize,
-    sample: EncodedSample,
-}
-
 /// A source of samples, opened.
 struct OpenSource<'a> {
     data: &'a SampleData,
     renderer: Renderer,
     dataset: Counted,
     len: usize,
-    /// State of the files, see [`fingerprint`].
-    files: Vec<(String, u64, u64)>,
 }
 
 impl<'a> OpenSource<'a> {
     fn new(data: &'a SampleData) -> Result<Self> {
         let dataset = data.source.open()?;
         let len = data.source.len_of(&dataset);
-        let files = fingerprint(&data.source.path)?;
-        Ok(Self { data, renderer: Renderer::new(&data.template)?, dataset, len, files })
+        Ok(Self { data, renderer: Renderer::new(&data.template)?, dataset, len })
     }
 }

@@ -24,12 +24,11 @@ impl Evaluation<'_> {
             let first = responses.position();
             let keys: Vec<String> =
                 images.iter().zip(questions).map(|(image, text)| key(image, text)).collect();
-            let answers = responses.texts(&keys, |known| {
-                let (images, questions) = (&images[known..], &questions[known..]);
+            let answers = responses.texts(&keys, |range| {
+                let generation = self.generation_from(first + range.start);
+                let (images, questions) = (&images[range.clone()], &questions[range]);
                 match &choices {
-                    None => {
-                        prompted.answer(images, questions, &self.generation_from(first + known))
-                    }
+                    None => prompted.answer(images, questions, &generation),
                     Some(choices) => prompted.choose(images, questions, choices),
                 }
             })?;
@@ -64,15 +63,13 @@ impl Evaluation<'_> {
         let mut scores = captioning::evaluate(dataset.as_ref(), common.extent(), |images| {
             let first = responses.position();
             let keys: Vec<String> = images.iter().map(|image| key(image, "")).collect();
-            let captions = responses.texts(&keys, |known| {
-                let images = &images[known..];
+            let captions = responses.texts(&keys, |range| {
+                let generation = self.generation_from(first + range.start);
+                let images = &images[range];
                 let no_questions = vec![""; images.len()];
                 match &choices {
                     Some(choices) => prompted.choose(images, &no_questions, choices),
-                    None => {
-                        let generation = self.generation_from(first + known);
-                        prompted.answer(images, &no_questions, &generation)
-                    }
+                    None => prompted.answer(images, &no_questions, &generation),
                 }
             })?;
             progress(captions.len());

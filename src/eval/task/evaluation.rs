@@ -46,6 +46,8 @@ impl Evaluation<'_> {
     /// Those of data and model.
     pub fn run(&self, progress: &mut dyn FnMut(usize)) -> Result<Report> {
         self.task.validate()?;
+        // Before the data are read: a change in the meantime must not pass for measured.
+        let digest = self.digest()?;
         let (mut report, generates) = match self.task {
             TaskConfig::Vqa(task) => (self.vqa(task, progress)?, true),
             TaskConfig::Captioning(task) => (self.captioning(task, progress)?, true),
@@ -58,7 +60,7 @@ impl Evaluation<'_> {
             report.config.insert("generation".to_owned(), json!(self.generation));
         }
         report.config.insert("task".to_owned(), json!(self.task));
-        report.config.insert("identity".to_owned(), json!(self.digest()?));
+        report.config.insert("identity".to_owned(), json!(digest));
         Ok(report)
     }
 

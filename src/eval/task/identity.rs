@@ -1,22 +1,32 @@
-//! The identity of an evaluation: everything that decides its responses. Only if it is unchanged
-//! does a stopped evaluation continue and is a finished task skipped.
+//! The identity of an evaluation: only if it is unchanged does a stopped evaluation continue, and is a finished
+//! task skipped.
+//!
+//! Data are known by their samples' fields and images, not by their files: a task is skipped also if its
+//! files were renamed or touched, and measured again if an image has changed that a file of lines names.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::config::Answering;
+use super::config::{Answering, LossTask, TaskConfig};
 use super::evaluation::Evaluation;
 use super::keys::TaskKeys;
-use crate::data;
+use crate::data::{self, Dataset, Stamps};
 use crate::error::Result;
-use crate::eval::Responses;
+use crate::eval::{Responses, reconstruction, vqa};
 use crate::files::hex;
 
+/// Directory below the results of the stamps of image files.
+const STAMPS: &str = "codes";
+
 impl Evaluation<'_> {
-    /// Everything that decides a response: model, data, settings.
+    /// Everything that decides a response but the item itself: model, settings, and the data of examples and
+    /// choices.
     ///
     /// # Errors
-    /// If a file of the data set does not exist.
+    /// If a data set cannot be opened.
     pub fn identity(&self) -> Result<String> {
         let keys = TaskKeys::from(self.task.clone());
         let chooses_all = keys.answer != Answering::Generate && keys.choices.is_empty();
@@ -30,12 +40,19 @@ impl Evaluation<'_> {
             train: keys.train.filter(|_| reads_train),
             ..keys
         };
-        let data = data::fingerprint(&keys.data)?;
-        let train = keys.train.as_deref().map(data::fingerprint).transpose()?;
+        let stamps = self.stamps()?;
+        // Without training data the choices are those of the data set.
+        let data = (chooses_all && keys.train.is_none())
+            .then(|| Ok::<_, crate::Error>(fields_of(&stamps, &*self.open(&keys.data)?)));
+        let train = keys.train.as_deref().map(|spec| {
+            let train = self.open(spec)?;
+            let all = 0..train.len();
+            Ok::<_, crate::Error>(stamps.digest(train.as_ref(), all, keys.shots > 0))
+        });
         // The digest is that of the files opened: a link such as `latest` may point elsewhere by now.
         let checkpoint = match self.pipeline.digest() {
             Some(digest) => json!(digest),
-            None => json!(data::fingerprint(&self.checkpoint.to_string_lossy())?),
+            None => json!(data::file_states(&self.checkpoint)?),
         };
         Ok(json!([
             checkpoint,
@@ -43,25 +60,67 @@ impl Evaluation<'_> {
             self.pipeline.prompts(),
             keys,
             self.generation,
-            data,
-            train,
+            data.transpose()?,
+            train.transpose()?,
         ])
         .to_string())
     }
 
-    /// A digest of [`identity`](Self::identity) and of what else decides the scores; part of the results.
+    /// The [`identity`](Self::identity) and the fields of all samples of `dataset`.
+    pub(super) fn identity_with_prompts(&self, dataset: &dyn Dataset) -> Result<String> {
+        Ok(json!([self.identity()?, fields_of(&self.stamps()?, dataset)]).to_string())
+    }
+
+    /// A digest of [`identity`](Self::identity) and of what else decides the scores, above all the
+    /// samples measured; part of the results.
     ///
     /// # Errors
     /// As [`identity`](Self::identity).
     pub fn digest(&self) -> Result<String> {
-        let TaskKeys { limit, inception, official, train, .. } = TaskKeys::from(self.task.clone());
-        let train = train.as_deref().map(data::fingerprint).transpose()?;
-        let all = json!([self.identity()?, limit, inception, official, train]).to_string();
-        Ok(hex(&Sha256::digest(all.as_bytes())[..8]))
+        let keys = TaskKeys::from(self.task.clone());
+        let TaskKeys { limit, inception, official, train, .. } = keys;
+        let stamps = self.stamps()?;
+        let data = self.open(&self.task.common().data)?;
+        let measured = 0..self.task.common().extent().of(data.len());
+        let measured = stamps.digest(data.as_ref(), measured, true);
+        stamps.save()?;
+        // The majority answers are learnt on these.
+        let learnt_on = match (self.task, train) {
+            (_, Some(train)) => Some(fields_of(&stamps, &*self.open(&train)?)),
+            (TaskConfig::Vqa(_), None) => Some(fields_of(&stamps, data.as_ref())),
+            _ => None,
+        };
+        let path = |path: Option<PathBuf>| path.map(|path| path.display().to_string());
+        let all =
+            json!([self.identity()?, limit, path(inception), path(official), measured, learnt_on]);
+        Ok(hex(&Sha256::digest(all.to_string().as_bytes())[..8]))
     }
 
-    /// The responses that a stopped run of this evaluation left.
+    /// The data set `spec` with the samples that the task measures.
+    fn open(&self, spec: &str) -> Result<Box<dyn Dataset>> {
+        match self.task {
+            TaskConfig::Vqa(_) => vqa::open(spec),
+            TaskConfig::Reconstruction(_) => reconstruction::open(spec),
+            TaskConfig::Loss(LossTask { explode, .. }) => {
+                data::open_as(spec, explode.as_deref(), None)
+            }
+            TaskConfig::Captioning(_) | TaskConfig::TextToImage(_) | TaskConfig::Geneval(_) => {
+                data::open(spec)
+            }
+        }
+    }
+
+    fn stamps(&self) -> Result<Stamps> {
+        Stamps::open(&self.out.join(STAMPS), SystemTime::now())
+    }
+
+    /// The responses that an earlier run of this evaluation left.
     pub(super) fn responses(&self) -> Result<Responses> {
         Responses::open(&self.out, &self.identity()?)
     }
+}
+
+/// The state of the fields of all samples.
+fn fields_of(stamps: &Stamps, dataset: &dyn Dataset) -> String {
+    stamps.digest(dataset, 0..dataset.len(), false)
 }

@@ -35,8 +35,9 @@ impl Evaluation<'_> {
         let indices: Vec<usize> = prompts.iter().map(|prompt| prompt.index).collect();
         let mut responses = self.responses()?;
         let scores = text_to_image::evaluate(prompts, task.common.batch, |texts, first| {
-            let images = responses.images(texts, |known| {
-                self.pipeline.draw_batch(&texts[known..], &self.generation_from(first + known))
+            let images = responses.images(texts, |range| {
+                let generation = self.generation_from(first + range.start);
+                self.pipeline.draw_batch(&texts[range], &generation)
             })?;
             if let Some(fid) = &mut fid {
                 let indices = &indices[first..first + texts.len()];
@@ -79,7 +80,8 @@ impl Evaluation<'_> {
     ) -> Result<Report> {
         let dataset = data::open(&task.common.data)?;
         let dir = self.out.join("geneval");
-        let (id, identity) = (self.out.join("geneval.json"), self.identity()?);
+        let (id, identity) =
+            (self.out.join("geneval.json"), self.identity_with_prompts(dataset.as_ref())?);
         if dir.exists() && std::fs::read_to_string(&id).ok().as_ref() != Some(&identity) {
             return Err(Error::file(
                 &dir,
@@ -115,9 +117,9 @@ impl drawing::Artist for PipelineArtist<'_> {
     fn draw(&mut self, texts: &[String]) -> Result<Vec<RgbImage>> {
         let Evaluation { pipeline, .. } = self.evaluation;
         let first = self.responses.position();
-        let images = self.responses.images(texts, |known| {
-            let generation = self.evaluation.generation_from(first + known);
-            pipeline.draw_batch(&texts[known..], &generation)
+        let images = self.responses.images(texts, |range| {
+            let generation = self.evaluation.generation_from(first + range.start);
+            pipeline.draw_batch(&texts[range], &generation)
         })?;
         (self.progress)(images.len());
         Ok(images)

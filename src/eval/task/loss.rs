@@ -10,9 +10,9 @@ use crate::data::{
     self, DocumentData, Encoding, SourceConfig, TemplateConfig, Validation, validation_batches,
 };
 use crate::error::Result;
-use crate::eval::loss::BatchLoss;
+use crate::eval::loss::DocumentLoss;
 use crate::eval::{Report, loss};
-use crate::train::objective::{LossConfig, NextToken};
+use crate::train::objective::{NextTokenBatch, cross_entropies};
 
 impl Evaluation<'_> {
     pub(super) fn loss(&self, task: &LossTask, progress: &mut dyn FnMut(usize)) -> Result<Report> {
@@ -32,13 +32,14 @@ impl Evaluation<'_> {
         let packed = packed.collect::<Result<Vec<_>>>()?;
         let left_out: Map<String, Value> =
             packed.iter().map(|(name, found)| (name.clone(), json!(found.left_out))).collect();
+        let batch = self.task.common().batch;
+        let batches = |rows: &[_]| rows.chunks(batch).map(NextTokenBatch::joined).collect();
         let packed: Vec<_> =
-            packed.into_iter().map(|(name, found)| (name, found.batches)).collect();
-        let objective = NextToken { config: LossConfig::default() };
+            packed.into_iter().map(|(name, found)| (name, batches(&found.batches))).collect();
         let scores = loss::evaluate(&packed, |batch| {
-            let found = objective.loss(self.pipeline.model().model(), batch);
+            let (targets, nll) = cross_entropies(self.pipeline.model().model(), batch);
             progress(1);
-            BatchLoss { image: found.image, text: found.text }
+            DocumentLoss::of_batch(batch, &targets, &nll)
         })?;
         let mut report = scores.report(&self.task.common().data);
         report.config.insert("left_out".to_owned(), Value::Object(left_out));
@@ -46,7 +47,8 @@ impl Evaluation<'_> {
         Ok(report)
     }
 
-    /// The name of `source` and its documents packed into rows; image codes are cached in `codes`
+    /// The name of `source` and its documents packed into batches of one row, so that neither the rows nor
+    /// their order depend on the batch size; image codes are cached in `codes`
     /// next to the results.
     fn packed(&self, source: &DocumentData) -> Result<(String, Validation)> {
         let processor = self.pipeline.processor();
@@ -57,7 +59,7 @@ impl Evaluation<'_> {
         let vq_dir = self.checkpoint.join(VQ_DIR);
         let digest = match vq_dir.is_dir() {
             true => Manifest::of(&vq_dir)?.digest(),
-            false => json!(data::fingerprint(&self.checkpoint.to_string_lossy())?).to_string(),
+            false => data::file_states(&self.checkpoint)?,
         };
         let cache_dir = self.out.join("codes");
         let encoding = Encoding {
@@ -68,7 +70,7 @@ impl Evaluation<'_> {
         };
         let common = self.task.common();
         let count = common.limit.or(source.limit()).unwrap_or(usize::MAX);
-        let new_packer = || Packer::new(common.batch, seq_len, pad);
+        let new_packer = || Packer::new(1, seq_len, pad);
         let one = std::slice::from_ref(source);
         let batches = validation_batches(one, encoding, count, processor, new_packer)?;
         Ok((source.label().to_owned(), batches))

@@ -109,6 +109,19 @@ fn add(sum: &mut LossSum, more: LossSum) {
     sum.1 += more.1;
 }
 
+/// The targets of `batch` and the cross-entropy of each in nats, without gradients.
+pub fn cross_entropies(model: &CausalLm, batch: &NextTokenBatch) -> (Targets, Vec<f32>) {
+    let (targets, stats) = stats_of(model, batch);
+    (targets, stats.iter().map(|stats| -stats.log_prob).collect())
+}
+
+fn stats_of(model: &CausalLm, batch: &NextTokenBatch) -> (Targets, Vec<TokenStats>) {
+    let hidden = model.hidden(input(model, &batch.packed)); // [rows, seq, hidden]
+    let targets = Targets::of(batch);
+    let stats = Predictions::new(model, hidden, &targets).stats();
+    (targets, stats)
+}
+
 /// The objective of pre-training and supervised fine-tuning.
 #[derive(Clone, Debug)]
 pub struct NextToken {
@@ -132,9 +145,7 @@ impl NextToken {
 
     /// The loss of `model` over `batch` alone, without gradients. Without a target everything is 0.
     pub fn loss(&self, model: &CausalLm, batch: &NextTokenBatch) -> NextTokenLoss {
-        let hidden = model.hidden(input(model, &batch.packed)); // [rows, seq, hidden]
-        let targets = Targets::of(batch);
-        let stats = Predictions::new(model, hidden, &targets).stats();
+        let (targets, stats) = stats_of(model, batch);
         let normalizer = self.normalizer(std::slice::from_ref(batch));
         self.sums(&targets, &stats, normalizer)
     }
