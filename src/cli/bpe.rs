@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use calumma::data::{BpeRecipe, corpus};
+use calumma::data::{BpeRecipe, Corpus, LeftOut, corpus};
 use calumma::files::write_atomic;
 use calumma::recipe::read_recipe;
 use calumma::tokenize::train_bpe;
@@ -40,7 +40,7 @@ pub fn run(verb: BpeVerb, session: &Session) -> Result<()> {
         recipe.run.seed = seed;
     }
     session.note(format_args!("reading {} sources", recipe.data.len()));
-    let texts = corpus(&recipe.data, recipe.run.documents, recipe.run.seed)?;
+    let Corpus { texts, left_out } = corpus(&recipe.data, recipe.run.documents, recipe.run.seed)?;
     let bytes: usize = texts.iter().map(String::len).sum();
     session.note(format_args!("training on {} texts, {bytes} bytes", texts.len()));
     let tokenizer = train_bpe(&recipe.bpe, &texts)?;
@@ -55,6 +55,8 @@ pub fn run(verb: BpeVerb, session: &Session) -> Result<()> {
         path.display(),
         tokenizer.vocab_size()
     ))?;
+    let left_out: Vec<_> = left_out.iter().flat_map(LeftOut::omissions).collect();
+    session.left_out(&left_out)?;
     session.object(&json!({
         "path": name(&path),
         "vocab_size": tokenizer.vocab_size(),
@@ -62,5 +64,6 @@ pub fn run(verb: BpeVerb, session: &Session) -> Result<()> {
         "bytes": bytes,
         "tokens": tokens,
         "bytes_per_token": per_token,
+        "left_out": left_out,
     }))
 }

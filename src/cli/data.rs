@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use calumma::data::scenes::{Scenes, ScenesConfig, Split, write_image_folder};
-use calumma::data::{self, Counted, DEFAULT_TOLERANCE, Dataset, Inspection, inspect};
+use calumma::data::{self, Counted, DEFAULT_TOLERANCE, Dataset, Inspection, LeftOut, inspect};
 use calumma::{Error, Result};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
@@ -110,21 +110,15 @@ fn validate(args: &ValidateArgs, session: &Session) -> Result<()> {
     }
     reporter.finish();
     let bad = dataset.bad();
+    let unused = dataset.unused();
     for sample in &bad {
         session.line(format_args!("{}: {}", sample.index, sample.reason))?;
     }
     let (samples, name) = (dataset.len(), dataset.name());
     session.line(format_args!("{name}: {samples} samples, {} bad", bad.len()))?;
-    session.object(&json!({ "path": name, "samples": samples, "bad": bad }))?;
-    let share = bad.len() as f64 / samples.max(1) as f64;
-    match share > args.max_bad {
-        true => Err(Error::invalid(format!(
-            "{name}: {} of {samples} samples are bad, more than the allowed {} %",
-            bad.len(),
-            100.0 * args.max_bad
-        ))),
-        false => Ok(()),
-    }
+    session.left_out(&LeftOut::of(&dataset, samples, &[]).omissions())?;
+    session.object(&json!({ "path": name, "samples": samples, "bad": bad, "unused": unused }))?;
+    dataset.check()
 }
 
 fn show(found: &Inspection, session: &Session) -> Result<()> {

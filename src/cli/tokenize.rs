@@ -62,7 +62,7 @@ pub fn run(args: &TokenizeArgs, session: &Session) -> Result<()> {
         processor: &processor,
     };
     let report = job.run(args.shard, |shards| session.progress(shards, "tokens"))?;
-    let ShardReport { shards, made, kept, left, documents, tokens, bad } = report;
+    let ShardReport { shards, made, kept, left, documents, tokens, bad, .. } = report;
     session.line(format_args!(
         "{}: {made} of {shards} shards made, {kept} kept, {left} left to others",
         dir.display()
@@ -72,6 +72,7 @@ pub fn run(args: &TokenizeArgs, session: &Session) -> Result<()> {
         sizes::count(documents as f64),
         sizes::count(tokens as f64)
     ))?;
+    session.left_out(&report.left_out)?;
     let mut object = serde_json::to_value(report)
         .map_err(Error::because("the report cannot be written as JSON"))?;
     object["path"] = json!(name(&dir));

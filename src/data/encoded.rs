@@ -35,15 +35,20 @@ pub(super) struct EncodedSample {
     pub(super) fields: Fields,
     /// The codes of the images, in the sample's order.
     pub(super) images: Vec<Codes>,
+    /// Its index in the data set.
+    pub(super) index: usize,
+    /// Its file and line, row or member.
+    pub(super) place: String,
 }
 
 /// All readable samples of a source, in memory.
-#[derive(Debug)]
 pub(super) struct EncodedSource {
     /// The readable samples in order.
     pub(super) samples: Vec<EncodedSample>,
-    /// Number of bad samples.
-    pub(super) left_out: usize,
+    /// The data set, which knows its bad samples.
+    pub(super) dataset: Counted,
+    /// The number of samples, good and bad.
+    pub(super) len: usize,
 }
 
 /// Image tokenizer with the location of its cache.
@@ -71,8 +76,8 @@ impl EncodedSource {
     /// fields in `columns` are kept.
     ///
     /// # Errors
-    /// If the data set cannot be read, more than `max_bad` of its samples are bad or none is good, or
-    /// the cache is malformed ([`Error::File`]).
+    /// If the data set cannot be read, more than `max_bad` of its samples are bad, or the cache is
+    /// malformed ([`Error::File`]).
     pub(super) fn open(
         config: &SourceConfig,
         columns: &BTreeSet<String>,
@@ -88,18 +93,29 @@ impl EncodedSource {
             write(&path, &lines)?;
             lines
         };
-        let sample = |line: Line| -> Result<EncodedSample> {
-            let mut fields = dataset.fields(line.index)?;
+        record_missing(&dataset, len, &lines);
+        let sample = |Line { index, images }| {
+            let recorded = |error: Error| dataset.record(index, error.to_string());
+            let mut fields = dataset.fields(index).map_err(recorded).ok()?;
             fields.retain(|name, _| columns.contains(name));
-            Ok(EncodedSample { fields, images: line.images })
+            Some(EncodedSample { fields, images, index, place: dataset.place(index) })
         };
-        let samples: Vec<_> = lines.into_par_iter().map(sample).collect::<Result<_>>()?;
-        if samples.is_empty() {
-            return Err(Error::invalid(format!("data {}: all samples are bad", config.path)));
-        }
-        let left_out = len.saturating_sub(samples.len());
-        Ok(Self { samples, left_out })
+        let samples: Vec<_> = lines.into_par_iter().filter_map(sample).collect();
+        dataset.check()?;
+        Ok(Self { samples, dataset, len })
     }
+}
+
+/// Records why samples without a line are bad, for a cache of an earlier run.
+fn record_missing(dataset: &Counted, len: usize, lines: &[Line]) {
+    let known: BTreeSet<usize> = lines.iter().map(|line| line.index).collect();
+    let missing: Vec<usize> = (0..len).filter(|index| !known.contains(index)).collect();
+    missing.into_par_iter().for_each(|index| {
+        if dataset.get(index).is_ok() {
+            let place = dataset.place(index);
+            dataset.record(index, format!("{place}: was bad when the images were encoded"));
+        }
+    });
 }
 
 /// Path of the cache for this tokenizer, source and state of the source's files.
@@ -123,11 +139,12 @@ fn encode(dataset: &Counted, len: usize, encoding: Encoding<'_>) -> Result<Vec<L
     let mut lines = Vec::with_capacity(len);
     for start in (0..len).step_by(BATCH) {
         let end = (start + BATCH).min(len);
-        let take = |index| Ok(dataset.take(index)?.map(|sample| (index, sample.images)));
-        let samples: Vec<_> = (start..end).into_par_iter().map(take).collect::<Result<_>>()?;
+        let get = |index| Some((index, dataset.get(index).ok()?.images));
+        let samples: Vec<_> = (start..end).into_par_iter().filter_map(get).collect();
+        dataset.check()?;
         let mut batch = Vec::new();
         let mut counts = Vec::new();
-        for (index, mut images) in samples.into_iter().flatten() {
+        for (index, mut images) in samples {
             counts.push((index, images.len()));
             batch.append(&mut images);
         }

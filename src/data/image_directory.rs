@@ -56,6 +56,10 @@ impl Dataset for ImageDirectory {
         Vec::new()
     }
 
+    fn place(&self, index: usize) -> String {
+        self.paths[index].display().to_string()
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

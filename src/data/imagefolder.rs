@@ -66,6 +66,10 @@ impl Dataset for ImageFolder {
         Vec::new()
     }
 
+    fn place(&self, index: usize) -> String {
+        self.lines.source(index)
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

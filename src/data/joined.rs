@@ -50,6 +50,13 @@ impl Dataset for Joined {
         self.parts.iter().flat_map(|part| part.unused()).collect()
     }
 
+    fn place(&self, index: usize) -> String {
+        match self.locate(index) {
+            Ok((part, index)) => part.place(index),
+            Err(_) => format!("{}: sample {index}", self.name),
+        }
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

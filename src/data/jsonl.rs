@@ -58,6 +58,10 @@ impl Dataset for Jsonl {
         Vec::new()
     }
 
+    fn place(&self, index: usize) -> String {
+        self.lines.source(index)
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

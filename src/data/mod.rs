@@ -34,6 +34,7 @@ mod imagefolder;
 mod inspect;
 mod joined;
 mod jsonl;
+mod left_out;
 mod lines;
 mod messages;
 pub mod mixture;
@@ -56,8 +57,8 @@ pub use config::{
     DocumentContent, DocumentData, ImageData, SampleData, SourceConfig, TemplateConfig, TextData,
     Weight, WeightedTemplate,
 };
-pub use corpus::{BpeRecipe, BpeRunConfig, corpus};
-pub use counted::{BadSample, Counted, DEFAULT_TOLERANCE};
+pub use corpus::{BpeRecipe, BpeRunConfig, Corpus, corpus};
+pub use counted::{Counted, DEFAULT_TOLERANCE};
 pub use curriculum::{CurriculumConfig, Stages};
 pub use dataset::{Dataset, Fields, Sample, Unused};
 pub use document_source::DocumentSource;
@@ -67,6 +68,8 @@ pub use image_directory::ImageDirectory;
 pub use imagefolder::ImageFolder;
 pub use inspect::{Column, ImageSize, Inspection, inspect};
 pub use jsonl::Jsonl;
+pub(crate) use left_out::refuse_too_many;
+pub use left_out::{BadSample, LeftOut, Misfit};
 pub(crate) use open::fingerprint;
 pub use open::{open, open_as};
 pub use parquet::Parquet;
@@ -74,7 +77,6 @@ pub use render::{Loss, RenderOptions, Rendered};
 pub use stream::{DocumentStream, SourceReport, StreamState};
 pub use tokenizers::TokenizerConfig;
 pub(crate) use tokenizers::image_dir;
-pub use validation::{LeftOut, Validation, validation_batches};
+pub use validation::{Validation, validation_batches};
 pub use webdataset::WebDataset;
 
-use messages::{available, type_name};

@@ -92,6 +92,10 @@ impl Dataset for Parquet {
         Vec::new()
     }
 
+    fn place(&self, index: usize) -> String {
+        format!("{}: row {index}", self.name)
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

@@ -151,6 +151,10 @@ impl Dataset for WebDataset {
         Vec::new()
     }
 
+    fn place(&self, index: usize) -> String {
+        format!("{}: {}", self.name, self.entries[index].key)
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

@@ -15,21 +15,19 @@ use super::locate::files_in;
 use super::shard::Shard;
 use crate::data::config::SampleData;
 use crate::data::counted::Counted;
-use crate::data::dataset::Sample;
+use crate::data::dataset::{Dataset, Sample};
 use crate::data::encoded::{EncodedSample, Encoding};
+use crate::data::left_out::LeftOut;
 use crate::data::mixture::mix;
 use crate::data::open::fingerprint;
 use crate::data::renderer::Renderer;
 use crate::error::{Error, Result};
 use crate::files::{hex, write_atomic};
-use crate::report::Reporter;
+use crate::report::{Omission, Reporter};
 use crate::tokenize::{Processor, TokenSequence};
 
 /// Number of samples decoded and encoded together.
 const BATCH: usize = 64;
-
-/// Maximum number of bad samples listed.
-const BAD_LISTED: usize = 20;
 
 /// A job of `calumma tokenize`: the sources, and the shards to make from them.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +49,7 @@ pub struct ShardJob<'a> {
 }
 
 /// Counts of what was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct ShardReport {
     /// Shards of all sources.
     pub shards: usize,
@@ -67,6 +65,8 @@ pub struct ShardReport {
     pub tokens: usize,
     /// Samples that could not be read or rendered, in the shards made.
     pub bad: usize,
+    /// What was left out of the sources, as far as this call read them.
+    pub left_out: Vec<Omission>,
 }
 
 /// One shard to make.
@@ -94,6 +94,8 @@ impl ShardJob<'_> {
         let plan = self.plan(&sources);
         self.refuse_other_shards(&plan)?;
         let mut report = ShardReport { shards: plan.len(), ..ShardReport::default() };
+        // Samples without a document in the shards kept; their reasons are not known any more.
+        let mut kept_bad = vec![0; sources.len()];
         let mut reporter = bar(plan.len());
         for (number, planned) in plan.iter().enumerate() {
             if number % part.1 != part.0 {
@@ -106,6 +108,8 @@ impl ShardJob<'_> {
             let shard = match Shard::open(&planned.path).ok().filter(intact) {
                 Some(shard) => {
                     report.kept += 1;
+                    let good = shard.len() / self.renderings.max(1);
+                    kept_bad[planned.source] += (planned.end - planned.first - good) as u64;
                     shard
                 }
                 None => {
@@ -120,10 +124,9 @@ impl ShardJob<'_> {
             report.tokens += shard.num_tokens();
             reporter.step(number + 1, shard.num_tokens());
         }
-        for bad in sources.iter().flat_map(|source| source.dataset.bad()).take(BAD_LISTED) {
-            reporter.note(&format!("left out: {}", bad.reason));
-        }
         reporter.finish();
+        let left_out = sources.iter().zip(kept_bad);
+        report.left_out = left_out.flat_map(|(source, kept)| source.omissions(kept)).collect();
         Ok(report)
     }
 
@@ -183,7 +186,8 @@ impl ShardJob<'_> {
             let all = range.len();
             let render = |sample| self.render(source, planned.source, sample);
             let rendered: Vec<Option<Vec<TokenSequence>>> =
-                self.encoded(source, range)?.into_par_iter().map(render).collect::<Result<_>>()?;
+                self.encoded(source, range)?.into_par_iter().map(render).collect();
+            source.dataset.check()?;
             bad += all - rendered.iter().flatten().count();
             documents.extend(rendered.into_iter().flatten().flatten().map(|tokens| (tokens, 0)));
         }
@@ -193,44 +197,43 @@ impl ShardJob<'_> {
     }
 
     /// The readable samples of `range` with their images as codes.
-    fn encoded(&self, source: &OpenSource<'_>, range: Range<usize>) -> Result<Vec<Encoded>> {
-        let take = |index| Ok(source.dataset.take(index)?.map(|sample| (index, sample)));
-        let samples: Vec<Option<(usize, Sample)>> =
-            range.into_par_iter().map(take).collect::<Result<_>>()?;
-        let samples: Vec<(usize, Sample)> = samples.into_iter().flatten().collect();
+    fn encoded(
+        &self,
+        source: &OpenSource<'_>,
+        range: Range<usize>,
+    ) -> Result<Vec<EncodedSample>> {
+        let get = |index| Some((index, source.dataset.get(index).ok()?));
+        let samples: Vec<(usize, Sample)> = range.into_par_iter().filter_map(get).collect();
+        source.dataset.check()?;
         let images: Vec<_> =
             samples.iter().flat_map(|(_, sample)| sample.images.iter().cloned()).collect();
         let mut codes = self.encoding.vq.encode(&images)?.into_iter();
         let encoded = samples.into_iter().map(|(index, sample)| {
             let images = codes.by_ref().take(sample.images.len()).collect();
-            Encoded { index, sample: EncodedSample { fields: sample.fields, images } }
+            EncodedSample { fields: sample.fields, images, index, place: sample.source }
         });
         Ok(encoded.collect())
     }
 
-    /// The documents of a sample; `None` if it cannot be rendered but bad samples are within
-    /// tolerance.
+    /// The documents of a sample; `None` if it cannot be rendered and is bad.
     fn render(
         &self,
         source: &OpenSource<'_>,
         number: usize,
-        Encoded { index, mut sample }: Encoded,
-    ) -> Result<Option<Vec<TokenSequence>>> {
+        mut sample: EncodedSample,
+    ) -> Option<Vec<TokenSequence>> {
         source.renderer.complete(&mut sample.fields);
-        let sample = (&sample.fields, sample.images.as_slice());
-        let mut documents = Vec::with_capacity(self.renderings);
-        for rendering in 0..self.renderings {
-            let mut rng = self.rng(number, index, rendering);
+        let EncodedSample { fields, images, index, place } = &sample;
+        let sample = (fields, images.as_slice());
+        let render = |rendering| {
+            let mut rng = self.rng(number, *index, rendering);
             let template = source.renderer.draw(&mut rng);
-            match source.renderer.document(sample, template, &mut rng, self.processor) {
-                Ok(tokens) => documents.push(tokens),
-                Err(error) => {
-                    source.dataset.reject(index, error.to_string())?;
-                    return Ok(None);
-                }
-            }
-        }
-        Ok(Some(documents))
+            source.renderer.document(sample, template, &mut rng, self.processor)
+        };
+        let checked = source.renderer.check(sample, self.processor);
+        let documents = checked.and_then(|()| (0..self.renderings).map(render).collect());
+        let bad = |error: &Error| source.dataset.record(*index, format!("{place}: {error}"));
+        documents.inspect_err(bad).ok()
     }
 
     /// The random generator of a sample's rendering, independent of its shard.
@@ -239,12 +242,6 @@ impl ShardJob<'_> {
         rng.set_stream(mix(mix(mix(source as u64) ^ index as u64) ^ rendering as u64));
         rng
     }
-}
-
-/// Sample `index` of a source.
-struct Encoded {
-    index: usize,
-    sample: EncodedSample,
 }
 
 /// A source of samples, opened.
@@ -263,5 +260,12 @@ impl<'a> OpenSource<'a> {
         let len = data.source.len_of(&dataset);
         let files = fingerprint(&data.source.path)?;
         Ok(Self { data, renderer: Renderer::new(&data.template)?, dataset, len, files })
+    }
+
+    /// What was left out of the source as far as it was read, and of the shards kept `kept_bad` samples.
+    fn omissions(&self, kept_bad: u64) -> Vec<Omission> {
+        let known = self.dataset.left_out(self.len);
+        let source = self.data.label().to_owned();
+        LeftOut { source, bad: known.bad + kept_bad, ..known }.omissions()
     }
 }
