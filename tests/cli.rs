@@ -4,6 +4,7 @@ mod docs;
 mod errors;
 mod eval_run;
 mod evaluation;
+mod left_out;
 mod tokenize;
 mod training;
 mod verbs;

@@ -79,7 +79,7 @@ pub fn run(verb: DataVerb, session: &Session) -> Result<()> {
         DataVerb::Inspect(args) => {
             let found = inspect(data::open(&args.dataset)?.as_ref(), args.limit);
             session.object(&found)?;
-            if session.json() { Ok(()) } else { show(&found, session) }
+            show(&found, session)
         }
     }
 }
@@ -139,5 +139,6 @@ fn show(found: &Inspection, session: &Session) -> Result<()> {
     for bad in found.bad.iter().take(20) {
         session.line(format_args!("    {}: {}", bad.index, bad.reason))?;
     }
-    Ok(())
+    let unused = LeftOut { unused: found.unused.clone(), ..LeftOut::new(name, *samples) };
+    session.left_out(&unused.omissions())
 }

@@ -2,9 +2,6 @@
 
 use std::path::PathBuf;
 
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 use super::config::TextData;
 use super::dataset::Dataset;
 use super::left_out::LeftOut;
@@ -12,6 +9,9 @@ use super::render::RenderOptions;
 use crate::error::{Error, Result};
 use crate::recipe::{Recipe, runs_directory, validate_name};
 use crate::tokenize::{BpeConfig, Template};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 /// A recipe for `calumma bpe train`: a text tokenizer with reserved tokens for images.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -74,8 +74,9 @@ impl Counted {
     /// [`Error::Invalid`] then.
     pub fn check(&self) -> Result<()> {
         let (bad, len) = (self.bad_samples(), self.inner.len());
+        let reasons = bad.values().map(String::as_str);
         let allowed = (self.tolerance * len as f64, self.tolerance);
-        refuse_too_many(self.inner.name(), len, bad.values().map(String::as_str), allowed)
+        refuse_too_many((self.inner.name(), len), (bad.len(), reasons), allowed)
     }
 
     fn bad_samples(&self) -> MutexGuard<'_, BTreeMap<usize, String>> {

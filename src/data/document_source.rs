@@ -91,7 +91,8 @@ impl DocumentSource {
         };
         // One good document must be left, or drawing would never end.
         let allowed = (tolerance * self.len() as f64).min(self.len() as f64 - 1.0);
-        refuse_too_many(self.config.label(), self.len(), bad, (allowed, tolerance))
+        let source = (self.config.label(), self.len());
+        refuse_too_many(source, (bad.len(), bad), (allowed, tolerance))
     }
 
     /// Whether there is nothing to draw.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::dataset::{Dataset, Sample};
+use super::dataset::{Dataset, Sample, Unused};
 use super::left_out::BadSample;
 use super::messages::type_name;
 use crate::error::Result;
@@ -35,6 +35,8 @@ pub struct Inspection {
     pub image_sizes: Vec<ImageSize>,
     /// Inspected samples that are bad.
     pub bad: Vec<BadSample>,
+    /// What belongs to no sample.
+    pub unused: Vec<Unused>,
 }
 
 /// Column of a data set.
@@ -74,6 +76,7 @@ pub fn inspect(dataset: &dyn Dataset, limit: usize) -> Inspection {
         images_per_sample: (0, 0),
         image_sizes: Vec::new(),
         bad: Vec::new(),
+        unused: dataset.unused(),
     };
     let (mut sizes, mut counts) = (BTreeMap::new(), BTreeSet::new());
     for (index, sample) in seen {

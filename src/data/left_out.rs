@@ -79,8 +79,18 @@ impl LeftOut {
         left_out
     }
 
+    /// Fails if more than a share of `tolerance` of the samples is bad; lists the first ones.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] then.
+    pub fn check(&self, tolerance: f64) -> Result<()> {
+        let first = self.bad_samples.iter().map(|bad| bad.reason.as_str());
+        let allowed = (tolerance * self.samples as f64, tolerance);
+        refuse_too_many((&self.source, self.samples), (self.bad as usize, first), allowed)
+    }
+
     /// Counts a bad sample.
-    pub(super) fn add_bad(&mut self, bad: BadSample) {
+    pub fn add_bad(&mut self, bad: BadSample) {
         self.bad += 1;
         if self.bad_samples.len() < LISTED {
             self.bad_samples.push(bad);
@@ -177,19 +187,17 @@ impl std::fmt::Display for Misfit {
     }
 }
 
-/// Fails if more than `allowed` of the `samples` samples of `name` are bad; lists the first ones.
-/// `tolerance` is the share of them in the message.
+/// Fails if more than `allowed` of the `samples` samples of `name` are bad; lists the first ones of the
+/// `count` reasons. `tolerance` is the share of them in the message.
 pub(crate) fn refuse_too_many<'a>(
-    name: &str,
-    samples: usize,
-    bad: impl ExactSizeIterator<Item = &'a str>,
+    (name, samples): (&str, usize),
+    (count, reasons): (usize, impl Iterator<Item = &'a str>),
     (allowed, tolerance): (f64, f64),
 ) -> Result<()> {
-    let count = bad.len();
     if count as f64 <= allowed {
         return Ok(());
     }
-    let first: Vec<&str> = bad.take(LISTED).collect();
+    let first: Vec<&str> = reasons.take(LISTED).collect();
     let percent = tolerance * 100.0;
     let are = if count == 1 { "is" } else { "are" };
     Err(Error::invalid(format!(
@@ -213,8 +221,11 @@ mod tests {
         assert!(left_out.fits("d.jsonl: line 2", 5, 9) && lines(&left_out).is_empty());
         left_out.add_bad(BadSample { index: 4, reason: "d.jsonl: line 5: broken".into() });
         assert!(!left_out.fits("d.jsonl: line 1", 812, 9) && !left_out.fits("", 1, 9));
-        left_out.unused =
-            vec![Unused { what: "d.jsonl: d.npy".into(), count: 3, reason: "of unknown kind".into() }];
+        left_out.unused = vec![Unused {
+            what: "d.jsonl: d.npy".into(),
+            count: 3,
+            reason: "of unknown kind".into(),
+        }];
         assert_eq!(
             lines(&left_out),
             [
@@ -246,7 +257,7 @@ mod tests {
     #[test]
     fn too_many_bad_samples_are_refused_with_the_first_ones_listed() {
         let bad = ["one", "two", "three", "four", "five", "six"];
-        let refused = |allowed| refuse_too_many("d", 9, bad.into_iter(), (allowed, 0.5));
+        let refused = |allowed| refuse_too_many(("d", 9), (6, bad.into_iter()), (allowed, 0.5));
         refused(6.0).unwrap();
         let message = refused(5.0).unwrap_err().to_string();
         assert!(message.starts_with("d: 6 of 9 samples are bad, more than the allowed 50 %"));

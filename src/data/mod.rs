@@ -79,4 +79,3 @@ pub use tokenizers::TokenizerConfig;
 pub(crate) use tokenizers::image_dir;
 pub use validation::{Validation, validation_batches};
 pub use webdataset::WebDataset;
-

@@ -111,8 +111,10 @@ impl Template {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::{select, subsequence};
     use rand::SeedableRng;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -227,5 +229,143 @@ mod tests {
         assert!(error.to_string().contains("the document is empty"), "{error}");
         let error = render("{a}", json!({ "a": "b" }), &ANSWERS).unwrap_err();
         assert!(error.to_string().contains("answers follow a <sep>"), "{error}");
+    }
+
+    #[test]
+    fn alternating_entries_are_cut_in_pairs() {
+        let turns: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+        let options = RenderOptions { loss: Loss::Answers, max_turns: Some(3) };
+        let fields = json!({ "turns": turns });
+        let rendered = render("{#turns|<sep>}{.}{/turns}", fields.clone(), &options).unwrap();
+        let texts: Vec<usize> = rendered
+            .segments
+            .iter()
+            .filter_map(|segment| match segment {
+                CodedSegment::Text(text) => Some(text.parse().unwrap()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(texts.len(), 6);
+        for pair in texts.chunks(2) {
+            assert!(pair[0].is_multiple_of(2) && pair[1] == pair[0] + 1, "{texts:?}");
+        }
+        let one = RenderOptions { max_turns: Some(1), ..options };
+        let template = Template::parse("{#turns|<sep>}{.}{/turns}").unwrap();
+        template.check(fields.as_object().unwrap(), 0, &one).unwrap();
+    }
+
+    #[test]
+    fn conversations_begin_with_a_prompt_and_end_with_an_answer() {
+        let source = "{#conversations|<sep>}{value}{/conversations}";
+        let of = |names: &[&str]| {
+            let entries: Vec<Value> =
+                names.iter().map(|name| json!({ "from": name, "value": name })).collect();
+            render(source, json!({ "conversations": entries }), &ANSWERS)
+        };
+        assert_eq!(shown(&of(&["human", "gpt"]).unwrap()), "'human' | 'gpt'+");
+        let rendered = of(&["system", "human", "gpt", "human", "gpt"]).unwrap();
+        assert_eq!(shown(&rendered), "'system\nhuman' | 'gpt'+ |+ 'human' | 'gpt'+");
+        for names in [&["gpt", "human"][..], &["human", "human"], &["human", "gpt", "human"]] {
+            assert!(of(names).unwrap_err().to_string().contains("conversations: "), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn the_entry_at_fault_and_the_empty_answer_are_named() {
+        for (source, fields, words) in [
+            ("{a}", json!({ "a": ["x", null] }), "entry 2 of field a is null"),
+            ("{#t}{.}{/t}", json!({ "t": ["x", null] }), "entry 2 of t is null"),
+            ("{#t}{q}{/t}", json!({ "t": [{ "q": null }] }), "field q of entry 1 of t is null"),
+            (
+                "{#t}{q}{/t}",
+                json!({ "t": [{ "a": 1 }] }),
+                "entry 1 of t has no field q; available are a",
+            ),
+            ("{q}<sep>{a}", json!({ "q": "x", "a": "" }), "the answer is empty"),
+            ("{m}", json!({ "m": [{ "role": "user", "content": null }] }), "entry 1 of field m"),
+        ] {
+            let template = Template::parse(source).unwrap();
+            let checked = template.check(fields.as_object().unwrap(), 0, &ANSWERS);
+            let message = checked.unwrap_err().to_string();
+            assert!(message.contains(words), "{source}: {message}");
+        }
+    }
+
+    const PARTS: [&str; 9] = [
+        "t",
+        "<image>",
+        "<sep>",
+        "{a}",
+        "{b}",
+        "{#t|<sep>}{.}{/t}",
+        "{#t| }{a}{/t}",
+        "{#t|<sep>}{a}<sep>{b}{/t}",
+        "{#t}{b}<sep>{/t}",
+    ];
+
+    /// Values of fields and entries, good and bad.
+    fn values() -> Vec<Value> {
+        let image = json!({ "type": "image" });
+        let words = json!({ "type": "text", "text": "w" });
+        vec![
+            json!("x"),
+            json!("x"),
+            json!(""),
+            json!(2),
+            json!(null),
+            json!([]),
+            json!(["x", ""]),
+            json!(["x", "y"]),
+            json!(["x", null]),
+            json!(["x", ["y", ""]]),
+            json!(["x", [image]]),
+            json!([image, words]),
+            json!([image, image]),
+            json!([{ "type": "video" }]),
+            json!([{ "role": "user", "content": "x" }, { "role": "assistant", "content": "y" }]),
+            json!([{ "role": "user", "content": "x" }, { "role": "assistant", "content": "" }]),
+            json!([{ "role": "assistant", "content": [image] }]),
+        ]
+    }
+
+    /// Entries of the list `t`.
+    fn entries() -> Vec<Value> {
+        let mut entries = values();
+        for from in ["human", "gpt", "system", "other"] {
+            entries.push(json!({ "from": from, "a": "x", "b": "" }));
+        }
+        entries.push(json!({ "a": ["x", ""], "b": "y" }));
+        entries.push(json!({ "a": "x" }));
+        entries
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+        #[test]
+        fn a_sample_is_checked_good_exactly_if_every_draw_renders(
+            parts in prop::collection::vec(select(PARTS.to_vec()), 1..4),
+            fields in prop::collection::vec(select(values()), 2),
+            entries in prop::collection::vec(select(entries()), 0..4),
+            present in subsequence(vec!["a", "b", "t"], 2..=3),
+            (num_images, max_turns) in (0_usize..4, 0_usize..4),
+            loss in select(vec![Loss::All, Loss::Answers, Loss::ImagesAndAnswers]),
+        ) {
+            let template = Template::parse(&parts.concat()).unwrap();
+            let mut given = Fields::new();
+            given.insert("a".to_owned(), fields[0].clone());
+            given.insert("b".to_owned(), fields[1].clone());
+            given.insert("t".to_owned(), Value::Array(entries));
+            given.retain(|name, _| present.contains(&name.as_str()));
+            let images = vec![Codes { ids: vec![1], height: 1, width: 1 }; num_images];
+            let options = RenderOptions { loss, max_turns: Some(max_turns) };
+            let checked = template.check(&given, num_images, &options);
+            let draws = if checked.is_ok() { 60 } else { 6000 };
+            let failed = (0..draws).find_map(|seed| {
+                let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                template.render(&given, &images, &options, &mut rng).err()
+            });
+            let (checked, failed) = (checked.err(), failed);
+            prop_assert_eq!(checked.is_some(), failed.is_some(), "{:?} {:?}", checked, failed);
+        }
     }
 }

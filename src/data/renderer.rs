@@ -85,9 +85,8 @@ impl Renderer {
         (fields, images): (&Fields, &[Codes]),
         processor: &Processor,
     ) -> Result<()> {
-        let used = |template: &Template| {
-            template.most_images(fields, images.len(), &self.options())
-        };
+        let used =
+            |template: &Template| template.most_images(fields, images.len(), &self.options());
         let used = self.templates.iter().map(used).collect::<Result<Vec<usize>>>()?;
         let used = used.into_iter().max().unwrap_or(0);
         images.iter().take(used).try_for_each(|codes| {

@@ -3,8 +3,9 @@
 use image::RgbImage;
 use rayon::prelude::*;
 
-use crate::data::{BadSample, DEFAULT_TOLERANCE, Dataset, Sample};
+use crate::data::{BadSample, DEFAULT_TOLERANCE, Dataset, LeftOut, Sample, refuse_too_many};
 use crate::error::{Error, Result};
+use crate::report::Omission;
 
 /// How much of a data set is measured, and the batch size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,22 +81,19 @@ pub fn images_of(
     })
 }
 
-/// Fails if more than [`DEFAULT_TOLERANCE`] of `len` samples are `bad`. A single bad sample is tolerated,
-/// unless it is the only sample.
+/// Fails if more than [`DEFAULT_TOLERANCE`] of `len` samples are `bad`, and lists the first ones. A single
+/// bad sample is tolerated, unless it is the only sample.
 pub(super) fn refuse_many_bad(dataset: &dyn Dataset, len: usize, bad: &[BadSample]) -> Result<()> {
-    let allowed = (DEFAULT_TOLERANCE * len as f64).max(1.0);
-    match bad.first() {
-        Some(first) if bad.len() == len || bad.len() as f64 > allowed => {
-            Err(Error::invalid(format!(
-                "{}: {} of {len} samples are bad, more than the allowed {} %; the first: {}",
-                dataset.name(),
-                bad.len(),
-                DEFAULT_TOLERANCE * 100.0,
-                first.reason
-            )))
-        }
-        _ => Ok(()),
-    }
+    let allowed = (DEFAULT_TOLERANCE * len as f64).max(1.0).min(len as f64 - 1.0);
+    let reasons = bad.iter().map(|bad| bad.reason.as_str());
+    let measured = (dataset.name(), len);
+    refuse_too_many(measured, (bad.len(), reasons), (allowed, DEFAULT_TOLERANCE))
+}
+
+/// What was left out of the part of `dataset` that was measured: the samples in `bad`, and what belongs to
+/// no sample.
+pub fn left_out(dataset: &dyn Dataset, extent: Extent, bad: &[BadSample]) -> Vec<Omission> {
+    LeftOut::of(dataset, extent.of(dataset.len()), bad).omissions()
 }
 
 /// The image of a sample that must have exactly one.

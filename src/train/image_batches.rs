@@ -79,11 +79,29 @@ impl ImageBatches {
                 let image = config.augment.apply(image, &mut draw.rng);
                 Some(Drawn { image, words })
             });
-            all.extend(drawn.collect::<Vec<_>>());
-            self.sources.iter().try_for_each(Counted::check)?;
-            self.sources.iter().try_for_each(some_are_good)?;
+            let drawn: Vec<Drawn> = drawn.collect();
+            if drawn.len() < missing {
+                self.check()?;
+            }
+            all.extend(drawn);
         }
         Ok(all)
+    }
+
+    /// Fails if too many samples of a source are known to be bad, or all, from which drawing would never
+    /// end.
+    fn check(&self) -> Result<()> {
+        for (config, source) in self.configs.iter().zip(&self.sources) {
+            source.check()?;
+            let bad = source.bad();
+            let all = bad.len() >= config.source.len_of(source);
+            if let Some(BadSample { reason, .. }) = bad.first().filter(|_| all) {
+                let name = source.name();
+                let message = format!("{name}: all samples are bad; the first: {reason}");
+                return Err(Error::invalid(message));
+            }
+        }
+        Ok(())
     }
 
     /// What was left out of each source so far.
@@ -94,9 +112,10 @@ impl ImageBatches {
         self.configs.iter().zip(&self.sources).map(of_one).collect()
     }
 
-    /// The bad samples of each source so far.
+    /// The bad samples of each source so far; nothing if there are none.
     pub(super) fn bad(&self) -> Vec<Vec<BadSample>> {
-        self.sources.iter().map(Counted::bad).collect()
+        let bad: Vec<_> = self.sources.iter().map(Counted::bad).collect();
+        if bad.iter().all(Vec::is_empty) { Vec::new() } else { bad }
     }
 
     /// The next `count` images on `device`, grouped by size in the order of first appearance; words are
@@ -146,18 +165,6 @@ fn first_image(source: &Counted, index: usize) -> Option<(RgbImage, Fields)> {
         source.record(index, format!("{}: no image", sample.source));
     }
     Some((image?, sample.fields))
-}
-
-/// Fails if all samples of `source` are known to be bad, from which drawing would never end.
-fn some_are_good(source: &Counted) -> Result<()> {
-    let bad = source.bad();
-    match bad.first().filter(|_| bad.len() == source.len()) {
-        None => Ok(()),
-        Some(BadSample { reason, .. }) => {
-            let message = format!("{}: all samples are bad; the first: {reason}", source.name());
-            Err(Error::invalid(message))
-        }
-    }
 }
 
 /// `drawn` grouped by size.

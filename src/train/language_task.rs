@@ -177,10 +177,10 @@ fn open_data(
     )?;
     let count = recipe.run.eval_samples;
     let validation = validation_batches(&recipe.validation, encoding, count, processor, packer)?;
-    let of_validation = validation.left_out.into_iter().map(|left_out| LeftOut {
-        source: format!("validation {}", left_out.source),
-        ..left_out
-    });
+    let of_validation = validation
+        .left_out
+        .into_iter()
+        .map(|left_out| LeftOut { source: format!("validation {}", left_out.source), ..left_out });
     let opened = stream.opened().into_iter().chain(of_validation).collect();
     Ok((stream, validation.batches, opened))
 }

@@ -40,11 +40,15 @@ impl Speaker {
             // The first entry and every second one after it are on the same side.
             if speaker == Self::System {
                 let at = at + 1;
-                return Err(format!("{field}: entry {at} is from {from}, which may only come first"));
+                return Err(format!(
+                    "{field}: entry {at} is from {from}, which may only come first"
+                ));
             }
             if !is_next(answers == at.is_multiple_of(2)) {
                 let at = at + 1;
-                return Err(format!("{field}: entry {at} is from {from}, where {wanted} is expected"));
+                return Err(format!(
+                    "{field}: entry {at} is from {from}, where {wanted} is expected"
+                ));
             }
             if speaker == Self::Prompter && at + 1 == entries.len() {
                 return Err(format!("{field}: the last entry, from {from}, has no answer"));
@@ -71,7 +75,9 @@ mod tests {
             let entries: Vec<Value> = names.iter().map(|name| json!({ "from": name })).collect();
             Speaker::check("turns", &entries, |answers| answers == answers_first)
         };
-        for good in [&["human", "gpt"][..], &["user", "assistant", "tool", "gpt"], &[], &["x", "gpt"]] {
+        for good in
+            [&["human", "gpt"][..], &["user", "assistant", "tool", "gpt"], &[], &["x", "gpt"]]
+        {
             check(good, false).unwrap();
         }
         check(&["gpt"], true).unwrap();

@@ -155,7 +155,8 @@ impl Walk<'_> {
     ) -> Result<()> {
         let has_system = entries.first().and_then(Speaker::of) == Some(Speaker::System);
         let first = usize::from(has_system);
-        let alternates = Speaker::check(part.field, &entries[first..], |answers| out.is_next(answers));
+        let alternates =
+            Speaker::check(part.field, &entries[first..], |answers| out.is_next(answers));
         alternates.or_else(|message| self.fail(&message))?;
         if has_system {
             self.entry(part, entries, 0, scope, out)?;
@@ -243,7 +244,11 @@ impl Walk<'_> {
             match message.get("content") {
                 Some(Value::String(text)) => out.text(text),
                 Some(Value::Array(content)) => {
-                    self.segments(&format!("the content of message {} of {what}", at + 1), content, out)?;
+                    self.segments(
+                        &format!("the content of message {} of {what}", at + 1),
+                        content,
+                        out,
+                    )?;
                 }
                 _ => return self.malformed(what, at),
             }

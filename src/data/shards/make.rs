@@ -197,11 +197,7 @@ impl ShardJob<'_> {
     }
 
     /// The readable samples of `range` with their images as codes.
-    fn encoded(
-        &self,
-        source: &OpenSource<'_>,
-        range: Range<usize>,
-    ) -> Result<Vec<EncodedSample>> {
+    fn encoded(&self, source: &OpenSource<'_>, range: Range<usize>) -> Result<Vec<EncodedSample>> {
         let get = |index| Some((index, source.dataset.get(index).ok()?));
         let samples: Vec<(usize, Sample)> = range.into_par_iter().filter_map(get).collect();
         source.dataset.check()?;
