@@ -108,8 +108,9 @@ impl EncodedSource {
 
 /// Records why samples without a line are bad, for a cache of an earlier run.
 fn record_missing(dataset: &Counted, len: usize, lines: &[Line]) {
-    let known: BTreeSet<usize> = lines.iter().map(|line| line.index).collect();
-    let missing: Vec<usize> = (0..len).filter(|index| !known.contains(index)).collect();
+    // Lines are in the order of the samples.
+    let is_missing = |index: &usize| lines.binary_search_by_key(index, |line| line.index).is_err();
+    let missing: Vec<usize> = (0..len).filter(is_missing).collect();
     missing.into_par_iter().for_each(|index| {
         if dataset.get(index).is_ok() {
             let place = dataset.place(index);

@@ -206,6 +206,23 @@ fn a_training_on_documents_that_are_all_too_long_says_so() {
 }
 
 #[test]
+fn lists_of_prompts_and_answers_in_turn_are_trained_on() {
+    for loss in ["all", "answers"] {
+        let dir = tempfile::tempdir().unwrap();
+        let line = json!({ "turns": ["what color?", "red", "and now?", "blue"] });
+        std::fs::write(dir.path().join("d.jsonl"), format!("{line}\n")).unwrap();
+        let templates =
+            format!("templates = [\"{{#turns|<sep>}}{{.}}{{/turns}}\"]\nloss = \"{loss}\"\n");
+        let text = recipe("train").replace(TEMPLATES, &templates);
+        std::fs::write(dir.path().join("r.toml"), text).unwrap();
+        let dry = &calumma_in(dir.path(), &["train", "r.toml", "--dry-run", "--json"]).json()[0];
+        let first = dry["first_batch"][0].as_str().unwrap();
+        assert!(first.contains("what color?") && first.contains("blue"), "{dry}");
+        assert_eq!(dry["left_out"], json!([]));
+    }
+}
+
+#[test]
 fn shards_kept_from_an_earlier_call_still_say_what_they_lack() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), NullEntry, 1);
