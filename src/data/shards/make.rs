@@ -109,7 +109,8 @@ impl ShardJob<'_> {
                 Some(shard) => {
                     report.kept += 1;
                     let good = shard.len() / self.renderings.max(1);
-                    kept_bad[planned.source] += (planned.end - planned.first - good) as u64;
+                    kept_bad[planned.source] +=
+                        (planned.end - planned.first).saturating_sub(good) as u64;
                     shard
                 }
                 None => {
