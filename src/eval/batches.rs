@@ -30,8 +30,9 @@ impl Extent {
 }
 
 /// Calls `work` with each batch of `dataset`: pairs of a sample's index and what `take` extracts from it.
-/// Returns the bad samples, those that cannot be read or that `take` refuses.
-pub(super) fn each_batch<T: Send>(
+/// Returns the bad samples in order: those that cannot be read, that `take` refuses, or whose prompt does
+/// not fit the context.
+pub(super) fn each_batch<T: Send + Clone>(
     dataset: &dyn Dataset,
     extent: Extent,
     take: impl Fn(Sample) -> Result<T> + Sync,
@@ -59,11 +60,40 @@ pub(super) fn each_batch<T: Send>(
             }
         }
         refuse_many_bad(dataset, len, &bad)?;
-        if !good.is_empty() {
-            work(good)?;
+        let too_long = work_on(good, &mut work)?;
+        if !too_long.is_empty() {
+            bad.extend(too_long.into_iter().map(|(index, error)| BadSample {
+                index,
+                reason: format!("{}: {error}", dataset.place(index)),
+            }));
+            bad.sort_by_key(|bad| bad.index);
+            refuse_many_bad(dataset, len, &bad)?;
         }
     }
     Ok(bad)
+}
+
+/// Calls `work` with `batch`, or, if a prompt in it does not fit the context, with one item after the other;
+/// returns those that do not fit.
+fn work_on<T: Clone>(
+    batch: Vec<(usize, T)>,
+    work: &mut impl FnMut(Vec<(usize, T)>) -> Result<()>,
+) -> Result<Vec<(usize, Error)>> {
+    if batch.is_empty() {
+        return Ok(Vec::new());
+    }
+    match work(batch.clone()) {
+        Err(Error::PromptTooLong { .. }) => {}
+        done => return done.map(|()| Vec::new()),
+    }
+    let mut too_long = Vec::new();
+    for (index, item) in batch {
+        match work(vec![(index, item)]) {
+            Err(error @ Error::PromptTooLong { .. }) => too_long.push((index, error)),
+            done => done?,
+        }
+    }
+    Ok(too_long)
 }
 
 /// Calls `work` with the images of each batch of `dataset`; returns the samples that could not be read.

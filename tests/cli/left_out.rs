@@ -19,9 +19,10 @@ enum Fault {
     TooLong,
     BrokenImage,
     NoImage,
+    LongQuestion,
 }
 
-use Fault::{BrokenImage, EmptyAnswer, MissingTurn, NoImage, NullEntry, TooLong};
+use Fault::{BrokenImage, EmptyAnswer, LongQuestion, MissingTurn, NoImage, NullEntry, TooLong};
 
 impl Fault {
     /// Part of the sentence about it.
@@ -33,6 +34,7 @@ impl Fault {
             TooLong => "longer than",
             BrokenImage => "broken.png",
             NoImage => "none.png",
+            LongQuestion => "does not fit the context",
         }
     }
 
@@ -47,6 +49,7 @@ impl Fault {
             TooLong => sample["caption"] = json!("red ".repeat(400)),
             BrokenImage => sample["image"] = json!("broken.png"),
             NoImage => sample["image"] = json!("none.png"),
+            LongQuestion => sample["question"] = json!("what? ".repeat(400)),
         }
     }
 }
@@ -132,7 +135,7 @@ const TABLE: [(&str, &[Fault]); 9] = [
     ("dry run", &[NullEntry, MissingTurn, EmptyAnswer, TooLong, BrokenImage, NoImage]),
     ("train", &[NullEntry, MissingTurn, EmptyAnswer, TooLong, BrokenImage, NoImage]),
     ("captioning", &[BrokenImage, NoImage]),
-    ("vqa", &[MissingTurn, BrokenImage, NoImage]),
+    ("vqa", &[MissingTurn, BrokenImage, NoImage, LongQuestion]),
     ("loss", &[NullEntry, TooLong, BrokenImage, NoImage]),
     ("vq", &[BrokenImage, NoImage]),
     ("validate", &[BrokenImage, NoImage]),
