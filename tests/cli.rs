@@ -7,6 +7,7 @@ mod eval_run;
 mod evaluation;
 mod images;
 mod kept;
+mod left_out;
 mod locks;
 mod overwriting;
 mod tokenize;

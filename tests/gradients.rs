@@ -43,10 +43,11 @@ fn with_modalities(packed: PackedBatch) -> NextTokenBatch {
 /// One batch of `rows` rows that holds all of `documents`, document `n` from source `n % 2`.
 fn batch(documents: &[TokenSequence], rows: usize, seq_len: usize) -> NextTokenBatch {
     let mut packer = Packer::new(rows, seq_len, 0).unwrap();
-    let mut source = documents
-        .iter()
-        .enumerate()
-        .map(|(number, tokens)| Document { tokens: tokens.clone(), source: (number % 2) as u32 });
+    let mut source = documents.iter().enumerate().map(|(number, tokens)| Document {
+        tokens: tokens.clone(),
+        source: (number % 2) as u32,
+        ..Document::default()
+    });
     let packed = packer.batch(|| Ok(source.next())).unwrap().unwrap();
     assert_eq!(packer.report().documents as usize, documents.len(), "all fit one batch");
     with_modalities(packed)

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use calumma::report::{Metrics, Reporter, RunRecord, SampleText, html};
+use calumma::report::{Metrics, Omission, Reporter, RunRecord, SampleText, html};
 use image::{Rgb, RgbImage};
 use serde_json::Value;
 
@@ -140,6 +140,33 @@ fn the_page_contains_everything_reported_and_escapes_markup() {
     assert!(!page.contains("<script") && !page.contains("http"));
     assert!(page.find("answer 4") < page.find("answer 2"), "the newest comes first");
     assert_eq!(page, html::render(&RunRecord::read(&run_dir).unwrap()));
+}
+
+#[test]
+fn what_was_left_out_is_logged_and_the_page_shows_the_last_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut reporter = reporter(dir.path(), 0);
+    let left_out = |count: u64| Omission {
+        source: "d.jsonl".into(),
+        kind: "bad samples".into(),
+        count,
+        of: Some(10),
+        text: format!("{count} of 10 samples are bad"),
+        examples: vec!["line 1: </td><script>".into(), "line 7: broken".into()],
+    };
+    for step in [1, 2, 3] {
+        reporter.metrics(step, "train", &loss(1.0)).unwrap();
+        reporter.left_out(step, &[left_out(step as u64)]).unwrap();
+    }
+    reporter.rewind(2).unwrap();
+    reporter.write_report();
+    let record = RunRecord::read(dir.path()).unwrap();
+    assert_eq!(record.left_out, [left_out(2)], "that of step 3 was dropped with it");
+    assert_eq!(lines(dir.path()).last().unwrap()["left_out"][0]["count"], 2);
+    let page = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
+    for text in ["<h2>Left out</h2>", "2 of 10 samples are bad", "line 1: &lt;/td&gt;", "line 7"] {
+        assert!(page.contains(text), "{text}");
+    }
 }
 
 #[test]

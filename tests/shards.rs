@@ -1,8 +1,18 @@
 //! Token shards: documents survive a round trip, flipped bits are detected, other tokenizers are refused.
 
-use calumma::data::shards::{Shard, ShardContent, TokenShards};
+use std::path::Path;
+use std::sync::Arc;
+
+use calumma::checkpoint::Checkpoint;
+use calumma::data::pack::{PackedBatch, Packer};
+use calumma::data::shards::{Shard, ShardContent, TokenShards, tokenizer_digest};
+use calumma::data::{
+    CurriculumConfig, DocumentData, DocumentStream, Encoding, LeftOut, Stages, StreamState,
+};
 use calumma::tokenize::TokenSequence;
 use proptest::prelude::*;
+
+use crate::common::{cpu, tiny_checkpoint};
 
 fn content(documents: Vec<(TokenSequence, usize)>) -> ShardContent {
     ShardContent {
@@ -94,4 +104,76 @@ fn documents_of_several_shards_are_concatenated_with_their_sources() {
     let message = TokenShards::open(spec, "another", dir.path(), true).unwrap_err().to_string();
     assert!(message.contains("made with the tokenizer 0123456789abcdef"), "{message}");
     assert!(message.contains("a.safetensors"), "{message}");
+}
+
+/// The documents of `a.safetensors` and of `b.safetensors`, which is damaged, both in `dir`.
+fn damaged_shards(dir: &Path, tokenizer: &str, lens: [usize; 2]) {
+    for (name, len) in ["a", "b"].into_iter().zip(lens) {
+        let documents = (0..len).map(|number| (document(number, 20, 300).0, 0)).collect();
+        let tokenizer = tokenizer.to_owned();
+        let mut bytes = ShardContent { tokenizer, ..content(documents) }.to_bytes().unwrap();
+        if name == "b" {
+            *bytes.last_mut().unwrap() ^= 1;
+        }
+        std::fs::write(dir.join(format!("{name}.safetensors")), bytes).unwrap();
+    }
+}
+
+#[test]
+fn damaged_documents_are_left_out_of_a_stream_which_resumes_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = dir.path().join("tiny");
+    tiny_checkpoint(&checkpoint);
+    let opened = Checkpoint::open(&checkpoint, &cpu()).unwrap();
+    let (processor, vq) = (Arc::new(opened.processor), opened.vq.unwrap());
+    let tokenizer = tokenizer_digest(&processor, "digest").unwrap();
+    let shards = dir.path().join("shards");
+    std::fs::create_dir(&shards).unwrap();
+    let stream = || {
+        let encoding = Encoding { vq: &vq, digest: "digest", cache_dir: dir.path(), quiet: true };
+        let data = [DocumentData::shards(shards.to_str().unwrap())];
+        let stages = Stages::new(&CurriculumConfig::default(), 1, 1);
+        let packer = Packer::new(2, 64, 1).unwrap();
+        DocumentStream::new(&data, encoding, 3, processor.clone(), packer, stages).unwrap()
+    };
+    let batches = |stream: &mut DocumentStream, count: usize| -> Vec<PackedBatch> {
+        (0..count).map(|_| stream.next_batch().unwrap().packed).collect()
+    };
+    damaged_shards(&shards, &tokenizer, [198, 2]);
+    let mut straight = stream();
+    let all = batches(&mut straight, 80);
+    let left_out = straight.state().left_out();
+    let bad: u64 = left_out.iter().map(|left_out| left_out.bad).sum();
+    assert_eq!(bad, 2, "each is counted once: {left_out:?}");
+    let text = left_out.iter().flat_map(LeftOut::omissions).next().unwrap().to_string();
+    assert!(text.contains("2 samples are bad") && text.contains("b.safetensors"), "{text}");
+
+    let mut first = stream();
+    assert_eq!(batches(&mut first, 40), all[..40]);
+    let saved = serde_json::to_string(&first.state()).unwrap();
+    let state: StreamState = serde_json::from_str(&saved).unwrap();
+    let mut second = stream();
+    second.restore(&state).unwrap();
+    assert_eq!(batches(&mut second, 40), all[40..]);
+    assert_eq!(second.state().left_out(), left_out);
+
+    damaged_shards(&shards, &tokenizer, [197, 3]);
+    let mut many = stream();
+    let message = (0..80).find_map(|_| many.next_batch().err()).unwrap().to_string();
+    assert!(message.contains("3 of 200 samples are bad, more than the allowed 1 %"), "{message}");
+}
+
+#[test]
+fn a_stream_saved_by_an_earlier_version_is_read() {
+    let saved = r#"{
+        "cursor": { "seed": 1, "draws": 2, "lens": [5], "taken": [2] },
+        "packer": {
+            "report": {
+                "documents": 1, "tokens": 9, "padding": 0, "too_long": 3, "too_short": 0, "longest": 99
+            },
+            "waiting": [{ "ids": [1, 2], "mask_runs": [1, 1] }]
+        }
+    }"#;
+    let state: StreamState = serde_json::from_str(saved).unwrap();
+    assert_eq!((state.packed().0.too_long, state.left_out().len()), (3, 0));
 }

@@ -222,7 +222,7 @@ fn resume_in_a_separate_process() {
 
     let bpe: BpeRecipe = recipe(dir, BPE, &[]);
     let text = dir.join("tokenizer.json");
-    let texts = corpus(&bpe.data, bpe.run.documents, 0).unwrap();
+    let texts = corpus(&bpe.data, bpe.run.documents, 0).unwrap().texts;
     train_bpe(&bpe.bpe, texts).unwrap().save(&text).unwrap();
     let lm_run = |name: &str, stops: &[Option<usize>]| {
         let mut overrides = in_dir(dir, name);

@@ -213,7 +213,7 @@ fn a_language_model_trains_on_images_of_any_aspect_ratio() {
     let bpe = |reserved: usize| {
         let size = format!("bpe.num_reserved={reserved}");
         let bpe: BpeRecipe = recipe(dir, BPE, &[size]);
-        let texts = corpus(&bpe.data, bpe.run.documents, 1).unwrap();
+        let texts = corpus(&bpe.data, bpe.run.documents, 1).unwrap().texts;
         let text = dir.join("tokenizer.json");
         train_bpe(&bpe.bpe, texts).unwrap().save(&text).unwrap();
         text

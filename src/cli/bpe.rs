@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use calumma::data::{BpeRecipe, corpus};
+use calumma::data::{BpeRecipe, Corpus, LeftOut, corpus};
 use calumma::files::write_atomic;
 use calumma::lock::DirectoryLock;
 use calumma::recipe::read_recipe;
@@ -43,7 +43,7 @@ pub fn run(verb: BpeVerb, session: &Session) -> Result<()> {
     let dir = recipe.run.directory.join(&recipe.run.name);
     let _lock = session.hold(DirectoryLock::alone(&dir)?);
     session.note(format_args!("reading {} sources", recipe.data.len()));
-    let texts = corpus(&recipe.data, recipe.run.documents, recipe.run.seed)?;
+    let Corpus { texts, left_out } = corpus(&recipe.data, recipe.run.documents, recipe.run.seed)?;
     let bytes: usize = texts.iter().map(String::len).sum();
     session.note(format_args!("training on {} texts, {bytes} bytes", texts.len()));
     let tokenizer = train_bpe(&recipe.bpe, &texts)?;
@@ -58,6 +58,8 @@ pub fn run(verb: BpeVerb, session: &Session) -> Result<()> {
         path.display(),
         tokenizer.vocab_size()
     ))?;
+    let left_out: Vec<_> = left_out.iter().flat_map(LeftOut::omissions).collect();
+    session.left_out(&left_out)?;
     session.object(&json!({
         "path": name(&path),
         "vocab_size": tokenizer.vocab_size(),
@@ -65,5 +67,6 @@ pub fn run(verb: BpeVerb, session: &Session) -> Result<()> {
         "bytes": bytes,
         "tokens": tokens,
         "bytes_per_token": per_token,
+        "left_out": left_out,
     }))
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use calumma::data::scenes::{Scenes, ScenesConfig, Split, write_image_folder};
-use calumma::data::{self, Counted, DEFAULT_TOLERANCE, Dataset, Inspection, Unused, inspect};
+use calumma::data::{self, Counted, DEFAULT_TOLERANCE, Dataset, Inspection, LeftOut, inspect};
 use calumma::{Error, Result};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
@@ -79,7 +79,7 @@ pub fn run(verb: DataVerb, session: &Session) -> Result<()> {
         DataVerb::Inspect(args) => {
             let found = inspect(data::open(&args.dataset)?.as_ref(), args.limit);
             session.object(&found)?;
-            if session.json() { Ok(()) } else { show(&found, session) }
+            show(&found, session)
         }
     }
 }
@@ -110,23 +110,15 @@ fn validate(args: &ValidateArgs, session: &Session) -> Result<()> {
     }
     reporter.finish();
     let bad = dataset.bad();
+    let unused = dataset.unused();
     for sample in &bad {
         session.line(format_args!("{}: {}", sample.index, sample.reason))?;
     }
     let (samples, name) = (dataset.len(), dataset.name());
     session.line(format_args!("{name}: {samples} samples, {} bad", bad.len()))?;
-    let unused = dataset.unused();
-    show_unused(&unused, session)?;
+    session.left_out(&LeftOut::of(&dataset, samples, &[]).omissions())?;
     session.object(&json!({ "path": name, "samples": samples, "bad": bad, "unused": unused }))?;
-    let share = bad.len() as f64 / samples.max(1) as f64;
-    match share > args.max_bad {
-        true => Err(Error::invalid(format!(
-            "{name}: {} of {samples} samples are bad, more than the allowed {} %",
-            bad.len(),
-            100.0 * args.max_bad
-        ))),
-        false => Ok(()),
-    }
+    dataset.check()
 }
 
 fn show(found: &Inspection, session: &Session) -> Result<()> {
@@ -147,18 +139,6 @@ fn show(found: &Inspection, session: &Session) -> Result<()> {
     for bad in found.bad.iter().take(20) {
         session.line(format_args!("    {}: {}", bad.index, bad.reason))?;
     }
-    show_unused(&found.unused, session)
-}
-
-/// Lists what belongs to no sample.
-fn show_unused(unused: &[Unused], session: &Session) -> Result<()> {
-    let total: usize = unused.iter().map(|unused| unused.count).sum();
-    if total > 0 {
-        session.line(format_args!("  not used: {total}"))?;
-    }
-    for Unused { what, count, reason } in unused {
-        let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
-        session.line(format_args!("    {what}{more}: {reason}"))?;
-    }
-    Ok(())
+    let unused = LeftOut { unused: found.unused.clone(), ..LeftOut::new(name, *samples) };
+    session.left_out(&unused.omissions())
 }

@@ -51,6 +51,8 @@ pub fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> R
             source.source, source.documents, source.image_tokens, source.text_tokens
         ))?;
     }
+    let left_out = task.left_out();
+    session.left_out(&left_out)?;
     let memory: Map<String, Value> =
         cost.memory.iter().map(|(what, bytes)| ((*what).to_owned(), json!(bytes))).collect();
     session.object(&json!({
@@ -63,6 +65,7 @@ pub fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> R
         "flops": cost.flops,
         "first_batch": documents,
         "packed": { "all": packed, "sources": sources },
+        "left_out": left_out,
         "seconds_per_step": step_seconds,
         "seconds": total_seconds,
         "mfu": mfu,

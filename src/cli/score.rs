@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use calumma::data::{BadSample, DEFAULT_TOLERANCE, LeftOut};
 use calumma::generate::sampling::log_probability;
 use calumma::pipeline::Pipeline;
 use calumma::tokenize::{CodedSegment, TokenClass};
@@ -10,8 +11,11 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::session::{Session, put_json};
+use super::session::{Session, name, put_json};
 use super::{images, open};
+
+/// The exit code of errors in the data.
+const BAD_DATA: u8 = 3;
 
 /// Arguments of `score`.
 #[derive(Args)]
@@ -60,18 +64,30 @@ impl Mean {
     }
 }
 
-/// Prints a line per document, then the mean loss by modality.
+/// Prints a line per document, then the mean loss by modality. A bad document gets a line with the reason.
 ///
 /// # Errors
-/// Those of checkpoint, file and documents, with the line number.
+/// Those of checkpoint, file and model; if too many documents are bad, with their line numbers.
 pub fn run(args: &ScoreArgs, session: &Session) -> Result<()> {
     let text = std::fs::read_to_string(&args.file).map_err(Error::io(&args.file))?;
     let pipeline = open::pipeline(&args.checkpoint, session)?;
     let (mut image, mut other) = (Mean::default(), Mean::default());
-    for (number, line) in json::lines(&text) {
+    let lines: Vec<(usize, &str)> = json::lines(&text).collect();
+    let mut left_out = LeftOut::new(&name(&args.file), lines.len());
+    for (number, line) in lines {
         let in_line =
             |e: Error| Error::in_file(&args.file)(Error::because(format!("line {number}"))(e));
-        let scored = score_line(line, &args.file, &pipeline).map_err(in_line)?;
+        let scored = match score_line(line, &args.file, &pipeline) {
+            Ok(scored) => scored,
+            Err(error) if error.exit_code() != BAD_DATA => return Err(in_line(error)),
+            Err(error) => {
+                let reason = in_line(error).to_string();
+                left_out.add_bad(BadSample { index: number - 1, reason: reason.clone() });
+                left_out.check(DEFAULT_TOLERANCE)?;
+                put_json(&json!({ "line": number, "error": reason }))?;
+                continue;
+            }
+        };
         for (&id, logprob) in scored.ids.iter().zip(&scored.logprobs) {
             let class = pipeline.processor().vocabulary().class(id);
             let mean = if class == TokenClass::Image { &mut image } else { &mut other };
@@ -81,14 +97,15 @@ pub fn run(args: &ScoreArgs, session: &Session) -> Result<()> {
     }
     if session.json() {
         let mean = json!({ "image": image.value(), "text": other.value() });
-        return session.object(&json!({ "mean_loss": mean }));
+        let left_out = left_out.omissions();
+        return session.object(&json!({ "mean_loss": mean, "left_out": left_out }));
     }
     for (name, mean) in [("image", image), ("text", other)] {
         if let Some(value) = mean.value() {
             session.line(format_args!("mean {name} loss: {value:.4} over {} tokens", mean.1))?;
         }
     }
-    Ok(())
+    session.left_out(&left_out.omissions())
 }
 
 fn score_line(line: &str, file: &Path, pipeline: &Pipeline) -> Result<Scored> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use calumma::device::{DeviceError, DeviceSpec, Precision, matmul_flops};
 use calumma::lock::DirectoryLock;
-use calumma::report::Reporter;
+use calumma::report::{Omission, Reporter};
 use calumma::{Error, Result};
 use clap::Args;
 use serde::Serialize;
@@ -204,6 +204,14 @@ impl Session {
     /// [`Error::Io`] if standard output cannot be written.
     pub fn line(&self, text: impl Display) -> Result<()> {
         if self.args.json { Ok(()) } else { put(format_args!("{text}\n")) }
+    }
+
+    /// Prints what was left out of data, as lines of results.
+    ///
+    /// # Errors
+    /// As [`Self::line`].
+    pub fn left_out(&self, left_out: &[Omission]) -> Result<()> {
+        left_out.iter().try_for_each(|omission| self.line(format_args!("left out: {omission}")))
     }
 
     /// Prints a part of a line of results, flushed at once, unless `--json`.

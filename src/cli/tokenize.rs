@@ -73,6 +73,7 @@ pub fn run(args: &TokenizeArgs, session: &Session) -> Result<()> {
         sizes::count(documents as f64),
         sizes::count(tokens as f64)
     ))?;
+    session.left_out(&report.left_out)?;
     let mut object = serde_json::to_value(report)
         .map_err(Error::because("the report cannot be written as JSON"))?;
     object["path"] = json!(name(&dir));

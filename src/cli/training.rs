@@ -42,7 +42,7 @@ fn print_summary(
     unit: &str,
     session: &Session,
 ) -> Result<()> {
-    let RunSummary { checkpoint, resumed_at, evaluation, rate } = summary;
+    let RunSummary { checkpoint, resumed_at, evaluation, rate, left_out } = summary;
     if *resumed_at > 0 {
         session.note(format_args!("resumed at step {resumed_at}"));
     }
@@ -56,6 +56,7 @@ fn print_summary(
         let share = share.unwrap_or_default();
         session.line(format_args!("  {rate:.0} {unit} per second in the median step{share}"))?;
     }
+    session.left_out(left_out)?;
     session.object(&json!({
         "checkpoint": name(checkpoint),
         "steps": run.steps,
@@ -64,6 +65,7 @@ fn print_summary(
         "unit": unit,
         "units_per_second": rate.map(|(rate, _)| rate),
         "mfu": rate.and_then(|(_, mfu)| mfu),
+        "left_out": left_out,
     }))
 }
 

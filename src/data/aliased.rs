@@ -53,6 +53,10 @@ impl Dataset for Aliased {
         self.inner.unused()
     }
 
+    fn place(&self, index: usize) -> String {
+        self.inner.place(index)
+    }
+
     fn name(&self) -> &str {
         self.inner.name()
     }

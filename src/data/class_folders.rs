@@ -69,6 +69,10 @@ impl Dataset for ClassFolders {
         Ok(Some(vec![Place::file(&self.paths[index])]))
     }
 
+    fn place(&self, index: usize) -> String {
+        self.paths[index].display().to_string()
+    }
+
     fn unused(&self) -> Vec<Unused> {
         self.unused.clone()
     }

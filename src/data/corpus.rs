@@ -2,17 +2,16 @@
 
 use std::path::PathBuf;
 
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
-use vq_tokenizer::Codes;
-
 use super::config::TextData;
-use super::dataset::{Dataset, Fields};
+use super::dataset::Dataset;
+use super::left_out::LeftOut;
 use super::render::RenderOptions;
 use crate::error::{Error, Result};
 use crate::recipe::{Recipe, runs_directory, validate_name};
-use crate::tokenize::{BpeConfig, CodedSegment, Template};
+use crate::tokenize::{BpeConfig, Template};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 /// A recipe for `calumma bpe train`: a text tokenizer with reserved tokens for images.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -54,54 +53,67 @@ impl Recipe for BpeRecipe {
     }
 }
 
+/// The text that a text tokenizer is trained on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Corpus {
+    /// The texts of all samples.
+    pub texts: Vec<String>,
+    /// What each source lacks.
+    pub left_out: Vec<LeftOut>,
+}
+
 /// The texts of at most `count` samples per source by every template, without images and separators.
 ///
 /// # Errors
-/// Those of data sets and templates; if there is no text.
-pub fn corpus(sources: &[TextData], count: usize, seed: u64) -> Result<Vec<String>> {
-    let mut texts = Vec::new();
+/// Those of data sets and templates; if more samples of a source than its `max_bad` cannot be read or
+/// rendered; if there is no text.
+pub fn corpus(sources: &[TextData], count: usize, seed: u64) -> Result<Corpus> {
+    let mut corpus = Corpus::default();
     for data in sources {
         let templates = data.templates.iter().map(|template| Template::parse(template.parts().0));
         let templates: Vec<Template> = templates.collect::<Result<_>>()?;
         let dataset = data.source.open()?;
         let len = data.source.len_of(&dataset).min(count);
-        let mut bad = 0;
         for index in 0..len {
-            let mut fields = match dataset.fields(index) {
-                Ok(fields) => fields,
-                Err(_) if ((bad + 1) as f64) <= data.source.max_bad * len as f64 => {
-                    bad += 1;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            fields.extend(data.fields.clone());
-            let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            rng.set_stream(index as u64);
-            for template in &templates {
-                texts.extend(texts_of(template, &fields, data.max_turns, &mut rng)?);
+            match texts_of(data, &templates, &dataset, (index, seed)) {
+                Ok(texts) => corpus.texts.extend(texts),
+                Err(error) => dataset.record(index, error.to_string()),
             }
         }
+        dataset.check()?;
+        corpus.left_out.push(dataset.left_out(len));
     }
-    if texts.is_empty() {
-        return Err(Error::invalid("the sources hold no text"));
+    if corpus.texts.is_empty() {
+        let reasons = corpus.left_out.iter().flat_map(|left_out| &left_out.bad_samples);
+        let reasons: String = reasons.map(|bad| format!("\n  {}", bad.reason)).collect();
+        return Err(Error::invalid(format!("the sources hold no text{reasons}")));
     }
-    Ok(texts)
+    Ok(corpus)
 }
 
-/// The texts of a sample by `template`.
+/// The texts of sample `index` by all `templates`.
+///
+/// # Errors
+/// Why the sample is bad, with its place.
 fn texts_of(
-    template: &Template,
-    fields: &Fields,
-    max_turns: usize,
-    rng: &mut ChaCha8Rng,
-) -> Result<impl Iterator<Item = String>> {
-    let blank = Codes { ids: vec![], height: 0, width: 0 };
-    let images = vec![blank; template.num_images()];
-    let options = RenderOptions { max_turns: Some(max_turns), ..Default::default() };
-    let rendered = template.render(fields, &images, &options, rng)?;
-    Ok(rendered.segments.into_iter().filter_map(|segment| match segment {
-        CodedSegment::Text(text) => Some(text),
-        _ => None,
-    }))
+    data: &TextData,
+    templates: &[Template],
+    dataset: &dyn Dataset,
+    (index, seed): (usize, u64),
+) -> Result<Vec<String>> {
+    let mut fields = dataset.fields(index)?;
+    fields.extend(data.fields.clone());
+    let options = RenderOptions { max_turns: Some(data.max_turns), ..Default::default() };
+    let at = |error: Error| Error::because(dataset.place(index))(error);
+    for template in templates {
+        // Images are not needed here, so there may be any number of them.
+        template.check(&fields, usize::MAX, &options).map_err(at)?;
+    }
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(index as u64);
+    let mut texts = Vec::new();
+    for template in templates {
+        texts.extend(template.texts(&fields, &options, &mut rng).map_err(at)?);
+    }
+    Ok(texts)
 }

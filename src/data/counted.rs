@@ -3,23 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use serde::{Deserialize, Serialize};
-
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use super::image_key::Place;
+use super::left_out::{BadSample, LeftOut, refuse_too_many};
 use crate::error::{Error, Result};
 
 /// Default fraction of bad samples that a run tolerates.
 pub const DEFAULT_TOLERANCE: f64 = 0.01;
-
-/// Bad sample, which cannot be read or used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BadSample {
-    /// Its index in the data set.
-    pub index: usize,
-    /// The reason, with file and member, row or line.
-    pub reason: String,
-}
 
 /// Data set that records its bad samples.
 pub struct Counted {
@@ -59,8 +49,13 @@ impl Counted {
     /// # Errors
     /// If this exceeds the tolerated fraction.
     pub fn reject(&self, index: usize, reason: String) -> Result<()> {
-        self.bad_samples().insert(index, reason);
+        self.record(index, reason);
         self.check()
+    }
+
+    /// Records sample `index` as bad, however many there are; see [`check`](Self::check).
+    pub(crate) fn record(&self, index: usize, reason: String) {
+        self.bad_samples().insert(index, reason);
     }
 
     /// The bad samples found so far, ordered by index.
@@ -69,20 +64,20 @@ impl Counted {
         bad.iter().map(|(&index, reason)| BadSample { index, reason: reason.clone() }).collect()
     }
 
-    /// Fails if more than the tolerated fraction of the samples is bad.
-    fn check(&self) -> Result<()> {
-        let bad = self.bad_samples();
-        if bad.len() as f64 <= self.tolerance * self.inner.len() as f64 {
-            return Ok(());
-        }
-        let first = bad.values().next().map_or("", String::as_str);
-        Err(Error::invalid(format!(
-            "{}: {} of {} samples are bad, more than the allowed {} %; the first: {first}",
-            self.inner.name(),
-            bad.len(),
-            self.inner.len(),
-            self.tolerance * 100.0
-        )))
+    /// What is left out of the first `samples` samples as far as is known.
+    pub fn left_out(&self, samples: usize) -> LeftOut {
+        LeftOut::of(self, samples, &self.bad())
+    }
+
+    /// Fails if more than the tolerated fraction of the samples is bad; lists the first ones.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] then.
+    pub fn check(&self) -> Result<()> {
+        let (bad, len) = (self.bad_samples(), self.inner.len());
+        let reasons = bad.values().map(String::as_str);
+        let allowed = (self.tolerance * len as f64, self.tolerance);
+        refuse_too_many((self.inner.name(), len), (bad.len(), reasons), allowed)
     }
 
     fn bad_samples(&self) -> MutexGuard<'_, BTreeMap<usize, String>> {
@@ -97,7 +92,7 @@ impl Dataset for Counted {
 
     fn get(&self, index: usize) -> Result<Sample> {
         in_range(self, index)?;
-        self.inner.get(index).inspect_err(|e| drop(self.bad_samples().insert(index, e.to_string())))
+        self.inner.get(index).inspect_err(|e| self.record(index, e.to_string()))
     }
 
     fn image_keys(&self, index: usize) -> Result<Vec<String>> {
@@ -118,5 +113,9 @@ impl Dataset for Counted {
 
     fn fields(&self, index: usize) -> Result<Fields> {
         self.inner.fields(index)
+    }
+
+    fn place(&self, index: usize) -> String {
+        self.inner.place(index)
     }
 }

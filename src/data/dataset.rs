@@ -87,6 +87,11 @@ pub trait Dataset: Send + Sync {
         in_range(self, index).map(|()| None)
     }
 
+    /// File and line, row or member of sample `index`, which exists; [`Sample::source`] without reading it.
+    fn place(&self, index: usize) -> String {
+        format!("{}: sample {index}", self.name())
+    }
+
     /// Whether there are no samples.
     fn is_empty(&self) -> bool {
         self.len() == 0

@@ -1,9 +1,13 @@
 //! Sources of documents in any order: samples rendered by templates, or token shards.
 
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 use super::config::{DocumentContent, DocumentData, SourceConfig, TemplateConfig};
+use super::counted::{Counted, DEFAULT_TOLERANCE};
+use super::dataset::Dataset;
 use super::encoded::{EncodedSample, EncodedSource, Encoding};
+use super::left_out::{LeftOut, refuse_too_many};
 use super::mixture::Source;
 use super::pack::Document;
 use super::renderer::Renderer;
@@ -29,7 +33,7 @@ enum Content {
 struct Samples {
     renderer: Renderer,
     samples: Vec<EncodedSample>,
-    left_out: usize,
+    left_out: LeftOut,
 }
 
 impl DocumentSource {
@@ -37,7 +41,7 @@ impl DocumentSource {
     ///
     /// # Errors
     /// Those of the data; if shards were made by other tokenizers than those of `encoding` and
-    /// `processor`, or more samples than `max_bad` lack a field that a template names.
+    /// `processor`, or more samples than `max_bad` cannot be read or rendered.
     pub fn open(
         config: &DocumentData,
         encoding: Encoding<'_>,
@@ -45,7 +49,7 @@ impl DocumentSource {
     ) -> Result<Self> {
         let content = match &config.content {
             DocumentContent::Samples(source, template) => {
-                Content::Samples(Samples::open(source, template, encoding)?)
+                Content::Samples(Samples::open(source, template, encoding, processor)?)
             }
             DocumentContent::Shards { path, .. } => {
                 let tokenizer = tokenizer_digest(processor, encoding.digest)?;
@@ -64,12 +68,31 @@ impl DocumentSource {
         }
     }
 
-    /// Number of samples that cannot be read or lack a field that a template names.
-    pub fn left_out(&self) -> usize {
+    /// The samples that cannot be read or rendered, and what belongs to no sample.
+    pub fn left_out(&self) -> LeftOut {
+        let source = self.config.label().to_owned();
         match &self.content {
-            Content::Samples(samples) => samples.left_out,
-            Content::Shards(_) => 0,
+            Content::Samples(samples) => LeftOut { source, ..samples.left_out.clone() },
+            Content::Shards(_) => LeftOut::new(&source, self.len()),
         }
+    }
+
+    /// The error if the documents in `bad`, found when they were drawn, are more than may be bad.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] then.
+    pub(super) fn refuse_too_many<'a>(
+        &self,
+        bad: impl ExactSizeIterator<Item = &'a str>,
+    ) -> Result<()> {
+        let tolerance = match &self.config.content {
+            DocumentContent::Samples(source, _) => source.max_bad,
+            DocumentContent::Shards { .. } => DEFAULT_TOLERANCE,
+        };
+        // One good document must be left, or drawing would never end.
+        let allowed = (tolerance * self.len() as f64).min(self.len() as f64 - 1.0);
+        let source = (self.config.label(), self.len());
+        refuse_too_many(source, (bad.len(), bad), (allowed, tolerance))
     }
 
     /// Whether there is nothing to draw.
@@ -109,7 +132,7 @@ impl DocumentSource {
     /// The document of sample `index` by the template of index `template`.
     ///
     /// # Errors
-    /// If a sample does not fit its template, or a shard is damaged.
+    /// If a shard is damaged; for samples, none is expected once they were checked.
     pub fn document(
         &self,
         index: usize,
@@ -119,13 +142,16 @@ impl DocumentSource {
     ) -> Result<Document> {
         match &self.content {
             Content::Samples(Samples { renderer, samples, .. }) => {
-                let EncodedSample { fields, images } = &samples[index];
-                Ok(renderer.document((fields, images), template, rng, processor)?.into())
+                let EncodedSample { fields, images, place, .. } = &samples[index];
+                let tokens = renderer.document((fields, images), template, rng, processor);
+                let tokens = tokens.map_err(Error::because(place))?;
+                Ok(Document { tokens, source: 0, place: place.clone() })
             }
             Content::Shards(shards) => {
                 let (tokens, source) = shards.get(index)?;
                 let source = if self.config.name.is_none() { source as u32 } else { 0 };
-                Ok(Document { tokens, source })
+                let place = format!("{}: document {index}", self.config.path());
+                Ok(Document { tokens, source, place })
             }
         }
     }
@@ -136,22 +162,49 @@ impl Samples {
         source: &SourceConfig,
         template: &TemplateConfig,
         encoding: Encoding<'_>,
+        processor: &Processor,
     ) -> Result<Self> {
         let renderer = Renderer::new(template)?;
-        let EncodedSource { mut samples, left_out } =
+        let EncodedSource { mut samples, dataset, len } =
             EncodedSource::open(source, &renderer.columns(), encoding)?;
         for sample in &mut samples {
             renderer.complete(&mut sample.fields);
         }
-        // A sample without a field that a template names cannot become a document.
-        let all = samples.len();
-        samples.retain(|sample| renderer.fits(sample));
-        if (samples.len() as f64) < all as f64 * (1.0 - source.max_bad) {
-            let bad = all - samples.len();
-            let message = format!("{bad} of {all} samples lack a field that a template names");
+        let check = |EncodedSample { fields, images, .. }: &EncodedSample| {
+            renderer.check((fields, images), processor).err()
+        };
+        let problems: Vec<Option<Error>> = samples.par_iter().map(check).collect();
+        for (sample, problem) in samples.iter().zip(&problems) {
+            if let Some(problem) = problem {
+                let problem = in_full(sample, &dataset, &renderer, processor)
+                    .unwrap_or_else(|| problem.to_string());
+                dataset.record(sample.index, format!("{}: {problem}", sample.place));
+            }
+        }
+        dataset.check()?;
+        let mut problems = problems.into_iter();
+        samples.retain(|_| problems.next().flatten().is_none());
+        let left_out = dataset.left_out(len);
+        if samples.is_empty() {
+            let first: Vec<&str> =
+                left_out.bad_samples.iter().map(|bad| bad.reason.as_str()).collect();
+            let first = first.join("\n  ");
+            let message = format!("all {len} samples are bad; the first:\n  {first}");
             return Err(Error::invalid(format!("data {}: {message}", source.path)));
         }
-        let left_out = left_out + all - samples.len();
         Ok(Self { renderer, samples, left_out })
     }
+}
+
+/// Why a sample cannot be rendered, by all of its columns, so that the message can list them.
+fn in_full(
+    sample: &EncodedSample,
+    dataset: &Counted,
+    renderer: &Renderer,
+    processor: &Processor,
+) -> Option<String> {
+    let mut fields = dataset.fields(sample.index).ok()?;
+    renderer.complete(&mut fields);
+    let problem = renderer.check((&fields, &sample.images), processor).err()?;
+    Some(problem.to_string())
 }

@@ -17,14 +17,11 @@ use super::counted::Counted;
 use super::dataset::{Dataset, Fields};
 use super::kept_codes::KeptCodes;
 use super::stamps::Stamps;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::report::Reporter;
 
 /// Number of samples encoded together.
 const BATCH: usize = 32;
-
-/// Maximum number of bad samples listed per source.
-const BAD_LISTED: usize = 20;
 
 /// Sample with its images as codes.
 #[derive(Clone, Debug)]
@@ -33,15 +30,20 @@ pub(super) struct EncodedSample {
     pub(super) fields: Fields,
     /// The codes of the images, in the sample's order.
     pub(super) images: Vec<Codes>,
+    /// Its index in the data set.
+    pub(super) index: usize,
+    /// Where it lies; see [`Dataset::place`].
+    pub(super) place: String,
 }
 
 /// All readable samples of a source, in memory.
-#[derive(Debug)]
 pub(super) struct EncodedSource {
     /// The readable samples in order.
     pub(super) samples: Vec<EncodedSample>,
-    /// Number of bad samples.
-    pub(super) left_out: usize,
+    /// The data set, which knows its bad samples.
+    pub(super) dataset: Counted,
+    /// The number of samples, good and bad.
+    pub(super) len: usize,
 }
 
 /// Image tokenizer with the location of the codes kept for later runs.
@@ -62,8 +64,8 @@ impl EncodedSource {
     /// `columns` stay in memory.
     ///
     /// # Errors
-    /// If the data set cannot be read, more than `max_bad` of its samples are bad or none is good, or
-    /// the files of kept codes cannot be read or written.
+    /// If the data set cannot be read, more than `max_bad` of its samples are bad, or the files of kept
+    /// codes cannot be read or written.
     pub(super) fn open(
         config: &SourceConfig,
         columns: &BTreeSet<String>,
@@ -78,15 +80,12 @@ impl EncodedSource {
         for start in (0..len).step_by(BATCH) {
             let end = (start + BATCH).min(len);
             let mut images = 0;
-            for (_, mut sample) in encoder.samples(&dataset, start..end)? {
+            for mut sample in encoder.samples(&dataset, start..end)? {
                 sample.fields.retain(|name, _| columns.contains(name));
                 images += sample.images.len();
                 samples.push(sample);
             }
             reporter.step(end, images);
-        }
-        for bad in dataset.bad().iter().take(BAD_LISTED) {
-            reporter.note(&format!("left out: {}", bad.reason));
         }
         let Counts { encoded, kept } = encoder.counts;
         if kept > 0 {
@@ -94,11 +93,7 @@ impl EncodedSource {
             reporter.note(&text);
         }
         reporter.finish();
-        if samples.is_empty() {
-            return Err(Error::invalid(format!("data {}: all samples are bad", config.path)));
-        }
-        let left_out = len.saturating_sub(samples.len());
-        Ok(Self { samples, left_out })
+        Ok(Self { samples, dataset, len })
     }
 }
 
@@ -122,6 +117,7 @@ struct Counts {
 /// A readable sample.
 struct Found {
     index: usize,
+    place: String,
     fields: Fields,
     images: Vec<Slot>,
 }
@@ -183,20 +179,21 @@ impl<'a> ImageEncoder<'a> {
         Ok(digest)
     }
 
-    /// The readable samples in `range` with their indices; those images whose codes are not kept are
-    /// encoded together. `dataset` counts the bad samples, which every run tries again.
+    /// The readable samples in `range`; those images whose codes are not kept are encoded together.
+    /// `dataset` counts the bad samples, which every run tries again.
     pub(super) fn samples(
         &mut self,
         dataset: &Counted,
         range: Range<usize>,
-    ) -> Result<Vec<(usize, EncodedSample)>> {
+    ) -> Result<Vec<EncodedSample>> {
         let read = |index| self.read(dataset, index);
-        let found: Vec<Option<Found>> = range.into_par_iter().map(read).collect::<Result<_>>()?;
+        let found: Vec<Found> = range.into_par_iter().filter_map(read).collect();
+        dataset.check()?;
         let mut queue = Queue::default();
         let mut queued: Vec<Found> = Vec::with_capacity(found.len());
-        for Found { index, fields, images } in found.into_iter().flatten() {
-            let images = images.into_iter().map(|slot| queue.add(slot)).collect();
-            queued.push(Found { index, fields, images });
+        for found in found {
+            let images = found.images.into_iter().map(|slot| queue.add(slot)).collect();
+            queued.push(Found { images, ..found });
         }
         let codes = self.vq.encode(&queue.images)?;
         let named = queue.keys.into_iter().zip(&codes);
@@ -213,15 +210,15 @@ impl<'a> ImageEncoder<'a> {
             Slot::Queued(place) => codes[place].clone(),
             Slot::Read(..) => unreachable!("every image that was read is queued"),
         };
-        let encoded = queued.into_iter().map(|Found { index, fields, images }| {
+        let encoded = queued.into_iter().map(|Found { index, place, fields, images }| {
             let images = images.into_iter().map(&mut of_slot).collect();
-            (index, EncodedSample { fields, images })
+            EncodedSample { fields, images, index, place }
         });
         Ok(encoded.collect())
     }
 
     /// Sample `index`, decoded unless the codes of all its images are kept; `None` if it is bad.
-    fn read(&self, dataset: &Counted, index: usize) -> Result<Option<Found>> {
+    fn read(&self, dataset: &Counted, index: usize) -> Option<Found> {
         let keys = self.stamps.keys(dataset, index).ok();
         if let Some(keys) = &keys
             && let Some(codes) =
@@ -229,9 +226,9 @@ impl<'a> ImageEncoder<'a> {
             && let Ok(fields) = dataset.fields(index)
         {
             let images = codes.into_iter().map(Slot::Known).collect();
-            return Ok(Some(Found { index, fields, images }));
+            return Some(Found { index, place: dataset.place(index), fields, images });
         }
-        let Some(sample) = dataset.take(index)? else { return Ok(None) };
+        let sample = dataset.get(index).ok()?;
         // A file may have changed since its key was computed.
         let is_current = |keys: &Vec<String>| match dataset.image_places(index) {
             Ok(None) => true,
@@ -247,6 +244,6 @@ impl<'a> ImageEncoder<'a> {
             }
         };
         let images = sample.images.into_iter().map(slot).collect();
-        Ok(Some(Found { index, fields: sample.fields, images }))
+        Some(Found { index, place: sample.source, fields: sample.fields, images })
     }
 }

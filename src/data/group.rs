@@ -19,6 +19,8 @@ pub struct Exploded {
     field: String,
     /// Original sample and entry of each sample; a sample without a readable list is one bad sample.
     places: Vec<(u32, u32)>,
+    /// Number of original samples whose list is empty, and the first one.
+    empty: (usize, usize),
 }
 
 impl Exploded {
@@ -29,16 +31,21 @@ impl Exploded {
     pub fn new(inner: Box<dyn Dataset>, field: &str) -> Result<Self> {
         let count = |index| inner.fields(index).and_then(|f| Ok(list_of(&f, field)?.len()));
         let counts = scan(inner.as_ref(), count)?;
-        let mut places = Vec::new();
+        let (mut places, mut empty) = (Vec::new(), (0, 0));
         for (sample, count) in (0..).zip(counts) {
             let entries = u32::try_from(count.unwrap_or(1)).unwrap_or(u32::MAX);
             places.extend((0..entries).map(|entry| (sample, entry)));
+            match entries {
+                0 if empty.0 == 0 => empty = (1, sample as usize),
+                0 => empty.0 += 1,
+                _ => {}
+            }
         }
-        Ok(Self { inner, field: field.to_owned(), places })
+        Ok(Self { inner, field: field.to_owned(), places, empty })
     }
 
     /// The original sample and entry of sample `index`.
-    fn place(&self, index: usize) -> Result<(usize, usize)> {
+    fn origin(&self, index: usize) -> Result<(usize, usize)> {
         in_range(self, index)?;
         let (sample, entry) = self.places[index];
         Ok((sample as usize, entry as usize))
@@ -65,24 +72,35 @@ impl Dataset for Exploded {
     }
 
     fn get(&self, index: usize) -> Result<Sample> {
-        let (sample, entry) = self.place(index)?;
+        let (sample, entry) = self.origin(index)?;
         let found = self.inner.get(sample)?;
         let source = format!("{}, {} {entry}", found.source, self.field);
         Ok(Sample { fields: self.explode(sample, entry, found.fields)?, source, ..found })
     }
 
+    fn place(&self, index: usize) -> String {
+        let (sample, entry) = self.places[index];
+        format!("{}, {} {entry}", self.inner.place(sample as usize), self.field)
+    }
+
     fn image_keys(&self, index: usize) -> Result<Vec<String>> {
-        let (sample, _) = self.place(index)?;
+        let (sample, _) = self.origin(index)?;
         self.inner.image_keys(sample)
     }
 
     fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
-        let (sample, _) = self.place(index)?;
+        let (sample, _) = self.origin(index)?;
         self.inner.image_places(sample)
     }
 
     fn unused(&self) -> Vec<Unused> {
-        self.inner.unused()
+        let mut unused = self.inner.unused();
+        let (count, first) = self.empty;
+        if count > 0 {
+            let reason = format!("the list {} is empty", self.field);
+            unused.push(Unused { what: self.inner.place(first), count, reason });
+        }
+        unused
     }
 
     fn name(&self) -> &str {
@@ -90,7 +108,7 @@ impl Dataset for Exploded {
     }
 
     fn fields(&self, index: usize) -> Result<Fields> {
-        let (sample, entry) = self.place(index)?;
+        let (sample, entry) = self.origin(index)?;
         self.explode(sample, entry, self.inner.fields(sample)?)
     }
 }
@@ -181,6 +199,14 @@ impl Dataset for Grouped {
             _ => format!("{} and {more} more rows", first.source),
         };
         Ok(Sample { fields, images: first.images, source })
+    }
+
+    fn place(&self, index: usize) -> String {
+        let first = self.inner.place(self.groups[index][0] as usize);
+        match self.groups[index].len() - 1 {
+            0 => first,
+            more => format!("{first} and {more} more rows"),
+        }
     }
 
     fn image_keys(&self, index: usize) -> Result<Vec<String>> {

@@ -73,6 +73,10 @@ impl Dataset for ImageDirectory {
         self.unused.clone()
     }
 
+    fn place(&self, index: usize) -> String {
+        self.paths[index].display().to_string()
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

@@ -151,6 +151,13 @@ impl Dataset for ImageFolder {
         tally.into_vec()
     }
 
+    fn place(&self, index: usize) -> String {
+        match self.locate(index) {
+            Ok((part, row)) => part.source(row),
+            Err(_) => format!("{}: sample {index}", self.name),
+        }
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

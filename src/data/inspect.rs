@@ -6,8 +6,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::counted::BadSample;
 use super::dataset::{Dataset, Sample, Unused};
+use super::left_out::BadSample;
 use super::messages::type_name;
 use crate::error::Result;
 

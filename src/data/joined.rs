@@ -66,6 +66,13 @@ impl Dataset for Joined {
         tally.into_vec()
     }
 
+    fn place(&self, index: usize) -> String {
+        match self.locate(index) {
+            Ok((part, index)) => part.place(index),
+            Err(_) => format!("{}: sample {index}", self.name),
+        }
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

@@ -68,6 +68,10 @@ impl Dataset for Jsonl {
         Vec::new()
     }
 
+    fn place(&self, index: usize) -> String {
+        self.lines.source(index)
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

@@ -43,6 +43,7 @@ mod joined;
 mod journal;
 mod jsonl;
 mod kept_codes;
+mod left_out;
 mod lines;
 mod marks;
 mod messages;
@@ -69,8 +70,8 @@ pub use config::{
     DocumentContent, DocumentData, ImageData, SampleData, SourceConfig, TemplateConfig, TextData,
     Weight, WeightedTemplate,
 };
-pub use corpus::{BpeRecipe, BpeRunConfig, corpus};
-pub use counted::{BadSample, Counted, DEFAULT_TOLERANCE};
+pub use corpus::{BpeRecipe, BpeRunConfig, Corpus, corpus};
+pub use counted::{Counted, DEFAULT_TOLERANCE};
 pub use curriculum::{CurriculumConfig, Stages};
 pub use dataset::{Dataset, Fields, Sample, Unused};
 pub use document_source::DocumentSource;
@@ -82,6 +83,8 @@ pub use image_key::Place;
 pub use imagefolder::ImageFolder;
 pub use inspect::{Column, ImageSize, Inspection, inspect};
 pub use jsonl::Jsonl;
+pub(crate) use left_out::refuse_too_many;
+pub use left_out::{BadSample, LeftOut, Misfit};
 pub use open::{open, open_as};
 pub use parquet::Parquet;
 pub use render::{Loss, RenderOptions, Rendered};
@@ -89,7 +92,5 @@ pub(crate) use stamps::Stamps;
 pub use stream::{DocumentStream, SourceReport, StreamState};
 pub use tokenizers::TokenizerConfig;
 pub(crate) use tokenizers::image_dir;
-pub use validation::{LeftOut, Validation, validation_batches};
+pub use validation::{Validation, validation_batches};
 pub use webdataset::WebDataset;
-
-use messages::{available, type_name};

@@ -123,6 +123,10 @@ impl Dataset for Parquet {
         unread.collect()
     }
 
+    fn place(&self, index: usize) -> String {
+        format!("{}: row {index}", self.name)
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

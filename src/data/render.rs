@@ -1,51 +1,21 @@
 //! Documents from samples: a template filled in with fields and coded images.
 
+mod options;
+mod speaker;
+mod walk;
+mod ways;
+mod writer;
+
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use vq_tokenizer::Codes;
 
-use super::mixture::below;
-use super::{Fields, available, type_name};
+use super::dataset::Fields;
 use crate::error::{Error, Result};
-use crate::tokenize::template::Piece;
 use crate::tokenize::{CodedSegment, Template};
-
-/// Which segments of a document the loss counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Loss {
-    /// All of them.
-    #[default]
-    All,
-    /// Answers: everything after a separator that ends a prompt, up to and including the
-    /// separator that ends the answer (so that the model learns to stop).
-    Answers,
-    /// Answers and all images. An image at the start of a document is learned without a prompt,
-    /// as classifier-free guidance needs; the text of prompts is not learned.
-    // The first name is part of the identity of token shards and of evaluations.
-    #[serde(rename = "pictures-and-answers", alias = "images-and-answers")]
-    ImagesAndAnswers,
-}
-
-/// Options of [`Template::render`].
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RenderOptions {
-    /// Which segments the loss counts.
-    pub loss: Loss,
-    /// Maximum number of entries of a repeated part; of a longer list, a random subset is kept in
-    /// order.
-    pub max_turns: Option<usize>,
-}
-
-/// A document with the targets of its loss.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Rendered {
-    /// Texts, images and separators; adjacent texts are joined unless the loss counts only one.
-    pub segments: Vec<CodedSegment>,
-    /// For each segment, whether the loss counts it.
-    pub supervised: Vec<bool>,
-}
+pub use options::{Loss, RenderOptions, Rendered};
+use walk::{refused, walk};
+use ways::Ways;
+use writer::{Images, Writer};
 
 impl Template {
     /// The document of a sample: the template with the sample's fields and coded images. `rng`
@@ -54,8 +24,8 @@ impl Template {
     ///
     /// # Errors
     /// If a field is missing (the message names the available ones), null, an object or an empty
-    /// list; if there are fewer images than marks; if the document is empty; or if only answers
-    /// count and there is none.
+    /// list; if there are fewer images than marks; if prompts and answers do not take turns; if the
+    /// document is empty; or if only answers count and there is none. See [`check`](Self::check).
     pub fn render(
         &self,
         fields: &Fields,
@@ -63,214 +33,88 @@ impl Template {
         options: &RenderOptions,
         rng: &mut ChaCha8Rng,
     ) -> Result<Rendered> {
-        let mut writer = Writer {
-            template: self,
-            out: Rendered::default(),
-            images,
-            num_used: 0,
-            answering: false,
-            options,
-            rng,
+        self.write(fields, Images::Coded(images), options, rng)
+    }
+
+    /// Checks that a sample with `fields` and `num_images` images can be rendered whatever is drawn: every
+    /// entry of its lists, every choice of turns. Nothing is drawn or written.
+    ///
+    /// # Errors
+    /// Exactly if [`render`](Self::render) fails for some draws; with the same message.
+    ///
+    /// ```
+    /// use calumma::data::{Fields, RenderOptions};
+    /// use calumma::tokenize::Template;
+    ///
+    /// let fields: Fields = serde_json::from_str(r#"{"caption": ["a cat", null]}"#)?;
+    /// let checked = Template::parse("{caption}")?.check(&fields, 0, &RenderOptions::default());
+    /// assert!(checked.unwrap_err().to_string().contains("entry 2 of field caption is null"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn check(&self, fields: &Fields, num_images: usize, options: &RenderOptions) -> Result<()> {
+        self.most_images(fields, num_images, options).map(drop)
+    }
+
+    /// As [`check`](Self::check); returns how many of the images a document uses at most.
+    pub(super) fn most_images(
+        &self,
+        fields: &Fields,
+        num_images: usize,
+        options: &RenderOptions,
+    ) -> Result<usize> {
+        let mut ways = Ways::new(num_images, options.loss);
+        walk(self, fields, options.max_turns, &mut ways)?;
+        ways.finish().map_err(|problem| self.unusable(problem))
+    }
+
+    /// The texts of a sample's document, whatever images it has.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render), images aside.
+    pub(super) fn texts(
+        &self,
+        fields: &Fields,
+        options: &RenderOptions,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<impl Iterator<Item = String>> {
+        let segments = self.write(fields, Images::Blank, options, rng)?.segments.into_iter();
+        Ok(segments.filter_map(|segment| match segment {
+            CodedSegment::Text(text) => Some(text),
+            _ => None,
+        }))
+    }
+
+    fn write(
+        &self,
+        fields: &Fields,
+        images: Images<'_>,
+        options: &RenderOptions,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Rendered> {
+        let mut writer = Writer::new(images, options.loss, rng);
+        walk(self, fields, options.max_turns, &mut writer)?;
+        writer.finish().map_err(|problem| self.unusable(problem))
+    }
+
+    /// The error for a document that is empty or, if only answers count, has none; then `problem` says
+    /// whether an answer was begun.
+    fn unusable(&self, problem: Option<bool>) -> Error {
+        let message = match problem {
+            None => "the document is empty",
+            Some(true) => "no segment counts for the loss: the answer is empty",
+            Some(false) => "no segment counts for the loss; answers follow a <sep>",
         };
-        writer.pieces(self.pieces(), &Scope { fields, entry: None })?;
-        if writer.out.segments.is_empty() {
-            return Err(writer.error("the document is empty"));
-        }
-        if !writer.out.supervised.contains(&true) {
-            return Err(writer.error("no segment counts for the loss; answers follow a <sep>"));
-        }
-        Ok(writer.out)
-    }
-}
-
-/// The fields in which names are looked up.
-struct Scope<'a> {
-    fields: &'a Fields,
-    entry: Option<&'a Value>,
-}
-
-impl<'a> Scope<'a> {
-    fn find(&self, name: &str) -> Option<&'a Value> {
-        match name {
-            "." => self.entry,
-            _ => self.entry.and_then(|e| e.get(name)).or_else(|| self.fields.get(name)),
-        }
-    }
-}
-
-struct Writer<'a> {
-    template: &'a Template,
-    out: Rendered,
-    images: &'a [Codes],
-    num_used: usize,
-    answering: bool,
-    options: &'a RenderOptions,
-    rng: &'a mut ChaCha8Rng,
-}
-
-impl Writer<'_> {
-    fn pieces(&mut self, pieces: &[Piece], scope: &Scope<'_>) -> Result<()> {
-        for piece in pieces {
-            match piece {
-                Piece::Text(text) => self.text(text),
-                Piece::Image => self.image()?,
-                Piece::Separator => self.separator(),
-                Piece::Field(name) => {
-                    let value = self.find(name, scope)?;
-                    self.value(name, value)?;
-                }
-                Piece::Repeat { field, body, joiner } => {
-                    let Value::Array(entries) = self.find(field, scope)? else {
-                        return Err(self.error(&format!("field {field} is not a list")));
-                    };
-                    for (n, entry) in self.choose(entries.len()).into_iter().enumerate() {
-                        if n > 0 {
-                            self.pieces(joiner, scope)?;
-                        }
-                        let entry = Some(&entries[entry]);
-                        self.pieces(body, &Scope { entry, ..*scope })?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn find<'v>(&self, name: &str, scope: &Scope<'v>) -> Result<&'v Value> {
-        scope.find(name).ok_or_else(|| {
-            self.error(&format!("there is no field {name}; {}", available(scope.fields)))
-        })
-    }
-
-    /// The indices of the entries to keep, in order.
-    fn choose(&mut self, len: usize) -> Vec<usize> {
-        let keep = self.options.max_turns.unwrap_or(len).min(len);
-        let mut indices: Vec<usize> = (0..len).collect();
-        if keep < len {
-            for n in 0..keep {
-                let other = n + below(self.rng, len - n);
-                indices.swap(n, other);
-            }
-            indices.truncate(keep);
-            indices.sort_unstable();
-        }
-        indices
-    }
-
-    /// Writes a field's value; of a list of plain values one entry, drawn at random.
-    fn value(&mut self, name: &str, value: &Value) -> Result<()> {
-        match value {
-            Value::String(text) => self.text(text),
-            Value::Number(_) | Value::Bool(_) => self.text(&value.to_string()),
-            Value::Array(list) => match list.first() {
-                None => return Err(self.error(&format!("field {name} is an empty list"))),
-                Some(first) if first.get("type").is_some() => self.segments(name, list)?,
-                Some(first) if first.get("role").is_some() => self.messages(name, list)?,
-                Some(Value::Array(_)) => {
-                    return Err(self.error(&format!("field {name} is a list of lists")));
-                }
-                Some(_) => {
-                    let chosen = &list[below(self.rng, list.len())];
-                    self.value(name, chosen)?;
-                }
-            },
-            Value::Null | Value::Object(_) => {
-                let kind = type_name(value);
-                let message = format!("field {name} is {kind}; it must be text or a number");
-                return Err(self.error(&message));
-            }
-        }
-        Ok(())
-    }
-
-    fn segments(&mut self, name: &str, segments: &[Value]) -> Result<()> {
-        for segment in segments {
-            match segment.get("type").and_then(Value::as_str) {
-                Some("image") => self.image()?,
-                Some("text") => {
-                    let text = segment.get("text").and_then(Value::as_str);
-                    self.text(text.ok_or_else(|| self.malformed(name))?);
-                }
-                _ => return Err(self.malformed(name)),
-            }
-        }
-        Ok(())
-    }
-
-    fn messages(&mut self, name: &str, messages: &[Value]) -> Result<()> {
-        for (n, message) in messages.iter().enumerate() {
-            let Some(role) = message.get("role").and_then(Value::as_str) else {
-                return Err(self.malformed(name));
-            };
-            match (role == "assistant") != self.answering {
-                true => self.separator(),
-                false if n > 0 => self.text("\n"),
-                false => {}
-            }
-            match message.get("content") {
-                Some(Value::String(text)) => self.text(text),
-                Some(Value::Array(content)) => self.segments(name, content)?,
-                _ => return Err(self.malformed(name)),
-            }
-        }
-        Ok(())
-    }
-
-    fn text(&mut self, text: &str) {
-        let supervised = self.supervised();
-        if text.is_empty() {
-            return;
-        }
-        if let (Some(CodedSegment::Text(last)), Some(&same)) =
-            (self.out.segments.last_mut(), self.out.supervised.last())
-            && same == supervised
-        {
-            last.push_str(text);
-            return;
-        }
-        self.push(CodedSegment::Text(text.to_owned()), supervised);
-    }
-
-    fn image(&mut self) -> Result<()> {
-        let Some(codes) = self.images.get(self.num_used) else {
-            let message = format!("more <image> marks than images ({})", self.images.len());
-            return Err(self.error(&message));
-        };
-        self.num_used += 1;
-        let supervised = self.supervised() || self.options.loss == Loss::ImagesAndAnswers;
-        self.push(CodedSegment::Image(codes.clone()), supervised);
-        Ok(())
-    }
-
-    /// The separator is a target where it ends an answer, not where it ends a prompt.
-    fn separator(&mut self) {
-        self.push(CodedSegment::sep(), self.supervised());
-        self.answering = !self.answering;
-    }
-
-    fn supervised(&self) -> bool {
-        self.options.loss == Loss::All || self.answering
-    }
-
-    fn push(&mut self, segment: CodedSegment, supervised: bool) {
-        self.out.segments.push(segment);
-        self.out.supervised.push(supervised);
-    }
-
-    fn malformed(&self, name: &str) -> Error {
-        self.error(&format!("field {name} holds an entry that is no segment or message"))
-    }
-
-    fn error(&self, message: &str) -> Error {
-        Error::invalid(format!("template {:?}: {message}", self.template.source()))
+        refused(self, message)
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::{select, subsequence};
     use rand::SeedableRng;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -385,5 +229,143 @@ mod tests {
         assert!(error.to_string().contains("the document is empty"), "{error}");
         let error = render("{a}", json!({ "a": "b" }), &ANSWERS).unwrap_err();
         assert!(error.to_string().contains("answers follow a <sep>"), "{error}");
+    }
+
+    #[test]
+    fn alternating_entries_are_cut_in_pairs() {
+        let turns: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+        let options = RenderOptions { loss: Loss::Answers, max_turns: Some(3) };
+        let fields = json!({ "turns": turns });
+        let rendered = render("{#turns|<sep>}{.}{/turns}", fields.clone(), &options).unwrap();
+        let texts: Vec<usize> = rendered
+            .segments
+            .iter()
+            .filter_map(|segment| match segment {
+                CodedSegment::Text(text) => Some(text.parse().unwrap()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(texts.len(), 6);
+        for pair in texts.chunks(2) {
+            assert!(pair[0].is_multiple_of(2) && pair[1] == pair[0] + 1, "{texts:?}");
+        }
+        let one = RenderOptions { max_turns: Some(1), ..options };
+        let template = Template::parse("{#turns|<sep>}{.}{/turns}").unwrap();
+        template.check(fields.as_object().unwrap(), 0, &one).unwrap();
+    }
+
+    #[test]
+    fn conversations_begin_with_a_prompt_and_end_with_an_answer() {
+        let source = "{#conversations|<sep>}{value}{/conversations}";
+        let of = |names: &[&str]| {
+            let entries: Vec<Value> =
+                names.iter().map(|name| json!({ "from": name, "value": name })).collect();
+            render(source, json!({ "conversations": entries }), &ANSWERS)
+        };
+        assert_eq!(shown(&of(&["human", "gpt"]).unwrap()), "'human' | 'gpt'+");
+        let rendered = of(&["system", "human", "gpt", "human", "gpt"]).unwrap();
+        assert_eq!(shown(&rendered), "'system\nhuman' | 'gpt'+ |+ 'human' | 'gpt'+");
+        for names in [&["gpt", "human"][..], &["human", "human"], &["human", "gpt", "human"]] {
+            assert!(of(names).unwrap_err().to_string().contains("conversations: "), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn the_entry_at_fault_and_the_empty_answer_are_named() {
+        for (source, fields, words) in [
+            ("{a}", json!({ "a": ["x", null] }), "entry 2 of field a is null"),
+            ("{#t}{.}{/t}", json!({ "t": ["x", null] }), "entry 2 of t is null"),
+            ("{#t}{q}{/t}", json!({ "t": [{ "q": null }] }), "field q of entry 1 of t is null"),
+            (
+                "{#t}{q}{/t}",
+                json!({ "t": [{ "a": 1 }] }),
+                "entry 1 of t has no field q; available are a",
+            ),
+            ("{q}<sep>{a}", json!({ "q": "x", "a": "" }), "the answer is empty"),
+            ("{m}", json!({ "m": [{ "role": "user", "content": null }] }), "entry 1 of field m"),
+        ] {
+            let template = Template::parse(source).unwrap();
+            let checked = template.check(fields.as_object().unwrap(), 0, &ANSWERS);
+            let message = checked.unwrap_err().to_string();
+            assert!(message.contains(words), "{source}: {message}");
+        }
+    }
+
+    const PARTS: [&str; 9] = [
+        "t",
+        "<image>",
+        "<sep>",
+        "{a}",
+        "{b}",
+        "{#t|<sep>}{.}{/t}",
+        "{#t| }{a}{/t}",
+        "{#t|<sep>}{a}<sep>{b}{/t}",
+        "{#t}{b}<sep>{/t}",
+    ];
+
+    /// Values of fields and entries, good and bad.
+    fn values() -> Vec<Value> {
+        let image = json!({ "type": "image" });
+        let words = json!({ "type": "text", "text": "w" });
+        vec![
+            json!("x"),
+            json!("x"),
+            json!(""),
+            json!(2),
+            json!(null),
+            json!([]),
+            json!(["x", ""]),
+            json!(["x", "y"]),
+            json!(["x", null]),
+            json!(["x", ["y", ""]]),
+            json!(["x", [image]]),
+            json!([image, words]),
+            json!([image, image]),
+            json!([{ "type": "video" }]),
+            json!([{ "role": "user", "content": "x" }, { "role": "assistant", "content": "y" }]),
+            json!([{ "role": "user", "content": "x" }, { "role": "assistant", "content": "" }]),
+            json!([{ "role": "assistant", "content": [image] }]),
+        ]
+    }
+
+    /// Entries of the list `t`.
+    fn entries() -> Vec<Value> {
+        let mut entries = values();
+        for from in ["human", "gpt", "system", "other"] {
+            entries.push(json!({ "from": from, "a": "x", "b": "" }));
+        }
+        entries.push(json!({ "a": ["x", ""], "b": "y" }));
+        entries.push(json!({ "a": "x" }));
+        entries
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+        #[test]
+        fn a_sample_is_checked_good_exactly_if_every_draw_renders(
+            parts in prop::collection::vec(select(PARTS.to_vec()), 1..4),
+            fields in prop::collection::vec(select(values()), 2),
+            entries in prop::collection::vec(select(entries()), 0..4),
+            present in subsequence(vec!["a", "b", "t"], 2..=3),
+            (num_images, max_turns) in (0_usize..4, 0_usize..4),
+            loss in select(vec![Loss::All, Loss::Answers, Loss::ImagesAndAnswers]),
+        ) {
+            let template = Template::parse(&parts.concat()).unwrap();
+            let mut given = Fields::new();
+            given.insert("a".to_owned(), fields[0].clone());
+            given.insert("b".to_owned(), fields[1].clone());
+            given.insert("t".to_owned(), Value::Array(entries));
+            given.retain(|name, _| present.contains(&name.as_str()));
+            let images = vec![Codes { ids: vec![1], height: 1, width: 1 }; num_images];
+            let options = RenderOptions { loss, max_turns: Some(max_turns) };
+            let checked = template.check(&given, num_images, &options);
+            let draws = if checked.is_ok() { 60 } else { 6000 };
+            let failed = (0..draws).find_map(|seed| {
+                let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                template.render(&given, &images, &options, &mut rng).err()
+            });
+            let (checked, failed) = (checked.err(), failed);
+            prop_assert_eq!(checked.is_some(), failed.is_some(), "{:?} {:?}", checked, failed);
+        }
     }
 }

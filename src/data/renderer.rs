@@ -2,17 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use vq_tokenizer::Codes;
 
 use super::config::TemplateConfig;
 use super::dataset::Fields;
-use super::encoded::EncodedSample;
 use super::mixture::weighted;
 use super::render::RenderOptions;
 use crate::error::Result;
-use crate::tokenize::{Processor, Template, TokenSequence};
+use crate::tokenize::{CodedSegment, EncodeOptions, Processor, Template, TokenSequence};
 
 /// The parsed templates of a source and their options.
 #[derive(Clone, Debug)]
@@ -60,7 +59,7 @@ impl Renderer {
     /// the template and of prompt dropout.
     ///
     /// # Errors
-    /// If the sample lacks what the template names.
+    /// Only if [`check`](Self::check) fails.
     pub(super) fn document(
         &self,
         (fields, images): (&Fields, &[Codes]),
@@ -69,8 +68,7 @@ impl Renderer {
         processor: &Processor,
     ) -> Result<TokenSequence> {
         let template = &self.templates[template];
-        let rendered =
-            template.render(fields, images, &self.options(self.config.max_turns), rng)?;
+        let rendered = template.render(fields, images, &self.options(), rng)?;
         let dropped = template.is_text_first() && rng.random::<f64>() < self.config.prompt_dropout;
         match rendered.without_prompt().filter(|_| dropped) {
             Some(bare) => bare.tokens(processor),
@@ -78,17 +76,26 @@ impl Renderer {
         }
     }
 
-    /// Whether every template can render the sample.
-    pub(super) fn fits(&self, sample: &EncodedSample) -> bool {
-        let mut rng = ChaCha8Rng::seed_from_u64(0);
-        let options = self.options(1);
-        let mut render = |template: &Template| {
-            template.render(&sample.fields, &sample.images, &options, &mut rng).is_ok()
-        };
-        self.templates.iter().all(&mut render)
+    /// Checks that every template can render the sample whatever is drawn, and that its images have ids.
+    ///
+    /// # Errors
+    /// The first reason why not.
+    pub(super) fn check(
+        &self,
+        (fields, images): (&Fields, &[Codes]),
+        processor: &Processor,
+    ) -> Result<()> {
+        let used =
+            |template: &Template| template.most_images(fields, images.len(), &self.options());
+        let used = self.templates.iter().map(used).collect::<Result<Vec<usize>>>()?;
+        let used = used.into_iter().max().unwrap_or(0);
+        images.iter().take(used).try_for_each(|codes| {
+            let image = CodedSegment::Image(codes.clone());
+            processor.encode_with(&[image], EncodeOptions::default()).map(drop)
+        })
     }
 
-    fn options(&self, max_turns: usize) -> RenderOptions {
-        RenderOptions { loss: self.config.loss, max_turns: Some(max_turns) }
+    fn options(&self) -> RenderOptions {
+        RenderOptions { loss: self.config.loss, max_turns: Some(self.config.max_turns) }
     }
 }

@@ -1,5 +1,6 @@
 //! The training stream of documents: draw, render, tokenize, pack.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -8,8 +9,9 @@ use super::config::DocumentData;
 use super::curriculum::Stages;
 use super::document_source::DocumentSource;
 use super::encoded::Encoding;
+use super::left_out::{BadSample, LeftOut};
 use super::mixture::{Cursor, Mixture};
-use super::pack::{NextTokenBatch, PackReport, Packer, PackerState};
+use super::pack::{Document, NextTokenBatch, PackReport, Packer, PackerState};
 use crate::error::Result;
 use crate::tokenize::Processor;
 
@@ -27,7 +29,11 @@ pub struct DocumentStream {
     batches: u64,
     skipped: u64,
     packed: Vec<SourceReport>,
+    bad: BadDraws,
 }
+
+/// Draws that gave no document: by the number of the source's first label, index and reason.
+type BadDraws = BTreeMap<u32, BTreeMap<usize, String>>;
 
 /// Position of a [`DocumentStream`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,6 +48,9 @@ pub struct StreamState {
     skipped: u64,
     #[serde(default)]
     packed: Vec<SourceReport>,
+    /// Bad samples that were only found when they were drawn.
+    #[serde(default, skip_serializing_if = "BadDraws::is_empty")]
+    bad: BadDraws,
 }
 
 /// Counts of what was packed from one source.
@@ -92,24 +101,39 @@ impl DocumentStream {
             batches: 0,
             skipped: 0,
             packed,
+            bad: BadDraws::new(),
         })
     }
 
-    /// The next batch.
+    /// What was left out of each source when it was opened.
+    pub fn opened(&self) -> Vec<LeftOut> {
+        self.sources.iter().map(DocumentSource::left_out).collect()
+    }
+
+    /// The next batch. Where a draw gives no document, it is counted as bad and the next one is taken.
     ///
     /// # Errors
-    /// If a sample does not fit its template, or documents do not fit a row.
+    /// If too many draws give no document, or too many documents in a row do not fit a row.
     pub fn next_batch(&mut self) -> Result<NextTokenBatch> {
         let stage = self.stages.of(self.batches - self.skipped);
-        let (sources, mixture, processor) = (&self.sources, &mut self.mixture, &self.processor);
-        let firsts = &self.first_labels;
+        let (sources, processor) = (&self.sources, &self.processor);
+        let (mixture, bad, firsts) = (&mut self.mixture, &mut self.bad, &self.first_labels);
         let batch = self.packer.batch(|| {
-            let mut draw = mixture.draw(stage);
-            let source = &sources[draw.source];
-            let mut document =
-                source.document(draw.index, draw.template, &mut draw.rng, processor)?;
-            document.source += firsts[draw.source];
-            Ok(Some(document))
+            loop {
+                let mut draw = mixture.draw(stage);
+                let (source, first) = (&sources[draw.source], firsts[draw.source]);
+                match source.document(draw.index, draw.template, &mut draw.rng, processor) {
+                    Ok(document) => {
+                        let source = first + document.source;
+                        return Ok(Some(Document { source, ..document }));
+                    }
+                    Err(error) => {
+                        let bad = bad.entry(first).or_default();
+                        bad.insert(draw.index, error.to_string());
+                        source.refuse_too_many(bad.values().map(String::as_str))?;
+                    }
+                }
+            }
         })?;
         self.batches += 1;
         let batch = NextTokenBatch::new(batch.expect("a mixture never ends"), processor);
@@ -160,6 +184,7 @@ impl DocumentStream {
             batches: self.batches,
             skipped: self.skipped,
             packed: self.packed.clone(),
+            bad: self.bad.clone(),
         }
     }
 
@@ -171,6 +196,7 @@ impl DocumentStream {
         self.mixture.restore(&state.cursor)?;
         self.packer.restore(&state.packer)?;
         (self.batches, self.skipped) = (state.batches, state.skipped);
+        self.bad.clone_from(&state.bad);
         if state.packed.len() == self.packed.len() {
             self.packed.clone_from(&state.packed);
         }
@@ -187,5 +213,21 @@ impl StreamState {
     /// Counts of what was packed so far, in total and by source.
     pub fn packed(&self) -> (&PackReport, &[SourceReport]) {
         (&self.packer.report, &self.packed)
+    }
+
+    /// What was left out of each origin of documents since the sources were opened: bad draws, and
+    /// documents that do not fit a row.
+    pub fn left_out(&self) -> Vec<LeftOut> {
+        let number = |(number, packed): (usize, &SourceReport)| {
+            let mut left_out = LeftOut::new(&packed.source, 0);
+            if let Some(documents) = self.packer.report.left_out.get(number) {
+                left_out.add(documents.clone());
+            }
+            for (&index, reason) in self.bad.get(&(number as u32)).into_iter().flatten() {
+                left_out.add_bad(BadSample { index, reason: reason.clone() });
+            }
+            left_out
+        };
+        self.packed.iter().enumerate().map(number).collect()
     }
 }

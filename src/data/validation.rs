@@ -2,12 +2,12 @@
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
 
 use super::config::DocumentData;
 use super::document_source::DocumentSource;
 use super::encoded::Encoding;
-use super::pack::{NextTokenBatch, PackReport, Packer};
+use super::left_out::{BadSample, LeftOut};
+use super::pack::{Document, NextTokenBatch, Packer};
 use crate::error::Result;
 use crate::tokenize::Processor;
 
@@ -16,19 +16,8 @@ use crate::tokenize::Processor;
 pub struct Validation {
     /// The batches.
     pub batches: Vec<NextTokenBatch>,
-    /// Counts of what the batches lack.
-    pub left_out: LeftOut,
-}
-
-/// Numbers of samples and documents that cannot be measured.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct LeftOut {
-    /// Documents longer than a row.
-    pub too_long: u64,
-    /// Documents of fewer than two tokens.
-    pub too_short: u64,
-    /// Samples that cannot be read or lack a field that a template names.
-    pub unreadable: u64,
+    /// What the batches lack of each source.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// The first `count` samples of each source in batches, independent of any seed. A document's source is
@@ -43,29 +32,30 @@ pub fn validation_batches(
     processor: &Processor,
     new_packer: impl Fn() -> Result<Packer>,
 ) -> Result<Validation> {
-    let (mut batches, mut left_out) = (Vec::new(), LeftOut::default());
+    let (mut batches, mut all_left_out) = (Vec::new(), Vec::new());
     for (number, data) in sources.iter().enumerate() {
         let source = DocumentSource::open(&data.clone().held_out(count), encoding, processor)?;
+        let mut left_out = source.left_out();
         let mut packer = new_packer()?;
-        let mut index = 0;
+        let mut indices = 0..source.len();
         let mut next = || {
-            let mut rng = ChaCha8Rng::seed_from_u64(index as u64);
-            if index == source.len() {
-                return Ok(None);
+            for index in indices.by_ref() {
+                let mut rng = ChaCha8Rng::seed_from_u64(index as u64);
+                let template = index % source.num_templates();
+                match source.document(index, template, &mut rng, processor) {
+                    Ok(document) => {
+                        return Ok(Some(Document { source: number as u32, ..document }));
+                    }
+                    Err(error) => left_out.add_bad(BadSample { index, reason: error.to_string() }),
+                }
             }
-            let template = index % source.num_templates();
-            let mut document = source.document(index, template, &mut rng, processor)?;
-            document.source = number as u32;
-            index += 1;
-            Ok(Some(document))
+            Ok(None)
         };
         while let Some(packed) = packer.batch(&mut next)? {
             batches.push(NextTokenBatch::new(packed, processor));
         }
-        let PackReport { too_long, too_short, .. } = packer.report();
-        left_out.too_long += too_long;
-        left_out.too_short += too_short;
-        left_out.unreadable += source.left_out() as u64;
+        packer.report().left_out.iter().for_each(|documents| left_out.add(documents.clone()));
+        all_left_out.push(left_out);
     }
-    Ok(Validation { batches, left_out })
+    Ok(Validation { batches, left_out: all_left_out })
 }

@@ -153,6 +153,10 @@ impl Dataset for WebDataset {
         self.unused.clone()
     }
 
+    fn place(&self, index: usize) -> String {
+        format!("{}: {}", self.name, self.entries[index].key)
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

@@ -3,8 +3,9 @@
 use image::RgbImage;
 use rayon::prelude::*;
 
-use crate::data::{BadSample, DEFAULT_TOLERANCE, Dataset, Sample};
+use crate::data::{BadSample, DEFAULT_TOLERANCE, Dataset, LeftOut, Sample, refuse_too_many};
 use crate::error::{Error, Result};
+use crate::report::Omission;
 
 /// How much of a data set is measured, and the batch size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +30,9 @@ impl Extent {
 }
 
 /// Calls `work` with each batch of `dataset`: pairs of a sample's index and what `take` extracts from it.
-/// Returns the bad samples, those that cannot be read or that `take` refuses.
-pub(super) fn each_batch<T: Send>(
+/// Returns the bad samples in order: those that cannot be read, that `take` refuses, or whose prompt does
+/// not fit the context.
+pub(super) fn each_batch<T: Send + Clone>(
     dataset: &dyn Dataset,
     extent: Extent,
     take: impl Fn(Sample) -> Result<T> + Sync,
@@ -58,11 +60,40 @@ pub(super) fn each_batch<T: Send>(
             }
         }
         refuse_many_bad(dataset, len, &bad)?;
-        if !good.is_empty() {
-            work(good)?;
+        let too_long = work_on(good, &mut work)?;
+        if !too_long.is_empty() {
+            bad.extend(too_long.into_iter().map(|(index, error)| BadSample {
+                index,
+                reason: format!("{}: {error}", dataset.place(index)),
+            }));
+            bad.sort_by_key(|bad| bad.index);
+            refuse_many_bad(dataset, len, &bad)?;
         }
     }
     Ok(bad)
+}
+
+/// Calls `work` with `batch`, or, if a prompt in it does not fit the context, with one item after the other;
+/// returns those that do not fit.
+fn work_on<T: Clone>(
+    batch: Vec<(usize, T)>,
+    work: &mut impl FnMut(Vec<(usize, T)>) -> Result<()>,
+) -> Result<Vec<(usize, Error)>> {
+    if batch.is_empty() {
+        return Ok(Vec::new());
+    }
+    match work(batch.clone()) {
+        Err(Error::PromptTooLong { .. }) => {}
+        done => return done.map(|()| Vec::new()),
+    }
+    let mut too_long = Vec::new();
+    for (index, item) in batch {
+        match work(vec![(index, item)]) {
+            Err(error @ Error::PromptTooLong { .. }) => too_long.push((index, error)),
+            done => done?,
+        }
+    }
+    Ok(too_long)
 }
 
 /// Calls `work` with the images of each batch of `dataset`; returns the samples that could not be read.
@@ -80,22 +111,19 @@ pub fn images_of(
     })
 }
 
-/// Fails if more than [`DEFAULT_TOLERANCE`] of `len` samples are `bad`. A single bad sample is tolerated,
-/// unless it is the only sample.
+/// Fails if more than [`DEFAULT_TOLERANCE`] of `len` samples are `bad`, and lists the first ones. A single
+/// bad sample is tolerated, unless it is the only sample.
 pub(super) fn refuse_many_bad(dataset: &dyn Dataset, len: usize, bad: &[BadSample]) -> Result<()> {
-    let allowed = (DEFAULT_TOLERANCE * len as f64).max(1.0);
-    match bad.first() {
-        Some(first) if bad.len() == len || bad.len() as f64 > allowed => {
-            Err(Error::invalid(format!(
-                "{}: {} of {len} samples are bad, more than the allowed {} %; the first: {}",
-                dataset.name(),
-                bad.len(),
-                DEFAULT_TOLERANCE * 100.0,
-                first.reason
-            )))
-        }
-        _ => Ok(()),
-    }
+    let allowed = (DEFAULT_TOLERANCE * len as f64).max(1.0).min(len as f64 - 1.0);
+    let reasons = bad.iter().map(|bad| bad.reason.as_str());
+    let measured = (dataset.name(), len);
+    refuse_too_many(measured, (bad.len(), reasons), (allowed, DEFAULT_TOLERANCE))
+}
+
+/// What was left out of the part of `dataset` that was measured: the samples in `bad`, and what belongs to
+/// no sample.
+pub fn left_out(dataset: &dyn Dataset, extent: Extent, bad: &[BadSample]) -> Vec<Omission> {
+    LeftOut::of(dataset, extent.of(dataset.len()), bad).omissions()
 }
 
 /// The image of a sample that must have exactly one.

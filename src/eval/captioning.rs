@@ -48,6 +48,7 @@ pub struct CaptioningScores {
 }
 
 /// An image to be captioned.
+#[derive(Clone)]
 struct Captioned {
     image: RgbImage,
     /// The references; empty in a test split.

@@ -45,7 +45,8 @@ pub fn draw(
         let (prompt, fields) = match prompt {
             Ok(prompt) => prompt,
             Err(error) => {
-                bad.push(BadSample { index, reason: error.to_string() });
+                let reason = format!("{}: {error}", dataset.place(index));
+                bad.push(BadSample { index, reason });
                 refuse_many_bad(dataset, len, &bad)?;
                 continue;
             }
@@ -53,7 +54,15 @@ pub fn draw(
         let prompt_dir = dir.join(format!("{index:05}"));
         let path = |number: usize| prompt_dir.join("samples").join(format!("{number:04}.png"));
         if !(0..IMAGES).all(|number| path(number).is_file()) {
-            let images = one_per_item(draw(&prompt, index * IMAGES)?, IMAGES)?;
+            let images = match draw(&prompt, index * IMAGES) {
+                Err(error @ Error::PromptTooLong { .. }) => {
+                    let reason = format!("{}: {error}", dataset.place(index));
+                    bad.push(BadSample { index, reason });
+                    refuse_many_bad(dataset, len, &bad)?;
+                    continue;
+                }
+                images => one_per_item(images?, IMAGES)?,
+            };
             let metadata = metadata(&fields);
             write_atomic(&prompt_dir.join("metadata.jsonl"), format!("{metadata}\n").as_bytes())?;
             for (number, image) in images.iter().enumerate() {

@@ -27,7 +27,7 @@ pub mod task;
 pub mod text_to_image;
 pub mod vqa;
 
-pub use batches::{Extent, images_of};
+pub use batches::{Extent, images_of, left_out};
 pub use fid::Fid;
 pub use official::Official;
 pub use question::Majority;

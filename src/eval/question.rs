@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::metrics::AnswerNormalizer;
 use crate::data::benchmarks::most_frequent;
-use crate::data::{Dataset, Fields};
+use crate::data::{BadSample, Dataset, Fields};
 use crate::error::{Error, Result};
 
 /// Columns of a question's type; the first present one is read.
@@ -121,32 +121,42 @@ pub struct Majority {
     by_question: BTreeMap<String, Counts>,
     /// The spellings of each normalised answer.
     spellings: BTreeMap<String, Counts>,
+    bad: Vec<BadSample>,
 }
 
 impl Majority {
     /// Counts the answers in `dataset`, which has one question per sample, without decoding images.
-    /// Samples without a question are skipped; a test split without answers gives an empty result.
+    /// Samples without a question are [bad](Self::bad); a test split without answers gives an empty result.
     ///
     /// # Errors
     /// If no sample has a question.
     pub fn learn(dataset: &dyn Dataset) -> Result<Self> {
         let normalizer = AnswerNormalizer::new();
         let mut majority = Self::default();
-        let (mut questions, mut error) = (0, None);
         for index in 0..dataset.len() {
             let question = dataset.fields(index).and_then(|f| Question::read(&f, &normalizer));
             match question {
-                Ok(question) => {
-                    questions += 1;
-                    majority.add(&question);
+                Ok(question) => majority.add(&question),
+                Err(error) => {
+                    let reason = format!("{}: {error}", dataset.place(index));
+                    majority.bad.push(BadSample { index, reason });
                 }
-                Err(e) => error = Some(e),
             }
         }
-        match (questions, error) {
-            (0, Some(error)) => Err(Error::because(dataset.name())(error)),
+        match majority.bad.first() {
+            Some(first) if majority.bad.len() == dataset.len() => {
+                let (name, reason) = (dataset.name(), &first.reason);
+                Err(Error::invalid(format!(
+                    "{name}: no sample has a question; the first: {reason}"
+                )))
+            }
             _ => Ok(majority),
         }
+    }
+
+    /// The samples without a question.
+    pub fn bad(&self) -> &[BadSample] {
+        &self.bad
     }
 
     fn add(&mut self, question: &Question) {

@@ -10,6 +10,7 @@ use super::score::Score;
 use crate::data::BadSample;
 use crate::error::{Error, Result};
 use crate::files::{write_atomic, write_png};
+use crate::report::Omission;
 use crate::sheet::{Cell, Layout, Section, Tone, sheet};
 
 /// Eight images in a row.
@@ -76,6 +77,8 @@ pub struct Report {
     pub submission: Option<(&'static str, Vec<Value>)>,
     /// Items that could not be read.
     pub bad: Vec<BadSample>,
+    /// What was left out of the data, bad items included.
+    pub left_out: Vec<Omission>,
     /// Some items to look at; may be empty.
     pub sheet: Vec<Cell>,
 }
@@ -96,6 +99,7 @@ impl Report {
             interval: headline.and_then(|score| score.interval),
             scores: self.scores.clone(),
             bad_samples: self.bad.clone(),
+            left_out: self.left_out.clone(),
             config: self.config.clone(),
             environment: environment.clone(),
         }
@@ -133,6 +137,7 @@ struct Results {
     n: usize,
     interval: Option<[f64; 2]>,
     bad_samples: Vec<BadSample>,
+    left_out: Vec<Omission>,
     config: Map<String, Value>,
     environment: Environment,
 }

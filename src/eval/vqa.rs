@@ -101,6 +101,7 @@ pub struct VqaScores {
 }
 
 /// A question to be asked.
+#[derive(Clone)]
 struct Asked {
     question: Question,
     image: RgbImage,

@@ -97,13 +97,18 @@ impl ServingModel {
     /// computed once.
     ///
     /// # Errors
-    /// Those of [`all_logits`](Self::all_logits) for the prompt with a choice, or if a choice is empty.
+    /// Those of [`all_logits`](Self::all_logits) for the prompt with a choice, or if a choice is empty;
+    /// [`Error::PromptTooLong`] if they do not fit the context.
     pub fn log_probabilities(&self, prompt: &[u32], choices: &[Vec<u32>]) -> Result<Vec<f64>> {
         if choices.iter().any(Vec::is_empty) {
             return Err(Error::invalid("a choice is empty; each needs some text"));
         }
         let longest = choices.iter().map(Vec::len).max().unwrap_or(0);
-        self.check_len(prompt.len() + longest, self.context(), "context")?;
+        let (len, context) = (prompt.len(), self.context());
+        if len + longest > context {
+            return Err(Error::PromptTooLong { prompt: len, needed: longest, context });
+        }
+        self.check_len(len + longest, context, "context")?;
         let mut cache = self.new_cache(1, prompt.len() + longest);
         let first = self.next_logits(&[prompt.to_vec()], &mut cache)?.remove(0);
         let mut found: Vec<f64> =

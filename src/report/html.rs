@@ -6,6 +6,7 @@ use indicatif::{FormattedDuration, HumanCount};
 
 use super::chart::{Chart, colour};
 use super::escape::escape;
+use super::omission::Omission;
 use super::record::{Evaluation, RunRecord, Series};
 use super::sample::SampleText;
 use super::scale::significant;
@@ -28,6 +29,7 @@ pub fn render(record: &RunRecord) -> String {
     environment(&mut page, record);
     curves(&mut page, record);
     table(&mut page, record);
+    left_out(&mut page, record);
     events(&mut page, record);
     evaluations(&mut page, record);
     page + "</main>\n</body>\n</html>\n"
@@ -150,6 +152,28 @@ fn table(page: &mut String, record: &RunRecord) {
             let _ = write!(page, "<td>{value}</td>");
         }
         page.push_str("</tr>\n");
+    }
+    page.push_str("</tbody>\n</table>\n</div>\n</section>\n");
+}
+
+/// Writes a table of what was left out of the data.
+fn left_out(page: &mut String, record: &RunRecord) {
+    if record.left_out.is_empty() {
+        return;
+    }
+    page.push_str(
+        "<section>\n<h2>Left out</h2>\n<div class=\"scroll\">\n<table class=\"texts\">\n<thead><tr>\
+         <th>source</th><th>left out</th><th>the first</th></tr></thead>\n<tbody>\n",
+    );
+    for Omission { source, text, examples, .. } in &record.left_out {
+        let examples: Vec<String> = examples.iter().map(|example| escape(example)).collect();
+        let _ = writeln!(
+            page,
+            "<tr><td>{}</td><td>{}</td><td>{}</td></tr>",
+            escape(source),
+            escape(text),
+            examples.join("<br>")
+        );
     }
     page.push_str("</tbody>\n</table>\n</div>\n</section>\n");
 }

@@ -1,7 +1,8 @@
 //! `metrics.jsonl`: one JSON object per line, in chronological order.
 //!
 //! Every line has `step`, `kind` and `elapsed_s`. Lines of kind `train` and `eval` also have metrics
-//! under their names, [`EVENT`] lines `event` and `text`, [`SAMPLES`] lines `samples`.
+//! under their names, [`EVENT`] lines `event` and `text`, [`SAMPLES`] lines `samples`, [`LEFT_OUT`] lines
+//! `left_out`: all that the run has left out of its data up to the step.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -17,6 +18,8 @@ use crate::files::write_atomic;
 pub(super) const EVENT: &str = "event";
 /// The `kind` of a line with sample texts.
 pub(super) const SAMPLES: &str = "samples";
+/// The `kind` of a line with what was left out of the data.
+pub(super) const LEFT_OUT: &str = "left_out";
 
 /// The JSON object of a line.
 pub(super) type Line = Map<String, Value>;

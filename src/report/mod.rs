@@ -5,12 +5,14 @@ mod chart;
 mod escape;
 pub mod html;
 mod log;
+mod omission;
 mod record;
 mod reporter;
 mod sample;
 mod scale;
 mod tensorboard;
 
+pub use omission::Omission;
 pub use record::{Evaluation, RunEvent, RunRecord, Series};
 pub use reporter::{Metrics, Reporter};
 pub use sample::SampleText;

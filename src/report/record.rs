@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::log::{self, Line};
+use super::omission::Omission;
 use super::sample::SampleText;
 use crate::error::{Error, Result};
 use crate::files::read_json;
@@ -36,6 +37,8 @@ pub struct RunRecord {
     pub events: Vec<RunEvent>,
     /// Evaluations, newest first.
     pub evaluations: Vec<Evaluation>,
+    /// What was left out of the data.
+    pub left_out: Vec<Omission>,
 }
 
 /// A metric over the steps of a run.
@@ -101,6 +104,7 @@ impl RunRecord {
             series: series(measured()),
             events: lines.iter().filter_map(event).collect(),
             evaluations: evaluations(measured(), &images),
+            left_out: lines.iter().rev().find_map(left_out).unwrap_or_default(),
         })
     }
 
@@ -172,6 +176,11 @@ fn series<'a>(lines: impl Iterator<Item = &'a Line>) -> Vec<Series> {
 fn event(line: &Line) -> Option<RunEvent> {
     let is_event = log::kind_of(line) == log::EVENT;
     is_event.then(|| serde_json::from_value(Value::Object(line.clone())).ok()).flatten()
+}
+
+fn left_out(line: &Line) -> Option<Vec<Omission>> {
+    let is_left_out = log::kind_of(line) == log::LEFT_OUT;
+    is_left_out.then(|| serde_json::from_value(line.get("left_out")?.clone()).ok()).flatten()
 }
 
 fn evaluations<'a>(lines: impl Iterator<Item = &'a Line>, images: &[u64]) -> Vec<Evaluation> {

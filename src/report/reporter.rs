@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::html;
 use super::log::{self, Line, Log};
+use super::omission::Omission;
 use super::record::{self, RunRecord};
 use super::sample::SampleText;
 use super::tensorboard::EventWriter;
@@ -155,6 +156,17 @@ impl Reporter {
         let mut line = Line::new();
         line.insert("samples".to_owned(), json!(samples));
         run.log.append(step, log::SAMPLES, line)
+    }
+
+    /// Writes what the run has left out of its data up to `step` to the log.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the log cannot be written.
+    pub fn left_out(&mut self, step: usize, left_out: &[Omission]) -> Result<()> {
+        let Some(run) = &mut self.run else { return Ok(()) };
+        let mut line = Line::new();
+        line.insert("left_out".to_owned(), json!(left_out));
+        run.log.append(step, log::LEFT_OUT, line)
     }
 
     /// Writes an image of an evaluation to `samples/step-NNNNNNN.png` of the run.

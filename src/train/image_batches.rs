@@ -13,8 +13,8 @@ use serde_json::Value;
 use vq_tokenizer::preprocess::PreprocessorConfig;
 
 use crate::data::mixture::{Cursor, Mixture, Source};
-use crate::data::{Counted, Fields, ImageData};
-use crate::error::Result;
+use crate::data::{BadSample, Counted, Dataset, Fields, ImageData, LeftOut};
+use crate::error::{Error, Result};
 
 /// The training images of a recipe.
 pub(super) struct ImageBatches {
@@ -62,30 +62,60 @@ impl ImageBatches {
         Ok(Self { preprocessor, configs: configs.into(), sources, mixture })
     }
 
-    /// The next `count` images.
+    /// The next `count` images; samples without one are counted as bad, and others drawn instead.
     ///
     /// # Errors
-    /// Those of the data, and too many bad samples.
+    /// Too many bad samples.
     pub(super) fn next(&mut self, count: usize) -> Result<Vec<Drawn>> {
         let mut all = Vec::with_capacity(count);
         while all.len() < count {
             let missing = count - all.len();
             let draws: Vec<_> = (0..missing).map(|_| self.mixture.draw(0)).collect();
-            let drawn = draws.into_par_iter().map(|mut draw| {
-                let (source, config) = (&self.sources[draw.source], &self.configs[draw.source]);
-                let Some(sample) = source.take(draw.index)? else { return Ok(None) };
-                let words = words(&sample.fields, &config.words);
-                let Some(image) = sample.images.into_iter().next() else {
-                    source.reject(draw.index, format!("{}: no image", sample.source))?;
-                    return Ok(None);
-                };
+            let drawn = draws.into_par_iter().filter_map(|mut draw| {
+                let config = &self.configs[draw.source];
+                let (image, fields) = first_image(&self.sources[draw.source], draw.index)?;
+                let words = words(&fields, &config.words);
                 let image = self.preprocessor.resize(&image);
                 let image = config.augment.apply(image, &mut draw.rng);
-                Ok(Some(Drawn { image, words }))
+                Some(Drawn { image, words })
             });
-            all.extend(drawn.collect::<Result<Vec<_>>>()?.into_iter().flatten());
+            let drawn: Vec<Drawn> = drawn.collect();
+            if drawn.len() < missing {
+                self.check()?;
+            }
+            all.extend(drawn);
         }
         Ok(all)
+    }
+
+    /// Fails if too many samples of a source are known to be bad, or all, from which drawing would never
+    /// end.
+    fn check(&self) -> Result<()> {
+        for (config, source) in self.configs.iter().zip(&self.sources) {
+            source.check()?;
+            let bad = source.bad();
+            let all = bad.len() >= config.source.len_of(source);
+            if let Some(BadSample { reason, .. }) = bad.first().filter(|_| all) {
+                let name = source.name();
+                let message = format!("{name}: all samples are bad; the first: {reason}");
+                return Err(Error::invalid(message));
+            }
+        }
+        Ok(())
+    }
+
+    /// What was left out of each source so far.
+    pub(super) fn left_out(&self) -> Vec<LeftOut> {
+        let of_one = |(config, source): (&ImageData, &Counted)| {
+            source.left_out(config.source.len_of(source))
+        };
+        self.configs.iter().zip(&self.sources).map(of_one).collect()
+    }
+
+    /// The bad samples of each source so far; nothing if there are none.
+    pub(super) fn bad(&self) -> Vec<Vec<BadSample>> {
+        let bad: Vec<_> = self.sources.iter().map(Counted::bad).collect();
+        if bad.iter().all(Vec::is_empty) { Vec::new() } else { bad }
     }
 
     /// The next `count` images on `device`, grouped by size in the order of first appearance; words are
@@ -114,13 +144,27 @@ impl ImageBatches {
         self.mixture.cursor()
     }
 
-    /// Continues from `cursor`.
+    /// Continues from `cursor`, before which each source's samples in `bad` were found to be bad.
     ///
     /// # Errors
     /// If the sources are not those of the cursor.
-    pub(super) fn restore(&mut self, cursor: &Cursor) -> Result<()> {
-        self.mixture.restore(cursor)
+    pub(super) fn restore(&mut self, cursor: &Cursor, bad: Vec<Vec<BadSample>>) -> Result<()> {
+        self.mixture.restore(cursor)?;
+        for (source, bad) in self.sources.iter().zip(bad) {
+            bad.into_iter().for_each(|BadSample { index, reason }| source.record(index, reason));
+        }
+        Ok(())
     }
+}
+
+/// The first image of sample `index` and its fields; `None` if the sample is bad.
+fn first_image(source: &Counted, index: usize) -> Option<(RgbImage, Fields)> {
+    let sample = source.get(index).ok()?;
+    let image = sample.images.into_iter().next();
+    if image.is_none() {
+        source.record(index, format!("{}: no image", sample.source));
+    }
+    Some((image?, sample.fields))
 }
 
 /// `drawn` grouped by size.
@@ -148,21 +192,23 @@ fn present(drawn: &[Drawn], num_words: usize, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(present, [drawn.len(), num_words]), device)
 }
 
-/// The first `count` images of a source, preprocessed.
+/// The first `count` images of a source, preprocessed, and what was left out of it.
 ///
 /// # Errors
-/// Those of the data.
+/// Those of the data, and too many bad samples.
 pub(super) fn first_images(
     config: &ImageData,
     count: usize,
     preprocessor: &PreprocessorConfig,
-) -> Result<Vec<RgbImage>> {
+) -> Result<(Vec<RgbImage>, LeftOut)> {
     let dataset = config.source.open()?;
     let count = count.min(config.source.len_of(&dataset));
-    let samples: Vec<_> =
-        (0..count).into_par_iter().map(|index| dataset.take(index)).collect::<Result<_>>()?;
-    let first = samples.into_iter().flatten().filter_map(|sample| sample.images.into_iter().next());
-    Ok(first.map(|image| preprocessor.resize(&image)).collect())
+    let first = |index| Some(preprocessor.resize(&first_image(&dataset, index)?.0));
+    let images = (0..count).into_par_iter().filter_map(first).collect();
+    dataset.check()?;
+    let left_out = dataset.left_out(count);
+    let source = format!("validation {}", left_out.source);
+    Ok((images, LeftOut { source, ..left_out }))
 }
 
 /// Hashes of the distinct words in `columns`, which hold texts or lists of texts.

@@ -22,12 +22,12 @@ use super::image_step::Gathered;
 use super::state::write_toml;
 use super::task::{Stepped, Task};
 use super::trained::{TRAINER_DIR, Trained};
-use crate::data::image_dir;
 use crate::data::mixture::Cursor;
+use crate::data::{BadSample, LeftOut, image_dir};
 use crate::device::Precision;
 use crate::error::Result;
 use crate::files::{read_json, write_json};
-use crate::report::Metrics;
+use crate::report::{Metrics, Omission};
 
 /// State of a resumed run besides weights and moments.
 #[derive(Serialize, Deserialize)]
@@ -35,6 +35,9 @@ struct State {
     cursor: Cursor,
     codebook: CodebookMaintenance,
     lecam: Lecam,
+    /// Bad samples found so far, by source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    bad: Vec<Vec<BadSample>>,
 }
 
 /// An image tokenizer in training.
@@ -49,6 +52,8 @@ pub struct ImageTask {
     batches: ImageBatches,
     /// Images of each validation source, under its name.
     validation: Vec<(String, Vec<RgbImage>)>,
+    /// What was left out of the validation sources.
+    validation_left_out: Vec<LeftOut>,
     /// Originals and reconstructions of the last evaluation.
     shown: Option<RgbImage>,
 }
@@ -63,10 +68,12 @@ impl ImageTask {
         let preprocessor = recipe.preprocessor();
         let batches = ImageBatches::new(&recipe.data, recipe.run.seed, preprocessor.clone())?;
         let samples = recipe.run.eval_samples;
-        let images = recipe.validation.iter().map(|config| {
-            Ok((config.source.path.clone(), first_images(config, samples, &preprocessor)?))
-        });
-        let validation = images.collect::<Result<_>>()?;
+        let (mut validation, mut validation_left_out) = (Vec::new(), Vec::new());
+        for config in recipe.validation.iter() {
+            let (images, left_out) = first_images(config, samples, &preprocessor)?;
+            validation.push((config.source.path.clone(), images));
+            validation_left_out.push(left_out);
+        }
         let device = device.clone().autodiff();
         init::seed(recipe.run.seed);
         let mut model = recipe.model.init(&device);
@@ -89,6 +96,7 @@ impl ImageTask {
             preprocessor,
             batches,
             validation,
+            validation_left_out,
             shown: None,
             recipe,
         })
@@ -231,6 +239,11 @@ impl Task for ImageTask {
         self.shown.take()
     }
 
+    fn left_out(&self) -> Vec<Omission> {
+        let all = self.batches.left_out();
+        all.iter().chain(&self.validation_left_out).flat_map(LeftOut::omissions).collect()
+    }
+
     fn checkpoint_bytes(&self) -> u64 {
         self.model.checkpoint_bytes() + self.auxiliary.checkpoint_bytes()
     }
@@ -243,6 +256,7 @@ impl Task for ImageTask {
             cursor: self.batches.cursor().clone(),
             codebook: self.codebook.state().clone(),
             lecam: self.auxiliary.lecam().clone(),
+            bad: self.batches.bad(),
         };
         let trainer = dir.join(TRAINER_DIR);
         write_json(&trainer.join("state.json"), &state)?;
@@ -253,7 +267,7 @@ impl Task for ImageTask {
         let state: State = read_json(&dir.join(TRAINER_DIR).join("state.json"))?;
         self.model.restore(dir)?;
         self.auxiliary.restore(dir, state.lecam)?;
-        self.batches.restore(&state.cursor)?;
+        self.batches.restore(&state.cursor, state.bad)?;
         self.codebook.restore(state.codebook);
         for _ in 0..skip * self.recipe.batch.accumulate as u64 {
             self.batches.next(self.recipe.batch.images)?;

@@ -19,12 +19,12 @@ use super::trained::{NotFinite, TRAINER_DIR, Trained};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::data::pack::Packer;
 use crate::data::shards::tokenizer_digest;
-use crate::data::{DocumentStream, Encoding, Stages, StreamState, validation_batches};
+use crate::data::{DocumentStream, Encoding, LeftOut, Stages, StreamState, validation_batches};
 use crate::device::{Precision, seeded};
 use crate::error::{Error, Result};
 use crate::generate::{GenerationConfig, ServingModel};
 use crate::model::{CausalLm, ModelConfig};
-use crate::report::{Metrics, SampleText};
+use crate::report::{Metrics, Omission, SampleText};
 use crate::tokenize::Processor;
 
 /// A language model in training.
@@ -41,6 +41,8 @@ pub struct LanguageTask {
     tokenizer: String,
     loader: Loader,
     validation: Vec<NextTokenBatch>,
+    /// What was left out of the sources when they were opened, and of the validation sets.
+    opened: Vec<LeftOut>,
     showcase: Showcase,
     /// Images and texts of the last evaluation.
     shown: (Option<RgbImage>, Vec<SampleText>),
@@ -68,7 +70,7 @@ impl LanguageTask {
         check_vocabulary(&config, &processor)?;
         let cache_dir = recipe.run.path().join("codes");
         let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: &cache_dir, quiet };
-        let (stream, validation) = open_data(&recipe, encoding, &processor)?;
+        let (stream, validation, opened) = open_data(&recipe, encoding, &processor)?;
         let generation = GenerationConfig { seed: recipe.run.seed, ..recipe.generation_config()? };
         let labels = validation_labels(&recipe);
         let showcase =
@@ -85,6 +87,7 @@ impl LanguageTask {
             tokenizer,
             loader: Loader::new(stream, recipe.batch.accumulate)?,
             validation,
+            opened,
             showcase,
             shown: (None, Vec::new()),
             tokens: 0,
@@ -156,12 +159,12 @@ fn check_vocabulary(config: &ModelConfig, processor: &Processor) -> Result<()> {
     Ok(())
 }
 
-/// The training stream and the validation batches.
+/// The training stream, the validation batches, and what was left out of both so far.
 fn open_data(
     recipe: &LanguageRecipe,
     encoding: Encoding<'_>,
     processor: &Arc<Processor>,
-) -> Result<(DocumentStream, Vec<NextTokenBatch>)> {
+) -> Result<(DocumentStream, Vec<NextTokenBatch>, Vec<LeftOut>)> {
     let pad = processor.vocabulary().special().pad;
     let packer = || Packer::new(recipe.batch.sequences, recipe.batch.seq_len, pad);
     let stream = DocumentStream::new(
@@ -174,7 +177,12 @@ fn open_data(
     )?;
     let count = recipe.run.eval_samples;
     let validation = validation_batches(&recipe.validation, encoding, count, processor, packer)?;
-    Ok((stream, validation.batches))
+    let of_validation = validation
+        .left_out
+        .into_iter()
+        .map(|left_out| LeftOut { source: format!("validation {}", left_out.source), ..left_out });
+    let opened = stream.opened().into_iter().chain(of_validation).collect();
+    Ok((stream, validation.batches, opened))
 }
 
 /// The stages of the curriculum; each starts another mixture.
@@ -266,6 +274,11 @@ impl Task for LanguageTask {
 
     fn texts(&mut self) -> Vec<SampleText> {
         std::mem::take(&mut self.shown.1)
+    }
+
+    fn left_out(&self) -> Vec<Omission> {
+        let drawn = self.stream().left_out();
+        self.opened.iter().chain(&drawn).flat_map(LeftOut::omissions).collect()
     }
 
     fn flops_per_unit(&self) -> Option<f64> {

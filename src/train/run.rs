@@ -13,7 +13,7 @@ use super::state::{Checkpoints, LoopState, latest_checkpoint};
 use super::task::{Stepped, Task};
 use crate::error::{Error, Result};
 use crate::lock::DirectoryLock;
-use crate::report::{Metrics, Reporter};
+use crate::report::{Metrics, Omission, Reporter};
 
 /// A request to stop, set by a signal handler: 0, or the signal's number.
 pub type StopFlag = Arc<AtomicUsize>;
@@ -30,6 +30,8 @@ pub struct RunSummary {
     /// Units per second of the median step and, if known, the share of the device's peak that this
     /// is; `None` if no step was made.
     pub rate: Option<(f64, Option<f64>)>,
+    /// What was left out of the data.
+    pub left_out: Vec<Omission>,
 }
 
 /// Trains `task` by `plan`, from the newest intact checkpoint of the run if there is one.
@@ -78,9 +80,11 @@ pub fn run_locked<T: Task>(
     let pace = Pace::new(plan.peak_flops, task.flops_per_unit());
     let rewind = Rewind { to: resumed_at, times: 0 };
     let (task, reporter) = (task, &mut reporter);
-    let mut work = Loop { task, plan, best_by, checkpoints, reporter, stop, state, pace, rewind };
+    let left_out = Vec::new();
+    let mut work =
+        Loop { task, plan, best_by, checkpoints, reporter, stop, state, pace, rewind, left_out };
     let done = work.run(resumed_at);
-    let rate = work.pace.median();
+    let (rate, left_out) = (work.pace.median(), work.task.left_out());
     if let Err(error) = &done
         && !matches!(error, Error::Interrupted { .. })
     {
@@ -91,7 +95,7 @@ pub fn run_locked<T: Task>(
     reporter.finish();
     let evaluation = done?;
     let checkpoint = latest_checkpoint(&run_dir).unwrap_or(run_dir);
-    Ok(RunSummary { checkpoint, resumed_at, evaluation, rate })
+    Ok(RunSummary { checkpoint, resumed_at, evaluation, rate, left_out })
 }
 
 /// Restores `task` from the newest intact checkpoint; returns its step, or 0 if there is none.
@@ -123,6 +127,8 @@ struct Loop<'a, T> {
     state: LoopState,
     pace: Pace,
     rewind: Rewind,
+    /// What the log says last.
+    left_out: Vec<Omission>,
 }
 
 /// The checkpoint of the last rewinds, and their number.
@@ -200,8 +206,19 @@ impl<T: Task> Loop<'_, T> {
             metrics.extend(self.task.since_last());
             metrics.extend(self.pace.take(T::UNIT));
             self.reporter.metrics(done, "train", &metrics)?;
+            self.report_left_out(done)?;
         }
         Ok(Next::Continue)
+    }
+
+    /// Writes what was left out of the data to the log if it has changed.
+    fn report_left_out(&mut self, step: usize) -> Result<()> {
+        let left_out = self.task.left_out();
+        if left_out != self.left_out {
+            self.reporter.left_out(step, &left_out)?;
+            self.left_out = left_out;
+        }
+        Ok(())
     }
 
     /// Counts a skipped step, the last of `done`; too many in a row end in a rewind.
@@ -293,6 +310,7 @@ impl<T: Task> Loop<'_, T> {
         self.state.left_out += skip;
         self.task.restore(&dir, skip)?;
         self.reporter.rewind(to)?;
+        self.left_out.clear();
         let from = step + 1;
         let text = format!("from step {from} because {reason}; leaving out {skip} steps' data");
         self.reporter.event(to, "rewound", &text)?;

@@ -6,7 +6,7 @@ use calumma::Result;
 use calumma::eval::contamination::{
     Contamination, ContaminationConfig, Contents, MAX_DISTANCE, Overlap, find,
 };
-use calumma::eval::reconstruction;
+use calumma::eval::{Extent, left_out, reconstruction};
 use clap::Args;
 
 use crate::cli::session::Session;
@@ -67,11 +67,11 @@ pub fn run(args: &ContaminationArgs, session: &Session) -> Result<()> {
         found.write(out)?;
     }
     show(&found, session)?;
-    for set in std::iter::once(&found.evaluation).chain(&found.train) {
-        if !set.bad_samples.is_empty() {
-            let bad = set.bad_samples.len();
-            session.note(format_args!("{}: {bad} samples could not be read", set.name));
-        }
+    for (set, contents) in std::iter::once(&evaluation)
+        .chain(&train)
+        .zip(std::iter::once(&found.evaluation).chain(&found.train))
+    {
+        session.left_out(&left_out(set.as_ref(), Extent::default(), &contents.bad_samples))?;
     }
     if let Some(out) = &args.out {
         session.note(format_args!("results written to {}", out.display()));

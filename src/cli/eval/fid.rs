@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use calumma::Result;
 use calumma::data::Dataset;
-use calumma::eval::{Extent, Fid, reconstruction};
+use calumma::eval::{Extent, Fid, images_of, left_out, reconstruction};
+use calumma::{Error, Result};
 use clap::Args;
 use serde_json::json;
 
@@ -39,18 +39,21 @@ pub fn run(args: &FidArgs, session: &Session) -> Result<()> {
     let all = extent.of(real.len()) + extent.of(made.len());
     let mut bar = Bar::new(Some(all), session);
     let mut read = |set: &dyn Dataset, fid: &mut Fid, real: bool| {
-        calumma::eval::images_of(set, extent, &mut |images| {
+        let bad = images_of(set, extent, &mut |images| {
             bar.add(images.len());
             if real { fid.add_real(images) } else { fid.add_generated(images) }
-        })
+        })?;
+        Ok::<_, Error>((bad.len(), left_out(set, extent, &bad)))
     };
-    let bad =
-        read(real.as_ref(), &mut fid, true)?.len() + read(made.as_ref(), &mut fid, false)?.len();
+    let (bad_real, mut omissions) = read(real.as_ref(), &mut fid, true)?;
+    let (bad_made, of_made) = read(made.as_ref(), &mut fid, false)?;
+    omissions.extend(of_made);
     drop(bar);
     let score = fid.score()?;
     session.line(format_args!("fid {:.3} (N = {})", score.value, score.n))?;
-    if bad > 0 {
-        session.note(format_args!("{bad} samples could not be read"));
-    }
-    session.object(&json!({ "fid": score.value, "n": score.n, "bad_samples": bad }))
+    session.left_out(&omissions)?;
+    let bad = bad_real + bad_made;
+    session.object(&json!({
+        "fid": score.value, "n": score.n, "bad_samples": bad, "left_out": omissions,
+    }))
 }

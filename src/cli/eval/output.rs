@@ -61,9 +61,7 @@ pub fn write(
     for (name, score) in &report.scores {
         session.line(format_args!("{name:<28} {score}"))?;
     }
-    if !report.bad.is_empty() {
-        session.note(format_args!("{} samples could not be read", report.bad.len()));
-    }
+    session.left_out(&report.left_out)?;
     session.note(format_args!("results written to {}", out.display()));
     Ok((report, environment))
 }

@@ -120,6 +120,10 @@ impl<R: Record> Dataset for Benchmark<R> {
         Vec::new()
     }
 
+    fn place(&self, index: usize) -> String {
+        format!("{}: {}", self.file.display(), self.records[index].label())
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

@@ -18,7 +18,8 @@ pub struct TemplateConfig {
     pub templates: Vec<WeightedTemplate>,
     /// The segments that the loss counts.
     pub loss: Loss,
-    /// Maximum number of entries of a repeated list in one document.
+    /// Maximum number of entries of a repeated list in one document; pairs, if prompts and answers take
+    /// turns in it.
     pub max_turns: usize,
     /// Probability that the text before a closing image is dropped, for guidance.
     pub prompt_dropout: f64,

@@ -32,7 +32,8 @@ pub struct TextData {
     pub source: SourceConfig,
     /// The templates.
     pub templates: Vec<WeightedTemplate>,
-    /// Maximum number of entries of a repeated list in one document.
+    /// Maximum number of entries of a repeated list in one document; pairs, if prompts and answers take
+    /// turns in it.
     pub max_turns: usize,
     /// Text fields added to every sample.
     pub fields: serde_json::Map<String, serde_json::Value>,

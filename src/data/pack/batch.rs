@@ -9,11 +9,13 @@ pub struct Document {
     pub tokens: TokenSequence,
     /// Number of the source, for losses by source.
     pub source: u32,
+    /// File and line, row or member of its sample, for messages; may be empty.
+    pub place: String,
 }
 
 impl From<TokenSequence> for Document {
     fn from(tokens: TokenSequence) -> Self {
-        Self { tokens, source: 0 }
+        Self { tokens, ..Self::default() }
     }
 }
 
@@ -57,7 +59,7 @@ impl PackedBatch {
         &mut self,
         start: usize,
         number: u32,
-        Document { tokens, source }: &Document,
+        Document { tokens, source, .. }: &Document,
     ) {
         let len = tokens.ids.len();
         self.ids[start..start + len].copy_from_slice(&tokens.ids);

@@ -109,9 +109,8 @@ impl Packer {
             let message = format!("a document of {len} tokens has a loss mask of {masked}");
             return Err(Error::invalid(message));
         }
-        self.report.longest = self.report.longest.max(len);
-        if len < 2 || len > self.seq_len {
-            return self.refuse(len);
+        if !self.report.fits(&document, self.seq_len) {
+            return self.refuse(&document);
         }
         self.refused_in_a_row = 0;
         self.num_waiting_tokens += len;
@@ -119,20 +118,17 @@ impl Packer {
         Ok(())
     }
 
-    /// Counts a document of `len` tokens as dropped; an error after too many in a row.
-    fn refuse(&mut self, len: usize) -> Result<()> {
-        match len < 2 {
-            true => self.report.too_short += 1,
-            false => self.report.too_long += 1,
-        }
+    /// An error after too many documents in a row that do not fit, the last of which is `document`.
+    fn refuse(&mut self, Document { tokens, place, .. }: &Document) -> Result<()> {
         self.refused_in_a_row += 1;
         if self.refused_in_a_row < MAX_REFUSED_IN_A_ROW {
             return Ok(());
         }
+        let (len, seq_len) = (tokens.ids.len(), self.seq_len);
+        let place = if place.is_empty() { String::new() } else { format!(": {place}") };
         Err(Error::invalid(format!(
-            "{MAX_REFUSED_IN_A_ROW} documents in a row do not fit a row of {} tokens (the last \
-             has {len}); raise batch.seq_len",
-            self.seq_len
+            "{MAX_REFUSED_IN_A_ROW} documents in a row do not fit a row of {seq_len} tokens (the \
+             last has {len}{place}); raise batch.seq_len"
         )))
     }
 

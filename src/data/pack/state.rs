@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::batch::Document;
+use crate::data::left_out::LeftOut;
 use crate::tokenize::TokenSequence;
 
 /// Counts of what a packer has placed and dropped.
@@ -22,9 +23,29 @@ pub struct PackReport {
     pub too_short: u64,
     /// Length of the longest document so far, in tokens.
     pub longest: usize,
+    /// By number of the source: documents, and those that are too long or too short, without the
+    /// source's name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
 }
 
 impl PackReport {
+    /// Counts a document; whether it fits a row of `seq_len` tokens.
+    pub(super) fn fits(&mut self, document: &Document, seq_len: usize) -> bool {
+        let (len, source) = (document.tokens.ids.len(), document.source as usize);
+        self.longest = self.longest.max(len);
+        if self.left_out.len() <= source {
+            self.left_out.resize(source + 1, LeftOut::default());
+        }
+        let fits = self.left_out[source].fits(&document.place, len, seq_len);
+        match len < 2 {
+            _ if fits => {}
+            true => self.too_short += 1,
+            false => self.too_long += 1,
+        }
+        fits
+    }
+
     /// The share of padding, 0 to 1.
     pub fn padding_share(&self) -> f64 {
         match self.tokens + self.padding {
@@ -46,7 +67,7 @@ pub struct PackerState {
 impl PackerState {
     /// The state of a packer with these `waiting` documents.
     pub(super) fn new(report: &PackReport, waiting: &VecDeque<Document>) -> Self {
-        let saved = |Document { tokens, source }: &Document| SavedDocument {
+        let saved = |Document { tokens, source, .. }: &Document| SavedDocument {
             ids: tokens.ids.clone(),
             mask_runs: runs(&tokens.loss_mask),
             source: *source,
@@ -59,7 +80,7 @@ impl PackerState {
         self.waiting.iter().map(|saved| {
             let loss_mask = unrolled(&saved.mask_runs, saved.ids.len());
             let tokens = TokenSequence { ids: saved.ids.clone(), loss_mask };
-            Document { tokens, source: saved.source }
+            Document { tokens, source: saved.source, place: String::new() }
         })
     }
 }

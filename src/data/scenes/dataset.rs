@@ -116,6 +116,10 @@ impl Dataset for Scenes {
         Vec::new()
     }
 
+    fn place(&self, index: usize) -> String {
+        format!("{}#{index}", self.name)
+    }
+
     fn name(&self) -> &str {
         &self.name
     }

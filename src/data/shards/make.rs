@@ -15,18 +15,16 @@ use super::shard::Shard;
 use crate::data::config::SampleData;
 use crate::data::counted::Counted;
 use crate::data::encoded::{EncodedSample, Encoding, ImageEncoder};
+use crate::data::left_out::LeftOut;
 use crate::data::mixture::mix;
 use crate::data::renderer::Renderer;
 use crate::error::{Error, Result};
 use crate::files::{hex, write_atomic};
-use crate::report::Reporter;
+use crate::report::{Omission, Reporter};
 use crate::tokenize::{Processor, TokenSequence};
 
 /// Number of samples decoded and encoded together.
 const BATCH: usize = 64;
-
-/// Maximum number of bad samples listed.
-const BAD_LISTED: usize = 20;
 
 /// A job of `calumma tokenize`: the sources, and the shards to make from them.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +46,7 @@ pub struct ShardJob<'a> {
 }
 
 /// Counts of what was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct ShardReport {
     /// Shards of all sources.
     pub shards: usize,
@@ -66,6 +64,8 @@ pub struct ShardReport {
     pub bad: usize,
     /// Images encoded by this call; the codes of all others were kept by earlier ones.
     pub encoded: usize,
+    /// What was left out of the sources, as far as this call read them.
+    pub left_out: Vec<Omission>,
 }
 
 /// One shard to make.
@@ -94,6 +94,8 @@ impl ShardJob<'_> {
         let plan = self.plan(&sources);
         self.refuse_other_shards(&plan)?;
         let mut report = ShardReport { shards: plan.len(), ..ShardReport::default() };
+        // Samples without a document in the shards kept; their reasons are not known any more.
+        let mut kept_bad = vec![0; sources.len()];
         let mut reporter = bar(plan.len());
         for (number, planned) in plan.iter().enumerate() {
             if number % part.1 != part.0 {
@@ -106,6 +108,9 @@ impl ShardJob<'_> {
             let shard = match Shard::open(&planned.path).ok().filter(intact) {
                 Some(shard) => {
                     report.kept += 1;
+                    let good = shard.len() / self.renderings.max(1);
+                    kept_bad[planned.source] +=
+                        (planned.end - planned.first).saturating_sub(good) as u64;
                     shard
                 }
                 None => {
@@ -121,10 +126,9 @@ impl ShardJob<'_> {
             reporter.step(number + 1, shard.num_tokens());
         }
         report.encoded = encoder.encoded();
-        for bad in sources.iter().flat_map(|source| source.dataset.bad()).take(BAD_LISTED) {
-            reporter.note(&format!("left out: {}", bad.reason));
-        }
         reporter.finish();
+        let left_out = sources.iter().zip(kept_bad);
+        report.left_out = left_out.flat_map(|(source, kept)| source.omissions(kept)).collect();
         Ok(report)
     }
 
@@ -191,7 +195,8 @@ impl ShardJob<'_> {
             let render = |sample| self.render(source, planned.source, sample);
             let encoded = encoder.samples(&source.dataset, range)?;
             let rendered: Vec<Option<Vec<TokenSequence>>> =
-                encoded.into_par_iter().map(render).collect::<Result<_>>()?;
+                encoded.into_par_iter().map(render).collect();
+            source.dataset.check()?;
             bad += all - rendered.iter().flatten().count();
             documents.extend(rendered.into_iter().flatten().flatten().map(|tokens| (tokens, 0)));
         }
@@ -200,29 +205,25 @@ impl ShardJob<'_> {
         Ok((ShardContent { tokenizer, made_of, sources, documents }, bad))
     }
 
-    /// The documents of a sample; `None` if it cannot be rendered but bad samples are within
-    /// tolerance.
+    /// The documents of a sample; `None` if it cannot be rendered and is bad.
     fn render(
         &self,
         source: &OpenSource<'_>,
         number: usize,
-        (index, mut sample): (usize, EncodedSample),
-    ) -> Result<Option<Vec<TokenSequence>>> {
+        mut sample: EncodedSample,
+    ) -> Option<Vec<TokenSequence>> {
         source.renderer.complete(&mut sample.fields);
-        let sample = (&sample.fields, sample.images.as_slice());
-        let mut documents = Vec::with_capacity(self.renderings);
-        for rendering in 0..self.renderings {
-            let mut rng = self.rng(number, index, rendering);
+        let EncodedSample { fields, images, index, place } = &sample;
+        let sample = (fields, images.as_slice());
+        let render = |rendering| {
+            let mut rng = self.rng(number, *index, rendering);
             let template = source.renderer.draw(&mut rng);
-            match source.renderer.document(sample, template, &mut rng, self.processor) {
-                Ok(tokens) => documents.push(tokens),
-                Err(error) => {
-                    source.dataset.reject(index, error.to_string())?;
-                    return Ok(None);
-                }
-            }
-        }
-        Ok(Some(documents))
+            source.renderer.document(sample, template, &mut rng, self.processor)
+        };
+        let checked = source.renderer.check(sample, self.processor);
+        let documents = checked.and_then(|()| (0..self.renderings).map(render).collect());
+        let bad = |error: &Error| source.dataset.record(*index, format!("{place}: {error}"));
+        documents.inspect_err(bad).ok()
     }
 
     /// The random generator of a sample's rendering, independent of its shard.
@@ -246,5 +247,12 @@ impl<'a> OpenSource<'a> {
         let dataset = data.source.open()?;
         let len = data.source.len_of(&dataset);
         Ok(Self { data, renderer: Renderer::new(&data.template)?, dataset, len })
+    }
+
+    /// What was left out of the source as far as it was read, and of the shards kept `kept_bad` samples.
+    fn omissions(&self, kept_bad: u64) -> Vec<Omission> {
+        let known = self.dataset.left_out(self.len);
+        let source = self.data.label().to_owned();
+        LeftOut { source, bad: known.bad + kept_bad, ..known }.omissions()
     }
 }

@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use super::config::{Answering, Asking, CaptioningTask, VqaTask};
 use super::evaluation::{Evaluation, renamed};
-use crate::data::{self, Dataset, Fields};
+use crate::data::{self, BadSample, Dataset, Fields, Sample};
 use crate::error::{Error, Result};
 use crate::eval::responses::key;
-use crate::eval::{Majority, Official, Report, captioning, vqa};
+use crate::eval::{Extent, Majority, Official, Report, captioning, left_out, vqa};
 use crate::pipeline::{Choices, Shot};
 
 impl Evaluation<'_> {
@@ -15,7 +15,7 @@ impl Evaluation<'_> {
         let VqaTask { common, asking, .. } = task;
         let (dataset, train) = opened(&common.data, asking, vqa::open)?;
         let majority = Majority::learn(train.as_deref().unwrap_or(dataset.as_ref()))?;
-        let shots = shots(asking.shots, train.as_deref(), vqa::question_and_answer)?;
+        let (shots, bad_shots) = shots(asking.shots, train.as_deref(), vqa::question_and_answer)?;
         let choices = self.choices(asking, || Ok(majority.answers()))?;
         let form = asking.prompt.as_deref().unwrap_or(&self.pipeline.prompts().ask);
         let prompted = self.pipeline.asking(form, &shots)?;
@@ -42,6 +42,13 @@ impl Evaluation<'_> {
         let learnt_on = asking.train.as_deref().unwrap_or(&common.data);
         report.config.insert("majority_learnt_on".to_owned(), json!(learnt_on));
         report.config.insert("majority_answers".to_owned(), answers);
+        report.left_out = left_out(dataset.as_ref(), common.extent(), &report.bad);
+        if let Some(train) = &train {
+            let seen = |index| majority.bad().iter().any(|bad| bad.index == index);
+            let more = bad_shots.into_iter().filter(|bad| !seen(bad.index));
+            let bad: Vec<BadSample> = majority.bad().iter().cloned().chain(more).collect();
+            report.left_out.extend(left_out(train.as_ref(), Extent::default(), &bad));
+        }
         Ok(report)
     }
 
@@ -52,7 +59,7 @@ impl Evaluation<'_> {
     ) -> Result<Report> {
         let CaptioningTask { common, asking, official, .. } = task;
         let (dataset, train) = opened(&common.data, asking, data::open)?;
-        let shots = shots(asking.shots, train.as_deref(), |fields| {
+        let (shots, bad_shots) = shots(asking.shots, train.as_deref(), |fields| {
             Ok((String::new(), captioning::first_target(fields)?))
         })?;
         let form = asking.prompt.as_deref().unwrap_or(&self.pipeline.prompts().caption);
@@ -82,6 +89,10 @@ impl Evaluation<'_> {
         let mut report = scores.report(dataset.name());
         if let Some(chance) = chance.filter(|_| !report.scores.is_empty()) {
             report.scores.insert(1, ("chance".to_owned(), chance));
+        }
+        report.left_out = left_out(dataset.as_ref(), common.extent(), &report.bad);
+        if let Some(train) = &train {
+            report.left_out.extend(left_out(train.as_ref(), Extent::default(), &bad_shots));
         }
         Ok(report)
     }
@@ -116,22 +127,33 @@ fn opened(
     Ok((open(data)?, asking.train.as_deref().map(open).transpose()?))
 }
 
-/// The first `count` samples of `train` with a single image each, all images different. Samples
-/// that cannot be read or have no answer are skipped.
+/// The first `count` samples of `train` with a single image each, all images different, and the samples
+/// before them that cannot be read or have no answer.
 fn shots(
     count: usize,
     train: Option<&dyn Dataset>,
     answer: impl Fn(&Fields) -> Result<(String, String)>,
-) -> Result<Vec<Shot>> {
-    let Some(train) = train.filter(|_| count > 0) else { return Ok(Vec::new()) };
+) -> Result<(Vec<Shot>, Vec<BadSample>)> {
+    let mut bad = Vec::new();
+    let Some(train) = train.filter(|_| count > 0) else { return Ok((Vec::new(), bad)) };
     let mut shots: Vec<Shot> = Vec::with_capacity(count);
     for index in 0..train.len() {
         if shots.len() == count {
             break;
         }
-        let Ok(sample) = train.get(index) else { continue };
-        let Ok((question, answer)) = answer(&sample.fields) else { continue };
-        if let Ok([image]) = <[_; 1]>::try_from(sample.images)
+        let read = |sample: Sample| {
+            let in_sample = Error::because(sample.source);
+            let (question, answer) = answer(&sample.fields).map_err(in_sample)?;
+            Ok((sample.images, question, answer))
+        };
+        let (images, question, answer) = match train.get(index).and_then(read) {
+            Ok(read) => read,
+            Err(error) => {
+                bad.push(BadSample { index, reason: error.to_string() });
+                continue;
+            }
+        };
+        if let Ok([image]) = <[_; 1]>::try_from(images)
             && shots.iter().all(|shot| shot.image != image)
         {
             shots.push(Shot { image, question, answer });
@@ -141,5 +163,5 @@ fn shots(
         let (found, name) = (shots.len(), train.name());
         return Err(Error::invalid(format!("{name}: {found} examples of the {count} wanted")));
     }
-    Ok(shots)
+    Ok((shots, bad))
 }

@@ -11,7 +11,9 @@ use super::evaluation::{Evaluation, renamed};
 use crate::data::scenes::{Scenes, ScenesConfig};
 use crate::data::{self, Dataset};
 use crate::error::{Error, Result};
-use crate::eval::{Fid, Report, Responses, drawing, geneval, reconstruction, text_to_image};
+use crate::eval::{
+    Fid, Report, Responses, drawing, geneval, left_out, reconstruction, text_to_image,
+};
 use crate::files::write_atomic;
 
 impl Evaluation<'_> {
@@ -69,6 +71,7 @@ impl Evaluation<'_> {
         let scores =
             drawing::evaluate(dataset.as_ref(), extent, template, &mut artist, fid.as_mut())?;
         let mut report = scores.report(dataset.name());
+        report.left_out = left_out(dataset.as_ref(), extent, &report.bad);
         add_fid(&mut report, "fid", fid)?;
         Ok(report)
     }
@@ -89,12 +92,15 @@ impl Evaluation<'_> {
             ));
         }
         write_atomic(&id, identity.as_bytes())?;
-        geneval::draw(dataset.as_ref(), task.common.extent(), &dir, |prompt, first| {
+        let extent = task.common.extent();
+        let mut report = geneval::draw(dataset.as_ref(), extent, &dir, |prompt, first| {
             let prompts = [prompt; geneval::IMAGES];
             let images = self.pipeline.draw_batch(&prompts, &self.generation_from(first))?;
             progress(images.len());
             Ok(images)
-        })
+        })?;
+        report.left_out = left_out(dataset.as_ref(), extent, &report.bad);
+        Ok(report)
     }
 
     pub(super) fn reconstruction(
@@ -169,6 +175,7 @@ pub fn reconstruct(
             Ok(found)
         })?;
     let mut report = scores.report(dataset.name());
+    report.left_out = left_out(dataset.as_ref(), task.common.extent(), &report.bad);
     add_fid(&mut report, "rfid", fid)?;
     report.config.insert("preprocessor".to_owned(), json!(vq.preprocessor()));
     Ok(report)

@@ -7,11 +7,13 @@ use super::evaluation::Evaluation;
 use crate::checkpoint::{Manifest, VQ_DIR};
 use crate::data::pack::Packer;
 use crate::data::{
-    self, DocumentData, Encoding, SourceConfig, TemplateConfig, Validation, validation_batches,
+    self, DocumentData, Encoding, LeftOut, SourceConfig, TemplateConfig, Validation,
+    validation_batches,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::eval::loss::DocumentLoss;
 use crate::eval::{Report, loss};
+use crate::report::Omission;
 use crate::train::objective::{NextTokenBatch, cross_entropies};
 
 impl Evaluation<'_> {
@@ -30,19 +32,34 @@ impl Evaluation<'_> {
     ) -> Result<Report> {
         let packed = sources.iter().map(|source| self.packed(source));
         let packed = packed.collect::<Result<Vec<_>>>()?;
-        let left_out: Map<String, Value> =
-            packed.iter().map(|(name, found)| (name.clone(), json!(found.left_out))).collect();
+        let named = packed.iter().flat_map(|(name, found)| {
+            found.left_out.iter().map(|left_out| (name.clone(), json!(left_out)))
+        });
+        let named: Map<String, Value> = named.collect();
+        let left_out: Vec<Omission> = packed
+            .iter()
+            .flat_map(|(_, found)| &found.left_out)
+            .flat_map(LeftOut::omissions)
+            .collect();
         let batch = self.task.common().batch;
-        let batches = |rows: &[_]| rows.chunks(batch).map(NextTokenBatch::joined).collect();
+        let batches = |rows: &[NextTokenBatch]| -> Vec<_> {
+            rows.chunks(batch).map(NextTokenBatch::joined).collect()
+        };
         let packed: Vec<_> =
             packed.into_iter().map(|(name, found)| (name, batches(&found.batches))).collect();
+        if packed.iter().all(|(_, batches)| batches.is_empty()) {
+            let all: Vec<String> = left_out.iter().map(ToString::to_string).collect();
+            let message = format!("no document is left to measure; {}", all.join("; "));
+            return Err(Error::invalid(message));
+        }
         let scores = loss::evaluate(&packed, |batch| {
             let (targets, nll) = cross_entropies(self.pipeline.model().model(), batch);
             progress(1);
             DocumentLoss::of_batch(batch, &targets, &nll)
         })?;
         let mut report = scores.report(&self.task.common().data);
-        report.config.insert("left_out".to_owned(), Value::Object(left_out));
+        report.left_out = left_out;
+        report.config.insert("left_out".to_owned(), Value::Object(named));
         report.config.insert("sources".to_owned(), json!(sources));
         Ok(report)
     }

@@ -35,6 +35,12 @@
 //! images count among the `<image>` marks, and a separator is written wherever the role changes to or
 //! from the assistant.
 //!
+//! # Dialogues
+//! The entries of a repeated part are prompts and answers in turn if an entry with its joiner holds an odd
+//! number of `<sep>`, as in `{#conversations|<sep>}{value}{/conversations}`. A longer list is then cut in
+//! pairs. Entries that name their speaker (`from` or `role`) must begin with a prompt, alternate and end
+//! with an answer, but for one of the `system` at the start, which becomes part of the first prompt.
+//!
 //! # Examples
 //! Sample templates, filled in by [`Template::render`]:
 //! ```
