@@ -48,7 +48,9 @@ pub fn decode_image(bytes: &[u8]) -> Result<DynamicImage> {
         }
         Ok(other) => {
             let name = format!("{other:?}").to_uppercase();
-            return Err(Error::invalid(format!("a {name} image; allowed: PNG, JPEG, WebP")));
+            return Err(Error::invalid(format!(
+                "the image is of the format {name}; allowed: PNG, JPEG, WebP"
+            )));
         }
         Err(_) => return Err(Error::invalid("not an image; allowed: PNG, JPEG, WebP")),
     };
