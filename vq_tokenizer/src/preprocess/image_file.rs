@@ -48,7 +48,9 @@ pub fn decode_image(bytes: &[u8]) -> Result<DynamicImage> {
         }
         Ok(other) => {
             let name = format!("{other:?}").to_uppercase();
-            return Err(Error::invalid(format!("a {name} image; allowed: PNG, JPEG, WebP")));
+            return Err(Error::invalid(format!(
+                "the image is of the format {name}; allowed: PNG, JPEG, WebP"
+            )));
         }
         Err(_) if tensor_files::is_lfs_pointer(bytes) => {
             return Err(Error::invalid(tensor_files::LFS_POINTER));
