@@ -109,19 +109,7 @@ fn make(reader: Reader, form: Form, dir: &Path) -> String {
             at("")
         }
         Reader::Archive => {
-            let images: Vec<_> = (0..2).map(|n| png(n + 1, 1, RED)).collect();
-            let objects: [_; 2] = objects(|n| format!("\"n\": {n}"), form).try_into().unwrap();
-            let json = objects.map(|line| text(&[line], form));
-            let mut members = vec![
-                ("0.png", &images[0][..]),
-                ("0.json", json[0].as_bytes()),
-                ("1.png", &images[1][..]),
-                ("1.json", json[1].as_bytes()),
-            ];
-            if form == Form::Stray {
-                members.push(("stray.npy", b"x"));
-            }
-            tar(&dir.join("a.tar"), &members);
+            archive(form, &dir.join("a.tar"));
             at("a.tar")
         }
         Reader::Jsonl => {
@@ -143,6 +131,23 @@ fn make(reader: Reader, form: Form, dir: &Path) -> String {
             format!("pope:questions={}&images={}", at("pope.json"), at(""))
         }
     }
+}
+
+/// Writes an archive of two images with their JSON to `path`.
+fn archive(form: Form, path: &Path) {
+    let images: Vec<_> = (0..2).map(|n| png(n + 1, 1, RED)).collect();
+    let objects = objects(|n| format!("\"n\": {n}"), form);
+    let json: Vec<_> = objects.into_iter().map(|line| text(&[line], form)).collect();
+    let mut members = vec![
+        ("0.png", &images[0][..]),
+        ("0.json", json[0].as_bytes()),
+        ("1.png", &images[1][..]),
+        ("1.json", json[1].as_bytes()),
+    ];
+    if form == Form::Stray {
+        members.push(("stray.npy", b"x"));
+    }
+    tar(path, &members);
 }
 
 /// Adds a file that no sample names, where the form asks for one; whether the reader must tell of it.
