@@ -95,7 +95,7 @@ fn main() -> anyhow::Result<()> {
         Dtype::Bf16 => (safetensors::Dtype::BF16, StoredDtype::Bf16),
         Dtype::F32 => (safetensors::Dtype::F32, StoredDtype::F32),
     };
-    let tensors: Vec<TensorInfo> = shapes(&config.blank(&device)?)
+    let tensors: Vec<TensorInfo> = shapes(&config.init(&device)?)
         .into_iter()
         .map(|(name, shape)| (name, stored, shape))
         .collect();

@@ -18,7 +18,7 @@ const GRID: (usize, usize) = (8, 8);
 fn reference() -> (ServingModel, Vocabulary, Expected) {
     let json = std::fs::read_to_string(fixture(MODEL).join("config.json")).unwrap();
     let config: ModelConfig = serde_json::from_str(&json).unwrap();
-    let model = config.blank(&cpu()).unwrap();
+    let model = config.init(&cpu()).unwrap();
     let model = Checkpoint::load_weights(&fixture(MODEL), &config, model).unwrap();
     let tokenizer = TextTokenizer::load(&fixture(MODEL).join("tokenizer.json")).unwrap();
     let expected = Expected::open(&format!("{MODEL}/expected.safetensors"));

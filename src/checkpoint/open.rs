@@ -81,7 +81,7 @@ impl Checkpoint {
         let (generation, prompts) = generation(dir, preset, &processor)?;
         let (path, files) = weight_files(dir)?;
         let tensors = TransformerTensors::new(files, &config);
-        let model = tensor_files::load_as(config.blank(device)?, tensors, &path, dtype)?;
+        let model = tensor_files::load_as(config.init(device)?, tensors, &path, dtype)?;
         let digest = manifest.map(|manifest| manifest.digest());
         Ok(Self { config, model, processor, vq, generation, prompts, digest })
     }

@@ -14,6 +14,7 @@ mod error;
 mod info;
 mod open;
 mod precision;
+mod random;
 mod spec;
 mod speed;
 #[cfg(feature = "wgpu")]
@@ -23,5 +24,6 @@ pub use self::error::DeviceError;
 pub use self::info::DeviceInfo;
 pub use self::open::describe;
 pub use self::precision::Precision;
+pub use self::random::seeded;
 pub use self::spec::DeviceSpec;
 pub use self::speed::matmul_flops;

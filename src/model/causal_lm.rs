@@ -1,7 +1,8 @@
 //! The whole model: embedding, layers, final norm, output layer.
 
-use burn::module::{Initializer, Module, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor};
+use vq_tokenizer::init;
 
 use super::linear::product;
 use super::{DecoderLayer, KvCache, Linear, Mask, ModelConfig, RmsNorm, Rope, ops};
@@ -53,34 +54,14 @@ pub struct ModelInput<'a> {
 
 impl ModelConfig {
     /// A randomly initialised model on `device`; linear and embedding weights are normal with
-    /// standard deviation [`Self::initializer_range`].
+    /// standard deviation [`Self::initializer_range`]. Weights take no memory until they are loaded or
+    /// first used.
     ///
     /// # Errors
     /// Those of [`Self::validate`].
     pub fn init(&self, device: &Device) -> Result<CausalLm> {
-        let model = self.blank(device)?;
-        // Now, so that the weights are the device's next random numbers.
-        model.visit(&mut Initialise);
-        Ok(model)
-    }
-
-    /// A model whose weights take no memory until they are loaded or first used; in the latter case they
-    /// are drawn as [`Self::init`] draws them.
-    ///
-    /// # Errors
-    /// Those of [`Self::validate`].
-    pub fn blank(&self, device: &Device) -> Result<CausalLm> {
         self.validate()?;
         Ok(CausalLm::new(self, device))
-    }
-}
-
-/// Initialises every weight that it visits.
-struct Initialise;
-
-impl ModuleVisitor for Initialise {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        param.val();
     }
 }
 
@@ -88,7 +69,7 @@ impl CausalLm {
     fn new(config: &ModelConfig, device: &Device) -> Self {
         let (vocab, hidden, std) =
             (config.vocab_size, config.hidden_size, config.initializer_range);
-        let embedding = Initializer::Normal { mean: 0.0, std }.init([vocab, hidden], device);
+        let embedding = init::normal(std, [vocab, hidden], device);
         Self {
             model: Decoder {
                 embed_tokens: Embedding { weight: embedding },
@@ -109,6 +90,11 @@ impl CausalLm {
     #[must_use]
     pub fn in_mixed_precision(self) -> Self {
         Self { mixed: true, ..self }
+    }
+
+    /// Whether training draws random numbers from the device.
+    pub fn has_dropout(&self) -> bool {
+        self.model.layers.iter().any(DecoderLayer::has_dropout)
     }
 
     /// Raw logits of every new token: unlike Hugging Face's `forward`, which masks the image ids, this

@@ -54,6 +54,11 @@ impl DecoderLayer {
         self.residual(h, &self.post_attention_layernorm, |y| self.mlp.forward(y))
     }
 
+    /// Whether training drops entries of the branches at random.
+    pub(super) fn has_dropout(&self) -> bool {
+        self.dropout.prob > 0.0
+    }
+
     fn residual(
         &self,
         x: Tensor<3>,

@@ -1,7 +1,8 @@
 //! A linear layer without bias, its weight stored as in the checkpoints: `[out, in]`.
 
-use burn::module::{Initializer, Module, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
+use vq_tokenizer::init;
 
 use super::ops;
 
@@ -14,8 +15,7 @@ pub struct Linear {
 
 impl Linear {
     pub(crate) fn new(inputs: usize, outputs: usize, std: f64, device: &Device) -> Self {
-        let normal = Initializer::Normal { mean: 0.0, std };
-        Self { weight: normal.init([outputs, inputs], device) }
+        Self { weight: init::normal(std, [outputs, inputs], device) }
     }
 
     /// `x W^T`.

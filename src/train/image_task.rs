@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tensor_files::WeightFiles;
 use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::train::{CodebookMaintenance, Lecam, VqLoss, VqObjective};
-use vq_tokenizer::{VqModel, VqTokenizer};
+use vq_tokenizer::{VqModel, VqTokenizer, init};
 
 use super::best::Better;
 use super::config::VqRecipe;
@@ -68,7 +68,7 @@ impl ImageTask {
         });
         let validation = images.collect::<Result<_>>()?;
         let device = device.clone().autodiff();
-        device.seed(recipe.run.seed);
+        init::seed(recipe.run.seed);
         let mut model = recipe.model.init(&device);
         if let Some(dir) = &recipe.run.init {
             let path = image_dir(dir).join("model.safetensors");
@@ -183,7 +183,6 @@ impl Task for ImageTask {
     }
 
     fn step(&mut self, step: usize, lr: f64) -> Result<Stepped> {
-        self.device.seed(self.recipe.run.seed.wrapping_mul(0x9E37_79B9).wrapping_add(step as u64));
         let mut rng = ChaCha8Rng::seed_from_u64(self.recipe.run.seed);
         rng.set_stream(step as u64);
         let units = self.recipe.batch.accumulate * self.recipe.batch.images;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use image::RgbImage;
-use vq_tokenizer::VqTokenizer;
+use vq_tokenizer::{VqTokenizer, init};
 
 use super::best::Better;
 use super::config::LanguageRecipe;
@@ -20,7 +20,7 @@ use crate::checkpoint::{Checkpoint, Parts};
 use crate::data::pack::Packer;
 use crate::data::shards::tokenizer_digest;
 use crate::data::{DocumentStream, Encoding, Stages, StreamState, validation_batches};
-use crate::device::Precision;
+use crate::device::{Precision, seeded};
 use crate::error::{Error, Result};
 use crate::generate::{GenerationConfig, ServingModel};
 use crate::model::{CausalLm, ModelConfig};
@@ -193,7 +193,7 @@ fn init_model(
     device: &Device,
     precision: Precision,
 ) -> Result<CausalLm> {
-    device.seed(recipe.run.seed);
+    init::seed(recipe.run.seed);
     let mut model = config.init(device)?;
     if let Some(dir) = &recipe.run.init {
         model = Checkpoint::load_weights(dir, config, model)?;
@@ -216,7 +216,7 @@ impl Task for LanguageTask {
     fn step(&mut self, step: usize, lr: f64) -> Result<Stepped> {
         // Dropout draws from the device; seeding it by step makes a resumed run repeat the masks.
         let seed = self.recipe.run.seed.wrapping_mul(0x9E37_79B9).wrapping_add(step as u64);
-        self.device.seed(seed);
+        let _drawing = self.model.module().has_dropout().then(|| seeded(&self.device, seed));
         let (loss, tokens) = self.accumulate(seed)?;
         if !loss.total.is_finite() {
             self.model.discard();

@@ -9,6 +9,7 @@
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
+use crate::init;
 use crate::ops::{self, Geometry, GroupNormOptions};
 
 /// The epsilon of every group normalisation of the published model.
@@ -30,9 +31,8 @@ impl Conv2d {
     /// outside a residual branch until the biases drown it, and training starts ten times slower.
     pub fn new(in_channels: usize, out_channels: usize, kernel: usize, device: &Device) -> Self {
         let std = 1.0 / ((in_channels * kernel * kernel) as f64).sqrt();
-        let normal = Initializer::Normal { mean: 0.0, std };
         Self {
-            weight: normal.init([out_channels, in_channels, kernel, kernel], device),
+            weight: init::normal(std, [out_channels, in_channels, kernel, kernel], device),
             bias: Initializer::Zeros.init([out_channels], device),
         }
     }

@@ -6,6 +6,7 @@ mod config;
 mod decoder;
 mod encoder;
 mod error;
+pub mod init;
 mod json;
 mod layers;
 pub mod metrics;

@@ -13,7 +13,6 @@ use serde_json::Deserializer;
 use serde_json::de::Read;
 
 use crate::data::files;
-use crate::files::{refuse_lfs_pointer, refuse_lfs_pointer_at};
 use crate::{Error, Result};
 
 /// Parses the JSON file at `path` as a stream, without holding its text in memory.
@@ -25,7 +24,6 @@ pub(super) fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     if !std::fs::metadata(path).map_err(Error::io(path))?.is_file() {
         return Err(Error::file(path, "is not a regular file"));
     }
-    refuse_lfs_pointer_at(path)?;
     let file = File::open(path).map_err(Error::io(path))?;
     let reader = BufReader::with_capacity(1 << 20, file);
     parse(path, Deserializer::from_reader(reader), 0)
@@ -38,7 +36,6 @@ pub(super) fn json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 /// As [`json`].
 pub(super) fn rows<T: DeserializeOwned>(path: &Path) -> Result<Vec<(String, T)>> {
     let bytes = files::read(path).map_err(Error::io(path))?;
-    refuse_lfs_pointer(path, &bytes)?;
     if bytes.trim_ascii_start().starts_with(b"[") {
         let list: Vec<T> = parse(path, Deserializer::from_slice(&bytes), 0)?;
         return Ok(list.into_iter().enumerate().map(|(n, row)| (format!("[{n}]"), row)).collect());

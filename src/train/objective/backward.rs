@@ -59,7 +59,9 @@ fn by_layer<T>(
     let ModelInput { ids, positions, mask, .. } = input;
     let (rope, device) = (model.rope(positions), model.device());
     let layer = |index: usize, x: Tensor<3>| {
-        device.seed(seed.wrapping_add(index as u64));
+        if model.has_dropout() {
+            device.seed(seed.wrapping_add(index as u64));
+        }
         model.model.layers[index].forward(x, &rope, mask.as_ref(), None)
     };
     let mut gradients = GradientsAccumulator::new();

@@ -4,12 +4,13 @@
 //! Source: Zhu et al., "Addressing Representation Collapse in Vector Quantized Models with One Linear
 //! Layer" (arXiv 2411.02038).
 
-use burn::module::{Initializer, Module, Param};
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 
 use super::estimator::Estimator;
 use super::quantized::Quantized;
 use super::table::{CodeTable, lookup, nearest};
+use crate::init;
 
 /// A frozen codebook and its map.
 #[derive(Module, Debug)]
@@ -26,9 +27,8 @@ impl SimVq {
     /// A codebook of `[num_embeddings, embed_dim]` and a map, both normal with variance `1 / embed_dim`.
     pub(super) fn new(size: [usize; 2], estimator: Estimator, device: &Device) -> Self {
         let std = (size[1] as f64).powf(-0.5);
-        let normal = Initializer::Normal { mean: 0.0, std };
-        let embedding = CodeTable { weight: normal.init(size, device) };
-        Self { embedding, map: normal.init([size[1], size[1]], device), estimator }
+        let embedding = CodeTable { weight: init::normal(std, size, device) };
+        Self { embedding, map: init::normal(std, [size[1], size[1]], device), estimator }
     }
 
     /// The mapped codebook, `[num_embeddings, embed_dim]`.

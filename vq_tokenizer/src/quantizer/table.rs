@@ -1,8 +1,10 @@
 //! A codebook's table: nearest rows, and rows by code.
 
-use burn::module::{Initializer, Module, Param};
+use burn::module::{Module, Param};
 use burn::tensor::module::embedding;
 use burn::tensor::{Device, Int, Tensor};
+
+use crate::init;
 
 /// Latents compared with the codebook at once; bounds the matrix of scores to 4096 times the codebook.
 const ROWS_AT_ONCE: usize = 4096;
@@ -17,8 +19,7 @@ pub struct CodeTable {
 impl CodeTable {
     /// A table of `[num_embeddings, embed_dim]` with entries uniform in `[-bound, bound]`.
     pub(super) fn uniform(size: [usize; 2], bound: f64, device: &Device) -> Self {
-        let uniform = Initializer::Uniform { min: -bound, max: bound };
-        Self { weight: uniform.init(size, device) }
+        Self { weight: init::uniform(bound, size, device) }
     }
 }
 

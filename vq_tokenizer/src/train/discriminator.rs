@@ -8,6 +8,7 @@ use burn::tensor::{DType, Device, Tensor, activation};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::init;
 use crate::layers::GroupNorm;
 use crate::ops::{cast, conv2d_strided};
 
@@ -91,9 +92,8 @@ struct Layer {
 impl Layer {
     fn new([inputs, outputs]: [usize; 2], stride: usize, norm: bool, device: &Device) -> Self {
         let std = 1.0 / ((inputs * 16) as f64).sqrt();
-        let normal = Initializer::Normal { mean: 0.0, std };
         Self {
-            weight: normal.init([outputs, inputs, 4, 4], device),
+            weight: init::normal(std, [outputs, inputs, 4, 4], device),
             bias: Initializer::Zeros.init([outputs], device),
             norm: norm.then(|| GroupNorm::new(outputs, GROUPS, device)),
             stride,

@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor, activation};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::init;
 use crate::layers::Conv2d;
 
 /// Settings of the semantic head.
@@ -59,10 +60,9 @@ impl SemanticHead {
     /// A randomly initialised head for latents of `embed_dim` channels.
     pub fn new(config: &SemanticConfig, embed_dim: usize, device: &Device) -> Self {
         let std = (2.0 * config.hidden as f64).powf(-0.5);
-        let normal = Initializer::Normal { mean: 0.0, std };
         Self {
             hidden: Conv2d::new(embed_dim, config.hidden, 3, device),
-            weight: normal.init([2 * config.hidden, config.words], device),
+            weight: init::normal(std, [2 * config.hidden, config.words], device),
             bias: Initializer::Zeros.init([config.words], device),
         }
     }

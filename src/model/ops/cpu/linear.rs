@@ -8,13 +8,16 @@
 use burn::tensor::bf16;
 use rayon::prelude::*;
 
-use super::math::{dot, sum_by};
+use super::math::{dot, sum_by, sums_by};
 use super::matrix::{Element, Matrix, Store};
 use super::product::large;
 use super::simd::vectorized;
 
 /// Maximum number of rows computed without a general product.
 pub(crate) const FEW: usize = 16;
+
+/// Outputs summed at once.
+const AT_ONCE: usize = 4;
 
 /// Outputs per task.
 const OUTPUTS: usize = 64;
@@ -88,12 +91,24 @@ fn by_outputs<W: Sync>(
     y
 }
 
+/// Writes the products of `x` with the rows of `w` to `y` `[outputs, rows]`.
 #[inline(always)]
-fn outputs_part(x: &[f32], w: &[f32], inputs: usize, y: &mut [f32]) {
+fn outputs_part<E: Element>(x: &[f32], w: &[E], inputs: usize, y: &mut [f32]) {
     let rows = x.len() / inputs;
-    for (y, w) in y.chunks_exact_mut(rows).zip(w.chunks_exact(inputs)) {
+    let (mut y, mut w) = (y.chunks_exact_mut(AT_ONCE * rows), w.chunks_exact(AT_ONCE * inputs));
+    for (y, w) in y.by_ref().zip(w.by_ref()) {
+        let w: [&[E]; AT_ONCE] = std::array::from_fn(|n| &w[n * inputs..][..inputs]);
+        for (row, x) in x.chunks_exact(inputs).enumerate() {
+            let sums = sums_by(x, w, |x, w| x * w.wide());
+            for (n, sum) in sums.into_iter().enumerate() {
+                y[n * rows + row] = sum;
+            }
+        }
+    }
+    let rest = y.into_remainder().chunks_exact_mut(rows);
+    for (y, w) in rest.zip(w.remainder().chunks_exact(inputs)) {
         for (y, x) in y.iter_mut().zip(x.chunks_exact(inputs)) {
-            *y = dot(x, w);
+            *y = sum_by(x, w, |x, w| x * w.wide());
         }
     }
 }
@@ -102,12 +117,11 @@ fn outputs_part(x: &[f32], w: &[f32], inputs: usize, y: &mut [f32]) {
 #[inline(always)]
 fn widening_outputs_part(x: &[f32], w: &[bf16], inputs: usize, y: &mut [f32]) {
     let rows = x.len() / inputs;
-    let mut wide = vec![0.0; if rows == 1 { 0 } else { inputs }];
+    if rows == 1 {
+        return outputs_part(x, w, inputs, y);
+    }
+    let mut wide = vec![0.0; inputs];
     for (y, w) in y.chunks_exact_mut(rows).zip(w.chunks_exact(inputs)) {
-        if let [y] = y {
-            *y = sum_by(x, w, |x, w| x * w.wide());
-            continue;
-        }
         for (wide, w) in wide.iter_mut().zip(w) {
             *wide = w.wide();
         }
