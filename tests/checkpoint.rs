@@ -232,6 +232,27 @@ fn weights_of_doubles_are_opened_as_pytorch_would() {
 }
 
 #[test]
+fn layouts_that_need_an_import_are_named_with_the_command() {
+    let message = Checkpoint::open(&fixture(RELEASE), &cpu()).unwrap_err().to_string();
+    assert!(
+        message.contains("original release") && message.contains("calumma import"),
+        "{message}"
+    );
+    let scratch = tempfile::tempdir().unwrap();
+    let source = scratch.path().join("source");
+    copied(&fixture(HF), &source);
+    std::fs::rename(source.join("model.safetensors"), source.join("pytorch_model.bin")).unwrap();
+    let message = Checkpoint::open(&source, &cpu()).unwrap_err().to_string();
+    assert!(
+        message.contains("PyTorch's format") && message.contains("calumma import"),
+        "{message}"
+    );
+    let file = fixture(HF).join("config.json");
+    let message = Checkpoint::open(&file, &cpu()).unwrap_err().to_string();
+    assert!(message.contains("is a file; a checkpoint is a directory"), "{message}");
+}
+
+#[test]
 fn every_file_of_a_checkpoint_may_be_a_pointer_of_git_lfs_and_is_called_one() {
     let scratch = tempfile::tempdir().unwrap();
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n";

@@ -223,3 +223,29 @@ fn every_key_of_a_configuration_with_a_wrong_type_is_named() {
         }
     }
 }
+
+/// serde says of such a type only that nothing matched, unless it is told what to say.
+#[test]
+fn no_message_shows_the_inside_of_an_untagged_enum() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut dirs: Vec<_> =
+        ["src", "vq_tokenizer/src", "tensor_files/src"].map(|dir| root.join(dir)).into();
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let lines: Vec<_> = text.lines().collect();
+            for (at, line) in lines.iter().enumerate() {
+                if line.contains("serde(untagged") && !line.contains("expecting") {
+                    let derives = lines[..at].iter().rev().find(|line| line.contains("derive("));
+                    let is_read = derives.is_some_and(|line| line.contains("Deserialize"));
+                    assert!(!is_read, "{}: line {}", path.display(), at + 1);
+                }
+            }
+        }
+    }
+}

@@ -61,6 +61,12 @@ impl Checkpoint {
             manifest.check_sizes(dir)?;
         }
         let config_path = dir.join("config.json");
+        if !config_path.exists()
+            && (dir.join("params.json").exists() || dir.join("models").is_dir())
+        {
+            let message = "is in the original release's layout; convert it with `calumma import`";
+            return Err(Error::file(dir, message));
+        }
         let json: Value = read_json(&config_path)?;
         let config = config_from_json(&json).map_err(Error::in_file(&config_path))?;
         let text = TextTokenizer::load(&dir.join("tokenizer.json"))?;

@@ -23,6 +23,14 @@ pub const SHARD_SIZE: u64 = 5_000_000_000;
 /// Those of the files; [`Error::File`] if the index is malformed or a shard is missing or lacks a tensor.
 pub fn weight_files(dir: &Path) -> Result<(PathBuf, WeightFiles)> {
     let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
+    let is_torch = |name: &str| dir.join(name).is_file();
+    if !single.exists()
+        && !index.exists()
+        && (is_torch("pytorch_model.bin") || is_torch("pytorch_model.bin.index.json"))
+    {
+        let message = "has weights in PyTorch's format; convert them with `calumma import`";
+        return Err(Error::file(dir, message));
+    }
     if single.exists() || !index.exists() {
         let files = WeightFiles::open(&single)?;
         return Ok((single, files));

@@ -283,6 +283,11 @@ mod tests {
             (r#"{"image": {"top_p": 1.5}}"#, "image.top_p is 1.5; allowed: above 0, at most 1"),
             (r#"{"repetition_penalty": -1}"#, "repetition_penalty is -1; allowed: above 0"),
             (r#"{"guidance_scale": -3}"#, "guidance_scale is -3; allowed: 0 or more"),
+            (
+                r#"{"eos_token_id": "x"}"#,
+                "eos_token_id is neither an id, a number from 0 up, nor a",
+            ),
+            (r#"{"eos_token_id": -1}"#, "eos_token_id is neither an id"),
             (r#"{"candidates": 0}"#, "candidates is 0; allowed: 1 to 64"),
             (r#"{"max_new_tokens": 0}"#, "max_new_tokens is 0; allowed: 1 or more"),
             (r#"{"modality": "sound"}"#, "unknown variant `sound`"),

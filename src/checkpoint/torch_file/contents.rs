@@ -6,8 +6,10 @@ use super::escape::escaped;
 use super::pickle::Machine;
 use super::value::Value;
 
-/// Maximum bytes of the names and shapes of all tensors.
-const BUDGET: usize = 256 << 20;
+/// Maximum bytes of the names and shapes of all tensors for each byte of the pickle, which holds most names once;
+/// more, if it is short.
+const BUDGET_PER_BYTE: usize = 64;
+const MIN_BUDGET: usize = 1 << 16;
 /// Deepest nesting of dicts in which tensors are looked for.
 const MAX_DEPTH: usize = 64;
 /// PyTorch's own limit.
@@ -44,7 +46,8 @@ pub(super) fn contents(pickle: &[u8]) -> Result<Contents<'_>, String> {
         let kind = machine.kind(machine.root);
         return Err(format!("the pickle holds {kind}, not a dict of tensors"));
     };
-    let (budget, path, found) = (BUDGET, Vec::new(), Contents::default());
+    let budget = MIN_BUDGET.max(pickle.len().saturating_mul(BUDGET_PER_BYTE));
+    let (path, found) = (Vec::new(), Contents::default());
     let mut walk = Walk { machine: &machine, budget, path, found };
     walk.dict(root, "")?;
     Ok(walk.found)

@@ -112,14 +112,14 @@ impl Columns {
         let fields = kind.get_fields();
         let info = kind.get_basic_info();
         match (info.logical_type_ref(), info.converted_type()) {
-            (Some(LogicalType::List), _) | (_, ConvertedType::LIST) => match &fields[..] {
+            (Some(LogicalType::List), _) | (_, ConvertedType::LIST) => match fields {
                 [repeated] if repetition(repeated) == Some(Repetition::REPEATED) => {
                     self.list(repeated, name)
                 }
                 _ => self.leave_out(name.to_owned(), "a list of no valid form".to_owned()),
             },
             (Some(LogicalType::Map), _)
-            | (_, ConvertedType::MAP | ConvertedType::MAP_KEY_VALUE) => match &fields[..] {
+            | (_, ConvertedType::MAP | ConvertedType::MAP_KEY_VALUE) => match fields {
                 [entry] if repetition(entry) == Some(Repetition::REPEATED) && entry.is_group() => {
                     self.map(entry, name)
                 }
