@@ -41,12 +41,14 @@ pub fn draw(
     let len = extent.of(dataset.len());
     let (mut samples, mut sheet, mut bad) = (Vec::new(), Vec::new(), Vec::new());
     for index in 0..len {
-        let prompt = dataset.fields(index).and_then(|fields| Ok((text(&fields)?, fields)));
+        let prompt = dataset.fields(index).and_then(|fields| {
+            let prompt = text(&fields).map_err(Error::because(dataset.place(index)))?;
+            Ok((prompt, fields))
+        });
         let (prompt, fields) = match prompt {
             Ok(prompt) => prompt,
             Err(error) => {
-                let reason = format!("{}: {error}", dataset.place(index));
-                bad.push(BadSample { index, reason });
+                bad.push(BadSample { index, reason: error.to_string() });
                 refuse_many_bad(dataset, len, &bad)?;
                 continue;
             }

@@ -134,12 +134,14 @@ impl Majority {
         let normalizer = AnswerNormalizer::new();
         let mut majority = Self::default();
         for index in 0..dataset.len() {
-            let question = dataset.fields(index).and_then(|f| Question::read(&f, &normalizer));
-            match question {
+            let read = |fields: Fields| {
+                let in_sample = Error::because(dataset.place(index));
+                Question::read(&fields, &normalizer).map_err(in_sample)
+            };
+            match dataset.fields(index).and_then(read) {
                 Ok(question) => majority.add(&question),
                 Err(error) => {
-                    let reason = format!("{}: {error}", dataset.place(index));
-                    majority.bad.push(BadSample { index, reason });
+                    majority.bad.push(BadSample { index, reason: error.to_string() });
                 }
             }
         }
