@@ -220,7 +220,9 @@ impl<'a> ImageEncoder<'a> {
     /// Sample `index`, decoded unless the codes of all its images are kept; `None` if it is bad.
     fn read(&self, dataset: &Counted, index: usize) -> Option<Found> {
         let keys = self.stamps.keys(dataset, index).ok();
+        // Without an image there is nothing to spare, and only the reader knows whether that is a fault.
         if let Some(keys) = &keys
+            && !keys.is_empty()
             && let Some(codes) =
                 keys.iter().map(|key| self.kept.get(key)).collect::<Option<Vec<_>>>()
             && let Ok(fields) = dataset.fields(index)

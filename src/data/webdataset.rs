@@ -92,6 +92,18 @@ impl WebDataset {
         Ok(fields)
     }
 
+    /// The members that are the sample's images; an error if it has none but one that is not read.
+    fn images<'a>(&self, entry: &'a Entry) -> Result<Vec<&'a Member>> {
+        let images: Vec<&Member> = entry.images().collect();
+        match &entry.other_image {
+            Some(name) if images.is_empty() => {
+                let message = "an image in a format that is not read; PNG, JPEG and WebP are";
+                Err(item_error(&self.path, name, message))
+            }
+            _ => Ok(images),
+        }
+    }
+
     /// The value of a member that is no image.
     fn value(&self, entry: &Entry, member: &Member) -> Result<Value> {
         let bytes = self.read(entry, member)?;
@@ -108,17 +120,11 @@ impl WebDataset {
 
     fn entry_images(&self, entry: &Entry) -> Result<Vec<RgbImage>> {
         let mut images = Vec::new();
-        for member in entry.images() {
+        for member in self.images(entry)? {
             let origin = format!("{}: {}", self.name, entry.name_of(member));
             images.push(image_file::decode(&self.read(entry, member)?, &origin)?);
         }
-        match &entry.other_image {
-            Some(name) if images.is_empty() => {
-                let message = "an image in a format that is not read; PNG, JPEG and WebP are";
-                Err(item_error(&self.path, name, message))
-            }
-            _ => Ok(images),
-        }
+        Ok(images)
     }
 }
 
@@ -140,13 +146,13 @@ impl Dataset for WebDataset {
     fn image_keys(&self, index: usize) -> Result<Vec<String>> {
         in_range(self, index)?;
         let entry = &self.entries[index];
-        entry.images().map(|m| Ok(bytes_key(&self.read(entry, m)?))).collect()
+        self.images(entry)?.iter().map(|m| Ok(bytes_key(&self.read(entry, m)?))).collect()
     }
 
     fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
         in_range(self, index)?;
-        let place = |m: &Member| Place::part(&self.path, format!("{}+{}", m.offset, m.len));
-        Ok(Some(self.entries[index].images().map(place).collect()))
+        let place = |m: &&Member| Place::part(&self.path, format!("{}+{}", m.offset, m.len));
+        Ok(Some(self.images(&self.entries[index])?.iter().map(place).collect()))
     }
 
     fn unused(&self) -> Vec<Unused> {

@@ -71,7 +71,7 @@ fn every_verb_that_resumes_refuses_a_directory_in_use() {
 fn start(dir: &Path) -> Child {
     let mut child = Command::new(env!("CARGO_BIN_EXE_calumma"))
         .args(["--device", "cpu", "vq", "train", "vq.toml"])
-        .args(["--set", "run.steps=1000000", "--set", "run.checkpoint_every=1"])
+        .args(["--set", "run.steps=1000000", "--set", "run.checkpoint_every=25"])
         .current_dir(dir)
         .stdout(Stdio::null())
         .stderr(Stdio::null())

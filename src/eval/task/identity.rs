@@ -52,7 +52,7 @@ impl Evaluation<'_> {
         // The digest is that of the files opened: a link such as `latest` may point elsewhere by now.
         let checkpoint = match self.pipeline.digest() {
             Some(digest) => json!(digest),
-            None => json!(data::file_states(&self.checkpoint)?),
+            None => json!(data::file_states(self.checkpoint)?),
         };
         Ok(json!([
             checkpoint,

@@ -87,7 +87,6 @@ pub(super) struct TaskKeys {
     pub generation: Map<String, Value>,
 }
 
-/// Writes a path as text; what is no UTF-8 becomes a replacement character.
 fn default_batch() -> usize {
     Extent::default().batch
 }

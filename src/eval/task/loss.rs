@@ -76,7 +76,7 @@ impl Evaluation<'_> {
         let vq_dir = self.checkpoint.join(VQ_DIR);
         let digest = match vq_dir.is_dir() {
             true => Manifest::of(&vq_dir)?.digest(),
-            false => data::file_states(&self.checkpoint)?,
+            false => data::file_states(self.checkpoint)?,
         };
         let cache_dir = self.out.join("codes");
         let encoding = Encoding {
