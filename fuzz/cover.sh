@@ -13,7 +13,7 @@ done
 
 [ -n "$target" ] || exec "$@"
 case $name in
-    calumma | tensor_files | vq_tokenizer | image | image_webp | png | fdeflate \
+    calumma | tensor_files | vq_tokenizer | image | image_webp | mozjpeg | png | fdeflate \
         | zune_jpeg | jpeg_decoder | tar | zip | parquet | thrift | serde_json \
         | serde_path_to_error | safetensors | csv | csv_core | tokenizers)
         set -- "$@" \
