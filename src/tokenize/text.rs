@@ -39,6 +39,9 @@ pub struct TextTokenizer {
     bytes: Option<Vec<Option<u8>>>,
 }
 
+/// How serde begins an error about a value of several forms, before the name of a type.
+const UNTAGGED: &str = "data did not match any variant of untagged enum ";
+
 impl TextTokenizer {
     /// Reads a `tokenizer.json`.
     ///
@@ -58,7 +61,13 @@ impl TextTokenizer {
     /// # Errors
     /// If the content is no tokenizer.
     pub fn from_bytes(content: &[u8]) -> Result<Self> {
-        Self::new(Tokenizer::from_bytes(content).map_err(Error::because("tokenizer"))?)
+        let read = Tokenizer::from_bytes(content).map_err(|error| {
+            // The library names its own types where a value has none of the forms that it knows.
+            let message = error.to_string();
+            let message = message.replace(UNTAGGED, "no known form of ");
+            Error::invalid(format!("not a tokenizer: {message}"))
+        })?;
+        Self::new(read)
     }
 
     pub(crate) fn new(mut inner: Tokenizer) -> Result<Self> {

@@ -51,8 +51,15 @@ pub fn run<T: Task>(
     reporter: Reporter,
     stop: &StopFlag,
 ) -> Result<RunSummary> {
+    best_by(task, plan)?;
     let lock = DirectoryLock::alone(&plan.run.path())?;
     run_locked(task, plan, reporter, stop, &lock)
+}
+
+/// How the best checkpoint is known, if it is kept.
+fn best_by<T: Task>(task: &T, plan: &Plan<'_>) -> Result<Option<BestBy>> {
+    let name = plan.run.keep_best.as_deref();
+    name.map(|name| BestBy::new(name, task.eval_metrics())).transpose()
 }
 
 /// As [`run`], with the `lock` on the run's directory that the caller holds.
@@ -66,8 +73,7 @@ pub fn run_locked<T: Task>(
     stop: &StopFlag,
     _lock: &DirectoryLock,
 ) -> Result<RunSummary> {
-    let best_by = plan.run.keep_best.as_deref();
-    let best_by = best_by.map(|name| BestBy::new(name, task.eval_metrics())).transpose()?;
+    let best_by = best_by(task, plan)?;
     let run_dir = plan.run.path();
     let checkpoints = Checkpoints::new(&run_dir, plan.run);
     let (resumed_at, state) = resume(task, plan, &checkpoints)?;

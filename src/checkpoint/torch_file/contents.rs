@@ -232,7 +232,7 @@ mod tests {
             b"\x97\x98",
             b"(K\x01K\x02d",
             b"(K\x01K\x02l",
-            b"K\x012(K\x01tp7\n0g7\n0",
+            b"K\x0120(K\x01tp7\n0g7\n0",
             b"ccollections\ndefaultdict\ncbuiltins\nlist\n\x85RK\x01K\x02s",
         ] {
             let pickle = [b"\x80\x02}U\x01v", value, b"s", tensor, b"s."].concat();

@@ -79,7 +79,7 @@ impl Section {
 
     /// The section of a source of samples.
     pub(super) fn of_source(source: SourceConfig) -> Self {
-        let SourceConfig { path, group_by, explode, limit, max_bad } = source;
+        let SourceConfig { path, group_by, explode, limit, max_bad, allows_one: _ } = source;
         Self { group_by, explode, limit, max_bad, ..Self::new(path) }
     }
 
@@ -102,6 +102,7 @@ impl Section {
             explode: self.explode.clone(),
             limit: self.limit,
             max_bad: self.max_bad,
+            allows_one: false,
         }
     }
 

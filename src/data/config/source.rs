@@ -19,6 +19,8 @@ pub struct SourceConfig {
     pub limit: Option<usize>,
     /// Share of the samples, 0 to 1, that may be bad; they are listed and skipped.
     pub max_bad: f64,
+    /// Whether one bad sample among others is allowed whatever `max_bad` says, as in evaluations.
+    pub allows_one: bool,
 }
 
 impl SourceConfig {
@@ -30,6 +32,7 @@ impl SourceConfig {
             explode: None,
             limit: None,
             max_bad: DEFAULT_TOLERANCE,
+            allows_one: false,
         }
     }
 
@@ -39,7 +42,11 @@ impl SourceConfig {
     /// As [`open_as`].
     pub fn open(&self) -> Result<Counted> {
         let dataset = open_as(&self.path, self.explode.as_deref(), self.group_by.as_deref())?;
-        Counted::new(dataset, self.max_bad)
+        let one = match (self.allows_one, dataset.len()) {
+            (true, len @ 2..) => 1.0 / len as f64,
+            _ => 0.0,
+        };
+        Counted::new(dataset, self.max_bad.max(one))
     }
 
     /// The number of samples of `dataset` within the limit.

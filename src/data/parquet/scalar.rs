@@ -162,7 +162,9 @@ fn decimal(bytes: &[u8], scale: usize) -> Result<String, String> {
         }
     }
     let mut digits = Vec::new();
-    while magnitude.iter().any(|byte| *byte != 0) || digits.len() <= scale {
+    // The digits after the point, the point, and a digit before it.
+    let shortest = if scale == 0 { 1 } else { scale + 2 };
+    while magnitude.iter().any(|byte| *byte != 0) || digits.len() < shortest {
         let mut rest = 0_u32;
         for byte in &mut magnitude {
             let value = rest * 256 + u32::from(*byte);

@@ -96,8 +96,11 @@ impl Evaluation<'_> {
 
 /// The data source of a task.
 fn source(task: &LossTask) -> DocumentData {
-    let samples =
-        SourceConfig { explode: task.explode.clone(), ..SourceConfig::new(&task.common.data) };
+    let samples = SourceConfig {
+        explode: task.explode.clone(),
+        allows_one: true,
+        ..SourceConfig::new(&task.common.data)
+    };
     let template =
         TemplateConfig { loss: task.loss, ..TemplateConfig::new(task.templates.clone()) };
     DocumentData { name: task.common.name.clone(), ..DocumentData::samples(samples, template) }

@@ -23,7 +23,7 @@ use image::{DynamicImage, GrayImage, RgbImage};
 use mozjpeg::{ColorSpace, Decompress, Marker};
 use mozjpeg_sys::{JWRN_HIT_MARKER, jpeg_common_struct, jpeg_error_mgr};
 
-use super::image_file::{check_size, truncated};
+use super::limits::{check_size, truncated};
 use super::orientation::Metadata;
 use crate::error::{Error, Result};
 

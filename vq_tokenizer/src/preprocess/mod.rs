@@ -8,6 +8,7 @@ mod config;
 mod flexible;
 mod image_file;
 mod jpeg;
+mod limits;
 mod orientation;
 mod resample;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 mod transform;
 
 pub use config::{PreprocessorConfig, Rule};
-pub use image_file::{MAX_PIXELS, MAX_SIDE, decode_image, open_image, to_rgb, to_rgb_by};
+pub use image_file::{decode_image, open_image, to_rgb, to_rgb_by};
+pub use limits::{MAX_PIXELS, MAX_SIDE};
 pub use resample::Resample;
 pub use transform::to_images;
