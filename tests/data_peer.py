@@ -1,8 +1,9 @@
 """Prints what `datasets` and `webdataset` read from files that tests/data/peers.rs wrote.
 
 Usage: data_peer.py JOBS, a JSON file with a list of {"kind": ..., "path": ...}. Kinds: imagefolder, json,
-webdataset, parquet. Prints a JSON list with one list of samples per job, or a text: the error. A sample is
-{"fields": {column: value}, "images": [[width, height, SHA-256 of the RGB bytes], ...]}.
+webdataset, safetensors. Prints a JSON list with one list of samples per job, or a text: the error. A sample is
+{"fields": {column: value}, "images": [[width, height, SHA-256 of the RGB bytes], ...]}; of safetensors it is
+[name, number format, shape, SHA-256 of the bytes].
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import tempfile
 
 import PIL.Image
 import datasets
+import safetensors
 import webdataset
 
 
@@ -65,8 +67,16 @@ def archive(path):
     return [sample(row) for row in data]
 
 
+def tensors(path):
+    with open(path, "rb") as file:
+        found = safetensors.deserialize(file.read())
+    return sorted([name, t["dtype"], t["shape"], hashlib.sha256(t["data"]).hexdigest()] for name, t in found)
+
+
 def read(job):
     try:
+        if job["kind"] == "safetensors":
+            return tensors(job["path"])
         if job["kind"] == "webdataset":
             return archive(job["path"])
         with tempfile.TemporaryDirectory() as cache:

@@ -1,4 +1,5 @@
-//! Readers against the Python packages `datasets` and `webdataset`, if `tests/peers.sh` has installed them.
+//! Readers against the Python packages `datasets`, `webdataset` and `safetensors`, if `tests/peers.sh` has
+//! installed them.
 
 use std::fs;
 use std::io::Write;
@@ -6,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use calumma::data;
+use safetensors::Dtype;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+use tensor_files::WeightFiles;
 
 use super::{RED, png, tar};
 
@@ -16,7 +19,8 @@ use super::{RED, png, tar};
 /// list of samples or the text of an error for each. `None`, said loudly, without the packages.
 pub(super) fn python(jobs: &[(&str, PathBuf)]) -> Option<Vec<Value>> {
     let Some(python) = std::env::var_os("CALUMMA_DATA_PEER_PYTHON") else {
-        let message = "SKIPPED: no datasets and webdataset; tests/peers.sh installs them\n";
+        let message =
+            "SKIPPED: no datasets, webdataset and safetensors; tests/peers.sh installs them\n";
         std::io::stderr().write_all(message.as_bytes()).unwrap();
         return None;
     };
@@ -208,5 +212,28 @@ fn peers_read_the_same_json() {
     let Some(theirs) = python(&jobs) else { return };
     for ((_, path), theirs) in jobs.iter().zip(theirs) {
         assert_same(&ours(path).into(), &theirs, &path.display().to_string());
+    }
+}
+
+#[test]
+fn peers_read_the_same_weights() {
+    let files = [
+        "models/prenorm-gqa/model.safetensors",
+        "models/swin-gqa-mp2-bf16/expected.safetensors",
+        "vqgan/decoder.safetensors",
+    ];
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let jobs = files.map(|name| ("safetensors", fixtures.join(name)));
+    let Some(theirs) = python(&jobs) else { return };
+    for ((_, path), theirs) in jobs.iter().zip(theirs) {
+        let file = WeightFiles::open(path).unwrap();
+        let tensor = |(name, dtype, shape): (&str, Dtype, &[usize])| {
+            let digest = Sha256::digest(&file.stored(name).unwrap().bytes);
+            let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            json!([name, format!("{dtype:?}"), shape, digest])
+        };
+        let ours: Vec<Value> = file.tensors().map(tensor).collect();
+        assert!(!ours.is_empty());
+        assert_eq!(Value::from(ours), theirs, "{}", path.display());
     }
 }

@@ -333,7 +333,7 @@ mod tests {
             ("do_resize", json!("yes"), "expected a boolean"),
             ("do_resize", json!(false), "only true is supported"),
             ("resample", json!(9), "allowed: 1 (Lanczos)"),
-            ("image_mean", json!([1.0]), "3 elements"),
+            ("image_mean", json!([1.0]), "an array of length 3"),
             ("image_std", json!(["a", 1, 1]), "expected f32"),
             ("rescale_factor", json!({}), "expected f64"),
             ("rule", json!("best"), "unknown variant"),
