@@ -93,15 +93,13 @@ fn string_len(text: &[u8]) -> usize {
 }
 
 /// The places of the values in the list that `text` begins with (after white space), and where the list
-/// ends. Values are only told apart, not checked; the last value of a list that is cut off is included.
+/// ends. Values are only told apart, not checked. None is passed over: the place of a value that is missing
+/// before a comma is blank. Of a list that is cut off, the last place holds no whole value: that of a value
+/// that is cut off too, or else an empty one at the end.
 pub(crate) fn list_values(text: &[u8]) -> (Vec<Range<usize>>, usize) {
     let mut at = text.iter().position(|byte| *byte == b'[').map_or(text.len(), |open| open + 1);
     let (mut values, mut start, mut depth) = (Vec::new(), at, 0usize);
-    let mut push = |range: Range<usize>| {
-        if !text[range.clone()].trim_ascii().is_empty() {
-            values.push(range);
-        }
-    };
+    let is_blank = |range: Range<usize>| text[range].trim_ascii().is_empty();
     while at < text.len() {
         match text[at] {
             b'"' => {
@@ -110,20 +108,28 @@ pub(crate) fn list_values(text: &[u8]) -> (Vec<Range<usize>>, usize) {
             }
             b'[' | b'{' => depth += 1,
             b']' if depth == 0 => {
-                push(start..at);
+                if !is_blank(start..at) {
+                    values.push(start..at);
+                }
                 return (values, at + 1);
             }
             b']' | b'}' => depth = depth.saturating_sub(1),
             b',' if depth == 0 => {
-                push(start..at);
+                values.push(start..at);
                 start = at + 1;
             }
             _ => {}
         }
         at += 1;
     }
-    push(start..text.len());
-    (values, text.len())
+    let end = text.len();
+    if !is_blank(start..end) {
+        values.push(start..end);
+    }
+    if depth == 0 {
+        values.push(end..end);
+    }
+    (values, end)
 }
 
 /// The keys of a JSON object in the order of the text, which [`serde_json::Map`] does not keep.
@@ -222,7 +228,10 @@ mod tests {
             ("[]", &[], ""),
             ("[\n]\n", &[], "\n"),
             (r#"[{"a": 1}, {"a": "#, &[r#"{"a": 1}"#, r#"{"a":"#], ""),
-            ("[[1], [2]", &["[1]", "[2]"], ""),
+            ("[[1], [2]", &["[1]", "[2]", ""], ""),
+            ("[1,\n", &["1", ""], ""),
+            ("[", &[""], ""),
+            ("[1, ,2]", &["1", "", "2"], ""),
         ] {
             let (values, end) = list_values(text.as_bytes());
             let values: Vec<_> = values.into_iter().map(|range| text[range].trim()).collect();

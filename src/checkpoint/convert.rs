@@ -80,8 +80,9 @@ impl Conversion {
     ///
     /// # Errors
     /// Those of the files, with the tensor at fault; [`Error::File`] if the layout is Hugging Face's and
-    /// transformers cannot open the image tokenizer, whose channels must be multiples of 32; [`Error::Manifest`] if a file differs from the
-    /// manifest; [`Error::Exists`]. Nothing is left behind then.
+    /// transformers cannot open the image tokenizer, whose channels must be multiples of 32;
+    /// [`Error::Manifest`] if a file differs from the manifest; [`Error::Exists`]. Nothing is left behind
+    /// then.
     pub fn run(&self, source: &Path, dest: &Path) -> Result<Option<&'static str>> {
         require_directory(source)?;
         if Manifest::read(source)?.is_some() {

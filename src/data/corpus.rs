@@ -74,6 +74,7 @@ pub fn corpus(sources: &[TextData], count: usize, seed: u64) -> Result<Corpus> {
         let templates: Vec<Template> = templates.collect::<Result<_>>()?;
         let dataset = data.source.open()?;
         let len = data.source.len_of(&dataset).min(count);
+        let dataset = dataset.of_first(len);
         for index in 0..len {
             match texts_of(data, &templates, &dataset, (index, seed)) {
                 Ok(texts) => corpus.texts.extend(texts),

@@ -1,7 +1,7 @@
 //! Counting of bad samples; too many of them stop a run.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use super::image_key::Place;
@@ -15,7 +15,10 @@ pub const DEFAULT_TOLERANCE: f64 = 0.01;
 pub struct Counted {
     inner: Box<dyn Dataset>,
     tolerance: f64,
+    /// The number of samples that are read.
+    read: usize,
     bad: Mutex<BTreeMap<usize, String>>,
+    unused: OnceLock<Vec<Unused>>,
 }
 
 impl Counted {
@@ -29,7 +32,14 @@ impl Counted {
                 format!("tolerated fraction of bad samples is {tolerance}; allowed: 0 to 1");
             return Err(Error::invalid(message));
         }
-        Ok(Self { inner, tolerance, bad: Mutex::default() })
+        let read = inner.len();
+        Ok(Self { inner, tolerance, read, bad: Mutex::default(), unused: OnceLock::new() })
+    }
+
+    /// The same data set, of which only the first `samples` are read: the share of bad ones is theirs.
+    #[must_use]
+    pub fn of_first(self, samples: usize) -> Self {
+        Self { read: samples.min(self.inner.len()), ..self }
     }
 
     /// Sample `index`, or `None` if it is unreadable but bad samples are within tolerance.
@@ -69,12 +79,17 @@ impl Counted {
         LeftOut::of(self, samples, &self.bad())
     }
 
-    /// Fails if more than the tolerated fraction of the samples is bad; lists the first ones.
+    /// The number of bad samples found so far.
+    pub(crate) fn num_bad(&self) -> usize {
+        self.bad_samples().len()
+    }
+
+    /// Fails if more than the tolerated fraction of the samples read is bad; lists the first ones.
     ///
     /// # Errors
     /// [`Error::Invalid`] then.
     pub fn check(&self) -> Result<()> {
-        let (bad, len) = (self.bad_samples(), self.inner.len());
+        let (bad, len) = (self.bad_samples(), self.read);
         let reasons = bad.values().map(String::as_str);
         let allowed = (self.tolerance * len as f64, self.tolerance);
         refuse_too_many((self.inner.name(), len), (bad.len(), reasons), allowed)
@@ -104,7 +119,7 @@ impl Dataset for Counted {
     }
 
     fn unused(&self) -> Vec<Unused> {
-        self.inner.unused()
+        self.unused.get_or_init(|| self.inner.unused()).clone()
     }
 
     fn name(&self) -> &str {

@@ -1,6 +1,6 @@
 //! CSV files with a header, read as `pandas.read_csv` does, which `datasets` uses.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use csv::{ByteRecord, ReaderBuilder};
@@ -126,19 +126,29 @@ fn cells(record: &ByteRecord) -> std::result::Result<Vec<String>, String> {
     record.iter().map(text).collect()
 }
 
-/// Names of columns as pandas makes them unique: `a`, `a.1`; `Unnamed: 2` for an empty third one.
+/// Names of columns as pandas makes them unique: `a`, `a.1`, or the next number that no other column has;
+/// `Unnamed: 2` for an empty third one.
 fn unique(names: Vec<String>) -> Vec<String> {
-    let mut seen: HashMap<String, usize> = HashMap::new();
     let unnamed = |(n, name): (usize, String)| match name.is_empty() {
         true => format!("Unnamed: {n}"),
         false => name,
     };
-    let name = |name: String| {
-        let count = seen.entry(name.clone()).or_default();
-        *count += 1;
-        if *count == 1 { name } else { format!("{name}.{}", *count - 1) }
-    };
-    names.into_iter().enumerate().map(unnamed).map(name).collect()
+    let mut names: Vec<String> = names.into_iter().enumerate().map(unnamed).collect();
+    let mut taken: HashSet<String> = names.iter().cloned().collect();
+    // The next number for each name that has occurred.
+    let mut numbers: HashMap<String, usize> = HashMap::new();
+    for name in &mut names {
+        let Some(number) = numbers.get_mut(name.as_str()) else {
+            numbers.insert(name.clone(), 1);
+            continue;
+        };
+        let base = name.clone();
+        while !taken.insert(name.clone()) {
+            *name = format!("{base}.{number}");
+            *number += 1;
+        }
+    }
+    names
 }
 
 /// The kind of a column.
@@ -249,6 +259,17 @@ mod tests {
         let found: Vec<Value> = (0..2).map(|index| table.object(index).unwrap().into()).collect();
         assert_eq!(found, expected);
         assert_eq!((table.label(0), table.label(1)), ("line 3".to_owned(), "line 6".to_owned()));
+    }
+
+    #[test]
+    fn numbered_names_pass_over_those_that_are_taken() {
+        for (names, expected) in [
+            (&["a", "a", "a.1"][..], &["a", "a.2", "a.1"][..]),
+            (&["a.1", "a", "a", "a", "a.1"], &["a.1", "a", "a.2", "a.3", "a.1.1"]),
+            (&["Unnamed: 1", "", ""], &["Unnamed: 1", "Unnamed: 1.1", "Unnamed: 2"]),
+        ] {
+            assert_eq!(unique(names.iter().map(|&name| name.to_owned()).collect()), expected);
+        }
     }
 
     #[test]

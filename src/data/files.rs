@@ -1,6 +1,6 @@
 //! Files of data sets: their state, names that must stay inside a directory, positioned reads.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fs::{DirEntry, File, Metadata};
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
@@ -43,20 +43,36 @@ pub(super) struct Listing {
     pub files: Vec<PathBuf>,
     /// Directories that cannot be listed.
     pub unreadable: Vec<(PathBuf, io::Error)>,
+    /// Directories that are listed under another name.
+    pub repeated: Vec<PathBuf>,
 }
 
-/// Lists what is below the directory `dir`. Links are followed, but each directory is listed once.
+/// Lists what is below the directory `dir`. Links are followed, but each directory is listed once, under
+/// its own name if that is below `dir`.
 ///
 /// # Errors
 /// If `dir` itself cannot be listed.
 pub(super) fn walk(dir: &Path) -> Result<Listing> {
-    let mut listing = Listing::default();
-    list(dir, &mut HashSet::new(), &mut listing).map_err(Error::io(dir))?;
+    let (mut listing, mut seen, mut links) = (Listing::default(), HashSet::new(), VecDeque::new());
+    list(dir, &mut seen, &mut links, &mut listing).map_err(Error::io(dir))?;
+    while let Some(link) = links.pop_front() {
+        if let Err(error) = list(&link, &mut seen, &mut links, &mut listing) {
+            listing.unreadable.push((link, error));
+        }
+    }
+    listing.files.sort();
     Ok(listing)
 }
 
-fn list(dir: &Path, seen: &mut HashSet<PathBuf>, listing: &mut Listing) -> io::Result<()> {
+/// Adds what is below `dir` to `listing`, and the links to directories there to `links`.
+fn list(
+    dir: &Path,
+    seen: &mut HashSet<PathBuf>,
+    links: &mut VecDeque<PathBuf>,
+    listing: &mut Listing,
+) -> io::Result<()> {
     if !seen.insert(dir.canonicalize()?) {
+        listing.repeated.push(dir.to_owned());
         return Ok(());
     }
     let entry = |entry: io::Result<DirEntry>| {
@@ -64,14 +80,16 @@ fn list(dir: &Path, seen: &mut HashSet<PathBuf>, listing: &mut Listing) -> io::R
         let (path, kind) = (entry.path(), entry.file_type()?);
         // Links alone need a look at what they lead to.
         let is_dir = if kind.is_symlink() { path.is_dir() } else { kind.is_dir() };
-        Ok((path, is_dir))
+        Ok((path, is_dir, kind.is_symlink()))
     };
     let mut inside = std::fs::read_dir(dir)?.map(entry).collect::<io::Result<Vec<_>>>()?;
     inside.sort();
-    for (path, is_dir) in inside {
+    for (path, is_dir, is_link) in inside {
         if !is_dir {
             listing.files.push(path);
-        } else if let Err(error) = list(&path, seen, listing) {
+        } else if is_link {
+            links.push_back(path);
+        } else if let Err(error) = list(&path, seen, links, listing) {
             listing.unreadable.push((path, error));
         }
     }
@@ -201,6 +219,7 @@ mod tests {
         let names: Vec<_> = listing.files.iter().map(names).collect();
         assert_eq!(names, ["x.png", "gone.png", "itself"]);
         assert!(listing.unreadable.is_empty());
+        assert_eq!((&listing.files[0], listing.repeated.len()), (&root.join("a/x.png"), 8));
         let before = states(&root).unwrap();
         assert_eq!(states(&root).unwrap(), before);
         std::fs::write(root.join("nowhere.png"), "x").unwrap();

@@ -29,7 +29,9 @@ impl Folder {
     /// If it cannot be read.
     pub(super) fn list(dir: &Path) -> Result<Self> {
         let mut listing = files::walk(dir)?;
-        listing.files.retain(|path| is_visible(path.strip_prefix(dir).unwrap_or(path)));
+        let is_visible = |path: &PathBuf| is_visible(path.strip_prefix(dir).unwrap_or(path));
+        listing.files.retain(is_visible);
+        listing.repeated.retain(is_visible);
         Ok(Self { dir: dir.to_owned(), listing })
     }
 
@@ -76,10 +78,14 @@ impl Folder {
         }
     }
 
-    /// Counts the directories that could not be listed.
+    /// Counts the directories that could not be listed, and those that are listed under another name.
     pub(super) fn add_unreadable(&self, tally: &mut Tally) {
         for (path, error) in &self.listing.unreadable {
             let reason = format!("directories that cannot be listed: {error}");
+            tally.add(|| path.display().to_string(), reason);
+        }
+        for path in &self.listing.repeated {
+            let reason = "directories that are listed already under another name";
             tally.add(|| path.display().to_string(), reason);
         }
     }

@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
+use super::conversation::place_marks;
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
 use super::endings::{Kind, kind_of};
 use super::folder::{Folder, ending};
@@ -25,6 +27,8 @@ pub struct ImageFolder {
     starts: Vec<usize>,
     /// Metadata that is not read, and why.
     passed_over: Vec<(PathBuf, String)>,
+    /// What belongs to no sample, once it has been asked for.
+    unused: OnceLock<Vec<Unused>>,
 }
 
 impl ImageFolder {
@@ -72,7 +76,8 @@ impl ImageFolder {
             Some(start)
         });
         let (starts, name) = (starts.collect(), folder.dir().display().to_string());
-        Ok(Self { dir: folder.dir().to_owned(), name, parts, starts, passed_over })
+        let (dir, unused) = (folder.dir().to_owned(), OnceLock::new());
+        Ok(Self { dir, name, parts, starts, passed_over, unused })
     }
 
     /// Whether the directory `dir` itself holds metadata.
@@ -95,37 +100,9 @@ impl ImageFolder {
         let images = rows.filter_map(|(part, row)| part.images(row, &part.fields(row).ok()?).ok());
         images.flatten().collect()
     }
-}
 
-/// The place of the file's format in [`NAMES`], if it is metadata.
-fn format_of(path: &Path) -> Option<usize> {
-    let name = path.file_name()?;
-    NAMES.iter().position(|known| name == *known)
-}
-
-const NO_METADATA: &str = "a directory is a data set only if it holds metadata.jsonl, metadata.csv or \
-                           metadata.parquet with a file_name in each row";
-
-impl Dataset for ImageFolder {
-    fn len(&self) -> usize {
-        self.parts.iter().map(Metadata::len).sum()
-    }
-
-    fn get(&self, index: usize) -> Result<Sample> {
-        let (part, row) = self.locate(index)?;
-        let fields = part.fields(row)?;
-        let paths = part.images(row, &fields)?;
-        let images = paths.iter().map(|path| part.image(row, path)).collect::<Result<_>>()?;
-        Ok(Sample { fields, images, source: part.source(row) })
-    }
-
-    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
-        let (part, row) = self.locate(index)?;
-        let images = part.images(row, &part.fields(row)?)?;
-        Ok(Some(images.into_iter().map(Place::file).collect()))
-    }
-
-    fn unused(&self) -> Vec<Unused> {
+    /// Lists the directory and finds what no row names.
+    fn find_unused(&self) -> Vec<Unused> {
         let mut tally = Tally::default();
         for (path, reason) in &self.passed_over {
             tally.add(|| path.display().to_string(), reason.clone());
@@ -150,6 +127,47 @@ impl Dataset for ImageFolder {
         folder.add_unreadable(&mut tally);
         tally.into_vec()
     }
+}
+
+/// The fields of `row`, in which segments stand for its images, and the paths of these.
+fn parse(part: &Metadata, row: usize) -> Result<(Fields, Vec<PathBuf>)> {
+    let mut fields = part.fields(row)?;
+    let paths = part.images(row, &fields)?;
+    place_marks(&mut fields, paths.len())
+        .map_err(|message| Error::invalid(format!("{}: {message}", part.source(row))))?;
+    Ok((fields, paths))
+}
+
+/// The place of the file's format in [`NAMES`], if it is metadata.
+fn format_of(path: &Path) -> Option<usize> {
+    let name = path.file_name()?;
+    NAMES.iter().position(|known| name == *known)
+}
+
+const NO_METADATA: &str = "a directory is a data set only if it holds metadata.jsonl, metadata.csv or \
+                           metadata.parquet with a file_name in each row";
+
+impl Dataset for ImageFolder {
+    fn len(&self) -> usize {
+        self.parts.iter().map(Metadata::len).sum()
+    }
+
+    fn get(&self, index: usize) -> Result<Sample> {
+        let (part, row) = self.locate(index)?;
+        let (fields, paths) = parse(part, row)?;
+        let images = paths.iter().map(|path| part.image(row, path)).collect::<Result<_>>()?;
+        Ok(Sample { fields, images, source: part.source(row) })
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        let (part, row) = self.locate(index)?;
+        let images = part.images(row, &part.fields(row)?)?;
+        Ok(Some(images.into_iter().map(Place::file).collect()))
+    }
+
+    fn unused(&self) -> Vec<Unused> {
+        self.unused.get_or_init(|| self.find_unused()).clone()
+    }
 
     fn place(&self, index: usize) -> String {
         match self.locate(index) {
@@ -164,6 +182,6 @@ impl Dataset for ImageFolder {
 
     fn fields(&self, index: usize) -> Result<Fields> {
         let (part, row) = self.locate(index)?;
-        part.fields(row)
+        parse(part, row).map(|(fields, _)| fields)
     }
 }

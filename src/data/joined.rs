@@ -60,6 +60,9 @@ impl Dataset for Joined {
     fn unused(&self) -> Vec<Unused> {
         let mut tally = Tally::default();
         self.parts.iter().for_each(|part| tally.merge(part.unused()));
+        for part in self.parts.iter().filter(|part| part.is_empty()) {
+            tally.add(|| part.name().to_owned(), "files without samples");
+        }
         for link in &self.lost {
             tally.add(|| link.display().to_string(), "links that lead nowhere");
         }

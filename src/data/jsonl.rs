@@ -14,19 +14,19 @@ use crate::error::Result;
 
 /// Data set of a file with one JSON object per line, or with a list of them.
 ///
-/// Images are named by segments of type `image` or by the keys `image` and `images`, with paths
-/// relative to the file or as `data:` URIs. `<image>` marks in conversations stand for them. Rows with Alpaca's keys get a field `prompt`: the instruction and, on the
-/// next line, the input if there is one.
+/// Images are named by segments of type `image` or by the keys `image` and `images`, with paths relative to
+/// the file or as `data:` URIs. `<image>` marks in conversations stand for them. Rows with Alpaca's keys get
+/// a field `prompt`: the instruction and, on the next line, the input if there is one.
 pub struct Jsonl {
     lines: Lines,
     name: String,
 }
 
 impl Jsonl {
-    /// Indexes the lines of the file at `path`.
+    /// Indexes the lines of the file at `path`, which may have none.
     ///
     /// # Errors
-    /// If the file cannot be read or has only blank lines.
+    /// If the file cannot be read or is UTF-16.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(Self { lines: Lines::open(path)?, name: path.display().to_string() })
     }

@@ -106,7 +106,8 @@ impl LeftOut {
             _ if tokens > seq_len => self.too_long += 1,
             _ => return true,
         }
-        if self.misfits.len() < LISTED {
+        let is_known = |known: &Misfit| known.place == place && known.tokens == tokens;
+        if self.misfits.len() < LISTED && !self.misfits.iter().any(is_known) {
             self.misfits.push(Misfit { place: place.to_owned(), tokens });
         }
         false

@@ -34,10 +34,10 @@ struct Span {
 }
 
 impl Lines {
-    /// Indexes the file at `path`.
+    /// Indexes the file at `path`, which may hold no objects.
     ///
     /// # Errors
-    /// If it cannot be read, is not UTF-8, or holds nothing.
+    /// If it cannot be read or is UTF-16.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         let mut reader = BufReader::with_capacity(1 << 20, &file);
@@ -56,10 +56,7 @@ impl Lines {
             Some(spans) => spans,
             None => line_spans(reader, offset as u64).map_err(Error::io(path))?,
         };
-        match spans.is_empty() {
-            true => Err(Error::file(path, "holds no lines")),
-            false => Ok(Self { path: path.to_owned(), file, spans, is_list }),
-        }
+        Ok(Self { path: path.to_owned(), file, spans, is_list })
     }
 
     /// The number of objects.
@@ -91,6 +88,14 @@ impl Lines {
     fn parse<T: DeserializeOwned>(&self, index: usize) -> Result<T> {
         let Span { offset, len, .. } = self.spans[index];
         let bytes = files::read_at(&self.file, offset, len).map_err(Error::io(&self.path))?;
+        if bytes.trim_ascii().is_empty() {
+            // A comma follows a missing value, nothing the end of a list that is cut off.
+            let message = match files::read_at(&self.file, offset + len as u64, 1) {
+                Ok(_) => "a value is missing before a comma",
+                Err(_) => "the list has no end; the file is cut off",
+            };
+            return Err(self.error(index, message));
+        }
         json::from_slice(&bytes).map_err(Error::in_file_because(&self.path, self.label(index)))
     }
 
@@ -138,7 +143,7 @@ fn line_spans(mut reader: impl BufRead, mut offset: u64) -> io::Result<Vec<Span>
 }
 
 /// The values of the JSON list that the file at `path` holds from `offset` on; `None` if more follows the
-/// list. If the list is cut off, so is its last value.
+/// list. If the list is cut off, its last value cannot be parsed.
 fn list_spans(path: &Path, offset: u64) -> Result<Option<Vec<Span>>> {
     let bytes = files::read(path).map_err(Error::io(path))?;
     let text = bytes.get(offset as usize..).unwrap_or_default();

@@ -71,7 +71,7 @@ impl Metadata {
         match &self.table {
             Table::Lines(lines) => lines.object(index),
             Table::Csv(table) => table.object(index),
-            Table::Parquet(table) => table.fields(index),
+            Table::Parquet(table) => table.raw_fields(index),
         }
     }
 

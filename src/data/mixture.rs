@@ -119,8 +119,8 @@ impl Mixture {
         }
         if cursor.lens != self.cursor.lens || cursor.taken.len() != cursor.lens.len() {
             return Err(Error::invalid(format!(
-                "the data has changed since the cursor was saved: sources of {:?} samples then, \
-                 {:?} now",
+                "the data has changed since the cursor was saved: sources of {:?} good samples \
+                 then, {:?} now",
                 cursor.lens, self.cursor.lens
             )));
         }

@@ -6,7 +6,7 @@ use super::benchmarks;
 use super::class_folders::ClassFolders;
 use super::dataset::Dataset;
 use super::files;
-use super::folder::Folder;
+use super::folder::{Folder, ending};
 use super::group::{Exploded, Grouped};
 use super::imagefolder::ImageFolder;
 use super::joined::Joined;
@@ -22,10 +22,10 @@ const ALLOWED: &str = "*.tar (brace, glob and comma lists too), *.parquet, *.jso
                        vqav2:questions=Q.json&annotations=A.json&images=DIR (also gqa, textvqa, \
                        pope, coco, karpathy, geneval)";
 
-/// Opens the data set that `spec` names: `*.tar` (WebDataset), `*.parquet`, `*.jsonl` or a directory
-/// of images, with or without `metadata.jsonl`, each also as a brace list (`train-{0000..0007}.tar`), a glob
-/// (`train-*.tar`) or a comma list; the samples of several files follow one another. Public benchmarks
-/// are read from the files that their authors publish:
+/// Opens the data set that `spec` names: `*.tar` (WebDataset), `*.parquet`, `*.jsonl` or a directory of
+/// images, with or without metadata (`metadata.jsonl`, `.csv` or `.parquet`), each also as a brace list
+/// (`train-{0000..0007}.tar`), a glob (`train-*.tar`) or a comma list; the samples of several files follow
+/// one another. Public benchmarks are read from the files that their authors publish:
 ///
 /// | spec | fields of a sample |
 /// |---|---|
@@ -38,7 +38,7 @@ const ALLOWED: &str = "*.tar (brace, glob and comma lists too), *.parquet, *.jso
 /// | `geneval:prompts=P.jsonl` | `prompt`, `tag`, `metadata`; no image |
 ///
 /// # Errors
-/// If a file is missing or not what its name says, or the spec matches nothing; the message
+/// If a file is missing or not what its name says, or the spec matches nothing or no samples; the message
 /// names the path and what is allowed.
 pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
     if scenes::is_spec(spec) {
@@ -47,7 +47,13 @@ pub fn open(spec: &str) -> Result<Box<dyn Dataset>> {
     if let Some(spec) = benchmarks::Spec::parse(spec)? {
         return benchmarks::open(&spec);
     }
-    let mut parts = expand(spec)?.iter().map(|p| open_file(p)).collect::<Result<Vec<_>>>()?;
+    let paths = expand(spec)?;
+    let mut parts = paths.iter().map(|path| open_file(path)).collect::<Result<Vec<_>>>()?;
+    if let ([path], [part]) = (&paths[..], &parts[..])
+        && part.is_empty()
+    {
+        return Err(Error::file(path, without_samples(path)));
+    }
     if parts.iter().all(|part| part.is_empty()) {
         return Err(Error::invalid(format!("{spec}: holds no samples")));
     }
@@ -83,8 +89,7 @@ fn open_file(path: &Path) -> Result<Box<dyn Dataset>> {
         return open_directory(path);
     }
     files::refuse_wrapped(path)?;
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
-    match extension.as_str() {
+    match ending(path).as_str() {
         "tar" => Ok(Box::new(WebDataset::open(path)?)),
         "parquet" => Ok(Box::new(Parquet::open(path)?)),
         "jsonl" | "json" => Ok(Box::new(Jsonl::open(path)?)),
@@ -92,6 +97,18 @@ fn open_file(path: &Path) -> Result<Box<dyn Dataset>> {
             Err(Error::file(path, "is compressed; decompress the file first"))
         }
         _ => Err(Error::file(path, format!("not a known kind of data set; allowed are {ALLOWED}"))),
+    }
+}
+
+/// What is wrong with the file or directory at `path`, which holds no samples.
+fn without_samples(path: &Path) -> &'static str {
+    match ending(path).as_str() {
+        "tar" => {
+            "holds no samples; supported members are .png, .jpg, .jpeg, .webp, .txt, .json, .cls \
+             and longer names that end so"
+        }
+        "jsonl" | "json" => "holds no lines",
+        _ => "holds no samples",
     }
 }
 

@@ -21,7 +21,9 @@ use sha2::{Digest, Sha256};
 
 use self::load::Loaded;
 use self::row::{StoredImage, StoredRow};
+use super::conversation::place_marks;
 use super::dataset::{Dataset, Fields, Sample, Unused, in_range};
+use super::image_key::Place;
 use super::messages::item_error;
 use super::{files, image_file};
 use crate::error::{Error, Result};
@@ -63,6 +65,21 @@ impl Parquet {
             Some(reason) => Err(item_error(&self.path, &format!("row {index}"), reason)),
             None => Ok(row),
         }
+    }
+
+    /// The columns of row `index` as they are stored, for tables whose images lie elsewhere; those of
+    /// [`Dataset::fields`] have segments in place of marks.
+    pub(super) fn raw_fields(&self, index: usize) -> Result<Fields> {
+        Ok(self.row(index)?.fields.clone())
+    }
+
+    /// The fields of row `index`, in which segments stand for its images.
+    fn placed(&self, index: usize) -> Result<Fields> {
+        let row = self.row(index)?;
+        let mut fields = row.fields.clone();
+        place_marks(&mut fields, row.images.len())
+            .map_err(|message| item_error(&self.path, &format!("row {index}"), message))?;
+        Ok(fields)
     }
 
     /// Row and column of `image` in messages.
@@ -107,11 +124,11 @@ impl Dataset for Parquet {
     }
 
     fn get(&self, index: usize) -> Result<Sample> {
-        let row = self.row(index)?;
-        let images = row.images.iter().map(|image| self.decode(index, image));
+        let fields = self.placed(index)?;
+        let images = self.row(index)?.images.iter().map(|image| self.decode(index, image));
         let images = images.collect::<Result<_>>()?;
         let source = format!("{}: row {index}", self.name);
-        Ok(Sample { fields: row.fields.clone(), images, source })
+        Ok(Sample { fields, images, source })
     }
 
     fn unused(&self) -> Vec<Unused> {
@@ -132,7 +149,15 @@ impl Dataset for Parquet {
     }
 
     fn fields(&self, index: usize) -> Result<Fields> {
-        Ok(self.row(index)?.fields.clone())
+        self.placed(index)
+    }
+
+    fn image_places(&self, index: usize) -> Result<Option<Vec<Place>>> {
+        let place = |(number, image): (usize, &StoredImage)| match image.bytes {
+            Some(_) => Ok(Place::part(&self.path, format!("{index}/{number}"))),
+            None => self.file_of(index, image).map(Place::file),
+        };
+        self.row(index)?.images.iter().enumerate().map(place).collect::<Result<_>>().map(Some)
     }
 
     fn image_keys(&self, index: usize) -> Result<Vec<String>> {

@@ -35,7 +35,7 @@ pub fn validation_batches(
     let (mut batches, mut all_left_out) = (Vec::new(), Vec::new());
     for (number, data) in sources.iter().enumerate() {
         let source = DocumentSource::open(&data.clone().held_out(count), encoding, processor)?;
-        let mut left_out = source.left_out();
+        let (mut left_out, mut reasons) = (source.left_out(), Vec::new());
         let mut packer = new_packer()?;
         let mut indices = 0..source.len();
         let mut next = || {
@@ -46,7 +46,11 @@ pub fn validation_batches(
                     Ok(document) => {
                         return Ok(Some(Document { source: number as u32, ..document }));
                     }
-                    Err(error) => left_out.add_bad(BadSample { index, reason: error.to_string() }),
+                    Err(error) => {
+                        let reason = error.to_string();
+                        reasons.push(reason.clone());
+                        left_out.add_bad(BadSample { index, reason });
+                    }
                 }
             }
             Ok(None)
@@ -54,6 +58,7 @@ pub fn validation_batches(
         while let Some(packed) = packer.batch(&mut next)? {
             batches.push(NextTokenBatch::new(packed, processor));
         }
+        source.refuse_too_many(reasons.iter().map(String::as_str))?;
         packer.report().left_out.iter().for_each(|documents| left_out.add(documents.clone()));
         all_left_out.push(left_out);
     }

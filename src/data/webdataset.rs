@@ -1,7 +1,8 @@
 //! Reader for WebDataset tar archives.
 //!
 //! Adjacent members with the same key, the path up to the first dot of the file name, form one
-//! sample, as in `webdataset` (tariterators.py). Members are indexed once and then read by position, in any order and from any thread.
+//! sample, as in `webdataset` (tariterators.py). Members are indexed once and then read by position, in
+//! any order and from any thread.
 
 mod index;
 
@@ -35,18 +36,13 @@ pub struct WebDataset {
 }
 
 impl WebDataset {
-    /// Indexes the archive at `path`.
+    /// Indexes the archive at `path`, which may hold no samples.
     ///
     /// # Errors
-    /// If the file cannot be read, is not a complete tar archive, or holds no sample.
+    /// If the file cannot be read or is not a complete tar archive.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         let (entries, unused) = index(path, &file)?;
-        if entries.is_empty() {
-            let message = "holds no samples; supported members are .png, .jpg, .jpeg, .webp, .txt, \
-                           .json, .cls and longer names that end so";
-            return Err(Error::file(path, message));
-        }
         let (path, name) = (path.to_owned(), path.display().to_string());
         Ok(Self { path, name, file, entries, unused })
     }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use vq_tokenizer::preprocess::PreprocessorConfig;
 
 use crate::data::mixture::{Cursor, Mixture, Source};
-use crate::data::{BadSample, Counted, Dataset, Fields, ImageData, LeftOut};
+use crate::data::{BadSample, Counted, Dataset, Fields, ImageData, LeftOut, SourceConfig};
 use crate::error::{Error, Result};
 
 /// The training images of a recipe.
@@ -93,9 +93,10 @@ impl ImageBatches {
     fn check(&self) -> Result<()> {
         for (config, source) in self.configs.iter().zip(&self.sources) {
             source.check()?;
-            let bad = source.bad();
-            let all = bad.len() >= config.source.len_of(source);
-            if let Some(BadSample { reason, .. }) = bad.first().filter(|_| all) {
+            if source.num_bad() < config.source.len_of(source) {
+                continue;
+            }
+            if let Some(BadSample { reason, .. }) = source.bad().first() {
                 let name = source.name();
                 let message = format!("{name}: all samples are bad; the first: {reason}");
                 return Err(Error::invalid(message));
@@ -201,8 +202,10 @@ pub(super) fn first_images(
     count: usize,
     preprocessor: &PreprocessorConfig,
 ) -> Result<(Vec<RgbImage>, LeftOut)> {
-    let dataset = config.source.open()?;
-    let count = count.min(config.source.len_of(&dataset));
+    let source = SourceConfig { limit: Some(count), allows_one: true, ..config.source.clone() };
+    let dataset = source.open()?;
+    let count = source.len_of(&dataset).min(config.source.len_of(&dataset));
+    let dataset = dataset.of_first(count);
     let first = |index| Some(preprocessor.resize(&first_image(&dataset, index)?.0));
     let images = (0..count).into_par_iter().filter_map(first).collect();
     dataset.check()?;

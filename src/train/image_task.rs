@@ -24,7 +24,7 @@ use super::task::{Stepped, Task};
 use super::trained::{TRAINER_DIR, Trained};
 use crate::data::mixture::Cursor;
 use crate::data::{BadSample, LeftOut, image_dir};
-use crate::device::Precision;
+use crate::device::{Precision, seeded};
 use crate::error::Result;
 use crate::files::{read_json, write_json};
 use crate::report::{Metrics, Omission};
@@ -191,6 +191,9 @@ impl Task for ImageTask {
     }
 
     fn step(&mut self, step: usize, lr: f64) -> Result<Stepped> {
+        // Dropout draws from the device; seeding it by step makes a resumed run repeat the masks.
+        let seed = self.recipe.run.seed.wrapping_mul(0x9E37_79B9).wrapping_add(step as u64);
+        let _drawing = (self.recipe.model.dropout > 0.0).then(|| seeded(&self.device, seed));
         let mut rng = ChaCha8Rng::seed_from_u64(self.recipe.run.seed);
         rng.set_stream(step as u64);
         let units = self.recipe.batch.accumulate * self.recipe.batch.images;

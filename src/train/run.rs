@@ -42,7 +42,8 @@ pub struct RunSummary {
 /// directory is locked meanwhile.
 ///
 /// # Errors
-/// [`Error::InUse`] if another process holds the run's directory; [`Error::Invalid`] before the first step if `run.keep_best` is no metric of the task;
+/// [`Error::InUse`] if another process holds the run's directory; [`Error::Invalid`] before the first
+/// step if `run.keep_best` is no metric of the task;
 /// [`Error::Interrupted`] after a stop was requested and the state was saved; [`Error::Diverged`];
 /// errors of data and files.
 pub fn run<T: Task>(
@@ -60,6 +61,14 @@ pub fn run<T: Task>(
 fn best_by<T: Task>(task: &T, plan: &Plan<'_>) -> Result<Option<BestBy>> {
     let name = plan.run.keep_best.as_deref();
     name.map(|name| BestBy::new(name, task.eval_metrics())).transpose()
+}
+
+/// Whether both lists are about the same sources and kinds, whatever the counts.
+fn same_kinds(a: &[Omission], b: &[Omission]) -> bool {
+    let kinds = |all: &[Omission]| -> Vec<(String, String)> {
+        all.iter().map(|one| (one.source.clone(), one.kind.clone())).collect()
+    };
+    kinds(a) == kinds(b)
 }
 
 /// As [`run`], with the `lock` on the run's directory that the caller holds.
@@ -86,7 +95,7 @@ pub fn run_locked<T: Task>(
     let pace = Pace::new(plan.peak_flops, task.flops_per_unit());
     let rewind = Rewind { to: resumed_at, times: 0 };
     let (task, reporter) = (task, &mut reporter);
-    let left_out = Vec::new();
+    let left_out = None;
     let mut work =
         Loop { task, plan, best_by, checkpoints, reporter, stop, state, pace, rewind, left_out };
     let done = work.run(resumed_at);
@@ -134,7 +143,7 @@ struct Loop<'a, T> {
     pace: Pace,
     rewind: Rewind,
     /// What the log says last.
-    left_out: Vec<Omission>,
+    left_out: Option<Vec<Omission>>,
 }
 
 /// The checkpoint of the last rewinds, and their number.
@@ -217,12 +226,18 @@ impl<T: Task> Loop<'_, T> {
         Ok(Next::Continue)
     }
 
-    /// Writes what was left out of the data to the log if it has changed.
+    /// Writes what was left out of the data to the log: at the last step, and when there is another kind.
     fn report_left_out(&mut self, step: usize) -> Result<()> {
         let left_out = self.task.left_out();
-        if left_out != self.left_out {
+        let is_last = step == self.plan.run.steps;
+        let is_new = match &self.left_out {
+            // The log may hold what an earlier process left out.
+            None => !left_out.is_empty() || self.rewind.to > 0,
+            Some(known) => !same_kinds(known, &left_out) || (is_last && *known != left_out),
+        };
+        if is_new {
             self.reporter.left_out(step, &left_out)?;
-            self.left_out = left_out;
+            self.left_out = Some(left_out);
         }
         Ok(())
     }
@@ -316,7 +331,7 @@ impl<T: Task> Loop<'_, T> {
         self.state.left_out += skip;
         self.task.restore(&dir, skip)?;
         self.reporter.rewind(to)?;
-        self.left_out.clear();
+        self.left_out = None;
         let from = step + 1;
         let text = format!("from step {from} because {reason}; leaving out {skip} steps' data");
         self.reporter.event(to, "rewound", &text)?;

@@ -137,3 +137,27 @@ fn rows_of_csv_are_counted_like_lines() {
     let message = open_error(dir.path().to_str().unwrap());
     assert!(message.contains("its columns are file;caption"), "{message}");
 }
+
+#[test]
+fn marks_in_conversations_stand_for_the_images_of_the_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let row = |question: &str| {
+        let turns =
+            json!([{ "from": "human", "value": question }, { "from": "gpt", "value": "x" }]);
+        json!({ "file_name": "1.png", "conversations": turns }).to_string()
+    };
+    let rows = [row("<image>\nWhat?"), row("<image><image>"), row("Why?")].join("\n");
+    write(dir.path(), &[("metadata.jsonl", rows.as_str()), ("1.png", "1")]);
+    let dataset = open(dir.path());
+    let sample = dataset.get(0).unwrap();
+    let question = json!([{ "type": "image" }, { "type": "text", "text": "\nWhat?" }]);
+    assert_eq!(sample.fields["conversations"][0]["value"], question);
+    assert_eq!((dataset.fields(0).unwrap(), sample.images.len()), (sample.fields, 1));
+    for result in [dataset.get(1).map(drop), dataset.fields(1).map(drop)] {
+        let message = result.unwrap_err().to_string();
+        let words = "metadata.jsonl: line 2: conversations: 2 <image> marks";
+        assert!(message.contains(words), "{message}");
+    }
+    assert_eq!(dataset.fields(2).unwrap()["conversations"][0]["value"], "Why?");
+    assert_eq!(dataset.image_keys(1).unwrap(), dataset.image_keys(0).unwrap());
+}

@@ -8,6 +8,7 @@ use calumma::eval::contamination::{
 };
 use calumma::eval::{Extent, left_out, reconstruction};
 use clap::Args;
+use serde_json::json;
 
 use crate::cli::session::Session;
 
@@ -67,16 +68,19 @@ pub fn run(args: &ContaminationArgs, session: &Session) -> Result<()> {
         found.write(out)?;
     }
     show(&found, session)?;
-    for (set, contents) in std::iter::once(&evaluation)
-        .chain(&train)
-        .zip(std::iter::once(&found.evaluation).chain(&found.train))
-    {
-        session.left_out(&left_out(set.as_ref(), Extent::default(), &contents.bad_samples))?;
-    }
+    let sets = std::iter::once(&evaluation).chain(&train);
+    let contents = std::iter::once(&found.evaluation).chain(&found.train);
+    let omitted: Vec<_> = sets
+        .zip(contents)
+        .flat_map(|(set, of)| left_out(set.as_ref(), Extent::default(), &of.bad_samples))
+        .collect();
+    session.left_out(&omitted)?;
     if let Some(out) = &args.out {
         session.note(format_args!("results written to {}", out.display()));
     }
-    session.object(&found)
+    let mut object = json!(found);
+    object["left_out"] = json!(omitted);
+    session.object(&object)
 }
 
 fn show(found: &Contamination, session: &Session) -> Result<()> {

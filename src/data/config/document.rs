@@ -82,6 +82,7 @@ impl DocumentData {
         match &mut self.content {
             DocumentContent::Samples(source, template) => {
                 source.limit = Some(count);
+                source.allows_one = true;
                 template.prompt_dropout = 0.0;
             }
             DocumentContent::Shards { limit, .. } => *limit = Some(count),

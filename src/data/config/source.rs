@@ -42,11 +42,9 @@ impl SourceConfig {
     /// As [`open_as`].
     pub fn open(&self) -> Result<Counted> {
         let dataset = open_as(&self.path, self.explode.as_deref(), self.group_by.as_deref())?;
-        let one = match (self.allows_one, dataset.len()) {
-            (true, len @ 2..) => 1.0 / len as f64,
-            _ => 0.0,
-        };
-        Counted::new(dataset, self.max_bad.max(one))
+        let len = self.len_of(dataset.as_ref());
+        let one = if self.allows_one && len > 1 { 1.0 / len as f64 } else { 0.0 };
+        Ok(Counted::new(dataset, self.max_bad.max(one))?.of_first(len))
     }
 
     /// The number of samples of `dataset` within the limit.

@@ -79,15 +79,18 @@ impl Loaded {
                 )));
             }
             let reason = read.err().map(|e| format!("row group {group} is damaged: {e}"));
+            let reason: Option<Arc<str>> = reason.map(Arc::from);
             let broken = || match &reason {
-                Some(reason) => StoredRow::broken(reason),
+                Some(reason) => StoredRow::broken(Arc::clone(reason)),
                 None => StoredRow::default(),
             };
             rows.extend(std::iter::repeat_with(broken).take(empty));
             damage = damage.or(reason);
         }
         match damage {
-            Some(reason) if rows.iter().all(|row| row.fault.is_some()) => Err(general(reason)),
+            Some(reason) if rows.iter().all(|row| row.fault.is_some()) => {
+                Err(general(reason.to_string()))
+            }
             _ => {
                 let mut loaded = Self { rows, images, unread };
                 loaded.drop_other_bytes();

@@ -1,5 +1,7 @@
 //! Rows in memory: JSON values and the content of images.
 
+use std::sync::Arc;
+
 use ::parquet::data_type::ByteArray;
 use ::parquet::record::Field;
 use serde_json::Value;
@@ -12,8 +14,8 @@ use super::shape::Shape;
 pub(super) struct StoredRow {
     pub fields: Fields,
     pub images: Vec<StoredImage>,
-    /// Why the row cannot be read.
-    pub fault: Option<Box<str>>,
+    /// Why the row cannot be read, shared with the other rows of a damaged row group.
+    pub fault: Option<Arc<str>>,
 }
 
 /// An image of a row.
@@ -27,8 +29,8 @@ pub(super) struct StoredImage {
 
 impl StoredRow {
     /// A row that cannot be read.
-    pub(super) fn broken(reason: &str) -> Self {
-        Self { fault: Some(reason.into()), ..Self::default() }
+    pub(super) fn broken(reason: Arc<str>) -> Self {
+        Self { fault: Some(reason), ..Self::default() }
     }
 
     /// The row of the values of `columns`, which have the given shapes.
@@ -38,7 +40,7 @@ impl StoredRow {
             match row.json(shape, value) {
                 Ok(Some(value)) => _ = row.fields.insert(name, value),
                 Ok(None) => {}
-                Err(reason) => return Self::broken(&format!("column {name}: {reason}")),
+                Err(reason) => return Self::broken(format!("column {name}: {reason}").into()),
             }
         }
         row

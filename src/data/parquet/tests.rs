@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod marks;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

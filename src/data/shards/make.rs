@@ -111,6 +111,7 @@ impl ShardJob<'_> {
                     let good = shard.len() / self.renderings.max(1);
                     kept_bad[planned.source] +=
                         (planned.end - planned.first).saturating_sub(good) as u64;
+                    source.check(kept_bad[planned.source])?;
                     shard
                 }
                 None => {
@@ -247,6 +248,12 @@ impl<'a> OpenSource<'a> {
         let dataset = data.source.open()?;
         let len = data.source.len_of(&dataset);
         Ok(Self { data, renderer: Renderer::new(&data.template)?, dataset, len })
+    }
+
+    /// Fails if too many samples are bad together with the `kept_bad` of the shards kept.
+    fn check(&self, kept_bad: u64) -> Result<()> {
+        let known = self.dataset.left_out(self.len);
+        LeftOut { bad: known.bad + kept_bad, ..known }.check(self.data.source.max_bad)
     }
 
     /// What was left out of the source as far as it was read, and of the shards kept `kept_bad` samples.

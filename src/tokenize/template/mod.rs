@@ -9,13 +9,15 @@
 //! | syntax | meaning | sample | prompt | user |
 //! |---|---|---|---|---|
 //! | `<image>` | the next image | yes | yes | yes |
-//! | `<sep>` | the separator: the first one ends the prompt, the next one ends the answer, and so on | yes | yes | text |
+//! | `<sep>` | the separator: ends the prompt, then the answer, and so on | yes | yes | text |
 //! | `{name}` | the value called `name` | yes | yes | text |
 //! | `{{`, `}}`, `<<` | the characters `{`, `}` and `<` | yes | yes | text |
-//! | `{#turns\|<sep>}...{/turns}` | the part between, once per entry of the list `turns`, joined by what follows the bar (text and `<sep>`; the bar is optional) | yes | error | text |
+//! | `{#turns\|<sep>}...{/turns}` | the part between, once per entry of `turns` | yes | error | text |
 //! | `{.}` | inside a repeated part: the entry itself, for lists of plain values | yes | error | text |
 //! | `<` and a letter, otherwise | | error | text | text |
 //! | `}` alone | | error | text | text |
+//!
+//! The entries of a repeated part are joined by what follows the bar: text and `<sep>`. The bar is optional.
 //!
 //! ```text
 //! template = { part } ;                         (* a sample template is not empty *)

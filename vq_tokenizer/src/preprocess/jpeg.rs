@@ -139,14 +139,18 @@ fn errors() -> jpeg_error_mgr {
     handlers
 }
 
+/// `JMSG_LENGTH_MAX` of `jpeglib.h`: the size of the buffer that `format_message` may fill.
+const MESSAGE_LEN: usize = 200;
+
 /// Unwinds with libjpeg's message. libjpeg is compiled to be unwound through.
 extern "C-unwind" fn leave(state: &mut jpeg_common_struct) {
-    let mut text = [0u8; 80];
-    // SAFETY: `err` points to the handlers of `errors`, which outlive the decoder. `format_message` is libjpeg's
-    // and writes a string of at most 80 bytes with its final zero; the binding wrongly takes the buffer by a
-    // shared reference, so it is passed as the mutable one that the function wants.
+    let mut text = [0u8; MESSAGE_LEN];
+    // SAFETY: `err` points to the handlers of `errors`, which outlive the decoder. `format_message` is
+    // libjpeg's and writes a string that fits `MESSAGE_LEN` bytes with its final zero. The binding wrongly
+    // takes the buffer by a shared reference to 80 bytes, the length of a text that a message quotes
+    // (`JMSG_STR_PARM_MAX`), so it is passed as the mutable and longer one that the function wants.
     unsafe {
-        type Format = unsafe extern "C-unwind" fn(&mut jpeg_common_struct, &mut [u8; 80]);
+        type Format = unsafe extern "C-unwind" fn(&mut jpeg_common_struct, &mut [u8; MESSAGE_LEN]);
         if let Some(format) = (*state.err).format_message {
             let format: Format = std::mem::transmute(format);
             format(state, &mut text);
