@@ -6,6 +6,7 @@
 
 use std::path::Path;
 
+use serde::de::IgnoredAny;
 use tokenizers::{
     AddedVocabulary, DecoderWrapper, Model, OffsetType, PreTokenizer, Token, Tokenizer,
 };
@@ -15,6 +16,7 @@ use super::token::TokenClass;
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 use crate::files::refuse_lfs_pointer;
+use crate::guard::guarded;
 
 /// A text tokenizer as a `tokenizer.json` describes it.
 ///
@@ -61,7 +63,11 @@ impl TextTokenizer {
     /// # Errors
     /// If the content is no tokenizer.
     pub fn from_bytes(content: &[u8]) -> Result<Self> {
-        let read = Tokenizer::from_bytes(content).map_err(|error| {
+        // The library panics on some files that are not JSON, and on some wrong values.
+        serde_json::from_slice::<IgnoredAny>(content).map_err(Error::because("not a tokenizer"))?;
+        let read = guarded(|| Tokenizer::from_bytes(content))
+            .ok_or_else(|| Error::invalid("not a tokenizer: a value has no known form"))?;
+        let read = read.map_err(|error| {
             // The library names its own types where a value has none of the forms that it knows.
             let message = error.to_string();
             let message = message.replace(UNTAGGED, "no known form of ");
@@ -254,6 +260,9 @@ mod tests {
     fn malformed_files_are_errors() {
         assert!(TextTokenizer::from_bytes(b"{").is_err());
         assert!(TextTokenizer::from_bytes(b"{}").is_err());
+        // Found by fuzzing: the library panics on a decoder that is not JSON.
+        let cut = br#"{"version": "1.0", "decoder": {"type" "ByteLevel"}, "model": {}}"#;
+        assert!(TextTokenizer::from_bytes(cut).unwrap_err().to_string().contains("expected `:`"));
         let error = TextTokenizer::load(Path::new("no/such/tokenizer.json")).unwrap_err();
         assert!(error.to_string().contains("no/such/tokenizer.json"));
     }

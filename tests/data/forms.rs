@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use calumma::data::{self, inspect};
+use calumma::data::{self, Unused, inspect};
 use serde_json::Value;
 
 use super::{RED, open_error, png, tar};
@@ -199,8 +199,11 @@ fn every_reader_reads_every_form_of_its_files() {
                 );
             }
             let unused = dataset.unused();
-            // The benchmark's and the lines' own files lie in no image folder.
-            let count: usize = unused.iter().map(|unused| unused.count).sum();
+            // The benchmark's and the lines' own files lie in no image folder; a link back to a directory
+            // is one more thing to tell.
+            let is_link_back = |unused: &&Unused| unused.reason.contains("under another name");
+            let strays = unused.iter().filter(|unused| !is_link_back(unused));
+            let count: usize = strays.map(|unused| unused.count).sum();
             assert_eq!(count, usize::from(is_told), "{what}: {unused:?}");
             assert!(unused.iter().all(|u| !u.reason.is_empty() && !u.what.is_empty()), "{what}");
             let found = inspect(dataset.as_ref(), usize::MAX);

@@ -1,7 +1,6 @@
 //! Reading all rows of a file; a part that is damaged costs its rows, not the file.
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use ::parquet::errors::ParquetError;
@@ -12,6 +11,7 @@ use image::ImageFormat;
 
 use super::row::StoredRow;
 use super::shape::{Columns, ImageColumn, Unread, bare};
+use crate::guard;
 
 /// Most rows of a row group that are kept as unreadable or without a value; a damaged number of rows
 /// would otherwise cost all memory.
@@ -131,8 +131,7 @@ fn begins_as_image(bytes: &[u8]) -> bool {
 
 /// The result of `read`; a panic of the Parquet crate, which trusts damaged files in places, is an error.
 fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
-    catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err(general("the data are inconsistent".to_owned())))
+    guard::guarded(read).unwrap_or_else(|| Err(general("the data are inconsistent".to_owned())))
 }
 
 fn general(message: String) -> ParquetError {
