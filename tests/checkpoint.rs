@@ -232,6 +232,43 @@ fn weights_of_doubles_are_opened_as_pytorch_would() {
 }
 
 #[test]
+fn a_tied_head_may_be_in_the_file_once_more_if_it_is_the_embedding() {
+    let scratch = tempfile::tempdir().unwrap();
+    let open = |head: &dyn Fn(Vec<u8>) -> Option<Vec<u8>>| {
+        let dir = scratch.path().join("model");
+        copied(&fixture(HF), &dir);
+        let mut json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
+        json["tie_word_embeddings"] = true.into();
+        std::fs::write(dir.join("config.json"), json.to_string()).unwrap();
+        let mut stored = tensors(&dir);
+        stored.remove("lm_head.weight");
+        let embedding = stored["model.embed_tokens.weight"].clone();
+        if let Some(bytes) = head(embedding.bytes.clone()) {
+            stored.insert("lm_head.weight".to_owned(), StoredTensor { bytes, ..embedding });
+        }
+        let infos: Vec<_> = stored
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.dtype, tensor.shape.clone()))
+            .collect();
+        let bytes = |name: &str| Ok::<_, tensor_files::Error>(stored[name].bytes.clone());
+        tensor_files::write_file(&dir.join("model.safetensors"), &infos, bytes).unwrap();
+        let pipeline = Pipeline::open(&dir, &cpu()).map_err(|e| e.to_string())?;
+        Ok::<_, String>(pipeline.caption(&image()).unwrap())
+    };
+    let alone = open(&|_| None).unwrap();
+    assert_eq!(open(&Some), Ok(alone));
+    let other = open(&|mut bytes| {
+        bytes[5] ^= 1;
+        Some(bytes)
+    });
+    let message = other.unwrap_err();
+    for words in ["model.safetensors", "lm_head.weight", "tie_word_embeddings"] {
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
 fn layouts_that_need_an_import_are_named_with_the_command() {
     let message = Checkpoint::open(&fixture(RELEASE), &cpu()).unwrap_err().to_string();
     assert!(

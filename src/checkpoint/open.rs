@@ -86,7 +86,7 @@ impl Checkpoint {
         let preset = manifest.is_none().then(|| preset_of(&json));
         let (generation, prompts) = generation(dir, preset, &processor)?;
         let (path, files) = weight_files(dir)?;
-        let tensors = TransformerTensors::new(files, &config);
+        let tensors = TransformerTensors::new(files, &config).map_err(Error::in_file(&path))?;
         let model = tensor_files::load_as(config.init(device)?, tensors, &path, dtype)?;
         let digest = manifest.map(|manifest| manifest.digest());
         Ok(Self { config, model, processor, vq, generation, prompts, digest })
@@ -98,7 +98,8 @@ impl Checkpoint {
     /// As [`Self::open`].
     pub fn load_weights(dir: &Path, config: &ModelConfig, model: CausalLm) -> Result<CausalLm> {
         let (path, files) = weight_files(dir)?;
-        Ok(tensor_files::load(model, TransformerTensors::new(files, config), &path)?)
+        let tensors = TransformerTensors::new(files, config).map_err(Error::in_file(&path))?;
+        Ok(tensor_files::load(model, tensors, &path)?)
     }
 }
 

@@ -3,8 +3,13 @@
 use burn::tensor::{FloatDType, TensorData};
 use tensor_files::{StoredTensor, TensorSource, WeightFiles};
 
+use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 
+/// Name of the output head.
+const HEAD: &str = "lm_head.weight";
+/// Name of the input embedding.
+const EMBEDDING: &str = "model.embed_tokens.weight";
 /// Prefix of the image tokenizer's tensors.
 pub const VQ_PREFIX: &str = "model.vqmodel.";
 
@@ -28,10 +33,28 @@ pub struct TransformerTensors<'a> {
 }
 
 impl<'a> TransformerTensors<'a> {
-    /// A view of `files` for a model of the configuration `config`.
-    pub fn new(files: WeightFiles, config: &'a ModelConfig) -> Self {
-        let ours = |name: &str| is_of_transformer(name).then(|| name.to_owned());
-        Self { files: files.renamed(ours), config }
+    /// A view of `files` for a model of the configuration `config`. A head that is the tied embedding once
+    /// more is left out, as by transformers.
+    ///
+    /// # Errors
+    /// If the files cannot be read, or have a head of their own although the embedding is tied.
+    pub fn new(files: WeightFiles, config: &'a ModelConfig) -> Result<Self> {
+        let is_copy = config.tie_word_embeddings && holds_copy(&files)?;
+        let ours = |name: &str| is_of_transformer(name) && !(is_copy && name == HEAD);
+        Ok(Self { files: files.renamed(|name| ours(name).then(|| name.to_owned())), config })
+    }
+}
+
+/// Whether `files` hold the tied embedding once more as the head.
+fn holds_copy(files: &WeightFiles) -> Result<bool> {
+    if !files.contains(HEAD) || !files.contains(EMBEDDING) {
+        return Ok(false);
+    }
+    match files.stored(HEAD)? == files.stored(EMBEDDING)? {
+        true => Ok(true),
+        false => Err(Error::invalid(format!(
+            "{HEAD} is not {EMBEDDING}, although tie_word_embeddings in config.json is true"
+        ))),
     }
 }
 
