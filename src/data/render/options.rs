@@ -21,7 +21,7 @@ pub enum Loss {
     ImagesAndAnswers,
 }
 
-/// Options of [`Template::render`].
+/// Options of [`Template::render`](crate::tokenize::Template::render).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RenderOptions {
     /// Which segments the loss counts.

@@ -30,8 +30,8 @@ pub fn open_image(path: &Path) -> Result<DynamicImage> {
 /// The image of PNG, JPEG or WebP bytes, turned upright as its EXIF or XMP metadata tells.
 ///
 /// # Errors
-/// [`Error::Invalid`] if it is not an image, is damaged or cut short, or is larger than [`MAX_SIDE`] or
-/// [`MAX_PIXELS`], which is checked before memory is allocated for it.
+/// [`Error::Invalid`] if it is not an image, is damaged or cut short, or is larger than [`MAX_SIDE`](super::MAX_SIDE) or
+/// [`MAX_PIXELS`](super::MAX_PIXELS), which is checked before memory is allocated for it.
 pub fn decode_image(bytes: &[u8]) -> Result<DynamicImage> {
     let (mut image, metadata) = match image::guess_format(bytes) {
         Ok(ImageFormat::Jpeg) => jpeg::decode(bytes)?,
