@@ -54,15 +54,6 @@ impl Counted {
         }
     }
 
-    /// Records sample `index`, which is readable but unusable, as bad.
-    ///
-    /// # Errors
-    /// If this exceeds the tolerated fraction.
-    pub fn reject(&self, index: usize, reason: String) -> Result<()> {
-        self.record(index, reason);
-        self.check()
-    }
-
     /// Records sample `index` as bad, however many there are; see [`check`](Self::check).
     pub(crate) fn record(&self, index: usize, reason: String) {
         self.bad_samples().insert(index, reason);
