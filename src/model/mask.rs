@@ -3,8 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
-
-use super::spans::Spans;
+use kernels::Spans;
 
 /// The visible keys of every query of a batch.
 ///

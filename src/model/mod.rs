@@ -15,17 +15,15 @@ pub mod mask;
 mod norm;
 pub(crate) mod ops;
 mod rope;
-mod spans;
-mod token_stats;
 
 pub use attention::Attention;
 pub use causal_lm::{CausalLm, Decoder, Embedding, ModelInput};
 pub use config::ModelConfig;
 pub use decoder_layer::DecoderLayer;
 pub use feed_forward::FeedForward;
+pub use kernels::TokenStats;
 pub use kv_cache::KvCache;
 pub use linear::Linear;
 pub use mask::Mask;
 pub use norm::{HeadNorm, RmsNorm};
 pub use rope::Rope;
-pub use token_stats::TokenStats;

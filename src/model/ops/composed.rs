@@ -3,7 +3,8 @@
 
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
 
-use super::adamw::AdamW;
+use kernels::adamw::AdamW;
+
 use crate::model::{Mask, TokenStats};
 
 /// The queries of a group follow each other along the sequence, so keys and values are not repeated.

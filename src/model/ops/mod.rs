@@ -6,7 +6,6 @@
 //! belong in `gpu/`: a variant of [`Kernels`], a test in [`kernels`] and an arm in the operations that
 //! have one; no caller changes.
 
-pub(crate) mod adamw;
 mod composed;
 #[cfg(feature = "cpu")]
 mod cpu;
@@ -15,8 +14,9 @@ mod tests;
 
 use burn::tensor::{DType, Tensor};
 
+use kernels::adamw::AdamW;
+
 use super::{Mask, TokenStats};
-use adamw::AdamW;
 
 /// The implementation that an operation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

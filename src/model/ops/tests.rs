@@ -4,8 +4,8 @@
 
 use burn::tensor::{DType, Device, Distribution, Int, Tensor};
 
-use super::adamw::AdamW;
-use super::cpu::math;
+use kernels::{adamw::AdamW, math};
+
 use super::{composed, cpu};
 use crate::model::{Mask, Rope, TokenStats, mask};
 

@@ -7,11 +7,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, TensorData};
 
-use super::attention::{self, View};
-use super::matrix::{Matrix, Store};
-use super::product;
-use super::{linear, norm, rope, swiglu};
-use crate::model::spans::Spans;
+use kernels::attention::{self, View};
+use kernels::matrix::{Matrix, Store};
+use kernels::{Spans, linear, norm, product, rope, swiglu};
 
 /// Matrix products of f32 tensors outside autodiff.
 #[backend_extension(Flex)]

@@ -15,8 +15,7 @@ use super::backend::{
     FusedOps, ProductOps, attention_forward, attention_inputs, rope_inputs, rows_contiguous,
     tensor, view, zeros,
 };
-use super::{attention, norm, rope, swiglu};
-use crate::model::spans::Spans;
+use kernels::{Spans, attention, norm, rope, swiglu};
 
 #[derive(Debug)]
 struct AttentionBackward;

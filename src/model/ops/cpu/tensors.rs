@@ -6,9 +6,8 @@ use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::backend::{FusedOps, ProductOps};
-use crate::model::TokenStats;
-use crate::model::ops::adamw::AdamW;
-use crate::model::spans::Spans;
+use kernels::adamw::AdamW;
+use kernels::{Spans, TokenStats};
 
 /// Whether the kernels take `x`: f32 on the CPU backend, with or without autodiff.
 pub(crate) fn takes<const D: usize>(x: &Tensor<D>) -> bool {
@@ -84,13 +83,13 @@ pub(crate) fn cross_entropy(
 ) -> (Tensor<2>, Vec<TokenStats>) {
     let device = logits.device();
     let mut logits = logits.into_data();
-    let stats = super::cross_entropy::backward(floats(&mut logits), targets, weights, z);
+    let stats = kernels::cross_entropy::backward(floats(&mut logits), targets, weights, z);
     (Tensor::from_data(logits, &device), stats)
 }
 
 pub(crate) fn token_stats(logits: Tensor<2>, targets: &[i32]) -> Vec<TokenStats> {
     let mut logits = logits.into_data();
-    super::cross_entropy::forward(floats(&mut logits), targets)
+    kernels::cross_entropy::forward(floats(&mut logits), targets)
 }
 
 /// In place if weight and moments share their memory with no other tensor.
@@ -104,7 +103,7 @@ pub(crate) fn adamw<const D: usize>(
     let (mut weight, mut gradient) = (weight.into_data(), gradient.into_data());
     let [mut first, mut second] = moments.map(Tensor::into_data);
     let moments = [floats(&mut first), floats(&mut second)];
-    super::adamw::update(update, floats(&mut weight), moments, floats(&mut gradient));
+    kernels::adamw::update(update, floats(&mut weight), moments, floats(&mut gradient));
     let moments = [first, second].map(|moment| Tensor::from_data(moment, &device));
     (Tensor::from_data(weight, &device), moments)
 }

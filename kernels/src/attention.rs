@@ -12,7 +12,7 @@ use super::math::{dot, exp_shifted, largest};
 use super::matrix::{Matrix, Store};
 use super::product::small;
 use super::simd::vectorized;
-use crate::model::spans::Spans;
+use super::spans::Spans;
 
 /// Queries per block.
 const BLOCK: usize = 64;
@@ -25,7 +25,7 @@ const PARALLEL: usize = 1 << 18;
 
 /// A tensor of four axes, the last of them contiguous.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct View<'a> {
+pub struct View<'a> {
     /// The elements, starting with the first.
     pub data: &'a [f32],
     /// Sizes.
@@ -51,7 +51,7 @@ impl<'a> View<'a> {
 
 /// Inputs of both passes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Inputs<'a> {
+pub struct Inputs<'a> {
     /// `[batch, heads, seq, head_dim]`, scaled.
     pub q: View<'a>,
     /// `[batch, kv_heads, keys, head_dim]`.
@@ -88,7 +88,7 @@ impl Inputs<'_> {
 ///
 /// # Shapes
 /// `y` `[batch, seq, heads, head_dim]`, `lse` `[batch, seq, heads]`.
-pub(crate) fn forward(inputs: Inputs<'_>, y: &mut [f32], lse: &mut [f32]) {
+pub fn forward(inputs: Inputs<'_>, y: &mut [f32], lse: &mut [f32]) {
     let [_, heads, seq, head_dim] = inputs.q.dims;
     let width = heads * head_dim;
     if seq <= FEW {
@@ -230,7 +230,7 @@ fn normalise(scores: &mut [f32], padding: Option<&[bool]>) -> f32 {
 }
 
 /// What the backward pass reads besides the inputs, and the gradients it writes.
-pub(crate) struct Backward<'a> {
+pub struct Backward<'a> {
     /// `[batch, heads, seq, head_dim]`.
     pub y: View<'a>,
     /// `[batch, heads, seq, head_dim]`.
@@ -246,7 +246,7 @@ pub(crate) struct Backward<'a> {
 }
 
 /// Writes the gradients of [`forward`]; every key and value head is summed by one thread in one order.
-pub(crate) fn backward(inputs: Inputs<'_>, arrays: Backward<'_>) {
+pub fn backward(inputs: Inputs<'_>, arrays: Backward<'_>) {
     let [_, _, seq, head_dim] = inputs.q.dims;
     let [_, kv_heads, keys, _] = inputs.k.dims;
     let Backward { y, dy, lse, dq, dk, dv } = arrays;

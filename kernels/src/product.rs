@@ -23,7 +23,7 @@ const PARALLEL: usize = 1 << 21;
 ///
 /// # Panics
 /// If a slice is too short for its matrix, or rows of `dst` overlap.
-pub(crate) fn large<E: Element>(
+pub fn large<E: Element>(
     store: Store,
     (dst, dst_row): (&mut [f32], usize),
     lhs: Matrix<'_>,
@@ -45,7 +45,7 @@ pub(crate) fn large<E: Element>(
 }
 
 /// As [`large`], on the calling thread and by the `gemm` crate.
-pub(crate) fn small(
+pub fn small(
     store: Store,
     dst: (&mut [f32], usize),
     lhs: Matrix<'_>,

@@ -7,7 +7,7 @@ use super::simd::LANES;
 /// `2^n * p(r)` with `|r| <= ln(2) / 2` and the Taylor polynomial of degree 7. Without branches and
 /// calls, so that loops over it are vectorised.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     /// Adding it rounds to an integer, which the low bits then hold.
     const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -31,7 +31,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
-pub(crate) fn sigmoid(x: f32) -> f32 {
+pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
 /// The lanes pass through memory; otherwise the compiler applies the order of this sum to the loop that
 /// fills them and works on pairs of lanes there, at a quarter of the speed.
 #[inline(always)]
-pub(crate) fn total(lanes: [f32; LANES]) -> f32 {
+pub fn total(lanes: [f32; LANES]) -> f32 {
     let mut lanes = std::hint::black_box(lanes);
     let mut width = LANES / 2;
     while width > 0 {
@@ -54,7 +54,7 @@ pub(crate) fn total(lanes: [f32; LANES]) -> f32 {
 
 /// The sum of `f(a[i], b[i])`, in a fixed order.
 #[inline(always)]
-pub(crate) fn sum_by<B: Copy>(a: &[f32], b: &[B], f: impl Fn(f32, B) -> f32) -> f32 {
+pub fn sum_by<B: Copy>(a: &[f32], b: &[B], f: impl Fn(f32, B) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
     let ((a_chunks, a_rest), (b_chunks, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (a, b) in a_chunks.iter().zip(b_chunks) {
@@ -72,7 +72,7 @@ pub(crate) fn sum_by<B: Copy>(a: &[f32], b: &[B], f: impl Fn(f32, B) -> f32) -> 
 /// The results of [`sum_by`] with each of `b`, bit for bit: one sum waits for its additions, several at once
 /// hide that wait and read `a` once.
 #[inline(always)]
-pub(crate) fn sums_by<B: Copy, const N: usize>(
+pub fn sums_by<B: Copy, const N: usize>(
     a: &[f32],
     b: [&[B]; N],
     f: impl Fn(f32, B) -> f32,
@@ -99,13 +99,13 @@ pub(crate) fn sums_by<B: Copy, const N: usize>(
 
 /// The dot product.
 #[inline(always)]
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     sum_by(a, b, |a, b| a * b)
 }
 
 /// The largest element, `-infinity` of an empty slice.
 #[inline(always)]
-pub(crate) fn largest(a: &[f32]) -> f32 {
+pub fn largest(a: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = a.as_chunks::<LANES>();
     for chunk in chunks {
@@ -118,7 +118,7 @@ pub(crate) fn largest(a: &[f32]) -> f32 {
 
 /// Replaces every element by `exp(x - shift)` and returns the sum.
 #[inline(always)]
-pub(crate) fn exp_shifted(a: &mut [f32], shift: f32) -> f32 {
+pub fn exp_shifted(a: &mut [f32], shift: f32) -> f32 {
     let mut lanes = [0.0; LANES];
     let (chunks, rest) = a.as_chunks_mut::<LANES>();
     for chunk in chunks {
@@ -137,7 +137,7 @@ pub(crate) fn exp_shifted(a: &mut [f32], shift: f32) -> f32 {
 
 /// As [`exp_shifted`]; returns the sum of `exp(x - shift)` and that of `exp(x - shift) * (x - shift)`.
 #[inline(always)]
-pub(crate) fn exp_shifted_moments(a: &mut [f32], shift: f32) -> [f32; 2] {
+pub fn exp_shifted_moments(a: &mut [f32], shift: f32) -> [f32; 2] {
     let (mut sums, mut moments) = ([0.0; LANES], [0.0; LANES]);
     let (chunks, rest) = a.as_chunks_mut::<LANES>();
     for chunk in chunks {

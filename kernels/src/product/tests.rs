@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use burn::tensor::bf16;
+use half::bf16;
 use rayon::prelude::*;
 
-use super::super::matrix::{Element, Matrix, Store};
 use super::{general, large};
+use crate::matrix::{Element, Matrix, Store};
 
 /// Numbers in [-1, 1) that repeat from run to run.
 fn noise(len: usize, seed: u64) -> Vec<f32> {

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use burn::tensor::bf16;
+use half::bf16;
 
 /// A number format of a factor; the arithmetic is that of f32.
-pub(crate) trait Element: Copy + Send + Sync {
+pub trait Element: Copy + Send + Sync {
     /// The number in f32.
     fn wide(self) -> f32;
 
@@ -38,7 +38,7 @@ impl Element for bf16 {
 
 /// A matrix within a slice: element `(i, j)` is `data[i * row + j * column]`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Matrix<'a, E = f32> {
+pub struct Matrix<'a, E = f32> {
     /// The elements, starting with `(0, 0)`.
     pub data: &'a [E],
     /// Stride from row to row.
@@ -68,7 +68,7 @@ impl<'a, E> Matrix<'a, E> {
 
 /// Whether a product replaces its destination or adds to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Store {
+pub enum Store {
     /// Replaces the old content.
     Overwrite,
     /// Adds to the old content.

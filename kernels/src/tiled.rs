@@ -54,7 +54,7 @@ struct Job<'a, S, O> {
 /// # Safety
 /// The processor has AVX-512; the factors and `dst` cover the sizes, none of which is 0; nothing else
 /// uses `dst`, and its rows do not overlap.
-pub(super) unsafe fn product<E: Element>(
+pub(crate) unsafe fn product<E: Element>(
     parallel: bool,
     store: Store,
     dst: Target,

@@ -3,7 +3,23 @@
 use rayon::prelude::*;
 
 use super::simd::vectorized;
-use crate::model::ops::adamw::AdamW;
+
+/// One update of one parameter (arXiv 1711.05101).
+#[derive(Clone, Copy, Debug)]
+pub struct AdamW {
+    /// Decay of the first and the second moment.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Factor on the gradient, below 1 when it is clipped.
+    pub gradient_scale: f64,
+    /// Bias corrections of the moments: `1 - beta^step`.
+    pub corrections: [f64; 2],
+    /// Learning rate.
+    pub lr: f64,
+    /// Decoupled weight decay per unit of learning rate.
+    pub decay: f64,
+}
 
 /// Elements per task.
 const ELEMENTS: usize = 1 << 14;
@@ -23,12 +39,7 @@ struct Factors {
 }
 
 /// Updates `weight` and the two `moments` from `gradient`, all of one length.
-pub(crate) fn update(
-    update: AdamW,
-    weight: &mut [f32],
-    moments: [&mut [f32]; 2],
-    gradient: &[f32],
-) {
+pub fn update(update: AdamW, weight: &mut [f32], moments: [&mut [f32]; 2], gradient: &[f32]) {
     let factors = Factors {
         betas: update.betas.map(|beta| beta as f32),
         eps: update.eps as f32,

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::math::{exp_shifted_moments, largest};
 use super::simd::vectorized;
-use crate::model::TokenStats;
+use super::token_stats::TokenStats;
 
 /// Rows per task.
 const ROWS: usize = 16;
@@ -17,12 +17,7 @@ const ROWS: usize = 16;
 ///
 /// # Panics
 /// If a target lies outside the vocabulary.
-pub(crate) fn backward(
-    logits: &mut [f32],
-    targets: &[i32],
-    weights: &[f32],
-    z: f32,
-) -> Vec<TokenStats> {
+pub fn backward(logits: &mut [f32], targets: &[i32], weights: &[f32], z: f32) -> Vec<TokenStats> {
     let vocab = logits.len() / targets.len().max(1);
     let mut stats = vec![TokenStats::default(); targets.len()];
     let rows = logits.par_chunks_mut(ROWS * vocab).zip(targets.par_chunks(ROWS));
@@ -45,7 +40,7 @@ pub(crate) fn backward(
 ///
 /// # Panics
 /// If a target lies outside the vocabulary.
-pub(crate) fn forward(logits: &mut [f32], targets: &[i32]) -> Vec<TokenStats> {
+pub fn forward(logits: &mut [f32], targets: &[i32]) -> Vec<TokenStats> {
     let vocab = logits.len() / targets.len().max(1);
     let mut stats = vec![TokenStats::default(); targets.len()];
     let rows = logits.par_chunks_mut(ROWS * vocab).zip(targets.par_chunks(ROWS));

@@ -9,7 +9,7 @@ use super::simd::vectorized;
 const ELEMENTS: usize = 1 << 14;
 
 /// Writes `silu(gate) * up` to `y`; all three have one length.
-pub(crate) fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
+pub fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
     if y.len() <= ELEMENTS {
         return vectorized(
             #[inline(always)]
@@ -26,7 +26,7 @@ pub(crate) fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
 }
 
 /// Replaces `gate` and `up` by their gradients.
-pub(crate) fn backward(gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
+pub fn backward(gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
     let arrays = gate.par_chunks_mut(ELEMENTS).zip(up.par_chunks_mut(ELEMENTS));
     arrays.zip(dy.par_chunks(ELEMENTS)).for_each(|((gate, up), dy)| {
         vectorized(

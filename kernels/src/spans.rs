@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// The visible keys of every query: an interval, less the columns that are padding.
 #[derive(Clone, Debug)]
-pub(crate) struct Spans {
+pub struct Spans {
     /// Number of rows; 1 stands for any number of equal rows.
     pub rows: usize,
     /// Queries per row. Query `i` is key `keys - seq + i` and sees nothing after it.

@@ -12,7 +12,7 @@ const ROWS: usize = 64;
 ///
 /// # Shapes
 /// `x` and `y` `[rows, hidden]`, `w` `[hidden]`.
-pub(crate) fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
+pub fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
     let block = ROWS * w.len();
     if x.len() <= block {
         return vectorized(
@@ -29,7 +29,7 @@ pub(crate) fn forward(x: &[f32], w: &[f32], eps: f32, y: &mut [f32]) {
 }
 
 /// Writes the gradient of `x` to `dx` and returns that of `w`; shapes as in [`forward`].
-pub(crate) fn backward(x: &[f32], w: &[f32], dy: &[f32], eps: f32, dx: &mut [f32]) -> Vec<f32> {
+pub fn backward(x: &[f32], w: &[f32], dy: &[f32], eps: f32, dx: &mut [f32]) -> Vec<f32> {
     let block = ROWS * w.len();
     let blocks = dx.par_chunks_mut(block).zip(x.par_chunks(block)).zip(dy.par_chunks(block));
     let parts: Vec<Vec<f32>> = blocks
@@ -46,7 +46,7 @@ pub(crate) fn backward(x: &[f32], w: &[f32], dy: &[f32], eps: f32, dx: &mut [f32
 }
 
 /// The sum of `parts`, each of `len` numbers, in their order.
-pub(crate) fn sum_parts(parts: &[Vec<f32>], len: usize) -> Vec<f32> {
+pub fn sum_parts(parts: &[Vec<f32>], len: usize) -> Vec<f32> {
     let mut sum = vec![0.0; len];
     for part in parts {
         for (sum, value) in sum.iter_mut().zip(part) {

@@ -5,7 +5,7 @@
 //! are read, so they take half the memory and, where memory bandwidth is the limit, half the time;
 //! everything else is f32.
 
-use burn::tensor::bf16;
+use half::bf16;
 use rayon::prelude::*;
 
 use super::math::{dot, sum_by, sums_by};
@@ -14,7 +14,7 @@ use super::product::large;
 use super::simd::vectorized;
 
 /// Maximum number of rows computed without a general product.
-pub(crate) const FEW: usize = 16;
+pub const FEW: usize = 16;
 
 /// Outputs summed at once.
 const AT_ONCE: usize = 4;
@@ -32,7 +32,7 @@ const WIDENED: usize = 1 << 25;
 ///
 /// # Shapes
 /// `x` `[rows, inputs]`, `w` `[outputs, inputs]`; returns `[rows, outputs]`.
-pub(crate) fn few_rows(x: &[f32], w: &[f32], inputs: usize) -> Vec<f32> {
+pub fn few_rows(x: &[f32], w: &[f32], inputs: usize) -> Vec<f32> {
     by_outputs(x, w, inputs, |x, w, y| {
         vectorized(
             #[inline(always)]
@@ -42,7 +42,7 @@ pub(crate) fn few_rows(x: &[f32], w: &[f32], inputs: usize) -> Vec<f32> {
 }
 
 /// As [`few_rows`], for any number of rows and weights in bfloat16.
-pub(crate) fn widening(x: &[f32], w: &[bf16], inputs: usize) -> Vec<f32> {
+pub fn widening(x: &[f32], w: &[bf16], inputs: usize) -> Vec<f32> {
     let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
     if rows <= FEW {
         return by_outputs(x, w, inputs, |x, w, y| {

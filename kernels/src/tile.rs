@@ -8,10 +8,10 @@ use super::matrix::Element;
 use super::simd::LANES;
 
 /// Rows of a tile: with three registers to a row, 24 of the 32 registers are sums.
-pub(crate) const ROWS: usize = LANES / 2;
+pub const ROWS: usize = LANES / 2;
 
 /// Columns of a tile.
-pub(crate) const COLUMNS: usize = 3 * LANES;
+pub const COLUMNS: usize = 3 * LANES;
 
 /// Rows by which prefetching is ahead of copying.
 const AHEAD: usize = 8;
@@ -22,7 +22,7 @@ type Columns = [[f32; LANES]; COLUMNS / LANES];
 /// A product's destination, in contiguous rows. Tasks write to it at the same time, each to its own
 /// places.
 #[derive(Clone, Copy)]
-pub(crate) struct Target {
+pub struct Target {
     /// Element `(0, 0)`.
     pub start: *mut f32,
     /// Stride from row to row.
@@ -38,7 +38,7 @@ unsafe impl Sync for Target {}
 /// A factor as `count` lines, along which the sums run: the left matrix's rows or the right one's
 /// columns. Element `d` of line `l` is `data[l * line + d * step]`.
 #[derive(Clone, Copy)]
-pub(crate) struct Lines<'a, E> {
+pub struct Lines<'a, E> {
     /// The elements, starting with the first of the first line.
     pub data: &'a [E],
     /// The number of lines.
@@ -59,7 +59,7 @@ impl<E> Lines<'_, E> {
 
 /// Stride from panel to panel. Panels start on a cache line; with one line between them, the places
 /// that are written at the same time do not all fall into the same set of the cache.
-pub(crate) const fn panel_stride(width: usize, depth: usize) -> usize {
+pub const fn panel_stride(width: usize, depth: usize) -> usize {
     (depth * width).next_multiple_of(LANES) + LANES
 }
 
@@ -68,7 +68,7 @@ pub(crate) const fn panel_stride(width: usize, depth: usize) -> usize {
 ///
 /// # Safety
 /// The processor has AVX-512.
-pub(crate) unsafe fn pack<E: Element, const W: usize>(
+pub unsafe fn pack<E: Element, const W: usize>(
     to: &mut [f32],
     stride: usize,
     lines: Lines<'_, E>,
@@ -189,7 +189,7 @@ fn transposed(rows: [__m256; ROWS]) -> [__m256; ROWS] {
 /// # Safety
 /// The processor has AVX-512; the tile lies within the destination, and no one else is using its
 /// elements.
-pub(crate) unsafe fn tile(
+pub unsafe fn tile(
     add: bool,
     dst: Target,
     place: [usize; 2],

@@ -12,7 +12,7 @@ const TOKENS: usize = 64;
 
 /// Inputs of both passes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Inputs<'a> {
+pub struct Inputs<'a> {
     /// `[batch, seq, heads, head_dim]`.
     pub x: &'a [f32],
     /// `[heads, head_dim]`.
@@ -35,7 +35,7 @@ pub(crate) struct Inputs<'a> {
 ///
 /// # Shapes
 /// `y` `[batch, heads, seq, head_dim]`.
-pub(crate) fn forward(inputs: Inputs<'_>, y: &mut [f32]) {
+pub fn forward(inputs: Inputs<'_>, y: &mut [f32]) {
     let [_, seq, heads, head_dim] = inputs.dims;
     let block = seq * head_dim;
     let task = |(place, y): (usize, &mut [f32])| {
@@ -55,7 +55,7 @@ pub(crate) fn forward(inputs: Inputs<'_>, y: &mut [f32]) {
 ///
 /// # Shapes
 /// `dy` `[batch, heads, seq, head_dim]`, `dx` `[batch, seq, heads, head_dim]`.
-pub(crate) fn backward(inputs: Inputs<'_>, dy: &[f32], dx: &mut [f32]) -> (Vec<f32>, Vec<f32>) {
+pub fn backward(inputs: Inputs<'_>, dy: &[f32], dx: &mut [f32]) -> (Vec<f32>, Vec<f32>) {
     let [_, _, heads, head_dim] = inputs.dims;
     let width = heads * head_dim;
     let blocks = dx.par_chunks_mut(TOKENS * width).enumerate();
