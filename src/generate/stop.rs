@@ -1,0 +1,5 @@
+//! Texts that end a request, wherever they begin in an id.
+
+/// The stop strings of a request, and how far the text has matched them.
+#[derive(Clone, Debug)]
+pub struct StopStrings {}
