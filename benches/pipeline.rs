@@ -77,16 +77,16 @@ fn decoding(c: &mut Criterion) {
     let rows = [prompt.clone(), prompt];
     c.bench_function("prefill", |b| {
         b.iter(|| {
-            let mut cache = serving.new_cache(2, 160);
+            let mut cache = serving.rows_cache(2, 160);
             black_box(serving.next_logits(&rows, &mut cache))
         });
     });
-    let mut cache = serving.new_cache(2, 512);
+    let mut cache = serving.rows_cache(2, 512);
     let mut len = usize::MAX;
     c.bench_function("decode_step", |b| {
         b.iter(|| {
             if len >= 160 {
-                cache = serving.new_cache(2, 160);
+                cache = serving.rows_cache(2, 160);
                 len = 80;
                 black_box(serving.next_logits(&rows, &mut cache)).expect("the prompt fits");
             }

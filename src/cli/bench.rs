@@ -112,7 +112,7 @@ fn prefill(
     report: &mut Report<'_>,
 ) -> Result<()> {
     let seconds = median(args.seconds, || {
-        let mut cache = model.new_cache(args.rows, capacity);
+        let mut cache = model.rows_cache(args.rows, capacity);
         let start = Instant::now();
         model.next_logits(prompts, &mut cache)?;
         Ok(start.elapsed().as_secs_f64())
@@ -136,12 +136,12 @@ fn decode(
     args: &BenchArgs,
     report: &mut Report<'_>,
 ) -> Result<()> {
-    let mut cache = model.new_cache(args.rows, capacity);
+    let mut cache = model.rows_cache(args.rows, capacity);
     let mut free = 0;
     let next = vec![vec![9]; args.rows];
     let seconds = median(args.seconds, || {
         if free == 0 {
-            cache = model.new_cache(args.rows, capacity);
+            cache = model.rows_cache(args.rows, capacity);
             model.next_logits(prompts, &mut cache)?;
             free = capacity - args.prompt;
         }

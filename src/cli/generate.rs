@@ -151,7 +151,9 @@ fn continue_once(
 /// The name of `reason` in JSON.
 fn end_name(reason: EndReason) -> &'static str {
     match reason {
-        EndReason::Stop(_) => "stop",
+        EndReason::Stop(_) | EndReason::StopString(_) => "stop",
+        EndReason::Constraint => "constraint",
+        EndReason::Cancelled => "cancelled",
         EndReason::MaxNewTokens => "max_tokens",
         EndReason::Context => "context",
         EndReason::ImageComplete => "image",

@@ -7,25 +7,30 @@
 //! (facebookresearch/chameleon, `chameleon/inference/`).
 
 pub mod config;
+pub mod constraint;
+pub mod engine;
 pub mod generator;
 pub mod guidance;
-mod lanes;
 mod language_model;
 pub mod modality;
 mod preset;
 mod request;
-mod row;
-mod rows;
 pub mod sampling;
 mod sampling_config;
 mod serving;
+pub mod stop;
+pub mod window;
 
 pub use config::GenerationConfig;
+pub use constraint::Constraint;
+pub use engine::{Engine, EngineConfig};
 pub use generator::Generator;
 pub use guidance::{Branch, Guidance};
-pub use language_model::LanguageModel;
+pub use language_model::{BLOCK, LanguageModel, Span};
 pub use modality::{GenerationMode, ModalityRules, ModalityState};
 pub use preset::Preset;
-pub use request::{EndReason, Event, Generated, Request};
+pub use request::{EndReason, Event, Generated, Request, RequestId};
 pub use sampling_config::SamplingConfig;
 pub use serving::{ServingCache, ServingModel};
+pub use stop::StopStrings;
+pub use window::Window;

@@ -2,8 +2,8 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::LanguageModel;
 use super::sampling::log_probability;
+use super::{BLOCK, LanguageModel, Span};
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, KvCache, ModelConfig, ModelInput, mask};
 
@@ -109,7 +109,7 @@ impl ServingModel {
             return Err(Error::PromptTooLong { prompt: len, needed: longest, context });
         }
         self.check_len(len + longest, context, "context")?;
-        let mut cache = self.new_cache(1, prompt.len() + longest);
+        let mut cache = self.rows_cache(1, prompt.len() + longest);
         let first = self.next_logits(&[prompt.to_vec()], &mut cache)?.remove(0);
         let mut found: Vec<f64> =
             choices.iter().map(|choice| log_probability(&first, choice[0])).collect();
@@ -180,8 +180,32 @@ impl ServingModel {
     }
 }
 
+impl ServingModel {
+    /// A cache of rows.
+    pub fn rows_cache(&self, batch: usize, capacity: usize) -> ServingCache {
+        let kv =
+            KvCache::new(&self.config, batch, capacity, self.model.compute_dtype(), &self.device);
+        ServingCache { kv, is_pad: vec![Vec::with_capacity(capacity); batch] }
+    }
+
+    /// The logits of each row.
+    ///
+    /// # Errors
+    /// As before.
+    pub fn next_logits(
+        &self,
+        rows: &[Vec<u32>],
+        cache: &mut ServingCache,
+    ) -> Result<Vec<Vec<f32>>> {
+        let hidden = self.extend(rows, cache)?;
+        let seq = hidden.dims()[1];
+        let last = hidden.narrow(1, seq - 1, 1); // [rows, 1, hidden]
+        Ok(host_rows(self.model.logits(last).squeeze_dim(1)))
+    }
+}
+
 impl LanguageModel for ServingModel {
-    type Cache = ServingCache;
+    type Cache = ();
 
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
@@ -191,18 +215,17 @@ impl LanguageModel for ServingModel {
         self.config.max_position_embeddings
     }
 
-    fn new_cache(&self, batch: usize, capacity: usize) -> ServingCache {
-        let kv =
-            KvCache::new(&self.config, batch, capacity, self.model.compute_dtype(), &self.device);
-        ServingCache { kv, is_pad: vec![Vec::with_capacity(capacity); batch] }
+    fn block_bytes(&self) -> usize {
+        BLOCK
     }
 
-    fn next_logits(&self, rows: &[Vec<u32>], cache: &mut ServingCache) -> Result<Vec<Vec<f32>>> {
-        let hidden = self.extend(rows, cache)?;
-        let seq = hidden.dims()[1];
-        let last = hidden.narrow(1, seq - 1, 1); // [rows, 1, hidden]
-        Ok(host_rows(self.model.logits(last).squeeze_dim(1)))
+    fn new_cache(&self, _blocks: usize) {}
+
+    fn pass(&self, _spans: &[Span<'_>], _cache: &mut ()) -> Result<Vec<Vec<Vec<f32>>>> {
+        Err(Error::invalid("not built yet"))
     }
+
+    fn poison(&self, _blocks: &[u32], _cache: &mut ()) {}
 }
 
 /// The rows of `logits` `[rows, vocab]` on the host, in f32.
