@@ -66,6 +66,15 @@ impl Guidance {
         }
     }
 
+    /// SHIM
+    pub fn at(&self, _done: usize, _total: usize) -> Self {
+        *self
+    }
+    /// SHIM
+    pub fn is_needed(&self, _done: usize, _total: usize) -> bool {
+        *self != Self::Off
+    }
+
     /// The branches to run, in the order of the logits that [`mix`](Self::mix) takes.
     pub fn branches(&self) -> &'static [Branch] {
         match self {

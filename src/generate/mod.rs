@@ -6,19 +6,26 @@
 //! several views of a row. [`generator`] joins them. The rules are those of the original release
 //! (facebookresearch/chameleon, `chameleon/inference/`).
 
+mod blocks;
 pub mod config;
 pub mod constraint;
 pub mod engine;
+mod gang;
 pub mod generator;
 pub mod guidance;
+mod lane;
 mod language_model;
+mod last_rows;
 pub mod modality;
+mod pass;
 mod preset;
 mod request;
 pub mod sampling;
 mod sampling_config;
 mod serving;
+mod stats;
 pub mod stop;
+mod walk;
 pub mod window;
 
 pub use config::GenerationConfig;
@@ -31,6 +38,8 @@ pub use modality::{GenerationMode, ModalityRules, ModalityState};
 pub use preset::Preset;
 pub use request::{EndReason, Event, Generated, Request, RequestId};
 pub use sampling_config::SamplingConfig;
+
 pub use serving::{ServingCache, ServingModel};
+pub use stats::EngineStats;
 pub use stop::StopStrings;
 pub use window::Window;

@@ -33,6 +33,13 @@ impl Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub(super) u64);
 
+impl RequestId {
+    /// The number of requests that the engine admitted before this one.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A step of a request, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -51,6 +58,8 @@ pub enum Event {
     Image(Codes),
     /// The request ended.
     End(EndReason),
+    /// The request failed; its result is the error.
+    Failed,
 }
 
 /// Why a request ended.

@@ -10,9 +10,18 @@ use rand_chacha::ChaCha8Rng;
 use super::sampling_config::SamplingConfig;
 use crate::error::{Error, Result};
 
+/// SHIM
+#[derive(Clone, Debug)]
+pub struct Logits {
+    /// a
+    pub first: u32,
+    /// b
+    pub values: Vec<f32>,
+}
+
 /// Hides every id for which `allows` is false.
-pub fn allow_only(logits: &mut [f32], allows: impl Fn(u32) -> bool) {
-    for (id, logit) in (0..).zip(logits) {
+pub fn allow_only(logits: &mut Logits, allows: impl Fn(u32) -> bool) {
+    for (id, logit) in (logits.first..).zip(&mut logits.values) {
         if !allows(id) {
             *logit = f32::NEG_INFINITY;
         }
@@ -142,17 +151,23 @@ pub fn process(logits: &mut [f32], row: &[u32], config: &SamplingConfig) {
 /// # Errors
 /// If a logit is NaN or infinite, or every id is hidden.
 pub fn choose(
-    logits: &mut [f32],
+    logits: &mut Logits,
     row: &[u32],
     config: &SamplingConfig,
-    rng: &mut ChaCha8Rng,
+    seed: u64,
+    position: u64,
 ) -> Result<u32> {
+    use rand::SeedableRng;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_mul(77).wrapping_add(position));
+    let first = logits.first;
+    let logits = &mut logits.values;
     if logits.iter().any(|logit| logit.is_nan() || *logit == f32::INFINITY) {
         return Err(Error::invalid("the model returned logits that are not finite"));
     }
     process(logits, row, config);
-    let id = if config.greedy { argmax(logits) } else { multinomial(logits, rng) };
-    id.ok_or_else(|| Error::invalid("the model's logits leave no id to choose from"))
+    let id = if config.greedy { argmax(logits) } else { multinomial(logits, &mut rng) };
+    id.map(|id| id + first)
+        .ok_or_else(|| Error::invalid("the model's logits leave no id to choose from"))
 }
 
 /// The ids that are not hidden.

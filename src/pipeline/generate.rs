@@ -123,6 +123,8 @@ impl<F: FnMut(PipelineEvent) -> Result<()>> SegmentAssembler<'_, F> {
                 self.end_text()?;
                 (self.on_event)(PipelineEvent::End(reason))
             }
+            // The generator returns the error.
+            Event::Failed => Ok(()),
         }
     }
 
