@@ -72,7 +72,10 @@ impl<'a, M: LanguageModel> Run<'a, M> {
         let events = self.engine.step().unwrap();
         for (id, event) in &events {
             let before = self.events.get_mut(id).unwrap();
-            assert!(!matches!(before.last(), Some(Event::End(_))), "{id:?}: {event:?} after its end");
+            assert!(
+                !matches!(before.last(), Some(Event::End(_))),
+                "{id:?}: {event:?} after its end"
+            );
             before.push(event.clone());
         }
         let stats = self.engine.stats();

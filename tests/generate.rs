@@ -18,7 +18,11 @@ fn guided(scale: f32, seed: u64) -> GenerationConfig {
 }
 
 /// Draws one image per prompt with one id per pass, so that the model is fed nothing but the lanes' ids.
-fn draw_plainly(model: &Scripted, prompts: &[Vec<u32>], config: &GenerationConfig) -> Vec<Generated> {
+fn draw_plainly(
+    model: &Scripted,
+    prompts: &[Vec<u32>],
+    config: &GenerationConfig,
+) -> Vec<Generated> {
     let vocabulary = vocabulary();
     let plain = EngineConfig { window: Window::Off, ..EngineConfig::default() };
     let mut engine = Engine::new(model, &vocabulary, GRID, plain).unwrap();
@@ -193,9 +197,9 @@ fn a_row_draws_the_same_in_any_batch() {
     let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
     for scale in [1.0, 3.0] {
         for seed in [0, 100, 200] {
-            let config = guided(scale, seed);
-            let request =
-                |(n, prompt): (u64, &Vec<u32>)| Request::new(prompt.clone(), guided(scale, seed + n));
+            let request = |(n, prompt): (u64, &Vec<u32>)| {
+                Request::new(prompt.clone(), guided(scale, seed + n))
+            };
             let requests: Vec<_> = (0..).zip(&prompts).map(request).collect();
             let batch = generator.run(requests.clone(), &mut |_, _| Ok(())).unwrap();
             for (request, together) in requests.iter().zip(batch) {

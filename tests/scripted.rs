@@ -129,7 +129,8 @@ impl Scripted {
         rows.sort();
         rows.dedup();
         // A longer row with the same beginning comes next in this order.
-        let begins_next = |at: usize| rows.get(at + 1).is_some_and(|next| next.starts_with(&rows[at]));
+        let begins_next =
+            |at: usize| rows.get(at + 1).is_some_and(|next| next.starts_with(&rows[at]));
         (0..rows.len()).filter(|&at| !begins_next(at)).map(|at| rows[at].clone()).collect()
     }
 

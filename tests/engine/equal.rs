@@ -19,11 +19,11 @@ fn engines() -> Vec<EngineConfig> {
     vec![
         plain(1024),
         EngineConfig { prefix_cache: true, ..plain(1024) },
-        EngineConfig { rows: 16, window: Window::Fixed(3), ..plain(1024) },
-        EngineConfig { rows: 1, ..plain(64) },
+        EngineConfig { rows: 64, window: Window::Fixed(3), ..plain(1024) },
+        EngineConfig { rows: 65, ..plain(64) },
         EngineConfig { window: Window::Fixed(5), ..plain(small) },
         EngineConfig { prefix_cache: true, rows: 70, window: Window::Auto, ..plain(small) },
-        EngineConfig { prefix_cache: true, window: Window::Fixed(16), rows: 40, ..plain(40) },
+        EngineConfig { prefix_cache: true, window: Window::Fixed(16), rows: 80, ..plain(40) },
     ]
 }
 
@@ -67,7 +67,7 @@ fn order_of_arrival_changes_nothing() {
 fn prefill_in_chunks_of_any_budget_equals_one_piece() {
     let (vocabulary, requests) = (vocabulary(), mixed(30));
     let whole = run_alone(&model(), &vocabulary, GRID, &plain(1024), &requests);
-    for rows in [1, 5, 63, 64, 65, 100, 128, 191, 1000] {
+    for rows in [64, 65, 100, 127, 128, 191, 1000] {
         for prefix_cache in [false, true] {
             let config = EngineConfig { rows, prefix_cache, ..plain(256) };
             let chunked = run_alone(&model(), &vocabulary, GRID, &config, &requests);
@@ -138,8 +138,7 @@ fn guidance_lanes_run_in_images_only() {
         ..GenerationConfig::default()
     };
     let request = Request::new(vec![special.bos], config.greedy());
-    let (generated, _) =
-        run_all(&model, &vocabulary, GRID, &plain(64), &[request]).remove(0);
+    let (generated, _) = run_all(&model, &vocabulary, GRID, &plain(64), &[request]).remove(0);
     assert_eq!(generated.images.len(), 2);
     let lanes: Vec<usize> = model.seen.borrow().iter().map(Vec::len).collect();
     assert_eq!(lanes.iter().filter(|&&lanes| lanes > 1).count(), 2 * CODES);

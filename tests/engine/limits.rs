@@ -93,7 +93,7 @@ fn a_request_cancelled_inside_an_image_leaves_nothing() {
 #[test]
 fn long_prompt_delays_others_by_at_most_one_chunk() {
     let vocabulary = vocabulary();
-    let budget = 64;
+    let budget = 128;
     let model = endless();
     let mut run = Run::new(&model, &vocabulary, GRID, EngineConfig { rows: budget, ..plain(64) });
     let writers = [3, 9].map(|len| run.admit(writing(len, 200)).unwrap());
@@ -110,9 +110,13 @@ fn long_prompt_delays_others_by_at_most_one_chunk() {
         }
         steps += 1;
     }
-    assert!(model.rows_per_pass().iter().all(|&rows| rows <= budget), "{:?}", model.rows_per_pass());
-    // 520 ids in chunks of a block or of what the writers leave of it.
-    assert!((520 / 64..520 / 32).contains(&steps), "{steps} steps");
+    assert!(
+        model.rows_per_pass().iter().all(|&rows| rows <= budget),
+        "{:?}",
+        model.rows_per_pass()
+    );
+    // 520 ids, up to 126 at a time.
+    assert!((5..=10).contains(&steps), "{steps} steps");
 }
 
 /// Fails for an engine that lets later requests overtake, so that a large one may wait for ever.
@@ -143,7 +147,9 @@ fn requests_start_in_the_order_of_arrival() {
 #[test]
 fn reservation_is_never_exceeded() {
     let vocabulary = vocabulary();
-    for (blocks, window) in [(5, Window::Off), (9, Window::Off), (9, Window::Fixed(8)), (23, Window::Auto)] {
+    for (blocks, window) in
+        [(5, Window::Off), (9, Window::Off), (9, Window::Fixed(8)), (23, Window::Auto)]
+    {
         let model = Scripted::preferring(&[text(0), text(1)]).with_context(CONTEXT);
         let config = EngineConfig { window, ..plain(blocks) };
         let mut run = Run::new(&model, &vocabulary, GRID, config);
@@ -205,12 +211,8 @@ fn every_request_ends() {
     let vocabulary = vocabulary();
     let model = Scripted::random().with_context(CONTEXT).unrecorded();
     let mut rng = ChaCha8Rng::seed_from_u64(11);
-    let config = EngineConfig {
-        rows: 48,
-        window: Window::Fixed(3),
-        prefix_cache: true,
-        ..plain(40)
-    };
+    let config =
+        EngineConfig { rows: 64, window: Window::Fixed(3), prefix_cache: true, ..plain(40) };
     let mut run = Run::new(&model, &vocabulary, GRID, config);
     let mut open: Vec<RequestId> = Vec::new();
     let (mut admitted, mut ended, mut cancelled) = (0, 0, 0);
