@@ -8,11 +8,15 @@
 
 pub mod config;
 pub mod constraint;
+mod distribution;
+mod elementary;
 pub mod engine;
 pub mod generator;
 pub mod guidance;
 mod language_model;
+mod lookup;
 pub mod modality;
+mod noise;
 mod preset;
 mod request;
 pub mod sampling;
@@ -23,14 +27,17 @@ pub mod window;
 
 pub use config::GenerationConfig;
 pub use constraint::Constraint;
+pub use distribution::Distribution;
 pub use engine::{Engine, EngineConfig};
 pub use generator::Generator;
-pub use guidance::{Branch, Guidance};
+pub use guidance::{Branch, Guidance, GuidanceRamp, GuidanceSchedule};
 pub use language_model::{BLOCK, LanguageModel, Span};
+pub use lookup::{PromptLookup, lookup};
 pub use modality::{GenerationMode, ModalityRules, ModalityState};
 pub use preset::Preset;
 pub use request::{EndReason, Event, Generated, Request, RequestId};
+pub use sampling::Logits;
 pub use sampling_config::SamplingConfig;
 pub use serving::{ServingCache, ServingModel};
 pub use stop::StopStrings;
-pub use window::Window;
+pub use window::{DraftKind, MAX_WINDOW, Window, WindowPolicy};
