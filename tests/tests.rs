@@ -9,6 +9,7 @@ mod common;
 mod compare;
 mod contamination;
 mod data;
+mod engine;
 mod eval;
 mod generate;
 mod gradients;
