@@ -9,6 +9,7 @@ mod common;
 mod compare;
 mod contamination;
 mod data;
+mod edit;
 mod eval;
 mod generate;
 mod gradients;
