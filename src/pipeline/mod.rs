@@ -17,7 +17,11 @@
 mod ask;
 mod choices;
 mod draw;
+mod edit;
+mod edit_mask;
+mod edit_paste;
 mod generate;
+mod likelihood;
 
 use std::path::Path;
 
@@ -27,6 +31,8 @@ use vq_tokenizer::{Codes, VqTokenizer};
 
 pub use ask::{Asking, Shot};
 pub use choices::Choices;
+pub use edit::{Candidate, EditPlan, EditRequest, EditScore, Edited, Region};
+pub use edit_mask::{CellMask, PixelMask};
 pub use generate::PipelineEvent;
 
 use crate::checkpoint::Checkpoint;

@@ -86,7 +86,13 @@ fn greedy(
     for step in 0..steps {
         let parts = lanes.iter().zip(&starts).zip(&fed);
         let spans: Vec<Span<'_>> = parts
-            .map(|((blocks, &start), ids)| Span { blocks, start, ids, wanted: 1, columns: 0..vocab })
+            .map(|((blocks, &start), ids)| Span {
+                blocks,
+                start,
+                ids,
+                wanted: 1,
+                columns: 0..vocab,
+            })
             .collect();
         let logits = model.pass(&spans, &mut cache).unwrap();
         starts.iter_mut().zip(&fed).for_each(|(start, ids)| *start += ids.len());
