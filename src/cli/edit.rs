@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use calumma::eval::metrics::{Seam, psnr_outside, seam};
 use calumma::generate::GenerationConfig;
-use calumma::pipeline::{EditPlan, EditRequest, EditScore, Edited, Pipeline, PixelMask, Region};
+use calumma::pipeline::{EditPlan, EditRequest, EditScore, Edited, PixelMask, Region};
 use calumma::{Error, Result};
 use clap::{ArgGroup, Args, ValueEnum};
 use image::RgbImage;
@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use vq_tokenizer::preprocess::open_image;
 
 use super::generate::{made_by, save_image};
+use super::images;
 use super::sampling::SamplingArgs;
 use super::session::{Session, name};
-use super::{images, open};
 
 /// Cells by which a mask is widened.
 const DILATE: usize = 1;
@@ -99,7 +99,7 @@ fn score_name(score: EditScore) -> &'static str {
 pub fn run(args: &EditArgs, session: &Session) -> Result<()> {
     let image = images::open(&args.image)?;
     let region = region(args, &image)?;
-    let pipeline = open::pipeline(&args.checkpoint, session)?;
+    let pipeline = args.sampling.open(&args.checkpoint, session)?;
     let request = EditRequest {
         image,
         text: args.text.clone(),

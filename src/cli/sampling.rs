@@ -1,10 +1,14 @@
 //! Sampling flags.
 
+use std::path::Path;
+
+use calumma::Result;
 use calumma::generate::{GenerationConfig, GuidanceRamp, Preset, Window};
 use calumma::pipeline::Pipeline;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
+use super::open;
 use super::session::Session;
 
 /// Sampling flags; without a flag the setting of the checkpoint applies.
@@ -71,9 +75,12 @@ impl SamplingArgs {
         self.over(if self.samples() { base } else { base.for_answers() }, session)
     }
 
-    /// How many tokens are guessed ahead.
-    pub fn window(&self) -> Window {
-        self.window
+    /// Opens the checkpoint in the directory `dir`, to guess as many tokens ahead as the flag says.
+    ///
+    /// # Errors
+    /// As [`open::pipeline`].
+    pub fn open(&self, dir: &Path, session: &Session) -> Result<Pipeline> {
+        Ok(open::pipeline(dir, session)?.with_window(self.window))
     }
 
     /// Whether a flag asks for sampling.

@@ -37,7 +37,7 @@ pub use generate::PipelineEvent;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::generate::{GenerationConfig, Generator, ServingModel};
+use crate::generate::{GenerationConfig, Generator, ServingModel, Window};
 use crate::tokenize::{Processor, PromptTemplates, Template};
 
 /// A checkpoint ready for use on one device.
@@ -49,6 +49,7 @@ pub struct Pipeline {
     generation: GenerationConfig,
     prompts: PromptTemplates,
     digest: Option<String>,
+    window: Window,
 }
 
 impl Pipeline {
@@ -69,7 +70,14 @@ impl Pipeline {
         prompts.validate()?;
         generation.validate()?;
         let model = ServingModel::new(config, model, device.clone());
-        Ok(Self { model, processor, vq, generation, prompts, digest })
+        let window = Window::Auto;
+        Ok(Self { model, processor, vq, generation, prompts, digest, window })
+    }
+
+    /// The same with as many ids guessed ahead as `window` says; what is generated does not depend on it.
+    #[must_use]
+    pub fn with_window(self, window: Window) -> Self {
+        Self { window, ..self }
     }
 
     /// The language model.
@@ -119,7 +127,8 @@ impl Pipeline {
     /// If model and vocabulary do not fit each other.
     pub fn generator(&self) -> Result<Generator<'_, ServingModel>> {
         let blocks = self.processor.blocks().clone();
-        Generator::new(&self.model, self.processor.vocabulary(), blocks)
+        let generator = Generator::new(&self.model, self.processor.vocabulary(), blocks)?;
+        Ok(generator.with_window(self.window))
     }
 
     /// The codes of `images`.
