@@ -2,6 +2,7 @@
 
 mod batching;
 mod docs;
+mod edit;
 mod errors;
 mod eval_run;
 mod evaluation;

@@ -10,6 +10,7 @@ mod compare;
 mod contamination;
 mod data;
 mod engine;
+mod edit;
 mod eval;
 mod generate;
 mod gradients;

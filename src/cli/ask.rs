@@ -6,9 +6,9 @@ use calumma::Result;
 use clap::Args;
 use serde_json::json;
 
+use super::images;
 use super::sampling::SamplingArgs;
 use super::session::{Session, name};
-use super::{images, open};
 
 /// Arguments of `ask`.
 #[derive(Args)]
@@ -29,7 +29,7 @@ pub struct AskArgs {
 /// Those of image, checkpoint and settings.
 pub fn run(args: &AskArgs, session: &Session) -> Result<()> {
     let image = images::open(&args.image)?;
-    let pipeline = open::pipeline(&args.checkpoint, session)?;
+    let pipeline = args.sampling.open(&args.checkpoint, session)?;
     let config = args.sampling.for_answers(&pipeline, session);
     let answers = pipeline.ask_batch(&[image], &[&args.question], &config)?;
     for answer in answers {

@@ -10,9 +10,9 @@ use clap::{Args, ValueEnum};
 use image::RgbImage;
 use serde_json::{Value, json};
 
+use super::images;
 use super::sampling::SamplingArgs;
 use super::session::{Session, name};
-use super::{images, open};
 
 /// Arguments of `generate`.
 #[derive(Args)]
@@ -90,7 +90,7 @@ pub fn made_by(
 /// Those of images, checkpoint, settings and output.
 pub fn run(args: &GenerateArgs, session: &Session) -> Result<()> {
     let prompt = Segment::from_prompt(&args.prompt, images::open_all(&args.image)?)?;
-    let pipeline = open::pipeline(&args.checkpoint, session)?;
+    let pipeline = args.sampling.open(&args.checkpoint, session)?;
     let mut config = args.sampling.over_checkpoint(&pipeline, session);
     config.mode = args.modality.into();
     let first = config.seed;

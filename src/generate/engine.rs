@@ -168,7 +168,7 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
             vocabulary: self.vocabulary.len(),
             prefix_hits: &mut self.stats.prefix_hits,
         };
-        let mut pass = Pass::plan(&mut self.running, &mut self.pool, &mut self.policy, limits);
+        let mut pass = Pass::plan(&mut self.running, &mut self.pool, &self.policy, limits);
         self.poison(&std::mem::take(&mut pass.stale));
         if !pass.feeds.is_empty() {
             self.run(&pass)?;

@@ -5,9 +5,10 @@ use std::rc::Rc;
 use vq_tokenizer::Codes;
 
 use super::blocks::{self, BlockPool, Key};
-use super::guidance::{Branch, Guidance};
+use super::guidance::{Branch, Guidance, GuidanceSchedule};
 use super::lane::Lane;
 use super::last_rows::LastRows;
+use super::lookup::PromptLookup;
 use super::modality::{GenerationMode, ModalityRules, ModalityState};
 use super::request::{EndReason, Event, Generated, Request, RequestId};
 use crate::error::{Error, Result};
@@ -24,6 +25,8 @@ pub(super) struct Gang {
     pub(super) state: ModalityState,
     /// Guesses of the ids that follow.
     pub(super) drafts: Vec<u32>,
+    /// Guesses text.
+    pub(super) lookup: PromptLookup,
     /// What the last pass gave.
     pub(super) last_rows: Option<LastRows>,
     /// The branch of the request itself first, then those of guidance.
@@ -31,7 +34,7 @@ pub(super) struct Gang {
     pub(super) end: Option<EndReason>,
     /// What happened since the events were last taken.
     pub(super) events: Vec<Event>,
-    guidance: Guidance,
+    guidance: GuidanceSchedule,
     /// The position of the last begin-image id.
     block_start: usize,
     /// Maximum number of ids.
@@ -81,6 +84,7 @@ impl Gang {
             ids,
             state,
             drafts: Vec::new(),
+            lookup: PromptLookup::default(),
             last_rows: None,
             end: None,
             events: Vec::new(),
@@ -140,7 +144,7 @@ impl Gang {
             ModalityState::Image { remaining, grid } if remaining > 0 => {
                 let total = grid.0 * grid.1;
                 let done = total - self.rules.codes_left(remaining, grid);
-                self.guidance.is_needed(done, total)
+                self.guidance.needed(total).contains(&done)
             }
             _ => false,
         };

@@ -7,6 +7,7 @@ use super::engine::{Engine, EngineConfig};
 use super::language_model::LanguageModel;
 use super::modality::GenerationMode;
 use super::request::{Event, Generated, Request};
+use super::window::Window;
 use crate::error::Result;
 use crate::tokenize::{ImageBlocks, Vocabulary};
 
@@ -32,6 +33,13 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
     ) -> Result<Self> {
         let config = EngineConfig { whole_cache: false, ..EngineConfig::default() };
         Self { model, vocabulary, blocks: blocks.into(), config }.checked()
+    }
+
+    /// The same with as many ids guessed ahead as `window` says.
+    #[must_use]
+    pub fn with_window(mut self, window: Window) -> Self {
+        self.config.window = window;
+        self
     }
 
     /// The same with an engine within `config`.

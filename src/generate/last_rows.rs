@@ -19,14 +19,16 @@ pub(super) struct LastRows {
 impl LastRows {
     /// The logits for place `at` of the request, mixed by `guidance`; those of the last row if `at` lies behind
     /// it.
-    pub(super) fn mixed(&self, guidance: Guidance, at: usize) -> Logits {
-        let row = |lane: &Vec<Vec<f32>>| lane[(at - self.from).min(lane.len() - 1)].clone();
-        let mut branches: Vec<Vec<f32>> = match guidance {
-            Guidance::Off => vec![row(&self.logits[0])],
-            _ => self.logits.iter().map(row).collect(),
-        };
-        guidance.mix(&mut branches);
-        Logits { first: self.first, values: branches.swap_remove(0) }
+    pub(super) fn mixed<'a>(&'a self, guidance: Guidance, at: usize) -> Logits {
+        let row =
+            |lane: &'a Vec<Vec<f32>>| -> &'a [f32] { &lane[(at - self.from).min(lane.len() - 1)] };
+        let (full, others) = self.logits.split_first().expect("there is always a full lane");
+        let mut values = row(full).to_vec();
+        if guidance != Guidance::Off {
+            let others: Vec<&[f32]> = others.iter().map(row).collect();
+            guidance.mix(&mut values, &others);
+        }
+        Logits::new(self.first, values)
     }
 
     /// Whether they are of `lanes` lanes and have these columns.

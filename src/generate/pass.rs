@@ -8,7 +8,7 @@ use super::gang::Gang;
 use super::language_model::BLOCK;
 use super::modality::ModalityState;
 use super::walk;
-use super::window::{Kind, WindowPolicy};
+use super::window::{DraftKind, WindowPolicy};
 
 /// Ids that a lane of a drawing request can be behind without counting as a prompt: an image's last code,
 /// end-image and whatever begins the next one.
@@ -60,7 +60,7 @@ impl Pass {
     pub(super) fn plan(
         gangs: &mut [Gang],
         pool: &mut BlockPool,
-        policy: &mut WindowPolicy,
+        policy: &WindowPolicy,
         limits: Limits<'_>,
     ) -> Self {
         let mut pass = Self::default();
@@ -173,14 +173,14 @@ fn is_caught_up(gang: &Gang) -> bool {
 }
 
 /// How many ids each request that draws may guess, so that all guesses take at most `left` rows.
-fn windows(gangs: &[Gang], draws: &[bool], policy: &mut WindowPolicy, left: usize) -> Vec<usize> {
+fn windows(gangs: &[Gang], draws: &[bool], policy: &WindowPolicy, left: usize) -> Vec<usize> {
     let drawing = || gangs.iter().zip(draws).filter(|(_, draws)| **draws).map(|(gang, _)| gang);
     let kind_of = |gang: &Gang| match gang.state {
-        ModalityState::Image { .. } => Kind::Image,
-        _ => Kind::Text,
+        ModalityState::Image { .. } => DraftKind::Image,
+        _ => DraftKind::Text,
     };
     let rows: usize = drawing().map(|gang| gang.behind().sum::<usize>()).sum();
-    let mut of_kind = |kind| {
+    let of_kind = |kind| {
         let lanes: usize =
             drawing().filter(|gang| kind_of(gang) == kind).map(|gang| gang.lanes.len()).sum();
         if lanes == 0 {
@@ -189,11 +189,11 @@ fn windows(gangs: &[Gang], draws: &[bool], policy: &mut WindowPolicy, left: usiz
             policy.choose(kind, lanes, rows - lanes.min(rows), left / lanes)
         }
     };
-    let [image, text] = [of_kind(Kind::Image), of_kind(Kind::Text)];
+    let [image, text] = [of_kind(DraftKind::Image), of_kind(DraftKind::Text)];
     let window = |(gang, draws): (&Gang, &bool)| match (draws, kind_of(gang)) {
         (false, _) => 0,
-        (true, Kind::Image) => image,
-        (true, Kind::Text) => text,
+        (true, DraftKind::Image) => image,
+        (true, DraftKind::Text) => text,
     };
     gangs.iter().zip(draws).map(window).collect()
 }

@@ -10,30 +10,34 @@ use super::last_rows::LastRows;
 use super::modality::ModalityState;
 use super::sampling::{self, Logits};
 use super::stats::EngineStats;
-use super::window::{self, Kind, WindowPolicy};
+use super::window::{DraftKind, WindowPolicy};
 use crate::error::Result;
 use crate::tokenize::Vocabulary;
 
 /// What a walk has done.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Walked {
-    kind: Kind,
+    kind: DraftKind,
     guessed: usize,
     kept: usize,
     drawn: usize,
+    /// Whether ids were kept that were no guesses.
+    any_known: bool,
 }
 
 impl Walked {
     /// Counts the walk; those that follow a prompt have nothing guessed.
     pub(super) fn record(self, prompt: bool, policy: &mut WindowPolicy, stats: &mut EngineStats) {
         let (passes, ids) = match self.kind {
-            Kind::Image => (&mut stats.image_passes, &mut stats.image_ids),
-            Kind::Text => (&mut stats.text_passes, &mut stats.text_ids),
+            DraftKind::Image => (&mut stats.image_passes, &mut stats.image_ids),
+            DraftKind::Text => (&mut stats.text_passes, &mut stats.text_ids),
         };
         *ids += self.drawn;
         if !prompt {
             *passes += 1;
-            policy.record_walk(self.kind, self.guessed, self.kept);
+            if !self.any_known {
+                policy.record_walk(self.kind, self.guessed, self.kept);
+            }
         }
     }
 }
@@ -53,16 +57,19 @@ pub(super) fn walk(
     vocabulary: &Vocabulary,
 ) -> Result<Walked> {
     let kind = match gang.state {
-        ModalityState::Image { .. } => Kind::Image,
-        _ => Kind::Text,
+        ModalityState::Image { .. } => DraftKind::Image,
+        _ => DraftKind::Text,
     };
     let drafts = std::mem::take(&mut gang.drafts);
     let before = gang.ids.len();
     let last = LastRows { from: before, first: first as u32, logits };
-    let mut kept = 0;
+    let (mut kept, mut any_known) = (0, false);
     while gang.end.is_none() {
         let id = match gang.known(gang.state) {
-            Some(id) => id,
+            Some(id) => {
+                any_known = true;
+                id
+            }
             None => {
                 let logits = last.mixed(gang.guidance_in(gang.state), gang.ids.len());
                 match draw(gang, logits)? {
@@ -82,7 +89,10 @@ pub(super) fn walk(
     }
     let drawn = gang.ids.len() - before;
     gang.last_rows = Some(last);
-    Ok(Walked { kind, guessed: drafts.len(), kept, drawn })
+    if kind == DraftKind::Text {
+        gang.lookup.record(drafts.len(), kept);
+    }
+    Ok(Walked { kind, guessed: drafts.len(), kept, drawn, any_known })
 }
 
 /// Draws the next id; `None` if a constraint is fulfilled and ends the request.
@@ -92,7 +102,7 @@ fn draw(gang: &mut Gang, mut logits: Logits) -> Result<Option<u32>> {
         let (allowed, may_end) = (constraint.allowed()?, constraint.may_end());
         let fits = |id: u32| allowed.get(id as usize).copied().unwrap_or(false);
         let rules = &gang.rules;
-        sampling::allow_only(&mut logits, |id| {
+        logits.allow_only(|id| {
             rules.allows(state, id, available) && if rules.is_stop(id) { may_end } else { fits(id) }
         });
         if may_end && !allowed.contains(&true) {
@@ -100,15 +110,15 @@ fn draw(gang: &mut Gang, mut logits: Logits) -> Result<Option<u32>> {
             return Ok(None);
         }
     } else {
-        sampling::allow_only(&mut logits, |id| gang.rules.allows(state, id, available));
+        logits.allow_only(|id| gang.rules.allows(state, id, available));
     }
-    choose(gang, logits, state, gang.ids.len(), &gang.ids).map(Some)
+    choose(gang, &logits, state, gang.ids.len(), &gang.ids).map(Some)
 }
 
 /// Chooses the id at place `at` of the request, after `ids`, among those that are left.
 fn choose(
     gang: &Gang,
-    mut logits: Logits,
+    logits: &Logits,
     state: ModalityState,
     at: usize,
     ids: &[u32],
@@ -116,7 +126,7 @@ fn choose(
     let config = &gang.request.config;
     let sampling = if state == ModalityState::Text { &config.text } else { &config.image };
     let position = gang.position() + at - gang.ids.len();
-    sampling::choose(&mut logits, ids, sampling, config.seed, position as u64)
+    sampling::choose(logits, ids, sampling, config.seed, position)
 }
 
 /// Guesses of the next ids, at most `window` of them.
@@ -130,7 +140,7 @@ pub(super) fn drafts(gang: &mut Gang, window: usize) -> Vec<u32> {
             let window = window.min(gang.available().saturating_sub(1));
             let mut drafts = match &mut gang.request.constraint {
                 Some(constraint) => constraint.forced(),
-                None => window::lookup(&gang.ids, |id| gang.rules.is_text(id)),
+                None => gang.lookup.drafts(&gang.ids, |id| gang.rules.is_text(id)),
             };
             drafts.truncate(window);
             drafts
@@ -153,8 +163,8 @@ fn guessed_image(gang: &Gang, window: usize) -> Vec<u32> {
         let at = gang.ids.len() + drafts.len();
         let id = gang.known(state).or_else(|| {
             let mut logits = last.mixed(gang.guidance_in(state), at);
-            sampling::allow_only(&mut logits, |id| gang.rules.allows(state, id, usize::MAX));
-            choose(gang, logits, state, at, &gang.ids).ok()
+            logits.allow_only(|id| gang.rules.allows(state, id, usize::MAX));
+            choose(gang, &logits, state, at, &gang.ids).ok()
         });
         let Some(id) = id else { break };
         state = gang.rules.advance(state, id);

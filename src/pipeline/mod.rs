@@ -17,7 +17,11 @@
 mod ask;
 mod choices;
 mod draw;
+mod edit;
+mod edit_mask;
+mod edit_paste;
 mod generate;
+mod likelihood;
 
 use std::path::Path;
 
@@ -27,11 +31,13 @@ use vq_tokenizer::{Codes, VqTokenizer};
 
 pub use ask::{Asking, Shot};
 pub use choices::Choices;
+pub use edit::{Candidate, EditPlan, EditRequest, EditScore, Edited, Region};
+pub use edit_mask::{CellMask, PixelMask};
 pub use generate::PipelineEvent;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::generate::{GenerationConfig, Generator, ServingModel};
+use crate::generate::{GenerationConfig, Generator, ServingModel, Window};
 use crate::tokenize::{Processor, PromptTemplates, Template};
 
 /// A checkpoint ready for use on one device.
@@ -43,6 +49,7 @@ pub struct Pipeline {
     generation: GenerationConfig,
     prompts: PromptTemplates,
     digest: Option<String>,
+    window: Window,
 }
 
 impl Pipeline {
@@ -63,7 +70,14 @@ impl Pipeline {
         prompts.validate()?;
         generation.validate()?;
         let model = ServingModel::new(config, model, device.clone());
-        Ok(Self { model, processor, vq, generation, prompts, digest })
+        let window = Window::Auto;
+        Ok(Self { model, processor, vq, generation, prompts, digest, window })
+    }
+
+    /// The same with as many ids guessed ahead as `window` says; what is generated does not depend on it.
+    #[must_use]
+    pub fn with_window(self, window: Window) -> Self {
+        Self { window, ..self }
     }
 
     /// The language model.
@@ -113,7 +127,8 @@ impl Pipeline {
     /// If model and vocabulary do not fit each other.
     pub fn generator(&self) -> Result<Generator<'_, ServingModel>> {
         let blocks = self.processor.blocks().clone();
-        Generator::new(&self.model, self.processor.vocabulary(), blocks)
+        let generator = Generator::new(&self.model, self.processor.vocabulary(), blocks)?;
+        Ok(generator.with_window(self.window))
     }
 
     /// The codes of `images`.
