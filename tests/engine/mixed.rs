@@ -1,6 +1,8 @@
 //! Requests of all kinds, and a hand-written constraint.
 
-use calumma::generate::{Constraint, GenerationConfig, GenerationMode, Request, SamplingConfig};
+use calumma::generate::{
+    Constraint, GenerationConfig, GenerationMode, GuidanceRamp, Request, SamplingConfig,
+};
 use calumma::tokenize::Vocabulary;
 use calumma::{Error, Result};
 
@@ -117,6 +119,8 @@ pub fn mixed_request(n: usize) -> Request {
         image: image_sampling,
         guidance_scale,
         image_guidance_scale,
+        guidance_interval: [[0.0, 1.0], [0.0, 0.4], [0.3, 0.8], [0.0, 1.0]][n / 3 % 4],
+        guidance_ramp: [GuidanceRamp::Constant, GuidanceRamp::Linear][n / 5 % 2],
         seed: 1000 + n as u64,
         max_new_tokens: Some([30, 1, 90, 53][n / 2 % 4]),
         mode,

@@ -1,12 +1,12 @@
 //! The rules of generation as one loop, one id at a time, whole rows at every step: what the engine must equal.
 
-use calumma::generate::sampling::{self, Logits};
+use calumma::generate::sampling::{Logits, choose};
 use calumma::generate::{
     Branch, EngineConfig, GenerationMode, Guidance, ModalityRules, ModalityState, Request, Window,
 };
 
 use super::mixed::mixed;
-use super::{CONTEXT, GRID, plain, run_all};
+use super::{CODES, CONTEXT, GRID, plain, run_all};
 use crate::scripted::{Scripted, vocabulary};
 
 /// A row that grows.
@@ -24,9 +24,7 @@ impl Loop<'_> {
     /// How many codes of the open image are there, if its next id is a code.
     fn place(&self) -> Option<usize> {
         match self.state {
-            ModalityState::Image { remaining, grid } if remaining > 0 => {
-                Some(grid.0 * grid.1 - self.rules.codes_left(remaining, grid))
-            }
+            ModalityState::Image { remaining, .. } if remaining > 0 => Some(CODES - remaining),
             _ => None,
         }
     }
@@ -34,7 +32,7 @@ impl Loop<'_> {
     /// The mixed logits of the next id.
     fn logits(&self) -> Vec<f32> {
         let guidance = match self.place() {
-            Some(_) => self.request.config.guidance(),
+            Some(done) => self.request.config.guidance().at(done, CODES),
             None => Guidance::Off,
         };
         let of_branch = |branch: &Branch| {
@@ -42,9 +40,11 @@ impl Loop<'_> {
             let head = branch.head(&self.row, joins, &self.rules);
             (self.model.logits)(&[&head, &self.row[joins..]].concat())
         };
-        let mut logits: Vec<_> = guidance.branches().iter().map(of_branch).collect();
-        guidance.mix(&mut logits);
-        logits.swap_remove(0)
+        let branches: Vec<Vec<f32>> = guidance.branches().iter().map(of_branch).collect();
+        let mut full = branches[0].clone();
+        let others: Vec<&[f32]> = branches[1..].iter().map(Vec::as_slice).collect();
+        guidance.mix(&mut full, &others);
+        full
     }
 
     /// The next id, if there is one; at most `available` more may follow.
@@ -59,21 +59,21 @@ impl Loop<'_> {
         if self.state == ModalityState::Text && available == 0 {
             return None;
         }
-        let mut logits = Logits { first: 0, values: self.logits() };
+        let mut logits = Logits::new(0, self.logits());
         let (rules, state) = (&self.rules, self.state);
-        sampling::allow_only(&mut logits, |id| rules.allows(state, id, available));
+        logits.allow_only(|id| rules.allows(state, id, available));
         if let (ModalityState::Text, Some(constraint)) = (state, &mut self.request.constraint) {
             let (allowed, may_end) = (constraint.allowed().unwrap(), constraint.may_end());
             if may_end && !allowed.contains(&true) {
                 return None;
             }
             let fits = |id: u32| if rules.is_stop(id) { may_end } else { allowed[id as usize] };
-            sampling::allow_only(&mut logits, fits);
+            logits.allow_only(fits);
         }
         let config = &self.request.config;
         let sampling = if state == ModalityState::Text { &config.text } else { &config.image };
-        let position = (self.row.len() - self.request.prompt.len()) as u64;
-        Some(sampling::choose(&mut logits, &self.row, sampling, config.seed, position).unwrap())
+        let position = self.row.len() - self.request.prompt.len();
+        Some(choose(&logits, &self.row, sampling, config.seed, position).unwrap())
     }
 
     /// The new ids of the request.
