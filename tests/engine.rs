@@ -2,6 +2,7 @@
 
 mod cached;
 mod equal;
+mod failures;
 mod given;
 mod law;
 mod limits;
@@ -73,7 +74,7 @@ impl<'a, M: LanguageModel> Run<'a, M> {
         for (id, event) in &events {
             let before = self.events.get_mut(id).unwrap();
             assert!(
-                !matches!(before.last(), Some(Event::End(_))),
+                !matches!(before.last(), Some(Event::End(_) | Event::Failed)),
                 "{id:?}: {event:?} after its end"
             );
             before.push(event.clone());

@@ -13,8 +13,8 @@ use calumma::tokenize::{
     TokenClass, UNK_TOKEN, Vocabulary, code_token,
 };
 
-use ledger::Ledger;
-pub use ledger::digest_of;
+pub use ledger::Ledger;
+use ledger::digest_of;
 pub use watched::Watched;
 
 pub const CODES: usize = 6;

@@ -141,7 +141,7 @@ fn repeated_text_takes_fewer_passes_and_is_equal() {
     };
     let (expected, off) = passes(Window::Off);
     assert_eq!(off, 60);
-    for (window, most) in [(Window::Fixed(4), 20), (Window::Fixed(8), 15)] {
+    for (window, most) in [(Window::Fixed(4), 14), (Window::Fixed(9), 8)] {
         let (made, passes) = passes(window);
         assert_eq!(made, expected, "{window:?}");
         assert!(passes <= most, "{passes} passes, {window:?}");
