@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::blocks::{self, BlockPool, Key};
+use super::blocks::{self, BlockPool};
 use super::gang::Gang;
 use super::language_model::{LanguageModel, Span};
 use super::modality::{GenerationMode, ModalityRules};
@@ -35,8 +35,6 @@ pub struct EngineConfig {
     pub window: Window,
     /// Whether prompts that begin alike share what they have in common.
     pub prefix_cache: bool,
-    /// Separates prompts that must not share, such as those of different users: a hit can be timed.
-    pub salt: u64,
     /// Fills blocks with NaN when their content is stale, for tests.
     pub poison_freed: bool,
 }
@@ -49,7 +47,6 @@ impl Default for EngineConfig {
             rows: 256,
             window: Window::Auto,
             prefix_cache: true,
-            salt: 0,
             poison_freed: false,
         }
     }
@@ -62,7 +59,6 @@ pub struct Engine<'a, M: LanguageModel> {
     blocks: ImageBlocks,
     config: EngineConfig,
     rules: HashMap<(GenerationMode, Vec<u32>), Rc<ModalityRules>>,
-    root: Key,
     pool: BlockPool,
     cache: Option<M::Cache>,
     policy: WindowPolicy,
@@ -112,7 +108,6 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
             model,
             vocabulary,
             blocks,
-            root: blocks::root(config.salt),
             policy: WindowPolicy::new(config.window),
             config,
             rules: HashMap::new(),
@@ -135,7 +130,7 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
     pub fn admit(&mut self, request: Request) -> Result<RequestId> {
         request.config.validate()?;
         let rules = self.rules_of(&request)?;
-        let id = RequestId(self.next_id);
+        let (id, root) = (RequestId(self.next_id), blocks::root(request.salt));
         let mut gang = Gang::new(id, request, rules, self.model.context())?;
         let (needed, total) = (gang.needed_blocks(), self.most_blocks());
         if needed > total {
@@ -147,7 +142,7 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
             )));
         }
         if self.config.prefix_cache {
-            gang.share_under(&self.root);
+            gang.share_under(&root);
         }
         self.next_id += 1;
         self.waiting.push_back(gang);

@@ -20,6 +20,9 @@ pub struct Request {
     pub constraint: Option<Box<dyn Constraint>>,
     /// Texts that end the request.
     pub stop: Option<StopStrings>,
+    /// Requests with different salts share nothing of their prompts, such as those of different users: that a
+    /// beginning is known can be timed.
+    pub salt: u64,
 }
 
 impl Request {

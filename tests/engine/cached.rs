@@ -87,3 +87,30 @@ fn kept_prefixes_give_way_to_requests() {
         assert!(run.engine.stats().prefix_hits > before, "prompt {salt} is still known");
     }
 }
+
+/// Fails for an engine that shares across salts, so that one user can time what another one asked, or that takes
+/// the salt for part of the row.
+#[test]
+fn salt_separates_prefixes() {
+    let vocabulary = vocabulary();
+    let model = Scripted::random().with_context(CONTEXT);
+    let config = EngineConfig { prefix_cache: true, ..plain(64) };
+    let mut run = Run::new(&model, &vocabulary, GRID, config);
+    let mut hits = Vec::new();
+    let mut results = Vec::new();
+    for salt in [1, 2, 0, 1, 2, 0] {
+        let request = Request { salt, ..request(150, 4, 20) };
+        let id = run.admit(request).unwrap();
+        run.finish();
+        hits.push(run.engine.stats().prefix_hits);
+        results.push(run.take(id));
+    }
+    assert_eq!(hits, [0, 0, 0, 128, 256, 384]);
+    assert!(results.iter().all(|result| *result == results[0]), "a salt changes no id");
+    // At the same time as well.
+    let at_once =
+        [3, 4, 3, 4].map(|salt| run.admit(Request { salt, ..request(150, 4, 20) }).unwrap());
+    run.finish();
+    assert_eq!(run.engine.stats().prefix_hits, 384 + 2 * 128);
+    assert!(at_once.into_iter().all(|id| run.take(id) == results[0]));
+}

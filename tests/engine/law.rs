@@ -138,7 +138,7 @@ fn text_law() -> Law {
         if so_far.last() == Some(&eos) {
             return Vec::new();
         }
-        softmax(&(model.logits)(&[&prompt(), so_far].concat()), &[text(0), text(1), eos])
+        softmax(&(model.logits)(&[&prompt()[..], so_far].concat()), &[text(0), text(1), eos])
     })
 }
 
@@ -146,8 +146,8 @@ fn text_law() -> Law {
 fn image_law(scale: f32) -> Law {
     let (model, begin_image) = (model(), vocabulary().special().begin_image);
     law(3, &[], &|so_far| {
-        let full = (model.logits)(&[&prompt(), &[begin_image], so_far].concat());
-        let nothing = (model.logits)(&[&[0, begin_image], so_far].concat());
+        let full = (model.logits)(&[&prompt()[..], &[begin_image], so_far].concat());
+        let nothing = (model.logits)(&[&[0, begin_image][..], so_far].concat());
         let mixed =
             full.iter().zip(&nothing).map(|(full, nothing)| nothing + scale * (full - nothing));
         softmax(&mixed.collect::<Vec<f32>>(), &[2, 3, 9].map(code))
@@ -202,7 +202,7 @@ fn guided_images_follow_the_mixed_law() {
 fn constrained_text_follows_the_law_among_what_is_allowed() {
     let places = [vec![text(0), text(1)], vec![text(1)], vec![text(0), text(1)]];
     let law = law(3, &[], &|so_far| {
-        let logits = (model().logits)(&[&prompt(), so_far].concat());
+        let logits = (model().logits)(&[&prompt()[..], so_far].concat());
         softmax(&logits, &places[so_far.len()])
     });
     let mut request = Request::new(prompt(), config(GenerationMode::TextOnly));

@@ -4,7 +4,7 @@ use calumma::generate::{EngineConfig, GenerationConfig, GenerationMode, Request,
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::mixed::{mixed, texts};
+use super::mixed::mixed;
 use super::{CONTEXT, GRID, Run, plain, run_all};
 use crate::scripted::{Scripted, text, vocabulary};
 
