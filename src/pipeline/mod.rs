@@ -23,6 +23,7 @@ mod edit_paste;
 mod generate;
 mod likelihood;
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -131,10 +132,22 @@ impl Pipeline {
         Ok(generator.with_window(self.window))
     }
 
-    /// The codes of `images`.
+    /// The codes of `images`; equal images are encoded once.
     fn encode(&self, images: &[RgbImage]) -> Result<Vec<Codes>> {
         // The image tokenizer refuses an empty batch.
-        if images.is_empty() { Ok(Vec::new()) } else { Ok(self.vq()?.encode(images)?) }
+        if images.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (mut distinct, mut known) = (Vec::new(), HashMap::new());
+        let place = |image| {
+            *known.entry(image).or_insert_with(|| {
+                distinct.push(RgbImage::clone(image));
+                distinct.len() - 1
+            })
+        };
+        let places: Vec<usize> = images.iter().map(place).collect();
+        let codes = self.vq()?.encode(&distinct)?;
+        Ok(places.into_iter().map(|place| codes[place].clone()).collect())
     }
 
     /// The ids of a prompt template with `values` and `images`.
