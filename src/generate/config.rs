@@ -1,7 +1,7 @@
 //! The settings of generation: the content of `generation_config.json`.
 //!
 //! The keys are Hugging Face's (`temperature`, `top_p`, `top_k`, `repetition_penalty`, `do_sample`,
-//! `guidance_scale`, `max_new_tokens`, `eos_token_id`); `image`, `modality`, `seed`, `candidates`
+//! `guidance_scale`, `max_new_tokens`, `eos_token_id`, `stop_strings`); `image`, `modality`, `seed`, `candidates`
 //! and `image_guidance_scale` are this project's. Unknown keys are ignored. Defaults are the
 //! original release's: without `do_sample` ids are sampled, where Hugging Face would be greedy.
 
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::guidance::Guidance;
 use super::modality::GenerationMode;
 use super::sampling_config::{SamplingConfig, SamplingKeys};
+use super::stop;
 use crate::error::{Error, Result};
 
 /// Default maximum number of ids in a caption or an answer: one that does not end would delay its
@@ -42,6 +43,10 @@ pub struct GenerationConfig {
     pub mode: GenerationMode,
     /// Ids that end a request, in addition to the vocabulary's end-of-text.
     pub stop_ids: Vec<u32>,
+    /// Texts that end a request, at most 16; the text ends before the one that occurs, unlike in
+    /// Hugging Face's library, which keeps it. The [`Pipeline`](crate::pipeline::Pipeline) looks for
+    /// them: they become [`StopStrings`](super::StopStrings) of its requests.
+    pub stop_strings: Vec<String>,
 }
 
 impl Default for GenerationConfig {
@@ -56,6 +61,7 @@ impl Default for GenerationConfig {
             max_new_tokens: None,
             mode: GenerationMode::Auto,
             stop_ids: Vec::new(),
+            stop_strings: Vec::new(),
         }
     }
 }
@@ -134,7 +140,7 @@ impl GenerationConfig {
         if self.max_new_tokens == Some(0) {
             return Err(Error::invalid("max_new_tokens is 0; allowed: 1 or more"));
         }
-        Ok(())
+        stop::check(&self.stop_strings).map_err(Error::because("stop_strings"))
     }
 
     /// The guidance of image blocks by the two scales.
@@ -173,6 +179,14 @@ enum OneOrMany {
     Many(Vec<u32>),
 }
 
+/// One text or several, as Hugging Face writes `stop_strings`.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "stop_strings is neither a text nor a list of texts")]
+enum Texts {
+    One(String),
+    Many(Vec<String>),
+}
+
 /// The keys of [`GenerationConfig`] in a file.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -193,6 +207,8 @@ struct Keys {
     modality: GenerationMode,
     #[serde(skip_serializing_if = "Option::is_none")]
     eos_token_id: Option<OneOrMany>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_strings: Option<Texts>,
 }
 
 impl TryFrom<Keys> for GenerationConfig {
@@ -213,6 +229,11 @@ impl TryFrom<Keys> for GenerationConfig {
                 Some(OneOrMany::One(id)) => vec![id],
                 Some(OneOrMany::Many(ids)) => ids,
             },
+            stop_strings: match keys.stop_strings {
+                None => Vec::new(),
+                Some(Texts::One(text)) => vec![text],
+                Some(Texts::Many(texts)) => texts,
+            },
         };
         config.validate()?;
         Ok(config)
@@ -221,7 +242,7 @@ impl TryFrom<Keys> for GenerationConfig {
 
 impl From<GenerationConfig> for Keys {
     fn from(config: GenerationConfig) -> Self {
-        let stop_ids = config.stop_ids;
+        let (stop_ids, stop_strings) = (config.stop_ids, config.stop_strings);
         Self {
             text: config.text.into(),
             image: config.image.into(),
@@ -232,6 +253,7 @@ impl From<GenerationConfig> for Keys {
             max_new_tokens: config.max_new_tokens,
             modality: config.mode,
             eos_token_id: (!stop_ids.is_empty()).then_some(OneOrMany::Many(stop_ids)),
+            stop_strings: (!stop_strings.is_empty()).then_some(Texts::Many(stop_strings)),
         }
     }
 }
@@ -254,6 +276,10 @@ mod tests {
         assert_eq!(config.max_new_tokens, Some(7));
         assert_eq!(config.stop_ids, [2]);
         assert_eq!(GenerationConfig::from_json("{}").unwrap(), GenerationConfig::default());
+        let stop = |json: &str| GenerationConfig::from_json(json).unwrap().stop_strings;
+        assert_eq!(stop(r#"{"stop_strings": "END"}"#), ["END"]);
+        assert_eq!(stop(r#"{"stop_strings": ["a", "b"]}"#), ["a", "b"]);
+        assert!(stop(r#"{"stop_strings": null}"#).is_empty());
     }
 
     #[test]
@@ -268,6 +294,7 @@ mod tests {
             max_new_tokens: Some(9),
             mode: GenerationMode::ImageOnly,
             stop_ids: vec![2, 8710],
+            stop_strings: vec!["\n\n".to_owned(), "</answer>".to_owned()],
         };
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(GenerationConfig::from_json(&json).unwrap(), config);
@@ -288,6 +315,8 @@ mod tests {
                 "eos_token_id is neither an id, a number from 0 up, nor a",
             ),
             (r#"{"eos_token_id": -1}"#, "eos_token_id is neither an id"),
+            (r#"{"stop_strings": 3}"#, "stop_strings is neither a text nor a list of texts"),
+            (r#"{"stop_strings": ["a", ""]}"#, "stop_strings: a stop string has 0 bytes; allowed"),
             (r#"{"candidates": 0}"#, "candidates is 0; allowed: 1 to 64"),
             (r#"{"max_new_tokens": 0}"#, "max_new_tokens is 0; allowed: 1 or more"),
             (r#"{"modality": "sound"}"#, "unknown variant `sound`"),

@@ -18,21 +18,25 @@ mod ask;
 mod choices;
 mod draw;
 mod generate;
+mod text;
 
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::Device;
 use image::RgbImage;
 use vq_tokenizer::{Codes, VqTokenizer};
 
-pub use ask::{Asking, Shot};
+pub use ask::{Answer, Asking, Shot};
 pub use choices::Choices;
 pub use generate::PipelineEvent;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::generate::{GenerationConfig, Generator, ServingModel};
-use crate::tokenize::{Processor, PromptTemplates, Template};
+use crate::generate::{
+    Constraint, GenerationConfig, Generator, Grammar, GrammarCompiler, ServingModel,
+};
+use crate::tokenize::{Processor, PromptTemplates, Template, TokenBytes};
 
 /// A checkpoint ready for use on one device.
 #[derive(Debug)]
@@ -43,6 +47,10 @@ pub struct Pipeline {
     generation: GenerationConfig,
     prompts: PromptTemplates,
     digest: Option<String>,
+    /// Made for the first stop string.
+    token_bytes: OnceLock<Arc<TokenBytes>>,
+    /// Made for the first grammar.
+    grammars: OnceLock<GrammarCompiler>,
 }
 
 impl Pipeline {
@@ -63,7 +71,8 @@ impl Pipeline {
         prompts.validate()?;
         generation.validate()?;
         let model = ServingModel::new(config, model, device.clone());
-        Ok(Self { model, processor, vq, generation, prompts, digest })
+        let (token_bytes, grammars) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { model, processor, vq, generation, prompts, digest, token_bytes, grammars })
     }
 
     /// The language model.
@@ -114,6 +123,34 @@ impl Pipeline {
     pub fn generator(&self) -> Result<Generator<'_, ServingModel>> {
         let blocks = self.processor.blocks().clone();
         Generator::new(&self.model, self.processor.vocabulary(), blocks)
+    }
+
+    /// The bytes of the ids.
+    ///
+    /// # Errors
+    /// If the text tokenizer's decoder refuses an id.
+    pub fn token_bytes(&self) -> Result<Arc<TokenBytes>> {
+        if let Some(known) = self.token_bytes.get() {
+            return Ok(known.clone());
+        }
+        let bytes = Arc::new(TokenBytes::new(self.processor.text())?);
+        Ok(self.token_bytes.get_or_init(|| bytes).clone())
+    }
+
+    /// The constraint of a [`Request`](crate::generate::Request) to the texts of `grammar`.
+    ///
+    /// # Errors
+    /// If the grammar is malformed or too large, the vocabulary cannot write its texts, or the build lacks
+    /// the feature `grammar`.
+    pub fn constraint(&self, grammar: &Grammar) -> Result<Box<dyn Constraint>> {
+        let compiler = match self.grammars.get() {
+            Some(compiler) => compiler,
+            None => {
+                let compiler = GrammarCompiler::new(&self.processor)?;
+                self.grammars.get_or_init(|| compiler)
+            }
+        };
+        compiler.constraint(grammar)
     }
 
     /// The codes of `images`.
