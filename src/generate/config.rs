@@ -1,8 +1,8 @@
 //! The settings of generation: the content of `generation_config.json`.
 //!
 //! The keys are Hugging Face's (`temperature`, `top_p`, `top_k`, `repetition_penalty`, `do_sample`,
-//! `min_p`, `guidance_scale`, `max_new_tokens`, `eos_token_id`); `image`, `modality`, `seed`, `candidates`,
-//! `image_guidance_scale`, `guidance_interval` and `guidance_ramp` are this project's. Unknown keys are
+//! `min_p`, `guidance_scale`, `max_new_tokens`, `eos_token_id`, `stop_strings`); `image`, `modality`, `seed`,
+//! `candidates`, `image_guidance_scale`, `guidance_interval` and `guidance_ramp` are this project's. Unknown keys are
 //! ignored. Defaults are the original release's: without `do_sample` ids are sampled, where Hugging Face
 //! would be greedy.
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::guidance::{Guidance, GuidanceRamp, GuidanceSchedule};
 use super::modality::GenerationMode;
 use super::sampling_config::{SamplingConfig, SamplingKeys};
+use super::stop;
 use crate::error::{Error, Result};
 
 /// Default maximum number of ids in a caption or an answer: one that does not end would delay its
@@ -49,6 +50,10 @@ pub struct GenerationConfig {
     pub mode: GenerationMode,
     /// Ids that end a request, in addition to the vocabulary's end-of-text.
     pub stop_ids: Vec<u32>,
+    /// Texts that end a request, at most 16; the text ends before the one that occurs, unlike in
+    /// Hugging Face's library, which keeps it. The [`Pipeline`](crate::pipeline::Pipeline) looks for
+    /// them: they become [`StopStrings`](super::StopStrings) of its requests.
+    pub stop_strings: Vec<String>,
 }
 
 impl Default for GenerationConfig {
@@ -65,6 +70,7 @@ impl Default for GenerationConfig {
             max_new_tokens: None,
             mode: GenerationMode::Auto,
             stop_ids: Vec::new(),
+            stop_strings: Vec::new(),
         }
     }
 }
@@ -183,7 +189,7 @@ impl GenerationConfig {
         if self.max_new_tokens == Some(0) {
             return Err(Error::invalid("max_new_tokens is 0; allowed: 1 or more"));
         }
-        Ok(())
+        stop::check(&self.stop_strings).map_err(Error::because("stop_strings"))
     }
 
     /// The guidance of each code of an image.
@@ -226,6 +232,14 @@ enum OneOrMany {
     Many(Vec<u32>),
 }
 
+/// One text or several, as Hugging Face writes `stop_strings`.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "stop_strings is neither a text nor a list of texts")]
+enum Texts {
+    One(String),
+    Many(Vec<String>),
+}
+
 /// The keys of [`GenerationConfig`] in a file.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -250,6 +264,8 @@ struct Keys {
     modality: GenerationMode,
     #[serde(skip_serializing_if = "Option::is_none")]
     eos_token_id: Option<OneOrMany>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_strings: Option<Texts>,
 }
 
 impl TryFrom<Keys> for GenerationConfig {
@@ -273,6 +289,11 @@ impl TryFrom<Keys> for GenerationConfig {
                 Some(OneOrMany::One(id)) => vec![id],
                 Some(OneOrMany::Many(ids)) => ids,
             },
+            stop_strings: match keys.stop_strings {
+                None => Vec::new(),
+                Some(Texts::One(text)) => vec![text],
+                Some(Texts::Many(texts)) => texts,
+            },
         };
         config.validate()?;
         Ok(config)
@@ -281,7 +302,7 @@ impl TryFrom<Keys> for GenerationConfig {
 
 impl From<GenerationConfig> for Keys {
     fn from(config: GenerationConfig) -> Self {
-        let stop_ids = config.stop_ids;
+        let (stop_ids, stop_strings) = (config.stop_ids, config.stop_strings);
         Self {
             text: config.text.into(),
             image: config.image.into(),
@@ -294,6 +315,7 @@ impl From<GenerationConfig> for Keys {
             max_new_tokens: config.max_new_tokens,
             modality: config.mode,
             eos_token_id: (!stop_ids.is_empty()).then_some(OneOrMany::Many(stop_ids)),
+            stop_strings: (!stop_strings.is_empty()).then_some(Texts::Many(stop_strings)),
         }
     }
 }
