@@ -149,7 +149,7 @@ fn continue_once(
 }
 
 /// The name of `reason` in JSON.
-fn end_name(reason: EndReason) -> &'static str {
+pub fn end_name(reason: EndReason) -> &'static str {
     match reason {
         EndReason::Stop(_) | EndReason::StopString(_) => "stop",
         EndReason::Constraint => "constraint",
@@ -161,7 +161,7 @@ fn end_name(reason: EndReason) -> &'static str {
 }
 
 /// Moves `text` into a segment, unless it is empty.
-fn push_text(segments: &mut Vec<Value>, text: &mut String) {
+pub fn push_text(segments: &mut Vec<Value>, text: &mut String) {
     if !text.is_empty() {
         segments.push(json!({ "type": "text", "text": std::mem::take(text) }));
     }

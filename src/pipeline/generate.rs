@@ -68,6 +68,17 @@ impl Pipeline {
         config: &GenerationConfig,
         on_event: impl FnMut(PipelineEvent) -> Result<()>,
     ) -> Result<Vec<Segment>> {
+        self.generate_noting(prompt, config, |_| Ok(()), on_event)
+    }
+
+    /// As [`generate_from_ids`](Self::generate_from_ids); `note` receives each step in ids first.
+    pub(super) fn generate_noting(
+        &self,
+        prompt: &[u32],
+        config: &GenerationConfig,
+        mut note: impl FnMut(&Event) -> Result<()>,
+        on_event: impl FnMut(PipelineEvent) -> Result<()>,
+    ) -> Result<Vec<Segment>> {
         let mut config = config.clone();
         match (config.mode, self.drawing_vq()) {
             (GenerationMode::ImageOnly, vq) => {
@@ -83,7 +94,10 @@ impl Pipeline {
             segments: Vec::new(),
             on_event,
         };
-        self.generator()?.generate(prompt, &config, |event| assembler.push(event))?;
+        self.generator()?.generate(prompt, &config, |event| {
+            note(&event)?;
+            assembler.push(event)
+        })?;
         Ok(assembler.segments)
     }
 }

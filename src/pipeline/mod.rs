@@ -15,6 +15,7 @@
 //! ```
 
 mod ask;
+mod chat;
 mod choices;
 mod draw;
 mod generate;
@@ -26,6 +27,7 @@ use image::RgbImage;
 use vq_tokenizer::{Codes, VqTokenizer};
 
 pub use ask::{Asking, Shot};
+pub use chat::{Chat, ChatEvent, Exchange, Question, Reply};
 pub use choices::Choices;
 pub use generate::PipelineEvent;
 
