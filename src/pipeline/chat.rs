@@ -235,7 +235,7 @@ impl Chat<'_> {
                 }
                 // Not part of the answer, also where it comes as a step of its own.
                 Event::End(EndReason::Stop(id)) if ids.last() == Some(id) => _ = ids.pop(),
-                Event::ImageStart | Event::ImageProgress { .. } | Event::End(_) => {}
+                _ => {}
             }
             Ok(())
         };
