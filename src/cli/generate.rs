@@ -156,7 +156,7 @@ fn continue_once(
 }
 
 /// Moves `text` into a segment, unless it is empty.
-fn push_text(segments: &mut Vec<Value>, text: &mut String) {
+pub fn push_text(segments: &mut Vec<Value>, text: &mut String) {
     if !text.is_empty() {
         segments.push(json!({ "type": "text", "text": std::mem::take(text) }));
     }

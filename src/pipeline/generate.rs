@@ -97,7 +97,17 @@ impl Pipeline {
     /// cannot be followed.
     pub fn run(
         &self,
+        request: Request,
+        on_event: impl FnMut(PipelineEvent) -> Result<()>,
+    ) -> Result<Vec<Segment>> {
+        self.run_noting(request, |_| Ok(()), on_event)
+    }
+
+    /// As [`run`](Self::run); `note` receives each step in ids first.
+    pub(super) fn run_noting(
+        &self,
         mut request: Request,
+        mut note: impl FnMut(&Event) -> Result<()>,
         on_event: impl FnMut(PipelineEvent) -> Result<()>,
     ) -> Result<Vec<Segment>> {
         match (request.config.mode, self.drawing_vq()) {
@@ -119,7 +129,10 @@ impl Pipeline {
             segments: Vec::new(),
             on_event,
         };
-        self.generator()?.run(vec![request], &mut |_, event| assembler.push(event))?;
+        self.generator()?.run(vec![request], &mut |_, event| {
+            note(&event)?;
+            assembler.push(event)
+        })?;
         Ok(assembler.segments)
     }
 }

@@ -15,6 +15,7 @@
 //! ```
 
 mod ask;
+mod chat;
 mod choices;
 mod draw;
 mod edit;
@@ -33,6 +34,7 @@ use image::RgbImage;
 use vq_tokenizer::{Codes, VqTokenizer};
 
 pub use ask::{Answer, Asking, Shot};
+pub use chat::{Chat, ChatEvent, Exchange, Question, Reply};
 pub use choices::Choices;
 pub use edit::{Candidate, EditPlan, EditRequest, EditScore, Edited, Region};
 pub use edit_mask::{CellMask, PixelMask};

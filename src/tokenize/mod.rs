@@ -7,6 +7,7 @@
 
 mod byte_level;
 mod chat;
+mod chat_template;
 mod image_block;
 mod processor;
 mod segment;
@@ -19,6 +20,7 @@ mod train_bpe;
 mod vocabulary;
 
 pub use chat::{Role, Turn};
+pub use chat_template::{Answers, ChatTemplate, Encoded, GUARD};
 pub use image_block::{CODES_PER_UNIT, ImageBlocks};
 pub use processor::{EncodeOptions, Processor};
 pub use segment::{CodedSegment, Segment, TokenSequence};
