@@ -2,7 +2,7 @@
 //!
 //! The keys are Hugging Face's (`temperature`, `top_p`, `top_k`, `repetition_penalty`, `do_sample`,
 //! `min_p`, `guidance_scale`, `max_new_tokens`, `eos_token_id`, `stop_strings`); `image`, `modality`, `seed`,
-//! `candidates`, `image_guidance_scale`, `guidance_interval` and `guidance_ramp` are this project's. Unknown keys are
+//! `candidates`, `image_guidance_scale`, `guidance_interval`, `guidance_ramp` and `guess_slack` are this project's. Unknown keys are
 //! ignored. Defaults are the original release's: without `do_sample` ids are sampled, where Hugging Face
 //! would be greedy.
 
@@ -37,6 +37,9 @@ pub struct GenerationConfig {
     pub guidance_interval: [f32; 2],
     /// How the scales grow over the codes of an image.
     pub guidance_ramp: GuidanceRamp,
+    /// Keeps a guess of a code that the draw ranks lower by at most this much, in nats: 0 is exact, and above 0
+    /// images take fewer passes but depend on what is guessed, and so on the window and on what runs beside them.
+    pub guess_slack: f32,
     /// Images drawn per text, 1 to 64; the one is kept for which the model gives the text the
     /// highest probability as a caption.
     pub candidates: usize,
@@ -65,6 +68,7 @@ impl Default for GenerationConfig {
             image_guidance_scale: None,
             guidance_interval: [0.0, 1.0],
             guidance_ramp: GuidanceRamp::Constant,
+            guess_slack: 0.0,
             candidates: 1,
             seed: 0,
             max_new_tokens: None,
@@ -143,11 +147,13 @@ impl GenerationConfig {
             image_guidance_scale: Some(1.0),
             guidance_interval: [0.0, 0.5],
             guidance_ramp: GuidanceRamp::Linear,
+            guess_slack: 1.0,
             candidates: 2,
             seed: 0,
             max_new_tokens: Some(1),
             mode: GenerationMode::Auto,
             stop_ids: vec![0],
+            stop_strings: vec!["a".to_owned()],
         }
     }
 
@@ -161,6 +167,7 @@ impl GenerationConfig {
         let scales = [
             ("guidance_scale", Some(self.guidance_scale)),
             ("image_guidance_scale", self.image_guidance_scale),
+            ("guess_slack", Some(self.guess_slack)),
         ];
         for (name, scale) in scales {
             if let Some(scale) = scale
@@ -256,6 +263,8 @@ struct Keys {
     #[serde(skip_serializing_if = "Option::is_none")]
     guidance_ramp: Option<GuidanceRamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    guess_slack: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     candidates: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
@@ -280,6 +289,7 @@ impl TryFrom<Keys> for GenerationConfig {
             image_guidance_scale: keys.image_guidance_scale,
             guidance_interval: keys.guidance_interval.unwrap_or(default.guidance_interval),
             guidance_ramp: keys.guidance_ramp.unwrap_or_default(),
+            guess_slack: keys.guess_slack.unwrap_or_default(),
             candidates: keys.candidates.unwrap_or(1),
             seed: keys.seed.unwrap_or(0),
             max_new_tokens: keys.max_new_tokens,
@@ -310,6 +320,7 @@ impl From<GenerationConfig> for Keys {
             image_guidance_scale: config.image_guidance_scale,
             guidance_interval: Some(config.guidance_interval).filter(|i| *i != [0.0, 1.0]),
             guidance_ramp: Some(config.guidance_ramp).filter(|r| *r != GuidanceRamp::Constant),
+            guess_slack: (config.guess_slack > 0.0).then_some(config.guess_slack),
             candidates: (config.candidates > 1).then_some(config.candidates),
             seed: Some(config.seed),
             max_new_tokens: config.max_new_tokens,
