@@ -1,9 +1,12 @@
 //! Requests of all kinds, and a hand-written constraint.
 
+use std::sync::Arc;
+
 use calumma::generate::{
     Constraint, GenerationConfig, GenerationMode, GuidanceRamp, Request, SamplingConfig,
+    StopStrings,
 };
-use calumma::tokenize::Vocabulary;
+use calumma::tokenize::{TokenBytes, TokenClass, Vocabulary};
 use calumma::{Error, Result};
 
 use super::CODES;
@@ -100,8 +103,18 @@ fn sampling(kind: usize) -> (SamplingConfig, SamplingConfig) {
     }
 }
 
-/// Request number `n` of a mix of modes, lengths, seeds, guidance, limits, stop ids, given codes and
-/// constraints.
+/// Ends texts at `strings` of the letters that are the text ids.
+fn stop_strings(vocabulary: &Vocabulary, strings: &[&str]) -> StopStrings {
+    let is_text = |(id, _): &(u32, &String)| vocabulary.class(*id) == TokenClass::Text;
+    let piece = |named: (u32, &String)| Some(named).filter(is_text).map(|(_, name)| name.clone());
+    let pieces = (0..).zip(vocabulary.names()).map(piece);
+    let tokens = TokenBytes::from_pieces(pieces, Some(vocabulary.special().begin_image));
+    let strings: Vec<String> = strings.iter().map(|text| (*text).to_owned()).collect();
+    StopStrings::new(&strings, Arc::new(tokens)).unwrap()
+}
+
+/// Request number `n` of a mix of modes, lengths, seeds, guidance, limits, stop ids, stop strings, given codes
+/// and constraints.
 pub fn mixed_request(n: usize) -> Request {
     let vocabulary = vocabulary();
     let salt = n as u32;
@@ -142,6 +155,9 @@ pub fn mixed_request(n: usize) -> Request {
         // A stop id may not be needed inside the pattern.
         request.config.stop_ids.clear();
     }
+    if n % 5 == 1 && mode != GenerationMode::ImageOnly {
+        request.stop = Some(stop_strings(&vocabulary, &["ab", "cde", "hh", "j"]));
+    }
     request
 }
 
@@ -156,6 +172,7 @@ fn the_mix_has_every_kind() {
     let some = |claim: fn(&Request) -> bool| requests.iter().filter(|r| claim(r)).count();
     assert!(some(|r| !r.kept.is_empty()) > 5);
     assert!(some(|r| r.constraint.is_some()) > 5);
+    assert!(some(|r| r.stop.is_some()) > 5);
     for mode in [GenerationMode::Auto, GenerationMode::ImageOnly, GenerationMode::TextOnly] {
         assert!(requests.iter().filter(|request| request.config.mode == mode).count() > 10);
     }

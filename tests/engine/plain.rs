@@ -2,7 +2,8 @@
 
 use calumma::generate::sampling::{Logits, choose};
 use calumma::generate::{
-    Branch, EngineConfig, GenerationMode, Guidance, ModalityRules, ModalityState, Request, Window,
+    Branch, EngineConfig, GenerationMode, Guidance, ModalityRules, ModalityState, Request,
+    StopStrings, Window,
 };
 
 use super::mixed::mixed;
@@ -78,7 +79,8 @@ impl Loop<'_> {
 
     /// The new ids of the request.
     fn run(mut self, limit: usize) -> Vec<u32> {
-        while self.state != ModalityState::Done {
+        let mut found = None;
+        while self.state != ModalityState::Done && found.is_none() {
             let Some(id) = self.next(limit - self.row.len()) else { break };
             let before = self.state;
             self.state = self.rules.advance(before, id);
@@ -90,8 +92,12 @@ impl Loop<'_> {
                 ModalityState::Text if !self.rules.is_stop(id) => {
                     let constraint = self.request.constraint.as_mut();
                     constraint.map_or(Ok(()), |constraint| constraint.accept(id)).unwrap();
+                    found = self.request.stop.as_mut().and_then(|stop| stop.push(id));
                 }
-                ModalityState::Image { remaining: 1, .. } => self.images += 1,
+                ModalityState::Image { remaining: 1, .. } => {
+                    self.images += 1;
+                    self.request.stop.as_mut().map(StopStrings::flush);
+                }
                 _ => {}
             }
         }
