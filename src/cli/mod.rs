@@ -4,6 +4,7 @@ mod ask;
 mod bench;
 mod bpe;
 mod caption;
+mod chat;
 mod completions;
 mod data;
 mod demo;
@@ -23,6 +24,7 @@ mod score;
 mod session;
 mod sizes;
 mod stop;
+mod terminal;
 mod tokenize;
 mod train;
 mod training;
@@ -60,6 +62,8 @@ enum Verb {
     Edit(edit::EditArgs),
     /// Answer a question about an image
     Ask(ask::AskArgs),
+    /// Talk with a checkpoint: questions, images and drawings, each turn with all earlier ones
+    Chat(chat::ChatArgs),
     /// Print the log-probability of every token of given documents
     Score(score::ScoreArgs),
     /// Train, evaluate and use image tokenizers
@@ -121,6 +125,7 @@ fn run(verb: Verb, session: &Session) -> Result<()> {
         Verb::Draw(args) => draw::run(&args, session),
         Verb::Edit(args) => edit::run(&args, session),
         Verb::Ask(args) => ask::run(&args, session),
+        Verb::Chat(args) => chat::run(&args, session),
         Verb::Score(args) => score::run(&args, session),
         Verb::Vq(verb) => vq::run(verb, session),
         Verb::Bpe(verb) => bpe::run(verb, session),

@@ -1,10 +1,10 @@
-//! Sampling flags.
+//! Flags of sampling, and of what the text may be.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use calumma::Result;
-use calumma::generate::{GenerationConfig, GuidanceRamp, Preset, Window};
+use calumma::generate::{EndReason, GenerationConfig, Grammar, GuidanceRamp, Preset, Window};
 use calumma::pipeline::Pipeline;
+use calumma::{Error, Result};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
@@ -61,7 +61,14 @@ pub struct SamplingArgs {
     /// same
     #[arg(long, value_name = "N", default_value_t)]
     window: Window,
+    /// Draw images in fewer passes: keep guesses that are nearly as good as the draw. Not exact: the image depends on
+    /// the window, and is no sample of the model
+    #[arg(long)]
+    fast: bool,
 }
+
+/// The slack of `--fast`, in nats.
+const FAST: f32 = 1.0;
 
 impl SamplingArgs {
     /// The settings of checkpoint or preset, with flags and seed applied.
@@ -113,10 +120,65 @@ impl SamplingArgs {
         config.guidance_interval =
             [self.guidance_from.unwrap_or(from), self.guidance_to.unwrap_or(to)];
         config.guidance_ramp = self.guidance_ramp.unwrap_or(config.guidance_ramp);
+        config.guess_slack = if self.fast { FAST } else { config.guess_slack };
         config.candidates = self.candidates.unwrap_or(config.candidates);
         config.max_new_tokens = self.max_tokens.or(config.max_new_tokens);
         config.seed = session.seed().unwrap_or(config.seed);
         config
+    }
+}
+
+/// Flags of what generated text may be, and of where it ends.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Text")]
+pub struct TextArgs {
+    /// End before this text occurs; repeat for more, up to 16
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Write JSON that fits the JSON schema in this file; no image is begun
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["regex", "lark"])]
+    schema: Option<PathBuf>,
+    /// Write text that this regular expression matches as a whole; no image is begun
+    #[arg(long, value_name = "RE", conflicts_with = "lark")]
+    regex: Option<String>,
+    /// Write text of the Lark grammar in this file; no image is begun
+    #[arg(long, value_name = "FILE")]
+    lark: Option<PathBuf>,
+}
+
+impl TextArgs {
+    /// Adds the stop strings to those of the checkpoint.
+    pub fn over(&self, mut config: GenerationConfig) -> GenerationConfig {
+        config.stop_strings.extend(self.stop.iter().cloned());
+        config
+    }
+
+    /// The grammar that the text must follow.
+    ///
+    /// # Errors
+    /// If its file cannot be read or is no JSON, or the build lacks grammars.
+    pub fn grammar(&self) -> Result<Option<Grammar>> {
+        let read = |path: &Path| std::fs::read_to_string(path).map_err(Error::io(path));
+        if let Some(path) = &self.schema {
+            return Grammar::json_schema(&read(path)?).map(Some).map_err(Error::in_file(path));
+        }
+        if let Some(path) = &self.lark {
+            return Grammar::lark(&read(path)?).map(Some).map_err(Error::in_file(path));
+        }
+        self.regex.as_deref().map(Grammar::regex).transpose()
+    }
+}
+
+/// The name of `reason` in JSON.
+pub fn end_name(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Stop(_) => "stop",
+        EndReason::StopString(_) => "stop_string",
+        EndReason::Constraint => "constraint",
+        EndReason::Cancelled => "cancelled",
+        EndReason::MaxNewTokens => "max_tokens",
+        EndReason::Context => "context",
+        EndReason::ImageComplete => "image",
     }
 }
 

@@ -1,8 +1,8 @@
 //! The settings of generation: the content of `generation_config.json`.
 //!
 //! The keys are Hugging Face's (`temperature`, `top_p`, `top_k`, `repetition_penalty`, `do_sample`,
-//! `min_p`, `guidance_scale`, `max_new_tokens`, `eos_token_id`); `image`, `modality`, `seed`, `candidates`,
-//! `image_guidance_scale`, `guidance_interval` and `guidance_ramp` are this project's. Unknown keys are
+//! `min_p`, `guidance_scale`, `max_new_tokens`, `eos_token_id`, `stop_strings`); `image`, `modality`, `seed`,
+//! `candidates`, `image_guidance_scale`, `guidance_interval`, `guidance_ramp` and `guess_slack` are this project's. Unknown keys are
 //! ignored. Defaults are the original release's: without `do_sample` ids are sampled, where Hugging Face
 //! would be greedy.
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::guidance::{Guidance, GuidanceRamp, GuidanceSchedule};
 use super::modality::GenerationMode;
 use super::sampling_config::{SamplingConfig, SamplingKeys};
+use super::stop;
 use crate::error::{Error, Result};
 
 /// Default maximum number of ids in a caption or an answer: one that does not end would delay its
@@ -36,6 +37,9 @@ pub struct GenerationConfig {
     pub guidance_interval: [f32; 2],
     /// How the scales grow over the codes of an image.
     pub guidance_ramp: GuidanceRamp,
+    /// Keeps a guess of a code that the draw ranks lower by at most this much, in nats: 0 is exact, and above 0
+    /// images take fewer passes but depend on what is guessed, and so on the window and on what runs beside them.
+    pub guess_slack: f32,
     /// Images drawn per text, 1 to 64; the one is kept for which the model gives the text the
     /// highest probability as a caption.
     pub candidates: usize,
@@ -49,6 +53,10 @@ pub struct GenerationConfig {
     pub mode: GenerationMode,
     /// Ids that end a request, in addition to the vocabulary's end-of-text.
     pub stop_ids: Vec<u32>,
+    /// Texts that end a request, at most 16; the text ends before the one that occurs, unlike in
+    /// Hugging Face's library, which keeps it. The [`Pipeline`](crate::pipeline::Pipeline) looks for
+    /// them: they become [`StopStrings`](super::StopStrings) of its requests.
+    pub stop_strings: Vec<String>,
 }
 
 impl Default for GenerationConfig {
@@ -60,11 +68,13 @@ impl Default for GenerationConfig {
             image_guidance_scale: None,
             guidance_interval: [0.0, 1.0],
             guidance_ramp: GuidanceRamp::Constant,
+            guess_slack: 0.0,
             candidates: 1,
             seed: 0,
             max_new_tokens: None,
             mode: GenerationMode::Auto,
             stop_ids: Vec::new(),
+            stop_strings: Vec::new(),
         }
     }
 }
@@ -137,11 +147,13 @@ impl GenerationConfig {
             image_guidance_scale: Some(1.0),
             guidance_interval: [0.0, 0.5],
             guidance_ramp: GuidanceRamp::Linear,
+            guess_slack: 1.0,
             candidates: 2,
             seed: 0,
             max_new_tokens: Some(1),
             mode: GenerationMode::Auto,
             stop_ids: vec![0],
+            stop_strings: vec!["a".to_owned()],
         }
     }
 
@@ -155,6 +167,7 @@ impl GenerationConfig {
         let scales = [
             ("guidance_scale", Some(self.guidance_scale)),
             ("image_guidance_scale", self.image_guidance_scale),
+            ("guess_slack", Some(self.guess_slack)),
         ];
         for (name, scale) in scales {
             if let Some(scale) = scale
@@ -183,7 +196,7 @@ impl GenerationConfig {
         if self.max_new_tokens == Some(0) {
             return Err(Error::invalid("max_new_tokens is 0; allowed: 1 or more"));
         }
-        Ok(())
+        stop::check(&self.stop_strings).map_err(Error::because("stop_strings"))
     }
 
     /// The guidance of each code of an image.
@@ -226,6 +239,14 @@ enum OneOrMany {
     Many(Vec<u32>),
 }
 
+/// One text or several, as Hugging Face writes `stop_strings`.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "stop_strings is neither a text nor a list of texts")]
+enum Texts {
+    One(String),
+    Many(Vec<String>),
+}
+
 /// The keys of [`GenerationConfig`] in a file.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -242,6 +263,8 @@ struct Keys {
     #[serde(skip_serializing_if = "Option::is_none")]
     guidance_ramp: Option<GuidanceRamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    guess_slack: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     candidates: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
@@ -250,6 +273,8 @@ struct Keys {
     modality: GenerationMode,
     #[serde(skip_serializing_if = "Option::is_none")]
     eos_token_id: Option<OneOrMany>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_strings: Option<Texts>,
 }
 
 impl TryFrom<Keys> for GenerationConfig {
@@ -264,6 +289,7 @@ impl TryFrom<Keys> for GenerationConfig {
             image_guidance_scale: keys.image_guidance_scale,
             guidance_interval: keys.guidance_interval.unwrap_or(default.guidance_interval),
             guidance_ramp: keys.guidance_ramp.unwrap_or_default(),
+            guess_slack: keys.guess_slack.unwrap_or_default(),
             candidates: keys.candidates.unwrap_or(1),
             seed: keys.seed.unwrap_or(0),
             max_new_tokens: keys.max_new_tokens,
@@ -273,6 +299,11 @@ impl TryFrom<Keys> for GenerationConfig {
                 Some(OneOrMany::One(id)) => vec![id],
                 Some(OneOrMany::Many(ids)) => ids,
             },
+            stop_strings: match keys.stop_strings {
+                None => Vec::new(),
+                Some(Texts::One(text)) => vec![text],
+                Some(Texts::Many(texts)) => texts,
+            },
         };
         config.validate()?;
         Ok(config)
@@ -281,7 +312,7 @@ impl TryFrom<Keys> for GenerationConfig {
 
 impl From<GenerationConfig> for Keys {
     fn from(config: GenerationConfig) -> Self {
-        let stop_ids = config.stop_ids;
+        let (stop_ids, stop_strings) = (config.stop_ids, config.stop_strings);
         Self {
             text: config.text.into(),
             image: config.image.into(),
@@ -289,11 +320,13 @@ impl From<GenerationConfig> for Keys {
             image_guidance_scale: config.image_guidance_scale,
             guidance_interval: Some(config.guidance_interval).filter(|i| *i != [0.0, 1.0]),
             guidance_ramp: Some(config.guidance_ramp).filter(|r| *r != GuidanceRamp::Constant),
+            guess_slack: (config.guess_slack > 0.0).then_some(config.guess_slack),
             candidates: (config.candidates > 1).then_some(config.candidates),
             seed: Some(config.seed),
             max_new_tokens: config.max_new_tokens,
             modality: config.mode,
             eos_token_id: (!stop_ids.is_empty()).then_some(OneOrMany::Many(stop_ids)),
+            stop_strings: (!stop_strings.is_empty()).then_some(Texts::Many(stop_strings)),
         }
     }
 }

@@ -79,6 +79,20 @@ impl Distribution {
         best.0
     }
 
+    /// As [`draw`](Self::draw), but `guess` if its sum is lower by at most `slack`.
+    pub fn draw_near(&self, guess: u32, slack: f32, seed: u64, position: usize) -> u32 {
+        let drawn = self.draw(seed, position);
+        let noise = Noise::new(seed, position);
+        let sum = |id: u32| {
+            let at = self.ids.binary_search(&id).ok()?;
+            Some(f64::from(self.logits[at]) + noise.gumbel(id))
+        };
+        match (sum(guess), sum(drawn)) {
+            (Some(near), Some(best)) if near >= best - f64::from(slack) => guess,
+            _ => drawn,
+        }
+    }
+
     /// The ids that may be drawn, in rising order, with their logits.
     pub fn iter(&self) -> impl Iterator<Item = (u32, f32)> + '_ {
         self.ids.iter().copied().zip(self.logits.iter().copied())

@@ -5,8 +5,6 @@
 //! original release (Hugging Face's `LogitsProcessor` semantics); it has no top-k and min-p, which are applied
 //! where Hugging Face does. A hidden id has the logit -inf.
 
-use std::ops::Range;
-
 use super::distribution::Distribution;
 use super::sampling_config::SamplingConfig;
 use crate::error::Result;
@@ -59,22 +57,6 @@ pub fn choose(
     position: usize,
 ) -> Result<u32> {
     Ok(Distribution::new(logits, row, config)?.draw(seed, position))
-}
-
-/// Guesses of the ids at `positions` from the logits of an earlier position: what [`choose`] would return there
-/// if the logits stayed the same.
-///
-/// # Errors
-/// Those of [`choose`].
-pub fn guess(
-    logits: &Logits,
-    row: &[u32],
-    config: &SamplingConfig,
-    seed: u64,
-    positions: Range<usize>,
-) -> Result<Vec<u32>> {
-    let distribution = Distribution::new(logits, row, config)?;
-    Ok(positions.map(|position| distribution.draw(seed, position)).collect())
 }
 
 /// The softmax of `logits`, in f64; hidden ids have probability 0.
@@ -167,15 +149,5 @@ mod tests {
             let column = drawn.map(|id| Logits::new(id, vec![0.0]));
             assert_eq!(choose(&column.unwrap_or_default(), &[], &plain, 1, 0).ok(), drawn);
         }
-    }
-
-    #[test]
-    fn guesses_are_the_draws_of_their_positions() {
-        let logits = Logits::new(5, (0..64).map(|id| (id % 7) as f32).collect());
-        let (row, config) = ([6, 9], SamplingConfig::TEXT);
-        let guesses = guess(&logits, &row, &config, 11, 20..36);
-        let draws: Result<Vec<u32>> =
-            (20..36).map(|at| choose(&logits, &row, &config, 11, at)).collect();
-        assert_eq!(guesses.ok(), draws.ok());
     }
 }

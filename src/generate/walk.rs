@@ -5,10 +5,11 @@
 //! function gives; the first one that differs is itself right, because everything before it was. Whatever
 //! is guessed, the result is that of one id per pass; good guesses only save passes.
 
+use super::distribution::Distribution;
 use super::gang::Gang;
 use super::last_rows::LastRows;
 use super::modality::ModalityState;
-use super::sampling::{self, Logits};
+use super::sampling::Logits;
 use super::stats::EngineStats;
 use super::window::{DraftKind, WindowPolicy};
 use crate::error::Result;
@@ -72,7 +73,7 @@ pub(super) fn walk(
             }
             None => {
                 let logits = last.mixed(gang.guidance_in(gang.state), gang.ids.len());
-                match draw(gang, logits)? {
+                match draw(gang, logits, drafts.get(kept).copied())? {
                     Some(id) => id,
                     None => break,
                 }
@@ -95,8 +96,8 @@ pub(super) fn walk(
     Ok(Walked { kind, guessed: drafts.len(), kept, drawn, any_known })
 }
 
-/// Draws the next id; `None` if a constraint is fulfilled and ends the request.
-fn draw(gang: &mut Gang, mut logits: Logits) -> Result<Option<u32>> {
+/// Draws the next id, guessed as `guess`; `None` if a constraint is fulfilled and ends the request.
+fn draw(gang: &mut Gang, mut logits: Logits, guess: Option<u32>) -> Result<Option<u32>> {
     let (state, available) = (gang.state, gang.available());
     if let (ModalityState::Text, Some(constraint)) = (state, &mut gang.request.constraint) {
         let (allowed, may_end) = (constraint.allowed()?, constraint.may_end());
@@ -112,21 +113,28 @@ fn draw(gang: &mut Gang, mut logits: Logits) -> Result<Option<u32>> {
     } else {
         logits.allow_only(|id| gang.rules.allows(state, id, available));
     }
-    choose(gang, &logits, state, gang.ids.len(), &gang.ids).map(Some)
+    choose(gang, &logits, state, gang.ids.len(), guess).map(Some)
 }
 
-/// Chooses the id at place `at` of the request, after `ids`, among those that are left.
+/// Chooses the id at place `at` of the request among those that are left; `guess` if it is near enough.
 fn choose(
     gang: &Gang,
     logits: &Logits,
     state: ModalityState,
     at: usize,
-    ids: &[u32],
+    guess: Option<u32>,
 ) -> Result<u32> {
     let config = &gang.request.config;
-    let sampling = if state == ModalityState::Text { &config.text } else { &config.image };
+    let is_text = state == ModalityState::Text;
+    let sampling = if is_text { &config.text } else { &config.image };
     let position = gang.position() + at - gang.ids.len();
-    sampling::choose(logits, ids, sampling, config.seed, position)
+    let distribution = Distribution::new(logits, &gang.ids, sampling)?;
+    Ok(match guess {
+        Some(guess) if !is_text && config.guess_slack > 0.0 => {
+            distribution.draw_near(guess, config.guess_slack, config.seed, position)
+        }
+        _ => distribution.draw(config.seed, position),
+    })
 }
 
 /// Guesses of the next ids, at most `window` of them.
@@ -164,7 +172,7 @@ fn guessed_image(gang: &Gang, window: usize) -> Vec<u32> {
         let id = gang.known(state).or_else(|| {
             let mut logits = last.mixed(gang.guidance_in(state), at);
             logits.allow_only(|id| gang.rules.allows(state, id, usize::MAX));
-            choose(gang, &logits, state, at, &gang.ids).ok()
+            choose(gang, &logits, state, at, None).ok()
         });
         let Some(id) = id else { break };
         state = gang.rules.advance(state, id);

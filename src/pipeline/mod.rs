@@ -15,6 +15,7 @@
 //! ```
 
 mod ask;
+mod chat;
 mod choices;
 mod draw;
 mod edit;
@@ -22,15 +23,18 @@ mod edit_mask;
 mod edit_paste;
 mod generate;
 mod likelihood;
+mod text;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::Device;
 use image::RgbImage;
 use vq_tokenizer::{Codes, VqTokenizer};
 
-pub use ask::{Asking, Shot};
+pub use ask::{Answer, Asking, Shot};
+pub use chat::{Chat, ChatEvent, Exchange, Question, Reply};
 pub use choices::Choices;
 pub use edit::{Candidate, EditPlan, EditRequest, EditScore, Edited, Region};
 pub use edit_mask::{CellMask, PixelMask};
@@ -38,8 +42,10 @@ pub use generate::PipelineEvent;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::generate::{GenerationConfig, Generator, ServingModel, Window};
-use crate::tokenize::{Processor, PromptTemplates, Template};
+use crate::generate::{
+    Constraint, GenerationConfig, Generator, Grammar, GrammarCompiler, ServingModel, Window,
+};
+use crate::tokenize::{Processor, PromptTemplates, Template, TokenBytes};
 
 /// A checkpoint ready for use on one device.
 #[derive(Debug)]
@@ -51,6 +57,10 @@ pub struct Pipeline {
     prompts: PromptTemplates,
     digest: Option<String>,
     window: Window,
+    /// Made for the first stop string.
+    token_bytes: OnceLock<Arc<TokenBytes>>,
+    /// Made for the first grammar.
+    grammars: OnceLock<GrammarCompiler>,
 }
 
 impl Pipeline {
@@ -72,7 +82,18 @@ impl Pipeline {
         generation.validate()?;
         let model = ServingModel::new(config, model, device.clone());
         let window = Window::Auto;
-        Ok(Self { model, processor, vq, generation, prompts, digest, window })
+        let (token_bytes, grammars) = (OnceLock::new(), OnceLock::new());
+        Ok(Self {
+            model,
+            processor,
+            vq,
+            generation,
+            prompts,
+            digest,
+            window,
+            token_bytes,
+            grammars,
+        })
     }
 
     /// The same with as many ids guessed ahead as `window` says; what is generated does not depend on it.
@@ -130,6 +151,34 @@ impl Pipeline {
         let blocks = self.processor.blocks().clone();
         let generator = Generator::new(&self.model, self.processor.vocabulary(), blocks)?;
         Ok(generator.with_window(self.window))
+    }
+
+    /// The bytes of the ids.
+    ///
+    /// # Errors
+    /// If the text tokenizer's decoder refuses an id.
+    pub fn token_bytes(&self) -> Result<Arc<TokenBytes>> {
+        if let Some(known) = self.token_bytes.get() {
+            return Ok(known.clone());
+        }
+        let bytes = Arc::new(TokenBytes::new(self.processor.text())?);
+        Ok(self.token_bytes.get_or_init(|| bytes).clone())
+    }
+
+    /// The constraint of a [`Request`](crate::generate::Request) to the texts of `grammar`.
+    ///
+    /// # Errors
+    /// If the grammar is malformed or too large, the vocabulary cannot write its texts, or the build lacks
+    /// the feature `grammar`.
+    pub fn constraint(&self, grammar: &Grammar) -> Result<Box<dyn Constraint>> {
+        let compiler = match self.grammars.get() {
+            Some(compiler) => compiler,
+            None => {
+                let compiler = GrammarCompiler::new(&self.processor)?;
+                self.grammars.get_or_init(|| compiler)
+            }
+        };
+        compiler.constraint(grammar)
     }
 
     /// The codes of `images`; equal images are encoded once.

@@ -29,11 +29,13 @@ fn writing_and_reading_keeps_every_value() {
         image_guidance_scale: Some(1.2),
         guidance_interval: [0.1, 0.9],
         guidance_ramp: GuidanceRamp::Cosine { power: 1.2 },
+        guess_slack: 0.5,
         candidates: 3,
         seed: 42,
         max_new_tokens: Some(9),
         mode: GenerationMode::ImageOnly,
         stop_ids: vec![2, 8710],
+        stop_strings: vec!["\n\n".to_owned(), "</answer>".to_owned()],
     };
     let json = serde_json::to_string(&config).unwrap();
     assert_eq!(GenerationConfig::from_json(&json).unwrap(), config);
@@ -73,6 +75,8 @@ fn values_out_of_range_are_named_with_what_is_allowed() {
         (r#"{"guidance_interval": [0.5, 0.5]}"#, "guidance_interval is [0.5, 0.5]; allowed: ["),
         (r#"{"guidance_interval": [0, 1.5]}"#, "guidance_interval is [0, 1.5]; allowed: ["),
         (r#"{"guidance_ramp": "steep"}"#, "guidance_ramp is \"steep\"; allowed: constant,"),
+        (r#"{"stop_strings": 3}"#, "stop_strings is neither a text nor a list of texts"),
+        (r#"{"stop_strings": ["a", ""]}"#, "stop_strings: a stop string has 0 bytes; allowed"),
         (r#"{"candidates": 0}"#, "candidates is 0; allowed: 1 to 64"),
         (r#"{"max_new_tokens": 0}"#, "max_new_tokens is 0; allowed: 1 or more"),
         (r#"{"modality": "sound"}"#, "unknown variant `sound`"),
