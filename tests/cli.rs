@@ -10,6 +10,7 @@ mod kept;
 mod left_out;
 mod locks;
 mod overwriting;
+mod text_flags;
 mod tokenize;
 mod training;
 mod verbs;

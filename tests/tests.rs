@@ -12,6 +12,7 @@ mod data;
 mod eval;
 mod generate;
 mod gradients;
+mod grammars;
 mod images;
 mod kill;
 mod lumina;
