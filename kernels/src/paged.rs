@@ -24,7 +24,7 @@ pub const BLOCK: usize = 64;
 const LINES: usize = 32;
 
 /// Maximum number of lines that share loads.
-const TILE: usize = 4;
+const TILE: usize = 8;
 
 /// Multiplications below which a second thread costs more than it saves.
 const PARALLEL: usize = 1 << 18;
@@ -203,6 +203,7 @@ impl WithSimd for Run<'_, '_> {
                     match tile.len() {
                         1 => score::<S, 1>(simd, q, page, to, stride),
                         2 => score::<S, 2>(simd, q, page, to, stride),
+                        4 => score::<S, 4>(simd, q, page, to, stride),
                         _ => score::<S, TILE>(simd, q, page, to, stride),
                     }
                 }
@@ -224,6 +225,7 @@ impl WithSimd for Run<'_, '_> {
                 match tile.len() {
                     1 => weigh_tile::<S, 1>(simd, weights, page, seen, y),
                     2 => weigh_tile::<S, 2>(simd, weights, page, seen, y),
+                    4 => weigh_tile::<S, 4>(simd, weights, page, seen, y),
                     _ => weigh_tile::<S, TILE>(simd, weights, page, seen, y),
                 }
             }
@@ -261,7 +263,7 @@ impl Run<'_, '_> {
     }
 }
 
-/// The lines that share loads: of [`TILE`] lines, then of 2, then of 1.
+/// The lines that share loads: of [`TILE`] lines, then of 4, 2 and 1.
 #[inline(always)]
 fn tiles(lines: usize) -> impl Iterator<Item = Range<usize>> {
     let mut first = 0;
@@ -270,6 +272,7 @@ fn tiles(lines: usize) -> impl Iterator<Item = Range<usize>> {
             0 => return None,
             1 => 1,
             2 | 3 => 2,
+            4..TILE => 4,
             _ => TILE,
         };
         first += count;
@@ -290,17 +293,20 @@ fn score<S: Simd, const L: usize>(
     stride: usize,
 ) {
     let (q, _) = q.as_chunks();
-    if is_wide::<S, L>() {
-        score_by::<S, L, 4>(simd, q, page, scores, stride);
-    } else {
-        score_by::<S, L, 2>(simd, q, page, scores, stride);
+    match vectors_at_once::<S, L>() {
+        4 => score_by::<S, L, 4>(simd, q, page, scores, stride),
+        2 => score_by::<S, L, 2>(simd, q, page, scores, stride),
+        _ => score_by::<S, L, 1>(simd, q, page, scores, stride),
     }
 }
 
-/// Whether four vectors for each of `L` lines fit the registers; otherwise two do.
-#[inline(always)]
-fn is_wide<S: Simd, const L: usize>() -> bool {
-    S::REGISTER_COUNT >= 32 || L <= 2
+/// How many vectors for each of `L` lines fit the registers, besides what they are computed from.
+const fn vectors_at_once<S: Simd, const L: usize>() -> usize {
+    match S::REGISTER_COUNT / 2 / L {
+        4.. => 4,
+        2 | 3 => 2,
+        _ => 1,
+    }
 }
 
 /// [`score`] for `V` vectors of keys at a time.
@@ -370,15 +376,15 @@ fn weigh<S: Simd, const L: usize>(
     mut y: [&mut [f32]; L],
 ) {
     let head_dim = y[0].len();
-    let wide = if S::REGISTER_COUNT >= 32 || L <= 2 { 4 } else { 2 };
+    let at_once = vectors_at_once::<S, L>() * S::F32_LANES;
     let mut first = 0;
-    while first + wide * S::F32_LANES <= head_dim {
-        if wide == 4 {
-            weigh_columns::<S, L, 4>(simd, weights, page, first, &mut y);
-        } else {
-            weigh_columns::<S, L, 2>(simd, weights, page, first, &mut y);
+    while first + at_once <= head_dim {
+        match vectors_at_once::<S, L>() {
+            4 => weigh_columns::<S, L, 4>(simd, weights, page, first, &mut y),
+            2 => weigh_columns::<S, L, 2>(simd, weights, page, first, &mut y),
+            _ => weigh_columns::<S, L, 1>(simd, weights, page, first, &mut y),
         }
-        first += wide * S::F32_LANES;
+        first += at_once;
     }
     while first + S::F32_LANES <= head_dim {
         weigh_columns::<S, L, 1>(simd, weights, page, first, &mut y);

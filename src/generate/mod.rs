@@ -31,6 +31,6 @@ pub use modality::{GenerationMode, ModalityRules, ModalityState};
 pub use preset::Preset;
 pub use request::{EndReason, Event, Generated, Request, RequestId};
 pub use sampling_config::SamplingConfig;
-pub use serving::{ServingCache, ServingModel};
+pub use serving::ServingModel;
 pub use stop::StopStrings;
 pub use window::Window;

@@ -2,7 +2,8 @@
 
 use calumma::checkpoint::Checkpoint;
 use calumma::generate::{
-    GenerationConfig, GenerationMode, Generator, LanguageModel, Preset, Request, ServingModel,
+    BLOCK, GenerationConfig, GenerationMode, Generator, LanguageModel, Preset, Request,
+    ServingModel, Span,
 };
 use calumma::tokenize::{Processor, TokenClass};
 
@@ -75,13 +76,29 @@ fn greedy(
         })
         .collect();
     let steps = sequences[0].len() - start;
-    let mut cache = model.new_cache(rows.len(), sequences[0].len());
+    let blocks = sequences[0].len().div_ceil(BLOCK) as u32;
+    let mut cache = model.new_cache(rows.len() * blocks as usize);
+    let tables: Vec<Vec<u32>> =
+        (0..rows.len() as u32).map(|row| (row * blocks..(row + 1) * blocks).collect()).collect();
+    let mut lens = vec![0; rows.len()];
     let mut fed = prompts;
     let mut worst = 0.0_f32;
     let want = values.floats(&key("step_logits")); // [rows, steps, vocab]
     let (want, vocab) = (flat(&want), want.shape().to_vec()[2]);
     for step in 0..steps {
-        let logits = model.next_logits(&fed, &mut cache).unwrap();
+        let lanes = tables.iter().zip(&lens).zip(&fed);
+        let columns = 0..model.vocab_size();
+        let spans: Vec<Span<'_>> = lanes
+            .map(|((blocks, start), ids)| Span {
+                blocks,
+                start: *start,
+                ids,
+                wanted: 1,
+                columns: columns.clone(),
+            })
+            .collect();
+        let logits = model.pass(&spans, &mut cache).unwrap().concat();
+        lens.iter_mut().zip(&fed).for_each(|(len, ids)| *len += ids.len());
         fed = Vec::new();
         for (row, logits) in logits.iter().enumerate() {
             let want = &want[(row * steps + step) * vocab..][..vocab];
