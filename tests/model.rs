@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use burn::module::{ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use calumma::checkpoint::Checkpoint;
 use calumma::generate::sampling::log_probability;
-use calumma::generate::{LanguageModel, ServingModel};
-use calumma::model::{CausalLm, KvCache, ModelConfig, ModelInput, mask};
+use calumma::generate::{BLOCK, LanguageModel, ServingModel, Span};
+use calumma::model::{CausalLm, ModelConfig, ModelInput, PagedCache, mask};
 
 use crate::common::{Expected, assert_close, cpu, excess, fixture};
 
@@ -38,13 +38,12 @@ fn positions(rows: usize, seq: usize, device: &Device) -> Tensor<2, Int> {
 }
 
 /// One row from position 0.
-fn plain(values: &[u32], device: &Device) -> ModelInput<'static> {
+fn plain(values: &[u32], device: &Device) -> ModelInput {
     let seq = values.len();
     ModelInput {
         ids: ids(values, 1, device),
         positions: positions(1, seq, device),
-        mask: Some(mask::causal(seq, device)),
-        cache: None,
+        mask: mask::causal(seq, device),
     }
 }
 
@@ -79,13 +78,12 @@ fn left_padded_rows_equal_the_reference_where_they_are_not_padding() {
     let (_, model) = reference(&device);
     let (attended, shape) = expected.ints("text_batch_leftpad.attention_mask");
     let [rows, seq] = [shape[0], shape[1]];
-    let is_pad: Vec<Vec<bool>> =
-        attended.chunks_exact(seq).map(|row| row.iter().map(|&a| a == 0).collect()).collect();
+    // Padding is a document of its own, so that the rest does not see it.
+    let documents: Vec<u32> = attended.iter().map(|&attended| attended as u32).collect();
     let logits = model.forward(ModelInput {
         ids: ids(&expected.ids("text_batch_leftpad.input_ids"), rows, &device),
         positions: positions(rows, seq, &device), // the case counts pads
-        mask: mask::padded(&is_pad, seq, &device),
-        cache: None,
+        mask: mask::packed(&documents, rows, &device),
     });
     let reference = expected.floats("text_batch_leftpad.raw_logits");
     let vocab = logits.dims()[2];
@@ -166,6 +164,31 @@ fn loss_and_gradients_equal_the_reference() {
     assert!(compared >= 20);
 }
 
+/// A lane with a cache of its own.
+struct Alone<'a> {
+    serving: &'a ServingModel,
+    cache: PagedCache,
+    blocks: Vec<u32>,
+    len: usize,
+}
+
+impl<'a> Alone<'a> {
+    fn new(serving: &'a ServingModel, capacity: usize) -> Self {
+        let blocks: Vec<u32> = (0..capacity.div_ceil(BLOCK) as u32).collect();
+        let cache = serving.new_cache(blocks.len());
+        Self { serving, cache, blocks, len: 0 }
+    }
+
+    /// The logits after each of `ids`.
+    fn extend(&mut self, ids: &[u32]) -> Vec<Vec<f32>> {
+        let columns = 0..self.serving.vocab_size();
+        let (blocks, start, wanted) = (&self.blocks[..], self.len, ids.len());
+        let span = Span { blocks, start, ids, wanted, columns };
+        self.len += ids.len();
+        self.serving.pass(&[span], &mut self.cache).unwrap().remove(0)
+    }
+}
+
 #[test]
 fn greedy_continuation_equals_the_reference() {
     let (device, expected) = (cpu(), expected());
@@ -173,19 +196,20 @@ fn greedy_continuation_equals_the_reference() {
     let serving = ServingModel::new(config, model, device);
     let prompt = expected.ids("generate_text.prompt_ids");
     let sequence = expected.ids("generate_text.sequences");
-    let mut cache = serving.new_cache(1, sequence.len());
-    let mut logits = serving.next_logits(std::slice::from_ref(&prompt), &mut cache).unwrap();
+    let mut lane = Alone::new(&serving, sequence.len());
+    let mut logits = lane.extend(&prompt);
     let mut row = prompt.clone();
     while row.len() < sequence.len() {
         // Image ids are 4 to 103 here; the reference never generates them.
         let allowed = |id: &usize| !(4..=103).contains(id);
-        let best = (0..logits[0].len())
+        let last = logits.last().unwrap();
+        let best = (0..last.len())
             .filter(allowed)
-            .max_by(|&a, &b| logits[0][a].total_cmp(&logits[0][b]).then(b.cmp(&a)));
+            .max_by(|&a, &b| last[a].total_cmp(&last[b]).then(b.cmp(&a)));
         let id = best.unwrap() as u32;
         row.push(id);
         if row.len() < sequence.len() {
-            logits = serving.next_logits(&[vec![id]], &mut cache).unwrap();
+            logits = lane.extend(&[id]);
         }
     }
     assert_eq!(row, sequence);
@@ -211,45 +235,106 @@ fn data(logits: &[Vec<f32>]) -> TensorData {
     TensorData::new(values, [logits.len(), logits[0].len()])
 }
 
+fn serving(config: &ModelConfig, seed: u64) -> ServingModel {
+    let device = cpu();
+    device.seed(seed);
+    ServingModel::new(config.clone(), config.init(&device).unwrap(), device)
+}
+
+/// Ids that repeat from run to run.
+fn some_ids(len: usize, salt: usize) -> Vec<u32> {
+    (0..len).map(|place| ((place * place * 7 + place * 3 + salt * 11) % 32) as u32).collect()
+}
+
 #[test]
 fn cached_decoding_matches_the_full_forward_in_both_norm_orders() {
     for swin_norm in [false, true] {
-        let device = cpu();
-        device.seed(3);
-        let config = tiny(swin_norm);
-        let model = config.init(&device).unwrap();
-        let serving = ServingModel::new(config, model, device);
-        let row = [5_u32, 9, 1, 30, 2, 2, 17, 8];
+        let serving = serving(&ModelConfig { max_position_embeddings: 150, ..tiny(swin_norm) }, 3);
+        let row = some_ids(140, 0);
         let full = serving.all_logits(&row).unwrap();
-        let mut cache = serving.new_cache(1, row.len());
-        let mut stepped = serving.next_logits(&[row[..3].to_vec()], &mut cache).unwrap();
-        for &id in &row[3..] {
-            stepped.extend(serving.next_logits(&[vec![id]], &mut cache).unwrap());
+        for chunk in [1, 5, 64, 70] {
+            let mut lane = Alone::new(&serving, row.len());
+            let stepped: Vec<_> = row.chunks(chunk).flat_map(|ids| lane.extend(ids)).collect();
+            let off = excess(&data(&stepped), &data(&full), 1e-5, 1e-5);
+            assert!(off <= 1.0, "chunks of {chunk}: {off}");
         }
-        assert!(excess(&data(&stepped), &data(&full[2..]), 1e-5, 1e-5) <= 1.0);
+    }
+}
+
+/// Bit for bit, as far as every operation of the model has one order of arithmetic for all rows.
+#[test]
+fn logits_are_those_of_one_id_at_a_time_whatever_the_chunks_mates_and_blocks() {
+    let config = ModelConfig { max_position_embeddings: 150, ..tiny(false) };
+    let serving = serving(&config, 4);
+    let rows = [some_ids(141, 1), some_ids(97, 2), some_ids(30, 3)];
+    let alone: Vec<Vec<Vec<f32>>> = rows
+        .iter()
+        .map(|row| {
+            let mut lane = Alone::new(&serving, row.len());
+            row.iter().flat_map(|id| lane.extend(&[*id])).collect()
+        })
+        .collect();
+    let tables: [&[u32]; 3] = [&[9, 2, 5], &[0, 7], &[4]];
+    for chunks in [[1, 1, 1], [64, 2, 30], [3, 97, 1], [141, 40, 7], [17, 16, 5]] {
+        let mut cache = serving.new_cache(10);
+        serving.poison(&(0..10).collect::<Vec<_>>(), &mut cache);
+        let mut lens = [0; 3];
+        while lens.iter().zip(&rows).any(|(len, row)| *len < row.len()) {
+            let running: Vec<usize> = (0..3).filter(|&n| lens[n] < rows[n].len()).collect();
+            let spans: Vec<Span<'_>> = running
+                .iter()
+                .map(|&n| {
+                    let end = rows[n].len().min(lens[n] + chunks[n]);
+                    let ids = &rows[n][lens[n]..end];
+                    // Lanes want different columns and numbers of rows.
+                    let (wanted, columns) = (ids.len().min(1 + 7 * n), 4 * n..32);
+                    Span { blocks: tables[n], start: lens[n], ids, wanted, columns }
+                })
+                .collect();
+            let found = serving.pass(&spans, &mut cache).unwrap();
+            for ((&n, span), found) in running.iter().zip(&spans).zip(found) {
+                lens[n] += span.ids.len();
+                let want: Vec<_> = alone[n][lens[n] - span.wanted..lens[n]]
+                    .iter()
+                    .map(|logits| logits[span.columns.clone()].to_vec())
+                    .collect();
+                assert_eq!(found, want, "chunks {chunks:?}, lane {n} up to {}", lens[n]);
+            }
+        }
     }
 }
 
 #[test]
-fn rows_of_a_ragged_batch_equal_single_rows() {
-    let device = cpu();
-    device.seed(4);
-    let config = tiny(false);
-    let model = config.init(&device).unwrap();
-    let serving = ServingModel::new(config, model, device);
-    let rows = [vec![1_u32, 2, 3, 4, 5], vec![7, 8]];
-    let more = [vec![6_u32], vec![9, 10, 11]];
-    let mut cache = serving.new_cache(2, 16);
-    serving.next_logits(&rows, &mut cache).unwrap();
-    // A row may skip a call.
-    serving.next_logits(&[vec![], vec![3]], &mut cache).unwrap();
-    let batched = serving.next_logits(&more, &mut cache).unwrap();
-    let whole = [vec![1_u32, 2, 3, 4, 5, 6], vec![7, 8, 3, 9, 10, 11]];
-    for (row, logits) in whole.iter().zip(&batched) {
-        let single = serving.all_logits(row).unwrap().pop().unwrap();
-        let same = excess(&data(std::slice::from_ref(logits)), &data(&[single]), 1e-5, 1e-5);
-        assert!(same <= 1.0, "{same}");
+fn lanes_that_begin_alike_share_blocks() {
+    let serving = serving(&ModelConfig { max_position_embeddings: 150, ..tiny(false) }, 5);
+    let beginning = some_ids(BLOCK + 10, 4);
+    let rows = [1, 2].map(|salt| [&beginning[..], &some_ids(20, salt)].concat());
+    let span = |blocks, start, ids, wanted| Span { blocks, start, ids, wanted, columns: 0..32 };
+    let mut cache = serving.new_cache(4);
+    serving.pass(&[span(&[3, 1], 0, &beginning, 0)], &mut cache).unwrap();
+    // The full block is shared, the partial one copied.
+    cache.copy_block(1, 2);
+    let start = beginning.len();
+    let spans =
+        [span(&[3, 1], start, &rows[0][start..], 1), span(&[3, 2], start, &rows[1][start..], 1)];
+    let found = serving.pass(&spans, &mut cache).unwrap();
+    for (row, found) in rows.iter().zip(found) {
+        let want = serving.all_logits(row).unwrap().split_off(row.len() - 1);
+        assert!(excess(&data(&found), &data(&want), 1e-5, 1e-5) <= 1.0);
     }
+}
+
+#[test]
+fn a_poisoned_block_shows_where_it_is_used_and_only_there() {
+    let serving = serving(&tiny(false), 6);
+    let span = |blocks| Span { blocks, start: 3, ids: &[7], wanted: 1, columns: 0..32 };
+    let mut cache = serving.new_cache(3);
+    let prompt = |blocks| Span { blocks, start: 0, ids: &[1, 2, 3], wanted: 0, columns: 0..32 };
+    serving.pass(&[prompt(&[0]), prompt(&[2])], &mut cache).unwrap();
+    serving.poison(&[2], &mut cache);
+    let found = serving.pass(&[span(&[0]), span(&[2])], &mut cache).unwrap().concat();
+    assert!(found[0].iter().all(|logit| logit.is_finite()));
+    assert!(found[1].iter().all(|logit| logit.is_nan()));
 }
 
 #[test]
@@ -295,8 +380,7 @@ fn packed_documents_do_not_see_each_other() {
     let hidden = model.hidden(ModelInput {
         ids: ids(&[1, 2, 3, 9, 8, 7, 6], 1, &device),
         positions: ids(&[0, 1, 2, 0, 1, 2, 3], 1, &device),
-        mask: Some(mask::packed(&[0, 0, 0, 1, 1, 1, 1], 1, &device)),
-        cache: None,
+        mask: mask::packed(&[0, 0, 0, 1, 1, 1, 1], 1, &device),
     });
     let alone = model.hidden(plain(&[9, 8, 7, 6], &device));
     let packed = hidden.slice([0..1, 3..7]).to_data();
@@ -304,16 +388,29 @@ fn packed_documents_do_not_see_each_other() {
 }
 
 #[test]
-fn a_full_cache_and_ids_out_of_range_are_refused() {
-    let device = cpu();
-    let config = tiny(false);
-    let model = config.init(&device).unwrap();
-    let serving = ServingModel::new(config, model, device);
-    let mut cache = serving.new_cache(1, 2);
-    assert!(serving.next_logits(&[vec![1, 2, 3]], &mut cache).is_err());
-    assert!(serving.next_logits(&[vec![32]], &mut cache).is_err());
+fn spans_that_the_model_cannot_run_are_refused() {
+    let serving = serving(&tiny(false), 1);
+    let mut cache = serving.new_cache(2);
+    let good = Span { blocks: &[1], start: 0, ids: &[1, 2, 31], wanted: 3, columns: 0..32 };
+    let found = serving.pass(std::slice::from_ref(&good), &mut cache).unwrap();
+    assert_eq!((found.len(), found[0].len(), found[0][0].len()), (1, 3, 32));
+    let long = [1; 65];
+    for (what, bad) in [
+        ("no ids", Span { ids: &[], wanted: 0, ..good.clone() }),
+        ("the vocabulary of 32", Span { ids: &[1, 32], wanted: 0, ..good.clone() }),
+        ("context", Span { ids: &long, blocks: &[0, 1], ..good.clone() }),
+        ("context", Span { start: 62, ..good.clone() }),
+        ("do not fit 0 blocks", Span { blocks: &[], ..good.clone() }),
+        ("no block 2", Span { blocks: &[2], ..good.clone() }),
+        ("4 logits wanted", Span { wanted: 4, ..good.clone() }),
+        ("0..33", Span { columns: 0..33, ..good.clone() }),
+    ] {
+        let error = serving.pass(&[bad], &mut cache).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}, not {what}");
+    }
+    let error = serving.pass(&[good.clone(), good], &mut cache).unwrap_err().to_string();
+    assert!(error.contains("two spans write to block 1"), "{error}");
+    assert!(serving.pass(&[], &mut cache).unwrap().is_empty());
     assert!(serving.all_logits(&[]).is_err());
     assert!(serving.all_logits(&[1; 65]).is_err());
-    let kv = KvCache::new(serving.config(), 1, 4, DType::F32, serving.device());
-    assert!(kv.is_empty() && kv.capacity() == 4);
 }

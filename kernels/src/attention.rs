@@ -17,12 +17,6 @@ use super::spans::Spans;
 /// Queries per block.
 const BLOCK: usize = 64;
 
-/// Maximum number of queries computed key by key, without matrix products.
-const FEW: usize = 4;
-
-/// Multiplications below which a second thread costs more than it saves.
-const PARALLEL: usize = 1 << 18;
-
 /// A tensor of four axes, the last of them contiguous.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
@@ -54,17 +48,17 @@ impl<'a> View<'a> {
 pub struct Inputs<'a> {
     /// `[batch, heads, seq, head_dim]`, scaled.
     pub q: View<'a>,
-    /// `[batch, kv_heads, keys, head_dim]`.
+    /// `[batch, kv_heads, seq, head_dim]`.
     pub k: View<'a>,
-    /// `[batch, kv_heads, keys, head_dim]`.
+    /// `[batch, kv_heads, seq, head_dim]`.
     pub v: View<'a>,
-    /// `None` shows every key.
-    pub spans: Option<&'a Spans>,
+    /// The visible keys.
+    pub spans: &'a Spans,
 }
 
 impl Inputs<'_> {
     fn visible(&self, row: usize, query: usize) -> Range<usize> {
-        self.spans.map_or(0..self.k.dims[2], |spans| spans.range(row, query))
+        self.spans.range(row, query)
     }
 
     /// An interval with all keys that any of the queries sees.
@@ -74,40 +68,18 @@ impl Inputs<'_> {
         all.unwrap_or(0..0)
     }
 
-    fn padding(&self, row: usize) -> Option<&[bool]> {
-        self.spans.and_then(|spans| spans.padding(row))
-    }
-
     fn group(&self) -> usize {
         self.q.dims[1] / self.k.dims[1]
     }
 }
 
-/// Writes the weighted values to `y` and the logarithms of the denominators to `lse`; zeros and infinity
-/// where nothing is visible.
+/// Writes the weighted values to `y` and the logarithms of the denominators to `lse`.
 ///
 /// # Shapes
 /// `y` `[batch, seq, heads, head_dim]`, `lse` `[batch, seq, heads]`.
 pub fn forward(inputs: Inputs<'_>, y: &mut [f32], lse: &mut [f32]) {
     let [_, heads, seq, head_dim] = inputs.q.dims;
     let width = heads * head_dim;
-    if seq <= FEW {
-        let task = |(row, (y, lse)): (usize, (&mut [f32], &mut [f32]))| {
-            vectorized(
-                #[inline(always)]
-                || few(&inputs, row, y, lse),
-            );
-        };
-        let work = seq * width * inputs.k.dims[2];
-        if work < PARALLEL {
-            let rows = y.chunks_mut(seq * width).zip(lse.chunks_mut(seq * heads));
-            rows.enumerate().for_each(task);
-        } else {
-            let rows = y.par_chunks_mut(seq * width).zip(lse.par_chunks_mut(seq * heads));
-            rows.enumerate().for_each(task);
-        }
-        return;
-    }
     let blocks: Vec<_> = y
         .chunks_mut(seq * width)
         .zip(lse.chunks_mut(seq * heads))
@@ -139,10 +111,9 @@ fn forward_block(inputs: &Inputs<'_>, row: usize, start: usize, y: &mut [f32], l
         for (i, weights) in weights.chunks_exact_mut(keys).enumerate() {
             let visible = inputs.visible(row, start + i);
             let (from, to) = (visible.start - seen.start, visible.end - seen.start);
-            let padding = inputs.padding(row).map(|padding| &padding[visible]);
             lse[i * heads + head] = vectorized(
                 #[inline(always)]
-                || softmax(weights, from, to, padding),
+                || softmax(weights, from, to),
             );
         }
         let y = &mut y[head * head_dim..];
@@ -156,21 +127,26 @@ fn forward_block(inputs: &Inputs<'_>, row: usize, start: usize, y: &mut [f32], l
     }
 }
 
-/// Softmax over `from..to` of a row of scores, zeros elsewhere. Returns the logarithm of the
-/// denominator, infinity when everything is hidden.
+/// Softmax over `from..to` of a row of scores, zeros elsewhere. Returns the logarithm of the denominator.
 #[inline(always)]
-fn softmax(row: &mut [f32], from: usize, to: usize, padding: Option<&[bool]>) -> f32 {
+fn softmax(row: &mut [f32], from: usize, to: usize) -> f32 {
     row[..from].fill(0.0);
     row[to..].fill(0.0);
-    normalise(&mut row[from..to], padding)
+    let scores = &mut row[from..to];
+    let top = largest(scores);
+    let sum = exp_shifted(scores, top);
+    let scale = 1.0 / sum;
+    for score in scores {
+        *score *= scale;
+    }
+    top + sum.ln()
 }
 
 /// `exp(score - lse)` over `from..to`, zeros elsewhere.
 #[inline(always)]
-fn recomputed_weights(row: &mut [f32], from: usize, to: usize, padding: Option<&[bool]>, lse: f32) {
+fn recomputed_weights(row: &mut [f32], from: usize, to: usize, lse: f32) {
     row[..from].fill(0.0);
     row[to..].fill(0.0);
-    hide(&mut row[from..to], padding);
     exp_shifted(&mut row[from..to], lse);
 }
 
@@ -183,52 +159,6 @@ fn softmax_backward(d_row: &mut [f32], weights: &[f32], dy: &[f32], y: &[f32]) {
     }
 }
 
-/// Attention of a few queries of one row, `y` `[seq, heads, head_dim]`, `lse` `[seq, heads]`.
-#[inline(always)]
-fn few(inputs: &Inputs<'_>, row: usize, y: &mut [f32], lse: &mut [f32]) {
-    let [_, heads, _, head_dim] = inputs.q.dims;
-    let mut weights = Vec::new();
-    for (place, (y, lse)) in y.chunks_exact_mut(head_dim).zip(lse).enumerate() {
-        let (query, head) = (place / heads, place % heads);
-        let kv_head = head / inputs.group();
-        let visible = inputs.visible(row, query);
-        let q = inputs.q.row(row, head, query);
-        weights.clear();
-        weights.extend(visible.clone().map(|key| dot(q, inputs.k.row(row, kv_head, key))));
-        let padding = inputs.padding(row).map(|padding| &padding[visible.clone()]);
-        *lse = normalise(&mut weights, padding);
-        y.fill(0.0);
-        for (key, weight) in visible.zip(&weights) {
-            for (y, v) in y.iter_mut().zip(inputs.v.row(row, kv_head, key)) {
-                *y += weight * v;
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn hide(scores: &mut [f32], padding: Option<&[bool]>) {
-    for (score, pad) in scores.iter_mut().zip(padding.into_iter().flatten()) {
-        *score = if *pad { f32::NEG_INFINITY } else { *score };
-    }
-}
-
-#[inline(always)]
-fn normalise(scores: &mut [f32], padding: Option<&[bool]>) -> f32 {
-    hide(scores, padding);
-    let top = largest(scores);
-    if top == f32::NEG_INFINITY {
-        scores.fill(0.0);
-        return f32::INFINITY;
-    }
-    let sum = exp_shifted(scores, top);
-    let scale = 1.0 / sum;
-    for score in scores {
-        *score *= scale;
-    }
-    top + sum.ln()
-}
-
 /// What the backward pass reads besides the inputs, and the gradients it writes.
 pub struct Backward<'a> {
     /// `[batch, heads, seq, head_dim]`.
@@ -239,9 +169,9 @@ pub struct Backward<'a> {
     pub lse: &'a [f32],
     /// `[batch, heads, seq, head_dim]`.
     pub dq: &'a mut [f32],
-    /// `[batch, kv_heads, keys, head_dim]`, zeros.
+    /// `[batch, kv_heads, seq, head_dim]`, zeros.
     pub dk: &'a mut [f32],
-    /// `[batch, kv_heads, keys, head_dim]`, zeros.
+    /// `[batch, kv_heads, seq, head_dim]`, zeros.
     pub dv: &'a mut [f32],
 }
 
@@ -302,13 +232,12 @@ fn backward_block(
         let query = start + i;
         let visible = inputs.visible(row, query);
         let (from, to) = (visible.start - seen.start, visible.end - seen.start);
-        let padding = inputs.padding(row).map(|padding| &padding[visible]);
         let lse = lse[(row * seq + query) * heads + head];
         let (dy, y) = (dy.row(row, head, query), y.row(row, head, query));
         vectorized(
             #[inline(always)]
             || {
-                recomputed_weights(weights, from, to, padding, lse);
+                recomputed_weights(weights, from, to, lse);
                 softmax_backward(d_row, weights, dy, y);
             },
         );

@@ -14,6 +14,7 @@ pub mod linear;
 pub mod math;
 pub mod matrix;
 pub mod norm;
+pub mod paged;
 pub mod product;
 pub mod rope;
 mod simd;

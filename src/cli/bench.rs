@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use calumma::checkpoint::Checkpoint;
-use calumma::generate::{LanguageModel, ServingModel};
+use calumma::generate::{BLOCK, LanguageModel, ServingModel, Span};
 use calumma::memory::peak_resident;
-use calumma::model::CausalLm;
+use calumma::model::{CausalLm, PagedCache};
 use calumma::{Error, Result};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
@@ -88,10 +88,46 @@ fn language_model(model: &ServingModel, args: &BenchArgs, report: &mut Report<'_
             "--prompt is {prompt}; allowed: less than the context of {context}"
         )));
     }
-    let prompt = (0..args.prompt).map(|at| (at * 7 % model.vocab_size()) as u32).collect();
-    let prompts = vec![prompt; args.rows];
-    prefill(model, &prompts, capacity, args, report)?;
-    decode(model, &prompts, capacity, args, report)
+    let prompt: Vec<u32> =
+        (0..args.prompt).map(|at| (at * 7 % model.vocab_size()) as u32).collect();
+    let rows = Rows::new(args.rows, capacity);
+    prefill(model, &rows, &prompt, report, args)?;
+    decode(model, &rows, &prompt, report, args)
+}
+
+/// Sequences of equal length.
+struct Rows {
+    /// The blocks of each.
+    blocks: Vec<Vec<u32>>,
+    /// Maximum number of tokens of each.
+    capacity: usize,
+}
+
+impl Rows {
+    fn new(rows: usize, capacity: usize) -> Self {
+        let each = capacity.div_ceil(BLOCK) as u32;
+        let blocks = (0..rows as u32).map(|row| (row * each..(row + 1) * each).collect());
+        Self { blocks: blocks.collect(), capacity }
+    }
+
+    fn cache(&self, model: &ServingModel) -> PagedCache {
+        model.new_cache(self.blocks.iter().map(Vec::len).sum())
+    }
+
+    /// Adds `ids` to each row after its first `start` tokens; computes the logits of the last one.
+    fn pass(
+        &self,
+        model: &ServingModel,
+        start: usize,
+        ids: &[u32],
+        cache: &mut PagedCache,
+    ) -> Result<()> {
+        let columns = 0..model.vocab_size();
+        let span = |blocks| Span { blocks, start, ids, wanted: 1, columns: columns.clone() };
+        let spans: Vec<Span<'_>> = self.blocks.iter().map(|blocks| span(blocks)).collect();
+        model.pass(&spans, cache)?;
+        Ok(())
+    }
 }
 
 /// The number of weights that take part in matrix products. An untied embedding is only looked up.
@@ -103,18 +139,18 @@ fn multiplied_weights(model: &ServingModel) -> usize {
     num_values(&shapes) - if is_tied { 0 } else { embedding }
 }
 
-/// Measures how fast the prompts are read in one call.
+/// Measures how fast the prompt is read by all rows in one pass.
 fn prefill(
     model: &ServingModel,
-    prompts: &[Vec<u32>],
-    capacity: usize,
-    args: &BenchArgs,
+    rows: &Rows,
+    prompt: &[u32],
     report: &mut Report<'_>,
+    args: &BenchArgs,
 ) -> Result<()> {
     let seconds = median(args.seconds, || {
-        let mut cache = model.rows_cache(args.rows, capacity);
+        let mut cache = rows.cache(model);
         let start = Instant::now();
-        model.next_logits(prompts, &mut cache)?;
+        rows.pass(model, 0, prompt, &mut cache)?;
         Ok(start.elapsed().as_secs_f64())
     })?;
     let tokens = (args.rows * args.prompt) as f64;
@@ -131,23 +167,20 @@ fn prefill(
 /// Measures how fast tokens are decoded after the prompts.
 fn decode(
     model: &ServingModel,
-    prompts: &[Vec<u32>],
-    capacity: usize,
-    args: &BenchArgs,
+    rows: &Rows,
+    prompt: &[u32],
     report: &mut Report<'_>,
+    args: &BenchArgs,
 ) -> Result<()> {
-    let mut cache = model.rows_cache(args.rows, capacity);
-    let mut free = 0;
-    let next = vec![vec![9]; args.rows];
+    let mut cache = rows.cache(model);
+    rows.pass(model, 0, prompt, &mut cache)?;
+    let mut len = prompt.len();
     let seconds = median(args.seconds, || {
-        if free == 0 {
-            cache = model.rows_cache(args.rows, capacity);
-            model.next_logits(prompts, &mut cache)?;
-            free = capacity - args.prompt;
-        }
-        free -= 1;
+        // Later tokens are overwritten, the prompt's stay.
+        len = if len == rows.capacity { prompt.len() } else { len };
         let start = Instant::now();
-        model.next_logits(&next, &mut cache)?;
+        rows.pass(model, len, &[9], &mut cache)?;
+        len += 1;
         Ok(start.elapsed().as_secs_f64())
     })?;
     let speed = args.rows as f64 / seconds;

@@ -4,8 +4,7 @@ use std::ops::Range;
 
 use crate::error::Result;
 
-/// Tokens per block of a cache.
-pub const BLOCK: usize = 64;
+pub use crate::model::BLOCK;
 
 /// Tokens of one lane that pass through the model together, and the logits wanted of them.
 #[derive(Clone, Debug)]

@@ -47,7 +47,7 @@ pub use preset::Preset;
 pub use request::{EndReason, Event, Generated, Request, RequestId};
 pub use sampling::Logits;
 pub use sampling_config::SamplingConfig;
-pub use serving::{ServingCache, ServingModel};
+pub use serving::ServingModel;
 pub use stats::EngineStats;
 pub use stop::StopStrings;
 pub use window::{DraftKind, MAX_WINDOW, Window, WindowPolicy};

@@ -69,7 +69,7 @@ pub(crate) trait FusedOps: Backend {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
-        spans: Option<Arc<Spans>>,
+        spans: Arc<Spans>,
     ) -> FloatTensor<Self>;
 
     /// `x weight^T`.
@@ -101,9 +101,9 @@ impl FusedOps for Flex {
         q: FlexTensor,
         k: FlexTensor,
         v: FlexTensor,
-        spans: Option<Arc<Spans>>,
+        spans: Arc<Spans>,
     ) -> FlexTensor {
-        attention_forward(&[q, k, v].map(rows_contiguous), spans.as_deref()).0
+        attention_forward(&[q, k, v].map(rows_contiguous), &spans).0
     }
 
     fn fused_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
@@ -157,10 +157,7 @@ impl FusedOps for Flex {
 
 /// Result and log-sum-exp. In memory the result is `[batch, seq, heads, head_dim]`, so that joining the
 /// heads copies nothing.
-pub(super) fn attention_forward(
-    inputs: &[FlexTensor; 3],
-    spans: Option<&Spans>,
-) -> (FlexTensor, Vec<f32>) {
+pub(super) fn attention_forward(inputs: &[FlexTensor; 3], spans: &Spans) -> (FlexTensor, Vec<f32>) {
     let inputs = attention_inputs(inputs, spans);
     let [batch, heads, seq, head_dim] = inputs.q.dims;
     let mut y = vec![0.0; batch * seq * heads * head_dim];
@@ -173,7 +170,7 @@ pub(super) fn attention_forward(
 
 pub(super) fn attention_inputs<'a>(
     [q, k, v]: &'a [FlexTensor; 3],
-    spans: Option<&'a Spans>,
+    spans: &'a Spans,
 ) -> attention::Inputs<'a> {
     attention::Inputs { q: view(q), k: view(k), v: view(v), spans }
 }

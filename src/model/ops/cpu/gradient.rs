@@ -21,7 +21,7 @@ use kernels::{Spans, attention, norm, rope, swiglu};
 struct AttentionBackward;
 
 /// `q`, `k` and `v`, the result and its log-sum-exp, and the visible keys.
-type AttentionState = ([FlexTensor; 3], FlexTensor, Arc<Vec<f32>>, Option<Arc<Spans>>);
+type AttentionState = ([FlexTensor; 3], FlexTensor, Arc<Vec<f32>>, Arc<Spans>);
 
 impl Backward<Flex, 3> for AttentionBackward {
     type State = AttentionState;
@@ -38,7 +38,7 @@ impl Backward<Flex, 3> for AttentionBackward {
             dk: &mut dk,
             dv: &mut dv,
         };
-        attention::backward(attention_inputs(&inputs, spans.as_deref()), arrays);
+        attention::backward(attention_inputs(&inputs, &spans), arrays);
         for ((parent, input), gradient) in ops.parents.iter().zip(&inputs).zip([dq, dk, dv]) {
             if let Some(node) = parent {
                 grads.register::<Flex>(node.id, tensor(gradient, input.shape().as_slice()));
@@ -133,11 +133,11 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
-        spans: Option<Arc<Spans>>,
+        spans: Arc<Spans>,
     ) -> FloatTensor<Self> {
         let nodes = [q.node(), k.node(), v.node()];
         let inputs = [q, k, v].map(|tensor| rows_contiguous(tensor.into_primitive()));
-        let (y, lse) = attention_forward(&inputs, spans.as_deref());
+        let (y, lse) = attention_forward(&inputs, &spans);
         match AttentionBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((inputs, y.clone(), Arc::new(lse), spans), y),
             OpsKind::UnTracked(prep) => prep.finish(y),

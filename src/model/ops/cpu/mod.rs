@@ -6,6 +6,6 @@ mod gradient;
 mod tensors;
 
 pub(super) use tensors::{
-    adamw, add_matmul, attention, cross_entropy, head_norm_rope, linear, matmul, rms_norm, swiglu,
-    takes, takes_weight, token_stats, widens,
+    adamw, add_matmul, attention, cross_entropy, head_norm_rope, linear, matmul, paged_attention,
+    rms_norm, swiglu, takes, takes_weight, token_stats, widens,
 };

@@ -1,0 +1,442 @@
+//! Attention over a paged cache: keys and values in blocks of 64 tokens, for many lanes in one pass.
+//!
+//! Every query has one order of arithmetic, whatever else a pass computes: a score is one chain of
+//! multiply-adds along the head, the softmax runs over the query's own keys, and an element of the result is
+//! one chain of multiply-adds along the keys. Vectors hold 16, 8 or 4 neighbouring keys or elements, each with
+//! a chain of its own, so neither their width nor the number of queries that share a load changes a result.
+//! For the scores to be computed so, keys are stored transposed.
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::math::{exp_shifted, largest};
+
+/// Tokens per block.
+pub const BLOCK: usize = 64;
+
+/// Maximum number of lines per task; a line is one head of one query. Their scores and the block that they are
+/// computed from stay in the cache.
+const LINES: usize = 32;
+
+/// Maximum number of lines that share loads.
+const TILE: usize = 8;
+
+/// Multiplications below which a second thread costs more than it saves.
+const PARALLEL: usize = 1 << 18;
+
+/// The new tokens of one sequence in a pass, and where its keys and values are.
+#[derive(Clone, Copy, Debug)]
+pub struct Lane<'a> {
+    /// The sequence's blocks in order: token `t` is in block `blocks[t / BLOCK]` at `t % BLOCK`.
+    pub blocks: &'a [u32],
+    /// Tokens before the new ones.
+    pub start: usize,
+    /// New tokens, one row of the pass each.
+    pub rows: usize,
+}
+
+/// The rows of a pass: the new tokens of all lanes, one lane after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// `[heads, rows, head_dim]`, scaled.
+    pub q: &'a [f32],
+    /// `[kv_heads, rows, head_dim]`.
+    pub k: &'a [f32],
+    /// `[rows, kv_heads, head_dim]`.
+    pub v: &'a [f32],
+    /// Their rows add up to `rows`.
+    pub lanes: &'a [Lane<'a>],
+    /// Query heads, each key and value head's after one another.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Elements per head.
+    pub head_dim: usize,
+}
+
+impl Rows<'_> {
+    fn len(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.rows).sum()
+    }
+
+    /// Query heads per key and value head.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Elements of one block of one key or value head.
+    fn page_len(&self) -> usize {
+        BLOCK * self.head_dim
+    }
+
+    fn page<'a>(&self, pages: &'a [f32], block: u32, kv_head: usize) -> &'a [f32] {
+        let start = (block as usize * self.kv_heads + kv_head) * self.page_len();
+        &pages[start..start + self.page_len()]
+    }
+
+    fn page_mut<'a>(&self, pages: &'a mut [f32], block: u32, kv_head: usize) -> &'a mut [f32] {
+        let start = (block as usize * self.kv_heads + kv_head) * self.page_len();
+        &mut pages[start..start + self.page_len()]
+    }
+}
+
+/// Writes the keys and values of the new tokens to their places.
+///
+/// # Shapes
+/// `keys` `[blocks, kv_heads, head_dim, BLOCK]`, `values` `[blocks, kv_heads, BLOCK, head_dim]`.
+///
+/// # Panics
+/// If a lane has a block that the cache lacks, or too few blocks.
+pub fn write(rows: &Rows<'_>, keys: &mut [f32], values: &mut [f32]) {
+    let (len, head_dim) = (rows.len(), rows.head_dim);
+    let mut row = 0;
+    for lane in rows.lanes {
+        let mut token = lane.start;
+        let end = lane.start + lane.rows;
+        while token < end {
+            let (block, at) = (lane.blocks[token / BLOCK], token % BLOCK);
+            let count = (BLOCK - at).min(end - token);
+            for kv_head in 0..rows.kv_heads {
+                let k = &rows.k[(kv_head * len + row) * head_dim..][..count * head_dim];
+                let page = rows.page_mut(keys, block, kv_head);
+                for (d, line) in page.chunks_exact_mut(BLOCK).enumerate() {
+                    for (to, k) in line[at..at + count].iter_mut().zip(k.chunks_exact(head_dim)) {
+                        *to = k[d];
+                    }
+                }
+                let page = rows.page_mut(values, block, kv_head);
+                let page = page[at * head_dim..].chunks_exact_mut(head_dim);
+                for (to, row) in page.zip(row..row + count) {
+                    let start = (row * rows.kv_heads + kv_head) * head_dim;
+                    to.copy_from_slice(&rows.v[start..start + head_dim]);
+                }
+            }
+            row += count;
+            token += count;
+        }
+    }
+}
+
+/// `softmax(q k^T) v` of every row, over its lane's tokens up to its own.
+///
+/// # Shapes
+/// `keys` and `values` as for [`write`], which has written the new tokens; `y` `[rows, heads, head_dim]`.
+///
+/// # Panics
+/// As for [`write`].
+pub fn forward(rows: &Rows<'_>, keys: &[f32], values: &[f32], y: &mut [f32]) {
+    let tasks = tasks(rows, y);
+    let tokens: usize = rows.lanes.iter().map(|lane| lane.rows * (lane.start + lane.rows)).sum();
+    let run = |task| Arch::new().dispatch(Run { rows, keys, values, task });
+    if tokens * rows.heads * rows.head_dim < PARALLEL {
+        tasks.into_iter().for_each(run);
+    } else {
+        tasks.into_par_iter().for_each(run);
+    }
+}
+
+/// Some queries of one lane, for one key and value head.
+struct Task<'a> {
+    lane: Lane<'a>,
+    kv_head: usize,
+    /// The first query's row in the pass.
+    row: usize,
+    /// The number of keys that the first query sees.
+    keys: usize,
+    /// The results, `[queries, heads of the key head]`: the task's lines.
+    y: Vec<&'a mut [f32]>,
+}
+
+fn tasks<'a>(rows: &Rows<'a>, y: &'a mut [f32]) -> Vec<Task<'a>> {
+    let group = rows.group();
+    let at_once = (LINES / group).max(1);
+    let mut tasks: Vec<Task<'a>> = Vec::new();
+    let mut lines = y.chunks_exact_mut(rows.head_dim);
+    let mut row = 0;
+    for &lane in rows.lanes {
+        for query in (0..lane.rows).step_by(at_once) {
+            let queries = at_once.min(lane.rows - query);
+            let first = tasks.len();
+            tasks.extend((0..rows.kv_heads).map(|kv_head| {
+                let y = Vec::with_capacity(queries * group);
+                Task { lane, kv_head, row, keys: lane.start + query + 1, y }
+            }));
+            for place in 0..queries * rows.heads {
+                let task = &mut tasks[first + place % rows.heads / group];
+                task.y.extend(lines.next());
+            }
+            row += queries;
+        }
+    }
+    tasks
+}
+
+struct Run<'a, 'b> {
+    rows: &'b Rows<'a>,
+    keys: &'b [f32],
+    values: &'b [f32],
+    task: Task<'b>,
+}
+
+impl WithSimd for Run<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let mut y = std::mem::take(&mut self.task.y);
+        let blocks = self.seen(y.len() - 1).div_ceil(BLOCK);
+        let blocks = &self.task.lane.blocks[..blocks];
+        let stride = blocks.len() * BLOCK;
+        let mut scores = vec![0.0; y.len() * stride]; // [lines, keys]
+        let q = self.queries(y.len());
+        for (place, &block) in blocks.iter().enumerate() {
+            let page = self.rows.page(self.keys, block, self.task.kv_head);
+            for tile in tiles(y.len()) {
+                if self.seen(tile.end - 1) > place * BLOCK {
+                    let to = &mut scores[tile.start * stride + place * BLOCK..];
+                    let q = &q[tile.start * self.rows.head_dim..tile.end * self.rows.head_dim];
+                    match tile.len() {
+                        1 => score::<S, 1>(simd, q, page, to, stride),
+                        2 => score::<S, 2>(simd, q, page, to, stride),
+                        4 => score::<S, 4>(simd, q, page, to, stride),
+                        _ => score::<S, TILE>(simd, q, page, to, stride),
+                    }
+                }
+            }
+        }
+        let mut scales = Vec::with_capacity(y.len());
+        for (line, (y, scores)) in y.iter_mut().zip(scores.chunks_exact_mut(stride)).enumerate() {
+            let scores = &mut scores[..self.seen(line)];
+            scales.push(1.0 / exp_shifted(scores, largest(scores)));
+            y.fill(0.0);
+        }
+        for (place, &block) in blocks.iter().enumerate() {
+            let page = self.rows.page(self.values, block, self.task.kv_head);
+            let first = place * BLOCK;
+            for tile in tiles(y.len()) {
+                let weights = (&scores[tile.start * stride + first..], stride);
+                let y = &mut y[tile.clone()];
+                let seen = |l| self.seen(tile.start + l).saturating_sub(first).min(BLOCK);
+                match tile.len() {
+                    1 => weigh_tile::<S, 1>(simd, weights, page, seen, y),
+                    2 => weigh_tile::<S, 2>(simd, weights, page, seen, y),
+                    4 => weigh_tile::<S, 4>(simd, weights, page, seen, y),
+                    _ => weigh_tile::<S, TILE>(simd, weights, page, seen, y),
+                }
+            }
+        }
+        for (y, scale) in y.iter_mut().zip(scales) {
+            y.iter_mut().for_each(|y| *y *= scale);
+        }
+    }
+}
+
+impl Run<'_, '_> {
+    /// The number of keys that a line sees.
+    #[inline(always)]
+    fn seen(&self, line: usize) -> usize {
+        self.task.keys + line / self.rows.group()
+    }
+
+    /// The queries of the lines, `[head_dim, lines]` for each tile.
+    #[inline(always)]
+    fn queries(&self, lines: usize) -> Vec<f32> {
+        let Self { rows, task, .. } = self;
+        let (group, len, head_dim) = (rows.group(), rows.len(), rows.head_dim);
+        let mut q = vec![0.0; lines * head_dim];
+        for tile in tiles(lines) {
+            let to = &mut q[tile.start * head_dim..tile.end * head_dim];
+            for (place, line) in tile.clone().enumerate() {
+                let head = task.kv_head * group + line % group;
+                let from = &rows.q[(head * len + task.row + line / group) * head_dim..];
+                for (to, from) in to.chunks_exact_mut(tile.len()).zip(from) {
+                    to[place] = *from;
+                }
+            }
+        }
+        q
+    }
+}
+
+/// The lines that share loads: of [`TILE`] lines, then of 4, 2 and 1.
+#[inline(always)]
+fn tiles(lines: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut first = 0;
+    std::iter::from_fn(move || {
+        let count = match lines - first {
+            0 => return None,
+            1 => 1,
+            2 | 3 => 2,
+            4..TILE => 4,
+            _ => TILE,
+        };
+        first += count;
+        Some(first - count..first)
+    })
+}
+
+/// The scores of `L` lines for the keys of a block.
+///
+/// # Shapes
+/// `q` `[head_dim, L]`, `page` `[head_dim, BLOCK]`; `scores` are `stride` apart from line to line.
+#[inline(always)]
+fn score<S: Simd, const L: usize>(
+    simd: S,
+    q: &[f32],
+    page: &[f32],
+    scores: &mut [f32],
+    stride: usize,
+) {
+    let (q, _) = q.as_chunks();
+    match vectors_at_once::<S, L>() {
+        4 => score_by::<S, L, 4>(simd, q, page, scores, stride),
+        2 => score_by::<S, L, 2>(simd, q, page, scores, stride),
+        _ => score_by::<S, L, 1>(simd, q, page, scores, stride),
+    }
+}
+
+/// How many vectors for each of `L` lines fit the registers, besides what they are computed from.
+const fn vectors_at_once<S: Simd, const L: usize>() -> usize {
+    match S::REGISTER_COUNT / 2 / L {
+        4.. => 4,
+        2 | 3 => 2,
+        _ => 1,
+    }
+}
+
+/// [`score`] for `V` vectors of keys at a time.
+#[inline(always)]
+fn score_by<S: Simd, const L: usize, const V: usize>(
+    simd: S,
+    q: &[[f32; L]],
+    page: &[f32],
+    scores: &mut [f32],
+    stride: usize,
+) {
+    let width = V * S::F32_LANES;
+    for first in (0..BLOCK).step_by(width) {
+        let mut sums = [[simd.splat_f32s(0.0); V]; L];
+        for (q, line) in q.iter().zip(page.chunks_exact(BLOCK)) {
+            let keys = vectors::<S, V>(&line[first..first + width]);
+            for l in 0..L {
+                let q = simd.splat_f32s(q[l]);
+                for v in 0..V {
+                    sums[l][v] = simd.mul_add_e_f32s(q, keys[v], sums[l][v]);
+                }
+            }
+        }
+        for (l, sums) in sums.iter().enumerate() {
+            let (to, _) = S::as_mut_simd_f32s(&mut scores[l * stride + first..][..width]);
+            to.copy_from_slice(sums);
+        }
+    }
+}
+
+/// Adds the values of a block, weighted, to the results of `L` lines, line `l` of which sees the first `seen(l)`
+/// keys of the block: all lines together for the keys that all see, then each alone for its others.
+///
+/// # Shapes
+/// `page` `[BLOCK, head_dim]`; `weights` are `stride` apart from line to line.
+#[inline(always)]
+fn weigh_tile<S: Simd, const L: usize>(
+    simd: S,
+    (weights, stride): (&[f32], usize),
+    page: &[f32],
+    seen: impl Fn(usize) -> usize,
+    y: &mut [&mut [f32]],
+) {
+    let y: &mut [&mut [f32]; L] = y.first_chunk_mut().expect("a result for every line");
+    let (head_dim, shared) = (y[0].len(), seen(0));
+    if shared > 0 {
+        let weights = std::array::from_fn(|l| &weights[l * stride..][..shared]);
+        weigh::<S, L>(simd, weights, page, y.each_mut().map(|y| &mut **y));
+    }
+    for (l, y) in y.iter_mut().enumerate() {
+        let own = &weights[l * stride..][shared..seen(l)];
+        if !own.is_empty() {
+            weigh(simd, [own], &page[shared * head_dim..], [&mut **y]);
+        }
+    }
+}
+
+/// Adds the values of some keys of a block, weighted, to `L` results.
+///
+/// # Shapes
+/// `page` `[keys, head_dim]` and more; each of `weights` `[keys]`, of `y` `[head_dim]`.
+#[inline(always)]
+fn weigh<S: Simd, const L: usize>(
+    simd: S,
+    weights: [&[f32]; L],
+    page: &[f32],
+    mut y: [&mut [f32]; L],
+) {
+    let head_dim = y[0].len();
+    let at_once = vectors_at_once::<S, L>() * S::F32_LANES;
+    let mut first = 0;
+    while first + at_once <= head_dim {
+        match vectors_at_once::<S, L>() {
+            4 => weigh_columns::<S, L, 4>(simd, weights, page, first, &mut y),
+            2 => weigh_columns::<S, L, 2>(simd, weights, page, first, &mut y),
+            _ => weigh_columns::<S, L, 1>(simd, weights, page, first, &mut y),
+        }
+        first += at_once;
+    }
+    while first + S::F32_LANES <= head_dim {
+        weigh_columns::<S, L, 1>(simd, weights, page, first, &mut y);
+        first += S::F32_LANES;
+    }
+    if first == head_dim {
+        return;
+    }
+    // The columns that do not fill a vector.
+    for (weights, y) in weights.iter().zip(y) {
+        let y = &mut y[first..];
+        let mut sums = simd.partial_load_f32s(y);
+        for (weight, values) in weights.iter().zip(page.chunks_exact(head_dim)) {
+            let values = simd.partial_load_f32s(&values[first..]);
+            sums = simd.mul_add_e_f32s(simd.splat_f32s(*weight), values, sums);
+        }
+        simd.partial_store_f32s(y, sums);
+    }
+}
+
+/// [`weigh`] for `V` vectors of columns from `first` on.
+#[inline(always)]
+fn weigh_columns<S: Simd, const L: usize, const V: usize>(
+    simd: S,
+    weights: [&[f32]; L],
+    page: &[f32],
+    first: usize,
+    y: &mut [&mut [f32]; L],
+) {
+    let (head_dim, keys) = (y[0].len(), weights[0].len());
+    let columns = first..first + V * S::F32_LANES;
+    let weights = weights.map(|weights| &weights[..keys]);
+    let mut sums: [[S::f32s; V]; L] =
+        std::array::from_fn(|l| *vectors::<S, V>(&y[l][columns.clone()]));
+    for (key, values) in page.chunks_exact(head_dim).take(keys).enumerate() {
+        let values = vectors::<S, V>(&values[columns.clone()]);
+        for l in 0..L {
+            let weight = simd.splat_f32s(weights[l][key]);
+            for v in 0..V {
+                sums[l][v] = simd.mul_add_e_f32s(weight, values[v], sums[l][v]);
+            }
+        }
+    }
+    for (y, sums) in y.iter_mut().zip(&sums) {
+        let (to, _) = S::as_mut_simd_f32s(&mut y[columns.clone()]);
+        to.copy_from_slice(sums);
+    }
+}
+
+/// `V` whole vectors.
+#[inline(always)]
+fn vectors<S: Simd, const V: usize>(values: &[f32]) -> &[S::f32s; V] {
+    let (vectors, _) = S::as_simd_f32s(values);
+    vectors.first_chunk().expect("the slice has this many vectors")
+}
