@@ -11,6 +11,7 @@ mod kept;
 mod left_out;
 mod locks;
 mod overwriting;
+mod text_flags;
 mod tokenize;
 mod training;
 mod verbs;

@@ -14,6 +14,7 @@ mod engine;
 mod eval;
 mod generate;
 mod gradients;
+mod grammars;
 mod images;
 mod kill;
 mod lumina;

@@ -27,9 +27,8 @@ impl Distribution {
     /// # Errors
     /// If a logit is NaN or infinite, or every id is hidden.
     pub fn new(logits: &Logits, row: &[u32], config: &SamplingConfig) -> Result<Self> {
-        // Without branches, so that it is vectorised.
-        let bad = logits.values.iter().fold(0, |bad, &v| bad | u32::from(!(v < f32::INFINITY)));
-        if bad > 0 {
+        let worst = |bad, value| if value < f32::INFINITY { bad } else { f32::INFINITY };
+        if reduce(&logits.values, 0.0, worst) == f32::INFINITY {
             return Err(Error::invalid("the model returned logits that are not finite"));
         }
         let mut found = if config.repetition_penalty == 1.0 {
@@ -105,7 +104,7 @@ impl Distribution {
             logits: values.to_vec(),
             weights: Vec::new(),
         };
-        if values.contains(&f32::NEG_INFINITY) {
+        if reduce(values, 0.0, lower) == f32::NEG_INFINITY {
             found.retain(|_, logit| logit > f32::NEG_INFINITY);
         }
         found
@@ -120,7 +119,7 @@ impl Distribution {
     }
 
     fn highest(&self) -> f32 {
-        reduce(&self.logits, f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+        reduce(&self.logits, f32::NEG_INFINITY, higher)
     }
 
     /// Fills the weights.
@@ -198,7 +197,7 @@ impl Distribution {
     /// Drops the ids for which `keep` is false.
     fn retain(&mut self, keep: impl Fn(u32, f32) -> bool) {
         let mut kept = 0;
-        // Without branches: half of them would be predicted wrongly.
+        // Written before it is known, without branches: half of them would be predicted wrongly.
         for at in 0..self.ids.len() {
             let (id, logit) = (self.ids[at], self.logits[at]);
             (self.ids[kept], self.logits[kept]) = (id, logit);
@@ -237,6 +236,15 @@ fn reduce(values: &[f32], start: f32, join: impl Fn(f32, f32) -> f32) -> f32 {
     lanes.iter().chain(rest).fold(start, |all, &value| join(all, value))
 }
 
+// Not those of f32, which the compiler does not turn into one instruction.
+fn higher(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
+fn lower(a: f32, b: f32) -> f32 {
+    if b < a { b } else { a }
+}
+
 const BUCKETS: usize = 1024;
 
 /// The part in which each of `logits` lies, of [`BUCKETS`] equal parts of their range, but of no more than `reach`
@@ -244,7 +252,7 @@ const BUCKETS: usize = 1024;
 fn buckets(logits: &[f32], highest: f32, reach: f32) -> Vec<u16> {
     /// Adding it rounds to an integer, which the low bits then hold.
     const ROUND: f32 = 8_388_608.0;
-    let lowest = reduce(logits, highest, |a, b| if b < a { b } else { a });
+    let lowest = reduce(logits, highest, lower);
     let scale = BUCKETS as f32 / (highest - lowest).min(reach);
     // Finite, so that 0 times it is 0.
     let scale = if scale < f32::MAX { scale } else { f32::MAX };
@@ -259,7 +267,15 @@ fn buckets(logits: &[f32], highest: f32, reach: f32) -> Vec<u16> {
 
 /// The indices whose bucket is `split`.
 fn members(buckets: &[u16], split: usize) -> impl Iterator<Item = usize> + '_ {
-    (0..buckets.len()).filter(move |&at| usize::from(buckets[at]) == split)
+    const CHUNK: usize = 32;
+    // Most chunks have none, which is seen without branches.
+    let of_split = move |bucket: u16| usize::from(bucket) == split;
+    let has_some = move |chunk: &[u16]| chunk.iter().fold(false, |any, &b| any | of_split(b));
+    let chunks = (0..).step_by(CHUNK).zip(buckets.chunks(CHUNK));
+    chunks.filter(move |(_, chunk)| has_some(chunk)).flat_map(move |(start, chunk)| {
+        let found = chunk.iter().enumerate().filter(move |(_, bucket)| of_split(**bucket));
+        found.map(move |(at, _)| start + at)
+    })
 }
 
 #[cfg(test)]

@@ -69,7 +69,7 @@ impl Gang {
         if len + needed > context {
             return Err(Error::PromptTooLong { prompt: len, needed, context });
         }
-        check_kept(&request.kept, &rules)?;
+        check_kept(&request.kept, &rules, state)?;
         let any_size = image_only && rules.blocks().are_sized();
         let max_new = request.config.max_new_tokens.filter(|_| !any_size);
         let limit = len.saturating_add(max_new.unwrap_or(context).max(needed)).min(context);
@@ -304,14 +304,20 @@ impl Gang {
     }
 }
 
-fn check_kept(kept: &[Option<u32>], rules: &ModalityRules) -> Result<()> {
-    let (rows, columns) = rules.blocks().grid();
+fn check_kept(kept: &[Option<u32>], rules: &ModalityRules, state: ModalityState) -> Result<()> {
     if kept.is_empty() {
         return Ok(());
     }
-    if rules.blocks().are_sized() {
-        return Err(Error::invalid("codes are kept in images of a fixed size only"));
-    }
+    let (rows, columns) = match state {
+        ModalityState::Image { grid, .. } => grid,
+        _ if !rules.blocks().are_sized() => rules.blocks().grid(),
+        _ => {
+            return Err(Error::invalid(
+                "codes are kept in an image whose size is not known; the prompt must open the image \
+                 block and name both sides",
+            ));
+        }
+    };
     if kept.len() != rows * columns {
         let given = kept.len();
         return Err(Error::invalid(format!(

@@ -150,10 +150,8 @@ mod tests {
     #[test]
     fn the_noise_of_a_place_is_the_same_in_every_build() {
         let noise = Noise::new(42, 7);
-        assert_eq!(noise.bits(8195), GOLDEN_BITS);
-        assert_eq!(noise.gumbel(8195).to_bits(), GOLDEN_GUMBEL);
+        // As by a few lines of Python, whose logarithm ends in 57 instead of 6.
+        assert_eq!(noise.bits(8195), 9_481_757_569_545_469_493);
+        assert_eq!(noise.gumbel(8195), 0.407_189_315_856_319_6);
     }
-
-    const GOLDEN_BITS: u64 = 0;
-    const GOLDEN_GUMBEL: u64 = 0;
 }

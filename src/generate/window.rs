@@ -211,7 +211,7 @@ impl Survival {
     /// Weight of what was seen before, after each walk that reaches a place: half of it is left after 34.
     const KEEP: f64 = 0.98;
     /// A place takes the share of the place before it until it has been seen about this often.
-    const PRIOR: f64 = 4.0;
+    const PRIOR: f64 = 2.0;
     /// A window off the best one is tried once in this many walks.
     const EXPLORE: usize = 32;
 

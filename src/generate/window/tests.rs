@@ -1,3 +1,4 @@
+use super::super::noise::Noise;
 use super::*;
 
 /// A policy after passes of every window up to 64 with the given costs, and walks in which guess `i` is true
@@ -5,18 +6,11 @@ use super::*;
 fn taught(cost: impl Fn(usize) -> f64, share: impl Fn(usize) -> f64) -> WindowPolicy {
     let mut policy = WindowPolicy::new(Window::Auto);
     (1..=130).for_each(|rows| policy.record_pass(rows, cost(rows)));
-    // Walks in proportion, by a sequence that is even at every length.
-    let mut at: f64 = 0.0;
     // No multiple of the turns of exploration.
-    for _ in 0..400 {
-        let mut kept = 0;
-        while kept < MAX_WINDOW {
-            at = (at + 0.618_034).fract();
-            if at > share(kept) {
-                break;
-            }
-            kept += 1;
-        }
+    for walk in 0..400 {
+        let noise = Noise::new(1, walk);
+        let fails = |place: &usize| noise.uniform(*place as u32) > share(*place);
+        let kept = (0..MAX_WINDOW).find(fails).unwrap_or(MAX_WINDOW);
         policy.record_walk(DraftKind::Image, MAX_WINDOW, kept);
     }
     policy
@@ -71,7 +65,7 @@ fn a_window_fills_the_rows_up_to_a_knee() {
 fn guesses_that_fail_more_often_shrink_the_window() {
     let cost = |rows: usize| 0.1 * (1.0 + rows as f64 / 17.0);
     let windows: Vec<usize> =
-        [0.9, 0.7, 0.4, 0.05].iter().map(|&p| chosen(&taught(cost, |_| p), 1, 0)).collect();
+        [0.9, 0.7, 0.4, 0.02].iter().map(|&p| chosen(&taught(cost, |_| p), 1, 0)).collect();
     assert!(windows.is_sorted_by(|a, b| a > b), "{windows:?}");
     assert_eq!(windows[3], 0);
     // After the fourth guess all fail.
@@ -105,7 +99,7 @@ fn one_slow_pass_does_not_change_the_choice() {
 #[test]
 fn images_and_text_are_judged_apart() {
     let mut policy = taught(|rows| 0.1 * (1.0 + rows as f64 / 17.0), |_| 0.8);
-    for _ in 0..40 {
+    for _ in 0..200 {
         policy.record_walk(DraftKind::Text, 10, 0);
     }
     assert_eq!(policy.choose(DraftKind::Text, 1, 0, 10), 0);
@@ -115,16 +109,18 @@ fn images_and_text_are_judged_apart() {
 #[test]
 fn larger_and_smaller_windows_are_tried_now_and_then() {
     let mut policy = taught(|rows| 0.1 * (1.0 + rows as f64 / 17.0), |_| 0.8);
-    let best = chosen(&policy, 1, 0);
-    let mut others = [0, 0];
-    for _ in 0..640 {
+    let mut windows = Vec::new();
+    for _ in 0..960 {
         let window = chosen(&policy, 1, 0);
-        others[0] += usize::from(window < best - 1);
-        others[1] += usize::from(window > best + 1);
-        // As likely as taught: four of five.
+        windows.push(window);
         policy.record_walk(DraftKind::Image, window, window.min(4));
     }
-    assert!(others.iter().all(|&tries| (5..=40).contains(&tries)), "{others:?} around {best}");
+    // After the new walks have replaced those taught.
+    let last = &windows[320..];
+    let best = last[0];
+    let tries = |wrong: &dyn Fn(usize) -> bool| last.iter().filter(|&&w| wrong(w)).count();
+    let (smaller, larger) = (tries(&|w| w < best - 1), tries(&|w| w > best + 1));
+    assert!((smaller, larger) == (10, 10), "{smaller} and {larger} around {best}");
 }
 
 #[test]
