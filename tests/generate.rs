@@ -17,22 +17,27 @@ fn guided(scale: f32, seed: u64) -> GenerationConfig {
     GenerationConfig { guidance_scale: scale, seed, ..GenerationConfig::default() }
 }
 
-/// Draws one image per prompt with one id per pass, so that the model is fed nothing but the lanes' ids.
+/// Runs `requests` with one id per pass, so that the model is fed nothing but the lanes' ids.
+fn run_plainly(model: &Scripted, requests: Vec<Request>) -> Vec<Generated> {
+    let vocabulary = vocabulary();
+    let plain = EngineConfig { window: Window::Off, ..EngineConfig::default() };
+    let mut engine = Engine::new(model, &vocabulary, GRID, plain).unwrap();
+    let ids: Vec<_> = requests.into_iter().map(|r| engine.admit(r).unwrap()).collect();
+    while !engine.is_idle() {
+        engine.step().unwrap();
+    }
+    ids.into_iter().map(|id| engine.take(id).unwrap().unwrap()).collect()
+}
+
+/// Draws one image per prompt, with one id per pass.
 fn draw_plainly(
     model: &Scripted,
     prompts: &[Vec<u32>],
     config: &GenerationConfig,
 ) -> Vec<Generated> {
-    let vocabulary = vocabulary();
-    let plain = EngineConfig { window: Window::Off, ..EngineConfig::default() };
-    let mut engine = Engine::new(model, &vocabulary, GRID, plain).unwrap();
     let config = GenerationConfig { mode: GenerationMode::ImageOnly, ..config.clone() };
-    let admit = |prompt: &Vec<u32>| engine.admit(Request::new(prompt.clone(), config.clone()));
-    let ids: Vec<_> = prompts.iter().map(admit).map(Result::unwrap).collect();
-    while !engine.is_idle() {
-        engine.step().unwrap();
-    }
-    ids.into_iter().map(|id| engine.take(id).unwrap().unwrap()).collect()
+    let request = |prompt: &Vec<u32>| Request::new(prompt.clone(), config.clone());
+    run_plainly(model, prompts.iter().map(request).collect())
 }
 
 /// Asserts that new ids follow every rule; returns the number of images.
@@ -164,8 +169,8 @@ fn guidance_of_one_is_no_guidance() {
     for seed in 0..10 {
         let (plain, one) = (Scripted::random(), Scripted::random());
         let config = GenerationConfig { image_guidance_scale: Some(1.0), ..guided(1.0, seed) };
-        let expected = generate(&plain, &[0], &guided(1.0, seed)).unwrap();
-        assert_eq!(generate(&one, &[0], &config).unwrap(), expected);
+        let expected = run_plainly(&plain, vec![Request::new(vec![0], guided(1.0, seed))]);
+        assert_eq!(run_plainly(&one, vec![Request::new(vec![0], config)]), expected);
         assert_eq!(*plain.seen.borrow(), *one.seen.borrow());
         assert!(one.seen.borrow().iter().all(|pass| pass.len() == 1), "one lane is enough");
     }
@@ -253,16 +258,11 @@ fn guidance_branches_see_the_row_its_images_or_nothing() {
 #[test]
 fn the_text_lane_goes_on_after_images_and_no_id_is_fed_twice() {
     let prompt = [0, text(6), text(7)];
-    let (mut images, vocabulary) = (0, vocabulary());
+    let mut images = 0;
     for seed in 0..20 {
         let model = Scripted::random();
-        let plain = EngineConfig { window: Window::Off, ..EngineConfig::default() };
-        let mut engine = Engine::new(&model, &vocabulary, GRID, plain).unwrap();
-        let id = engine.admit(Request::new(prompt.to_vec(), guided(3.0, seed))).unwrap();
-        while !engine.is_idle() {
-            engine.step().unwrap();
-        }
-        let generated = engine.take(id).unwrap().unwrap();
+        let request = Request::new(prompt.to_vec(), guided(3.0, seed));
+        let generated = run_plainly(&model, vec![request]).remove(0);
         images += generated.images.len();
         assert_eq!(model.caches.get(), 1);
         // Every id but the last, which has no successor, is fed once to the lane of the whole row.

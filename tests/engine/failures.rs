@@ -24,7 +24,7 @@ fn logits_that_are_not_finite_fail_their_request_alone() {
         }
     });
     let model = model.with_context(CONTEXT);
-    let mut requests: Vec<Request> = mixed(24);
+    let mut requests: Vec<Request> = mixed(60);
     requests.retain(|request| !request.prompt.contains(&bad) && request.constraint.is_none());
     assert!(requests.len() > 3);
     let expected = run_alone(&model, &vocabulary, GRID, &plain(64), &requests);

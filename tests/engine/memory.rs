@@ -14,7 +14,7 @@ use crate::common::cpu;
 const READINGS: usize = 20;
 
 fn images() -> usize {
-    std::env::var("IMAGES").map_or(10_000, |count| count.parse().unwrap())
+    std::env::var("CALUMMA_IMAGES").map_or(10_000, |count| count.parse().unwrap())
 }
 
 /// Calls `draw`, which draws so many images, until all are drawn; prints resident memory and the growth of its
@@ -52,7 +52,6 @@ fn texts(from: usize, count: usize) -> Vec<String> {
     (from..from + count).map(text).collect()
 }
 
-/// `IMAGES=10000 cargo test --release --test tests -- --ignored --nocapture ten_thousand_images`
 #[test]
 #[ignore = "takes minutes; run it alone, since memory is that of the process"]
 fn ten_thousand_images_of_a_pipeline_take_no_more_memory_than_five() {
