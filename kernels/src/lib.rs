@@ -9,7 +9,10 @@
 
 pub mod adamw;
 pub mod attention;
+mod buffer;
 pub mod cross_entropy;
+mod dots;
+mod lanes;
 pub mod linear;
 pub mod math;
 pub mod matrix;

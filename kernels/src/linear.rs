@@ -1,132 +1,179 @@
-//! `x W^T` where a general matrix product is too costly: for a few rows, and for weights in bfloat16.
+//! `x W^T`, in one order of arithmetic whatever the number of rows; see `dots.rs`.
 //!
 //! A general product packs the weights first, which costs a decoding step more than the product
-//! itself: here every weight is read once, in memory order. Weights in bfloat16 are widened as they
-//! are read, so they take half the memory and, where memory bandwidth is the limit, half the time;
-//! everything else is f32.
+//! itself: here every weight is read in memory order, once for all rows that fit the cache. Weights in
+//! bfloat16 are widened as they are read, so they take half the memory and, where memory bandwidth is
+//! the limit, half the time; everything else is f32.
 
-use half::bf16;
+#[cfg(test)]
+mod tests;
+
 use rayon::prelude::*;
 
-use super::math::{dot, sum_by, sums_by};
-use super::matrix::{Element, Matrix, Store};
-use super::product::large;
-use super::simd::vectorized;
-
-/// Maximum number of rows computed without a general product.
-pub const FEW: usize = 16;
-
-/// Outputs summed at once.
-const AT_ONCE: usize = 4;
-
-/// Outputs per task.
-const OUTPUTS: usize = 64;
+use super::buffer::Buffer;
+use super::dots::{Groups, Lines, Rows, Target, products};
+use super::lanes::{Portable, Simd};
+use super::matrix::Element;
+use super::simd::LANES;
 
 /// Multiplications below which a second thread costs more than it saves.
 const PARALLEL: usize = 1 << 18;
 
-/// Weights per general product: where it cannot read bfloat16, 128 MiB are widened for it.
-const WIDENED: usize = 1 << 25;
+/// Elements of the rows of one task, which stay in the second-level cache.
+const BLOCK: usize = 1 << 17;
 
-/// `x w^T` for a few rows.
+/// Minimum and maximum number of rows of one task, if there are as many.
+const ROWS: [usize; 2] = [32, 256];
+
+/// Minimum number of outputs of one task, if there are as many.
+const OUTPUTS: usize = 48;
+
+/// Tasks per thread, if there are enough rows and outputs: a thread that is held up takes fewer.
+const TASKS: usize = 4;
+
+/// Rows up to which packing costs more than it saves.
+const FEW: usize = 16;
+
+/// `x w^T`.
 ///
 /// # Shapes
 /// `x` `[rows, inputs]`, `w` `[outputs, inputs]`; returns `[rows, outputs]`.
-pub fn few_rows(x: &[f32], w: &[f32], inputs: usize) -> Vec<f32> {
-    by_outputs(x, w, inputs, |x, w, y| {
-        vectorized(
-            #[inline(always)]
-            || outputs_part(x, w, inputs, y),
-        );
-    })
-}
-
-/// As [`few_rows`], for any number of rows and weights in bfloat16.
-pub fn widening(x: &[f32], w: &[bf16], inputs: usize) -> Vec<f32> {
-    let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
-    if rows <= FEW {
-        return by_outputs(x, w, inputs, |x, w, y| {
-            vectorized(
-                #[inline(always)]
-                || widening_outputs_part(x, w, inputs, y),
-            );
-        });
-    }
-    let mut y = vec![0.0; rows * outputs];
-    let at_once = (WIDENED / inputs).max(1);
-    for (part, w) in w.chunks(at_once * inputs).enumerate() {
-        let y = &mut y[part * at_once..];
-        let sizes = [rows, w.len() / inputs, inputs];
-        let (x, w) = (Matrix::rows(x, inputs), Matrix::rows(w, inputs).transposed());
-        large(Store::Overwrite, (y, outputs), x, w, sizes);
-    }
-    y
-}
-
-/// Splits the outputs into tasks of [`OUTPUTS`]; `part` gets `x`, the task's rows of `w` and its part of
-/// the transposed result, `[outputs, rows]`.
-fn by_outputs<W: Sync>(
-    x: &[f32],
-    w: &[W],
-    inputs: usize,
-    part: impl Fn(&[f32], &[W], &mut [f32]) + Sync,
-) -> Vec<f32> {
-    let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
-    let mut transposed = vec![0.0; rows * outputs];
-    if x.len() * outputs < PARALLEL {
-        part(x, w, &mut transposed);
-    } else {
-        let parts = transposed.par_chunks_mut(OUTPUTS * rows).zip(w.par_chunks(OUTPUTS * inputs));
-        parts.for_each(|(y, w)| part(x, w, y));
-    }
-    if rows == 1 {
-        return transposed;
-    }
-    let mut y = vec![0.0; rows * outputs]; // [rows, outputs]
-    for (output, column) in transposed.chunks_exact(rows).enumerate() {
-        for (row, value) in column.iter().enumerate() {
-            y[row * outputs + output] = *value;
+pub fn forward<E: Element>(x: &[f32], w: &[E], inputs: usize) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let Some(simd) = pulp::x86::V4::try_new() {
+            return match x.len() / inputs {
+                1 => forward_by::<_, E, 1, 8>(simd, x, w, inputs),
+                2 => forward_by::<_, E, 2, 8>(simd, x, w, inputs),
+                3 => forward_by::<_, E, 3, 8>(simd, x, w, inputs),
+                _ => forward_by::<_, E, 4, 6>(simd, x, w, inputs),
+            };
+        }
+        if let Some(simd) = pulp::x86::V3::try_new() {
+            return forward_by::<_, E, 2, 3>(simd, x, w, inputs);
         }
     }
-    y
+    forward_by::<_, E, 2, 3>(Portable, x, w, inputs)
 }
 
-/// Writes the products of `x` with the rows of `w` to `y` `[outputs, rows]`.
-#[inline(always)]
-fn outputs_part<E: Element>(x: &[f32], w: &[E], inputs: usize, y: &mut [f32]) {
-    let rows = x.len() / inputs;
-    let (mut y, mut w) = (y.chunks_exact_mut(AT_ONCE * rows), w.chunks_exact(AT_ONCE * inputs));
-    for (y, w) in y.by_ref().zip(w.by_ref()) {
-        let w: [&[E]; AT_ONCE] = std::array::from_fn(|n| &w[n * inputs..][..inputs]);
-        for (row, x) in x.chunks_exact(inputs).enumerate() {
-            let sums = sums_by(x, w, |x, w| x * w.wide());
-            for (n, sum) in sums.into_iter().enumerate() {
-                y[n * rows + row] = sum;
+/// Some rows of `x`, some of `w`, and where their products go: one slice for each row of `x`.
+struct Task<'a, E> {
+    x: Rows<'a, f32>,
+    w: Rows<'a, E>,
+    y: Vec<&'a mut [f32]>,
+}
+
+/// [`forward`] in tiles of `R` rows and `N` outputs.
+fn forward_by<S: Simd, E: Element, const R: usize, const N: usize>(
+    simd: S,
+    x: &[f32],
+    w: &[E],
+    inputs: usize,
+) -> Vec<f32> {
+    let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
+    let mut y = vec![0.0; rows * outputs];
+    if y.is_empty() {
+        return y;
+    }
+    let [fewest, most] = ROWS;
+    let block = (BLOCK / inputs).clamp(fewest, most).next_multiple_of(R);
+    let parts = (TASKS * rayon::current_num_threads()).div_ceil(rows.div_ceil(block).max(1));
+    let at_once = outputs.div_ceil(parts).max(OUTPUTS).next_multiple_of(N);
+    let mut tasks = Vec::new();
+    for (x, y) in x.chunks(block * inputs).zip(y.chunks_mut(block * outputs)) {
+        let first = tasks.len();
+        let x = Rows { data: x, len: inputs };
+        for w in w.chunks(at_once * inputs) {
+            let w = Rows { data: w, len: inputs };
+            tasks.push(Task { x, w, y: Vec::with_capacity(block.min(rows)) });
+        }
+        for y in y.chunks_exact_mut(outputs) {
+            for (task, y) in tasks[first..].iter_mut().zip(y.chunks_mut(at_once)) {
+                task.y.push(y);
             }
         }
     }
-    let rest = y.into_remainder().chunks_exact_mut(rows);
-    for (y, w) in rest.zip(w.remainder().chunks_exact(inputs)) {
-        for (y, x) in y.iter_mut().zip(x.chunks_exact(inputs)) {
-            *y = sum_by(x, w, |x, w| x * w.wide());
+    let run = |task: Task<'_, E>| {
+        simd.run(
+            #[inline(always)]
+            || run::<S, E, R, N>(simd, task),
+        );
+    };
+    if x.len() * outputs < PARALLEL {
+        tasks.into_iter().for_each(run);
+    } else {
+        tasks.into_par_iter().for_each(run);
+    }
+    y
+}
+
+/// From some rows on both factors are packed, and weights in bfloat16 are widened once for all rows; the
+/// order of the sums does not depend on that.
+#[inline(always)]
+fn run<S: Simd, E: Element, const R: usize, const N: usize>(simd: S, task: Task<'_, E>) {
+    let Task { x, w, mut y } = task;
+    let (rows, outputs, stride) = (y.len(), y[0].len(), x.len - x.len % LANES);
+    let packs_x = rows > FEW;
+    let narrow = size_of::<E>() < size_of::<f32>();
+    let packs_w = if narrow { rows > R } else { packs_x && !starts_on_lines(w) };
+    let full = rows.next_multiple_of(R);
+    let lens = [full * stride * usize::from(packs_x), N * stride * usize::from(packs_w)];
+    let mut buffer = Buffer::take(lens[0] + lens[1] + full * N * LANES);
+    let (x_memory, buffer) = buffer.split_at_mut(lens[0]);
+    let (w_memory, sums) = buffer.split_at_mut(lens[1]);
+    let panels = x.packed::<R>(x_memory);
+    let mut first = 0;
+    while first + N <= outputs {
+        let w = w.from(first);
+        let target = Target { y: &mut y, first, sums };
+        match (packs_x, packs_w) {
+            (true, true) => {
+                let tile = w.first(N).packed::<N>(w_memory).group(0);
+                products(simd, (x, panels), (w, tile), target);
+            }
+            (true, false) => {
+                let tile: [_; N] = w.group(0);
+                products(simd, (x, panels), (w, tile), target);
+            }
+            (false, true) => {
+                let tile = w.first(N).packed::<N>(w_memory).group(0);
+                in_place::<S, E, _, R, N>(simd, x, (w, tile), target);
+            }
+            (false, false) => {
+                let tile: [_; N] = w.group(0);
+                in_place::<S, E, _, R, N>(simd, x, (w, tile), target);
+            }
         }
+        first += N;
+    }
+    for first in first..outputs {
+        let w = w.from(first);
+        let target = Target { y: &mut y, first, sums };
+        let tile: [_; 1] = w.group(0);
+        in_place::<S, E, _, R, 1>(simd, x, (w, tile), target);
     }
 }
 
-/// For one row the weights are widened as they are used, for several once for all rows.
+/// The products of all rows of `x`, read where they are.
 #[inline(always)]
-fn widening_outputs_part(x: &[f32], w: &[bf16], inputs: usize, y: &mut [f32]) {
-    let rows = x.len() / inputs;
-    if rows == 1 {
-        return outputs_part(x, w, inputs, y);
-    }
-    let mut wide = vec![0.0; inputs];
-    for (y, w) in y.chunks_exact_mut(rows).zip(w.chunks_exact(inputs)) {
-        for (wide, w) in wide.iter_mut().zip(w) {
-            *wide = w.wide();
-        }
-        for (y, x) in y.iter_mut().zip(x.chunks_exact(inputs)) {
-            *y = dot(x, &wide);
-        }
-    }
+fn in_place<S: Simd, E: Element, W: Lines<N>, const R: usize, const N: usize>(
+    simd: S,
+    x: Rows<'_, f32>,
+    w: (Rows<'_, E>, W),
+    target: Target<'_, '_>,
+) {
+    let Target { y, first, sums } = target;
+    let whole = y.len() - y.len() % R;
+    let (y, rest) = y.split_at_mut(whole);
+    let target = Target { y, first, sums: &mut *sums };
+    products::<S, E, R, N>(simd, (x, x), w, target);
+    let x = x.from(whole);
+    products::<S, E, 1, N>(simd, (x, x), w, Target { y: rest, first, sums });
+}
+
+/// Whether every row starts on a cache line.
+fn starts_on_lines<E>(rows: Rows<'_, E>) -> bool {
+    let line = LANES * size_of::<f32>();
+    rows.data.as_ptr().addr().is_multiple_of(line)
+        && (rows.len * size_of::<E>()).is_multiple_of(line)
 }

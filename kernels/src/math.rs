@@ -69,34 +69,6 @@ pub fn sum_by<B: Copy>(a: &[f32], b: &[B], f: impl Fn(f32, B) -> f32) -> f32 {
     sum
 }
 
-/// The results of [`sum_by`] with each of `b`, bit for bit: one sum waits for its additions, several at once
-/// hide that wait and read `a` once.
-#[inline(always)]
-pub fn sums_by<B: Copy, const N: usize>(
-    a: &[f32],
-    b: [&[B]; N],
-    f: impl Fn(f32, B) -> f32,
-) -> [f32; N] {
-    let mut lanes = [[0.0; LANES]; N];
-    let (a_chunks, a_rest) = a.as_chunks::<LANES>();
-    let parts = b.map(|b| b.as_chunks::<LANES>());
-    let chunks = parts.map(|(chunks, _)| &chunks[..a_chunks.len()]);
-    for (at, a) in a_chunks.iter().enumerate() {
-        for n in 0..N {
-            for lane in 0..LANES {
-                lanes[n][lane] += f(a[lane], chunks[n][at][lane]);
-            }
-        }
-    }
-    let mut sums = lanes.map(total);
-    for (sum, (_, rest)) in sums.iter_mut().zip(parts) {
-        for (a, b) in a_rest.iter().zip(rest) {
-            *sum += f(*a, *b);
-        }
-    }
-    sums
-}
-
 /// The dot product.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -156,22 +128,4 @@ pub fn exp_shifted_moments(a: &mut [f32], shift: f32) -> [f32; 2] {
         moment += *x * shifted;
     }
     [sum, moment]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn several_sums_at_once_are_bit_for_bit_each_alone() {
-        for len in [0, 1, 15, 16, 17, 100] {
-            let numbers = |salt: usize| -> Vec<f32> {
-                (0..len).map(|n| ((n * 31 + salt) % 97) as f32 * 0.37 - 18.0).collect()
-            };
-            let (a, b) = (numbers(1), [2, 3, 4].map(numbers));
-            let parts: [&[f32]; 3] = std::array::from_fn(|n| &b[n][..]);
-            let alone = parts.map(|b| dot(&a, b));
-            assert_eq!(sums_by(&a, parts, |a, b| a * b), alone);
-        }
-    }
 }

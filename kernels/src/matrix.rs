@@ -1,26 +1,17 @@
 //! Matrices within slices, and the number formats of their elements.
 
-use std::borrow::Cow;
-
 use half::bf16;
 
-/// A number format of a factor; the arithmetic is that of f32.
+/// A number format of weights; the arithmetic is that of f32.
 pub trait Element: Copy + Send + Sync {
     /// The number in f32.
     fn wide(self) -> f32;
-
-    /// All numbers in f32, borrowed if they are so already.
-    fn all_wide(data: &[Self]) -> Cow<'_, [f32]>;
 }
 
 impl Element for f32 {
     #[inline(always)]
     fn wide(self) -> f32 {
         self
-    }
-
-    fn all_wide(data: &[Self]) -> Cow<'_, [f32]> {
-        Cow::Borrowed(data)
     }
 }
 
@@ -30,26 +21,22 @@ impl Element for bf16 {
     fn wide(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
-
-    fn all_wide(data: &[Self]) -> Cow<'_, [f32]> {
-        data.iter().map(|x| x.wide()).collect()
-    }
 }
 
 /// A matrix within a slice: element `(i, j)` is `data[i * row + j * column]`.
 #[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a, E = f32> {
+pub struct Matrix<'a> {
     /// The elements, starting with `(0, 0)`.
-    pub data: &'a [E],
+    pub data: &'a [f32],
     /// Stride from row to row.
     pub row: usize,
     /// Stride from column to column.
     pub column: usize,
 }
 
-impl<'a, E> Matrix<'a, E> {
+impl<'a> Matrix<'a> {
     /// A matrix of contiguous rows, `row` elements apart.
-    pub fn rows(data: &'a [E], row: usize) -> Self {
+    pub fn rows(data: &'a [f32], row: usize) -> Self {
         Self { data, row, column: 1 }
     }
 

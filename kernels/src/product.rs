@@ -8,7 +8,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::matrix::{Element, Matrix, Store};
+use super::matrix::{Matrix, Store};
 #[cfg(target_arch = "x86_64")]
 use super::{simd::has_avx512, tile::Target, tiled};
 
@@ -23,11 +23,11 @@ const PARALLEL: usize = 1 << 21;
 ///
 /// # Panics
 /// If a slice is too short for its matrix, or rows of `dst` overlap.
-pub fn large<E: Element>(
+pub fn large(
     store: Store,
     (dst, dst_row): (&mut [f32], usize),
     lhs: Matrix<'_>,
-    rhs: Matrix<'_, E>,
+    rhs: Matrix<'_>,
     [m, n, k]: [usize; 3],
 ) {
     let parallel = m.saturating_mul(n).saturating_mul(k) >= PARALLEL;
@@ -39,8 +39,6 @@ pub fn large<E: Element>(
         // the borrow of `dst` is exclusive, and its rows do not overlap.
         return unsafe { tiled::product(parallel, store, dst, lhs, rhs, [m, n, k]) };
     }
-    let wide = E::all_wide(rhs.data);
-    let rhs = Matrix { data: &wide, row: rhs.row, column: rhs.column };
     general(parallel, store, (dst, dst_row), lhs, rhs, [m, n, k]);
 }
 
@@ -95,12 +93,7 @@ fn general(
     }
 }
 
-fn check<E>(
-    (dst, dst_row): (&[f32], usize),
-    lhs: Matrix<'_>,
-    rhs: Matrix<'_, E>,
-    [m, n, k]: [usize; 3],
-) {
+fn check((dst, dst_row): (&[f32], usize), lhs: Matrix<'_>, rhs: Matrix<'_>, [m, n, k]: [usize; 3]) {
     let covered = Matrix::rows(dst, dst_row).covers(m, n);
     assert!(dst_row >= n && covered, "the destination is too short");
     assert!(lhs.covers(m, k), "the left matrix is too short");

@@ -4,7 +4,6 @@
 
 use std::arch::x86_64::*;
 
-use super::matrix::Element;
 use super::simd::LANES;
 
 /// Rows of a tile: with three registers to a row, 24 of the 32 registers are sums.
@@ -38,9 +37,9 @@ unsafe impl Sync for Target {}
 /// A factor as `count` lines, along which the sums run: the left matrix's rows or the right one's
 /// columns. Element `d` of line `l` is `data[l * line + d * step]`.
 #[derive(Clone, Copy)]
-pub struct Lines<'a, E> {
+pub struct Lines<'a> {
     /// The elements, starting with the first of the first line.
-    pub data: &'a [E],
+    pub data: &'a [f32],
     /// The number of lines.
     pub count: usize,
     /// Stride from line to line.
@@ -49,7 +48,7 @@ pub struct Lines<'a, E> {
     pub step: usize,
 }
 
-impl<E> Lines<'_, E> {
+impl Lines<'_> {
     /// `count` lines from line `first` on, each from element `start` on.
     pub fn part(self, first: usize, count: usize, start: usize) -> Self {
         let data = &self.data[first * self.line + start * self.step..];
@@ -68,30 +67,20 @@ pub const fn panel_stride(width: usize, depth: usize) -> usize {
 ///
 /// # Safety
 /// The processor has AVX-512.
-pub unsafe fn pack<E: Element, const W: usize>(
-    to: &mut [f32],
-    stride: usize,
-    lines: Lines<'_, E>,
-    depth: usize,
-) {
+pub unsafe fn pack<const W: usize>(to: &mut [f32], stride: usize, lines: Lines<'_>, depth: usize) {
     // SAFETY: by this function's contract.
     unsafe {
         if lines.line == 1 {
-            pack_adjacent::<E, W>(to, stride, lines, depth);
+            pack_adjacent::<W>(to, stride, lines, depth);
         } else {
-            pack_transposed::<E, W>(to, stride, lines, depth);
+            pack_transposed::<W>(to, stride, lines, depth);
         }
     }
 }
 
 /// [`pack`] for adjacent lines: their elements are copied together.
 #[target_feature(enable = "avx512f")]
-fn pack_adjacent<E: Element, const W: usize>(
-    to: &mut [f32],
-    stride: usize,
-    lines: Lines<'_, E>,
-    depth: usize,
-) {
+fn pack_adjacent<const W: usize>(to: &mut [f32], stride: usize, lines: Lines<'_>, depth: usize) {
     for d in 0..depth {
         let from = &lines.data[d * lines.step..][..lines.count];
         for i in (0..lines.count).step_by(LANES) {
@@ -100,32 +89,20 @@ fn pack_adjacent<E: Element, const W: usize>(
         for (panel, from) in from.chunks(W).enumerate() {
             let to = &mut to[panel * stride + d * W..][..W];
             if let Some(from) = from.first_chunk::<W>() {
-                widen(to, from); // the compiler knows the length
+                to.copy_from_slice(from); // the compiler knows the length
             } else {
                 let (lines, missing) = to.split_at_mut(from.len());
-                widen(lines, from);
+                lines.copy_from_slice(from);
                 missing.fill(0.0);
             }
         }
     }
 }
 
-#[inline(always)]
-fn widen<E: Element>(to: &mut [f32], from: &[E]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = from.wide();
-    }
-}
-
 /// [`pack`] for contiguous lines: squares of 8 x 8 are transposed in registers. Lines with another step
 /// are copied element by element.
 #[target_feature(enable = "avx512f")]
-fn pack_transposed<E: Element, const W: usize>(
-    to: &mut [f32],
-    stride: usize,
-    lines: Lines<'_, E>,
-    depth: usize,
-) {
+fn pack_transposed<const W: usize>(to: &mut [f32], stride: usize, lines: Lines<'_>, depth: usize) {
     let Lines { data, count, line, step } = lines;
     for first in (0..count.next_multiple_of(W)).step_by(ROWS) {
         let to = &mut to[first / W * stride + first % W..(first / W + 1) * stride];
@@ -135,11 +112,11 @@ fn pack_transposed<E: Element, const W: usize>(
         for d in (0..squares * ROWS).step_by(ROWS) {
             let mut square = [_mm256_setzero_ps(); ROWS];
             for (i, value) in square.iter_mut().enumerate() {
-                let from: &[E; ROWS] = data[i * line + d..].first_chunk().expect("a whole square");
+                let from: &[f32; ROWS] =
+                    data[i * line + d..].first_chunk().expect("a whole square");
                 prefetch(from.as_ptr().wrapping_add(ROWS * line));
-                let wide = from.map(E::wide);
                 // SAFETY: the array has eight elements.
-                *value = unsafe { _mm256_loadu_ps(wide.as_ptr()) };
+                *value = unsafe { _mm256_loadu_ps(from.as_ptr()) };
             }
             for (i, value) in transposed(square).into_iter().enumerate() {
                 let to = &mut to[(d + i) * W..][..ROWS];
@@ -149,7 +126,7 @@ fn pack_transposed<E: Element, const W: usize>(
         }
         for d in squares * ROWS..depth {
             for (i, to) in to[d * W..][..ROWS].iter_mut().enumerate() {
-                *to = if i < count { data[i * line + d * step].wide() } else { 0.0 };
+                *to = if i < count { data[i * line + d * step] } else { 0.0 };
             }
         }
     }
@@ -262,7 +239,7 @@ unsafe fn tile_of<const V: usize>(
 }
 
 #[inline(always)]
-fn prefetch<T>(from: *const T) {
+fn prefetch(from: *const f32) {
     // SAFETY: a hint, which may name any address.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
 }

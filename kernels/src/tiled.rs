@@ -14,13 +14,12 @@
 
 #![allow(unsafe_code, reason = "tasks write to parts of one slice")]
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::matrix::{Element, Matrix, Store};
-use super::simd::LANES;
+use super::buffer::Buffer;
+use super::matrix::{Matrix, Store};
 use super::tile::{self, COLUMNS, Lines, ROWS, Target, panel_stride};
 
 /// The longest section of the sums.
@@ -36,12 +35,12 @@ const BLOCKS: usize = 8;
 const BAND: usize = 1 << 15;
 
 /// A product, by the factor that is packed once and the one that is split into blocks.
-struct Job<'a, S, O> {
+struct Job<'a> {
     parallel: bool,
     store: Store,
     dst: Target,
-    shared: Lines<'a, S>,
-    split: Lines<'a, O>,
+    shared: Lines<'a>,
+    split: Lines<'a>,
     /// Length of the sums.
     k: usize,
 }
@@ -54,12 +53,12 @@ struct Job<'a, S, O> {
 /// # Safety
 /// The processor has AVX-512; the factors and `dst` cover the sizes, none of which is 0; nothing else
 /// uses `dst`, and its rows do not overlap.
-pub(crate) unsafe fn product<E: Element>(
+pub(crate) unsafe fn product(
     parallel: bool,
     store: Store,
     dst: Target,
     lhs: Matrix<'_>,
-    rhs: Matrix<'_, E>,
+    rhs: Matrix<'_>,
     [m, n, k]: [usize; 3],
 ) {
     let left = Lines { data: lhs.data, count: m, line: lhs.row, step: lhs.column };
@@ -80,7 +79,7 @@ pub(crate) unsafe fn product<E: Element>(
     }
 }
 
-impl<S: Element, O: Element> Job<'_, S, O> {
+impl Job<'_> {
     /// The whole product, section by section of the sums, in panels of `SHARED` lines of the shared
     /// factor and `SPLIT` lines of the other.
     ///
@@ -93,23 +92,22 @@ impl<S: Element, O: Element> Job<'_, S, O> {
         let [fewest, most] = BLOCK;
         let block = self.split.count.div_ceil(threads * BLOCKS).clamp(fewest, most);
         let block = block.next_multiple_of(SPLIT);
-        with_buffer(self.shared.count.div_ceil(SHARED) * stride, |panels| {
-            for start in (0..self.k).step_by(depth) {
-                let section = start..self.k.min(start + depth);
-                // SAFETY: by this function's contract.
-                unsafe { self.pack_shared::<SHARED>(panels, stride, section.clone()) };
-                let panels = &*panels;
-                let blocks = (0..self.split.count).step_by(block).collect();
-                each(self.parallel, blocks, |first: usize| {
-                    let lines = first..self.split.count.min(first + block);
-                    // SAFETY: by this function's contract; blocks have different lines, and so
-                    // different places of the destination.
-                    unsafe {
-                        self.block::<SHARED, SPLIT>(panels, stride, lines, section.clone());
-                    }
-                });
-            }
-        });
+        let mut panels = Buffer::take(self.shared.count.div_ceil(SHARED) * stride);
+        for start in (0..self.k).step_by(depth) {
+            let section = start..self.k.min(start + depth);
+            // SAFETY: by this function's contract.
+            unsafe { self.pack_shared::<SHARED>(&mut panels, stride, section.clone()) };
+            let panels = &*panels;
+            let blocks = (0..self.split.count).step_by(block).collect();
+            each(self.parallel, blocks, |first: usize| {
+                let lines = first..self.split.count.min(first + block);
+                // SAFETY: by this function's contract; blocks have different lines, and so
+                // different places of the destination.
+                unsafe {
+                    self.block::<SHARED, SPLIT>(panels, stride, lines, section.clone());
+                }
+            });
+        }
     }
 
     /// Packs a section of the shared factor into `panels`, `stride` apart.
@@ -129,7 +127,7 @@ impl<S: Element, O: Element> Job<'_, S, O> {
             let count = (in_band * SHARED).min(self.shared.count - first);
             let lines = self.shared.part(first, count, section.start);
             // SAFETY: by this function's contract.
-            unsafe { tile::pack::<S, SHARED>(panels, stride, lines, section.len()) };
+            unsafe { tile::pack::<SHARED>(panels, stride, lines, section.len()) };
         });
     }
 
@@ -148,23 +146,22 @@ impl<S: Element, O: Element> Job<'_, S, O> {
         let depth = section.len();
         let add = self.store == Store::Add || section.start > 0;
         let stride = panel_stride(SPLIT, depth);
-        with_buffer(lines.len().div_ceil(SPLIT) * stride, |packed| {
-            let from = self.split.part(lines.start, lines.len(), section.start);
-            // SAFETY: by this function's contract.
-            unsafe { tile::pack::<O, SPLIT>(packed, stride, from, depth) };
-            for (i, shared) in panels.chunks_exact(shared_stride).enumerate() {
-                let s = i * SHARED;
-                for (j, split) in packed.chunks_exact(stride).enumerate() {
-                    let o = lines.start + j * SPLIT;
-                    let ends = [SHARED.min(self.shared.count - s), SPLIT.min(lines.end - o)];
-                    let factors = left_first::<SHARED, _>([shared, split]);
-                    let place = left_first::<SHARED, _>([s, o]);
-                    let size = left_first::<SHARED, _>(ends);
-                    // SAFETY: by this function's contract; `size` ends where the matrices do.
-                    unsafe { tile::tile(add, self.dst, place, size, factors, depth) };
-                }
+        let mut packed = Buffer::take(lines.len().div_ceil(SPLIT) * stride);
+        let from = self.split.part(lines.start, lines.len(), section.start);
+        // SAFETY: by this function's contract.
+        unsafe { tile::pack::<SPLIT>(&mut packed, stride, from, depth) };
+        for (i, shared) in panels.chunks_exact(shared_stride).enumerate() {
+            let s = i * SHARED;
+            for (j, split) in packed.chunks_exact(stride).enumerate() {
+                let o = lines.start + j * SPLIT;
+                let ends = [SHARED.min(self.shared.count - s), SPLIT.min(lines.end - o)];
+                let factors = left_first::<SHARED, _>([shared, split]);
+                let place = left_first::<SHARED, _>([s, o]);
+                let size = left_first::<SHARED, _>(ends);
+                // SAFETY: by this function's contract; `size` ends where the matrices do.
+                unsafe { tile::tile(add, self.dst, place, size, factors, depth) };
             }
-        });
+        }
     }
 }
 
@@ -180,19 +177,4 @@ fn each<T: Send>(parallel: bool, items: Vec<T>, task: impl Fn(T) + Send + Sync) 
     } else {
         items.into_iter().for_each(task);
     }
-}
-
-/// Gives `work` a buffer of unspecified content that starts on a cache line. Threads keep theirs:
-/// fresh memory costs more than the packing.
-fn with_buffer(len: usize, work: impl FnOnce(&mut [f32])) {
-    thread_local! {
-        static SPARE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
-    }
-    let mut buffer = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-    if buffer.len() < len + LANES {
-        buffer = vec![0.0; len + LANES];
-    }
-    let start = buffer.as_ptr().align_offset(64).min(LANES);
-    work(&mut buffer[start..start + len]);
-    SPARE.with_borrow_mut(|spare| spare.push(buffer));
 }

@@ -2,11 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use half::bf16;
 use rayon::prelude::*;
 
 use super::{general, large};
-use crate::matrix::{Element, Matrix, Store};
+use crate::matrix::{Matrix, Store};
 
 /// Numbers in [-1, 1) that repeat from run to run.
 fn noise(len: usize, seed: u64) -> Vec<f32> {
@@ -19,12 +18,7 @@ fn noise(len: usize, seed: u64) -> Vec<f32> {
 }
 
 /// A matrix in `data`, by rows or, if `transposed`, by columns, with `gap` elements between its lines.
-fn matrix<E>(
-    data: &[E],
-    [rows, columns]: [usize; 2],
-    transposed: bool,
-    gap: usize,
-) -> Matrix<'_, E> {
+fn matrix(data: &[f32], [rows, columns]: [usize; 2], transposed: bool, gap: usize) -> Matrix<'_> {
     if transposed {
         Matrix::rows(data, rows + gap).transposed()
     } else {
@@ -32,23 +26,22 @@ fn matrix<E>(
     }
 }
 
-fn exact<E: Element>(lhs: Matrix<'_>, rhs: Matrix<'_, E>, [m, n, k]: [usize; 3]) -> Vec<f64> {
+fn exact(lhs: Matrix<'_>, rhs: Matrix<'_>, [m, n, k]: [usize; 3]) -> Vec<f64> {
     let left = |i: usize, d: usize| f64::from(lhs.data[i * lhs.row + d * lhs.column]);
-    let right = |d: usize, j: usize| f64::from(rhs.data[d * rhs.row + j * rhs.column].wide());
+    let right = |d: usize, j: usize| f64::from(rhs.data[d * rhs.row + j * rhs.column]);
     let places = (0..m).flat_map(|i| (0..n).map(move |j| (i, j)));
     places.map(|(i, j)| (0..k).map(|d| left(i, d) * right(d, j)).sum()).collect()
 }
 
 /// Checks `product`, and that it does not write between the rows of its destination.
-fn check<E: Element>(
-    product: impl Fn(Store, (&mut [f32], usize), Matrix<'_>, Matrix<'_, E>, [usize; 3]),
-    as_stored: impl Fn(f32) -> E,
+fn check(
+    product: impl Fn(Store, (&mut [f32], usize), Matrix<'_>, Matrix<'_>, [usize; 3]),
     store: Store,
     (transposed, gap): ([bool; 2], usize),
     sizes @ [m, n, k]: [usize; 3],
 ) {
     let a = noise((m + gap) * (k + gap), 1);
-    let b: Vec<E> = noise((n + gap) * (k + gap), 2).into_iter().map(as_stored).collect();
+    let b = noise((n + gap) * (k + gap), 2);
     let lhs = matrix(&a, [m, k], transposed[0], gap);
     let rhs = matrix(&b, [k, n], transposed[1], gap);
     let before = noise(m * (n + gap), 3);
@@ -70,10 +63,6 @@ fn check<E: Element>(
     }
 }
 
-fn same(x: f32) -> f32 {
-    x
-}
-
 const TRANSPOSED: [[bool; 2]; 4] = [[false, false], [false, true], [true, false], [true, true]];
 
 #[test]
@@ -82,8 +71,7 @@ fn products_of_every_size_up_to_two_tiles_are_right() {
         for n in [1, 2, 7, 15, 16, 17, 31, 32, 33, 47, 48, 49, 65, 97] {
             for (number, k) in [1, 3, 8, 21].into_iter().enumerate() {
                 let layout = (TRANSPOSED[(m + n + number) % 4], 0);
-                check(large, same, Store::Overwrite, layout, [m, n, k]);
-                check(large, bf16::from_f32, Store::Overwrite, layout, [m, n, k]);
+                check(large, Store::Overwrite, layout, [m, n, k]);
             }
         }
     }
@@ -97,8 +85,7 @@ fn transposed_factors_gaps_and_sums_are_right() {
             [(Store::Overwrite, 0), (Store::Overwrite, 3), (Store::Add, 0), (Store::Add, 3)]
         {
             for sizes in sizes {
-                check(large, same, store, (transposed, gap), sizes);
-                check(large, bf16::from_f32, store, (transposed, gap), sizes);
+                check(large, store, (transposed, gap), sizes);
             }
         }
     }
@@ -112,11 +99,9 @@ fn products_without_avx512_are_right() {
                 |store, dst: (&mut [f32], usize), lhs: Matrix<'_>, rhs: Matrix<'_>, sizes| {
                     general(parallel, store, dst, lhs, rhs, sizes);
                 };
-            check(product, same, Store::Add, (transposed, 1), [33, 65, 300]);
+            check(product, Store::Add, (transposed, 1), [33, 65, 300]);
         }
     }
-    let narrow: Vec<bf16> = noise(20, 1).into_iter().map(bf16::from_f32).collect();
-    assert!(bf16::all_wide(&narrow).iter().zip(&narrow).all(|(wide, x)| *wide == x.to_f32()));
 }
 
 #[test]
@@ -157,7 +142,7 @@ fn the_number_of_threads_changes_no_bit() {
 #[test]
 fn products_within_products_are_right() {
     (0..8).into_par_iter().for_each(|i| {
-        check(large, same, Store::Overwrite, (TRANSPOSED[i % 4], 0), [130 + i, 140, 150]);
+        check(large, Store::Overwrite, (TRANSPOSED[i % 4], 0), [130 + i, 140, 150]);
     });
 }
 
@@ -165,17 +150,11 @@ fn products_within_products_are_right() {
 fn nothing_to_sum_is_zero() {
     for (store, wanted) in [(Store::Overwrite, 0.0), (Store::Add, 5.0)] {
         let mut dst = vec![5.0; 6];
-        let none = Matrix::<f32>::rows(&[], 0);
+        let none = Matrix::rows(&[], 0);
         large(store, (&mut dst, 3), none, none, [2, 3, 0]);
         assert_eq!(dst, [wanted; 6]);
     }
-    large(
-        Store::Overwrite,
-        (&mut [], 0),
-        Matrix::rows(&[], 1),
-        Matrix::<f32>::rows(&[], 0),
-        [0, 0, 1],
-    );
+    large(Store::Overwrite, (&mut [], 0), Matrix::rows(&[], 1), Matrix::rows(&[], 0), [0, 0, 1]);
 }
 
 #[test]

@@ -17,6 +17,10 @@ use super::backend::{
 };
 use kernels::{Spans, attention, norm, rope, swiglu};
 
+/// Rows up to which the linear operation outside autodiff is also the faster one. For many, as training has,
+/// the product in tiles is; its order of arithmetic differs.
+const FEW: usize = 16;
+
 #[derive(Debug)]
 struct AttentionBackward;
 
@@ -147,7 +151,12 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
     fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node()];
         let (x, weight) = (x.into_primitive(), weight.into_primitive());
-        let y = Flex::fused_linear(x.clone(), weight.clone());
+        let y = if x.shape()[0] > FEW {
+            let layout = weight.layout().transpose(0, 1); // [in, out]
+            Flex::product(x.clone(), weight.clone().with_layout(layout))
+        } else {
+            Flex::fused_linear(x.clone(), weight.clone())
+        };
         match LinearBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((x, weight), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
