@@ -93,7 +93,7 @@ fn the_shipped_model_talks_about_images_that_are_given_and_drawn() {
     let lines = "/image s.png\nhow many shapes are there?\nwhat color is the background?\n\
                  /clear\n/draw a large red circle on a white background\nwhat color is the circle?\n\
                  /save talk/one.jsonl\n";
-    let args = [text(&demo), "--out", "drawn", "--json", "--greedy"];
+    let args = [text(&demo), "--out", "drawn", "--json"];
     let turns = chat_in(dir.path(), &args, lines).json();
     assert_eq!(turns.len(), 5, "{turns:#?}");
     let verb = |question: &str| {
