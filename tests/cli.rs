@@ -3,6 +3,7 @@
 mod batching;
 mod chat;
 mod docs;
+mod edit;
 mod errors;
 mod eval_run;
 mod evaluation;
@@ -11,6 +12,7 @@ mod kept;
 mod left_out;
 mod locks;
 mod overwriting;
+mod text_flags;
 mod tokenize;
 mod training;
 mod verbs;

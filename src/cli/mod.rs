@@ -11,6 +11,7 @@ mod demo;
 mod doctor;
 mod draw;
 mod dry_run;
+mod edit;
 mod eval;
 mod export;
 mod generate;
@@ -57,6 +58,8 @@ enum Verb {
     Caption(caption::CaptionArgs),
     /// Draw images from texts
     Draw(draw::DrawArgs),
+    /// Draw a part of an image anew: a masked part, the lower rows, or more below it
+    Edit(edit::EditArgs),
     /// Answer a question about an image
     Ask(ask::AskArgs),
     /// Talk with a checkpoint: questions, images and drawings, each turn with all earlier ones
@@ -120,6 +123,7 @@ fn run(verb: Verb, session: &Session) -> Result<()> {
         Verb::Generate(args) => generate::run(&args, session),
         Verb::Caption(args) => caption::run(&args, session),
         Verb::Draw(args) => draw::run(&args, session),
+        Verb::Edit(args) => edit::run(&args, session),
         Verb::Ask(args) => ask::run(&args, session),
         Verb::Chat(args) => chat::run(&args, session),
         Verb::Score(args) => score::run(&args, session),

@@ -5,6 +5,9 @@ use std::fmt::Debug;
 use crate::error::Result;
 
 /// The ids that may follow a text, as a set that the text moves on.
+///
+/// It is about text ids: every other id is not allowed, stop ids included, which end the text where
+/// [`may_end`](Self::may_end). Where no id is allowed and the text may end, it is complete.
 pub trait Constraint: Debug + Send {
     /// Whether each id of the vocabulary may be next.
     ///
@@ -15,7 +18,8 @@ pub trait Constraint: Debug + Send {
     /// Whether the text may end here, and so whether stop ids are allowed.
     fn may_end(&mut self) -> bool;
 
-    /// The ids that must follow, if they are known without the model: drafts that cost no pass each.
+    /// The ids that must follow, if they are known without the model: drafts that cost no pass each. Each of
+    /// them is the only one allowed in its place; whether this is asked changes nothing.
     fn forced(&mut self) -> Vec<u32> {
         Vec::new()
     }

@@ -7,7 +7,8 @@ use super::engine::{Engine, EngineConfig};
 use super::language_model::LanguageModel;
 use super::modality::GenerationMode;
 use super::request::{Event, Generated, Request};
-use crate::error::{Error, Result};
+use super::window::Window;
+use crate::error::Result;
 use crate::tokenize::{ImageBlocks, Vocabulary};
 
 /// Continues prompts by a model.
@@ -30,21 +31,32 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         vocabulary: &'a Vocabulary,
         blocks: impl Into<ImageBlocks>,
     ) -> Result<Self> {
-        let blocks = blocks.into();
-        let grid = blocks.grid();
-        let (logits, ids) = (model.vocab_size(), vocabulary.len());
-        if logits < ids {
-            return Err(Error::invalid(format!(
-                "the model has {logits} logits; the vocabulary's {ids} ids need at least as many"
-            )));
-        }
-        if grid.0 * grid.1 == 0 {
-            return Err(Error::invalid(format!(
-                "an image of {} x {} codes; allowed: at least one code",
-                grid.0, grid.1
-            )));
-        }
-        Ok(Self { model, vocabulary, blocks, config: EngineConfig::default() })
+        let config = EngineConfig { whole_cache: false, ..EngineConfig::default() };
+        Self { model, vocabulary, blocks: blocks.into(), config }.checked()
+    }
+
+    /// The same with as many ids guessed ahead as `window` says.
+    #[must_use]
+    pub fn with_window(mut self, window: Window) -> Self {
+        self.config.window = window;
+        self
+    }
+
+    /// The same with an engine within `config`.
+    ///
+    /// # Errors
+    /// If a limit is out of range.
+    pub fn with_engine(self, config: EngineConfig) -> Result<Self> {
+        Self { config, ..self }.checked()
+    }
+
+    fn checked(self) -> Result<Self> {
+        self.engine()?;
+        Ok(self)
+    }
+
+    fn engine(&self) -> Result<Engine<'a, M>> {
+        Engine::new(self.model, self.vocabulary, self.blocks.clone(), self.config.clone())
     }
 
     /// Continues one prompt; `on_event` is called after every step, and its error ends generation.
@@ -94,21 +106,23 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
     ///
     /// # Errors
     /// Before any computation: if the settings of a request are out of range or its prompt is malformed;
-    /// [`Error::PromptTooLong`] if one does not fit the context. Then: if the model fails or returns
+    /// [`Error::PromptTooLong`](crate::Error::PromptTooLong) if one does not fit the context. Then: if the model fails or returns
     /// logits that are not finite, or with the error of `on_event`.
     pub fn run(
         &self,
         requests: Vec<Request>,
         on_event: &mut dyn FnMut(usize, Event) -> Result<()>,
     ) -> Result<Vec<Generated>> {
-        let blocks = self.blocks.clone();
-        let mut engine = Engine::new(self.model, self.vocabulary, blocks, self.config.clone())?;
-        let ids = requests.into_iter().map(|request| engine.admit(request));
-        let ids = ids.collect::<Result<Vec<_>>>()?;
+        let mut engine = self.engine()?;
+        let admit = |request| engine.admit(request);
+        let ids = requests.into_iter().map(admit).collect::<Result<Vec<_>>>()?;
         while !engine.is_idle() {
             for (id, event) in engine.step()? {
-                let index = ids.iter().position(|known| *known == id).unwrap_or_default();
-                on_event(index, event)?;
+                match event {
+                    // Its result is the error.
+                    Event::Failed => drop(engine.take(id).transpose()?),
+                    event => on_event(id.index(), event)?,
+                }
             }
         }
         ids.into_iter().map(|id| engine.take(id).expect("every request has ended")).collect()

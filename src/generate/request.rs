@@ -20,6 +20,9 @@ pub struct Request {
     pub constraint: Option<Box<dyn Constraint>>,
     /// Texts that end the request.
     pub stop: Option<StopStrings>,
+    /// Requests with different salts share nothing of their prompts, such as those of different users: that a
+    /// beginning is known can be timed.
+    pub salt: u64,
 }
 
 impl Request {
@@ -32,6 +35,13 @@ impl Request {
 /// A request of one engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub(super) u64);
+
+impl RequestId {
+    /// The number of requests that the engine admitted before this one.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// A step of a request, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +61,8 @@ pub enum Event {
     Image(Codes),
     /// The request ended.
     End(EndReason),
+    /// The request failed; its result is the error.
+    Failed,
 }
 
 /// Why a request ended.

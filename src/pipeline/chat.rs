@@ -248,7 +248,8 @@ impl Chat<'_> {
             Ok(())
         };
         let mut stopped = false;
-        let ran = self.pipeline.generate_noting(prompt, config, note, |event| {
+        let request = self.pipeline.request(prompt, config)?;
+        let ran = self.pipeline.run_noting(request, note, |event| {
             match &event {
                 PipelineEvent::Text(text) => match segments.last_mut() {
                     Some(Segment::Text(last)) => last.push_str(text),
