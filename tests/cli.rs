@@ -1,6 +1,7 @@
 //! The program as users run it: its output, its files and its errors.
 
 mod batching;
+mod chat;
 mod docs;
 mod edit;
 mod errors;

@@ -79,6 +79,13 @@ pub struct Reply {
     pub dropped: usize,
 }
 
+impl Reply {
+    /// Whether the answer was stopped before it began, so that the exchange was not kept.
+    pub fn is_withdrawn(&self) -> bool {
+        self.end == EndReason::Cancelled && self.answer.is_empty()
+    }
+}
+
 impl Pipeline {
     /// An empty conversation, with the instructions `system` for all of it.
     pub fn chat(&self, system: Option<String>) -> Chat<'_> {
@@ -159,19 +166,20 @@ impl Chat<'_> {
         self.run(&prompt.ids, &config, &mut draft, &mut on_event)?;
         let Draft { segments, ids, end } = draft;
         let end = end.unwrap_or(EndReason::Cancelled);
-        if end != EndReason::Cancelled || !ids.is_empty() {
+        let reply = Reply { answer: segments, end, dropped };
+        if !reply.is_withdrawn() {
             self.first = first;
             self.exchanges.push(Exchange {
                 question,
                 codes,
-                answer: segments.clone(),
+                answer: reply.answer.clone(),
                 ids,
                 number: self.begun,
                 prompt: self.templated.is_some().then_some(prompt),
             });
             self.begun += 1;
         }
-        Ok(Reply { answer: segments, end, dropped })
+        Ok(reply)
     }
 
     /// The prompt for `question` without the oldest exchanges that do not fit, and the first that does.

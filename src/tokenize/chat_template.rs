@@ -23,7 +23,7 @@ use super::token::{BOS_TOKEN, EOS_TOKEN, IMAGE_TOKEN};
 use crate::error::{Error, Result};
 
 /// Steps that a template may take; the longest published ones need some thousands per message.
-const STEPS: u64 = 10_000_000;
+const STEPS: u64 = 2_000_000;
 
 /// A chat template and the special tokens that it writes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -197,6 +197,9 @@ impl Talk<'_> {
         let mut printer = Printer::new(&self.place, &text, &self.config);
         let reply = self.chat.ask(question, &self.config, |event| printer.event(event))?;
         let segments = printer.finish(&reply)?;
+        if reply.is_withdrawn() {
+            return Ok(());
+        }
         let said: String = reply.answer.iter().filter_map(text_of).collect();
         self.place.session.object(&json!({
             "turn": self.chat.exchanges().len(),

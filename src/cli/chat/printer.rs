@@ -122,7 +122,7 @@ impl<'a> Printer<'a> {
         self.end_line()?;
         let session = self.place.session;
         match reply.end {
-            EndReason::Cancelled if reply.answer.is_empty() => {
+            _ if reply.is_withdrawn() => {
                 session.note("stopped before the answer began; the turn is taken back");
             }
             EndReason::Cancelled => session.note("stopped"),
