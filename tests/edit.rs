@@ -22,10 +22,10 @@ static PIPELINE: LazyLock<Pipeline> = LazyLock::new(|| {
     Pipeline::open(&dir, &cpu()).unwrap()
 });
 
-fn scene() -> RgbImage {
+static SCENE: LazyLock<RgbImage> = LazyLock::new(|| {
     let scenes = Scenes::new("scenes:val?count=1&seed=79&size=64".parse().unwrap()).unwrap();
     scenes.get(0).unwrap().images.remove(0)
-}
+});
 
 fn codes(image: &RgbImage) -> Codes {
     PIPELINE.vq().unwrap().encode(std::slice::from_ref(image)).unwrap().remove(0)
@@ -40,10 +40,10 @@ fn mask(marked: impl Fn(u32, u32) -> bool, dilate: usize) -> Region {
     Region::Mask { mask: PixelMask::new(SIDE, SIDE, marked).unwrap(), dilate }
 }
 
-/// An edit of [`scene`] with one candidate and the seed 5.
+/// An edit of [`SCENE`] with one candidate and the seed 5.
 fn request(region: Region) -> EditRequest {
     let config = GenerationConfig { candidates: 1, seed: 5, ..PIPELINE.generation().clone() };
-    EditRequest { image: scene(), text: TEXT.into(), region, count: 1, score: None, config }
+    EditRequest { image: SCENE.clone(), text: TEXT.into(), region, count: 1, score: None, config }
 }
 
 fn edit(request: &EditRequest) -> Edited {
@@ -66,8 +66,8 @@ fn middle() -> Region {
 fn an_empty_mask_returns_the_images_own_codes() {
     for region in [mask(|_, _| false, 1), Region::KeepRows(GRID)] {
         let edited = edit(&request(region));
-        assert_eq!(edited.codes, codes(&scene()));
-        assert_eq!(edited.image, decoded(&codes(&scene())));
+        assert_eq!(edited.codes, codes(&SCENE));
+        assert_eq!(edited.image, decoded(&codes(&SCENE)));
     }
 }
 
@@ -79,14 +79,14 @@ fn a_full_mask_equals_a_drawing_with_the_same_seed() {
             request.config.candidates = candidates;
             let edited = edit(&request);
             assert_eq!(edited.image, drawn(&request));
-            assert_ne!(edited.codes, codes(&scene()));
+            assert_ne!(edited.codes, codes(&SCENE));
         }
     }
 }
 
 #[test]
 fn kept_codes_are_kept_and_the_rest_is_drawn() {
-    let own = codes(&scene());
+    let own = codes(&SCENE);
     for (region, kept) in [
         (middle(), 64 - 16),
         (mask(|x, y| (x, y) == (0, 0), 0), 63),
@@ -198,7 +198,7 @@ fn without_kept_codes_to_come_the_caption_decides() {
 
 #[test]
 fn an_extension_keeps_the_lower_rows_and_the_taller_image_shows_all() {
-    let own = codes(&scene());
+    let own = codes(&SCENE);
     let request = request(Region::ExtendDown(3));
     let plan = PIPELINE.plan_edit(&request).unwrap();
     let edited = edit(&request);
@@ -210,7 +210,7 @@ fn an_extension_keeps_the_lower_rows_and_the_taller_image_shows_all() {
     let pasted = PIPELINE.extended(&plan, &edited, true).unwrap().unwrap();
     for (x, y, pixel) in pasted.enumerate_pixels() {
         match y {
-            0..60 => assert_eq!(pixel, scene().get_pixel(x, y)),
+            0..60 => assert_eq!(pixel, SCENE.get_pixel(x, y)),
             64.. => assert_eq!(pixel, tall.get_pixel(x, y)),
             _ => {}
         }
@@ -235,7 +235,7 @@ fn pasting_restores_the_original_pixels_away_from_the_hole() {
         if plan.hole.covers(x as usize, y as usize, 8) {
             assert_eq!(pixel, edited.image.get_pixel(x, y));
         } else if away > 16 + 5 {
-            assert_eq!(pixel, scene().get_pixel(x, y));
+            assert_eq!(pixel, SCENE.get_pixel(x, y));
         }
     }
 }
@@ -243,7 +243,7 @@ fn pasting_restores_the_original_pixels_away_from_the_hole() {
 #[test]
 fn an_image_of_another_size_is_masked_where_its_pixels_are_shown() {
     // Twice as wide as high: the outer quarters are cropped away.
-    let wide = RgbImage::from_fn(256, 128, |x, y| *scene().get_pixel(x / 4, y / 2));
+    let wide = RgbImage::from_fn(256, 128, |x, y| *SCENE.get_pixel(x / 4, y / 2));
     let marked = (0..256 * 128).map(|at| at % 256 >= 176).collect();
     let region = Region::Mask { mask: PixelMask::new(256, 128, marked).unwrap(), dilate: 0 };
     let request = EditRequest { image: wide.clone(), ..request(region) };
@@ -261,7 +261,7 @@ fn an_empty_text_is_allowed() {
     request.text = String::new();
     request.config.candidates = 2;
     let edited = edit(&request);
-    assert_eq!(edited.codes.ids[..48], codes(&scene()).ids[..48]);
+    assert_eq!(edited.codes.ids[..48], codes(&SCENE).ids[..48]);
 }
 
 #[test]
