@@ -207,12 +207,11 @@ mod tests {
 
     /// The definition: the first end of a stop string in `text`, the longest string there.
     fn defined(list: &[&str], text: &[u8]) -> Option<(usize, usize)> {
-        let found = (1..=text.len()).find_map(|end| {
+        (1..=text.len()).find_map(|end| {
             let ends = |number: &usize| text[..end].ends_with(list[*number].as_bytes());
             let number = (0..list.len()).rev().filter(ends).max_by_key(|n| list[*n].len())?;
             Some((end - list[number].len(), number))
-        });
-        found
+        })
     }
 
     /// `text` cut after the bytes whose bit is set in `cuts`.
