@@ -20,7 +20,7 @@ use crate::tokenize::Processor;
 /// Limits are llguidance's: on the size of a grammar, of its automata, and of the work for one set of allowed
 /// ids; what exceeds them is an error of the compiler or of the constraint.
 pub struct GrammarCompiler {
-    factory: ParserFactory,
+    pub(super) factory: ParserFactory,
     text: Arc<[bool]>,
 }
 
