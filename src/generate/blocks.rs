@@ -49,6 +49,8 @@ pub(super) struct BlockPool {
     kept: BTreeMap<u64, u32>,
     by_key: HashMap<Key, u32>,
     promised: usize,
+    /// Kept blocks that were taken for other content since this was last asked.
+    evicted: Vec<u32>,
     clock: u64,
 }
 
@@ -60,6 +62,7 @@ impl BlockPool {
             kept: BTreeMap::new(),
             by_key: HashMap::new(),
             promised: 0,
+            evicted: Vec::new(),
             clock: 0,
         }
     }
@@ -92,10 +95,16 @@ impl BlockPool {
             let (_, block) = self.kept.pop_first().expect("promised blocks are there");
             let key = self.entries[block as usize].key.take().expect("kept blocks have keys");
             self.by_key.remove(&key);
+            self.evicted.push(block);
             block
         });
         self.entries[block as usize] = Entry { users: 1, key: None, left: None };
         block
+    }
+
+    /// Kept blocks that were taken for other content since this was last asked.
+    pub(super) fn take_evicted(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.evicted)
     }
 
     /// The block with the content of `key`, for one more user, in place of a promised one.

@@ -2,9 +2,33 @@
 
 use super::elementary::ln;
 use super::noise::Noise;
-use super::sampling::Logits;
 use super::sampling_config::SamplingConfig;
 use crate::error::{Error, Result};
+
+/// Logits of consecutive ids of the vocabulary.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Logits {
+    /// The id of the first value.
+    pub first: u32,
+    /// `[ids]`; -inf for hidden ids.
+    pub values: Vec<f32>,
+}
+
+impl Logits {
+    /// `values` of the ids from `first` on.
+    pub fn new(first: u32, values: Vec<f32>) -> Self {
+        Self { first, values }
+    }
+
+    /// Hides every id for which `allows` is false.
+    pub fn allow_only(&mut self, allows: impl Fn(u32) -> bool) {
+        for (id, logit) in (self.first..).zip(&mut self.values) {
+            if !allows(id) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+    }
+}
 
 /// The distribution of the next id after all processors.
 ///

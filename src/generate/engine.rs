@@ -290,6 +290,15 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
         self.results.insert(id, result);
     }
 
+    /// Fails every request for the same reason.
+    fn fail_all(&mut self, reason: &Error) {
+        let running = std::mem::take(&mut self.running);
+        let waiting = std::mem::take(&mut self.waiting);
+        for gang in running.into_iter().chain(waiting) {
+            self.close(gang, Some(Error::invalid(reason.to_string())));
+        }
+    }
+
     fn poison(&mut self, stale: &[u32]) {
         if let (true, false, Some(cache)) =
             (self.config.poison_freed, stale.is_empty(), &mut self.cache)
@@ -314,7 +323,13 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
         let rows: usize = spans.iter().map(|span| span.ids.len()).sum();
         let cache = self.cache.as_mut().expect("requests run after it is opened");
         let started = Instant::now();
-        let mut logits = self.model.pass(&spans, cache)?.into_iter();
+        let mut logits = match self.model.pass(&spans, cache) {
+            Ok(logits) => logits.into_iter(),
+            Err(error) => {
+                self.fail_all(&error);
+                return Err(error);
+            }
+        };
         self.policy.record_pass(rows, started.elapsed().as_secs_f64());
         self.stats.passes += 1;
         self.stats.rows += rows;

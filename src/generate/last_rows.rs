@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use super::distribution::Logits;
 use super::guidance::Guidance;
-use super::sampling::Logits;
 
 /// The logits of a request's last pass: it draws from them, and guesses the ids that follow.
 #[derive(Debug)]

@@ -35,7 +35,7 @@ pub mod window;
 
 pub use config::GenerationConfig;
 pub use constraint::Constraint;
-pub use distribution::Distribution;
+pub use distribution::{Distribution, Logits};
 pub use engine::{Engine, EngineConfig};
 pub use generator::Generator;
 pub use grammar::{Grammar, GrammarCompiler};
@@ -45,7 +45,6 @@ pub use lookup::{PromptLookup, lookup};
 pub use modality::{GenerationMode, ModalityRules, ModalityState};
 pub use preset::Preset;
 pub use request::{EndReason, Event, Generated, Request, RequestId};
-pub use sampling::Logits;
 pub use sampling_config::SamplingConfig;
 pub use serving::ServingModel;
 pub use stats::EngineStats;

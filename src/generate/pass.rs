@@ -90,6 +90,7 @@ impl Pass {
             none_yet &= fed == 0;
             left = left.saturating_sub(fed);
         }
+        pass.stale.extend(pool.take_evicted());
         pass.feeds.sort_by_key(|feed| (feed.gang, feed.lane));
         pass
     }
@@ -180,16 +181,18 @@ fn windows(gangs: &[Gang], draws: &[bool], policy: &WindowPolicy, left: usize) -
         _ => DraftKind::Text,
     };
     let rows: usize = drawing().map(|gang| gang.behind().sum::<usize>()).sum();
-    let of_kind = |kind| {
-        let lanes: usize =
-            drawing().filter(|gang| kind_of(gang) == kind).map(|gang| gang.lanes.len()).sum();
-        if lanes == 0 {
-            0
-        } else {
-            policy.choose(kind, lanes, rows - lanes.min(rows), left / lanes)
+    let lanes_of = |kind| -> usize {
+        drawing().filter(|gang| kind_of(gang) == kind).map(|gang| gang.lanes.len()).sum()
+    };
+    let of_kind = |kind, left: usize| match lanes_of(kind) {
+        0 => (0, left),
+        lanes => {
+            let window = policy.choose(kind, lanes, rows - lanes.min(rows), left / lanes);
+            (window, left - window * lanes)
         }
     };
-    let [image, text] = [of_kind(DraftKind::Image), of_kind(DraftKind::Text)];
+    let (image, left) = of_kind(DraftKind::Image, left);
+    let (text, _) = of_kind(DraftKind::Text, left);
     let window = |(gang, draws): (&Gang, &bool)| match (draws, kind_of(gang)) {
         (false, _) => 0,
         (true, DraftKind::Image) => image,

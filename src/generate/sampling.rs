@@ -5,34 +5,9 @@
 //! original release (Hugging Face's `LogitsProcessor` semantics); it has no top-k and min-p, which are applied
 //! where Hugging Face does. A hidden id has the logit -inf.
 
-use super::distribution::Distribution;
+use super::distribution::{Distribution, Logits};
 use super::sampling_config::SamplingConfig;
 use crate::error::Result;
-
-/// Logits of consecutive ids of the vocabulary.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Logits {
-    /// The id of the first value.
-    pub first: u32,
-    /// `[ids]`; -inf for hidden ids.
-    pub values: Vec<f32>,
-}
-
-impl Logits {
-    /// `values` of the ids from `first` on.
-    pub fn new(first: u32, values: Vec<f32>) -> Self {
-        Self { first, values }
-    }
-
-    /// Hides every id for which `allows` is false.
-    pub fn allow_only(&mut self, allows: impl Fn(u32) -> bool) {
-        for (id, logit) in (self.first..).zip(&mut self.values) {
-            if !allows(id) {
-                *logit = f32::NEG_INFINITY;
-            }
-        }
-    }
-}
 
 /// The id at `position`, counted from the request's first new id: drawn by the settings `config` with the noise
 /// of `seed` there, or the most likely one if they are greedy. The repetition penalty is for the ids in `row`.
@@ -41,7 +16,7 @@ impl Logits {
 /// If a logit is NaN or infinite, or every id is hidden.
 ///
 /// ```
-/// use calumma::generate::{SamplingConfig, sampling::{Logits, choose}};
+/// use calumma::generate::{Logits, SamplingConfig, sampling::choose};
 /// let logits = Logits::new(100, vec![0.0, 3.0, f32::NEG_INFINITY]);
 /// let id = choose(&logits, &[], &SamplingConfig::TEXT, 42, 0)?;
 /// assert_eq!(id, choose(&logits, &[], &SamplingConfig::TEXT, 42, 0)?);

@@ -5,11 +5,10 @@
 //! function gives; the first one that differs is itself right, because everything before it was. Whatever
 //! is guessed, the result is that of one id per pass; good guesses only save passes.
 
-use super::distribution::Distribution;
+use super::distribution::{Distribution, Logits};
 use super::gang::Gang;
 use super::last_rows::LastRows;
 use super::modality::ModalityState;
-use super::sampling::Logits;
 use super::stats::EngineStats;
 use super::window::{DraftKind, WindowPolicy};
 use crate::error::Result;

@@ -1,9 +1,9 @@
 //! How many ids are guessed ahead of the model.
 //!
 //! A pass takes the last id of a row and some guesses of those that follow, and gives the true id after each of
-//! them as long as the guesses before were true. Which ids are drawn does not depend on the number of guesses
-//! ([`noise`](super::noise)), so it may change with every pass: it is the one for which the expected number of ids
-//! per second is highest, by the costs of passes and the survival of guesses measured so far.
+//! them as long as the guesses before were true. Which ids are drawn does not depend on the number of guesses,
+//! as the noise of a draw is hashed from its position. So the number may change with every pass: it is that with
+//! the most expected ids per second, by the costs of passes and the survival of guesses measured so far.
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
