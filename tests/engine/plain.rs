@@ -1,6 +1,6 @@
 //! The rules of generation as one loop, one id at a time, whole rows at every step: what the engine must equal.
 
-use calumma::generate::sampling::{Logits, choose};
+use calumma::generate::{Logits, sampling::choose};
 use calumma::generate::{
     Branch, EngineConfig, GenerationMode, Guidance, ModalityRules, ModalityState, Request,
     StopStrings, Window,
