@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::ops::Range;
+
 use half::bf16;
 
 use super::*;
@@ -37,16 +39,25 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
+/// A copy of the values that starts `offset` elements after the start of a cache line, and its place.
+fn placed<T: Copy>(values: &[T], offset: usize) -> (Vec<T>, Range<usize>) {
+    let mut memory = vec![values[0]; values.len() + 64 + offset];
+    let start = memory.as_ptr().align_offset(64) + offset;
+    let place = start..start + values.len();
+    memory[place.clone()].copy_from_slice(values);
+    (memory, place)
+}
+
 /// Compares the form of one kind of processor, in all its tiles, with the twin, bit for bit.
 fn equals_the_twin<S: Simd, E: Element>(simd: S, as_stored: impl Fn(f32) -> E) {
     let sizes = [(1, 1), (6, 15), (7, 16), (13, 17), (64, 100), (65, 384), (12, 513), (9, 2500)];
     for (outputs, inputs) in sizes {
         for rows in [1, 2, 3, 4, 5, 7, 8, 16, 17, 19, 35] {
             for offset in [0, 3] {
-                let x = &noise(rows * inputs + offset, 1)[offset..];
-                let w: Vec<E> =
-                    noise(outputs * inputs + offset, 2).into_iter().map(&as_stored).collect();
-                let w = &w[offset..];
+                let x = &placed(&noise(rows * inputs, 1), offset);
+                let w: Vec<E> = noise(outputs * inputs, 2).into_iter().map(&as_stored).collect();
+                let w = &placed(&w, offset);
+                let (x, w) = (&x.0[x.1.clone()], &w.0[w.1.clone()]);
                 let want = bits(&twin(simd, x, w, inputs));
                 let check = |name: &str, got: &[f32]| {
                     assert!(bits(got) == want, "{rows} x {inputs} x {outputs} in tiles of {name}");
