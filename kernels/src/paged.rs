@@ -24,7 +24,7 @@ pub const BLOCK: usize = 64;
 const LINES: usize = 32;
 
 /// Maximum number of lines that share loads.
-const TILE: usize = 8;
+const TILE: usize = 4;
 
 /// Multiplications below which a second thread costs more than it saves.
 const PARALLEL: usize = 1 << 18;
@@ -197,14 +197,14 @@ impl WithSimd for Run<'_, '_> {
         for (place, &block) in blocks.iter().enumerate() {
             let page = self.rows.page(self.keys, block, self.task.kv_head);
             for tile in tiles(y.len()) {
-                if self.seen(tile.end - 1) > place * BLOCK {
-                    let to = &mut scores[tile.start * stride + place * BLOCK..];
+                let keys = self.seen(tile.end - 1).saturating_sub(place * BLOCK);
+                if keys > 0 {
+                    let to = (&mut scores[tile.start * stride + place * BLOCK..], stride);
                     let q = &q[tile.start * self.rows.head_dim..tile.end * self.rows.head_dim];
                     match tile.len() {
-                        1 => score::<S, 1>(simd, q, page, to, stride),
-                        2 => score::<S, 2>(simd, q, page, to, stride),
-                        4 => score::<S, 4>(simd, q, page, to, stride),
-                        _ => score::<S, TILE>(simd, q, page, to, stride),
+                        1 => score::<S, 1>(simd, q, page, keys, to),
+                        2 => score::<S, 2>(simd, q, page, keys, to),
+                        _ => score::<S, TILE>(simd, q, page, keys, to),
                     }
                 }
             }
@@ -225,7 +225,6 @@ impl WithSimd for Run<'_, '_> {
                 match tile.len() {
                     1 => weigh_tile::<S, 1>(simd, weights, page, seen, y),
                     2 => weigh_tile::<S, 2>(simd, weights, page, seen, y),
-                    4 => weigh_tile::<S, 4>(simd, weights, page, seen, y),
                     _ => weigh_tile::<S, TILE>(simd, weights, page, seen, y),
                 }
             }
@@ -263,7 +262,7 @@ impl Run<'_, '_> {
     }
 }
 
-/// The lines that share loads: of [`TILE`] lines, then of 4, 2 and 1.
+/// The lines that share loads: of [`TILE`] lines, then of 2, then of 1.
 #[inline(always)]
 fn tiles(lines: usize) -> impl Iterator<Item = Range<usize>> {
     let mut first = 0;
@@ -272,7 +271,6 @@ fn tiles(lines: usize) -> impl Iterator<Item = Range<usize>> {
             0 => return None,
             1 => 1,
             2 | 3 => 2,
-            4..TILE => 4,
             _ => TILE,
         };
         first += count;
@@ -280,33 +278,30 @@ fn tiles(lines: usize) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// The scores of `L` lines for the keys of a block.
+/// The scores of `L` lines for the first `keys` keys of a block or more.
 ///
 /// # Shapes
-/// `q` `[head_dim, L]`, `page` `[head_dim, BLOCK]`; `scores` are `stride` apart from line to line.
+/// `q` `[head_dim, L]`, `page` `[head_dim, BLOCK]`; the scores are `stride` apart from line to line.
 #[inline(always)]
 fn score<S: Simd, const L: usize>(
     simd: S,
     q: &[f32],
     page: &[f32],
-    scores: &mut [f32],
-    stride: usize,
+    keys: usize,
+    scores: (&mut [f32], usize),
 ) {
     let (q, _) = q.as_chunks();
-    match vectors_at_once::<S, L>() {
-        4 => score_by::<S, L, 4>(simd, q, page, scores, stride),
-        2 => score_by::<S, L, 2>(simd, q, page, scores, stride),
-        _ => score_by::<S, L, 1>(simd, q, page, scores, stride),
+    if is_wide::<S, L>() && keys > 2 * S::F32_LANES {
+        score_by::<S, L, 4>(simd, q, page, keys, scores);
+    } else {
+        score_by::<S, L, 2>(simd, q, page, keys, scores);
     }
 }
 
-/// How many vectors for each of `L` lines fit the registers, besides what they are computed from.
-const fn vectors_at_once<S: Simd, const L: usize>() -> usize {
-    match S::REGISTER_COUNT / 2 / L {
-        4.. => 4,
-        2 | 3 => 2,
-        _ => 1,
-    }
+/// Whether four vectors for each of `L` lines fit the registers; otherwise two do.
+#[inline(always)]
+fn is_wide<S: Simd, const L: usize>() -> bool {
+    S::REGISTER_COUNT >= 32 || L <= 2
 }
 
 /// [`score`] for `V` vectors of keys at a time.
@@ -315,11 +310,11 @@ fn score_by<S: Simd, const L: usize, const V: usize>(
     simd: S,
     q: &[[f32; L]],
     page: &[f32],
-    scores: &mut [f32],
-    stride: usize,
+    keys: usize,
+    (scores, stride): (&mut [f32], usize),
 ) {
     let width = V * S::F32_LANES;
-    for first in (0..BLOCK).step_by(width) {
+    for first in (0..keys.min(BLOCK)).step_by(width) {
         let mut sums = [[simd.splat_f32s(0.0); V]; L];
         for (q, line) in q.iter().zip(page.chunks_exact(BLOCK)) {
             let keys = vectors::<S, V>(&line[first..first + width]);
@@ -376,15 +371,15 @@ fn weigh<S: Simd, const L: usize>(
     mut y: [&mut [f32]; L],
 ) {
     let head_dim = y[0].len();
-    let at_once = vectors_at_once::<S, L>() * S::F32_LANES;
+    let wide = if S::REGISTER_COUNT >= 32 || L <= 2 { 4 } else { 2 };
     let mut first = 0;
-    while first + at_once <= head_dim {
-        match vectors_at_once::<S, L>() {
-            4 => weigh_columns::<S, L, 4>(simd, weights, page, first, &mut y),
-            2 => weigh_columns::<S, L, 2>(simd, weights, page, first, &mut y),
-            _ => weigh_columns::<S, L, 1>(simd, weights, page, first, &mut y),
+    while first + wide * S::F32_LANES <= head_dim {
+        if wide == 4 {
+            weigh_columns::<S, L, 4>(simd, weights, page, first, &mut y);
+        } else {
+            weigh_columns::<S, L, 2>(simd, weights, page, first, &mut y);
         }
-        first += at_once;
+        first += wide * S::F32_LANES;
     }
     while first + S::F32_LANES <= head_dim {
         weigh_columns::<S, L, 1>(simd, weights, page, first, &mut y);
