@@ -1,10 +1,10 @@
 //! The rules of generation as one loop, one id at a time, whole rows at every step: what the engine must equal.
 
-use calumma::generate::{Logits, sampling::choose};
 use calumma::generate::{
     Branch, EngineConfig, GenerationMode, Guidance, ModalityRules, ModalityState, Request,
     StopStrings, Window,
 };
+use calumma::generate::{Logits, sampling::choose};
 
 use super::mixed::mixed;
 use super::{CODES, CONTEXT, GRID, plain, run_all};
