@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod tests;
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::buffer::Buffer;
@@ -34,11 +35,33 @@ const TASKS: usize = 4;
 /// Rows up to which packing costs more than it saves.
 const FEW: usize = 16;
 
+/// A number format of weights.
+pub trait Weight: Element {
+    /// [`forward`] for this format. Not generic, so that it is compiled in this crate.
+    fn forward(x: &[f32], w: &[Self], inputs: usize) -> Vec<f32>;
+}
+
+impl Weight for f32 {
+    fn forward(x: &[f32], w: &[Self], inputs: usize) -> Vec<f32> {
+        dispatch(x, w, inputs)
+    }
+}
+
+impl Weight for bf16 {
+    fn forward(x: &[f32], w: &[Self], inputs: usize) -> Vec<f32> {
+        dispatch(x, w, inputs)
+    }
+}
+
 /// `x w^T`.
 ///
 /// # Shapes
 /// `x` `[rows, inputs]`, `w` `[outputs, inputs]`; returns `[rows, outputs]`.
-pub fn forward<E: Element>(x: &[f32], w: &[E], inputs: usize) -> Vec<f32> {
+pub fn forward<E: Weight>(x: &[f32], w: &[E], inputs: usize) -> Vec<f32> {
+    E::forward(x, w, inputs)
+}
+
+fn dispatch<E: Element>(x: &[f32], w: &[E], inputs: usize) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
     {
         if let Some(simd) = pulp::x86::V4::try_new() {
