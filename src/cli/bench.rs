@@ -4,9 +4,13 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use calumma::checkpoint::Checkpoint;
-use calumma::generate::{BLOCK, LanguageModel, ServingModel, Span};
+use calumma::generate::{
+    BLOCK, Engine, EngineConfig, GenerationConfig, GenerationMode, LanguageModel, Request,
+    ServingModel, Span, Window,
+};
 use calumma::memory::peak_resident;
 use calumma::model::{CausalLm, PagedCache};
+use calumma::tokenize::Processor;
 use calumma::{Error, Result};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
@@ -50,7 +54,7 @@ pub fn run(args: &BenchArgs, session: &Session) -> Result<()> {
     let start = Instant::now();
     let checkpoint = Checkpoint::open_as(&args.checkpoint, &device, precision.float_dtype())?;
     let seconds = start.elapsed().as_secs_f64();
-    let Checkpoint { config, model, vq, .. } = checkpoint;
+    let Checkpoint { config, model, vq, processor, generation, .. } = checkpoint;
     let vq_bytes = vq.as_ref().map_or(0, |vq| 4 * num_values(&tensor_files::shapes(vq.model())));
     let weights_bytes = value_bytes(&model) * num_values(&tensor_files::shapes(&model)) + vq_bytes;
     let text = format!("{seconds:.2} s for {} of weights", sizes::bytes(weights_bytes as f64));
@@ -71,6 +75,7 @@ pub fn run(args: &BenchArgs, session: &Session) -> Result<()> {
         report.add("memory", &text, json)?;
     }
     if let Some(vq) = &vq {
+        drawing(&model, &processor, &generation, args, &mut report)?;
         image_tokenizer(vq, args.seconds, &mut report)?;
     }
     report.results.insert("path".to_owned(), json!(name(&args.checkpoint)));
@@ -192,6 +197,50 @@ fn decode(
         args.rows
     );
     report.add("decode", &text, json!({ "tokens_per_second": speed, "gb_per_second": bandwidth }))
+}
+
+/// Measures how long the codes of images take with the checkpoint's settings, and in how many passes, for each way
+/// to guess codes.
+fn drawing(
+    model: &ServingModel,
+    processor: &Processor,
+    generation: &GenerationConfig,
+    args: &BenchArgs,
+    report: &mut Report<'_>,
+) -> Result<()> {
+    let prompt = vec![processor.vocabulary().special().bos];
+    let config = GenerationConfig { mode: GenerationMode::ImageOnly, ..generation.clone() };
+    for (name, window) in [("off", Window::Off), ("16", Window::Fixed(16)), ("auto", Window::Auto)]
+    {
+        let limits = EngineConfig { window, whole_cache: false, ..EngineConfig::default() };
+        let blocks = processor.blocks().clone();
+        // One engine, so that it learns the costs of passes.
+        let mut engine = Engine::new(model, processor.vocabulary(), blocks, limits)?;
+        let mut seed = 0;
+        let seconds = median(args.seconds, || {
+            let start = Instant::now();
+            for _ in 0..args.rows {
+                let config = GenerationConfig { seed, ..config.clone() };
+                engine.admit(Request::new(prompt.clone(), config))?;
+                seed += 1;
+            }
+            while !engine.is_idle() {
+                engine.step()?;
+            }
+            Ok(start.elapsed().as_secs_f64())
+        })?;
+        let stats = engine.stats();
+        let passes = (stats.image_passes as f64 / seed as f64) + 1.0;
+        let each = seconds / args.rows as f64;
+        let text = format!(
+            "{:.0} ms per image of {} codes, {passes:.1} passes each, window {name}",
+            1000.0 * each,
+            stats.image_ids / seed as usize
+        );
+        let json = json!({ "seconds_per_image": each, "passes_per_image": passes });
+        report.add(&format!("draw {name}"), &text, json)?;
+    }
+    Ok(())
 }
 
 /// Measures encoding and, with a decoder, decoding of one image.
