@@ -31,7 +31,7 @@ fn check(name: &str, of: impl Fn(usize) -> Vec<f32>, alone: impl Fn(usize) -> Ve
     }
 }
 
-fn check_linear<E: Element>(as_stored: impl Fn(f32) -> E) {
+fn check_linear<E: linear::Weight>(as_stored: impl Fn(f32) -> E) {
     for inputs in [1, 15, 16, 17, 100, 384, 513] {
         let x = noise(ROWS * inputs, 1);
         for outputs in [1, 5, 6, 7, 64, 65] {

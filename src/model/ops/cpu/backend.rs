@@ -112,7 +112,7 @@ impl FusedOps for Flex {
         let [rows, inputs] = x.shape().dims();
         let outputs = weight.shape()[0];
         let (x, weight) = (contiguous(x), contiguous(weight));
-        let x = &x.storage()[place(&x)];
+        let x = &x.storage::<f32>()[place(&x)];
         let y = match weight.dtype() {
             DType::BF16 => linear::forward(x, &weight.storage::<bf16>()[place(&weight)], inputs),
             _ => linear::forward(x, &weight.storage::<f32>()[place(&weight)], inputs),
