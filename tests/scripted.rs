@@ -5,6 +5,7 @@ mod watched;
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use calumma::Result;
 use calumma::generate::{LanguageModel, Span};
@@ -24,13 +25,16 @@ pub const CONTEXT: usize = 40;
 pub const BLOCK_BYTES: usize = 1 << 20;
 
 /// Four control tokens, twelve codes, end-image, begin-image, separator, placeholder, ten texts.
-pub fn vocabulary() -> Vocabulary {
-    let name = |name: &str| name.to_owned();
-    let first = [BOS_TOKEN, PAD_TOKEN, EOS_TOKEN, UNK_TOKEN].map(name);
-    let other = [END_IMAGE_TOKEN, BEGIN_IMAGE_TOKEN, SEP_TOKEN, IMAGE_TOKEN].map(name);
-    let texts = ('a'..='j').map(String::from);
-    let names = first.into_iter().chain((0..12).map(code_token)).chain(other).chain(texts);
-    Vocabulary::from_names(names.zip(0..)).unwrap()
+pub fn vocabulary() -> &'static Vocabulary {
+    static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
+        let name = |name: &str| name.to_owned();
+        let first = [BOS_TOKEN, PAD_TOKEN, EOS_TOKEN, UNK_TOKEN].map(name);
+        let other = [END_IMAGE_TOKEN, BEGIN_IMAGE_TOKEN, SEP_TOKEN, IMAGE_TOKEN].map(name);
+        let texts = ('a'..='j').map(String::from);
+        let names = first.into_iter().chain((0..12).map(code_token)).chain(other).chain(texts);
+        Vocabulary::from_names(names.zip(0..)).unwrap()
+    });
+    &VOCABULARY
 }
 
 /// The id of the text number `nth`.

@@ -1,7 +1,6 @@
 //! A row's result does not depend on how many rows a call has.
 
 use half::bf16;
-use kernels::matrix::Element;
 use kernels::{cross_entropy, linear, norm, rope, swiglu};
 
 const ROWS: usize = 130;

@@ -34,7 +34,7 @@ pub struct EditArgs {
     #[arg(long, value_name = "PATH", help_heading = "Region")]
     mask: Option<PathBuf>,
     /// Widen the mask by N cells; a cell is the square of pixels of one code [default: 1]
-    #[arg(long, value_name = "N", requires = "mask", help_heading = "Region")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["keep_rows", "extend_down"], help_heading = "Region")]
     dilate: Option<usize>,
     /// Keep the first K rows of codes and draw the rest
     #[arg(long, value_name = "K", help_heading = "Region")]

@@ -29,7 +29,8 @@ pub struct EngineConfig {
     /// Whether the first step allocates all of `cache_bytes`, rather than what the requests that are queued
     /// by then can use at once.
     pub whole_cache: bool,
-    /// Rows per pass, from 64 up; running requests alone may need more.
+    /// Rows per pass, from 64 up. Running requests alone may need more, and a waiting prompt gets a chunk of up to
+    /// 64 rows in any pass.
     pub rows: usize,
     /// How many ids are guessed ahead.
     pub window: Window,

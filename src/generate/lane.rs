@@ -88,7 +88,7 @@ impl Lane {
 
     /// Takes over blocks with the lane's next ids for as long as there are any; returns how many.
     pub(super) fn share(&mut self, pool: &mut BlockPool) -> usize {
-        if self.len % BLOCK != 0 || self.blocks.len() > self.len / BLOCK {
+        if !self.len.is_multiple_of(BLOCK) || self.blocks.len() > self.len / BLOCK {
             return 0;
         }
         let before = self.blocks.len();

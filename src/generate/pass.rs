@@ -72,7 +72,9 @@ impl Pass {
         let pending: usize =
             gangs.iter().zip(&draws).filter(|(_, draws)| **draws).map(rows_of).sum();
         let mut left = limits.rows.saturating_sub(pending);
-        let windows = windows(gangs, &draws, policy, left);
+        // A chunk of a prompt goes before guesses.
+        let chunk = if draws.contains(&false) { BLOCK } else { 0 };
+        let windows = windows(gangs, &draws, policy, left.saturating_sub(chunk));
         for (at, gang) in gangs.iter_mut().enumerate().filter(|(at, _)| draws[*at]) {
             gang.drafts = walk::drafts(gang, windows[at]);
             left = left.saturating_sub(gang.drafts.len() * gang.lanes.len());

@@ -3,7 +3,8 @@
 use std::cell::Cell;
 
 use calumma::generate::{
-    EngineConfig, Event, GenerationConfig, GenerationMode, LanguageModel, Request, Span, Window,
+    BLOCK, EngineConfig, Event, GenerationConfig, GenerationMode, LanguageModel, Request, Span,
+    Window,
 };
 use calumma::{Error, Result};
 
@@ -147,6 +148,7 @@ fn guesses_stay_within_the_rows_of_a_pass() {
     run.finish();
     let given = model.rows_per_pass();
     assert!(given.len() < 60, "{} passes: guesses are right", given.len());
-    // The first pass may read more, so that every prompt moves on.
-    assert!(given[1..].iter().all(|&given| given <= rows), "{given:?}");
+    // While prompts are read, a pass may have one chunk of them more.
+    assert!(given.iter().all(|&given| given <= rows + BLOCK), "{given:?}");
+    assert!(given[8..].iter().all(|&given| given <= rows), "{given:?}");
 }

@@ -115,8 +115,8 @@ fn long_prompt_delays_others_by_at_most_one_chunk() {
         "{:?}",
         model.rows_per_pass()
     );
-    // 520 ids, up to 126 at a time.
-    assert!((5..=10).contains(&steps), "{steps} steps");
+    // 520 ids in chunks of 64, which end where blocks do.
+    assert!((5..=12).contains(&steps), "{steps} steps");
 }
 
 /// Fails for an engine that lets later requests overtake, so that a large one may wait for ever.

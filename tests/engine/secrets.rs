@@ -22,12 +22,12 @@ fn freed_cache_is_never_read() {
         while !run.engine.is_idle() {
             run.step();
             let id = ids[rng.random_range(0..ids.len())];
-            if rng.random_range(0..12) == 0 && run.engine.cancel(id) {
+            if rng.random_range(0..4) == 0 && run.engine.cancel(id) {
                 cancelled.push(id);
             }
         }
         assert!(model.poisoned.get() > blocks, "{} blocks were freed", model.poisoned.get());
-        assert!(cancelled.len() > 3, "{} were cancelled", cancelled.len());
+        assert!(cancelled.len() > 1, "{} were cancelled", cancelled.len());
         let clean = EngineConfig { poison_freed: false, ..config };
         let expected = run_all(&model, &vocabulary, GRID, &clean, &requests);
         for (id, expected) in ids.into_iter().zip(expected) {
