@@ -10,7 +10,7 @@ use calumma::{Error, Result};
 use crate::scripted::{CODES, CONTEXT, GRID, Scripted, code, text, vocabulary};
 
 fn generate(model: &Scripted, prompt: &[u32], config: &GenerationConfig) -> Result<Generated> {
-    Generator::new(model, &vocabulary(), GRID)?.generate(prompt, config, |_| Ok(()))
+    Generator::new(model, vocabulary(), GRID)?.generate(prompt, config, |_| Ok(()))
 }
 
 fn guided(scale: f32, seed: u64) -> GenerationConfig {
@@ -21,7 +21,7 @@ fn guided(scale: f32, seed: u64) -> GenerationConfig {
 fn run_plainly(model: &Scripted, requests: Vec<Request>) -> Vec<Generated> {
     let vocabulary = vocabulary();
     let plain = EngineConfig { window: Window::Off, ..EngineConfig::default() };
-    let mut engine = Engine::new(model, &vocabulary, GRID, plain).unwrap();
+    let mut engine = Engine::new(model, vocabulary, GRID, plain).unwrap();
     let ids: Vec<_> = requests.into_iter().map(|r| engine.admit(r).unwrap()).collect();
     while !engine.is_idle() {
         engine.step().unwrap();
@@ -124,7 +124,7 @@ fn text_only_has_no_images_and_image_only_exactly_one() {
 fn events_report_the_row_in_order() {
     let model = Scripted::random();
     let vocabulary = vocabulary();
-    let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
+    let generator = Generator::new(&model, vocabulary, GRID).unwrap();
     for seed in 0..20 {
         let mut events = Vec::new();
         let told = |event| {
@@ -199,7 +199,7 @@ fn a_row_draws_the_same_in_any_batch() {
         (0..7).map(|n| [vec![0], (0..3 * n).map(|k| text(k % 9)).collect()].concat()).collect();
     let model = Scripted::random();
     let vocabulary = vocabulary();
-    let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
+    let generator = Generator::new(&model, vocabulary, GRID).unwrap();
     for scale in [1.0, 3.0] {
         for seed in [0, 100, 200] {
             let request = |(n, prompt): (u64, &Vec<u32>)| {
@@ -353,7 +353,7 @@ fn unusable_prompts_are_refused_before_any_computation() {
     let bad = GenerationConfig { guidance_scale: f32::NAN, ..auto };
     assert!(generate(&model, &[0], &bad).is_err());
     assert!(model.seen.borrow().is_empty());
-    assert!(Generator::new(&Scripted { vocab: 29, ..model }, &vocabulary(), GRID).is_err());
+    assert!(Generator::new(&Scripted { vocab: 29, ..model }, vocabulary(), GRID).is_err());
 }
 
 #[test]
@@ -364,7 +364,7 @@ fn non_finite_logits_and_errors_of_on_event_end_generation() {
 
     let model = Scripted::random();
     let vocabulary = vocabulary();
-    let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
+    let generator = Generator::new(&model, vocabulary, GRID).unwrap();
     let stop = |_| Err(Error::Interrupted { signal: 2 });
     let error = generator.generate(&[0], &GenerationConfig::default(), stop).unwrap_err();
     assert_eq!(error.exit_code(), 130);

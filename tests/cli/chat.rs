@@ -176,7 +176,7 @@ fn a_later_prompt_begins_with_the_earlier_one_and_its_answer() {
         let mut config = pipeline.generation().clone();
         config.max_new_tokens = Some(4);
         let mut chat = pipeline.chat(None);
-        let asked = ask("a red?", &[picture.clone()], false);
+        let asked = ask("a red?", std::slice::from_ref(&picture), false);
         let first = chat.prompt(&asked).unwrap();
         let go_on = |_| Ok(ControlFlow::Continue(()));
         let reply = chat.ask(asked, &config, go_on).unwrap();
@@ -194,7 +194,10 @@ fn a_later_prompt_begins_with_the_earlier_one_and_its_answer() {
             .collect();
         assert!(rest[0].to_string().starts_with(&said), "{rest:?} after {said:?}");
         assert!(chat.undo() && !chat.undo());
-        assert_eq!(chat.prompt(&ask("a red?", &[picture.clone()], false)).unwrap(), first);
+        assert_eq!(
+            chat.prompt(&ask("a red?", std::slice::from_ref(&picture), false)).unwrap(),
+            first
+        );
     }
 }
 

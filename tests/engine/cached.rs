@@ -23,10 +23,10 @@ fn request(common: usize, salt: u32, own: usize) -> Request {
 fn cached_prefix_equals_cold() {
     let (vocabulary, requests) = (vocabulary(), mixed(48));
     let model = Scripted::random().with_context(CONTEXT).unrecorded();
-    let cold = run_alone(&model, &vocabulary, GRID, &plain(1024), &requests);
+    let cold = run_alone(&model, vocabulary, GRID, &plain(1024), &requests);
     for blocks in [16, 30, 1024] {
         let config = EngineConfig { prefix_cache: true, ..plain(blocks) };
-        let mut run = Run::new(&model, &vocabulary, GRID, config);
+        let mut run = Run::new(&model, vocabulary, GRID, config);
         // Twice each, one after another, and then all at once.
         for (n, request) in requests.iter().chain(&requests).enumerate() {
             let id = run.admit(request.clone()).unwrap();
@@ -50,7 +50,7 @@ fn what_prompts_share_is_computed_once() {
     for (common, own, shared) in [(150, 30, 2), (128, 1, 2), (128, 0, 1), (129, 0, 2), (63, 9, 0)] {
         let model = Scripted::random().with_context(CONTEXT);
         let config = EngineConfig { prefix_cache: true, ..plain(64) };
-        let mut run = Run::new(&model, &vocabulary, GRID, config);
+        let mut run = Run::new(&model, vocabulary, GRID, config);
         run.admit(request(common, 1, own)).unwrap();
         run.finish();
         let (rows, hits) = (run.engine.stats().rows, run.engine.stats().prefix_hits);
@@ -73,7 +73,7 @@ fn kept_prefixes_give_way_to_requests() {
     let vocabulary = vocabulary();
     let model = Scripted::random().with_context(CONTEXT);
     let config = EngineConfig { prefix_cache: true, ..plain(5) };
-    let mut run = Run::new(&model, &vocabulary, GRID, config);
+    let mut run = Run::new(&model, vocabulary, GRID, config);
     for salt in 0..20 {
         let mut other = request(40, salt, 200);
         other.prompt[1] = text(salt % 10);
@@ -95,7 +95,7 @@ fn salt_separates_prefixes() {
     let vocabulary = vocabulary();
     let model = Scripted::random().with_context(CONTEXT);
     let config = EngineConfig { prefix_cache: true, ..plain(64) };
-    let mut run = Run::new(&model, &vocabulary, GRID, config);
+    let mut run = Run::new(&model, vocabulary, GRID, config);
     let mut hits = Vec::new();
     let mut results = Vec::new();
     for salt in [1, 2, 0, 1, 2, 0] {

@@ -32,11 +32,11 @@ fn engines() -> Vec<EngineConfig> {
 #[test]
 fn batch_of_many_equals_each_alone_bit_for_bit() {
     let (vocabulary, requests) = (vocabulary(), mixed(48));
-    let alone = run_alone(&model(), &vocabulary, GRID, &plain(1024), &requests);
+    let alone = run_alone(&model(), vocabulary, GRID, &plain(1024), &requests);
     let images: usize = alone.iter().map(|(generated, _)| generated.images.len()).sum();
     assert!(images > 20, "{images} images are too few to show anything");
     for (number, config) in engines().iter().enumerate() {
-        let together = run_all(&model(), &vocabulary, GRID, config, &requests);
+        let together = run_all(&model(), vocabulary, GRID, config, &requests);
         for ((n, alone), together) in alone.iter().enumerate().zip(&together) {
             assert_eq!(alone, together, "request {n} in engine {number}");
         }
@@ -47,14 +47,14 @@ fn batch_of_many_equals_each_alone_bit_for_bit() {
 #[test]
 fn order_of_arrival_changes_nothing() {
     let (vocabulary, requests) = (vocabulary(), mixed(30));
-    let expected = run_all(&model(), &vocabulary, GRID, &plain(1024), &requests);
+    let expected = run_all(&model(), vocabulary, GRID, &plain(1024), &requests);
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     for (number, config) in engines().iter().enumerate() {
         let mut order: Vec<usize> = (0..requests.len()).collect();
         order.shuffle(&mut rng);
         let arrivals =
             order.iter().map(|&n| (rng.random_range(0..60), requests[n].clone())).collect();
-        let found = run_arriving(&model(), &vocabulary, GRID, config, arrivals);
+        let found = run_arriving(&model(), vocabulary, GRID, config, arrivals);
         for (n, found) in order.into_iter().zip(found) {
             assert_eq!(expected[n], found, "request {n} in engine {number}");
         }
@@ -66,13 +66,13 @@ fn order_of_arrival_changes_nothing() {
 #[test]
 fn prefill_in_chunks_of_any_budget_equals_one_piece() {
     let (vocabulary, requests) = (vocabulary(), mixed(30));
-    let whole = run_alone(&model(), &vocabulary, GRID, &plain(1024), &requests);
+    let whole = run_alone(&model(), vocabulary, GRID, &plain(1024), &requests);
     for rows in [64, 65, 100, 127, 128, 191, 1000] {
         for prefix_cache in [false, true] {
             let config = EngineConfig { rows, prefix_cache, ..plain(256) };
-            let chunked = run_alone(&model(), &vocabulary, GRID, &config, &requests);
+            let chunked = run_alone(&model(), vocabulary, GRID, &config, &requests);
             assert!(chunked == whole, "chunks of {rows}");
-            let together = run_all(&model(), &vocabulary, GRID, &config, &requests);
+            let together = run_all(&model(), vocabulary, GRID, &config, &requests);
             assert!(together == whole, "chunks of {rows} in a batch");
         }
     }
@@ -92,7 +92,7 @@ fn a_prompt_is_fed_in_chunks_of_whole_blocks_and_once() {
     for (rows, chunks) in [(64, len.div_ceil(64)), (130, len.div_ceil(128)), (1000, 1)] {
         let model = Scripted::random().with_context(CONTEXT);
         let config = EngineConfig { rows, ..plain(64) };
-        run_all(&model, &vocabulary, GRID, &config, std::slice::from_ref(&request));
+        run_all(&model, vocabulary, GRID, &config, std::slice::from_ref(&request));
         let seen = model.seen.borrow();
         let spans: Vec<_> = seen.iter().flatten().filter(|span| span.row.len() <= len).collect();
         assert_eq!(spans.len(), chunks, "{rows} rows");
@@ -116,7 +116,7 @@ fn guidance_one_is_off() {
         one.config.image_guidance_scale = Some(1.0);
         let models = [request, one].map(|request| {
             let model = Scripted::random().with_context(CONTEXT);
-            let made = run_all(&model, &vocabulary, GRID, &plain(64), &[request]);
+            let made = run_all(&model, vocabulary, GRID, &plain(64), &[request]);
             (made, model)
         });
         let [(off, without), (one, with)] = models;
@@ -138,7 +138,7 @@ fn guidance_lanes_run_in_images_only() {
         ..GenerationConfig::default()
     };
     let request = Request::new(vec![special.bos], config.greedy());
-    let (generated, _) = run_all(&model, &vocabulary, GRID, &plain(64), &[request]).remove(0);
+    let (generated, _) = run_all(&model, vocabulary, GRID, &plain(64), &[request]).remove(0);
     assert_eq!(generated.images.len(), 2);
     let lanes: Vec<usize> = model.seen.borrow().iter().map(Vec::len).collect();
     assert_eq!(lanes.iter().filter(|&&lanes| lanes > 1).count(), 2 * CODES);
@@ -152,7 +152,7 @@ fn rows_of_codes_ask_for_the_columns_of_codes_alone() {
     let model = Scripted::random().with_context(CONTEXT);
     let mut requests = mixed(48);
     requests.retain(|request| request.config.mode == GenerationMode::ImageOnly);
-    run_all(&model, &vocabulary, GRID, &plain(1024), &requests);
+    run_all(&model, vocabulary, GRID, &plain(1024), &requests);
     let seen = model.seen.borrow();
     let wanted = seen.iter().flatten().filter(|span| span.wanted > 0);
     assert!(wanted.clone().count() > 100);

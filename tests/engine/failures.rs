@@ -28,9 +28,9 @@ fn logits_that_are_not_finite_fail_their_request_alone() {
     let mut requests: Vec<Request> = mixed(60);
     requests.retain(|request| !request.prompt.contains(&bad) && request.constraint.is_none());
     assert!(requests.len() > 3);
-    let expected = run_alone(&model, &vocabulary, GRID, &plain(64), &requests);
+    let expected = run_alone(&model, vocabulary, GRID, &plain(64), &requests);
     for window in [Window::Off, Window::Fixed(3)] {
-        let mut run = Run::new(&model, &vocabulary, GRID, EngineConfig { window, ..plain(64) });
+        let mut run = Run::new(&model, vocabulary, GRID, EngineConfig { window, ..plain(64) });
         let mut ids = Vec::new();
         for request in &requests {
             let mut broken = request.clone();
@@ -92,7 +92,7 @@ fn a_failed_pass_fails_every_request() {
     let vocabulary = vocabulary();
     let inner = Scripted::random().with_context(CONTEXT);
     let model = Failing { inner, left: Cell::new(4) };
-    let mut run = Run::new(&model, &vocabulary, GRID, plain(20));
+    let mut run = Run::new(&model, vocabulary, GRID, plain(20));
     let mut requests = mixed(24);
     requests.iter_mut().for_each(|request| request.config.max_new_tokens = Some(60));
     let ids: Vec<_> = requests.into_iter().map(|request| run.admit(request).unwrap()).collect();
@@ -131,7 +131,7 @@ fn guesses_stay_within_the_rows_of_a_pass() {
     let model = guessable().with_context(CONTEXT);
     let rows = 64;
     let config = EngineConfig { window: Window::Fixed(64), rows, ..plain(1024) };
-    let mut run = Run::new(&model, &vocabulary, (8, 8), config);
+    let mut run = Run::new(&model, vocabulary, (8, 8), config);
     for n in 0..6 {
         let mode = [GenerationMode::TextOnly, GenerationMode::ImageOnly][n % 2];
         let generation = GenerationConfig {

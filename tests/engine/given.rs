@@ -25,7 +25,7 @@ fn drawing(kept: Vec<Option<u32>>, mode: GenerationMode) -> Request {
 fn run(window: Window, request: Request) -> (Generated, usize) {
     let model = Scripted::random().with_context(160);
     let vocabulary = vocabulary();
-    let mut run = Run::new(&model, &vocabulary, GRID, EngineConfig { window, ..plain(64) });
+    let mut run = Run::new(&model, vocabulary, GRID, EngineConfig { window, ..plain(64) });
     let id = run.admit(request).unwrap();
     run.finish();
     let (generated, events) = run.take(id);
@@ -104,7 +104,7 @@ fn a_hole_of_the_whole_image_is_generation() {
 #[test]
 fn kept_codes_of_another_size_or_kind_are_refused() {
     let (model, vocabulary) = (Scripted::random().with_context(160), vocabulary());
-    let mut run = Run::new(&model, &vocabulary, GRID, plain(64));
+    let mut run = Run::new(&model, vocabulary, GRID, plain(64));
     let mut of_text = some_codes();
     of_text[9] = Some(text(0));
     let mut unknown = some_codes();

@@ -20,6 +20,9 @@ const LOW: f32 = -60.0;
 /// Images of three codes.
 const GRID: (usize, usize) = (1, 3);
 
+/// The probability of each next id after those so far.
+type Next = dyn Fn(&[u32]) -> Vec<(u32, f64)>;
+
 /// The probability of each sequence of ids.
 type Law = BTreeMap<Vec<u32>, f64>;
 
@@ -64,7 +67,7 @@ fn config(mode: GenerationMode) -> GenerationConfig {
 fn drawn(window: Window, request: &Request) -> BTreeMap<Vec<u32>, f64> {
     let (model, vocabulary) = (model(), vocabulary());
     let config = EngineConfig { window, ..plain(2048) };
-    let mut run = Run::new(&model, &vocabulary, GRID, config);
+    let mut run = Run::new(&model, vocabulary, GRID, config);
     let mut counts = BTreeMap::new();
     for first in (0..DRAWS).step_by(400) {
         let with_seed = |seed| {
@@ -90,7 +93,7 @@ fn softmax(logits: &[f32], ids: &[u32]) -> Vec<(u32, f64)> {
 }
 
 /// The law of up to `len` ids after `so_far`, each distributed by `next`; one without a next id ends.
-fn law(len: usize, so_far: &[u32], next: &dyn Fn(&[u32]) -> Vec<(u32, f64)>) -> Law {
+fn law(len: usize, so_far: &[u32], next: &Next) -> Law {
     let following = if so_far.len() < len { next(so_far) } else { Vec::new() };
     if following.is_empty() {
         return [(so_far.to_vec(), 1.0)].into();
@@ -207,7 +210,7 @@ fn constrained_text_follows_the_law_among_what_is_allowed() {
     });
     let mut request = Request::new(prompt(), config(GenerationMode::TextOnly));
     request.config.max_new_tokens = Some(9);
-    request.constraint = Some(Pattern::new(places.to_vec()));
+    request.constraint = Some(Pattern::boxed(places.to_vec()));
     for window in WINDOWS {
         let excess = excess(&drawn(window, &request), &law);
         assert!(excess < 1.0, "{window:?}: {excess} times the threshold");
@@ -243,7 +246,7 @@ fn codes_after_a_kept_one_follow_the_law_after_it() {
 fn neighbouring_seeds_are_independent() {
     let (model, vocabulary, law) = (model(), vocabulary(), image_law(1.0));
     let request = Request::new(prompt(), config(GenerationMode::ImageOnly));
-    let mut run = Run::new(&model, &vocabulary, GRID, plain(2048));
+    let mut run = Run::new(&model, vocabulary, GRID, plain(2048));
     let mut pairs = BTreeMap::new();
     let mut before: Option<Vec<u32>> = None;
     for seed in 0..DRAWS + 1 {

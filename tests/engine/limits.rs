@@ -34,7 +34,7 @@ fn cancelled_lanes_are_free_within_one_step() {
     let vocabulary = vocabulary();
     let model = endless();
     // Room for two requests of 240 ids, four blocks each, not for three.
-    let mut run = Run::new(&model, &vocabulary, GRID, plain(10));
+    let mut run = Run::new(&model, vocabulary, GRID, plain(10));
     let [one, two, three, four] = [0; 4].map(|_| run.admit(writing(140, 100)).unwrap());
     for _ in 0..5 {
         run.step();
@@ -71,7 +71,7 @@ fn a_request_cancelled_inside_an_image_leaves_nothing() {
     let vocabulary = vocabulary();
     for steps in 0..CODES {
         let model = Scripted::random().with_context(CONTEXT);
-        let mut run = Run::new(&model, &vocabulary, GRID, plain(64));
+        let mut run = Run::new(&model, vocabulary, GRID, plain(64));
         let mut request = writing(100, 60);
         request.config.mode = GenerationMode::ImageOnly;
         (request.config.guidance_scale, request.config.image_guidance_scale) = (3.0, Some(1.2));
@@ -95,7 +95,7 @@ fn long_prompt_delays_others_by_at_most_one_chunk() {
     let vocabulary = vocabulary();
     let budget = 128;
     let model = endless();
-    let mut run = Run::new(&model, &vocabulary, GRID, EngineConfig { rows: budget, ..plain(64) });
+    let mut run = Run::new(&model, vocabulary, GRID, EngineConfig { rows: budget, ..plain(64) });
     let writers = [3, 9].map(|len| run.admit(writing(len, 200)).unwrap());
     for _ in 0..6 {
         run.step();
@@ -124,7 +124,7 @@ fn long_prompt_delays_others_by_at_most_one_chunk() {
 fn requests_start_in_the_order_of_arrival() {
     let vocabulary = vocabulary();
     let model = endless();
-    let mut run = Run::new(&model, &vocabulary, GRID, plain(6));
+    let mut run = Run::new(&model, vocabulary, GRID, plain(6));
     let sizes = [100, 200, 20, 200, 20, 20, 150];
     let ids = sizes.map(|len| run.admit(writing(len, 30)).unwrap());
     let mut started = Vec::new();
@@ -152,7 +152,7 @@ fn reservation_is_never_exceeded() {
     {
         let model = Scripted::preferring(&[text(0), text(1)]).with_context(CONTEXT);
         let config = EngineConfig { window, ..plain(blocks) };
-        let mut run = Run::new(&model, &vocabulary, GRID, config);
+        let mut run = Run::new(&model, vocabulary, GRID, config);
         let ids: Vec<RequestId> =
             (0..30).map(|n| run.admit(writing(1 + n * 37 % 180, 70)).unwrap()).collect();
         let mut most = 0;
@@ -188,7 +188,7 @@ fn reservation_is_never_exceeded() {
 fn a_request_that_can_never_fit_is_refused_at_once() {
     let vocabulary = vocabulary();
     let model = endless();
-    let mut run = Run::new(&model, &vocabulary, GRID, plain(2));
+    let mut run = Run::new(&model, vocabulary, GRID, plain(2));
     let small = run.admit(writing(20, 40)).unwrap();
     let refused = run.admit(writing(100, 120)).unwrap_err();
     assert!(refused.to_string().contains("cache"), "{refused}");
@@ -213,7 +213,7 @@ fn every_request_ends() {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     let config =
         EngineConfig { rows: 64, window: Window::Fixed(3), prefix_cache: true, ..plain(40) };
-    let mut run = Run::new(&model, &vocabulary, GRID, config);
+    let mut run = Run::new(&model, vocabulary, GRID, config);
     let mut open: Vec<RequestId> = Vec::new();
     let (mut admitted, mut ended, mut cancelled) = (0, 0, 0);
     while run.steps < 10_000 {

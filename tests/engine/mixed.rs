@@ -21,7 +21,7 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    pub fn new(places: Vec<Vec<u32>>) -> Box<dyn Constraint> {
+    pub fn boxed(places: Vec<Vec<u32>>) -> Box<dyn Constraint> {
         Box::new(Self { vocab: vocabulary().len(), places, at: 0 })
     }
 }
@@ -140,7 +140,7 @@ pub fn mixed_request(n: usize) -> Request {
         stop_ids: if n % 7 == 3 { vec![text(2)] } else { Vec::new() },
         ..GenerationConfig::default()
     };
-    let mut request = Request::new(prompt(&vocabulary, kind, salt), config);
+    let mut request = Request::new(prompt(vocabulary, kind, salt), config);
     // What is known of an image that the prompt has begun is in the prompt.
     if kind != 4 && mode != GenerationMode::TextOnly && n % 4 < 2 {
         let given = |at: usize| (at % 3 != n % 3).then(|| code((at * n) as u32 % 12));
@@ -151,12 +151,12 @@ pub fn mixed_request(n: usize) -> Request {
             3 => vec![text((at + salt) % 10)],
             _ => vec![text(at % 10), text((at + 3) % 10), text((at * salt + 5) % 10)],
         });
-        request.constraint = Some(Pattern::new(places.collect()));
+        request.constraint = Some(Pattern::boxed(places.collect()));
         // A stop id may not be needed inside the pattern.
         request.config.stop_ids.clear();
     }
     if n % 5 == 1 && mode != GenerationMode::ImageOnly {
-        request.stop = Some(stop_strings(&vocabulary, &["ab", "cde", "hh", "j"]));
+        request.stop = Some(stop_strings(vocabulary, &["ab", "cde", "hh", "j"]));
     }
     request
 }

@@ -111,7 +111,7 @@ fn by_the_loop(model: &Scripted, request: &Request) -> Vec<u32> {
         Some(_) => GenerationMode::TextOnly,
         None => config.mode,
     };
-    let rules = ModalityRules::new(&vocabulary, GRID.into(), mode, &config.stop_ids).unwrap();
+    let rules = ModalityRules::new(vocabulary, GRID.into(), mode, &config.stop_ids).unwrap();
     let row = request.prompt.clone();
     let state = rules.state_after(&row).unwrap();
     let needed = match state {
@@ -134,7 +134,7 @@ fn the_engine_equals_a_plain_loop() {
     requests[0].config.max_new_tokens = None;
     for window in [Window::Off, Window::Fixed(4)] {
         let config = EngineConfig { window, ..plain(1024) };
-        let found = run_all(&model, &vocabulary, GRID, &config, &requests);
+        let found = run_all(&model, vocabulary, GRID, &config, &requests);
         for (n, (request, (found, _))) in requests.iter().zip(found).enumerate() {
             assert_eq!(found.ids, by_the_loop(&model, request), "request {n}, {window:?}");
         }

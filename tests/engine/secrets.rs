@@ -15,7 +15,7 @@ fn freed_cache_is_never_read() {
     for (blocks, prefix_cache) in [(16, false), (16, true), (40, true)] {
         let config = EngineConfig { prefix_cache, window: Window::Fixed(4), ..plain(blocks) };
         let model = Scripted::random().with_context(CONTEXT).unrecorded();
-        let mut run = Run::new(&model, &vocabulary, GRID, config.clone());
+        let mut run = Run::new(&model, vocabulary, GRID, config.clone());
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let ids: Vec<_> = requests.iter().map(|r| run.admit(r.clone()).unwrap()).collect();
         let mut cancelled = Vec::new();
@@ -29,7 +29,7 @@ fn freed_cache_is_never_read() {
         assert!(model.poisoned.get() > blocks, "{} blocks were freed", model.poisoned.get());
         assert!(cancelled.len() > 1, "{} were cancelled", cancelled.len());
         let clean = EngineConfig { poison_freed: false, ..config };
-        let expected = run_all(&model, &vocabulary, GRID, &clean, &requests);
+        let expected = run_all(&model, vocabulary, GRID, &clean, &requests);
         for (id, expected) in ids.into_iter().zip(expected) {
             let found = run.take(id);
             let all = cancelled.contains(&id) || found == expected;
@@ -92,7 +92,7 @@ fn no_request_sees_anothers_ids() {
     for blocks in [8, 64] {
         let model = closed();
         let config = EngineConfig { prefix_cache: true, window: Window::Fixed(6), ..plain(blocks) };
-        let mut run = Run::new(&model, &vocabulary, GRID, config);
+        let mut run = Run::new(&model, vocabulary, GRID, config);
         let requests: Vec<Request> = prompts.iter().cycle().take(16).cloned().collect();
         let ids: Vec<_> = requests.iter().map(|r| run.admit(r.clone()).unwrap()).collect();
         run.finish();

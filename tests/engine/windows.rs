@@ -12,12 +12,12 @@ use crate::scripted::{Scripted, code, noise, text, vocabulary};
 fn window_size_changes_no_id() {
     let (vocabulary, requests) = (vocabulary(), mixed(48));
     let model = Scripted::random().with_context(CONTEXT).unrecorded();
-    let expected = run_alone(&model, &vocabulary, GRID, &plain(1024), &requests);
+    let expected = run_alone(&model, vocabulary, GRID, &plain(1024), &requests);
     let fixed = [1, 2, 3, 7, 16, 64].map(Window::Fixed);
     for window in fixed.into_iter().chain([Window::Auto]) {
         let config = EngineConfig { window, ..plain(1024) };
-        let alone = run_alone(&model, &vocabulary, GRID, &config, &requests);
-        let together = run_all(&model, &vocabulary, GRID, &config, &requests);
+        let alone = run_alone(&model, vocabulary, GRID, &config, &requests);
+        let together = run_all(&model, vocabulary, GRID, &config, &requests);
         for (n, expected) in expected.iter().enumerate() {
             assert_eq!(alone[n], *expected, "request {n} alone, {window:?}");
             assert_eq!(together[n], *expected, "request {n} in a batch, {window:?}");
@@ -52,7 +52,7 @@ fn right_guesses_save_passes() {
     let requests: Vec<Request> = (0..20).map(|seed| drawing(seed, 3.0)).collect();
     let passes = |window| {
         let model = smooth().with_context(CONTEXT).unrecorded();
-        let mut run = Run::new(&model, &vocabulary, grid, EngineConfig { window, ..plain(1024) });
+        let mut run = Run::new(&model, vocabulary, grid, EngineConfig { window, ..plain(1024) });
         for request in &requests {
             run.admit(request.clone()).unwrap();
             run.finish();
@@ -81,10 +81,10 @@ fn a_predictable_image_takes_its_codes_by_window_plus_one_passes() {
             let mut request = drawing(4, scale);
             request.config.image.greedy = greedy;
             let config = EngineConfig { window: Window::Fixed(window), ..plain(1024) };
-            let mut run = Run::new(&model, &vocabulary, grid, config);
+            let mut run = Run::new(&model, vocabulary, grid, config);
             run.admit(request).unwrap();
             run.finish();
-            let passes = run.engine.stats().image_passes as usize;
+            let passes = run.engine.stats().image_passes;
             // The first code comes with the prompt.
             let least = 63_usize.div_ceil(window + 1);
             assert_eq!(passes, least, "window {window}, greedy {greedy}, scale {scale}");
@@ -99,7 +99,7 @@ fn a_pass_has_no_more_rows_than_the_window_allows() {
     for (window, scale) in [(1, 1.0), (3, 3.0), (7, 3.0), (40, 1.0)] {
         let model = Scripted::random().with_context(CONTEXT);
         let config = EngineConfig { window: Window::Fixed(window), ..plain(1024) };
-        run_all(&model, &vocabulary, GRID, &config, &[drawing(1, scale)]);
+        run_all(&model, vocabulary, GRID, &config, &[drawing(1, scale)]);
         let seen = model.seen.borrow();
         for span in seen.iter().skip(1).flatten() {
             assert!(span.ids().len() <= window + 1, "{span:?}");
@@ -136,7 +136,7 @@ fn repeated_text_takes_fewer_passes_and_is_equal() {
     let passes = |window| {
         let model = repeating().with_context(CONTEXT);
         let config = EngineConfig { window, ..plain(64) };
-        let made = run_all(&model, &vocabulary, GRID, &config, std::slice::from_ref(&request));
+        let made = run_all(&model, vocabulary, GRID, &config, std::slice::from_ref(&request));
         (made, model.seen.borrow().len())
     };
     let (expected, off) = passes(Window::Off);
@@ -163,9 +163,9 @@ fn limits_hold_inside_a_window() {
                 ..GenerationConfig::default()
             };
             let request = [Request::new(prompt.clone(), config.greedy())];
-            let one = run_all(&model, &vocabulary, GRID, &plain(64), &request);
+            let one = run_all(&model, vocabulary, GRID, &plain(64), &request);
             let config = EngineConfig { window: Window::Fixed(8), ..plain(64) };
-            assert_eq!(run_all(&model, &vocabulary, GRID, &config, &request), one, "{limit} ids");
+            assert_eq!(run_all(&model, vocabulary, GRID, &config, &request), one, "{limit} ids");
             assert!(one[0].0.ids.len() <= limit);
         }
     }

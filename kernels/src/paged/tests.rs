@@ -77,7 +77,7 @@ impl Cache {
     /// One pass: the tokens of each lane are those of its sequence from `start` on. Returns
     /// `[rows, heads * head_dim]`.
     fn pass(&mut self, spans: &[(&Sequence, Lane<'_>)]) -> Vec<f32> {
-        self.pass_by(spans, |rows, keys, values, y| forward(rows, keys, values, y))
+        self.pass_by(spans, forward)
     }
 
     fn pass_by(
