@@ -21,7 +21,7 @@ const LOW: f32 = -60.0;
 const GRID: (usize, usize) = (1, 3);
 
 /// The probability of each next id after those so far.
-type Next = dyn Fn(&[u32]) -> Vec<(u32, f64)>;
+type Next<'a> = dyn Fn(&[u32]) -> Vec<(u32, f64)> + 'a;
 
 /// The probability of each sequence of ids.
 type Law = BTreeMap<Vec<u32>, f64>;
@@ -93,7 +93,7 @@ fn softmax(logits: &[f32], ids: &[u32]) -> Vec<(u32, f64)> {
 }
 
 /// The law of up to `len` ids after `so_far`, each distributed by `next`; one without a next id ends.
-fn law(len: usize, so_far: &[u32], next: &Next) -> Law {
+fn law(len: usize, so_far: &[u32], next: &Next<'_>) -> Law {
     let following = if so_far.len() < len { next(so_far) } else { Vec::new() };
     if following.is_empty() {
         return [(so_far.to_vec(), 1.0)].into();
