@@ -127,10 +127,10 @@ pub fn write(rows: &Rows<'_>, keys: &mut [f32], values: &mut [f32]) {
 /// `softmax(q k^T) v` of every row, over its lane's tokens up to its own.
 ///
 /// # Shapes
-/// `keys` and `values` as for [`write`], which has written the new tokens; `y` `[rows, heads, head_dim]`.
+/// `keys` and `values` as for [`write()`], which has written the new tokens; `y` `[rows, heads, head_dim]`.
 ///
 /// # Panics
-/// As for [`write`].
+/// As for [`write()`].
 pub fn forward(rows: &Rows<'_>, keys: &[f32], values: &[f32], y: &mut [f32]) {
     let tasks = tasks(rows, y);
     let tokens: usize = rows.lanes.iter().map(|lane| lane.rows * (lane.start + lane.rows)).sum();

@@ -1,7 +1,7 @@
 //! The engine: requests in, events out, one pass of the model per step.
 //!
 //! Requests of any kind run side by side: each is a *gang* of *lanes*, and a *pass* runs spans of ids of many
-//! lanes. A step lets every running request draw, with guesses ahead (see [`walk`](super::walk)), and gives
+//! lanes. A step lets every running request draw, with guesses ahead (see `walk.rs`), and gives
 //! the rest of its rows to prompts, the oldest first. What a request draws is a function of the weights,
 //! its prompt, its settings and its seed; what runs beside it changes only when.
 
