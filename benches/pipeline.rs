@@ -9,8 +9,8 @@ use std::hint::black_box;
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Tensor};
 use calumma::data::pack::PackedBatch;
-use calumma::generate::{LanguageModel, ServingModel};
-use calumma::model::ModelConfig;
+use calumma::generate::{LanguageModel, ServingModel, Span};
+use calumma::model::{ModelConfig, PagedCache};
 use calumma::train::objective::{Activations, LossConfig, NextToken, NextTokenBatch};
 use calumma::train::{Optimizer, OptimizerConfig};
 use criterion::{Criterion, criterion_group};
@@ -74,24 +74,26 @@ fn decoding(c: &mut Criterion) {
     let model = model_config().init(&device).expect("the sizes fit together");
     let serving = ServingModel::new(model_config(), model, device);
     let prompt: Vec<u32> = (0..80).map(|i| i * 7 % 2560).collect();
-    let rows = [prompt.clone(), prompt];
+    let blocks: [[u32; 3]; 2] = [[0, 1, 2], [3, 4, 5]];
+    let pass = |start: usize, ids: &[u32], cache: &mut PagedCache| {
+        let span = |blocks| Span { blocks, start, ids, wanted: 1, columns: 0..2560 };
+        serving.pass(&blocks.each_ref().map(|blocks| span(blocks)), cache).expect("they fit")
+    };
     c.bench_function("prefill", |b| {
         b.iter(|| {
-            let mut cache = serving.new_cache(2, 160);
-            black_box(serving.next_logits(&rows, &mut cache))
+            let mut cache = serving.new_cache(6);
+            black_box(pass(0, &prompt, &mut cache))
         });
     });
-    let mut cache = serving.new_cache(2, 512);
-    let mut len = usize::MAX;
+    let mut cache = serving.new_cache(6);
+    pass(0, &prompt, &mut cache);
+    let mut len = 80;
     c.bench_function("decode_step", |b| {
         b.iter(|| {
-            if len >= 160 {
-                cache = serving.new_cache(2, 160);
-                len = 80;
-                black_box(serving.next_logits(&rows, &mut cache)).expect("the prompt fits");
-            }
+            // Later tokens are overwritten, the prompt's stay.
+            len = if len == 160 { 80 } else { len };
             len += 1;
-            black_box(serving.next_logits(&[vec![9], vec![9]], &mut cache))
+            black_box(pass(len - 1, &[9], &mut cache))
         });
     });
 }

@@ -42,6 +42,11 @@ configs() {
         done
 }
 
+# Inputs are files; in memory, if there is such a place. Another run of this script has its own.
+FUZZ_INPUT_DIR=$(mktemp -d -p "$([ -d /dev/shm ] && echo /dev/shm || echo "${TMPDIR:-/tmp}")")
+export FUZZ_INPUT_DIR
+trap 'rm -rf "$FUZZ_INPUT_DIR"' EXIT
+
 failed=0
 for target in "${targets[@]}"; do
     corpus=corpus/$target
@@ -67,5 +72,4 @@ for target in "${targets[@]}"; do
         -max_len=200000 -timeout=30 -rss_limit_mb=6000 -malloc_limit_mb=3000 -print_final_stats=1 -verbosity=1 \
         2>&1 | tail -n 25 || failed=1
 done
-rm -rf /dev/shm/calumma-fuzz-*
 exit $failed

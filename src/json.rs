@@ -1,10 +1,12 @@
 //! JSON as people have it: with a byte order mark, or with NaN and Infinity as Python writes them.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 /// UTF-8's byte order mark.
 pub(crate) const BOM: &[u8] = b"\xEF\xBB\xBF";
@@ -24,6 +26,19 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
         (Some(message), _) => Err(serde::de::Error::custom(message)),
         (None, Cow::Owned(text)) => serde_json::from_slice(&text),
         (None, Cow::Borrowed(_)) => Err(error),
+    }
+}
+
+/// `value` with the keys of every object in order. They are anyway, unless a crate of the build turns on
+/// serde_json's `preserve_order`; a digest of its text must not depend on that.
+pub(crate) fn sorted(value: Value) -> Value {
+    match value {
+        Value::Array(list) => Value::Array(list.into_iter().map(sorted).collect()),
+        Value::Object(object) => {
+            let object: BTreeMap<_, _> = object.into_iter().collect();
+            Value::Object(object.into_iter().map(|(key, value)| (key, sorted(value))).collect())
+        }
+        plain => plain,
     }
 }
 
@@ -167,6 +182,13 @@ mod tests {
 
     fn read(text: &str) -> Value {
         from_slice(text.as_bytes()).unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    #[test]
+    fn keys_are_in_order_at_every_depth() {
+        let value: Value =
+            serde_json::from_str(r#"{"b": [{"z": 1, "a": 2}], "a": {"y": 0, "x": 1}}"#).unwrap();
+        assert_eq!(sorted(value).to_string(), r#"{"a":{"x":1,"y":0},"b":[{"a":2,"z":1}]}"#);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The program as users run it: its output, its files and its errors.
 
 mod batching;
+mod chat;
 mod docs;
+mod edit;
 mod errors;
 mod eval_run;
 mod evaluation;
@@ -10,6 +12,7 @@ mod kept;
 mod left_out;
 mod locks;
 mod overwriting;
+mod text_flags;
 mod tokenize;
 mod training;
 mod verbs;

@@ -1,23 +1,43 @@
-//! The decoding loop on a scripted model: which ids follow, what each branch sees, in which order.
+//! Generation on a scripted model: which ids follow, what each branch sees, in which order.
 
 use calumma::generate::{
-    EndReason, Event, Generated, GenerationConfig, GenerationMode, Generator, Request,
+    EndReason, Engine, EngineConfig, Event, Generated, GenerationConfig, GenerationMode, Generator,
+    Request, Window,
 };
 use calumma::tokenize::TokenClass;
 use calumma::{Error, Result};
 
-use crate::scripted::{CODES, CONTEXT, GRID, Scripted, vocabulary};
+use crate::scripted::{CODES, CONTEXT, GRID, Scripted, code, text, vocabulary};
 
 fn generate(model: &Scripted, prompt: &[u32], config: &GenerationConfig) -> Result<Generated> {
-    Generator::new(model, &vocabulary(), GRID)?.generate(prompt, config, |_| Ok(()))
+    Generator::new(model, vocabulary(), GRID)?.generate(prompt, config, |_| Ok(()))
 }
 
 fn guided(scale: f32, seed: u64) -> GenerationConfig {
     GenerationConfig { guidance_scale: scale, seed, ..GenerationConfig::default() }
 }
 
-fn text(nth: u32) -> u32 {
-    (0..).filter(|&id| vocabulary().class(id) == TokenClass::Text).nth(nth as usize).unwrap()
+/// Runs `requests` with one id per pass, so that the model is fed nothing but the lanes' ids.
+fn run_plainly(model: &Scripted, requests: Vec<Request>) -> Vec<Generated> {
+    let vocabulary = vocabulary();
+    let plain = EngineConfig { window: Window::Off, ..EngineConfig::default() };
+    let mut engine = Engine::new(model, vocabulary, GRID, plain).unwrap();
+    let ids: Vec<_> = requests.into_iter().map(|r| engine.admit(r).unwrap()).collect();
+    while !engine.is_idle() {
+        engine.step().unwrap();
+    }
+    ids.into_iter().map(|id| engine.take(id).unwrap().unwrap()).collect()
+}
+
+/// Draws one image per prompt, with one id per pass.
+fn draw_plainly(
+    model: &Scripted,
+    prompts: &[Vec<u32>],
+    config: &GenerationConfig,
+) -> Vec<Generated> {
+    let config = GenerationConfig { mode: GenerationMode::ImageOnly, ..config.clone() };
+    let request = |prompt: &Vec<u32>| Request::new(prompt.clone(), config.clone());
+    run_plainly(model, prompts.iter().map(request).collect())
 }
 
 /// Asserts that new ids follow every rule; returns the number of images.
@@ -104,7 +124,7 @@ fn text_only_has_no_images_and_image_only_exactly_one() {
 fn events_report_the_row_in_order() {
     let model = Scripted::random();
     let vocabulary = vocabulary();
-    let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
+    let generator = Generator::new(&model, vocabulary, GRID).unwrap();
     for seed in 0..20 {
         let mut events = Vec::new();
         let told = |event| {
@@ -149,10 +169,10 @@ fn guidance_of_one_is_no_guidance() {
     for seed in 0..10 {
         let (plain, one) = (Scripted::random(), Scripted::random());
         let config = GenerationConfig { image_guidance_scale: Some(1.0), ..guided(1.0, seed) };
-        let expected = generate(&plain, &[0], &guided(1.0, seed)).unwrap();
-        assert_eq!(generate(&one, &[0], &config).unwrap(), expected);
-        assert_eq!((plain.caches.get(), one.caches.get()), (1, 1));
+        let expected = run_plainly(&plain, vec![Request::new(vec![0], guided(1.0, seed))]);
+        assert_eq!(run_plainly(&one, vec![Request::new(vec![0], config)]), expected);
         assert_eq!(*plain.seen.borrow(), *one.seen.borrow());
+        assert!(one.seen.borrow().iter().all(|pass| pass.len() == 1), "one lane is enough");
     }
 }
 
@@ -179,16 +199,16 @@ fn a_row_draws_the_same_in_any_batch() {
         (0..7).map(|n| [vec![0], (0..3 * n).map(|k| text(k % 9)).collect()].concat()).collect();
     let model = Scripted::random();
     let vocabulary = vocabulary();
-    let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
+    let generator = Generator::new(&model, vocabulary, GRID).unwrap();
     for scale in [1.0, 3.0] {
         for seed in [0, 100, 200] {
-            let config = guided(scale, seed);
-            let request =
-                |(n, prompt): (u64, &Vec<u32>)| Request { prompt: prompt.clone(), seed: seed + n };
+            let request = |(n, prompt): (u64, &Vec<u32>)| {
+                Request::new(prompt.clone(), guided(scale, seed + n))
+            };
             let requests: Vec<_> = (0..).zip(&prompts).map(request).collect();
-            let batch = generator.run(&requests, &config, &mut |_, _| Ok(())).unwrap();
-            for ((request, together), n) in requests.iter().zip(batch).zip(0..) {
-                let alone = generate(&model, &request.prompt, &guided(scale, seed + n)).unwrap();
+            let batch = generator.run(requests.clone(), &mut |_, _| Ok(())).unwrap();
+            for (request, together) in requests.iter().zip(batch) {
+                let alone = generate(&model, &request.prompt, &request.config).unwrap();
                 assert_eq!(alone, together);
             }
         }
@@ -207,42 +227,58 @@ fn a_row_draws_the_same_in_any_batch() {
 #[test]
 fn guidance_branches_see_the_row_its_images_or_nothing() {
     let special = *vocabulary().special();
-    let code = |n: u32| vocabulary().image_id(n).unwrap();
     let image: Vec<u32> = (0..CODES as u32).map(code).collect();
     let block = [vec![special.begin_image], image, vec![special.end_image]].concat();
     let first = [vec![0], block.clone(), vec![text(1), text(2)]].concat();
-    let prompts = [first.clone(), vec![0, text(4)]];
-    let model = Scripted::random();
-    let vocabulary = vocabulary();
-    let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
-
-    let drawn = generator.draw_batch(&prompts, &guided(3.0, 1)).unwrap();
+    let prompts = [first, vec![0, text(4)]];
     // The last code of an image is drawn, never fed.
-    let begun = |codes: &vq_tokenizer::Codes| {
-        let ids = codes.ids[..CODES - 1].iter().map(|&code| vocabulary.image_id(code).unwrap());
-        [vec![special.begin_image], ids.collect()].concat()
-    };
-    let (one, two) = (begun(&drawn[0]), begun(&drawn[1]));
-    let nothing = |begun: &[u32]| [&[0], begun].concat();
+    let begun = |drawn: &Generated| drawn.ids[..CODES].to_vec();
     let full = |n: usize, begun: &[u32]| [&prompts[n], begun].concat();
-    let expected = [full(0, &one), nothing(&one), full(1, &two), nothing(&two)];
-    assert_eq!(model.last_rows(), expected);
+    let nothing = |begun: &[u32]| [&[0], begun].concat();
+    let sorted = |mut lanes: Vec<Vec<u32>>| {
+        lanes.sort();
+        lanes
+    };
+
+    let model = Scripted::random();
+    let drawn = draw_plainly(&model, &prompts, &guided(3.0, 1));
+    let (one, two) = (begun(&drawn[0]), begun(&drawn[1]));
+    let expected = vec![full(0, &one), nothing(&one), full(1, &two), nothing(&two)];
+    assert_eq!(model.lanes(), sorted(expected));
     assert_eq!(model.caches.get(), 1);
 
+    let model = Scripted::random();
     let config = GenerationConfig { image_guidance_scale: Some(1.2), ..guided(3.0, 1) };
-    let drawn = generator.draw_batch(&prompts[..1], &config).unwrap();
+    let drawn = draw_plainly(&model, &prompts[..1], &config);
     let one = begun(&drawn[0]);
     let images = [&[0], &block[..], &one].concat();
-    assert_eq!(model.last_rows(), [full(0, &one), images, nothing(&one)]);
+    assert_eq!(model.lanes(), sorted(vec![full(0, &one), images, nothing(&one)]));
 }
 
 #[test]
-fn the_text_cache_is_kept_across_images() {
+fn the_text_lane_goes_on_after_images_and_no_id_is_fed_twice() {
+    let prompt = [0, text(6), text(7)];
+    let mut images = 0;
     for seed in 0..20 {
         let model = Scripted::random();
-        let generated = generate(&model, &[0], &guided(3.0, seed)).unwrap();
-        assert_eq!(model.caches.get(), 1 + generated.images.len());
+        let request = Request::new(prompt.to_vec(), guided(3.0, seed));
+        let generated = run_plainly(&model, vec![request]).remove(0);
+        images += generated.images.len();
+        assert_eq!(model.caches.get(), 1);
+        // Every id but the last, which has no successor, is fed once to the lane of the whole row.
+        let seen = model.seen.borrow();
+        let whole = seen.iter().flatten().filter(|span| span.row.starts_with(&prompt));
+        let fed: Vec<u32> = whole.flat_map(|span| span.ids().to_vec()).collect();
+        let row = [&prompt, &generated.ids[..]].concat();
+        assert_eq!(fed, row[..fed.len()]);
+        assert!(row.len() - fed.len() <= 2, "{} of {}", fed.len(), row.len());
+        // The lane that sees nothing else has begin-of-text, begin-image and the codes of one image.
+        let others = seen.iter().flatten().filter(|span| !span.row.starts_with(&prompt));
+        let fed: usize = others.map(|span| span.ids().len()).sum();
+        let lanes = generated.images.len();
+        assert!((lanes * (CODES + 1)..=lanes * (CODES + 2)).contains(&fed), "{fed} for {lanes}");
     }
+    assert!(images > 10, "{images} images are too few to show anything");
 }
 
 #[test]
@@ -255,7 +291,8 @@ fn a_begun_image_is_continued_from_its_codes() {
     assert_eq!(generated.ids.len(), CODES - 2);
     let given = [5, 6].map(|id| vocabulary().image_code(id).unwrap());
     assert_eq!(generated.images[0].ids[..2], given);
-    assert_eq!(model.last_rows()[1][..4], [0, special.begin_image, 5, 6]);
+    let begun = [0, special.begin_image, 5, 6];
+    assert!(model.lanes().iter().any(|lane| lane.starts_with(&begun)), "{:?}", model.lanes());
     let both = generate(&Scripted::random(), &prompt, &guided(3.0, 2)).unwrap();
     assert_eq!(both.images[0], generated.images[0]);
     assert_eq!(both.ids[CODES - 2], special.end_image);
@@ -315,8 +352,8 @@ fn unusable_prompts_are_refused_before_any_computation() {
     }
     let bad = GenerationConfig { guidance_scale: f32::NAN, ..auto };
     assert!(generate(&model, &[0], &bad).is_err());
-    assert_eq!(model.caches.get(), 0);
-    assert!(Generator::new(&Scripted { vocab: 29, ..model }, &vocabulary(), GRID).is_err());
+    assert!(model.seen.borrow().is_empty());
+    assert!(Generator::new(&Scripted { vocab: 29, ..model }, vocabulary(), GRID).is_err());
 }
 
 #[test]
@@ -327,7 +364,7 @@ fn non_finite_logits_and_errors_of_on_event_end_generation() {
 
     let model = Scripted::random();
     let vocabulary = vocabulary();
-    let generator = Generator::new(&model, &vocabulary, GRID).unwrap();
+    let generator = Generator::new(&model, vocabulary, GRID).unwrap();
     let stop = |_| Err(Error::Interrupted { signal: 2 });
     let error = generator.generate(&[0], &GenerationConfig::default(), stop).unwrap_err();
     assert_eq!(error.exit_code(), 130);

@@ -8,7 +8,7 @@ use calumma::generate::{
     ServingModel,
 };
 use calumma::model::ModelConfig;
-use calumma::pipeline::Pipeline;
+use calumma::pipeline::{EditRequest, Pipeline, Region};
 use calumma::tokenize::{
     BpeConfig, CodedSegment, EncodeOptions, Processor, TextTokenizer, train_bpe,
 };
@@ -296,4 +296,17 @@ fn a_published_directory_is_recognised_by_its_class_and_converted() {
     pipeline.ask(&wide, "what colour?").unwrap();
     let drawn = pipeline.draw("a red square").unwrap();
     assert!(drawn.width().is_multiple_of(4) && drawn.height().is_multiple_of(4));
+
+    let request = EditRequest {
+        image: wide,
+        text: "a red square".into(),
+        region: Region::KeepRows(2),
+        count: 1,
+        score: None,
+        config: pipeline.generation().clone(),
+    };
+    let edited = pipeline.edit(&request).unwrap().remove(0);
+    assert_eq!((edited.codes.height, edited.codes.width), (4, 10));
+    assert_eq!(edited.codes.ids[..20], codes[0].ids[..20]);
+    assert_ne!(edited.codes, codes[0]);
 }

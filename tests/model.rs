@@ -1,14 +1,16 @@
 //! The transformer against the reference implementation, and its properties.
 
+mod passes;
+
 use std::collections::BTreeMap;
 
 use burn::module::{ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use calumma::checkpoint::Checkpoint;
 use calumma::generate::sampling::log_probability;
-use calumma::generate::{LanguageModel, ServingModel};
-use calumma::model::{CausalLm, KvCache, ModelConfig, ModelInput, mask};
+use calumma::generate::{BLOCK, LanguageModel, ServingModel, Span};
+use calumma::model::{CausalLm, ModelConfig, ModelInput, PagedCache, mask};
 
 use crate::common::{Expected, assert_close, cpu, excess, fixture};
 
@@ -38,13 +40,12 @@ fn positions(rows: usize, seq: usize, device: &Device) -> Tensor<2, Int> {
 }
 
 /// One row from position 0.
-fn plain(values: &[u32], device: &Device) -> ModelInput<'static> {
+fn plain(values: &[u32], device: &Device) -> ModelInput {
     let seq = values.len();
     ModelInput {
         ids: ids(values, 1, device),
         positions: positions(1, seq, device),
-        mask: Some(mask::causal(seq, device)),
-        cache: None,
+        mask: mask::causal(seq, device),
     }
 }
 
@@ -79,13 +80,12 @@ fn left_padded_rows_equal_the_reference_where_they_are_not_padding() {
     let (_, model) = reference(&device);
     let (attended, shape) = expected.ints("text_batch_leftpad.attention_mask");
     let [rows, seq] = [shape[0], shape[1]];
-    let is_pad: Vec<Vec<bool>> =
-        attended.chunks_exact(seq).map(|row| row.iter().map(|&a| a == 0).collect()).collect();
+    // Padding is a document of its own, so that the rest does not see it.
+    let documents: Vec<u32> = attended.iter().map(|&attended| attended as u32).collect();
     let logits = model.forward(ModelInput {
         ids: ids(&expected.ids("text_batch_leftpad.input_ids"), rows, &device),
         positions: positions(rows, seq, &device), // the case counts pads
-        mask: mask::padded(&is_pad, seq, &device),
-        cache: None,
+        mask: mask::packed(&documents, rows, &device),
     });
     let reference = expected.floats("text_batch_leftpad.raw_logits");
     let vocab = logits.dims()[2];
@@ -166,6 +166,31 @@ fn loss_and_gradients_equal_the_reference() {
     assert!(compared >= 20);
 }
 
+/// A lane with a cache of its own.
+struct Alone<'a> {
+    serving: &'a ServingModel,
+    cache: PagedCache,
+    blocks: Vec<u32>,
+    len: usize,
+}
+
+impl<'a> Alone<'a> {
+    fn new(serving: &'a ServingModel, capacity: usize) -> Self {
+        let blocks: Vec<u32> = (0..capacity.div_ceil(BLOCK) as u32).collect();
+        let cache = serving.new_cache(blocks.len());
+        Self { serving, cache, blocks, len: 0 }
+    }
+
+    /// The logits after each of `ids`.
+    fn extend(&mut self, ids: &[u32]) -> Vec<Vec<f32>> {
+        let columns = 0..self.serving.vocab_size();
+        let (blocks, start, wanted) = (&self.blocks[..], self.len, ids.len());
+        let span = Span { blocks, start, ids, wanted, columns };
+        self.len += ids.len();
+        self.serving.pass(&[span], &mut self.cache).unwrap().remove(0)
+    }
+}
+
 #[test]
 fn greedy_continuation_equals_the_reference() {
     let (device, expected) = (cpu(), expected());
@@ -173,19 +198,20 @@ fn greedy_continuation_equals_the_reference() {
     let serving = ServingModel::new(config, model, device);
     let prompt = expected.ids("generate_text.prompt_ids");
     let sequence = expected.ids("generate_text.sequences");
-    let mut cache = serving.new_cache(1, sequence.len());
-    let mut logits = serving.next_logits(std::slice::from_ref(&prompt), &mut cache).unwrap();
+    let mut lane = Alone::new(&serving, sequence.len());
+    let mut logits = lane.extend(&prompt);
     let mut row = prompt.clone();
     while row.len() < sequence.len() {
         // Image ids are 4 to 103 here; the reference never generates them.
         let allowed = |id: &usize| !(4..=103).contains(id);
-        let best = (0..logits[0].len())
+        let last = logits.last().unwrap();
+        let best = (0..last.len())
             .filter(allowed)
-            .max_by(|&a, &b| logits[0][a].total_cmp(&logits[0][b]).then(b.cmp(&a)));
+            .max_by(|&a, &b| last[a].total_cmp(&last[b]).then(b.cmp(&a)));
         let id = best.unwrap() as u32;
         row.push(id);
         if row.len() < sequence.len() {
-            logits = serving.next_logits(&[vec![id]], &mut cache).unwrap();
+            logits = lane.extend(&[id]);
         }
     }
     assert_eq!(row, sequence);
@@ -211,44 +237,29 @@ fn data(logits: &[Vec<f32>]) -> TensorData {
     TensorData::new(values, [logits.len(), logits[0].len()])
 }
 
-#[test]
-fn cached_decoding_matches_the_full_forward_in_both_norm_orders() {
-    for swin_norm in [false, true] {
-        let device = cpu();
-        device.seed(3);
-        let config = tiny(swin_norm);
-        let model = config.init(&device).unwrap();
-        let serving = ServingModel::new(config, model, device);
-        let row = [5_u32, 9, 1, 30, 2, 2, 17, 8];
-        let full = serving.all_logits(&row).unwrap();
-        let mut cache = serving.new_cache(1, row.len());
-        let mut stepped = serving.next_logits(&[row[..3].to_vec()], &mut cache).unwrap();
-        for &id in &row[3..] {
-            stepped.extend(serving.next_logits(&[vec![id]], &mut cache).unwrap());
-        }
-        assert!(excess(&data(&stepped), &data(&full[2..]), 1e-5, 1e-5) <= 1.0);
-    }
+fn serving(config: &ModelConfig, seed: u64) -> ServingModel {
+    let device = cpu();
+    device.seed(seed);
+    ServingModel::new(config.clone(), config.init(&device).unwrap(), device)
+}
+
+/// Ids that repeat from run to run.
+fn some_ids(len: usize, salt: usize) -> Vec<u32> {
+    (0..len).map(|place| ((place * place * 7 + place * 3 + salt * 11) % 32) as u32).collect()
 }
 
 #[test]
-fn rows_of_a_ragged_batch_equal_single_rows() {
-    let device = cpu();
-    device.seed(4);
-    let config = tiny(false);
-    let model = config.init(&device).unwrap();
-    let serving = ServingModel::new(config, model, device);
-    let rows = [vec![1_u32, 2, 3, 4, 5], vec![7, 8]];
-    let more = [vec![6_u32], vec![9, 10, 11]];
-    let mut cache = serving.new_cache(2, 16);
-    serving.next_logits(&rows, &mut cache).unwrap();
-    // A row may skip a call.
-    serving.next_logits(&[vec![], vec![3]], &mut cache).unwrap();
-    let batched = serving.next_logits(&more, &mut cache).unwrap();
-    let whole = [vec![1_u32, 2, 3, 4, 5, 6], vec![7, 8, 3, 9, 10, 11]];
-    for (row, logits) in whole.iter().zip(&batched) {
-        let single = serving.all_logits(row).unwrap().pop().unwrap();
-        let same = excess(&data(std::slice::from_ref(logits)), &data(&[single]), 1e-5, 1e-5);
-        assert!(same <= 1.0, "{same}");
+fn cached_decoding_matches_the_full_forward_in_both_norm_orders() {
+    for swin_norm in [false, true] {
+        let serving = serving(&ModelConfig { max_position_embeddings: 150, ..tiny(swin_norm) }, 3);
+        let row = some_ids(140, 0);
+        let full = serving.all_logits(&row).unwrap();
+        for chunk in [1, 5, 64, 70] {
+            let mut lane = Alone::new(&serving, row.len());
+            let stepped: Vec<_> = row.chunks(chunk).flat_map(|ids| lane.extend(ids)).collect();
+            let off = excess(&data(&stepped), &data(&full), 1e-5, 1e-5);
+            assert!(off <= 1.0, "chunks of {chunk}: {off}");
+        }
     }
 }
 
@@ -295,25 +306,9 @@ fn packed_documents_do_not_see_each_other() {
     let hidden = model.hidden(ModelInput {
         ids: ids(&[1, 2, 3, 9, 8, 7, 6], 1, &device),
         positions: ids(&[0, 1, 2, 0, 1, 2, 3], 1, &device),
-        mask: Some(mask::packed(&[0, 0, 0, 1, 1, 1, 1], 1, &device)),
-        cache: None,
+        mask: mask::packed(&[0, 0, 0, 1, 1, 1, 1], 1, &device),
     });
     let alone = model.hidden(plain(&[9, 8, 7, 6], &device));
     let packed = hidden.slice([0..1, 3..7]).to_data();
     assert!(excess(&packed, &alone.to_data(), 1e-6, 1e-5) <= 1.0);
-}
-
-#[test]
-fn a_full_cache_and_ids_out_of_range_are_refused() {
-    let device = cpu();
-    let config = tiny(false);
-    let model = config.init(&device).unwrap();
-    let serving = ServingModel::new(config, model, device);
-    let mut cache = serving.new_cache(1, 2);
-    assert!(serving.next_logits(&[vec![1, 2, 3]], &mut cache).is_err());
-    assert!(serving.next_logits(&[vec![32]], &mut cache).is_err());
-    assert!(serving.all_logits(&[]).is_err());
-    assert!(serving.all_logits(&[1; 65]).is_err());
-    let kv = KvCache::new(serving.config(), 1, 4, DType::F32, serving.device());
-    assert!(kv.is_empty() && kv.capacity() == 4);
 }

@@ -36,8 +36,8 @@ fn config(mode: GenerationMode) -> GenerationConfig {
     release.greedy()
 }
 
-fn requests(prompts: &[Vec<u32>]) -> Vec<Request> {
-    prompts.iter().map(|prompt| Request { prompt: prompt.clone(), seed: 0 }).collect()
+fn requests(prompts: &[Vec<u32>], config: &GenerationConfig) -> Vec<Request> {
+    prompts.iter().map(|prompt| Request::new(prompt.clone(), config.clone())).collect()
 }
 
 #[test]
@@ -54,8 +54,8 @@ fn text_and_images_alternate_as_in_the_reference() {
 
     // In a batch with rows of other lengths, which wait, draw and end at other times.
     let others = [prompt[..3].to_vec(), [&prompt[..], &prompt[1..]].concat()];
-    let batch = requests(&[others[0].clone(), prompt, others[1].clone()]);
-    let together = generator.run(&batch, &config, &mut |_, _| Ok(())).unwrap();
+    let batch = requests(&[others[0].clone(), prompt, others[1].clone()], &config);
+    let together = generator.run(batch, &mut |_, _| Ok(())).unwrap();
     assert_eq!(together[1], alone);
 }
 
@@ -68,7 +68,7 @@ fn images_are_drawn_as_in_the_reference_alone_and_in_one_batch() {
     let new = cases.map(|case| expected.ids(&format!("{case}.new_ids")));
     let mut config = config(GenerationMode::ImageOnly);
     config.image.temperature = 1.0;
-    let batch = generator.run(&requests(&prompts), &config, &mut |_, _| Ok(())).unwrap();
+    let batch = generator.run(requests(&prompts, &config), &mut |_, _| Ok(())).unwrap();
     for (case, prompt) in prompts.iter().enumerate() {
         let alone = generator.generate(prompt, &config, |_| Ok(())).unwrap();
         assert_eq!(alone.ids, new[case], "{}", cases[case]);

@@ -1,6 +1,6 @@
 //! The logits processors and the mix of guidance against the reference's numbers.
 
-use calumma::generate::{Guidance, SamplingConfig, sampling};
+use calumma::generate::{Distribution, Guidance, Logits, SamplingConfig, sampling};
 
 use crate::common::Expected;
 
@@ -26,57 +26,73 @@ fn assert_close(actual: &[f32], expected: &[f32]) {
     }
 }
 
-fn assert_processed(name: &str, process: impl Fn(&mut [f32], &[u32])) {
+/// Settings that change nothing.
+const PLAIN: SamplingConfig = SamplingConfig {
+    temperature: 1.0,
+    top_p: 1.0,
+    repetition_penalty: 1.0,
+    ..SamplingConfig::TEXT
+};
+
+/// The logits after the processors of `config`, with the ids in `allowed` or all; -inf for hidden ids.
+fn processed(
+    values: Vec<f32>,
+    row: &[u32],
+    allowed: Option<&[u32]>,
+    config: &SamplingConfig,
+) -> Vec<f32> {
+    let mut after = vec![f32::NEG_INFINITY; values.len()];
+    let mut logits = Logits::new(0, values);
+    if let Some(allowed) = allowed {
+        logits.allow_only(|id| allowed.contains(&id));
+    }
+    for (id, logit) in Distribution::new(&logits, row, config).unwrap().iter() {
+        after[id as usize] = logit;
+    }
+    after
+}
+
+fn assert_processed(name: &str, allowed: Option<&[u32]>, config: SamplingConfig) {
     let given = rows("logits").into_iter().zip(ids("input_ids"));
-    for ((mut logits, row), expected) in given.zip(rows(name)) {
-        process(&mut logits, &row);
-        assert_close(&logits, &expected);
+    for ((logits, row), expected) in given.zip(rows(name)) {
+        assert_close(&processed(logits, &row, allowed, &config), &expected);
     }
 }
 
 #[test]
 fn each_processor_matches_the_reference() {
-    for penalty in [1.2, 1.7] {
-        assert_processed(&format!("repetition_penalty_{penalty}"), |logits, row| {
-            sampling::repetition_penalty(logits, row, penalty);
-        });
+    for repetition_penalty in [1.2, 1.7] {
+        let name = format!("repetition_penalty_{repetition_penalty}");
+        assert_processed(&name, None, SamplingConfig { repetition_penalty, ..PLAIN });
     }
     for temperature in [0.7, 1.3] {
-        assert_processed(&format!("temperature_{temperature}"), |logits, _| {
-            sampling::temperature(logits, temperature);
-        });
+        let name = format!("temperature_{temperature}");
+        assert_processed(&name, None, SamplingConfig { temperature, ..PLAIN });
     }
-    for p in [0.5, 0.9, 0.999] {
-        assert_processed(&format!("top_p_{p}"), |logits, _| sampling::top_p(logits, p));
+    for top_p in [0.5, 0.9, 0.999] {
+        assert_processed(&format!("top_p_{top_p}"), None, SamplingConfig { top_p, ..PLAIN });
     }
 }
 
 #[test]
 fn the_chain_for_text_matches_the_reference() {
     let allowed = ids("allowed_ids").remove(0);
-    let allow = |logits: &mut [f32]| sampling::allow_only(logits, |id| allowed.contains(&id));
-    assert_processed("allow_only", |logits, _| allow(logits));
-    let config = SamplingConfig::TEXT;
-    let chain = |logits: &mut [f32], row: &[u32]| {
-        allow(logits);
-        sampling::process(logits, row, &config);
-    };
-    assert_processed("text_chain", chain);
-    assert_processed("text_chain_probs", |logits, row| {
-        chain(logits, row);
-        let probabilities = sampling::softmax(logits);
-        for (logit, probability) in logits.iter_mut().zip(probabilities) {
-            *logit = probability as f32;
-        }
-    });
+    assert_processed("allow_only", Some(&allowed), PLAIN);
+    assert_processed("text_chain", Some(&allowed), SamplingConfig::TEXT);
+    let given = rows("logits").into_iter().zip(ids("input_ids"));
+    for ((logits, row), expected) in given.zip(rows("text_chain_probs")) {
+        let logits = processed(logits, &row, Some(&allowed), &SamplingConfig::TEXT);
+        let probabilities: Vec<f32> =
+            sampling::softmax(&logits).into_iter().map(|probability| probability as f32).collect();
+        assert_close(&probabilities, &expected);
+    }
 }
 
 #[test]
 fn the_three_way_mix_matches_the_reference() {
-    let branches = ["cfg.full", "cfg.image", "cfg.none"].map(rows);
+    let [mut full, images, nothing] = ["cfg.full", "cfg.image", "cfg.none"].map(rows);
     for (row, expected) in rows("cfg.mixed_3.0_1.2").iter().enumerate() {
-        let mut logits = branches.clone().map(|branch| branch[row].clone());
-        Guidance::new(3.0, Some(1.2)).mix(&mut logits);
-        assert_close(&logits[0], expected);
+        Guidance::new(3.0, Some(1.2)).mix(&mut full[row], &[&images[row], &nothing[row]]);
+        assert_close(&full[row], expected);
     }
 }

@@ -285,8 +285,7 @@ fn plain_loss(model: &CausalLm, batch: &NextTokenBatch, config: &LossConfig) -> 
     let logits = model.forward(ModelInput {
         ids: ints(&packed.ids),
         positions: ints(&packed.positions),
-        mask: Some(mask::packed(&packed.document_ids, packed.rows, &device)),
-        cache: None,
+        mask: mask::packed(&packed.document_ids, packed.rows, &device),
     });
     let [rows, seq, vocab] = logits.dims();
     let logits = logits.reshape([rows * seq, vocab]);

@@ -1,6 +1,6 @@
 //! What the fuzz targets share: inputs as files, and reading all of a data set.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use calumma::data;
@@ -13,8 +13,7 @@ const SAMPLES: usize = 16;
 pub fn file(bytes: &[u8], ending: &str) -> PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     let dir = DIR.get_or_init(|| {
-        let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+        let parent = std::env::var_os("FUZZ_INPUT_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         let dir = parent.join(format!("calumma-fuzz-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("a directory for inputs");
         dir

@@ -26,12 +26,13 @@ use crate::generate::Preset;
 use crate::tokenize::TextTokenizer;
 
 /// Files that are copied unchanged if present.
-const COPIED: [&str; 7] = [
+const COPIED: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "processor_config.json",
     "preprocessor_config.json",
 ];

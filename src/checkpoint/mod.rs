@@ -4,6 +4,7 @@
 //! `vq_tokenizer/` holds the image tokenizer and `trainer/` (only while training) the state of the
 //! run.
 
+mod chat_template;
 mod config;
 mod convert;
 mod directory;
@@ -21,6 +22,7 @@ pub mod torch_file;
 mod transformers;
 mod weight_files;
 
+pub use chat_template::chat_template;
 pub use config::{config_from_json, config_to_json};
 pub use convert::{Conversion, Layout};
 pub use directory::{require_directory, write_directory};

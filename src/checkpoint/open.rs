@@ -6,6 +6,7 @@ use burn::tensor::{Device, FloatDType};
 use serde_json::{Value, json};
 use vq_tokenizer::VqTokenizer;
 
+use super::chat_template::chat_template;
 use super::config::config_from_json;
 use super::directory::require_directory;
 use super::hugging_face::{has_sized_images, image_tokenizer, nested_config, preset_of};
@@ -82,6 +83,7 @@ impl Checkpoint {
         if has_sized_images(dir, &json)? {
             processor = processor.sized()?;
         }
+        processor = processor.with_chat_template(chat_template(dir)?);
         check_parts(dir, &config, &processor, vq.as_ref())?;
         let preset = manifest.is_none().then(|| preset_of(&json));
         let (generation, prompts) = generation(dir, preset, &processor)?;

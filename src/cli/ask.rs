@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use calumma::Result;
+use calumma::pipeline::Choices;
 use clap::Args;
 use serde_json::json;
 
-use super::sampling::SamplingArgs;
+use super::images;
+use super::sampling::{SamplingArgs, TextArgs, end_name};
 use super::session::{Session, name};
-use super::{images, open};
 
 /// Arguments of `ask`.
 #[derive(Args)]
@@ -19,6 +20,16 @@ pub struct AskArgs {
     image: PathBuf,
     /// Question about the image
     question: String,
+    /// Answer with the most likely of these texts
+    #[arg(
+        long,
+        value_name = "A,B,...",
+        value_delimiter = ',',
+        conflicts_with_all = ["SamplingArgs", "TextArgs"]
+    )]
+    choices: Vec<String>,
+    #[command(flatten)]
+    text: TextArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
@@ -26,18 +37,29 @@ pub struct AskArgs {
 /// Prints the answer.
 ///
 /// # Errors
-/// Those of image, checkpoint and settings.
+/// Those of image, checkpoint, settings and grammar.
 pub fn run(args: &AskArgs, session: &Session) -> Result<()> {
+    let grammar = args.text.grammar()?;
     let image = images::open(&args.image)?;
-    let pipeline = open::pipeline(&args.checkpoint, session)?;
-    let config = args.sampling.for_answers(&pipeline, session);
-    let answers = pipeline.ask_batch(&[image], &[&args.question], &config)?;
-    for answer in answers {
+    let pipeline = args.sampling.open(&args.checkpoint, session)?;
+    let asking = pipeline.asking(&pipeline.prompts().ask, &[])?;
+    let (images, questions) = ([image], [&args.question]);
+    let answers: Vec<(String, &str)> = if args.choices.is_empty() {
+        let config = args.text.over(args.sampling.for_answers(&pipeline, session));
+        let answers = asking.answers(&images, &questions, &config, grammar.as_ref())?;
+        answers.into_iter().map(|answer| (answer.text, end_name(answer.end))).collect()
+    } else {
+        let choices = Choices::new(&pipeline, args.choices.clone(), false)?;
+        let chosen = asking.choose(&images, &questions, &choices)?;
+        chosen.into_iter().map(|choice| (choice, "choice")).collect()
+    };
+    for (answer, end) in answers {
         session.line(&answer)?;
         session.object(&json!({
             "path": name(&args.image),
             "question": args.question,
             "answer": answer,
+            "end": end,
         }))?;
     }
     Ok(())

@@ -4,9 +4,13 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use calumma::checkpoint::Checkpoint;
-use calumma::generate::{LanguageModel, ServingModel};
+use calumma::generate::{
+    BLOCK, Engine, EngineConfig, GenerationConfig, GenerationMode, LanguageModel, Request,
+    ServingModel, Span, Window,
+};
 use calumma::memory::peak_resident;
-use calumma::model::CausalLm;
+use calumma::model::{CausalLm, PagedCache};
+use calumma::tokenize::Processor;
 use calumma::{Error, Result};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
@@ -50,7 +54,7 @@ pub fn run(args: &BenchArgs, session: &Session) -> Result<()> {
     let start = Instant::now();
     let checkpoint = Checkpoint::open_as(&args.checkpoint, &device, precision.float_dtype())?;
     let seconds = start.elapsed().as_secs_f64();
-    let Checkpoint { config, model, vq, .. } = checkpoint;
+    let Checkpoint { config, model, vq, processor, generation, .. } = checkpoint;
     let vq_bytes = vq.as_ref().map_or(0, |vq| 4 * num_values(&tensor_files::shapes(vq.model())));
     let weights_bytes = value_bytes(&model) * num_values(&tensor_files::shapes(&model)) + vq_bytes;
     let text = format!("{seconds:.2} s for {} of weights", sizes::bytes(weights_bytes as f64));
@@ -71,6 +75,7 @@ pub fn run(args: &BenchArgs, session: &Session) -> Result<()> {
         report.add("memory", &text, json)?;
     }
     if let Some(vq) = &vq {
+        drawing(&model, &processor, &generation, args, &mut report)?;
         image_tokenizer(vq, args.seconds, &mut report)?;
     }
     report.results.insert("path".to_owned(), json!(name(&args.checkpoint)));
@@ -88,10 +93,46 @@ fn language_model(model: &ServingModel, args: &BenchArgs, report: &mut Report<'_
             "--prompt is {prompt}; allowed: less than the context of {context}"
         )));
     }
-    let prompt = (0..args.prompt).map(|at| (at * 7 % model.vocab_size()) as u32).collect();
-    let prompts = vec![prompt; args.rows];
-    prefill(model, &prompts, capacity, args, report)?;
-    decode(model, &prompts, capacity, args, report)
+    let prompt: Vec<u32> =
+        (0..args.prompt).map(|at| (at * 7 % model.vocab_size()) as u32).collect();
+    let rows = Rows::new(args.rows, capacity);
+    prefill(model, &rows, &prompt, report, args)?;
+    decode(model, &rows, &prompt, report, args)
+}
+
+/// Sequences of equal length.
+struct Rows {
+    /// The blocks of each.
+    blocks: Vec<Vec<u32>>,
+    /// Maximum number of tokens of each.
+    capacity: usize,
+}
+
+impl Rows {
+    fn new(rows: usize, capacity: usize) -> Self {
+        let each = capacity.div_ceil(BLOCK) as u32;
+        let blocks = (0..rows as u32).map(|row| (row * each..(row + 1) * each).collect());
+        Self { blocks: blocks.collect(), capacity }
+    }
+
+    fn cache(&self, model: &ServingModel) -> PagedCache {
+        model.new_cache(self.blocks.iter().map(Vec::len).sum())
+    }
+
+    /// Adds `ids` to each row after its first `start` tokens; computes the logits of the last one.
+    fn pass(
+        &self,
+        model: &ServingModel,
+        start: usize,
+        ids: &[u32],
+        cache: &mut PagedCache,
+    ) -> Result<()> {
+        let columns = 0..model.vocab_size();
+        let span = |blocks| Span { blocks, start, ids, wanted: 1, columns: columns.clone() };
+        let spans: Vec<Span<'_>> = self.blocks.iter().map(|blocks| span(blocks)).collect();
+        model.pass(&spans, cache)?;
+        Ok(())
+    }
 }
 
 /// The number of weights that take part in matrix products. An untied embedding is only looked up.
@@ -103,18 +144,18 @@ fn multiplied_weights(model: &ServingModel) -> usize {
     num_values(&shapes) - if is_tied { 0 } else { embedding }
 }
 
-/// Measures how fast the prompts are read in one call.
+/// Measures how fast the prompt is read by all rows in one pass.
 fn prefill(
     model: &ServingModel,
-    prompts: &[Vec<u32>],
-    capacity: usize,
-    args: &BenchArgs,
+    rows: &Rows,
+    prompt: &[u32],
     report: &mut Report<'_>,
+    args: &BenchArgs,
 ) -> Result<()> {
     let seconds = median(args.seconds, || {
-        let mut cache = model.new_cache(args.rows, capacity);
+        let mut cache = rows.cache(model);
         let start = Instant::now();
-        model.next_logits(prompts, &mut cache)?;
+        rows.pass(model, 0, prompt, &mut cache)?;
         Ok(start.elapsed().as_secs_f64())
     })?;
     let tokens = (args.rows * args.prompt) as f64;
@@ -131,23 +172,20 @@ fn prefill(
 /// Measures how fast tokens are decoded after the prompts.
 fn decode(
     model: &ServingModel,
-    prompts: &[Vec<u32>],
-    capacity: usize,
-    args: &BenchArgs,
+    rows: &Rows,
+    prompt: &[u32],
     report: &mut Report<'_>,
+    args: &BenchArgs,
 ) -> Result<()> {
-    let mut cache = model.new_cache(args.rows, capacity);
-    let mut free = 0;
-    let next = vec![vec![9]; args.rows];
+    let mut cache = rows.cache(model);
+    rows.pass(model, 0, prompt, &mut cache)?;
+    let mut len = prompt.len();
     let seconds = median(args.seconds, || {
-        if free == 0 {
-            cache = model.new_cache(args.rows, capacity);
-            model.next_logits(prompts, &mut cache)?;
-            free = capacity - args.prompt;
-        }
-        free -= 1;
+        // Later tokens are overwritten, the prompt's stay.
+        len = if len == rows.capacity { prompt.len() } else { len };
         let start = Instant::now();
-        model.next_logits(&next, &mut cache)?;
+        rows.pass(model, len, &[9], &mut cache)?;
+        len += 1;
         Ok(start.elapsed().as_secs_f64())
     })?;
     let speed = args.rows as f64 / seconds;
@@ -159,6 +197,50 @@ fn decode(
         args.rows
     );
     report.add("decode", &text, json!({ "tokens_per_second": speed, "gb_per_second": bandwidth }))
+}
+
+/// Measures how long the codes of images take with the checkpoint's settings, and in how many passes, for each way
+/// to guess codes.
+fn drawing(
+    model: &ServingModel,
+    processor: &Processor,
+    generation: &GenerationConfig,
+    args: &BenchArgs,
+    report: &mut Report<'_>,
+) -> Result<()> {
+    let prompt = vec![processor.vocabulary().special().bos];
+    let config = GenerationConfig { mode: GenerationMode::ImageOnly, ..generation.clone() };
+    for (name, window) in [("off", Window::Off), ("16", Window::Fixed(16)), ("auto", Window::Auto)]
+    {
+        let limits = EngineConfig { window, whole_cache: false, ..EngineConfig::default() };
+        let blocks = processor.blocks().clone();
+        // One engine, so that it learns the costs of passes.
+        let mut engine = Engine::new(model, processor.vocabulary(), blocks, limits)?;
+        let mut seed = 0;
+        let seconds = median(args.seconds, || {
+            let start = Instant::now();
+            for _ in 0..args.rows {
+                let config = GenerationConfig { seed, ..config.clone() };
+                engine.admit(Request::new(prompt.clone(), config))?;
+                seed += 1;
+            }
+            while !engine.is_idle() {
+                engine.step()?;
+            }
+            Ok(start.elapsed().as_secs_f64())
+        })?;
+        let stats = engine.stats();
+        let passes = (stats.image_passes as f64 / seed as f64) + 1.0;
+        let each = seconds / args.rows as f64;
+        let text = format!(
+            "{:.0} ms per image of {} codes, {passes:.1} passes each, window {name}",
+            1000.0 * each,
+            stats.image_ids / seed as usize
+        );
+        let json = json!({ "seconds_per_image": each, "passes_per_image": passes });
+        report.add(&format!("draw {name}"), &text, json)?;
+    }
+    Ok(())
 }
 
 /// Measures encoding and, with a decoder, decoding of one image.

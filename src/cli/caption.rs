@@ -6,9 +6,9 @@ use calumma::Result;
 use clap::Args;
 use serde_json::json;
 
+use super::images;
 use super::sampling::SamplingArgs;
 use super::session::{Session, name};
-use super::{images, open};
 
 /// Images per batch.
 const BATCH: usize = 16;
@@ -31,7 +31,7 @@ pub struct CaptionArgs {
 /// Those of images, checkpoint and settings.
 pub fn run(args: &CaptionArgs, session: &Session) -> Result<()> {
     let images = images::open_all(&args.images)?;
-    let pipeline = open::pipeline(&args.checkpoint, session)?;
+    let pipeline = args.sampling.open(&args.checkpoint, session)?;
     let mut config = args.sampling.for_answers(&pipeline, session);
     for (paths, images) in args.images.chunks(BATCH).zip(images.chunks(BATCH)) {
         let captions = pipeline.caption_batch(images, &config)?;

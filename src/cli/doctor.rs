@@ -46,6 +46,7 @@ fn build_features() -> Vec<&'static str> {
         ("cpu", cfg!(feature = "cpu")),
         ("cuda", cfg!(feature = "cuda")),
         ("wgpu", cfg!(feature = "wgpu")),
+        ("grammar", cfg!(feature = "grammar")),
         ("object_store", cfg!(feature = "object_store")),
     ];
     all.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect()

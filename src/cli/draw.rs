@@ -7,7 +7,6 @@ use clap::Args;
 use serde_json::json;
 
 use super::generate::{made_by, save_image};
-use super::open;
 use super::sampling::SamplingArgs;
 use super::session::{Session, name};
 
@@ -37,7 +36,7 @@ pub struct DrawArgs {
 /// # Errors
 /// Those of checkpoint, settings and output.
 pub fn run(args: &DrawArgs, session: &Session) -> Result<()> {
-    let pipeline = open::pipeline(&args.checkpoint, session)?;
+    let pipeline = args.sampling.open(&args.checkpoint, session)?;
     let mut config = args.sampling.over_checkpoint(&pipeline, session);
     for texts in args.texts.chunks(BATCH) {
         let images = pipeline.draw_batch(texts, &config)?;

@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use calumma::Result;
-use calumma::generate::{EndReason, GenerationConfig, GenerationMode};
+use calumma::generate::{GenerationConfig, GenerationMode, Request};
 use calumma::pipeline::{Pipeline, PipelineEvent};
 use calumma::tokenize::Segment;
 use clap::{Args, ValueEnum};
 use image::RgbImage;
 use serde_json::{Value, json};
 
-use super::sampling::SamplingArgs;
+use super::images;
+use super::sampling::{SamplingArgs, TextArgs, end_name};
 use super::session::{Session, name};
-use super::{images, open};
 
 /// Arguments of `generate`.
 #[derive(Args)]
@@ -37,6 +37,8 @@ pub struct GenerateArgs {
     /// Do not store prompt, seed and settings in the PNG files
     #[arg(long)]
     no_metadata: bool,
+    #[command(flatten)]
+    text: TextArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
@@ -89,17 +91,22 @@ pub fn made_by(
 /// # Errors
 /// Those of images, checkpoint, settings and output.
 pub fn run(args: &GenerateArgs, session: &Session) -> Result<()> {
+    let grammar = args.text.grammar()?;
     let prompt = Segment::from_prompt(&args.prompt, images::open_all(&args.image)?)?;
-    let pipeline = open::pipeline(&args.checkpoint, session)?;
-    let mut config = args.sampling.over_checkpoint(&pipeline, session);
+    let pipeline = args.sampling.open(&args.checkpoint, session)?;
+    let mut config = args.text.over(args.sampling.over_checkpoint(&pipeline, session));
     config.mode = args.modality.into();
-    let first = config.seed;
+    let prompt = pipeline.encode_segments(&prompt)?;
+    let constraint = grammar.map(|grammar| pipeline.constraint(&grammar)).transpose()?;
+    let request = Request { constraint, ..pipeline.request(&prompt, &config)? };
     for index in 0..args.num {
-        config.seed = first.wrapping_add(index);
+        let seed = config.seed.wrapping_add(index);
         if args.num > 1 {
-            session.note(format_args!("seed {}", config.seed));
+            session.note(format_args!("seed {seed}"));
         }
-        continue_once(args, &prompt, &config, &pipeline, session)?;
+        let mut request = request.clone();
+        request.config.seed = seed;
+        continue_once(args, request, &pipeline, session)?;
     }
     Ok(())
 }
@@ -107,20 +114,20 @@ pub fn run(args: &GenerateArgs, session: &Session) -> Result<()> {
 /// Generates one continuation: prints text as it is generated, writes images to files.
 fn continue_once(
     args: &GenerateArgs,
-    prompt: &[Segment],
-    config: &GenerationConfig,
+    request: Request,
     pipeline: &Pipeline,
     session: &Session,
 ) -> Result<()> {
+    let config = request.config.clone();
     let made_by = (!args.no_metadata).then(|| {
-        let mut value = made_by("generate", &args.prompt, config, pipeline, session);
+        let mut value = made_by("generate", &args.prompt, &config, pipeline, session);
         value["images"] = args.image.iter().map(|path| name(path)).collect();
         value
     });
     let mut segments: Vec<Value> = Vec::new();
     let mut text = String::new();
     let mut end = None;
-    pipeline.generate(prompt, config, |event| match event {
+    pipeline.run(request, |event| match event {
         PipelineEvent::Text(chunk) => {
             text.push_str(&chunk);
             session.text(chunk)
@@ -148,18 +155,8 @@ fn continue_once(
     }))
 }
 
-/// The name of `reason` in JSON.
-fn end_name(reason: EndReason) -> &'static str {
-    match reason {
-        EndReason::Stop(_) => "stop",
-        EndReason::MaxNewTokens => "max_tokens",
-        EndReason::Context => "context",
-        EndReason::ImageComplete => "image",
-    }
-}
-
 /// Moves `text` into a segment, unless it is empty.
-fn push_text(segments: &mut Vec<Value>, text: &mut String) {
+pub fn push_text(segments: &mut Vec<Value>, text: &mut String) {
     if !text.is_empty() {
         segments.push(json!({ "type": "text", "text": std::mem::take(text) }));
     }

@@ -76,7 +76,11 @@ fn write_numbered(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
     }
 }
 
-fn encode(
+/// `image` as the bytes of a PNG file, with `made_by` in a tEXt chunk.
+///
+/// # Errors
+/// If the image is empty.
+pub fn encode(
     image: &RgbImage,
     made_by: Option<&Value>,
 ) -> std::result::Result<Vec<u8>, png::EncodingError> {

@@ -4,12 +4,14 @@ mod ask;
 mod bench;
 mod bpe;
 mod caption;
+mod chat;
 mod completions;
 mod data;
 mod demo;
 mod doctor;
 mod draw;
 mod dry_run;
+mod edit;
 mod eval;
 mod export;
 mod generate;
@@ -22,6 +24,7 @@ mod score;
 mod session;
 mod sizes;
 mod stop;
+mod terminal;
 mod tokenize;
 mod train;
 mod training;
@@ -55,8 +58,12 @@ enum Verb {
     Caption(caption::CaptionArgs),
     /// Draw images from texts
     Draw(draw::DrawArgs),
+    /// Draw a part of an image anew: a masked part, the lower rows, or more below it
+    Edit(edit::EditArgs),
     /// Answer a question about an image
     Ask(ask::AskArgs),
+    /// Talk with a checkpoint: questions, images and drawings, each turn with all earlier ones
+    Chat(chat::ChatArgs),
     /// Print the log-probability of every token of given documents
     Score(score::ScoreArgs),
     /// Train, evaluate and use image tokenizers
@@ -116,7 +123,9 @@ fn run(verb: Verb, session: &Session) -> Result<()> {
         Verb::Generate(args) => generate::run(&args, session),
         Verb::Caption(args) => caption::run(&args, session),
         Verb::Draw(args) => draw::run(&args, session),
+        Verb::Edit(args) => edit::run(&args, session),
         Verb::Ask(args) => ask::run(&args, session),
+        Verb::Chat(args) => chat::run(&args, session),
         Verb::Score(args) => score::run(&args, session),
         Verb::Vq(verb) => vq::run(verb, session),
         Verb::Bpe(verb) => bpe::run(verb, session),

@@ -1,10 +1,14 @@
-//! Sampling flags.
+//! Flags of sampling, and of what the text may be.
 
-use calumma::generate::{GenerationConfig, Preset};
+use std::path::{Path, PathBuf};
+
+use calumma::generate::{EndReason, GenerationConfig, Grammar, GuidanceRamp, Preset, Window};
 use calumma::pipeline::Pipeline;
+use calumma::{Error, Result};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
+use super::open;
 use super::session::Session;
 
 /// Sampling flags; without a flag the setting of the checkpoint applies.
@@ -21,7 +25,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
     /// Always take the most likely token
-    #[arg(long, conflicts_with_all = ["temperature", "top_p", "top_k"])]
+    #[arg(long, conflicts_with_all = ["temperature", "top_p", "top_k", "min_p"])]
     greedy: bool,
     /// Sampling temperature of text and images, above 0
     #[arg(long, value_name = "T")]
@@ -32,16 +36,39 @@ pub struct SamplingArgs {
     /// Sample from the K most likely tokens
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
+    /// Sample from the tokens that are at least P times as likely as the most likely one; 0 turns it off
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
     /// Scale of classifier-free guidance for images; 1 turns it off
     #[arg(long, value_name = "S")]
     guidance_scale: Option<f32>,
+    /// Guide the codes of an image from this share of them on, 0 to 1
+    #[arg(long, value_name = "SHARE")]
+    guidance_from: Option<f32>,
+    /// Guide the codes of an image up to this share of them, 0 to 1; the rest costs half
+    #[arg(long, value_name = "SHARE")]
+    guidance_to: Option<f32>,
+    /// Growth of the guidance over the codes of an image: constant, linear, cosine or cosine:POWER
+    #[arg(long, value_name = "RAMP")]
+    guidance_ramp: Option<GuidanceRamp>,
     /// Draw N images per text, 1 to 64, and keep the one that best matches the text
     #[arg(long, value_name = "N")]
     candidates: Option<usize>,
     /// Penalty on tokens that already occur in the text; 1 turns it off
     #[arg(long, value_name = "R")]
     repetition_penalty: Option<f32>,
+    /// Guess N tokens ahead and check them in one pass, 1 to 64, off, or auto: as many as pay. The result is the
+    /// same
+    #[arg(long, value_name = "N", default_value_t)]
+    window: Window,
+    /// Draw images in fewer passes: keep guesses that are nearly as good as the draw. Not exact: the image depends on
+    /// the window, and is no sample of the model
+    #[arg(long)]
+    fast: bool,
 }
+
+/// The slack of `--fast`, in nats.
+const FAST: f32 = 1.0;
 
 impl SamplingArgs {
     /// The settings of checkpoint or preset, with flags and seed applied.
@@ -51,9 +78,22 @@ impl SamplingArgs {
 
     /// The settings for captions and answers: greedy, unless a flag asks for sampling.
     pub fn for_answers(&self, pipeline: &Pipeline, session: &Session) -> GenerationConfig {
-        let samples = self.temperature.is_some() || self.top_p.is_some() || self.top_k.is_some();
         let base = self.base(pipeline);
-        self.over(if samples { base } else { base.for_answers() }, session)
+        self.over(if self.samples() { base } else { base.for_answers() }, session)
+    }
+
+    /// Opens the checkpoint in the directory `dir`, to guess as many tokens ahead as the flag says.
+    ///
+    /// # Errors
+    /// As [`open::pipeline`].
+    pub fn open(&self, dir: &Path, session: &Session) -> Result<Pipeline> {
+        Ok(open::pipeline(dir, session)?.with_window(self.window))
+    }
+
+    /// Whether a flag asks for sampling.
+    fn samples(&self) -> bool {
+        let shares = [self.temperature, self.top_p, self.min_p];
+        self.top_k.is_some() || shares.iter().any(Option::is_some)
     }
 
     fn base(&self, pipeline: &Pipeline) -> GenerationConfig {
@@ -63,22 +103,82 @@ impl SamplingArgs {
 
     fn over(&self, mut config: GenerationConfig, session: &Session) -> GenerationConfig {
         for sampling in [&mut config.text, &mut config.image] {
-            if self.temperature.is_some() || self.top_p.is_some() || self.top_k.is_some() {
+            if self.samples() {
                 sampling.greedy = false;
             }
             sampling.greedy |= self.greedy;
             sampling.temperature = self.temperature.unwrap_or(sampling.temperature);
             sampling.top_p = self.top_p.unwrap_or(sampling.top_p);
             sampling.top_k = self.top_k.or(sampling.top_k);
+            sampling.min_p = self.min_p.unwrap_or(sampling.min_p);
         }
         if let Some(penalty) = self.repetition_penalty {
             config.text.repetition_penalty = penalty;
         }
         config.guidance_scale = self.guidance_scale.unwrap_or(config.guidance_scale);
+        let [from, to] = config.guidance_interval;
+        config.guidance_interval =
+            [self.guidance_from.unwrap_or(from), self.guidance_to.unwrap_or(to)];
+        config.guidance_ramp = self.guidance_ramp.unwrap_or(config.guidance_ramp);
+        config.guess_slack = if self.fast { FAST } else { config.guess_slack };
         config.candidates = self.candidates.unwrap_or(config.candidates);
         config.max_new_tokens = self.max_tokens.or(config.max_new_tokens);
         config.seed = session.seed().unwrap_or(config.seed);
         config
+    }
+}
+
+/// Flags of what generated text may be, and of where it ends.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Text")]
+pub struct TextArgs {
+    /// End before this text occurs; repeat for more, up to 16
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Write JSON that fits the JSON schema in this file; no image is begun
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["regex", "lark"])]
+    schema: Option<PathBuf>,
+    /// Write text that this regular expression matches as a whole; no image is begun
+    #[arg(long, value_name = "RE", conflicts_with = "lark")]
+    regex: Option<String>,
+    /// Write text of the Lark grammar in this file; no image is begun
+    #[arg(long, value_name = "FILE")]
+    lark: Option<PathBuf>,
+}
+
+impl TextArgs {
+    /// Adds the stop strings to those of the checkpoint.
+    pub fn over(&self, mut config: GenerationConfig) -> GenerationConfig {
+        config.stop_strings.extend(self.stop.iter().cloned());
+        config
+    }
+
+    /// The grammar that the text must follow.
+    ///
+    /// # Errors
+    /// If its file cannot be read or is no JSON, or the build lacks grammars.
+    pub fn grammar(&self) -> Result<Option<Grammar>> {
+        let read = |path: &Path| std::fs::read_to_string(path).map_err(Error::io(path));
+        if let Some(path) = &self.schema {
+            return Grammar::json_schema(&read(path)?).map(Some).map_err(Error::in_file(path));
+        }
+        if let Some(path) = &self.lark {
+            return Grammar::lark(&read(path)?).map(Some).map_err(Error::in_file(path));
+        }
+        self.regex.as_deref().map(Grammar::regex).transpose()
+    }
+}
+
+/// The name of `reason` in JSON.
+pub fn end_name(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Stop(_) => "stop",
+        EndReason::StopString(_) => "stop_string",
+        EndReason::Constraint => "constraint",
+        EndReason::Cancelled => "cancelled",
+        EndReason::MaxNewTokens => "max_tokens",
+        EndReason::Context => "context",
+        EndReason::ImageComplete => "image",
     }
 }
 

@@ -23,6 +23,7 @@ pub struct DocumentSource {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are as many as sources of a recipe")]
 enum Content {
     Samples(Samples),
     Shards(TokenShards),

@@ -9,6 +9,7 @@ mod load;
 mod row;
 mod scalar;
 mod shape;
+mod source;
 #[cfg(test)]
 mod tests;
 mod time;

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::dataset::Dataset;
@@ -20,6 +21,7 @@ use super::image_key::Place;
 use super::journal::Journal;
 use crate::error::Result;
 use crate::files::hex;
+use crate::json::sorted;
 
 /// Name of the file of stamps in its directory.
 const FILE: &str = "stamps.jsonl";
@@ -133,6 +135,7 @@ impl Stamps {
             let keys = if with_images { self.keys(dataset, index) } else { Ok(Vec::new()) };
             let text = match (keys, dataset.fields(index)) {
                 (Ok(keys), Ok(fields)) => {
+                    let fields = sorted(Value::Object(fields));
                     serde_json::to_string(&(keys, fields)).expect("fields are JSON")
                 }
                 _ => "bad".to_owned(),

@@ -1,15 +1,17 @@
 //! The settings of generation: the content of `generation_config.json`.
 //!
 //! The keys are Hugging Face's (`temperature`, `top_p`, `top_k`, `repetition_penalty`, `do_sample`,
-//! `guidance_scale`, `max_new_tokens`, `eos_token_id`); `image`, `modality`, `seed`, `candidates`
-//! and `image_guidance_scale` are this project's. Unknown keys are ignored. Defaults are the
-//! original release's: without `do_sample` ids are sampled, where Hugging Face would be greedy.
+//! `min_p`, `guidance_scale`, `max_new_tokens`, `eos_token_id`, `stop_strings`); `image`, `modality`, `seed`,
+//! `candidates`, `image_guidance_scale`, `guidance_interval`, `guidance_ramp` and `guess_slack` are this project's. Unknown keys are
+//! ignored. Defaults are the original release's: without `do_sample` ids are sampled, where Hugging Face
+//! would be greedy.
 
 use serde::{Deserialize, Serialize};
 
-use super::guidance::Guidance;
+use super::guidance::{Guidance, GuidanceRamp, GuidanceSchedule};
 use super::modality::GenerationMode;
 use super::sampling_config::{SamplingConfig, SamplingKeys};
+use super::stop;
 use crate::error::{Error, Result};
 
 /// Default maximum number of ids in a caption or an answer: one that does not end would delay its
@@ -29,6 +31,15 @@ pub struct GenerationConfig {
     /// Strength of a third branch with the prompt's images only (in the original release 1.2, with a
     /// `guidance_scale` of 3); `None` is two-way guidance.
     pub image_guidance_scale: Option<f32>,
+    /// The codes of an image that are guided, as shares of all its codes in raster order: from the first one on
+    /// to before the second one, `0 <= from < to <= 1`. Outside guidance is off, and costs nothing from the second
+    /// one on.
+    pub guidance_interval: [f32; 2],
+    /// How the scales grow over the codes of an image.
+    pub guidance_ramp: GuidanceRamp,
+    /// Keeps a guess of a code that the draw ranks lower by at most this much, in nats: 0 is exact, and above 0
+    /// images take fewer passes but depend on what is guessed, and so on the window and on what runs beside them.
+    pub guess_slack: f32,
     /// Images drawn per text, 1 to 64; the one is kept for which the model gives the text the
     /// highest probability as a caption.
     pub candidates: usize,
@@ -42,6 +53,10 @@ pub struct GenerationConfig {
     pub mode: GenerationMode,
     /// Ids that end a request, in addition to the vocabulary's end-of-text.
     pub stop_ids: Vec<u32>,
+    /// Texts that end a request, at most 16; the text ends before the one that occurs, unlike in
+    /// Hugging Face's library, which keeps it. The [`Pipeline`](crate::pipeline::Pipeline) looks for
+    /// them: they become [`StopStrings`](super::StopStrings) of its requests.
+    pub stop_strings: Vec<String>,
 }
 
 impl Default for GenerationConfig {
@@ -51,11 +66,15 @@ impl Default for GenerationConfig {
             image: SamplingConfig::IMAGE,
             guidance_scale: 1.0,
             image_guidance_scale: None,
+            guidance_interval: [0.0, 1.0],
+            guidance_ramp: GuidanceRamp::Constant,
+            guess_slack: 0.0,
             candidates: 1,
             seed: 0,
             max_new_tokens: None,
             mode: GenerationMode::Auto,
             stop_ids: Vec::new(),
+            stop_strings: Vec::new(),
         }
     }
 }
@@ -101,11 +120,40 @@ impl GenerationConfig {
                 (old, new) => *old = new.clone(),
             }
         }
-        let config: Self = serde_json::from_value(value).map_err(invalid())?;
-        let known = serde_json::to_value(&config).map_err(invalid())?;
-        match keys.iter().find(|(key, new)| known.get(key).is_none() && !new.is_null()) {
-            Some((key, _)) => Err(Error::invalid(format!("generation.{key} is no known key"))),
-            None => Ok(config),
+        let known = serde_json::to_value(Self::with_all_keys()).map_err(invalid())?;
+        for (key, new) in keys {
+            let unknown = match (&known[key], new) {
+                (serde_json::Value::Null, _) => Some(key.clone()),
+                (serde_json::Value::Object(known), serde_json::Value::Object(new)) => {
+                    let inner = new.keys().find(|inner| !known.contains_key(*inner));
+                    inner.map(|inner| format!("{key}.{inner}"))
+                }
+                _ => None,
+            };
+            if let Some(key) = unknown {
+                return Err(Error::invalid(format!("generation.{key} is no known key")));
+            }
+        }
+        serde_json::from_value(value).map_err(invalid())
+    }
+
+    /// Settings that have every key in their file.
+    fn with_all_keys() -> Self {
+        let sampling = SamplingConfig { top_k: Some(1), min_p: 1.0, ..SamplingConfig::TEXT };
+        Self {
+            text: sampling,
+            image: sampling,
+            guidance_scale: 1.0,
+            image_guidance_scale: Some(1.0),
+            guidance_interval: [0.0, 0.5],
+            guidance_ramp: GuidanceRamp::Linear,
+            guess_slack: 1.0,
+            candidates: 2,
+            seed: 0,
+            max_new_tokens: Some(1),
+            mode: GenerationMode::Auto,
+            stop_ids: vec![0],
+            stop_strings: vec!["a".to_owned()],
         }
     }
 
@@ -119,6 +167,7 @@ impl GenerationConfig {
         let scales = [
             ("guidance_scale", Some(self.guidance_scale)),
             ("image_guidance_scale", self.image_guidance_scale),
+            ("guess_slack", Some(self.guess_slack)),
         ];
         for (name, scale) in scales {
             if let Some(scale) = scale
@@ -127,6 +176,19 @@ impl GenerationConfig {
                 return Err(Error::invalid(format!("{name} is {scale}; allowed: 0 or more")));
             }
         }
+        let [from, to] = self.guidance_interval;
+        if !(0.0 <= from && from < to && to <= 1.0) {
+            return Err(Error::invalid(format!(
+                "guidance_interval is [{from}, {to}]; allowed: [from, to] with 0 <= from < to <= 1"
+            )));
+        }
+        if let GuidanceRamp::Cosine { power } = self.guidance_ramp
+            && !(power.is_finite() && power > 0.0)
+        {
+            return Err(Error::invalid(format!(
+                "guidance_ramp is cosine:{power}; allowed: a power above 0"
+            )));
+        }
         if !(1..=64).contains(&self.candidates) {
             let candidates = self.candidates;
             return Err(Error::invalid(format!("candidates is {candidates}; allowed: 1 to 64")));
@@ -134,12 +196,16 @@ impl GenerationConfig {
         if self.max_new_tokens == Some(0) {
             return Err(Error::invalid("max_new_tokens is 0; allowed: 1 or more"));
         }
-        Ok(())
+        stop::check(&self.stop_strings).map_err(Error::because("stop_strings"))
     }
 
-    /// The guidance of image blocks by the two scales.
-    pub fn guidance(&self) -> Guidance {
-        Guidance::new(self.guidance_scale, self.image_guidance_scale)
+    /// The guidance of each code of an image.
+    pub fn guidance(&self) -> GuidanceSchedule {
+        GuidanceSchedule {
+            full: Guidance::new(self.guidance_scale, self.image_guidance_scale),
+            interval: self.guidance_interval,
+            ramp: self.guidance_ramp,
+        }
     }
 
     /// These settings for short answers that should be right rather than varied: the most likely
@@ -173,6 +239,14 @@ enum OneOrMany {
     Many(Vec<u32>),
 }
 
+/// One text or several, as Hugging Face writes `stop_strings`.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "stop_strings is neither a text nor a list of texts")]
+enum Texts {
+    One(String),
+    Many(Vec<String>),
+}
+
 /// The keys of [`GenerationConfig`] in a file.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -185,6 +259,12 @@ struct Keys {
     #[serde(skip_serializing_if = "Option::is_none")]
     image_guidance_scale: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    guidance_interval: Option<[f32; 2]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guidance_ramp: Option<GuidanceRamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guess_slack: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     candidates: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
@@ -193,17 +273,23 @@ struct Keys {
     modality: GenerationMode,
     #[serde(skip_serializing_if = "Option::is_none")]
     eos_token_id: Option<OneOrMany>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_strings: Option<Texts>,
 }
 
 impl TryFrom<Keys> for GenerationConfig {
     type Error = Error;
 
     fn try_from(keys: Keys) -> Result<Self> {
+        let default = Self::default();
         let config = Self {
             text: keys.text.over(SamplingConfig::TEXT),
             image: keys.image.over(SamplingConfig::IMAGE),
             guidance_scale: keys.guidance_scale.unwrap_or(1.0),
             image_guidance_scale: keys.image_guidance_scale,
+            guidance_interval: keys.guidance_interval.unwrap_or(default.guidance_interval),
+            guidance_ramp: keys.guidance_ramp.unwrap_or_default(),
+            guess_slack: keys.guess_slack.unwrap_or_default(),
             candidates: keys.candidates.unwrap_or(1),
             seed: keys.seed.unwrap_or(0),
             max_new_tokens: keys.max_new_tokens,
@@ -213,6 +299,11 @@ impl TryFrom<Keys> for GenerationConfig {
                 Some(OneOrMany::One(id)) => vec![id],
                 Some(OneOrMany::Many(ids)) => ids,
             },
+            stop_strings: match keys.stop_strings {
+                None => Vec::new(),
+                Some(Texts::One(text)) => vec![text],
+                Some(Texts::Many(texts)) => texts,
+            },
         };
         config.validate()?;
         Ok(config)
@@ -221,82 +312,25 @@ impl TryFrom<Keys> for GenerationConfig {
 
 impl From<GenerationConfig> for Keys {
     fn from(config: GenerationConfig) -> Self {
-        let stop_ids = config.stop_ids;
+        let (stop_ids, stop_strings) = (config.stop_ids, config.stop_strings);
         Self {
             text: config.text.into(),
             image: config.image.into(),
             guidance_scale: Some(config.guidance_scale),
             image_guidance_scale: config.image_guidance_scale,
+            guidance_interval: Some(config.guidance_interval).filter(|i| *i != [0.0, 1.0]),
+            guidance_ramp: Some(config.guidance_ramp).filter(|r| *r != GuidanceRamp::Constant),
+            guess_slack: (config.guess_slack > 0.0).then_some(config.guess_slack),
             candidates: (config.candidates > 1).then_some(config.candidates),
             seed: Some(config.seed),
             max_new_tokens: config.max_new_tokens,
             modality: config.mode,
             eos_token_id: (!stop_ids.is_empty()).then_some(OneOrMany::Many(stop_ids)),
+            stop_strings: (!stop_strings.is_empty()).then_some(Texts::Many(stop_strings)),
         }
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_hugging_face_file_is_read_and_unknown_keys_are_ignored() {
-        let config = GenerationConfig::from_json(
-            r#"{"_from_model_config": true, "bos_token_id": 0, "eos_token_id": 2,
-                "pad_token_id": 1, "do_sample": false, "top_k": 0, "max_new_tokens": 7,
-                "transformers_version": "5.23.0", "prompts": {"draw": "{text}"}}"#,
-        )
-        .unwrap();
-        assert!(config.text.greedy && !config.image.greedy);
-        assert_eq!(config.text.top_k, None);
-        assert_eq!(config.max_new_tokens, Some(7));
-        assert_eq!(config.stop_ids, [2]);
-        assert_eq!(GenerationConfig::from_json("{}").unwrap(), GenerationConfig::default());
-    }
-
-    #[test]
-    fn writing_and_reading_keeps_every_value() {
-        let config = GenerationConfig {
-            text: SamplingConfig { top_k: Some(10), ..SamplingConfig::TEXT },
-            image: SamplingConfig { greedy: true, temperature: 1.5, ..SamplingConfig::IMAGE },
-            guidance_scale: 3.0,
-            image_guidance_scale: Some(1.2),
-            candidates: 3,
-            seed: 42,
-            max_new_tokens: Some(9),
-            mode: GenerationMode::ImageOnly,
-            stop_ids: vec![2, 8710],
-        };
-        let json = serde_json::to_string(&config).unwrap();
-        assert_eq!(GenerationConfig::from_json(&json).unwrap(), config);
-    }
-
-    #[test]
-    fn values_out_of_range_are_named_with_what_is_allowed() {
-        for (json, told) in [
-            (
-                r#"{"temperature": 0}"#,
-                "temperature is 0; allowed: 0.0001 or more; for the most likely",
-            ),
-            (r#"{"image": {"top_p": 1.5}}"#, "image.top_p is 1.5; allowed: above 0, at most 1"),
-            (r#"{"repetition_penalty": -1}"#, "repetition_penalty is -1; allowed: above 0"),
-            (r#"{"guidance_scale": -3}"#, "guidance_scale is -3; allowed: 0 or more"),
-            (
-                r#"{"eos_token_id": "x"}"#,
-                "eos_token_id is neither an id, a number from 0 up, nor a",
-            ),
-            (r#"{"eos_token_id": -1}"#, "eos_token_id is neither an id"),
-            (r#"{"candidates": 0}"#, "candidates is 0; allowed: 1 to 64"),
-            (r#"{"max_new_tokens": 0}"#, "max_new_tokens is 0; allowed: 1 or more"),
-            (r#"{"modality": "sound"}"#, "unknown variant `sound`"),
-        ] {
-            let error = GenerationConfig::from_json(json).unwrap_err().to_string();
-            assert!(error.contains(told), "{json}: {error}");
-        }
-        let top_k = SamplingConfig { top_k: Some(0), ..SamplingConfig::IMAGE };
-        let config = GenerationConfig { image: top_k, ..GenerationConfig::default() };
-        assert!(config.validate().unwrap_err().to_string().starts_with("image.top_k is 0"));
-    }
-}
+mod tests;

@@ -3,12 +3,12 @@
 use vq_tokenizer::Codes;
 
 use super::config::GenerationConfig;
+use super::engine::{Engine, EngineConfig};
 use super::language_model::LanguageModel;
-use super::modality::{GenerationMode, ModalityRules};
+use super::modality::GenerationMode;
 use super::request::{Event, Generated, Request};
-use super::row::Row;
-use super::rows::Rows;
-use crate::error::{Error, Result};
+use super::window::Window;
+use crate::error::Result;
 use crate::tokenize::{ImageBlocks, Vocabulary};
 
 /// Continues prompts by a model.
@@ -17,6 +17,7 @@ pub struct Generator<'a, M> {
     model: &'a M,
     vocabulary: &'a Vocabulary,
     blocks: ImageBlocks,
+    config: EngineConfig,
 }
 
 impl<'a, M: LanguageModel> Generator<'a, M> {
@@ -30,21 +31,32 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         vocabulary: &'a Vocabulary,
         blocks: impl Into<ImageBlocks>,
     ) -> Result<Self> {
-        let blocks = blocks.into();
-        let grid = blocks.grid();
-        let (logits, ids) = (model.vocab_size(), vocabulary.len());
-        if logits < ids {
-            return Err(Error::invalid(format!(
-                "the model has {logits} logits; the vocabulary's {ids} ids need at least as many"
-            )));
-        }
-        if grid.0 * grid.1 == 0 {
-            return Err(Error::invalid(format!(
-                "an image of {} x {} codes; allowed: at least one code",
-                grid.0, grid.1
-            )));
-        }
-        Ok(Self { model, vocabulary, blocks })
+        let config = EngineConfig { whole_cache: false, ..EngineConfig::default() };
+        Self { model, vocabulary, blocks: blocks.into(), config }.checked()
+    }
+
+    /// The same with as many ids guessed ahead as `window` says.
+    #[must_use]
+    pub fn with_window(mut self, window: Window) -> Self {
+        self.config.window = window;
+        self
+    }
+
+    /// The same with an engine within `config`.
+    ///
+    /// # Errors
+    /// If a limit is out of range.
+    pub fn with_engine(self, config: EngineConfig) -> Result<Self> {
+        Self { config, ..self }.checked()
+    }
+
+    fn checked(self) -> Result<Self> {
+        self.engine()?;
+        Ok(self)
+    }
+
+    fn engine(&self) -> Result<Engine<'a, M>> {
+        Engine::new(self.model, self.vocabulary, self.blocks.clone(), self.config.clone())
     }
 
     /// Continues one prompt; `on_event` is called after every step, and its error ends generation.
@@ -57,8 +69,8 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         config: &GenerationConfig,
         mut on_event: impl FnMut(Event) -> Result<()>,
     ) -> Result<Generated> {
-        let request = Request { prompt: prompt.to_vec(), seed: config.seed };
-        let mut generated = self.run(&[request], config, &mut |_, event| on_event(event))?;
+        let request = Request::new(prompt.to_vec(), config.clone());
+        let mut generated = self.run(vec![request], &mut |_, event| on_event(event))?;
         Ok(generated.pop().expect("one request gives one result"))
     }
 
@@ -72,7 +84,7 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         config: &GenerationConfig,
     ) -> Result<Vec<Generated>> {
         let config = GenerationConfig { mode: GenerationMode::TextOnly, ..config.clone() };
-        self.run(&seeded(prompts, config.seed), &config, &mut |_, _| Ok(()))
+        self.run(seeded(prompts, &config), &mut |_, _| Ok(()))
     }
 
     /// Draws one image per prompt. Request `i` has the seed `config.seed + i`.
@@ -85,41 +97,43 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         config: &GenerationConfig,
     ) -> Result<Vec<Codes>> {
         let config = GenerationConfig { mode: GenerationMode::ImageOnly, ..config.clone() };
-        let generated = self.run(&seeded(prompts, config.seed), &config, &mut |_, _| Ok(()))?;
+        let generated = self.run(seeded(prompts, &config), &mut |_, _| Ok(()))?;
         Ok(generated.into_iter().flat_map(|row| row.images).collect())
     }
 
-    /// Continues all requests in one batch; `on_event` receives the request's index with each
-    /// event. Memory grows with the number of requests, so the caller chooses it.
+    /// Continues all requests; `on_event` receives the request's index with each event, and its error ends
+    /// generation.
     ///
     /// # Errors
-    /// Before any computation: if `config` is out of range or a prompt is malformed;
-    /// [`Error::PromptTooLong`] if one does not fit the context. Then: if the model fails or returns
+    /// Before any computation: if the settings of a request are out of range or its prompt is malformed;
+    /// [`Error::PromptTooLong`](crate::Error::PromptTooLong) if one does not fit the context. Then: if the model fails or returns
     /// logits that are not finite, or with the error of `on_event`.
     pub fn run(
         &self,
-        requests: &[Request],
-        config: &GenerationConfig,
+        requests: Vec<Request>,
         on_event: &mut dyn FnMut(usize, Event) -> Result<()>,
     ) -> Result<Vec<Generated>> {
-        config.validate()?;
-        let blocks = self.blocks.clone();
-        let rules = ModalityRules::new(self.vocabulary, blocks, config.mode, &config.stop_ids)?;
-        let context = self.model.context();
-        let rows = requests
-            .iter()
-            .map(|request| Row::new(request, &rules, config.max_new_tokens, context))
-            .collect::<Result<Vec<_>>>()?;
-        let Self { model, vocabulary, .. } = *self;
-        Rows { model, vocabulary, config, rules, rows, on_event }.run()
+        let mut engine = self.engine()?;
+        let admit = |request| engine.admit(request);
+        let ids = requests.into_iter().map(admit).collect::<Result<Vec<_>>>()?;
+        while !engine.is_idle() {
+            for (id, event) in engine.step()? {
+                match event {
+                    // Its result is the error.
+                    Event::Failed => drop(engine.take(id).transpose()?),
+                    event => on_event(id.index(), event)?,
+                }
+            }
+        }
+        ids.into_iter().map(|id| engine.take(id).expect("every request has ended")).collect()
     }
 }
 
-/// Requests for `prompts` with the seeds `seed`, `seed + 1`, ...
-fn seeded(prompts: &[Vec<u32>], seed: u64) -> Vec<Request> {
-    let request = |(index, prompt): (u64, &Vec<u32>)| Request {
-        prompt: prompt.clone(),
-        seed: seed.wrapping_add(index),
+/// Requests for `prompts` with the seeds `config.seed`, `config.seed + 1`, ...
+fn seeded(prompts: &[Vec<u32>], config: &GenerationConfig) -> Vec<Request> {
+    let request = |(index, prompt): (u64, &Vec<u32>)| {
+        let seed = config.seed.wrapping_add(index);
+        Request::new(prompt.clone(), GenerationConfig { seed, ..config.clone() })
     };
     (0..).zip(prompts).map(request).collect()
 }

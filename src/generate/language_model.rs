@@ -1,36 +1,60 @@
 //! The interface between generation and a model.
 
+use std::ops::Range;
+
 use crate::error::Result;
 
-/// A causal language model as the generator sees it: rows of ids in, logits of the next id out.
+pub use crate::model::BLOCK;
+
+/// Tokens of one lane that pass through the model together, and the logits wanted of them.
+#[derive(Clone, Debug)]
+pub struct Span<'a> {
+    /// The blocks of the lane's keys and values, in order: those of token `t` are in `blocks[t / BLOCK]` at
+    /// `t % BLOCK`. Blocks that only hold tokens before `start` may belong to other lanes as well.
+    pub blocks: &'a [u32],
+    /// The lane's tokens that the cache holds already, which is the position of the first of `ids`.
+    pub start: usize,
+    /// The new tokens; at least one.
+    pub ids: &'a [u32],
+    /// The number of ids, counted from the last one, whose logits are wanted.
+    pub wanted: usize,
+    /// The vocabulary ids whose logits are wanted.
+    pub columns: Range<usize>,
+}
+
+/// A causal language model as the engine sees it: spans of ids in, logits of the wanted rows out.
 ///
-/// Logits are on the host, so the generator needs no tensor type and tests can use a scripted model.
+/// Logits are on the host, so the engine needs no tensor type and tests can use a scripted model.
 pub trait LanguageModel {
-    /// The keys and values of the ids that the model has processed.
+    /// Blocks of the keys and values of ids that the model has processed.
     type Cache;
 
     /// The number of logits per row; at least the number of ids in the vocabulary.
     fn vocab_size(&self) -> usize;
 
-    /// Maximum number of ids in a row, prompt and continuation together.
+    /// Maximum number of ids in a lane, prompt and continuation together.
     fn context(&self) -> usize;
 
-    /// An empty cache for `batch` rows and `capacity` columns, allocated at once.
-    ///
-    /// Each call of [`next_logits`](Self::next_logits) fills as many columns as its longest row
-    /// has ids. If rows differ in length, columns can outnumber [`context`](Self::context); the
-    /// positions of a row's ids never do.
-    fn new_cache(&self, batch: usize, capacity: usize) -> Self::Cache;
+    /// Bytes of one block of [`BLOCK`] tokens.
+    fn block_bytes(&self) -> usize;
 
-    /// Appends `rows[r]` to row `r` of the cache and returns the logits after its last id, one
-    /// vector of [`vocab_size`](Self::vocab_size) values per row, unmasked.
+    /// A cache of `blocks` blocks, allocated at once.
+    fn new_cache(&self, blocks: usize) -> Self::Cache;
+
+    /// Runs all spans in one pass: writes their keys and values to the cache and returns, for each span, the
+    /// unmasked logits after each of its last `wanted` ids, each over `columns`.
     ///
-    /// Rows may differ in length in every call: shorter ones are padded on the left with columns
-    /// that no id attends to, and positions count a row's own ids from 0. Nothing is appended for
-    /// an empty row, and its logits are meaningless. At least one row has ids; `rows.len()` is the
-    /// cache's batch.
+    /// An id of a span sees the lane's tokens before it, in the cache and in the span, and nothing else. A
+    /// row's logits do not depend on the other rows of the pass where the model promises so
+    /// ([`ServingModel`](super::ServingModel) does for f32 on the CPU). No two spans are of one lane.
+    ///
+    /// # Shapes
+    /// `[spans][wanted][columns]`.
     ///
     /// # Errors
-    /// If columns or positions run out, or the device fails.
-    fn next_logits(&self, rows: &[Vec<u32>], cache: &mut Self::Cache) -> Result<Vec<Vec<f32>>>;
+    /// If an id, a block or a position is out of range, or the device fails.
+    fn pass(&self, spans: &[Span<'_>], cache: &mut Self::Cache) -> Result<Vec<Vec<Vec<f32>>>>;
+
+    /// Makes every use of what the blocks hold visible, for tests of the engine: they are filled with NaN.
+    fn poison(&self, blocks: &[u32], cache: &mut Self::Cache);
 }

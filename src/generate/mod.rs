@@ -6,26 +6,47 @@
 //! several views of a row. [`generator`] joins them. The rules are those of the original release
 //! (facebookresearch/chameleon, `chameleon/inference/`).
 
+mod blocks;
 pub mod config;
+pub mod constraint;
+mod distribution;
+mod elementary;
+pub mod engine;
+mod gang;
 pub mod generator;
+pub mod grammar;
 pub mod guidance;
-mod lanes;
+mod lane;
 mod language_model;
+mod last_rows;
+mod lookup;
 pub mod modality;
+mod noise;
+mod pass;
 mod preset;
 mod request;
-mod row;
-mod rows;
 pub mod sampling;
 mod sampling_config;
 mod serving;
+mod stats;
+pub mod stop;
+mod walk;
+pub mod window;
 
 pub use config::GenerationConfig;
+pub use constraint::Constraint;
+pub use distribution::{Distribution, Logits};
+pub use engine::{Engine, EngineConfig};
 pub use generator::Generator;
-pub use guidance::{Branch, Guidance};
-pub use language_model::LanguageModel;
+pub use grammar::{Grammar, GrammarCompiler};
+pub use guidance::{Branch, Guidance, GuidanceRamp, GuidanceSchedule};
+pub use language_model::{BLOCK, LanguageModel, Span};
+pub use lookup::{PromptLookup, lookup};
 pub use modality::{GenerationMode, ModalityRules, ModalityState};
 pub use preset::Preset;
-pub use request::{EndReason, Event, Generated, Request};
+pub use request::{EndReason, Event, Generated, Request, RequestId};
 pub use sampling_config::SamplingConfig;
-pub use serving::{ServingCache, ServingModel};
+pub use serving::ServingModel;
+pub use stats::EngineStats;
+pub use stop::StopStrings;
+pub use window::{DraftKind, MAX_WINDOW, Window, WindowPolicy};

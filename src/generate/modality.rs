@@ -7,6 +7,8 @@
 //! (`chameleon/inference/chameleon.py`); it requires room for one id after the block, whereas here
 //! a row may end with the image.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -56,6 +58,7 @@ pub struct ModalityRules {
     text: Vec<bool>,
     image: Vec<bool>,
     stop: Vec<bool>,
+    image_columns: Range<usize>,
     bos: u32,
     begin_image: u32,
     end_image: u32,
@@ -95,10 +98,14 @@ impl ModalityRules {
             }
             stop[at] = true;
         }
+        let in_blocks = |id: &usize| image[*id] || Some(*id as u32) == blocks.new_line();
+        let start = (0..image.len()).find(in_blocks).unwrap_or(0);
+        let end = (start..image.len()).rfind(in_blocks).map_or(start, |last| last + 1);
         Ok(Self {
             text,
             image,
             stop,
+            image_columns: start..end,
             bos: special.bos,
             begin_image: special.begin_image,
             end_image: special.end_image,
@@ -251,10 +258,25 @@ impl ModalityRules {
 
     /// Whether `id` stays in a row without its text: begin-of-text and everything of images.
     pub fn is_image_or_bos(&self, id: u32) -> bool {
-        self.image.get(id as usize).copied().unwrap_or(false)
+        self.is_image(id)
             || [self.bos, self.begin_image, self.end_image].contains(&id)
             || Some(id) == self.blocks.new_line()
             || self.blocks.side(id).is_some()
+    }
+
+    /// Whether `id` is a code of images.
+    pub fn is_image(&self, id: u32) -> bool {
+        self.image.get(id as usize).copied().unwrap_or(false)
+    }
+
+    /// Whether `id` is text.
+    pub fn is_text(&self, id: u32) -> bool {
+        self.text.get(id as usize).copied().unwrap_or(false)
+    }
+
+    /// The smallest range with all ids that may follow in an image block after its size.
+    pub fn image_columns(&self) -> Range<usize> {
+        self.image_columns.clone()
     }
 
     /// The begin-of-text id.

@@ -45,6 +45,7 @@ impl Preset {
                     temperature: 1.0,
                     top_p: 1.0,
                     top_k: None,
+                    min_p: 0.0,
                     repetition_penalty: 1.0,
                     greedy: false,
                 };

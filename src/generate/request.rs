@@ -2,13 +2,45 @@
 
 use vq_tokenizer::Codes;
 
-/// A prompt with the seed of its random stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+use super::config::GenerationConfig;
+use super::constraint::Constraint;
+use super::stop::StopStrings;
+
+/// A prompt and how it is to be continued.
+#[derive(Clone, Debug, Default)]
 pub struct Request {
     /// Ids from begin-of-text on; may end inside an image block.
     pub prompt: Vec<u32>,
-    /// Seed of all random draws of this request.
-    pub seed: u64,
+    /// Mode, limits, sampling, guidance and seed of this request.
+    pub config: GenerationConfig,
+    /// What is known of the first image to be drawn: the id of each code in raster order, or `None` where it is
+    /// to be drawn. Empty, or as long as the image has codes.
+    pub kept: Vec<Option<u32>>,
+    /// Restricts the text ids; with one, no image is begun.
+    pub constraint: Option<Box<dyn Constraint>>,
+    /// Texts that end the request.
+    pub stop: Option<StopStrings>,
+    /// Requests with different salts share nothing of their prompts, such as those of different users: that a
+    /// beginning is known can be timed.
+    pub salt: u64,
+}
+
+impl Request {
+    /// The continuation of `prompt` with the settings `config`.
+    pub fn new(prompt: Vec<u32>, config: GenerationConfig) -> Self {
+        Self { prompt, config, ..Self::default() }
+    }
+}
+
+/// A request of one engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub(super) u64);
+
+impl RequestId {
+    /// The number of requests that the engine admitted before this one.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
 }
 
 /// A step of a request, in order.
@@ -29,6 +61,8 @@ pub enum Event {
     Image(Codes),
     /// The request ended.
     End(EndReason),
+    /// The request failed; its result is the error.
+    Failed,
 }
 
 /// Why a request ended.
@@ -36,12 +70,18 @@ pub enum Event {
 pub enum EndReason {
     /// This stop id was drawn; it is the last id of the row.
     Stop(u32),
+    /// This one of the request's stop strings was completed; the text ends before it.
+    StopString(usize),
+    /// The constraint is fulfilled and allows no further id.
+    Constraint,
     /// `max_new_tokens` ids were added.
     MaxNewTokens,
     /// The model's context is full.
     Context,
     /// The image of [`GenerationMode::ImageOnly`](super::GenerationMode::ImageOnly) is complete.
     ImageComplete,
+    /// It was cancelled.
+    Cancelled,
 }
 
 /// The continuation of a prompt.

@@ -13,6 +13,9 @@ pub struct SamplingConfig {
     pub top_p: f32,
     /// All ids but the `top_k` most likely ones are hidden; `None` hides none.
     pub top_k: Option<usize>,
+    /// Ids that are less than `min_p` times as likely as the most likely one are hidden; in [0, 1], and 0
+    /// hides none.
+    pub min_p: f32,
     /// Lowers the logits of ids that the row already has; above 0, and 1 changes nothing.
     pub repetition_penalty: f32,
     /// Chooses the most likely id instead of drawing one.
@@ -21,8 +24,14 @@ pub struct SamplingConfig {
 
 impl SamplingConfig {
     /// The original release's settings for text.
-    pub const TEXT: Self =
-        Self { temperature: 0.7, top_p: 0.9, top_k: None, repetition_penalty: 1.2, greedy: false };
+    pub const TEXT: Self = Self {
+        temperature: 0.7,
+        top_p: 0.9,
+        top_k: None,
+        min_p: 0.0,
+        repetition_penalty: 1.2,
+        greedy: false,
+    };
 
     /// The original release's settings for images: as for text, without a repetition penalty.
     pub const IMAGE: Self = Self { repetition_penalty: 1.0, ..Self::TEXT };
@@ -52,6 +61,10 @@ impl SamplingConfig {
                 self.top_p
             )));
         }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            let min_p = self.min_p;
+            return Err(Error::invalid(format!("{prefix}min_p is {min_p}; allowed: 0 to 1")));
+        }
         if self.top_k == Some(0) {
             return Err(Error::invalid(format!("{prefix}top_k is 0; allowed: 1 or more")));
         }
@@ -73,6 +86,8 @@ pub(super) struct SamplingKeys {
     #[serde(skip_serializing_if = "Option::is_none")]
     top_k: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    min_p: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     repetition_penalty: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     do_sample: Option<bool>,
@@ -86,6 +101,7 @@ impl SamplingKeys {
             top_p: self.top_p.unwrap_or(base.top_p),
             // Hugging Face writes 0 for "all".
             top_k: self.top_k.or(base.top_k).filter(|&k| k > 0),
+            min_p: self.min_p.unwrap_or(base.min_p),
             repetition_penalty: self.repetition_penalty.unwrap_or(base.repetition_penalty),
             greedy: self.do_sample.map_or(base.greedy, |sample| !sample),
         }
@@ -98,6 +114,7 @@ impl From<SamplingConfig> for SamplingKeys {
             temperature: Some(config.temperature),
             top_p: Some(config.top_p),
             top_k: config.top_k,
+            min_p: (config.min_p > 0.0).then_some(config.min_p),
             repetition_penalty: Some(config.repetition_penalty),
             do_sample: Some(!config.greedy),
         }

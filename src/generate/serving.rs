@@ -1,11 +1,14 @@
-//! [`CausalLm`] as the generator's [`LanguageModel`]: rows of ids in, logits on the host out.
+//! [`CausalLm`] as the engine's [`LanguageModel`]: spans of ids in, logits on the host out.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::LanguageModel;
 use super::sampling::log_probability;
+use super::{BLOCK, LanguageModel, Span};
 use crate::error::{Error, Result};
-use crate::model::{CausalLm, KvCache, ModelConfig, ModelInput, mask};
+use crate::model::{CausalLm, Lane, ModelConfig, ModelInput, PagedCache, mask};
 
 /// Maximum number of choices scored at once.
 const CHOICES: usize = 64;
@@ -13,43 +16,14 @@ const CHOICES: usize = 64;
 const CHOICE_BYTES: usize = 1 << 30;
 
 /// A model for decoding, with its configuration and device.
+///
+/// For f32 on the CPU the logits of a row do not depend on the other rows of a pass, bit for bit; weights may be
+/// stored in bfloat16.
 #[derive(Debug)]
 pub struct ServingModel {
     config: ModelConfig,
     model: CausalLm,
     device: Device,
-}
-
-/// The keys and values of a batch, and which of its columns are padding.
-///
-/// Rows may take different numbers of ids in a call; shorter ones are padded on the left, and columns of
-/// padding stay hidden.
-#[derive(Debug)]
-pub struct ServingCache {
-    kv: KvCache,
-    /// `[row][column]`: whether the column is padding in this row.
-    is_pad: Vec<Vec<bool>>,
-}
-
-impl ServingCache {
-    /// A copy with `rows` equal rows, from a cache of one row.
-    fn repeated(&self, rows: usize) -> Self {
-        let is_pad = vec![self.is_pad[0].clone(); rows];
-        Self { kv: self.kv.repeated(rows), is_pad }
-    }
-
-    /// Adds a call's columns; returns the positions of its ids, `[rows * seq]`, with 0 for padding.
-    fn extend(&mut self, rows: &[Vec<u32>], seq: usize) -> Vec<i32> {
-        let mut positions = Vec::with_capacity(rows.len() * seq);
-        for (row, is_pad) in rows.iter().zip(&mut self.is_pad) {
-            let seen = is_pad.iter().filter(|pad| !**pad).count();
-            let pads = seq - row.len();
-            is_pad.extend((0..seq).map(|column| column < pads));
-            positions.extend(std::iter::repeat_n(0, pads));
-            positions.extend((seen..seen + row.len()).map(|position| position as i32));
-        }
-        positions
-    }
 }
 
 impl ServingModel {
@@ -82,15 +56,17 @@ impl ServingModel {
     /// [`Error::Invalid`] if the row is empty, longer than the context or holds an id out of range.
     pub fn all_logits(&self, ids: &[u32]) -> Result<Vec<Vec<f32>>> {
         let seq = ids.len();
-        self.check_len(seq, self.context(), "context")?;
+        self.check_len(seq)?;
         self.check_ids(ids)?;
+        let tensor = |values: Vec<i32>| {
+            Tensor::<2, Int>::from_data(TensorData::new(values, [1, seq]), &self.device)
+        };
         let logits = self.model.forward(ModelInput {
-            ids: self.tensor(ids.iter().map(|&id| id as i32).collect(), 1),
-            positions: self.tensor((0..seq as i32).collect(), 1),
-            mask: Some(mask::causal(seq, &self.device)),
-            cache: None,
+            ids: tensor(ids.iter().map(|&id| id as i32).collect()),
+            positions: tensor((0..seq as i32).collect()),
+            mask: mask::causal(seq, &self.device),
         });
-        Ok(host_rows(logits.squeeze_dim(0)))
+        host_rows(logits)
     }
 
     /// The log-probability in nats of each of `choices` after `prompt`, summed over its ids. The prompt is
@@ -108,62 +84,91 @@ impl ServingModel {
         if len + longest > context {
             return Err(Error::PromptTooLong { prompt: len, needed: longest, context });
         }
-        self.check_len(len + longest, context, "context")?;
-        let mut cache = self.new_cache(1, prompt.len() + longest);
-        let first = self.next_logits(&[prompt.to_vec()], &mut cache)?.remove(0);
+        choices.iter().try_for_each(|choice| self.check_ids(choice))?;
+        let further: Vec<usize> = (0..choices.len()).filter(|&at| choices[at].len() > 1).collect();
+        // Full blocks of the prompt are shared by all choices; each continues a copy of the last, partial one.
+        let (shared, table) = (len / BLOCK, numbered(0..len.div_ceil(BLOCK)));
+        let own = (len + longest - 1).div_ceil(BLOCK) - shared;
+        let at_once = CHOICE_BYTES / (own * self.block_bytes()).max(1);
+        let at_once = at_once.clamp(1, CHOICES).min(further.len().max(1));
+        let mut cache = self.new_cache(table.len() + at_once * own);
+        let columns = 0..self.vocab_size();
+        let prompt = Span { blocks: &table, start: 0, ids: prompt, wanted: 1, columns };
+        let first = self.pass(std::slice::from_ref(&prompt), &mut cache)?.remove(0).remove(0);
         let mut found: Vec<f64> =
             choices.iter().map(|choice| log_probability(&first, choice[0])).collect();
-        let further: Vec<usize> = (0..choices.len()).filter(|&at| choices[at].len() > 1).collect();
-        let rows = CHOICE_BYTES / cache.kv.row_bytes().max(1);
-        for part in further.chunks(rows.clamp(1, CHOICES)) {
-            let rows: Vec<Vec<u32>> = part
-                .iter()
-                .map(|&at| choices[at].split_last().map_or(Vec::new(), |(_, ids)| ids.to_vec()))
+        for part in further.chunks(at_once) {
+            let tables: Vec<Vec<u32>> = (0..part.len())
+                .map(|number| {
+                    let start = table.len() + number * own;
+                    [&table[..shared], &numbered(start..start + own)].concat()
+                })
                 .collect();
-            let hidden = self.extend(&rows, &mut cache.repeated(rows.len()))?;
-            let [_, seq, _] = hidden.dims();
-            let logits = host_rows(self.model.logits(hidden).flatten(0, 1));
-            for (number, &at) in part.iter().enumerate() {
-                let ids = &choices[at][1..];
-                let of_row = &logits[number * seq..(number + 1) * seq];
-                let pairs = of_row[seq - ids.len()..].iter().zip(ids);
+            if shared < table.len() {
+                tables.iter().for_each(|to| cache.copy_block(shared, to[shared] as usize));
+            }
+            let spans: Vec<Span<'_>> = part
+                .iter()
+                .zip(&tables)
+                .map(|(&at, blocks)| {
+                    let ids = &choices[at][..choices[at].len() - 1];
+                    Span {
+                        blocks,
+                        start: len,
+                        ids,
+                        wanted: ids.len(),
+                        columns: prompt.columns.clone(),
+                    }
+                })
+                .collect();
+            for (&at, logits) in part.iter().zip(self.pass(&spans, &mut cache)?) {
+                let pairs = logits.iter().zip(&choices[at][1..]);
                 found[at] += pairs.map(|(logits, &id)| log_probability(logits, id)).sum::<f64>();
             }
         }
         Ok(found)
     }
 
-    /// Adds `rows` to `cache`; returns the last hidden states, `[rows, seq, hidden]`, those of a shorter row
-    /// at the end.
-    fn extend(&self, rows: &[Vec<u32>], cache: &mut ServingCache) -> Result<Tensor<3>> {
-        let seq = rows.iter().map(Vec::len).max().unwrap_or(0);
-        if rows.len() != cache.is_pad.len() {
-            let (given, batch) = (rows.len(), cache.is_pad.len());
-            return Err(Error::invalid(format!("{given} rows given to a cache of {batch} rows")));
+    /// Refuses what [`CausalLm::pass`] does not take.
+    fn check(&self, spans: &[Span<'_>], cache: &PagedCache) -> Result<()> {
+        let mut written = BTreeSet::new();
+        for Span { blocks, start, ids, wanted, columns } in spans {
+            let end = start + ids.len();
+            if ids.is_empty() {
+                return Err(Error::invalid("a span has no ids; allowed: one or more"));
+            }
+            self.check_len(end)?;
+            self.check_ids(ids)?;
+            let used = blocks.get(..end.div_ceil(BLOCK)).ok_or_else(|| {
+                let blocks = blocks.len();
+                Error::invalid(format!("{end} tokens do not fit {blocks} blocks of {BLOCK}"))
+            })?;
+            if let Some(block) = used.iter().find(|block| **block as usize >= cache.blocks()) {
+                let blocks = cache.blocks();
+                return Err(Error::invalid(format!("there is no block {block} among {blocks}")));
+            }
+            if let Some(block) = used[start / BLOCK..].iter().find(|block| !written.insert(**block))
+            {
+                return Err(Error::invalid(format!("two spans write to block {block}")));
+            }
+            if *wanted > ids.len() {
+                let ids = ids.len();
+                return Err(Error::invalid(format!(
+                    "{wanted} logits wanted of a span of {ids} ids"
+                )));
+            }
+            let vocab = self.vocab_size();
+            if columns.start > columns.end || columns.end > vocab {
+                return Err(Error::invalid(format!(
+                    "logits {columns:?} wanted of a vocabulary of {vocab}"
+                )));
+            }
         }
-        self.check_len(cache.kv.len() + seq, cache.kv.capacity(), "cache")?;
-        rows.iter().try_for_each(|row| self.check_ids(row))?;
-        let padded = |row: &Vec<u32>| {
-            let pads = std::iter::repeat_n(0, seq - row.len());
-            pads.chain(row.iter().map(|&id| id as i32)).collect::<Vec<_>>()
-        };
-        let ids = rows.iter().flat_map(padded).collect();
-        let positions = cache.extend(rows, seq);
-        Ok(self.model.hidden(ModelInput {
-            ids: self.tensor(ids, rows.len()),
-            positions: self.tensor(positions, rows.len()),
-            mask: mask::padded(&cache.is_pad, seq, &self.device),
-            cache: Some(&mut cache.kv),
-        }))
-    }
-
-    fn tensor(&self, values: Vec<i32>, rows: usize) -> Tensor<2, Int> {
-        let seq = values.len() / rows;
-        Tensor::from_data(TensorData::new(values, [rows, seq]), &self.device)
+        Ok(())
     }
 
     fn check_ids(&self, ids: &[u32]) -> Result<()> {
-        let vocab = self.config.vocab_size;
+        let vocab = self.vocab_size();
         match ids.iter().find(|&&id| id as usize >= vocab) {
             Some(id) => {
                 Err(Error::invalid(format!("id {id} is outside the vocabulary of {vocab}")))
@@ -172,16 +177,17 @@ impl ServingModel {
         }
     }
 
-    fn check_len(&self, len: usize, limit: usize, what: &str) -> Result<()> {
-        if (1..=limit).contains(&len) {
+    fn check_len(&self, len: usize) -> Result<()> {
+        let context = self.context();
+        if (1..=context).contains(&len) {
             return Ok(());
         }
-        Err(Error::invalid(format!("{len} tokens do not fit; the {what} takes 1 to {limit}")))
+        Err(Error::invalid(format!("{len} tokens do not fit; the context takes 1 to {context}")))
     }
 }
 
 impl LanguageModel for ServingModel {
-    type Cache = ServingCache;
+    type Cache = PagedCache;
 
     fn vocab_size(&self) -> usize {
         self.config.vocab_size
@@ -191,23 +197,83 @@ impl LanguageModel for ServingModel {
         self.config.max_position_embeddings
     }
 
-    fn new_cache(&self, batch: usize, capacity: usize) -> ServingCache {
-        let kv =
-            KvCache::new(&self.config, batch, capacity, self.model.compute_dtype(), &self.device);
-        ServingCache { kv, is_pad: vec![Vec::with_capacity(capacity); batch] }
+    fn block_bytes(&self) -> usize {
+        PagedCache::block_bytes(&self.config, self.model.compute_dtype())
     }
 
-    fn next_logits(&self, rows: &[Vec<u32>], cache: &mut ServingCache) -> Result<Vec<Vec<f32>>> {
-        let hidden = self.extend(rows, cache)?;
-        let seq = hidden.dims()[1];
-        let last = hidden.narrow(1, seq - 1, 1); // [rows, 1, hidden]
-        Ok(host_rows(self.model.logits(last).squeeze_dim(1)))
+    fn new_cache(&self, blocks: usize) -> PagedCache {
+        PagedCache::new(&self.config, blocks, self.model.compute_dtype(), &self.device)
+    }
+
+    fn pass(&self, spans: &[Span<'_>], cache: &mut PagedCache) -> Result<Vec<Vec<Vec<f32>>>> {
+        self.check(spans, cache)?;
+        if spans.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lanes: Vec<Lane<'_>> = spans
+            .iter()
+            .map(|span| Lane { blocks: span.blocks, start: span.start, rows: span.ids.len() })
+            .collect();
+        let ids: Vec<u32> = spans.iter().flat_map(|span| span.ids).copied().collect();
+        let hidden = self.model.pass(&ids, &lanes, cache); // [1, rows, hidden]
+        let mut logits: Vec<_> = spans.iter().map(|span| vec![Vec::new(); span.wanted]).collect();
+        for (columns, rows) in by_columns(spans) {
+            let wanted = rows.iter().map(|(row, ..)| *row as i32).collect::<Vec<_>>();
+            let hidden = if wanted.len() == ids.len() {
+                hidden.clone() // all, in order
+            } else {
+                let len = wanted.len();
+                let wanted = TensorData::new(wanted, [len]);
+                hidden.clone().select(1, Tensor::<1, Int>::from_data(wanted, &self.device))
+            };
+            let of_rows = host_rows(self.model.logits_of(hidden, columns))?;
+            for ((_, span, place), of_row) in rows.into_iter().zip(of_rows) {
+                logits[span][place] = of_row;
+            }
+        }
+        Ok(logits)
+    }
+
+    fn poison(&self, blocks: &[u32], cache: &mut PagedCache) {
+        cache.poison(blocks);
     }
 }
 
-/// The rows of `logits` `[rows, vocab]` on the host, in f32.
-fn host_rows(logits: Tensor<2>) -> Vec<Vec<f32>> {
-    let vocab = logits.dims()[1];
-    let values: Vec<f32> = logits.into_data().convert_dtype(DType::F32).iter::<f32>().collect();
-    values.chunks_exact(vocab).map(<[f32]>::to_vec).collect()
+/// A wanted row: its row in the pass, its span, and its place among the span's wanted rows.
+type Wanted = (usize, usize, usize);
+
+/// The wanted rows, those with equal columns together.
+fn by_columns(spans: &[Span<'_>]) -> Vec<(Range<usize>, Vec<Wanted>)> {
+    let mut groups: Vec<(Range<usize>, Vec<Wanted>)> = Vec::new();
+    let mut end = 0;
+    for (number, span) in spans.iter().enumerate() {
+        end += span.ids.len();
+        if span.wanted == 0 || span.columns.is_empty() {
+            continue;
+        }
+        let rows = (end - span.wanted..end).zip(0..).map(|(row, place)| (row, number, place));
+        match groups.iter_mut().find(|(columns, _)| *columns == span.columns) {
+            Some((_, group)) => group.extend(rows),
+            None => groups.push((span.columns.clone(), rows.collect())),
+        }
+    }
+    groups
+}
+
+/// The ids of some blocks.
+fn numbered(blocks: Range<usize>) -> Vec<u32> {
+    blocks.map(|block| block as u32).collect()
+}
+
+/// The rows of `logits` `[1, rows, columns]` on the host, in f32.
+fn host_rows(logits: Tensor<3>) -> Result<Vec<Vec<f32>>> {
+    let [_, rows, columns] = logits.dims();
+    let data = logits.try_into_data();
+    let data = data.map_err(Error::because("the logits could not be read from the device"))?;
+    let values = data.convert_dtype(DType::F32).try_into_vec::<f32>();
+    let values = values.expect("the values have been converted");
+    if rows == 1 {
+        return Ok(vec![values]);
+    }
+    Ok(values.chunks_exact(columns).map(<[f32]>::to_vec).collect())
 }

@@ -1,12 +1,12 @@
 //! Grouped-query attention with normalised queries and keys.
 //!
-//! Shapes: `batch` rows, `seq` new tokens, `keys` tokens in all, `heads` query heads, `kv_heads` key and
-//! value heads.
+//! Shapes: `batch` rows, `seq` tokens, `heads` query heads, `kv_heads` key and value heads.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use super::kv_cache::LayerCache;
+use super::ops::Lanes;
+use super::paged_cache::LayerCache;
 use super::{HeadNorm, Linear, Mask, ModelConfig, Rope, ops};
 
 /// Self-attention of one layer; the fields are named as in checkpoints.
@@ -52,27 +52,40 @@ impl Attention {
     ///
     /// # Shapes
     /// `x` `[batch, seq, hidden]`; returns the same.
-    pub(crate) fn forward(
+    pub(crate) fn forward(&self, x: Tensor<3>, rope: &Rope, mask: &Mask) -> Tensor<3> {
+        let [batch, seq, _] = x.dims();
+        let [q, k, v] = self.project(x, rope);
+        let y = ops::attention(q, k, v.swap_dims(1, 2), mask); // [batch, heads, seq, head_dim]
+        let y = y.swap_dims(1, 2).reshape([batch, seq, self.heads * self.head_dim]);
+        self.o_proj.forward(y)
+    }
+
+    /// As [`Self::forward`] for new tokens of `lanes`, whose keys and values are added to `cache`.
+    ///
+    /// # Shapes
+    /// `x` `[1, rows, hidden]`; returns the same.
+    pub(crate) fn paged(
         &self,
         x: Tensor<3>,
         rope: &Rope,
-        mask: Option<&Mask>,
-        cache: Option<(&mut LayerCache, usize)>,
+        lanes: &Lanes<'_>,
+        cache: &mut LayerCache,
     ) -> Tensor<3> {
+        let qkv = self.project(x, rope);
+        let y = cache.with(|buffers| ops::paged_attention(qkv, buffers, lanes));
+        self.o_proj.forward(y) // from [1, rows, heads * head_dim]
+    }
+
+    /// Queries `[batch, heads, seq, head_dim]`, keys `[batch, kv_heads, seq, head_dim]` and values
+    /// `[batch, seq, kv_heads, head_dim]`.
+    fn project(&self, x: Tensor<3>, rope: &Rope) -> [Tensor<4>; 3] {
         let [batch, seq, _] = x.dims();
         let split = |y: Tensor<3>, heads| y.reshape([batch, seq, heads, self.head_dim]);
-        // The scale is applied to the queries: one pass over [seq, head_dim] instead of [seq, keys].
+        // The scale is applied to the queries: one pass over [seq, head_dim] instead of [seq, seq].
         let scale = (self.head_dim as f64).powf(-0.5);
         let q = split(self.q_proj.forward(x.clone()), self.heads);
-        let q = self.q_norm.forward(q, rope, scale); // [batch, heads, seq, head_dim]
         let k = split(self.k_proj.forward(x.clone()), self.kv_heads);
-        let k = self.k_norm.forward(k, rope, 1.0); // [batch, kv_heads, seq, head_dim]
-        let v = split(self.v_proj.forward(x), self.kv_heads).swap_dims(1, 2);
-        let (k, v) = match cache {
-            Some((cache, start)) => cache.append(start, k, v), // [batch, kv_heads, keys, head_dim]
-            None => (k, v),
-        };
-        let y = ops::attention(q, k, v, mask).swap_dims(1, 2); // [batch, seq, heads, head_dim]
-        self.o_proj.forward(y.reshape([batch, seq, self.heads * self.head_dim]))
+        let v = split(self.v_proj.forward(x), self.kv_heads);
+        [self.q_norm.forward(q, rope, scale), self.k_norm.forward(k, rope, 1.0), v]
     }
 }

@@ -1,11 +1,14 @@
 //! The whole model: embedding, layers, final norm, output layer.
 
+use std::ops::Range;
+
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Int, Tensor};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use vq_tokenizer::init;
 
 use super::linear::product;
-use super::{DecoderLayer, KvCache, Linear, Mask, ModelConfig, RmsNorm, Rope, ops};
+use super::ops::Lanes;
+use super::{DecoderLayer, Lane, Linear, Mask, ModelConfig, PagedCache, RmsNorm, Rope, ops};
 use crate::error::Result;
 
 /// A decoder-only language model over text and image ids alike.
@@ -40,16 +43,13 @@ pub struct Embedding {
 
 /// The input of a forward pass.
 #[derive(Debug)]
-pub struct ModelInput<'a> {
-    /// New tokens, `[batch, seq]`.
+pub struct ModelInput {
+    /// Tokens, `[batch, seq]`.
     pub ids: Tensor<2, Int>,
     /// Their positions within their documents, `[batch, seq]`.
     pub positions: Tensor<2, Int>,
-    /// The hidden keys, those in the cache included; `None` hides nothing, which is right only for one new
-    /// token per row.
-    pub mask: Option<Mask>,
-    /// Keys and values of earlier tokens; the new ones are added.
-    pub cache: Option<&'a mut KvCache>,
+    /// The hidden keys.
+    pub mask: Mask,
 }
 
 impl ModelConfig {
@@ -97,12 +97,12 @@ impl CausalLm {
         self.model.layers.iter().any(DecoderLayer::has_dropout)
     }
 
-    /// Raw logits of every new token: unlike Hugging Face's `forward`, which masks the image ids, this
+    /// Raw logits of every token: unlike Hugging Face's `forward`, which masks the image ids, this
     /// masks no id.
     ///
     /// # Shapes
     /// Returns `[batch, seq, vocab]`.
-    pub fn forward(&self, input: ModelInput<'_>) -> Tensor<3> {
+    pub fn forward(&self, input: ModelInput) -> Tensor<3> {
         let hidden = self.hidden(input);
         self.logits(hidden)
     }
@@ -111,7 +111,7 @@ impl CausalLm {
     ///
     /// # Shapes
     /// Returns `[batch, seq, hidden]`.
-    pub fn hidden(&self, input: ModelInput<'_>) -> Tensor<3> {
+    pub fn hidden(&self, input: ModelInput) -> Tensor<3> {
         self.hidden_states(input, |_| {})
     }
 
@@ -121,20 +121,42 @@ impl CausalLm {
     /// `inspect` gets, and the result is, `[batch, seq, hidden]`.
     pub fn hidden_states(
         &self,
-        input: ModelInput<'_>,
+        input: ModelInput,
         mut inspect: impl FnMut(&Tensor<3>),
     ) -> Tensor<3> {
-        let ModelInput { ids, positions, mask, mut cache } = input;
-        let seq = ids.dims()[1];
+        let ModelInput { ids, positions, mask } = input;
         let mut x = self.embed(ids); // [batch, seq, hidden]
         let rope = self.rope(positions);
-        for (index, layer) in self.model.layers.iter().enumerate() {
+        for layer in &self.model.layers {
             inspect(&x);
-            let layer_cache = cache.as_deref_mut().map(|cache| cache.layer(index));
-            x = layer.forward(x, &rope, mask.as_ref(), layer_cache);
+            x = layer.forward(x, &rope, &mask);
         }
-        if let Some(cache) = cache {
-            cache.advance(seq);
+        self.model.norm.forward(x)
+    }
+
+    /// The last hidden states, after the final norm, of new tokens of many sequences in one pass. Their keys and
+    /// values are written to `cache`; a token sees its lane's tokens up to itself. On the CPU in f32 a row's
+    /// result does not depend on the other rows.
+    ///
+    /// # Shapes
+    /// `ids` `[rows]`, lane after lane; returns `[1, rows, hidden]`.
+    ///
+    /// # Panics
+    /// If the lanes do not add up to `rows`, or the cache lacks one of their blocks.
+    pub fn pass(&self, ids: &[u32], lanes: &[Lane<'_>], cache: &mut PagedCache) -> Tensor<3> {
+        let device = self.device();
+        let tensor = |values: Vec<i32>| {
+            let shape = [1, values.len()];
+            Tensor::<2, Int>::from_data(TensorData::new(values, shape), &device)
+        };
+        let positions = lanes.iter().flat_map(|lane| lane.start..lane.start + lane.rows);
+        let positions: Vec<i32> = positions.map(|position| position as i32).collect();
+        assert_eq!(positions.len(), ids.len(), "a row for every id");
+        let mut x = self.embed(tensor(ids.iter().map(|&id| id as i32).collect())); // [1, rows, hidden]
+        let rope = self.rope(tensor(positions));
+        let lanes = Lanes::new(lanes);
+        for (index, layer) in self.model.layers.iter().enumerate() {
+            x = layer.paged(x, &rope, &lanes, cache.layer(index));
         }
         self.model.norm.forward(x)
     }
@@ -162,6 +184,21 @@ impl CausalLm {
     /// `hidden` `[batch, seq, hidden]`; returns `[batch, seq, vocab]`.
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         product(hidden, self.output_weight())
+    }
+
+    /// The output layer's logits of some ids.
+    ///
+    /// # Shapes
+    /// `hidden` `[batch, seq, hidden]`; returns `[batch, seq, columns]`.
+    ///
+    /// # Panics
+    /// If a column is outside the vocabulary.
+    pub fn logits_of(&self, hidden: Tensor<3>, columns: Range<usize>) -> Tensor<3> {
+        let weight = self.output_weight();
+        if columns == (0..weight.dims()[0]) {
+            return product(hidden, weight);
+        }
+        product(hidden, weight.narrow(0, columns.start, columns.len()))
     }
 
     /// The weight of the output layer.

@@ -4,7 +4,8 @@ use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::{Device, Tensor};
 
-use super::kv_cache::LayerCache;
+use super::ops::Lanes;
+use super::paged_cache::LayerCache;
 use super::{Attention, FeedForward, Mask, ModelConfig, RmsNorm, Rope};
 
 /// Attention and feed-forward with their residual connections.
@@ -42,14 +43,25 @@ impl DecoderLayer {
     ///
     /// # Shapes
     /// `x` `[batch, seq, hidden]`; returns the same.
-    pub(crate) fn forward(
+    pub(crate) fn forward(&self, x: Tensor<3>, rope: &Rope, mask: &Mask) -> Tensor<3> {
+        self.with(x, |y| self.self_attn.forward(y, rope, mask))
+    }
+
+    /// As [`Self::forward`] for new tokens of `lanes`, whose keys and values are added to `cache`.
+    ///
+    /// # Shapes
+    /// `x` `[1, rows, hidden]`; returns the same.
+    pub(crate) fn paged(
         &self,
         x: Tensor<3>,
         rope: &Rope,
-        mask: Option<&Mask>,
-        cache: Option<(&mut LayerCache, usize)>,
+        lanes: &Lanes<'_>,
+        cache: &mut LayerCache,
     ) -> Tensor<3> {
-        let attention = |y| self.self_attn.forward(y, rope, mask, cache);
+        self.with(x, |y| self.self_attn.paged(y, rope, lanes, cache))
+    }
+
+    fn with(&self, x: Tensor<3>, attention: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
         let h = self.residual(x, &self.input_layernorm, attention);
         self.residual(h, &self.post_attention_layernorm, |y| self.mlp.forward(y))
     }

@@ -3,13 +3,11 @@
 use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
-
-use super::spans::Spans;
+use kernels::Spans;
 
 /// The visible keys of every query of a batch.
 ///
-/// In every mask, a query sees an interval of keys that ends with its own, minus padding. Masks are
-/// stored as such intervals; the matrix of booleans is only computed for kernels that need it.
+/// In every mask, a query sees an interval of keys that ends with its own. Masks are stored as such intervals; the matrix of booleans is only computed for kernels that need it.
 #[derive(Clone, Debug)]
 pub struct Mask {
     /// The same as intervals.
@@ -20,7 +18,7 @@ pub struct Mask {
 
 /// A mask that hides the future, for any number of rows of `seq` tokens.
 pub fn causal(seq: usize, device: &Device) -> Mask {
-    let spans = Spans { rows: 1, seq, keys: seq, first: vec![0; seq], padding: Vec::new() };
+    let spans = Spans { rows: 1, seq, first: vec![0; seq] };
     Mask::new(spans, device)
 }
 
@@ -42,21 +40,7 @@ pub fn packed(document_ids: &[u32], rows: usize, device: &Device) -> Mask {
             first.push(start);
         }
     }
-    Mask::new(Spans { rows, seq, keys: seq, first, padding: Vec::new() }, device)
-}
-
-/// A mask that hides padding, and the future among the newest `seq` columns; `None` when nothing is hidden.
-///
-/// `is_pad[row][column]` covers every column of a cache, the newest ones included.
-pub fn padded(is_pad: &[Vec<bool>], seq: usize, device: &Device) -> Option<Mask> {
-    let keys = is_pad.first().map_or(0, Vec::len);
-    let any = is_pad.iter().flatten().any(|pad| *pad);
-    if seq == 1 && !any {
-        return None;
-    }
-    let padding = if any { is_pad.concat() } else { Vec::new() };
-    let rows = is_pad.len();
-    Some(Mask::new(Spans { rows, seq, keys, first: vec![0; rows * seq], padding }, device))
+    Mask::new(Spans { rows, seq, first }, device)
 }
 
 impl Mask {
@@ -67,17 +51,17 @@ impl Mask {
     /// The mask as booleans, `true` = hidden (Burn's convention); computed once.
     ///
     /// # Shapes
-    /// Returns `[rows, 1, seq, keys]`, with `rows` = 1 where all rows are equal.
+    /// Returns `[rows, 1, seq, seq]`, with `rows` = 1 where all rows are equal.
     pub fn tensor(&self) -> Tensor<4, Bool> {
         let compute = || {
             let spans = &self.spans;
-            let mut hidden = Vec::with_capacity(spans.rows * spans.seq * spans.keys);
+            let mut hidden = Vec::with_capacity(spans.rows * spans.seq * spans.seq);
             for row in 0..spans.rows {
                 for query in 0..spans.seq {
-                    hidden.extend((0..spans.keys).map(|key| spans.hides(row, query, key)));
+                    hidden.extend((0..spans.seq).map(|key| spans.hides(row, query, key)));
                 }
             }
-            let shape = [spans.rows, 1, spans.seq, spans.keys];
+            let shape = [spans.rows, 1, spans.seq, spans.seq];
             Tensor::from_data(TensorData::new(hidden, shape), &self.device)
         };
         self.hidden.get_or_init(compute).clone()

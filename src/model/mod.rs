@@ -1,7 +1,8 @@
 //! The decoder-only transformer of Chameleon: token ids in, logits out; it knows no modalities.
 //!
-//! One file per part, and one [`CausalLm::forward`] for training, prefill and decoding. Fields are named
-//! as the published tensors, so weights load by path.
+//! One file per part. [`CausalLm::forward`] is for training, on rows of equal length; [`CausalLm::pass`] is for
+//! generation, on new tokens of many sequences with their keys and values in a [`PagedCache`]. Fields are named as
+//! the published tensors, so weights load by path.
 //! Source: arXiv 2405.09818 section 2.2; Hugging Face `modeling_chameleon.py`.
 
 mod attention;
@@ -9,23 +10,22 @@ mod causal_lm;
 mod config;
 mod decoder_layer;
 mod feed_forward;
-mod kv_cache;
 mod linear;
 pub mod mask;
 mod norm;
 pub(crate) mod ops;
+mod paged_cache;
 mod rope;
-mod spans;
-mod token_stats;
 
 pub use attention::Attention;
 pub use causal_lm::{CausalLm, Decoder, Embedding, ModelInput};
 pub use config::ModelConfig;
 pub use decoder_layer::DecoderLayer;
 pub use feed_forward::FeedForward;
-pub use kv_cache::KvCache;
+pub use kernels::TokenStats;
+pub use kernels::paged::{BLOCK, Lane};
 pub use linear::Linear;
 pub use mask::Mask;
 pub use norm::{HeadNorm, RmsNorm};
+pub use paged_cache::PagedCache;
 pub use rope::Rope;
-pub use token_stats::TokenStats;

@@ -5,7 +5,7 @@ use vq_tokenizer::Codes;
 
 use super::Pipeline;
 use crate::error::{Error, Result};
-use crate::generate::GenerationConfig;
+use crate::generate::{EndReason, Generated, GenerationConfig, GenerationMode, Grammar, Request};
 use crate::tokenize::{CodedSegment, Template};
 
 /// An example that a prompt shows before its own question (few-shot prompting).
@@ -17,6 +17,15 @@ pub struct Shot {
     pub question: String,
     /// The right answer.
     pub answer: String,
+}
+
+/// An answer, and why it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The text, without white space at its ends.
+    pub text: String,
+    /// Why it ended.
+    pub end: EndReason,
 }
 
 /// A prompt template about one image, preceded by examples that are encoded once.
@@ -128,11 +137,37 @@ impl Asking<'_> {
         questions: &[impl AsRef<str>],
         config: &GenerationConfig,
     ) -> Result<Vec<String>> {
-        let prompts = self.prompts(images, questions)?;
-        let rows = self.pipeline.generator()?.answer_batch(&prompts, config)?;
+        let answers = self.answers(images, questions, config, None)?;
+        Ok(answers.into_iter().map(|answer| answer.text).collect())
+    }
+
+    /// As [`answer`](Self::answer), with the reason of each end; all answers follow `grammar` if there is one.
+    /// Answer `i` has the seed `config.seed + i`.
+    ///
+    /// # Errors
+    /// As [`answer`](Self::answer) and [`Pipeline::constraint`].
+    pub fn answers(
+        &self,
+        images: &[RgbImage],
+        questions: &[impl AsRef<str>],
+        config: &GenerationConfig,
+        grammar: Option<&Grammar>,
+    ) -> Result<Vec<Answer>> {
+        let constraint = grammar.map(|grammar| self.pipeline.constraint(grammar)).transpose()?;
+        let stop = self.pipeline.stop_strings(config)?;
+        let request = |(number, prompt): (u64, Vec<u32>)| {
+            let (mode, seed) = (GenerationMode::TextOnly, config.seed.wrapping_add(number));
+            let config = GenerationConfig { mode, seed, ..config.clone() };
+            let (constraint, stop) = (constraint.clone(), stop.clone());
+            Request { constraint, stop, ..Request::new(prompt, config) }
+        };
+        let requests = (0..).zip(self.prompts(images, questions)?).map(request).collect();
+        let rows = self.pipeline.generator()?.run(requests, &mut |_, _| Ok(()))?;
         // Stop ids decode to nothing.
-        let tokenizer = self.pipeline.processor.text();
-        let text = |ids: &[u32]| Ok(tokenizer.decode(ids)?.trim().to_owned());
-        rows.iter().map(|row| text(&row.ids)).collect()
+        let answer = |row: &Generated| {
+            let text = self.pipeline.text_of(&row.ids, stop.clone())?;
+            Ok(Answer { text: text.trim().to_owned(), end: row.end })
+        };
+        rows.iter().map(answer).collect()
     }
 }

@@ -5,8 +5,7 @@ use vq_tokenizer::Codes;
 
 use super::Pipeline;
 use crate::error::Result;
-use crate::generate::GenerationConfig;
-use crate::generate::sampling::log_probability;
+use crate::generate::{GenerationConfig, GenerationMode, Request};
 
 impl Pipeline {
     /// An image of `text`, with the checkpoint's settings.
@@ -29,54 +28,65 @@ impl Pipeline {
         texts: &[impl AsRef<str>],
         config: &GenerationConfig,
     ) -> Result<Vec<RgbImage>> {
-        let prompt = |text: &_| {
-            let text = AsRef::<str>::as_ref(text);
-            self.prompt_ids(&self.prompts.draw, &[("text", text)], vec![])
-        };
-        let prompts = texts.iter().map(prompt).collect::<Result<Vec<_>>>()?;
         let vq = self.drawing_vq()?;
-        let rounds = config.candidates.max(1);
-        let mut codes = Vec::with_capacity(rounds * texts.len());
-        for round in 0..rounds as u64 {
-            // Far from the seeds of other texts, so that an image depends on its own seed only.
-            let seed = config.seed.wrapping_add(round << 32);
-            let config = GenerationConfig { seed, ..config.clone() };
-            codes.extend(self.generator()?.draw_batch(&prompts, &config)?);
-        }
-        if rounds == 1 {
-            return Ok(vq.decode(&codes)?);
-        }
+        let request = |(index, text): (u64, &_)| {
+            let prompt = self.draw_prompt(AsRef::<str>::as_ref(text))?;
+            let seed = config.seed.wrapping_add(index);
+            Ok(Request::new(prompt, GenerationConfig { seed, ..config.clone() }))
+        };
+        let requests = (0..).zip(texts).map(request).collect::<Result<Vec<_>>>()?;
         let mut best = Vec::with_capacity(texts.len());
-        for (index, text) in texts.iter().enumerate() {
-            let candidates = codes.iter().skip(index).step_by(texts.len());
-            best.extend(self.best_candidate(candidates, text.as_ref())?);
+        for (text, mut candidates) in texts.iter().zip(self.draw_candidates(&requests)?) {
+            let kept = match candidates.len() {
+                1 => 0,
+                _ => highest(&self.caption_log_probabilities(&candidates, text.as_ref())?),
+            };
+            best.push(candidates.swap_remove(kept));
         }
         Ok(vq.decode(&best)?)
     }
 
-    /// The image for which `text` is the most likely caption; the first one of ties.
-    fn best_candidate<'c>(
-        &self,
-        candidates: impl Iterator<Item = &'c Codes>,
-        text: &str,
-    ) -> Result<Option<Codes>> {
-        let mut best: Option<(f64, &Codes)> = None;
-        for codes in candidates {
-            let fit = self.caption_log_probability(codes, text)?;
-            if best.is_none_or(|(highest, _)| fit > highest) {
-                best = Some((fit, codes));
-            }
-        }
-        Ok(best.map(|(_, codes)| codes.clone()))
+    /// The ids of the prompt that asks for an image of `text`.
+    pub(super) fn draw_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        self.prompt_ids(&self.prompts.draw, &[("text", text)], vec![])
     }
 
-    /// The log-probability, in nats, of `text` as a caption of the image in `codes`.
-    fn caption_log_probability(&self, codes: &Codes, text: &str) -> Result<f64> {
-        let mut row = self.prompt_ids(&self.prompts.caption, &[], vec![codes.clone()])?;
-        let start = row.len();
-        row.extend(self.processor.text().encode_plain(text)?);
-        let logits = self.model.all_logits(&row)?;
-        let of_text = logits[start - 1..].iter().zip(&row[start..]);
-        Ok(of_text.map(|(logits, &id)| log_probability(logits, id)).sum())
+    /// The images of each request, as many as its settings have candidates, all in one batch;
+    /// candidate `k` has the seed [`candidate_seed`].
+    ///
+    /// # Errors
+    /// If a request does not fit the context or its settings are out of range.
+    pub(super) fn draw_candidates(&self, requests: &[Request]) -> Result<Vec<Vec<Codes>>> {
+        let mut all = Vec::new();
+        for request in requests {
+            request.config.validate()?;
+            all.extend((0..request.config.candidates).map(|index| {
+                let mut request = request.clone();
+                request.config.mode = GenerationMode::ImageOnly;
+                request.config.seed = candidate_seed(request.config.seed, index);
+                request
+            }));
+        }
+        let drawn = self.generator()?.run(all, &mut |_, _| Ok(()))?;
+        let mut images = drawn.into_iter().flat_map(|generated| generated.images);
+        let of_one = |request: &Request| images.by_ref().take(request.config.candidates).collect();
+        Ok(requests.iter().map(of_one).collect())
     }
+}
+
+/// The seed of candidate `index` of a request with `seed`: far from the seeds of other texts, so that an
+/// image depends on its own seed only.
+pub(super) fn candidate_seed(seed: u64, index: usize) -> u64 {
+    seed.wrapping_add((index as u64) << 32)
+}
+
+/// The position of the highest of `scores`, the first one of ties; 0 without scores.
+pub(super) fn highest(scores: &[f64]) -> usize {
+    let mut best = 0;
+    for (at, score) in scores.iter().enumerate() {
+        if *score > scores[best] {
+            best = at;
+        }
+    }
+    best
 }

@@ -3,9 +3,10 @@
 use image::RgbImage;
 
 use super::Pipeline;
-use crate::error::Result;
-use crate::generate::{EndReason, Event, GenerationConfig, GenerationMode};
-use crate::tokenize::{CodedSegment, Segment, StreamDecoder};
+use super::text::TextStream;
+use crate::error::{Error, Result};
+use crate::generate::{EndReason, Event, GenerationConfig, GenerationMode, Request};
+use crate::tokenize::{CodedSegment, Segment};
 
 /// A step of a continuation, in order.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +41,27 @@ impl Pipeline {
         config: &GenerationConfig,
         on_event: impl FnMut(PipelineEvent) -> Result<()>,
     ) -> Result<Vec<Segment>> {
+        self.run(self.request(&self.encode_segments(prompt)?, config)?, on_event)
+    }
+
+    /// As [`generate`](Self::generate), for a prompt in ids, such as a chat's.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn generate_from_ids(
+        &self,
+        prompt: &[u32],
+        config: &GenerationConfig,
+        on_event: impl FnMut(PipelineEvent) -> Result<()>,
+    ) -> Result<Vec<Segment>> {
+        self.run(self.request(prompt, config)?, on_event)
+    }
+
+    /// The ids of a prompt.
+    ///
+    /// # Errors
+    /// If an image cannot be encoded.
+    pub fn encode_segments(&self, prompt: &[Segment]) -> Result<Vec<u32>> {
         let images: Vec<RgbImage> = prompt
             .iter()
             .filter_map(|segment| match segment {
@@ -55,35 +77,62 @@ impl Pipeline {
             }
         };
         let segments: Vec<CodedSegment> = prompt.iter().map(coded).collect();
-        self.generate_from_ids(&self.processor.encode(&segments)?, config, on_event)
+        self.processor.encode(&segments)
     }
 
-    /// As [`generate`](Self::generate), for a prompt in ids, such as a chat's.
+    /// The request to continue `prompt`: with the stop strings of `config`, without a constraint.
     ///
     /// # Errors
-    /// As [`generate`](Self::generate).
-    pub fn generate_from_ids(
+    /// If there are too many stop strings, or one is empty or too long.
+    pub fn request(&self, prompt: &[u32], config: &GenerationConfig) -> Result<Request> {
+        let stop = self.stop_strings(config)?;
+        Ok(Request { stop, ..Request::new(prompt.to_vec(), config.clone()) })
+    }
+
+    /// Continues the prompt of `request` as [`generate`](Self::generate) does; with a constraint no image
+    /// is begun. Text that may be the beginning of a stop string is held back until that is known.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate); if an image and a constraint are asked for, or the constraint
+    /// cannot be followed.
+    pub fn run(
         &self,
-        prompt: &[u32],
-        config: &GenerationConfig,
+        request: Request,
         on_event: impl FnMut(PipelineEvent) -> Result<()>,
     ) -> Result<Vec<Segment>> {
-        let mut config = config.clone();
-        match (config.mode, self.drawing_vq()) {
+        self.run_noting(request, |_| Ok(()), on_event)
+    }
+
+    /// As [`run`](Self::run); `note` receives each step in ids first.
+    pub(super) fn run_noting(
+        &self,
+        mut request: Request,
+        mut note: impl FnMut(&Event) -> Result<()>,
+        on_event: impl FnMut(PipelineEvent) -> Result<()>,
+    ) -> Result<Vec<Segment>> {
+        match (request.config.mode, self.drawing_vq()) {
+            (GenerationMode::ImageOnly, _) if request.constraint.is_some() => {
+                return Err(Error::invalid("an image cannot follow a grammar; ask for text"));
+            }
             (GenerationMode::ImageOnly, vq) => {
                 vq?;
             }
-            (GenerationMode::Auto, Err(_)) => config.mode = GenerationMode::TextOnly,
+            (GenerationMode::Auto, vq) if vq.is_err() || request.constraint.is_some() => {
+                request.config.mode = GenerationMode::TextOnly;
+            }
             _ => {}
         }
         let mut assembler = SegmentAssembler {
             pipeline: self,
-            stream: self.processor.text().stream(),
+            stream: TextStream::new(self.processor.text(), request.stop.clone()),
             text: String::new(),
             segments: Vec::new(),
             on_event,
         };
-        self.generator()?.generate(prompt, &config, |event| assembler.push(event))?;
+        self.generator()?.run(vec![request], &mut |_, event| {
+            note(&event)?;
+            assembler.push(event)
+        })?;
         Ok(assembler.segments)
     }
 }
@@ -91,7 +140,7 @@ impl Pipeline {
 /// Turns events over ids into events over text and images, and assembles their segments.
 struct SegmentAssembler<'a, F> {
     pipeline: &'a Pipeline,
-    stream: StreamDecoder<'a>,
+    stream: TextStream<'a>,
     /// Text since the last image.
     text: String,
     segments: Vec<Segment>,
@@ -123,6 +172,8 @@ impl<F: FnMut(PipelineEvent) -> Result<()>> SegmentAssembler<'_, F> {
                 self.end_text()?;
                 (self.on_event)(PipelineEvent::End(reason))
             }
+            // The generator returns the error.
+            Event::Failed => Ok(()),
         }
     }
 

@@ -15,24 +15,37 @@
 //! ```
 
 mod ask;
+mod chat;
 mod choices;
 mod draw;
+mod edit;
+mod edit_mask;
+mod edit_paste;
 mod generate;
+mod likelihood;
+mod text;
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::Device;
 use image::RgbImage;
 use vq_tokenizer::{Codes, VqTokenizer};
 
-pub use ask::{Asking, Shot};
+pub use ask::{Answer, Asking, Shot};
+pub use chat::{Chat, ChatEvent, Exchange, Question, Reply};
 pub use choices::Choices;
+pub use edit::{Candidate, EditPlan, EditRequest, EditScore, Edited, Region};
+pub use edit_mask::{CellMask, PixelMask};
 pub use generate::PipelineEvent;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::generate::{GenerationConfig, Generator, ServingModel};
-use crate::tokenize::{Processor, PromptTemplates, Template};
+use crate::generate::{
+    Constraint, GenerationConfig, Generator, Grammar, GrammarCompiler, ServingModel, Window,
+};
+use crate::tokenize::{Processor, PromptTemplates, Template, TokenBytes};
 
 /// A checkpoint ready for use on one device.
 #[derive(Debug)]
@@ -43,6 +56,11 @@ pub struct Pipeline {
     generation: GenerationConfig,
     prompts: PromptTemplates,
     digest: Option<String>,
+    window: Window,
+    /// Made for the first stop string.
+    token_bytes: OnceLock<Arc<TokenBytes>>,
+    /// Made for the first grammar.
+    grammars: OnceLock<GrammarCompiler>,
 }
 
 impl Pipeline {
@@ -63,7 +81,25 @@ impl Pipeline {
         prompts.validate()?;
         generation.validate()?;
         let model = ServingModel::new(config, model, device.clone());
-        Ok(Self { model, processor, vq, generation, prompts, digest })
+        let window = Window::Auto;
+        let (token_bytes, grammars) = (OnceLock::new(), OnceLock::new());
+        Ok(Self {
+            model,
+            processor,
+            vq,
+            generation,
+            prompts,
+            digest,
+            window,
+            token_bytes,
+            grammars,
+        })
+    }
+
+    /// The same with as many ids guessed ahead as `window` says; what is generated does not depend on it.
+    #[must_use]
+    pub fn with_window(self, window: Window) -> Self {
+        Self { window, ..self }
     }
 
     /// The language model.
@@ -113,13 +149,54 @@ impl Pipeline {
     /// If model and vocabulary do not fit each other.
     pub fn generator(&self) -> Result<Generator<'_, ServingModel>> {
         let blocks = self.processor.blocks().clone();
-        Generator::new(&self.model, self.processor.vocabulary(), blocks)
+        let generator = Generator::new(&self.model, self.processor.vocabulary(), blocks)?;
+        Ok(generator.with_window(self.window))
     }
 
-    /// The codes of `images`.
+    /// The bytes of the ids.
+    ///
+    /// # Errors
+    /// If the text tokenizer's decoder refuses an id.
+    pub fn token_bytes(&self) -> Result<Arc<TokenBytes>> {
+        if let Some(known) = self.token_bytes.get() {
+            return Ok(known.clone());
+        }
+        let bytes = Arc::new(TokenBytes::new(self.processor.text())?);
+        Ok(self.token_bytes.get_or_init(|| bytes).clone())
+    }
+
+    /// The constraint of a [`Request`](crate::generate::Request) to the texts of `grammar`.
+    ///
+    /// # Errors
+    /// If the grammar is malformed or too large, the vocabulary cannot write its texts, or the build lacks
+    /// the feature `grammar`.
+    pub fn constraint(&self, grammar: &Grammar) -> Result<Box<dyn Constraint>> {
+        let compiler = match self.grammars.get() {
+            Some(compiler) => compiler,
+            None => {
+                let compiler = GrammarCompiler::new(&self.processor)?;
+                self.grammars.get_or_init(|| compiler)
+            }
+        };
+        compiler.constraint(grammar)
+    }
+
+    /// The codes of `images`; equal images are encoded once.
     fn encode(&self, images: &[RgbImage]) -> Result<Vec<Codes>> {
         // The image tokenizer refuses an empty batch.
-        if images.is_empty() { Ok(Vec::new()) } else { Ok(self.vq()?.encode(images)?) }
+        if images.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (mut distinct, mut known) = (Vec::new(), HashMap::new());
+        let place = |image| {
+            *known.entry(image).or_insert_with(|| {
+                distinct.push(RgbImage::clone(image));
+                distinct.len() - 1
+            })
+        };
+        let places: Vec<usize> = images.iter().map(place).collect();
+        let codes = self.vq()?.encode(&distinct)?;
+        Ok(places.into_iter().map(|place| codes[place].clone()).collect())
     }
 
     /// The ids of a prompt template with `values` and `images`.

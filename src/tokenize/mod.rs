@@ -7,6 +7,7 @@
 
 mod byte_level;
 mod chat;
+mod chat_template;
 mod image_block;
 mod processor;
 mod segment;
@@ -14,19 +15,22 @@ mod stream;
 pub mod template;
 mod text;
 mod token;
+mod token_bytes;
 mod train_bpe;
 mod vocabulary;
 
 pub use chat::{Role, Turn};
+pub use chat_template::{Answers, ChatTemplate, Encoded, GUARD};
 pub use image_block::{CODES_PER_UNIT, ImageBlocks};
 pub use processor::{EncodeOptions, Processor};
 pub use segment::{CodedSegment, Segment, TokenSequence};
-pub use stream::StreamDecoder;
+pub use stream::{StreamDecoder, Utf8Stream};
 pub use template::{PromptTemplates, Template};
 pub use text::TextTokenizer;
 pub use token::{
     BEGIN_IMAGE_TOKEN, BOS_TOKEN, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN, SEP_TOKEN,
     TokenClass, UNK_TOKEN, code_token,
 };
+pub use token_bytes::TokenBytes;
 pub use train_bpe::{BpeConfig, train_bpe};
 pub use vocabulary::{SpecialIds, Vocabulary};

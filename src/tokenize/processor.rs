@@ -5,6 +5,7 @@
 
 use vq_tokenizer::Codes;
 
+use super::chat_template::ChatTemplate;
 use super::image_block::ImageBlocks;
 use super::segment::{CodedSegment, TokenSequence};
 use super::text::TextTokenizer;
@@ -36,6 +37,7 @@ pub struct Processor {
     text: TextTokenizer,
     vocabulary: Vocabulary,
     blocks: ImageBlocks,
+    chat_template: Option<ChatTemplate>,
 }
 
 impl Processor {
@@ -50,7 +52,7 @@ impl Processor {
             let message = format!("grid of {}x{} codes is empty", grid.0, grid.1);
             return Err(Error::invalid(message));
         }
-        Ok(Self { text, vocabulary, blocks: grid.into() })
+        Ok(Self { text, vocabulary, blocks: grid.into(), chat_template: None })
     }
 
     /// This processor for images of any size, in Lumina-mGPT's layout.
@@ -60,6 +62,17 @@ impl Processor {
     pub fn sized(self) -> Result<Self> {
         let blocks = ImageBlocks::sized(&self.vocabulary, self.grid())?;
         Ok(Self { blocks, ..self })
+    }
+
+    /// This processor with the layout of conversations `template`.
+    #[must_use]
+    pub fn with_chat_template(self, template: Option<ChatTemplate>) -> Self {
+        Self { chat_template: template, ..self }
+    }
+
+    /// The layout of conversations, if the checkpoint has a template of its own.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_ref()
     }
 
     /// The text tokenizer.

@@ -8,8 +8,7 @@ use crate::error::Result;
 #[derive(Clone, Debug)]
 pub struct StreamDecoder<'a> {
     tokenizer: &'a TextTokenizer,
-    /// Bytes of an incomplete character.
-    pending: Vec<u8>,
+    bytes: Utf8Stream,
     /// For decoders that are not byte-level: all ids so far.
     ids: Vec<u32>,
     /// Bytes of the text of `ids` that were returned.
@@ -19,7 +18,7 @@ pub struct StreamDecoder<'a> {
 impl TextTokenizer {
     /// A decoder for ids that arrive one by one.
     pub fn stream(&self) -> StreamDecoder<'_> {
-        StreamDecoder { tokenizer: self, pending: Vec::new(), ids: Vec::new(), written: 0 }
+        StreamDecoder { tokenizer: self, bytes: Utf8Stream::default(), ids: Vec::new(), written: 0 }
     }
 }
 
@@ -34,10 +33,7 @@ impl StreamDecoder<'_> {
             return Ok(String::new());
         }
         match self.tokenizer.token_bytes(id) {
-            Some(bytes) => {
-                self.pending.extend(bytes);
-                Ok(self.complete())
-            }
+            Some(bytes) => Ok(self.bytes.push(&bytes)),
             None => {
                 self.ids.push(id);
                 self.new_text(false)
@@ -53,12 +49,30 @@ impl StreamDecoder<'_> {
         let rest = self.new_text(true)?;
         self.ids.clear();
         self.written = 0;
-        let pending = std::mem::take(&mut self.pending);
-        Ok(rest + &String::from_utf8_lossy(&pending))
+        Ok(rest + &self.bytes.finish())
     }
 
-    /// Removes all complete characters from `pending`.
-    fn complete(&mut self) -> String {
+    /// The new part of the text of all ids so far, without a trailing U+FFFD unless `all`.
+    fn new_text(&mut self, all: bool) -> Result<String> {
+        let text = self.tokenizer.decode(&self.ids)?;
+        let open = if all { text.as_str() } else { text.trim_end_matches('\u{FFFD}') };
+        let new = open.get(self.written..).unwrap_or_default().to_owned();
+        self.written += new.len();
+        Ok(new)
+    }
+}
+
+/// Text from bytes that arrive piece by piece, in whole characters; invalid UTF-8 becomes U+FFFD.
+#[derive(Clone, Debug, Default)]
+pub struct Utf8Stream {
+    /// Bytes of an incomplete character.
+    pending: Vec<u8>,
+}
+
+impl Utf8Stream {
+    /// The characters that `bytes` complete.
+    pub fn push(&mut self, bytes: &[u8]) -> String {
+        self.pending.extend_from_slice(bytes);
         let mut text = String::new();
         let mut used = 0;
         for chunk in self.pending.utf8_chunks() {
@@ -78,13 +92,9 @@ impl StreamDecoder<'_> {
         text
     }
 
-    /// The new part of the text of all ids so far, without a trailing U+FFFD unless `all`.
-    fn new_text(&mut self, all: bool) -> Result<String> {
-        let text = self.tokenizer.decode(&self.ids)?;
-        let open = if all { text.as_str() } else { text.trim_end_matches('\u{FFFD}') };
-        let new = open.get(self.written..).unwrap_or_default().to_owned();
-        self.written += new.len();
-        Ok(new)
+    /// U+FFFD if a character is incomplete; starts anew.
+    pub fn finish(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
     }
 }
 

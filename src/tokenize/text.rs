@@ -177,6 +177,30 @@ impl TextTokenizer {
         Ok(ids)
     }
 
+    /// As [`encode`](Self::encode), without `guard`, which breaks the names that are to stay text.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub(super) fn encode_guarded(&self, text: &str, guard: char) -> Result<Vec<u32>> {
+        if !text.contains(guard) {
+            return self.encode(text);
+        }
+        let encoding = self.inner.encode(text, false).map_err(Error::because("text"))?;
+        let plain = |from: usize, to: usize| {
+            self.encode_plain(&text.get(from..to).unwrap_or_default().replace(guard, ""))
+        };
+        let (mut ids, mut end) = (Vec::new(), 0);
+        for (&id, &(from, to)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
+            if self.is_hidden(id) {
+                ids.extend(plain(end, from)?);
+                ids.push(id);
+                end = to;
+            }
+        }
+        ids.extend(plain(end, text.len())?);
+        Ok(ids)
+    }
+
     /// Ids by the file's rules, without looking for control tokens.
     fn plain_ids(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
         let mut pieces = self.plain.extract_and_normalize(self.inner.get_normalizer(), text);

@@ -101,7 +101,7 @@ fn tensors(model: &CausalLm, gradients: Option<&GradientsParams>) -> BTreeMap<St
     tensors.found
 }
 
-fn input(packed: &PackedBatch, device: &Device) -> ModelInput<'static> {
+fn input(packed: &PackedBatch, device: &Device) -> ModelInput {
     let tensor = |values: &[u32]| {
         let values: Vec<i32> = values.iter().map(|&value| value as i32).collect();
         Tensor::<2, Int>::from_data(TensorData::new(values, [ROWS, SEQ]), device)
@@ -109,8 +109,7 @@ fn input(packed: &PackedBatch, device: &Device) -> ModelInput<'static> {
     ModelInput {
         ids: tensor(&packed.ids),
         positions: tensor(&packed.positions),
-        mask: Some(mask::packed(&packed.document_ids, ROWS, device)),
-        cache: None,
+        mask: mask::packed(&packed.document_ids, ROWS, device),
     }
 }
 

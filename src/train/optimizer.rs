@@ -16,7 +16,8 @@ use tensor_files::ParamPath;
 use super::optimizer_config::{OptimizerConfig, OptimizerKind};
 use super::rows;
 use crate::error::{Error, Result};
-use crate::model::ops::{self, adamw::AdamW};
+use crate::model::ops;
+use kernels::adamw::AdamW;
 
 /// Muon's momentum, of Nesterov's kind (arXiv 2502.16982 section 2.1).
 const MUON_MOMENTUM: f64 = 0.95;

@@ -75,10 +75,12 @@ impl Showcase {
             return Ok((None, Vec::new()));
         }
         let generator = Generator::new(model, processor.vocabulary(), processor.blocks().clone())?;
-        let request = |(seed, shown): (u64, &Shown)| Request { prompt: shown.prompt.clone(), seed };
-        let requests: Vec<Request> =
-            (self.config.seed..).zip(&self.documents).map(request).collect();
-        let generated = generator.run(&requests, &self.config, &mut |_, _| Ok(()))?;
+        let request = |(seed, shown): (u64, &Shown)| {
+            let config = GenerationConfig { seed, ..self.config.clone() };
+            Request::new(shown.prompt.clone(), config)
+        };
+        let requests = (self.config.seed..).zip(&self.documents).map(request).collect();
+        let generated = generator.run(requests, &mut |_, _| Ok(()))?;
         let (mut texts, mut sections) = (Vec::new(), Vec::<Section>::new());
         for (shown, generated) in self.documents.iter().zip(generated) {
             let [prompt, target, answer] = [&shown.prompt, &shown.target, &generated.ids]

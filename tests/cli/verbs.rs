@@ -26,6 +26,7 @@ fn with_json_standard_output_is_json_only() {
         &["caption", tiny, image],
         &["ask", tiny, image, "what colour is it?"],
         &["draw", tiny, "a red square", "--out", "drawn"],
+        &["edit", tiny, image, "a red square", "--keep-rows", "2"],
         &["score", tiny, "d.jsonl"],
         &["vq", "encode", tiny, image],
         &["vq", "reconstruct", tiny, image],

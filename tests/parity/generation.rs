@@ -2,7 +2,7 @@
 
 use calumma::checkpoint::Checkpoint;
 use calumma::generate::{
-    GenerationConfig, GenerationMode, Generator, LanguageModel, Preset, Request, ServingModel,
+    BLOCK, GenerationConfig, GenerationMode, Generator, LanguageModel, Preset, ServingModel, Span,
 };
 use calumma::tokenize::{Processor, TokenClass};
 
@@ -45,14 +45,13 @@ pub fn check(table: &mut Table, title: &str, values: &Values, checkpoint: Checkp
             }
             config.max_new_tokens = Some(new.len());
             let generator = Generator::new(&model, processor.vocabulary(), processor.grid());
-            let request = Request { prompt, seed: 0 };
-            let found = generator.unwrap().run(&[request], &config, &mut |_, _| Ok(())).unwrap();
-            found[0].ids == new
+            generator.unwrap().generate(&prompt, &config, |_| Ok(())).unwrap().ids == new
         });
     }
 }
 
-/// transformers' greedy `generate`, which masks image ids and pads rows on the left.
+/// transformers' greedy `generate`, which masks image ids. It pads rows on the left; here each row is a lane
+/// of its own.
 fn greedy(
     table: &mut Table,
     title: &str,
@@ -75,15 +74,30 @@ fn greedy(
         })
         .collect();
     let steps = sequences[0].len() - start;
-    let mut cache = model.new_cache(rows.len(), sequences[0].len());
+    let blocks = sequences[0].len().div_ceil(BLOCK) as u32;
+    let lanes: Vec<Vec<u32>> =
+        (0..rows.len() as u32).map(|row| (row * blocks..(row + 1) * blocks).collect()).collect();
+    let mut cache = model.new_cache(rows.len() * blocks as usize);
     let mut fed = prompts;
+    let mut starts = vec![0; rows.len()];
     let mut worst = 0.0_f32;
     let want = values.floats(&key("step_logits")); // [rows, steps, vocab]
     let (want, vocab) = (flat(&want), want.shape().to_vec()[2]);
     for step in 0..steps {
-        let logits = model.next_logits(&fed, &mut cache).unwrap();
+        let parts = lanes.iter().zip(&starts).zip(&fed);
+        let spans: Vec<Span<'_>> = parts
+            .map(|((blocks, &start), ids)| Span {
+                blocks,
+                start,
+                ids,
+                wanted: 1,
+                columns: 0..vocab,
+            })
+            .collect();
+        let logits = model.pass(&spans, &mut cache).unwrap();
+        starts.iter_mut().zip(&fed).for_each(|(start, ids)| *start += ids.len());
         fed = Vec::new();
-        for (row, logits) in logits.iter().enumerate() {
+        for (row, logits) in logits.iter().map(|wanted| &wanted[0]).enumerate() {
             let want = &want[(row * steps + step) * vocab..][..vocab];
             let visible = (0..vocab)
                 .filter(|id| processor.vocabulary().class(*id as u32) != TokenClass::Image);

@@ -33,14 +33,13 @@ pub fn forward(
 ) -> (Vec<f32>, Vec<f32>) {
     let seq = rows[0].len();
     let positions = vec![(0..seq as u32).collect::<Vec<_>>(); rows.len()];
-    let is_pad: Vec<Vec<bool>> =
-        shown.iter().map(|row| row.iter().map(|shown| !shown).collect()).collect();
+    // Padding is a document of its own, so that the rest does not see it.
+    let documents: Vec<u32> = shown.iter().flatten().map(|shown| u32::from(*shown)).collect();
     let mut layer = 0;
     let input = ModelInput {
         ids: ints(rows),
         positions: ints(&positions),
-        mask: mask::padded(&is_pad, seq, &device()),
-        cache: None,
+        mask: mask::packed(&documents, rows.len(), &device()),
     };
     let hidden = model.hidden_states(input, |x| {
         on_layer(layer, flat(&x.to_data()));

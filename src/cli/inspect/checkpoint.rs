@@ -4,7 +4,7 @@ use std::path::Path;
 
 use calumma::checkpoint::meta::Release;
 use calumma::checkpoint::torch_file::{TensorInfo, TorchFile};
-use calumma::checkpoint::{Manifest, VQ_PREFIX, config_from_json};
+use calumma::checkpoint::{Manifest, VQ_PREFIX, chat_template, config_from_json};
 use calumma::model::ModelConfig;
 use calumma::tokenize::TextTokenizer;
 use calumma::{Error, Result};
@@ -95,6 +95,7 @@ fn language_model(
         layout,
         config,
         vocabulary: TextTokenizer::load(&dir.join("tokenizer.json"))?.vocabulary()?,
+        chat_template: chat_template(dir)?.map(|template| template.place().to_owned()),
         lm_tensors,
         vq_tensors,
         files: manifest,
@@ -131,6 +132,7 @@ pub fn show_release(dir: &Path, session: &Session) -> Result<()> {
         layout: "the original release's; `calumma import` makes a checkpoint of it",
         config: &release.config,
         vocabulary: text.vocabulary()?,
+        chat_template: None,
         lm_tensors,
         vq_tensors,
         files: &format!("{parts} of weights, no manifest"),

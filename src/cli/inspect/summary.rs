@@ -24,6 +24,8 @@ pub struct Summary<'a> {
     pub config: &'a ModelConfig,
     /// The vocabulary of its tokenizer.
     pub vocabulary: Vocabulary,
+    /// The file of its chat template, if it has one.
+    pub chat_template: Option<String>,
     /// Tensors of the language model.
     pub lm_tensors: Vec<Tensor>,
     /// Tensors of the image tokenizer; empty without one.
@@ -81,6 +83,11 @@ impl Summary<'_> {
         session.line(sizes_in_words(self.config))?;
         let (ids, codes) = (self.vocabulary.len(), self.vocabulary.num_codes());
         session.line(format_args!("  vocabulary {ids} ids, {codes} of them image codes"))?;
+        let chat = match &self.chat_template {
+            Some(file) => format!("by the template in {file}"),
+            None => "in the layout of training, without a template".to_owned(),
+        };
+        session.line(format_args!("  chat       {chat}"))?;
         tensors::show_parameters(&self.lm_tensors, session)?;
         if self.reads_images() {
             session.line("  and of the image tokenizer")?;
@@ -108,6 +115,7 @@ impl Summary<'_> {
             "draws": self.draws(),
             "vocabulary": self.vocabulary.len(),
             "codes": self.vocabulary.num_codes(),
+            "chat_template": self.chat_template,
             "parameters": tensors::parts(&self.lm_tensors),
             "vq_parameters": tensors::parts(&self.vq_tensors),
             "dtype": tensors::dtypes(&self.lm_tensors),

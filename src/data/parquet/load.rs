@@ -11,6 +11,7 @@ use image::ImageFormat;
 
 use super::row::StoredRow;
 use super::shape::{Columns, ImageColumn, Unread, bare};
+use super::source::Source;
 use crate::guard;
 
 /// Most rows of a row group that are kept as unreadable or without a value; a damaged number of rows
@@ -44,8 +45,9 @@ pub(super) struct Loaded {
 impl Loaded {
     /// Reads `file`.
     pub(super) fn read(file: File) -> Result<Self, ParquetError> {
+        let source = Source::new(file)?;
         let schema = guarded(|| {
-            let reader = SerializedFileReader::new(file.try_clone()?)?;
+            let reader = SerializedFileReader::new(source.try_clone()?)?;
             let schema = reader.metadata().file_metadata().schema();
             Ok((Columns::of(schema)?, bare(schema)?))
         })?;
@@ -54,7 +56,7 @@ impl Loaded {
         let options = ReadOptionsBuilder::new()
             .with_parquet_schema(Arc::new(SchemaDescriptor::new(Arc::new(schema))))
             .build();
-        let reader = guarded(|| SerializedFileReader::new_with_options(file, options))?;
+        let reader = guarded(|| SerializedFileReader::new_with_options(source, options))?;
         let Columns { shapes, kinds, images, unread } = columns;
         let projection = Type::group_type_builder(&name).with_fields(kinds).build()?;
         let (mut rows, mut damage) = (Vec::new(), None);

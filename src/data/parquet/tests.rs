@@ -49,6 +49,12 @@ fn written<T: DataType>(
     file
 }
 
+/// A page header that names two billion elements of a field to skip; it took minutes.
+#[test]
+fn a_page_header_that_goes_on_behind_the_end_of_the_file_is_refused_at_once() {
+    assert!(Parquet::open(&fixture("endless-page-header.parquet")).is_err());
+}
+
 /// The field `c` of every row; `None` where there is none.
 fn column(path: &Path) -> Vec<Option<Value>> {
     let dataset = Parquet::open(path).unwrap();

@@ -20,6 +20,7 @@ use crate::data::mixture::mix;
 use crate::data::renderer::Renderer;
 use crate::error::{Error, Result};
 use crate::files::{hex, write_atomic};
+use crate::json::sorted;
 use crate::report::{Omission, Reporter};
 use crate::tokenize::{Processor, TokenSequence};
 
@@ -178,7 +179,7 @@ impl ShardJob<'_> {
             [self.seed, self.renderings as u64, planned.source as u64],
             [planned.first, planned.end],
         ]);
-        Ok(hex(&Sha256::digest(identity.to_string().as_bytes())))
+        Ok(hex(&Sha256::digest(sorted(identity).to_string())))
     }
 
     /// The content of a shard, and the number of samples that gave no document.

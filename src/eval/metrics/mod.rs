@@ -1,4 +1,5 @@
-//! Metrics over texts and features, each equal to the public implementation that its file names.
+//! Metrics over texts, features and edited images; those of texts and features equal the public
+//! implementation that their file names.
 //!
 //! Captions are tokenised by [`PtbTokenizer`] into [`Segment`]s, which [`bleu()`], [`rouge_l()`]
 //! and [`cider()`] score. Answers are compared after [`AnswerNormalizer`] or [`TextNormalization`].
@@ -6,6 +7,7 @@
 
 pub mod bleu;
 pub mod cider;
+pub mod editing;
 pub mod frechet;
 pub mod perplexity;
 pub mod ptb;
@@ -18,6 +20,7 @@ pub mod vqa_accuracy;
 
 pub use bleu::{Bleu, bleu};
 pub use cider::{Cider, cider};
+pub use editing::{Seam, psnr_outside, seam};
 pub use frechet::{Features, frechet_distance};
 pub use perplexity::{bits_per_byte, perplexity};
 pub use ptb::PtbTokenizer;

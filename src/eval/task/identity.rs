@@ -17,6 +17,7 @@ use crate::data::{self, Dataset, Stamps};
 use crate::error::Result;
 use crate::eval::{Responses, reconstruction, vqa};
 use crate::files::hex;
+use crate::json::sorted;
 
 /// Directory below the results of the stamps of image files.
 const STAMPS: &str = "codes";
@@ -54,7 +55,7 @@ impl Evaluation<'_> {
             Some(digest) => json!(digest),
             None => json!(data::file_states(self.checkpoint)?),
         };
-        Ok(json!([
+        let identity = json!([
             checkpoint,
             self.pipeline.model().model().dtype().name(),
             self.pipeline.prompts(),
@@ -62,13 +63,14 @@ impl Evaluation<'_> {
             self.generation,
             data.transpose()?,
             train.transpose()?,
-        ])
-        .to_string())
+        ]);
+        Ok(sorted(identity).to_string())
     }
 
     /// The [`identity`](Self::identity) and the fields of all samples of `dataset`.
     pub(super) fn identity_with_prompts(&self, dataset: &dyn Dataset) -> Result<String> {
-        Ok(json!([self.identity()?, fields_of(&self.stamps()?, dataset)]).to_string())
+        let identity = json!([self.identity()?, fields_of(&self.stamps()?, dataset)]);
+        Ok(sorted(identity).to_string())
     }
 
     /// A digest of [`identity`](Self::identity) and of what else decides the scores, above all the
@@ -93,7 +95,7 @@ impl Evaluation<'_> {
         let path = |path: Option<PathBuf>| path.map(|path| path.display().to_string());
         let all =
             json!([self.identity()?, limit, path(inception), path(official), measured, learnt_on]);
-        Ok(hex(&Sha256::digest(all.to_string().as_bytes())[..8]))
+        Ok(hex(&Sha256::digest(sorted(all).to_string())[..8]))
     }
 
     /// The data set `spec` with the samples that the task measures.

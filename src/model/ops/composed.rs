@@ -3,31 +3,24 @@
 
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
 
-use super::adamw::AdamW;
+use kernels::adamw::AdamW;
+
 use crate::model::{Mask, TokenStats};
 
 /// The queries of a group follow each other along the sequence, so keys and values are not repeated.
-pub(crate) fn attention(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
-    mask: Option<&Mask>,
-) -> Tensor<4> {
+pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -> Tensor<4> {
     let [batch, heads, seq, head_dim] = q.dims();
-    let [_, kv_heads, keys, _] = k.dims();
+    let kv_heads = k.dims()[1];
     let group = heads / kv_heads;
     let dtype = q.dtype();
     let q = q.reshape([batch, kv_heads, group * seq, head_dim]);
-    let mut scores = q.matmul(k.swap_dims(2, 3)).cast(DType::F32); // [batch, kv_heads, group * seq, keys]
-    if let Some(mask) = mask {
-        let hidden = mask
-            .tensor()
-            .unsqueeze_dim::<5>(2)
-            .expand([batch, kv_heads, group, seq, keys])
-            .reshape([batch, kv_heads, group * seq, keys]);
-        // Finite: a row of left padding hides everything and must not become NaN.
-        scores = scores.mask_fill(hidden, f32::MIN / 2.0);
-    }
+    let scores = q.matmul(k.swap_dims(2, 3)).cast(DType::F32); // [batch, kv_heads, group * seq, seq]
+    let hidden = mask
+        .tensor()
+        .unsqueeze_dim::<5>(2)
+        .expand([batch, kv_heads, group, seq, seq])
+        .reshape([batch, kv_heads, group * seq, seq]);
+    let scores = scores.mask_fill(hidden, f32::NEG_INFINITY);
     let weights = activation::softmax(scores, 3).cast(dtype);
     weights.matmul(v).reshape([batch, heads, seq, head_dim])
 }

@@ -6,17 +6,19 @@
 //! belong in `gpu/`: a variant of [`Kernels`], a test in [`kernels`] and an arm in the operations that
 //! have one; no caller changes.
 
-pub(crate) mod adamw;
 mod composed;
 #[cfg(feature = "cpu")]
 mod cpu;
+mod paged;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 
 use burn::tensor::{DType, Tensor};
 
+use kernels::adamw::AdamW;
+
 use super::{Mask, TokenStats};
-use adamw::AdamW;
+pub(crate) use paged::Lanes;
 
 /// The implementation that an operation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,22 +44,38 @@ macro_rules! kernels {
     }};
 }
 
-/// `softmax(q k^T) v` over the visible keys, the softmax in f32; `q` is scaled already, and without a
-/// mask all keys are visible.
+/// `softmax(q k^T) v` over the visible keys, the softmax in f32; `q` is scaled already.
 ///
 /// # Shapes
-/// `q` `[batch, heads, seq, head_dim]`, `k` and `v` `[batch, kv_heads, keys, head_dim]`, each of their
+/// `q` `[batch, heads, seq, head_dim]`, `k` and `v` `[batch, kv_heads, seq, head_dim]`, each of their
 /// heads for `heads / kv_heads` query heads; returns the shape of `q`.
-pub(crate) fn attention(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
-    mask: Option<&Mask>,
-) -> Tensor<4> {
+pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -> Tensor<4> {
     match kernels!(attention if cpu::takes(&q)) {
         #[cfg(feature = "cpu")]
-        Kernels::Cpu => cpu::attention(q, k, v, mask.map(|mask| mask.spans.clone())),
+        Kernels::Cpu => cpu::attention(q, k, v, mask.spans.clone()),
         Kernels::Composed => composed::attention(q, k, v, mask),
+    }
+}
+
+/// [`attention`] of the new tokens of several lanes over their keys and values in a paged cache, to which those of
+/// the new tokens are written first; outside autodiff. A token sees its lane's tokens up to itself. The buffers
+/// are written in place if they share their memory with no other tensor.
+///
+/// On the CPU a row's result does not depend on the other rows and lanes of the pass.
+///
+/// # Shapes
+/// `q` `[1, heads, rows, head_dim]`, `k` `[1, kv_heads, rows, head_dim]`, `v` `[1, rows, kv_heads, head_dim]`; keys
+/// in the cache `[blocks, kv_heads, head_dim, BLOCK]`, values `[blocks, kv_heads, BLOCK, head_dim]`. Returns
+/// `[1, rows, heads * head_dim]` and the cache.
+pub(crate) fn paged_attention(
+    qkv: [Tensor<4>; 3],
+    cache: [Tensor<4>; 2],
+    lanes: &Lanes<'_>,
+) -> (Tensor<3>, [Tensor<4>; 2]) {
+    match kernels!(paged_attention if cpu::takes(&qkv[0]) && cpu::takes(&cache[0])) {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => cpu::paged_attention(qkv, cache, lanes.lanes),
+        Kernels::Composed => paged::attention(qkv, cache, lanes),
     }
 }
 

@@ -4,10 +4,10 @@
 
 use burn::tensor::{DType, Device, Distribution, Int, Tensor};
 
-use super::adamw::AdamW;
-use super::cpu::math;
-use super::{composed, cpu};
-use crate::model::{Mask, Rope, TokenStats, mask};
+use kernels::{adamw::AdamW, math};
+
+use super::{Kernels, Lanes, composed, cpu, forced, paged_attention};
+use crate::model::{BLOCK, Lane, Mask, Rope, TokenStats, mask};
 
 fn autodiff(seed: u64) -> Device {
     let device = Device::flex().autodiff();
@@ -58,14 +58,14 @@ fn compare<const D: usize>(
 fn compare_attention(
     name: &str,
     [heads, kv_heads, head_dim]: [usize; 3],
-    mask: Option<&Mask>,
-    [batch, seq, keys]: [usize; 3],
+    mask: &Mask,
+    [batch, seq]: [usize; 2],
 ) {
-    let device = autodiff(seq as u64 + keys as u64);
+    let device = autodiff(seq as u64);
     let q = random([batch, heads, seq, head_dim], &device);
     // As in the model: the values of the heads are interleaved in memory, the keys are not.
-    let k = random([batch, kv_heads, keys, head_dim], &device);
-    let v = random([batch, keys, kv_heads, head_dim], &device);
+    let k = random([batch, kv_heads, seq, head_dim], &device);
+    let v = random([batch, seq, kv_heads, head_dim], &device);
     compare(
         name,
         |g| {
@@ -77,7 +77,7 @@ fn compare_attention(
         },
         || {
             let v = v.clone().swap_dims(1, 2);
-            cpu::attention(q.clone(), k.clone(), v, mask.map(|mask| mask.spans.clone()))
+            cpu::attention(q.clone(), k.clone(), v, mask.spans.clone())
         },
         || composed::attention(q.clone(), k.clone(), v.clone().swap_dims(1, 2), mask),
     );
@@ -89,65 +89,91 @@ fn attention_equals_the_composed_one() {
     for heads in [[2, 2, 16], [4, 2, 32], [4, 1, 8]] {
         for seq in [1, 3, 5, 64, 77, 130] {
             let causal = mask::causal(seq, &device);
-            compare_attention(
-                &format!("causal {heads:?} {seq}"),
-                heads,
-                Some(&causal),
-                [2, seq, seq],
-            );
+            compare_attention(&format!("causal {heads:?} {seq}"), heads, &causal, [2, seq]);
         }
         for seq in [6, 150] {
             let documents: Vec<u32> = (0..2 * seq as u32).map(|i| i * i / 700).collect();
             let packed = mask::packed(&documents, 2, &device);
-            compare_attention(
-                &format!("packed {heads:?} {seq}"),
-                heads,
-                Some(&packed),
-                [2, seq, seq],
-            );
-        }
-        for (seq, keys) in [(1, 90), (1, 1), (2, 9), (7, 20)] {
-            compare_attention(&format!("open {heads:?}"), heads, None, [3, seq, keys]);
-            // Padding on the left and, as when a row skips a call, in the middle.
-            let is_pad: Vec<Vec<bool>> = (0..3_usize)
-                .map(|row| (0..keys).map(|key| key + seq < keys && key % 4 < row).collect())
-                .collect();
-            let padded = mask::padded(&is_pad, seq, &device);
-            compare_attention(
-                &format!("padded {heads:?} {seq} {keys}"),
-                heads,
-                padded.as_ref(),
-                [3, seq, keys],
-            );
+            compare_attention(&format!("packed {heads:?} {seq}"), heads, &packed, [2, seq]);
         }
     }
 }
 
-#[test]
-fn queries_that_see_nothing_give_zeros_and_no_gradient() {
-    for seq in [3, 9] {
-        let device = autodiff(1);
-        let is_pad = [vec![true; seq]];
-        let mask = mask::padded(&is_pad, seq, &device).unwrap();
-        let [q, k, v] = [(); 3].map(|()| random([1, 2, seq, 8], &device));
-        let y = cpu::attention(q.clone(), k.clone(), v.clone(), Some(mask.spans.clone()));
-        assert!(values(&y).iter().all(|y| *y == 0.0));
-        let gradients = y.sum().backward();
-        for leaf in [q, k, v] {
-            assert!(values(&leaf.grad(&gradients).unwrap()).iter().all(|d| *d == 0.0));
+/// Blocks, tokens before the pass and rows of each lane.
+type LanesOf<'a> = [(&'a [u32], usize, usize)];
+
+/// Queries, keys and values of the new tokens of `lanes`, and a cache with keys and values of their earlier tokens
+/// and NaN everywhere else.
+fn paged_inputs(
+    [heads, kv_heads, head_dim]: [usize; 3],
+    lanes: &LanesOf<'_>,
+    blocks: usize,
+    device: &Device,
+) -> ([Tensor<4>; 3], [Tensor<4>; 2]) {
+    let normal =
+        |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), device);
+    let rows = lanes.iter().map(|(_, _, rows)| rows).sum();
+    let qkv = [
+        normal([1, heads, rows, head_dim]),
+        normal([1, kv_heads, rows, head_dim]),
+        normal([1, rows, kv_heads, head_dim]),
+    ];
+    let mut cache = [[blocks, kv_heads, head_dim, BLOCK], [blocks, kv_heads, BLOCK, head_dim]]
+        .map(|shape| Tensor::<4>::full(shape, f32::NAN, device));
+    for (table, start, _) in lanes {
+        for (place, &block) in table.iter().enumerate() {
+            let tokens = start.saturating_sub(place * BLOCK).min(BLOCK);
+            if tokens > 0 {
+                let block = block as usize;
+                let [keys, values] = cache;
+                let keys = keys.slice_assign(
+                    [block..block + 1, 0..kv_heads, 0..head_dim, 0..tokens],
+                    normal([1, kv_heads, head_dim, tokens]),
+                );
+                let values = values.slice_assign(
+                    [block..block + 1, 0..kv_heads, 0..tokens, 0..head_dim],
+                    normal([1, kv_heads, tokens, head_dim]),
+                );
+                cache = [keys, values];
+            }
         }
     }
+    (qkv, cache)
 }
 
 #[test]
-fn a_narrowed_cache_is_read_in_place() {
-    let device = autodiff(8);
-    let q = random([2, 4, 1, 16], &device);
-    let [k, v] = [(); 2].map(|()| random([2, 2, 40, 16], &device));
-    let [seen_k, seen_v] = [&k, &v].map(|cache| cache.clone().narrow(2, 0, 23));
-    let got = cpu::attention(q.clone(), seen_k.clone(), seen_v.clone(), None);
-    let want = composed::attention(q, seen_k, seen_v, None);
-    assert!(error(&values(&got), &values(&want)) < 1e-5);
+fn paged_attention_equals_the_composed_one_and_reads_nothing_unused() {
+    let device = Device::flex();
+    device.seed(7);
+    let cases: [&LanesOf<'_>; 6] = [
+        &[(&[3], 0, 1)],
+        &[(&[3, 0, 5], 130, 1), (&[4, 2], 70, 1), (&[1], 0, 1)],
+        &[(&[3, 0, 5], 128, 7), (&[4, 2], 60, 9), (&[1], 3, 7)],
+        &[(&[6, 0, 5, 7], 64, 130), (&[2, 4, 3], 0, 130)],
+        &[(&[0, 1], 64, 2), (&[0, 2], 64, 64), (&[0, 3, 4], 64, 65)],
+        &[(&[7, 3, 1], 1, 128)],
+    ];
+    for heads in [[2, 2, 16], [4, 2, 6], [6, 1, 40]] {
+        for case in cases {
+            let lane = |&(blocks, start, rows)| Lane { blocks, start, rows };
+            let lanes: Vec<Lane<'_>> = case.iter().map(lane).collect();
+            let (qkv, cache) = paged_inputs(heads, case, 8, &device);
+            let run = |kernels| {
+                let lanes = Lanes::new(&lanes);
+                let work = || paged_attention(qkv.clone(), cache.clone(), &lanes);
+                let ((y, cache), runs) = forced::on(kernels, work);
+                assert_eq!(runs["paged_attention"], 1);
+                (values(&y), cache.map(|buffer| values(&buffer)))
+            };
+            let ((got, of_cpu), (want, of_composed)) = (run(Kernels::Cpu), run(Kernels::Composed));
+            assert!(error(&got, &want) < 1e-5, "{heads:?} {case:?}");
+            for (got, want) in of_cpu.iter().zip(&of_composed) {
+                // Compared as bits: most of both is NaN.
+                let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(got), bits(want), "{heads:?} {case:?}, cache");
+            }
+        }
+    }
 }
 
 #[test]
@@ -158,7 +184,7 @@ fn attention_gradients_equal_finite_differences() {
     let leaves = shapes.map(|shape| random(shape, &device));
     let weights = Tensor::<4>::random([1, 2, 7, 4], Distribution::Normal(0.0, 1.0), &device);
     let loss = |[q, k, v]: [Tensor<4>; 3]| {
-        (cpu::attention(q, k, v, Some(mask.spans.clone())) * weights.clone()).sum()
+        (cpu::attention(q, k, v, mask.spans.clone()) * weights.clone()).sum()
     };
     let gradients = loss(leaves.clone()).backward();
     for place in 0..3 {

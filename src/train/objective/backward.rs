@@ -52,17 +52,17 @@ pub fn backward<T>(
 /// has the gradients of the whole loss. Burn has no segments of a tape to keep or drop.
 fn by_layer<T>(
     model: &CausalLm,
-    input: ModelInput<'_>,
+    input: ModelInput,
     seed: u64,
     loss: impl FnOnce(Tensor<3>) -> (Tensor<1>, T),
 ) -> (GradientsParams, T) {
-    let ModelInput { ids, positions, mask, .. } = input;
+    let ModelInput { ids, positions, mask } = input;
     let (rope, device) = (model.rope(positions), model.device());
     let layer = |index: usize, x: Tensor<3>| {
         if model.has_dropout() {
             device.seed(seed.wrapping_add(index as u64));
         }
-        model.model.layers[index].forward(x, &rope, mask.as_ref(), None)
+        model.model.layers[index].forward(x, &rope, &mask)
     };
     let mut gradients = GradientsAccumulator::new();
     let mut x = model.embed(ids.clone()).inner(); // [rows, seq, hidden]

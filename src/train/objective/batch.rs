@@ -45,7 +45,7 @@ impl Targets {
 }
 
 /// `batch` as tensors `[rows, seq]` on the device of `model`.
-pub(super) fn input(model: &CausalLm, batch: &PackedBatch) -> ModelInput<'static> {
+pub(super) fn input(model: &CausalLm, batch: &PackedBatch) -> ModelInput {
     let device = model.device();
     let tensor = |values: &[u32]| {
         let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
@@ -55,7 +55,6 @@ pub(super) fn input(model: &CausalLm, batch: &PackedBatch) -> ModelInput<'static
     ModelInput {
         ids: tensor(&batch.ids),
         positions: tensor(&batch.positions),
-        mask: Some(mask::packed(&batch.document_ids, batch.rows, &device)),
-        cache: None,
+        mask: mask::packed(&batch.document_ids, batch.rows, &device),
     }
 }

@@ -7,6 +7,7 @@
 
 use image::RgbImage;
 
+use super::placement::Placement;
 use super::resample::{self, Resample, Window};
 
 /// The largest ratio of the longer side to the shorter.
@@ -32,11 +33,11 @@ pub(super) fn sizes(target: usize, unit: usize) -> Vec<(usize, usize)> {
     sizes
 }
 
-/// The size of `sizes` that crops least of `image`; the widest on ties.
-fn best(sizes: &[(usize, usize)], image: &RgbImage) -> Option<(usize, usize)> {
+/// The size of `sizes` that crops least of an image of `source`; the widest on ties.
+fn best(sizes: &[(usize, usize)], source: (usize, usize)) -> Option<(usize, usize)> {
     let kept = |(width, height): (usize, usize)| {
-        let across = width as f64 / f64::from(image.width());
-        let down = height as f64 / f64::from(image.height());
+        let across = width as f64 / source.0 as f64;
+        let down = height as f64 / source.1 as f64;
         across.min(down) / across.max(down)
     };
     let order =
@@ -44,28 +45,41 @@ fn best(sizes: &[(usize, usize)], image: &RgbImage) -> Option<(usize, usize)> {
     sizes.iter().copied().max_by(order)
 }
 
+/// Half of both `sides`, if they are at least twice those of `size`.
+fn half(sides: (usize, usize), size: (usize, usize)) -> Option<(usize, usize)> {
+    let fits = sides.0 >= 2 * size.0 && sides.1 >= 2 * size.1;
+    fits.then_some((sides.0 / 2, sides.1 / 2))
+}
+
+/// The place of an image of `source` in the best of `sizes`, which it covers; `None` if there are no sizes.
+///
+/// `source` must have pixels.
+pub(super) fn placement(source: (usize, usize), sizes: &[(usize, usize)]) -> Option<Placement> {
+    let size = best(sizes, source)?;
+    let mut sides = source;
+    while let Some(less) = half(sides, size) {
+        sides = less;
+    }
+    let scale = (size.0 as f64 / sides.0 as f64).max(size.1 as f64 / sides.1 as f64);
+    let scaled = |side: usize| (side as f64 * scale).round_ties_even() as usize;
+    let full = (scaled(sides.0), scaled(sides.1));
+    let offset = ((full.0 - size.0) as i64 / 2, (full.1 - size.1) as i64 / 2);
+    Some(Placement { source, full, offset, size })
+}
+
 /// `image` halved while it is at least twice too large, resized to cover the best of `sizes` and
 /// centre-cropped to it; `None` if there are no sizes.
 ///
 /// `image` must have pixels.
 pub(super) fn resize(image: &RgbImage, sizes: &[(usize, usize)]) -> Option<RgbImage> {
-    let (width, height) = best(sizes, image)?;
-    let mut image = image.clone();
     let sides = |image: &RgbImage| (image.width() as usize, image.height() as usize);
-    loop {
-        let (w, h) = sides(&image);
-        if w < 2 * width || h < 2 * height {
-            break;
-        }
-        let half = (w / 2, h / 2);
+    let Placement { full, offset, size, .. } = placement(sides(image), sizes)?;
+    let mut image = image.clone();
+    while let Some(half) = half(sides(&image), size) {
         image = resample::resize(&image, Resample::Box, half, whole(half));
     }
-    let (w, h) = sides(&image);
-    let scale = (width as f64 / w as f64).max(height as f64 / h as f64);
-    let scaled = |side: usize| (side as f64 * scale).round_ties_even() as usize;
-    let full = (scaled(w), scaled(h));
-    let (left, top) = ((full.0 - width) / 2, (full.1 - height) / 2);
-    let window = Window { columns: left..left + width, rows: top..top + height };
+    let (left, top) = (offset.0 as usize, offset.1 as usize);
+    let window = Window { columns: left..left + size.0, rows: top..top + size.1 };
     Some(resample::resize(&image, Resample::Bicubic, full, window))
 }
 

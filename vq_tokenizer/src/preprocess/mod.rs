@@ -10,6 +10,7 @@ mod image_file;
 mod jpeg;
 mod limits;
 mod orientation;
+mod placement;
 mod resample;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
@@ -19,5 +20,6 @@ mod transform;
 pub use config::{PreprocessorConfig, Rule};
 pub use image_file::{decode_image, open_image, to_rgb, to_rgb_by};
 pub use limits::{MAX_PIXELS, MAX_SIDE};
+pub use placement::Placement;
 pub use resample::Resample;
 pub use transform::to_images;

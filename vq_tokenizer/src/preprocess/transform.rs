@@ -5,6 +5,7 @@ use image::RgbImage;
 
 use super::config::{PreprocessorConfig, Rule};
 use super::flexible;
+use super::placement::Placement;
 use super::resample::{self, Window};
 use crate::error::{Error, Result};
 
@@ -47,6 +48,26 @@ impl PreprocessorConfig {
                 (side(width), side(height))
             }
         }
+    }
+
+    /// Where [`resize`](Self::resize) puts the pixels of an image of `width` and `height`, both above 0.
+    pub fn placement(&self, width: usize, height: usize) -> Placement {
+        let source = (width, height);
+        if self.rule == Rule::Flexible
+            && let Some(found) = flexible::placement(
+                source,
+                &flexible::sizes(self.shortest_edge, self.size_multiple),
+            )
+        {
+            return found;
+        }
+        let size = (self.crop_width, self.crop_height);
+        let full = self.resized(width, height);
+        let start = |len, crop| {
+            let (kept, padding) = middle(len, crop);
+            kept.start as i64 - padding as i64
+        };
+        Placement { source, full, offset: (start(full.0, size.0), start(full.1, size.1)), size }
     }
 
     /// `image` resized to the shorter side and centre-cropped; with [`Rule::Flexible`] resized and cropped to

@@ -1,17 +1,17 @@
 //! The fused operations as an extension of Burn's CPU backend; `gradient.rs` has their autodiff side.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, TensorData};
+use half::bf16;
 
-use super::attention::{self, View};
-use super::matrix::{Matrix, Store};
-use super::product;
-use super::{linear, norm, rope, swiglu};
-use crate::model::spans::Spans;
+use kernels::attention::{self, View};
+use kernels::matrix::{Matrix, Store};
+use kernels::{Spans, linear, norm, product, rope, swiglu};
 
 /// Matrix products of f32 tensors outside autodiff.
 #[backend_extension(Flex)]
@@ -71,7 +71,7 @@ pub(crate) trait FusedOps: Backend {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
-        spans: Option<Arc<Spans>>,
+        spans: Arc<Spans>,
     ) -> FloatTensor<Self>;
 
     /// `x weight^T`.
@@ -103,26 +103,20 @@ impl FusedOps for Flex {
         q: FlexTensor,
         k: FlexTensor,
         v: FlexTensor,
-        spans: Option<Arc<Spans>>,
+        spans: Arc<Spans>,
     ) -> FlexTensor {
-        attention_forward(&[q, k, v].map(rows_contiguous), spans.as_deref()).0
+        attention_forward(&[q, k, v].map(rows_contiguous), &spans).0
     }
 
     fn fused_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let [rows, inputs] = x.shape().dims();
-        if weight.dtype() == DType::BF16 {
-            let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-            let y = linear::widening(x.storage(), weight.storage(), inputs);
-            let outputs = y.len() / rows.max(1);
-            return tensor(y, &[rows, outputs]);
-        }
-        if rows > linear::FEW {
-            let layout = weight.layout().transpose(0, 1); // [in, out]
-            return Flex::product(x, weight.with_layout(layout));
-        }
-        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-        let y = linear::few_rows(x.storage(), weight.storage(), inputs);
-        let outputs = y.len() / rows.max(1);
+        let outputs = weight.shape()[0];
+        let (x, weight) = (contiguous(x), contiguous(weight));
+        let x = &x.storage::<f32>()[place(&x)];
+        let y = match weight.dtype() {
+            DType::BF16 => linear::forward(x, &weight.storage::<bf16>()[place(&weight)], inputs),
+            _ => linear::forward(x, &weight.storage::<f32>()[place(&weight)], inputs),
+        };
         tensor(y, &[rows, outputs])
     }
 
@@ -157,12 +151,20 @@ impl FusedOps for Flex {
     }
 }
 
+/// The tensor itself if its elements lie in one piece, as those of a range of rows do, otherwise a copy.
+fn contiguous(tensor: FlexTensor) -> FlexTensor {
+    if tensor.layout().is_contiguous() { tensor } else { tensor.to_contiguous() }
+}
+
+/// The place of a contiguous tensor's elements in its storage.
+fn place(tensor: &FlexTensor) -> Range<usize> {
+    let start = tensor.layout().start_offset();
+    start..start + tensor.shape().num_elements()
+}
+
 /// Result and log-sum-exp. In memory the result is `[batch, seq, heads, head_dim]`, so that joining the
 /// heads copies nothing.
-pub(super) fn attention_forward(
-    inputs: &[FlexTensor; 3],
-    spans: Option<&Spans>,
-) -> (FlexTensor, Vec<f32>) {
+pub(super) fn attention_forward(inputs: &[FlexTensor; 3], spans: &Spans) -> (FlexTensor, Vec<f32>) {
     let inputs = attention_inputs(inputs, spans);
     let [batch, heads, seq, head_dim] = inputs.q.dims;
     let mut y = vec![0.0; batch * seq * heads * head_dim];
@@ -175,7 +177,7 @@ pub(super) fn attention_forward(
 
 pub(super) fn attention_inputs<'a>(
     [q, k, v]: &'a [FlexTensor; 3],
-    spans: Option<&'a Spans>,
+    spans: &'a Spans,
 ) -> attention::Inputs<'a> {
     attention::Inputs { q: view(q), k: view(k), v: view(v), spans }
 }
@@ -222,4 +224,25 @@ pub(super) fn zeros(like: &FlexTensor) -> Vec<f32> {
 
 pub(super) fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_weight_rows_is_read_in_place() {
+        let numbers = |len: usize| (0..len).map(|n| n as f32 * 0.1 - 3.0).collect::<Vec<_>>();
+        let (x, all) = (tensor(numbers(12), &[3, 4]), tensor(numbers(40), &[10, 4]));
+        let (from, to) = (3, 8);
+        let range = all.clone().with_layout(all.layout().narrow(0, from, to - from));
+        let start = |tensor: &FlexTensor| tensor.storage::<f32>()[place(tensor)].as_ptr();
+        let rows = contiguous(range.clone());
+        assert_eq!(start(&rows), all.storage::<f32>()[from * 4..].as_ptr());
+        let [got, want] = [range, all].map(|w| Flex::fused_linear(x.clone(), w));
+        for row in 0..3 {
+            let want = &want.storage::<f32>()[row * 10..][from..to];
+            assert_eq!(&got.storage::<f32>()[row * (to - from)..][..to - from], want);
+        }
+    }
 }

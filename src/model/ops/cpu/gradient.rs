@@ -15,14 +15,17 @@ use super::backend::{
     FusedOps, ProductOps, attention_forward, attention_inputs, rope_inputs, rows_contiguous,
     tensor, view, zeros,
 };
-use super::{attention, norm, rope, swiglu};
-use crate::model::spans::Spans;
+use kernels::{Spans, attention, norm, rope, swiglu};
+
+/// Rows up to which the linear operation outside autodiff is also the faster one. For many, as training has,
+/// the product in tiles is; its order of arithmetic differs.
+const FEW: usize = 16;
 
 #[derive(Debug)]
 struct AttentionBackward;
 
 /// `q`, `k` and `v`, the result and its log-sum-exp, and the visible keys.
-type AttentionState = ([FlexTensor; 3], FlexTensor, Arc<Vec<f32>>, Option<Arc<Spans>>);
+type AttentionState = ([FlexTensor; 3], FlexTensor, Arc<Vec<f32>>, Arc<Spans>);
 
 impl Backward<Flex, 3> for AttentionBackward {
     type State = AttentionState;
@@ -39,7 +42,7 @@ impl Backward<Flex, 3> for AttentionBackward {
             dk: &mut dk,
             dv: &mut dv,
         };
-        attention::backward(attention_inputs(&inputs, spans.as_deref()), arrays);
+        attention::backward(attention_inputs(&inputs, &spans), arrays);
         for ((parent, input), gradient) in ops.parents.iter().zip(&inputs).zip([dq, dk, dv]) {
             if let Some(node) = parent {
                 grads.register::<Flex>(node.id, tensor(gradient, input.shape().as_slice()));
@@ -134,11 +137,11 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
-        spans: Option<Arc<Spans>>,
+        spans: Arc<Spans>,
     ) -> FloatTensor<Self> {
         let nodes = [q.node(), k.node(), v.node()];
         let inputs = [q, k, v].map(|tensor| rows_contiguous(tensor.into_primitive()));
-        let (y, lse) = attention_forward(&inputs, spans.as_deref());
+        let (y, lse) = attention_forward(&inputs, &spans);
         match AttentionBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((inputs, y.clone(), Arc::new(lse), spans), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
@@ -148,7 +151,12 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
     fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node()];
         let (x, weight) = (x.into_primitive(), weight.into_primitive());
-        let y = Flex::fused_linear(x.clone(), weight.clone());
+        let y = if x.shape()[0] > FEW {
+            let layout = weight.layout().transpose(0, 1); // [in, out]
+            Flex::product(x.clone(), weight.clone().with_layout(layout))
+        } else {
+            Flex::fused_linear(x.clone(), weight.clone())
+        };
         match LinearBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((x, weight), y),
             OpsKind::UnTracked(prep) => prep.finish(y),

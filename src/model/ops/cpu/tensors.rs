@@ -6,9 +6,9 @@ use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::backend::{FusedOps, ProductOps};
-use crate::model::TokenStats;
-use crate::model::ops::adamw::AdamW;
-use crate::model::spans::Spans;
+use kernels::adamw::AdamW;
+use kernels::paged::{self, Lane};
+use kernels::{Spans, TokenStats};
 
 /// Whether the kernels take `x`: f32 on the CPU backend, with or without autodiff.
 pub(crate) fn takes<const D: usize>(x: &Tensor<D>) -> bool {
@@ -26,15 +26,30 @@ pub(crate) fn widens<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::BF16 && matches!(x.device().as_dispatch(), DispatchDevice::Flex(_))
 }
 
-/// Any layout whose last axis is contiguous is read in place. A query that sees no key gives zeros.
-pub(crate) fn attention(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
-    spans: Option<Arc<Spans>>,
-) -> Tensor<4> {
+/// Any layout whose last axis is contiguous is read in place.
+pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, spans: Arc<Spans>) -> Tensor<4> {
     let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
     Tensor::from_dispatch(Dispatch::fused_attention(q, k, v, spans))
+}
+
+/// In place if the cache shares its memory with no other tensor.
+pub(crate) fn paged_attention(
+    [q, k, v]: [Tensor<4>; 3],
+    cache: [Tensor<4>; 2],
+    lanes: &[Lane<'_>],
+) -> (Tensor<3>, [Tensor<4>; 2]) {
+    let device = q.device();
+    let [_, heads, len, head_dim] = q.dims();
+    let kv_heads = k.dims()[1];
+    let [mut q, mut k, mut v] = [q, k, v].map(Tensor::into_data);
+    let [mut keys, mut values] = cache.map(Tensor::into_data);
+    let [q, k, v] = [&mut q, &mut k, &mut v].map(|data| &*floats(data));
+    let rows = paged::Rows { q, k, v, lanes, heads, kv_heads, head_dim };
+    paged::write(&rows, floats(&mut keys), floats(&mut values));
+    let mut y = vec![0.0; len * heads * head_dim];
+    paged::forward(&rows, floats(&mut keys), floats(&mut values), &mut y);
+    let y = TensorData::new(y, [1, len, heads * head_dim]);
+    (Tensor::from_data(y, &device), [keys, values].map(|data| Tensor::from_data(data, &device)))
 }
 
 /// The weight's gradient has the layout of the weight.
@@ -84,13 +99,13 @@ pub(crate) fn cross_entropy(
 ) -> (Tensor<2>, Vec<TokenStats>) {
     let device = logits.device();
     let mut logits = logits.into_data();
-    let stats = super::cross_entropy::backward(floats(&mut logits), targets, weights, z);
+    let stats = kernels::cross_entropy::backward(floats(&mut logits), targets, weights, z);
     (Tensor::from_data(logits, &device), stats)
 }
 
 pub(crate) fn token_stats(logits: Tensor<2>, targets: &[i32]) -> Vec<TokenStats> {
     let mut logits = logits.into_data();
-    super::cross_entropy::forward(floats(&mut logits), targets)
+    kernels::cross_entropy::forward(floats(&mut logits), targets)
 }
 
 /// In place if weight and moments share their memory with no other tensor.
@@ -104,7 +119,7 @@ pub(crate) fn adamw<const D: usize>(
     let (mut weight, mut gradient) = (weight.into_data(), gradient.into_data());
     let [mut first, mut second] = moments.map(Tensor::into_data);
     let moments = [floats(&mut first), floats(&mut second)];
-    super::adamw::update(update, floats(&mut weight), moments, floats(&mut gradient));
+    kernels::adamw::update(update, floats(&mut weight), moments, floats(&mut gradient));
     let moments = [first, second].map(|moment| Tensor::from_data(moment, &device));
     (Tensor::from_data(weight, &device), moments)
 }

@@ -1,0 +1,184 @@
+//! Drawing with guesses ahead, exactly (arXiv 2002.09928: fixed-point iteration of a sampler).
+//!
+//! The id at a position is a function of the ids before it: of the logits there, the settings and the noise of
+//! the position. So guesses of the next ids can be run in one pass and kept while each is what that
+//! function gives; the first one that differs is itself right, because everything before it was. Whatever
+//! is guessed, the result is that of one id per pass; good guesses only save passes.
+
+use super::distribution::{Distribution, Logits};
+use super::gang::Gang;
+use super::last_rows::LastRows;
+use super::modality::ModalityState;
+use super::stats::EngineStats;
+use super::window::{DraftKind, WindowPolicy};
+use crate::error::Result;
+use crate::tokenize::Vocabulary;
+
+/// What a walk has done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Walked {
+    kind: DraftKind,
+    guessed: usize,
+    kept: usize,
+    drawn: usize,
+    /// Whether ids were kept that were no guesses.
+    any_known: bool,
+}
+
+impl Walked {
+    /// Counts the walk; those that follow a prompt have nothing guessed.
+    pub(super) fn record(self, prompt: bool, policy: &mut WindowPolicy, stats: &mut EngineStats) {
+        let (passes, ids) = match self.kind {
+            DraftKind::Image => (&mut stats.image_passes, &mut stats.image_ids),
+            DraftKind::Text => (&mut stats.text_passes, &mut stats.text_ids),
+        };
+        *ids += self.drawn;
+        if !prompt {
+            *passes += 1;
+            if !self.any_known {
+                policy.record_walk(self.kind, self.guessed, self.kept);
+            }
+        }
+    }
+}
+
+/// Draws the next ids from the logits of the last id and the drafts, as far as the drafts were right, and frees
+/// the cache of what was not.
+///
+/// # Shapes
+/// `logits` `[lanes][1 + drafts][columns]`, the first column being id `first`.
+///
+/// # Errors
+/// If logits are not finite or leave no id, or with the error of the constraint.
+pub(super) fn walk(
+    gang: &mut Gang,
+    logits: Vec<Vec<Vec<f32>>>,
+    first: usize,
+    vocabulary: &Vocabulary,
+) -> Result<Walked> {
+    let kind = match gang.state {
+        ModalityState::Image { .. } => DraftKind::Image,
+        _ => DraftKind::Text,
+    };
+    let drafts = std::mem::take(&mut gang.drafts);
+    let before = gang.ids.len();
+    let last = LastRows { from: before, first: first as u32, logits };
+    let (mut kept, mut any_known) = (0, false);
+    while gang.end.is_none() {
+        let id = match gang.known(gang.state) {
+            Some(id) => {
+                any_known = true;
+                id
+            }
+            None => {
+                let logits = last.mixed(gang.guidance_in(gang.state), gang.ids.len());
+                match draw(gang, logits, drafts.get(kept).copied())? {
+                    Some(id) => id,
+                    None => break,
+                }
+            }
+        };
+        gang.push(id, vocabulary)?;
+        if drafts.get(kept) != Some(&id) {
+            break;
+        }
+        kept += 1;
+    }
+    for lane in &mut gang.lanes {
+        lane.keep(lane.len() + kept);
+    }
+    let drawn = gang.ids.len() - before;
+    gang.last_rows = Some(last);
+    if kind == DraftKind::Text {
+        gang.lookup.record(drafts.len(), kept);
+    }
+    Ok(Walked { kind, guessed: drafts.len(), kept, drawn, any_known })
+}
+
+/// Draws the next id, guessed as `guess`; `None` if a constraint is fulfilled and ends the request.
+fn draw(gang: &mut Gang, mut logits: Logits, guess: Option<u32>) -> Result<Option<u32>> {
+    let (state, available) = (gang.state, gang.available());
+    if let (ModalityState::Text, Some(constraint)) = (state, &mut gang.request.constraint) {
+        let (allowed, may_end) = (constraint.allowed()?, constraint.may_end());
+        let fits = |id: u32| allowed.get(id as usize).copied().unwrap_or(false);
+        let rules = &gang.rules;
+        logits.allow_only(|id| {
+            rules.allows(state, id, available) && if rules.is_stop(id) { may_end } else { fits(id) }
+        });
+        if may_end && !allowed.contains(&true) {
+            gang.end(super::request::EndReason::Constraint);
+            return Ok(None);
+        }
+    } else {
+        logits.allow_only(|id| gang.rules.allows(state, id, available));
+    }
+    choose(gang, &logits, state, gang.ids.len(), guess).map(Some)
+}
+
+/// Chooses the id at place `at` of the request among those that are left; `guess` if it is near enough.
+fn choose(
+    gang: &Gang,
+    logits: &Logits,
+    state: ModalityState,
+    at: usize,
+    guess: Option<u32>,
+) -> Result<u32> {
+    let config = &gang.request.config;
+    let is_text = state == ModalityState::Text;
+    let sampling = if is_text { &config.text } else { &config.image };
+    let position = gang.position() + at - gang.ids.len();
+    let distribution = Distribution::new(logits, &gang.ids, sampling)?;
+    Ok(match guess {
+        Some(guess) if !is_text && config.guess_slack > 0.0 => {
+            distribution.draw_near(guess, config.guess_slack, config.seed, position)
+        }
+        _ => distribution.draw(config.seed, position),
+    })
+}
+
+/// Guesses of the next ids, at most `window` of them.
+pub(super) fn drafts(gang: &mut Gang, window: usize) -> Vec<u32> {
+    match gang.state {
+        // The row of the last code is of no use: end-image follows, or nothing.
+        ModalityState::Image { remaining, .. } if remaining > 0 => {
+            guessed_image(gang, window.min(remaining - 1))
+        }
+        ModalityState::Text => {
+            let window = window.min(gang.available().saturating_sub(1));
+            let mut drafts = match &mut gang.request.constraint {
+                Some(constraint) => constraint.forced(),
+                None => gang.lookup.drafts(&gang.ids, |id| gang.rules.is_text(id)),
+            };
+            drafts.truncate(window);
+            drafts
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Guesses ids of an image: what is known, else what the last pass gives for the place, or for the place after
+/// its last row with the noise of this one.
+fn guessed_image(gang: &Gang, window: usize) -> Vec<u32> {
+    let mut state = gang.state;
+    let mut drafts = Vec::with_capacity(window);
+    let columns = gang.rules.image_columns();
+    let last = gang.last_rows.as_ref().filter(|last| last.cover(columns, gang.lanes.len()));
+    let Some(last) = last else {
+        return drafts;
+    };
+    while drafts.len() < window {
+        let at = gang.ids.len() + drafts.len();
+        let id = gang.known(state).or_else(|| {
+            let mut logits = last.mixed(gang.guidance_in(state), at);
+            logits.allow_only(|id| gang.rules.allows(state, id, usize::MAX));
+            choose(gang, &logits, state, at, None).ok()
+        });
+        let Some(id) = id else { break };
+        state = gang.rules.advance(state, id);
+        if !gang.has_lanes_for(state) {
+            break;
+        }
+        drafts.push(id);
+    }
+    drafts
+}

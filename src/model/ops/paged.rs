@@ -1,0 +1,189 @@
+//! Attention over a paged cache, composed of stock Burn operations: the blocks of several lanes are gathered
+//! into one tensor, and what lies behind a lane's tokens is hidden.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+
+use burn::tensor::{Bool, DType, Device, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use kernels::paged::{BLOCK, Lane};
+
+/// The lanes of a pass.
+#[derive(Debug)]
+pub(crate) struct Lanes<'a> {
+    pub(super) lanes: &'a [Lane<'a>],
+    /// Computed once for all layers.
+    plan: OnceCell<Plan>,
+}
+
+impl<'a> Lanes<'a> {
+    /// For lanes whose blocks the cache has.
+    pub(crate) fn new(lanes: &'a [Lane<'a>]) -> Self {
+        Self { lanes, plan: OnceCell::new() }
+    }
+}
+
+/// Where everything is, as tensors of indices.
+#[derive(Debug)]
+struct Plan {
+    write: Write,
+    groups: Vec<Group>,
+    /// For every row of the pass its place in the results of the groups, `[rows]`.
+    order: Tensor<1, Int>,
+}
+
+/// The blocks that get new tokens.
+#[derive(Debug)]
+struct Write {
+    /// `[written]`.
+    blocks: Tensor<1, Int>,
+    /// The row that each place gets, 0 where it gets none: `[written * BLOCK]`.
+    rows: Tensor<1, Int>,
+    /// Whether a place gets one, `[written, BLOCK]`.
+    is_new: Tensor<2, Bool>,
+}
+
+/// Lanes with equal numbers of new tokens: attention of all of them is one product.
+#[derive(Debug)]
+struct Group {
+    /// The lanes' rows in the pass, `[lanes * rows]`.
+    places: Tensor<1, Int>,
+    /// Their blocks, shorter lanes filled up, `[lanes * blocks]`.
+    blocks: Tensor<1, Int>,
+    /// The last key that each row sees, `[lanes, rows]`.
+    last: Tensor<2, Int>,
+}
+
+impl Plan {
+    fn new(lanes: &[Lane<'_>], device: &Device) -> Self {
+        let mut groups: BTreeMap<usize, Vec<(usize, Lane<'_>)>> = BTreeMap::new();
+        let mut row = 0;
+        for lane in lanes {
+            groups.entry(lane.rows).or_default().push((row, *lane));
+            row += lane.rows;
+        }
+        let in_groups = groups.values().flatten().flat_map(|(row, lane)| *row..row + lane.rows);
+        let mut order = vec![0; row];
+        in_groups.enumerate().for_each(|(place, row)| order[row] = place as i32);
+        let groups = groups.iter().map(|(rows, lanes)| Group::new(*rows, lanes, device)).collect();
+        Self { write: Write::new(lanes, device), groups, order: indices(order, device) }
+    }
+}
+
+impl Write {
+    fn new(lanes: &[Lane<'_>], device: &Device) -> Self {
+        let mut places: BTreeMap<u32, [Option<i32>; BLOCK]> = BTreeMap::new();
+        let mut rows = 0..;
+        for lane in lanes {
+            for (token, row) in (lane.start..lane.start + lane.rows).zip(&mut rows) {
+                let block = places.entry(lane.blocks[token / BLOCK]).or_insert([None; BLOCK]);
+                block[token % BLOCK] = Some(row);
+            }
+        }
+        let blocks = places.keys().map(|block| *block as i32).collect();
+        let rows = places.values().flatten().map(|row| row.unwrap_or(0)).collect();
+        let is_new: Vec<bool> = places.values().flatten().map(Option::is_some).collect();
+        let is_new = TensorData::new(is_new, [places.len(), BLOCK]);
+        Self {
+            blocks: indices(blocks, device),
+            rows: indices(rows, device),
+            is_new: Tensor::from_data(is_new, device),
+        }
+    }
+
+    /// Writes the new keys `[1, kv_heads, rows, head_dim]` and values `[1, rows, kv_heads, head_dim]`.
+    fn write(&self, k: Tensor<4>, v: Tensor<4>, cache: [Tensor<4>; 2]) -> [Tensor<4>; 2] {
+        let [keys, values] = cache;
+        let [_, heads, head_dim, _] = keys.dims();
+        let written = self.is_new.dims()[0];
+        let k = k.squeeze_dim::<3>(0).select(1, self.rows.clone());
+        let k = k.reshape([heads, written, BLOCK, head_dim]).permute([1, 0, 3, 2]);
+        let v = v.squeeze_dim::<3>(0).select(0, self.rows.clone());
+        let v = v.reshape([written, BLOCK, heads, head_dim]).swap_dims(1, 2);
+        let in_keys = self.is_new.clone().reshape([written, 1, 1, BLOCK]);
+        let in_values = self.is_new.clone().reshape([written, 1, BLOCK, 1]);
+        let replace = |buffer: Tensor<4>, new: Tensor<4>, is_new: Tensor<4, Bool>| {
+            let old = buffer.clone().select(0, self.blocks.clone());
+            let blocks = old.mask_where(is_new.expand(new.dims()), new);
+            buffer.select_assign(0, self.blocks.clone(), blocks, IndexingUpdateOp::Assign)
+        };
+        [replace(keys, k, in_keys), replace(values, v, in_values)]
+    }
+}
+
+impl Group {
+    fn new(rows: usize, lanes: &[(usize, Lane<'_>)], device: &Device) -> Self {
+        let used = |lane: &Lane<'_>| (lane.start + rows).div_ceil(BLOCK);
+        let most = lanes.iter().map(|(_, lane)| used(lane)).max().unwrap_or(0);
+        let mut blocks = Vec::with_capacity(lanes.len() * most);
+        let (mut places, mut last) = (Vec::new(), Vec::new());
+        for (row, lane) in lanes {
+            let table = lane.blocks[..used(lane)].iter().map(|block| *block as i32);
+            // Any block will do: its keys are hidden.
+            let filled = table.chain(std::iter::repeat(lane.blocks[0] as i32));
+            blocks.extend(filled.take(most));
+            places.extend((*row..row + rows).map(|row| row as i32));
+            last.extend((lane.start..lane.start + rows).map(|key| key as i32));
+        }
+        let last = TensorData::new(last, [lanes.len(), rows]);
+        Self {
+            places: indices(places, device),
+            blocks: indices(blocks, device),
+            last: Tensor::from_data(last, device),
+        }
+    }
+
+    /// The results of the group's rows, `[lanes * rows, heads * head_dim]`, for all queries
+    /// `[1, heads, rows of the pass, head_dim]`.
+    fn attend(&self, q: Tensor<4>, [keys, values]: &[Tensor<4>; 2]) -> Tensor<2> {
+        let ([_, heads, _, head_dim], dtype) = (q.dims(), q.dtype());
+        let (kv_heads, [lanes, rows]) = (keys.dims()[1], self.last.dims());
+        let (blocks, group) = (self.blocks.dims()[0] / lanes, heads / kv_heads);
+        let len = blocks * BLOCK;
+        let device = q.device();
+
+        let k = keys.clone().select(0, self.blocks.clone());
+        let k = k.reshape([lanes, blocks, kv_heads, head_dim, BLOCK]).permute([0, 2, 3, 1, 4]);
+        let k = k.reshape([lanes, kv_heads, head_dim, len]);
+        let v = values.clone().select(0, self.blocks.clone());
+        let v = v.reshape([lanes, blocks, kv_heads, BLOCK, head_dim]).swap_dims(1, 2);
+        let v = v.reshape([lanes, kv_heads, len, head_dim]);
+        // What no row of a lane sees has the weight 0, but may be NaN.
+        let place = Tensor::<1, Int>::arange(0..len as i64, &device);
+        let ends = self.last.clone().narrow(1, rows - 1, 1).reshape([lanes, 1, 1, 1]);
+        let column = place.clone().reshape([1, 1, len, 1]).expand([lanes, 1, len, 1]);
+        let unused = column.greater(ends.expand([lanes, 1, len, 1]));
+        let v = v.clone().mask_fill(unused.expand(v.dims()), 0.0);
+
+        let q = q.squeeze_dim::<3>(0).select(1, self.places.clone());
+        let q = q.reshape([kv_heads, group, lanes, rows, head_dim]).permute([2, 0, 1, 3, 4]);
+        let q = q.reshape([lanes, kv_heads, group * rows, head_dim]);
+        let scores = q.matmul(k).cast(DType::F32);
+        let scores = scores.reshape([lanes, kv_heads, group, rows, len]);
+        let last = self.last.clone().reshape([lanes, 1, 1, rows, 1]);
+        let row = place.reshape([1, 1, 1, 1, len]).expand([lanes, 1, 1, rows, len]);
+        let hidden = row.greater(last.expand([lanes, 1, 1, rows, len]));
+        let scores = scores.clone().mask_fill(hidden.expand(scores.dims()), f32::NEG_INFINITY);
+        let weights = activation::softmax(scores, 4).cast(dtype);
+        let y = weights.reshape([lanes, kv_heads, group * rows, len]).matmul(v);
+        let y = y.reshape([lanes, kv_heads, group, rows, head_dim]).permute([0, 3, 1, 2, 4]);
+        y.reshape([lanes * rows, heads * head_dim])
+    }
+}
+
+pub(super) fn attention(
+    [q, k, v]: [Tensor<4>; 3],
+    cache: [Tensor<4>; 2],
+    lanes: &Lanes<'_>,
+) -> (Tensor<3>, [Tensor<4>; 2]) {
+    let plan = lanes.plan.get_or_init(|| Plan::new(lanes.lanes, &q.device()));
+    let cache = plan.write.write(k, v, cache);
+    let parts: Vec<_> = plan.groups.iter().map(|group| group.attend(q.clone(), &cache)).collect();
+    let y = Tensor::cat(parts, 0); // [rows, heads * head_dim], by groups
+    let y = if plan.groups.len() > 1 { y.select(0, plan.order.clone()) } else { y };
+    (y.unsqueeze(), cache)
+}
+
+fn indices(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
+    let len = values.len();
+    Tensor::from_data(TensorData::new(values, [len]), device)
+}

@@ -1,0 +1,283 @@
+//! Conversations: questions and answers with text and images, each turn with all earlier ones.
+
+mod exchange;
+mod templated;
+mod trained;
+
+use std::ops::ControlFlow;
+
+use vq_tokenizer::Codes;
+
+use self::templated::Templated;
+use super::Pipeline;
+use super::generate::PipelineEvent;
+use crate::error::{Error, Result};
+use crate::generate::config::LONGEST_ANSWER;
+use crate::generate::{EndReason, Event, GenerationConfig, GenerationMode, LanguageModel};
+use crate::tokenize::{CodedSegment, EncodeOptions, Encoded, Segment};
+
+pub use exchange::{Exchange, Question};
+
+/// A conversation with a checkpoint, by its chat template or, without one, in the layout of its
+/// training data.
+///
+/// The prompt of a turn begins with the ids of all earlier turns as they were; answers and images are
+/// never encoded again. When the context is full, the oldest exchanges are left out, which
+/// [`ChatEvent::Dropped`] says; the system's text stays.
+///
+/// ```no_run
+/// use std::ops::ControlFlow;
+///
+/// use calumma::device::DeviceSpec;
+/// use calumma::pipeline::{ChatEvent, Pipeline, PipelineEvent, Question};
+///
+/// let device = DeviceSpec::Cpu.open()?;
+/// let pipeline = Pipeline::open("checkpoints/demo".as_ref(), &device)?;
+/// let mut chat = pipeline.chat(None);
+/// let config = pipeline.generation().clone();
+/// let drawn = Question { text: "a red circle".into(), draw: true, ..Question::default() };
+/// let asked = Question { text: "what color is it?".into(), ..Question::default() };
+/// for question in [drawn, asked] {
+///     chat.ask(question, &config, |event| {
+///         if let ChatEvent::Answer(PipelineEvent::Text(text)) = event {
+///             print!("{text}");
+///         }
+///         Ok(ControlFlow::Continue(()))
+///     })?;
+/// }
+/// # Ok::<(), calumma::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Chat<'a> {
+    pipeline: &'a Pipeline,
+    templated: Option<Templated>,
+    system: Option<String>,
+    exchanges: Vec<Exchange>,
+    /// The first exchange that prompts still hold.
+    first: usize,
+    /// Exchanges begun so far.
+    begun: usize,
+}
+
+/// A step of a turn, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ChatEvent {
+    /// This many of the oldest exchanges no longer fit the context and are left out from now on.
+    Dropped(usize),
+    /// A step of the answer.
+    Answer(PipelineEvent),
+}
+
+/// The end of a turn.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    /// The answer.
+    pub answer: Vec<Segment>,
+    /// Why it ended; [`EndReason::Cancelled`] if the caller stopped it.
+    pub end: EndReason,
+    /// Exchanges that were left out before this turn.
+    pub dropped: usize,
+}
+
+impl Reply {
+    /// Whether the answer was stopped before it began, so that the exchange was not kept.
+    pub fn is_withdrawn(&self) -> bool {
+        self.end == EndReason::Cancelled && self.answer.is_empty()
+    }
+}
+
+impl Pipeline {
+    /// An empty conversation, with the instructions `system` for all of it.
+    pub fn chat(&self, system: Option<String>) -> Chat<'_> {
+        let template = self.processor.chat_template().cloned();
+        Chat {
+            pipeline: self,
+            templated: template.map(Templated::new),
+            system,
+            exchanges: Vec::new(),
+            first: 0,
+            begun: 0,
+        }
+    }
+}
+
+impl Chat<'_> {
+    /// The instructions for the whole conversation.
+    pub fn system(&self) -> Option<&str> {
+        self.system.as_deref()
+    }
+
+    /// All exchanges, those that prompts no longer hold included.
+    pub fn exchanges(&self) -> &[Exchange] {
+        &self.exchanges
+    }
+
+    /// Removes the last exchange; whether there was one.
+    pub fn undo(&mut self) -> bool {
+        let undone = self.exchanges.pop().is_some();
+        self.first = self.first.min(self.exchanges.len());
+        undone
+    }
+
+    /// Removes all exchanges.
+    pub fn clear(&mut self) {
+        self.exchanges.clear();
+        self.first = 0;
+    }
+
+    /// The ids of the prompt for `question`, if nothing has to be left out.
+    ///
+    /// # Errors
+    /// If an image cannot be encoded or the chat template refuses the conversation.
+    pub fn prompt(&self, question: &Question) -> Result<Vec<u32>> {
+        let codes = self.pipeline.encode(&question.images)?;
+        Ok(self.prompt_from(self.first, question, &codes)?.ids)
+    }
+
+    /// Answers `question` with the settings `config`, of which `candidates` has no effect. A break from
+    /// `on_event` ends the answer, of which the completed part is kept. An exchange whose answer was
+    /// ended before it began is not.
+    ///
+    /// # Errors
+    /// If the question is empty or does not fit the context alone, an image cannot be encoded, the chat
+    /// template refuses the conversation, `config` is out of range or asks for an image that cannot be
+    /// decoded, or with the error of `on_event`. The conversation is then as before.
+    pub fn ask(
+        &mut self,
+        question: Question,
+        config: &GenerationConfig,
+        mut on_event: impl FnMut(ChatEvent) -> Result<ControlFlow<()>>,
+    ) -> Result<Reply> {
+        if question.text.is_empty() && (question.images.is_empty() || question.draw) {
+            let needed = if question.draw { "text" } else { "text or an image" };
+            return Err(Error::invalid(format!("the turn is empty; it needs {needed}")));
+        }
+        let codes = self.pipeline.encode(&question.images)?;
+        let mut config = GenerationConfig { candidates: 1, ..config.clone() };
+        if question.draw {
+            config.mode = GenerationMode::ImageOnly;
+        }
+        let (prompt, first) = self.fitting(&question, &codes, &config)?;
+        let dropped = first - self.first;
+        if dropped > 0 && on_event(ChatEvent::Dropped(dropped))?.is_break() {
+            return Ok(Reply { answer: Vec::new(), end: EndReason::Cancelled, dropped: 0 });
+        }
+        let mut draft = Draft::default();
+        self.run(&prompt.ids, &config, &mut draft, &mut on_event)?;
+        let Draft { segments, ids, end } = draft;
+        let end = end.unwrap_or(EndReason::Cancelled);
+        let reply = Reply { answer: segments, end, dropped };
+        if !reply.is_withdrawn() {
+            self.first = first;
+            self.exchanges.push(Exchange {
+                question,
+                codes,
+                answer: reply.answer.clone(),
+                ids,
+                number: self.begun,
+                prompt: self.templated.is_some().then_some(prompt),
+            });
+            self.begun += 1;
+        }
+        Ok(reply)
+    }
+
+    /// The prompt for `question` without the oldest exchanges that do not fit, and the first that does.
+    fn fitting(
+        &self,
+        question: &Question,
+        codes: &[Codes],
+        config: &GenerationConfig,
+    ) -> Result<(Encoded, usize)> {
+        let context = self.pipeline.model.context();
+        let blocks = self.pipeline.processor.blocks();
+        let room = match question.draw {
+            true => blocks.block_len(blocks.grid()),
+            false => {
+                let most = config.max_new_tokens.unwrap_or(LONGEST_ANSWER).min(LONGEST_ANSWER);
+                most.min(context / 4)
+            }
+        };
+        let mut first = self.first;
+        loop {
+            let prompt = self.prompt_from(first, question, codes)?;
+            // What does not fit alone is refused later, with its length.
+            if prompt.ids.len() + room <= context || first == self.exchanges.len() {
+                return Ok((prompt, first));
+            }
+            first += 1;
+        }
+    }
+
+    /// The prompt for `question` after the exchanges from number `first` on.
+    fn prompt_from(&self, first: usize, question: &Question, codes: &[Codes]) -> Result<Encoded> {
+        let Pipeline { processor, prompts, .. } = self.pipeline;
+        let exchanges = &self.exchanges[first..];
+        let asked = (question, codes);
+        match &self.templated {
+            Some(templated) => templated.prompt(processor, self.system(), exchanges, asked),
+            None => {
+                let ids = trained::prompt((processor, prompts), self.system(), exchanges, asked)?;
+                Ok(Encoded { text: String::new(), ids })
+            }
+        }
+    }
+
+    /// Generates an answer into `draft`, until it ends or `on_event` breaks.
+    fn run(
+        &self,
+        prompt: &[u32],
+        config: &GenerationConfig,
+        draft: &mut Draft,
+        on_event: &mut dyn FnMut(ChatEvent) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let processor = &self.pipeline.processor;
+        let Draft { segments, ids, end } = draft;
+        let note = |event: &Event| -> Result<()> {
+            match event {
+                Event::Text(id) => ids.push(*id),
+                Event::Image(codes) => {
+                    let options = EncodeOptions { bos: false, ..EncodeOptions::default() };
+                    let image = [CodedSegment::Image(codes.clone())];
+                    ids.extend(processor.encode_with(&image, options)?);
+                }
+                // Not part of the answer, also where it comes as a step of its own.
+                Event::End(EndReason::Stop(id)) if ids.last() == Some(id) => _ = ids.pop(),
+                _ => {}
+            }
+            Ok(())
+        };
+        let mut stopped = false;
+        let request = self.pipeline.request(prompt, config)?;
+        let ran = self.pipeline.run_noting(request, note, |event| {
+            match &event {
+                PipelineEvent::Text(text) => match segments.last_mut() {
+                    Some(Segment::Text(last)) => last.push_str(text),
+                    _ => segments.push(Segment::Text(text.clone())),
+                },
+                PipelineEvent::Image(image) => segments.push(Segment::Image(image.clone())),
+                PipelineEvent::End(reason) => *end = Some(*reason),
+                PipelineEvent::ImageStart | PipelineEvent::ImageProgress { .. } => {}
+            }
+            match on_event(ChatEvent::Answer(event))? {
+                ControlFlow::Continue(()) => Ok(()),
+                ControlFlow::Break(()) => {
+                    stopped = true;
+                    Err(Error::invalid("stopped"))
+                }
+            }
+        });
+        match ran {
+            Err(_) if stopped => Ok(()),
+            ran => ran.map(drop),
+        }
+    }
+}
+
+/// An answer in progress.
+#[derive(Default)]
+struct Draft {
+    segments: Vec<Segment>,
+    ids: Vec<u32>,
+    end: Option<EndReason>,
+}
