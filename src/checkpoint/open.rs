@@ -116,7 +116,11 @@ fn generation(
     let text = json.to_string();
     let own = GenerationConfig::from_json(&text).map_err(Error::in_file(&path))?;
     if let Some(preset) = preset.filter(|_| json.get("prompts").is_none()) {
-        let mut config = GenerationConfig { stop_ids: own.stop_ids, ..preset.config() };
+        let mut config = GenerationConfig {
+            stop_ids: own.stop_ids,
+            stop_strings: own.stop_strings,
+            ..preset.config()
+        };
         if preset.ends_turns_with_separator() {
             config.stop_ids.push(processor.vocabulary().special().sep);
         }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use calumma::generate::config::LONGEST_ANSWER;
 use calumma::generate::{EndReason, GenerationConfig, Grammar, GuidanceRamp, Preset, Window};
 use calumma::pipeline::Pipeline;
 use calumma::{Error, Result};
@@ -76,10 +77,15 @@ impl SamplingArgs {
         self.over(self.base(pipeline), session)
     }
 
-    /// The settings for captions and answers: greedy, unless a flag asks for sampling.
+    /// The settings for captions and answers: short, and greedy unless a flag asks for sampling.
     pub fn for_answers(&self, pipeline: &Pipeline, session: &Session) -> GenerationConfig {
-        let base = self.base(pipeline);
-        self.over(if self.samples() { base } else { base.for_answers() }, session)
+        let mut config = self.base(pipeline);
+        if self.samples() {
+            config.max_new_tokens.get_or_insert(LONGEST_ANSWER);
+        } else {
+            config = config.for_answers();
+        }
+        self.over(config, session)
     }
 
     /// Opens the checkpoint in the directory `dir`, to guess as many tokens ahead as the flag says.
@@ -92,13 +98,21 @@ impl SamplingArgs {
 
     /// Whether a flag asks for sampling.
     fn samples(&self) -> bool {
-        let shares = [self.temperature, self.top_p, self.min_p];
+        let shares = [self.temperature, self.top_p, self.min_p.filter(|share| *share > 0.0)];
         self.top_k.is_some() || shares.iter().any(Option::is_some)
     }
 
+    /// The settings that the flags change. What ends a text belongs to the checkpoint, whatever the preset.
     fn base(&self, pipeline: &Pipeline) -> GenerationConfig {
-        let preset = self.preset.as_deref().map(|name| preset(name).config());
-        preset.unwrap_or_else(|| pipeline.generation().clone())
+        let own = pipeline.generation().clone();
+        match self.preset.as_deref() {
+            None => own,
+            Some(name) => GenerationConfig {
+                stop_ids: own.stop_ids,
+                stop_strings: own.stop_strings,
+                ..preset(name).config()
+            },
+        }
     }
 
     fn over(&self, mut config: GenerationConfig, session: &Session) -> GenerationConfig {

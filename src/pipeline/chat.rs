@@ -14,7 +14,7 @@ use super::generate::PipelineEvent;
 use crate::error::{Error, Result};
 use crate::generate::config::LONGEST_ANSWER;
 use crate::generate::{EndReason, Event, GenerationConfig, GenerationMode, LanguageModel};
-use crate::tokenize::{CodedSegment, EncodeOptions, Encoded, Segment};
+use crate::tokenize::{CodedSegment, EncodeOptions, Encoded, Segment, TokenClass};
 
 pub use exchange::{Exchange, Question};
 
@@ -269,8 +269,26 @@ impl Chat<'_> {
         });
         match ran {
             Err(_) if stopped => Ok(()),
-            ran => ran.map(drop),
+            ran => {
+                ran?;
+                self.drop_stop_string(draft)
+            }
         }
+    }
+
+    /// Makes the ids after the last image those of the text that was shown: the stop string that ended an answer is
+    /// no part of it.
+    fn drop_stop_string(&self, draft: &mut Draft) -> Result<()> {
+        let Draft { segments, ids, end: Some(EndReason::StopString(_)) } = draft else {
+            return Ok(());
+        };
+        let processor = &self.pipeline.processor;
+        let is_end = |id: &u32| processor.vocabulary().class(*id) == TokenClass::EndImage;
+        ids.truncate(ids.iter().rposition(is_end).map_or(0, |last| last + 1));
+        if let Some(Segment::Text(shown)) = segments.last() {
+            ids.extend(processor.text().encode_plain(shown)?);
+        }
+        Ok(())
     }
 }
 

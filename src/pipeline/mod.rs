@@ -96,7 +96,8 @@ impl Pipeline {
         })
     }
 
-    /// The same with as many ids guessed ahead as `window` says; what is generated does not depend on it.
+    /// The same with as many ids guessed ahead as `window` says; what is generated does not depend on it, unless
+    /// [`guess_slack`](GenerationConfig::guess_slack) is above 0.
     #[must_use]
     pub fn with_window(self, window: Window) -> Self {
         Self { window, ..self }

@@ -24,11 +24,11 @@ use signal_hook::flag;
 use self::command::{HELP, Line};
 use self::input::{Entry, Input};
 use self::printer::{Place, Printer};
+use super::images;
 use super::sampling::SamplingArgs;
 use super::sampling::end_name;
 use super::session::{STDOUT, Session, name, print_error};
 use super::terminal::{Screen, Show};
-use super::{images, open};
 
 /// Arguments of `chat`.
 #[derive(Args)]
@@ -56,7 +56,7 @@ pub struct ChatArgs {
 /// # Errors
 /// Those of checkpoint and output; without a terminal also those of the lines.
 pub fn run(args: &ChatArgs, session: &Session) -> Result<()> {
-    let pipeline = open::pipeline(&args.checkpoint, session)?;
+    let pipeline = args.sampling.open(&args.checkpoint, session)?;
     let config = args.sampling.over_checkpoint(&pipeline, session);
     let mut input = Input::open(!session.json())?;
     let interactive = input.is_interactive();

@@ -40,7 +40,7 @@ fn measured(
 ) -> Result<Measured> {
     task.validate()?;
     let lock = hold_out(&common.out, session)?;
-    let pipeline = open::pipeline(&common.checkpoint, session)?;
+    let pipeline = sampling.open(&common.checkpoint, session)?;
     let generation = match task {
         TaskConfig::Vqa(_) | TaskConfig::Captioning(_) => sampling.for_answers(&pipeline, session),
         _ => sampling.over_checkpoint(&pipeline, session),
