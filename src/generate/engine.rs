@@ -27,7 +27,7 @@ pub struct EngineConfig {
     /// Maximum bytes of keys and values.
     pub cache_bytes: usize,
     /// Whether the first step allocates all of `cache_bytes`, rather than what the requests that are queued
-    /// by then can use at once.
+    /// by then can use at once: at least what the largest of them needs, even if that is more.
     pub whole_cache: bool,
     /// Rows per pass, from 64 up. Running requests alone may need more, and a waiting prompt gets a chunk of up to
     /// 64 rows in any pass.
@@ -189,9 +189,9 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
         true
     }
 
-    /// Whether no request is running or waiting.
+    /// Whether no request is running or waiting, and no event is left for [`step`](Self::step) to return.
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty()
+        self.running.is_empty() && self.waiting.is_empty() && self.events.is_empty()
     }
 
     /// The result of a request that has ended, once.
@@ -215,12 +215,16 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
             Some(_) => GenerationMode::TextOnly,
             None => request.config.mode,
         };
-        let key = (mode, request.config.stop_ids.clone());
+        let mut stop_ids = request.config.stop_ids.clone();
+        stop_ids.sort_unstable();
+        stop_ids.dedup();
+        let key = (mode, stop_ids);
         if let Some(rules) = self.rules.get(&key) {
             return Ok(rules.clone());
         }
         let rules = ModalityRules::new(self.vocabulary, self.blocks.clone(), mode, &key.1)?;
         let rules = Rc::new(rules);
+        self.rules.retain(|_, rules| Rc::strong_count(rules) > 1);
         self.rules.insert(key, rules.clone());
         Ok(rules)
     }
@@ -228,6 +232,7 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
     fn most_blocks(&self) -> usize {
         match self.cache {
             Some(_) => self.pool.total(),
+            None if !self.config.whole_cache => usize::MAX,
             None => self.config.cache_bytes / self.model.block_bytes().max(1),
         }
     }
@@ -236,9 +241,10 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
         if self.cache.is_some() || self.waiting.is_empty() {
             return;
         }
-        let mut blocks = self.most_blocks();
+        let mut blocks = self.config.cache_bytes / self.model.block_bytes().max(1);
         if !self.config.whole_cache {
-            blocks = blocks.min(self.waiting.iter().map(Gang::needed_blocks).sum());
+            let needed = || self.waiting.iter().map(Gang::needed_blocks);
+            blocks = blocks.min(needed().sum()).max(needed().max().unwrap_or(0));
         }
         self.pool = BlockPool::new(blocks);
         self.cache = Some(self.model.new_cache(blocks));

@@ -70,9 +70,13 @@ impl Gang {
             return Err(Error::PromptTooLong { prompt: len, needed, context });
         }
         check_kept(&request.kept, &rules, state)?;
-        let any_size = image_only && rules.blocks().are_sized();
-        let max_new = request.config.max_new_tokens.filter(|_| !any_size);
-        let limit = len.saturating_add(max_new.unwrap_or(context).max(needed)).min(context);
+        let is_sized = !rules.blocks().are_sized() || matches!(state, ModalityState::Image { .. });
+        let budget = match (image_only, is_sized) {
+            (true, true) => needed,
+            (true, false) => context,
+            _ => request.config.max_new_tokens.unwrap_or(context).max(needed),
+        };
+        let limit = len.saturating_add(budget).min(context);
         let block_start = ids.iter().rposition(|&id| id == rules.begin_image()).unwrap_or(0);
         let mut gang = Self {
             id,
@@ -93,7 +97,8 @@ impl Gang {
             request,
             rules,
         };
-        if !matches!(state, ModalityState::Text | ModalityState::Done) {
+        let open = !matches!(state, ModalityState::Text | ModalityState::Done);
+        if open && !matches!(state, ModalityState::Image { remaining: 0, .. }) {
             gang.events.push(Event::ImageStart);
         }
         Ok(gang)

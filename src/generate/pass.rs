@@ -80,16 +80,16 @@ impl Pass {
             left = left.saturating_sub(gang.drafts.len() * gang.lanes.len());
             pass.feed_all(at, gang, pool, limits.vocabulary, false);
         }
-        let mut none_yet = true;
+        if draws.contains(&false) {
+            left = left.max(BLOCK);
+        }
         for (at, gang) in gangs.iter_mut().enumerate().filter(|(at, _)| !draws[*at]) {
-            let room = if none_yet { left.max(BLOCK) } else { left };
             *limits.prefix_hits += gang.share(pool);
             let next = gang.lanes[0].next_key();
-            if room == 0 || next.is_some_and(|key| pass.computed.contains(key)) {
+            if left == 0 || next.is_some_and(|key| pass.computed.contains(key)) {
                 continue;
             }
-            let fed = pass.feed_prompt(at, gang, pool, limits.vocabulary, room);
-            none_yet &= fed == 0;
+            let fed = pass.feed_prompt(at, gang, pool, limits.vocabulary, left);
             left = left.saturating_sub(fed);
         }
         pass.stale.extend(pool.take_evicted());

@@ -76,6 +76,9 @@ impl ServingModel {
     /// Those of [`all_logits`](Self::all_logits) for the prompt with a choice, or if a choice is empty;
     /// [`Error::PromptTooLong`] if they do not fit the context.
     pub fn log_probabilities(&self, prompt: &[u32], choices: &[Vec<u32>]) -> Result<Vec<f64>> {
+        if choices.is_empty() {
+            return Ok(Vec::new());
+        }
         if choices.iter().any(Vec::is_empty) {
             return Err(Error::invalid("a choice is empty; each needs some text"));
         }

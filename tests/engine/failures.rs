@@ -101,7 +101,8 @@ fn a_failed_pass_fails_every_request() {
     }
     let error = run.engine.step().unwrap_err();
     assert!(error.to_string().contains("the device is gone"), "{error}");
-    assert!(run.engine.is_idle());
+    let stats = run.engine.stats();
+    assert_eq!((stats.running, stats.waiting), (0, 0));
     for id in ids {
         // Some had ended before.
         let ended = matches!(run.events[&id].last(), Some(Event::End(_)));

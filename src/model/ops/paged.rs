@@ -55,16 +55,19 @@ struct Group {
 
 impl Plan {
     fn new(lanes: &[Lane<'_>], device: &Device) -> Self {
-        let mut groups: BTreeMap<usize, Vec<(usize, Lane<'_>)>> = BTreeMap::new();
+        // Lanes of one group are padded to the longest of them, so they have similar lengths.
+        let mut groups: BTreeMap<(usize, usize), Vec<(usize, Lane<'_>)>> = BTreeMap::new();
         let mut row = 0;
         for lane in lanes {
-            groups.entry(lane.rows).or_default().push((row, *lane));
+            let blocks = (lane.start + lane.rows).div_ceil(BLOCK).next_power_of_two();
+            groups.entry((lane.rows, blocks)).or_default().push((row, *lane));
             row += lane.rows;
         }
         let in_groups = groups.values().flatten().flat_map(|(row, lane)| *row..row + lane.rows);
         let mut order = vec![0; row];
         in_groups.enumerate().for_each(|(place, row)| order[row] = place as i32);
-        let groups = groups.iter().map(|(rows, lanes)| Group::new(*rows, lanes, device)).collect();
+        let groups =
+            groups.iter().map(|((rows, _), lanes)| Group::new(*rows, lanes, device)).collect();
         Self { write: Write::new(lanes, device), groups, order: indices(order, device) }
     }
 }
