@@ -16,6 +16,8 @@ mod lanes;
 pub mod linear;
 pub mod math;
 pub mod matrix;
+#[cfg(test)]
+mod noise;
 pub mod norm;
 pub mod paged;
 pub mod product;
