@@ -6,6 +6,7 @@
 //! `parquet` crate without Arrow, whose crates would take a tenth of the build time.
 
 mod load;
+mod pages;
 mod row;
 mod scalar;
 mod shape;

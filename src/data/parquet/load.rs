@@ -4,11 +4,12 @@ use std::fs::File;
 use std::sync::Arc;
 
 use ::parquet::errors::ParquetError;
-use ::parquet::file::reader::{FileReader, SerializedFileReader};
+use ::parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use ::parquet::file::serialized_reader::ReadOptionsBuilder;
 use ::parquet::schema::types::{SchemaDescriptor, Type};
 use image::ImageFormat;
 
+use super::pages::CheckedGroup;
 use super::row::StoredRow;
 use super::shape::{Columns, ImageColumn, Unread, bare};
 use super::source::Source;
@@ -67,7 +68,7 @@ impl Loaded {
                 if shapes.is_empty() {
                     return Ok(());
                 }
-                let group = reader.get_row_group(group)?;
+                let group = CheckedGroup(reader.get_row_group(group)?);
                 for row in group.get_row_iter(Some(projection.clone()))? {
                     rows.push(StoredRow::of(row?.into_columns(), &shapes));
                 }

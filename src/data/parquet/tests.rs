@@ -55,6 +55,13 @@ fn a_page_header_that_goes_on_behind_the_end_of_the_file_is_refused_at_once() {
     assert!(Parquet::open(&fixture("endless-page-header.parquet")).is_err());
 }
 
+/// A dictionary of a few bytes that says that it holds 220 million values; it took 7 GB.
+#[test]
+fn a_dictionary_that_names_more_values_than_it_has_is_refused_at_once() {
+    let error = Parquet::open(&fixture("endless-dictionary.parquet")).err().unwrap().to_string();
+    assert!(error.contains("says that it holds"), "{error}");
+}
+
 /// The field `c` of every row; `None` where there is none.
 fn column(path: &Path) -> Vec<Option<Value>> {
     let dataset = Parquet::open(path).unwrap();
