@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::math::{dot, exp_shifted, largest};
 use super::matrix::{Matrix, Store};
+use super::memory::unspecified;
 use super::product::small;
 use super::simd::vectorized;
 use super::spans::Spans;
@@ -101,7 +102,7 @@ fn forward_block(inputs: &Inputs<'_>, row: usize, start: usize, y: &mut [f32], l
     let queries = start..start + y.len() / width;
     let seen = inputs.visible_to_any(row, queries.clone());
     let (count, keys) = (queries.len(), seen.len());
-    let mut weights = vec![0.0; count * keys]; // [queries, keys]
+    let mut weights = unspecified(count * keys); // [queries, keys]
     for head in 0..heads {
         let kv_head = head / inputs.group();
         let q = inputs.q.matrix(row, head, start);

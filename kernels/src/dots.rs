@@ -7,6 +7,7 @@
 
 use super::lanes::{SUMS, Simd, wide};
 use super::matrix::Element;
+use super::prefetch;
 use super::simd::LANES;
 
 /// Lanes of a row that pass by before those of the next tile do, so that they stay in the first-level
@@ -147,7 +148,8 @@ pub struct Target<'a, 'b> {
 }
 
 /// Writes the products of all rows of `x` with the first `N` rows of `w`, `R` rows at once. The sums over
-/// whole lanes read `groups` and `tile`, which are the same rows in an order of their own.
+/// whole lanes read `groups` and `tile`, which are the same rows in an order of their own. On the way the next `N`
+/// rows of `w` are brought into the cache.
 #[inline(always)]
 pub fn products<S: Simd, E: Element, const R: usize, const N: usize>(
     simd: S,
@@ -158,12 +160,18 @@ pub fn products<S: Simd, E: Element, const R: usize, const N: usize>(
     let Target { y, first, sums } = target;
     let sums = sums.as_chunks_mut().0.as_chunks_mut().0.as_chunks_mut::<R>().0;
     let steps = x.len / LANES;
-    let section = steps.div_ceil(steps.div_ceil(SECTION).max(1));
+    let sections = steps.div_ceil(SECTION).max(1);
+    let section = steps.div_ceil(sections);
+    let ahead = w.from(N).data;
+    let ahead = &ahead[..ahead.len().min(N * w.len)];
+    let parts = sections * y.len().div_ceil(R).max(1);
+    let mut ahead = ahead.chunks(ahead.len().div_ceil(parts).max(1));
     let mut from = 0;
     loop {
         let to = steps.min(from + section);
         let part_of_w = tile.part(from, to);
         for (group, (y, sums)) in y.chunks_mut(R).zip(&mut *sums).enumerate() {
+            prefetch::lines(ahead.next().unwrap_or_default());
             let mut lanes = [[simd.splat(0.0); N]; R];
             if from > 0 {
                 load(simd, &mut lanes, sums);

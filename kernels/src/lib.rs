@@ -16,10 +16,12 @@ mod lanes;
 pub mod linear;
 pub mod math;
 pub mod matrix;
+pub mod memory;
 #[cfg(test)]
 mod noise;
 pub mod norm;
 pub mod paged;
+mod prefetch;
 pub mod product;
 pub mod rope;
 mod simd;

@@ -15,6 +15,7 @@ use super::buffer::Buffer;
 use super::dots::{Groups, Lines, Rows, Target, products};
 use super::lanes::{Portable, Simd};
 use super::matrix::Element;
+use super::memory::unspecified;
 use super::simd::LANES;
 
 /// Multiplications below which a second thread costs more than it saves.
@@ -94,7 +95,7 @@ fn forward_by<S: Simd, E: Element, const R: usize, const N: usize>(
     inputs: usize,
 ) -> Vec<f32> {
     let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
-    let mut y = vec![0.0; rows * outputs];
+    let mut y = unspecified(rows * outputs);
     if y.is_empty() {
         return y;
     }

@@ -10,12 +10,15 @@
 mod tests;
 mod vectors;
 
+use std::mem;
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::math::{exp_shifted, largest};
+use super::memory::unspecified;
+use super::prefetch;
 use vectors::{score, weigh_tile};
 
 /// Tokens per block.
@@ -30,6 +33,9 @@ const TILE: usize = 4;
 
 /// Multiplications below which a second thread costs more than it saves.
 const PARALLEL: usize = 1 << 18;
+
+/// Elements of the new keys below which it costs more to write them on two threads.
+const PARALLEL_WRITE: usize = 1 << 12;
 
 /// The new tokens of one sequence in a pass, and where its keys and values are.
 #[derive(Clone, Copy, Debug)]
@@ -80,11 +86,6 @@ impl Rows<'_> {
         let start = (block as usize * self.kv_heads + kv_head) * self.page_len();
         &pages[start..start + self.page_len()]
     }
-
-    fn page_mut<'a>(&self, pages: &'a mut [f32], block: u32, kv_head: usize) -> &'a mut [f32] {
-        let start = (block as usize * self.kv_heads + kv_head) * self.page_len();
-        &mut pages[start..start + self.page_len()]
-    }
 }
 
 /// Writes the keys and values of the new tokens to their places.
@@ -93,33 +94,77 @@ impl Rows<'_> {
 /// `keys` `[blocks, kv_heads, head_dim, BLOCK]`, `values` `[blocks, kv_heads, BLOCK, head_dim]`.
 ///
 /// # Panics
-/// If a lane has a block that the cache lacks, or too few blocks.
-pub fn write(rows: &Rows<'_>, keys: &mut [f32], values: &mut [f32]) {
-    let (len, head_dim) = (rows.len(), rows.head_dim);
-    let mut row = 0;
+/// If a lane has a block that the cache lacks, or too few blocks, or if two lanes write to one block.
+pub fn write(rows: &Rows<'_>, mut keys: &mut [f32], mut values: &mut [f32]) {
+    let mut parts = parts(rows);
+    parts.sort_unstable_by_key(|part| part.block);
+    let (len, mut first) = (rows.kv_heads * rows.page_len(), 0);
+    let mut tasks = Vec::with_capacity(parts.len());
+    for part in parts {
+        let from = (part.block - first) * len;
+        tasks.push((part, take(&mut keys, from, len), take(&mut values, from, len)));
+        first = part.block + 1;
+    }
+    let run = |(part, keys, values): (Part, &mut [f32], &mut [f32])| part.write(rows, keys, values);
+    if rows.v.len() < PARALLEL_WRITE {
+        tasks.into_iter().for_each(run);
+    } else {
+        tasks.into_par_iter().for_each(run);
+    }
+}
+
+/// Takes `len` elements from `from` on out of `rest`, which keeps those behind them.
+fn take<'a>(rest: &mut &'a mut [f32], from: usize, len: usize) -> &'a mut [f32] {
+    let (taken, behind) = mem::take(rest)[from..].split_at_mut(len);
+    *rest = behind;
+    taken
+}
+
+/// New tokens of one lane that lie in one block.
+#[derive(Clone, Copy)]
+struct Part {
+    block: usize,
+    /// The first one's place in the block.
+    at: usize,
+    /// The first one's row in the pass.
+    row: usize,
+    count: usize,
+}
+
+fn parts(rows: &Rows<'_>) -> Vec<Part> {
+    let (mut parts, mut row) = (Vec::with_capacity(rows.lanes.len()), 0);
     for lane in rows.lanes {
-        let mut token = lane.start;
-        let end = lane.start + lane.rows;
+        let (mut token, end) = (lane.start, lane.start + lane.rows);
         while token < end {
-            let (block, at) = (lane.blocks[token / BLOCK], token % BLOCK);
+            let (block, at) = (lane.blocks[token / BLOCK] as usize, token % BLOCK);
             let count = (BLOCK - at).min(end - token);
-            for kv_head in 0..rows.kv_heads {
-                let k = &rows.k[(kv_head * len + row) * head_dim..][..count * head_dim];
-                let page = rows.page_mut(keys, block, kv_head);
-                for (d, line) in page.chunks_exact_mut(BLOCK).enumerate() {
-                    for (to, k) in line[at..at + count].iter_mut().zip(k.chunks_exact(head_dim)) {
-                        *to = k[d];
-                    }
-                }
-                let page = rows.page_mut(values, block, kv_head);
-                let page = page[at * head_dim..].chunks_exact_mut(head_dim);
-                for (to, row) in page.zip(row..row + count) {
-                    let start = (row * rows.kv_heads + kv_head) * head_dim;
-                    to.copy_from_slice(&rows.v[start..start + head_dim]);
+            parts.push(Part { block, at, row, count });
+            (row, token) = (row + count, token + count);
+        }
+    }
+    parts
+}
+
+impl Part {
+    /// Writes to the pages of the block's heads.
+    fn write(self, rows: &Rows<'_>, keys: &mut [f32], values: &mut [f32]) {
+        let Self { at, row, count, .. } = self;
+        let (len, head_dim) = (rows.len(), rows.head_dim);
+        let pages = keys.chunks_exact_mut(rows.page_len());
+        for (kv_head, (keys, values)) in
+            pages.zip(values.chunks_exact_mut(rows.page_len())).enumerate()
+        {
+            let k = &rows.k[(kv_head * len + row) * head_dim..][..count * head_dim];
+            for (d, line) in keys.chunks_exact_mut(BLOCK).enumerate() {
+                for (to, k) in line[at..at + count].iter_mut().zip(k.chunks_exact(head_dim)) {
+                    *to = k[d];
                 }
             }
-            row += count;
-            token += count;
+            let values = values[at * head_dim..].chunks_exact_mut(head_dim);
+            for (to, row) in values.zip(row..row + count) {
+                let start = (row * rows.kv_heads + kv_head) * head_dim;
+                to.copy_from_slice(&rows.v[start..start + head_dim]);
+            }
         }
     }
 }
@@ -190,14 +235,17 @@ impl WithSimd for Run<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let mut y = std::mem::take(&mut self.task.y);
+        let mut y = mem::take(&mut self.task.y);
         let blocks = self.seen(y.len() - 1).div_ceil(BLOCK);
         let blocks = &self.task.lane.blocks[..blocks];
         let stride = blocks.len() * BLOCK;
-        let mut scores = vec![0.0; y.len() * stride]; // [lines, keys]
+        let mut scores = unspecified(y.len() * stride); // [lines, keys]
         let q = self.queries(y.len());
         for (place, &block) in blocks.iter().enumerate() {
             let page = self.rows.page(self.keys, block, self.task.kv_head);
+            let seen = self.seen(y.len() - 1) - place * BLOCK;
+            let values = self.rows.page(self.values, block, self.task.kv_head);
+            prefetch::lines(&values[..seen.min(BLOCK) * self.rows.head_dim]);
             for tile in tiles(y.len()) {
                 let keys = self.seen(tile.end - 1).saturating_sub(place * BLOCK);
                 if keys > 0 {
@@ -249,7 +297,7 @@ impl Run<'_, '_> {
     fn queries(&self, lines: usize) -> Vec<f32> {
         let Self { rows, task, .. } = self;
         let (group, len, head_dim) = (rows.group(), rows.len(), rows.head_dim);
-        let mut q = vec![0.0; lines * head_dim];
+        let mut q = unspecified(lines * head_dim);
         for tile in tiles(lines) {
             let to = &mut q[tile.start * head_dim..tile.end * head_dim];
             for (place, line) in tile.clone().enumerate() {

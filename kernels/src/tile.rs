@@ -4,6 +4,7 @@
 
 use std::arch::x86_64::*;
 
+use super::prefetch;
 use super::simd::LANES;
 
 /// Rows of a tile: with three registers to a row, 24 of the 32 registers are sums.
@@ -84,7 +85,7 @@ fn pack_adjacent<const W: usize>(to: &mut [f32], stride: usize, lines: Lines<'_>
     for d in 0..depth {
         let from = &lines.data[d * lines.step..][..lines.count];
         for i in (0..lines.count).step_by(LANES) {
-            prefetch(from.as_ptr().wrapping_add(AHEAD * lines.step + i));
+            prefetch::line(from.as_ptr().wrapping_add(AHEAD * lines.step + i));
         }
         for (panel, from) in from.chunks(W).enumerate() {
             let to = &mut to[panel * stride + d * W..][..W];
@@ -114,7 +115,7 @@ fn pack_transposed<const W: usize>(to: &mut [f32], stride: usize, lines: Lines<'
             for (i, value) in square.iter_mut().enumerate() {
                 let from: &[f32; ROWS] =
                     data[i * line + d..].first_chunk().expect("a whole square");
-                prefetch(from.as_ptr().wrapping_add(ROWS * line));
+                prefetch::line(from.as_ptr().wrapping_add(ROWS * line));
                 // SAFETY: the array has eight elements.
                 *value = unsafe { _mm256_loadu_ps(from.as_ptr()) };
             }
@@ -205,7 +206,7 @@ unsafe fn tile_of<const V: usize>(
     // The destination is fetched while the sums are formed.
     for row in 0..rows {
         for v in 0..V {
-            prefetch(at(row, v));
+            prefetch::line(at(row, v));
         }
     }
     let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
@@ -236,10 +237,4 @@ unsafe fn tile_of<const V: usize>(
             }
         }
     }
-}
-
-#[inline(always)]
-fn prefetch(from: *const f32) {
-    // SAFETY: a hint, which may name any address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
 }

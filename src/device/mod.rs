@@ -10,6 +10,7 @@ mod absent;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod each;
 mod error;
 mod info;
 mod open;
@@ -20,6 +21,7 @@ mod speed;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
+pub(crate) use self::each::{each, is_cpu};
 pub use self::error::DeviceError;
 pub use self::info::DeviceInfo;
 pub use self::open::describe;

@@ -24,6 +24,7 @@ use self::architecture::{AVERAGE, BLOCKS, HALVE, MAXIMUM, STEM};
 use self::convolution::{Convolution, Weights};
 use super::metrics::Features;
 use crate::checkpoint::torch_file::TorchFile;
+use crate::device;
 use crate::error::{Error, Result};
 use crate::files::hex;
 
@@ -36,7 +37,7 @@ pub const WIDTH: usize = 2048;
 
 /// Side of the network's input, in pixels.
 const SIDE: usize = 299;
-/// Batch size.
+/// Batch size on a GPU. On the CPU images run one by one, as many at once as there are threads.
 const BATCH: usize = 16;
 
 /// The network with its weights.
@@ -89,12 +90,14 @@ impl Inception {
     /// # Errors
     /// [`Error::Invalid`] if the weights produce values that are not finite.
     pub fn features(&self, images: &[RgbImage]) -> Result<Features> {
-        let mut features = Features::new(WIDTH);
-        for images in images.chunks(BATCH) {
+        let batch = if device::is_cpu(&self.device) { 1 } else { BATCH };
+        let batches: Vec<&[RgbImage]> = images.chunks(batch).collect();
+        let found = device::each(&self.device, batches, |images| -> Vec<f32> {
             let pixels = images.iter().map(|image| self.pixels(image)).collect();
-            let found = self.forward(Tensor::cat(pixels, 0)).into_data();
-            features.extend(&found.iter::<f32>().collect::<Vec<_>>())?;
-        }
+            self.forward(Tensor::cat(pixels, 0)).into_data().iter().collect()
+        });
+        let mut features = Features::new(WIDTH);
+        found.iter().try_for_each(|found| features.extend(found))?;
         Ok(features)
     }
 

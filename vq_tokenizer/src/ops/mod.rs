@@ -86,6 +86,19 @@ pub(crate) fn group_norm(
     }
 }
 
+/// `work` done with each of `parts`, on the CPU by all threads at once: Burn's own operations there run on the
+/// thread that calls them.
+pub(crate) fn each<const D: usize, T: Send>(
+    parts: Vec<Tensor<D>>,
+    work: impl Fn(Tensor<D>) -> T + Send + Sync,
+) -> Vec<T> {
+    #[cfg(feature = "cpu")]
+    if parts.len() > 1 && cpu::is_cpu(&parts[0].device()) {
+        return cpu::each(parts, work);
+    }
+    parts.into_iter().map(work).collect()
+}
+
 /// Forces an implementation in unit tests, on the calling thread only.
 #[cfg(test)]
 pub(crate) mod forced {

@@ -4,10 +4,10 @@ use burn::module::{Module, Param};
 use burn::tensor::module::embedding;
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::init;
+use crate::{init, ops};
 
-/// Latents compared with the codebook at once; bounds the matrix of scores to 4096 times the codebook.
-const ROWS_AT_ONCE: usize = 4096;
+/// Latents that a thread compares with the codebook at once; bounds its matrix of scores to 512 times the codebook.
+const ROWS_AT_ONCE: usize = 512;
 
 /// The vectors of a codebook; a separate module because the published name is `embedding.weight`.
 #[derive(Module, Debug)]
@@ -41,8 +41,8 @@ pub(super) fn nearest(latents: Tensor<4>, table: Tensor<2>) -> Tensor<3, Int> {
     })
 }
 
-/// The codes that `choose` returns for the latents at all positions, called on chunks of bounded size; no
-/// gradient.
+/// The codes that `choose` returns for the latents at all positions, called on chunks of bounded size, several at
+/// once on the CPU; no gradient.
 ///
 /// # Shapes
 /// - latents: `[batch, embed, h, w]`
@@ -50,15 +50,11 @@ pub(super) fn nearest(latents: Tensor<4>, table: Tensor<2>) -> Tensor<3, Int> {
 /// - result: `[batch, h, w]`
 pub(super) fn by_rows(
     latents: Tensor<4>,
-    choose: impl Fn(Tensor<2>) -> Tensor<2, Int>,
+    choose: impl Fn(Tensor<2>) -> Tensor<2, Int> + Send + Sync,
 ) -> Tensor<3, Int> {
     let [batch, _, height, width] = latents.dims();
-    let rows = rows_of(latents.detach());
-    let codes = if rows.dims()[0] <= ROWS_AT_ONCE {
-        choose(rows)
-    } else {
-        Tensor::cat(rows.split(ROWS_AT_ONCE, 0).into_iter().map(choose).collect(), 0)
-    };
+    let parts = rows_of(latents.detach()).split(ROWS_AT_ONCE, 0);
+    let codes = Tensor::cat(ops::each(parts, choose), 0);
     codes.reshape([batch, height, width])
 }
 

@@ -11,6 +11,7 @@ use half::bf16;
 
 use kernels::attention::{self, View};
 use kernels::matrix::{Matrix, Store};
+use kernels::memory::unspecified;
 use kernels::{Spans, linear, norm, product, rope, swiglu};
 
 /// Matrix products of f32 tensors outside autodiff.
@@ -30,7 +31,7 @@ pub(crate) trait ProductOps: Backend {
 impl ProductOps for Flex {
     fn product(lhs: FlexTensor, rhs: FlexTensor) -> FlexTensor {
         let [m, n] = [lhs.shape()[0], rhs.shape()[1]];
-        let mut dst = vec![0.0; m * n];
+        let mut dst = unspecified(m * n);
         product_into(Store::Overwrite, &mut dst, lhs, rhs);
         tensor(dst, &[m, n])
     }
@@ -122,7 +123,7 @@ impl FusedOps for Flex {
 
     fn fused_rms_norm(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
         let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-        let mut y = zeros(&x);
+        let mut y = like(&x);
         norm::forward(x.storage(), weight.storage(), eps, &mut y);
         tensor(y, x.shape().as_slice())
     }
@@ -137,7 +138,7 @@ impl FusedOps for Flex {
     ) -> FlexTensor {
         let tensors = [x, weight, bias, cos, sin].map(|tensor| tensor.to_contiguous());
         let inputs = rope_inputs(&tensors, factors);
-        let mut y = zeros(&tensors[0]);
+        let mut y = like(&tensors[0]);
         rope::forward(inputs, &mut y);
         let [batch, seq, heads, head_dim] = inputs.dims;
         tensor(y, &[batch, heads, seq, head_dim])
@@ -145,7 +146,7 @@ impl FusedOps for Flex {
 
     fn fused_swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
         let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
-        let mut y = zeros(&gate);
+        let mut y = like(&gate);
         swiglu::forward(gate.storage(), up.storage(), &mut y);
         tensor(y, gate.shape().as_slice())
     }
@@ -167,8 +168,8 @@ fn place(tensor: &FlexTensor) -> Range<usize> {
 pub(super) fn attention_forward(inputs: &[FlexTensor; 3], spans: &Spans) -> (FlexTensor, Vec<f32>) {
     let inputs = attention_inputs(inputs, spans);
     let [batch, heads, seq, head_dim] = inputs.q.dims;
-    let mut y = vec![0.0; batch * seq * heads * head_dim];
-    let mut lse = vec![0.0; batch * seq * heads];
+    let mut y = unspecified(batch * seq * heads * head_dim);
+    let mut lse = unspecified(batch * seq * heads);
     attention::forward(inputs, &mut y, &mut lse);
     let y = tensor(y, &[batch, seq, heads, head_dim]);
     let layout = y.layout().transpose(1, 2); // [batch, heads, seq, head_dim]
@@ -216,6 +217,11 @@ pub(super) fn view(tensor: &FlexTensor) -> View<'_> {
         dims: layout.shape().dims(),
         strides: [stride(0), stride(1), stride(2)],
     }
+}
+
+/// Memory for a result with as many elements as `tensor`; see [`unspecified`].
+pub(super) fn like(tensor: &FlexTensor) -> Vec<f32> {
+    unspecified(tensor.shape().num_elements())
 }
 
 pub(super) fn zeros(like: &FlexTensor) -> Vec<f32> {

@@ -12,7 +12,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex, TensorMetadata};
 
 use super::backend::{
-    FusedOps, ProductOps, attention_forward, attention_inputs, rope_inputs, rows_contiguous,
+    FusedOps, ProductOps, attention_forward, attention_inputs, like, rope_inputs, rows_contiguous,
     tensor, view, zeros,
 };
 use kernels::{Spans, attention, norm, rope, swiglu};
@@ -33,7 +33,8 @@ impl Backward<Flex, 3> for AttentionBackward {
     fn backward(self, ops: Ops<AttentionState, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = rows_contiguous(grads.consume::<Flex>(&ops.node));
         let (inputs, y, lse, spans) = ops.state;
-        let [mut dq, mut dk, mut dv] = inputs.each_ref().map(zeros);
+        let [q, k, v] = &inputs;
+        let (mut dq, mut dk, mut dv) = (like(q), zeros(k), zeros(v));
         let arrays = attention::Backward {
             y: view(&y),
             dy: view(&dy),
@@ -81,7 +82,7 @@ impl Backward<Flex, 2> for RmsNormBackward {
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
         let (x, weight, eps) = ops.state;
-        let mut dx = zeros(&x);
+        let mut dx = like(&x);
         let d_weight = norm::backward(x.storage(), weight.storage(), dy.storage(), eps, &mut dx);
         let [x_node, weight_node] = ops.parents;
         if let Some(node) = x_node {
@@ -102,7 +103,7 @@ impl Backward<Flex, 3> for HeadNormRopeBackward {
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
         let (tensors, factors) = ops.state;
-        let mut dx = zeros(&tensors[0]);
+        let mut dx = like(&tensors[0]);
         let inputs = rope_inputs(&tensors, factors);
         let (d_weight, d_bias) = rope::backward(inputs, dy.storage(), &mut dx);
         let gradients = [dx, d_weight, d_bias];

@@ -7,6 +7,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 
 use super::backend::{FusedOps, ProductOps};
 use kernels::adamw::AdamW;
+use kernels::memory::unspecified;
 use kernels::paged::{self, Lane};
 use kernels::{Spans, TokenStats};
 
@@ -46,7 +47,7 @@ pub(crate) fn paged_attention(
     let [q, k, v] = [&mut q, &mut k, &mut v].map(|data| &*floats(data));
     let rows = paged::Rows { q, k, v, lanes, heads, kv_heads, head_dim };
     paged::write(&rows, floats(&mut keys), floats(&mut values));
-    let mut y = vec![0.0; len * heads * head_dim];
+    let mut y = unspecified(len * heads * head_dim);
     paged::forward(&rows, floats(&mut keys), floats(&mut values), &mut y);
     let y = TensorData::new(y, [1, len, heads * head_dim]);
     (Tensor::from_data(y, &device), [keys, values].map(|data| Tensor::from_data(data, &device)))

@@ -3,6 +3,7 @@
 use std::array;
 use std::ops::Range;
 
+use kernels::memory::unspecified;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -37,7 +38,9 @@ pub(super) fn correlate(
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
     let pixels = dims.output_pixels();
-    let mut out = vec![0.0; dims.batch * dims.outputs * pixels];
+    let len = dims.batch * dims.outputs * pixels;
+    let writes_all = !x.is_empty() && plan.phases.iter().all(|taps| !taps.is_empty());
+    let mut out = if writes_all { unspecified(len) } else { vec![0.0; len] };
     if out.is_empty() || x.is_empty() {
         return out;
     }

@@ -1,5 +1,6 @@
 //! Group normalisation with scale, shift and an optional swish.
 
+use kernels::memory::unspecified;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -42,7 +43,7 @@ pub(super) fn forward(
     weight: &[f32],
     bias: &[f32],
 ) -> (Vec<f32>, Vec<Moments>) {
-    let mut out = vec![0.0; x.len()];
+    let mut out = unspecified(x.len());
     let size = norm.channels * norm.pixels;
     let mut moments = vec![Moments::default(); x.len() / size];
     let groups = out.par_chunks_exact_mut(size).zip(x.par_chunks_exact(size));
@@ -67,7 +68,7 @@ pub(super) fn backward(
     dy: &[f32],
 ) -> NormGradients {
     let size = norm.channels * norm.pixels;
-    let mut input = vec![0.0; x.len()];
+    let mut input = unspecified(x.len());
     let mut sums = vec![[0.0f64; 2]; moments.len() * norm.channels];
     let groups = input.par_chunks_exact_mut(size).zip(sums.par_chunks_exact_mut(norm.channels));
     groups.enumerate().with_min_len(8).for_each(|(index, (dx, sums))| {

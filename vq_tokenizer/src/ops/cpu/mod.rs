@@ -14,15 +14,27 @@ mod simd;
 mod tests;
 
 use burn::backend::{Dispatch, DispatchDevice};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
+use rayon::prelude::*;
 
 use super::options::{Geometry, GroupNormOptions};
 use backend::VqOps;
 
 /// Whether the kernels of this module take `x`: f32 on the CPU.
 pub(super) fn supports(x: &Tensor<4>) -> bool {
-    let on_cpu = matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_));
-    on_cpu && x.dtype() == DType::F32
+    is_cpu(&x.device()) && x.dtype() == DType::F32
+}
+
+pub(super) fn is_cpu(device: &Device) -> bool {
+    matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// See [`super::each`].
+pub(super) fn each<const D: usize, T: Send>(
+    parts: Vec<Tensor<D>>,
+    work: impl Fn(Tensor<D>) -> T + Send + Sync,
+) -> Vec<T> {
+    parts.into_par_iter().map(work).collect()
 }
 
 /// See [`super::conv2d`].
