@@ -33,6 +33,7 @@ pub mod pipeline;
 pub mod recipe;
 pub mod report;
 pub mod sheet;
+pub mod threads;
 pub mod tokenize;
 pub mod train;
 

@@ -9,5 +9,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     calumma::allocator::tune();
+    calumma::threads::join_pool();
     cli::main()
 }

@@ -10,7 +10,7 @@ use calumma::generate::{
 };
 use calumma::memory::peak_resident;
 use calumma::model::{CausalLm, PagedCache};
-use calumma::tokenize::Processor;
+use calumma::tokenize::{Processor, TokenClass};
 use calumma::{Error, Result};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
@@ -75,7 +75,10 @@ pub fn run(args: &BenchArgs, session: &Session) -> Result<()> {
         report.add("memory", &text, json)?;
     }
     if let Some(vq) = &vq {
-        drawing(&model, &processor, &generation, args, &mut report)?;
+        let (model, processor, generation) = (&model, &processor, &generation);
+        let setting = Setting { model, processor, generation };
+        mixed(&setting, args, &mut report)?;
+        drawing(&setting, args, &mut report)?;
         image_tokenizer(vq, args.seconds, &mut report)?;
     }
     report.results.insert("path".to_owned(), json!(name(&args.checkpoint)));
@@ -199,35 +202,71 @@ fn decode(
     report.add("decode", &text, json!({ "tokens_per_second": speed, "gb_per_second": bandwidth }))
 }
 
+/// What drawing and mixed requests are measured with.
+struct Setting<'a> {
+    model: &'a ServingModel,
+    processor: &'a Processor,
+    generation: &'a GenerationConfig,
+}
+
+impl Setting<'_> {
+    fn engine(&self, window: Window) -> Result<Engine<'_, ServingModel>> {
+        let limits = EngineConfig { window, whole_cache: false, ..EngineConfig::default() };
+        let blocks = self.processor.blocks().clone();
+        Engine::new(self.model, self.processor.vocabulary(), blocks, limits)
+    }
+
+    /// An image after begin-of-text, with the checkpoint's settings.
+    fn image(&self, seed: u64) -> Request {
+        let config =
+            GenerationConfig { mode: GenerationMode::ImageOnly, ..self.generation.clone() };
+        let prompt = vec![self.processor.vocabulary().special().bos];
+        Request::new(prompt, GenerationConfig { seed, ..config })
+    }
+
+    /// A text of `len` ids after a prompt of `prompt` ids.
+    fn text(&self, prompt: usize, len: usize, seed: u64) -> Request {
+        let vocabulary = self.processor.vocabulary();
+        let ids = (0..vocabulary.len() as u32)
+            .filter(|&id| matches!(vocabulary.class(id), TokenClass::Text));
+        let ids = std::iter::once(vocabulary.special().bos).chain(ids.cycle());
+        let mode = GenerationMode::TextOnly;
+        let max_new_tokens = Some(len);
+        let config = GenerationConfig { mode, max_new_tokens, seed, ..self.generation.clone() };
+        Request::new(ids.take(prompt).collect(), config)
+    }
+}
+
+/// Runs the requests side by side; returns the seconds that it took and the number of new ids.
+fn complete(
+    engine: &mut Engine<'_, ServingModel>,
+    requests: impl Iterator<Item = Request>,
+) -> Result<(f64, usize)> {
+    let start = Instant::now();
+    let ids = requests.map(|request| engine.admit(request)).collect::<Result<Vec<_>>>()?;
+    while !engine.is_idle() {
+        engine.step()?;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let mut new_ids = 0;
+    for id in ids {
+        new_ids += engine.take(id).expect("all requests have ended")?.ids.len();
+    }
+    Ok((seconds, new_ids))
+}
+
 /// Measures how long the codes of images take with the checkpoint's settings, and in how many passes, for each way
 /// to guess codes.
-fn drawing(
-    model: &ServingModel,
-    processor: &Processor,
-    generation: &GenerationConfig,
-    args: &BenchArgs,
-    report: &mut Report<'_>,
-) -> Result<()> {
-    let prompt = vec![processor.vocabulary().special().bos];
-    let config = GenerationConfig { mode: GenerationMode::ImageOnly, ..generation.clone() };
+fn drawing(setting: &Setting<'_>, args: &BenchArgs, report: &mut Report<'_>) -> Result<()> {
     for (name, window) in [("off", Window::Off), ("16", Window::Fixed(16)), ("auto", Window::Auto)]
     {
-        let limits = EngineConfig { window, whole_cache: false, ..EngineConfig::default() };
-        let blocks = processor.blocks().clone();
         // One engine, so that it learns the costs of passes.
-        let mut engine = Engine::new(model, processor.vocabulary(), blocks, limits)?;
+        let mut engine = setting.engine(window)?;
         let mut seed = 0;
         let seconds = median(args.seconds, || {
-            let start = Instant::now();
-            for _ in 0..args.rows {
-                let config = GenerationConfig { seed, ..config.clone() };
-                engine.admit(Request::new(prompt.clone(), config))?;
-                seed += 1;
-            }
-            while !engine.is_idle() {
-                engine.step()?;
-            }
-            Ok(start.elapsed().as_secs_f64())
+            let seeds = seed..seed + args.rows as u64;
+            seed = seeds.end;
+            Ok(complete(&mut engine, seeds.map(|seed| setting.image(seed)))?.0)
         })?;
         let stats = engine.stats();
         let passes = (stats.image_passes as f64 / seed as f64) + 1.0;
@@ -241,6 +280,36 @@ fn drawing(
         report.add(&format!("draw {name}"), &text, json)?;
     }
     Ok(())
+}
+
+/// Measures requests of several kinds at once: every other one an image, the others texts of a quarter of
+/// [`CONTINUED`] ids to all of them.
+fn mixed(setting: &Setting<'_>, args: &BenchArgs, report: &mut Report<'_>) -> Result<()> {
+    let longest = CONTINUED.min(setting.model.context() - args.prompt);
+    let len = |number: usize| {
+        let share = 0.25 + 0.75 * number as f64 / (args.rows - 1).max(1) as f64;
+        ((longest as f64 * share) as usize).max(1)
+    };
+    let request = |number: usize| match number % 2 {
+        0 => setting.text(args.prompt, len(number), number as u64),
+        _ => setting.image(number as u64),
+    };
+    let mut engine = setting.engine(Window::Auto)?;
+    let mut new_ids = 0;
+    let seconds = median(args.seconds, || {
+        let (seconds, ids) = complete(&mut engine, (0..args.rows).map(request))?;
+        new_ids = ids;
+        Ok(seconds)
+    })?;
+    let speed = new_ids as f64 / seconds;
+    let text = format!(
+        "{speed:.2} new tokens/s, {} texts and {} images at once in {:.0} ms, prompts included",
+        args.rows.div_ceil(2),
+        args.rows / 2,
+        1000.0 * seconds
+    );
+    let json = json!({ "tokens_per_second": speed, "tokens": new_ids, "seconds": seconds });
+    report.add("mixed", &text, json)
 }
 
 /// Measures encoding and, with a decoder, decoding of one image.

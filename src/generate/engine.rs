@@ -6,52 +6,23 @@
 //! its prompt, its settings and its seed; what runs beside it changes only when.
 
 use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 use super::blocks::{self, BlockPool};
+use super::engine_config::EngineConfig;
 use super::gang::Gang;
 use super::language_model::{LanguageModel, Span};
 use super::modality::{GenerationMode, ModalityRules};
-use super::pass::{Limits, Pass};
+use super::pass::{Feed, Limits, Pass};
 use super::request::{EndReason, Event, Generated, Request, RequestId};
 use super::stats::EngineStats;
 use super::walk;
-use super::window::{Window, WindowPolicy};
+use super::window::WindowPolicy;
 use crate::error::{Error, Result};
 use crate::tokenize::{ImageBlocks, Vocabulary};
-
-/// The limits of an engine.
-#[derive(Clone, Debug)]
-pub struct EngineConfig {
-    /// Maximum bytes of keys and values.
-    pub cache_bytes: usize,
-    /// Whether the first step allocates all of `cache_bytes`, rather than what the requests that are queued
-    /// by then can use at once: at least what the largest of them needs, even if that is more.
-    pub whole_cache: bool,
-    /// Rows per pass, from 64 up. Running requests alone may need more, and a waiting prompt gets a chunk of up to
-    /// 64 rows in any pass.
-    pub rows: usize,
-    /// How many ids are guessed ahead.
-    pub window: Window,
-    /// Whether prompts that begin alike share what they have in common.
-    pub prefix_cache: bool,
-    /// Fills blocks with NaN when their content is stale, for tests.
-    pub poison_freed: bool,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        Self {
-            cache_bytes: 1 << 30,
-            whole_cache: true,
-            rows: 256,
-            window: Window::Auto,
-            prefix_cache: true,
-            poison_freed: false,
-        }
-    }
-}
 
 /// Requests in progress on one model.
 pub struct Engine<'a, M: LanguageModel> {
@@ -59,7 +30,7 @@ pub struct Engine<'a, M: LanguageModel> {
     vocabulary: &'a Vocabulary,
     blocks: ImageBlocks,
     config: EngineConfig,
-    rules: HashMap<(GenerationMode, Vec<u32>), Rc<ModalityRules>>,
+    rules: HashMap<(GenerationMode, Vec<u32>), Arc<ModalityRules>>,
     pool: BlockPool,
     cache: Option<M::Cache>,
     policy: WindowPolicy,
@@ -70,6 +41,16 @@ pub struct Engine<'a, M: LanguageModel> {
     events: Vec<(RequestId, Event)>,
     stats: EngineStats,
     next_id: u64,
+}
+
+/// What a request draws from after a pass.
+struct Draw {
+    /// `[lanes][1 + drafts][columns]`.
+    logits: Vec<Vec<Vec<f32>>>,
+    /// The first column's id.
+    first: usize,
+    /// Whether the pass ran its prompt.
+    prompt: bool,
 }
 
 impl<'a, M: LanguageModel> Engine<'a, M> {
@@ -210,7 +191,7 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
         }
     }
 
-    fn rules_of(&mut self, request: &Request) -> Result<Rc<ModalityRules>> {
+    fn rules_of(&mut self, request: &Request) -> Result<Arc<ModalityRules>> {
         let mode = match request.constraint {
             Some(_) => GenerationMode::TextOnly,
             None => request.config.mode,
@@ -223,8 +204,8 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
             return Ok(rules.clone());
         }
         let rules = ModalityRules::new(self.vocabulary, self.blocks.clone(), mode, &key.1)?;
-        let rules = Rc::new(rules);
-        self.rules.retain(|_, rules| Rc::strong_count(rules) > 1);
+        let rules = Arc::new(rules);
+        self.rules.retain(|_, rules| Arc::strong_count(rules) > 1);
         self.rules.insert(key, rules.clone());
         Ok(rules)
     }
@@ -330,7 +311,7 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
         let rows: usize = spans.iter().map(|span| span.ids.len()).sum();
         let cache = self.cache.as_mut().expect("requests run after it is opened");
         let started = Instant::now();
-        let mut logits = match self.model.pass(&spans, cache) {
+        let logits = match self.model.pass(&spans, cache) {
             Ok(logits) => logits.into_iter(),
             Err(error) => {
                 self.fail_all(&error);
@@ -340,10 +321,33 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
         self.policy.record_pass(rows, started.elapsed().as_secs_f64());
         self.stats.passes += 1;
         self.stats.rows += rows;
-        let mut failed = Vec::new();
+        let draws = self.take_in(pass, logits);
+        // Requests draw independently of one another.
+        let vocabulary = self.vocabulary;
+        let draw = |(gang, draw): (&mut Gang, Option<Draw>)| {
+            let Draw { logits, first, prompt } = draw?;
+            Some((gang.id, prompt, walk::walk(gang, logits, first, vocabulary)))
+        };
+        let drawn: Vec<_> = self.running.par_iter_mut().zip(draws).filter_map(draw).collect();
+        for (id, prompt, result) in drawn {
+            match result {
+                Ok(walked) => walked.record(prompt, &mut self.policy, &mut self.stats),
+                Err(error) => self.fail(id, error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what `pass` has put into the cache; returns what each running request draws from.
+    fn take_in(
+        &mut self,
+        pass: &Pass,
+        mut logits: impl Iterator<Item = Vec<Vec<f32>>>,
+    ) -> Vec<Option<Draw>> {
+        let mut draws: Vec<Option<Draw>> = self.running.iter().map(|_| None).collect();
         for feeds in pass.feeds.chunk_by(|a, b| a.gang == b.gang) {
             let gang = &mut self.running[feeds[0].gang];
-            let rows: Vec<_> = logits.by_ref().take(feeds.len()).collect();
+            let logits: Vec<_> = logits.by_ref().take(feeds.len()).collect();
             for feed in feeds {
                 let lane = &mut gang.lanes[feed.lane];
                 lane.keep(feed.start + feed.ids.len() - feed.drafts);
@@ -351,21 +355,18 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
                     lane.publish(feed.start, &mut self.pool);
                 }
             }
-            if feeds[0].wanted == 0 {
-                continue;
-            }
-            let result = walk::walk(gang, rows, feeds[0].columns.start, self.vocabulary);
-            match result {
-                Ok(walked) => walked.record(feeds[0].prompt, &mut self.policy, &mut self.stats),
-                Err(error) => failed.push((gang.id, error)),
+            let Feed { wanted, prompt, ref columns, .. } = feeds[0];
+            if wanted > 0 {
+                draws[feeds[0].gang] = Some(Draw { logits, first: columns.start, prompt });
             }
         }
-        for (id, error) in failed {
-            let at = self.running.iter().position(|gang| gang.id == id);
-            let gang = self.running.remove(at.expect("it has just run"));
-            self.close(gang, Some(error));
-        }
-        Ok(())
+        draws
+    }
+
+    fn fail(&mut self, id: RequestId, error: Error) {
+        let at = self.running.iter().position(|gang| gang.id == id);
+        let gang = self.running.remove(at.expect("it has just run"));
+        self.close(gang, Some(error));
     }
 }
 

@@ -1,6 +1,6 @@
 //! A request in progress: its ids, its state and its lanes.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use vq_tokenizer::Codes;
 
@@ -19,7 +19,7 @@ use crate::tokenize::Vocabulary;
 pub(super) struct Gang {
     pub(super) id: RequestId,
     pub(super) request: Request,
-    pub(super) rules: Rc<ModalityRules>,
+    pub(super) rules: Arc<ModalityRules>,
     /// The prompt and everything added to it.
     pub(super) ids: Vec<u32>,
     pub(super) state: ModalityState,
@@ -54,7 +54,7 @@ impl Gang {
     pub(super) fn new(
         id: RequestId,
         request: Request,
-        rules: Rc<ModalityRules>,
+        rules: Arc<ModalityRules>,
         context: usize,
     ) -> Result<Self> {
         let ids = request.prompt.clone();

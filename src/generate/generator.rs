@@ -3,11 +3,11 @@
 use vq_tokenizer::Codes;
 
 use super::config::GenerationConfig;
-use super::engine::{Engine, EngineConfig};
 use super::language_model::LanguageModel;
 use super::modality::GenerationMode;
 use super::request::{Event, Generated, Request};
 use super::window::Window;
+use super::{Engine, EngineConfig};
 use crate::error::Result;
 use crate::tokenize::{ImageBlocks, Vocabulary};
 

@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::blocks::{BlockPool, Key};
 use super::gang::Gang;
 use super::language_model::BLOCK;
@@ -75,8 +77,12 @@ impl Pass {
         // A chunk of a prompt goes before guesses.
         let chunk = if draws.contains(&false) { BLOCK } else { 0 };
         let windows = windows(gangs, &draws, policy, left.saturating_sub(chunk));
+        gangs
+            .par_iter_mut()
+            .zip(&windows)
+            .filter(|(_, window)| **window > 0)
+            .for_each(|(gang, window)| gang.drafts = walk::drafts(gang, *window));
         for (at, gang) in gangs.iter_mut().enumerate().filter(|(at, _)| draws[*at]) {
-            gang.drafts = walk::drafts(gang, windows[at]);
             left = left.saturating_sub(gang.drafts.len() * gang.lanes.len());
             pass.feed_all(at, gang, pool, limits.vocabulary, false);
         }
