@@ -282,16 +282,20 @@ fn drawing(setting: &Setting<'_>, args: &BenchArgs, report: &mut Report<'_>) -> 
     Ok(())
 }
 
-/// Measures requests of several kinds at once: every other one an image, the others texts of a quarter of
-/// [`CONTINUED`] ids to all of them.
+/// Measures requests of several kinds at once: every other one an image, the others texts of
+/// [`CONTINUED`] / 2 to 2 [`CONTINUED`] ids: the longer, the shorter the prompt, which has from a quarter of
+/// `--prompt` ids to all of them.
 fn mixed(setting: &Setting<'_>, args: &BenchArgs, report: &mut Report<'_>) -> Result<()> {
-    let longest = CONTINUED.min(setting.model.context() - args.prompt);
-    let len = |number: usize| {
+    let longest = (2 * CONTINUED).min(setting.model.context() - args.prompt);
+    let part = |of: usize, number: usize| {
         let share = 0.25 + 0.75 * number as f64 / (args.rows - 1).max(1) as f64;
-        ((longest as f64 * share) as usize).max(1)
+        ((of as f64 * share) as usize).max(1)
     };
     let request = |number: usize| match number % 2 {
-        0 => setting.text(args.prompt, len(number), number as u64),
+        0 => {
+            let prompt = part(args.prompt, args.rows - 1 - number);
+            setting.text(prompt, part(longest, number), number as u64)
+        }
         _ => setting.image(number as u64),
     };
     let mut engine = setting.engine(Window::Auto)?;

@@ -13,7 +13,8 @@ pub struct EngineConfig {
     /// Rows per pass, from 64 up. Running requests alone may need more, and a waiting prompt gets a chunk of up to
     /// 64 rows in any pass.
     pub rows: usize,
-    /// How many ids are guessed ahead.
+    /// How many ids are guessed ahead. What a constraint forces is run ahead as far as a pass has rows, unless this is
+    /// off.
     pub window: Window,
     /// Whether prompts that begin alike share what they have in common.
     pub prefix_cache: bool,

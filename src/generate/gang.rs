@@ -34,6 +34,7 @@ pub(super) struct Gang {
     pub(super) end: Option<EndReason>,
     /// What happened since the events were last taken.
     pub(super) events: Vec<Event>,
+    /// The guidance of the current image, or else of the next one.
     guidance: GuidanceSchedule,
     /// The position of the last begin-image id.
     block_start: usize,
@@ -78,9 +79,11 @@ impl Gang {
         };
         let limit = len.saturating_add(budget).min(context);
         let block_start = ids.iter().rposition(|&id| id == rules.begin_image()).unwrap_or(0);
+        let open = !matches!(state, ModalityState::Text | ModalityState::Done);
+        let before_image = if open { &ids[..block_start] } else { &ids[..] };
         let mut gang = Self {
             id,
-            guidance: request.config.guidance(),
+            guidance: request.config.guidance().after(before_image, &rules),
             lanes: vec![Lane::new(Branch::Full, &ids, 0, &rules)],
             block_start,
             limit,
@@ -97,7 +100,6 @@ impl Gang {
             request,
             rules,
         };
-        let open = !matches!(state, ModalityState::Text | ModalityState::Done);
         if open && !matches!(state, ModalityState::Image { remaining: 0, .. }) {
             gang.events.push(Event::ImageStart);
         }
@@ -108,7 +110,12 @@ impl Gang {
     pub(super) fn needed_blocks(&self) -> usize {
         let images = !matches!(self.state, ModalityState::Text)
             || (self.rules.mode() != GenerationMode::TextOnly && self.request.constraint.is_none());
-        let branches = if images { self.guidance.branches() } else { &[Branch::Full] };
+        let branches = match self.rules.mode() {
+            _ if !images => &[Branch::Full],
+            GenerationMode::ImageOnly => self.guidance.branches(),
+            // The images of this row count as those of a prompt for later ones.
+            _ => self.request.config.guidance().branches(),
+        };
         let of_branch = |branch: &Branch| match branch {
             Branch::Nothing if !self.rules.blocks().are_sized() => {
                 let (height, width) = self.rules.blocks().grid();
@@ -251,6 +258,8 @@ impl Gang {
             ModalityState::Text if self.rules.is_stop(id) => self.end(EndReason::Stop(id)),
             ModalityState::Text if self.state != ModalityState::Text => {
                 self.block_start = self.ids.len() - 1;
+                let row = &self.ids[..self.block_start];
+                self.guidance = self.request.config.guidance().after(row, &self.rules);
                 self.events.push(Event::ImageStart);
             }
             ModalityState::Text => return self.push_text(id),

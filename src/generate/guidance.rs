@@ -239,6 +239,20 @@ impl GuidanceSchedule {
         first.map_or(0..0, |first| first..interval.end)
     }
 
+    /// The guidance of an image after `row`. Without images in it, the branch with its images only has the ids of the
+    /// one without the prompt, unless image blocks carry their size: then two branches are enough, and one at a text
+    /// scale of 1.
+    #[must_use]
+    pub fn after(self, row: &[u32], rules: &ModalityRules) -> Self {
+        let head = |branch: Branch| branch.head(row, row.len(), rules);
+        match self.full {
+            Guidance::ThreeWay { text, .. } if head(Branch::Images) == head(Branch::Nothing) => {
+                Self { full: Guidance::new(text, None), ..self }
+            }
+            _ => self,
+        }
+    }
+
     /// The branches to run while guidance is on.
     pub fn branches(&self) -> &'static [Branch] {
         self.full.branches()

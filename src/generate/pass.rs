@@ -189,8 +189,11 @@ fn windows(gangs: &[Gang], draws: &[bool], policy: &WindowPolicy, left: usize) -
         _ => DraftKind::Text,
     };
     let rows: usize = drawing().map(|gang| gang.behind().sum::<usize>()).sum();
+    let is_forced =
+        |gang: &Gang| kind_of(gang) == DraftKind::Text && gang.request.constraint.is_some();
     let lanes_of = |kind| -> usize {
-        drawing().filter(|gang| kind_of(gang) == kind).map(|gang| gang.lanes.len()).sum()
+        let guessing = drawing().filter(|gang| kind_of(gang) == kind && !is_forced(gang));
+        guessing.map(|gang| gang.lanes.len()).sum()
     };
     let of_kind = |kind, left: usize| match lanes_of(kind) {
         0 => (0, left),
@@ -200,10 +203,14 @@ fn windows(gangs: &[Gang], draws: &[bool], policy: &WindowPolicy, left: usize) -
         }
     };
     let (image, left) = of_kind(DraftKind::Image, left);
-    let (text, _) = of_kind(DraftKind::Text, left);
+    let (text, left) = of_kind(DraftKind::Text, left);
+    // What a constraint forces is right for certain.
+    let constrained = drawing().filter(|gang| is_forced(gang)).count();
+    let forced = if policy.guesses() { left / constrained.max(1) } else { 0 };
     let window = |(gang, draws): (&Gang, &bool)| match (draws, kind_of(gang)) {
         (false, _) => 0,
         (true, DraftKind::Image) => image,
+        (true, DraftKind::Text) if is_forced(gang) => forced,
         (true, DraftKind::Text) => text,
     };
     gangs.iter().zip(draws).map(window).collect()

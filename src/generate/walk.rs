@@ -21,7 +21,7 @@ pub(super) struct Walked {
     guessed: usize,
     kept: usize,
     drawn: usize,
-    /// Whether ids were kept that were no guesses.
+    /// Whether ids may have been kept that were no guesses: known beforehand, or text under a constraint.
     any_known: bool,
 }
 
@@ -63,7 +63,8 @@ pub(super) fn walk(
     let drafts = std::mem::take(&mut gang.drafts);
     let before = gang.ids.len();
     let last = LastRows { from: before, first: first as u32, logits };
-    let (mut kept, mut any_known) = (0, false);
+    let constrained = kind == DraftKind::Text && gang.request.constraint.is_some();
+    let (mut kept, mut any_known) = (0, constrained);
     while gang.end.is_none() {
         let id = match gang.known(gang.state) {
             Some(id) => {
@@ -89,7 +90,7 @@ pub(super) fn walk(
     }
     let drawn = gang.ids.len() - before;
     gang.last_rows = Some(last);
-    if kind == DraftKind::Text {
+    if kind == DraftKind::Text && !constrained {
         gang.lookup.record(drafts.len(), kept);
     }
     Ok(Walked { kind, guessed: drafts.len(), kept, drawn, any_known })

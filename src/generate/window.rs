@@ -79,6 +79,11 @@ impl WindowPolicy {
         Self { window, costs: Costs::default(), image, text }
     }
 
+    /// Whether anything is guessed at all.
+    pub fn guesses(&self) -> bool {
+        self.window != Window::Off
+    }
+
     /// Takes note that a pass of `rows` rows took `seconds`.
     pub fn record_pass(&mut self, rows: usize, seconds: f64) {
         if rows > 0 && seconds.is_finite() && seconds > 0.0 {

@@ -142,7 +142,9 @@ fn guidance_lanes_run_in_images_only() {
     assert_eq!(generated.images.len(), 2);
     let lanes: Vec<usize> = model.seen.borrow().iter().map(Vec::len).collect();
     assert_eq!(lanes.iter().filter(|&&lanes| lanes > 1).count(), 2 * CODES);
-    assert!(lanes.iter().all(|&lanes| lanes <= 3), "{lanes:?}");
+    // Before the first image the branch of images would be that of nothing once more.
+    let in_images: Vec<usize> = lanes.into_iter().filter(|&lanes| lanes > 1).collect();
+    assert_eq!(in_images, [[2; CODES], [3; CODES]].concat());
 }
 
 /// Fails for an engine that asks for all columns where only codes may follow, or draws from shifted columns.

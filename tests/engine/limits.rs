@@ -8,7 +8,7 @@ use calumma::generate::{
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::mixed::{mixed_request, texts};
+use super::mixed::{block, mixed_request, texts};
 use super::{CODES, CONTEXT, GRID, Run, plain};
 use crate::scripted::{Scripted, text, vocabulary};
 
@@ -196,12 +196,17 @@ fn a_request_that_can_never_fit_is_refused_at_once() {
     drawing.config.mode = GenerationMode::ImageOnly;
     let unguided = run.admit(drawing.clone()).unwrap();
     (drawing.config.guidance_scale, drawing.config.image_guidance_scale) = (3.0, Some(1.2));
+    // Without an image before it, the branch of images is that of nothing.
+    let guided = run.admit(drawing.clone()).unwrap();
+    drawing.prompt.splice(1..1, block(vocabulary, CODES));
     run.admit(drawing).unwrap_err();
     run.admit(writing(CONTEXT, 1)).unwrap_err();
     assert!(model.seen.borrow().is_empty());
     run.finish();
     assert_eq!(run.take(small).0.ids.len(), 40);
-    assert_eq!(run.take(unguided).0.images.len(), 1);
+    for drawn in [unguided, guided] {
+        assert_eq!(run.take(drawn).0.images.len(), 1);
+    }
 }
 
 /// Ten thousand steps of arrivals, cancellations and limits at random. Fails for an engine that forgets a

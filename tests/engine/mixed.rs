@@ -63,7 +63,7 @@ pub fn texts(salt: u32, len: usize) -> Vec<u32> {
 }
 
 /// Begin-image, `codes` of an image and, if that is all of them, end-image.
-fn block(vocabulary: &Vocabulary, codes: usize) -> Vec<u32> {
+pub fn block(vocabulary: &Vocabulary, codes: usize) -> Vec<u32> {
     let special = vocabulary.special();
     let ids = (0..codes as u32).map(|at| code(at * 5 % 12));
     let end = (codes == CODES).then_some(special.end_image);

@@ -2,7 +2,7 @@
 
 use calumma::generate::{EngineConfig, GenerationConfig, GenerationMode, Request, Window};
 
-use super::mixed::{mixed, texts};
+use super::mixed::{Pattern, mixed, texts};
 use super::{CODES, CONTEXT, GRID, Run, plain, run_all, run_alone};
 use crate::scripted::{Scripted, code, noise, text, vocabulary};
 
@@ -23,6 +23,46 @@ fn window_size_changes_no_id() {
             assert_eq!(together[n], *expected, "request {n} in a batch, {window:?}");
         }
     }
+}
+
+/// Fails for an engine that runs what a constraint forces id by id, or by the window of guesses, or beyond the rows
+/// of a pass.
+#[test]
+fn what_a_constraint_forces_is_run_ahead_as_far_as_a_pass_has_rows() {
+    let vocabulary = vocabulary();
+    let forced = || {
+        let config = GenerationConfig {
+            mode: GenerationMode::TextOnly,
+            max_new_tokens: Some(200),
+            ..GenerationConfig::default()
+        };
+        let mut request = Request::new(vec![0, text(1)], config);
+        let places = (0..150_u32).map(|at| vec![text(at % 10)]).collect();
+        request.constraint = Some(Pattern::boxed(places));
+        request
+    };
+    let run = |requests: &[Request], window| {
+        let model = Scripted::random().with_context(CONTEXT);
+        let config = EngineConfig { window, rows: 64, ..plain(1024) };
+        let made = run_all(&model, vocabulary, GRID, &config, requests);
+        (made, model.rows_per_pass())
+    };
+    let alone = [forced()];
+    let (expected, singly) = run(&alone, Window::Off);
+    assert_eq!(expected[0].0.ids, (0..150).map(|at| text(at % 10)).collect::<Vec<_>>());
+    assert!(singly.len() >= 150, "{} passes", singly.len());
+    for window in [Window::Fixed(1), Window::Auto] {
+        let (made, rows) = run(&alone, window);
+        assert_eq!(made, expected, "{window:?}");
+        assert!(rows.len() <= 5 && rows.iter().all(|&rows| rows <= 64), "{window:?}: {rows:?}");
+    }
+    let mut many = mixed(12);
+    many.extend([forced(), forced()]);
+    let (expected, _) = run(&many, Window::Off);
+    let (made, rows) = run(&many, Window::Fixed(2));
+    assert_eq!(made, expected);
+    // A prompt gets a chunk in any pass.
+    assert!(rows.iter().all(|&rows| rows <= 128), "{rows:?}");
 }
 
 /// A model of images in which a code depends on the one before it, but not much.
