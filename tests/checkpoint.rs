@@ -19,7 +19,7 @@ use crate::common::{cpu, fixture};
 const HF: &str = "models/prenorm-gqa";
 const RELEASE: &str = "meta/swin-gqa-mp2-bf16";
 
-fn copied(from: &Path, to: &Path) {
+pub fn copied(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();

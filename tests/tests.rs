@@ -27,6 +27,7 @@ mod overfit;
 mod pack;
 mod pipeline;
 mod preprocess;
+mod published;
 mod reference_generation;
 mod remote;
 mod report;

@@ -118,7 +118,8 @@ impl Conversion {
         Ok(for_transformers.then(|| transformers::difference(config)).flatten())
     }
 
-    /// Writes `generation_config.json` with the preset's keys, if there is a preset.
+    /// Writes `generation_config.json` with the preset's keys, if there is a preset; one that is only implied leaves
+    /// what the file says.
     fn write_generation(&self, source: &Path, config: &Value, dir: &Path) -> Result<()> {
         const NAME: &str = "generation_config.json";
         let from = source.join(NAME);
@@ -126,11 +127,18 @@ impl Conversion {
         let implied = Manifest::read(source)?.is_none() && json.get("prompts").is_none();
         let implied = implied.then(|| preset_of(config));
         if let (Some(preset), Some(keys)) = (self.preset.or(implied), json.as_object_mut()) {
-            keys.extend(preset.to_json());
+            let own = preset.config().changed_by_file(keys).map_err(Error::in_file(&from))?;
+            let mut stop_ids = own.stop_ids.clone();
+            keys.extend(match self.preset {
+                Some(preset) => preset.to_json(),
+                None => preset.to_json_with(&own),
+            });
             if preset.ends_turns_with_separator() {
                 let text = TextTokenizer::load(&source.join("tokenizer.json"))?;
                 let special = *text.vocabulary()?.special();
-                keys.insert("eos_token_id".to_owned(), json!([special.eos, special.sep]));
+                let ends = [special.eos, special.sep];
+                stop_ids.extend(ends.into_iter().filter(|id| !own.stop_ids.contains(id)));
+                keys.insert("eos_token_id".to_owned(), json!(stop_ids));
             }
         }
         write_json(&dir.join(NAME), &json)

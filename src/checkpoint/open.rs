@@ -114,18 +114,20 @@ fn generation(
     let path = dir.join("generation_config.json");
     let json: Value = if path.exists() { read_json(&path)? } else { json!({}) };
     let text = json.to_string();
-    let own = GenerationConfig::from_json(&text).map_err(Error::in_file(&path))?;
     if let Some(preset) = preset.filter(|_| json.get("prompts").is_none()) {
-        let mut config = GenerationConfig {
-            stop_ids: own.stop_ids,
-            stop_strings: own.stop_strings,
-            ..preset.config()
-        };
+        // A file of a published model says what differs from the model's own code, if anything.
+        let changes = json.as_object().cloned().unwrap_or_default();
+        let changed = preset.config().changed_by_file(&changes);
+        let mut config = changed.map_err(Error::in_file(&path))?;
         if preset.ends_turns_with_separator() {
-            config.stop_ids.push(processor.vocabulary().special().sep);
+            let sep = processor.vocabulary().special().sep;
+            if !config.stop_ids.contains(&sep) {
+                config.stop_ids.push(sep);
+            }
         }
         return Ok((config, preset.prompts()));
     }
+    let own = GenerationConfig::from_json(&text).map_err(Error::in_file(&path))?;
     let prompts = PromptTemplates::from_json(&text).map_err(Error::in_file(&path))?;
     prompts.validate().map_err(Error::in_file(&path))?;
     Ok((own, prompts))

@@ -7,6 +7,7 @@
 //! would be greedy.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::guidance::{Guidance, GuidanceRamp, GuidanceSchedule};
 use super::modality::GenerationMode;
@@ -109,22 +110,12 @@ impl GenerationConfig {
     /// assert_eq!((config.guidance_scale, config.image.top_k, config.image.top_p), (3.0, Some(5), 0.9));
     /// # Ok::<(), calumma::Error>(())
     /// ```
-    pub fn changed(&self, keys: &serde_json::Map<String, serde_json::Value>) -> Result<Self> {
-        let invalid = || Error::because("generation");
-        let mut value = serde_json::to_value(self).map_err(invalid())?;
-        for (key, new) in keys {
-            match (&mut value[key], new) {
-                (serde_json::Value::Object(old), serde_json::Value::Object(new)) => {
-                    old.extend(new.clone());
-                }
-                (old, new) => *old = new.clone(),
-            }
-        }
-        let known = serde_json::to_value(Self::with_all_keys()).map_err(invalid())?;
+    pub fn changed(&self, keys: &Map<String, Value>) -> Result<Self> {
+        let known = Self::known_keys();
         for (key, new) in keys {
             let unknown = match (&known[key], new) {
-                (serde_json::Value::Null, _) => Some(key.clone()),
-                (serde_json::Value::Object(known), serde_json::Value::Object(new)) => {
+                (Value::Null, _) => Some(key.clone()),
+                (Value::Object(known), Value::Object(new)) => {
                     let inner = new.keys().find(|inner| !known.contains_key(*inner));
                     inner.map(|inner| format!("{key}.{inner}"))
                 }
@@ -134,7 +125,37 @@ impl GenerationConfig {
                 return Err(Error::invalid(format!("generation.{key} is no known key")));
             }
         }
-        serde_json::from_value(value).map_err(invalid())
+        let mut value = serde_json::to_value(self).map_err(Error::because("generation"))?;
+        for (key, new) in keys {
+            match (&mut value[key], new) {
+                (Value::Object(old), Value::Object(new)) => old.extend(new.clone()),
+                (old, new) => *old = new.clone(),
+            }
+        }
+        serde_json::from_value(value).map_err(Error::because("generation"))
+    }
+
+    /// These settings with what a `generation_config.json` says; its unknown keys and nulls say nothing.
+    ///
+    /// # Errors
+    /// If a value has the wrong type or is out of range.
+    pub fn changed_by_file(&self, file: &Map<String, Value>) -> Result<Self> {
+        let known = Self::known_keys();
+        let says =
+            |known: &Value, key: &String, value: &Value| !known[key].is_null() && !value.is_null();
+        let mut keys = file.clone();
+        keys.retain(|key, value| {
+            if let (known @ Value::Object(_), Value::Object(inner)) = (&known[key], &mut *value) {
+                inner.retain(|key, value| says(known, key, value));
+            }
+            says(&known, key, value)
+        });
+        self.changed(&keys)
+    }
+
+    /// An object with every key that settings can have.
+    fn known_keys() -> Value {
+        serde_json::to_value(Self::with_all_keys()).expect("settings are valid JSON")
     }
 
     /// Settings that have every key in their file.

@@ -90,8 +90,13 @@ impl Preset {
 
     /// The content of a `generation_config.json`: settings and prompts.
     pub fn to_json(self) -> Map<String, Value> {
+        self.to_json_with(&self.config())
+    }
+
+    /// The same with the settings `config`.
+    pub fn to_json_with(self, config: &GenerationConfig) -> Map<String, Value> {
         // Through text, which keeps an f32 of 0.7 as 0.7.
-        let text = serde_json::to_string(&self.config()).expect("settings are valid JSON");
+        let text = serde_json::to_string(config).expect("settings are valid JSON");
         let mut json: Map<String, Value> = serde_json::from_str(&text).expect("an object");
         json.insert("prompts".to_owned(), json!(self.prompts()));
         json

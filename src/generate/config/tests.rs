@@ -63,6 +63,27 @@ fn every_key_can_be_changed_to_its_default_and_others_are_named() {
 }
 
 #[test]
+fn a_file_changes_what_it_says_and_keeps_the_rest() {
+    let preset = crate::generate::Preset::Chameleon.config();
+    let file = serde_json::json!({
+        "temperature": 0.5,
+        "image": { "top_k": 5, "top_p": null, "beams": 2 },
+        "top_p": null,
+        "eos_token_id": 7,
+        "transformers_version": "5.0",
+        "pad_token_id": 1,
+    });
+    let changed = preset.changed_by_file(file.as_object().unwrap()).unwrap();
+    let mut expected = preset.clone();
+    expected.text.temperature = 0.5;
+    expected.image.top_k = Some(5);
+    expected.stop_ids = vec![7];
+    assert_eq!(changed, expected);
+    let wrong = serde_json::json!({ "temperature": "hot" });
+    assert!(preset.changed_by_file(wrong.as_object().unwrap()).is_err());
+}
+
+#[test]
 fn values_out_of_range_are_named_with_what_is_allowed() {
     for (json, told) in [
         (r#"{"temperature": 0}"#, "temperature is 0; allowed: 0.0001 or more; for the most likely"),
