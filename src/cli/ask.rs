@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::images;
-use super::sampling::{SamplingArgs, TextArgs, end_name};
+use super::sampling::{Answers, SamplingArgs, TextArgs, end_name};
 use super::session::{Session, name};
 
 /// Arguments of `ask`.
@@ -25,13 +25,13 @@ pub struct AskArgs {
         long,
         value_name = "A,B,...",
         value_delimiter = ',',
-        conflicts_with_all = ["SamplingArgs", "TextArgs"]
+        conflicts_with_all = ["CommonFlags", "TextFlags", "TextArgs"]
     )]
     choices: Vec<String>,
     #[command(flatten)]
     text: TextArgs,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    sampling: SamplingArgs<Answers>,
 }
 
 /// Prints the answer.
@@ -45,7 +45,7 @@ pub fn run(args: &AskArgs, session: &Session) -> Result<()> {
     let asking = pipeline.asking(&pipeline.prompts().ask, &[])?;
     let (images, questions) = ([image], [&args.question]);
     let answers: Vec<(String, &str)> = if args.choices.is_empty() {
-        let config = args.text.over(args.sampling.for_answers(&pipeline, session));
+        let config = args.text.over(args.sampling.config(&pipeline, session));
         let answers = asking.answers(&images, &questions, &config, grammar.as_ref())?;
         answers.into_iter().map(|answer| (answer.text, end_name(answer.end))).collect()
     } else {

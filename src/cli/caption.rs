@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::images;
-use super::sampling::SamplingArgs;
+use super::sampling::{Answers, SamplingArgs};
 use super::session::{Session, name};
 
 /// Images per batch.
@@ -22,7 +22,7 @@ pub struct CaptionArgs {
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    sampling: SamplingArgs<Answers>,
 }
 
 /// Prints a caption per image.
@@ -32,7 +32,7 @@ pub struct CaptionArgs {
 pub fn run(args: &CaptionArgs, session: &Session) -> Result<()> {
     let images = images::open_all(&args.images)?;
     let pipeline = args.sampling.open(&args.checkpoint, session)?;
-    let mut config = args.sampling.for_answers(&pipeline, session);
+    let mut config = args.sampling.config(&pipeline, session);
     for (paths, images) in args.images.chunks(BATCH).zip(images.chunks(BATCH)) {
         let captions = pipeline.caption_batch(images, &config)?;
         config.seed = config.seed.wrapping_add(images.len() as u64);

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::generate::{made_by, save_image};
-use super::sampling::SamplingArgs;
+use super::sampling::{Drawing, SamplingArgs};
 use super::session::{Session, name};
 
 /// Images per batch.
@@ -28,7 +28,7 @@ pub struct DrawArgs {
     #[arg(long)]
     no_metadata: bool,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    sampling: SamplingArgs<Drawing>,
 }
 
 /// Draws every text and writes one PNG each.
@@ -37,7 +37,7 @@ pub struct DrawArgs {
 /// Those of checkpoint, settings and output.
 pub fn run(args: &DrawArgs, session: &Session) -> Result<()> {
     let pipeline = args.sampling.open(&args.checkpoint, session)?;
-    let mut config = args.sampling.over_checkpoint(&pipeline, session);
+    let mut config = args.sampling.config(&pipeline, session);
     for texts in args.texts.chunks(BATCH) {
         let images = pipeline.draw_batch(texts, &config)?;
         for (text, image) in texts.iter().zip(&images) {

@@ -13,7 +13,7 @@ use vq_tokenizer::preprocess::open_image;
 
 use super::generate::{made_by, save_image};
 use super::images;
-use super::sampling::SamplingArgs;
+use super::sampling::{Drawing, SamplingArgs};
 use super::session::{Session, name};
 
 /// Cells by which a mask is widened.
@@ -59,7 +59,7 @@ pub struct EditArgs {
     #[arg(long)]
     no_metadata: bool,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    sampling: SamplingArgs<Drawing>,
 }
 
 /// How to choose among candidates.
@@ -106,7 +106,7 @@ pub fn run(args: &EditArgs, session: &Session) -> Result<()> {
         region,
         count: args.num.into(),
         score: args.score.map(EditScore::from),
-        config: args.sampling.over_checkpoint(&pipeline, session),
+        config: args.sampling.config(&pipeline, session),
     };
     let plan = pipeline.plan_edit(&request)?;
     let reference = match session.json() {

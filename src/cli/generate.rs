@@ -11,7 +11,7 @@ use image::RgbImage;
 use serde_json::{Value, json};
 
 use super::images;
-use super::sampling::{SamplingArgs, TextArgs, end_name};
+use super::sampling::{Mixed, SamplingArgs, TextArgs, end_name};
 use super::session::{Session, name};
 
 /// Arguments of `generate`.
@@ -25,9 +25,9 @@ pub struct GenerateArgs {
     /// Image of the prompt; repeat in order. Images without an <image> mark precede the text
     #[arg(long, value_name = "PATH")]
     image: Vec<PathBuf>,
-    /// What to generate
-    #[arg(long, value_enum, default_value_t = Modality::Auto)]
-    modality: Modality,
+    /// What to generate [default: text if it must follow a grammar, else what the checkpoint or --preset says]
+    #[arg(long, value_enum)]
+    modality: Option<Modality>,
     /// Directory for the images, which are named after the prompt; nothing in it is overwritten
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     out: PathBuf,
@@ -40,7 +40,7 @@ pub struct GenerateArgs {
     #[command(flatten)]
     text: TextArgs,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    sampling: SamplingArgs<Mixed>,
 }
 
 /// What to generate.
@@ -74,6 +74,8 @@ pub fn made_by(
 ) -> Value {
     // Through text, since a direct conversion turns an f32 of 0.7 into 0.699999988.
     let settings = serde_json::to_string(config).and_then(|text| serde_json::from_str(&text));
+    // Only inexact guesses change what is drawn.
+    let window = (config.guess_slack > 0.0).then(|| pipeline.window().to_string());
     json!({
         "program": format!("calumma {}", env!("CARGO_PKG_VERSION")),
         "verb": verb,
@@ -82,6 +84,7 @@ pub fn made_by(
         "device": session.device_name(),
         "precision": session.precision(),
         "settings": settings.unwrap_or(Value::Null),
+        "window": window,
         "checkpoint": pipeline.digest(),
     })
 }
@@ -94,8 +97,12 @@ pub fn run(args: &GenerateArgs, session: &Session) -> Result<()> {
     let grammar = args.text.grammar()?;
     let prompt = Segment::from_prompt(&args.prompt, images::open_all(&args.image)?)?;
     let pipeline = args.sampling.open(&args.checkpoint, session)?;
-    let mut config = args.text.over(args.sampling.over_checkpoint(&pipeline, session));
-    config.mode = args.modality.into();
+    let mut config = args.text.over(args.sampling.config(&pipeline, session));
+    config.mode = match args.modality {
+        Some(modality) => modality.into(),
+        None if grammar.is_some() => GenerationMode::TextOnly,
+        None => config.mode,
+    };
     let prompt = pipeline.encode_segments(&prompt)?;
     let constraint = grammar.map(|grammar| pipeline.constraint(&grammar)).transpose()?;
     let request = Request { constraint, ..pipeline.request(&prompt, &config)? };

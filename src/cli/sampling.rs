@@ -12,19 +12,26 @@ use clap::builder::PossibleValuesParser;
 use super::open;
 use super::session::Session;
 
-/// Sampling flags; without a flag the setting of the checkpoint applies.
+/// Sampling flags, with those of `K`; without a flag the setting of the checkpoint applies.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Sampling")]
-pub struct SamplingArgs {
+pub struct SamplingArgs<K: Kind> {
+    #[command(flatten)]
+    common: CommonFlags,
+    #[command(flatten)]
+    kind: K,
+}
+
+/// Sampling flags of every verb. Apart from those of `K`, since clap's group of a struct with flattened fields is
+/// empty, and so conflicts with nothing.
+#[derive(Args, Clone, Debug, Default)]
+struct CommonFlags {
     /// Start from the settings of this published model instead of the checkpoint's
     #[arg(
         long,
         value_parser = PossibleValuesParser::new(Preset::ALL.map(|(_, name)| name))
     )]
     preset: Option<String>,
-    /// Generate at most N tokens; an image counts its codes and two marks
-    #[arg(long, value_name = "N")]
-    max_tokens: Option<usize>,
     /// Always take the most likely token
     #[arg(long, conflicts_with_all = ["temperature", "top_p", "top_k", "min_p"])]
     greedy: bool,
@@ -40,6 +47,38 @@ pub struct SamplingArgs {
     /// Sample from the tokens that are at least P times as likely as the most likely one; 0 turns it off
     #[arg(long, value_name = "P")]
     min_p: Option<f32>,
+    /// Guess N tokens ahead and check them in one pass, 1 to 64, off, or auto: as many as pay; what a grammar forces is
+    /// always run ahead unless off. The result is the same
+    #[arg(long, value_name = "N", default_value_t)]
+    window: Window,
+}
+
+/// Sampling flags of what a verb generates.
+pub trait Kind: Args {
+    /// The settings to start from, if those of the checkpoint are `own`; `samples` says whether a flag asks for
+    /// sampling.
+    fn start(own: GenerationConfig, _samples: bool) -> GenerationConfig {
+        own
+    }
+
+    /// `config` with the flags applied.
+    fn over(&self, config: GenerationConfig) -> GenerationConfig;
+}
+
+/// Sampling flags of text that is generated.
+#[derive(Args, Clone, Debug, Default)]
+pub struct TextFlags {
+    /// Generate at most N tokens; an image counts its codes and two marks
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Penalty on tokens that already occur in the text; 1 turns it off
+    #[arg(long, value_name = "R")]
+    repetition_penalty: Option<f32>,
+}
+
+/// Sampling flags of images that are generated.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ImageFlags {
     /// Scale of classifier-free guidance for images; 1 turns it off
     #[arg(long, value_name = "S")]
     guidance_scale: Option<f32>,
@@ -52,40 +91,103 @@ pub struct SamplingArgs {
     /// Growth of the guidance over the codes of an image: constant, linear, cosine or cosine:POWER
     #[arg(long, value_name = "RAMP")]
     guidance_ramp: Option<GuidanceRamp>,
-    /// Draw N images per text, 1 to 64, and keep the one that best matches the text
-    #[arg(long, value_name = "N")]
-    candidates: Option<usize>,
-    /// Penalty on tokens that already occur in the text; 1 turns it off
-    #[arg(long, value_name = "R")]
-    repetition_penalty: Option<f32>,
-    /// Guess N tokens ahead and check them in one pass, 1 to 64, off, or auto: as many as pay. The result is the
-    /// same
-    #[arg(long, value_name = "N", default_value_t)]
-    window: Window,
     /// Draw images in fewer passes: keep guesses that are nearly as good as the draw. Not exact: the image depends on
     /// the window, and is no sample of the model
     #[arg(long)]
     fast: bool,
 }
 
+/// Captions and answers: short, and greedy unless a flag asks for sampling.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Answers {
+    #[command(flatten)]
+    text: TextFlags,
+}
+
+/// One image per text.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Drawing {
+    /// Draw N images per text, 1 to 64, and keep the one that best matches the text
+    #[arg(long, value_name = "N")]
+    candidates: Option<usize>,
+    #[command(flatten)]
+    images: ImageFlags,
+}
+
+/// Text and images.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Mixed {
+    #[command(flatten)]
+    text: TextFlags,
+    #[command(flatten)]
+    images: ImageFlags,
+}
+
 /// The slack of `--fast`, in nats.
 const FAST: f32 = 1.0;
 
-impl SamplingArgs {
-    /// The settings of checkpoint or preset, with flags and seed applied.
-    pub fn over_checkpoint(&self, pipeline: &Pipeline, session: &Session) -> GenerationConfig {
-        self.over(self.base(pipeline), session)
+impl TextFlags {
+    fn over(&self, mut config: GenerationConfig) -> GenerationConfig {
+        config.max_new_tokens = self.max_tokens.or(config.max_new_tokens);
+        let penalty = self.repetition_penalty.unwrap_or(config.text.repetition_penalty);
+        config.text.repetition_penalty = penalty;
+        config
+    }
+}
+
+impl ImageFlags {
+    fn over(&self, mut config: GenerationConfig) -> GenerationConfig {
+        config.guidance_scale = self.guidance_scale.unwrap_or(config.guidance_scale);
+        let [from, to] = config.guidance_interval;
+        config.guidance_interval =
+            [self.guidance_from.unwrap_or(from), self.guidance_to.unwrap_or(to)];
+        config.guidance_ramp = self.guidance_ramp.unwrap_or(config.guidance_ramp);
+        config.guess_slack = if self.fast { FAST } else { config.guess_slack };
+        config
+    }
+}
+
+impl Kind for Answers {
+    fn start(mut own: GenerationConfig, samples: bool) -> GenerationConfig {
+        if !samples {
+            return own.for_answers();
+        }
+        own.max_new_tokens.get_or_insert(LONGEST_ANSWER);
+        own
     }
 
-    /// The settings for captions and answers: short, and greedy unless a flag asks for sampling.
-    pub fn for_answers(&self, pipeline: &Pipeline, session: &Session) -> GenerationConfig {
-        let mut config = self.base(pipeline);
-        if self.samples() {
-            config.max_new_tokens.get_or_insert(LONGEST_ANSWER);
-        } else {
-            config = config.for_answers();
+    fn over(&self, config: GenerationConfig) -> GenerationConfig {
+        self.text.over(config)
+    }
+}
+
+impl Kind for Drawing {
+    fn over(&self, config: GenerationConfig) -> GenerationConfig {
+        let candidates = self.candidates.unwrap_or(config.candidates);
+        self.images.over(GenerationConfig { candidates, ..config })
+    }
+}
+
+impl Kind for Mixed {
+    fn over(&self, config: GenerationConfig) -> GenerationConfig {
+        self.images.over(self.text.over(config))
+    }
+}
+
+impl<K: Kind> SamplingArgs<K> {
+    /// The settings of checkpoint or preset, with flags and seed applied.
+    pub fn config(&self, pipeline: &Pipeline, session: &Session) -> GenerationConfig {
+        let common = &self.common;
+        let mut config = K::start(common.base(pipeline), common.samples());
+        for sampling in [&mut config.text, &mut config.image] {
+            sampling.greedy = common.greedy || (sampling.greedy && !common.samples());
+            sampling.temperature = common.temperature.unwrap_or(sampling.temperature);
+            sampling.top_p = common.top_p.unwrap_or(sampling.top_p);
+            sampling.top_k = common.top_k.or(sampling.top_k);
+            sampling.min_p = common.min_p.unwrap_or(sampling.min_p);
         }
-        self.over(config, session)
+        config.seed = session.seed().unwrap_or(config.seed);
+        self.kind.over(config)
     }
 
     /// Opens the checkpoint in the directory `dir`, to guess as many tokens ahead as the flag says.
@@ -93,9 +195,11 @@ impl SamplingArgs {
     /// # Errors
     /// As [`open::pipeline`].
     pub fn open(&self, dir: &Path, session: &Session) -> Result<Pipeline> {
-        Ok(open::pipeline(dir, session)?.with_window(self.window))
+        Ok(open::pipeline(dir, session)?.with_window(self.common.window))
     }
+}
 
+impl CommonFlags {
     /// Whether a flag asks for sampling.
     fn samples(&self) -> bool {
         let shares = [self.temperature, self.top_p, self.min_p.filter(|share| *share > 0.0)];
@@ -113,32 +217,6 @@ impl SamplingArgs {
                 ..preset(name).config()
             },
         }
-    }
-
-    fn over(&self, mut config: GenerationConfig, session: &Session) -> GenerationConfig {
-        for sampling in [&mut config.text, &mut config.image] {
-            if self.samples() {
-                sampling.greedy = false;
-            }
-            sampling.greedy |= self.greedy;
-            sampling.temperature = self.temperature.unwrap_or(sampling.temperature);
-            sampling.top_p = self.top_p.unwrap_or(sampling.top_p);
-            sampling.top_k = self.top_k.or(sampling.top_k);
-            sampling.min_p = self.min_p.unwrap_or(sampling.min_p);
-        }
-        if let Some(penalty) = self.repetition_penalty {
-            config.text.repetition_penalty = penalty;
-        }
-        config.guidance_scale = self.guidance_scale.unwrap_or(config.guidance_scale);
-        let [from, to] = config.guidance_interval;
-        config.guidance_interval =
-            [self.guidance_from.unwrap_or(from), self.guidance_to.unwrap_or(to)];
-        config.guidance_ramp = self.guidance_ramp.unwrap_or(config.guidance_ramp);
-        config.guess_slack = if self.fast { FAST } else { config.guess_slack };
-        config.candidates = self.candidates.unwrap_or(config.candidates);
-        config.max_new_tokens = self.max_tokens.or(config.max_new_tokens);
-        config.seed = session.seed().unwrap_or(config.seed);
-        config
     }
 }
 
@@ -174,10 +252,12 @@ impl TextArgs {
     pub fn grammar(&self) -> Result<Option<Grammar>> {
         let read = |path: &Path| std::fs::read_to_string(path).map_err(Error::io(path));
         if let Some(path) = &self.schema {
-            return Grammar::json_schema(&read(path)?).map(Some).map_err(Error::in_file(path));
+            let grammar = Grammar::json_schema(&read(path)?).map_err(Error::in_file(path))?;
+            return Ok(Some(grammar.of_file(path)));
         }
         if let Some(path) = &self.lark {
-            return Grammar::lark(&read(path)?).map(Some).map_err(Error::in_file(path));
+            let grammar = Grammar::lark(&read(path)?).map_err(Error::in_file(path))?;
+            return Ok(Some(grammar.of_file(path)));
         }
         self.regex.as_deref().map(Grammar::regex).transpose()
     }

@@ -112,6 +112,11 @@ impl Chat<'_> {
         &self.exchanges
     }
 
+    /// How many of the first exchanges prompts no longer hold.
+    pub fn dropped(&self) -> usize {
+        self.first
+    }
+
     /// Removes the last exchange; whether there was one.
     pub fn undo(&mut self) -> bool {
         let undone = self.exchanges.pop().is_some();

@@ -103,6 +103,11 @@ impl Pipeline {
         Self { window, ..self }
     }
 
+    /// How many ids are guessed ahead.
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
     /// The language model.
     pub fn model(&self) -> &ServingModel {
         &self.model

@@ -244,6 +244,25 @@ fn commands_change_the_conversation() {
     assert!(unused.stderr.contains("is unused"), "{}", unused.stderr);
 }
 
+/// Readers would take the mark for an image that is not there.
+#[test]
+fn a_conversation_with_a_mark_of_an_image_is_not_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    image(dir.path(), "p.png");
+    let plain = [tiny(), "--max-tokens", "2"];
+    let with_system = [&plain[..], &["--system", "say <image>"]].concat();
+    for (args, turn, told) in [
+        (&plain[..], "is <image> red?", "contains <image>, which a reader of the file"),
+        (&plain, "/image p.png\n<image>", "/undo takes back turns"),
+        (&with_system, "why?", "that of --system"),
+    ] {
+        let outcome = chat_in(dir.path(), args, &format!("{turn}\n/save a.jsonl\n"));
+        assert_eq!(outcome.code, 3, "{turn}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(told), "{turn}: {}", outcome.stderr);
+    }
+    assert!(!dir.path().join("a.jsonl").exists() && !dir.path().join("a-image.png").exists());
+}
+
 #[test]
 fn drawn_images_are_new_files_and_shown_where_asked() {
     let dir = tempfile::tempdir().unwrap();
@@ -254,8 +273,15 @@ fn drawn_images_are_new_files_and_shown_where_asked() {
         assert!(outcome.stdout.contains('\u{2580}') && outcome.stdout.contains("[image a-cat-0"));
     }
     assert!(dir.path().join("a-cat-0.png").is_file() && dir.path().join("a-cat-0-1.png").is_file());
-    let silent = chat_in(dir.path(), &[tiny()], "/draw a cat\n");
-    assert_eq!(silent.stdout, "[image a-cat-0-2.png]\n");
+    let silent = chat_in(dir.path(), &[tiny(), "--fast"], "what?\n/draw a cat\n");
+    assert!(silent.stdout.ends_with("[image a-cat-1.png]\n"), "{}", silent.stdout);
+    let inspected = calumma_in(dir.path(), &["inspect", "a-cat-1.png", "--json"]).json();
+    let made_by = &inspected[0]["made_by"];
+    assert_eq!((&made_by["verb"], &made_by["window"]), (&json!("chat"), &json!("auto")));
+    let context = &made_by["context"];
+    assert_eq!(context["messages"][0], json!({ "role": "user", "content": "what?" }));
+    assert_eq!((&context["draw"], &context["images"]), (&json!(true), &json!([])));
+    assert_eq!(context["dropped"], 0);
 }
 
 #[test]

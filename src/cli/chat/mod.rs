@@ -25,8 +25,7 @@ use self::command::{HELP, Line};
 use self::input::{Entry, Input};
 use self::printer::{Place, Printer};
 use super::images;
-use super::sampling::SamplingArgs;
-use super::sampling::end_name;
+use super::sampling::{Mixed, SamplingArgs, end_name};
 use super::session::{STDOUT, Session, name, print_error};
 use super::terminal::{Screen, Show};
 
@@ -44,11 +43,11 @@ pub struct ChatArgs {
     /// How images are shown in the terminal
     #[arg(long, value_enum, default_value_t = Show::Auto)]
     show: Show,
-    /// Do not store prompt, seed and settings in the PNG files
+    /// Do not store conversation, seed and settings in the PNG files
     #[arg(long)]
     no_metadata: bool,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    sampling: SamplingArgs<Mixed>,
 }
 
 /// Reads lines until the input ends: turns, and commands after a slash.
@@ -57,7 +56,7 @@ pub struct ChatArgs {
 /// Those of checkpoint and output; without a terminal also those of the lines.
 pub fn run(args: &ChatArgs, session: &Session) -> Result<()> {
     let pipeline = args.sampling.open(&args.checkpoint, session)?;
-    let config = args.sampling.over_checkpoint(&pipeline, session);
+    let config = args.sampling.config(&pipeline, session);
     let mut input = Input::open(!session.json())?;
     let interactive = input.is_interactive();
     let stop = Arc::new(AtomicBool::new(false));
@@ -194,7 +193,14 @@ impl Talk<'_> {
         let images = self.images.iter().map(|(_, image)| image.clone()).collect();
         let question = Question { text: text.clone(), images, draw };
         self.place.stop.store(false, Ordering::Relaxed);
-        let mut printer = Printer::new(&self.place, &text, &self.config);
+        let files: Vec<String> = self.images.iter().map(|(path, _)| name(path)).collect();
+        let context = json!({
+            "messages": saved::messages(&self.chat, |_| Ok(json!({ "type": "image" })))?,
+            "dropped": self.chat.dropped(),
+            "images": files,
+            "draw": draw,
+        });
+        let mut printer = Printer::new(&self.place, &text, context, &self.config);
         let reply = self.chat.ask(question, &self.config, |event| printer.event(event))?;
         let segments = printer.finish(&reply)?;
         if reply.is_withdrawn() {
@@ -204,7 +210,7 @@ impl Talk<'_> {
         self.place.session.object(&json!({
             "turn": self.chat.exchanges().len(),
             "text": text,
-            "images": self.images.iter().map(|(path, _)| name(path)).collect::<Vec<_>>(),
+            "images": files,
             "draw": draw,
             "seed": self.config.seed,
             "segments": segments,

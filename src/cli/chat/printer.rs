@@ -44,6 +44,9 @@ pub struct Printer<'a> {
     place: &'a Place<'a>,
     /// The question.
     question: &'a str,
+    /// The conversation so far, in which images are only marked, how many exchanges of it the prompt does not
+    /// hold, and what goes with the question: for the metadata of images.
+    context: Value,
     config: &'a GenerationConfig,
     segments: Vec<Value>,
     text: String,
@@ -53,10 +56,15 @@ pub struct Printer<'a> {
 }
 
 impl<'a> Printer<'a> {
-    /// The output of the answer to `question` with the settings `config`.
-    pub fn new(place: &'a Place<'a>, question: &'a str, config: &'a GenerationConfig) -> Self {
+    /// The output of the answer to `question` with the settings `config`; `context` is an object.
+    pub fn new(
+        place: &'a Place<'a>,
+        question: &'a str,
+        context: Value,
+        config: &'a GenerationConfig,
+    ) -> Self {
         let (segments, text) = (Vec::new(), String::new());
-        Self { place, question, config, segments, text, at_start: true, bar: None }
+        Self { place, question, context, config, segments, text, at_start: true, bar: None }
     }
 
     /// Prints a step; breaks if the user wants the answer to stop.
@@ -66,6 +74,8 @@ impl<'a> Printer<'a> {
     pub fn event(&mut self, event: ChatEvent) -> Result<ControlFlow<()>> {
         match event {
             ChatEvent::Dropped(count) => {
+                let before = self.context["dropped"].as_u64().unwrap_or(0);
+                self.context["dropped"] = json!(before + count as u64);
                 let s = if count == 1 { "" } else { "s" };
                 self.place.session.note(format_args!(
                     "the context is full: the oldest {count} turn{s} left out from now on"
@@ -104,8 +114,11 @@ impl<'a> Printer<'a> {
         self.end_bar();
         push_text(&mut self.segments, &mut self.text);
         let Place { out, metadata, session, pipeline, .. } = *self.place;
-        let made_by =
-            metadata.then(|| made_by("chat", self.question, self.config, pipeline, session));
+        let made_by = metadata.then(|| {
+            let mut by = made_by("chat", self.question, self.config, pipeline, session);
+            by["context"] = self.context.clone();
+            by
+        });
         let origin = (self.question, self.config.seed);
         let path = save_image(out, origin, image, made_by.as_ref())?;
         self.segments.push(json!({ "type": "image", "path": name(&path) }));

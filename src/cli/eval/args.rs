@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use calumma::eval::task::Answering;
 use clap::{Args, ValueEnum};
 
-use crate::cli::sampling::SamplingArgs;
+use crate::cli::sampling::{Answers, Drawing, SamplingArgs};
 
 /// Arguments of every measure.
 #[derive(Args)]
@@ -47,7 +47,7 @@ pub struct VqaArgs {
     #[arg(long, value_name = "FORM")]
     pub(super) prompt: Option<String>,
     #[command(flatten)]
-    pub(super) sampling: SamplingArgs,
+    pub(super) sampling: SamplingArgs<Answers>,
 }
 
 /// How the model answers.
@@ -97,7 +97,7 @@ pub struct CaptioningArgs {
     #[arg(long, value_name = "TEXT")]
     pub(super) choice: Vec<String>,
     #[command(flatten)]
-    pub(super) sampling: SamplingArgs,
+    pub(super) sampling: SamplingArgs<Answers>,
 }
 
 /// Arguments of `eval reconstruction` and `vq eval`.
@@ -128,7 +128,7 @@ pub struct TextToImageArgs {
     #[command(flatten)]
     pub(super) inception: InceptionArg,
     #[command(flatten)]
-    pub(super) sampling: SamplingArgs,
+    pub(super) sampling: SamplingArgs<Drawing>,
 }
 
 /// Arguments of `eval geneval`.
@@ -137,7 +137,7 @@ pub struct GenevalArgs {
     #[command(flatten)]
     pub(super) common: EvalArgs,
     #[command(flatten)]
-    pub(super) sampling: SamplingArgs,
+    pub(super) sampling: SamplingArgs<Drawing>,
 }
 
 /// Arguments of `eval loss`.

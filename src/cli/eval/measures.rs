@@ -23,7 +23,7 @@ use super::args::{
 use super::output::Measured;
 use super::progress::Bar;
 use crate::cli::open;
-use crate::cli::sampling::SamplingArgs;
+use crate::cli::sampling::{Drawing, Kind, SamplingArgs};
 use crate::cli::session::Session;
 
 /// The configuration that all tasks share.
@@ -32,19 +32,16 @@ fn common(args: &EvalArgs) -> Common {
 }
 
 /// Opens the checkpoint and runs `task`.
-fn measured(
+fn measured<K: Kind>(
     task: &TaskConfig,
     common: &EvalArgs,
-    sampling: &SamplingArgs,
+    sampling: &SamplingArgs<K>,
     session: &Session,
 ) -> Result<Measured> {
     task.validate()?;
     let lock = hold_out(&common.out, session)?;
     let pipeline = sampling.open(&common.checkpoint, session)?;
-    let generation = match task {
-        TaskConfig::Vqa(_) | TaskConfig::Captioning(_) => sampling.for_answers(&pipeline, session),
-        _ => sampling.over_checkpoint(&pipeline, session),
-    };
+    let generation = sampling.config(&pipeline, session);
     let checkpoint = &common.checkpoint;
     let opened = Opened { checkpoint, pipeline: &pipeline };
     let measured = measure(task, opened, generation, &common.out, session)?;
@@ -194,7 +191,7 @@ pub fn loss(args: &LossArgs, session: &Session) -> Result<Measured> {
     let recipe = Path::new(&args.dataset);
     let is_recipe = recipe.extension().is_some_and(|extension| extension == "toml");
     if !is_recipe {
-        return measured(&task, args, &SamplingArgs::default(), session);
+        return measured(&task, args, &SamplingArgs::<Drawing>::default(), session);
     }
     let recipe: LanguageRecipe = read_recipe(recipe, &[])?;
     if recipe.validation.is_empty() {

@@ -42,8 +42,17 @@ impl GrammarCompiler {
     ///
     /// # Errors
     /// If the grammar is malformed, which tells the place; if it is beyond llguidance's limits, or the
-    /// vocabulary has no ids for the beginning of any of its texts.
+    /// vocabulary has no ids for the beginning of any of its texts. [`Error::File`] if the grammar is of a file.
     pub fn constraint(&self, grammar: &Grammar) -> Result<Box<dyn Constraint>> {
+        let constraint = self.unplaced(grammar);
+        match &grammar.file {
+            Some(path) => constraint.map_err(Error::in_file(path)),
+            None => constraint,
+        }
+    }
+
+    /// As [`Self::constraint`], with errors that do not name the file.
+    fn unplaced(&self, grammar: &Grammar) -> Result<Box<dyn Constraint>> {
         let mut state = match &grammar.form {
             Form::JsonSchema(schema) => self.schema(schema),
             Form::Regex(regex) => self

@@ -17,6 +17,8 @@ mod state;
 #[cfg(all(test, feature = "grammar"))]
 mod tests;
 
+use std::path::{Path, PathBuf};
+
 use serde_json::Value;
 
 #[cfg(not(feature = "grammar"))]
@@ -31,8 +33,11 @@ pub const MAX_GRAMMAR_LEN: usize = 1 << 20;
 
 /// A set of texts, from which a [`GrammarCompiler`] makes a [`Constraint`](super::Constraint).
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(not(feature = "grammar"), allow(dead_code, reason = "only the feature reads them"))]
 pub struct Grammar {
     form: Form,
+    /// The file that it was read from.
+    file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +47,12 @@ enum Form {
     Regex(String),
     Lark(String),
     Choices(Vec<String>),
+}
+
+impl From<Form> for Grammar {
+    fn from(form: Form) -> Self {
+        Self { form, file: None }
+    }
 }
 
 impl Grammar {
@@ -54,7 +65,7 @@ impl Grammar {
     pub fn json_schema(schema: &str) -> Result<Self> {
         check("JSON schema", schema.len())?;
         let value = serde_json::from_str(schema).map_err(Error::because("JSON schema"))?;
-        Ok(Self { form: Form::JsonSchema(value) })
+        Ok(Form::JsonSchema(value).into())
     }
 
     /// The texts that `regex` matches from beginning to end, in the syntax of Rust's `regex` crate without
@@ -64,7 +75,7 @@ impl Grammar {
     /// If it is longer than [`MAX_GRAMMAR_LEN`], or the build lacks the feature `grammar`.
     pub fn regex(regex: &str) -> Result<Self> {
         check("regular expression", regex.len())?;
-        Ok(Self { form: Form::Regex(regex.to_owned()) })
+        Ok(Form::Regex(regex.to_owned()).into())
     }
 
     /// The texts of a context-free grammar in llguidance's variant of Lark, from its rule `start`.
@@ -73,7 +84,7 @@ impl Grammar {
     /// If it is longer than [`MAX_GRAMMAR_LEN`], or the build lacks the feature `grammar`.
     pub fn lark(grammar: &str) -> Result<Self> {
         check("Lark grammar", grammar.len())?;
-        Ok(Self { form: Form::Lark(grammar.to_owned()) })
+        Ok(Form::Lark(grammar.to_owned()).into())
     }
 
     /// The texts `choices` and no other.
@@ -88,7 +99,13 @@ impl Grammar {
             let message = "nothing to choose from, or an empty choice; each needs some text";
             return Err(Error::invalid(message));
         }
-        Ok(Self { form: Form::Choices(choices) })
+        Ok(Form::Choices(choices).into())
+    }
+
+    /// The same grammar, noted as read from the file at `path`, which the compiler's errors name.
+    #[must_use]
+    pub fn of_file(self, path: &Path) -> Self {
+        Self { file: Some(path.to_owned()), ..self }
     }
 }
 
