@@ -1,9 +1,12 @@
 //! Room, turns and ends: what is reserved, who waits, that everything ends.
 
 use std::collections::BTreeMap;
+use std::sync::mpsc;
 
+use calumma::Error;
 use calumma::generate::{
-    EndReason, EngineConfig, Event, GenerationConfig, GenerationMode, Request, RequestId, Window,
+    EndReason, EngineConfig, Event, GenerationConfig, GenerationMode, Generator, Request,
+    RequestId, Window,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -63,6 +66,53 @@ fn cancelled_lanes_are_free_within_one_step() {
         assert_eq!(events.last(), Some(&Event::End(end)), "{id:?}");
         assert!(!run.engine.cancel(id));
     }
+}
+
+/// Clients listen at channels, as those of a server. Fails for an engine that cannot be told between two steps that
+/// one has gone, goes on for it, or lets the others notice; and for a generator that goes on without its listener.
+#[test]
+fn dropped_client_cancels() {
+    let (vocabulary, model) = (vocabulary(), endless());
+    let mut run = Run::new(&model, vocabulary, GRID, plain(12));
+    let mut listen = || {
+        let (client, listener) = mpsc::channel();
+        (run.admit(writing(140, 100)).unwrap(), client, Some(listener))
+    };
+    let mut clients = [listen(), listen(), listen()];
+    let (gone, passes) = (clients[1].0, 7);
+    while !run.engine.is_idle() {
+        if run.steps == passes {
+            clients[1].2 = None;
+        }
+        for (id, event) in run.step() {
+            let (_, client, _) = clients.iter().find(|(of, ..)| *of == id).unwrap();
+            if client.send(event).is_err() {
+                run.engine.cancel(id);
+            }
+        }
+    }
+    let rows: Vec<usize> = model.seen.borrow().iter().map(Vec::len).collect();
+    assert!(rows[passes..].contains(&2) && !rows[passes + 1..].contains(&3), "{rows:?}");
+    assert_eq!(run.engine.stats().blocks_used, 0);
+    for (id, _, listener) in clients {
+        let (generated, events) = run.take(id);
+        let wanted = if id == gone { EndReason::Cancelled } else { EndReason::MaxNewTokens };
+        assert_eq!(generated.end, wanted);
+        if let Some(listener) = listener {
+            assert_eq!(generated.ids, vec![text(0); 100]);
+            assert_eq!(listener.try_iter().collect::<Vec<_>>(), events);
+        }
+    }
+
+    let model = endless();
+    let generator = Generator::new(&model, vocabulary, GRID).unwrap();
+    let mut heard = 0;
+    let result = generator.run(vec![writing(20, 100)], &mut |_, _| {
+        heard += 1;
+        if heard < 5 { Ok(()) } else { Err(Error::invalid("nobody listens")) }
+    });
+    assert!(result.unwrap_err().to_string().contains("nobody listens"));
+    assert!(model.seen.borrow().len() <= 6 && heard == 5, "{heard}");
 }
 
 /// Fails for an engine that frees the text lane of a cancelled request but not its guidance lanes.
