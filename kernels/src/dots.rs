@@ -171,12 +171,23 @@ pub fn products<S: Simd, E: Element, const R: usize, const N: usize>(
         let to = steps.min(from + section);
         let part_of_w = tile.part(from, to);
         for (group, (y, sums)) in y.chunks_mut(R).zip(&mut *sums).enumerate() {
-            prefetch::lines(ahead.next().unwrap_or_default());
+            let ahead = ahead.next().unwrap_or_default();
+            let mut ahead = ahead.chunks(
+                ahead.len().div_ceil((to - from).max(1)).next_multiple_of(LANES).max(LANES),
+            );
             let mut lanes = [[simd.splat(0.0); N]; R];
             if from > 0 {
                 load(simd, &mut lanes, sums);
             }
-            add(simd, &mut lanes, to - from, groups.group(group).part(from, to), part_of_w);
+            let part = groups.group(group).part(from, to);
+            add(
+                simd,
+                &mut lanes,
+                to - from,
+                (part, part_of_w),
+                #[inline(always)]
+                || prefetch::lines(ahead.next().unwrap_or_default()),
+            );
             if to < steps {
                 store(simd, sums, lanes);
                 continue;
@@ -195,17 +206,19 @@ pub fn products<S: Simd, E: Element, const R: usize, const N: usize>(
     }
 }
 
-/// Adds the products of `steps` times sixteen elements of each row to the sums of a tile.
+/// Adds the products of `steps` times sixteen elements of each row to the sums of a tile; calls `fetch` before each
+/// step.
 #[inline(always)]
 fn add<S: Simd, const R: usize, const N: usize>(
     simd: S,
     sums: &mut [[S::Lanes; N]; R],
     steps: usize,
-    x: impl Lines<R>,
-    w: impl Lines<N>,
+    (x, w): (impl Lines<R>, impl Lines<N>),
+    mut fetch: impl FnMut(),
 ) {
     let (x, w) = (x.part(0, steps), w.part(0, steps));
     for step in 0..steps {
+        fetch();
         let mut rows = [simd.splat(0.0); R];
         for (r, row) in rows.iter_mut().enumerate() {
             *row = x.lanes(simd, step, r);

@@ -19,7 +19,7 @@ use super::memory::unspecified;
 use super::simd::LANES;
 
 /// Multiplications below which a second thread costs more than it saves.
-const PARALLEL: usize = 1 << 18;
+const PARALLEL: usize = 1 << 15;
 
 /// Elements of the rows of one task, which stay in the second-level cache.
 const BLOCK: usize = 1 << 17;
@@ -126,7 +126,7 @@ fn forward_by<S: Simd, E: Element, const R: usize, const N: usize>(
     if x.len() * outputs < PARALLEL {
         tasks.into_iter().for_each(run);
     } else {
-        tasks.into_par_iter().for_each(run);
+        tasks.into_par_iter().with_max_len(1).for_each(run);
     }
     y
 }

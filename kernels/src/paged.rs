@@ -32,7 +32,7 @@ const LINES: usize = 32;
 const TILE: usize = 4;
 
 /// Multiplications below which a second thread costs more than it saves.
-const PARALLEL: usize = 1 << 18;
+const PARALLEL: usize = 1 << 15;
 
 /// Elements of the new keys below which it costs more to write them on two threads.
 const PARALLEL_WRITE: usize = 1 << 12;

@@ -328,7 +328,8 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
             let Draw { logits, first, prompt } = draw?;
             Some((gang.id, prompt, walk::walk(gang, logits, first, vocabulary)))
         };
-        let drawn: Vec<_> = self.running.par_iter_mut().zip(draws).filter_map(draw).collect();
+        let drawn: Vec<_> =
+            self.running.par_iter_mut().zip(draws).with_max_len(1).filter_map(draw).collect();
         for (id, prompt, result) in drawn {
             match result {
                 Ok(walked) => walked.record(prompt, &mut self.policy, &mut self.stats),

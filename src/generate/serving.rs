@@ -7,8 +7,10 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::sampling::log_probability;
 use super::{BLOCK, LanguageModel, Span};
+use crate::device::is_cpu;
 use crate::error::{Error, Result};
 use crate::model::{CausalLm, Lane, ModelConfig, ModelInput, PagedCache, mask};
+use crate::threads::awake;
 
 /// Maximum number of choices scored at once.
 const CHOICES: usize = 64;
@@ -132,6 +134,33 @@ impl ServingModel {
         Ok(found)
     }
 
+    /// The wanted logits of each span, whose ids are those of `lanes` in order.
+    fn run(
+        &self,
+        spans: &[Span<'_>],
+        ids: &[u32],
+        lanes: &[Lane<'_>],
+        cache: &mut PagedCache,
+    ) -> Result<Vec<Vec<Vec<f32>>>> {
+        let hidden = self.model.pass(ids, lanes, cache); // [1, rows, hidden]
+        let mut logits: Vec<_> = spans.iter().map(|span| vec![Vec::new(); span.wanted]).collect();
+        for (columns, rows) in by_columns(spans) {
+            let wanted = rows.iter().map(|(row, ..)| *row as i32).collect::<Vec<_>>();
+            let hidden = if wanted.len() == ids.len() {
+                hidden.clone() // all, in order
+            } else {
+                let len = wanted.len();
+                let wanted = TensorData::new(wanted, [len]);
+                hidden.clone().select(1, Tensor::<1, Int>::from_data(wanted, &self.device))
+            };
+            let of_rows = host_rows(self.model.logits_of(hidden, columns))?;
+            for ((_, span, place), of_row) in rows.into_iter().zip(of_rows) {
+                logits[span][place] = of_row;
+            }
+        }
+        Ok(logits)
+    }
+
     /// Refuses what [`CausalLm::pass`] does not take.
     fn check(&self, spans: &[Span<'_>], cache: &PagedCache) -> Result<()> {
         let mut written = BTreeSet::new();
@@ -218,23 +247,8 @@ impl LanguageModel for ServingModel {
             .map(|span| Lane { blocks: span.blocks, start: span.start, rows: span.ids.len() })
             .collect();
         let ids: Vec<u32> = spans.iter().flat_map(|span| span.ids).copied().collect();
-        let hidden = self.model.pass(&ids, &lanes, cache); // [1, rows, hidden]
-        let mut logits: Vec<_> = spans.iter().map(|span| vec![Vec::new(); span.wanted]).collect();
-        for (columns, rows) in by_columns(spans) {
-            let wanted = rows.iter().map(|(row, ..)| *row as i32).collect::<Vec<_>>();
-            let hidden = if wanted.len() == ids.len() {
-                hidden.clone() // all, in order
-            } else {
-                let len = wanted.len();
-                let wanted = TensorData::new(wanted, [len]);
-                hidden.clone().select(1, Tensor::<1, Int>::from_data(wanted, &self.device))
-            };
-            let of_rows = host_rows(self.model.logits_of(hidden, columns))?;
-            for ((_, span, place), of_row) in rows.into_iter().zip(of_rows) {
-                logits[span][place] = of_row;
-            }
-        }
-        Ok(logits)
+        let mut run = || self.run(spans, &ids, &lanes, cache);
+        if is_cpu(&self.device) { awake(run) } else { run() }
     }
 
     fn poison(&self, blocks: &[u32], cache: &mut PagedCache) {

@@ -49,13 +49,23 @@ pub(crate) fn read_as(
     shape: &[usize],
     dtype: FloatDType,
 ) -> Option<std::io::Result<TensorData>> {
-    Some(match stored {
-        Dtype::F64 => converted::<f64>(from, shape, dtype),
-        Dtype::F32 => converted::<f32>(from, shape, dtype),
-        Dtype::BF16 => converted::<bf16>(from, shape, dtype),
-        Dtype::F16 => converted::<f16>(from, shape, dtype),
+    Some(match (stored, dtype) {
+        (Dtype::F32, FloatDType::F32) => unchanged::<f32>(from, shape),
+        (Dtype::BF16, FloatDType::BF16) => unchanged::<bf16>(from, shape),
+        (Dtype::F16, FloatDType::F16) => unchanged::<f16>(from, shape),
+        (Dtype::F64, _) => converted::<f64>(from, shape, dtype),
+        (Dtype::F32, _) => converted::<f32>(from, shape, dtype),
+        (Dtype::BF16, _) => converted::<bf16>(from, shape, dtype),
+        (Dtype::F16, _) => converted::<f16>(from, shape, dtype),
         _ => return None,
     })
+}
+
+fn unchanged<T: StoredFloat>(mut from: impl Read, shape: &[usize]) -> std::io::Result<TensorData> {
+    let mut values = vec![T::zeroed(); shape.iter().product()];
+    from.read_exact(bytemuck::cast_slice_mut(&mut values))?;
+    values.iter_mut().for_each(from_little_endian);
+    Ok(TensorData::new(values, shape.to_vec()))
 }
 
 fn converted<T: StoredFloat>(

@@ -1,18 +1,17 @@
 //! Safetensors files opened by their headers.
 
+use std::cell::{RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{AllocationProperty, Bytes, DType, FloatDType, TensorData};
-use half::{bf16, f16};
+use burn::tensor::{FloatDType, TensorData};
 use safetensors::Dtype;
 
-use crate::convert::{StoredFloat, read_as};
+use crate::convert::read_as;
 use crate::error::{Error, Result};
 use crate::header::Header;
-use crate::map::{MappedFile, map_file};
 use crate::named::NamedTensors;
 use crate::source::TensorSource;
 use crate::stored::StoredTensor;
@@ -35,7 +34,8 @@ pub fn read(path: &Path) -> Result<NamedTensors> {
 /// The tensors of one or several safetensors files.
 #[derive(Debug, Default)]
 pub struct WeightFiles {
-    files: Vec<(PathBuf, MappedFile)>,
+    /// Open, so that a file that takes another's place later is not mistaken for it.
+    files: Vec<(PathBuf, RefCell<File>)>,
     tensors: BTreeMap<String, Place>,
     metadata: BTreeMap<String, String>,
 }
@@ -73,7 +73,8 @@ impl WeightFiles {
         let Header { start, tensors, metadata } = Header::read(path)?;
         self.metadata.extend(metadata);
         let file = self.files.len();
-        self.files.push((path.to_owned(), map_file(path)?));
+        let opened = File::open(path).map_err(Error::io(path))?;
+        self.files.push((path.to_owned(), RefCell::new(opened)));
         for (name, info) in tensors {
             let offset = start + info.data_offsets.0 as u64;
             let (dtype, shape) = (info.dtype, info.shape);
@@ -147,47 +148,23 @@ impl WeightFiles {
     }
 
     /// The file of `place`, at its first byte.
-    fn reader(&self, place: &Place) -> Result<File> {
-        let path = &self.files[place.file].0;
-        let mut file = File::open(path).map_err(Error::io(path))?;
+    fn reader(&self, place: &Place) -> Result<RefMut<'_, File>> {
+        let (path, file) = &self.files[place.file];
+        let mut file = file.borrow_mut();
         file.seek(SeekFrom::Start(place.offset)).map_err(Error::io(path))?;
         Ok(file)
     }
 
-    /// The tensor at `place` in `dtype`: mapped if it is stored so, converted otherwise.
+    /// The tensor at `place` in `dtype`.
     fn data(&self, place: &Place, dtype: FloatDType) -> Result<TensorData> {
-        let mapped = match (place.dtype, dtype) {
-            (Dtype::F32, FloatDType::F32) => self.mapped::<f32>(place, dtype),
-            (Dtype::BF16, FloatDType::BF16) => self.mapped::<bf16>(place, dtype),
-            (Dtype::F16, FloatDType::F16) => self.mapped::<f16>(place, dtype),
-            _ => None,
-        };
-        if let Some(data) = mapped {
-            return Ok(data);
-        }
         let path = &self.files[place.file].0;
-        let read = read_as(self.reader(place)?, place.dtype, &place.shape, dtype);
+        let read = read_as(&mut *self.reader(place)?, place.dtype, &place.shape, dtype);
         let read = read.ok_or_else(|| Error::NotFloat {
             path: path.clone(),
             name: place.name.clone(),
             dtype: place.dtype,
         })?;
         read.map_err(Error::io(path))
-    }
-
-    /// The tensor within the mapped file; `None` if it cannot be used there.
-    fn mapped<T: StoredFloat>(&self, place: &Place, dtype: FloatDType) -> Option<TensorData> {
-        let start = usize::try_from(place.offset).ok()?;
-        let (_, file) = &self.files[place.file];
-        let end = start.checked_add(place.num_bytes()).filter(|end| *end <= file.len())?;
-        let bytes = file.slice(start..end);
-        let usable = cfg!(target_endian = "little")
-            && !bytes.is_empty()
-            && bytes.as_ptr().cast::<T>().is_aligned();
-        usable.then(|| {
-            let bytes = Bytes::from_shared(bytes, AllocationProperty::File);
-            TensorData::from_bytes(bytes, place.shape.clone(), DType::from(dtype))
-        })
     }
 }
 
@@ -212,6 +189,8 @@ impl Place {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use burn::tensor::DType;
+
     use crate::write::write_file;
 
     #[test]
@@ -261,15 +240,23 @@ mod tests {
     }
 
     #[test]
-    fn a_tensor_in_its_own_format_is_used_in_the_mapped_file() {
+    fn a_file_that_takes_the_place_of_an_open_one_is_not_read() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("w.safetensors");
+        let [path, new] = ["w.safetensors", "new"].map(|name| dir.path().join(name));
         let tensors = [("a".to_owned(), Dtype::F32, vec![2])];
-        write_file(&path, &tensors, |_| Ok::<_, Error>(vec![0; 8])).unwrap();
+        let write = |value: f32| {
+            let bytes = [value; 2].map(f32::to_le_bytes).concat();
+            write_file(&new, &tensors, |_| Ok::<_, Error>(bytes.clone())).unwrap();
+            std::fs::rename(&new, &path).unwrap();
+        };
+        write(1.0);
         let mut files = WeightFiles::open(&path).unwrap();
-        let data = files.tensor("a", FloatDType::F32).unwrap().unwrap();
-        let file = files.files[0].1.as_ptr_range();
-        assert!(file.contains(&data.bytes().as_ptr()), "it was copied");
+        write(2.0);
+        for dtype in [FloatDType::F32, FloatDType::BF16] {
+            let data = files.tensor("a", dtype).unwrap().unwrap();
+            assert_eq!(data.iter::<f32>().collect::<Vec<_>>(), [1.0; 2]);
+        }
+        assert_eq!(files.stored("a").unwrap().bytes, [1.0; 2].map(f32::to_le_bytes).concat());
     }
 
     #[test]

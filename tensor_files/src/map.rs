@@ -1,5 +1,4 @@
-//! Mapped files: tensors that need no conversion are used in place, so a checkpoint of any
-//! size opens at once and its pages are read when they are first needed.
+//! Mapped files: one of any size opens at once, and its pages are read when they are first needed.
 
 #![allow(unsafe_code, reason = "a mapped file may change beneath the program; see `map_file`")]
 
@@ -20,9 +19,9 @@ pub type MappedFile = Bytes;
 /// [`Error::Io`] if it cannot be opened or mapped.
 pub fn map_file(path: &Path) -> Result<MappedFile> {
     let file = File::open(path).map_err(Error::io(path))?;
-    // SAFETY: the mapped bytes change only if another program writes into the file. Checkpoints are never
+    // SAFETY: the mapped bytes change only if another program writes into the file. Token shards are never
     // written in place: whole files are renamed over the old ones, which live on until they are
-    // unmapped. Every bit pattern is a valid float, so a program that breaks this rule causes other
+    // unmapped. Every bit pattern is a valid id, so a program that breaks this rule causes other
     // numbers, or a SIGBUS if it truncates the file.
     let mapping = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
     Ok(Bytes::from_owner(mapping))
