@@ -104,7 +104,7 @@ impl Session {
 
     /// The peak rate of `device` in FLOP/s for matrix products in the format of `--precision`.
     pub fn peak_flops(&self, device: &Device) -> f64 {
-        matmul_flops(device, self.precision().float_dtype().into(), self.is_cpu())
+        matmul_flops(device, self.precision().float_dtype().into())
     }
 
     /// A reporter with a progress bar of `len` steps; silent with `--quiet`.

@@ -1,5 +1,6 @@
 //! From a loss on the last hidden states to the gradients of all weights.
 
+use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Gradients, Tensor};
 
@@ -48,8 +49,9 @@ pub fn backward<T>(
     }
 }
 
-/// Each layer has a separate tape: with the gradient `dy` of its result the scalar `sum(y * dy)`
-/// has the gradients of the whole loss. Burn has no segments of a tape to keep or drop.
+/// The first pass through the layers has nothing to differentiate, so the tape keeps nothing of it: Burn frees what it
+/// keeps in a backward pass only. Then each layer has a separate tape: with the gradient `dy` of its result the scalar
+/// `sum(y * dy)` has the gradients of the whole loss.
 fn by_layer<T>(
     model: &CausalLm,
     input: ModelInput,
@@ -58,18 +60,20 @@ fn by_layer<T>(
 ) -> (GradientsParams, T) {
     let ModelInput { ids, positions, mask } = input;
     let (rope, device) = (model.rope(positions), model.device());
-    let layer = |index: usize, x: Tensor<3>| {
+    let layers = &model.model.layers;
+    let seeded = |index: usize| {
         if model.has_dropout() {
             device.seed(seed.wrapping_add(index as u64));
         }
-        model.model.layers[index].forward(x, &rope, &mask)
     };
     let mut gradients = GradientsAccumulator::new();
     let mut x = model.embed(ids.clone()).inner(); // [rows, seq, hidden]
-    let mut inputs = Vec::with_capacity(model.model.layers.len());
-    for index in 0..model.model.layers.len() {
+    let mut inputs = Vec::with_capacity(layers.len());
+    for (index, layer) in layers.iter().enumerate() {
         inputs.push(x.clone());
-        x = layer(index, Tensor::from_inner(x)).inner();
+        seeded(index);
+        let untracked = layer.clone().no_grad();
+        x = untracked.forward(Tensor::from_inner(x), &rope, &mask).inner();
     }
 
     let top = Tensor::from_inner(x).require_grad();
@@ -80,7 +84,9 @@ fn by_layer<T>(
 
     for (index, x) in inputs.into_iter().enumerate().rev() {
         let x = Tensor::from_inner(x).require_grad();
-        let found = (layer(index, x.clone()) * Tensor::from_inner(dy)).sum().backward();
+        seeded(index);
+        let y = layers[index].forward(x.clone(), &rope, &mask);
+        let found = (y * Tensor::from_inner(dy)).sum().backward();
         dy = gradient_of(&x, &found);
         gradients.accumulate(model, GradientsParams::from_grads(found, model));
     }
