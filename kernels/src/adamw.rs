@@ -24,30 +24,40 @@ pub struct AdamW {
 /// Elements per task.
 const ELEMENTS: usize = 1 << 14;
 
-/// The numbers of one update, in f32.
+/// The numbers of one update as kernels compute with them.
 #[derive(Clone, Copy, Debug)]
-struct Factors {
-    betas: [f32; 2],
-    eps: f32,
-    gradient_scale: f32,
+pub struct Factors {
+    /// Decay of the first and the second moment.
+    pub betas: [f32; 2],
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Factor on the gradient.
+    pub gradient_scale: f32,
     /// Learning rate over the first moment's bias correction.
-    rate: f32,
+    pub rate: f32,
     /// The second moment's bias correction.
-    correction: f32,
+    pub correction: f32,
     /// Factor on the weight: decoupled decay.
-    keep: f32,
+    pub keep: f32,
+}
+
+impl Factors {
+    /// The numbers of `update`, in f32.
+    pub fn of(update: AdamW) -> Self {
+        Self {
+            betas: update.betas.map(|beta| beta as f32),
+            eps: update.eps as f32,
+            gradient_scale: update.gradient_scale as f32,
+            rate: (update.lr / update.corrections[0]) as f32,
+            correction: update.corrections[1] as f32,
+            keep: (1.0 - update.lr * update.decay) as f32,
+        }
+    }
 }
 
 /// Updates `weight` and the two `moments` from `gradient`, all of one length.
 pub fn update(update: AdamW, weight: &mut [f32], moments: [&mut [f32]; 2], gradient: &[f32]) {
-    let factors = Factors {
-        betas: update.betas.map(|beta| beta as f32),
-        eps: update.eps as f32,
-        gradient_scale: update.gradient_scale as f32,
-        rate: (update.lr / update.corrections[0]) as f32,
-        correction: update.corrections[1] as f32,
-        keep: (1.0 - update.lr * update.decay) as f32,
-    };
+    let factors = Factors::of(update);
     let [first, second] = moments.map(|moment| moment.par_chunks_mut(ELEMENTS));
     let arrays = weight.par_chunks_mut(ELEMENTS).zip(gradient.par_chunks(ELEMENTS));
     arrays.zip(first.zip(second)).for_each(|((weight, gradient), (first, second))| {

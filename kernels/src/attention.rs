@@ -54,7 +54,7 @@ pub struct Inputs<'a> {
     /// `[batch, kv_heads, seq, head_dim]`.
     pub v: View<'a>,
     /// The visible keys.
-    pub spans: &'a Spans,
+    pub spans: Spans<'a>,
 }
 
 impl Inputs<'_> {

@@ -166,8 +166,7 @@ impl CausalLm {
     /// # Shapes
     /// `ids` `[batch, seq]`; returns `[batch, seq, hidden]`.
     pub(crate) fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        let x = self.model.embed_tokens.forward(ids);
-        if self.compute_dtype() == x.dtype() { x } else { x.cast(self.compute_dtype()) }
+        self.model.embed_tokens.forward(ids, self.compute_dtype())
     }
 
     /// The rotary tables for `positions`.
@@ -233,11 +232,14 @@ impl CausalLm {
 }
 
 impl Embedding {
-    /// The rows of the ids.
+    /// The rows of the ids, in `dtype`.
     ///
     /// # Shapes
     /// `ids` `[batch, seq]`; returns `[batch, seq, hidden]`.
-    pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        burn::tensor::module::embedding(self.weight.val(), ids)
+    pub fn forward(&self, ids: Tensor<2, Int>, dtype: DType) -> Tensor<3> {
+        let [batch, seq] = ids.dims();
+        let rows = ops::rows(self.weight.val(), ids.reshape([batch * seq]), dtype);
+        let [_, hidden] = rows.dims();
+        rows.reshape([batch, seq, hidden])
     }
 }

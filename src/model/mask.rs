@@ -2,24 +2,25 @@
 
 use std::sync::{Arc, OnceLock};
 
-use burn::tensor::{Bool, Device, Tensor, TensorData};
-use kernels::Spans;
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 
 /// The visible keys of every query of a batch.
 ///
-/// In every mask, a query sees an interval of keys that ends with its own. Masks are stored as such intervals; the matrix of booleans is only computed for kernels that need it.
+/// In every mask, a query sees an interval of keys that ends with its own. A mask holds where the intervals begin;
+/// the matrix of booleans is only computed for operations that need it.
 #[derive(Clone, Debug)]
 pub struct Mask {
-    /// The same as intervals.
-    pub(super) spans: Arc<Spans>,
+    /// The first key that each query sees, `[rows, seq]` in i32, off the tape; one row stands for any number of
+    /// equal rows.
+    first: Tensor<2, Int>,
     device: Device,
+    /// Off the tape.
     hidden: Arc<OnceLock<Tensor<4, Bool>>>,
 }
 
 /// A mask that hides the future, for any number of rows of `seq` tokens.
 pub fn causal(seq: usize, device: &Device) -> Mask {
-    let spans = Spans { rows: 1, seq, first: vec![0; seq] };
-    Mask::new(spans, device)
+    Mask::new(vec![0; seq], [1, seq], device)
 }
 
 /// A mask that hides the future and all other documents of packed rows.
@@ -37,15 +38,25 @@ pub fn packed(document_ids: &[u32], rows: usize, device: &Device) -> Mask {
             if *document != row[start] {
                 start = token;
             }
-            first.push(start);
+            first.push(start as i32);
         }
     }
-    Mask::new(Spans { rows, seq, first }, device)
+    Mask::new(first, [rows, seq], device)
 }
 
 impl Mask {
-    fn new(spans: Spans, device: &Device) -> Self {
-        Self { spans: Arc::new(spans), device: device.clone(), hidden: Arc::default() }
+    fn new(first: Vec<i32>, shape: [usize; 2], device: &Device) -> Self {
+        let first = TensorData::new(first, shape);
+        let first = Tensor::from_data(first, (&device.clone().inner(), DType::I32));
+        Self { first, device: device.clone(), hidden: Arc::default() }
+    }
+
+    /// The first key that each query sees, off the tape.
+    ///
+    /// # Shapes
+    /// Returns `[rows, seq]` in i32, with `rows` = 1 where all rows are equal.
+    pub fn first(&self) -> Tensor<2, Int> {
+        self.first.clone()
     }
 
     /// The mask as booleans, `true` = hidden (Burn's convention); computed once.
@@ -54,16 +65,16 @@ impl Mask {
     /// Returns `[rows, 1, seq, seq]`, with `rows` = 1 where all rows are equal.
     pub fn tensor(&self) -> Tensor<4, Bool> {
         let compute = || {
-            let spans = &self.spans;
-            let mut hidden = Vec::with_capacity(spans.rows * spans.seq * spans.seq);
-            for row in 0..spans.rows {
-                for query in 0..spans.seq {
-                    hidden.extend((0..spans.seq).map(|key| spans.hides(row, query, key)));
-                }
-            }
-            let shape = [spans.rows, 1, spans.seq, spans.seq];
-            Tensor::from_data(TensorData::new(hidden, shape), &self.device)
+            let [rows, seq] = self.first.dims();
+            let places = Tensor::<1, Int>::arange(0..seq as i64, &self.first.device());
+            let places = places.cast(DType::I32);
+            let keys = places.clone().reshape([1, 1, seq]).expand([rows, seq, seq]);
+            let queries = places.reshape([1, seq, 1]).expand([rows, seq, seq]);
+            let first = self.first.clone().reshape([rows, seq, 1]).expand([rows, seq, seq]);
+            let hidden = keys.clone().greater(queries).bool_or(keys.lower(first));
+            hidden.reshape([rows, 1, seq, seq])
         };
-        self.hidden.get_or_init(compute).clone()
+        let hidden = self.hidden.get_or_init(compute).clone();
+        if self.device.is_autodiff() { Tensor::from_inner(hidden) } else { hidden }
     }
 }

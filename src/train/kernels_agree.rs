@@ -69,6 +69,15 @@ impl ModuleMapper for Perturb {
     }
 }
 
+/// Moves every weight to a device, with autodiff.
+struct Move<'a>(&'a Device);
+
+impl ModuleMapper for Move<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|weight| Tensor::from_inner(weight.inner().to_device(self.0)).require_grad())
+    }
+}
+
 /// The parameters of a model by path, or their gradients.
 #[derive(Default)]
 struct Tensors<'a> {
@@ -151,42 +160,88 @@ fn error(got: &[f32], want: &[f32]) -> f32 {
     difference / largest(want.iter().copied()).max(f32::MIN_POSITIVE)
 }
 
+/// The kernels of every device at hand.
+fn sides() -> Vec<(Kernels, Device)> {
+    let mut sides = vec![(Kernels::Cpu, Device::flex())];
+    #[cfg(feature = "wgpu")]
+    {
+        let found = Device::enumerate(burn::tensor::DeviceType::Wgpu);
+        sides.push((Kernels::Gpu, found.first().expect("a Vulkan driver").clone()));
+    }
+    sides
+}
+
+fn model(swin_norm: bool, tied: bool) -> CausalLm {
+    let device = Device::flex().autodiff();
+    device.seed(11);
+    config(swin_norm, tied).init(&device).unwrap().map(&mut Perturb)
+}
+
 /// Compares logits, losses, the gradients of all parameters in three AdamW steps and the parameters after
 /// them.
 #[test]
 fn composed_operations_train_as_the_kernels_do() {
     for (swin_norm, tied) in [(false, false), (true, true)] {
-        let device = Device::flex().autodiff();
-        device.seed(11);
-        let model = config(swin_norm, tied).init(&device).unwrap().map(&mut Perturb);
+        let model = model(swin_norm, tied);
         let before = tensors(&model, None);
-        let (got, fused_runs) = forced::on(Kernels::Cpu, || train(model.clone()));
-        let (want, composed_runs) = forced::on(Kernels::Composed, || train(model));
-
-        let operations = [
-            "adamw",
-            "add_matmul",
-            "attention",
-            "cross_entropy",
-            "head_norm_rope",
-            "linear",
-            "matmul",
-            "rms_norm",
-            "swiglu",
-        ];
-        assert!(fused_runs.keys().eq(&operations), "{fused_runs:?}");
-        assert_eq!(fused_runs, composed_runs, "the sides ran different operations");
-        assert!(got["logits"] != want["logits"], "both sides ran the same arithmetic");
-
-        assert!(got.keys().eq(want.keys()));
-        assert_eq!(got.len(), 1 + STEPS + (STEPS + 1) * before.len());
-        for (name, want) in &want {
-            let error = error(&got[name], want);
-            assert!(error <= TOLERANCE, "{name} is off by {error}");
+        let (want, composed_runs) = forced::on(Kernels::Composed, || train(model.clone()));
+        assert_eq!(want.len(), 1 + STEPS + (STEPS + 1) * before.len());
+        for (kernels, device) in sides() {
+            let moved = model.clone().map(&mut Move(&device));
+            let (got, runs) = forced::on(kernels, || train(moved));
+            let operations = [
+                "adamw",
+                "attention",
+                "cross_entropy",
+                "head_norm_rope",
+                "linear",
+                "matmul",
+                "rms_norm",
+                "rows",
+                "sum_of_squares",
+                "swiglu",
+            ];
+            assert!(runs.keys().eq(&operations), "{runs:?}");
+            assert_eq!(runs, composed_runs, "the sides ran different operations");
+            assert!(got["logits"] != want["logits"], "both sides ran the same arithmetic");
+            assert!(got.keys().eq(want.keys()));
+            for (name, want) in &want {
+                let error = error(&got[name], want);
+                assert!(error <= TOLERANCE, "{name} is off by {error} on {kernels:?}");
+            }
         }
         for (path, before) in &before {
             let moved = error(before, &want[&format!("{path} after {STEPS} steps")]);
             assert!(moved > 100.0 * TOLERANCE, "{path} moved by {moved} only");
+        }
+    }
+}
+
+/// Small differences grow from step to step; a mistake would show at once.
+#[test]
+fn losses_of_twenty_steps_follow_the_composed_ones() {
+    let batch = batch();
+    let objective = NextToken { config: LossConfig::default() };
+    let normalizer = objective.normalizer(std::slice::from_ref(&batch));
+    let losses = |mut model: CausalLm| -> Vec<f64> {
+        let mut optimizer = Optimizer::new(OptimizerConfig::default());
+        let mut step = || {
+            let (gradients, loss) =
+                objective.gradients(&model, &batch, normalizer, Activations::Keep);
+            let updated = optimizer.step(model.clone(), gradients, 1e-3);
+            model = updated.map_err(|(_, norm)| norm).unwrap().0;
+            loss.total
+        };
+        (0..20).map(|_| step()).collect()
+    };
+    let model = model(false, false);
+    let want = forced::on(Kernels::Composed, || losses(model.clone())).0;
+    assert!(want[19] < 0.5 * want[0], "training lowers the loss: {want:?}");
+    for (kernels, device) in sides() {
+        let moved = model.clone().map(&mut Move(&device));
+        let got = forced::on(kernels, || losses(moved)).0;
+        for (step, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert!((got - want).abs() < 1e-4, "{kernels:?}, step {step}: {got} {want}");
         }
     }
 }

@@ -55,9 +55,10 @@ impl Optimizer {
         gradients: GradientsParams,
         lr: f64,
     ) -> std::result::Result<(M, f64), (M, f64)> {
-        let mut norm = SquaredNorm { gradients: &gradients, sum: None };
-        module.visit(&mut norm);
-        let norm = f64::from(norm.sum.map_or(0.0, |sum| sum.into_scalar::<f32>())).sqrt();
+        let mut found = Flat { gradients: &gradients, found: Vec::new() };
+        module.visit(&mut found);
+        let squares = ops::sum_of_squares(found.found);
+        let norm = f64::from(squares.map_or(0.0, |sum| sum.into_scalar::<f32>())).sqrt();
         if !norm.is_finite() {
             return Err((module, norm));
         }
@@ -149,19 +150,17 @@ fn is_hidden_matrix(path: &str, rank: usize) -> bool {
     rank == 2 && decays(path, rank) && path.contains("layers.")
 }
 
-struct SquaredNorm<'a> {
+/// The gradients of all parameters, flat.
+struct Flat<'a> {
     gradients: &'a GradientsParams,
-    sum: Option<Tensor<1>>,
+    found: Vec<Tensor<1>>,
 }
 
-impl ModuleVisitor for SquaredNorm<'_> {
+impl ModuleVisitor for Flat<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            let squares = (gradient.clone() * gradient).sum();
-            self.sum = Some(match self.sum.take() {
-                Some(sum) => sum + squares,
-                None => squares,
-            });
+            let count = gradient.shape().num_elements();
+            self.found.push(gradient.inner().reshape([count]));
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Every operation composed of stock Burn operations, in any number format: for devices without
 //! kernels, and as the reference for the kernels.
 
-use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, activation};
 
 use kernels::adamw::AdamW;
 
-use crate::model::{Mask, TokenStats};
+use crate::model::Mask;
 
 /// The queries of a group follow each other along the sequence, so keys and values are not repeated.
 pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -> Tensor<4> {
@@ -28,6 +28,11 @@ pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -
 pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     let weight = if weight.dtype() == x.dtype() { weight } else { weight.cast(x.dtype()) };
     x.matmul(weight.transpose())
+}
+
+pub(crate) fn rows(matrix: Tensor<2>, numbers: Tensor<1, Int>, dtype: DType) -> Tensor<2> {
+    let rows = matrix.select(0, numbers);
+    if rows.dtype() == dtype { rows } else { rows.cast(dtype) }
 }
 
 pub(crate) fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
@@ -82,22 +87,25 @@ pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
 
 pub(crate) fn cross_entropy(
     logits: Tensor<2>,
-    targets: &[i32],
-    weights: &[f32],
+    targets: Tensor<1, Int>,
+    weights: Tensor<1>,
     z: f32,
-) -> (Tensor<2>, Vec<TokenStats>) {
-    let (device, len) = (logits.device(), targets.len());
+) -> (Tensor<2>, Tensor<2>) {
     let Softmax { exp, sum, log_sum_exp, targets, stats } = Softmax::of(logits, targets);
-    let weights = Tensor::<2>::from_data(TensorData::new(weights.to_vec(), [len, 1]), &device);
-    let weights = weights.cast(DType::F32);
+    let weights = weights.unsqueeze_dim::<2>(1); // [len, 1]
     let on_all = weights.clone() + log_sum_exp * z; // [len, 1]
     let gradient = exp * (on_all / sum); // [len, vocab]
     let gradient = gradient.scatter(1, targets, weights.neg(), IndexingUpdateOp::Add);
-    (gradient, fetch(stats))
+    (gradient, stats)
 }
 
-pub(crate) fn token_stats(logits: Tensor<2>, targets: &[i32]) -> Vec<TokenStats> {
-    fetch(Softmax::of(logits, targets).stats)
+pub(crate) fn token_stats(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<2> {
+    Softmax::of(logits, targets).stats
+}
+
+pub(crate) fn sum_of_squares(tensors: Vec<Tensor<1>>) -> Tensor<1> {
+    let squares = tensors.into_iter().map(|x| (x.clone() * x).sum());
+    squares.reduce(|sum, more| sum + more).expect("at least one tensor")
 }
 
 /// The parts of a softmax over rows of logits.
@@ -110,14 +118,13 @@ struct Softmax {
     log_sum_exp: Tensor<2>,
     /// Targets, `[len, 1]`.
     targets: Tensor<2, Int>,
-    /// The fields of [`TokenStats`] in their order, `[len, 4]`.
+    /// See [`token_stats`](super::token_stats), `[len, 4]`.
     stats: Tensor<2>,
 }
 
 impl Softmax {
-    fn of(logits: Tensor<2>, targets: &[i32]) -> Self {
-        let targets = TensorData::new(targets.to_vec(), [targets.len(), 1]);
-        let targets = Tensor::<2, Int>::from_data(targets, &logits.device());
+    fn of(logits: Tensor<2>, targets: Tensor<1, Int>) -> Self {
+        let targets = targets.unsqueeze_dim::<2>(1); // [len, 1]
         let at_target = logits.clone().gather(1, targets.clone()); // [len, 1]
         let top = logits.clone().max_dim(1); // [len, 1]
         let shifted = logits - top.clone(); // [len, vocab]
@@ -131,19 +138,6 @@ impl Softmax {
         let stats = Tensor::cat(vec![log_prob, log_sum_exp.clone(), entropy, is_top], 1);
         Self { exp, sum, log_sum_exp, targets, stats }
     }
-}
-
-/// The rows of `stats` `[len, 4]` on the host.
-fn fetch(stats: Tensor<2>) -> Vec<TokenStats> {
-    let values: Vec<f32> = stats.into_data().iter().collect();
-    let (rows, _) = values.as_chunks::<4>();
-    let row = |&[log_prob, log_sum_exp, entropy, is_top]: &[f32; 4]| TokenStats {
-        log_prob,
-        log_sum_exp,
-        entropy,
-        is_top: is_top > 0.5,
-    };
-    rows.iter().map(row).collect()
 }
 
 pub(crate) fn adamw<const D: usize>(

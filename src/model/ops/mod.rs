@@ -2,18 +2,21 @@
 //! else.
 //!
 //! Every operation is one function, which runs the first kernels that take its tensors and otherwise the
-//! stock operations in [`composed`]. There are kernels for f32 on the CPU in [`cpu`]. Kernels of a GPU
-//! belong in `gpu/`: a variant of [`Kernels`], a test in [`kernels`] and an arm in the operations that
-//! have one; no caller changes.
+//! stock operations in [`composed`]. There are kernels for f32 on the CPU in [`cpu`] and for floats on GPUs in [`gpu`];
+//! those of operations that can be differentiated are reached through [`fused`].
 
 mod composed;
 #[cfg(feature = "cpu")]
 mod cpu;
+#[cfg(any(feature = "cpu", feature = "gpu"))]
+mod fused;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod paged;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
 use kernels::adamw::AdamW;
 
@@ -28,16 +31,23 @@ pub(crate) enum Kernels {
     /// Fused operations on the CPU.
     #[cfg(feature = "cpu")]
     Cpu,
+    /// Fused operations on a GPU.
+    #[cfg(feature = "gpu")]
+    Gpu,
 }
 
-/// `kernels!(operation if condition)`: the kernels that `operation` runs, those of the CPU if the
-/// condition holds for its tensors.
+/// `kernels!(operation on a, b; weight)`: the kernels that `operation` runs, the first that take all the tensors.
 macro_rules! kernels {
-    ($operation:ident if $cpu:expr) => {{
-        #[cfg(feature = "cpu")]
-        let kernels = if $cpu { Kernels::Cpu } else { Kernels::Composed };
-        #[cfg(not(feature = "cpu"))]
+    ($operation:ident on $($tensor:expr),+ $(; $weight:expr)?) => {{
         let kernels = Kernels::Composed;
+        #[cfg(feature = "gpu")]
+        let takes = true $(&& gpu::takes($tensor))+ $(&& gpu::takes($weight))?;
+        #[cfg(feature = "gpu")]
+        let kernels = if takes { Kernels::Gpu } else { kernels };
+        #[cfg(feature = "cpu")]
+        let takes = true $(&& cpu::takes($tensor))+ $(&& cpu::takes_weight($weight))?;
+        #[cfg(feature = "cpu")]
+        let kernels = if takes { Kernels::Cpu } else { kernels };
         #[cfg(test)]
         let kernels = forced::instead_of(kernels, stringify!($operation));
         kernels
@@ -50,9 +60,11 @@ macro_rules! kernels {
 /// `q` `[batch, heads, seq, head_dim]`, `k` and `v` `[batch, kv_heads, seq, head_dim]`, each of their
 /// heads for `heads / kv_heads` query heads; returns the shape of `q`.
 pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -> Tensor<4> {
-    match kernels!(attention if cpu::takes(&q)) {
+    match kernels!(attention on &q) {
         #[cfg(feature = "cpu")]
-        Kernels::Cpu => cpu::attention(q, k, v, mask.spans.clone()),
+        Kernels::Cpu => fused::attention(q, k, v, mask),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => fused::attention(q, k, v, mask),
         Kernels::Composed => composed::attention(q, k, v, mask),
     }
 }
@@ -72,9 +84,11 @@ pub(crate) fn paged_attention(
     cache: [Tensor<4>; 2],
     lanes: &Lanes<'_>,
 ) -> (Tensor<3>, [Tensor<4>; 2]) {
-    match kernels!(paged_attention if cpu::takes(&qkv[0]) && cpu::takes(&cache[0])) {
+    match kernels!(paged_attention on &qkv[0], &cache[0]) {
         #[cfg(feature = "cpu")]
         Kernels::Cpu => cpu::paged_attention(qkv, cache, lanes.lanes),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => gpu::paged_attention(qkv, cache, lanes),
         Kernels::Composed => paged::attention(qkv, cache, lanes),
     }
 }
@@ -84,10 +98,26 @@ pub(crate) fn paged_attention(
 /// # Shapes
 /// `x` `[rows, in]`, `weight` `[out, in]`; returns `[rows, out]`.
 pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    match kernels!(linear if cpu::takes(&x) && cpu::takes_weight(&weight)) {
+    match kernels!(linear on &x; &weight) {
         #[cfg(feature = "cpu")]
-        Kernels::Cpu => cpu::linear(x, weight),
+        Kernels::Cpu => fused::linear(x, weight),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => fused::linear(x, weight),
         Kernels::Composed => composed::linear(x, weight),
+    }
+}
+
+/// The rows of `matrix` that `numbers` name, in `dtype`; their gradients add up in the order of the numbers.
+///
+/// # Shapes
+/// `matrix` `[rows, width]`, `numbers` `[len]`; returns `[len, width]`.
+pub(crate) fn rows(matrix: Tensor<2>, numbers: Tensor<1, Int>, dtype: DType) -> Tensor<2> {
+    match kernels!(rows on &matrix) {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => fused::rows(matrix, numbers, dtype),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => fused::rows(matrix, numbers, dtype),
+        Kernels::Composed => composed::rows(matrix, numbers, dtype),
     }
 }
 
@@ -96,9 +126,11 @@ pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 /// # Shapes
 /// `[m, k]` and `[k, n]` to `[m, n]`.
 pub(crate) fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
-    match kernels!(matmul if cpu::takes(&lhs)) {
+    match kernels!(matmul on &lhs) {
         #[cfg(feature = "cpu")]
         Kernels::Cpu => cpu::matmul(lhs, rhs),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => gpu::matmul(lhs, rhs),
         Kernels::Composed => composed::matmul(lhs, rhs),
     }
 }
@@ -108,9 +140,11 @@ pub(crate) fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
 /// # Shapes
 /// `sum` `[m, n]`, `lhs` `[m, k]`, `rhs` `[k, n]`; returns `[m, n]`.
 pub(crate) fn add_matmul(sum: Tensor<2>, lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
-    match kernels!(add_matmul if cpu::takes(&sum)) {
+    match kernels!(add_matmul on &sum) {
         #[cfg(feature = "cpu")]
         Kernels::Cpu => cpu::add_matmul(sum, lhs, rhs),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => gpu::add_matmul(sum, lhs, rhs),
         Kernels::Composed => composed::add_matmul(sum, lhs, rhs),
     }
 }
@@ -120,9 +154,11 @@ pub(crate) fn add_matmul(sum: Tensor<2>, lhs: Tensor<2>, rhs: Tensor<2>) -> Tens
 /// # Shapes
 /// `x` `[batch, seq, hidden]`, `weight` `[hidden]`; returns the shape of `x`.
 pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
-    match kernels!(rms_norm if cpu::takes(&x)) {
+    match kernels!(rms_norm on &x) {
         #[cfg(feature = "cpu")]
-        Kernels::Cpu => cpu::rms_norm(x, weight, eps),
+        Kernels::Cpu => fused::rms_norm(x, weight, eps),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => fused::rms_norm(x, weight, eps),
         Kernels::Composed => composed::rms_norm(x, weight, eps),
     }
 }
@@ -140,9 +176,11 @@ pub(crate) fn head_norm_rope(
     scale: f64,
     eps: f64,
 ) -> Tensor<4> {
-    match kernels!(head_norm_rope if cpu::takes(&x)) {
+    match kernels!(head_norm_rope on &x) {
         #[cfg(feature = "cpu")]
-        Kernels::Cpu => cpu::head_norm_rope(x, weight_and_bias, cos_and_sin, scale, eps),
+        Kernels::Cpu => fused::head_norm_rope(x, weight_and_bias, cos_and_sin, scale, eps),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => fused::head_norm_rope(x, weight_and_bias, cos_and_sin, scale, eps),
         Kernels::Composed => composed::head_norm_rope(x, weight_and_bias, cos_and_sin, scale, eps),
     }
 }
@@ -152,9 +190,11 @@ pub(crate) fn head_norm_rope(
 /// # Shapes
 /// Both `[batch, seq, intermediate]`, as the result.
 pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
-    match kernels!(swiglu if cpu::takes(&gate)) {
+    match kernels!(swiglu on &gate) {
         #[cfg(feature = "cpu")]
-        Kernels::Cpu => cpu::swiglu(gate, up),
+        Kernels::Cpu => fused::swiglu(gate, up),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => fused::swiglu(gate, up),
         Kernels::Composed => composed::swiglu(gate, up),
     }
 }
@@ -165,30 +205,62 @@ pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
 /// For row `i` with target `y`: `weights[i] * (p_j - [j = y]) + z * log_sum_exp_i * p_j`.
 ///
 /// # Shapes
-/// `logits` `[len, vocab]`, `targets` and `weights` `[len]`; the gradient is `[len, vocab]`.
+/// `logits` `[len, vocab]`, `targets`, in i32, and `weights` `[len]`; the gradient is `[len, vocab]`, the statistics
+/// are those of [`token_stats`].
 pub(crate) fn cross_entropy(
     logits: Tensor<2>,
-    targets: &[i32],
-    weights: &[f32],
+    targets: Tensor<1, Int>,
+    weights: Tensor<1>,
     z: f32,
-) -> (Tensor<2>, Vec<TokenStats>) {
-    match kernels!(cross_entropy if cpu::takes(&logits)) {
+) -> (Tensor<2>, Tensor<2>) {
+    match kernels!(cross_entropy on &logits) {
         #[cfg(feature = "cpu")]
         Kernels::Cpu => cpu::cross_entropy(logits, targets, weights, z),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => gpu::cross_entropy(logits, targets, weights, z),
         Kernels::Composed => composed::cross_entropy(logits, targets, weights, z),
     }
 }
 
-/// The statistics of every row of logits, outside autodiff.
+/// The statistics of every row of logits, outside autodiff: the fields of [`TokenStats`] in their order, which
+/// [`fetch_stats`] reads.
 ///
 /// # Shapes
-/// `logits` `[len, vocab]`, `targets` `[len]`.
-pub(crate) fn token_stats(logits: Tensor<2>, targets: &[i32]) -> Vec<TokenStats> {
-    match kernels!(token_stats if cpu::takes(&logits)) {
+/// `logits` `[len, vocab]`, `targets`, in i32, `[len]`; returns `[len, 4]`.
+pub(crate) fn token_stats(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<2> {
+    match kernels!(token_stats on &logits) {
         #[cfg(feature = "cpu")]
         Kernels::Cpu => cpu::token_stats(logits, targets),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => gpu::token_stats(logits, targets),
         Kernels::Composed => composed::token_stats(logits, targets),
     }
+}
+
+/// The statistics in `stats` `[len, 4]`, which waits for the device.
+pub(crate) fn fetch_stats(stats: Tensor<2>) -> Vec<TokenStats> {
+    let values: Vec<f32> = stats.into_data().iter().collect();
+    let (rows, _) = values.as_chunks::<4>();
+    let row = |&[log_prob, log_sum_exp, entropy, is_top]: &[f32; 4]| TokenStats {
+        log_prob,
+        log_sum_exp,
+        entropy,
+        is_top: is_top > 0.5,
+    };
+    rows.iter().map(row).collect()
+}
+
+/// The sum of the squares of all elements of `tensors`, outside autodiff.
+///
+/// # Shapes
+/// Any number of flat tensors; returns `[1]`, or `None` without a tensor.
+pub(crate) fn sum_of_squares(tensors: Vec<Tensor<1>>) -> Option<Tensor<1>> {
+    let first = tensors.first()?;
+    Some(match kernels!(sum_of_squares on first) {
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => gpu::sum_of_squares(tensors),
+        _ => composed::sum_of_squares(tensors),
+    })
 }
 
 /// `weight` and its two moments after one update, outside autodiff.
@@ -201,12 +273,11 @@ pub(crate) fn adamw<const D: usize>(
     moments: [Tensor<1>; 2],
     gradient: Tensor<1>,
 ) -> (Tensor<D>, [Tensor<1>; 2]) {
-    let kernels = kernels!(adamw if cpu::takes(&weight)
-        && cpu::takes(&gradient)
-        && cpu::takes(&moments[0]));
-    match kernels {
+    match kernels!(adamw on &weight, &gradient, &moments[0]) {
         #[cfg(feature = "cpu")]
         Kernels::Cpu => cpu::adamw(update, weight, moments, gradient),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => gpu::adamw(update, weight, moments, gradient),
         Kernels::Composed => composed::adamw(update, weight, moments, gradient),
     }
 }

@@ -13,12 +13,35 @@ pub(crate) struct Lanes<'a> {
     pub(super) lanes: &'a [Lane<'a>],
     /// Computed once for all layers.
     plan: OnceCell<Plan>,
+    /// As `plan`.
+    table: OnceCell<Tensor<1, Int>>,
 }
 
 impl<'a> Lanes<'a> {
     /// For lanes whose blocks the cache has.
     pub(crate) fn new(lanes: &'a [Lane<'a>]) -> Self {
-        Self { lanes, plan: OnceCell::new() }
+        Self { lanes, plan: OnceCell::new(), table: OnceCell::new() }
+    }
+
+    /// For every row of the pass where its lane's blocks begin in this table and its place in its lane; then the
+    /// blocks of every lane. Uploaded once.
+    #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "kernels of a GPU read it"))]
+    pub(super) fn table(&self, device: &Device) -> Tensor<1, Int> {
+        let build = || {
+            let rows: usize = self.lanes.iter().map(|lane| lane.rows).sum();
+            let (mut table, mut blocks) = (Vec::new(), Vec::new());
+            for lane in self.lanes {
+                let start = 2 * rows + blocks.len();
+                for place in lane.start..lane.start + lane.rows {
+                    table.extend([start as i32, place as i32]);
+                }
+                let used = (lane.start + lane.rows).div_ceil(BLOCK);
+                blocks.extend(lane.blocks[..used].iter().map(|block| *block as i32));
+            }
+            table.extend(blocks);
+            indices(table, device)
+        };
+        self.table.get_or_init(build).clone()
     }
 }
 

@@ -7,11 +7,15 @@
 use burn::tensor::{DType, Int, Tensor, TensorData};
 
 use super::batch::Targets;
-use crate::model::ops::{add_matmul, cross_entropy, matmul, token_stats};
+use crate::device::is_cpu;
+use crate::model::ops::{self, add_matmul, cross_entropy, fetch_stats, matmul, token_stats};
 use crate::model::{CausalLm, TokenStats};
 
-/// Tokens whose logits exist at one time.
+/// Tokens whose logits exist at one time on the CPU, whose caches hold a part of a chunk.
 pub(super) const CHUNK: usize = 1024;
+
+/// Logits that exist at one time elsewhere: 512 MiB in f32.
+const LOGITS: usize = 1 << 27;
 
 /// The distributions of the tokens that predict the targets of a batch: hidden states and the output
 /// layer's weight, from which logits are computed a chunk at a time.
@@ -21,7 +25,9 @@ pub struct Predictions {
     hidden: Tensor<2>,
     /// In f32, `[vocab, hidden]`.
     weight: Tensor<2>,
-    ids: Vec<i32>,
+    /// Of the targets, `[len]` in i32, off the tape.
+    ids: Tensor<1, Int>,
+    len: usize,
 }
 
 impl Predictions {
@@ -35,29 +41,40 @@ impl Predictions {
     pub fn new(model: &CausalLm, hidden: Tensor<3>, targets: &Targets) -> Self {
         let [rows, seq, width] = hidden.dims();
         let mut hidden = hidden.reshape([rows * seq, width]);
+        let ids: Vec<i32> = targets.ids.iter().map(|&id| id as i32).collect();
+        let ids = TensorData::new(ids, [targets.len()]);
+        let ids = Tensor::from_data(ids, (&hidden.device().inner(), DType::I32));
         if !targets.is_empty() {
             let places: Vec<i32> = targets.predictors.iter().map(|&at| at as i32).collect();
             let places = TensorData::new(places, [targets.len()]);
             let places = Tensor::<1, Int>::from_data(places, &hidden.device());
-            hidden = hidden.select(0, places); // [len, hidden]
+            hidden = ops::rows(hidden, places, DType::F32); // [len, hidden]
         }
         Self {
             hidden: hidden.cast(DType::F32),
             weight: model.output_weight().cast(DType::F32),
-            ids: targets.ids.iter().map(|&id| id as i32).collect(),
+            ids,
+            len: targets.len(),
         }
+    }
+
+    /// The chunks, each as its first target and their number.
+    fn chunks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let ([vocab, _], len) = (self.weight.dims(), self.len);
+        let chunk = if is_cpu(&self.ids.device()) { CHUNK } else { (LOGITS / vocab).max(CHUNK) };
+        (0..len).step_by(chunk).map(move |first| (first, chunk.min(len - first)))
     }
 
     /// The statistics of every target, in the order of the targets; no gradient.
     pub fn stats(&self) -> Vec<TokenStats> {
         let (hidden, weight) = (self.hidden.clone().inner(), self.weight.clone().inner());
         let weight = weight.transpose(); // [hidden, vocab]
-        let mut stats = Vec::with_capacity(self.ids.len());
-        for (first, ids) in chunks(&self.ids) {
-            let hidden = hidden.clone().narrow(0, first, ids.len()); // [chunk, hidden]
-            stats.extend(token_stats(matmul(hidden, weight.clone()), ids));
-        }
-        stats
+        let stats = self.chunks().map(|(first, len)| {
+            let hidden = hidden.clone().narrow(0, first, len); // [len, hidden]
+            let ids = self.ids.clone().narrow(0, first, len);
+            token_stats(matmul(hidden, weight.clone()), ids)
+        });
+        joined(stats.collect())
     }
 
     /// A scalar whose *gradient* is that of
@@ -76,32 +93,38 @@ impl Predictions {
     /// # Panics
     /// If there is not one weight for each target.
     pub fn surrogate(self, weights: &[f32], z: f64) -> (Tensor<1>, Vec<TokenStats>) {
-        assert_eq!(weights.len(), self.ids.len(), "one weight for each target");
-        if self.ids.is_empty() {
+        assert_eq!(weights.len(), self.len, "one weight for each target");
+        if self.len == 0 {
             return (self.hidden.sum() * 0.0, Vec::new());
         }
         let (hidden, weight) = (self.hidden.clone().inner(), self.weight.clone().inner());
-        let mut stats = Vec::with_capacity(self.ids.len());
-        let mut d_hidden = Vec::new();
-        let mut d_weight = weight.zeros_like(); // [vocab, hidden]
-        for (first, ids) in chunks(&self.ids) {
-            let h = hidden.clone().narrow(0, first, ids.len()); // [chunk, hidden]
-            let logits = matmul(h.clone(), weight.clone().transpose()); // [chunk, vocab]
-            let weights = &weights[first..first + ids.len()];
+        let weights = TensorData::new(weights.to_vec(), [self.len]);
+        let weights = Tensor::<1>::from_data(weights, (&hidden.device(), DType::F32));
+        let (mut stats, mut d_hidden, mut d_weight) = (Vec::new(), Vec::new(), None);
+        for (first, len) in self.chunks() {
+            let h = hidden.clone().narrow(0, first, len); // [len, hidden]
+            let logits = matmul(h.clone(), weight.clone().transpose()); // [len, vocab]
+            let ids = self.ids.clone().narrow(0, first, len);
+            let weights = weights.clone().narrow(0, first, len);
             let (d_logits, found) = cross_entropy(logits, ids, weights, (2.0 * z) as f32);
             d_hidden.push(matmul(d_logits.clone(), weight.clone()));
-            d_weight = add_matmul(d_weight, d_logits.transpose(), h);
-            stats.extend(found);
+            let d_logits = d_logits.transpose();
+            d_weight = Some(match d_weight {
+                Some(sum) => add_matmul(sum, d_logits, h),
+                None => matmul(d_logits, h),
+            });
+            stats.push(found);
         }
         let d_hidden = Tensor::cat(d_hidden, 0); // [len, hidden]
         let surrogate = (self.hidden * constant(d_hidden)).sum();
-        (surrogate + (self.weight * constant(d_weight)).sum(), stats)
+        let d_weight = d_weight.expect("there is a target"); // [vocab, hidden]
+        (surrogate + (self.weight * constant(d_weight)).sum(), joined(stats))
     }
 }
 
-/// The ids in chunks, each with the index of its first.
-fn chunks(ids: &[i32]) -> impl Iterator<Item = (usize, &[i32])> {
-    (0..).step_by(CHUNK).zip(ids.chunks(CHUNK))
+/// The statistics of all chunks, which waits for the device once.
+fn joined(stats: Vec<Tensor<2>>) -> Vec<TokenStats> {
+    if stats.is_empty() { Vec::new() } else { fetch_stats(Tensor::cat(stats, 0)) }
 }
 
 /// A constant on the tape's device.

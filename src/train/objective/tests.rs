@@ -3,14 +3,19 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use burn::module::Param;
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 
 use super::{Predictions, Targets, TokenStats};
 use crate::model::ops::{self, Kernels, forced};
 use crate::model::{CausalLm, ModelConfig};
 
 fn token_stats(kernels: Kernels, logits: Tensor<2>, ids: &[i32]) -> Vec<TokenStats> {
-    forced::on(kernels, || ops::token_stats(logits, ids)).0
+    let ids = integers(ids, &logits.device());
+    ops::fetch_stats(forced::on(kernels, || ops::token_stats(logits, ids)).0)
+}
+
+fn integers(values: &[i32], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (device, DType::I32))
 }
 
 const VOCAB: usize = 7;
@@ -148,7 +153,10 @@ fn the_gradient_of_signed_weights_on_logits_is_that_of_the_plain_loss() {
         // The kernels take the factor of half the square.
         let z = (2.0 * z) as f32;
         let cross_entropy = |kernels| {
-            forced::on(kernels, || ops::cross_entropy(logits.clone(), &IDS, &WEIGHTS, z)).0
+            let (ids, weights) = (integers(&IDS, &device), Tensor::from_data(WEIGHTS, &device));
+            let run = || ops::cross_entropy(logits.clone(), ids, weights, z);
+            let ((gradient, stats), _) = forced::on(kernels, run);
+            (gradient, ops::fetch_stats(stats))
         };
         let (fused, stats) = cross_entropy(Kernels::Cpu);
         assert_close(&values(&fused), &want, "fused");

@@ -1,18 +1,20 @@
-//! The fused operations as an extension of Burn's CPU backend; `gradient.rs` has their autodiff side.
+//! The kernels as operations of Burn's CPU backend.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use burn::backend::flex::FlexTensor;
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata, backend_extension};
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{DType, IndexingUpdateOp, TensorData};
 use half::bf16;
 
 use kernels::attention::{self, View};
 use kernels::matrix::{Matrix, Store};
 use kernels::memory::unspecified;
 use kernels::{Spans, linear, norm, product, rope, swiglu};
+
+use crate::model::ops::fused::FusedKernels;
 
 /// Matrix products of f32 tensors outside autodiff.
 #[backend_extension(Flex)]
@@ -64,52 +66,47 @@ fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
     Matrix { data: &tensor.storage()[layout.start_offset()..], row, column }
 }
 
-/// Operations of the transformer on f32 tensors; `ops/mod.rs` says what each computes.
-#[backend_extension(Autodiff, Flex)]
-pub(crate) trait FusedOps: Backend {
-    /// `softmax(q k^T) v` over the visible keys.
-    fn fused_attention(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        spans: Arc<Spans>,
-    ) -> FloatTensor<Self>;
+/// Rows up to which the linear operation outside autodiff is also the faster one. For many, as training has,
+/// the product in tiles is; its order of arithmetic differs.
+const FEW: usize = 16;
 
-    /// `x weight^T`.
-    fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
-
-    /// RMSNorm over the last axis.
-    fn fused_rms_norm(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        eps: f32,
-    ) -> FloatTensor<Self>;
-
-    /// LayerNorm per head, rotation and scale; `factors` are the scale and the epsilon.
-    fn fused_head_norm_rope(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        cos: FloatTensor<Self>,
-        sin: FloatTensor<Self>,
-        factors: [f32; 2],
-    ) -> FloatTensor<Self>;
-
-    /// `silu(gate) * up`.
-    fn fused_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
-}
-
-impl FusedOps for Flex {
-    fn fused_attention(
-        q: FlexTensor,
-        k: FlexTensor,
-        v: FlexTensor,
-        spans: Arc<Spans>,
-    ) -> FlexTensor {
-        attention_forward(&[q, k, v].map(rows_contiguous), &spans).0
+impl FusedKernels for Flex {
+    /// In memory the result is `[batch, seq, heads, head_dim]`, so that joining the heads copies nothing.
+    fn attention_forward(qkv: [FlexTensor; 3], first: FlexTensor) -> [FlexTensor; 2] {
+        let qkv = qkv.map(rows_contiguous);
+        let inputs = attention_inputs(&qkv, &first);
+        let [batch, heads, seq, head_dim] = inputs.q.dims;
+        let mut y = unspecified(batch * seq * heads * head_dim);
+        let mut lse = unspecified(batch * seq * heads);
+        attention::forward(inputs, &mut y, &mut lse);
+        let y = tensor(y, &[batch, seq, heads, head_dim]);
+        let layout = y.layout().transpose(1, 2); // [batch, heads, seq, head_dim]
+        [y.with_layout(layout), tensor(lse, &[batch * seq * heads])]
     }
 
-    fn fused_linear(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+    fn attention_backward(
+        qkv: [FlexTensor; 3],
+        [y, lse]: [FlexTensor; 2],
+        dy: FlexTensor,
+        first: FlexTensor,
+    ) -> [FlexTensor; 3] {
+        let (qkv, dy) = (qkv.map(rows_contiguous), rows_contiguous(dy));
+        let [q, k, v] = &qkv;
+        let (mut dq, mut dk, mut dv) = (like(q), zeros(k), zeros(v));
+        let arrays = attention::Backward {
+            y: view(&y),
+            dy: view(&dy),
+            lse: lse.storage(),
+            dq: &mut dq,
+            dk: &mut dk,
+            dv: &mut dv,
+        };
+        attention::backward(attention_inputs(&qkv, &first), arrays);
+        [tensor(dq, shape(q)), tensor(dk, shape(k)), tensor(dv, shape(v))]
+    }
+
+    /// A row's result does not depend on the other rows.
+    fn linear_forward(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let [rows, inputs] = x.shape().dims();
         let outputs = weight.shape()[0];
         let (x, weight) = (contiguous(x), contiguous(weight));
@@ -121,22 +118,56 @@ impl FusedOps for Flex {
         tensor(y, &[rows, outputs])
     }
 
-    fn fused_rms_norm(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
-        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-        let mut y = like(&x);
-        norm::forward(x.storage(), weight.storage(), eps, &mut y);
-        tensor(y, x.shape().as_slice())
+    fn linear_on_tape(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+        if x.shape()[0] <= FEW {
+            return Self::linear_forward(x, weight);
+        }
+        Self::product(x, transposed(weight))
     }
 
-    fn fused_head_norm_rope(
+    /// The weight's gradient has the layout of the weight.
+    fn linear_backward(
         x: FlexTensor,
         weight: FlexTensor,
-        bias: FlexTensor,
-        cos: FlexTensor,
-        sin: FlexTensor,
-        factors: [f32; 2],
-    ) -> FlexTensor {
-        let tensors = [x, weight, bias, cos, sin].map(|tensor| tensor.to_contiguous());
+        dy: FlexTensor,
+        [of_x, of_weight]: [bool; 2],
+    ) -> [Option<FlexTensor>; 2] {
+        let d_weight = of_weight.then(|| Self::product(transposed(dy.clone()), x));
+        [of_x.then(|| Self::product(dy, weight)), d_weight]
+    }
+
+    fn rows_forward(matrix: FlexTensor, numbers: FlexTensor, dtype: DType) -> FlexTensor {
+        Self::float_cast(Self::float_select(matrix, 0, numbers), dtype.into())
+    }
+
+    fn rows_backward(numbers: FlexTensor, dy: FlexTensor, rows: usize, dtype: DType) -> FlexTensor {
+        let width = dy.shape()[1];
+        let zeros = tensor(vec![0.0; rows * width], &[rows, width]);
+        let sums = Self::float_select_assign(zeros, 0, numbers, dy, IndexingUpdateOp::Add);
+        Self::float_cast(sums, dtype.into())
+    }
+
+    fn rms_norm_forward(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
+        let (x, weight) = (x.to_contiguous(), widened(weight).to_contiguous());
+        let mut y = like(&x);
+        norm::forward(x.storage(), weight.storage(), eps, &mut y);
+        tensor(y, shape(&x))
+    }
+
+    fn rms_norm_backward(
+        x: FlexTensor,
+        weight: FlexTensor,
+        dy: FlexTensor,
+        eps: f32,
+    ) -> [FlexTensor; 2] {
+        let [x, weight, dy] = [x, weight, dy].map(|tensor| tensor.to_contiguous());
+        let mut dx = like(&x);
+        let d_weight = norm::backward(x.storage(), weight.storage(), dy.storage(), eps, &mut dx);
+        [tensor(dx, shape(&x)), tensor(d_weight, shape(&weight))]
+    }
+
+    fn head_norm_rope_forward(inputs: [FlexTensor; 5], factors: [f32; 2]) -> FlexTensor {
+        let tensors = inputs.map(|tensor| widened(tensor).to_contiguous());
         let inputs = rope_inputs(&tensors, factors);
         let mut y = like(&tensors[0]);
         rope::forward(inputs, &mut y);
@@ -144,12 +175,45 @@ impl FusedOps for Flex {
         tensor(y, &[batch, heads, seq, head_dim])
     }
 
-    fn fused_swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+    fn head_norm_rope_backward(
+        inputs: [FlexTensor; 5],
+        dy: FlexTensor,
+        factors: [f32; 2],
+    ) -> [FlexTensor; 3] {
+        let (tensors, dy) = (inputs.map(|tensor| tensor.to_contiguous()), dy.to_contiguous());
+        let mut dx = like(&tensors[0]);
+        let inputs = rope_inputs(&tensors, factors);
+        let (d_weight, d_bias) = rope::backward(inputs, dy.storage(), &mut dx);
+        let [x, weight, bias, ..] = &tensors;
+        [tensor(dx, shape(x)), tensor(d_weight, shape(weight)), tensor(d_bias, shape(bias))]
+    }
+
+    fn swiglu_forward(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
         let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
         let mut y = like(&gate);
         swiglu::forward(gate.storage(), up.storage(), &mut y);
-        tensor(y, gate.shape().as_slice())
+        tensor(y, shape(&gate))
     }
+
+    /// In place if gate and up share their memory with no other tensor.
+    fn swiglu_backward(gate: FlexTensor, up: FlexTensor, dy: FlexTensor) -> [FlexTensor; 2] {
+        let [mut gate, mut up] = [gate, up].map(|tensor| tensor.to_contiguous());
+        swiglu::backward(gate.storage_mut(), up.storage_mut(), dy.to_contiguous().storage());
+        [gate, up]
+    }
+}
+
+/// `weight` in f32, if it is in bfloat16.
+fn widened(weight: FlexTensor) -> FlexTensor {
+    match weight.dtype() {
+        DType::BF16 => Flex::float_cast(weight, DType::F32.into()),
+        _ => weight,
+    }
+}
+
+fn transposed(matrix: FlexTensor) -> FlexTensor {
+    let layout = matrix.layout().transpose(0, 1);
+    matrix.with_layout(layout)
 }
 
 /// The tensor itself if its elements lie in one piece, as those of a range of rows do, otherwise a copy.
@@ -163,27 +227,18 @@ fn place(tensor: &FlexTensor) -> Range<usize> {
     start..start + tensor.shape().num_elements()
 }
 
-/// Result and log-sum-exp. In memory the result is `[batch, seq, heads, head_dim]`, so that joining the
-/// heads copies nothing.
-pub(super) fn attention_forward(inputs: &[FlexTensor; 3], spans: &Spans) -> (FlexTensor, Vec<f32>) {
-    let inputs = attention_inputs(inputs, spans);
-    let [batch, heads, seq, head_dim] = inputs.q.dims;
-    let mut y = unspecified(batch * seq * heads * head_dim);
-    let mut lse = unspecified(batch * seq * heads);
-    attention::forward(inputs, &mut y, &mut lse);
-    let y = tensor(y, &[batch, seq, heads, head_dim]);
-    let layout = y.layout().transpose(1, 2); // [batch, heads, seq, head_dim]
-    (y.with_layout(layout), lse)
-}
-
-pub(super) fn attention_inputs<'a>(
+/// `first` comes as [`Mask::first`] makes it.
+///
+/// [`Mask::first`]: crate::model::Mask::first
+fn attention_inputs<'a>(
     [q, k, v]: &'a [FlexTensor; 3],
-    spans: &'a Spans,
+    first: &'a FlexTensor,
 ) -> attention::Inputs<'a> {
+    let spans = Spans { seq: first.shape()[1], first: first.storage() };
     attention::Inputs { q: view(q), k: view(k), v: view(v), spans }
 }
 
-pub(super) fn rope_inputs<'a>(
+fn rope_inputs<'a>(
     [x, weight, bias, cos, sin]: &'a [FlexTensor; 5],
     [scale, eps]: [f32; 2],
 ) -> rope::Inputs<'a> {
@@ -200,7 +255,7 @@ pub(super) fn rope_inputs<'a>(
 }
 
 /// The tensor itself if its last axis is contiguous and no stride is negative, otherwise a copy.
-pub(super) fn rows_contiguous(tensor: FlexTensor) -> FlexTensor {
+fn rows_contiguous(tensor: FlexTensor) -> FlexTensor {
     let strides = tensor.layout().strides();
     if strides.last() == Some(&1) && strides.iter().all(|stride| *stride >= 0) {
         tensor
@@ -209,7 +264,7 @@ pub(super) fn rows_contiguous(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-pub(super) fn view(tensor: &FlexTensor) -> View<'_> {
+fn view(tensor: &FlexTensor) -> View<'_> {
     let layout = tensor.layout();
     let stride = |axis: usize| layout.strides()[axis].unsigned_abs();
     View {
@@ -220,15 +275,19 @@ pub(super) fn view(tensor: &FlexTensor) -> View<'_> {
 }
 
 /// Memory for a result with as many elements as `tensor`; see [`unspecified`].
-pub(super) fn like(tensor: &FlexTensor) -> Vec<f32> {
+fn like(tensor: &FlexTensor) -> Vec<f32> {
     unspecified(tensor.shape().num_elements())
 }
 
-pub(super) fn zeros(like: &FlexTensor) -> Vec<f32> {
+fn shape(tensor: &FlexTensor) -> &[usize] {
+    tensor.layout().shape()
+}
+
+fn zeros(like: &FlexTensor) -> Vec<f32> {
     vec![0.0; like.shape().num_elements()]
 }
 
-pub(super) fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
+fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 
@@ -245,7 +304,7 @@ mod tests {
         let start = |tensor: &FlexTensor| tensor.storage::<f32>()[place(tensor)].as_ptr();
         let rows = contiguous(range.clone());
         assert_eq!(start(&rows), all.storage::<f32>()[from * 4..].as_ptr());
-        let [got, want] = [range, all].map(|w| Flex::fused_linear(x.clone(), w));
+        let [got, want] = [range, all].map(|w| Flex::linear_forward(x.clone(), w));
         for row in 0..3 {
             let want = &want.storage::<f32>()[row * 10..][from..to];
             assert_eq!(&got.storage::<f32>()[row * (to - from)..][..to - from], want);

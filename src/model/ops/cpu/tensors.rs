@@ -1,22 +1,20 @@
 //! The kernels as functions on tensors, and which tensors they take.
 
-use std::sync::Arc;
-
 use burn::backend::{Dispatch, DispatchDevice};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
-use super::backend::{FusedOps, ProductOps};
+use super::backend::ProductOps;
+use kernels::TokenStats;
 use kernels::adamw::AdamW;
 use kernels::memory::unspecified;
 use kernels::paged::{self, Lane};
-use kernels::{Spans, TokenStats};
 
 /// Whether the kernels take `x`: f32 on the CPU backend, with or without autodiff.
 pub(crate) fn takes<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
-/// Whether [`linear`] takes `weight`: as [`takes`], and bfloat16 outside autodiff.
+/// Whether the linear operation takes `weight`: as [`takes`], and bfloat16 outside autodiff.
 pub(crate) fn takes_weight(weight: &Tensor<2>) -> bool {
     takes(weight) || widens(weight)
 }
@@ -25,12 +23,6 @@ pub(crate) fn takes_weight(weight: &Tensor<2>) -> bool {
 /// bfloat16, outside autodiff.
 pub(crate) fn widens<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::BF16 && matches!(x.device().as_dispatch(), DispatchDevice::Flex(_))
-}
-
-/// Any layout whose last axis is contiguous is read in place.
-pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, spans: Arc<Spans>) -> Tensor<4> {
-    let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(Dispatch::fused_attention(q, k, v, spans))
 }
 
 /// In place if the cache shares its memory with no other tensor.
@@ -53,11 +45,6 @@ pub(crate) fn paged_attention(
     (Tensor::from_data(y, &device), [keys, values].map(|data| Tensor::from_data(data, &device)))
 }
 
-/// The weight's gradient has the layout of the weight.
-pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::fused_linear(x.into_dispatch(), weight.into_dispatch()))
-}
-
 pub(crate) fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::product(lhs.into_dispatch(), rhs.into_dispatch()))
 }
@@ -68,45 +55,38 @@ pub(crate) fn add_matmul(sum: Tensor<2>, lhs: Tensor<2>, rhs: Tensor<2>) -> Tens
     Tensor::from_dispatch(Dispatch::add_product(sum, lhs, rhs))
 }
 
-pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
-    let (x, weight) = (x.into_dispatch(), widened(weight).into_dispatch());
-    Tensor::from_dispatch(Dispatch::fused_rms_norm(x, weight, eps as f32))
-}
-
-pub(crate) fn head_norm_rope(
-    x: Tensor<4>,
-    [weight, bias]: [Tensor<2>; 2],
-    [cos, sin]: [Tensor<4>; 2],
-    scale: f64,
-    eps: f64,
-) -> Tensor<4> {
-    let [weight, bias] = [weight, bias].map(|rows| widened(rows).into_dispatch());
-    let [cos, sin] = [cos, sin].map(Tensor::into_dispatch);
-    let factors = [scale as f32, eps as f32];
-    let x = x.into_dispatch();
-    Tensor::from_dispatch(Dispatch::fused_head_norm_rope(x, weight, bias, cos, sin, factors))
-}
-
-pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
-    Tensor::from_dispatch(Dispatch::fused_swiglu(gate.into_dispatch(), up.into_dispatch()))
-}
-
 /// In place if `logits` share their memory with no other tensor.
 pub(crate) fn cross_entropy(
     logits: Tensor<2>,
-    targets: &[i32],
-    weights: &[f32],
+    targets: Tensor<1, Int>,
+    weights: Tensor<1>,
     z: f32,
-) -> (Tensor<2>, Vec<TokenStats>) {
+) -> (Tensor<2>, Tensor<2>) {
     let device = logits.device();
-    let mut logits = logits.into_data();
-    let stats = kernels::cross_entropy::backward(floats(&mut logits), targets, weights, z);
-    (Tensor::from_data(logits, &device), stats)
+    let (mut logits, mut weights) = (logits.into_data(), weights.into_data());
+    let (targets, weights) = (integers(targets), floats(&mut weights));
+    let stats = kernels::cross_entropy::backward(floats(&mut logits), &targets, weights, z);
+    (Tensor::from_data(logits, &device), rows(stats, &device))
 }
 
-pub(crate) fn token_stats(logits: Tensor<2>, targets: &[i32]) -> Vec<TokenStats> {
+pub(crate) fn token_stats(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<2> {
+    let device = logits.device();
     let mut logits = logits.into_data();
-    kernels::cross_entropy::forward(floats(&mut logits), targets)
+    rows(kernels::cross_entropy::forward(floats(&mut logits), &integers(targets)), &device)
+}
+
+/// `[len, 4]`.
+fn rows(stats: Vec<TokenStats>, device: &Device) -> Tensor<2> {
+    let len = stats.len();
+    let row = |TokenStats { log_prob, log_sum_exp, entropy, is_top }| {
+        [log_prob, log_sum_exp, entropy, f32::from(is_top)]
+    };
+    let values: Vec<f32> = stats.into_iter().flat_map(row).collect();
+    Tensor::from_data(TensorData::new(values, [len, 4]), device)
+}
+
+fn integers(tensor: Tensor<1, Int>) -> Vec<i32> {
+    tensor.into_data().iter().collect()
 }
 
 /// In place if weight and moments share their memory with no other tensor.
@@ -123,11 +103,6 @@ pub(crate) fn adamw<const D: usize>(
     kernels::adamw::update(update, floats(&mut weight), moments, floats(&mut gradient));
     let moments = [first, second].map(|moment| Tensor::from_data(moment, &device));
     (Tensor::from_data(weight, &device), moments)
-}
-
-/// `weight` in f32.
-fn widened<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
-    if widens(&weight) { weight.cast(DType::F32) } else { weight }
 }
 
 fn floats(data: &mut TensorData) -> &mut [f32] {

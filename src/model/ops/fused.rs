@@ -1,0 +1,404 @@
+//! The fused operations of the transformer as an extension of Burn's backends: what a backend's kernels compute, and
+//! their gradients under autodiff, which keep what [`FusedKernels`] asks for and nothing else.
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
+use burn::tensor::{DType, Int, Tensor};
+
+use crate::model::Mask;
+
+/// Queries, keys and values.
+type Qkv<B> = [FloatTensor<B>; 3];
+/// `x`, weight, bias, cosines and sines of [`FusedOps::fused_head_norm_rope`].
+type HeadInputs<B> = [FloatTensor<B>; 5];
+
+/// The kernels of a backend, forward and backward; `ops/mod.rs` says what each operation computes.
+pub(crate) trait FusedKernels: Backend {
+    /// The result of attention and the log-sum-exp of each query's scores; `first` as in [`Mask::first`].
+    fn attention_forward(qkv: Qkv<Self>, first: IntTensor<Self>) -> [FloatTensor<Self>; 2];
+
+    /// The gradients of queries, keys and values; `y` and `lse` are the results of [`Self::attention_forward`].
+    fn attention_backward(
+        qkv: Qkv<Self>,
+        y_and_lse: [FloatTensor<Self>; 2],
+        dy: FloatTensor<Self>,
+        first: IntTensor<Self>,
+    ) -> Qkv<Self>;
+
+    /// `x weight^T`.
+    fn linear_forward(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// As [`Self::linear_forward`] on an autodiff device.
+    fn linear_on_tape(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::linear_forward(x, weight)
+    }
+
+    /// The gradients of `x` and weight, as far as they are `wanted`.
+    fn linear_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        wanted: [bool; 2],
+    ) -> [Option<FloatTensor<Self>>; 2];
+
+    /// The rows of a matrix that `numbers` name, in `dtype`.
+    fn rows_forward(
+        matrix: FloatTensor<Self>,
+        numbers: IntTensor<Self>,
+        dtype: DType,
+    ) -> FloatTensor<Self>;
+
+    /// The gradient of a matrix of `rows` rows, in `dtype`.
+    fn rows_backward(
+        numbers: IntTensor<Self>,
+        dy: FloatTensor<Self>,
+        rows: usize,
+        dtype: DType,
+    ) -> FloatTensor<Self>;
+
+    /// RMSNorm over the last axis.
+    fn rms_norm_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self>;
+
+    /// The gradients of `x` and weight.
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        eps: f32,
+    ) -> [FloatTensor<Self>; 2];
+
+    /// LayerNorm per head, rotation and scale; `factors` are the scale and the epsilon.
+    fn head_norm_rope_forward(inputs: HeadInputs<Self>, factors: [f32; 2]) -> FloatTensor<Self>;
+
+    /// The gradients of `x`, weight and bias.
+    fn head_norm_rope_backward(
+        inputs: HeadInputs<Self>,
+        dy: FloatTensor<Self>,
+        factors: [f32; 2],
+    ) -> [FloatTensor<Self>; 3];
+
+    /// `silu(gate) * up`.
+    fn swiglu_forward(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// The gradients of gate and up.
+    fn swiglu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2];
+}
+
+/// The operations that [`FusedKernels`] offer, with and without autodiff.
+#[backend_extension(Autodiff, Flex: cfg(feature = "cpu"), Cube: cfg(feature = "gpu"))]
+pub(crate) trait FusedOps: Backend {
+    /// `softmax(q k^T) v` over the visible keys.
+    fn fused_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: IntTensor<Self>,
+    ) -> FloatTensor<Self>;
+
+    /// `x weight^T`.
+    fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// The rows of a matrix that `numbers` name, in `dtype`.
+    fn fused_rows(
+        matrix: FloatTensor<Self>,
+        numbers: IntTensor<Self>,
+        dtype: DType,
+    ) -> FloatTensor<Self>;
+
+    /// RMSNorm over the last axis.
+    fn fused_rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self>;
+
+    /// LayerNorm per head, rotation and scale; `factors` are the scale and the epsilon.
+    fn fused_head_norm_rope(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        factors: [f32; 2],
+    ) -> FloatTensor<Self>;
+
+    /// `silu(gate) * up`.
+    fn fused_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+impl<B: FusedKernels> FusedOps for B {
+    fn fused_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let [y, _] = B::attention_forward([q, k, v], first);
+        y
+    }
+
+    fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        B::linear_forward(x, weight)
+    }
+
+    fn fused_rows(
+        matrix: FloatTensor<Self>,
+        numbers: IntTensor<Self>,
+        dtype: DType,
+    ) -> FloatTensor<Self> {
+        B::rows_forward(matrix, numbers, dtype)
+    }
+
+    fn fused_rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self> {
+        B::rms_norm_forward(x, weight, eps)
+    }
+
+    fn fused_head_norm_rope(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        factors: [f32; 2],
+    ) -> FloatTensor<Self> {
+        B::head_norm_rope_forward([x, weight, bias, cos, sin], factors)
+    }
+
+    fn fused_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        B::swiglu_forward(gate, up)
+    }
+}
+
+#[derive(Debug)]
+struct AttentionBackward;
+
+impl<B: FusedKernels> Backward<B, 3> for AttentionBackward {
+    type State = (Qkv<B>, [FloatTensor<B>; 2], IntTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        register::<B, _, 3>(ops, grads, |(qkv, y_and_lse, first), dy| {
+            B::attention_backward(qkv, y_and_lse, dy, first)
+        });
+    }
+}
+
+#[derive(Debug)]
+struct LinearBackward;
+
+impl<B: FusedKernels> Backward<B, 2> for LinearBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<B>(&ops.node);
+        let (x, weight) = ops.state;
+        let wanted = [ops.parents[0].is_some(), ops.parents[1].is_some()];
+        let found = B::linear_backward(x, weight, dy, wanted);
+        for (input, gradient) in ops.parents.into_iter().zip(found) {
+            if let (Some(node), Some(gradient)) = (input, gradient) {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RowsBackward;
+
+impl<B: FusedKernels> Backward<B, 1> for RowsBackward {
+    type State = (IntTensor<B>, usize, DType);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        register::<B, _, 1>(ops, grads, |(numbers, rows, dtype), dy| {
+            [B::rows_backward(numbers, dy, rows, dtype)]
+        });
+    }
+}
+
+#[derive(Debug)]
+struct RmsNormBackward;
+
+impl<B: FusedKernels> Backward<B, 2> for RmsNormBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>, f32);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        register::<B, _, 2>(ops, grads, |(x, weight, eps), dy| {
+            B::rms_norm_backward(x, weight, dy, eps)
+        });
+    }
+}
+
+#[derive(Debug)]
+struct HeadNormRopeBackward;
+
+impl<B: FusedKernels> Backward<B, 3> for HeadNormRopeBackward {
+    type State = (HeadInputs<B>, [f32; 2]);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        register::<B, _, 3>(ops, grads, |(inputs, factors), dy| {
+            B::head_norm_rope_backward(inputs, dy, factors)
+        });
+    }
+}
+
+#[derive(Debug)]
+struct SwigluBackward;
+
+impl<B: FusedKernels> Backward<B, 2> for SwigluBackward {
+    type State = [FloatTensor<B>; 2];
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        register::<B, _, 2>(ops, grads, |[gate, up], dy| B::swiglu_backward(gate, up, dy));
+    }
+}
+
+/// Registers the gradients that `backward` returns for the inputs of an operation, as far as those are on the tape.
+fn register<B: Backend, S, const N: usize>(
+    ops: Ops<S, N>,
+    grads: &mut Gradients,
+    backward: impl FnOnce(S, FloatTensor<B>) -> [FloatTensor<B>; N],
+) {
+    let dy = grads.consume::<B>(&ops.node);
+    for (input, gradient) in ops.parents.into_iter().zip(backward(ops.state, dy)) {
+        if let Some(node) = input {
+            grads.register::<B>(node.id, gradient);
+        }
+    }
+}
+
+impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
+    fn fused_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        first: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let nodes = [q.node(), k.node(), v.node()];
+        let qkv = [q, k, v].map(|tensor| tensor.into_primitive());
+        let [y, lse] = B::attention_forward(qkv.clone(), first.clone());
+        match AttentionBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((qkv, [y.clone(), lse], first), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node()];
+        let (x, weight) = (x.into_primitive(), weight.into_primitive());
+        let y = B::linear_on_tape(x.clone(), weight.clone());
+        match LinearBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((x, weight), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn fused_rows(
+        matrix: FloatTensor<Self>,
+        numbers: IntTensor<Self>,
+        dtype: DType,
+    ) -> FloatTensor<Self> {
+        let node = matrix.node();
+        let matrix = matrix.into_primitive();
+        let state = (numbers.clone(), matrix.shape()[0], matrix.dtype());
+        let y = B::rows_forward(matrix, numbers, dtype);
+        match RowsBackward.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(state, y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn fused_rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node()];
+        let (x, weight) = (x.into_primitive(), weight.into_primitive());
+        let y = B::rms_norm_forward(x.clone(), weight.clone(), eps);
+        match RmsNormBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((x, weight, eps), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn fused_head_norm_rope(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        factors: [f32; 2],
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node(), bias.node()];
+        let inputs = [x, weight, bias, cos, sin].map(|tensor| tensor.into_primitive());
+        let y = B::head_norm_rope_forward(inputs.clone(), factors);
+        match HeadNormRopeBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((inputs, factors), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn fused_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [gate.node(), up.node()];
+        let [gate, up] = [gate, up].map(|tensor| tensor.into_primitive());
+        let y = B::swiglu_forward(gate.clone(), up.clone());
+        match SwigluBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish([gate, up], y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+}
+
+/// Any layout whose last axis is contiguous is read in place.
+pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -> Tensor<4> {
+    let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::fused_attention(q, k, v, mask.first().into_dispatch()))
+}
+
+pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::fused_linear(x.into_dispatch(), weight.into_dispatch()))
+}
+
+/// `dtype` is that of the result.
+pub(crate) fn rows(matrix: Tensor<2>, numbers: Tensor<1, Int>, dtype: DType) -> Tensor<2> {
+    let (matrix, numbers) = (matrix.into_dispatch(), numbers.into_dispatch());
+    Tensor::from_dispatch(Dispatch::fused_rows(matrix, numbers, dtype))
+}
+
+pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::fused_rms_norm(x, weight, eps as f32))
+}
+
+pub(crate) fn head_norm_rope(
+    x: Tensor<4>,
+    [weight, bias]: [Tensor<2>; 2],
+    [cos, sin]: [Tensor<4>; 2],
+    scale: f64,
+    eps: f64,
+) -> Tensor<4> {
+    let [weight, bias] = [weight, bias].map(Tensor::into_dispatch);
+    let [cos, sin] = [cos, sin].map(Tensor::into_dispatch);
+    let factors = [scale as f32, eps as f32];
+    let x = x.into_dispatch();
+    Tensor::from_dispatch(Dispatch::fused_head_norm_rope(x, weight, bias, cos, sin, factors))
+}
+
+pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::fused_swiglu(gate.into_dispatch(), up.into_dispatch()))
+}

@@ -1,0 +1,77 @@
+//! The kernels as fused operations of Burn's GPU backend.
+
+use burn::tensor::DType;
+use burn_cubecl::CubeBackend;
+use burn_cubecl::tensor::CubeTensor;
+
+use super::{attention, attention_backward, head_norm, linear, rms_norm, rows, swiglu};
+use crate::model::ops::fused::FusedKernels;
+
+impl FusedKernels for CubeBackend {
+    fn attention_forward(qkv: [CubeTensor; 3], first: CubeTensor) -> [CubeTensor; 2] {
+        attention::forward(qkv, first)
+    }
+
+    fn attention_backward(
+        qkv: [CubeTensor; 3],
+        y_and_lse: [CubeTensor; 2],
+        dy: CubeTensor,
+        first: CubeTensor,
+    ) -> [CubeTensor; 3] {
+        attention_backward::backward(qkv, y_and_lse, dy, first)
+    }
+
+    fn linear_forward(x: CubeTensor, weight: CubeTensor) -> CubeTensor {
+        linear::forward(x, weight)
+    }
+
+    fn linear_backward(
+        x: CubeTensor,
+        weight: CubeTensor,
+        dy: CubeTensor,
+        wanted: [bool; 2],
+    ) -> [Option<CubeTensor>; 2] {
+        linear::backward(x, weight, dy, wanted)
+    }
+
+    fn rows_forward(matrix: CubeTensor, numbers: CubeTensor, dtype: DType) -> CubeTensor {
+        rows::forward(matrix, rows::flat(numbers), dtype)
+    }
+
+    fn rows_backward(numbers: CubeTensor, dy: CubeTensor, rows: usize, dtype: DType) -> CubeTensor {
+        rows::backward(rows::flat(numbers), dy, rows, dtype)
+    }
+
+    fn rms_norm_forward(x: CubeTensor, weight: CubeTensor, eps: f32) -> CubeTensor {
+        rms_norm::forward(x, weight, eps)
+    }
+
+    fn rms_norm_backward(
+        x: CubeTensor,
+        weight: CubeTensor,
+        dy: CubeTensor,
+        eps: f32,
+    ) -> [CubeTensor; 2] {
+        rms_norm::backward(x, weight, dy, eps)
+    }
+
+    fn head_norm_rope_forward(inputs: [CubeTensor; 5], factors: [f32; 2]) -> CubeTensor {
+        head_norm::forward(inputs, factors)
+    }
+
+    fn head_norm_rope_backward(
+        inputs: [CubeTensor; 5],
+        dy: CubeTensor,
+        factors: [f32; 2],
+    ) -> [CubeTensor; 3] {
+        head_norm::backward(inputs, dy, factors)
+    }
+
+    fn swiglu_forward(gate: CubeTensor, up: CubeTensor) -> CubeTensor {
+        swiglu::forward(gate, up)
+    }
+
+    fn swiglu_backward(gate: CubeTensor, up: CubeTensor, dy: CubeTensor) -> [CubeTensor; 2] {
+        swiglu::backward(gate, up, dy)
+    }
+}

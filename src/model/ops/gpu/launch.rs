@@ -1,0 +1,143 @@
+//! What the launches of all kernels share: memory for results, numbers of cubes, sums over a cube.
+
+use burn::backend::TensorMetadata;
+use burn::backend::cubecl::dtype_to_storage_type;
+use burn::tensor::{DType, Shape};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+
+/// Units per cube of the kernels that have no reason for another number.
+pub(super) const UNITS: usize = 128;
+
+/// The most cubes along one axis that every device launches.
+const AXIS: u32 = 1 << 15;
+
+/// A grid of at least `count` cubes; a kernel with more than [`AXIS`] returns where `CUBE_POS` is `count` or more.
+pub(super) fn cubes(count: usize) -> CubeCount {
+    let count = count as u32;
+    let y = count.div_ceil(AXIS).max(1);
+    CubeCount::Static(count.div_ceil(y).max(1), y, 1)
+}
+
+/// A grid of one unit per element, in cubes of [`UNITS`].
+pub(super) fn elementwise(elements: usize) -> (CubeCount, CubeDim) {
+    (cubes(elements.div_ceil(UNITS)), CubeDim::new_1d(UNITS as u32))
+}
+
+/// Memory for a result on the device of `tensor`.
+pub(super) fn empty<const D: usize>(
+    tensor: &CubeTensor,
+    shape: [usize; D],
+    dtype: DType,
+) -> CubeTensor {
+    let (client, device) = (tensor.client.clone(), tensor.device.clone());
+    empty_device_contiguous_dtype(client, device, Shape::from(shape), dtype)
+}
+
+/// Memory for a result like `tensor`.
+pub(super) fn empty_like(tensor: &CubeTensor) -> CubeTensor {
+    let (client, device) = (tensor.client.clone(), tensor.device.clone());
+    empty_device_contiguous_dtype(client, device, tensor.shape(), tensor.dtype)
+}
+
+/// A tensor that a kernel may write in place: `tensor` if it is contiguous and shares its memory with no other one,
+/// otherwise a copy.
+pub(super) fn owned(tensor: CubeTensor) -> CubeTensor {
+    let tensor = into_contiguous(tensor);
+    if tensor.can_mut() { tensor } else { tensor.copy() }
+}
+
+/// The element type of `tensor`, for a kernel's `#[define]`.
+pub(super) fn element(tensor: &CubeTensor) -> ElemType {
+    dtype_to_storage_type(tensor.dtype)
+}
+
+/// The element types of `tensors`, for a kernel's `#[define]`.
+pub(super) fn elements<const N: usize>(tensors: [&CubeTensor; N]) -> [ElemType; N] {
+    tensors.map(element)
+}
+
+/// The number of elements.
+pub(super) fn count(tensor: &CubeTensor) -> usize {
+    tensor.shape().num_elements()
+}
+
+/// `tensor` with the middle ones of its four axes exchanged.
+pub(super) fn swap_heads(tensor: CubeTensor) -> CubeTensor {
+    burn_cubecl::ops::permute(tensor, &[0, 2, 1, 3])
+}
+
+/// The sum of `value` over the first `units` units of a line of the cube along x, a power of two; all units of the
+/// cube call it.
+#[cube]
+pub(super) fn sum(value: f32, #[comptime] units: usize, #[comptime] lines: usize) -> f32 {
+    let mut partial = Shared::<[f32]>::new_slice(units * lines);
+    let start = UNIT_POS_Y as usize * units;
+    let unit = UNIT_POS_X as usize;
+    partial[start + unit] = value;
+    sync_cube();
+    let mut half = CUBE_DIM_X as usize / 2; // not a constant, which could not change
+    while half > 0 {
+        if unit < half {
+            let other = partial[start + unit + half];
+            partial[start + unit] += other;
+        }
+        sync_cube();
+        half /= 2;
+    }
+    let total = partial[start];
+    sync_cube();
+    total
+}
+
+/// The largest `value` over a line of the cube, as [`sum`].
+#[cube]
+pub(super) fn largest(value: f32, #[comptime] units: usize) -> f32 {
+    let mut partial = Shared::<[f32]>::new_slice(units);
+    let unit = UNIT_POS_X as usize;
+    partial[unit] = value;
+    sync_cube();
+    let mut half = CUBE_DIM_X as usize / 2; // not a constant, which could not change
+    while half > 0 {
+        if unit < half {
+            let other = partial[unit + half];
+            partial[unit] = max(partial[unit], other);
+        }
+        sync_cube();
+        half /= 2;
+    }
+    let top = partial[0];
+    sync_cube();
+    top
+}
+
+/// The sums over the rows of `partial`.
+#[cube(launch)]
+fn column_sums_kernel<F: Float>(
+    partial: &[f32],
+    total: &mut [F],
+    rows: usize,
+    columns: usize,
+    #[define(F)] _element: ElemType,
+) {
+    let column = ABSOLUTE_POS;
+    if column < columns {
+        let mut sum = 0.0f32;
+        for row in 0..rows {
+            sum += partial[row * columns + column];
+        }
+        total[column] = F::cast_from(sum);
+    }
+}
+
+/// Writes the sums over the rows of `partial` `[rows, columns]` to `total`.
+pub(super) fn column_sums(partial: CubeTensor, total: &CubeTensor) {
+    let (columns, types) = (count(total), element(total));
+    let rows = count(&partial) / columns;
+    let (cubes, units) = elementwise(columns);
+    let (client, partial) = (partial.client.clone(), partial.into_buffer_arg());
+    let total = total.clone().into_buffer_arg();
+    column_sums_kernel::launch(&client, cubes, units, partial, total, rows, columns, types);
+}

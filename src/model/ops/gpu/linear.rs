@@ -1,0 +1,44 @@
+//! Matrix products, which are Burn's, with their operands as they lie in memory.
+
+use burn::backend::TensorMetadata;
+use burn::tensor::DType;
+use burn_cubecl::kernel::cast;
+use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
+use burn_cubecl::tensor::CubeTensor;
+
+use super::launch::empty;
+
+/// `lhs rhs` in `dtype`, whatever that of the operands. Burn's own choice of memory leaves gaps behind rows of some
+/// lengths, which later operations would have to copy.
+pub(super) fn product(lhs: CubeTensor, rhs: CubeTensor, dtype: DType) -> CubeTensor {
+    let to = empty(&lhs, [lhs.shape()[0], rhs.shape()[1]], dtype);
+    let product = matmul(lhs, rhs, Some(to), MatmulStrategy::default(), dtype);
+    product.expect("Burn multiplies any two matrices of floats")
+}
+
+/// `x weight^T`; a weight in another number format is converted to that of `x`.
+pub(super) fn forward(x: CubeTensor, weight: CubeTensor) -> CubeTensor {
+    let (dtype, weight) = (x.dtype, converted(weight, x.dtype));
+    product(x, transposed(weight), dtype)
+}
+
+/// The gradients of `x` and weight, as far as they are wanted, the weight's in its number format.
+pub(super) fn backward(
+    x: CubeTensor,
+    weight: CubeTensor,
+    dy: CubeTensor,
+    [of_x, of_weight]: [bool; 2],
+) -> [Option<CubeTensor>; 2] {
+    let (dtype, stored) = (x.dtype, weight.dtype);
+    let d_weight = of_weight.then(|| product(transposed(dy.clone()), x, stored));
+    let dx = of_x.then(|| product(dy, converted(weight, dtype), dtype));
+    [dx, d_weight]
+}
+
+fn converted(weight: CubeTensor, dtype: DType) -> CubeTensor {
+    if weight.dtype == dtype { weight } else { cast(weight, dtype) }
+}
+
+fn transposed(matrix: CubeTensor) -> CubeTensor {
+    burn_cubecl::ops::permute(matrix, &[1, 0])
+}

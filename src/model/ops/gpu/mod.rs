@@ -1,0 +1,20 @@
+//! Kernels for every GPU that Burn runs on, in f32, bfloat16 and f16 with sums in f32.
+
+mod attention;
+mod attention_backward;
+mod backend;
+mod cross_entropy;
+mod head_norm;
+mod launch;
+mod linear;
+mod optimizer;
+mod paged;
+mod rms_norm;
+mod rows;
+mod swiglu;
+mod tensors;
+mod tile;
+
+pub(super) use tensors::{
+    adamw, add_matmul, cross_entropy, matmul, paged_attention, sum_of_squares, takes, token_stats,
+};

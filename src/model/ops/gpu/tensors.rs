@@ -1,0 +1,81 @@
+//! The kernels outside autodiff as functions on tensors, and which tensors they take.
+
+use burn::backend::DispatchDevice;
+use burn::tensor::{DType, Int, Tensor};
+use burn_cubecl::CubeBackend;
+use burn_cubecl::tensor::CubeTensor;
+use kernels::adamw::{AdamW, Factors};
+
+use super::{cross_entropy as rows_of_logits, linear, optimizer, paged};
+use crate::model::ops::Lanes;
+
+/// Whether the kernels take `x`: floats of at most 32 bits on a GPU, with or without autodiff.
+pub(crate) fn takes<const D: usize>(x: &Tensor<D>) -> bool {
+    matches!(x.dtype(), DType::F32 | DType::BF16 | DType::F16)
+        && matches!(x.device().inner().as_dispatch(), DispatchDevice::Cube(_))
+}
+
+pub(crate) fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
+    let (lhs, rhs) = (on_gpu(lhs), on_gpu(rhs));
+    let dtype = lhs.dtype;
+    from_gpu(linear::product(lhs, rhs, dtype))
+}
+
+pub(crate) fn add_matmul(sum: Tensor<2>, lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
+    sum + matmul(lhs, rhs)
+}
+
+pub(crate) fn cross_entropy(
+    logits: Tensor<2>,
+    targets: Tensor<1, Int>,
+    weights: Tensor<1>,
+    z: f32,
+) -> (Tensor<2>, Tensor<2>) {
+    let targets = integers(targets);
+    let [gradient, stats] =
+        rows_of_logits::backward(on_gpu(logits), targets, on_gpu(weights), z).map(from_gpu);
+    (gradient, stats)
+}
+
+pub(crate) fn token_stats(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<2> {
+    from_gpu(rows_of_logits::forward(on_gpu(logits), integers(targets)))
+}
+
+pub(crate) fn adamw<const D: usize>(
+    update: AdamW,
+    weight: Tensor<D>,
+    moments: [Tensor<1>; 2],
+    gradient: Tensor<1>,
+) -> (Tensor<D>, [Tensor<1>; 2]) {
+    let (weight, moments, gradient) = (on_gpu(weight), moments.map(on_gpu), on_gpu(gradient));
+    let [weight, first, second] = optimizer::adamw(Factors::of(update), weight, moments, gradient);
+    (from_gpu(weight), [from_gpu(first), from_gpu(second)])
+}
+
+pub(crate) fn sum_of_squares(tensors: Vec<Tensor<1>>) -> Tensor<1> {
+    from_gpu(optimizer::sum_of_squares(tensors.into_iter().map(on_gpu).collect()))
+}
+
+pub(crate) fn paged_attention(
+    qkv: [Tensor<4>; 3],
+    cache: [Tensor<4>; 2],
+    lanes: &Lanes<'_>,
+) -> (Tensor<3>, [Tensor<4>; 2]) {
+    let table = integers(lanes.table(&qkv[0].device()));
+    let (y, cache) = paged::attention(qkv.map(on_gpu), cache.map(on_gpu), table);
+    (from_gpu(y), cache.map(from_gpu))
+}
+
+fn on_gpu<const D: usize>(tensor: Tensor<D>) -> CubeTensor {
+    let tensor = tensor.try_into_primitive::<CubeBackend>();
+    tensor.expect("the choice of kernels checks for a GPU")
+}
+
+fn integers(tensor: Tensor<1, Int>) -> CubeTensor {
+    let tensor = tensor.try_into_primitive::<CubeBackend>();
+    tensor.expect("indices are on the device of the floats")
+}
+
+fn from_gpu<const D: usize>(tensor: CubeTensor) -> Tensor<D> {
+    Tensor::from_primitive::<CubeBackend>(tensor)
+}

@@ -1,0 +1,138 @@
+//! Operations with gradients.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use super::{Kernels, compare, forced, host, integers, normal};
+use crate::model::{Rope, mask, ops};
+
+/// Compares attention of `batch` rows of `seq` tokens, of one document or of `documents`.
+fn compare_attention(
+    [heads, kv_heads, width]: [usize; 3],
+    [batch, seq]: [usize; 2],
+    documents: Option<&[u32]>,
+) {
+    let name = format!("attention of {heads}/{kv_heads} heads of {width}, {batch} x {seq}");
+    let sizes = [heads, kv_heads, kv_heads].map(|heads| batch * heads * seq * width);
+    compare(&name, &sizes, |inputs| {
+        let device = inputs[0].device();
+        let mask = match documents {
+            Some(documents) => mask::packed(documents, batch, &device),
+            None => mask::causal(seq, &device),
+        };
+        // As in the model: the values of the heads are interleaved in memory, queries and keys are not.
+        let of =
+            |place: usize, heads: usize| inputs[place].clone().reshape([batch, heads, seq, width]);
+        let v = inputs[2].clone().reshape([batch, seq, kv_heads, width]).swap_dims(1, 2);
+        ops::attention(of(0, heads) * 0.4, of(1, kv_heads), v, &mask)
+    });
+}
+
+#[test]
+fn attention_equals_the_composed_one() {
+    for heads in [[2, 2, 16], [4, 2, 32], [4, 1, 8]] {
+        for seq in [1, 3, 5, 64, 77, 130] {
+            compare_attention(heads, [2, seq], None);
+        }
+        for seq in [6, 150] {
+            let documents: Vec<u32> = (0..2 * seq as u32).map(|i| i * i / 700).collect();
+            compare_attention(heads, [2, seq], Some(&documents));
+        }
+    }
+    compare_attention([2, 1, 128], [1, 70], None);
+    compare_attention([1, 1, 6], [1, 40], None);
+}
+
+#[test]
+fn attention_gradients_equal_finite_differences() {
+    let device = Device::flex().autodiff();
+    let mask = mask::packed(&[0, 0, 0, 0, 1, 1, 1], 1, &device);
+    let shapes = [[1, 2, 7, 4], [1, 1, 7, 4], [1, 1, 7, 4]];
+    let tensor = |values: Vec<f32>, shape: [usize; 4]| {
+        Tensor::<4>::from_data(TensorData::new(values, shape), &device)
+    };
+    let random = |shape: [usize; 4]| tensor(normal(shape.iter().product()), shape);
+    let leaves = shapes.map(|shape| random(shape).require_grad());
+    let weights = random([1, 2, 7, 4]);
+    let loss = |[q, k, v]: [Tensor<4>; 3]| {
+        let run = || ops::attention(q, k, v, &mask);
+        (forced::on(Kernels::Cpu, run).0 * weights.clone()).sum()
+    };
+    let gradients = loss(leaves.clone()).backward();
+    for place in 0..3 {
+        let gradient = host(&leaves[place].grad(&gradients).unwrap());
+        for (element, want) in gradient.iter().enumerate() {
+            let shifted = |step: f32| {
+                let mut data = host(&leaves[place]);
+                data[element] += step;
+                let mut moved = leaves.clone();
+                moved[place] = tensor(data, shapes[place]);
+                loss(moved).into_scalar::<f32>()
+            };
+            let got = (shifted(1e-2) - shifted(-1e-2)) / 2e-2;
+            assert!((got - want).abs() < 5e-3, "input {place}, element {element}: {got} {want}");
+        }
+    }
+}
+
+#[test]
+fn linear_equals_the_composed_one() {
+    for (rows, inputs, outputs) in
+        [(1, 5, 3), (2, 40, 700), (16, 130, 200), (17, 8, 9), (90, 64, 48)]
+    {
+        let sizes = [rows * inputs, outputs * inputs];
+        compare(&format!("linear {rows} x {inputs} x {outputs}"), &sizes, |leaves| {
+            let x = leaves[0].clone().reshape([rows, inputs]) / (inputs as f64).sqrt();
+            ops::linear(x, leaves[1].clone().reshape([outputs, inputs]))
+        });
+    }
+}
+
+#[test]
+fn rms_norm_equals_the_composed_one() {
+    for (rows, hidden) in [(1, 7), (5, 64), (150, 48), (3, 600)] {
+        let sizes = [2 * rows * hidden, hidden];
+        compare(&format!("RMSNorm {rows} x {hidden}"), &sizes, |leaves| {
+            let x = leaves[0].clone().reshape([2, rows, hidden]);
+            ops::rms_norm(x, leaves[1].clone(), 1e-5)
+        });
+    }
+}
+
+#[test]
+fn head_norm_with_rotation_equals_the_composed_one() {
+    for (seq, heads, width) in [(1, 1, 2), (9, 3, 6), (70, 4, 64), (130, 2, 40), (5, 2, 128)] {
+        let sizes = [2 * seq * heads * width, heads * width, heads * width];
+        compare(&format!("head norm {seq} x {heads} x {width}"), &sizes, |leaves| {
+            let (x, device) =
+                (leaves[0].clone().reshape([2, seq, heads, width]), leaves[0].device());
+            let positions = Tensor::<1, Int>::arange(3..3 + 2 * seq as i64, &device);
+            let rope = Rope::new(positions.reshape([2, seq]), width, 10_000.0, x.dtype());
+            let weights = [1, 2].map(|place: usize| leaves[place].clone().reshape([heads, width]));
+            ops::head_norm_rope(x, weights, rope.tables(), 0.125, 1e-5)
+        });
+    }
+}
+
+#[test]
+fn rows_equal_the_composed_ones() {
+    for (rows, width, len) in [(1, 3, 1), (5, 7, 40), (300, 140, 90)] {
+        let numbers: Vec<i32> = (0..len).map(|at| at * at % 11 % rows).collect();
+        let (rows, dims) = (rows as usize, [rows as usize, width]);
+        compare(&format!("{len} of {rows} rows of {width}"), &[rows * width], |leaves| {
+            let (matrix, device) = (leaves[0].clone().reshape(dims), leaves[0].device());
+            ops::rows(matrix * 0.1, integers(&numbers, &device), leaves[0].dtype())
+        });
+    }
+}
+
+#[test]
+fn swiglu_equals_the_composed_one() {
+    for (seq, inner) in [(1, 3), (40, 20), (150, 400)] {
+        let sizes = [2 * seq * inner; 2];
+        compare(&format!("SwiGLU {seq} x {inner}"), &sizes, |leaves| {
+            let [gate, up] =
+                [0, 1].map(|place: usize| leaves[place].clone().reshape([2, seq, inner]));
+            ops::swiglu(gate * 4.0, up)
+        });
+    }
+}

@@ -1,0 +1,112 @@
+//! Compares the kernels of every device at hand with the composed operations on the CPU: results, gradients,
+//! repeatability. With the feature `wgpu`, a Vulkan driver is needed, of a GPU or in software.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod differentiable;
+mod off_tape;
+mod paged;
+
+use std::cell::OnceCell;
+
+use burn::tensor::{DType, Device, Distribution, Gradients, Int, Tensor, TensorData};
+
+use super::{Kernels, forced};
+
+/// Kernels, where and in which number format they run, and how far they may be off.
+struct Side {
+    kernels: Kernels,
+    device: Device,
+    dtype: DType,
+    tolerance: f32,
+}
+
+fn sides() -> Vec<Side> {
+    let side =
+        |kernels, device: Device, dtype, tolerance| Side { kernels, device, dtype, tolerance };
+    let mut sides = vec![side(Kernels::Cpu, Device::flex(), DType::F32, 1e-5)];
+    #[cfg(feature = "wgpu")]
+    {
+        use burn::tensor::DeviceType;
+        let found = Device::enumerate(DeviceType::Wgpu);
+        let gpu = found.first().expect("a Vulkan driver; lavapipe is one in software").clone();
+        sides.push(side(Kernels::Gpu, gpu.clone(), DType::F32, 1e-5));
+        sides.push(side(Kernels::Gpu, gpu, DType::F16, 4e-3));
+    }
+    sides
+}
+
+impl Side {
+    /// `values` on this side's device, as a leaf of the tape if `device` is one with autodiff.
+    fn leaf(&self, values: &[f32], device: &Device) -> Tensor<1> {
+        Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (device, self.dtype))
+    }
+
+    /// `values` as this side's number format holds them.
+    fn rounded(&self, values: &[f32]) -> Vec<f32> {
+        host(&self.leaf(values, &self.device))
+    }
+}
+
+/// Normally distributed numbers.
+fn normal(len: usize) -> Vec<f32> {
+    host(&Tensor::<1>::random([len], Distribution::Normal(0.0, 1.0), &Device::flex()))
+}
+
+fn host<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
+    x.to_data().iter().collect()
+}
+
+fn integers(values: &[i32], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (device, DType::I32))
+}
+
+/// Largest difference relative to the largest magnitude of `want`, or to 1 if that is smaller.
+fn error(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    let largest = want.iter().map(|w| w.abs()).fold(1.0, f32::max);
+    let errors = got.iter().zip(want).map(|(g, w)| if g == w { 0.0 } else { (g - w).abs() });
+    errors.map(|e| if e.is_nan() { f32::INFINITY } else { e }).fold(0.0, f32::max) / largest
+}
+
+/// The result of an operation and the gradients of its weighted sum.
+type Found = (Vec<f32>, Vec<Vec<f32>>);
+
+/// Compares `run` on random numbers, `sizes` of them for each of its inputs, on every side with the composed
+/// operations on the CPU, and twice on one side.
+fn compare<const D: usize>(name: &str, sizes: &[usize], run: impl Fn(&[Tensor<1>]) -> Tensor<D>) {
+    let inputs: Vec<Vec<f32>> = sizes.iter().map(|size| normal(*size)).collect();
+    let weights = OnceCell::new();
+    for side in sides() {
+        let inputs: Vec<_> = inputs.iter().map(|values| side.rounded(values)).collect();
+        let found = |side: &Side| -> Found {
+            let device = side.device.clone().autodiff();
+            let leaves = inputs.iter().map(|values| side.leaf(values, &device).require_grad());
+            let leaves: Vec<_> = leaves.collect();
+            let (y, runs) = forced::on(side.kernels, || run(&leaves));
+            assert_eq!(runs.len(), 1, "{name} runs one operation");
+            let weights = weights.get_or_init(|| normal(y.shape().num_elements()));
+            let weights = side.leaf(weights, &device);
+            let weighted = y.clone() * weights.reshape(y.dims());
+            let gradients: Gradients = weighted.cast(DType::F32).sum().backward();
+            let of = |leaf: &Tensor<1>| host(&leaf.grad(&gradients).expect("a gradient"));
+            (host(&y), leaves.iter().map(of).collect())
+        };
+        let reference = Side {
+            kernels: Kernels::Composed,
+            device: Device::flex(),
+            dtype: DType::F32,
+            tolerance: 0.0,
+        };
+        let (want, of_want) = found(&reference);
+        let got = found(&side);
+        let name = format!("{name} on {:?} in {:?}", side.kernels, side.dtype);
+        let worst = error(&got.0, &want);
+        assert!(worst < side.tolerance, "{name}: the result is off by {worst}");
+        for (place, (got, want)) in got.1.iter().zip(&of_want).enumerate() {
+            let worst = error(got, want);
+            assert!(worst < side.tolerance, "{name}: gradient {place} is off by {worst}");
+        }
+        assert!(found(&side) == got, "{name}: two runs differ");
+    }
+}

@@ -1,0 +1,94 @@
+//! Attention over a paged cache.
+
+use burn::tensor::{DType, Device, Distribution, Tensor};
+
+use super::{Kernels, Side, error, forced, host, sides};
+use crate::model::ops::{Lanes, paged_attention};
+use crate::model::{BLOCK, Lane};
+
+/// Blocks, tokens before the pass and rows of each lane.
+type LanesOf<'a> = [(&'a [u32], usize, usize)];
+
+/// Queries, keys and values of the new tokens of `lanes`, and a cache with keys and values of their earlier tokens
+/// and NaN everywhere else.
+fn paged_inputs(
+    [heads, kv_heads, head_dim]: [usize; 3],
+    lanes: &LanesOf<'_>,
+    blocks: usize,
+    device: &Device,
+) -> ([Tensor<4>; 3], [Tensor<4>; 2]) {
+    let normal =
+        |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), device);
+    let rows = lanes.iter().map(|(_, _, rows)| rows).sum();
+    let qkv = [
+        normal([1, heads, rows, head_dim]),
+        normal([1, kv_heads, rows, head_dim]),
+        normal([1, rows, kv_heads, head_dim]),
+    ];
+    let mut cache = [[blocks, kv_heads, head_dim, BLOCK], [blocks, kv_heads, BLOCK, head_dim]]
+        .map(|shape| Tensor::<4>::full(shape, f32::NAN, device));
+    for (table, start, _) in lanes {
+        for (place, &block) in table.iter().enumerate() {
+            let tokens = start.saturating_sub(place * BLOCK).min(BLOCK);
+            if tokens > 0 {
+                let block = block as usize;
+                let [keys, values] = cache;
+                let keys = keys.slice_assign(
+                    [block..block + 1, 0..kv_heads, 0..head_dim, 0..tokens],
+                    normal([1, kv_heads, head_dim, tokens]),
+                );
+                let values = values.slice_assign(
+                    [block..block + 1, 0..kv_heads, 0..tokens, 0..head_dim],
+                    normal([1, kv_heads, tokens, head_dim]),
+                );
+                cache = [keys, values];
+            }
+        }
+    }
+    (qkv, cache)
+}
+
+#[test]
+fn paged_attention_equals_the_composed_one_and_reads_nothing_unused() {
+    let cases: [&LanesOf<'_>; 6] = [
+        &[(&[3], 0, 1)],
+        &[(&[3, 0, 5], 130, 1), (&[4, 2], 70, 1), (&[1], 0, 1)],
+        &[(&[3, 0, 5], 128, 7), (&[4, 2], 60, 9), (&[1], 3, 7)],
+        &[(&[6, 0, 5, 7], 64, 130), (&[2, 4, 3], 0, 130)],
+        &[(&[0, 1], 64, 2), (&[0, 2], 64, 64), (&[0, 3, 4], 64, 65)],
+        &[(&[7, 3, 1], 1, 128)],
+    ];
+    let device = Device::flex();
+    for heads in [[2, 2, 16], [4, 2, 6], [6, 1, 40], [2, 1, 128]] {
+        for case in cases {
+            let lane = |&(blocks, start, rows)| Lane { blocks, start, rows };
+            let lanes: Vec<Lane<'_>> = case.iter().map(lane).collect();
+            let (qkv, cache) = paged_inputs(heads, case, 8, &device);
+            for side in sides() {
+                let run = |side: &Side, dtype| {
+                    let lanes = Lanes::new(&lanes);
+                    let on = |x: Tensor<4>| -> Tensor<4> {
+                        let rounded: Tensor<4> = x.cast(dtype);
+                        Tensor::<4>::to_device(rounded, &side.device).cast(side.dtype)
+                    };
+                    let (qkv, cache) = (qkv.clone().map(on), cache.clone().map(on));
+                    let work = || paged_attention(qkv, cache, &lanes);
+                    let ((y, cache), runs) = forced::on(side.kernels, work);
+                    assert_eq!(runs["paged_attention"], 1);
+                    (host(&y), cache.map(|buffer| host(&buffer)))
+                };
+                let (kernels, device) = (Kernels::Composed, device.clone());
+                let reference = Side { kernels, device, dtype: DType::F32, tolerance: 0.0 };
+                let (got, of_kernels) = run(&side, side.dtype);
+                let (want, of_composed) = run(&reference, side.dtype);
+                let name = format!("{heads:?} {case:?} on {:?} in {:?}", side.kernels, side.dtype);
+                assert!(error(&got, &want) < side.tolerance, "{name}");
+                for (got, want) in of_kernels.iter().zip(&of_composed) {
+                    // Most of both is NaN.
+                    let same = |(a, b): (&f32, &f32)| a == b || a.is_nan() && b.is_nan();
+                    assert!(got.len() == want.len() && got.iter().zip(want).all(same), "{name}");
+                }
+            }
+        }
+    }
+}
