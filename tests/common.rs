@@ -120,7 +120,7 @@ pub fn tiny_checkpoint(dir: &Path) {
     };
     let generation = serde_json::json!({ "max_new_tokens": 8, "guidance_scale": 2.0 });
     let parts = Parts {
-        weights: Some(tensor_files::collect(&config.init(&device).unwrap())),
+        weights: Some(tensor_files::on_device(&config.init(&device).unwrap())),
         config: &config,
         dtype: StoredDtype::F32,
         processor: &processor,

@@ -228,12 +228,13 @@ fn published(dir: &Path) -> NamedTensors {
         device,
     );
     let ours = dir.join("ours");
-    let tensors = tensor_files::collect(model().model());
+    let model = model();
+    let tensors = tensor_files::collect(model.model());
     let processor = Processor::new(text(), (8, 8)).unwrap();
     let config = ModelConfig { model_parallel_size: 2, ..config() };
     let parts = Parts {
         config: &config,
-        weights: Some(tensors.clone()),
+        weights: Some(tensor_files::on_device(model.model())),
         dtype: StoredDtype::F32,
         processor: &processor,
         vq: Some(&vq),

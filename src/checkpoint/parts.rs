@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use tensor_files::{NamedTensors, StoredDtype};
+use tensor_files::{DeviceTensors, StoredDtype};
 use vq_tokenizer::VqTokenizer;
 
 use super::config::config_to_json;
@@ -19,7 +19,7 @@ pub struct Parts<'a> {
     /// Configuration of the transformer.
     pub config: &'a ModelConfig,
     /// Its weights; `None` if the caller writes them.
-    pub weights: Option<NamedTensors>,
+    pub weights: Option<DeviceTensors>,
     /// The number format on disk.
     pub dtype: StoredDtype,
     /// Text and images to ids and back.
@@ -51,10 +51,7 @@ impl Parts<'_> {
         write_json("tokenizer_config.json", &tokenizer_config())?;
         self.processor.text().save(&dir.join("tokenizer.json"))?;
         if let Some(weights) = &self.weights {
-            let metadata = [("format".to_owned(), "pt".to_owned())].into();
-            let bytes = tensor_files::to_bytes(weights, self.dtype, Some(metadata))?;
-            let path = dir.join("model.safetensors");
-            std::fs::write(&path, bytes).map_err(Error::io(&path))?;
+            tensor_files::write(&dir.join("model.safetensors"), weights, self.dtype)?;
         }
         if self.processor.blocks().are_sized() {
             write_json(PROCESSOR, &json!({ IMAGE_FORMAT: SIZED }))?;

@@ -162,13 +162,7 @@ fn error(got: &[f32], want: &[f32]) -> f32 {
 
 /// The kernels of every device at hand.
 fn sides() -> Vec<(Kernels, Device)> {
-    let mut sides = vec![(Kernels::Cpu, Device::flex())];
-    #[cfg(feature = "wgpu")]
-    {
-        let found = Device::enumerate(burn::tensor::DeviceType::Wgpu);
-        sides.push((Kernels::Gpu, found.first().expect("a Vulkan driver").clone()));
-    }
-    sides
+    std::iter::once((Kernels::Cpu, Device::flex())).chain(forced::gpu()).collect()
 }
 
 fn model(swin_norm: bool, tied: bool) -> CausalLm {

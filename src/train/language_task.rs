@@ -292,7 +292,7 @@ impl Task for LanguageTask {
     fn save(&self, dir: &Path) -> Result<()> {
         let parts = Parts {
             config: &self.config,
-            weights: Some(tensor_files::collect(&self.model.released())),
+            weights: Some(tensor_files::on_device(&self.model.released())),
             dtype: tensor_files::StoredDtype::F32,
             processor: &self.processor,
             vq: Some(&self.vq),

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{AdjustLrFn, GradientsParams, MuonConfig, Optimizer as _, decay, momentum};
-use burn::tensor::{Device, Tensor, TensorData};
-use tensor_files::ParamPath;
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use tensor_files::{DeviceTensor, DeviceTensors, ParamPath, StoredDtype, WeightFiles};
 
 use super::optimizer_config::{OptimizerConfig, OptimizerKind};
 use super::rows;
@@ -92,18 +92,21 @@ impl Optimizer {
     /// # Errors
     /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut tensors = tensor_files::NamedTensors::new();
+        let flat = |elements: &Tensor<1>| DeviceTensor {
+            shape: elements.dims().to_vec(),
+            elements: elements.clone(),
+        };
+        let mut tensors = DeviceTensors::new();
         for (name, Moments { first, second }) in &self.moments {
             let kind = if second.is_some() { "first" } else { "momentum" };
-            tensors.insert(format!("{kind}.{name}"), first.to_data());
+            tensors.insert(format!("{kind}.{name}"), flat(first));
             if let Some(second) = second {
-                tensors.insert(format!("second.{name}"), second.to_data());
+                tensors.insert(format!("second.{name}"), flat(second));
             }
         }
-        let step = TensorData::new(vec![self.step as f32], [1]);
-        tensors.insert("step".to_owned(), step);
-        let bytes = tensor_files::to_bytes(&tensors, tensor_files::StoredDtype::F32, None)?;
-        std::fs::write(path, bytes).map_err(Error::io(path))
+        let step = Tensor::from_data([self.step as f32], &Device::flex());
+        tensors.insert("step".to_owned(), flat(&step));
+        Ok(tensor_files::write(path, &tensors, StoredDtype::F32)?)
     }
 
     /// Continues from what [`Self::save`] wrote, with the moments on `device`.
@@ -111,20 +114,28 @@ impl Optimizer {
     /// # Errors
     /// [`Error::File`] if the file is malformed or lacks one of a pair of moments.
     pub fn restore(&mut self, path: &Path, device: &Device) -> Result<()> {
-        let mut tensors = tensor_files::read(path)?;
-        let lacks = |what: String| Error::file(path, format!("the optimizer state lacks {what}"));
-        let step = tensors.remove("step").ok_or_else(|| lacks("step".to_owned()))?;
-        let step = step.iter::<f32>().next().unwrap_or(0.0) as u32;
+        let files = WeightFiles::open(path)?;
+        let require = |name: &str| match files.contains(name) {
+            true => Ok(()),
+            false => Err(Error::file(path, format!("the optimizer state lacks {name}"))),
+        };
+        let read = |name: &str| -> Result<TensorData> {
+            require(name)?;
+            Ok(files.stored(name)?.to_data(FloatDType::F32)?)
+        };
+        let step = read("step")?.iter::<f32>().next().unwrap_or(0.0) as u32;
         let mut moments = BTreeMap::new();
-        let keys: Vec<String> = tensors.keys().cloned().collect();
-        for (kind, name) in keys.iter().filter_map(|key| key.split_once('.')) {
-            let mut take = |kind: &str| {
-                let key = format!("{kind}.{name}");
-                let data = tensors.remove(&key).ok_or_else(|| lacks(key))?;
+        for (kind, name) in files.tensors().filter_map(|(key, ..)| key.split_once('.')) {
+            let take = |kind: &str| {
+                let data = read(&format!("{kind}.{name}"))?;
                 Ok::<_, Error>(Tensor::from_data(data, device))
             };
             let kept = match kind {
                 "first" => Moments { first: take("first")?, second: Some(take("second")?) },
+                "second" => {
+                    require(&format!("first.{name}"))?;
+                    continue;
+                }
                 "momentum" => Moments { first: take("momentum")?, second: None },
                 _ => continue,
             };

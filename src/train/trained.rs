@@ -159,10 +159,8 @@ impl<M: Module> Trained<M> {
         let trainer = dir.join(TRAINER_DIR);
         std::fs::create_dir_all(&trainer).map_err(Error::io(&trainer))?;
         if self.name.is_some() || self.average.is_some() {
-            let path = self.weights_path(dir);
-            let tensors = tensor_files::collect(self.module());
-            let bytes = tensor_files::to_bytes(&tensors, StoredDtype::F32, None)?;
-            std::fs::write(&path, bytes).map_err(Error::io(&path))?;
+            let tensors = tensor_files::on_device(self.module());
+            tensor_files::write(&self.weights_path(dir), &tensors, StoredDtype::F32)?;
         }
         self.optimizer.save(&self.optimizer_path(dir))
     }
@@ -283,9 +281,8 @@ mod tests {
             add(&mut first, 1.0);
             first.apply(0.1).unwrap();
             first.save(dir.path()).unwrap();
-            let [_, released] = tensors(&first);
-            let bytes = tensor_files::to_bytes(&released, StoredDtype::F32, None).unwrap();
-            std::fs::write(dir.path().join(RELEASED), bytes).unwrap();
+            let released = tensor_files::on_device(&first.released());
+            tensor_files::write(&dir.path().join(RELEASED), &released, StoredDtype::F32).unwrap();
             // What a step left behind when it failed.
             add(&mut second, 3.0);
             second.restore(dir.path()).unwrap();

@@ -18,7 +18,7 @@
 //! ```
 //! use burn::module::{Module, Param};
 //! use burn::tensor::{Device, Tensor};
-//! use tensor_files::{StoredDtype, WeightFiles, collect, load, to_bytes};
+//! use tensor_files::{StoredDtype, WeightFiles, load, on_device, write};
 //!
 //! #[derive(Module, Debug)]
 //! struct Scale {
@@ -28,7 +28,7 @@
 //! let scale = |value: f32| Scale { weight: Param::from_data([value], &Device::flex()) };
 //! let dir = tempfile::tempdir()?;
 //! let path = dir.path().join("model.safetensors");
-//! std::fs::write(&path, to_bytes(&collect(&scale(2.0)), StoredDtype::Bf16, None)?)?;
+//! write(&path, &on_device(&scale(2.0)), StoredDtype::Bf16)?;
 //!
 //! let loaded = load(scale(0.0), WeightFiles::open(&path)?, &path)?;
 //! assert_eq!(loaded.weight.val().into_scalar::<f32>(), 2.0);
@@ -56,8 +56,8 @@ pub use files::{WeightFiles, read};
 pub use lfs::{LFS_POINTER, is_lfs_pointer};
 pub use load::{load, load_as};
 pub use map::{MappedFile, map_file};
-pub use named::{NamedTensors, collect, shapes};
+pub use named::{DeviceTensor, DeviceTensors, NamedTensors, collect, on_device, shapes};
 pub use path::ParamPath;
 pub use source::TensorSource;
 pub use stored::StoredTensor;
-pub use write::{TensorInfo, to_bytes, write_file};
+pub use write::{TensorInfo, write, write_file};

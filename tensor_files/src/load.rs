@@ -105,10 +105,10 @@ impl<S: TensorSource> ModuleMapper for Loader<'_, S> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
-    use burn::tensor::Device;
+    use burn::tensor::{Device, TensorData};
 
     use super::*;
-    use crate::{NamedTensors, StoredDtype, WeightFiles, collect, read, to_bytes};
+    use crate::{DeviceTensor, NamedTensors, StoredDtype, WeightFiles, collect, read, write};
 
     #[derive(Module, Debug)]
     struct Projection {
@@ -126,8 +126,24 @@ mod tests {
         }
     }
 
+    /// The file of `tensors` in `dtype`.
+    fn to_bytes(tensors: &NamedTensors, dtype: StoredDtype) -> Vec<u8> {
+        let device = Device::flex();
+        let on_device = |(name, data): (&String, &TensorData)| {
+            let shape = data.shape().to_vec();
+            let elements = Tensor::<1>::from_data(
+                TensorData::new(data.iter::<f32>().collect::<Vec<_>>(), [data.num_elements()]),
+                &device,
+            );
+            (name.clone(), DeviceTensor { shape, elements })
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        write(file.path(), &tensors.iter().map(on_device).collect(), dtype).unwrap();
+        std::fs::read(file.path()).unwrap()
+    }
+
     fn bytes(tensors: &NamedTensors) -> Vec<u8> {
-        to_bytes(tensors, StoredDtype::F32, None).unwrap()
+        to_bytes(tensors, StoredDtype::F32)
     }
 
     #[test]
@@ -159,7 +175,7 @@ mod tests {
             (StoredDtype::Bf16, 1.0 / 256.0, 0.0),
             (StoredDtype::F16, 1.0 / 2048.0, 3e-8),
         ] {
-            std::fs::write(&path, to_bytes(&tensors, dtype, None).unwrap()).unwrap();
+            std::fs::write(&path, to_bytes(&tensors, dtype)).unwrap();
             let read = read(&path).unwrap();
             assert!(read.keys().eq(tensors.keys()));
             for (name, data) in &read {
@@ -186,7 +202,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("small.safetensors");
         let model = projection(1.0);
-        let bytes = to_bytes(&collect(&model), StoredDtype::F16, None).unwrap();
+        let bytes = to_bytes(&collect(&model), StoredDtype::F16);
         let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
         let outcome = |bytes: &[u8]| {
             std::fs::write(&path, bytes).unwrap();

@@ -10,11 +10,36 @@ use crate::path::ParamPath;
 /// Tensors by name, in f32, on the host.
 pub type NamedTensors = BTreeMap<String, TensorData>;
 
-/// The float parameters of `module` by name, converted to f32.
-pub fn collect<M: Module>(module: &M) -> NamedTensors {
+/// Tensors by name, each on its device.
+pub type DeviceTensors = BTreeMap<String, DeviceTensor>;
+
+/// A tensor on its device.
+#[derive(Clone, Debug)]
+pub struct DeviceTensor {
+    /// The shape.
+    pub shape: Vec<usize>,
+    /// The elements in row-major order.
+    pub elements: Tensor<1>,
+}
+
+impl DeviceTensor {
+    /// The tensor on the host, in f32.
+    pub fn to_data(&self) -> TensorData {
+        let data = self.elements.to_data().convert_dtype(DType::F32);
+        TensorData::from_bytes(data.into_bytes(), self.shape.clone(), DType::F32)
+    }
+}
+
+/// The float parameters of `module` by name, where they are.
+pub fn on_device<M: Module>(module: &M) -> DeviceTensors {
     let mut collector = Collector::default();
     module.visit(&mut collector);
     collector.tensors
+}
+
+/// The float parameters of `module` by name, converted to f32.
+pub fn collect<M: Module>(module: &M) -> NamedTensors {
+    on_device(module).into_iter().map(|(name, tensor)| (name, tensor.to_data())).collect()
 }
 
 /// The shapes of the float parameters of `module` by name; none is initialised for it.
@@ -46,7 +71,7 @@ impl ModuleVisitor for Shapes {
 
 #[derive(Default)]
 struct Collector {
-    tensors: NamedTensors,
+    tensors: DeviceTensors,
     path: ParamPath,
 }
 
@@ -60,8 +85,10 @@ impl ModuleVisitor for Collector {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let data = param.val().to_data().convert_dtype(DType::F32);
-        self.tensors.insert(self.path.name(), data);
+        let value = param.val();
+        let shape = value.dims().to_vec();
+        let elements = value.reshape([shape.iter().product::<usize>()]);
+        self.tensors.insert(self.path.name(), DeviceTensor { shape, elements });
     }
 }
 

@@ -1,17 +1,16 @@
-//! Writing of safetensors files: tensors one by one as they are stored, or all at once from f32.
+//! Writing of safetensors files, one tensor at a time.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use burn::tensor::TensorData;
 use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
 
 use crate::dtype::StoredDtype;
 use crate::error::{Error, Result};
-use crate::named::NamedTensors;
+use crate::named::{DeviceTensor, DeviceTensors};
 
 /// Headers end at a multiple of this many bytes, so that values are aligned.
 const ALIGNMENT: usize = 8;
@@ -73,34 +72,26 @@ fn len(dtype: Dtype, shape: &[usize]) -> usize {
     shape.iter().product::<usize>() * dtype.bitsize() / 8
 }
 
-/// The bytes of a safetensors file that holds `tensors` in `dtype`, with `metadata` in its header.
+/// Writes `tensors` to the safetensors file `path` in `dtype`; of their values one is on the host at a time.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the format cannot hold the tensors.
-pub fn to_bytes(
-    tensors: &NamedTensors,
-    dtype: StoredDtype,
-    metadata: Option<HashMap<String, String>>,
-) -> Result<Vec<u8>> {
-    let mut encoded = Vec::with_capacity(tensors.len());
-    for (name, data) in tensors {
-        let values = data.iter::<f32>();
-        let bytes: Vec<u8> = match dtype {
-            StoredDtype::F32 => values.flat_map(f32::to_le_bytes).collect(),
-            StoredDtype::Bf16 => {
-                values.flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect()
-            }
-            StoredDtype::F16 => values.flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect(),
-        };
-        encoded.push((name.as_str(), data.shape().to_vec(), bytes));
+/// [`Error::Io`] if the file cannot be written. It may be incomplete then.
+pub fn write(path: &Path, tensors: &DeviceTensors, dtype: StoredDtype) -> Result<()> {
+    let info = |(name, tensor): (&String, &DeviceTensor)| {
+        (name.clone(), dtype.safetensors(), tensor.shape.clone())
+    };
+    let infos: Vec<TensorInfo> = tensors.iter().map(info).collect();
+    write_file(path, &infos, |name| Ok(encoded(&tensors[name].to_data(), dtype)))
+}
+
+/// The values as they are stored.
+fn encoded(data: &TensorData, dtype: StoredDtype) -> Vec<u8> {
+    let values = data.iter::<f32>();
+    match dtype {
+        StoredDtype::F32 => values.flat_map(f32::to_le_bytes).collect(),
+        StoredDtype::Bf16 => values.flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect(),
+        StoredDtype::F16 => values.flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect(),
     }
-    let mut views = Vec::with_capacity(encoded.len());
-    for (name, shape, bytes) in &encoded {
-        let view = TensorView::new(dtype.safetensors(), shape.clone(), bytes)
-            .map_err(Error::because(format_args!("tensor {name} cannot be stored")))?;
-        views.push((*name, view));
-    }
-    safetensors::serialize(views, metadata).map_err(Error::because("weights cannot be stored"))
 }
 
 #[cfg(test)]

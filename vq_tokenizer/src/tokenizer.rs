@@ -105,11 +105,8 @@ impl VqTokenizer {
     pub fn save_as(&self, dir: &Path, dtype: StoredDtype) -> Result<()> {
         self.config.save(&dir.join("config.json"))?;
         self.preprocessor.save(&dir.join("preprocessor_config.json"))?;
-        let metadata = [("format".to_owned(), "pt".to_owned())].into();
-        let tensors = tensor_files::collect(&self.model);
-        let path = dir.join("model.safetensors");
-        let bytes = tensor_files::to_bytes(&tensors, dtype, Some(metadata))?;
-        std::fs::write(&path, bytes).map_err(Error::io(&path))
+        let tensors = tensor_files::on_device(&self.model);
+        Ok(tensor_files::write(&dir.join("model.safetensors"), &tensors, dtype)?)
     }
 
     /// The codes of each image; images of any size are resized and cropped first.

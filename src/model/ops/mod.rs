@@ -298,6 +298,8 @@ pub(crate) mod forced {
     use std::cell::{Cell, RefCell};
     use std::collections::BTreeMap;
 
+    use burn::tensor::Device;
+
     use super::Kernels;
 
     thread_local! {
@@ -325,6 +327,22 @@ pub(crate) mod forced {
         RUNS.take();
         let result = work();
         (result, RUNS.take())
+    }
+
+    /// The kernels of a GPU and one to test them on, in builds with the feature `wgpu`.
+    ///
+    /// # Panics
+    /// If there is no driver; lavapipe is one in software.
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn gpu() -> Option<(Kernels, Device)> {
+        let found = Device::enumerate(burn::tensor::DeviceType::Wgpu);
+        Some((Kernels::Gpu, found.first().expect("a Vulkan driver").clone()))
+    }
+
+    /// No GPU.
+    #[cfg(not(feature = "wgpu"))]
+    pub(crate) fn gpu() -> Option<(Kernels, Device)> {
+        None
     }
 
     /// The forced kernels if there are any, otherwise `chosen`.

@@ -124,7 +124,7 @@ fn normalised(x: Tensor<4>) -> Tensor<4> {
 mod tests {
     use super::*;
     use burn::tensor::Distribution;
-    use tensor_files::{StoredDtype, collect, to_bytes};
+    use tensor_files::{StoredDtype, on_device, write};
 
     #[test]
     fn tensor_names_are_those_of_torchvision_and_lpips() {
@@ -191,9 +191,9 @@ mod tests {
                 format!("features.{place}.{kind}")
             }
         };
-        let tensors = collect(&Lpips::init(&device));
-        let tensors = tensors.into_iter().map(|(name, data)| (theirs(&name), data)).collect();
-        std::fs::write(&path, to_bytes(&tensors, StoredDtype::F16, None).unwrap()).unwrap();
+        let tensors = on_device(&Lpips::init(&device)).into_iter();
+        let tensors = tensors.map(|(name, tensor)| (theirs(&name), tensor)).collect();
+        write(&path, &tensors, StoredDtype::F16).unwrap();
         let lpips = Lpips::load(&path, &device).unwrap();
         let image = || Tensor::<4>::random([1, 3, 16, 16], Distribution::Default, &device);
         let (a, b) = (image().require_grad(), image());
@@ -203,8 +203,7 @@ mod tests {
         let gradients = distance.backward();
         assert!(a.grad(&gradients).is_some());
         assert!(lpips.convolutions[0].weight.val().grad(&gradients).is_none());
-        std::fs::write(&path, to_bytes(&Default::default(), StoredDtype::F16, None).unwrap())
-            .unwrap();
+        write(&path, &Default::default(), StoredDtype::F16).unwrap();
         assert!(
             Lpips::load(&path, &device).unwrap_err().to_string().contains("31 tensors missing")
         );

@@ -24,16 +24,12 @@ struct Side {
 fn sides() -> Vec<Side> {
     let side =
         |kernels, device: Device, dtype, tolerance| Side { kernels, device, dtype, tolerance };
-    let mut sides = vec![side(Kernels::Cpu, Device::flex(), DType::F32, 1e-5)];
-    #[cfg(feature = "wgpu")]
-    {
-        use burn::tensor::DeviceType;
-        let found = Device::enumerate(DeviceType::Wgpu);
-        let gpu = found.first().expect("a Vulkan driver; lavapipe is one in software").clone();
-        sides.push(side(Kernels::Gpu, gpu.clone(), DType::F32, 1e-5));
-        sides.push(side(Kernels::Gpu, gpu, DType::F16, 4e-3));
-    }
-    sides
+    let cpu = side(Kernels::Cpu, Device::flex(), DType::F32, 1e-5);
+    let gpu = forced::gpu().into_iter().flat_map(|(kernels, gpu)| {
+        let formats = [(DType::F32, 1e-5), (DType::F16, 4e-3)];
+        formats.map(|(dtype, tolerance)| side(kernels, gpu.clone(), dtype, tolerance))
+    });
+    std::iter::once(cpu).chain(gpu).collect()
 }
 
 impl Side {
