@@ -1,6 +1,6 @@
 //! From a loss on the last hidden states to the gradients of all weights.
 
-use burn::module::Module;
+use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Gradients, Tensor};
 
@@ -72,7 +72,7 @@ fn by_layer<T>(
     for (index, layer) in layers.iter().enumerate() {
         inputs.push(x.clone());
         seeded(index);
-        let untracked = layer.clone().no_grad();
+        let untracked = layer.clone().map(&mut Untracked);
         x = untracked.forward(Tensor::from_inner(x), &rope, &mask).inner();
     }
 
@@ -97,6 +97,16 @@ fn by_layer<T>(
         gradients.accumulate(model, GradientsParams::from_grads(found, model));
     }
     (gradients.grads(), value)
+}
+
+/// Takes weights out of differentiation. Burn's `no_grad` does so to the original of a cloned module too, where its
+/// weights are not initialised yet.
+struct Untracked;
+
+impl ModuleMapper for Untracked {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        Param::initialized(param.id, Tensor::from_inner(param.val().inner()))
+    }
 }
 
 fn gradient_of(x: &Tensor<3>, found: &Gradients) -> Tensor<3> {

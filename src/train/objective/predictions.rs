@@ -14,8 +14,9 @@ use crate::model::{CausalLm, TokenStats};
 /// Tokens whose logits exist at one time on the CPU, whose caches hold a part of a chunk.
 pub(super) const CHUNK: usize = 1024;
 
-/// Logits that exist at one time elsewhere: 512 MiB in f32.
-const LOGITS: usize = 1 << 27;
+/// Logits that exist at one time elsewhere, unless the output layer's weight has more elements: 64 MiB in f32. A
+/// device's allocator takes pages of the size of the largest tensor.
+const LOGITS: usize = 1 << 24;
 
 /// The distributions of the tokens that predict the targets of a batch: hidden states and the output
 /// layer's weight, from which logits are computed a chunk at a time.
@@ -60,8 +61,8 @@ impl Predictions {
 
     /// The chunks, each as its first target and their number.
     fn chunks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let ([vocab, _], len) = (self.weight.dims(), self.len);
-        let chunk = if is_cpu(&self.ids.device()) { CHUNK } else { (LOGITS / vocab).max(CHUNK) };
+        let ([vocab, hidden], len) = (self.weight.dims(), self.len);
+        let chunk = if is_cpu(&self.ids.device()) { CHUNK } else { (LOGITS / vocab).max(hidden) };
         (0..len).step_by(chunk).map(move |first| (first, chunk.min(len - first)))
     }
 

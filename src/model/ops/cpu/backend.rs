@@ -143,8 +143,8 @@ impl FusedKernels for Flex {
     fn rows_backward(numbers: FlexTensor, dy: FlexTensor, rows: usize, dtype: DType) -> FlexTensor {
         let width = dy.shape()[1];
         let zeros = tensor(vec![0.0; rows * width], &[rows, width]);
-        let sums = Self::float_select_assign(zeros, 0, numbers, dy, IndexingUpdateOp::Add);
-        Self::float_cast(sums, dtype.into())
+        let dy = Self::float_cast(dy, dtype.into());
+        Self::float_select_assign(zeros, 0, numbers, dy, IndexingUpdateOp::Add)
     }
 
     fn rms_norm_forward(x: FlexTensor, weight: FlexTensor, eps: f32) -> FlexTensor {
