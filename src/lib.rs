@@ -24,7 +24,7 @@ pub mod error;
 pub mod eval;
 pub mod files;
 pub mod generate;
-mod guard;
+pub mod guard;
 pub mod json;
 pub mod lock;
 pub mod memory;

@@ -27,7 +27,8 @@ pub fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> R
     let mut task = LanguageTask::new(recipe.clone(), device, precision, session.quiet())?;
     let parts = sizes::parameters(task.model());
     let value_bytes = if precision == Precision::Bf16 { 2.0 } else { 4.0 };
-    let cost = TrainingCost::of(recipe, task.config(), parts.values().sum(), value_bytes);
+    let parameters = parts.values().sum();
+    let cost = TrainingCost::of(recipe, task.config(), parameters, value_bytes, device);
     print_cost(&parts, &cost, session)?;
     let documents = task.preview()?;
     session.line(format_args!("\nfirst batch: {} documents", documents.len()))?;

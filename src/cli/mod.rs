@@ -33,6 +33,7 @@ mod vq;
 
 use std::process::ExitCode;
 
+use calumma::guard::with_device;
 use calumma::{Error, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -107,7 +108,7 @@ pub fn main() -> ExitCode {
         }
     };
     let session = Session::new(cli.global);
-    match run(cli.verb, &session) {
+    match with_device(|| run(cli.verb, &session)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

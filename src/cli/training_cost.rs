@@ -1,12 +1,12 @@
 //! Estimates of what a training run costs: operations and memory.
 
+use burn::tensor::Device;
 use calumma::model::ModelConfig;
 use calumma::train::LanguageRecipe;
+use calumma::train::objective::logit_rows;
 
 /// Bytes of an f32.
 const FLOAT: f64 = 4.0;
-/// Rows of logits in memory at a time.
-const LOGIT_ROWS: usize = 1024;
 
 /// The estimated cost of a training run.
 #[derive(Clone, Debug)]
@@ -26,16 +26,15 @@ impl TrainingCost {
     /// values of `value_bytes`.
     ///
     /// Operations: [`ModelConfig::training_flops`], plus one more forward pass with activation
-    /// checkpointing. Memory: weights, gradients and two moments in f32; the activations of one batch
-    /// that the backward pass needs: per layer and token about 18 values per channel of the residual
-    /// stream and 5 per channel of the feed-forward layer (attention scores are recomputed), or with
-    /// activation checkpointing one value per channel and all activations of a single layer; 1,024 rows
-    /// of logits with their gradient.
+    /// checkpointing. Memory: weights, gradients and two moments in f32; what the backward pass needs of one batch
+    /// ([`activations`]), or with activation checkpointing the input of each layer and that of a single one; the
+    /// logits of a chunk, which their gradient replaces.
     pub fn of(
         recipe: &LanguageRecipe,
         config: &ModelConfig,
         parameters: usize,
         value_bytes: f64,
+        device: &Device,
     ) -> Self {
         let seq = recipe.batch.seq_len;
         let batch = recipe.batch.sequences * seq;
@@ -43,12 +42,11 @@ impl TrainingCost {
         let recomputed = recipe.batch.activation_checkpointing;
         let passes = if recomputed { 4.0 / 3.0 } else { 1.0 };
         let flops = tokens as f64 * config.training_flops(seq) * passes;
-        let hidden = config.hidden_size as f64;
-        let per_layer = 18.0 * hidden + 5.0 * config.intermediate_size as f64;
+        let (hidden, per_layer) = (config.hidden_size as f64, activations(config));
         let layers = config.num_hidden_layers as f64;
         let kept = if recomputed { layers * hidden + per_layer } else { layers * per_layer };
         let weights = FLOAT * parameters as f64;
-        let rows = batch.min(LOGIT_ROWS) as f64;
+        let rows = batch.min(logit_rows(config.vocab_size, config.hidden_size, device)) as f64;
         let averages = if recipe.average.decay > 0.0 { weights } else { 0.0 };
         let memory = vec![
             ("weights", weights),
@@ -56,7 +54,7 @@ impl TrainingCost {
             ("optimizer", 2.0 * weights),
             ("averages", averages),
             ("activations", value_bytes * batch as f64 * kept),
-            ("logits", 2.0 * FLOAT * rows * config.vocab_size as f64),
+            ("logits", FLOAT * rows * config.vocab_size as f64),
         ];
         Self { parameters, tokens, flops, memory }
     }
@@ -65,4 +63,12 @@ impl TrainingCost {
     pub fn memory_bytes(&self) -> f64 {
         self.memory.iter().map(|(_, bytes)| bytes).sum()
     }
+}
+
+/// Values per token that the backward pass through a layer needs: the inputs of both norms and their results, queries
+/// before and after norm and rotation and the results of attention, of the width of the residual stream; keys before
+/// and after, and values; gate, up and their product. Scores of attention are computed again.
+fn activations(config: &ModelConfig) -> f64 {
+    let keys = config.num_key_value_heads * config.head_dim();
+    (7 * config.hidden_size + 3 * keys + 3 * config.intermediate_size) as f64
 }

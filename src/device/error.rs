@@ -85,4 +85,20 @@ pub enum DeviceError {
          on Linux, vulkaninfo must list one"
     )]
     NoWgpu,
+    /// The device failed during its work, such as by running out of memory.
+    #[error("the device failed: {reason}; what was being computed is lost{}", hint(reason))]
+    Failed {
+        /// What its driver says.
+        reason: String,
+    },
+}
+
+/// What helps against a failure.
+fn hint(reason: &str) -> &'static str {
+    match reason.contains("memory") {
+        true => {
+            "; smaller batches or --precision bf16 need less memory, and train --dry-run says how much"
+        }
+        false => "",
+    }
 }

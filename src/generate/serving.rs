@@ -9,6 +9,7 @@ use super::sampling::log_probability;
 use super::{BLOCK, LanguageModel, Span};
 use crate::device::is_cpu;
 use crate::error::{Error, Result};
+use crate::guard::failure;
 use crate::model::{CausalLm, Lane, ModelConfig, ModelInput, PagedCache, mask};
 use crate::threads::awake;
 
@@ -285,8 +286,7 @@ fn numbered(blocks: Range<usize>) -> Vec<u32> {
 /// The rows of `logits` `[1, rows, columns]` on the host, in f32.
 fn host_rows(logits: Tensor<3>) -> Result<Vec<Vec<f32>>> {
     let [_, rows, columns] = logits.dims();
-    let data = logits.try_into_data();
-    let data = data.map_err(Error::because("the logits could not be read from the device"))?;
+    let data = logits.try_into_data().map_err(|error| failure(&error.to_string()))?;
     let values = data.convert_dtype(DType::F32).try_into_vec::<f32>();
     let values = values.expect("the values have been converted");
     if rows == 1 {

@@ -62,26 +62,19 @@ impl DecoderLayer {
     }
 
     fn with(&self, x: Tensor<3>, attention: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
-        let h = self.residual(x, &self.input_layernorm, attention);
-        self.residual(h, &self.post_attention_layernorm, |y| self.mlp.forward(y))
+        let [first, second] = [&self.input_layernorm, &self.post_attention_layernorm];
+        let dropout = |y| self.dropout.forward(y);
+        if self.swin_norm {
+            let h = x.clone() + dropout(first.forward(attention(x)));
+            return h.clone() + dropout(second.forward(self.mlp.forward(h)));
+        }
+        let y = attention(first.forward(x.clone()));
+        let [h, normal] = second.add(x, dropout(y));
+        h + dropout(self.mlp.forward(normal))
     }
 
     /// Whether training drops entries of the branches at random.
     pub(super) fn has_dropout(&self) -> bool {
         self.dropout.prob > 0.0
-    }
-
-    fn residual(
-        &self,
-        x: Tensor<3>,
-        norm: &RmsNorm,
-        branch: impl FnOnce(Tensor<3>) -> Tensor<3>,
-    ) -> Tensor<3> {
-        let y = if self.swin_norm {
-            norm.forward(branch(x.clone()))
-        } else {
-            branch(norm.forward(x.clone()))
-        };
-        x + self.dropout.forward(y)
     }
 }

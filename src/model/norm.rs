@@ -28,6 +28,14 @@ impl RmsNorm {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         ops::rms_norm(x, self.weight.val(), self.epsilon)
     }
+
+    /// `x + y` and its norm.
+    ///
+    /// # Shapes
+    /// Both `[batch, seq, hidden]`, as both results.
+    pub(super) fn add(&self, x: Tensor<3>, y: Tensor<3>) -> [Tensor<3>; 2] {
+        ops::add_rms_norm(x, y, self.weight.val(), self.epsilon)
+    }
 }
 
 /// LayerNorm with a weight and bias row per head, before the rotary embedding (paper section 2.2).

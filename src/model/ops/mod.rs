@@ -163,6 +163,24 @@ pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
     }
 }
 
+/// `x + y` and its [`rms_norm`].
+///
+/// # Shapes
+/// `x` and `y` `[batch, seq, hidden]`, as both results; `weight` `[hidden]`.
+pub(crate) fn add_rms_norm(
+    x: Tensor<3>,
+    y: Tensor<3>,
+    weight: Tensor<1>,
+    eps: f64,
+) -> [Tensor<3>; 2] {
+    #[cfg(feature = "gpu")]
+    if !x.device().is_autodiff() && kernels!(add_rms_norm on &x) == Kernels::Gpu {
+        return gpu::add_rms_norm(x, y, weight, eps);
+    }
+    let sum = x + y;
+    [sum.clone(), rms_norm(sum, weight, eps)]
+}
+
 /// LayerNorm per head with the statistics in f32, rotary embedding, multiplication by `scale`, and
 /// transposition.
 ///

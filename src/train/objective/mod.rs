@@ -26,6 +26,6 @@ pub use backward::{Activations, backward};
 pub use batch::{NextTokenBatch, Targets};
 pub(super) use next_token::add_each;
 pub use next_token::{LossConfig, LossSum, NextToken, NextTokenLoss, Normalizer, cross_entropies};
-pub use predictions::Predictions;
+pub use predictions::{Predictions, logit_rows};
 
 pub use crate::model::TokenStats;

@@ -4,7 +4,7 @@
 //! autodiff; what goes on the tape is `sum(h * dh) + sum(W * dW)`, whose gradient is exactly `dh` and
 //! `dW`. Memory is one chunk of logits instead of three copies of `[tokens, vocab]`.
 
-use burn::tensor::{DType, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::batch::Targets;
 use crate::device::is_cpu;
@@ -17,6 +17,11 @@ pub(super) const CHUNK: usize = 1024;
 /// Logits that exist at one time elsewhere, unless the output layer's weight has more elements: 64 MiB in f32. A
 /// device's allocator takes pages of the size of the largest tensor.
 const LOGITS: usize = 1 << 24;
+
+/// The number of tokens whose logits exist at one time on `device`.
+pub fn logit_rows(vocab: usize, hidden: usize, device: &Device) -> usize {
+    if is_cpu(device) { CHUNK } else { (LOGITS / vocab).max(hidden) }
+}
 
 /// The distributions of the tokens that predict the targets of a batch: hidden states and the output
 /// layer's weight, from which logits are computed a chunk at a time.
@@ -62,7 +67,7 @@ impl Predictions {
     /// The chunks, each as its first target and their number.
     fn chunks(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
         let ([vocab, hidden], len) = (self.weight.dims(), self.len);
-        let chunk = if is_cpu(&self.ids.device()) { CHUNK } else { (LOGITS / vocab).max(hidden) };
+        let chunk = logit_rows(vocab, hidden, &self.ids.device());
         (0..len).step_by(chunk).map(move |first| (first, chunk.min(len - first)))
     }
 

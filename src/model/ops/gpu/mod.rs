@@ -16,5 +16,6 @@ mod tensors;
 mod tile;
 
 pub(super) use tensors::{
-    adamw, add_matmul, cross_entropy, matmul, paged_attention, sum_of_squares, takes, token_stats,
+    adamw, add_matmul, add_rms_norm, cross_entropy, matmul, paged_attention, sum_of_squares, takes,
+    token_stats,
 };

@@ -53,6 +53,73 @@ pub(super) fn forward(x: CubeTensor, weight: CubeTensor, eps: f32) -> CubeTensor
     y
 }
 
+/// As [`forward_kernel`] on the sum of `x` and `y`, which it writes too.
+#[cube(launch)]
+fn add_forward_kernel<F: Float, W: Float>(
+    x: &[F],
+    y: &[F],
+    weight: &[W],
+    total: &mut [F],
+    normal: &mut [F],
+    rows: usize,
+    eps: f32,
+    #[comptime] width: usize,
+    #[define(F, W)] _elements: [ElemType; 2],
+) {
+    let row = CUBE_POS;
+    if row >= rows {
+        terminate!();
+    }
+    let start = row * width;
+    let mut squares = 0.0f32;
+    let mut column = UNIT_POS_X as usize;
+    while column < width {
+        let at = start + column;
+        let value = F::cast_from(f32::cast_from(x[at]) + f32::cast_from(y[at]));
+        total[at] = value;
+        squares += f32::cast_from(value) * f32::cast_from(value);
+        column += UNITS;
+    }
+    let scale = f32::inverse_sqrt(sum(squares, UNITS, 1usize) / width as f32 + eps);
+    let mut column = UNIT_POS_X as usize;
+    while column < width {
+        let value = f32::cast_from(total[start + column]) * scale;
+        normal[start + column] = F::cast_from(value * f32::cast_from(weight[column]));
+        column += UNITS;
+    }
+}
+
+/// The sum and its norm.
+pub(super) fn add_forward(
+    x: CubeTensor,
+    y: CubeTensor,
+    weight: CubeTensor,
+    eps: f32,
+) -> [CubeTensor; 2] {
+    let [x, y, weight] = [x, y, weight].map(into_contiguous);
+    let (client, width) = (x.client.clone(), count(&weight));
+    let (rows, types) = (count(&x) / width, elements([&x, &weight]));
+    let results = [empty_like(&x), empty_like(&x)];
+    let [total, normal] = results.clone().map(CubeTensor::into_buffer_arg);
+    let [x, y, weight] = [x, y, weight].map(CubeTensor::into_buffer_arg);
+    let units = CubeDim::new_1d(UNITS as u32);
+    add_forward_kernel::launch(
+        &client,
+        cubes(rows),
+        units,
+        x,
+        y,
+        weight,
+        total,
+        normal,
+        rows,
+        eps,
+        width,
+        types,
+    );
+    results
+}
+
 /// `dx` of the rows `part`, `part + parts`, ..., and their part of the weight's gradient.
 #[cube(launch)]
 fn backward_kernel<F: Float, W: Float>(

@@ -6,7 +6,7 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 use kernels::adamw::{AdamW, Factors};
 
-use super::{cross_entropy as rows_of_logits, linear, optimizer, paged};
+use super::{cross_entropy as rows_of_logits, linear, optimizer, paged, rms_norm};
 use crate::model::ops::Lanes;
 
 /// Whether the kernels take `x`: floats of at most 32 bits on a GPU, with or without autodiff.
@@ -23,6 +23,15 @@ pub(crate) fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
 
 pub(crate) fn add_matmul(sum: Tensor<2>, lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
     sum + matmul(lhs, rhs)
+}
+
+pub(crate) fn add_rms_norm(
+    x: Tensor<3>,
+    y: Tensor<3>,
+    weight: Tensor<1>,
+    eps: f64,
+) -> [Tensor<3>; 2] {
+    rms_norm::add_forward(on_gpu(x), on_gpu(y), on_gpu(weight), eps as f32).map(from_gpu)
 }
 
 pub(crate) fn cross_entropy(

@@ -62,6 +62,17 @@ fn products_equal_the_composed_ones() {
 }
 
 #[test]
+fn a_sum_and_its_norm_equal_the_composed_ones() {
+    for (rows, hidden) in [(1, 7), (5, 64), (3, 600)] {
+        let sizes = [rows * hidden, rows * hidden, hidden];
+        compare(&format!("sum and RMSNorm {rows} x {hidden}"), &sizes, |_, inputs| {
+            let [x, y] = [0, 1].map(|at: usize| inputs[at].clone().reshape([1, rows, hidden]));
+            ops::add_rms_norm(x, y, inputs[2].clone(), 1e-5).map(|x| host(&x)).to_vec()
+        });
+    }
+}
+
+#[test]
 fn cross_entropy_equals_the_composed_one() {
     for (rows, vocab) in [(1, 2), (40, 33), (3, 1000)] {
         compare(&format!("cross-entropy {rows} x {vocab}"), &[rows * vocab], |side, inputs| {
