@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
+use burn::tensor::DType;
 use calumma::Result;
-use calumma::device::{DeviceSpec, describe};
+use calumma::device::{DeviceError, DeviceSpec, describe};
+use clap::Args;
 use serde_json::json;
 
 use super::session::Session;
@@ -69,11 +71,22 @@ fn outlook(best: DeviceSpec) -> Vec<&'static str> {
     }
 }
 
-/// Prints the report.
+/// Arguments of `calumma doctor`.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    /// Compute every operation with its gradients on the device and compare with the CPU
+    #[arg(long)]
+    check: bool,
+}
+
+/// Prints the report, or what a check of a device found.
 ///
 /// # Errors
-/// If standard output cannot be written.
-pub fn run(session: &Session) -> Result<()> {
+/// If standard output cannot be written; those of [`check`].
+pub fn run(args: &DoctorArgs, session: &Session) -> Result<()> {
+    if args.check {
+        return check(session);
+    }
     let devices = describe();
     let best = DeviceSpec::best();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -113,4 +126,45 @@ pub fn run(session: &Session) -> Result<()> {
         "default_device": best.to_string(),
         "outlook": outlook(best),
     }))
+}
+
+/// Compares the operations of `--device` with the CPU's, in f32 and in the half format that the device has.
+///
+/// # Errors
+/// [`DeviceError::Wrong`] if a result is further off than rounding explains.
+#[cfg(feature = "cpu")]
+fn check(session: &Session) -> Result<()> {
+    use calumma::model::{Difference, differences};
+
+    let device = session.device()?;
+    let half = [DType::BF16, DType::F16].into_iter().find(|half| device.supports_dtype(*half));
+    let mut wrong = Vec::new();
+    let half = half.filter(|_| session.device_spec() != DeviceSpec::Cpu);
+    for dtype in std::iter::once(DType::F32).chain(half) {
+        for difference in differences(&device, dtype) {
+            let Difference { operation, worst, allowed, .. } = difference;
+            let verdict = if difference.is_wrong() { "WRONG" } else { "ok" };
+            let format = dtype.name();
+            session.line(format_args!(
+                "  {verdict:<5} {format:<4} {operation:<20} off by {worst:.1e} of {allowed:.0e}"
+            ))?;
+            session.object(&json!({
+                "operation": operation, "dtype": format, "off_by": worst, "allowed": allowed,
+                "ok": !difference.is_wrong(),
+            }))?;
+            if difference.is_wrong() {
+                wrong.push(format!("{operation} in {format}"));
+            }
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(DeviceError::Wrong { operations: wrong.join(", ") }.into())
+}
+
+/// The check compares with the CPU.
+#[cfg(not(feature = "cpu"))]
+fn check(_: &Session) -> Result<()> {
+    Err(DeviceError::NotBuilt { feature: "cpu" }.into())
 }

@@ -92,7 +92,7 @@ enum Verb {
     /// Describe a checkpoint, run, recipe, token shards, generated image or tensor file
     Inspect(inspect::InspectArgs),
     /// Describe this build, this machine and its devices
-    Doctor,
+    Doctor(doctor::DoctorArgs),
     /// Print shell completions
     Completions(completions::CompletionsArgs),
 }
@@ -138,7 +138,7 @@ fn run(verb: Verb, session: &Session) -> Result<()> {
         Verb::Export(args) => export::run(&args, session),
         Verb::Bench(args) => bench::run(&args, session),
         Verb::Inspect(args) => inspect::run(&args, session),
-        Verb::Doctor => doctor::run(session),
+        Verb::Doctor(args) => doctor::run(&args, session),
         Verb::Completions(args) => completions::run(&args, &mut Cli::command()),
     }
 }

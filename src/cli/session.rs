@@ -115,7 +115,7 @@ impl Session {
         }
     }
 
-    fn device_spec(&self) -> DeviceSpec {
+    pub fn device_spec(&self) -> DeviceSpec {
         self.args.device.unwrap_or_else(DeviceSpec::best)
     }
 

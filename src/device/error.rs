@@ -85,6 +85,15 @@ pub enum DeviceError {
          on Linux, vulkaninfo must list one"
     )]
     NoWgpu,
+    /// The device does not compute what the CPU does.
+    #[error(
+        "the device computes something else than the CPU does: {operations}; its driver or this program has a fault, \
+         and results on it cannot be trusted"
+    )]
+    Wrong {
+        /// The operations and number formats.
+        operations: String,
+    },
     /// The device failed during its work, such as by running out of memory.
     #[error("the device failed: {reason}; what was being computed is lost{}", hint(reason))]
     Failed {

@@ -27,5 +27,7 @@ pub use kernels::paged::{BLOCK, Lane};
 pub use linear::Linear;
 pub use mask::Mask;
 pub use norm::{HeadNorm, RmsNorm};
+#[cfg(feature = "cpu")]
+pub use ops::{Difference, differences};
 pub use paged_cache::PagedCache;
 pub use rope::Rope;

@@ -5,6 +5,8 @@
 //! stock operations in [`composed`]. There are kernels for f32 on the CPU in [`cpu`] and for floats on GPUs in [`gpu`];
 //! those of operations that can be differentiated are reached through [`fused`].
 
+#[cfg(feature = "cpu")]
+mod check;
 mod composed;
 #[cfg(feature = "cpu")]
 mod cpu;
@@ -21,6 +23,8 @@ use burn::tensor::{DType, Int, Tensor};
 use kernels::adamw::AdamW;
 
 use super::{Mask, TokenStats};
+#[cfg(feature = "cpu")]
+pub use check::{Difference, differences};
 pub(crate) use paged::Lanes;
 
 /// The implementation that an operation runs.

@@ -52,7 +52,8 @@ fn raise(tops: &mut Array<f32>, partial: &Shared<[f32]>, #[comptime] tile: usize
     for i in 0..BLOCK {
         let start = (UNIT_POS_Y as usize + i * lanes) * lanes;
         let mut top = tops[i];
-        for unit in 0..lanes {
+        // To a bound that the compiler does not know: unrolled, these loads take more registers than there are.
+        for unit in 0..CUBE_DIM_X as usize {
             top = max(top, partial[start + unit]);
         }
         factors[i] = f32::exp(tops[i] - top);
@@ -105,7 +106,7 @@ fn rescale(
     for i in 0..BLOCK {
         let start = (UNIT_POS_Y as usize + i * lanes) * lanes;
         let mut total = 0.0f32;
-        for unit in 0..lanes {
+        for unit in 0..CUBE_DIM_X as usize {
             total += partial[start + unit];
         }
         totals[i] = totals[i] * factors[i] + total;

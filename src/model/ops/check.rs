@@ -1,0 +1,223 @@
+//! Whether a device computes what the CPU does: every operation with its gradients on random numbers.
+
+use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
+
+use super::{
+    add_rms_norm, attention, cross_entropy, head_norm_rope, linear, rms_norm, rows, swiglu,
+};
+use crate::model::{Rope, mask};
+
+/// How far an operation on a device is from the same one in f32 on the CPU.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// What was computed.
+    pub operation: &'static str,
+    /// The number format on the device.
+    pub dtype: DType,
+    /// The largest difference of a result or gradient, relative to the largest magnitude among them.
+    pub worst: f32,
+    /// What rounding explains.
+    pub allowed: f32,
+}
+
+impl Difference {
+    /// Whether the device computes something else.
+    pub fn is_wrong(&self) -> bool {
+        self.worst.is_nan() || self.worst > self.allowed
+    }
+}
+
+/// The differences of all operations on `device` in `dtype`: f32, bfloat16 or f16.
+///
+/// Matrix products in f32 may be computed with the 11 significant bits of TF32.
+pub fn differences(device: &Device, dtype: DType) -> Vec<Difference> {
+    let (exact, product) = match dtype {
+        DType::F32 => (1e-5, 2e-3),
+        DType::F16 => (4e-3, 4e-3),
+        _ => (2e-2, 2e-2),
+    };
+    let check = Check { device, dtype };
+    let difference = |operation, worst, allowed| Difference { operation, dtype, worst, allowed };
+    vec![
+        difference("linear", check.linear(), product),
+        difference("attention", check.attention(), exact),
+        difference("RMSNorm", check.rms_norm(), exact),
+        difference("sum and RMSNorm", check.add_rms_norm(), exact),
+        difference("head norm and RoPE", check.head_norm(), exact),
+        difference("SwiGLU", check.swiglu(), exact),
+        difference("rows of a matrix", check.rows(), exact),
+        difference("cross-entropy", check.cross_entropy(), exact),
+    ]
+}
+
+/// Rows, tokens of a row, query heads, key heads and elements of a head.
+const BATCH: usize = 2;
+const SEQ: usize = 150;
+const HEADS: usize = 4;
+const KEYS: usize = 2;
+const WIDTH: usize = 64;
+const HIDDEN: usize = HEADS * WIDTH;
+
+struct Check<'a> {
+    device: &'a Device,
+    dtype: DType,
+}
+
+impl Check<'_> {
+    fn linear(&self) -> f32 {
+        let shapes = [BATCH * SEQ * HIDDEN, 300 * HIDDEN];
+        self.compare(&shapes, true, |inputs| {
+            let x = inputs[0].clone().reshape([BATCH * SEQ, HIDDEN]) * 0.06;
+            linear(x, inputs[1].clone().reshape([300, HIDDEN]))
+        })
+    }
+
+    fn attention(&self) -> f32 {
+        let documents: Vec<u32> = (0..(BATCH * SEQ) as u32).map(|at| at * at / 900).collect();
+        let sizes = [HEADS, KEYS, KEYS].map(|heads| BATCH * heads * SEQ * WIDTH);
+        self.compare(&sizes, true, |inputs| {
+            let of = |at: usize, heads| inputs[at].clone().reshape([BATCH, heads, SEQ, WIDTH]);
+            let v = inputs[2].clone().reshape([BATCH, SEQ, KEYS, WIDTH]).swap_dims(1, 2);
+            let mask = mask::packed(&documents, BATCH, &inputs[0].device());
+            attention(of(0, HEADS) * 0.125, of(1, KEYS), v, &mask)
+        })
+    }
+
+    fn rms_norm(&self) -> f32 {
+        self.compare(&[BATCH * SEQ * HIDDEN, HIDDEN], true, |inputs| {
+            let x = inputs[0].clone().reshape([BATCH, SEQ, HIDDEN]);
+            rms_norm(x, inputs[1].clone(), 1e-5)
+        })
+    }
+
+    fn add_rms_norm(&self) -> f32 {
+        let size = BATCH * SEQ * HIDDEN;
+        self.compare(&[size, size, HIDDEN], false, |inputs| {
+            let of = |at: usize| inputs[at].clone().reshape([BATCH, SEQ, HIDDEN]);
+            Tensor::cat(add_rms_norm(of(0), of(1), inputs[2].clone(), 1e-5).to_vec(), 0)
+        })
+    }
+
+    fn head_norm(&self) -> f32 {
+        self.compare(&[BATCH * SEQ * HIDDEN, HIDDEN, HIDDEN], true, |inputs| {
+            let positions = Tensor::<1, Int>::arange(0..(BATCH * SEQ) as i64, &inputs[0].device());
+            let positions = positions.reshape([BATCH, SEQ]);
+            let rope = Rope::new(positions, WIDTH, 10_000.0, inputs[0].dtype());
+            let of = |at: usize| inputs[at].clone().reshape([HEADS, WIDTH]);
+            let x = inputs[0].clone().reshape([BATCH, SEQ, HEADS, WIDTH]);
+            head_norm_rope(x, [of(1), of(2)], rope.tables(), 0.125, 1e-5)
+        })
+    }
+
+    fn swiglu(&self) -> f32 {
+        self.compare(&[BATCH * SEQ * HIDDEN; 2], true, |inputs| {
+            let of = |at: usize| inputs[at].clone().reshape([BATCH, SEQ, HIDDEN]);
+            swiglu(of(0), of(1))
+        })
+    }
+
+    fn rows(&self) -> f32 {
+        let numbers: Vec<i32> = (0..SEQ as i32).map(|at| at * at % 90).collect();
+        self.compare(&[90 * HIDDEN], true, |inputs| {
+            let numbers = indices(&numbers, &inputs[0].device());
+            rows(inputs[0].clone().reshape([90, HIDDEN]), numbers, inputs[0].dtype())
+        })
+    }
+
+    fn cross_entropy(&self) -> f32 {
+        let targets: Vec<i32> = (0..SEQ as i32).map(|at| at * 7 % 999).collect();
+        let weights = [(); SEQ].map(|()| 0.01f32);
+        self.compare(&[SEQ * 999], false, |inputs| {
+            let device = inputs[0].device();
+            let weights = Tensor::from_data(weights, (&device, DType::F32));
+            let logits = inputs[0].clone().reshape([SEQ, 999]);
+            let (gradient, stats) =
+                cross_entropy(logits, indices(&targets, &device), weights, 1e-3);
+            Tensor::cat(vec![gradient.cast(DType::F32), stats], 1)
+        })
+    }
+
+    /// The largest difference of what `run` makes of random inputs of `sizes`, and of its gradients if it has any.
+    fn compare<const D: usize>(
+        &self,
+        sizes: &[usize],
+        is_differentiable: bool,
+        run: impl Fn(&[Tensor<1>]) -> Tensor<D>,
+    ) -> f32 {
+        let flex = Device::flex();
+        // As the device's number format holds them.
+        let random = |len: usize| {
+            let numbers = Tensor::<1>::random([len], Distribution::Normal(0.0, 1.0), &flex);
+            numbers.cast(self.dtype).cast(DType::F32)
+        };
+        let inputs: Vec<_> = sizes.iter().map(|len| random(*len)).collect();
+        let mut weights = None;
+        let mut found = |device: &Device, dtype: DType| -> Vec<Vec<f32>> {
+            let device = if is_differentiable { device.clone().autodiff() } else { device.clone() };
+            let leaf = |x: &Tensor<1>| {
+                let leaf = Tensor::<1>::from_data(x.to_data(), (&device, dtype));
+                if is_differentiable { leaf.require_grad() } else { leaf }
+            };
+            let leaves: Vec<_> = inputs.iter().map(leaf).collect();
+            let y = run(&leaves);
+            let mut results = vec![host(&y)];
+            if is_differentiable {
+                let weights = weights.get_or_insert_with(|| random(y.shape().num_elements()));
+                let weights = Tensor::<1>::from_data(weights.to_data(), (&device, dtype));
+                let weighted = y.clone() * weights.reshape(y.dims());
+                let gradients = weighted.cast(DType::F32).sum().backward();
+                let of = |leaf: &Tensor<1>| leaf.grad(&gradients).map_or(Vec::new(), |g| host(&g));
+                results.extend(leaves.iter().map(of));
+            }
+            results
+        };
+        let (want, got) = (found(&flex, DType::F32), found(self.device, self.dtype));
+        let errors = got.iter().zip(&want).map(|(got, want)| error(got, want));
+        errors.fold(0.0, |worst, error| if error.is_nan() { error } else { worst.max(error) })
+    }
+}
+
+fn indices(values: &[i32], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (device, DType::I32))
+}
+
+fn host<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
+    x.to_data().iter().collect()
+}
+
+/// Largest difference relative to the largest magnitude of `want`; NaN if there is one, or values are missing.
+fn error(got: &[f32], want: &[f32]) -> f32 {
+    if got.len() != want.len() || got.iter().any(|value| value.is_nan()) {
+        return f32::NAN;
+    }
+    let largest = want.iter().map(|w| w.abs()).fold(f32::MIN_POSITIVE, f32::max);
+    got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max) / largest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forced;
+    use super::*;
+
+    #[test]
+    fn every_device_at_hand_computes_what_the_cpu_does() {
+        let gpu = forced::gpu()
+            .into_iter()
+            .flat_map(|(_, gpu)| [DType::F32, DType::F16].map(|dtype| (gpu.clone(), dtype)));
+        for (device, dtype) in std::iter::once((Device::flex(), DType::F32)).chain(gpu) {
+            for difference in differences(&device, dtype) {
+                assert!(!difference.is_wrong(), "{difference:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_difference_shows_and_so_does_a_missing_number() {
+        let difference =
+            |worst| Difference { operation: "", dtype: DType::F32, worst, allowed: 1e-5 };
+        assert!(!difference(1e-6).is_wrong() && difference(1e-3).is_wrong());
+        assert!(difference(error(&[1.0, f32::NAN], &[1.0, 2.0])).is_wrong());
+        assert!(difference(error(&[1.0], &[1.0, 2.0])).is_wrong());
+        assert!((error(&[1.0, 2.2], &[1.0, 2.0]) - 0.1).abs() < 1e-6);
+    }
+}
