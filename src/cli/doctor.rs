@@ -134,7 +134,7 @@ pub fn run(args: &DoctorArgs, session: &Session) -> Result<()> {
 /// [`DeviceError::Wrong`] if a result is further off than rounding explains.
 #[cfg(feature = "cpu")]
 fn check(session: &Session) -> Result<()> {
-    use calumma::model::{Difference, differences};
+    use calumma::model::ops::{Difference, differences};
 
     let device = session.device()?;
     let half = [DType::BF16, DType::F16].into_iter().find(|half| device.supports_dtype(*half));

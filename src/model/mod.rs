@@ -13,7 +13,7 @@ mod feed_forward;
 mod linear;
 pub mod mask;
 mod norm;
-pub(crate) mod ops;
+pub mod ops;
 mod paged_cache;
 mod rope;
 
@@ -27,7 +27,5 @@ pub use kernels::paged::{BLOCK, Lane};
 pub use linear::Linear;
 pub use mask::Mask;
 pub use norm::{HeadNorm, RmsNorm};
-#[cfg(feature = "cpu")]
-pub use ops::{Difference, differences};
 pub use paged_cache::PagedCache;
 pub use rope::Rope;

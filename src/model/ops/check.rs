@@ -2,10 +2,13 @@
 
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 
+use kernels::adamw::AdamW;
+
 use super::{
-    add_rms_norm, attention, cross_entropy, head_norm_rope, linear, rms_norm, rows, swiglu,
+    Lanes, adamw, add_rms_norm, attention, cross_entropy, head_norm_rope, linear, paged_attention,
+    rms_norm, rows, sum_of_squares, swiglu,
 };
-use crate::model::{Rope, mask};
+use crate::model::{BLOCK, Lane, Rope, mask};
 
 /// How far an operation on a device is from the same one in f32 on the CPU.
 #[derive(Clone, Debug)]
@@ -46,7 +49,11 @@ pub fn differences(device: &Device, dtype: DType) -> Vec<Difference> {
         difference("head norm and RoPE", check.head_norm(), exact),
         difference("SwiGLU", check.swiglu(), exact),
         difference("rows of a matrix", check.rows(), exact),
-        difference("cross-entropy", check.cross_entropy(), exact),
+        difference("gradient of the loss", check.cross_entropy(0), exact),
+        difference("statistics of the loss", check.cross_entropy(1), exact),
+        difference("paged attention", check.paged_attention(), exact),
+        difference("AdamW", check.adamw(), exact),
+        difference("gradient norm", check.sum_of_squares(), exact),
     ]
 }
 
@@ -124,16 +131,57 @@ impl Check<'_> {
         })
     }
 
-    fn cross_entropy(&self) -> f32 {
+    /// The gradient, or the statistics.
+    fn cross_entropy(&self, place: usize) -> f32 {
         let targets: Vec<i32> = (0..SEQ as i32).map(|at| at * 7 % 999).collect();
-        let weights = [(); SEQ].map(|()| 0.01f32);
         self.compare(&[SEQ * 999], false, |inputs| {
             let device = inputs[0].device();
-            let weights = Tensor::from_data(weights, (&device, DType::F32));
+            let weights = Tensor::from_data([1.0f32; SEQ], (&device, DType::F32));
             let logits = inputs[0].clone().reshape([SEQ, 999]);
-            let (gradient, stats) =
-                cross_entropy(logits, indices(&targets, &device), weights, 1e-3);
-            Tensor::cat(vec![gradient.cast(DType::F32), stats], 1)
+            let (gradient, stats) = cross_entropy(logits, indices(&targets, &device), weights, 0.1);
+            [gradient.cast(DType::F32), stats][place].clone()
+        })
+    }
+
+    /// Two lanes, whose tokens begin in the midst of a block.
+    fn paged_attention(&self) -> f32 {
+        let lanes = [
+            Lane { blocks: &[3, 1], start: 70, rows: 2 },
+            Lane { blocks: &[0, 2], start: 1, rows: 80 },
+        ];
+        let page = KEYS * WIDTH * BLOCK;
+        let sizes = [82 * HEADS * WIDTH, 82 * KEYS * WIDTH, 82 * KEYS * WIDTH, 4 * page, 4 * page];
+        self.compare(&sizes, false, |inputs| {
+            let of = |at: usize, shape: [usize; 4]| inputs[at].clone().reshape(shape);
+            let q = of(0, [1, HEADS, 82, WIDTH]) * 0.125;
+            let (k, v) = (of(1, [1, KEYS, 82, WIDTH]), of(2, [1, 82, KEYS, WIDTH]));
+            let keys = of(3, [4, KEYS, WIDTH, BLOCK]);
+            let values = of(4, [4, KEYS, BLOCK, WIDTH]);
+            paged_attention([q, k, v], [keys, values], &Lanes::new(&lanes)).0
+        })
+    }
+
+    /// Of a weight that another tensor shares, with rows that are no multiple of a cache line.
+    fn adamw(&self) -> f32 {
+        let update = AdamW {
+            betas: [0.9, 0.95],
+            eps: 1e-5,
+            gradient_scale: 0.5,
+            corrections: [0.19, 0.0975],
+            lr: 0.1,
+            decay: 0.1,
+        };
+        self.compare(&[33 * 31; 4], false, |inputs| {
+            let of = |at: usize| inputs[at].clone().cast(DType::F32);
+            let moments = [of(1), of(2).square()];
+            let (weight, moments) = adamw(update, of(0).reshape([33, 31]), moments, of(3));
+            Tensor::cat([vec![weight.reshape([33 * 31])], moments.to_vec()].concat(), 0)
+        })
+    }
+
+    fn sum_of_squares(&self) -> f32 {
+        self.compare(&[5, 70_000], false, |inputs| {
+            sum_of_squares(inputs.to_vec()).expect("there are tensors").cast(DType::F32)
         })
     }
 

@@ -278,11 +278,15 @@ pub(crate) fn fetch_stats(stats: Tensor<2>) -> Vec<TokenStats> {
 /// Any number of flat tensors; returns `[1]`, or `None` without a tensor.
 pub(crate) fn sum_of_squares(tensors: Vec<Tensor<1>>) -> Option<Tensor<1>> {
     let first = tensors.first()?;
-    Some(match kernels!(sum_of_squares on first) {
-        #[cfg(feature = "gpu")]
-        Kernels::Gpu => gpu::sum_of_squares(tensors),
-        _ => composed::sum_of_squares(tensors),
-    })
+    #[cfg(feature = "gpu")]
+    if kernels!(sum_of_squares on first) == Kernels::Gpu
+        && tensors.iter().all(|x| gpu::takes(x) && x.dtype() == first.dtype())
+    {
+        return Some(gpu::sum_of_squares(tensors));
+    }
+    #[cfg(not(feature = "gpu"))]
+    let _ = kernels!(sum_of_squares on first);
+    Some(composed::sum_of_squares(tensors))
 }
 
 /// `weight` and its two moments after one update, outside autodiff.

@@ -42,24 +42,33 @@ fn hide(
     }
 }
 
-/// Raises the largest score of each of the unit's queries to the largest of a tile; returns the factors on what was
-/// summed before.
+/// Raises the largest score of each of the unit's queries to the largest of a tile, and multiplies what was summed
+/// before by what that makes of it.
 #[cube]
-fn raise(tops: &mut Array<f32>, partial: &Shared<[f32]>, #[comptime] tile: usize) -> Array<f32> {
+fn raise(
+    tops: &mut Array<f32>,
+    sums: &mut Array<f32>,
+    totals: &mut Array<f32>,
+    partial: &Shared<[f32]>,
+    #[comptime] columns: usize,
+    #[comptime] tile: usize,
+) {
     let lanes = comptime!(tile / BLOCK);
-    let mut factors = Array::<f32>::new(BLOCK);
     #[unroll]
     for i in 0..BLOCK {
         let start = (UNIT_POS_Y as usize + i * lanes) * lanes;
         let mut top = tops[i];
-        // To a bound that the compiler does not know: unrolled, these loads take more registers than there are.
-        for unit in 0..CUBE_DIM_X as usize {
+        for unit in 0..lanes {
             top = max(top, partial[start + unit]);
         }
-        factors[i] = f32::exp(tops[i] - top);
+        let factor = f32::exp(tops[i] - top);
         tops[i] = top;
+        totals[i] *= factor;
+        #[unroll]
+        for c in 0..columns {
+            sums[i * columns + c] *= factor;
+        }
     }
-    factors
 }
 
 /// Writes the weights of the unit's scores to `weights`, and the sum of each query's to `partial`.
@@ -91,28 +100,15 @@ fn weigh(
     }
 }
 
-/// Multiplies what was summed before by `factors` and adds the tile's sums of weights to `totals`.
+/// Adds a tile's sums of weights to those of the unit's queries.
 #[cube]
-fn rescale(
-    sums: &mut Array<f32>,
-    totals: &mut Array<f32>,
-    factors: &Array<f32>,
-    partial: &Shared<[f32]>,
-    #[comptime] columns: usize,
-    #[comptime] tile: usize,
-) {
+fn add_totals(totals: &mut Array<f32>, partial: &Shared<[f32]>, #[comptime] tile: usize) {
     let lanes = comptime!(tile / BLOCK);
     #[unroll]
     for i in 0..BLOCK {
         let start = (UNIT_POS_Y as usize + i * lanes) * lanes;
-        let mut total = 0.0f32;
-        for unit in 0..CUBE_DIM_X as usize {
-            total += partial[start + unit];
-        }
-        totals[i] = totals[i] * factors[i] + total;
-        #[unroll]
-        for c in 0..columns {
-            sums[i * columns + c] *= factors[i];
+        for unit in 0..lanes {
+            totals[i] += partial[start + unit];
         }
     }
 }
@@ -161,13 +157,13 @@ fn forward_kernel<F: Float>(
         add_products(&mut scores, &queries, &other, width, tile);
         hide(&mut scores, &mut partial, first, row, start, from, seq, tile);
         sync_cube(); // keys are read, maxima are written
-        let factors = raise(&mut tops, &partial, tile);
+        raise(&mut tops, &mut sums, &mut totals, &partial, columns, tile);
         sync_cube(); // maxima are read
         let v_start = ((row * seq + from) * kv_heads + kv_head) * width;
         load::<F>(v, v_start, kv_heads * width, seq - from, &mut other, width, tile);
         weigh(&scores, &tops, &mut weights, &mut partial, tile);
         sync_cube(); // values, weights and their sums are written
-        rescale(&mut sums, &mut totals, &factors, &partial, columns, tile);
+        add_totals(&mut totals, &partial, tile);
         add_weighted(&mut sums, &weights, &other, false, width, tile);
         sync_cube(); // all is read
         from += tile;

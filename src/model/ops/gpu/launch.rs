@@ -43,10 +43,10 @@ pub(super) fn empty_like(tensor: &CubeTensor) -> CubeTensor {
 }
 
 /// A tensor that a kernel may write in place: `tensor` if it is contiguous and shares its memory with no other one,
-/// otherwise a copy.
+/// otherwise a copy. Burn's own copy has gaps behind rows of some lengths on CUDA.
 pub(super) fn owned(tensor: CubeTensor) -> CubeTensor {
     let tensor = into_contiguous(tensor);
-    if tensor.can_mut() { tensor } else { tensor.copy() }
+    if tensor.can_mut() { tensor } else { into_contiguous(tensor.copy()) }
 }
 
 /// The element type of `tensor`, for a kernel's `#[define]`.

@@ -56,7 +56,8 @@ pub(crate) fn adamw<const D: usize>(
     moments: [Tensor<1>; 2],
     gradient: Tensor<1>,
 ) -> (Tensor<D>, [Tensor<1>; 2]) {
-    let (weight, moments, gradient) = (on_gpu(weight), moments.map(on_gpu), on_gpu(gradient));
+    let moments = moments.map(|moment| on_gpu(moment.cast(DType::F32)));
+    let (weight, gradient) = (on_gpu(weight), on_gpu(gradient));
     let [weight, first, second] = optimizer::adamw(Factors::of(update), weight, moments, gradient);
     (from_gpu(weight), [from_gpu(first), from_gpu(second)])
 }

@@ -35,7 +35,7 @@ impl Sizes {
         let fits = |tile: &usize| {
             rows * (tile * (self.width + 1) + tile) + squares * tile * (tile + 1) <= limit
         };
-        [64, 32, 16].into_iter().find(fits).unwrap_or(8)
+        [64, 32, 16, 8].into_iter().find(fits).unwrap_or(BLOCK)
     }
 }
 
