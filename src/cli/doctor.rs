@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use burn::tensor::DType;
 use calumma::Result;
 use calumma::device::{DeviceError, DeviceSpec, describe};
 use clap::Args;
@@ -134,6 +133,7 @@ pub fn run(args: &DoctorArgs, session: &Session) -> Result<()> {
 /// [`DeviceError::Wrong`] if a result is further off than rounding explains.
 #[cfg(feature = "cpu")]
 fn check(session: &Session) -> Result<()> {
+    use burn::tensor::DType;
     use calumma::model::ops::{Difference, differences};
 
     let device = session.device()?;

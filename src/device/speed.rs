@@ -18,7 +18,7 @@ const ROUNDS: usize = 4;
 /// Floating point operations per second of large matrix products on `device`: the peak of which
 /// model FLOPs utilisation (MFU) is a share.
 ///
-/// Matrices grow until a product takes [`LONG`], so that it takes a fraction of a second on any device, beside the
+/// Matrices grow until a product takes 20 ms, so that it takes a fraction of a second on any device, beside the
 /// time to compile the products.
 pub fn matmul_flops(device: &Device, dtype: DType) -> f64 {
     let device = &device.clone().inner(); // off the tape

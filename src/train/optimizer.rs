@@ -104,7 +104,8 @@ impl Optimizer {
                 tensors.insert(format!("second.{name}"), flat(second));
             }
         }
-        let step = Tensor::from_data([self.step as f32], &Device::flex());
+        let device = self.moments.values().next().map(|moments| moments.first.device());
+        let step = Tensor::from_data([self.step as f32], &device.unwrap_or_default());
         tensors.insert("step".to_owned(), flat(&step));
         Ok(tensor_files::write(path, &tensors, StoredDtype::F32)?)
     }

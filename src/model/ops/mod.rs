@@ -2,8 +2,8 @@
 //! else.
 //!
 //! Every operation is one function, which runs the first kernels that take its tensors and otherwise the
-//! stock operations in [`composed`]. There are kernels for f32 on the CPU in [`cpu`] and for floats on GPUs in [`gpu`];
-//! those of operations that can be differentiated are reached through [`fused`].
+//! stock operations in `composed.rs`. There are kernels for f32 on the CPU in `cpu/` and for floats on GPUs in `gpu/`;
+//! those of operations that can be differentiated are reached through `fused/`.
 
 #[cfg(feature = "cpu")]
 mod check;
