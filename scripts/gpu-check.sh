@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that a new GPU, driver or build has to show, in about 8 minutes, on a machine with this repository, a binary
+# Everything that a new GPU, driver or build has to show, meant for 8 minutes, on a machine with this repository, a binary
 # built with the feature `cuda`, Python 3 and no Rust: operations beside the CPU, the demo's answers, a training that
 # follows the CPU's, speed, decoding, memory. It stops at the first thing that is wrong, unless KEEP_GOING is set.
 #
@@ -75,3 +75,4 @@ for rows in 1 8 64; do
     gpu 60 bench checkpoints/demo --rows $rows --seconds 2 --json | sed "s/^{/{\"rows\": $rows, /" >> "$results" \
         || wrong "decoding $rows rows"
 done
+! grep -q '"wrong"' "$results"

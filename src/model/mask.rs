@@ -6,8 +6,9 @@ use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 
 /// The visible keys of every query of a batch.
 ///
-/// In every mask, a query sees an interval of keys that ends with its own. A mask holds where the intervals begin;
-/// the matrix of booleans is only computed for operations that need it.
+/// In every mask, a query sees an interval of keys that ends with its own, and no interval begins before that of an
+/// earlier query of its row: kernels skip tiles by that. A mask holds where the intervals begin; the matrix of
+/// booleans is only computed for operations that need it.
 #[derive(Clone, Debug)]
 pub struct Mask {
     /// The first key that each query sees, `[rows, seq]` in i32, off the tape; one row stands for any number of
