@@ -1,6 +1,7 @@
 //! The engine: what a request draws is a matter of its own ids, settings and seed, whatever runs beside it.
 
 mod cached;
+mod drawn;
 mod equal;
 mod failures;
 mod given;

@@ -3,7 +3,7 @@
 use super::elementary::ln;
 use super::noise::Noise;
 use super::sampling_config::SamplingConfig;
-use crate::error::{Error, Result};
+use crate::model::NoDraw;
 
 /// Logits of consecutive ids of the vocabulary.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,10 +50,14 @@ impl Distribution {
     ///
     /// # Errors
     /// If a logit is NaN or infinite, or every id is hidden.
-    pub fn new(logits: &Logits, row: &[u32], config: &SamplingConfig) -> Result<Self> {
+    pub fn new(
+        logits: &Logits,
+        row: &[u32],
+        config: &SamplingConfig,
+    ) -> std::result::Result<Self, NoDraw> {
         let worst = |bad, value| if value < f32::INFINITY { bad } else { f32::INFINITY };
         if reduce(&logits.values, 0.0, worst) == f32::INFINITY {
-            return Err(Error::invalid("the model returned logits that are not finite"));
+            return Err(NoDraw::NotFinite);
         }
         let mut found = if config.repetition_penalty == 1.0 {
             Self::visible(&logits.values, logits.first)
@@ -62,7 +66,7 @@ impl Distribution {
             Self::visible(&values, logits.first)
         };
         if found.ids.is_empty() {
-            return Err(Error::invalid("the model's logits leave no id to choose from"));
+            return Err(NoDraw::Empty);
         }
         if config.greedy {
             found.keep_most_likely();

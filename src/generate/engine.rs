@@ -12,9 +12,11 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::blocks::{self, BlockPool};
+use super::draw::Plan;
 use super::engine_config::EngineConfig;
 use super::gang::Gang;
 use super::language_model::{LanguageModel, Span};
+use super::last_rows::{Given, LastPass, LastRows};
 use super::modality::{GenerationMode, ModalityRules};
 use super::pass::{Feed, Limits, Pass};
 use super::request::{EndReason, Event, Generated, Request, RequestId};
@@ -41,16 +43,6 @@ pub struct Engine<'a, M: LanguageModel> {
     events: Vec<(RequestId, Event)>,
     stats: EngineStats,
     next_id: u64,
-}
-
-/// What a request draws from after a pass.
-struct Draw {
-    /// `[lanes][1 + drafts][columns]`.
-    logits: Vec<Vec<Vec<f32>>>,
-    /// The first column's id.
-    first: usize,
-    /// Whether the pass ran its prompt.
-    prompt: bool,
 }
 
 impl<'a, M: LanguageModel> Engine<'a, M> {
@@ -311,8 +303,20 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
         let rows: usize = spans.iter().map(|span| span.ids.len()).sum();
         let cache = self.cache.as_mut().expect("requests run after it is opened");
         let started = Instant::now();
-        let logits = match self.model.pass(&spans, cache) {
-            Ok(logits) => logits.into_iter(),
+        let plan = if self.model.draws() {
+            Plan::new(&self.running, &pass.feeds, self.policy.guesses())
+        } else {
+            None
+        };
+        let given = match plan {
+            Some(plan) => self
+                .model
+                .pass_drawn(&spans, &plan.draws, cache)
+                .map(|drawn| Given::Drawn(plan.by_gang(self.running.len(), drawn))),
+            None => self.model.pass(&spans, cache).map(Given::Logits),
+        };
+        let given = match given {
+            Ok(given) => given,
             Err(error) => {
                 self.fail_all(&error);
                 return Err(error);
@@ -321,15 +325,15 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
         self.policy.record_pass(rows, started.elapsed().as_secs_f64());
         self.stats.passes += 1;
         self.stats.rows += rows;
-        let draws = self.take_in(pass, logits);
+        let given = self.take_in(pass, given);
         // Requests draw independently of one another.
         let vocabulary = self.vocabulary;
-        let draw = |(gang, draw): (&mut Gang, Option<Draw>)| {
-            let Draw { logits, first, prompt } = draw?;
-            Some((gang.id, prompt, walk::walk(gang, logits, first, vocabulary)))
+        let walk = |(gang, given): (&mut Gang, Option<(LastPass, bool)>)| {
+            let (last, prompt) = given?;
+            Some((gang.id, prompt, walk::walk(gang, last, vocabulary)))
         };
         let drawn: Vec<_> =
-            self.running.par_iter_mut().zip(draws).with_max_len(1).filter_map(draw).collect();
+            self.running.par_iter_mut().zip(given).with_max_len(1).filter_map(walk).collect();
         for (id, prompt, result) in drawn {
             match result {
                 Ok(walked) => walked.record(prompt, &mut self.policy, &mut self.stats),
@@ -339,13 +343,15 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
         Ok(())
     }
 
-    /// Notes what `pass` has put into the cache; returns what each running request draws from.
-    fn take_in(
-        &mut self,
-        pass: &Pass,
-        mut logits: impl Iterator<Item = Vec<Vec<f32>>>,
-    ) -> Vec<Option<Draw>> {
-        let mut draws: Vec<Option<Draw>> = self.running.iter().map(|_| None).collect();
+    /// Notes what `pass` has put into the cache; returns what it gave each running request that draws, and whether it
+    /// ran the request's prompt.
+    fn take_in(&mut self, pass: &Pass, given: Given) -> Vec<Option<(LastPass, bool)>> {
+        let mut found: Vec<Option<_>> = self.running.iter().map(|_| None).collect();
+        let (logits, mut drawn) = match given {
+            Given::Logits(logits) => (logits, Vec::new()),
+            Given::Drawn(drawn) => (Vec::new(), drawn),
+        };
+        let mut logits = logits.into_iter();
         for feeds in pass.feeds.chunk_by(|a, b| a.gang == b.gang) {
             let gang = &mut self.running[feeds[0].gang];
             let logits: Vec<_> = logits.by_ref().take(feeds.len()).collect();
@@ -358,10 +364,17 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
             }
             let Feed { wanted, prompt, ref columns, .. } = feeds[0];
             if wanted > 0 {
-                draws[feeds[0].gang] = Some(Draw { logits, first: columns.start, prompt });
+                let last = match drawn.get_mut(feeds[0].gang) {
+                    Some(ids) => LastPass::Drawn(std::mem::take(ids)),
+                    None => {
+                        let (from, first) = (gang.ids.len(), columns.start as u32);
+                        LastPass::Logits(LastRows { from, first, logits })
+                    }
+                };
+                found[feeds[0].gang] = Some((last, prompt));
             }
         }
-        draws
+        found
     }
 
     fn fail(&mut self, id: RequestId, error: Error) {

@@ -7,7 +7,7 @@ use vq_tokenizer::Codes;
 use super::blocks::{self, BlockPool, Key};
 use super::guidance::{Branch, Guidance, GuidanceSchedule};
 use super::lane::Lane;
-use super::last_rows::LastRows;
+use super::last_rows::LastPass;
 use super::lookup::PromptLookup;
 use super::modality::{GenerationMode, ModalityRules, ModalityState};
 use super::request::{EndReason, Event, Generated, Request, RequestId};
@@ -28,7 +28,7 @@ pub(super) struct Gang {
     /// Guesses text.
     pub(super) lookup: PromptLookup,
     /// What the last pass gave.
-    pub(super) last_rows: Option<LastRows>,
+    pub(super) last: Option<LastPass>,
     /// The branch of the request itself first, then those of guidance.
     pub(super) lanes: Vec<Lane>,
     pub(super) end: Option<EndReason>,
@@ -92,7 +92,7 @@ impl Gang {
             state,
             drafts: Vec::new(),
             lookup: PromptLookup::default(),
-            last_rows: None,
+            last: None,
             end: None,
             events: Vec::new(),
             images: Vec::new(),

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::draw::{Draw, Drawn};
 use crate::error::Result;
 
 pub use crate::model::BLOCK;
@@ -24,7 +25,7 @@ pub struct Span<'a> {
 
 /// A causal language model as the engine sees it: spans of ids in, logits of the wanted rows out.
 ///
-/// Logits are on the host, so the engine needs no tensor type and tests can use a scripted model.
+/// Logits and drawn ids are on the host, so the engine needs no tensor type and tests can use a scripted model.
 pub trait LanguageModel {
     /// Blocks of the keys and values of ids that the model has processed.
     type Cache;
@@ -54,6 +55,31 @@ pub trait LanguageModel {
     /// # Errors
     /// If an id, a block or a position is out of range, or the device fails.
     fn pass(&self, spans: &[Span<'_>], cache: &mut Self::Cache) -> Result<Vec<Vec<Vec<f32>>>>;
+
+    /// Whether the model draws where its logits are, so that the engine had better ask for ids than for logits.
+    fn draws(&self) -> bool {
+        false
+    }
+
+    /// As [`pass`](Self::pass), but draws ids from the logits: for each of `draws` an id for each of its positions. The
+    /// same ids as [`Draw::on_host`] draws, but for rounding where two ids are equally good.
+    ///
+    /// # Errors
+    /// Those of [`pass`](Self::pass).
+    fn pass_drawn(
+        &self,
+        spans: &[Span<'_>],
+        draws: &[Draw],
+        cache: &mut Self::Cache,
+    ) -> Result<Vec<Vec<Drawn>>> {
+        let logits = self.pass(spans, cache)?;
+        let drawn = |draw: &Draw| {
+            let row = |&span: &usize| -> &[f32] { &logits[span][draw.row] };
+            let rows: Vec<&[f32]> = draw.spans.iter().map(row).collect();
+            draw.on_host(spans[draw.spans[0]].columns.start as u32, &rows)
+        };
+        Ok(draws.iter().map(drawn).collect())
+    }
 
     /// Makes every use of what the blocks hold visible, for tests of the engine: they are filled with NaN.
     fn poison(&self, blocks: &[u32], cache: &mut Self::Cache);

@@ -1,11 +1,28 @@
-//! The logits of a request's last pass.
+//! What a request's last pass gave it: logits, or ids drawn from them.
 
 use std::ops::Range;
 
 use super::distribution::Logits;
+use super::draw::Drawn;
 use super::guidance::Guidance;
 
-/// The logits of a request's last pass: it draws from them, and guesses the ids that follow.
+/// What a pass gave, for all spans or all requests.
+pub(super) enum Given {
+    /// `[spans][wanted][columns]`.
+    Logits(Vec<Vec<Vec<f32>>>),
+    /// `[requests]`, ids with their places.
+    Drawn(Vec<Vec<(usize, Drawn)>>),
+}
+
+/// A request draws from them, and guesses the ids that follow.
+#[derive(Debug)]
+pub(super) enum LastPass {
+    Logits(LastRows),
+    /// Ids with their places in the request, in rising order; an id may be known for a place that is missing.
+    Drawn(Vec<(usize, Drawn)>),
+}
+
+/// The logits of a request's last pass.
 #[derive(Debug)]
 pub(super) struct LastRows {
     /// The place of the id that the first row is for.
@@ -14,6 +31,14 @@ pub(super) struct LastRows {
     pub(super) first: u32,
     /// `[lanes][rows][columns]`.
     pub(super) logits: Vec<Vec<Vec<f32>>>,
+}
+
+impl LastPass {
+    /// What was drawn for place `at`, where ids were drawn and that place was among them.
+    pub(super) fn drawn(&self, at: usize) -> Option<Drawn> {
+        let Self::Drawn(ids) = self else { return None };
+        ids.iter().find(|(place, _)| *place == at).map(|(_, drawn)| *drawn)
+    }
 }
 
 impl LastRows {

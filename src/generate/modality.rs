@@ -7,7 +7,9 @@
 //! (`chameleon/inference/chameleon.py`); it requires room for one id after the block, whereas here
 //! a row may end with the image.
 
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,13 +54,24 @@ pub enum ModalityState {
     Done,
 }
 
+/// What a set of ids depends on: the state as far as it matters, whether a whole image fits, and the columns.
+type SetKey = (SetOf, bool, Range<usize>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum SetOf {
+    Text,
+    Codes,
+}
+
 /// The ids that a vocabulary and a request allow in each [`ModalityState`].
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct ModalityRules {
     text: Vec<bool>,
     image: Vec<bool>,
     stop: Vec<bool>,
     image_columns: Range<usize>,
+    /// The bits of the ids that may follow, kept because they are asked for in every pass.
+    sets: Mutex<HashMap<SetKey, Arc<[u32]>>>,
     bos: u32,
     begin_image: u32,
     end_image: u32,
@@ -106,6 +119,7 @@ impl ModalityRules {
             image,
             stop,
             image_columns: start..end,
+            sets: Mutex::default(),
             bos: special.bos,
             begin_image: special.begin_image,
             end_image: special.end_image,
@@ -218,6 +232,36 @@ impl ModalityRules {
             ModalityState::Image { .. } => of(&self.image),
             ModalityState::Done => false,
         }
+    }
+
+    /// The ids among `columns` that may follow in `state` if the row may have `available` more: bit `i % 32` of word
+    /// `i / 32` stands for column `i`.
+    pub fn allowed(
+        &self,
+        state: ModalityState,
+        available: usize,
+        columns: &Range<usize>,
+    ) -> Arc<[u32]> {
+        let build = || -> Arc<[u32]> {
+            let mut bits = vec![0; columns.len().div_ceil(32)];
+            for (at, id) in columns.clone().enumerate() {
+                bits[at / 32] |= u32::from(self.allows(state, id as u32, available)) << (at % 32);
+            }
+            bits.into()
+        };
+        let key = match state {
+            ModalityState::Text if available > 0 => {
+                (SetOf::Text, available >= self.least_to_complete(state), columns.clone())
+            }
+            ModalityState::Image { remaining, grid }
+                if remaining > 0 && !self.at_line_end(remaining, grid) =>
+            {
+                (SetOf::Codes, true, columns.clone())
+            }
+            _ => return build(),
+        };
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        sets.entry(key).or_insert_with(build).clone()
     }
 
     /// The state after `id`, which must be one that [`allows`](Self::allows).

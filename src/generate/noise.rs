@@ -23,6 +23,11 @@ impl Noise {
         Self { key: mix(stream ^ mix((position as u64).wrapping_mul(GOLDEN))) }
     }
 
+    /// What the noise of every id is hashed from.
+    pub fn key(self) -> u64 {
+        self.key
+    }
+
     /// The hash of `id`.
     #[inline]
     fn bits(self, id: u32) -> u64 {

@@ -6,11 +6,11 @@ use std::ops::Range;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::sampling::log_probability;
-use super::{BLOCK, LanguageModel, Span};
+use super::{BLOCK, Draw, Drawn, LanguageModel, Span, on_device};
 use crate::device::is_cpu;
 use crate::error::{Error, Result};
 use crate::guard::failure;
-use crate::model::{CausalLm, Lane, ModelConfig, ModelInput, PagedCache, mask};
+use crate::model::{CausalLm, Lane, ModelConfig, ModelInput, PagedCache, mask, ops};
 use crate::threads::awake;
 
 /// Maximum number of choices scored at once.
@@ -135,16 +135,24 @@ impl ServingModel {
         Ok(found)
     }
 
-    /// The wanted logits of each span, whose ids are those of `lanes` in order.
+    /// Runs `spans` through the model and hands the logits of the wanted rows, `[1, rows, columns]`, to `take`, those
+    /// with equal columns together.
     fn run(
         &self,
         spans: &[Span<'_>],
-        ids: &[u32],
-        lanes: &[Lane<'_>],
         cache: &mut PagedCache,
-    ) -> Result<Vec<Vec<Vec<f32>>>> {
-        let hidden = self.model.pass(ids, lanes, cache); // [1, rows, hidden]
-        let mut logits: Vec<_> = spans.iter().map(|span| vec![Vec::new(); span.wanted]).collect();
+        mut take: impl FnMut(Range<usize>, &[Wanted], Tensor<3>) -> Result<()>,
+    ) -> Result<()> {
+        self.check(spans, cache)?;
+        if spans.is_empty() {
+            return Ok(());
+        }
+        let lanes: Vec<Lane<'_>> = spans
+            .iter()
+            .map(|span| Lane { blocks: span.blocks, start: span.start, rows: span.ids.len() })
+            .collect();
+        let ids: Vec<u32> = spans.iter().flat_map(|span| span.ids).copied().collect();
+        let hidden = self.model.pass(&ids, &lanes, cache); // [1, rows, hidden]
         for (columns, rows) in by_columns(spans) {
             let wanted = rows.iter().map(|(row, ..)| *row as i32).collect::<Vec<_>>();
             let hidden = if wanted.len() == ids.len() {
@@ -154,12 +162,9 @@ impl ServingModel {
                 let wanted = TensorData::new(wanted, [len]);
                 hidden.clone().select(1, Tensor::<1, Int>::from_data(wanted, &self.device))
             };
-            let of_rows = host_rows(self.model.logits_of(hidden, columns))?;
-            for ((_, span, place), of_row) in rows.into_iter().zip(of_rows) {
-                logits[span][place] = of_row;
-            }
+            take(columns.clone(), &rows, self.model.logits_of(hidden, columns))?;
         }
-        Ok(logits)
+        Ok(())
     }
 
     /// Refuses what [`CausalLm::pass`] does not take.
@@ -239,17 +244,47 @@ impl LanguageModel for ServingModel {
     }
 
     fn pass(&self, spans: &[Span<'_>], cache: &mut PagedCache) -> Result<Vec<Vec<Vec<f32>>>> {
-        self.check(spans, cache)?;
-        if spans.is_empty() {
-            return Ok(Vec::new());
+        let mut found: Vec<_> = spans.iter().map(|span| vec![Vec::new(); span.wanted]).collect();
+        let take = |_, rows: &[Wanted], logits| {
+            for (&(_, span, place), of_row) in rows.iter().zip(host_rows(logits)?) {
+                found[span][place] = of_row;
+            }
+            Ok(())
+        };
+        if is_cpu(&self.device) {
+            awake(|| self.run(spans, cache, take))?;
+        } else {
+            self.run(spans, cache, take)?;
         }
-        let lanes: Vec<Lane<'_>> = spans
-            .iter()
-            .map(|span| Lane { blocks: span.blocks, start: span.start, rows: span.ids.len() })
-            .collect();
-        let ids: Vec<u32> = spans.iter().flat_map(|span| span.ids).copied().collect();
-        let mut run = || self.run(spans, &ids, &lanes, cache);
-        if is_cpu(&self.device) { awake(run) } else { run() }
+        Ok(found)
+    }
+
+    fn draws(&self) -> bool {
+        ops::can_draw(&self.model.output_weight())
+    }
+
+    fn pass_drawn(
+        &self,
+        spans: &[Span<'_>],
+        draws: &[Draw],
+        cache: &mut PagedCache,
+    ) -> Result<Vec<Vec<Drawn>>> {
+        let (mut numbers, mut parts) = (Vec::new(), Vec::new());
+        self.run(spans, cache, |columns, rows, logits| {
+            let (of_draws, table) = on_device::table(draws, columns.start as u32, rows);
+            if !of_draws.is_empty() {
+                numbers.extend(of_draws);
+                parts.push(ops::draw(logits.squeeze_dim(0), &table));
+            }
+            Ok(())
+        })?;
+        let mut found = vec![Vec::new(); draws.len()];
+        if !parts.is_empty() {
+            let drawn = ops::fetch(Tensor::cat(parts, 0));
+            let drawn = drawn.map_err(|error| failure(&error.to_string()))?;
+            numbers.into_iter().zip(drawn).for_each(|(draw, id): (usize, _)| found[draw].push(id));
+        }
+        Ok(found)
     }
 
     fn poison(&self, blocks: &[u32], cache: &mut PagedCache) {
@@ -258,7 +293,7 @@ impl LanguageModel for ServingModel {
 }
 
 /// A wanted row: its row in the pass, its span, and its place among the span's wanted rows.
-type Wanted = (usize, usize, usize);
+pub(super) type Wanted = (usize, usize, usize);
 
 /// The wanted rows, those with equal columns together.
 fn by_columns(spans: &[Span<'_>]) -> Vec<(Range<usize>, Vec<Wanted>)> {

@@ -7,7 +7,7 @@
 
 use super::distribution::{Distribution, Logits};
 use super::gang::Gang;
-use super::last_rows::LastRows;
+use super::last_rows::LastPass;
 use super::modality::ModalityState;
 use super::stats::EngineStats;
 use super::window::{DraftKind, WindowPolicy};
@@ -42,27 +42,18 @@ impl Walked {
     }
 }
 
-/// Draws the next ids from the logits of the last id and the drafts, as far as the drafts were right, and frees
-/// the cache of what was not.
-///
-/// # Shapes
-/// `logits` `[lanes][1 + drafts][columns]`, the first column being id `first`.
+/// Takes the next ids from what the `last` pass gave after the last id and the drafts, as far as the drafts were right,
+/// and frees the cache of what was not.
 ///
 /// # Errors
 /// If logits are not finite or leave no id, or with the error of the constraint.
-pub(super) fn walk(
-    gang: &mut Gang,
-    logits: Vec<Vec<Vec<f32>>>,
-    first: usize,
-    vocabulary: &Vocabulary,
-) -> Result<Walked> {
+pub(super) fn walk(gang: &mut Gang, last: LastPass, vocabulary: &Vocabulary) -> Result<Walked> {
     let kind = match gang.state {
         ModalityState::Image { .. } => DraftKind::Image,
         _ => DraftKind::Text,
     };
     let drafts = std::mem::take(&mut gang.drafts);
     let before = gang.ids.len();
-    let last = LastRows { from: before, first: first as u32, logits };
     let constrained = kind == DraftKind::Text && gang.request.constraint.is_some();
     let (mut kept, mut any_known) = (0, constrained);
     while gang.end.is_none() {
@@ -71,13 +62,10 @@ pub(super) fn walk(
                 any_known = true;
                 id
             }
-            None => {
-                let logits = last.mixed(gang.guidance_in(gang.state), gang.ids.len());
-                match draw(gang, logits, drafts.get(kept).copied())? {
-                    Some(id) => id,
-                    None => break,
-                }
-            }
+            None => match next(gang, &last, drafts.get(kept).copied())? {
+                Some(id) => id,
+                None => break,
+            },
         };
         gang.push(id, vocabulary)?;
         if drafts.get(kept) != Some(&id) {
@@ -89,14 +77,26 @@ pub(super) fn walk(
         lane.keep(lane.len() + kept);
     }
     let drawn = gang.ids.len() - before;
-    gang.last_rows = Some(last);
+    gang.last = Some(last);
     if kind == DraftKind::Text && !constrained {
         gang.lookup.record(drafts.len(), kept);
     }
     Ok(Walked { kind, guessed: drafts.len(), kept, drawn, any_known })
 }
 
-/// Draws the next id, guessed as `guess`; `None` if a constraint is fulfilled and ends the request.
+/// The next id, guessed as `guess`; `None` if a constraint is fulfilled and ends the request.
+fn next(gang: &mut Gang, last: &LastPass, guess: Option<u32>) -> Result<Option<u32>> {
+    let at = gang.ids.len();
+    match last {
+        LastPass::Logits(rows) => draw(gang, rows.mixed(gang.guidance_in(gang.state), at), guess),
+        LastPass::Drawn(_) => {
+            let drawn = last.drawn(at).expect("an id is drawn for every place that is not known");
+            Ok(Some(drawn?))
+        }
+    }
+}
+
+/// Draws the next id, as [`next`].
 fn draw(gang: &mut Gang, mut logits: Logits, guess: Option<u32>) -> Result<Option<u32>> {
     let (state, available) = (gang.state, gang.available());
     if let (ModalityState::Text, Some(constraint)) = (state, &mut gang.request.constraint) {
@@ -163,18 +163,21 @@ fn guessed_image(gang: &Gang, window: usize) -> Vec<u32> {
     let mut state = gang.state;
     let mut drafts = Vec::with_capacity(window);
     let columns = gang.rules.image_columns();
-    let last = gang.last_rows.as_ref().filter(|last| last.cover(columns, gang.lanes.len()));
-    let Some(last) = last else {
+    let Some(last) = &gang.last else {
         return drafts;
+    };
+    let given = |state, at| match last {
+        LastPass::Logits(rows) if rows.cover(columns.clone(), gang.lanes.len()) => {
+            let mut logits = rows.mixed(gang.guidance_in(state), at);
+            logits.allow_only(|id| gang.rules.allows(state, id, usize::MAX));
+            choose(gang, &logits, state, at, None).ok()
+        }
+        LastPass::Logits(_) => None,
+        LastPass::Drawn(_) => last.drawn(at)?.ok().filter(|&id| gang.rules.is_image(id)),
     };
     while drafts.len() < window {
         let at = gang.ids.len() + drafts.len();
-        let id = gang.known(state).or_else(|| {
-            let mut logits = last.mixed(gang.guidance_in(state), at);
-            logits.allow_only(|id| gang.rules.allows(state, id, usize::MAX));
-            choose(gang, &logits, state, at, None).ok()
-        });
-        let Some(id) = id else { break };
+        let Some(id) = gang.known(state).or_else(|| given(state, at)) else { break };
         state = gang.rules.advance(state, id);
         if !gang.has_lanes_for(state) {
             break;

@@ -27,5 +27,6 @@ pub use kernels::paged::{BLOCK, Lane};
 pub use linear::Linear;
 pub use mask::Mask;
 pub use norm::{HeadNorm, RmsNorm};
+pub use ops::{Drawn, NoDraw};
 pub use paged_cache::PagedCache;
 pub use rope::Rope;

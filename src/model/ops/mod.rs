@@ -10,6 +10,7 @@ mod check;
 mod composed;
 #[cfg(feature = "cpu")]
 mod cpu;
+mod draws;
 #[cfg(any(feature = "cpu", feature = "gpu"))]
 mod fused;
 #[cfg(feature = "gpu")]
@@ -25,6 +26,8 @@ use kernels::adamw::AdamW;
 use super::{Mask, TokenStats};
 #[cfg(feature = "cpu")]
 pub use check::{Difference, differences};
+pub(crate) use draws::{Distribution, Draws, Place, fetch};
+pub use draws::{Drawn, NoDraw};
 pub(crate) use paged::Lanes;
 
 /// The implementation that an operation runs.
@@ -270,6 +273,26 @@ pub(crate) fn fetch_stats(stats: Tensor<2>) -> Vec<TokenStats> {
         is_top: is_top > 0.5,
     };
     rows.iter().map(row).collect()
+}
+
+/// Whether [`draw`] takes logits of `x`'s format on its device.
+pub(crate) fn can_draw(x: &Tensor<2>) -> bool {
+    kernels!(draw on x) != Kernels::Composed && !crate::device::is_cpu(&x.device())
+}
+
+/// Ids drawn from rows of logits on a GPU, outside autodiff; [`fetch`] reads them.
+///
+/// # Shapes
+/// `logits` `[rows, columns]`; returns `[places]`.
+///
+/// # Panics
+/// If [`can_draw`] is false.
+pub(crate) fn draw(logits: Tensor<2>, draws: &Draws) -> Tensor<1, Int> {
+    match kernels!(draw on &logits) {
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => gpu::draw(logits, draws),
+        _ => panic!("ids are drawn on the host, except for kernels of a GPU"),
+    }
 }
 
 /// The sum of the squares of all elements of `tensors`, outside autodiff.

@@ -7,15 +7,17 @@ mod cross_entropy;
 mod head_norm;
 mod launch;
 mod linear;
+mod noise;
 mod optimizer;
 mod paged;
 mod rms_norm;
 mod rows;
+mod sampling;
 mod swiglu;
 mod tensors;
 mod tile;
 
 pub(super) use tensors::{
-    adamw, add_matmul, add_rms_norm, cross_entropy, matmul, paged_attention, sum_of_squares, takes,
-    token_stats,
+    adamw, add_matmul, add_rms_norm, cross_entropy, draw, matmul, paged_attention, sum_of_squares,
+    takes, token_stats,
 };

@@ -6,8 +6,8 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 use kernels::adamw::{AdamW, Factors};
 
-use super::{cross_entropy as rows_of_logits, linear, optimizer, paged, rms_norm};
-use crate::model::ops::Lanes;
+use super::{cross_entropy as rows_of_logits, linear, optimizer, paged, rms_norm, sampling};
+use crate::model::ops::{Draws, Lanes};
 
 /// Whether the kernels take `x`: floats of at most 32 bits on a GPU, with or without autodiff.
 pub(crate) fn takes<const D: usize>(x: &Tensor<D>) -> bool {
@@ -48,6 +48,11 @@ pub(crate) fn cross_entropy(
 
 pub(crate) fn token_stats(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<2> {
     from_gpu(rows_of_logits::forward(on_gpu(logits), integers(targets)))
+}
+
+pub(crate) fn draw(logits: Tensor<2>, draws: &Draws) -> Tensor<1, Int> {
+    let table = integers(draws.table(&logits.device()));
+    Tensor::from_primitive::<CubeBackend>(sampling::draw(on_gpu(logits), draws, table))
 }
 
 pub(crate) fn adamw<const D: usize>(
