@@ -88,6 +88,30 @@ pub fn prepare(
     ]
 }
 
+/// What was read for a step that failed is read again.
+#[test]
+fn an_undone_step_leaves_the_state_before_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    let overrides =
+        prepare(dir, |processor| (0..8).map(|number| document(number, processor)).collect());
+    let recipe: LanguageRecipe = recipe(dir, RECIPE, &overrides);
+    let mut task = LanguageTask::new(recipe, &cpu(), Precision::F32, true).unwrap();
+    task.step(0, 1e-3).unwrap();
+    let saved = |task: &LanguageTask, name: &str| {
+        let to = dir.join(name);
+        std::fs::create_dir(&to).unwrap();
+        task.save(&to).unwrap();
+        std::fs::read(to.join("trainer").join("state.json")).unwrap()
+    };
+    let before = saved(&task, "before");
+    task.preview().unwrap();
+    assert!(task.undo());
+    assert_eq!(saved(&task, "undone"), before);
+    task.step(1, 1e-3).unwrap();
+    assert!(saved(&task, "after") != before);
+}
+
 #[test]
 fn eight_interleaved_documents_are_memorised_and_generated_again() {
     let scratch = tempfile::tempdir().unwrap();

@@ -24,6 +24,8 @@ struct Scripted {
     score: Option<fn(usize) -> f64>,
     metric: Option<(&'static str, Better)>,
     checkpoint_bytes: u64,
+    /// Before which batch the device fails, and whether the step had changed weights before.
+    fails: Option<(u64, bool)>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -38,6 +40,9 @@ impl Task for Scripted {
     fn step(&mut self, step: usize, _lr: f64) -> calumma::Result<Stepped> {
         let batch = self.state.batch;
         self.state.batch += 1;
+        if self.fails.is_some_and(|(at, _)| at == batch) {
+            panic!("Error while reading data: Caused by: out of memory");
+        }
         let loss = self.loss.map_or(1.0, |loss| loss(batch));
         if loss == f64::NEG_INFINITY {
             return Err(Error::Diverged { step, message: "the critic is gone".to_owned() });
@@ -63,6 +68,12 @@ impl Task for Scripted {
 
     fn checkpoint_bytes(&self) -> u64 {
         self.checkpoint_bytes
+    }
+
+    fn undo(&mut self) -> bool {
+        let has_changed = self.fails.is_some_and(|(_, has_changed)| has_changed);
+        self.state.batch -= 1;
+        !has_changed
     }
 
     fn save(&self, dir: &Path) -> calumma::Result<()> {
@@ -101,6 +112,38 @@ fn steps(config: &RunConfig) -> Vec<usize> {
     let mut steps: Vec<usize> = names.filter_map(|n| step(n.into_string().unwrap())).collect();
     steps.sort_unstable();
     steps
+}
+
+#[test]
+fn what_a_failed_device_leaves_is_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let safety = SafetyConfig::default();
+    let mut task = Scripted { fails: Some((14, false)), ..Scripted::default() };
+    let (result, config) = go(&mut task, dir.path(), &safety, |run| run.steps = 20);
+    let error = result.unwrap_err();
+    assert!(matches!(&error, Error::Device(_)), "{error}");
+    assert_eq!(error.exit_code(), 4);
+    assert_eq!(steps(&config), [10, 14]);
+    let log = std::fs::read_to_string(config.path().join("metrics.jsonl")).unwrap();
+    assert!(log.contains("as the device failed in the next step"), "{log}");
+    let mut task = Scripted::default();
+    go(&mut task, dir.path(), &safety, |run| run.steps = 20).0.unwrap();
+    assert_eq!(task.state.weights, (0..20).collect::<Vec<_>>());
+}
+
+#[test]
+fn weights_that_a_failed_device_has_changed_are_not_saved() {
+    let dir = tempfile::tempdir().unwrap();
+    let safety = SafetyConfig::default();
+    for (fails, expected) in [((14, true), vec![10]), ((10, false), vec![10]), ((0, false), vec![])]
+    {
+        let name = dir.path().join(format!("{}-{}", fails.0, fails.1));
+        std::fs::create_dir(&name).unwrap();
+        let mut task = Scripted { fails: Some(fails), ..Scripted::default() };
+        let (result, config) = go(&mut task, &name, &safety, |run| run.steps = 20);
+        assert!(matches!(result, Err(Error::Device(_))));
+        assert_eq!(steps(&config), expected);
+    }
 }
 
 #[test]

@@ -16,6 +16,9 @@ use crate::data::mixture::{Cursor, Mixture, Source};
 use crate::data::{BadSample, Counted, Dataset, Fields, ImageData, LeftOut, SourceConfig};
 use crate::error::{Error, Result};
 
+/// A place in a mixture, and each source's samples before it that were found to be bad.
+pub(super) type Position = (Cursor, Vec<Vec<BadSample>>);
+
 /// The training images of a recipe.
 pub(super) struct ImageBatches {
     preprocessor: PreprocessorConfig,
@@ -114,7 +117,7 @@ impl ImageBatches {
     }
 
     /// The bad samples of each source so far; nothing if there are none.
-    pub(super) fn bad(&self) -> Vec<Vec<BadSample>> {
+    fn bad(&self) -> Vec<Vec<BadSample>> {
         let bad: Vec<_> = self.sources.iter().map(Counted::bad).collect();
         if bad.iter().all(Vec::is_empty) { Vec::new() } else { bad }
     }
@@ -140,9 +143,9 @@ impl ImageBatches {
         drawn.into_iter().map(group).collect()
     }
 
-    /// The position in the mixture.
-    pub(super) fn cursor(&self) -> &Cursor {
-        self.mixture.cursor()
+    /// Where the next batch begins.
+    pub(super) fn position(&self) -> Position {
+        (self.mixture.cursor().clone(), self.bad())
     }
 
     /// Continues from `cursor`, before which each source's samples in `bad` were found to be bad.

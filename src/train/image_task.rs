@@ -15,7 +15,7 @@ use vq_tokenizer::{VqModel, VqTokenizer, init};
 use super::best::Better;
 use super::config::VqRecipe;
 use super::image_auxiliary::AuxiliaryNetworks;
-use super::image_batches::{Group, ImageBatches, first_images};
+use super::image_batches::{Group, ImageBatches, Position, first_images};
 use super::image_codebook::{Codebook, latents, num_latents};
 use super::image_scores::{SCORES, score};
 use super::image_step::Gathered;
@@ -50,6 +50,10 @@ pub struct ImageTask {
     objective: VqObjective,
     codebook: Codebook,
     batches: ImageBatches,
+    /// Where the data of the next step begin.
+    position: Position,
+    /// Whether the weights are those after a complete step.
+    is_whole: bool,
     /// Images of each validation source, under its name.
     validation: Vec<(String, Vec<RgbImage>)>,
     /// What was left out of the validation sources.
@@ -94,6 +98,8 @@ impl ImageTask {
             codebook: Codebook::new(&recipe),
             device,
             preprocessor,
+            position: batches.position(),
+            is_whole: true,
             batches,
             validation,
             validation_left_out,
@@ -164,6 +170,7 @@ impl ImageTask {
         for part in 0..self.recipe.batch.accumulate {
             let groups = self.groups()?;
             if part == 0 && self.starts_codebook(step) {
+                self.is_whole = false;
                 self.start_codebook(&groups, rng)?;
             }
             for group in groups {
@@ -180,17 +187,9 @@ impl ImageTask {
         }
         Ok(gathered)
     }
-}
 
-impl Task for ImageTask {
-    const UNIT: &'static str = "images";
-
-    /// The loss changes when the codebook starts, and again when the discriminator does.
-    fn phase(&self, step: usize) -> usize {
-        usize::from(!self.is_warming_up(step)) + usize::from(self.discriminates(step))
-    }
-
-    fn step(&mut self, step: usize, lr: f64) -> Result<Stepped> {
+    /// A step, but for the position of its data.
+    fn attempt(&mut self, step: usize, lr: f64) -> Result<Stepped> {
         // Dropout draws from the device; seeding it by step makes a resumed run repeat the masks.
         let seed = self.recipe.run.seed.wrapping_mul(0x9E37_79B9).wrapping_add(step as u64);
         let _drawing = (self.recipe.model.dropout > 0.0).then(|| seeded(&self.device, seed));
@@ -206,6 +205,7 @@ impl Task for ImageTask {
                 return Ok(Stepped::skipped(problem, units));
             }
         };
+        self.is_whole = false;
         if !self.is_warming_up(step) {
             self.codebook.update(&mut self.model, gathered.positions(), &mut rng);
         }
@@ -226,6 +226,22 @@ impl Task for ImageTask {
             metrics.extend(self.auxiliary.update_discriminator(step, adversarial, lr)?);
         }
         Ok(Stepped { metrics, units, skipped: None })
+    }
+}
+
+impl Task for ImageTask {
+    const UNIT: &'static str = "images";
+
+    /// The loss changes when the codebook starts, and again when the discriminator does.
+    fn phase(&self, step: usize) -> usize {
+        usize::from(!self.is_warming_up(step)) + usize::from(self.discriminates(step))
+    }
+
+    fn step(&mut self, step: usize, lr: f64) -> Result<Stepped> {
+        let stepped = self.attempt(step, lr)?;
+        self.position = self.batches.position();
+        self.is_whole = true;
+        Ok(stepped)
     }
 
     fn eval_metrics(&self) -> Vec<(String, Better)> {
@@ -251,15 +267,21 @@ impl Task for ImageTask {
         self.model.checkpoint_bytes() + self.auxiliary.checkpoint_bytes()
     }
 
+    fn undo(&mut self) -> bool {
+        self.model.discard();
+        self.auxiliary.discard();
+        self.is_whole && self.model.is_whole()
+    }
+
     fn save(&self, dir: &Path) -> Result<()> {
         self.tokenizer().save(dir)?;
         self.model.save(dir)?;
         self.auxiliary.save(dir)?;
         let state = State {
-            cursor: self.batches.cursor().clone(),
+            cursor: self.position.0.clone(),
             codebook: self.codebook.state().clone(),
             lecam: self.auxiliary.lecam().clone(),
-            bad: self.batches.bad(),
+            bad: self.position.1.clone(),
         };
         let trainer = dir.join(TRAINER_DIR);
         write_json(&trainer.join("state.json"), &state)?;
@@ -275,6 +297,8 @@ impl Task for ImageTask {
         for _ in 0..skip * self.recipe.batch.accumulate as u64 {
             self.batches.next(self.recipe.batch.images)?;
         }
+        self.position = self.batches.position();
+        self.is_whole = true;
         Ok(())
     }
 }

@@ -40,6 +40,8 @@ pub struct LanguageTask {
     /// Digest of both tokenizers.
     tokenizer: String,
     loader: Loader,
+    /// Where the data of the next step begin.
+    position: StreamState,
     validation: Vec<NextTokenBatch>,
     /// What was left out of the sources when they were opened, and of the validation sets.
     opened: Vec<LeftOut>,
@@ -75,6 +77,7 @@ impl LanguageTask {
         let labels = validation_labels(&recipe);
         let showcase =
             Showcase::new(&validation, &labels, recipe.run.shown, &processor, generation);
+        let loader = Loader::new(stream, recipe.batch.accumulate)?;
         let device = device.clone().autodiff();
         let model = init_model(&recipe, &config, &device, precision)?;
         Ok(Self {
@@ -85,7 +88,8 @@ impl LanguageTask {
             processor,
             vq,
             tokenizer,
-            loader: Loader::new(stream, recipe.batch.accumulate)?,
+            position: loader.state().clone(),
+            loader,
             validation,
             opened,
             showcase,
@@ -147,6 +151,28 @@ impl LanguageTask {
             tokens += micro_batch.packed.num_tokens();
         }
         Ok((loss, tokens))
+    }
+
+    /// A step, but for the position of its data.
+    fn attempt(&mut self, step: usize, lr: f64) -> Result<Stepped> {
+        // Dropout draws from the device; seeding it by step makes a resumed run repeat the masks.
+        let seed = self.recipe.run.seed.wrapping_mul(0x9E37_79B9).wrapping_add(step as u64);
+        let _drawing = self.model.module().has_dropout().then(|| seeded(&self.device, seed));
+        let (loss, tokens) = self.accumulate(seed)?;
+        if !loss.total.is_finite() {
+            self.model.discard();
+            let not_finite = NotFinite { quantity: "loss", value: loss.total };
+            return Ok(Stepped::skipped(not_finite, tokens));
+        }
+        let norm = match self.model.apply(lr) {
+            Ok(norm) => norm,
+            Err(not_finite) => return Ok(Stepped::skipped(not_finite, tokens)),
+        };
+        self.tokens += tokens as u64;
+        let mut metrics = vec![("loss".into(), loss.total)];
+        metrics.extend(by_modality(&loss));
+        metrics.push(("grad_norm".into(), norm));
+        Ok(Stepped { metrics, units: tokens, skipped: None })
     }
 }
 
@@ -222,24 +248,9 @@ impl Task for LanguageTask {
     }
 
     fn step(&mut self, step: usize, lr: f64) -> Result<Stepped> {
-        // Dropout draws from the device; seeding it by step makes a resumed run repeat the masks.
-        let seed = self.recipe.run.seed.wrapping_mul(0x9E37_79B9).wrapping_add(step as u64);
-        let _drawing = self.model.module().has_dropout().then(|| seeded(&self.device, seed));
-        let (loss, tokens) = self.accumulate(seed)?;
-        if !loss.total.is_finite() {
-            self.model.discard();
-            let not_finite = NotFinite { quantity: "loss", value: loss.total };
-            return Ok(Stepped::skipped(not_finite, tokens));
-        }
-        let norm = match self.model.apply(lr) {
-            Ok(norm) => norm,
-            Err(not_finite) => return Ok(Stepped::skipped(not_finite, tokens)),
-        };
-        self.tokens += tokens as u64;
-        let mut metrics = vec![("loss".into(), loss.total)];
-        metrics.extend(by_modality(&loss));
-        metrics.push(("grad_norm".into(), norm));
-        Ok(Stepped { metrics, units: tokens, skipped: None })
+        let stepped = self.attempt(step, lr)?;
+        self.position = self.loader.state().clone();
+        Ok(stepped)
     }
 
     fn since_last(&mut self) -> Metrics {
@@ -289,6 +300,11 @@ impl Task for LanguageTask {
         self.model.checkpoint_bytes()
     }
 
+    fn undo(&mut self) -> bool {
+        self.model.discard();
+        self.model.is_whole()
+    }
+
     fn save(&self, dir: &Path) -> Result<()> {
         let parts = Parts {
             config: &self.config,
@@ -301,7 +317,7 @@ impl Task for LanguageTask {
         parts.write(dir)?;
         self.model.save(dir)?;
         let state = LanguageState {
-            stream: self.loader.state().clone(),
+            stream: self.position.clone(),
             tokens: self.tokens,
             tokenizer: self.tokenizer.clone(),
         };
@@ -313,6 +329,7 @@ impl Task for LanguageTask {
         let state = LanguageState::load(dir, &self.tokenizer)?;
         self.model.restore(dir)?;
         self.loader.restore(&state.stream, skip * self.recipe.batch.accumulate as u64)?;
+        self.position = self.loader.state().clone();
         self.tokens = state.tokens;
         Ok(())
     }

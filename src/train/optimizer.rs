@@ -55,13 +55,29 @@ impl Optimizer {
         gradients: GradientsParams,
         lr: f64,
     ) -> std::result::Result<(M, f64), (M, f64)> {
-        let mut found = Flat { gradients: &gradients, found: Vec::new() };
-        module.visit(&mut found);
-        let squares = ops::sum_of_squares(found.found);
-        let norm = f64::from(squares.map_or(0.0, |sum| sum.into_scalar::<f32>())).sqrt();
+        let norm = Self::norm(&module, &gradients);
         if !norm.is_finite() {
             return Err((module, norm));
         }
+        Ok((self.update(module, gradients, norm, lr), norm))
+    }
+
+    /// The L2 norm of all `gradients` of `module`.
+    pub(super) fn norm<M: Module>(module: &M, gradients: &GradientsParams) -> f64 {
+        let mut found = Flat { gradients, found: Vec::new() };
+        module.visit(&mut found);
+        let squares = ops::sum_of_squares(found.found);
+        f64::from(squares.map_or(0.0, |sum| sum.into_scalar::<f32>())).sqrt()
+    }
+
+    /// [`step`](Self::step) for gradients whose `norm` is known and finite.
+    pub(super) fn update<M: Module>(
+        &mut self,
+        module: M,
+        gradients: GradientsParams,
+        norm: f64,
+        lr: f64,
+    ) -> M {
         let clip = self.config.grad_clip;
         let scale = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
         self.step += 1;
@@ -75,7 +91,7 @@ impl Optimizer {
             scale,
             corrections: [1.0 - beta1.powf(steps), 1.0 - beta2.powf(steps)],
         };
-        Ok((module.map(&mut update), norm))
+        module.map(&mut update)
     }
 
     /// Sets the moments of `rows` of the matrix at `path`, which has `count`, to 0.

@@ -12,6 +12,7 @@ use super::plan::Plan;
 use super::state::{Checkpoints, LoopState, latest_checkpoint};
 use super::task::{Stepped, Task};
 use crate::error::{Error, Result};
+use crate::guard::with_device;
 use crate::lock::DirectoryLock;
 use crate::report::{Metrics, Omission, Reporter};
 
@@ -198,10 +199,14 @@ impl<T: Task> Loop<'_, T> {
     /// Takes, checks and reports one step.
     fn step(&mut self, step: usize, lr: f64) -> Result<Next> {
         let begun = Instant::now();
-        let stepped = match self.task.step(step, lr) {
+        let stepped = match with_device(|| self.task.step(step, lr)) {
             Ok(stepped) => stepped,
             Err(Error::Diverged { message: reason, .. }) => {
                 return Ok(Next::Rewind { reason, good: step });
+            }
+            Err(Error::Device(error)) => {
+                self.save_before(step)?;
+                return Err(error.into());
             }
             Err(error) => return Err(error),
         };
@@ -224,6 +229,22 @@ impl<T: Task> Loop<'_, T> {
             self.report_left_out(done)?;
         }
         Ok(Next::Continue)
+    }
+
+    /// Saves the state before `step`, in which the device failed, if it can still be read.
+    fn save_before(&mut self, step: usize) -> Result<()> {
+        let is_saved = self.checkpoints.newest_good(usize::MAX)?.is_some_and(|(at, _)| at == step);
+        if step == 0 || is_saved || !self.task.undo() {
+            return Ok(());
+        }
+        let save = || self.checkpoints.save(self.task, step, &self.state, false);
+        match with_device(save) {
+            Ok(()) => self.reporter.event(step, "saved", "as the device failed in the next step"),
+            Err(error) => {
+                let text = format!("nothing after the last checkpoint: {error}");
+                self.reporter.event(step, "lost", &text)
+            }
+        }
     }
 
     /// Writes what was left out of the data to the log: at the last step, and when there is another kind.

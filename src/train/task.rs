@@ -66,6 +66,12 @@ pub trait Task {
         0
     }
 
+    /// Goes back to the state before a step in which the device failed, so that it can be saved; false if the step had
+    /// begun to change the weights.
+    fn undo(&mut self) -> bool {
+        false
+    }
+
     /// Writes a complete checkpoint into the empty directory `dir`, with all that
     /// [`Self::restore`] needs.
     ///

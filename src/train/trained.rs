@@ -109,11 +109,19 @@ impl<M: Module> Trained<M> {
     /// As [`Self::apply`].
     pub fn update(&mut self, lr: f64) -> std::result::Result<f64, NotFinite> {
         let gradients = self.gradients.grads();
+        // Here the device is waited for: if it fails, nothing has been changed yet.
+        let norm = Optimizer::norm(self.module.get(), &gradients);
+        if !norm.is_finite() {
+            return Err(NotFinite { quantity: "gradient norm", value: norm });
+        }
         let optimizer = &mut self.optimizer;
-        self.module.replace(|module| match optimizer.step(module, gradients, lr) {
-            Ok((module, norm)) => (module, Ok(norm)),
-            Err((module, value)) => (module, Err(NotFinite { quantity: "gradient norm", value })),
-        })
+        self.module.replace(|module| (optimizer.update(module, gradients, norm, lr), ()));
+        Ok(norm)
+    }
+
+    /// Whether the module is there: a panic amid an update takes it away.
+    pub fn is_whole(&self) -> bool {
+        self.module.0.is_some()
     }
 
     /// The second half of [`Self::apply`]: moves the averages towards the weights.
