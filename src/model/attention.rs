@@ -54,7 +54,9 @@ impl Attention {
     /// `x` `[batch, seq, hidden]`; returns the same.
     pub(crate) fn forward(&self, x: Tensor<3>, rope: &Rope, mask: &Mask) -> Tensor<3> {
         let [batch, seq, _] = x.dims();
-        let [q, k, v] = self.project(x, rope);
+        let [q, k, v] = self.project(x);
+        let (q, k) =
+            (self.q_norm.forward(q, rope, self.scale()), self.k_norm.forward(k, rope, 1.0));
         let y = ops::attention(q, k, v.swap_dims(1, 2), mask); // [batch, heads, seq, head_dim]
         let y = y.swap_dims(1, 2).reshape([batch, seq, self.heads * self.head_dim]);
         self.o_proj.forward(y)
@@ -71,21 +73,23 @@ impl Attention {
         lanes: &Lanes<'_>,
         cache: &mut LayerCache,
     ) -> Tensor<3> {
-        let qkv = self.project(x, rope);
-        let y = cache.with(|buffers| ops::paged_attention(qkv, buffers, lanes));
+        let qkv = self.project(x);
+        let norms = [self.q_norm.at(rope, self.scale()), self.k_norm.at(rope, 1.0)];
+        let y = cache.with(|buffers| ops::paged_attention(qkv, norms, buffers, lanes));
         self.o_proj.forward(y) // from [1, rows, heads * head_dim]
     }
 
-    /// Queries `[batch, heads, seq, head_dim]`, keys `[batch, kv_heads, seq, head_dim]` and values
-    /// `[batch, seq, kv_heads, head_dim]`.
-    fn project(&self, x: Tensor<3>, rope: &Rope) -> [Tensor<4>; 3] {
+    /// Queries, keys and values before their norms, each `[batch, seq, heads of it, head_dim]`.
+    fn project(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
         let [batch, seq, _] = x.dims();
         let split = |y: Tensor<3>, heads| y.reshape([batch, seq, heads, self.head_dim]);
-        // The scale is applied to the queries: one pass over [seq, head_dim] instead of [seq, seq].
-        let scale = (self.head_dim as f64).powf(-0.5);
         let q = split(self.q_proj.forward(x.clone()), self.heads);
         let k = split(self.k_proj.forward(x.clone()), self.kv_heads);
-        let v = split(self.v_proj.forward(x), self.kv_heads);
-        [self.q_norm.forward(q, rope, scale), self.k_norm.forward(k, rope, 1.0), v]
+        [q, k, split(self.v_proj.forward(x), self.kv_heads)]
+    }
+
+    /// What queries are multiplied by: one pass over [seq, head_dim] instead of [seq, seq].
+    fn scale(&self) -> f64 {
+        (self.head_dim as f64).powf(-0.5)
     }
 }

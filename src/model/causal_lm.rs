@@ -6,6 +6,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use vq_tokenizer::init;
 
+use super::decoder_layer::Stream;
 use super::linear::product;
 use super::ops::Lanes;
 use super::{DecoderLayer, Lane, Linear, Mask, ModelConfig, PagedCache, RmsNorm, Rope, ops};
@@ -152,13 +153,15 @@ impl CausalLm {
         let positions = lanes.iter().flat_map(|lane| lane.start..lane.start + lane.rows);
         let positions: Vec<i32> = positions.map(|position| position as i32).collect();
         assert_eq!(positions.len(), ids.len(), "a row for every id");
-        let mut x = self.embed(tensor(ids.iter().map(|&id| id as i32).collect())); // [1, rows, hidden]
+        let ids = tensor(ids.iter().map(|&id| id as i32).collect());
+        let mut x = Stream::from(self.embed(ids)); // [1, rows, hidden]
         let rope = self.rope(tensor(positions));
         let lanes = Lanes::new(lanes);
         for (index, layer) in self.model.layers.iter().enumerate() {
             x = layer.paged(x, &rope, &lanes, cache.layer(index));
         }
-        self.model.norm.forward(x)
+        let [_, normal] = x.normed(&self.model.norm);
+        normal
     }
 
     /// The first layer's input.

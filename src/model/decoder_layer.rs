@@ -8,6 +8,37 @@ use super::ops::Lanes;
 use super::paged_cache::LayerCache;
 use super::{Attention, FeedForward, Mask, ModelConfig, RmsNorm, Rope};
 
+/// The residual stream between two layers: the last branch is added together with the norm that follows.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    sum: Tensor<3>,
+    branch: Option<Tensor<3>>,
+}
+
+impl From<Tensor<3>> for Stream {
+    fn from(sum: Tensor<3>) -> Self {
+        Self { sum, branch: None }
+    }
+}
+
+impl Stream {
+    /// The sum of both.
+    fn added(self) -> Tensor<3> {
+        match self.branch {
+            Some(branch) => self.sum + branch,
+            None => self.sum,
+        }
+    }
+
+    /// The sum of both, and its `norm`.
+    pub(super) fn normed(self, norm: &RmsNorm) -> [Tensor<3>; 2] {
+        match self.branch {
+            Some(branch) => norm.add(self.sum, branch),
+            None => [self.sum.clone(), norm.forward(self.sum)],
+        }
+    }
+}
+
 /// Attention and feed-forward with their residual connections.
 ///
 /// Pre-norm (7B): `h = x + Attn(norm(x))`. Norm re-ordering (34B, `swin_norm`): `h = x + norm(Attn(x))`.
@@ -44,33 +75,36 @@ impl DecoderLayer {
     /// # Shapes
     /// `x` `[batch, seq, hidden]`; returns the same.
     pub(crate) fn forward(&self, x: Tensor<3>, rope: &Rope, mask: &Mask) -> Tensor<3> {
-        self.with(x, |y| self.self_attn.forward(y, rope, mask))
+        let Stream { sum, branch } = self.with(x.into(), |y| self.self_attn.forward(y, rope, mask));
+        sum + branch.expect("the feed-forward's")
     }
 
     /// As [`Self::forward`] for new tokens of `lanes`, whose keys and values are added to `cache`.
     ///
     /// # Shapes
-    /// `x` `[1, rows, hidden]`; returns the same.
+    /// `[1, rows, hidden]`.
     pub(crate) fn paged(
         &self,
-        x: Tensor<3>,
+        x: Stream,
         rope: &Rope,
         lanes: &Lanes<'_>,
         cache: &mut LayerCache,
-    ) -> Tensor<3> {
+    ) -> Stream {
         self.with(x, |y| self.self_attn.paged(y, rope, lanes, cache))
     }
 
-    fn with(&self, x: Tensor<3>, attention: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Tensor<3> {
+    fn with(&self, x: Stream, attention: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Stream {
         let [first, second] = [&self.input_layernorm, &self.post_attention_layernorm];
         let dropout = |y| self.dropout.forward(y);
         if self.swin_norm {
+            let x = x.added();
             let h = x.clone() + dropout(first.forward(attention(x)));
-            return h.clone() + dropout(second.forward(self.mlp.forward(h)));
+            let y = second.forward(self.mlp.forward(h.clone()));
+            return Stream { sum: h, branch: Some(dropout(y)) };
         }
-        let y = attention(first.forward(x.clone()));
-        let [h, normal] = second.add(x, dropout(y));
-        h + dropout(self.mlp.forward(normal))
+        let [x, normal] = x.normed(first);
+        let [h, normal] = second.add(x, dropout(attention(normal)));
+        Stream { sum: h, branch: Some(dropout(self.mlp.forward(normal))) }
     }
 
     /// Whether training drops entries of the branches at random.

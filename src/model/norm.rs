@@ -60,7 +60,12 @@ impl HeadNorm {
     /// # Shapes
     /// `x` `[batch, seq, heads, head_dim]`; returns `[batch, heads, seq, head_dim]`.
     pub(super) fn forward(&self, x: Tensor<4>, rope: &Rope, scale: f64) -> Tensor<4> {
+        ops::head_norm_rope(x, self.at(rope, scale))
+    }
+
+    /// What [`Self::forward`] does to queries or keys, for operations that do it on the way.
+    pub(super) fn at(&self, rope: &Rope, scale: f64) -> ops::NormAndRope {
         let weight_and_bias = [self.weight.val(), self.bias.val()];
-        ops::head_norm_rope(x, weight_and_bias, rope.tables(), scale, HEAD_NORM_EPS)
+        ops::NormAndRope { weight_and_bias, cos_and_sin: rope.tables(), scale, eps: HEAD_NORM_EPS }
     }
 }

@@ -5,8 +5,8 @@ use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use kernels::adamw::AdamW;
 
 use super::{
-    Lanes, adamw, add_rms_norm, attention, cross_entropy, head_norm_rope, linear, paged_attention,
-    rms_norm, rows, sum_of_squares, swiglu,
+    Lanes, NormAndRope, adamw, add_rms_norm, attention, cross_entropy, head_norm_rope, linear,
+    paged_attention, rms_norm, rows, sum_of_squares, swiglu,
 };
 use crate::model::{BLOCK, Lane, Rope, mask};
 
@@ -112,7 +112,7 @@ impl Check<'_> {
             let rope = Rope::new(positions, WIDTH, 10_000.0, inputs[0].dtype());
             let of = |at: usize| inputs[at].clone().reshape([HEADS, WIDTH]);
             let x = inputs[0].clone().reshape([BATCH, SEQ, HEADS, WIDTH]);
-            head_norm_rope(x, [of(1), of(2)], rope.tables(), 0.125, 1e-5)
+            head_norm_rope(x, norm_and_rope([of(1), of(2)], &rope))
         })
     }
 
@@ -150,14 +150,23 @@ impl Check<'_> {
             Lane { blocks: &[0, 2], start: 1, rows: 80 },
         ];
         let page = KEYS * WIDTH * BLOCK;
-        let sizes = [82 * HEADS * WIDTH, 82 * KEYS * WIDTH, 82 * KEYS * WIDTH, 4 * page, 4 * page];
+        let (q, k) = (HEADS * WIDTH, KEYS * WIDTH);
+        let sizes = [82 * q, 82 * k, 82 * k, 4 * page, 4 * page, q, q, k, k];
         self.compare(&sizes, false, |inputs| {
             let of = |at: usize, shape: [usize; 4]| inputs[at].clone().reshape(shape);
-            let q = of(0, [1, HEADS, 82, WIDTH]) * 0.125;
-            let (k, v) = (of(1, [1, KEYS, 82, WIDTH]), of(2, [1, 82, KEYS, WIDTH]));
+            let q = of(0, [1, 82, HEADS, WIDTH]);
+            let kv = [1, 2].map(|at| of(at, [1, 82, KEYS, WIDTH]));
             let keys = of(3, [4, KEYS, WIDTH, BLOCK]);
             let values = of(4, [4, KEYS, BLOCK, WIDTH]);
-            paged_attention([q, k, v], [keys, values], &Lanes::new(&lanes)).0
+            let positions = (70..72).chain(1..81).collect::<Vec<i32>>();
+            let positions = indices(&positions, &inputs[0].device()).reshape([1, 82]);
+            let rope = Rope::new(positions, WIDTH, 10_000.0, inputs[0].dtype());
+            let norms = [(5, HEADS), (7, KEYS)].map(|(at, heads)| {
+                let of = |at: usize| inputs[at].clone().reshape([heads, WIDTH]);
+                norm_and_rope([of(at), of(at + 1)], &rope)
+            });
+            let [k, v] = kv;
+            paged_attention([q, k, v], norms, [keys, values], &Lanes::new(&lanes)).0
         })
     }
 
@@ -240,6 +249,10 @@ fn error(got: &[f32], want: &[f32]) -> f32 {
     }
     let largest = want.iter().map(|w| w.abs()).fold(f32::MIN_POSITIVE, f32::max);
     got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max) / largest
+}
+
+fn norm_and_rope(weight_and_bias: [Tensor<2>; 2], rope: &Rope) -> NormAndRope {
+    NormAndRope { weight_and_bias, cos_and_sin: rope.tables(), scale: 0.125, eps: 1e-5 }
 }
 
 #[cfg(test)]

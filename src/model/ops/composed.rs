@@ -5,6 +5,7 @@ use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, activation};
 
 use kernels::adamw::AdamW;
 
+use super::NormAndRope;
 use crate::model::Mask;
 
 /// The queries of a group follow each other along the sequence, so keys and values are not repeated.
@@ -52,14 +53,9 @@ pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
     (x * scale).cast(dtype) * weight.cast(dtype).unsqueeze()
 }
 
-pub(crate) fn head_norm_rope(
-    x: Tensor<4>,
-    weights: [Tensor<2>; 2],
-    tables: [Tensor<4>; 2],
-    scale: f64,
-    eps: f64,
-) -> Tensor<4> {
-    (rotate(head_norm(x, weights, eps), tables) * scale).swap_dims(1, 2)
+pub(crate) fn head_norm_rope(x: Tensor<4>, with: NormAndRope) -> Tensor<4> {
+    let normal = head_norm(x, with.weight_and_bias, with.eps);
+    (rotate(normal, with.cos_and_sin) * with.scale).swap_dims(1, 2)
 }
 
 /// LayerNorm per head, the statistics in f32.

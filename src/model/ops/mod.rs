@@ -76,27 +76,32 @@ pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -
     }
 }
 
-/// [`attention`] of the new tokens of several lanes over their keys and values in a paged cache, to which those of
-/// the new tokens are written first; outside autodiff. A token sees its lane's tokens up to itself. The buffers
+/// Normalises new queries and keys and lets them attend to their lanes' keys and values in a paged cache, to which
+/// those of the new tokens are written first; outside autodiff. A token sees its lane's tokens up to itself. The buffers
 /// are written in place if they share their memory with no other tensor.
 ///
 /// On the CPU a row's result does not depend on the other rows and lanes of the pass.
 ///
 /// # Shapes
-/// `q` `[1, heads, rows, head_dim]`, `k` `[1, kv_heads, rows, head_dim]`, `v` `[1, rows, kv_heads, head_dim]`; keys
-/// in the cache `[blocks, kv_heads, head_dim, BLOCK]`, values `[blocks, kv_heads, BLOCK, head_dim]`. Returns
-/// `[1, rows, heads * head_dim]` and the cache.
+/// `qkv` `[1, rows, heads of it, head_dim]`; keys in the cache `[blocks, kv_heads, head_dim, BLOCK]`, values
+/// `[blocks, kv_heads, BLOCK, head_dim]`. Returns `[1, rows, heads * head_dim]` and the cache.
 pub(crate) fn paged_attention(
-    qkv: [Tensor<4>; 3],
+    [q, k, v]: [Tensor<4>; 3],
+    norms: [NormAndRope; 2],
     cache: [Tensor<4>; 2],
     lanes: &Lanes<'_>,
 ) -> (Tensor<3>, [Tensor<4>; 2]) {
-    match kernels!(paged_attention on &qkv[0], &cache[0]) {
+    let kernels = kernels!(paged_attention on &q, &cache[0]);
+    #[cfg(feature = "gpu")]
+    if kernels == Kernels::Gpu {
+        return gpu::paged_attention([q, k, v], norms, cache, lanes);
+    }
+    let [of_q, of_k] = norms;
+    let qkv = [head_norm_rope(q, of_q), head_norm_rope(k, of_k), v];
+    match kernels {
         #[cfg(feature = "cpu")]
         Kernels::Cpu => cpu::paged_attention(qkv, cache, lanes.lanes),
-        #[cfg(feature = "gpu")]
-        Kernels::Gpu => gpu::paged_attention(qkv, cache, lanes),
-        Kernels::Composed => paged::attention(qkv, cache, lanes),
+        _ => paged::attention(qkv, cache, lanes),
     }
 }
 
@@ -188,25 +193,28 @@ pub(crate) fn add_rms_norm(
     [sum.clone(), rms_norm(sum, weight, eps)]
 }
 
-/// LayerNorm per head with the statistics in f32, rotary embedding, multiplication by `scale`, and
-/// transposition.
+/// LayerNorm per head with the statistics in f32, rotary embedding, and multiplication by a number.
+#[derive(Clone, Debug)]
+pub(crate) struct NormAndRope {
+    /// `[heads, head_dim]`.
+    pub(crate) weight_and_bias: [Tensor<2>; 2],
+    /// `[batch, seq, 1, head_dim / 2]`.
+    pub(crate) cos_and_sin: [Tensor<4>; 2],
+    pub(crate) scale: f64,
+    pub(crate) eps: f64,
+}
+
+/// [`NormAndRope`] of `x`, and transposition.
 ///
 /// # Shapes
-/// `x` `[batch, seq, heads, head_dim]`, weight and bias `[heads, head_dim]`, cosines and sines
-/// `[batch, seq, 1, head_dim / 2]`; returns `[batch, heads, seq, head_dim]`.
-pub(crate) fn head_norm_rope(
-    x: Tensor<4>,
-    weight_and_bias: [Tensor<2>; 2],
-    cos_and_sin: [Tensor<4>; 2],
-    scale: f64,
-    eps: f64,
-) -> Tensor<4> {
+/// `x` `[batch, seq, heads, head_dim]`; returns `[batch, heads, seq, head_dim]`.
+pub(crate) fn head_norm_rope(x: Tensor<4>, with: NormAndRope) -> Tensor<4> {
     match kernels!(head_norm_rope on &x) {
         #[cfg(feature = "cpu")]
-        Kernels::Cpu => fused::head_norm_rope(x, weight_and_bias, cos_and_sin, scale, eps),
+        Kernels::Cpu => fused::head_norm_rope(x, with),
         #[cfg(feature = "gpu")]
-        Kernels::Gpu => fused::head_norm_rope(x, weight_and_bias, cos_and_sin, scale, eps),
-        Kernels::Composed => composed::head_norm_rope(x, weight_and_bias, cos_and_sin, scale, eps),
+        Kernels::Gpu => fused::head_norm_rope(x, with),
+        Kernels::Composed => composed::head_norm_rope(x, with),
     }
 }
 

@@ -8,6 +8,7 @@ use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{DType, Int, Tensor};
 
 use crate::model::Mask;
+use crate::model::ops::NormAndRope;
 
 /// Queries, keys and values.
 type Qkv<B> = [FloatTensor<B>; 3];
@@ -204,16 +205,10 @@ pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
     Tensor::from_dispatch(Dispatch::fused_rms_norm(x, weight, eps as f32))
 }
 
-pub(crate) fn head_norm_rope(
-    x: Tensor<4>,
-    [weight, bias]: [Tensor<2>; 2],
-    [cos, sin]: [Tensor<4>; 2],
-    scale: f64,
-    eps: f64,
-) -> Tensor<4> {
-    let [weight, bias] = [weight, bias].map(Tensor::into_dispatch);
-    let [cos, sin] = [cos, sin].map(Tensor::into_dispatch);
-    let factors = [scale as f32, eps as f32];
+pub(crate) fn head_norm_rope(x: Tensor<4>, with: NormAndRope) -> Tensor<4> {
+    let [weight, bias] = with.weight_and_bias.map(Tensor::into_dispatch);
+    let [cos, sin] = with.cos_and_sin.map(Tensor::into_dispatch);
+    let factors = [with.scale as f32, with.eps as f32];
     let x = x.into_dispatch();
     Tensor::from_dispatch(Dispatch::fused_head_norm_rope(x, weight, bias, cos, sin, factors))
 }

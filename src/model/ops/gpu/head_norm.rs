@@ -10,11 +10,21 @@ use super::launch::{column_sums, cubes, elements, empty, empty_like, sum};
 use super::tile::zeros;
 
 /// Units per head of a token.
-const LINE: usize = 32;
+pub(super) const LINE: usize = 32;
 /// Lines per cube.
-const LINES: usize = 4;
+pub(super) const LINES: usize = 4;
 /// Cubes of the backward pass that the heads share.
 const CUBES: usize = 512;
+
+/// A head norm, and the rotation and the scale that follow.
+pub(super) struct HeadNorm {
+    /// `[heads, width]`.
+    pub(super) weight_and_bias: [CubeTensor; 2],
+    /// `[tokens, width / 2]`.
+    pub(super) cos_and_sin: [CubeTensor; 2],
+    /// The scale, and epsilon.
+    pub(super) factors: [f32; 2],
+}
 
 /// The mean of a line's `value`s over `width` elements.
 #[cube]
@@ -72,11 +82,33 @@ fn forward_kernel<F: Float, W: Float, C: Float>(
     let row = CUBE_POS * LINES + UNIT_POS_Y as usize;
     let is_row = row < tokens * heads;
     let (token, head) = (row / heads, row % heads);
-    let start = row * width;
+    let to = ((token / seq * heads + head) * seq + token % seq) * width;
+    let factors = (factor, eps);
+    line::<F, W, C>(x, weight, bias, cos, sin, y, row, is_row, heads, to, 1usize, factors, width);
+}
+
+/// Writes head `row % heads` of token `row / heads`, if it is one, to `y` from `to` on, every `step`th element.
+#[cube]
+pub(super) fn line<F: Float, W: Float, C: Float>(
+    x: &[F],
+    weight: &[W],
+    bias: &[W],
+    cos: &[C],
+    sin: &[C],
+    y: &mut [F],
+    row: usize,
+    is_row: bool,
+    heads: usize,
+    to: usize,
+    #[comptime] step: usize,
+    factors: (f32, f32),
+    #[comptime] width: usize,
+) {
+    let (factor, eps) = factors;
+    let (token, head, start) = (row / heads, row % heads, row * width);
     let (mean, scale) = statistics::<F>(x, start, is_row, eps, width);
     if is_row {
         let half = comptime!(width / 2);
-        let to = ((token / seq * heads + head) * seq + token % seq) * width;
         let mut i = UNIT_POS_X as usize;
         while i < half {
             let (at, other) = (head * width + i, head * width + half + i);
@@ -86,8 +118,8 @@ fn forward_kernel<F: Float, W: Float, C: Float>(
             let second = second * f32::cast_from(weight[other]) + f32::cast_from(bias[other]);
             let c = f32::cast_from(cos[token * half + i]);
             let s = f32::cast_from(sin[token * half + i]);
-            y[to + i] = F::cast_from((first * c - second * s) * factor);
-            y[to + half + i] = F::cast_from((second * c + first * s) * factor);
+            y[to + i * step] = F::cast_from((first * c - second * s) * factor);
+            y[to + (half + i) * step] = F::cast_from((second * c + first * s) * factor);
             i += LINE;
         }
     }

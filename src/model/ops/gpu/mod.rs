@@ -10,6 +10,7 @@ mod linear;
 mod noise;
 mod optimizer;
 mod paged;
+mod paged_heads;
 mod rms_norm;
 mod rows;
 mod sampling;

@@ -1,40 +1,17 @@
 //! Attention over a paged cache: a cube per row and head, whose lines of units share the blocks of the row's lane.
 
 use burn::backend::TensorMetadata;
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use kernels::paged::BLOCK;
 
-use super::launch::{cubes, element, elementwise, empty, owned};
+use super::head_norm::HeadNorm;
+use super::launch::{cubes, element, empty, owned};
+use super::paged_heads;
 use super::tile::{HIDDEN, zeros};
 
 /// Blocks at a time.
 const LINES: usize = 4;
-
-/// Writes the new keys and values to their places.
-#[cube(launch)]
-fn write_kernel<F: Float>(
-    k: &[F],          // [kv_heads, rows, width]
-    v: &[F],          // [rows, kv_heads, width]
-    keys: &mut [F],   // [blocks, kv_heads, width, BLOCK]
-    values: &mut [F], // [blocks, kv_heads, BLOCK, width]
-    table: &[i32],
-    rows: usize,
-    kv_heads: usize,
-    #[comptime] width: usize,
-    #[define(F)] _element: ElemType,
-) {
-    if ABSOLUTE_POS < rows * kv_heads * width {
-        let (column, line) = (ABSOLUTE_POS % width, ABSOLUTE_POS / width);
-        let (head, row) = (line % kv_heads, line / kv_heads);
-        let (start, position) = (table[2 * row] as usize, table[2 * row + 1] as usize);
-        let (block, at) = (table[start + position / BLOCK] as usize, position % BLOCK);
-        let page = (block * kv_heads + head) * width * BLOCK;
-        keys[page + column * BLOCK + at] = k[(head * rows + row) * width + column];
-        values[page + at * width + column] = v[ABSOLUTE_POS];
-    }
-}
 
 /// The score of the unit's key in the block at `page`, which has `keys` keys.
 #[cube]
@@ -197,31 +174,23 @@ fn forward_kernel<F: Float>(
 /// tensor. `table` as [`Lanes::table`](crate::model::ops::Lanes::table) makes it.
 pub(super) fn attention(
     qkv: [CubeTensor; 3],
+    norms: [HeadNorm; 2],
     cache: [CubeTensor; 2],
     table: CubeTensor,
 ) -> (CubeTensor, [CubeTensor; 2]) {
-    let ([q, k, v], cache) = (qkv.map(into_contiguous), cache.map(owned));
+    let cache = cache.map(owned);
+    let q = paged_heads::write(qkv, norms, &cache, &table);
     let [_, heads, rows, width] = q.shape().dims();
-    let [_, kv_heads, _, _] = k.shape().dims();
+    let [_, kv_heads, _, _] = cache[0].shape().dims();
     let y = empty(&q, [1, rows, heads * width], q.dtype);
     let (client, types) = (q.client.clone(), element(&q));
-    let buffers = || {
-        let [keys, values] = cache.clone().map(CubeTensor::into_buffer_arg);
-        (keys, values, table.clone().into_buffer_arg())
-    };
-    let (keys, values, places) = buffers();
-    let (grid, units) = elementwise(rows * kv_heads * width);
-    let [k, v] = [k, v].map(CubeTensor::into_buffer_arg);
-    write_kernel::launch(
-        &client, grid, units, k, v, keys, values, places, rows, kv_heads, width, types,
-    );
-    let (keys, values, places) = buffers();
-    let (q, to) = (q.into_buffer_arg(), y.clone().into_buffer_arg());
-    let units = CubeDim::new_2d(BLOCK as u32, LINES as u32);
+    let [keys, values] = cache.clone().map(CubeTensor::into_buffer_arg);
+    let (places, q, to) =
+        (table.into_buffer_arg(), q.into_buffer_arg(), y.clone().into_buffer_arg());
     forward_kernel::launch(
         &client,
         cubes(rows * heads),
-        units,
+        CubeDim::new_2d(BLOCK as u32, LINES as u32),
         q,
         keys,
         values,

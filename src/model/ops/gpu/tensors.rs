@@ -6,8 +6,9 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 use kernels::adamw::{AdamW, Factors};
 
+use super::head_norm::HeadNorm;
 use super::{cross_entropy as rows_of_logits, linear, optimizer, paged, rms_norm, sampling};
-use crate::model::ops::{Draws, Lanes};
+use crate::model::ops::{Draws, Lanes, NormAndRope};
 
 /// Whether the kernels take `x`: floats of at most 32 bits on a GPU, with or without autodiff.
 pub(crate) fn takes<const D: usize>(x: &Tensor<D>) -> bool {
@@ -73,11 +74,17 @@ pub(crate) fn sum_of_squares(tensors: Vec<Tensor<1>>) -> Tensor<1> {
 
 pub(crate) fn paged_attention(
     qkv: [Tensor<4>; 3],
+    norms: [NormAndRope; 2],
     cache: [Tensor<4>; 2],
     lanes: &Lanes<'_>,
 ) -> (Tensor<3>, [Tensor<4>; 2]) {
     let table = integers(lanes.table(&qkv[0].device()));
-    let (y, cache) = paged::attention(qkv.map(on_gpu), cache.map(on_gpu), table);
+    let norms = norms.map(|norm| HeadNorm {
+        weight_and_bias: norm.weight_and_bias.map(on_gpu),
+        cos_and_sin: norm.cos_and_sin.map(on_gpu),
+        factors: [norm.scale as f32, norm.eps as f32],
+    });
+    let (y, cache) = paged::attention(qkv.map(on_gpu), norms, cache.map(on_gpu), table);
     (from_gpu(y), cache.map(from_gpu))
 }
 

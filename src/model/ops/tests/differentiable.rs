@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::{Kernels, compare, forced, host, integers, normal};
+use super::{Kernels, compare, forced, host, integers, norm_and_rope, normal};
 use crate::model::{Rope, mask, ops};
 
 /// Compares attention of `batch` rows of `seq` tokens, of one document or of `documents`.
@@ -108,7 +108,7 @@ fn head_norm_with_rotation_equals_the_composed_one() {
             let positions = Tensor::<1, Int>::arange(3..3 + 2 * seq as i64, &device);
             let rope = Rope::new(positions.reshape([2, seq]), width, 10_000.0, x.dtype());
             let weights = [1, 2].map(|place: usize| leaves[place].clone().reshape([heads, width]));
-            ops::head_norm_rope(x, weights, rope.tables(), 0.125, 1e-5)
+            ops::head_norm_rope(x, norm_and_rope(weights, &rope, 0.125))
         });
     }
 }

@@ -11,7 +11,8 @@ use std::cell::OnceCell;
 
 use burn::tensor::{DType, Device, Distribution, Gradients, Int, Tensor, TensorData};
 
-use super::{Kernels, forced};
+use super::{Kernels, NormAndRope, forced};
+use crate::model::Rope;
 
 /// Kernels, where and in which number format they run, and how far they may be off.
 struct Side {
@@ -55,6 +56,10 @@ fn host<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
 
 fn integers(values: &[i32], device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (device, DType::I32))
+}
+
+fn norm_and_rope(weight_and_bias: [Tensor<2>; 2], rope: &Rope, scale: f64) -> NormAndRope {
+    NormAndRope { weight_and_bias, cos_and_sin: rope.tables(), scale, eps: 1e-5 }
 }
 
 /// Largest difference relative to the largest magnitude of `want`, or to 1 if that is smaller.
