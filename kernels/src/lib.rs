@@ -5,6 +5,8 @@
 //! workspace is compiled in many, for a short build. Which tensors these kernels take is decided in
 //! `calumma`'s `model/ops`.
 //!
+//! With the feature `gpu` also what the kernels for GPUs of all crates share, `gpu`.
+//!
 //! Results do not depend on the number of threads: sums across tasks are taken in a fixed order.
 
 pub mod adamw;
@@ -12,6 +14,8 @@ pub mod attention;
 mod buffer;
 pub mod cross_entropy;
 mod dots;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 mod lanes;
 pub mod linear;
 pub mod math;

@@ -8,10 +8,10 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{cubes, element, empty, swap_heads};
 use super::tile::{
     BLOCK, HIDDEN, Sizes, add_products, add_weighted, filled, load, sees, write, zeros,
 };
+use kernels::gpu::{cubes, element, empty, swap_heads};
 
 /// Hides the unit's scores of keys that their queries do not see, and writes the largest of each query's scores to
 /// `partial` `[tile, lanes]`. `query` and `key` are the first ones of the tile.

@@ -7,8 +7,8 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{cubes, element, empty, empty_like, sum, swap_heads};
 use super::tile::{BLOCK, Sizes, add_products, add_weighted, load, sees, write, zeros};
+use kernels::gpu::{cubes, element, empty, empty_like, sum, swap_heads};
 
 /// Units per row of the products of results and their gradients.
 const LINE: usize = 32;

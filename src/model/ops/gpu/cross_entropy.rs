@@ -6,7 +6,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{cubes, element, empty, largest, owned, sum};
+use kernels::gpu::{cubes, element, empty, largest, owned, sum};
 
 /// Units per row.
 const LINE: usize = 256;

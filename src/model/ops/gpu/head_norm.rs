@@ -6,8 +6,8 @@ use burn_cubecl::kernel::{into_contiguous, slice};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{column_sums, cubes, elements, empty, empty_like, sum};
 use super::tile::zeros;
+use kernels::gpu::{column_sums, cubes, elements, empty, empty_like, sum};
 
 /// Units per head of a token.
 pub(super) const LINE: usize = 32;

@@ -6,7 +6,7 @@ use burn_cubecl::kernel::cast;
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::tensor::CubeTensor;
 
-use super::launch::empty;
+use kernels::gpu::empty;
 
 /// `lhs rhs` in `dtype`, whatever that of the operands. Burn's own choice of memory leaves gaps behind rows of some
 /// lengths, which later operations would have to copy.

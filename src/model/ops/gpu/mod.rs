@@ -5,7 +5,6 @@ mod attention_backward;
 mod backend;
 mod cross_entropy;
 mod head_norm;
-mod launch;
 mod linear;
 mod noise;
 mod optimizer;
@@ -18,7 +17,8 @@ mod swiglu;
 mod tensors;
 mod tile;
 
+pub(super) use kernels::gpu::takes;
 pub(super) use tensors::{
     adamw, add_matmul, add_rms_norm, cross_entropy, draw, matmul, paged_attention, sum_of_squares,
-    takes, token_stats,
+    token_stats,
 };

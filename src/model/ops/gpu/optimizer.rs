@@ -6,7 +6,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use kernels::adamw::Factors;
 
-use super::launch::{UNITS, count, cubes, element, elements, elementwise, empty, owned, sum};
+use kernels::gpu::{UNITS, count, cubes, element, elements, elementwise, empty, owned, sum};
 
 /// Cubes per tensor in a sum of squares.
 const PARTS: usize = 64;

@@ -6,9 +6,9 @@ use cubecl::prelude::*;
 use kernels::paged::BLOCK;
 
 use super::head_norm::HeadNorm;
-use super::launch::{cubes, element, empty, owned};
 use super::paged_heads;
 use super::tile::{HIDDEN, zeros};
+use kernels::gpu::{cubes, element, empty, owned};
 
 /// Blocks at a time.
 const LINES: usize = 4;

@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 use kernels::paged::BLOCK;
 
 use super::head_norm::{HeadNorm, LINE, LINES, line};
-use super::launch::{cubes, elements, empty};
+use kernels::gpu::{cubes, elements, empty};
 
 /// Cubes for [`LINES`] heads each: first those of queries, then those of keys, then those of values.
 #[cube(launch)]

@@ -5,7 +5,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{UNITS, column_sums, count, cubes, elements, empty, empty_like, sum};
+use kernels::gpu::{UNITS, column_sums, count, cubes, elements, empty, empty_like, sum};
 
 /// The most cubes of the backward pass: each has a row of partial sums of the weight's gradient.
 const PARTS: usize = 512;

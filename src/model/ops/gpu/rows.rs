@@ -7,7 +7,7 @@ use burn_cubecl::ops::numeric::zeros;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{UNITS, count, cubes, elements, elementwise, empty};
+use kernels::gpu::{UNITS, count, cubes, elements, elementwise, empty};
 
 #[cube(launch)]
 fn forward_kernel<F: Float, W: Float>(

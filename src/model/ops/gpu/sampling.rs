@@ -8,9 +8,9 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{cubes, element, empty, largest, sum};
 use super::noise::{Wide, gumbel};
 use crate::model::ops::draws::{Draws, word};
+use kernels::gpu::{cubes, element, empty, largest, sum};
 
 /// Units per cube.
 const LINE: usize = 256;

@@ -4,7 +4,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::launch::{count, element, elementwise, empty_like};
+use kernels::gpu::{count, element, elementwise, empty_like};
 
 #[cube]
 fn sigmoid(x: f32) -> f32 {

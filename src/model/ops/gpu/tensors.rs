@@ -1,6 +1,5 @@
 //! The kernels outside autodiff as functions on tensors, and which tensors they take.
 
-use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
@@ -9,12 +8,6 @@ use kernels::adamw::{AdamW, Factors};
 use super::head_norm::HeadNorm;
 use super::{cross_entropy as rows_of_logits, linear, optimizer, paged, rms_norm, sampling};
 use crate::model::ops::{Draws, Lanes, NormAndRope};
-
-/// Whether the kernels take `x`: floats of at most 32 bits on a GPU, with or without autodiff.
-pub(crate) fn takes<const D: usize>(x: &Tensor<D>) -> bool {
-    matches!(x.dtype(), DType::F32 | DType::BF16 | DType::F16)
-        && matches!(x.device().inner().as_dispatch(), DispatchDevice::Cube(_))
-}
 
 pub(crate) fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
     let (lhs, rhs) = (on_gpu(lhs), on_gpu(rhs));

@@ -1,78 +1,82 @@
-//! What the launches of all kernels share: memory for results, numbers of cubes, sums over a cube.
+//! What the kernels for GPUs of all crates share: which tensors they take, memory for results, numbers of cubes, sums
+//! over a cube.
+#![allow(missing_docs, reason = "`cube` makes modules without documentation of their own")]
 
-use burn::backend::TensorMetadata;
 use burn::backend::cubecl::dtype_to_storage_type;
-use burn::tensor::{DType, Shape};
+use burn::backend::{DispatchDevice, TensorMetadata};
+use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 /// Units per cube of the kernels that have no reason for another number.
-pub(super) const UNITS: usize = 128;
+pub const UNITS: usize = 128;
 
 /// The most cubes along one axis that every device launches.
 const AXIS: u32 = 1 << 15;
 
-/// A grid of at least `count` cubes; a kernel with more than [`AXIS`] returns where `CUBE_POS` is `count` or more.
-pub(super) fn cubes(count: usize) -> CubeCount {
+/// Whether the kernels take `x`: floats of at most 32 bits on a GPU, with or without autodiff.
+pub fn takes<const D: usize>(x: &Tensor<D>) -> bool {
+    matches!(x.dtype(), DType::F32 | DType::BF16 | DType::F16)
+        && matches!(x.device().inner().as_dispatch(), DispatchDevice::Cube(_))
+}
+
+/// A grid of at least `count` cubes; a kernel that may have more than 32,768 returns where `CUBE_POS` is `count` or more.
+pub fn cubes(count: usize) -> CubeCount {
     let count = count as u32;
     let y = count.div_ceil(AXIS).max(1);
     CubeCount::Static(count.div_ceil(y).max(1), y, 1)
 }
 
 /// A grid of one unit per element, in cubes of [`UNITS`].
-pub(super) fn elementwise(elements: usize) -> (CubeCount, CubeDim) {
+pub fn elementwise(elements: usize) -> (CubeCount, CubeDim) {
     (cubes(elements.div_ceil(UNITS)), CubeDim::new_1d(UNITS as u32))
 }
 
 /// Memory for a result on the device of `tensor`.
-pub(super) fn empty<const D: usize>(
-    tensor: &CubeTensor,
-    shape: [usize; D],
-    dtype: DType,
-) -> CubeTensor {
+pub fn empty<const D: usize>(tensor: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
     let (client, device) = (tensor.client.clone(), tensor.device.clone());
     empty_device_contiguous_dtype(client, device, Shape::from(shape), dtype)
 }
 
 /// Memory for a result like `tensor`.
-pub(super) fn empty_like(tensor: &CubeTensor) -> CubeTensor {
+pub fn empty_like(tensor: &CubeTensor) -> CubeTensor {
     let (client, device) = (tensor.client.clone(), tensor.device.clone());
     empty_device_contiguous_dtype(client, device, tensor.shape(), tensor.dtype)
 }
 
 /// A tensor that a kernel may write in place: `tensor` if it is contiguous and shares its memory with no other one,
 /// otherwise a copy. Burn's own copy has gaps behind rows of some lengths on CUDA.
-pub(super) fn owned(tensor: CubeTensor) -> CubeTensor {
+pub fn owned(tensor: CubeTensor) -> CubeTensor {
     let tensor = into_contiguous(tensor);
     if tensor.can_mut() { tensor } else { into_contiguous(tensor.copy()) }
 }
 
 /// The element type of `tensor`, for a kernel's `#[define]`.
-pub(super) fn element(tensor: &CubeTensor) -> ElemType {
+pub fn element(tensor: &CubeTensor) -> ElemType {
     dtype_to_storage_type(tensor.dtype)
 }
 
 /// The element types of `tensors`, for a kernel's `#[define]`.
-pub(super) fn elements<const N: usize>(tensors: [&CubeTensor; N]) -> [ElemType; N] {
+pub fn elements<const N: usize>(tensors: [&CubeTensor; N]) -> [ElemType; N] {
     tensors.map(element)
 }
 
 /// The number of elements.
-pub(super) fn count(tensor: &CubeTensor) -> usize {
+pub fn count(tensor: &CubeTensor) -> usize {
     tensor.shape().num_elements()
 }
 
 /// `tensor` with the middle ones of its four axes exchanged.
-pub(super) fn swap_heads(tensor: CubeTensor) -> CubeTensor {
+pub fn swap_heads(tensor: CubeTensor) -> CubeTensor {
     burn_cubecl::ops::permute(tensor, &[0, 2, 1, 3])
 }
 
 /// The sum of `value` over the first `units` units of a line of the cube along x, a power of two; all units of the
 /// cube call it.
 #[cube]
-pub(super) fn sum(value: f32, #[comptime] units: usize, #[comptime] lines: usize) -> f32 {
+pub fn sum(value: f32, #[comptime] units: usize, #[comptime] lines: usize) -> f32 {
     let mut partial = Shared::<[f32]>::new_slice(units * lines);
     let start = UNIT_POS_Y as usize * units;
     let unit = UNIT_POS_X as usize;
@@ -94,7 +98,7 @@ pub(super) fn sum(value: f32, #[comptime] units: usize, #[comptime] lines: usize
 
 /// The largest `value` over a line of the cube, as [`sum`].
 #[cube]
-pub(super) fn largest(value: f32, #[comptime] units: usize) -> f32 {
+pub fn largest(value: f32, #[comptime] units: usize) -> f32 {
     let mut partial = Shared::<[f32]>::new_slice(units);
     let unit = UNIT_POS_X as usize;
     partial[unit] = value;
@@ -133,7 +137,7 @@ fn column_sums_kernel<F: Float>(
 }
 
 /// Writes the sums over the rows of `partial` `[rows, columns]` to `total`.
-pub(super) fn column_sums(partial: CubeTensor, total: &CubeTensor) {
+pub fn column_sums(partial: CubeTensor, total: &CubeTensor) {
     let (columns, types) = (count(total), element(total));
     let rows = count(&partial) / columns;
     let (cubes, units) = elementwise(columns);
