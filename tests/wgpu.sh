@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The kernels for GPUs on Vulkan in software (lavapipe): every kernel and whole trainings beside the CPU, then a caption,
-# an image and a short training with the program itself. Needs the Debian package mesa-vulkan-drivers, which it
-# installs if it may; without a driver it says so and passes.
+# The kernels for GPUs on Vulkan in software (lavapipe): every kernel and whole trainings beside the CPU, of the model and
+# of the image tokenizer, then a caption and an image with the program itself. Needs the Debian package
+# mesa-vulkan-drivers, which it installs if it may; without a driver it says so and passes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 icd=/usr/share/vulkan/icd.d/lvp_icd.x86_64.json
@@ -17,7 +17,7 @@ trap 'rm -rf "$work"' EXIT
 export VK_ICD_FILENAMES=$icd XDG_RUNTIME_DIR=$work
 
 # Without optimisation: the shaders are what takes time, and Burn builds in a minute.
-cargo test --locked --features wgpu --lib -- model::ops kernels_agree
+cargo test --locked -p calumma -p vq_tokenizer --features wgpu --lib -- model::ops kernels_agree ops::gpu ops::whole_tests
 cargo build --locked --features wgpu
 calumma=${CARGO_TARGET_DIR:-target}/debug/calumma
 

@@ -21,6 +21,7 @@ pub mod train;
 pub use config::{NORM_GROUPS, VqConfig};
 pub use error::{Error, Result};
 pub use model::VqModel;
+pub use ops::{GroupNormOptions, group_norm};
 pub use quantizer::{EmaState, Estimator, Quantized, Quantizer, QuantizerConfig};
 pub use tiles::Tiles;
 pub use tokenizer::VqTokenizer;

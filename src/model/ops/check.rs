@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 
 use kernels::adamw::AdamW;
+use vq_tokenizer::{GroupNormOptions, group_norm};
 
 use super::{
     Lanes, NormAndRope, adamw, add_rms_norm, attention, cross_entropy, head_norm_rope, linear,
@@ -52,6 +53,7 @@ pub fn differences(device: &Device, dtype: DType) -> Vec<Difference> {
         difference("gradient of the loss", check.cross_entropy(0), exact),
         difference("statistics of the loss", check.cross_entropy(1), exact),
         difference("paged attention", check.paged_attention(), exact),
+        difference("GroupNorm and swish", check.group_norm(), exact),
         difference("AdamW", check.adamw(), exact),
         difference("gradient norm", check.sum_of_squares(), exact),
     ]
@@ -120,6 +122,16 @@ impl Check<'_> {
         self.compare(&[BATCH * SEQ * HIDDEN; 2], true, |inputs| {
             let of = |at: usize| inputs[at].clone().reshape([BATCH, SEQ, HIDDEN]);
             swiglu(of(0), of(1))
+        })
+    }
+
+    fn group_norm(&self) -> f32 {
+        let options = GroupNormOptions { groups: 8, epsilon: 1e-6, swish: true };
+        self.compare(&[2 * 40 * 23 * 31, 40, 40], true, |inputs| {
+            let x = inputs[0].clone().reshape([2, 40, 23, 31]);
+            // Both are in f32 in every tokenizer.
+            let of = |at: usize| inputs[at].clone().cast(DType::F32);
+            group_norm(x, of(1), of(2), options)
         })
     }
 

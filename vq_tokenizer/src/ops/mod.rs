@@ -6,12 +6,17 @@
 //!
 //! - `cpu/`: f32 on Burn's CPU backend, with hand-written gradients. The convolution builds no column
 //!   matrix and covers stride 2 and upsampling; the normalisation is fused with its swish.
-//! - `gpu/`: none yet. To add it: a variant of [`Kernels`], its condition in [`Kernels::of`], and an arm
-//!   in each operation that has such a kernel.
+//! - `gpu/`: floats on GPUs. The normalisation, fused with its swish; the convolution is Burn's.
+//!
+//! `fused.rs` makes the normalisation of either differentiable.
 
 mod composed;
 #[cfg(feature = "cpu")]
 mod cpu;
+#[cfg(any(feature = "cpu", feature = "gpu"))]
+mod fused;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod options;
 #[cfg(all(test, feature = "cpu"))]
 mod whole_tests;
@@ -19,7 +24,8 @@ mod whole_tests;
 use burn::tensor::Tensor;
 
 pub(crate) use composed::{cast, conv2d_strided};
-pub(crate) use options::{Geometry, GroupNormOptions};
+pub(crate) use options::Geometry;
+pub use options::GroupNormOptions;
 
 /// The implementations of the operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,15 +35,19 @@ pub(crate) enum Kernels {
     /// Fused kernels for f32 on the CPU.
     #[cfg(feature = "cpu")]
     Cpu,
+    /// Fused kernels for floats on a GPU.
+    #[cfg(feature = "gpu")]
+    Gpu,
 }
 
 impl Kernels {
     /// The fastest implementation that supports `x`, or the one that a test forces.
     fn of(x: &Tensor<4>) -> Self {
-        #[cfg(feature = "cpu")]
-        let kernels = if cpu::supports(x) { Self::Cpu } else { Self::Composed };
-        #[cfg(not(feature = "cpu"))]
         let (kernels, _) = (Self::Composed, x);
+        #[cfg(feature = "gpu")]
+        let kernels = if kernels::gpu::takes(x) { Self::Gpu } else { kernels };
+        #[cfg(feature = "cpu")]
+        let kernels = if cpu::supports(x) { Self::Cpu } else { kernels };
         #[cfg(test)]
         let kernels = forced::instead_of(kernels);
         kernels
@@ -63,6 +73,8 @@ pub(crate) fn conv2d(
         Kernels::Composed => composed::conv2d(x, weight, bias, geometry),
         #[cfg(feature = "cpu")]
         Kernels::Cpu => cpu::conv2d(x, weight, bias, geometry),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => composed::conv2d(x, weight, bias, geometry),
     }
 }
 
@@ -73,7 +85,7 @@ pub(crate) fn conv2d(
 /// # Shapes
 /// - x and result: `[batch, channels, height, width]`
 /// - weight, bias: `[channels]`
-pub(crate) fn group_norm(
+pub fn group_norm(
     x: Tensor<4>,
     weight: Tensor<1>,
     bias: Tensor<1>,
@@ -82,7 +94,9 @@ pub(crate) fn group_norm(
     match Kernels::of(&x) {
         Kernels::Composed => composed::group_norm(x, weight, bias, options),
         #[cfg(feature = "cpu")]
-        Kernels::Cpu => cpu::group_norm(x, weight, bias, options),
+        Kernels::Cpu => fused::group_norm(x, weight, bias, options),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => fused::group_norm(x, weight, bias, options),
     }
 }
 
@@ -103,6 +117,8 @@ pub(crate) fn each<const D: usize, T: Send>(
 #[cfg(test)]
 pub(crate) mod forced {
     use std::cell::Cell;
+
+    use burn::tensor::Device;
 
     use super::Kernels;
 
@@ -128,6 +144,22 @@ pub(crate) mod forced {
         RUNS.set(0);
         let result = work();
         (result, RUNS.take())
+    }
+
+    /// The kernels of a GPU and one to test them on, in builds with the feature `wgpu`.
+    ///
+    /// # Panics
+    /// If there is no driver; lavapipe is one in software.
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn gpu() -> Option<(Kernels, Device)> {
+        let found = Device::enumerate(burn::tensor::DeviceType::Wgpu);
+        Some((Kernels::Gpu, found.first().expect("a Vulkan driver").clone()))
+    }
+
+    /// No GPU.
+    #[cfg(not(feature = "wgpu"))]
+    pub(crate) fn gpu() -> Option<(Kernels, Device)> {
+        None
     }
 
     /// The forced kernels if there are any, otherwise `chosen`.

@@ -1,7 +1,7 @@
-//! The whole tokenizer on the composed operations against the same on the CPU kernels.
+//! The whole tokenizer on the kernels of every device at hand against the same on the composed operations on the CPU.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{DType, Device, Distribution, Gradients, Int, Tensor};
 
@@ -15,13 +15,28 @@ use crate::{VqConfig, VqModel};
 /// Values of tensors with their names.
 type Named = Vec<(String, Vec<f32>)>;
 
-/// The result of `run` on the CPU kernels and on the composed operations.
-fn fused_and_composed<R>(run: impl Fn() -> R) -> [R; 2] {
-    [Kernels::Cpu, Kernels::Composed].map(|kernels| {
-        let (result, operations) = forced::on(kernels, &run);
+/// The results of `run` on the kernels of every device, each with that on the composed operations on the CPU.
+fn fused_and_composed<R: Clone>(run: impl Fn(&Device) -> R) -> Vec<[R; 2]> {
+    let on = |(kernels, device): (Kernels, Device)| {
+        let (result, operations) = forced::on(kernels, || run(&device));
         assert!(operations > 30, "only {operations} operations ran on {kernels:?}");
         result
-    })
+    };
+    let composed = on((Kernels::Composed, Device::flex()));
+    let fused = std::iter::once((Kernels::Cpu, Device::flex())).chain(forced::gpu());
+    fused.map(|side| [on(side), composed.clone()]).collect()
+}
+
+/// Moves every weight to a device.
+struct Move<'a>(&'a Device);
+
+impl ModuleMapper for Move<'_> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|weight| {
+            let weight = Tensor::from_data(weight.to_data(), self.0);
+            if self.0.is_autodiff() { weight.require_grad() } else { weight }
+        })
+    }
 }
 
 fn assert_close(what: &str, [fused, composed]: [&[f32]; 2]) {
@@ -74,6 +89,10 @@ fn kernels_are_chosen_by_device_and_dtype() {
     let x = Tensor::<4>::zeros([1, 1, 2, 2], &Device::flex());
     assert_eq!(Kernels::of(&x), Kernels::Cpu);
     assert_eq!(Kernels::of(&x.cast(DType::BF16)), Kernels::Composed);
+    if let Some((kernels, gpu)) = forced::gpu() {
+        let x = Tensor::<4>::zeros([1, 1, 2, 2], &gpu.autodiff());
+        assert_eq!([Kernels::of(&x), Kernels::of(&x.cast(DType::F16))], [kernels; 2]);
+    }
 }
 
 #[test]
@@ -81,8 +100,9 @@ fn composed_encoding_and_decoding_equal_the_fused() {
     let device = Device::flex();
     device.seed(31);
     let (model, pixels) = (config().init(&device), pixels(&device));
-    let [fused, composed] = fused_and_composed(|| {
-        let latents = model.latents(pixels.clone());
+    let found = fused_and_composed(|device| {
+        let model = model.clone().map(&mut Move(device));
+        let latents = model.latents(Tensor::from_data(pixels.to_data(), device));
         let codes = model.codes(latents.clone());
         let named = vec![
             ("latents".to_owned(), values(&latents)),
@@ -90,8 +110,10 @@ fn composed_encoding_and_decoding_equal_the_fused() {
         ];
         (named, codes.into_data().iter::<i64>().collect::<Vec<_>>())
     });
-    assert_eq!(fused.1, composed.1, "codes");
-    assert_all_close([fused.0, composed.0]);
+    for [fused, composed] in found {
+        assert_eq!(fused.1, composed.1, "codes");
+        assert_all_close([fused.0, composed.0]);
+    }
 }
 
 /// Collects the gradients of all parameters by name, or their values if there are no gradients.
@@ -142,6 +164,13 @@ struct Networks {
 }
 
 impl Networks {
+    fn moved(&self, device: &Device) -> Self {
+        let Self { model, discriminator, head } = self.clone();
+        let mut to = Move(device);
+        let (model, discriminator) = (model.map(&mut to), discriminator.map(&mut to));
+        Self { model, discriminator, head: head.map(&mut to) }
+    }
+
     fn new(device: &Device) -> Self {
         let adversarial = AdversarialConfig { channels: 16, layers: 1, ..Default::default() };
         let semantic = SemanticConfig { weight: 1.0, words: 6, hidden: 16 };
@@ -203,5 +232,10 @@ fn three_composed_training_steps_equal_the_fused() {
     let (networks, pixels) = (Networks::new(&device), pixels(&device));
     let words = Tensor::<1, Int>::from_ints([1, 0, 0, 1, 0, 0, 0, 1, 1, 0, 0, 0], &device);
     let words = words.float().reshape([2, 6]);
-    assert_all_close(fused_and_composed(|| networks.clone().train(&pixels, &words)));
+    let found = fused_and_composed(|device| {
+        let device = device.clone().autodiff();
+        let pixels = Tensor::from_data(pixels.to_data(), &device);
+        networks.moved(&device).train(&pixels, &Tensor::from_data(words.to_data(), &device))
+    });
+    found.into_iter().for_each(assert_all_close);
 }

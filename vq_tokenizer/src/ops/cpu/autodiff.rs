@@ -1,6 +1,4 @@
-//! Hand-written gradients as nodes of Burn's autodiff graph.
-
-use std::fmt::Debug;
+//! The hand-written gradient of the convolution as a node of Burn's autodiff graph.
 
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -11,14 +9,11 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, TensorMetadata};
 use burn::tensor::Shape;
 
-use super::backend::VqOps;
-use crate::ops::options::{Geometry, GroupNormOptions};
+use super::backend::ConvOps;
+use crate::ops::options::Geometry;
 
-/// The backward passes of [`VqOps`] on a backend.
-pub trait VqGradients: Backend {
-    /// What the forward pass of the normalisation keeps for its gradient.
-    type Moments: Clone + Debug + Send + Sync + 'static;
-
+/// The backward passes of [`ConvOps`] on a backend.
+pub trait ConvGradients: Backend {
     /// The gradient, of shape `input`, of a convolution's input.
     fn conv2d_input(
         dy: FloatTensor<Self>,
@@ -34,21 +29,6 @@ pub trait VqGradients: Backend {
         weight: Shape,
         geometry: Geometry,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
-
-    /// [`VqOps::vq_group_norm`] with what its gradient needs.
-    fn group_norm_moments(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        options: GroupNormOptions,
-    ) -> (FloatTensor<Self>, Self::Moments);
-
-    /// The gradients of input, weight and bias from `[x, weight, bias, dy]`.
-    fn group_norm_gradients(
-        tensors: [FloatTensor<Self>; 4],
-        moments: Self::Moments,
-        options: GroupNormOptions,
-    ) -> [FloatTensor<Self>; 3];
 }
 
 #[derive(Debug)]
@@ -63,7 +43,7 @@ struct ConvState {
     geometry: Geometry,
 }
 
-impl<B: VqGradients> Backward<B, 3> for ConvStep {
+impl<B: ConvGradients> Backward<B, 3> for ConvStep {
     type State = ConvState;
 
     fn backward(
@@ -93,40 +73,8 @@ impl<B: VqGradients> Backward<B, 3> for ConvStep {
     }
 }
 
-#[derive(Debug)]
-struct NormStep;
-
-/// Nodes of `[x, weight, bias]`, what the forward pass kept, and the options.
-#[derive(Clone, Debug)]
-struct NormState<M> {
-    nodes: [NodeId; 3],
-    moments: M,
-    options: GroupNormOptions,
-}
-
-impl<B: VqGradients> Backward<B, 3> for NormStep {
-    type State = NormState<B::Moments>;
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 3>,
-        gradients: &mut Gradients,
-        checkpointer: &mut Checkpointer,
-    ) {
-        let dy = gradients.consume::<B>(&ops.node);
-        let NormState { nodes, moments, options } = ops.state;
-        let [x, weight, bias] = nodes.map(|node| checkpointer.retrieve_node_output(node));
-        let inputs = B::group_norm_gradients([x, weight, bias, dy], moments, options);
-        for (node, gradient) in ops.parents.into_iter().zip(inputs) {
-            if let Some(node) = node {
-                gradients.register::<B>(node.id, gradient);
-            }
-        }
-    }
-}
-
-impl<B: VqOps + VqGradients, C: CheckpointStrategy> VqOps for Autodiff<B, C> {
-    fn vq_conv2d(
+impl<B: ConvOps + ConvGradients, C: CheckpointStrategy> ConvOps for Autodiff<B, C> {
+    fn fused_conv2d(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
@@ -139,32 +87,11 @@ impl<B: VqOps + VqGradients, C: CheckpointStrategy> VqOps for Autodiff<B, C> {
                 let (x_node, weight_node) = (step.checkpoint(&x), step.checkpoint(&weight));
                 let state = ConvState { x: x_node, weight: weight_node, shapes, geometry };
                 let [x, weight, bias] = [x, weight, bias].map(|t| t.into_primitive());
-                step.finish(state, B::vq_conv2d(x, weight, bias, geometry))
+                step.finish(state, B::fused_conv2d(x, weight, bias, geometry))
             }
             OpsKind::UnTracked(step) => {
                 let [x, weight, bias] = [x, weight, bias].map(|t| t.into_primitive());
-                step.finish(B::vq_conv2d(x, weight, bias, geometry))
-            }
-        }
-    }
-
-    fn vq_group_norm(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        options: GroupNormOptions,
-    ) -> FloatTensor<Self> {
-        let nodes = [x.node(), weight.node(), bias.node()];
-        match NormStep.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(mut step) => {
-                let nodes = [&x, &weight, &bias].map(|tensor| step.checkpoint(tensor));
-                let [x, weight, bias] = [x, weight, bias].map(|t| t.into_primitive());
-                let (y, moments) = B::group_norm_moments(x, weight, bias, options);
-                step.finish(NormState { nodes, moments, options }, y)
-            }
-            OpsKind::UnTracked(step) => {
-                let [x, weight, bias] = [x, weight, bias].map(|t| t.into_primitive());
-                step.finish(B::vq_group_norm(x, weight, bias, options))
+                step.finish(B::fused_conv2d(x, weight, bias, geometry))
             }
         }
     }

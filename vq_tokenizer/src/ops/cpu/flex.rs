@@ -6,13 +6,14 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{Shape, TensorData};
 
-use super::autodiff::VqGradients;
-use super::backend::VqOps;
+use super::autodiff::ConvGradients;
+use super::backend::ConvOps;
 use super::conv::{Kernel, correlate};
 use super::conv_weights::weight_gradients;
 use super::group_norm::{self, Moments, Norm};
 use super::plan::Plan;
 use super::planes::Dims;
+use crate::ops::fused::NormKernels;
 use crate::ops::options::{Geometry, GroupNormOptions};
 
 type Float = FloatTensor<Flex>;
@@ -51,8 +52,8 @@ fn norm(shape: &Shape, options: GroupNormOptions) -> Norm {
     Norm { groups, channels: channels / groups, pixels: height * width, epsilon, swish }
 }
 
-impl VqOps for Flex {
-    fn vq_conv2d(x: Float, weight: Float, bias: Float, geometry: Geometry) -> Float {
+impl ConvOps for Flex {
+    fn fused_conv2d(x: Float, weight: Float, bias: Float, geometry: Geometry) -> Float {
         let (dims, plan) = plan(&x.shape(), &weight.shape(), geometry);
         let (x, weight, bias) = (Values::new(x), Values::new(weight), Values::new(bias));
         let output = dims.inputs * plan.kernel;
@@ -61,15 +62,9 @@ impl VqOps for Flex {
         let [height, width] = dims.output;
         tensor(y, Shape::new([dims.batch, dims.outputs, height, width]))
     }
-
-    fn vq_group_norm(x: Float, weight: Float, bias: Float, options: GroupNormOptions) -> Float {
-        Self::group_norm_moments(x, weight, bias, options).0
-    }
 }
 
-impl VqGradients for Flex {
-    type Moments = Arc<[Moments]>;
-
+impl ConvGradients for Flex {
     fn conv2d_input(dy: Float, weight: Float, input: Shape, geometry: Geometry) -> Float {
         let (dims, plan) = plan(&input, &weight.shape(), geometry);
         let (dy, weight) = (Values::new(dy), Values::new(weight));
@@ -85,11 +80,13 @@ impl VqGradients for Flex {
         let (dw, db) = weight_gradients(&plan, dims, x.get(), dy.get());
         (tensor(dw, weight), tensor(db, Shape::new([dims.outputs])))
     }
+}
 
-    fn group_norm_moments(
-        x: Float,
-        weight: Float,
-        bias: Float,
+impl NormKernels for Flex {
+    type Moments = Arc<[Moments]>;
+
+    fn group_norm_forward(
+        [x, weight, bias]: [Float; 3],
         options: GroupNormOptions,
     ) -> (Float, Self::Moments) {
         let shape = x.shape();
@@ -99,7 +96,7 @@ impl VqGradients for Flex {
         (tensor(y, shape), moments.into())
     }
 
-    fn group_norm_gradients(
+    fn group_norm_backward(
         [x, weight, bias, dy]: [Float; 4],
         moments: Self::Moments,
         options: GroupNormOptions,

@@ -17,8 +17,8 @@ use burn::backend::{Dispatch, DispatchDevice};
 use burn::tensor::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use super::options::{Geometry, GroupNormOptions};
-use backend::VqOps;
+use super::options::Geometry;
+use backend::ConvOps;
 
 /// Whether the kernels of this module take `x`: f32 on the CPU.
 pub(super) fn supports(x: &Tensor<4>) -> bool {
@@ -45,16 +45,5 @@ pub(super) fn conv2d(
     geometry: Geometry,
 ) -> Tensor<4> {
     let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as VqOps>::vq_conv2d(x, weight, bias, geometry))
-}
-
-/// See [`super::group_norm`].
-pub(super) fn group_norm(
-    x: Tensor<4>,
-    weight: Tensor<1>,
-    bias: Tensor<1>,
-    options: GroupNormOptions,
-) -> Tensor<4> {
-    let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as VqOps>::vq_group_norm(x, weight, bias, options))
+    Tensor::from_dispatch(Dispatch::fused_conv2d(x, weight, bias, geometry))
 }

@@ -3,8 +3,9 @@
 
 use burn::tensor::{Device, Distribution, Tensor};
 
-use super::{conv2d, group_norm};
+use super::conv2d;
 use crate::ops::composed;
+use crate::ops::fused::group_norm;
 use crate::ops::options::{Geometry, GroupNormOptions};
 
 fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
