@@ -10,7 +10,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 
 use super::objective::{Activations, LossConfig, NextToken, NextTokenBatch};
-use super::{Optimizer, OptimizerConfig};
+use super::{Optimizer, OptimizerConfig, OptimizerKind};
 use crate::data::pack::PackedBatch;
 use crate::model::ops::{Kernels, forced};
 use crate::model::{CausalLm, ModelConfig, ModelInput, mask};
@@ -123,11 +123,11 @@ fn input(packed: &PackedBatch, device: &Device) -> ModelInput {
 }
 
 /// Everything that training computes, by name.
-fn train(model: CausalLm) -> BTreeMap<String, Vec<f32>> {
+fn train(model: CausalLm, kind: OptimizerKind) -> BTreeMap<String, Vec<f32>> {
     let batch = batch();
     let objective =
         NextToken { config: LossConfig { z_loss: 1e-3, image_weight: 2.0, text_weight: 1.0 } };
-    let mut optimizer = Optimizer::new(OptimizerConfig::default());
+    let mut optimizer = Optimizer::new(OptimizerConfig { kind, ..OptimizerConfig::default() });
     let mut results = BTreeMap::new();
     let logits = model.forward(input(&batch.packed, &model.device()));
     results.insert("logits".to_owned(), logits.into_data().iter().collect());
@@ -171,19 +171,21 @@ fn model(swin_norm: bool, tied: bool) -> CausalLm {
     config(swin_norm, tied).init(&device).unwrap().map(&mut Perturb)
 }
 
-/// Compares logits, losses, the gradients of all parameters in three AdamW steps and the parameters after
+/// Compares logits, losses, the gradients of all parameters in three steps of an optimizer and the parameters after
 /// them.
 #[test]
 fn composed_operations_train_as_the_kernels_do() {
-    for (swin_norm, tied) in [(false, false), (true, true)] {
+    let (adamw, muon) = (OptimizerKind::AdamW, OptimizerKind::Muon);
+    for (swin_norm, tied, kind) in [(false, false, adamw), (true, true, adamw), (false, true, muon)]
+    {
         let model = model(swin_norm, tied);
         let before = tensors(&model, None);
-        let (want, composed_runs) = forced::on(Kernels::Composed, || train(model.clone()));
+        let (want, composed_runs) = forced::on(Kernels::Composed, || train(model.clone(), kind));
         assert_eq!(want.len(), 1 + STEPS + (STEPS + 1) * before.len());
         for (kernels, device) in sides() {
             let moved = model.clone().map(&mut Move(&device));
-            let (got, runs) = forced::on(kernels, || train(moved));
-            let operations = [
+            let (got, runs) = forced::on(kernels, || train(moved, kind));
+            let mut operations = vec![
                 "adamw",
                 "attention",
                 "cross_entropy",
@@ -195,6 +197,9 @@ fn composed_operations_train_as_the_kernels_do() {
                 "sum_of_squares",
                 "swiglu",
             ];
+            if kind == OptimizerKind::Muon {
+                operations.insert(6, "muon");
+            }
             assert!(runs.keys().eq(&operations), "{runs:?}");
             assert_eq!(runs, composed_runs, "the sides ran different operations");
             assert!(got["logits"] != want["logits"], "both sides ran the same arithmetic");

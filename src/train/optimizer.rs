@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::optim::{AdjustLrFn, GradientsParams, MuonConfig, Optimizer as _, decay, momentum};
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use tensor_files::{DeviceTensor, DeviceTensors, ParamPath, StoredDtype, WeightFiles};
 
@@ -18,9 +18,6 @@ use super::rows;
 use crate::error::{Error, Result};
 use crate::model::ops;
 use kernels::adamw::AdamW;
-
-/// Muon's momentum, of Nesterov's kind (arXiv 2502.16982 section 2.1).
-const MUON_MOMENTUM: f64 = 0.95;
 
 /// An optimizer with its state.
 #[derive(Debug)]
@@ -246,17 +243,8 @@ impl Update<'_> {
         momentum: Tensor<1>,
         Rate { lr, decay }: Rate,
     ) -> (Tensor<D>, Tensor<1>) {
-        let gradient = if self.scale == 1.0 { gradient } else { gradient * self.scale };
-        let momentum = momentum * MUON_MOMENTUM + gradient.clone();
-        let ahead = (momentum.clone() * MUON_MOMENTUM + gradient).reshape(weight.dims());
-        // The momentum is kept by path above; Burn does the rest.
-        let none = momentum::MomentumConfig { momentum: 0.0, dampening: 0.0, nesterov: false };
-        let muon = MuonConfig::new()
-            .with_momentum(none)
-            .with_weight_decay(Some(decay::WeightDecayConfig::new(decay as f32)))
-            .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW)
-            .build();
-        (muon.step(lr, weight, ahead, None).0, momentum)
+        let update = ops::Muon { gradient_scale: self.scale, lr, decay };
+        ops::muon(update, weight, momentum, gradient)
     }
 
     fn adamw<const D: usize>(

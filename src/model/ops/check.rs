@@ -6,8 +6,8 @@ use kernels::adamw::AdamW;
 use vq_tokenizer::{GroupNormOptions, group_norm};
 
 use super::{
-    Lanes, NormAndRope, adamw, add_rms_norm, attention, cross_entropy, head_norm_rope, linear,
-    paged_attention, rms_norm, rows, sum_of_squares, swiglu,
+    Lanes, Muon, NormAndRope, adamw, add_rms_norm, attention, cross_entropy, head_norm_rope,
+    linear, muon, paged_attention, rms_norm, rows, sum_of_squares, swiglu,
 };
 use crate::model::{BLOCK, Lane, Rope, mask};
 
@@ -55,6 +55,8 @@ pub fn differences(device: &Device, dtype: DType) -> Vec<Difference> {
         difference("paged attention", check.paged_attention(), exact),
         difference("GroupNorm and swish", check.group_norm(), exact),
         difference("AdamW", check.adamw(), exact),
+        difference("Muon of a wide matrix", check.muon([24, 130]), product),
+        difference("Muon of a tall matrix", check.muon([130, 24]), product),
         difference("gradient norm", check.sum_of_squares(), exact),
     ]
 }
@@ -197,6 +199,16 @@ impl Check<'_> {
             let moments = [of(1), of(2).square()];
             let (weight, moments) = adamw(update, of(0).reshape([33, 31]), moments, of(3));
             Tensor::cat([vec![weight.reshape([33 * 31])], moments.to_vec()].concat(), 0)
+        })
+    }
+
+    /// Of a weight that another tensor shares.
+    fn muon(&self, shape: [usize; 2]) -> f32 {
+        let (size, update) = (24 * 130, Muon { gradient_scale: 0.5, lr: 1.0, decay: 0.1 });
+        self.compare(&[size; 3], false, |inputs| {
+            let of = |at: usize| inputs[at].clone().cast(DType::F32);
+            let (weight, momentum) = muon(update, of(0).reshape(shape), of(1), of(2));
+            Tensor::cat(vec![weight.reshape([size]), momentum], 0)
         })
     }
 

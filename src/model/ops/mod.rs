@@ -15,7 +15,9 @@ mod draws;
 mod fused;
 #[cfg(feature = "gpu")]
 mod gpu;
+mod muon;
 mod paged;
+mod stats;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 
@@ -23,12 +25,14 @@ use burn::tensor::{DType, Int, Tensor};
 
 use kernels::adamw::AdamW;
 
-use super::{Mask, TokenStats};
+use super::Mask;
 #[cfg(feature = "cpu")]
 pub use check::{Difference, differences};
 pub(crate) use draws::{Distribution, Draws, Place, fetch};
 pub use draws::{Drawn, NoDraw};
+pub(crate) use muon::Muon;
 pub(crate) use paged::Lanes;
+pub(crate) use stats::fetch_stats;
 
 /// The implementation that an operation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,7 +259,7 @@ pub(crate) fn cross_entropy(
     }
 }
 
-/// The statistics of every row of logits, outside autodiff: the fields of [`TokenStats`] in their order, which
+/// The statistics of every row of logits, outside autodiff: the fields of `kernels::TokenStats` in their order, which
 /// [`fetch_stats`] reads.
 ///
 /// # Shapes
@@ -268,19 +272,6 @@ pub(crate) fn token_stats(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<
         Kernels::Gpu => gpu::token_stats(logits, targets),
         Kernels::Composed => composed::token_stats(logits, targets),
     }
-}
-
-/// The statistics in `stats` `[len, 4]`, which waits for the device.
-pub(crate) fn fetch_stats(stats: Tensor<2>) -> Vec<TokenStats> {
-    let values: Vec<f32> = stats.into_data().iter().collect();
-    let (rows, _) = values.as_chunks::<4>();
-    let row = |&[log_prob, log_sum_exp, entropy, is_top]: &[f32; 4]| TokenStats {
-        log_prob,
-        log_sum_exp,
-        entropy,
-        is_top: is_top > 0.5,
-    };
-    rows.iter().map(row).collect()
 }
 
 /// Whether [`draw`] takes logits of `x`'s format on its device.
@@ -336,6 +327,25 @@ pub(crate) fn adamw<const D: usize>(
         #[cfg(feature = "gpu")]
         Kernels::Gpu => gpu::adamw(update, weight, moments, gradient),
         Kernels::Composed => composed::adamw(update, weight, moments, gradient),
+    }
+}
+
+/// `weight` and its momentum after one update, outside autodiff.
+///
+/// # Shapes
+/// `weight` `[rows, columns]`; momentum and gradient are flat, in the order of its elements.
+pub(crate) fn muon<const D: usize>(
+    update: Muon,
+    weight: Tensor<D>,
+    momentum: Tensor<1>,
+    gradient: Tensor<1>,
+) -> (Tensor<D>, Tensor<1>) {
+    match kernels!(muon on &weight, &gradient, &momentum) {
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => gpu::muon(update, weight, momentum, gradient),
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => muon::composed(update, weight, momentum, gradient),
+        Kernels::Composed => muon::composed(update, weight, momentum, gradient),
     }
 }
 

@@ -39,6 +39,7 @@ fn converted(weight: CubeTensor, dtype: DType) -> CubeTensor {
     if weight.dtype == dtype { weight } else { cast(weight, dtype) }
 }
 
-fn transposed(matrix: CubeTensor) -> CubeTensor {
+/// `matrix` with its axes exchanged, in the same memory.
+pub(super) fn transposed(matrix: CubeTensor) -> CubeTensor {
     burn_cubecl::ops::permute(matrix, &[1, 0])
 }

@@ -6,6 +6,7 @@ mod backend;
 mod cross_entropy;
 mod head_norm;
 mod linear;
+mod muon;
 mod noise;
 mod optimizer;
 mod paged;
@@ -19,6 +20,6 @@ mod tile;
 
 pub(super) use kernels::gpu::takes;
 pub(super) use tensors::{
-    adamw, add_matmul, add_rms_norm, cross_entropy, draw, matmul, paged_attention, sum_of_squares,
-    token_stats,
+    adamw, add_matmul, add_rms_norm, cross_entropy, draw, matmul, muon, paged_attention,
+    sum_of_squares, token_stats,
 };

@@ -6,8 +6,10 @@ use burn_cubecl::tensor::CubeTensor;
 use kernels::adamw::{AdamW, Factors};
 
 use super::head_norm::HeadNorm;
-use super::{cross_entropy as rows_of_logits, linear, optimizer, paged, rms_norm, sampling};
-use crate::model::ops::{Draws, Lanes, NormAndRope};
+use super::{
+    cross_entropy as rows_of_logits, linear, muon as matrices, optimizer, paged, rms_norm, sampling,
+};
+use crate::model::ops::{Draws, Lanes, Muon, NormAndRope};
 
 pub(crate) fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
     let (lhs, rhs) = (on_gpu(lhs), on_gpu(rhs));
@@ -59,6 +61,17 @@ pub(crate) fn adamw<const D: usize>(
     let (weight, gradient) = (on_gpu(weight), on_gpu(gradient));
     let [weight, first, second] = optimizer::adamw(Factors::of(update), weight, moments, gradient);
     (from_gpu(weight), [from_gpu(first), from_gpu(second)])
+}
+
+pub(crate) fn muon<const D: usize>(
+    update: Muon,
+    weight: Tensor<D>,
+    momentum: Tensor<1>,
+    gradient: Tensor<1>,
+) -> (Tensor<D>, Tensor<1>) {
+    let momentum = on_gpu(momentum.cast(DType::F32));
+    let [weight, momentum] = matrices::muon(update, on_gpu(weight), momentum, on_gpu(gradient));
+    (from_gpu(weight), from_gpu(momentum))
 }
 
 pub(crate) fn sum_of_squares(tensors: Vec<Tensor<1>>) -> Tensor<1> {

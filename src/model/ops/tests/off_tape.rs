@@ -6,7 +6,7 @@ use kernels::adamw::AdamW;
 use kernels::math;
 
 use super::{Kernels, Side, error, forced, host, integers, normal, sides};
-use crate::model::ops::{self, composed, cpu};
+use crate::model::ops::{self, Muon, composed, cpu};
 
 /// A side that stands for the composed operations on the CPU.
 fn reference() -> Side {
@@ -105,6 +105,22 @@ fn adamw_equals_the_composed_one() {
             ops::adamw(update, weight.reshape([20, 30]), [first, second.square()], gradient);
         vec![host(&weight), host(&moments[0]), host(&moments[1])]
     });
+}
+
+#[test]
+fn muon_equals_the_composed_one() {
+    let update = Muon { gradient_scale: 0.5, lr: 0.1, decay: 0.1 };
+    for shape in [[12, 40], [77, 13], [90, 110], [1, 9]] {
+        let size = shape[0] * shape[1];
+        compare(&format!("Muon of {shape:?}"), &[size; 5], |_, inputs| {
+            let of = |place: usize| inputs[place].clone().cast(DType::F32);
+            let (mut weight, mut momentum) = (of(0).reshape(shape), of(1));
+            for place in 2..5 {
+                (weight, momentum) = ops::muon(update, weight, momentum, of(place));
+            }
+            vec![host(&weight), host(&momentum)]
+        });
+    }
 }
 
 #[test]
