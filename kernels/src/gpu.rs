@@ -55,7 +55,12 @@ pub fn owned(tensor: CubeTensor) -> CubeTensor {
 
 /// The element type of `tensor`, for a kernel's `#[define]`.
 pub fn element(tensor: &CubeTensor) -> ElemType {
-    dtype_to_storage_type(tensor.dtype)
+    element_of(tensor.dtype)
+}
+
+/// The element type of a number format.
+pub fn element_of(dtype: DType) -> ElemType {
+    dtype_to_storage_type(dtype)
 }
 
 /// The element types of `tensors`, for a kernel's `#[define]`.

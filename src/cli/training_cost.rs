@@ -1,7 +1,7 @@
 //! Estimates of what a training run costs: operations and memory.
 
 use burn::tensor::Device;
-use calumma::model::ModelConfig;
+use calumma::model::{ModelConfig, ops};
 use calumma::train::LanguageRecipe;
 use calumma::train::objective::logit_rows;
 
@@ -28,7 +28,7 @@ impl TrainingCost {
     /// Operations: [`ModelConfig::training_flops`], plus one more forward pass with activation
     /// checkpointing. Memory: weights, gradients and two moments in f32; what the backward pass needs of one batch
     /// ([`activations`]), or with activation checkpointing the input of each layer and that of a single one; the
-    /// logits of a chunk, which their gradient replaces.
+    /// scores of attention ([`attention`]); the logits of a chunk, which their gradient replaces.
     pub fn of(
         recipe: &LanguageRecipe,
         config: &ModelConfig,
@@ -54,6 +54,7 @@ impl TrainingCost {
             ("optimizer", 2.0 * weights),
             ("averages", averages),
             ("activations", value_bytes * batch as f64 * kept),
+            ("attention", attention(config, recipe.batch.sequences, seq, value_bytes)),
             ("logits", FLOAT * rows * config.vocab_size as f64),
         ];
         Self { parameters, tokens, flops, memory }
@@ -71,4 +72,16 @@ impl TrainingCost {
 fn activations(config: &ModelConfig) -> f64 {
     let keys = config.num_key_value_heads * config.head_dim();
     (7 * config.hidden_size + 3 * keys + 3 * config.intermediate_size) as f64
+}
+
+/// Bytes of scores in f32 and of weights of the values' format of a chunk of attention by products, and of the sums in f32
+/// that become the gradients of queries. Only half formats take products, and only GPUs compute in those.
+fn attention(config: &ModelConfig, sequences: usize, seq: usize, value_bytes: f64) -> f64 {
+    let heads = sequences * config.num_attention_heads;
+    let chunk = ops::attention_chunk(heads, seq, seq).filter(|_| value_bytes < FLOAT);
+    let of_chunk = |chunk: usize| {
+        let scores = chunk.max(config.head_dim()) as f64 * (FLOAT + value_bytes);
+        (heads * seq) as f64 * (scores + FLOAT * config.head_dim() as f64)
+    };
+    chunk.map_or(0.0, of_chunk)
 }

@@ -14,6 +14,8 @@ pub struct Mask {
     /// The first key that each query sees, `[rows, seq]` in i32, off the tape; one row stands for any number of
     /// equal rows.
     first: Tensor<2, Int>,
+    /// The most keys that a query sees.
+    reach: usize,
     device: Device,
     /// Off the tape.
     hidden: Arc<OnceLock<Tensor<4, Bool>>>,
@@ -47,9 +49,11 @@ pub fn packed(document_ids: &[u32], rows: usize, device: &Device) -> Mask {
 
 impl Mask {
     fn new(first: Vec<i32>, shape: [usize; 2], device: &Device) -> Self {
+        let seen = |(at, first): (usize, &i32)| at % shape[1] + 1 - *first as usize;
+        let reach = first.iter().enumerate().map(seen).max().unwrap_or(0);
         let first = TensorData::new(first, shape);
         let first = Tensor::from_data(first, (&device.clone().inner(), DType::I32));
-        Self { first, device: device.clone(), hidden: Arc::default() }
+        Self { first, reach, device: device.clone(), hidden: Arc::default() }
     }
 
     /// The first key that each query sees, off the tape.
@@ -58,6 +62,11 @@ impl Mask {
     /// Returns `[rows, seq]` in i32, with `rows` = 1 where all rows are equal.
     pub fn first(&self) -> Tensor<2, Int> {
         self.first.clone()
+    }
+
+    /// The most keys that a query sees, its own included: the length of the longest document.
+    pub fn reach(&self) -> usize {
+        self.reach
     }
 
     /// The mask as booleans, `true` = hidden (Burn's convention); computed once.

@@ -44,7 +44,16 @@ pub fn differences(device: &Device, dtype: DType) -> Vec<Difference> {
     let difference = |operation, worst, allowed| Difference { operation, dtype, worst, allowed };
     vec![
         difference("linear", check.linear(), product),
-        difference("attention", check.attention(), exact),
+        difference(
+            "attention",
+            check.attention([HEADS, KEYS, WIDTH], SEQ, |at| at * at / 900),
+            exact,
+        ),
+        difference(
+            "attention of long rows",
+            check.attention([32, 16, 32], 600, |at| at / 500),
+            exact,
+        ),
         difference("RMSNorm", check.rms_norm(), exact),
         difference("sum and RMSNorm", check.add_rms_norm(), exact),
         difference("head norm and RoPE", check.head_norm(), exact),
@@ -83,14 +92,20 @@ impl Check<'_> {
         })
     }
 
-    fn attention(&self) -> f32 {
-        let documents: Vec<u32> = (0..(BATCH * SEQ) as u32).map(|at| at * at / 900).collect();
-        let sizes = [HEADS, KEYS, KEYS].map(|heads| BATCH * heads * SEQ * WIDTH);
+    /// Of query heads, key heads and elements of a head; `document` is that of a token.
+    fn attention(
+        &self,
+        [heads, keys, width]: [usize; 3],
+        seq: usize,
+        document: impl Fn(u32) -> u32,
+    ) -> f32 {
+        let documents: Vec<u32> = (0..(BATCH * seq) as u32).map(document).collect();
+        let sizes = [heads, keys, keys].map(|heads| BATCH * heads * seq * width);
         self.compare(&sizes, true, |inputs| {
-            let of = |at: usize, heads| inputs[at].clone().reshape([BATCH, heads, SEQ, WIDTH]);
-            let v = inputs[2].clone().reshape([BATCH, SEQ, KEYS, WIDTH]).swap_dims(1, 2);
+            let of = |at: usize, heads| inputs[at].clone().reshape([BATCH, heads, seq, width]);
+            let v = inputs[2].clone().reshape([BATCH, seq, keys, width]).swap_dims(1, 2);
             let mask = mask::packed(&documents, BATCH, &inputs[0].device());
-            attention(of(0, HEADS) * 0.125, of(1, KEYS), v, &mask)
+            attention(of(0, heads) * 0.125, of(1, keys), v, &mask)
         })
     }
 

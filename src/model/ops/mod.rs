@@ -7,6 +7,7 @@
 
 #[cfg(feature = "cpu")]
 mod check;
+mod chunks;
 mod composed;
 #[cfg(feature = "cpu")]
 mod cpu;
@@ -28,6 +29,7 @@ use kernels::adamw::AdamW;
 use super::Mask;
 #[cfg(feature = "cpu")]
 pub use check::{Difference, differences};
+pub use chunks::attention_chunk;
 pub(crate) use draws::{Distribution, Draws, Place, fetch};
 pub use draws::{Drawn, NoDraw};
 pub(crate) use muon::Muon;
@@ -410,6 +412,16 @@ pub(crate) mod forced {
     #[cfg(not(feature = "wgpu"))]
     pub(crate) fn gpu() -> Option<(Kernels, Device)> {
         None
+    }
+
+    #[cfg(feature = "gpu")]
+    pub(super) use super::gpu::in_chunks;
+
+    /// Runs `work`; there are no products to force without a GPU.
+    #[cfg(not(feature = "gpu"))]
+    pub(super) fn in_chunks(_chunk: usize, work: impl FnOnce()) -> usize {
+        work();
+        0
     }
 
     /// The forced kernels if there are any, otherwise `chosen`.

@@ -72,7 +72,7 @@ const FEW: usize = 16;
 
 impl FusedKernels for Flex {
     /// In memory the result is `[batch, seq, heads, head_dim]`, so that joining the heads copies nothing.
-    fn attention_forward(qkv: [FlexTensor; 3], first: FlexTensor) -> [FlexTensor; 2] {
+    fn attention_forward(qkv: [FlexTensor; 3], first: FlexTensor, _: usize) -> [FlexTensor; 2] {
         let qkv = qkv.map(rows_contiguous);
         let inputs = attention_inputs(&qkv, &first);
         let [batch, heads, seq, head_dim] = inputs.q.dims;
@@ -89,6 +89,7 @@ impl FusedKernels for Flex {
         [y, lse]: [FlexTensor; 2],
         dy: FlexTensor,
         first: FlexTensor,
+        _: usize,
     ) -> [FlexTensor; 3] {
         let (qkv, dy) = (qkv.map(rows_contiguous), rows_contiguous(dy));
         let [q, k, v] = &qkv;

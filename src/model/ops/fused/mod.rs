@@ -17,8 +17,13 @@ type HeadInputs<B> = [FloatTensor<B>; 5];
 
 /// The kernels of a backend, forward and backward; `ops/mod.rs` says what each operation computes.
 pub(crate) trait FusedKernels: Backend {
-    /// The result of attention and the log-sum-exp of each query's scores; `first` as in [`Mask::first`].
-    fn attention_forward(qkv: Qkv<Self>, first: IntTensor<Self>) -> [FloatTensor<Self>; 2];
+    /// The result of attention and the log-sum-exp of each query's scores; `first` as in [`Mask::first`] and `reach`
+    /// as in [`Mask::reach`].
+    fn attention_forward(
+        qkv: Qkv<Self>,
+        first: IntTensor<Self>,
+        reach: usize,
+    ) -> [FloatTensor<Self>; 2];
 
     /// The gradients of queries, keys and values; `y` and `lse` are the results of [`Self::attention_forward`].
     fn attention_backward(
@@ -26,6 +31,7 @@ pub(crate) trait FusedKernels: Backend {
         y_and_lse: [FloatTensor<Self>; 2],
         dy: FloatTensor<Self>,
         first: IntTensor<Self>,
+        reach: usize,
     ) -> Qkv<Self>;
 
     /// `x weight^T`.
@@ -104,6 +110,7 @@ pub(crate) trait FusedOps: Backend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         first: IntTensor<Self>,
+        reach: usize,
     ) -> FloatTensor<Self>;
 
     /// `x weight^T`.
@@ -143,8 +150,9 @@ impl<B: FusedKernels> FusedOps for B {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         first: IntTensor<Self>,
+        reach: usize,
     ) -> FloatTensor<Self> {
-        let [y, _] = B::attention_forward([q, k, v], first);
+        let [y, _] = B::attention_forward([q, k, v], first, reach);
         y
     }
 
@@ -187,7 +195,8 @@ impl<B: FusedKernels> FusedOps for B {
 /// Any layout whose last axis is contiguous is read in place.
 pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -> Tensor<4> {
     let [q, k, v] = [q, k, v].map(Tensor::into_dispatch);
-    Tensor::from_dispatch(Dispatch::fused_attention(q, k, v, mask.first().into_dispatch()))
+    let (first, reach) = (mask.first().into_dispatch(), mask.reach());
+    Tensor::from_dispatch(Dispatch::fused_attention(q, k, v, first, reach))
 }
 
 pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {

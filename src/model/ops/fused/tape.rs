@@ -14,11 +14,11 @@ use super::{FusedKernels, FusedOps, HeadInputs, Qkv};
 struct AttentionBackward;
 
 impl<B: FusedKernels> Backward<B, 3> for AttentionBackward {
-    type State = (Qkv<B>, [FloatTensor<B>; 2], IntTensor<B>);
+    type State = (Qkv<B>, [FloatTensor<B>; 2], IntTensor<B>, usize);
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-        register::<B, _, 3>(ops, grads, |(qkv, y_and_lse, first), dy| {
-            B::attention_backward(qkv, y_and_lse, dy, first)
+        register::<B, _, 3>(ops, grads, |(qkv, y_and_lse, first, reach), dy| {
+            B::attention_backward(qkv, y_and_lse, dy, first, reach)
         });
     }
 }
@@ -112,12 +112,13 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         first: IntTensor<Self>,
+        reach: usize,
     ) -> FloatTensor<Self> {
         let nodes = [q.node(), k.node(), v.node()];
         let qkv = [q, k, v].map(|tensor| tensor.into_primitive());
-        let [y, lse] = B::attention_forward(qkv.clone(), first.clone());
+        let [y, lse] = B::attention_forward(qkv.clone(), first.clone(), reach);
         match AttentionBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((qkv, [y.clone(), lse], first), y),
+            OpsKind::Tracked(prep) => prep.finish((qkv, [y.clone(), lse], first, reach), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }

@@ -278,7 +278,8 @@ fn keys_kernel<F: Float>(
     write::<F>(&of_values, dv, v_start, kv_heads * width, left, width, tile);
 }
 
-fn products(y: CubeTensor, dy: CubeTensor, sizes: Sizes) -> CubeTensor {
+/// `sum(y * dy)` of every query, `[batch, heads, seq]`, from tensors `[batch, seq, heads, width]`.
+pub(super) fn products(y: CubeTensor, dy: CubeTensor, sizes: Sizes) -> CubeTensor {
     let Sizes { batch, heads, seq, width, .. } = sizes;
     let products = empty(&y, [batch, heads, seq], DType::F32);
     let (client, types) = (y.client.clone(), element(&y));

@@ -4,12 +4,18 @@ use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::{attention, attention_backward, head_norm, linear, rms_norm, rows, swiglu};
+use super::attention_products::Chunks;
+use super::{
+    attention, attention_backward, attention_products, head_norm, linear, rms_norm, rows, swiglu,
+};
 use crate::model::ops::fused::FusedKernels;
 
 impl FusedKernels for CubeBackend {
-    fn attention_forward(qkv: [CubeTensor; 3], first: CubeTensor) -> [CubeTensor; 2] {
-        attention::forward(qkv, first)
+    fn attention_forward(qkv: [CubeTensor; 3], first: CubeTensor, reach: usize) -> [CubeTensor; 2] {
+        match Chunks::of(&qkv, reach) {
+            Some(chunks) => attention_products::forward(qkv, first, chunks),
+            None => attention::forward(qkv, first),
+        }
     }
 
     fn attention_backward(
@@ -17,8 +23,12 @@ impl FusedKernels for CubeBackend {
         y_and_lse: [CubeTensor; 2],
         dy: CubeTensor,
         first: CubeTensor,
+        reach: usize,
     ) -> [CubeTensor; 3] {
-        attention_backward::backward(qkv, y_and_lse, dy, first)
+        match Chunks::of(&qkv, reach) {
+            Some(chunks) => attention_products::backward(qkv, y_and_lse, dy, first, chunks),
+            None => attention_backward::backward(qkv, y_and_lse, dy, first),
+        }
     }
 
     fn linear_forward(x: CubeTensor, weight: CubeTensor) -> CubeTensor {

@@ -12,6 +12,16 @@ use kernels::gpu::empty;
 /// lengths, which later operations would have to copy.
 pub(super) fn product(lhs: CubeTensor, rhs: CubeTensor, dtype: DType) -> CubeTensor {
     let to = empty(&lhs, [lhs.shape()[0], rhs.shape()[1]], dtype);
+    product_to(lhs, rhs, to)
+}
+
+/// Writes the products of matrices to `to`, in its number format; returns `to`.
+///
+/// # Shapes
+/// `lhs` `[matrices, m, k]`, `rhs` `[matrices, k, n]`, `to` `[matrices, m, n]`; or a single matrix each. Operands may be
+/// transposed, and have gaps between rows and between matrices, as may `to`.
+pub(super) fn product_to(lhs: CubeTensor, rhs: CubeTensor, to: CubeTensor) -> CubeTensor {
+    let dtype = to.dtype;
     let product = matmul(lhs, rhs, Some(to), MatmulStrategy::default(), dtype);
     product.expect("Burn multiplies any two matrices of floats")
 }

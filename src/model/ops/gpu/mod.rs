@@ -2,6 +2,8 @@
 
 mod attention;
 mod attention_backward;
+mod attention_products;
+mod attention_scores;
 mod backend;
 mod cross_entropy;
 mod head_norm;
@@ -18,6 +20,8 @@ mod swiglu;
 mod tensors;
 mod tile;
 
+#[cfg(test)]
+pub(super) use attention_products::in_chunks;
 pub(super) use kernels::gpu::takes;
 pub(super) use tensors::{
     adamw, add_matmul, add_rms_norm, cross_entropy, draw, matmul, muon, paged_attention,

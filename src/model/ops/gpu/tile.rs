@@ -29,6 +29,16 @@ impl Sizes {
         Self { batch, heads, kv_heads, seq, width }
     }
 
+    /// Query heads of a key head.
+    pub(super) fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// The sizes of keys and values.
+    pub(super) fn of_keys(&self) -> Self {
+        Self { heads: self.kv_heads, ..*self }
+    }
+
     /// The largest tile for which `rows` tiles of `width` columns and `squares` tiles of scores fit the shared memory.
     pub(super) fn tile(&self, q: &CubeTensor, rows: usize, squares: usize) -> usize {
         let limit = q.client.properties().hardware.max_shared_memory_size / size_of::<f32>();

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::{Kernels, compare, forced, host, integers, norm_and_rope, normal};
+use super::{Kernels, compare, forced, host, integers, norm_and_rope, normal, sides};
 use crate::model::{Rope, mask, ops};
 
 /// Compares attention of `batch` rows of `seq` tokens, of one document or of `documents`.
@@ -40,6 +40,28 @@ fn attention_equals_the_composed_one() {
     }
     compare_attention([2, 1, 128], [1, 70], None);
     compare_attention([1, 1, 6], [1, 40], None);
+}
+
+#[test]
+fn attention_by_products_equals_the_composed_one() {
+    let on_gpus = sides().iter().filter(|side| side.kernels != Kernels::Cpu).count();
+    let compare = |heads, seq: usize, documents: Option<&[u32]>| {
+        let work = || compare_attention(heads, [2, seq], documents);
+        // Forward and backward, twice.
+        assert_eq!(forced::in_chunks(32, work), 4 * on_gpus);
+    };
+    for (heads, seqs) in
+        [([2, 2, 32], [1, 33, 97]), ([4, 2, 64], [32, 64, 130]), ([4, 1, 128], [31, 70, 96])]
+    {
+        for seq in seqs {
+            let documents: Vec<u32> = (0..2 * seq as u32).map(|i| i * i / 700).collect();
+            compare(heads, seq, Some(&documents));
+        }
+        compare(heads, seqs[2], None);
+    }
+    // Every second document is a single token.
+    let documents: Vec<u32> = (0..130).map(|i| i * 2 / 3).collect();
+    compare([2, 1, 32], 65, Some(&documents));
 }
 
 #[test]
