@@ -16,6 +16,7 @@ mod text_flags;
 mod tokenize;
 mod training;
 mod verbs;
+mod warm_up;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

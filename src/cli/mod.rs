@@ -30,6 +30,7 @@ mod train;
 mod training;
 mod training_cost;
 mod vq;
+mod warm_up;
 
 use std::process::ExitCode;
 
@@ -93,6 +94,8 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     /// Describe this build, this machine and its devices
     Doctor(doctor::DoctorArgs),
+    /// Compile and keep what a checkpoint or a recipe needs on a GPU, ahead of the first use
+    WarmUp(warm_up::WarmUpArgs),
     /// Print shell completions
     Completions(completions::CompletionsArgs),
 }
@@ -139,6 +142,7 @@ fn run(verb: Verb, session: &Session) -> Result<()> {
         Verb::Bench(args) => bench::run(&args, session),
         Verb::Inspect(args) => inspect::run(&args, session),
         Verb::Doctor(args) => doctor::run(&args, session),
+        Verb::WarmUp(args) => warm_up::run(&args, session),
         Verb::Completions(args) => completions::run(&args, &mut Cli::command()),
     }
 }

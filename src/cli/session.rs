@@ -5,13 +5,17 @@ use std::io::Write;
 use std::path::Path;
 
 use burn::tensor::Device;
-use calumma::device::{DeviceError, DeviceSpec, Precision, matmul_flops};
+use calumma::device::{DeviceError, DeviceSpec, KernelStore, Precision, matmul_flops};
 use calumma::lock::DirectoryLock;
 use calumma::report::{Omission, Reporter};
 use calumma::{Error, Result};
 use clap::Args;
 use serde::Serialize;
+use tracing_subscriber::EnvFilter;
 
+/// Modules that warn of every compiled kernel that could not be kept, be it because another process kept the same one
+/// before; shown with `-v`.
+const UNTOLD: &str = "cubecl_environment=error,cubecl_server::compiler=error";
 /// The name of standard output in errors.
 pub const STDOUT: &str = "standard output";
 
@@ -66,9 +70,10 @@ impl Session {
             (_, 1) => "info",
             _ => "debug",
         };
-        let filter = tracing_subscriber::EnvFilter::builder()
+        let own = if level == "warn" { UNTOLD } else { "" };
+        let filter = EnvFilter::builder()
             .with_default_directive(level.parse().expect("the four levels are directives"))
-            .from_env_lossy();
+            .parse_lossy(std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| own.to_owned()));
         let subscriber =
             tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
         // Fails only if a subscriber is already installed, which is used then.
@@ -76,7 +81,7 @@ impl Session {
         Self { args }
     }
 
-    /// Opens the device; without `--device`, notes which one was chosen.
+    /// Opens the device; without `--device`, notes which one was chosen, and notes if its kernels are to be compiled.
     ///
     /// # Errors
     /// [`Error::Device`] with the reason.
@@ -85,6 +90,16 @@ impl Session {
         let device = spec.open()?;
         if self.args.device.is_none() {
             self.note(format_args!("device: {spec}"));
+        }
+        match spec.kernels() {
+            KernelStore::Disk { device, is_new: true, .. } => {
+                self.note(format_args!("compiling kernels for {device}: first start only"));
+            }
+            KernelStore::Unusable { dir, reason } => {
+                let dir = dir.display();
+                self.note(format_args!("compiled kernels are not kept: {dir}: {reason}"));
+            }
+            _ => {}
         }
         Ok(device)
     }

@@ -21,7 +21,7 @@ pub mod cpu {
 pub mod cuda {
     use burn::tensor::Device;
 
-    use crate::device::{DeviceError, DeviceInfo, DeviceSpec};
+    use crate::device::{DeviceError, DeviceInfo, DeviceSpec, KernelStore};
 
     const MISSING: DeviceError = DeviceError::NotBuilt { feature: "cuda" };
 
@@ -35,6 +35,14 @@ pub mod cuda {
 
     pub fn describe() -> Vec<DeviceInfo> {
         vec![DeviceInfo::new(DeviceSpec::Cuda(0), "NVIDIA GPU", Err(MISSING))]
+    }
+
+    pub fn kernels(_index: usize) -> KernelStore {
+        KernelStore::Memory
+    }
+
+    pub fn kernels_on_disk() -> u64 {
+        0
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use burn::tensor::{Device, DeviceType};
 
-use super::{DeviceError, DeviceInfo, DeviceSpec};
+use super::{DeviceError, DeviceInfo, DeviceSpec, KernelStore, cuda_kernels};
 
 /// Any CUDA installation that can compile half-precision kernels has it.
 const HEADER: &str = "cuda_fp16.h";
@@ -18,6 +18,8 @@ pub fn open(first: usize, last: usize) -> Result<Vec<Device>, DeviceError> {
     let devices = devices();
     check_range(first, last, devices.len())?;
     check_headers(cubecl::cuda::install::cuda_path())?;
+    // Before a device opens, which reads CubeCL's configuration.
+    cuda_kernels::store(first);
     Ok((first..=last).map(Device::cuda).collect())
 }
 
@@ -51,6 +53,7 @@ pub fn describe() -> Vec<DeviceInfo> {
         let missing = Err(DeviceError::NoCuda);
         return vec![DeviceInfo::new(DeviceSpec::Cuda(0), "NVIDIA GPU", missing)];
     }
+    cuda_kernels::store(0);
     let describe_one = |(index, device): (usize, &Device)| {
         let headers = check_headers(cubecl::cuda::install::cuda_path());
         let note = headers.map(|()| "kernels are compiled at first use".to_string());
@@ -60,6 +63,14 @@ pub fn describe() -> Vec<DeviceInfo> {
         DeviceInfo::new(DeviceSpec::Cuda(index), name, note)
     };
     devices.iter().enumerate().map(describe_one).collect()
+}
+
+pub fn kernels(index: usize) -> KernelStore {
+    cuda_kernels::store(index)
+}
+
+pub fn kernels_on_disk() -> u64 {
+    cuda_kernels::count()
 }
 
 #[cfg(test)]

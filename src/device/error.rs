@@ -94,6 +94,14 @@ pub enum DeviceError {
         /// The operations and number formats.
         operations: String,
     },
+    /// Compiled kernels cannot be kept on disk, and the work is to keep them.
+    #[error("{}: compiled kernels cannot be kept there: {reason}", dir.display())]
+    KernelsNotKept {
+        /// The directory.
+        dir: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The device failed during its work, such as by running out of memory.
     #[error("the device failed: {reason}; what was being computed is lost{}", hint(reason))]
     Failed {

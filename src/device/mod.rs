@@ -10,9 +10,14 @@ mod absent;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "cuda")]
+mod cuda_kernels;
+#[cfg(feature = "cuda")]
+mod cuda_versions;
 mod each;
 mod error;
 mod info;
+mod kernels;
 mod open;
 mod precision;
 mod random;
@@ -24,7 +29,8 @@ mod wgpu;
 pub(crate) use self::each::{each, is_cpu};
 pub use self::error::DeviceError;
 pub use self::info::DeviceInfo;
-pub use self::open::describe;
+pub use self::kernels::KernelStore;
+pub use self::open::{describe, kernels_on_disk};
 pub use self::precision::Precision;
 pub use self::random::seeded;
 pub use self::spec::DeviceSpec;

@@ -14,6 +14,7 @@ use super::cpu;
 use super::cuda;
 use super::error::DeviceError;
 use super::info::DeviceInfo;
+use super::kernels::KernelStore;
 use super::spec::DeviceSpec;
 #[cfg(feature = "wgpu")]
 use super::wgpu;
@@ -59,6 +60,15 @@ impl DeviceSpec {
         }
     }
 
+    /// Where the kernels that the device compiles are kept; of a range, the first device's.
+    pub fn kernels(&self) -> KernelStore {
+        match *self {
+            Self::Cpu => KernelStore::Nothing,
+            Self::Cuda(index) | Self::CudaRange(index, _) => cuda::kernels(index),
+            Self::Wgpu => KernelStore::Memory,
+        }
+    }
+
     /// Every device of a range, in order; of any other name, its one device.
     ///
     /// # Errors
@@ -79,6 +89,12 @@ pub fn describe() -> Vec<DeviceInfo> {
     devices.extend(cuda::describe());
     devices.push(wgpu::describe());
     devices
+}
+
+/// The number of compiled kernels that are on disk for this program and the NVIDIA GPUs of this machine, of which one
+/// must have been opened.
+pub fn kernels_on_disk() -> u64 {
+    cuda::kernels_on_disk()
 }
 
 #[cfg(test)]
