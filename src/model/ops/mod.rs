@@ -280,7 +280,11 @@ pub(crate) fn token_stats(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<
 
 /// Whether [`draw`] takes logits of `x`'s format on its device.
 pub(crate) fn can_draw(x: &Tensor<2>) -> bool {
-    kernels!(draw on x) != Kernels::Composed && !crate::device::is_cpu(&x.device())
+    match kernels!(draw on x) {
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => true,
+        _ => false,
+    }
 }
 
 /// Ids drawn from rows of logits on a GPU, outside autodiff; [`fetch`] reads them.

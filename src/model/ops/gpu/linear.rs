@@ -8,17 +8,20 @@ use burn_cubecl::tensor::CubeTensor;
 
 use kernels::gpu::empty;
 
+use super::products;
+
 /// `lhs rhs` in `dtype`, whatever that of the operands. Burn's own choice of memory leaves gaps behind rows of some
 /// lengths, which later operations would have to copy.
 pub(super) fn product(lhs: CubeTensor, rhs: CubeTensor, dtype: DType) -> CubeTensor {
     let to = empty(&lhs, [lhs.shape()[0], rhs.shape()[1]], dtype);
-    product_to(lhs, rhs, to)
+    products::launch(&lhs, &rhs, &to);
+    to
 }
 
 /// Writes the products of matrices to `to`, in its number format; returns `to`.
 ///
 /// # Shapes
-/// `lhs` `[matrices, m, k]`, `rhs` `[matrices, k, n]`, `to` `[matrices, m, n]`; or a single matrix each. Operands may be
+/// `lhs` `[matrices, m, k]`, `rhs` `[matrices, k, n]`, `to` `[matrices, m, n]`. Operands may be
 /// transposed, and have gaps between rows and between matrices, as may `to`.
 pub(super) fn product_to(lhs: CubeTensor, rhs: CubeTensor, to: CubeTensor) -> CubeTensor {
     let dtype = to.dtype;

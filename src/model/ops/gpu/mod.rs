@@ -13,6 +13,7 @@ mod noise;
 mod optimizer;
 mod paged;
 mod paged_heads;
+mod products;
 mod rms_norm;
 mod rows;
 mod sampling;
