@@ -50,7 +50,7 @@ pub fn differences(device: &Device, dtype: DType) -> Vec<Difference> {
             exact,
         ),
         difference(
-            "attention of long rows",
+            "attention, long rows",
             check.attention([32, 16, 32], 600, |at| at / 500),
             exact,
         ),
