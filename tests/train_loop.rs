@@ -125,7 +125,7 @@ fn what_a_failed_device_leaves_is_saved() {
     assert_eq!(error.exit_code(), 4);
     assert_eq!(steps(&config), [10, 14]);
     let log = std::fs::read_to_string(config.path().join("metrics.jsonl")).unwrap();
-    assert!(log.contains("as the device failed in the next step"), "{log}");
+    assert!(log.contains("as the device failed behind this step"), "{log}");
     let mut task = Scripted::default();
     go(&mut task, dir.path(), &safety, |run| run.steps = 20).0.unwrap();
     assert_eq!(task.state.weights, (0..20).collect::<Vec<_>>());

@@ -73,6 +73,17 @@ pub fn count(tensor: &CubeTensor) -> usize {
     tensor.shape().num_elements()
 }
 
+/// `tensor` as an argument of a kernel, which then sees a slice that ends with the tensor's last element: memory may go on
+/// behind it, in a view of a larger tensor, and on CUDA where Burn rounds up the bytes of a row, and a kernel's access
+/// behind a slice's end goes to its last element.
+pub fn argument(mut tensor: CubeTensor) -> BufferArg {
+    let sizes = tensor.meta.shape().iter().zip(tensor.meta.strides().iter());
+    let elements = 1 + sizes.map(|(len, stride)| len.saturating_sub(1) * stride).sum::<usize>();
+    let behind = tensor.handle.size_in_used() - (elements * tensor.dtype.size()) as u64;
+    tensor.handle = tensor.handle.offset_end(behind);
+    tensor.into_buffer_arg()
+}
+
 /// `tensor` with the middle ones of its four axes exchanged.
 pub fn swap_heads(tensor: CubeTensor) -> CubeTensor {
     burn_cubecl::ops::permute(tensor, &[0, 2, 1, 3])
@@ -146,7 +157,7 @@ pub fn column_sums(partial: CubeTensor, total: &CubeTensor) {
     let (columns, types) = (count(total), element(total));
     let rows = count(&partial) / columns;
     let (cubes, units) = elementwise(columns);
-    let (client, partial) = (partial.client.clone(), partial.into_buffer_arg());
-    let total = total.clone().into_buffer_arg();
+    let (client, partial) = (partial.client.clone(), argument(partial));
+    let total = argument(total.clone());
     column_sums_kernel::launch(&client, cubes, units, partial, total, rows, columns, types);
 }

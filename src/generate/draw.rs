@@ -33,10 +33,10 @@ pub struct Draw {
     pub sampling: SamplingConfig,
     /// The seed of the noise.
     pub seed: u64,
-    /// The positions whose noise is drawn with, an id for each: that of the place, and places behind it that are
-    /// guessed.
+    /// An id is drawn with the noise of each of these positions: that of the place, and places behind it that are guessed.
     pub positions: Range<usize>,
-    /// An id that is taken for the first position if its sum of logit and noise is lower by at most the number.
+    /// An id that is taken for the first position if its sum of logit and noise is at most this much lower than the
+    /// highest.
     pub guess: Option<(u32, f32)>,
 }
 
@@ -106,38 +106,45 @@ impl Plan {
         Some(plan)
     }
 
-    /// Adds a draw for each wanted row whose id is not known; `span` is that of the first lane.
+    /// Adds a draw for each wanted row whose id is not known or that has places ahead; `span` is that of the first lane.
     fn add(&mut self, gang: &Gang, feed: &Feed, span: usize, guesses: bool) {
         let (rules, config) = (&gang.rules, &gang.request.config);
         let mut state = gang.state;
         for row in 0..=gang.drafts.len() {
             let draft = gang.drafts.get(row).copied();
-            if gang.known(state).is_none() {
+            let ahead = match state {
+                ModalityState::Image { remaining, .. } if draft.is_none() && guesses => {
+                    AHEAD.min(remaining.saturating_sub(1))
+                }
+                _ => 0,
+            };
+            // Places ahead are drawn from the last row even if its own id is known.
+            let known = usize::from(gang.known(state).is_some());
+            if known <= ahead {
                 let is_text = state == ModalityState::Text;
                 let sampling = if is_text { config.text } else { config.image };
                 let guidance = gang.guidance_in(state);
                 let position = gang.position() + row;
-                let ahead = match state {
-                    ModalityState::Image { remaining, .. } if draft.is_none() && guesses => {
-                        AHEAD.min(remaining.saturating_sub(1))
-                    }
-                    _ => 0,
-                };
                 let seen = match sampling.repetition_penalty {
                     1.0 => Vec::new(),
                     _ => [&gang.ids, &gang.drafts[..row]].concat(),
                 };
-                self.places.push((feed.gang, gang.ids.len() + row));
+                self.places.push((feed.gang, gang.ids.len() + row + known));
                 self.draws.push(Draw {
                     spans: (span..span + guidance.branches().len()).collect(),
                     row,
                     guidance,
-                    allowed: rules.allowed(state, gang.available() - row, &feed.columns),
+                    allowed: match known {
+                        0 => rules.allowed(state, gang.available() - row, &feed.columns),
+                        _ => rules.codes(&feed.columns),
+                    },
                     seen,
                     sampling,
                     seed: config.seed,
-                    positions: position..position + 1 + ahead,
-                    guess: draft.filter(|_| !is_text).map(|id| (id, config.guess_slack)),
+                    positions: position + known..position + 1 + ahead,
+                    guess: draft
+                        .filter(|_| !is_text && !sampling.greedy && config.guess_slack > 0.0)
+                        .map(|id| (id, config.guess_slack)),
                 });
             }
             if let Some(id) = draft {

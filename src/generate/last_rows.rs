@@ -18,7 +18,7 @@ pub(super) enum Given {
 #[derive(Debug)]
 pub(super) enum LastPass {
     Logits(LastRows),
-    /// Ids with their places in the request, in rising order; an id may be known for a place that is missing.
+    /// Ids with their places in the request, in rising order; places whose ids are known may be missing.
     Drawn(Vec<(usize, Drawn)>),
 }
 

@@ -242,13 +242,7 @@ impl ModalityRules {
         available: usize,
         columns: &Range<usize>,
     ) -> Arc<[u32]> {
-        let build = || -> Arc<[u32]> {
-            let mut bits = vec![0; columns.len().div_ceil(32)];
-            for (at, id) in columns.clone().enumerate() {
-                bits[at / 32] |= u32::from(self.allows(state, id as u32, available)) << (at % 32);
-            }
-            bits.into()
-        };
+        let build = || bits(columns, |id| self.allows(state, id, available));
         let key = match state {
             ModalityState::Text if available > 0 => {
                 (SetOf::Text, available >= self.least_to_complete(state), columns.clone())
@@ -256,12 +250,19 @@ impl ModalityRules {
             ModalityState::Image { remaining, grid }
                 if remaining > 0 && !self.at_line_end(remaining, grid) =>
             {
-                (SetOf::Codes, true, columns.clone())
+                return self.codes(columns);
             }
             _ => return build(),
         };
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         sets.entry(key).or_insert_with(build).clone()
+    }
+
+    /// The codes of images among `columns`, as [`allowed`](Self::allowed) gives ids.
+    pub fn codes(&self, columns: &Range<usize>) -> Arc<[u32]> {
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (SetOf::Codes, true, columns.clone());
+        sets.entry(key).or_insert_with(|| bits(columns, |id| self.is_image(id))).clone()
     }
 
     /// The state after `id`, which must be one that [`allows`](Self::allows).
@@ -342,4 +343,13 @@ impl ModalityRules {
     pub fn mode(&self) -> GenerationMode {
         self.mode
     }
+}
+
+/// The ids among `columns` that `has` is true for: bit `i % 32` of word `i / 32` stands for column `i`.
+fn bits(columns: &Range<usize>, has: impl Fn(u32) -> bool) -> Arc<[u32]> {
+    let mut bits = vec![0; columns.len().div_ceil(32)];
+    for (at, id) in columns.clone().enumerate() {
+        bits[at / 32] |= u32::from(has(id as u32)) << (at % 32);
+    }
+    bits.into()
 }

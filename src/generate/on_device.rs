@@ -19,8 +19,9 @@ pub(super) fn table(draws: &[Draw], first: u32, wanted: &[Wanted]) -> (Vec<usize
     for (number, draw) in draws.iter().enumerate() {
         let row = |branch: usize| rows.get(&(draw.spans[branch], draw.row)).copied();
         let Some(full) = row(0) else { continue };
-        let nothing = row(draw.spans.len() - 1).unwrap_or(full);
-        let images = if draw.spans.len() == 3 { row(1).unwrap_or(full) } else { nothing };
+        let other = |branch| row(branch).expect("all lanes of a request have the same columns");
+        let nothing = other(draw.spans.len() - 1);
+        let images = if draw.spans.len() == 3 { other(1) } else { nothing };
         let allowed = *sets.entry(Arc::as_ptr(&draw.allowed)).or_insert_with(|| {
             table.sets.extend(&*draw.allowed);
             table.sets.len() - draw.allowed.len()

@@ -11,6 +11,7 @@ use super::pace::Pace;
 use super::plan::Plan;
 use super::state::{Checkpoints, LoopState, latest_checkpoint};
 use super::task::{Stepped, Task};
+use crate::device::DeviceError;
 use crate::error::{Error, Result};
 use crate::guard::with_device;
 use crate::lock::DirectoryLock;
@@ -99,7 +100,7 @@ pub fn run_locked<T: Task>(
     let left_out = None;
     let mut work =
         Loop { task, plan, best_by, checkpoints, reporter, stop, state, pace, rewind, left_out };
-    let done = work.run(resumed_at);
+    let done = with_device(|| work.run(resumed_at));
     let (rate, left_out) = (work.pace.median(), work.task.left_out());
     if let Err(error) = &done
         && !matches!(error, Error::Interrupted { .. })
@@ -204,10 +205,7 @@ impl<T: Task> Loop<'_, T> {
             Err(Error::Diverged { message: reason, .. }) => {
                 return Ok(Next::Rewind { reason, good: step });
             }
-            Err(Error::Device(error)) => {
-                self.save_before(step)?;
-                return Err(error.into());
-            }
+            Err(Error::Device(error)) => return Err(self.failed(step, error)),
             Err(error) => return Err(error),
         };
         let done = step + 1;
@@ -231,20 +229,19 @@ impl<T: Task> Loop<'_, T> {
         Ok(Next::Continue)
     }
 
-    /// Saves the state before `step`, in which the device failed, if it can still be read.
-    fn save_before(&mut self, step: usize) -> Result<()> {
-        let is_saved = self.checkpoints.newest_good(usize::MAX)?.is_some_and(|(at, _)| at == step);
-        if step == 0 || is_saved || !self.task.undo() {
-            return Ok(());
+    /// Saves the state after `done` steps, behind which the device failed with `error`, if it can still be read.
+    fn failed(&mut self, done: usize, error: DeviceError) -> Error {
+        let newest = self.checkpoints.newest_good(usize::MAX).ok().flatten();
+        if done > 0 && newest.is_none_or(|(at, _)| at != done) && self.task.undo() {
+            let save = || self.checkpoints.save(self.task, done, &self.state, false);
+            let (kind, text) = match with_device(save) {
+                Ok(()) => ("saved", "as the device failed behind this step".to_owned()),
+                Err(error) => ("lost", format!("all after the last checkpoint: {error}")),
+            };
+            // The device's error matters more than one of reporting.
+            let _ = self.reporter.event(done, kind, &text);
         }
-        let save = || self.checkpoints.save(self.task, step, &self.state, false);
-        match with_device(save) {
-            Ok(()) => self.reporter.event(step, "saved", "as the device failed in the next step"),
-            Err(error) => {
-                let text = format!("nothing after the last checkpoint: {error}");
-                self.reporter.event(step, "lost", &text)
-            }
-        }
+        error.into()
     }
 
     /// Writes what was left out of the data to the log: at the last step, and when there is another kind.
@@ -296,7 +293,11 @@ impl<T: Task> Loop<'_, T> {
 
     fn evaluate(&mut self, step: usize) -> Result<Metrics> {
         let begun = Instant::now();
-        let evaluation = self.task.evaluate()?;
+        let evaluation = match with_device(|| self.task.evaluate()) {
+            Ok(evaluation) => evaluation,
+            Err(Error::Device(error)) => return Err(self.failed(step, error)),
+            Err(error) => return Err(error),
+        };
         self.reporter.metrics(step, "eval", &evaluation)?;
         if let Some(image) = self.task.image() {
             self.reporter.image(step, &image)?;

@@ -119,7 +119,7 @@ impl<M: Module> Trained<M> {
         Ok(norm)
     }
 
-    /// Whether the module is there: a panic amid an update takes it away.
+    /// Whether the module is there: a panic amid its update takes it away.
     pub fn is_whole(&self) -> bool {
         self.module.0.is_some()
     }

@@ -1,6 +1,6 @@
 //! What is drawn from rows of logits, as one table of words for a device.
 
-use burn::tensor::{Device, ExecutionError, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, ExecutionError, Int, Tensor, TensorData};
 
 /// Distributions over the columns of rows of logits, and draws from them.
 #[derive(Clone, Debug, Default)]
@@ -91,7 +91,7 @@ impl Draws {
         for of in &self.distributions {
             table.extend(of.rows.map(|row| row as u32));
             table.extend(of.scales.map(f32::to_bits));
-            table.extend([of.temperature.to_bits(), of.top_k as u32]);
+            table.extend([of.temperature.to_bits(), of.top_k.min(u32::MAX as usize) as u32]);
             table.extend([of.rest.to_bits(), of.reach.to_bits(), u32::from(of.greedy)]);
             let (penalty, seen) = of.penalty.map_or((1.0, 0), |(by, set)| (by, sets + set));
             table.extend([(sets + of.allowed) as u32, penalty.to_bits(), seen as u32]);
@@ -104,7 +104,7 @@ impl Draws {
         table.extend(&self.sets);
         let table: Vec<i32> = table.into_iter().map(u32::cast_signed).collect();
         let len = table.len();
-        Tensor::from_data(TensorData::new(table, [len]), device)
+        Tensor::from_data(TensorData::new(table, [len]), (device, DType::I32))
     }
 }
 

@@ -11,6 +11,7 @@ mod chunks;
 mod composed;
 #[cfg(feature = "cpu")]
 mod cpu;
+#[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "kernels of a GPU read it"))]
 mod draws;
 #[cfg(test)]
 pub(crate) mod forced;
@@ -298,7 +299,7 @@ pub(crate) fn draw(logits: Tensor<2>, draws: &Draws) -> Tensor<1, Int> {
     match kernels!(draw on &logits) {
         #[cfg(feature = "gpu")]
         Kernels::Gpu => gpu::draw(logits, draws),
-        _ => panic!("ids are drawn on the host, except for kernels of a GPU"),
+        _ => panic!("{} draws without kernels for them", draws.places.len()),
     }
 }
 

@@ -211,5 +211,5 @@ pub(super) fn attention(
 
 fn indices(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
     let len = values.len();
-    Tensor::from_data(TensorData::new(values, [len]), device)
+    Tensor::from_data(TensorData::new(values, [len]), (device, DType::I32))
 }

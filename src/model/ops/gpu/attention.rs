@@ -11,7 +11,7 @@ use cubecl::prelude::*;
 use super::tile::{
     BLOCK, HIDDEN, Sizes, add_products, add_weighted, filled, load, sees, write, zeros,
 };
-use kernels::gpu::{cubes, element, empty, swap_heads};
+use kernels::gpu::{argument, cubes, element, empty, swap_heads};
 
 /// Hides the unit's scores of keys that their queries do not see, and writes the largest of each query's scores to
 /// `partial` `[tile, lanes]`. `query` and `key` are the first ones of the tile.
@@ -196,9 +196,9 @@ pub(super) fn forward([q, k, v]: [CubeTensor; 3], first: CubeTensor) -> [CubeTen
     let (client, types) = (q.client.clone(), element(&q));
     let (rows, lanes) = (batch * heads, (tile / BLOCK) as u32);
     let grid = cubes(rows * seq.div_ceil(tile));
-    let [q, k, v] = [q, k, v].map(CubeTensor::into_buffer_arg);
-    let first = into_contiguous(first).into_buffer_arg();
-    let [to, to_lse] = [&y, &lse].map(|tensor| tensor.clone().into_buffer_arg());
+    let [q, k, v] = [q, k, v].map(argument);
+    let first = argument(into_contiguous(first));
+    let [to, to_lse] = [&y, &lse].map(|tensor| argument(tensor.clone()));
     forward_kernel::launch(
         &client,
         grid,

@@ -8,7 +8,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::tile::{BLOCK, Sizes, add_products, add_weighted, load, sees, write, zeros};
-use kernels::gpu::{cubes, element, empty, empty_like, sum, swap_heads};
+use kernels::gpu::{argument, cubes, element, empty, empty_like, sum, swap_heads};
 
 /// Units per row of the products of results and their gradients.
 const LINE: usize = 32;
@@ -285,7 +285,7 @@ pub(super) fn products(y: CubeTensor, dy: CubeTensor, sizes: Sizes) -> CubeTenso
     let (client, types) = (y.client.clone(), element(&y));
     let grid = cubes((batch * heads * seq).div_ceil(LINES));
     let units = CubeDim::new_2d(LINE as u32, LINES as u32);
-    let [y, dy, to] = [y, dy, products.clone()].map(CubeTensor::into_buffer_arg);
+    let [y, dy, to] = [y, dy, products.clone()].map(argument);
     products_kernel::launch(&client, grid, units, y, dy, to, seq, heads, width, types);
     products
 }
@@ -306,9 +306,9 @@ pub(super) fn backward(
     let (client, types) = (q.client.clone(), element(&q));
     let inputs = || {
         let inputs = [&q, &k, &v, &dy, &first, &lse, &products];
-        inputs.map(|tensor| tensor.clone().into_buffer_arg())
+        inputs.map(|tensor| argument(tensor.clone()))
     };
-    let [dq, dk, dv] = results.clone().map(CubeTensor::into_buffer_arg);
+    let [dq, dk, dv] = results.clone().map(argument);
     // Cubes, units of a cube and rows of a launch in tiles.
     let launch = |tile: usize, heads: usize| {
         let lanes = (tile / BLOCK) as u32;

@@ -12,7 +12,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::tile::{HIDDEN, Sizes};
-use kernels::gpu::{count, cubes, element, elementwise, empty, largest, sum};
+use kernels::gpu::{argument, count, cubes, element, elementwise, empty, largest, sum};
 
 /// Units per row of scores whose log-sum-exp is to be found.
 const WHOLE: usize = 128;
@@ -175,7 +175,7 @@ impl Scores {
         let units = if known { [LINE, LINES] } else { [WHOLE, 1] };
         let [x, y] = units.map(|units| units as u32);
         let inputs = [&self.values, first, lse, &self.weights];
-        let [scores, first, lse, weights] = inputs.map(|x| x.clone().into_buffer_arg());
+        let [scores, first, lse, weights] = inputs.map(|x| argument(x.clone()));
         weights_kernel::launch(
             &self.values.client,
             cubes(all.div_ceil(units[1])),
@@ -201,7 +201,7 @@ impl Scores {
     pub(super) fn differentiate(&self, products: &CubeTensor) {
         let (all, rows) = self.rows();
         let inputs = [&self.values, products, &self.weights];
-        let [d_weights, products, weights] = inputs.map(|x| x.clone().into_buffer_arg());
+        let [d_weights, products, weights] = inputs.map(|x| argument(x.clone()));
         gradients_kernel::launch(
             &self.values.client,
             cubes(all.div_ceil(LINES)),
@@ -251,10 +251,10 @@ fn add_kernel(
 pub(super) fn add_rows(part: CubeTensor, total: &CubeTensor, start: usize, done: usize) {
     let [matrices, rows, width] = part.shape().dims();
     let (cubes, units) = elementwise(count(&part));
-    let (client, part) = (part.client.clone(), part.into_buffer_arg());
+    let (client, part) = (part.client.clone(), argument(part));
     let (len, total_len) = (rows * width, count(total) / matrices);
     let (start, done) = (start * width, done * width);
-    let total = total.clone().into_buffer_arg();
+    let total = argument(total.clone());
     add_kernel::launch(&client, cubes, units, part, total, len, total_len, start, done);
 }
 
@@ -281,7 +281,7 @@ pub(super) fn split_groups(sums: CubeTensor, sizes: Sizes, dtype: DType) -> Cube
     let y = empty(&sums, [batch, heads, seq, width], dtype);
     let (client, types) = (sums.client.clone(), element(&y));
     let (cubes, units) = elementwise(count(&y));
-    let (from, to) = (sums.into_buffer_arg(), y.clone().into_buffer_arg());
+    let (from, to) = (argument(sums), argument(y.clone()));
     split_kernel::launch(&client, cubes, units, from, to, seq, sizes.group(), width, types);
     y
 }

@@ -6,7 +6,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use kernels::gpu::{cubes, element, empty, largest, owned, sum};
+use kernels::gpu::{argument, cubes, element, empty, largest, owned, sum};
 
 /// Units per row.
 const LINE: usize = 256;
@@ -86,9 +86,9 @@ fn launch(
     let [rows, vocab] = logits.shape().dims();
     let stats = empty(logits, [rows, 4], DType::F32);
     let (client, types, units) = (&logits.client, element(logits), CubeDim::new_1d(LINE as u32));
-    let logits = logits.clone().into_buffer_arg();
-    let [targets, weights] = [targets, weights].map(|x| into_contiguous(x).into_buffer_arg());
-    let to = stats.clone().into_buffer_arg();
+    let logits = argument(logits.clone());
+    let [targets, weights] = [targets, weights].map(|x| argument(into_contiguous(x)));
+    let to = argument(stats.clone());
     kernel::launch(
         client,
         cubes(rows),

@@ -7,7 +7,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::tile::zeros;
-use kernels::gpu::{column_sums, cubes, elements, empty, empty_like, sum};
+use kernels::gpu::{argument, column_sums, cubes, elements, empty, empty_like, sum};
 
 /// Units per head of a token.
 pub(super) const LINE: usize = 32;
@@ -134,8 +134,8 @@ pub(super) fn forward(inputs: [CubeTensor; 5], [factor, eps]: [f32; 2]) -> CubeT
     let types = elements([x, weight, cos]);
     let grid = cubes((tokens * heads).div_ceil(LINES));
     let units = CubeDim::new_2d(LINE as u32, LINES as u32);
-    let [x, weight, bias, cos, sin] = inputs.map(CubeTensor::into_buffer_arg);
-    let to = y.clone().into_buffer_arg();
+    let [x, weight, bias, cos, sin] = inputs.map(argument);
+    let to = argument(y.clone());
     forward_kernel::launch(
         &client, grid, units, x, weight, bias, cos, sin, to, tokens, seq, heads, factor, eps,
         width, types,
@@ -261,8 +261,8 @@ pub(super) fn backward(
     let both = empty(&x, [2, heads, width], weight.dtype);
     let types = elements([&x, &weight, &cos]);
     let units = CubeDim::new_2d(LINE as u32, LINES as u32);
-    let [x, weight, cos, sin, dy] = [x, weight, cos, sin, dy].map(CubeTensor::into_buffer_arg);
-    let [to, sums] = [&dx, &partial].map(|tensor| tensor.clone().into_buffer_arg());
+    let [x, weight, cos, sin, dy] = [x, weight, cos, sin, dy].map(argument);
+    let [to, sums] = [&dx, &partial].map(|tensor| argument(tensor.clone()));
     backward_kernel::launch(
         &client,
         cubes(heads * parts),

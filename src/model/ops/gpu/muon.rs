@@ -8,7 +8,7 @@ use burn::tensor::DType;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
-use kernels::gpu::{UNITS, count, cubes, element, elementwise, empty, owned, sum};
+use kernels::gpu::{UNITS, argument, count, cubes, element, elementwise, empty, owned, sum};
 
 use super::linear::{product, transposed};
 use crate::model::ops::Muon;
@@ -94,7 +94,7 @@ fn combine_kernel<F: Float>(
 fn combine(x: &CubeTensor, of_x: f32, y: CubeTensor, of_y: f32) -> CubeTensor {
     let (client, type_) = (y.client.clone(), element(&y));
     let (grid, units) = elementwise(count(&y));
-    let [from, to] = [x, &y].map(|tensor| tensor.clone().into_buffer_arg());
+    let [from, to] = [x, &y].map(|tensor| argument(tensor.clone()));
     combine_kernel::launch(&client, grid, units, from, to, of_x, of_y, type_);
     y
 }
@@ -113,20 +113,20 @@ fn direction(
     let (client, type_) = (momentum.client.clone(), element(&gradient));
     let units = CubeDim::new_1d(UNITS as u32);
     let [to, to_ahead, to_parts] =
-        [&momentum, &ahead, &partial].map(|tensor| tensor.clone().into_buffer_arg());
+        [&momentum, &ahead, &partial].map(|tensor| argument(tensor.clone()));
     momentum_kernel::launch(
         &client,
         cubes(parts),
         units,
         to,
-        gradient.into_buffer_arg(),
+        argument(gradient),
         to_ahead,
         to_parts,
         gradient_scale,
         Muon::MOMENTUM as f32,
         type_,
     );
-    let (x, partial) = (ahead.clone().into_buffer_arg(), partial.into_buffer_arg());
+    let (x, partial) = (argument(ahead.clone()), argument(partial));
     normalize_kernel::launch(&client, cubes(parts), units, x, partial, LEAST);
     [momentum, ahead]
 }

@@ -6,7 +6,9 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use kernels::adamw::Factors;
 
-use kernels::gpu::{UNITS, count, cubes, element, elements, elementwise, empty, owned, sum};
+use kernels::gpu::{
+    UNITS, argument, count, cubes, element, elements, elementwise, empty, owned, sum,
+};
 
 /// Cubes per tensor in a sum of squares.
 const PARTS: usize = 64;
@@ -51,7 +53,7 @@ pub(super) fn adamw(
     let gradient = into_contiguous(gradient);
     let (client, types) = (gradient.client.clone(), elements([&updated[0], &gradient]));
     let (grid, units) = elementwise(count(&gradient));
-    let [weight, first, second] = updated.clone().map(CubeTensor::into_buffer_arg);
+    let [weight, first, second] = updated.clone().map(argument);
     let Factors { betas: [beta1, beta2], eps, gradient_scale, rate, correction, keep } = factors;
     adamw_kernel::launch(
         &client,
@@ -60,7 +62,7 @@ pub(super) fn adamw(
         weight,
         first,
         second,
-        gradient.into_buffer_arg(),
+        argument(gradient),
         beta1,
         beta2,
         eps,
@@ -124,11 +126,11 @@ pub(super) fn sum_of_squares(tensors: Vec<CubeTensor>) -> CubeTensor {
     let (client, units) = (partial.client.clone(), CubeDim::new_1d(UNITS as u32));
     for (group, tensors) in tensors.chunks(GROUP).enumerate() {
         let grid = CubeCount::Static(PARTS as u32, tensors.len() as u32, 1);
-        let (to, types) = (partial.clone().into_buffer_arg(), element(&tensors[0]));
-        let tensors = tensors.iter().map(|x| into_contiguous(x.clone()).into_buffer_arg());
+        let (to, types) = (argument(partial.clone()), element(&tensors[0]));
+        let tensors = tensors.iter().map(|x| argument(into_contiguous(x.clone())));
         squares_kernel::launch(&client, grid, units, tensors.collect(), to, group * GROUP, types);
     }
-    let to = total.clone().into_buffer_arg();
-    total_kernel::launch(&client, cubes(1), units, partial.into_buffer_arg(), to);
+    let to = argument(total.clone());
+    total_kernel::launch(&client, cubes(1), units, argument(partial), to);
     total
 }

@@ -8,7 +8,7 @@ use kernels::paged::BLOCK;
 use super::head_norm::HeadNorm;
 use super::paged_heads;
 use super::tile::{HIDDEN, zeros};
-use kernels::gpu::{cubes, element, empty, owned};
+use kernels::gpu::{argument, cubes, element, empty, owned};
 
 /// Blocks at a time.
 const LINES: usize = 4;
@@ -184,9 +184,8 @@ pub(super) fn attention(
     let [_, kv_heads, _, _] = cache[0].shape().dims();
     let y = empty(&q, [1, rows, heads * width], q.dtype);
     let (client, types) = (q.client.clone(), element(&q));
-    let [keys, values] = cache.clone().map(CubeTensor::into_buffer_arg);
-    let (places, q, to) =
-        (table.into_buffer_arg(), q.into_buffer_arg(), y.clone().into_buffer_arg());
+    let [keys, values] = cache.clone().map(argument);
+    let (places, q, to) = (argument(table), argument(q), argument(y.clone()));
     forward_kernel::launch(
         &client,
         cubes(rows * heads),

@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 use kernels::paged::BLOCK;
 
 use super::head_norm::{HeadNorm, LINE, LINES, line};
-use kernels::gpu::{cubes, elements, empty};
+use kernels::gpu::{argument, cubes, elements, empty};
 
 /// Cubes for [`LINES`] heads each: first those of queries, then those of keys, then those of values.
 #[cube(launch)]
@@ -113,9 +113,8 @@ pub(super) fn write(
     let count = (rows * heads).div_ceil(LINES) + 2 * (rows * kv_heads).div_ceil(LINES);
     let client = q.client.clone();
     let inputs = [q, k, v, q_weight, q_bias, k_weight, k_bias, cos, sin, table.clone(), y.clone()];
-    let [q, k, v, q_weight, q_bias, k_weight, k_bias, cos, sin, table, to] =
-        inputs.map(CubeTensor::into_buffer_arg);
-    let [keys, values] = cache.clone().map(CubeTensor::into_buffer_arg);
+    let [q, k, v, q_weight, q_bias, k_weight, k_bias, cos, sin, table, to] = inputs.map(argument);
+    let [keys, values] = cache.clone().map(argument);
     kernel::launch(
         &client,
         cubes(count),

@@ -19,6 +19,7 @@ use cubek::matmul::multi_level::Strategy as MultiLevel;
 use cubek::matmul::strategy::Strategy;
 use cubek::std::InputBinding;
 
+use crate::guard::guarded;
 use kernels::gpu::empty_like;
 
 /// Multiplications of the smallest product that is measured: some 20 us on a large GPU.
@@ -63,8 +64,8 @@ impl Kernel {
 struct Class {
     /// Rows, inner size and columns, each the next power of two.
     sizes: [usize; 3],
-    /// Whether the rows of each operand lie one after the other.
-    in_rows: [bool; 2],
+    /// Of each operand, whether its rows lie one after the other, and how far what lies side by side is aligned.
+    layouts: [(bool, usize); 2],
     formats: [DType; 2],
 }
 
@@ -78,13 +79,22 @@ enum Known {
 static KNOWN: LazyLock<Mutex<HashMap<Class, Known>>> = LazyLock::new(Mutex::default);
 
 /// Whether the setting `CALUMMA_TUNE` is `on`.
-static IS_ON: LazyLock<bool> =
-    LazyLock::new(|| std::env::var("CALUMMA_TUNE").is_ok_and(|value| value == "on"));
+static IS_ON: LazyLock<bool> = LazyLock::new(|| match std::env::var("CALUMMA_TUNE").as_deref() {
+    Ok("on") => true,
+    Ok("off" | "") | Err(_) => false,
+    Ok(other) => {
+        say(&format!("CALUMMA_TUNE is {other:?} and counts as off; allowed: on, off"));
+        false
+    }
+});
 
 /// Writes `lhs rhs` to `to`.
 pub(super) fn launch(lhs: &CubeTensor, rhs: &CubeTensor, to: &CubeTensor) {
-    let kernel = if *IS_ON { known(lhs, rhs, to) } else { Kernel::Default };
-    run(kernel, lhs, rhs, to).expect("Burn multiplies any two matrices of floats");
+    let chosen = if *IS_ON { known(lhs, rhs, to) } else { Kernel::Default };
+    // What fits one member of a class may not fit another.
+    if chosen == Kernel::Default || run(chosen, lhs, rhs, to).is_err() {
+        run(Kernel::Default, lhs, rhs, to).expect("Burn multiplies any two matrices of floats");
+    }
 }
 
 /// The kernel for these operands: the default one until they have been used a few times.
@@ -94,10 +104,13 @@ fn known(lhs: &CubeTensor, rhs: &CubeTensor, to: &CubeTensor) -> Kernel {
     if rows * inner * columns < LARGE {
         return Kernel::Default;
     }
-    let in_rows = |matrix: &CubeTensor| matrix.meta.strides()[1] == 1;
+    let layout = |matrix: &CubeTensor| {
+        let [row, column] = [0, 1].map(|axis| matrix.meta.strides()[axis]);
+        (column == 1, 1 << row.max(column).trailing_zeros().min(4))
+    };
     let class = Class {
         sizes: [rows, inner, columns].map(usize::next_power_of_two),
-        in_rows: [in_rows(lhs), in_rows(rhs)],
+        layouts: [layout(lhs), layout(rhs)],
         formats: [lhs.dtype, to.dtype],
     };
     let mut all = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,7 +137,8 @@ fn fastest(others: &[Kernel], lhs: &CubeTensor, rhs: &CubeTensor, like: &CubeTen
     };
     for &kernel in others {
         let found = empty_like(like);
-        match measured(kernel, lhs, rhs, &found) {
+        let measured = guarded(|| measured(kernel, lhs, rhs, &found));
+        match measured.unwrap_or_else(|| Err("it cannot be set up".to_owned())) {
             Ok(time) if time >= best.0 => {}
             Ok(time) => match difference(&found, &expected) {
                 difference if difference < tolerance(like.dtype) => best = (time, kernel),
@@ -136,10 +150,14 @@ fn fastest(others: &[Kernel], lhs: &CubeTensor, rhs: &CubeTensor, like: &CubeTen
     best.1
 }
 
-#[expect(clippy::print_stderr, reason = "nothing else tells that a kernel is left out")]
 fn warn(kernel: Kernel, reason: &str) {
     let reason = reason.lines().next().unwrap_or_default();
-    eprintln!("matrix products: kernel {kernel:?} is left out: {reason}");
+    say(&format!("matrix products: kernel {kernel:?} is left out: {reason}"));
+}
+
+#[expect(clippy::print_stderr, reason = "nothing else tells that a kernel is left out")]
+fn say(text: &str) {
+    eprintln!("{text}");
 }
 
 /// The time of the fastest run of `kernel`, without its first, which compiles it.

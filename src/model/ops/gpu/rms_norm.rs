@@ -5,7 +5,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use kernels::gpu::{UNITS, column_sums, count, cubes, elements, empty, empty_like, sum};
+use kernels::gpu::{UNITS, argument, column_sums, count, cubes, elements, empty, empty_like, sum};
 
 /// The most cubes of the backward pass: each has a row of partial sums of the weight's gradient.
 const PARTS: usize = 512;
@@ -46,8 +46,7 @@ pub(super) fn forward(x: CubeTensor, weight: CubeTensor, eps: f32) -> CubeTensor
     let (client, width, y) = (x.client.clone(), count(&weight), empty_like(&x));
     let rows = count(&x) / width;
     let types = elements([&x, &weight]);
-    let (x, weight, to) =
-        (x.into_buffer_arg(), weight.into_buffer_arg(), y.clone().into_buffer_arg());
+    let (x, weight, to) = (argument(x), argument(weight), argument(y.clone()));
     let units = CubeDim::new_1d(UNITS as u32);
     forward_kernel::launch(&client, cubes(rows), units, x, weight, to, rows, eps, width, types);
     y
@@ -100,8 +99,8 @@ pub(super) fn add_forward(
     let (client, width) = (x.client.clone(), count(&weight));
     let (rows, types) = (count(&x) / width, elements([&x, &weight]));
     let results = [empty_like(&x), empty_like(&x)];
-    let [total, normal] = results.clone().map(CubeTensor::into_buffer_arg);
-    let [x, y, weight] = [x, y, weight].map(CubeTensor::into_buffer_arg);
+    let [total, normal] = results.clone().map(argument);
+    let [x, y, weight] = [x, y, weight].map(argument);
     let units = CubeDim::new_1d(UNITS as u32);
     add_forward_kernel::launch(
         &client,
@@ -197,8 +196,8 @@ pub(super) fn backward(
     let (dx, d_weight) = (empty_like(&x), empty_like(&weight));
     let partial = empty(&x, [parts, width], DType::F32);
     let types = elements([&x, &weight]);
-    let [x, weight, dy] = [x, weight, dy].map(CubeTensor::into_buffer_arg);
-    let [to, sums] = [&dx, &partial].map(|tensor| tensor.clone().into_buffer_arg());
+    let [x, weight, dy] = [x, weight, dy].map(argument);
+    let [to, sums] = [&dx, &partial].map(|tensor| argument(tensor.clone()));
     let units = CubeDim::new_1d(UNITS as u32);
     backward_kernel::launch(
         &client,

@@ -7,7 +7,7 @@ use burn_cubecl::ops::numeric::zeros;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use kernels::gpu::{UNITS, count, cubes, elements, elementwise, empty};
+use kernels::gpu::{UNITS, argument, count, cubes, elements, elementwise, empty};
 
 #[cube(launch)]
 fn forward_kernel<F: Float, W: Float>(
@@ -30,7 +30,7 @@ pub(super) fn forward(matrix: CubeTensor, numbers: CubeTensor, dtype: DType) -> 
     let y = empty(&matrix, [count(&numbers), width], dtype);
     let (client, types) = (matrix.client.clone(), elements([&y, &matrix]));
     let (grid, units) = elementwise(count(&y));
-    let [matrix, numbers, to] = [matrix, numbers, y.clone()].map(CubeTensor::into_buffer_arg);
+    let [matrix, numbers, to] = [matrix, numbers, y.clone()].map(argument);
     forward_kernel::launch(&client, grid, units, matrix, numbers, to, width, types);
     y
 }
@@ -98,13 +98,13 @@ pub(super) fn backward(
     let d_matrix = into_contiguous(d_matrix);
     let [next, is_first] = [(); 2].map(|()| empty(&numbers, [len], DType::I32));
     let client = dy.client.clone();
-    let inputs = || [&numbers, &next, &is_first].map(|tensor| tensor.clone().into_buffer_arg());
+    let inputs = || [&numbers, &next, &is_first].map(|tensor| argument(tensor.clone()));
     let ((grid, units), [a, b, c]) = (elementwise(len), inputs());
     links_kernel::launch(&client, grid, units, a, b, c);
     let types = elements([&dy, &d_matrix]);
-    let ([a, b, c], dy) = (inputs(), dy.into_buffer_arg());
+    let ([a, b, c], dy) = (inputs(), argument(dy));
     let (grid, units) = (cubes(len * width.div_ceil(UNITS)), CubeDim::new_1d(UNITS as u32));
-    let to = d_matrix.clone().into_buffer_arg();
+    let to = argument(d_matrix.clone());
     backward_kernel::launch(&client, grid, units, a, b, c, dy, to, width, types);
     d_matrix
 }

@@ -10,7 +10,7 @@ use cubecl::prelude::*;
 
 use super::noise::{Wide, gumbel};
 use crate::model::ops::draws::{Draws, word};
-use kernels::gpu::{cubes, element, empty, largest, sum};
+use kernels::gpu::{argument, cubes, element, empty, largest, sum};
 
 /// Units per cube.
 const LINE: usize = 256;
@@ -341,7 +341,8 @@ fn draws_kernel(
         if guess < columns as u32 {
             let key = keys[start + guess as usize];
             let near = score(key, &kept, guess, first + guess, &noise, is_greedy);
-            if near >= top - f32::reinterpret(table[at + 4]) {
+            let is_kept = near > f32::new(f32::MIN);
+            if is_kept && near >= top - f32::reinterpret(table[at + 4]) {
                 lowest = guess;
             }
         }
@@ -362,7 +363,7 @@ pub(super) fn draw(logits: CubeTensor, draws: &Draws, table: CubeTensor) -> Cube
     let drawn = empty(&logits, [count], DType::I32);
     let (client, types, units) =
         (logits.client.clone(), element(&logits), CubeDim::new_1d(LINE as u32));
-    let buffer = |tensor: &CubeTensor| tensor.clone().into_buffer_arg();
+    let buffer = |tensor: &CubeTensor| argument(tensor.clone());
     distributions_kernel::launch(
         &client,
         cubes(distributions),

@@ -4,7 +4,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use kernels::gpu::{count, element, elementwise, empty_like};
+use kernels::gpu::{argument, count, element, elementwise, empty_like};
 
 #[cube]
 fn sigmoid(x: f32) -> f32 {
@@ -23,7 +23,7 @@ pub(super) fn forward(gate: CubeTensor, up: CubeTensor) -> CubeTensor {
     let (gate, up) = (into_contiguous(gate), into_contiguous(up));
     let (client, y, types) = (gate.client.clone(), empty_like(&gate), element(&gate));
     let (cubes, units) = elementwise(count(&y));
-    let [gate, up, to] = [gate, up, y.clone()].map(CubeTensor::into_buffer_arg);
+    let [gate, up, to] = [gate, up, y.clone()].map(argument);
     forward_kernel::launch(&client, cubes, units, gate, up, to, types);
     y
 }
@@ -52,8 +52,8 @@ pub(super) fn backward(gate: CubeTensor, up: CubeTensor, dy: CubeTensor) -> [Cub
     let (client, types) = (gate.client.clone(), element(&gate));
     let results = [empty_like(&gate), empty_like(&up)];
     let (cubes, units) = elementwise(count(&gate));
-    let [gate, up, dy] = [gate, up, dy].map(CubeTensor::into_buffer_arg);
-    let [d_gate, d_up] = results.clone().map(CubeTensor::into_buffer_arg);
+    let [gate, up, dy] = [gate, up, dy].map(argument);
+    let [d_gate, d_up] = results.clone().map(argument);
     backward_kernel::launch(&client, cubes, units, gate, up, dy, d_gate, d_up, types);
     results
 }

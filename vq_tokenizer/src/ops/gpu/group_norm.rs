@@ -12,7 +12,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::permute;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
-use kernels::gpu::{cubes, element, elements, empty, empty_like, sum};
+use kernels::gpu::{argument, cubes, element, elements, empty, empty_like, sum};
 
 use crate::ops::options::GroupNormOptions;
 
@@ -319,15 +319,15 @@ pub(super) fn forward(
     let moments = empty(&x, [sizes.groups(), 2], DType::F32);
     let y = empty_like(&x);
 
-    let [input, to] = [&x, &partial].map(|tensor| tensor.clone().into_buffer_arg());
+    let [input, to] = [&x, &partial].map(|tensor| argument(tensor.clone()));
     let (grid, type_) = (cubes(tiles), element(&x));
     moments_kernel::launch(&client, grid, tile_units(), input, to, channels, pixels, tiles, type_);
     let (grid, units) = (cubes(sizes.groups()), CubeDim::new_1d(OF_GROUP as u32));
-    let (from, to) = (partial.into_buffer_arg(), moments.clone().into_buffer_arg());
+    let (from, to) = (argument(partial), argument(moments.clone()));
     let eps = epsilon as f32;
     groups_kernel::launch(&client, grid, units, from, to, channels, width, pixels, parts, eps);
-    let [x, weight, bias] = [x, weight, bias].map(CubeTensor::into_buffer_arg);
-    let [of_groups, to] = [&moments, &y].map(|tensor| tensor.clone().into_buffer_arg());
+    let [x, weight, bias] = [x, weight, bias].map(argument);
+    let [of_groups, to] = [&moments, &y].map(|tensor| argument(tensor.clone()));
     forward_kernel::launch(
         &client,
         cubes(tiles),

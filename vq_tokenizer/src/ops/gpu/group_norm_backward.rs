@@ -5,7 +5,7 @@ use burn::tensor::DType;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
-use kernels::gpu::{cubes, element, elements, empty, empty_like, sum};
+use kernels::gpu::{argument, cubes, element, elements, empty, empty_like, sum};
 
 use super::group_norm::{
     CHANNELS, LANES, OF_GROUP, STEP, Sizes, channels_first, channels_last, column_sum, load,
@@ -202,7 +202,7 @@ pub(super) fn backward(
     let partial = empty(&x, [batch * parts * channels, 2], DType::F32);
     let means = empty_like(&moments);
     let (client, types) = (x.client.clone(), elements([&x, &weight]));
-    let arg = |tensor: &CubeTensor| tensor.clone().into_buffer_arg();
+    let arg = |tensor: &CubeTensor| argument(tensor.clone());
     let inputs = || [&x, &weight, &bias, &dy, &moments].map(arg);
 
     let [a, b, c, d, e] = inputs();
