@@ -17,8 +17,12 @@ use serde_json::json;
 use super::open;
 use super::session::{Session, name};
 
-/// What happens to a checkpoint, and to a recipe.
-const STAGES: usize = 3;
+/// What happens to a checkpoint: it is opened, captions and draws.
+const OF_CHECKPOINT: usize = 3;
+/// What happens to a recipe: its data is opened, steps are trained, and the model is evaluated.
+const OF_RECIPE: usize = 3;
+/// Steps that are trained of each phase: the second differs from the first where the optimizer has a state.
+const STEPS: usize = 2;
 /// Tokens of a caption: the first comes from the prompt's pass, the others from passes of one token.
 const TOKENS: usize = 4;
 
@@ -56,7 +60,8 @@ pub fn run(args: &WarmUpArgs, session: &Session) -> Result<()> {
         return session.object(&json!({ "device": spec.to_string(), "kernels": 0, "new": 0 }));
     }
     let (start, before) = (Instant::now(), kernels_on_disk());
-    let mut progress = Progress::new(session, STAGES * args.paths.len());
+    let stages = |path: &PathBuf| if path.is_dir() { OF_CHECKPOINT } else { OF_RECIPE };
+    let mut progress = Progress::new(session, args.paths.iter().map(stages).sum());
     for path in &args.paths {
         match path.is_dir() {
             true => checkpoint(path, session, &mut progress)?,
@@ -65,7 +70,7 @@ pub fn run(args: &WarmUpArgs, session: &Session) -> Result<()> {
     }
     progress.reporter.finish();
     let (kernels, seconds) = (kernels_on_disk(), start.elapsed().as_secs_f64());
-    let new = kernels - before;
+    let new = kernels.saturating_sub(before);
     session.line(format_args!(
         "{spec}: {kernels} kernels on disk, {new} of them new, {seconds:.1} s"
     ))?;
@@ -92,10 +97,10 @@ impl Progress {
     fn stage<T>(&mut self, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let result = work()?;
         let kernels = kernels_on_disk();
-        let new = kernels - self.kernels;
+        let new = kernels.saturating_sub(self.kernels);
         self.done += 1;
         self.reporter.step(self.done, new as usize);
-        self.reporter.note(&format!("{what}: {new} kernels compiled"));
+        self.reporter.note(&format!("{what}; kernels compiled: {new}"));
         self.kernels = kernels;
         Ok(result)
     }
@@ -117,7 +122,7 @@ fn checkpoint(dir: &Path, session: &Session, progress: &mut Progress) -> Result<
     })
 }
 
-/// Trains two steps: the second differs from the first where the optimizer has a state.
+/// Trains by the recipe at `path` and evaluates.
 fn recipe(
     path: &Path,
     set: &[String],
@@ -131,20 +136,33 @@ fn recipe(
     match (table.contains_key("model"), table.contains_key("tokenizer")) {
         (true, true) => {
             let recipe: LanguageRecipe = read_recipe(path, set)?;
-            steps(progress, || LanguageTask::new(recipe, device, precision, quiet))
+            steps(progress, recipe.run.steps, || {
+                LanguageTask::new(recipe, device, precision, quiet)
+            })
         }
         (true, false) => {
             let recipe: VqRecipe = read_recipe(path, set)?;
-            steps(progress, || ImageTask::new(recipe, device, precision))
+            steps(progress, recipe.run.steps, || ImageTask::new(recipe, device, precision))
         }
         _ => Err(Error::file(path, "is no recipe of `calumma train` or `calumma vq train`")),
     }
 }
 
-fn steps<T: Task>(progress: &mut Progress, open: impl FnOnce() -> Result<T>) -> Result<()> {
+/// The first steps of every phase of a training of `count` steps, and an evaluation.
+fn steps<T: Task>(
+    progress: &mut Progress,
+    count: usize,
+    open: impl FnOnce() -> Result<T>,
+) -> Result<()> {
     let mut task = progress.stage("opened", open)?;
-    for step in 0..STAGES - 1 {
-        progress.stage("trained a step", || task.step(step, 0.0))?;
-    }
+    let is_new = |step: &usize| *step == 0 || task.phase(*step) != task.phase(step - 1);
+    let first: Vec<usize> = (0..count).filter(is_new).collect();
+    progress.stage("trained a few steps", || {
+        for step in first.into_iter().flat_map(|step| step..step + STEPS) {
+            task.step(step, 0.0)?;
+        }
+        Ok(())
+    })?;
+    progress.stage("evaluated", || task.evaluate())?;
     Ok(())
 }

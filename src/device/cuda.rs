@@ -53,10 +53,13 @@ pub fn describe() -> Vec<DeviceInfo> {
         let missing = Err(DeviceError::NoCuda);
         return vec![DeviceInfo::new(DeviceSpec::Cuda(0), "NVIDIA GPU", missing)];
     }
-    cuda_kernels::store(0);
+    let kept = match cuda_kernels::store(0) {
+        KernelStore::Disk { dir, .. } => format!(" and kept in {}", dir.display()),
+        _ => String::new(),
+    };
     let describe_one = |(index, device): (usize, &Device)| {
         let headers = check_headers(cubecl::cuda::install::cuda_path());
-        let note = headers.map(|()| "kernels are compiled at first use".to_string());
+        let note = headers.map(|()| format!("kernels are compiled at first use{kept}"));
         // A driver that refuses the device panics in there; a report has to survive that.
         let identity = catch_unwind(AssertUnwindSafe(|| device.identity())).ok().flatten();
         let name = identity.map_or("NVIDIA GPU that does not open".to_string(), |id| id.name);
