@@ -341,8 +341,9 @@ CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, u
     for (unsigned i = 0; i < kernel->num_params; i++) {
         if (!params[i])
             return refuse("%s without its parameter %u", kernel->name, i);
-        uintptr_t pointer;
-        memcpy(&pointer, params[i], sizeof pointer);
+        uintptr_t pointer = 0;
+        if (kernel->is_pointer[i])
+            memcpy(&pointer, params[i], sizeof pointer);
         if (kernel->is_pointer[i] && !is_allocated(pointer, 1))
             return refuse("%s with %#lx as parameter %u, which is not allocated", kernel->name, pointer, i);
     }

@@ -258,6 +258,7 @@ fn only_named_places_know_cargo_features() {
         "src/device",
         "src/generate/grammar/mod.rs",
         "src/lib.rs",
+        "src/model/ops/choice.rs",
         "src/model/ops/fused/mod.rs", // which backends an extension has is an argument of Burn's macro
         "src/model/ops/mod.rs",
         "vq_tokenizer/src/lib.rs",

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use super::draw::Draw;
 use super::guidance::Guidance;
 use super::noise::Noise;
-use super::serving::Wanted;
 use crate::model::ops::{Distribution, Draws, Place};
+
+/// A wanted row: its row in the pass, its span, and its place among the span's wanted rows.
+pub(super) type Wanted = (usize, usize, usize);
 
 /// Those of `draws` whose logits are among the rows `wanted`, whose first column is id `first`; also the number of the
 /// draw that each drawn id belongs to.

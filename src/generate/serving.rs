@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
+use super::on_device::{self, Wanted};
 use super::sampling::log_probability;
-use super::{BLOCK, Draw, Drawn, LanguageModel, Span, on_device};
+use super::{BLOCK, Draw, Drawn, LanguageModel, Span};
 use crate::device::is_cpu;
 use crate::error::{Error, Result};
 use crate::guard::failure;
@@ -291,9 +292,6 @@ impl LanguageModel for ServingModel {
         cache.poison(blocks);
     }
 }
-
-/// A wanted row: its row in the pass, its span, and its place among the span's wanted rows.
-pub(super) type Wanted = (usize, usize, usize);
 
 /// The wanted rows, those with equal columns together.
 fn by_columns(spans: &[Span<'_>]) -> Vec<(Range<usize>, Vec<Wanted>)> {

@@ -7,19 +7,19 @@
 
 #[cfg(feature = "cpu")]
 mod check;
+mod choice;
 mod chunks;
 mod composed;
 #[cfg(feature = "cpu")]
 mod cpu;
 #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "kernels of a GPU read it"))]
 mod draws;
-#[cfg(test)]
-pub(crate) mod forced;
 #[cfg(any(feature = "cpu", feature = "gpu"))]
 mod fused;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod muon;
+mod norm_and_rope;
 mod paged;
 mod stats;
 #[cfg(all(test, feature = "cpu"))]
@@ -32,25 +32,16 @@ use kernels::adamw::AdamW;
 use super::Mask;
 #[cfg(feature = "cpu")]
 pub use check::{Difference, differences};
+pub(crate) use choice::Kernels;
+#[cfg(test)]
+pub(crate) use choice::forced;
 pub use chunks::attention_chunk;
 pub(crate) use draws::{Distribution, Draws, Place, fetch};
 pub use draws::{Drawn, NoDraw};
 pub(crate) use muon::Muon;
+pub(crate) use norm_and_rope::NormAndRope;
 pub(crate) use paged::Lanes;
 pub(crate) use stats::fetch_stats;
-
-/// The implementation that an operation runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kernels {
-    /// Stock operations of Burn, on any device.
-    Composed,
-    /// Fused operations on the CPU.
-    #[cfg(feature = "cpu")]
-    Cpu,
-    /// Fused operations on a GPU.
-    #[cfg(feature = "gpu")]
-    Gpu,
-}
 
 /// `kernels!(operation on a, b; weight)`: the kernels that `operation` runs, the first that take all the tensors.
 macro_rules! kernels {
@@ -200,17 +191,6 @@ pub(crate) fn add_rms_norm(
     }
     let sum = x + y;
     [sum.clone(), rms_norm(sum, weight, eps)]
-}
-
-/// LayerNorm per head with the statistics in f32, rotary embedding, and multiplication by a number.
-#[derive(Clone, Debug)]
-pub(crate) struct NormAndRope {
-    /// `[heads, head_dim]`.
-    pub(crate) weight_and_bias: [Tensor<2>; 2],
-    /// `[batch, seq, 1, head_dim / 2]`.
-    pub(crate) cos_and_sin: [Tensor<4>; 2],
-    pub(crate) scale: f64,
-    pub(crate) eps: f64,
 }
 
 /// [`NormAndRope`] of `x`, and transposition.

@@ -19,6 +19,8 @@ mod rows;
 mod sampling;
 mod swiglu;
 mod tensors;
+#[cfg(test)]
+mod tests;
 mod tile;
 
 #[cfg(test)]
