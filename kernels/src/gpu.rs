@@ -5,10 +5,17 @@
 use burn::backend::cubecl::dtype_to_storage_type;
 use burn::backend::{DispatchDevice, TensorMetadata};
 use burn::tensor::{DType, Shape, Tensor};
+use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
+use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
+use cubek::matmul::launch::launch_ref;
+use cubek::matmul::multi_level::Strategy as MultiLevel;
+use cubek::matmul::routine::BlueprintStrategy;
+use cubek::matmul::strategy::Strategy;
+use cubek::std::InputBinding;
 
 /// Units per cube of the kernels that have no reason for another number.
 pub const UNITS: usize = 128;
@@ -82,6 +89,56 @@ pub fn argument(mut tensor: CubeTensor) -> BufferArg {
     let behind = tensor.handle.size_in_used() - (elements * tensor.dtype.size()) as u64;
     tensor.handle = tensor.handle.offset_end(behind);
     tensor.into_buffer_arg()
+}
+
+/// Writes `lhs rhs` to `to` by one of Burn's kernels.
+///
+/// # Shapes
+/// `[m, k]`, `[k, n]` and `[m, n]`; operands may be transposed.
+///
+/// # Errors
+/// What the kernel says if it cannot be launched for these matrices.
+pub fn multiply(
+    kernel: &Strategy,
+    lhs: &CubeTensor,
+    rhs: &CubeTensor,
+    to: &CubeTensor,
+) -> Result<(), String> {
+    let [of_lhs, of_rhs, out] = [lhs, rhs, to].map(element);
+    let mut formats =
+        MatmulElems::from_globals(&MatmulGlobalElems { lhs: of_lhs, rhs: of_rhs, out });
+    launch_ref(
+        kernel,
+        &to.client,
+        InputBinding::new(lhs.clone().binding(), of_lhs),
+        InputBinding::new(rhs.clone().binding(), of_rhs),
+        to.clone().binding(),
+        &mut formats,
+    )
+    .map_err(|error| format!("{error:?}"))
+}
+
+/// `lhs rhs` outside autodiff, with products in the operands' format: in f32 Burn's default kernel rounds factors to the 11
+/// significant bits of TF32 on NVIDIA's tensor cores.
+///
+/// # Shapes
+/// `[m, k]` and `[k, n]` to `[m, n]`.
+///
+/// # Panics
+/// If a matrix is not one that [`takes`] is true for.
+pub fn exact_product(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
+    let [lhs, rhs] = [lhs, rhs].map(|matrix| {
+        let matrix = matrix.try_into_primitive::<CubeBackend>();
+        into_contiguous(matrix.expect("the caller checks for a GPU"))
+    });
+    let to = empty(&lhs, [lhs.shape()[0], rhs.shape()[1]], lhs.dtype);
+    let kernels = [MultiLevel::SimpleUnit(BlueprintStrategy::default()), MultiLevel::Naive];
+    let done = kernels
+        .map(Strategy::MultiLevel)
+        .iter()
+        .any(|kernel| multiply(kernel, &lhs, &rhs, &to).is_ok());
+    assert!(done, "the last kernel multiplies any two matrices of floats");
+    Tensor::from_primitive::<CubeBackend>(to)
 }
 
 /// `tensor` with the middle ones of its four axes exchanged.

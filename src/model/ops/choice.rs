@@ -66,16 +66,6 @@ pub(crate) mod forced {
         None
     }
 
-    #[cfg(feature = "gpu")]
-    pub(super) use super::gpu::in_chunks;
-
-    /// Runs `work`; there are no products to force without a GPU.
-    #[cfg(not(feature = "gpu"))]
-    pub(super) fn in_chunks(_chunk: usize, work: impl FnOnce()) -> usize {
-        work();
-        0
-    }
-
     /// The forced kernels if there are any, otherwise `chosen`.
     pub(crate) fn instead_of(chosen: Kernels, operation: &'static str) -> Kernels {
         let Some(forced) = FORCED.get() else { return chosen };

@@ -100,6 +100,22 @@ pub fn group_norm(
     }
 }
 
+/// `lhs rhs` without a gradient, with products in f32 also where a GPU has faster ones of fewer bits: the nearest of many
+/// codes may not depend on them.
+///
+/// # Shapes
+/// `[m, k]` and `[k, n]` to `[m, n]`.
+pub(crate) fn exact_product(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
+    #[cfg(feature = "gpu")]
+    if kernels::gpu::takes(&lhs) {
+        return match lhs.device().is_autodiff() {
+            true => Tensor::from_inner(kernels::gpu::exact_product(lhs.inner(), rhs.inner())),
+            false => kernels::gpu::exact_product(lhs, rhs),
+        };
+    }
+    lhs.matmul(rhs)
+}
+
 /// `work` done with each of `parts`, on the CPU by all threads at once: Burn's own operations there run on the
 /// thread that calls them.
 pub(crate) fn each<const D: usize, T: Send>(

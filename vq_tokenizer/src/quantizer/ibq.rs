@@ -10,6 +10,7 @@ use burn::tensor::{Device, Int, Tensor, activation};
 
 use super::quantized::Quantized;
 use super::table::{CodeTable, by_rows, from_rows, lookup, rows_of};
+use crate::ops;
 
 /// A codebook whose codes are chosen by inner product.
 #[derive(Module, Debug)]
@@ -33,7 +34,7 @@ impl Ibq {
     /// See [`super::Quantizer::codes`].
     pub(super) fn codes(&self, latents: Tensor<4>) -> Tensor<3, Int> {
         let table = self.table().detach().transpose(); // [embed, codes]
-        by_rows(latents, |z| z.matmul(table.clone()).argmax(1))
+        by_rows(latents, |z| ops::exact_product(z, table.clone()).argmax(1))
     }
 
     /// See [`super::Quantizer::forward`].

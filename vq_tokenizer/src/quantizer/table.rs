@@ -37,7 +37,7 @@ pub(super) fn nearest(latents: Tensor<4>, table: Tensor<2>) -> Tensor<3, Int> {
     let table = table.swap_dims(0, 1); // [embed, codes]
     by_rows(latents, |z| {
         let own = z.clone().square().sum_dim(1); // [rows, 1]
-        (own + norms.clone() - z.matmul(table.clone()) * 2.0).argmin(1)
+        (own + norms.clone() - ops::exact_product(z, table.clone()) * 2.0).argmin(1)
     })
 }
 

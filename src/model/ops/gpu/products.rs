@@ -9,18 +9,14 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use burn::backend::TensorMetadata;
-use burn::backend::cubecl::dtype_to_storage_type;
 use burn::tensor::{DType, Tensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::future::block_on;
-use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
-use cubek::matmul::launch::launch_ref;
 use cubek::matmul::multi_level::Strategy as MultiLevel;
 use cubek::matmul::strategy::Strategy;
-use cubek::std::InputBinding;
 
-use kernels::gpu::empty_like;
+use kernels::gpu::{empty_like, multiply};
 
 /// Multiplications of the smallest product that is measured: some 20 us on a large GPU.
 const LARGE: usize = 1 << 32;
@@ -78,20 +74,34 @@ enum Known {
 
 static KNOWN: LazyLock<Mutex<HashMap<Class, Known>>> = LazyLock::new(Mutex::default);
 
-/// Whether the setting `CALUMMA_TUNE` is `on`.
-static IS_ON: LazyLock<bool> = LazyLock::new(|| match std::env::var("CALUMMA_TUNE").as_deref() {
-    Ok("on") => true,
-    Ok("off" | "") | Err(_) => false,
-    Ok(other) => {
-        say(&format!("CALUMMA_TUNE is {other:?} and counts as off; allowed: on, off"));
-        false
+/// Whether kernels are measured.
+static TUNES: LazyLock<bool> = LazyLock::new(|| setting("CALUMMA_TUNE", false));
+
+/// Whether products in f32 may be computed in TF32, which NVIDIA's tensor cores are fast in.
+static TF32: LazyLock<bool> = LazyLock::new(|| setting("CALUMMA_TF32", true));
+
+/// The variable `name`, `on` or `off`, or `usual` without one.
+fn setting(name: &str, usual: bool) -> bool {
+    match std::env::var(name).as_deref() {
+        Ok("on") => true,
+        Ok("off") => false,
+        Ok("") | Err(_) => usual,
+        Ok(other) => {
+            let used = if usual { "on" } else { "off" };
+            say(&format!("{name} is {other:?} and counts as {used}; allowed: on, off"));
+            usual
+        }
     }
-});
+}
 
 /// Writes `lhs rhs` to `to`.
 pub(super) fn launch(lhs: &CubeTensor, rhs: &CubeTensor, to: &CubeTensor) {
-    let chosen = if *IS_ON { known(lhs, rhs, to) } else { Kernel::Default };
-    // What fits one member of a class may not fit another.
+    let chosen = match lhs.dtype {
+        DType::F32 if !*TF32 => Kernel::DoubleUnit,
+        _ if *TUNES => known(lhs, rhs, to),
+        _ => Kernel::Default,
+    };
+    // What fits one product may not fit another.
     if chosen == Kernel::Default || run(chosen, lhs, rhs, to).is_err() {
         run(Kernel::Default, lhs, rhs, to).expect("Burn multiplies any two matrices of floats");
     }
@@ -199,18 +209,7 @@ fn tolerance(dtype: DType) -> f32 {
 }
 
 fn run(kernel: Kernel, lhs: &CubeTensor, rhs: &CubeTensor, to: &CubeTensor) -> Result<(), String> {
-    let [of_lhs, of_rhs, out] = [lhs, rhs, to].map(|matrix| dtype_to_storage_type(matrix.dtype));
-    let mut formats =
-        MatmulElems::from_globals(&MatmulGlobalElems { lhs: of_lhs, rhs: of_rhs, out });
-    launch_ref(
-        &kernel.strategy(),
-        &to.client,
-        InputBinding::new(lhs.clone().binding(), of_lhs),
-        InputBinding::new(rhs.clone().binding(), of_rhs),
-        to.clone().binding(),
-        &mut formats,
-    )
-    .map_err(|error| format!("{error:?}"))
+    multiply(&kernel.strategy(), lhs, rhs, to)
 }
 
 #[cfg(test)]

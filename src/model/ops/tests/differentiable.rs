@@ -48,7 +48,7 @@ fn attention_by_products_equals_the_composed_one() {
     let compare = |heads, seq: usize, documents: Option<&[u32]>| {
         let work = || compare_attention(heads, [2, seq], documents);
         // Forward and backward, twice.
-        assert_eq!(forced::in_chunks(32, work), 4 * on_gpus);
+        assert_eq!(ops::in_chunks(32, work), 4 * on_gpus);
     };
     for (heads, seqs) in
         [([2, 2, 32], [1, 33, 97]), ([4, 2, 64], [32, 64, 130]), ([4, 1, 128], [31, 70, 96])]

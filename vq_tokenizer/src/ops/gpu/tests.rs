@@ -4,7 +4,28 @@
 
 use burn::tensor::{DType, Device, Distribution, Tensor};
 
-use crate::ops::{GroupNormOptions, Kernels, forced, group_norm};
+use crate::ops::{GroupNormOptions, Kernels, exact_product, forced, group_norm};
+
+#[test]
+fn exact_products_have_the_digits_of_f32() {
+    let Some((_, device)) = forced::gpu() else { return };
+    for [rows, inner, columns] in [[1, 3, 5], [70, 33, 129], [257, 8, 1000]] {
+        let (lhs, rhs) = (random([rows, inner], 0.0, 1.0), random([columns, inner], 0.0, 1.0));
+        let [of_lhs, of_rhs] = [&lhs, &rhs].map(|matrix| on(matrix, &device, DType::F32));
+        let (lhs, rhs) = (host::<2>(&lhs), host::<2>(&rhs));
+        let found = host(&exact_product(of_lhs.clone(), of_rhs.clone().transpose()));
+        let on_tape = device.clone().autodiff();
+        let [taped_lhs, taped_rhs] =
+            [&of_lhs, &of_rhs].map(|matrix| on(matrix, &on_tape, DType::F32));
+        assert_eq!(host(&exact_product(taped_lhs, taped_rhs.transpose())), found);
+        for (at, found) in found.into_iter().enumerate() {
+            let [row, column] = [&lhs[at / columns * inner..], &rhs[at % columns * inner..]];
+            let pairs = row.iter().zip(column).take(inner);
+            let sum: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            assert!((f64::from(found) - sum).abs() < 1e-5 * (inner as f64).sqrt(), "{found} {sum}");
+        }
+    }
+}
 
 /// Shape of the input, groups, mean and deviation of the values.
 type Case = ([usize; 4], usize, f64, f64);
