@@ -12,7 +12,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::blocks::{self, BlockPool};
-use super::draw::Plan;
+use super::draw_plan::Plan;
 use super::engine_config::EngineConfig;
 use super::gang::Gang;
 use super::language_model::{LanguageModel, Span};

@@ -11,6 +11,7 @@ pub mod config;
 pub mod constraint;
 mod distribution;
 mod draw;
+mod draw_plan;
 mod elementary;
 pub mod engine;
 mod engine_config;
