@@ -203,6 +203,32 @@ proptest! {
 }
 
 #[test]
+fn a_vocabulary_at_fault_is_refused_with_the_name_of_its_file() {
+    type Change = fn(&mut Value);
+    let changes: [(&str, Change); 3] = [
+        ("vocabulary ids taken twice", |json| json["model"]["vocab"]["!"] = json!(207)),
+        ("<racm3:break>", |json| rename(json, "<racm3:break>", "<other>")),
+        ("</s>", |json| rename(json, "</s>", "<other>")),
+    ];
+    for (words, apply) in changes {
+        let dir = copied();
+        let path = dir.path().join("tokenizer.json");
+        let mut json = json_of("tokenizer.json");
+        apply(&mut json);
+        std::fs::write(&path, json.to_string()).unwrap();
+        let message = Checkpoint::open(dir.path(), &cpu()).unwrap_err().to_string();
+        let begins = message.starts_with(&path.display().to_string());
+        assert!(begins && message.contains(words), "{message}");
+    }
+}
+
+/// Renames a token wherever `tokenizer` names it.
+fn rename(tokenizer: &mut Value, from: &str, to: &str) {
+    let text = tokenizer.to_string().replace(&json!(from).to_string(), &json!(to).to_string());
+    *tokenizer = serde_json::from_str(&text).unwrap();
+}
+
+#[test]
 fn every_key_of_a_configuration_with_a_wrong_type_is_named() {
     let config = json_of("config.json");
     let numbers: Vec<_> = config.as_object().unwrap().iter().filter(|(_, v)| v.is_u64()).collect();

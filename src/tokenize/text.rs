@@ -4,7 +4,7 @@
 //! is added: [`TextTokenizer::encode_plain`] takes names of control tokens in user text literally, so
 //! that no text can open an image or end a turn.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 use tokenizers::{
@@ -39,6 +39,8 @@ pub struct TextTokenizer {
     hidden: Vec<bool>,
     /// Byte values by character, if the file's decoder is the byte-level one.
     bytes: Option<Vec<Option<u8>>>,
+    /// The file that it was read from, for messages.
+    file: Option<PathBuf>,
 }
 
 /// How serde begins an error about a value of several forms, before the name of a type.
@@ -52,7 +54,8 @@ impl TextTokenizer {
     pub fn load(path: &Path) -> Result<Self> {
         let content = std::fs::read(path).map_err(Error::io(path))?;
         refuse_lfs_pointer(path, &content)?;
-        Self::from_bytes(&content).map_err(Error::in_file(path))
+        let read = Self::from_bytes(&content).map_err(Error::in_file(path))?;
+        Ok(Self { file: Some(path.to_owned()), ..read })
     }
 
     /// Reads the content of a `tokenizer.json`.
@@ -102,7 +105,7 @@ impl TextTokenizer {
             .add_tokens(text, inner.get_model(), inner.get_normalizer())
             .map_err(Error::because("tokenizer"))?;
         let byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
-        Ok(Self { inner, plain, hidden, bytes: byte_level.then(byte_values) })
+        Ok(Self { inner, plain, hidden, bytes: byte_level.then(byte_values), file: None })
     }
 
     /// The content of a `tokenizer.json` that reads back as this tokenizer.
@@ -125,9 +128,12 @@ impl TextTokenizer {
     /// The meaning of every id of this tokenizer.
     ///
     /// # Errors
-    /// As [`Vocabulary::from_names`].
+    /// As [`Vocabulary::from_names`], with the name of the file that this tokenizer was read from.
     pub fn vocabulary(&self) -> Result<Vocabulary> {
-        Vocabulary::from_names(self.inner.get_vocab(true))
+        Vocabulary::from_names(self.inner.get_vocab(true)).map_err(|error| match &self.file {
+            Some(path) => Error::in_file(path)(error),
+            None => error,
+        })
     }
 
     /// The number of ids, control and image tokens included.
