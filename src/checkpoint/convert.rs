@@ -10,6 +10,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tensor_files::{StoredDtype, TensorInfo};
 
+use super::adapter::{Merge, WeightedAdapter};
 use super::config::{config_from_json, torch_name};
 use super::directory::{require_directory, write_directory};
 use super::hugging_face::{has_sized_images, preset_of};
@@ -61,6 +62,8 @@ pub struct Conversion {
     /// The sampling settings and prompts to write; `None` keeps those of the source; another
     /// project's checkpoint without prompts gets those of its release.
     pub preset: Option<Preset>,
+    /// Adapters to merge into the weights.
+    pub adapters: Vec<WeightedAdapter>,
 }
 
 impl Conversion {
@@ -72,6 +75,7 @@ impl Conversion {
             shard_size: SHARD_SIZE,
             order: RotaryOrder::default(),
             preset: None,
+            adapters: Vec::new(),
         }
     }
 
@@ -98,7 +102,9 @@ impl Conversion {
         if let (true, Some(vq)) = (for_transformers, &vq) {
             transformers::check_opens(source, &vq.config)?;
         }
-        let model = LanguageModel { files: &files, config: &config, order: self.order };
+        let merge = Merge::open(&self.adapters, &config)?;
+        let model =
+            LanguageModel { files: &files, config: &config, order: self.order, merge: &merge };
         write_directory(dest, |dir| {
             for name in COPIED.iter().chain(&DOCUMENTS) {
                 let from = source.join(name);

@@ -4,6 +4,7 @@
 //! `vq_tokenizer/` holds the image tokenizer and `trainer/` (only while training) the state of the
 //! run.
 
+pub mod adapter;
 mod chat_template;
 mod config;
 mod convert;

@@ -6,6 +6,7 @@ use burn::tensor::{Device, FloatDType};
 use serde_json::{Value, json};
 use vq_tokenizer::VqTokenizer;
 
+use super::adapter::{Merge, Merged, WeightedAdapter};
 use super::chat_template::chat_template;
 use super::config::config_from_json;
 use super::directory::require_directory;
@@ -34,7 +35,7 @@ pub struct Checkpoint {
     pub generation: GenerationConfig,
     /// Prompts for its tasks.
     pub prompts: PromptTemplates,
-    /// [`Manifest::digest`]; `None` without a manifest.
+    /// [`Manifest::digest`]; `None` without a manifest. With adapters one that covers them too.
     pub digest: Option<String>,
 }
 
@@ -56,6 +57,19 @@ impl Checkpoint {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_as(dir: &Path, device: &Device, dtype: FloatDType) -> Result<Self> {
+        Self::open_with(dir, device, dtype, &[])
+    }
+
+    /// As [`Self::open_as`], with adapters merged into the weights, each with its weight in the sum.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; those of [`Merge::open`].
+    pub fn open_with(
+        dir: &Path,
+        device: &Device,
+        dtype: FloatDType,
+        adapters: &[WeightedAdapter],
+    ) -> Result<Self> {
         require_directory(dir)?;
         let manifest = Manifest::read(dir)?;
         if let Some(manifest) = &manifest {
@@ -89,8 +103,13 @@ impl Checkpoint {
         let (generation, prompts) = generation(dir, preset, &processor)?;
         let (path, files) = weight_files(dir)?;
         let tensors = TransformerTensors::new(files, &config).map_err(Error::in_file(&path))?;
+        let merge = Merge::open(adapters, &config)?;
+        let tensors = Merged { base: tensors, merge: &merge };
         let model = tensor_files::load_as(config.init(device)?, tensors, &path, dtype)?;
-        let digest = manifest.map(|manifest| manifest.digest());
+        let digest = match adapters {
+            [] => manifest.map(|manifest| manifest.digest()),
+            _ => Some(merge.digest(&manifest.map_or_else(|| Manifest::of(dir), Ok)?)?),
+        };
         Ok(Self { config, model, processor, vq, generation, prompts, digest })
     }
 

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use burn::tensor::FloatDType;
 use safetensors::Dtype;
 use serde_json::Value;
 use tensor_files::{StoredDtype, StoredTensor, TensorInfo, WeightFiles};
 use vq_tokenizer::VqConfig;
 use vq_tokenizer::preprocess::PreprocessorConfig;
 
+use super::adapter::Merge;
 use super::hugging_face::{nested_config, preprocessor};
 use super::meta::half_apart;
 use super::names::VQ_DIR;
@@ -94,6 +96,8 @@ pub(super) struct LanguageModel<'a> {
     pub config: &'a ModelConfig,
     /// The order in `files`.
     pub order: RotaryOrder,
+    /// The adapters to merge into them.
+    pub merge: &'a Merge,
 }
 
 impl LanguageModel<'_> {
@@ -119,6 +123,12 @@ impl LanguageModel<'_> {
         }
         if let Some(heads) = heads_of(name, self.config) {
             row_per_head(&mut tensor, heads);
+        }
+        if self.merge.changes(name) {
+            let dtype = StoredDtype::of(tensor.dtype).unwrap_or(StoredDtype::F32);
+            let merged = self.merge.merge(name, tensor.to_data(FloatDType::F32)?)?;
+            let bytes = merged.iter::<f32>().flat_map(f32::to_le_bytes).collect();
+            tensor = StoredTensor { dtype: Dtype::F32, bytes, ..tensor }.convert(dtype)?;
         }
         Ok(tensor)
     }

@@ -18,6 +18,7 @@ use image::RgbImage;
 use serde_json::{Map, Value, json};
 use vq_tokenizer::VqTokenizer;
 
+use super::open::{self, AdapterArgs};
 use super::session::{Session, name};
 use super::sizes;
 
@@ -40,6 +41,8 @@ pub struct BenchArgs {
     /// Duration of each measurement in seconds; the median of its repetitions is printed
     #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
     seconds: f64,
+    #[command(flatten)]
+    adapters: AdapterArgs,
 }
 
 /// Prints a line per part.
@@ -52,7 +55,7 @@ pub fn run(args: &BenchArgs, session: &Session) -> Result<()> {
     let mut report = Report { session, results: Map::new() };
 
     let start = Instant::now();
-    let checkpoint = Checkpoint::open_as(&args.checkpoint, &device, precision.float_dtype())?;
+    let checkpoint = open::checkpoint(&args.checkpoint, &args.adapters, &device, session)?;
     let seconds = start.elapsed().as_secs_f64();
     let Checkpoint { config, model, vq, processor, generation, .. } = checkpoint;
     let vq_bytes = vq.as_ref().map_or(0, |vq| 4 * num_values(&tensor_files::shapes(vq.model())));

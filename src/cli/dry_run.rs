@@ -28,7 +28,8 @@ pub fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> R
     let parts = sizes::parameters(task.model());
     let value_bytes = if precision == Precision::Bf16 { 2.0 } else { 4.0 };
     let parameters = parts.values().sum();
-    let cost = TrainingCost::of(recipe, task.config(), parameters, value_bytes, device);
+    let adapted = task.num_adapted();
+    let cost = TrainingCost::of(recipe, task.config(), parameters, adapted, value_bytes, device);
     print_cost(&parts, &cost, session)?;
     let documents = task.preview()?;
     session.line(format_args!("\nfirst batch: {} documents", documents.len()))?;
@@ -60,6 +61,7 @@ pub fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> R
         "recipe": recipe,
         "parameters": parts,
         "total_parameters": cost.parameters,
+        "trained_parameters": cost.trained,
         "memory": memory,
         "memory_bytes": cost.memory_bytes(),
         "tokens": cost.tokens,
@@ -80,6 +82,7 @@ fn print_cost(parts: &Parts, cost: &TrainingCost, session: &Session) -> Result<(
         session.line(format_args!("  {part:<14} {number:>12}"))?;
     }
     session.line(format_args!("  {:<14} {:>12}", "total", cost.parameters))?;
+    session.line(format_args!("  {:<14} {:>12}", "trained", cost.trained))?;
     let memory = sizes::bytes(cost.memory_bytes());
     session.line(format_args!("memory on the device: about {memory}"))?;
     for (what, bytes) in cost.memory.iter().filter(|(_, bytes)| *bytes > 0.0) {

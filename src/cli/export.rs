@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use calumma::checkpoint::adapter::WeightedAdapter;
 use calumma::checkpoint::{Conversion, Layout, Manifest, SHARD_SIZE, meta, write_directory};
 use calumma::{Error, Result};
 use clap::{Args, ValueEnum};
@@ -29,6 +30,10 @@ pub struct ExportArgs {
     /// Largest size of a weight file, such as 900MB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = sizes::parse_bytes)]
     max_shard_size: u64,
+    /// Adapter directory in PEFT's layout to merge into the weights, with its weight in the sum; -1 takes a merged one
+    /// out again; repeatable
+    #[arg(long, value_name = "DIR[=WEIGHT]")]
+    merge: Vec<WeightedAdapter>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -75,6 +80,7 @@ pub fn run(args: &ExportArgs, session: &Session) -> Result<()> {
     let conversion = Conversion {
         dtype: args.dtype.map(StoredDtype::from),
         shard_size: args.max_shard_size,
+        adapters: args.merge.clone(),
         ..Conversion::to(layout)
     };
     if let Some(parent) = args.dest.parent() {
@@ -92,10 +98,10 @@ pub fn run(args: &ExportArgs, session: &Session) -> Result<()> {
 
 /// Exports in the layout of the original release, which fixes files and number format.
 fn meta_layout(args: &ExportArgs, session: &Session) -> Result<()> {
-    if args.dtype.is_some() || args.max_shard_size != SHARD_SIZE {
+    if args.dtype.is_some() || args.max_shard_size != SHARD_SIZE || !args.merge.is_empty() {
         return Err(Error::invalid(
-            "--layout meta keeps the number format and has one file per model-parallel part; omit \
-             --dtype and --max-shard-size",
+            "--layout meta keeps weights and number format and has one file per model-parallel part; omit \
+             --dtype, --max-shard-size and --merge",
         ));
     }
     meta::export(&args.checkpoint, &args.dest)?;
@@ -115,6 +121,10 @@ fn is_image_tokenizer(dir: &Path) -> bool {
 fn image_tokenizer(args: &ExportArgs, session: &Session) -> Result<()> {
     if !matches!(args.layout, LayoutArg::Calumma) {
         let message = "is an image tokenizer, which has one layout; omit --layout";
+        return Err(Error::file(&args.checkpoint, message));
+    }
+    if !args.merge.is_empty() {
+        let message = "is an image tokenizer, which has no adapters; omit --merge";
         return Err(Error::file(&args.checkpoint, message));
     }
     let dtype = match args.dtype {

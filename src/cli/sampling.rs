@@ -9,7 +9,7 @@ use calumma::{Error, Result};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
-use super::open;
+use super::open::{self, AdapterArgs};
 use super::session::Session;
 
 /// Sampling flags, with those of `K`; without a flag the setting of the checkpoint applies.
@@ -20,6 +20,8 @@ pub struct SamplingArgs<K: Kind> {
     common: CommonFlags,
     #[command(flatten)]
     kind: K,
+    #[command(flatten, next_help_heading = None)]
+    adapters: AdapterArgs,
 }
 
 /// Sampling flags of every verb. Apart from those of `K`, since clap's group of a struct with flattened fields is
@@ -195,7 +197,14 @@ impl<K: Kind> SamplingArgs<K> {
     /// # Errors
     /// As [`open::pipeline`].
     pub fn open(&self, dir: &Path, session: &Session) -> Result<Pipeline> {
-        Ok(open::pipeline(dir, session)?.with_window(self.common.window))
+        Ok(open::pipeline(dir, &self.adapters, session)?.with_window(self.common.window))
+    }
+}
+
+impl SamplingArgs<Drawing> {
+    /// No flags but these adapters.
+    pub fn of(adapters: AdapterArgs) -> Self {
+        Self { adapters, ..Self::default() }
     }
 }
 

@@ -11,6 +11,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::open::AdapterArgs;
 use super::session::{Session, name, put_json};
 use super::{images, open};
 
@@ -24,6 +25,8 @@ pub struct ScoreArgs {
     checkpoint: PathBuf,
     /// JSON Lines file of documents with "ids" or "segments"; image paths are relative to it
     file: PathBuf,
+    #[command(flatten)]
+    adapters: AdapterArgs,
 }
 
 /// A line of the input.
@@ -70,7 +73,7 @@ impl Mean {
 /// Those of checkpoint, file and model; if too many documents are bad, with their line numbers.
 pub fn run(args: &ScoreArgs, session: &Session) -> Result<()> {
     let text = std::fs::read_to_string(&args.file).map_err(Error::io(&args.file))?;
-    let pipeline = open::pipeline(&args.checkpoint, session)?;
+    let pipeline = open::pipeline(&args.checkpoint, &args.adapters, session)?;
     let (mut image, mut other) = (Mean::default(), Mean::default());
     let lines: Vec<(usize, &str)> = json::lines(&text).collect();
     let num_lines = lines.len();

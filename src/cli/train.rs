@@ -42,7 +42,12 @@ pub fn run(args: &TrainArgs, session: &Session) -> Result<()> {
     let lock = session.hold(DirectoryLock::alone(&recipe.run.path())?);
     let mut task = LanguageTask::new(recipe.clone(), &device, precision, session.quiet())?;
     let parameters = sizes::count(task.config().num_parameters() as f64);
-    session.note(format_args!("{parameters} parameters, matrix products in {precision}"));
+    let of_adapter = match task.num_adapted() {
+        Some(trained) => format!(", {} of an adapter trained", sizes::count(trained as f64)),
+        None => String::new(),
+    };
+    session
+        .note(format_args!("{parameters} parameters{of_adapter}, matrix products in {precision}"));
     let plan = Plan { peak_flops: Some(session.peak_flops(&device)), ..recipe.plan() };
     train_task(&mut task, &plan, &recipe, &lock, session)
 }

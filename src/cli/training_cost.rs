@@ -13,6 +13,8 @@ const FLOAT: f64 = 4.0;
 pub struct TrainingCost {
     /// Parameters of the model.
     pub parameters: usize,
+    /// Those that are trained.
+    pub trained: usize,
     /// Tokens of all batches, padding included.
     pub tokens: usize,
     /// Floating point operations of all steps.
@@ -25,7 +27,9 @@ impl TrainingCost {
     /// Estimates the cost of `recipe` for a model with `parameters` weights whose matrix products take
     /// values of `value_bytes`.
     ///
-    /// Operations: [`ModelConfig::training_flops`], plus one more forward pass with activation
+    /// `adapted` is the number of those that are trained, if an adapter is.
+    ///
+    /// Operations: [`ModelConfig::training_flops`], or [`ModelConfig::adapter_flops`], plus one more forward pass with activation
     /// checkpointing. Memory: weights, gradients and two moments in f32; what the backward pass needs of one batch
     /// ([`activations`]), or with activation checkpointing the input of each layer and that of a single one; the
     /// scores of attention ([`attention`]); the logits of a chunk, which their gradient replaces.
@@ -33,6 +37,7 @@ impl TrainingCost {
         recipe: &LanguageRecipe,
         config: &ModelConfig,
         parameters: usize,
+        adapted: Option<usize>,
         value_bytes: f64,
         device: &Device,
     ) -> Self {
@@ -41,23 +46,29 @@ impl TrainingCost {
         let tokens = batch * recipe.batch.accumulate * recipe.run.steps;
         let recomputed = recipe.batch.activation_checkpointing;
         let passes = if recomputed { 4.0 / 3.0 } else { 1.0 };
-        let flops = tokens as f64 * config.training_flops(seq) * passes;
+        let of_token = match adapted {
+            Some(trained) => config.adapter_flops(seq, trained),
+            None => config.training_flops(seq),
+        };
+        let flops = tokens as f64 * of_token * passes;
         let (hidden, per_layer) = (config.hidden_size as f64, activations(config));
         let layers = config.num_hidden_layers as f64;
         let kept = if recomputed { layers * hidden + per_layer } else { layers * per_layer };
         let weights = FLOAT * parameters as f64;
         let rows = batch.min(logit_rows(config.vocab_size, config.hidden_size, device)) as f64;
-        let averages = if recipe.average.decay > 0.0 { weights } else { 0.0 };
+        let trained = adapted.unwrap_or(parameters);
+        let gradients = FLOAT * trained as f64;
+        let averages = if recipe.average.decay > 0.0 { gradients } else { 0.0 };
         let memory = vec![
             ("weights", weights),
-            ("gradients", weights),
-            ("optimizer", 2.0 * weights),
+            ("gradients", gradients),
+            ("optimizer", 2.0 * gradients),
             ("averages", averages),
             ("activations", value_bytes * batch as f64 * kept),
             ("attention", attention(config, recipe.batch.sequences, seq, value_bytes)),
             ("logits", FLOAT * rows * config.vocab_size as f64),
         ];
-        Self { parameters, tokens, flops, memory }
+        Self { parameters, trained, tokens, flops, memory }
     }
 
     /// Total memory in bytes.

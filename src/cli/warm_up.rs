@@ -14,7 +14,7 @@ use clap::Args;
 use image::{Rgb, RgbImage};
 use serde_json::json;
 
-use super::open;
+use super::open::{self, AdapterArgs};
 use super::session::{Session, name};
 
 /// What happens to a checkpoint: it is opened, captions and draws.
@@ -108,7 +108,8 @@ impl Progress {
 
 /// Captions an image and draws one, with the checkpoint's settings.
 fn checkpoint(dir: &Path, session: &Session, progress: &mut Progress) -> Result<()> {
-    let pipeline: Pipeline = progress.stage("opened", || open::pipeline(dir, session))?;
+    let pipeline: Pipeline =
+        progress.stage("opened", || open::pipeline(dir, &AdapterArgs::default(), session))?;
     let image = RgbImage::from_fn(64, 64, |x, y| Rgb([4 * x as u8, 4 * y as u8, 128]));
     let mut config = pipeline.generation().clone().for_answers();
     config.max_new_tokens = Some(TOKENS);

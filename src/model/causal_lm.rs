@@ -6,6 +6,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use vq_tokenizer::init;
 
+use super::adapter::{LowRankEmbedding, TokenRows};
 use super::decoder_layer::Stream;
 use super::linear::product;
 use super::ops::Lanes;
@@ -19,6 +20,8 @@ pub struct CausalLm {
     pub model: Decoder,
     /// `[vocab, hidden]`; `None` when the embedding is the output layer as well.
     pub lm_head: Option<Linear>,
+    /// Rows of an adapter in place of the output layer's.
+    pub head_rows: Option<TokenRows>,
     head_dim: usize,
     rope_theta: f64,
     mixed: bool,
@@ -40,6 +43,10 @@ pub struct Decoder {
 pub struct Embedding {
     /// `[vocab, hidden]`.
     pub weight: Param<Tensor<2>>,
+    /// Factors of an adapter.
+    pub lora: Option<LowRankEmbedding>,
+    /// Rows of an adapter in place of some ids' own.
+    pub rows: Option<TokenRows>,
 }
 
 /// The input of a forward pass.
@@ -73,13 +80,14 @@ impl CausalLm {
         let embedding = init::normal(std, [vocab, hidden], device);
         Self {
             model: Decoder {
-                embed_tokens: Embedding { weight: embedding },
+                embed_tokens: Embedding { weight: embedding, lora: None, rows: None },
                 layers: (0..config.num_hidden_layers)
                     .map(|_| DecoderLayer::new(config, device))
                     .collect(),
                 norm: RmsNorm::new(hidden, config.rms_norm_eps, device),
             },
             lm_head: (!config.tie_word_embeddings).then(|| Linear::new(hidden, vocab, std, device)),
+            head_rows: None,
             head_dim: config.head_dim(),
             rope_theta: config.rope_theta,
             mixed: false,
@@ -203,14 +211,18 @@ impl CausalLm {
         product(hidden, weight.narrow(0, columns.start, columns.len()))
     }
 
-    /// The weight of the output layer.
+    /// The weight of the output layer, with an adapter's factors and rows.
     ///
     /// # Shapes
     /// Returns `[vocab, hidden]`.
     pub fn output_weight(&self) -> Tensor<2> {
-        match &self.lm_head {
-            Some(head) => head.weight.val(),
-            None => self.model.embed_tokens.weight.val(),
+        let weight = match &self.lm_head {
+            Some(head) => head.merged(),
+            None => self.model.embed_tokens.merged(),
+        };
+        match &self.head_rows {
+            Some(rows) => rows.merge(weight),
+            None => weight,
         }
     }
 
@@ -241,8 +253,30 @@ impl Embedding {
     /// `ids` `[batch, seq]`; returns `[batch, seq, hidden]`.
     pub fn forward(&self, ids: Tensor<2, Int>, dtype: DType) -> Tensor<3> {
         let [batch, seq] = ids.dims();
-        let rows = ops::rows(self.weight.val(), ids.reshape([batch * seq]), dtype);
+        let ids = ids.reshape([batch * seq]);
+        let mut rows = ops::rows(self.weight.val(), ids.clone(), dtype);
+        if let Some(lora) = &self.lora {
+            rows = rows + lora.rows(ids.clone(), dtype);
+        }
+        if let Some(own) = &self.rows {
+            rows = own.replace(rows, ids, self.weight.dims()[0]);
+        }
         let [_, hidden] = rows.dims();
         rows.reshape([batch, seq, hidden])
+    }
+
+    /// The weight with an adapter's factors and rows.
+    ///
+    /// # Shapes
+    /// Returns `[vocab, hidden]`.
+    fn merged(&self) -> Tensor<2> {
+        let mut weight = self.weight.val();
+        if let Some(lora) = &self.lora {
+            weight = lora.merge(weight);
+        }
+        match &self.rows {
+            Some(rows) => rows.merge(weight),
+            None => weight,
+        }
     }
 }

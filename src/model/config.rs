@@ -95,6 +95,13 @@ impl ModelConfig {
         6.0 * (weights + attention) as f64
     }
 
+    /// As [`Self::training_flops`] for an adapter of `trained` values: a frozen weight takes 4 operations, as it has no
+    /// gradient.
+    pub fn adapter_flops(&self, seq_len: usize, trained: usize) -> f64 {
+        let frozen = self.matrix_parameters() + self.vocab_size * self.hidden_size;
+        self.training_flops(seq_len) - 2.0 * frozen as f64 + 6.0 * trained as f64
+    }
+
     /// Checks the ranges and that the sizes fit together.
     ///
     /// # Errors

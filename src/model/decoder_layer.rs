@@ -109,6 +109,9 @@ impl DecoderLayer {
 
     /// Whether training drops entries of the branches at random.
     pub(super) fn has_dropout(&self) -> bool {
-        self.dropout.prob > 0.0
+        let Attention { q_proj, k_proj, v_proj, o_proj, .. } = &self.self_attn;
+        let FeedForward { gate_proj, up_proj, down_proj } = &self.mlp;
+        let linears = [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj];
+        self.dropout.prob > 0.0 || linears.iter().any(|linear| linear.has_dropout())
     }
 }

@@ -5,6 +5,7 @@
 //! the published tensors, so weights load by path.
 //! Source: arXiv 2405.09818 section 2.2; Hugging Face `modeling_chameleon.py`.
 
+pub mod adapter;
 mod attention;
 mod causal_lm;
 mod config;

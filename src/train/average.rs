@@ -1,11 +1,11 @@
 //! Exponential moving average of a module's weights, on the device that holds them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use tensor_files::{ParamPath, WeightFiles};
+use tensor_files::{DeviceTensor, ParamPath, StoredDtype, WeightFiles};
 
 use super::rows;
 use crate::error::Result;
@@ -16,12 +16,23 @@ pub(super) struct Average {
     decay: f64,
     /// By path and flat, as the optimizer keeps its moments.
     tensors: BTreeMap<String, Tensor<1>>,
+    /// The parameters that are averaged; `None` for all.
+    only: Option<BTreeSet<String>>,
 }
 
 impl Average {
     /// Averages that start at the weights of `module`; `decay` is the weight of the past.
     pub(super) fn new<M: Module>(decay: f64, module: &M) -> Self {
-        let mut average = Self { decay, tensors: BTreeMap::new() };
+        Self::started(decay, module, None)
+    }
+
+    /// As [`Self::new`], of the parameters called `only`; the others stay as they are.
+    pub(super) fn of<M: Module>(decay: f64, module: &M, only: BTreeSet<String>) -> Self {
+        Self::started(decay, module, Some(only))
+    }
+
+    fn started<M: Module>(decay: f64, module: &M, only: Option<BTreeSet<String>>) -> Self {
+        let mut average = Self { decay, tensors: BTreeMap::new(), only };
         average.update(module);
         average
     }
@@ -53,6 +64,32 @@ impl Average {
         *self = Self::new(self.decay, &averaged);
         Ok(())
     }
+
+    /// Writes the averages to the weight file `path`.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn save(&self, path: &Path) -> Result<()> {
+        let flat = |(name, elements): (&String, &Tensor<1>)| {
+            let shape = elements.dims().to_vec();
+            (name.clone(), DeviceTensor { shape, elements: elements.clone() })
+        };
+        let tensors = self.tensors.iter().map(flat).collect();
+        Ok(tensor_files::write(path, &tensors, StoredDtype::F32)?)
+    }
+
+    /// Continues from what [`Self::save`] wrote.
+    ///
+    /// # Errors
+    /// Those of the file, which must hold every average.
+    pub(super) fn load_saved(&mut self, path: &Path) -> Result<()> {
+        let files = WeightFiles::open(path)?;
+        for (name, average) in &mut self.tensors {
+            let data = files.stored(name)?.to_data(burn::tensor::FloatDType::F32)?;
+            *average = Tensor::from_data(data, &average.device());
+        }
+        Ok(())
+    }
 }
 
 /// Moves averages towards parameters.
@@ -72,6 +109,9 @@ impl ModuleVisitor for Update<'_> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.name();
+        if self.average.only.as_ref().is_some_and(|only| !only.contains(&path)) {
+            return;
+        }
         let weight: Tensor<1> = param.val().inner().flatten(0, D - 1);
         // The weights of past and present are rounded to f32 before they are applied.
         let decay = self.average.decay as f32;
@@ -99,9 +139,10 @@ impl ModuleMapper for Load<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let average = self.tensors.get(&self.path.name());
-        let average = average.expect("every parameter has an average since `new`").clone();
-        param.map(|weight| average.reshape(weight.dims()))
+        match self.tensors.get(&self.path.name()) {
+            Some(average) => param.map(|weight| average.clone().reshape(weight.dims())),
+            None => param,
+        }
     }
 }
 

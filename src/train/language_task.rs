@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use image::RgbImage;
 use vq_tokenizer::{VqTokenizer, init};
 
+use super::adapter::TrainedAdapter;
 use super::best::Better;
 use super::config::LanguageRecipe;
 use super::language_metrics::{Interval, by_modality, by_source, overall};
@@ -33,6 +34,8 @@ pub struct LanguageTask {
     config: ModelConfig,
     /// With autodiff.
     device: Device,
+    /// What is trained in place of all weights.
+    adapter: Option<TrainedAdapter>,
     model: Trained<CausalLm>,
     objective: NextToken,
     processor: Arc<Processor>,
@@ -79,10 +82,19 @@ impl LanguageTask {
             Showcase::new(&validation, &labels, recipe.run.shown, &processor, generation);
         let loader = Loader::new(stream, recipe.batch.accumulate)?;
         let device = device.clone().autodiff();
-        let model = init_model(&recipe, &config, &device, precision)?;
+        let (model, adapter) = init_model(&recipe, &config, &device, precision)?;
+        let (optimizer, decay) = (recipe.optimizer.clone(), recipe.average.decay);
+        let model = match &adapter {
+            Some(adapter) => {
+                let part = adapter.parameters(&model);
+                Trained::part(model, optimizer, decay, part)
+            }
+            None => Trained::new(model, optimizer, decay),
+        };
         Ok(Self {
             config,
-            model: Trained::new(model, recipe.optimizer.clone(), recipe.average.decay),
+            model,
+            adapter,
             device,
             objective: NextToken { config: recipe.loss.clone() },
             processor,
@@ -108,6 +120,11 @@ impl LanguageTask {
     /// The sizes of the model.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// The number of weights that are trained, frozen ones not among them, if an adapter is.
+    pub fn num_adapted(&self) -> Option<usize> {
+        self.adapter.as_ref().map(TrainedAdapter::num_parameters)
     }
 
     /// The documents of the next batch as text with image marks; the stream moves on.
@@ -226,17 +243,19 @@ fn init_model(
     config: &ModelConfig,
     device: &Device,
     precision: Precision,
-) -> Result<CausalLm> {
+) -> Result<(CausalLm, Option<TrainedAdapter>)> {
     init::seed(recipe.run.seed);
     let mut model = config.init(device)?;
     if let Some(dir) = &recipe.run.init {
         model = Checkpoint::load_weights(dir, config, model)?;
     }
-    model = recipe.optimizer.freeze(model)?;
-    Ok(match precision {
+    let (model, adapter) = TrainedAdapter::attach(recipe, config, model)?;
+    let model = recipe.optimizer.freeze(model)?;
+    let model = match precision {
         Precision::Bf16 => model.in_mixed_precision(),
         Precision::F32 => model,
-    })
+    };
+    Ok((model, adapter))
 }
 
 impl Task for LanguageTask {
@@ -293,7 +312,11 @@ impl Task for LanguageTask {
     }
 
     fn flops_per_unit(&self) -> Option<f64> {
-        Some(self.config.training_flops(self.recipe.batch.seq_len))
+        let seq = self.recipe.batch.seq_len;
+        Some(match self.num_adapted() {
+            Some(trained) => self.config.adapter_flops(seq, trained),
+            None => self.config.training_flops(seq),
+        })
     }
 
     fn checkpoint_bytes(&self) -> u64 {
@@ -306,15 +329,21 @@ impl Task for LanguageTask {
     }
 
     fn save(&self, dir: &Path) -> Result<()> {
-        let parts = Parts {
-            config: &self.config,
-            weights: Some(tensor_files::on_device(&self.model.released())),
-            dtype: tensor_files::StoredDtype::F32,
-            processor: &self.processor,
-            vq: Some(&self.vq),
-            generation: &self.recipe.generation,
-        };
-        parts.write(dir)?;
+        let weights = tensor_files::on_device(&self.model.released());
+        match &self.adapter {
+            Some(adapter) => adapter.write(dir, &self.config, weights)?,
+            None => {
+                let parts = Parts {
+                    config: &self.config,
+                    weights: Some(weights),
+                    dtype: tensor_files::StoredDtype::F32,
+                    processor: &self.processor,
+                    vq: Some(&self.vq),
+                    generation: &self.recipe.generation,
+                };
+                parts.write(dir)?;
+            }
+        }
         self.model.save(dir)?;
         let state = LanguageState {
             stream: self.position.clone(),

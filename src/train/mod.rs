@@ -4,6 +4,7 @@
 //! data and loss. The loop is a pure function of recipe and checkpoint: a resumed run gives the same
 //! weights as an uninterrupted one, bit for bit on the CPU.
 
+mod adapter;
 mod average;
 mod best;
 mod config;

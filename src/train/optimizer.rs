@@ -167,12 +167,18 @@ impl Optimizer {
 
 /// Whether a parameter decays: matrices and kernels do; norms, biases and embeddings do not.
 fn decays(path: &str, rank: usize) -> bool {
-    rank >= 2 && path.ends_with("weight") && !path.contains("norm") && !path.contains("embed")
+    let is_matrix = path.ends_with("weight") || is_factor(path);
+    rank >= 2 && is_matrix && !path.contains("norm") && !path.contains("embed")
 }
 
 /// Whether Muon updates a parameter: the matrices between embedding and output.
 fn is_hidden_matrix(path: &str, rank: usize) -> bool {
-    rank == 2 && decays(path, rank) && path.contains("layers.")
+    rank == 2 && decays(path, rank) && path.contains("layers.") && !is_factor(path)
+}
+
+/// Whether a parameter is a factor of an adapter.
+fn is_factor(path: &str) -> bool {
+    path.contains(".lora.")
 }
 
 /// The gradients of all parameters, flat.
@@ -214,7 +220,8 @@ impl Update<'_> {
         let group = config.group(&path);
         let decay = group.and_then(|group| group.weight_decay).unwrap_or(config.weight_decay);
         let rate = Rate {
-            lr: self.lr * group.map_or(1.0, |group| group.lr_scale),
+            lr: self.lr
+                * group.map_or_else(|| config.loraplus_scale(&path, D), |group| group.lr_scale),
             decay: if decays(&path, D) { decay } else { 0.0 },
         };
         let muon = config.kind == OptimizerKind::Muon && is_hidden_matrix(&path, D);

@@ -21,6 +21,13 @@ pub struct OptimizerConfig {
     pub weight_decay: f64,
     /// Largest allowed L2 norm of all gradients together; 0 turns clipping off.
     pub grad_clip: f64,
+    /// LoRA+ (arXiv 2402.12354): what the learning rate of an adapter's factors `B`, and of its vectors, is
+    /// multiplied by; usually 16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loraplus_lr_ratio: Option<f64>,
+    /// With `loraplus_lr_ratio`, the peak learning rate of an embedding's factors.
+    #[serde(skip_serializing_if = "is_usual_embedding_lr")]
+    pub loraplus_lr_embedding: f64,
     /// Overrides for groups of parameters; the first group that names a parameter counts.
     pub groups: Vec<GroupConfig>,
 }
@@ -36,6 +43,13 @@ pub enum OptimizerKind {
     Muon,
 }
 
+/// PEFT's default of `loraplus_lr_embedding`.
+const LORAPLUS_LR_EMBEDDING: f64 = 1e-6;
+
+fn is_usual_embedding_lr(lr: &f64) -> bool {
+    *lr == LORAPLUS_LR_EMBEDDING
+}
+
 impl Default for OptimizerConfig {
     fn default() -> Self {
         Self {
@@ -45,6 +59,8 @@ impl Default for OptimizerConfig {
             eps: 1e-5,
             weight_decay: 0.1,
             grad_clip: 1.0,
+            loraplus_lr_ratio: None,
+            loraplus_lr_embedding: LORAPLUS_LR_EMBEDDING,
             groups: Vec::new(),
         }
     }
@@ -65,14 +81,31 @@ impl OptimizerConfig {
         if let Some(beta) = self.betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
             return invalid("betas", *beta, "[0, 1)");
         }
-        for (key, value) in
-            [("weight_decay", self.weight_decay), ("grad_clip", self.grad_clip), ("eps", self.eps)]
-        {
+        let ratio = self.loraplus_lr_ratio.unwrap_or(1.0);
+        for (key, value) in [
+            ("weight_decay", self.weight_decay),
+            ("grad_clip", self.grad_clip),
+            ("eps", self.eps),
+            ("loraplus_lr_ratio", ratio),
+            ("loraplus_lr_embedding", self.loraplus_lr_embedding),
+        ] {
             if !(value >= 0.0 && value.is_finite()) {
                 return invalid(key, value, "at least 0");
             }
         }
         self.groups.iter().try_for_each(GroupConfig::validate)
+    }
+
+    /// What LoRA+ multiplies the learning rate of the parameter at `path` by, which has `rank` axes.
+    pub(super) fn loraplus_scale(&self, path: &str, rank: usize) -> f64 {
+        let Some(ratio) = self.loraplus_lr_ratio else { return 1.0 };
+        if path.contains("embed_tokens.lora.") {
+            self.loraplus_lr_embedding / self.lr
+        } else if path.ends_with(".lora.b") || rank == 1 {
+            ratio
+        } else {
+            1.0
+        }
     }
 
     /// The group of the parameter at `path`.

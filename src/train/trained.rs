@@ -1,5 +1,6 @@
 //! A module in training: its weights, gradients, optimizer state and averaged weights.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
@@ -37,6 +38,8 @@ pub struct Trained<M> {
     gradients: GradientsAccumulator<M>,
     optimizer: Optimizer,
     average: Option<Average>,
+    /// The parameters that checkpoints hold; `None` for all.
+    part: Option<BTreeSet<String>>,
 }
 
 impl<M: Module> Trained<M> {
@@ -44,6 +47,13 @@ impl<M: Module> Trained<M> {
     pub fn new(module: M, config: OptimizerConfig, decay: f64) -> Self {
         let average = (decay > 0.0).then(|| Average::new(decay, &module));
         Self { average, ..Self::with_name(None, module, config) }
+    }
+
+    /// A module of which only the parameters called `part` are trained, and held by checkpoints: the caller releases
+    /// them in a form of its own. `decay` as in [`Self::new`].
+    pub fn part(module: M, config: OptimizerConfig, decay: f64, part: BTreeSet<String>) -> Self {
+        let average = (decay > 0.0).then(|| Average::of(decay, &module, part.clone()));
+        Self { average, part: Some(part), ..Self::with_name(None, module, config) }
     }
 
     /// A module that only training needs; the names of its files start with `name`.
@@ -58,6 +68,7 @@ impl<M: Module> Trained<M> {
             gradients: GradientsAccumulator::new(),
             optimizer: Optimizer::new(config),
             average: None,
+            part: None,
         }
     }
 
@@ -154,7 +165,8 @@ impl<M: Module> Trained<M> {
     /// Approximate bytes that weights, two moments and averages take in a checkpoint.
     pub fn checkpoint_bytes(&self) -> u64 {
         let shapes = tensor_files::shapes(self.module());
-        let count: usize = shapes.values().map(|shape| shape.iter().product::<usize>()).sum();
+        let counted = shapes.iter().filter(|(name, _)| self.holds(name)).map(|(_, shape)| shape);
+        let count: usize = counted.map(|shape| shape.iter().product::<usize>()).sum();
         (4 * count * (3 + usize::from(self.average.is_some()))) as u64
     }
 
@@ -166,9 +178,13 @@ impl<M: Module> Trained<M> {
     pub fn save(&self, dir: &Path) -> Result<()> {
         let trainer = dir.join(TRAINER_DIR);
         std::fs::create_dir_all(&trainer).map_err(Error::io(&trainer))?;
-        if self.name.is_some() || self.average.is_some() {
-            let tensors = tensor_files::on_device(self.module());
+        if self.name.is_some() || self.average.is_some() || self.part.is_some() {
+            let mut tensors = tensor_files::on_device(self.module());
+            tensors.retain(|name, _| self.holds(name));
             tensor_files::write(&self.weights_path(dir), &tensors, StoredDtype::F32)?;
+        }
+        if let (Some(average), Some(_)) = (&self.average, &self.part) {
+            average.save(&average_path(dir))?;
         }
         self.optimizer.save(&self.optimizer_path(dir))
     }
@@ -180,15 +196,23 @@ impl<M: Module> Trained<M> {
     pub fn restore(&mut self, dir: &Path) -> Result<()> {
         self.discard();
         let (released, own) = (dir.join(RELEASED), self.weights_path(dir));
-        if let Some(average) = &mut self.average {
-            average.restore(&released, self.module.get())?;
+        match (&mut self.average, &self.part) {
+            (Some(average), None) => average.restore(&released, self.module.get())?,
+            (Some(average), Some(_)) => average.load_saved(&average_path(dir))?,
+            (None, _) => {}
         }
         let path = if self.name.is_some() || own.exists() { own } else { released };
-        let module = tensor_files::load(self.module().clone(), WeightFiles::open(&path)?, &path)?;
+        let (module, files) = (self.module().clone(), WeightFiles::open(&path)?);
+        let module = tensor_files::load_some(module, files, &path, |name| self.holds(name))?;
         let device = module.devices().first().map(|device| device.clone().inner());
         self.module = Slot(Some(module));
         let device = device.expect("a module in training has parameters");
         self.optimizer.restore(&self.optimizer_path(dir), &device)
+    }
+
+    /// Whether checkpoints hold the parameter called `name`.
+    fn holds(&self, name: &str) -> bool {
+        self.part.as_ref().is_none_or(|part| part.contains(name))
     }
 
     fn weights_path(&self, dir: &Path) -> PathBuf {
@@ -200,6 +224,10 @@ impl<M: Module> Trained<M> {
         let prefix = self.name.map(|name| format!("{name}-")).unwrap_or_default();
         dir.join(TRAINER_DIR).join(format!("{prefix}optimizer.safetensors"))
     }
+}
+
+fn average_path(dir: &Path) -> PathBuf {
+    dir.join(TRAINER_DIR).join("average.safetensors")
 }
 
 /// A value that a function can replace without copying it.

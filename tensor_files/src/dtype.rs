@@ -24,6 +24,11 @@ impl StoredDtype {
         }
     }
 
+    /// The format that safetensors files call `dtype`, if weights are written in it.
+    pub fn of(dtype: Dtype) -> Option<Self> {
+        [Self::F32, Self::Bf16, Self::F16].into_iter().find(|known| known.safetensors() == dtype)
+    }
+
     /// The same format of a tensor in memory.
     pub(crate) fn in_memory(self) -> FloatDType {
         match self {

@@ -131,7 +131,7 @@ pub struct ShapeMismatch {
 
 impl Mismatch {
     /// Whether the tensors are those that are needed.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.mis_shaped.is_empty()
     }
 }

@@ -54,7 +54,7 @@ pub use dtype::StoredDtype;
 pub use error::{Cause, Error, Mismatch, Result, ShapeMismatch};
 pub use files::{WeightFiles, read};
 pub use lfs::{LFS_POINTER, is_lfs_pointer};
-pub use load::{load, load_as};
+pub use load::{load, load_as, load_some};
 pub use map::{MappedFile, map_file};
 pub use named::{DeviceTensor, DeviceTensors, NamedTensors, collect, on_device, shapes};
 pub use path::ParamPath;

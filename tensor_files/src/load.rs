@@ -29,14 +29,38 @@ pub fn load<M: Module>(module: M, source: impl TensorSource, origin: &Path) -> R
 /// As [`load`].
 pub fn load_as<M: Module>(
     module: M,
+    source: impl TensorSource,
+    origin: &Path,
+    dtype: FloatDType,
+) -> Result<M> {
+    load_where(module, source, origin, dtype, |_| true)
+}
+
+/// `module` with the parameters whose names are `wanted` replaced as by [`load`]; the others stay.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_some<M: Module>(
+    module: M,
+    source: impl TensorSource,
+    origin: &Path,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<M> {
+    load_where(module, source, origin, FloatDType::F32, wanted)
+}
+
+fn load_where<M: Module>(
+    module: M,
     mut source: impl TensorSource,
     origin: &Path,
     dtype: FloatDType,
+    wanted: impl Fn(&str) -> bool,
 ) -> Result<M> {
     let mut loader = Loader {
         unused: source.names().into_iter().collect(),
         source: &mut source,
         dtype,
+        wanted,
         path: ParamPath::default(),
         mismatch: Mismatch::default(),
         failure: None,
@@ -53,9 +77,11 @@ pub fn load_as<M: Module>(
     }
 }
 
-struct Loader<'a, S> {
+struct Loader<'a, S, W> {
     source: &'a mut S,
     dtype: FloatDType,
+    /// Whether a parameter is replaced.
+    wanted: W,
     path: ParamPath,
     /// Names in the source that no parameter has used so far.
     unused: BTreeSet<String>,
@@ -64,7 +90,7 @@ struct Loader<'a, S> {
     failure: Option<Error>,
 }
 
-impl<S: TensorSource> ModuleMapper for Loader<'_, S> {
+impl<S: TensorSource, W: Fn(&str) -> bool> ModuleMapper for Loader<'_, S, W> {
     fn enter_module(&mut self, name: &str, container_type: &str) {
         self.path.enter(name, container_type);
     }
@@ -78,6 +104,9 @@ impl<S: TensorSource> ModuleMapper for Loader<'_, S> {
             return param;
         }
         let name = self.path.name();
+        if !(self.wanted)(&name) {
+            return param;
+        }
         let data = match self.source.tensor(&name, self.dtype) {
             Ok(Some(data)) => data,
             Ok(None) => {
@@ -162,6 +191,19 @@ mod tests {
         assert_eq!(mismatch.missing, ["bias"]);
         assert_eq!(mismatch.unexpected, ["scale"]);
         assert_eq!(mismatch.mis_shaped[0].expected, [3, 3]);
+    }
+
+    #[test]
+    fn parameters_that_are_not_wanted_stay_and_are_not_missed() {
+        let mut tensors = collect(&projection(1.0));
+        tensors.remove("bias");
+        let path = Path::new("memory");
+        let module = load_some(projection(2.0), tensors.clone(), path, |name| name == "weight");
+        let found = collect(&module.unwrap());
+        assert_eq!(found["weight"], collect(&projection(1.0))["weight"]);
+        assert_eq!(found["bias"], collect(&projection(2.0))["bias"]);
+        let message = load_some(projection(2.0), tensors, path, |_| false).unwrap_err().to_string();
+        assert!(message.contains("1 tensors unexpected: weight"), "{message}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use self::tasks::{Drawing, Question, Scene, Tasks};
+use super::open::AdapterArgs;
 use super::session::{Session, name};
 use super::{images, open};
 
@@ -28,6 +29,8 @@ pub struct DemoArgs {
     /// PNG file to write
     #[arg(long, short, value_name = "PATH", default_value = "demo.png")]
     out: PathBuf,
+    #[command(flatten)]
+    adapters: AdapterArgs,
 }
 
 /// The finished tasks, for `--json`.
@@ -59,7 +62,7 @@ pub fn run(args: &DemoArgs, session: &Session) -> Result<()> {
         Some(dir) => dir.clone(),
         None => shipped()?,
     };
-    let pipeline = open::pipeline(&dir, session)?;
+    let pipeline = open::pipeline(&dir, &args.adapters, session)?;
     let mut record = Record { session, done: Vec::new() };
     let opened = json!({ "task": "open", "checkpoint": name(&dir) });
     record.add(&format!("opened {}", dir.display()), started, opened)?;

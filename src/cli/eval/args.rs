@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use calumma::eval::task::Answering;
 use clap::{Args, ValueEnum};
 
+use crate::cli::open::AdapterArgs;
 use crate::cli::sampling::{Answers, Drawing, SamplingArgs};
 
 /// Arguments of every measure.
@@ -151,6 +152,8 @@ pub struct LossArgs {
     /// Make one document per entry of this list-valued column
     #[arg(long, value_name = "COLUMN")]
     pub(super) explode: Option<String>,
+    #[command(flatten)]
+    pub(super) adapters: AdapterArgs,
 }
 
 /// A `value_parser` for counts.

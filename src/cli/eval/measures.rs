@@ -23,7 +23,7 @@ use super::args::{
 use super::output::Measured;
 use super::progress::Bar;
 use crate::cli::open;
-use crate::cli::sampling::{Drawing, Kind, SamplingArgs};
+use crate::cli::sampling::{Kind, SamplingArgs};
 use crate::cli::session::Session;
 
 /// The configuration that all tasks share.
@@ -181,7 +181,7 @@ pub fn reconstruction(args: &ReconstructionArgs, session: &Session) -> Result<Me
 /// # Errors
 /// Those of checkpoint, data set and device.
 pub fn loss(args: &LossArgs, session: &Session) -> Result<Measured> {
-    let LossArgs { common: args, template, explode } = args;
+    let LossArgs { common: args, template, explode, adapters } = args;
     let task = TaskConfig::Loss(LossTask {
         common: common(args),
         templates: template.clone(),
@@ -191,7 +191,7 @@ pub fn loss(args: &LossArgs, session: &Session) -> Result<Measured> {
     let recipe = Path::new(&args.dataset);
     let is_recipe = recipe.extension().is_some_and(|extension| extension == "toml");
     if !is_recipe {
-        return measured(&task, args, &SamplingArgs::<Drawing>::default(), session);
+        return measured(&task, args, &SamplingArgs::of(adapters.clone()), session);
     }
     let recipe: LanguageRecipe = read_recipe(recipe, &[])?;
     if recipe.validation.is_empty() {
@@ -203,7 +203,7 @@ pub fn loss(args: &LossArgs, session: &Session) -> Result<Measured> {
         return Err(Error::invalid(message));
     }
     let lock = Some(hold_out(&args.out, session)?);
-    let pipeline = open::pipeline(&args.checkpoint, session)?;
+    let pipeline = open::pipeline(&args.checkpoint, adapters, session)?;
     let generation = pipeline.generation().clone();
     let opened = Opened { checkpoint: &args.checkpoint, pipeline: &pipeline };
     let evaluation = evaluation(&task, opened, generation, &args.out, session);

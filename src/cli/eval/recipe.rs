@@ -39,7 +39,7 @@ pub fn run(args: &RunArgs, session: &Session) -> Result<()> {
     check_names(&args.only, &recipe)?;
     let _lock = session.hold(DirectoryLock::alone(&recipe.run.path())?);
     let checkpoint = &recipe.run.checkpoint;
-    let pipeline = open::pipeline(checkpoint, session)?;
+    let pipeline = open::pipeline(checkpoint, &recipe.run.adapters.clone().into(), session)?;
     let opened = Opened { checkpoint, pipeline: &pipeline };
     let wanted = |task: &TaskConfig| {
         args.only.is_empty() || args.only.iter().any(|name| name == task.label())

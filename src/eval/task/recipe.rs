@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::config::TaskConfig;
+use crate::checkpoint::adapter::WeightedAdapter;
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 
@@ -30,6 +31,9 @@ pub struct EvalRunConfig {
     pub directory: PathBuf,
     /// The checkpoint.
     pub checkpoint: PathBuf,
+    /// Adapters to be merged into it, each as `DIR` or `DIR=WEIGHT`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<WeightedAdapter>,
 }
 
 fn results() -> PathBuf {

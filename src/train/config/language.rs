@@ -12,6 +12,7 @@ use crate::data::{CurriculumConfig, DocumentData, TokenizerConfig};
 use crate::error::{Error, Result};
 use crate::generate::GenerationConfig;
 use crate::model::ModelConfig;
+use crate::model::adapter::AdapterConfig;
 use crate::recipe::{Recipe, at_least_one};
 use crate::tokenize::PromptTemplates;
 
@@ -48,6 +49,9 @@ pub struct LanguageRecipe {
     /// Rewinding after a bad step.
     #[serde(default)]
     pub safety: SafetyConfig,
+    /// An adapter to train in place of the weights of `run.init`, under the keys of PEFT's `LoraConfig`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterConfig>,
     /// The shape of a batch.
     pub batch: BatchConfig,
     /// The `generation_config.json` of the released checkpoint.
@@ -191,6 +195,7 @@ impl Recipe for LanguageRecipe {
             )));
         }
         self.model.config(1).validate()?;
+        self.validate_adapter()?;
         self.loss.validate()?;
         self.average.validate()?;
         self.safety.validate()?;
@@ -214,6 +219,30 @@ impl LanguageRecipe {
             safety: &self.safety,
             peak_lr: self.optimizer.lr,
             peak_flops: None,
+        }
+    }
+
+    /// Whether an adapter is trained.
+    pub fn has_adapter(&self) -> bool {
+        self.adapter.is_some() || self.run.init_adapter.is_some()
+    }
+
+    fn validate_adapter(&self) -> Result<()> {
+        if self.adapter.is_some() && self.run.init_adapter.is_some() {
+            let message = "[adapter] and run.init_adapter are both given; the adapter in \
+                           run.init_adapter has its own settings";
+            return Err(Error::invalid(message));
+        }
+        if self.has_adapter() && self.run.init.is_none() {
+            let message = "an adapter needs run.init, the checkpoint that it adapts";
+            return Err(Error::invalid(message));
+        }
+        if self.optimizer.loraplus_lr_ratio.is_some() && !self.has_adapter() {
+            return Err(Error::invalid("optimizer.loraplus_lr_ratio needs [adapter]"));
+        }
+        match &self.adapter {
+            Some(adapter) => adapter.validate().map_err(Error::because("adapter")),
+            None => Ok(()),
         }
     }
 

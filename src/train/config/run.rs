@@ -21,6 +21,9 @@ pub struct RunConfig {
     pub seed: u64,
     /// A checkpoint whose weights the run starts from (fine-tuning); random weights if absent.
     pub init: Option<PathBuf>,
+    /// An adapter of `init` that is trained further, with its own settings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_adapter: Option<PathBuf>,
     /// Optimizer steps.
     pub steps: usize,
     /// Steps between checkpoints; the last step always writes one.

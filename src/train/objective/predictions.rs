@@ -114,17 +114,22 @@ impl Predictions {
             let weights = weights.clone().narrow(0, first, len);
             let (d_logits, found) = cross_entropy(logits, ids, weights, (2.0 * z) as f32);
             d_hidden.push(matmul(d_logits.clone(), weight.clone()));
-            let d_logits = d_logits.transpose();
-            d_weight = Some(match d_weight {
-                Some(sum) => add_matmul(sum, d_logits, h),
-                None => matmul(d_logits, h),
-            });
+            if self.weight.is_tracked() {
+                let d_logits = d_logits.transpose();
+                d_weight = Some(match d_weight {
+                    Some(sum) => add_matmul(sum, d_logits, h),
+                    None => matmul(d_logits, h),
+                });
+            }
             stats.push(found);
         }
         let d_hidden = Tensor::cat(d_hidden, 0); // [len, hidden]
         let surrogate = (self.hidden * constant(d_hidden)).sum();
-        let d_weight = d_weight.expect("there is a target"); // [vocab, hidden]
-        (surrogate + (self.weight * constant(d_weight)).sum(), joined(stats))
+        let surrogate = match d_weight {
+            Some(d_weight) => surrogate + (self.weight * constant(d_weight)).sum(), // [vocab, hidden]
+            None => surrogate, // the output layer is frozen
+        };
+        (surrogate, joined(stats))
     }
 }
 

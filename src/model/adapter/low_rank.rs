@@ -1,0 +1,178 @@
+//! Low-rank factors of linear layers and embeddings.
+
+use burn::module::{Initializer, Module, Param};
+use burn::nn::{Dropout, DropoutConfig};
+use burn::tensor::{DType, Device, Int, Tensor};
+use vq_tokenizer::init;
+
+use super::config::{AdapterConfig, InitKind};
+use super::plan::Factors;
+use crate::model::linear::product;
+use crate::model::ops;
+
+/// The factors of a linear layer: `W + scale B A`, and with a magnitude `m` for each output
+/// `m (W + scale B A) / ||W + scale B A||`, the norm over the inputs.
+#[derive(Module, Debug)]
+pub struct LowRank {
+    /// `[rank, in]`.
+    pub a: Param<Tensor<2>>,
+    /// `[out, rank]`.
+    pub b: Param<Tensor<2>>,
+    /// `[out]`; DoRA's, arXiv 2402.09353 equation 5.
+    pub magnitude: Option<Param<Tensor<1>>>,
+    dropout: Dropout,
+    scale: f64,
+}
+
+impl LowRank {
+    /// The factors at the start of training, for a layer with the weight `weight`.
+    ///
+    /// # Shapes
+    /// `weight` `[out, in]`.
+    pub(super) fn new(factors: &Factors, config: &AdapterConfig, weight: &Tensor<2>) -> Self {
+        let ([outputs, inputs], device) = (weight.dims(), weight.device());
+        let (rank, root) = (factors.rank, (inputs as f64).sqrt().recip());
+        let shape = [rank, inputs];
+        let a = match config.init_lora_weights {
+            InitKind::Uniform | InitKind::Random => init::uniform(root, shape, &device),
+            InitKind::Gaussian => init::normal((rank as f64).recip(), shape, &device),
+        };
+        let b = [outputs, rank];
+        let b = match config.init_lora_weights {
+            InitKind::Random => init::uniform((rank as f64).sqrt().recip(), b, &device),
+            InitKind::Uniform | InitKind::Gaussian => Initializer::Zeros.init(b, &device),
+        };
+        let mut new = Self::of(factors, config, [a, b]);
+        if factors.magnitude {
+            let norm = row_norms(&new.sum(weight.clone())).inner();
+            let norm = Tensor::from_inner(norm);
+            let norm = if device.is_autodiff() { norm.require_grad() } else { norm };
+            new.magnitude = Some(Param::from_tensor(norm));
+        }
+        new
+    }
+
+    fn of(factors: &Factors, config: &AdapterConfig, [a, b]: [Param<Tensor<2>>; 2]) -> Self {
+        let dropout = DropoutConfig::new(config.lora_dropout).init();
+        Self { a, b, magnitude: None, dropout, scale: factors.scale }
+    }
+
+    /// Factors that are known, outside of training.
+    ///
+    /// # Shapes
+    /// `a` `[rank, in]`, `b` `[out, rank]`, `magnitude` `[out]`.
+    pub fn known(a: Tensor<2>, b: Tensor<2>, magnitude: Option<Tensor<1>>, scale: f64) -> Self {
+        Self {
+            a: Param::from_tensor(a),
+            b: Param::from_tensor(b),
+            magnitude: magnitude.map(Param::from_tensor),
+            dropout: DropoutConfig::new(0.0).init(),
+            scale,
+        }
+    }
+
+    /// The layer's output: `x W^T + scale (x A^T) B^T`, scaled by magnitudes if there are any.
+    ///
+    /// # Shapes
+    /// `x` `[batch, seq, in]`, `weight` `[out, in]`; returns `[batch, seq, out]`.
+    pub(crate) fn forward(&self, x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+        let dropped = self.dropout.forward(x.clone());
+        let low = product(dropped.clone(), self.a.val()) * self.scale; // [batch, seq, rank]
+        let change = product(low, self.b.val());
+        let Some(magnitude) = &self.magnitude else { return product(x, weight) + change };
+        let norm = row_norms(&self.sum(weight.clone())).detach();
+        let factor = (magnitude.val() / norm).cast(x.dtype()).reshape([1, 1, -1]);
+        if self.drops(&x) {
+            // PEFT computes the change of the base's output from the dropped input too.
+            let base = product(dropped, weight.clone());
+            return product(x, weight) + base * (factor.clone() - 1.0) + change * factor;
+        }
+        (product(x, weight) + change) * factor
+    }
+
+    /// The layer's weight with the factors merged into it, in f32.
+    ///
+    /// # Shapes
+    /// `weight` `[out, in]`; returns the same.
+    pub fn merge(&self, weight: Tensor<2>) -> Tensor<2> {
+        let sum = self.sum(weight);
+        match &self.magnitude {
+            Some(magnitude) => {
+                let factor = magnitude.val() / row_norms(&sum).detach();
+                sum * factor.unsqueeze_dim::<2>(1)
+            }
+            None => sum,
+        }
+    }
+
+    /// `W + scale B A` in f32.
+    fn sum(&self, weight: Tensor<2>) -> Tensor<2> {
+        let product = self.b.val().matmul(self.a.val() * self.scale);
+        weight.cast(DType::F32) + product
+    }
+
+    /// Whether training drops entries of the input at random.
+    pub(crate) fn has_dropout(&self) -> bool {
+        self.dropout.prob > 0.0
+    }
+
+    /// Whether entries of `x` are dropped.
+    fn drops(&self, x: &Tensor<3>) -> bool {
+        self.has_dropout() && x.device().is_autodiff()
+    }
+}
+
+/// The norm of every row.
+fn row_norms(matrix: &Tensor<2>) -> Tensor<1> {
+    let rows = matrix.dims()[0];
+    (matrix.clone() * matrix.clone()).sum_dim(1).sqrt().reshape([rows])
+}
+
+/// The factors of an embedding `E`: `E + scale (B A)^T`.
+#[derive(Module, Debug)]
+pub struct LowRankEmbedding {
+    /// `[rank, vocab]`.
+    pub a: Param<Tensor<2>>,
+    /// `[hidden, rank]`.
+    pub b: Param<Tensor<2>>,
+    scale: f64,
+}
+
+impl LowRankEmbedding {
+    /// The factors at the start of training.
+    pub(super) fn new(factors: &Factors, config: &AdapterConfig, device: &Device) -> Self {
+        let [vocab, hidden] = factors.shape;
+        let a = [factors.rank, vocab];
+        let a = match config.init_lora_weights {
+            InitKind::Random => init::normal(1.0, a, device),
+            InitKind::Uniform | InitKind::Gaussian => Initializer::Zeros.init(a, device),
+        };
+        Self { a, b: init::normal(1.0, [hidden, factors.rank], device), scale: factors.scale }
+    }
+
+    /// Factors that are known, outside of training.
+    ///
+    /// # Shapes
+    /// `a` `[rank, vocab]`, `b` `[hidden, rank]`.
+    pub fn known(a: Tensor<2>, b: Tensor<2>, scale: f64) -> Self {
+        Self { a: Param::from_tensor(a), b: Param::from_tensor(b), scale }
+    }
+
+    /// What is added to the rows of `ids`, in `dtype`.
+    ///
+    /// # Shapes
+    /// `ids` `[len]`; returns `[len, hidden]`.
+    pub(crate) fn rows(&self, ids: Tensor<1, Int>, dtype: DType) -> Tensor<2> {
+        let low = ops::rows(self.a.val().transpose(), ids, dtype); // [len, rank]
+        ops::linear(low * self.scale, self.b.val())
+    }
+
+    /// The embedding with the factors merged into it, in f32.
+    ///
+    /// # Shapes
+    /// `weight` `[vocab, hidden]`; returns the same.
+    pub fn merge(&self, weight: Tensor<2>) -> Tensor<2> {
+        let product = self.b.val().matmul(self.a.val() * self.scale);
+        weight.cast(DType::F32) + product.transpose()
+    }
+}
