@@ -18,6 +18,14 @@ pub trait Recipe: DeserializeOwned + Serialize {
     /// Former names of sections, each with its present one; both may be written.
     const RENAMED: &'static [(&'static str, &'static str)] = &[];
 
+    /// Adds sections that follow from others, before the values are read.
+    ///
+    /// # Errors
+    /// Those of files that the recipe names.
+    fn complete(_table: &mut toml::Table) -> Result<()> {
+        Ok(())
+    }
+
     /// Checks ranges that the types do not express.
     ///
     /// # Errors
@@ -39,6 +47,7 @@ pub fn read_recipe<R: Recipe>(path: &Path, overrides: &[String]) -> Result<R> {
         apply(&mut table, &renamed(set, R::RENAMED))?;
     }
     expand_preset(&mut table, R::PRESETS).map_err(Error::in_file(path))?;
+    R::complete(&mut table)?;
     let recipe: R = table.try_into().map_err(|e| refused(path, explain, e))?;
     recipe.validate().map_err(Error::in_file(path))?;
     Ok(recipe)

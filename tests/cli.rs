@@ -1,5 +1,6 @@
 //! The program as users run it: its output, its files and its errors.
 
+mod adapters;
 mod batching;
 mod chat;
 mod docs;

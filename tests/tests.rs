@@ -1,6 +1,7 @@
 //! One binary for all integration tests, one module per source module.
 #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
 
+mod adapters;
 mod architecture;
 mod benchmarks;
 mod checkpoint;

@@ -33,11 +33,12 @@ const IGNORED: [&str; 14] = [
 const CHANGING_THE_BASE: [&str; 5] = ["pissa", "olora", "corda", "lora_ga", "kasa"];
 
 /// The content of `adapter_config.json`.
-#[derive(Debug)]
-pub(super) struct StoredConfig {
-    pub(super) config: AdapterConfig,
+#[derive(Clone, Debug)]
+pub struct StoredConfig {
+    /// The settings.
+    pub config: AdapterConfig,
     /// The base, as the adapter's author called it.
-    pub(super) base: Option<String>,
+    pub base: Option<String>,
 }
 
 /// Values whose order counts, which a map of JSON values would lose.
@@ -52,7 +53,7 @@ struct InOrder {
 /// # Errors
 /// Those of the file; [`Error::File`] with the key for a setting that changes what an adapter computes and is not
 /// built.
-pub(super) fn read(dir: &Path) -> Result<StoredConfig> {
+pub fn read(dir: &Path) -> Result<StoredConfig> {
     let path = dir.join(FILE);
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     parse(&text).map_err(Error::in_file(&path))

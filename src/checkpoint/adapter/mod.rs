@@ -11,6 +11,7 @@ mod open;
 mod weighted;
 mod write;
 
+pub use config::{StoredConfig, read as read_config};
 pub use merge::{Merge, Merged};
 pub use open::Adapter;
 pub use weighted::WeightedAdapter;

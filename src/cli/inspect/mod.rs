@@ -1,5 +1,6 @@
 //! `calumma inspect`: describes a file or directory.
 
+mod adapter;
 mod checkpoint;
 mod recipe;
 mod run;
@@ -20,7 +21,7 @@ use super::session::{Session, name};
 /// Arguments of `inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// Checkpoint, original release, run, token shards, recipe (.toml), generated image (.png) or
+    /// Checkpoint, adapter, original release, run, token shards, recipe (.toml), generated image (.png) or
     /// .safetensors file
     path: PathBuf,
 }
@@ -45,13 +46,15 @@ pub fn run(args: &InspectArgs, session: &Session) -> Result<()> {
         "safetensors" => tensors::show(path, session),
         _ => Err(Error::file(
             path,
-            "unknown kind of file; allowed: a checkpoint or run directory, .toml, .png, .safetensors",
+            "unknown kind of file; allowed: a checkpoint, adapter or run directory, .toml, .png, .safetensors",
         )),
     }
 }
 
 fn directory(path: &Path, session: &Session) -> Result<()> {
-    if path.join("config.json").is_file() {
+    if path.join("adapter_config.json").is_file() {
+        adapter::show(path, session)
+    } else if path.join("config.json").is_file() {
         checkpoint::show(path, session)
     } else if ImageFolder::has_metadata(path) {
         Err(Error::file(path, "is a data set; use `calumma data inspect`"))

@@ -1,5 +1,7 @@
 //! The recipe of `calumma train`.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::super::objective::LossConfig;
@@ -8,8 +10,10 @@ use super::super::plan::Plan;
 use super::super::safety::SafetyConfig;
 use super::super::schedule::ScheduleConfig;
 use super::run::{AverageConfig, RunConfig, one_batch};
+use crate::checkpoint::config_from_json;
 use crate::data::{CurriculumConfig, DocumentData, TokenizerConfig};
 use crate::error::{Error, Result};
+use crate::files::read_json;
 use crate::generate::GenerationConfig;
 use crate::model::ModelConfig;
 use crate::model::adapter::AdapterConfig;
@@ -22,9 +26,9 @@ use crate::tokenize::PromptTemplates;
 pub struct LanguageRecipe {
     /// Name, length and intervals of the run.
     pub run: RunConfig,
-    /// Sizes of the model; `vocab_size` is taken from the tokenizer.
+    /// Sizes of the model, by default those of `run.init`; `vocab_size` is taken from the tokenizer.
     pub model: ModelSizes,
-    /// The tokenizers that turn documents into ids.
+    /// The tokenizers that turn documents into ids, by default those of `run.init`.
     pub tokenizer: TokenizerConfig,
     /// Documents to train on.
     pub data: Vec<DocumentData>,
@@ -93,10 +97,19 @@ pub struct ModelSizes {
     /// Standard deviation of the initial weights.
     #[serde(default = "default_std")]
     pub initializer_range: f64,
+    /// Added to the mean square in RMSNorm.
+    #[serde(default = "default_eps", skip_serializing_if = "is_default_eps")]
+    pub rms_norm_eps: f64,
 }
 
 fn default_theta() -> f64 {
     10_000.0
+}
+fn default_eps() -> f64 {
+    ModelConfig::default().rms_norm_eps
+}
+fn is_default_eps(eps: &f64) -> bool {
+    *eps == default_eps()
 }
 fn default_std() -> f64 {
     0.02
@@ -118,7 +131,28 @@ impl ModelSizes {
             tie_word_embeddings: self.tie_word_embeddings,
             rope_theta: self.rope_theta,
             initializer_range: self.initializer_range,
+            rms_norm_eps: self.rms_norm_eps,
             ..ModelConfig::default()
+        }
+    }
+}
+
+impl From<ModelConfig> for ModelSizes {
+    fn from(config: ModelConfig) -> Self {
+        Self {
+            hidden_size: config.hidden_size,
+            intermediate_size: config.intermediate_size,
+            num_hidden_layers: config.num_hidden_layers,
+            num_attention_heads: config.num_attention_heads,
+            num_key_value_heads: Some(config.num_key_value_heads),
+            max_position_embeddings: config.max_position_embeddings,
+            vocab_size: Some(config.vocab_size),
+            dropout: config.dropout,
+            swin_norm: config.swin_norm,
+            tie_word_embeddings: config.tie_word_embeddings,
+            rope_theta: config.rope_theta,
+            initializer_range: config.initializer_range,
+            rms_norm_eps: config.rms_norm_eps,
         }
     }
 }
@@ -176,6 +210,26 @@ impl Recipe for LanguageRecipe {
              max_position_embeddings = 4096\nswin_norm = true",
         ),
     ];
+
+    /// A run that starts from a checkpoint needs neither sizes nor tokenizers of its own.
+    fn complete(table: &mut toml::Table) -> Result<()> {
+        let init = table.get("run").and_then(|run| run.get("init")).and_then(toml::Value::as_str);
+        let Some(init) = init.map(PathBuf::from) else { return Ok(()) };
+        if !table.contains_key("model") {
+            let path = init.join("config.json");
+            let json = read_json(&path)?;
+            let config = config_from_json(&json).map_err(Error::in_file(&path))?;
+            let sizes = toml::Table::try_from(ModelSizes::from(config));
+            let sizes = sizes.map_err(Error::in_file(&path))?;
+            table.insert("model".to_owned(), sizes.into());
+        }
+        if !table.contains_key("tokenizer") {
+            let checkpoint = init.display().to_string();
+            let section = toml::Table::from_iter([("checkpoint".to_owned(), checkpoint.into())]);
+            table.insert("tokenizer".to_owned(), section.into());
+        }
+        Ok(())
+    }
 
     fn validate(&self) -> Result<()> {
         self.run.validate(!self.validation.is_empty())?;
