@@ -18,7 +18,7 @@ use serde_json::Value;
 use tensor_files::ParamPath;
 
 use crate::Table;
-use crate::values::{Values, excess, flat};
+use crate::tensors::{Values, excess, flat};
 
 const ABSOLUTE: f32 = 2e-4;
 const RELATIVE: f32 = 1e-4;

@@ -7,13 +7,20 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program that prints a table")]
 
 mod adapters;
+mod preference;
+mod reward;
+mod rl;
 #[path = "../parity/values.rs"]
 #[allow(dead_code, reason = "parity reads more")]
+mod tensors;
 mod values;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// A case's name and what differs.
+type Case = (String, Result<(), String>);
 
 /// The results so far.
 #[derive(Default)]
@@ -32,6 +39,17 @@ impl Table {
             Err(_) => (false, "it panicked".to_owned()),
         };
         self.line(name, passed, &detail);
+    }
+
+    /// Adds the cases of a file.
+    fn cases(&mut self, file: &str, cases: Vec<Case>) {
+        if cases.is_empty() {
+            self.line(file, false, "no case");
+        }
+        for (name, result) in cases {
+            let detail = result.as_ref().err().cloned().unwrap_or_default();
+            self.line(&format!("{file}: {name}"), result.is_ok(), &detail);
+        }
     }
 
     fn line(&mut self, name: &str, passed: bool, detail: &str) {
@@ -56,6 +74,9 @@ fn main() -> ExitCode {
     };
     let mut table = Table::default();
     adapters::check(&mut table, &dir.join("adapters"), &base);
+    table.cases("preference", preference::check(&dir));
+    table.cases("reward", reward::check(&dir));
+    table.cases("rl", rl::check(&dir));
     println!("{} cases passed, {} failed", table.passed, table.failed);
     if table.failed == 0 && table.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -14,16 +14,28 @@
 //! carries the gradient through the model, with or without activation checkpointing. An objective
 //! that needs no probabilities (a value function) passes its own scalar of the hidden states to
 //! [`backward`].
+//!
+//! The losses of post-training are plain functions in f64, without a model: [`preference`] and [`policy`] of
+//! the log-probabilities of tokens, with the gradient whose negative is the weights of step 3, and
+//! [`reward_model`] and [`policy::value`] of scalars of the hidden states.
 
 mod backward;
 mod batch;
+#[cfg(test)]
+mod finite_differences;
+mod logistic;
+mod metrics;
 mod next_token;
+pub mod policy;
 mod predictions;
+pub mod preference;
+pub mod reward_model;
 #[cfg(test)]
 mod tests;
 
 pub use backward::{Activations, backward};
 pub use batch::{NextTokenBatch, Targets};
+pub use metrics::Metrics;
 pub(super) use next_token::add_each;
 pub use next_token::{LossConfig, LossSum, NextToken, NextTokenLoss, Normalizer, cross_entropies};
 pub use predictions::{Predictions, logit_rows};
