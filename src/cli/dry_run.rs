@@ -32,7 +32,10 @@ pub fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> R
     let cost = TrainingCost::of(recipe, task.config(), parameters, adapted, value_bytes, device);
     print_cost(&parts, &cost, session)?;
     let documents = task.preview()?;
-    session.line(format_args!("\nfirst batch: {} documents", documents.len()))?;
+    session.line(format_args!(
+        "\nfirst batch: {} documents; what is learnt is in brackets ⟦…⟧",
+        documents.len()
+    ))?;
     for document in &documents {
         session.line(format_args!("  {}", document.replace('\n', "\\n")))?;
     }

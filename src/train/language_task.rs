@@ -14,6 +14,7 @@ use super::language_metrics::{Interval, by_modality, by_source, overall};
 use super::language_state::LanguageState;
 use super::loader::Loader;
 use super::objective::{Activations, NextToken, NextTokenBatch, NextTokenLoss};
+use super::preview::bracketed;
 use super::shown::{Showcase, documents};
 use super::task::{Stepped, Task};
 use super::trained::{NotFinite, TRAINER_DIR, Trained};
@@ -127,16 +128,14 @@ impl LanguageTask {
         self.adapter.as_ref().map(TrainedAdapter::num_parameters)
     }
 
-    /// The documents of the next batch as text with image marks; the stream moves on.
+    /// The documents of the next batch as text with image marks, what is learnt in brackets `⟦…⟧`; the
+    /// stream moves on.
     ///
     /// # Errors
     /// Those of the data.
     pub fn preview(&mut self) -> Result<Vec<String>> {
         let batch = self.loader.next_batch()?;
-        let read = |ids: &[u32]| -> Result<String> {
-            Ok(self.processor.decode(ids)?.iter().map(ToString::to_string).collect())
-        };
-        documents(&batch).iter().map(|document| read(&document.ids)).collect()
+        documents(&batch).iter().map(|document| bracketed(document, &self.processor)).collect()
     }
 
     /// Position in the stream of documents.

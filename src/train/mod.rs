@@ -27,6 +27,7 @@ mod optimizer;
 mod optimizer_config;
 mod pace;
 mod plan;
+mod preview;
 mod rows;
 mod run;
 mod safety;

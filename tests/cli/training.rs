@@ -76,7 +76,15 @@ fn recipes_train_a_model_that_draws() {
     let dry = &run(&["train", "lm.toml", "--dry-run"])[0];
     assert_eq!(dry["tokens"], 2 * 2 * 64);
     assert_eq!(dry["parameters"]["embedding"], 512 * 32);
-    assert!(dry["first_batch"][0].as_str().unwrap().contains("[image 4x4]"), "{dry}");
+    let document = dry["first_batch"][0].as_str().unwrap();
+    assert!(document.starts_with('⟦') && document.ends_with("[image 4x4]</s>⟧"), "{dry}");
+    let answers = "templates = [\"<image>what is it?<sep>{caption}\"]\nloss = \"answers\"";
+    let answering = LM.replace("templates = [\"{caption}<image>\"]", answers);
+    std::fs::write(dir.path().join("answers.toml"), answering).unwrap();
+    let dry = &run(&["train", "answers.toml", "--dry-run"])[0];
+    let document = dry["first_batch"][0].as_str().unwrap();
+    assert!(document.starts_with("[image 4x4]what is it?<reserved08706>⟦"), "{dry}");
+    assert!(document.ends_with("</s>⟧"), "{dry}");
     assert!(!dir.path().join("runs/lm/latest").exists());
 
     let trained = &run(&["train", "lm.toml"])[0];
