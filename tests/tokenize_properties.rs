@@ -79,6 +79,21 @@ proptest! {
     }
 
     #[test]
+    fn a_cut_document_is_a_beginning_with_whole_images(segments in any_segments(), len in 0..40usize) {
+        let whole = TRAINED.document(&segments).unwrap();
+        let cut = TRAINED.truncated(whole.clone(), len);
+        prop_assert!(whole.ids.starts_with(&cut.ids) && whole.loss_mask.starts_with(&cut.loss_mask));
+        prop_assert!(cut.len() <= len && cut.ids.len() == cut.loss_mask.len());
+        prop_assert!(TRAINED.decode(&cut.ids).is_ok());
+        let special = TRAINED.vocabulary().special();
+        let kept = &whole.ids[..len.min(whole.len())];
+        let is_within_an_image = cut.len() < kept.len();
+        prop_assert!(!is_within_an_image || whole.ids[cut.len()] == special.begin_image);
+        let of = |id: u32| cut.ids.iter().filter(|found| **found == id).count();
+        prop_assert_eq!(of(special.begin_image), of(special.end_image));
+    }
+
+    #[test]
     fn streamed_text_equals_the_whole(ids in vec(0..420u32, 0..60), high in vec(290..294u32, 0..4)) {
         let tokenizer = TRAINED.text();
         let ids = [ids, high].concat();

@@ -11,7 +11,8 @@ use crate::tokenize::ChatTemplate;
 const TOKENIZER: &str = "tokenizer_config.json";
 /// Older processors' file, with the key `chat_template`.
 const PROCESSOR: &str = "chat_template.json";
-const JINJA: &str = "chat_template.jinja";
+/// The template in a file of its own.
+pub(super) const JINJA: &str = "chat_template.jinja";
 /// The template that counts among several.
 const DEFAULT: &str = "default";
 

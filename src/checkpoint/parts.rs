@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use tensor_files::{DeviceTensors, StoredDtype};
 use vq_tokenizer::VqTokenizer;
 
+use super::chat_template::JINJA;
 use super::config::config_to_json;
 use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
 use crate::error::{Error, Result};
@@ -48,7 +49,15 @@ impl Parts<'_> {
         }
         generation.entry("eos_token_id").or_insert(json!([special.eos, special.sep]));
         write_json("generation_config.json", &Value::Object(generation))?;
-        write_json("tokenizer_config.json", &tokenizer_config())?;
+        let mut tokenizer = tokenizer_config();
+        if let Some(template) = self.processor.chat_template() {
+            for (role, token) in template.tokens() {
+                tokenizer[role] = json!(token);
+            }
+            let path = dir.join(JINJA);
+            std::fs::write(&path, template.source()).map_err(Error::io(&path))?;
+        }
+        write_json("tokenizer_config.json", &tokenizer)?;
         self.processor.text().save(&dir.join("tokenizer.json"))?;
         if let Some(weights) = &self.weights {
             tensor_files::write(&dir.join("model.safetensors"), weights, self.dtype)?;

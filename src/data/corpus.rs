@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use super::config::TextData;
 use super::dataset::Dataset;
+use super::dialect::add_messages;
+use super::form::Form;
 use super::left_out::LeftOut;
 use super::render::RenderOptions;
 use crate::error::{Error, Result};
@@ -70,13 +72,14 @@ pub struct Corpus {
 pub fn corpus(sources: &[TextData], count: usize, seed: u64) -> Result<Corpus> {
     let mut corpus = Corpus::default();
     for data in sources {
-        let templates = data.templates.iter().map(|template| Template::parse(template.parts().0));
-        let templates: Vec<Template> = templates.collect::<Result<_>>()?;
+        let forms = data.templates.iter().map(|template| text_form(template.parts().0));
+        let forms = forms.collect::<Result<Vec<Form>>>();
+        let forms = forms.map_err(Error::because(&data.source.path))?;
         let dataset = data.source.open()?;
         let len = data.source.len_of(&dataset).min(count);
         let dataset = dataset.of_first(len);
         for index in 0..len {
-            match texts_of(data, &templates, &dataset, (index, seed)) {
+            match texts_of(data, &forms, &dataset, (index, seed)) {
                 Ok(texts) => corpus.texts.extend(texts),
                 Err(error) => dataset.record(index, error.to_string()),
             }
@@ -92,21 +95,34 @@ pub fn corpus(sources: &[TextData], count: usize, seed: u64) -> Result<Corpus> {
     Ok(corpus)
 }
 
-/// The texts of sample `index` by all `templates`.
+/// The form of an entry of `templates`; without a checkpoint, the chat template is the layout of `{messages}`.
+fn text_form(source: &str) -> Result<Form> {
+    match Form::parse(source)? {
+        Form::Chat => Template::parse("{messages}").map(Form::Written),
+        form => Ok(form),
+    }
+}
+
+/// The texts of sample `index` by all `forms`.
 ///
 /// # Errors
 /// Why the sample is bad, with its place.
 fn texts_of(
     data: &TextData,
-    templates: &[Template],
+    forms: &[Form],
     dataset: &dyn Dataset,
     (index, seed): (usize, u64),
 ) -> Result<Vec<String>> {
     let mut fields = dataset.fields(index)?;
     fields.extend(data.fields.clone());
+    if forms.iter().any(Form::writes_messages) {
+        add_messages(&mut fields, true);
+    }
     let options = RenderOptions { max_turns: Some(data.max_turns), ..Default::default() };
     let at = |error: Error| Error::because(dataset.place(index))(error);
-    for template in templates {
+    let templates = forms.iter().filter_map(|form| form.template(&fields).transpose());
+    let templates = templates.collect::<Result<Vec<&Template>>>().map_err(at)?;
+    for template in &templates {
         // Images are not needed here, so there may be any number of them.
         template.check(&fields, usize::MAX, &options).map_err(at)?;
     }

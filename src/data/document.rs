@@ -1,5 +1,6 @@
 //! Token ids and loss mask of a rendered document.
 
+use super::boundary::joint;
 use super::render::Rendered;
 use crate::Result;
 use crate::tokenize::{CodedSegment, EncodeOptions, Processor, TokenSequence};
@@ -7,22 +8,59 @@ use crate::tokenize::{CodedSegment, EncodeOptions, Processor, TokenSequence};
 impl Rendered {
     /// The document as token ids, from begin-of-text to end-of-text. The loss mask follows
     /// `supervised`; end-of-text has the mask of the last segment, begin-of-text is never a target.
+    /// Adjacent texts become ids as one text; see
+    /// [`split_at_common_prefix`](crate::data::split_at_common_prefix).
     ///
     /// # Errors
     /// As [`Processor::encode_with`].
     pub fn tokens(&self, processor: &Processor) -> Result<TokenSequence> {
-        let bare = EncodeOptions { bos: false, open_image: false, eos: false };
         let special = processor.vocabulary().special();
         let mut tokens = TokenSequence { ids: vec![special.bos], loss_mask: vec![false] };
-        let mut add = |ids: &[u32], counts: bool| {
-            tokens.ids.extend_from_slice(ids);
-            tokens.loss_mask.resize(tokens.ids.len(), counts);
-        };
-        for (segment, &counts) in self.segments.iter().zip(&self.supervised) {
-            add(&processor.encode_with(std::slice::from_ref(segment), bare)?, counts);
-        }
-        add(&[special.eos], self.supervised.last().copied().unwrap_or(false));
+        self.append_to(&mut tokens, processor)?;
+        tokens.extend(&[special.eos], self.supervised.last().copied().unwrap_or(false));
         Ok(tokens)
+    }
+
+    /// Appends the ids of the segments to `tokens`, which are not empty.
+    fn append_to(&self, tokens: &mut TokenSequence, processor: &Processor) -> Result<()> {
+        let bare = EncodeOptions { bos: false, open_image: false, eos: false };
+        let mut at = 0;
+        while let Some(segment) = self.segments.get(at) {
+            let texts: Vec<&str> = self.segments[at..].iter().map_while(text).collect();
+            match texts.len() {
+                0 | 1 => {
+                    let ids = processor.encode_with(std::slice::from_ref(segment), bare)?;
+                    tokens.extend(&ids, self.supervised[at]);
+                }
+                _ => {
+                    let (ids, ends) = joint(&texts, processor.text())?;
+                    let mut start = 0;
+                    for (&end, &counts) in ends.iter().zip(&self.supervised[at..]) {
+                        tokens.extend(&ids[start..end], counts);
+                        start = end;
+                    }
+                }
+            }
+            at += texts.len().max(1);
+        }
+        Ok(())
+    }
+
+    /// Whether a prompt in it is no prefix of the ids of prompt and answer, so that the answer begins with an
+    /// id that holds part of the prompt.
+    ///
+    /// # Errors
+    /// As [`Processor::encode_with`].
+    pub(super) fn is_cut_within_an_id(&self, processor: &Processor) -> Result<bool> {
+        for at in 1..self.segments.len() {
+            let texts = (text(&self.segments[at - 1]), text(&self.segments[at]));
+            let (Some(before), Some(after)) = texts else { continue };
+            let (_, ends) = joint(&[before, after], processor.text())?;
+            if ends[0] < processor.text().encode_plain(before)?.len() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The document's last image alone: the document with its prompt dropped, so that the model
@@ -36,5 +74,12 @@ impl Rendered {
             }),
             _ => None,
         }
+    }
+}
+
+fn text(segment: &CodedSegment) -> Option<&str> {
+    match segment {
+        CodedSegment::Text(text) => Some(text),
+        _ => None,
     }
 }

@@ -1,9 +1,10 @@
 //! Sources of documents in any order: samples rendered by templates, or token shards.
 
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::config::{DocumentContent, DocumentData, SourceConfig, TemplateConfig};
+use super::config::{DocumentContent, DocumentData, SourceConfig, TemplateConfig, TooLong};
 use super::counted::{Counted, DEFAULT_TOLERANCE};
 use super::dataset::Dataset;
 use super::encoded::{EncodedSample, EncodedSource, Encoding};
@@ -13,7 +14,11 @@ use super::pack::Document;
 use super::renderer::Renderer;
 use super::shards::{TokenShards, tokenizer_digest};
 use crate::error::{Error, Result};
+use crate::report::Reporter;
 use crate::tokenize::Processor;
+
+/// Samples that are looked at for prompts that end within an id.
+const LOOKED_AT: usize = 100;
 
 /// An open source of documents.
 #[derive(Debug)]
@@ -130,6 +135,23 @@ impl DocumentSource {
         }
     }
 
+    /// As [`document`](Self::document), cut to `seq_len` ids if the source's documents may be cut.
+    ///
+    /// # Errors
+    /// As [`document`](Self::document).
+    pub(super) fn fitted(
+        &self,
+        (index, template, seq_len): (usize, usize, usize),
+        rng: &mut ChaCha8Rng,
+        processor: &Processor,
+    ) -> Result<Document> {
+        let document = self.document(index, template, rng, processor)?;
+        Ok(match self.config.too_long {
+            TooLong::Drop => document,
+            TooLong::Truncate => document.cut(seq_len, processor),
+        })
+    }
+
     /// The document of sample `index` by the template of index `template`.
     ///
     /// # Errors
@@ -146,13 +168,13 @@ impl DocumentSource {
                 let EncodedSample { fields, images, place, .. } = &samples[index];
                 let tokens = renderer.document((fields, images), template, rng, processor);
                 let tokens = tokens.map_err(Error::because(place))?;
-                Ok(Document { tokens, source: 0, place: place.clone() })
+                Ok(Document { tokens, place: place.clone(), ..Document::default() })
             }
             Content::Shards(shards) => {
                 let (tokens, source) = shards.get(index)?;
                 let source = if self.config.name.is_none() { source as u32 } else { 0 };
                 let place = format!("{}: document {index}", self.config.path());
-                Ok(Document { tokens, source, place })
+                Ok(Document { tokens, source, place, cut_from: None })
             }
         }
     }
@@ -165,7 +187,7 @@ impl Samples {
         encoding: Encoding<'_>,
         processor: &Processor,
     ) -> Result<Self> {
-        let renderer = Renderer::new(template)?;
+        let renderer = Renderer::new(template, processor).map_err(Error::because(&source.path))?;
         let EncodedSource { mut samples, dataset, len } =
             EncodedSource::open(source, &renderer.columns(), encoding)?;
         for sample in &mut samples {
@@ -193,7 +215,24 @@ impl Samples {
             let message = format!("all {len} samples are bad; the first:\n  {first}");
             return Err(Error::invalid(format!("data {}: {message}", source.path)));
         }
-        Ok(Self { renderer, samples, left_out })
+        let found = Self { renderer, samples, left_out };
+        if !encoding.quiet && found.cuts_within_an_id(processor) {
+            Reporter::bar(0, "").note(&format!(
+                "data {}: the ids of some prompts go on into the answer, as after a blank at the end of a \
+                 prompt; such an answer begins with the id that holds both",
+                source.path
+            ));
+        }
+        Ok(found)
+    }
+
+    /// Whether the answer of one of the first documents begins with an id that holds part of the prompt.
+    fn cuts_within_an_id(&self, processor: &Processor) -> bool {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        self.samples.iter().take(LOOKED_AT).any(|sample| {
+            let sample = (&sample.fields, sample.images.as_slice());
+            self.renderer.cuts_within_an_id(sample, &mut rng, processor).unwrap_or(false)
+        })
     }
 }
 

@@ -55,10 +55,20 @@ pub struct LeftOut {
     pub too_long: u64,
     /// Documents of fewer than two tokens, so without anything to predict.
     pub too_short: u64,
-    /// The first documents that are too long or too short.
+    /// Documents whose end was cut off to fit a row.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cut: u64,
+    /// Documents that hold nothing to learn once they are cut.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unlearnt: u64,
+    /// The first documents that are too long or too short, or are not learnt once they are cut.
     pub misfits: Vec<Misfit>,
     /// What belongs to no sample.
     pub unused: Vec<Unused>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl LeftOut {
@@ -106,11 +116,28 @@ impl LeftOut {
             _ if tokens > seq_len => self.too_long += 1,
             _ => return true,
         }
+        self.list(place, tokens);
+        false
+    }
+
+    /// Counts a document whose end was cut off; whether it stays, because something in it `is_learnt`.
+    pub(super) fn cut(&mut self, place: &str, tokens: usize, is_learnt: bool) -> bool {
+        match is_learnt {
+            true => self.cut += 1,
+            false => {
+                self.unlearnt += 1;
+                self.list(place, tokens);
+            }
+        }
+        is_learnt
+    }
+
+    /// Lists a document that is left out, if it is among the first.
+    fn list(&mut self, place: &str, tokens: usize) {
         let is_known = |known: &Misfit| known.place == place && known.tokens == tokens;
         if self.misfits.len() < LISTED && !self.misfits.iter().any(is_known) {
             self.misfits.push(Misfit { place: place.to_owned(), tokens });
         }
-        false
     }
 
     /// Adds the counts of `other`, which is of the same source.
@@ -121,6 +148,8 @@ impl LeftOut {
         self.seq_len = self.seq_len.max(other.seq_len);
         self.too_long += other.too_long;
         self.too_short += other.too_short;
+        self.cut += other.cut;
+        self.unlearnt += other.unlearnt;
         self.bad_samples.extend(other.bad_samples);
         self.bad_samples.truncate(LISTED);
         self.misfits.extend(other.misfits);
@@ -150,7 +179,11 @@ impl LeftOut {
         let row = self.seq_len;
         let fault = format!("longer than {row} tokens");
         let long = self.examples(|tokens| tokens > row);
-        put("long documents", self.too_long, self.documents, "documents", &fault, long);
+        put("long documents", self.too_long, self.documents, "documents", &fault, long.clone());
+        let fault = format!("not learnt, as nothing in the first {row} tokens counts for the loss");
+        put("unlearnt documents", self.unlearnt, self.documents, "documents", &fault, long);
+        let fault = format!("cut to {row} tokens");
+        put("cut documents", self.cut, self.documents, "documents", &fault, Vec::new());
         let short = self.examples(|tokens| tokens < 2);
         let fault = "shorter than 2 tokens";
         put("short documents", self.too_short, self.documents, "documents", fault, short);
@@ -239,6 +272,25 @@ mod tests {
         let saved = serde_json::to_string(&left_out).unwrap();
         assert_eq!(serde_json::from_str::<LeftOut>(&saved).unwrap(), left_out);
         assert_eq!(serde_json::from_str::<LeftOut>("{}").unwrap(), LeftOut::default());
+    }
+
+    #[test]
+    fn documents_that_are_cut_are_counted_apart_from_those_with_nothing_left() {
+        let mut left_out = LeftOut::new("d", 0);
+        for number in 0..3 {
+            assert!(left_out.fits("d: line 1", 9, 9));
+            assert_eq!(left_out.cut("d: line 2", 12, number > 0), number > 0);
+        }
+        assert_eq!(
+            lines(&left_out),
+            [
+                "d: 1 of 3 documents is not learnt, as nothing in the first 9 tokens counts for the loss: \
+                 d: line 2 (12 tokens)",
+                "d: 2 of 3 documents are cut to 9 tokens",
+            ]
+        );
+        let before = serde_json::to_string(&LeftOut::default()).unwrap();
+        assert!(!before.contains("cut") && !before.contains("unlearnt"), "{before}");
     }
 
     #[test]

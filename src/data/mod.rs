@@ -17,6 +17,8 @@
 mod aliased;
 mod augment;
 pub(crate) mod benchmarks;
+mod boundary;
+mod chat_document;
 mod class_folders;
 mod config;
 mod conversation;
@@ -25,12 +27,14 @@ mod counted;
 mod csv_table;
 mod curriculum;
 mod dataset;
+mod dialect;
 mod document;
 mod document_source;
 mod encoded;
 mod endings;
 mod files;
 mod folder;
+mod form;
 mod glob;
 mod group;
 mod image_directory;
@@ -66,9 +70,10 @@ mod webdataset;
 
 pub use aliased::Aliased;
 pub use augment::Augment;
+pub use boundary::split_at_common_prefix;
 pub use config::{
     DocumentContent, DocumentData, ImageData, SampleData, SourceConfig, TemplateConfig, TextData,
-    Weight, WeightedTemplate,
+    TooLong, Weight, WeightedTemplate,
 };
 pub use corpus::{BpeRecipe, BpeRunConfig, Corpus, corpus};
 pub use counted::{Counted, DEFAULT_TOLERANCE};

@@ -6,38 +6,62 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use vq_tokenizer::Codes;
 
+use super::chat_document::{ChatDocument, ChatForm};
 use super::config::TemplateConfig;
 use super::dataset::Fields;
+use super::dialect::{add_messages, conversation};
+use super::form::Form;
 use super::mixture::weighted;
-use super::render::RenderOptions;
-use crate::error::Result;
-use crate::tokenize::{CodedSegment, EncodeOptions, Processor, Template, TokenSequence};
+use super::render::{Loss, RenderOptions};
+use crate::error::{Error, Result};
+use crate::tokenize::{
+    ChatDocuments, CodedSegment, EncodeOptions, Processor, Template, TokenSequence,
+};
 
 /// The parsed templates of a source and their options.
 #[derive(Clone, Debug)]
 pub(super) struct Renderer {
     config: TemplateConfig,
-    templates: Vec<Template>,
+    forms: Vec<Form>,
+    /// If a template is the checkpoint's chat template.
+    chat: Option<ChatForm>,
 }
 
 impl Renderer {
-    /// Parses the templates of `config`.
+    /// Parses the templates of `config`. Where `processor` has no chat template, `chat_template` is the layout
+    /// of the template `{messages}`.
     ///
     /// # Errors
-    /// If a template is malformed.
-    pub(super) fn new(config: &TemplateConfig) -> Result<Self> {
-        let templates = config.templates.iter().map(|template| Template::parse(template.parts().0));
-        Ok(Self { templates: templates.collect::<Result<_>>()?, config: config.clone() })
+    /// If a template is malformed, or the chat template does not mark the answers that the loss counts.
+    pub(super) fn new(config: &TemplateConfig, processor: &Processor) -> Result<Self> {
+        let forms = config.templates.iter().map(|template| Form::parse(template.parts().0));
+        let mut forms = forms.collect::<Result<Vec<_>>>()?;
+        let mut chat = None;
+        if forms.iter().any(|form| matches!(form, Form::Chat)) {
+            match processor.chat_template() {
+                Some(template) => {
+                    let documents = ChatDocuments::new(template.clone());
+                    chat = Some(ChatForm::new(documents, config.loss)?);
+                }
+                None => {
+                    for form in forms.iter_mut().filter(|form| matches!(form, Form::Chat)) {
+                        *form = Form::Written(Template::parse("{messages}")?);
+                    }
+                }
+            }
+        }
+        Ok(Self { forms, chat, config: config.clone() })
     }
 
     /// The number of templates.
     pub(super) fn num_templates(&self) -> usize {
-        self.templates.len()
+        self.forms.len()
     }
 
     /// The columns that the templates look up.
     pub(super) fn columns(&self) -> BTreeSet<String> {
-        self.templates.iter().flat_map(Template::fields).collect()
+        let columns = self.forms.iter().flat_map(Form::columns);
+        columns.map(|name| name.into_owned()).collect()
     }
 
     /// The weight of each template.
@@ -50,9 +74,17 @@ impl Renderer {
         weighted(self.config.templates.iter().map(|template| template.parts().1), rng)
     }
 
-    /// Adds the fields of the recipe to those of a sample.
+    /// The text of the chat template, if one is used.
+    pub(super) fn chat_source(&self) -> Option<&str> {
+        self.chat.as_ref().map(ChatForm::source)
+    }
+
+    /// Adds the fields of the recipe to those of a sample, and messages where a template writes them.
     pub(super) fn complete(&self, fields: &mut Fields) {
         fields.extend(self.config.fields.clone());
+        if self.forms.iter().any(Form::writes_messages) {
+            add_messages(fields, self.config.loss == Loss::All);
+        }
     }
 
     /// The ids of a sample by the template of index `template`. `rng` makes the random choices of
@@ -67,9 +99,12 @@ impl Renderer {
         rng: &mut ChaCha8Rng,
         processor: &Processor,
     ) -> Result<TokenSequence> {
-        let template = &self.templates[template];
+        let form = &self.forms[template];
+        let Some(template) = form.template(fields)? else {
+            return Ok(self.chat((fields, images), processor)?.tokens);
+        };
         let rendered = template.render(fields, images, &self.options(), rng)?;
-        let dropped = template.is_text_first() && rng.random::<f64>() < self.config.prompt_dropout;
+        let dropped = form.is_text_first() && rng.random::<f64>() < self.config.prompt_dropout;
         match rendered.without_prompt().filter(|_| dropped) {
             Some(bare) => bare.tokens(processor),
             None => rendered.tokens(processor),
@@ -80,19 +115,60 @@ impl Renderer {
     ///
     /// # Errors
     /// The first reason why not.
-    pub(super) fn check(
-        &self,
-        (fields, images): (&Fields, &[Codes]),
-        processor: &Processor,
-    ) -> Result<()> {
-        let used =
-            |template: &Template| template.most_images(fields, images.len(), &self.options());
-        let used = self.templates.iter().map(used).collect::<Result<Vec<usize>>>()?;
-        let used = used.into_iter().max().unwrap_or(0);
-        images.iter().take(used).try_for_each(|codes| {
+    pub(super) fn check(&self, sample: (&Fields, &[Codes]), processor: &Processor) -> Result<()> {
+        let (fields, images) = sample;
+        let mut most = 0;
+        for form in &self.forms {
+            match form.template(fields)? {
+                Some(template) => {
+                    let used = template.most_images(fields, images.len(), &self.options())?;
+                    most = most.max(used);
+                }
+                None => drop(self.chat(sample, processor)?),
+            }
+        }
+        images.iter().take(most).try_for_each(|codes| {
             let image = CodedSegment::Image(codes.clone());
             processor.encode_with(&[image], EncodeOptions::default()).map(drop)
         })
+    }
+
+    /// Whether a template makes a document of the sample whose answer begins with an id that holds part of the
+    /// prompt.
+    ///
+    /// # Errors
+    /// As [`document`](Self::document).
+    pub(super) fn cuts_within_an_id(
+        &self,
+        sample: (&Fields, &[Codes]),
+        rng: &mut ChaCha8Rng,
+        processor: &Processor,
+    ) -> Result<bool> {
+        for form in &self.forms {
+            let is_cut = match form.template(sample.0)? {
+                Some(template) if template.has_answer_mark() => {
+                    let rendered = template.render(sample.0, sample.1, &self.options(), rng)?;
+                    rendered.is_cut_within_an_id(processor)?
+                }
+                Some(_) => false,
+                None => self.chat(sample, processor)?.is_cut_within_an_id,
+            };
+            if is_cut {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The document of a sample by the chat template.
+    fn chat(
+        &self,
+        (fields, images): (&Fields, &[Codes]),
+        processor: &Processor,
+    ) -> Result<ChatDocument> {
+        let chat = self.chat.as_ref().expect("it is there if a form has no template");
+        let conversation = conversation(fields).map_err(Error::invalid)?;
+        chat.document(&conversation, images, processor)
     }
 
     fn options(&self) -> RenderOptions {

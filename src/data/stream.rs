@@ -118,11 +118,13 @@ impl DocumentStream {
         let stage = self.stages.of(self.batches - self.skipped);
         let (sources, processor) = (&self.sources, &self.processor);
         let (mixture, bad, firsts) = (&mut self.mixture, &mut self.bad, &self.first_labels);
+        let seq_len = self.packer.seq_len();
         let batch = self.packer.batch(|| {
             loop {
                 let mut draw = mixture.draw(stage);
                 let (source, first) = (&sources[draw.source], firsts[draw.source]);
-                match source.document(draw.index, draw.template, &mut draw.rng, processor) {
+                let drawn = (draw.index, draw.template, seq_len);
+                match source.fitted(drawn, &mut draw.rng, processor) {
                     Ok(document) => {
                         let source = first + document.source;
                         return Ok(Some(Document { source, ..document }));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use vq_tokenizer::VqTokenizer;
 use vq_tokenizer::preprocess::Rule;
 
-use crate::checkpoint::{Manifest, VQ_DIR};
+use crate::checkpoint::{Manifest, VQ_DIR, chat_template};
 use crate::error::{Error, Result};
 use crate::tokenize::{ImageBlocks, Processor, TextTokenizer};
 
@@ -32,7 +32,7 @@ impl TokenizerConfig {
         self.text.clone().unwrap_or_else(|| self.checkpoint.join("tokenizer.json"))
     }
 
-    /// The processor, the image tokenizer on `device`, and a digest of the image tokenizer's files.
+    /// The processor, with the chat template beside the text tokenizer if there is one, the image tokenizer on `device`, and a digest of the image tokenizer's files.
     ///
     /// # Errors
     /// Those of the files; if the number of image tokens is not the number of codes, or sizes of flexible
@@ -41,7 +41,11 @@ impl TokenizerConfig {
         let image_dir = self.image_dir();
         let vq = VqTokenizer::load(&image_dir, device)?;
         let text = TextTokenizer::load(&self.text_path())?;
-        let processor = Processor::new(text, vq.grid())?;
+        let template = match self.text_path().parent() {
+            Some(dir) => chat_template(dir)?,
+            None => None,
+        };
+        let processor = Processor::new(text, vq.grid())?.with_chat_template(template);
         let (names, codes) = (processor.vocabulary().num_codes(), vq.config().num_embeddings);
         if names != codes {
             let message =

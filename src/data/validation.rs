@@ -37,12 +37,13 @@ pub fn validation_batches(
         let source = DocumentSource::open(&data.clone().held_out(count), encoding, processor)?;
         let (mut left_out, mut reasons) = (source.left_out(), Vec::new());
         let mut packer = new_packer()?;
+        let seq_len = packer.seq_len();
         let mut indices = 0..source.len();
         let mut next = || {
             for index in indices.by_ref() {
                 let mut rng = ChaCha8Rng::seed_from_u64(index as u64);
-                let template = index % source.num_templates();
-                match source.document(index, template, &mut rng, processor) {
+                let drawn = (index, index % source.num_templates(), seq_len);
+                match source.fitted(drawn, &mut rng, processor) {
                     Ok(document) => {
                         return Ok(Some(Document { source: number as u32, ..document }));
                     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Omission {
     /// The source's name.
     pub source: String,
-    /// `bad samples`, `long documents`, `short documents` or `unused parts`.
+    /// `bad samples`, `long documents`, `unlearnt documents`, `cut documents`, `short documents` or `unused parts`.
     pub kind: String,
     /// How many.
     pub count: u64,

@@ -2,11 +2,14 @@
 //!
 //! Templates run as in `transformers` (`utils/chat_template_utils.py`): blocks are trimmed, undefined
 //! variables print as nothing, `raise_exception`, `strftime_now`, `tojson`, loop controls and Python's
-//! methods of strings and dictionaries are there. `{% generation %}`, which marks answers for
-//! training, has no effect. A template is a program from a stranger: it reads nothing but its
+//! methods of strings and dictionaries are there. `{% generation %}` marks answers: it has no effect
+//! but in training, see [`ChatDocuments`]. A template is a program from a stranger: it reads nothing but its
 //! arguments and ends after a limited number of steps.
 
+mod content;
+mod documents;
 mod encode;
+mod marks;
 mod python;
 
 use std::collections::BTreeMap;
@@ -15,8 +18,9 @@ use chrono::{Local, NaiveDateTime};
 use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
-use regex::Regex;
 
+pub(crate) use content::ContentForm;
+pub use documents::{ChatDocuments, MarkedIds};
 pub use encode::{Answers, Encoded, GUARD};
 
 use super::token::{BOS_TOKEN, EOS_TOKEN, IMAGE_TOKEN};
@@ -96,15 +100,25 @@ impl ChatTemplate {
         prompt: bool,
         now: NaiveDateTime,
     ) -> Result<String> {
+        self.run(&marks::without(&self.source), messages, prompt, now)
+    }
+
+    /// The output of `source`, a form of this template.
+    fn run(
+        &self,
+        source: &str,
+        messages: &serde_json::Value,
+        prompt: bool,
+        now: NaiveDateTime,
+    ) -> Result<String> {
         let failed = |error: minijinja::Error| self.failed(&error);
-        let source = without_generation_marks(&self.source);
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(failed)?);
         environment.set_fuel(Some(STEPS));
         python::add(&mut environment, now);
         // No file ending, so nothing is escaped for HTML.
-        let template = environment.template_from_named_str("template", &source).map_err(failed)?;
+        let template = environment.template_from_named_str("template", source).map_err(failed)?;
         let variables = serde_json::json!({
             "messages": messages,
             "add_generation_prompt": prompt,
@@ -127,16 +141,6 @@ impl ChatTemplate {
         };
         Error::invalid(format!("chat template ({}{line}): {message}", self.place))
     }
-}
-
-/// `source` with `transformers`' own block around answers as a block that always holds.
-fn without_generation_marks(source: &str) -> String {
-    let mark = Regex::new(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})").expect("it is valid");
-    let replaced = mark.replace_all(source, |found: &regex::Captures<'_>| {
-        let block = if found.get(2).is_some() { "endif" } else { "if true" };
-        format!("{}{block}{}", &found[1], &found[3])
-    });
-    replaced.into_owned()
 }
 
 #[cfg(test)]

@@ -20,7 +20,8 @@ mod train_bpe;
 mod vocabulary;
 
 pub use chat::{Role, Turn};
-pub use chat_template::{Answers, ChatTemplate, Encoded, GUARD};
+pub(crate) use chat_template::ContentForm;
+pub use chat_template::{Answers, ChatDocuments, ChatTemplate, Encoded, GUARD, MarkedIds};
 pub use image_block::{CODES_PER_UNIT, ImageBlocks};
 pub use processor::{EncodeOptions, Processor};
 pub use segment::{CodedSegment, Segment, TokenSequence};

@@ -143,6 +143,18 @@ impl Processor {
         Ok(TokenSequence::supervised(self.encode_with(segments, options)?))
     }
 
+    /// The first `len` ids of `tokens`; an image of which they hold only a part is left out.
+    pub fn truncated(&self, mut tokens: TokenSequence, len: usize) -> TokenSequence {
+        let is = |class: TokenClass| move |id: &u32| self.vocabulary.class(*id) == class;
+        let kept = &tokens.ids[..len.min(tokens.len())];
+        let begun = kept.iter().rposition(is(TokenClass::BeginImage));
+        let ended = kept.iter().rposition(is(TokenClass::EndImage));
+        let len = begun.filter(|begun| ended < Some(*begun)).unwrap_or(kept.len());
+        tokens.ids.truncate(len);
+        tokens.loss_mask.truncate(len);
+        tokens
+    }
+
     fn encode_image(&self, codes: &Codes, ids: &mut Vec<u32>) -> Result<()> {
         let image_ids =
             codes.ids.iter().map(|code| self.image_id(*code)).collect::<Result<Vec<_>>>()?;

@@ -4,11 +4,12 @@
 //! is added: [`TextTokenizer::encode_plain`] takes names of control tokens in user text literally, so
 //! that no text can open an image or end a turn.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 use tokenizers::{
-    AddedVocabulary, DecoderWrapper, Model, OffsetType, PreTokenizer, Token, Tokenizer,
+    AddedVocabulary, DecoderWrapper, Encoding, Model, OffsetType, PreTokenizer, Token, Tokenizer,
 };
 
 use super::byte_level::byte_values;
@@ -207,8 +208,69 @@ impl TextTokenizer {
         Ok(ids)
     }
 
+    /// As [`encode_guarded`](Self::encode_guarded), with the bytes of `text` that each id stands for.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub(super) fn encode_guarded_with_places(
+        &self,
+        text: &str,
+        guard: char,
+    ) -> Result<Vec<(u32, Range<usize>)>> {
+        let encoding = self.inner.encode(text, false).map_err(Error::because("text"))?;
+        let places = encoding.get_offsets().iter().map(|&(from, to)| from..to);
+        let all = encoding.get_ids().iter().copied().zip(places);
+        if !text.contains(guard) {
+            return Ok(all.collect());
+        }
+        let (mut found, mut end) = (Vec::new(), 0);
+        for (id, place) in all.filter(|(id, _)| self.is_hidden(*id)) {
+            self.plain_with_places(text, end..place.start, guard, &mut found)?;
+            end = place.end;
+            found.push((id, place));
+        }
+        self.plain_with_places(text, end..text.len(), guard, &mut found)?;
+        Ok(found)
+    }
+
+    /// Appends the ids of the bytes `part` of `text`, taken literally and without `guard`, to `found`.
+    fn plain_with_places(
+        &self,
+        text: &str,
+        part: Range<usize>,
+        guard: char,
+        found: &mut Vec<(u32, Range<usize>)>,
+    ) -> Result<()> {
+        let mut plain = String::new();
+        // Where each byte of `plain`, and its end, lies in `text`.
+        let mut places = Vec::new();
+        for (at, character) in text.get(part.clone()).unwrap_or_default().char_indices() {
+            if character != guard {
+                plain.push(character);
+                places.extend((0..character.len_utf8()).map(|byte| part.start + at + byte));
+            }
+        }
+        places.push(part.end);
+        let encoding = self.plain_encoding(&plain, OffsetType::Byte);
+        let encoding = encoding.map_err(Error::because("text"))?;
+        for (&id, &(from, to)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
+            let place = places[from]..places[to];
+            let mut ids = vec![id];
+            if self.is_hidden(id) {
+                ids.clear();
+                self.spell(id, &mut ids)?;
+            }
+            found.extend(ids.into_iter().map(|id| (id, place.clone())));
+        }
+        Ok(())
+    }
+
     /// Ids by the file's rules, without looking for control tokens.
     fn plain_ids(&self, text: &str) -> tokenizers::Result<Vec<u32>> {
+        Ok(self.plain_encoding(text, OffsetType::None)?.get_ids().to_vec())
+    }
+
+    fn plain_encoding(&self, text: &str, offsets: OffsetType) -> tokenizers::Result<Encoding> {
         let mut pieces = self.plain.extract_and_normalize(self.inner.get_normalizer(), text);
         if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
             pre_tokenizer.pre_tokenize(&mut pieces)?;
@@ -216,7 +278,7 @@ impl TextTokenizer {
         let model = self.inner.get_model();
         pieces
             .tokenize(|piece| -> tokenizers::Result<Vec<Token>> { model.tokenize(piece.get()) })?;
-        Ok(pieces.into_encoding(None, 0, OffsetType::None)?.get_ids().to_vec())
+        pieces.into_encoding(None, 0, offsets)
     }
 
     /// Appends the ids of the single characters of the token `hidden`, for text from which a file's

@@ -21,7 +21,9 @@ use super::trained::{NotFinite, TRAINER_DIR, Trained};
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::data::pack::Packer;
 use crate::data::shards::tokenizer_digest;
-use crate::data::{DocumentStream, Encoding, LeftOut, Stages, StreamState, validation_batches};
+use crate::data::{
+    DocumentData, DocumentStream, Encoding, LeftOut, Stages, StreamState, validation_batches,
+};
 use crate::device::{Precision, seeded};
 use crate::error::{Error, Result};
 use crate::generate::{GenerationConfig, ServingModel};
@@ -70,6 +72,10 @@ impl LanguageTask {
         quiet: bool,
     ) -> Result<Self> {
         let (processor, vq, digest) = recipe.tokenizer.open(device)?;
+        let chats =
+            recipe.data.iter().chain(&recipe.validation).any(DocumentData::uses_chat_template);
+        // The model answers by the layout that it was trained with.
+        let processor = if chats { processor } else { processor.with_chat_template(None) };
         let processor = Arc::new(processor);
         let tokenizer = tokenizer_digest(&processor, &digest)?;
         let config = recipe.model.config(processor.vocabulary().len());

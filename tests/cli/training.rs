@@ -1,5 +1,7 @@
 //! The three training verbs in sequence, from scenes to a model that draws.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::{calumma_in, text};
@@ -87,6 +89,9 @@ fn recipes_train_a_model_that_draws() {
     assert!(document.ends_with("</s>⟧"), "{dry}");
     assert!(!dir.path().join("runs/lm/latest").exists());
 
+    chats_are_trained_by_the_template_beside_the_tokenizer(dir.path());
+    long_rows_and_prompts_that_end_within_an_id_are_told(dir.path());
+
     let trained = &run(&["train", "lm.toml"])[0];
     assert_eq!((&trained["steps"], &trained["resumed_at"]), (&json!(2), &json!(0)));
     let resumed = &run(&["train", "lm.toml", "--set", "run.steps=3"])[0];
@@ -100,6 +105,46 @@ fn recipes_train_a_model_that_draws() {
 
     let inspected = &run(&["inspect", text("lm.toml".as_ref())])[0];
     assert_eq!(inspected["recipe"]["optimizer"]["kind"], "adamw");
+}
+
+/// A run with the tokenizers in `dir` and a chat template, which its checkpoint has too.
+fn chats_are_trained_by_the_template_beside_the_tokenizer(dir: &Path) {
+    let template = "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}\
+        {{ m.content }}</s>{% endgeneration %}{% else %}{{ m.content }} {% endif %}{% endfor %}";
+    std::fs::write(dir.join("runs/bpe/chat_template.jinja"), template).unwrap();
+    let source = "templates = [\"chat_template\"]\nexplode = \"questions\"\nloss = \"answers\"\n\
+        too_long = \"truncate\"";
+    let recipe = LM.replace("templates = [\"{caption}<image>\"]", source);
+    let recipe = recipe.replace("name = \"lm\"", "name = \"chat\"");
+    std::fs::write(dir.join("chat.toml"), recipe).unwrap();
+    let dry = &calumma_in(dir, &["train", "chat.toml", "--dry-run", "--json"]).json()[0];
+    let document = dry["first_batch"][0].as_str().unwrap();
+    assert!(document.contains("? ⟦") && document.ends_with("</s>⟧"), "{dry}");
+    calumma_in(dir, &["train", "chat.toml", "--json"]).json();
+    let kept = std::fs::read_to_string(dir.join("runs/chat/latest/chat_template.jinja")).unwrap();
+    assert_eq!(kept, template);
+}
+
+/// Dry runs with the tokenizers in `dir`.
+fn long_rows_and_prompts_that_end_within_an_id_are_told(dir: &Path) {
+    let rows = |prompt: &str, completion: &str| {
+        let row = json!({ "prompt": prompt, "completion": completion }).to_string();
+        std::fs::write(dir.join("rows.jsonl"), [row.as_str(), &row].join("\n")).unwrap();
+        calumma_in(dir, &["train", "rows.toml", "--dry-run"])
+    };
+    let source = "path = \"rows.jsonl\"\ntemplates = [\"{prompt}<answer>{completion}\"]\n\
+        loss = \"answers\"\ntoo_long = \"truncate\"\n[batch]";
+    let (start, _) = LM.split_once("path = \"scenes").unwrap();
+    let end = LM.split_once("[batch]").unwrap().1;
+    std::fs::write(dir.join("rows.toml"), format!("{start}{source}{end}")).unwrap();
+    let run = rows("a small re", "d circle");
+    assert!(run.stdout.contains("\n  a small⟦ red circle</s>⟧"), "{}", run.stdout);
+    let notes = run.stderr.matches("the ids of some prompts go on into the answer").count();
+    assert_eq!(notes, 1, "{}", run.stderr);
+    let run = rows("what?", &"red circle ".repeat(60));
+    assert!(run.stdout.contains("documents are cut to 64 tokens"), "{}", run.stdout);
+    let run = rows(&"red circle ".repeat(60), "what?");
+    assert!(run.stderr.contains("do not fit a row of 64 tokens (the last has 1"), "{}", run.stderr);
 }
 
 #[cfg(unix)]

@@ -3,15 +3,32 @@
 use serde::{Deserialize, Serialize};
 
 use super::check::{at, may_hold_shards, no_shards, not_empty, weights};
-use super::sample;
 use super::section::Section;
 use super::source::SourceConfig;
 use super::template::TemplateConfig;
+use super::too_long::TooLong;
 use super::weight::Weight;
 use crate::error::{Error, Result};
 
+/// The keys that apply to samples.
+const SAMPLE_KEYS: [&str; 13] = [
+    "path",
+    "name",
+    "weight",
+    "templates",
+    "group_by",
+    "explode",
+    "loss",
+    "max_turns",
+    "prompt_dropout",
+    "limit",
+    "fields",
+    "max_bad",
+    "too_long",
+];
+
 /// The keys that apply to token shards.
-const SHARD_KEYS: [&str; 4] = ["path", "name", "weight", "limit"];
+const SHARD_KEYS: [&str; 5] = ["path", "name", "weight", "limit", "too_long"];
 
 /// A source of documents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +38,8 @@ pub struct DocumentData {
     pub name: Option<String>,
     /// Share of the draws, relative to the other sources.
     pub weight: Weight,
+    /// What becomes of documents longer than a row.
+    pub too_long: TooLong,
     /// Samples or token shards.
     pub content: DocumentContent,
 }
@@ -46,6 +65,7 @@ impl DocumentData {
         Self {
             name: None,
             weight: Weight::default(),
+            too_long: TooLong::default(),
             content: DocumentContent::Samples(source, template),
         }
     }
@@ -53,7 +73,7 @@ impl DocumentData {
     /// The token shards at `path`.
     pub fn shards(path: impl Into<String>) -> Self {
         let content = DocumentContent::Shards { path: path.into(), limit: None };
-        Self { name: None, weight: Weight::default(), content }
+        Self { name: None, weight: Weight::default(), too_long: TooLong::default(), content }
     }
 
     /// The path of samples or shards.
@@ -75,6 +95,14 @@ impl DocumentData {
     /// The source's name in reports.
     pub fn label(&self) -> &str {
         self.name.as_deref().unwrap_or_else(|| self.path())
+    }
+
+    /// Whether its documents are written by the checkpoint's chat template.
+    pub(crate) fn uses_chat_template(&self) -> bool {
+        match &self.content {
+            DocumentContent::Samples(_, template) => template.uses_chat_template(),
+            DocumentContent::Shards { .. } => false,
+        }
     }
 
     /// The source for held-out losses: `count` samples, without prompt dropout.
@@ -120,25 +148,26 @@ impl TryFrom<Section> for DocumentData {
 
     fn try_from(section: Section) -> Result<Self> {
         let (name, weight) = (section.name.clone(), section.weight.clone());
+        let too_long = section.too_long;
         let content = if section.templates.is_empty() {
             section.refuse_unread("a source without templates, of token shards,", &SHARD_KEYS)?;
             DocumentContent::Shards { path: section.path, limit: section.limit }
         } else {
-            section.refuse_unread("a language model", &sample::KEYS)?;
+            section.refuse_unread("a language model", &SAMPLE_KEYS)?;
             DocumentContent::Samples(section.source(), section.template())
         };
-        Ok(Self { name, weight, content })
+        Ok(Self { name, weight, too_long, content })
     }
 }
 
 impl From<DocumentData> for Section {
     fn from(data: DocumentData) -> Self {
-        let DocumentData { name, weight, content } = data;
+        let DocumentData { name, weight, too_long, content } = data;
         let section = match content {
             DocumentContent::Samples(source, template) => Self::of_samples(source, template),
             DocumentContent::Shards { path, limit } => Self::of_shards(path, limit),
         };
-        Self { name, weight, ..section }
+        Self { name, weight, too_long, ..section }
     }
 }
 
@@ -169,6 +198,14 @@ mod tests {
             (
                 refused::<DocumentData>("templates = [\"{a}\"]\naugment = true"),
                 "does not read augment",
+            ),
+            (
+                refused::<SampleData>("too_long = \"truncate\""),
+                "`calumma tokenize` does not read too_long",
+            ),
+            (
+                refused::<DocumentData>("too_long = \"cut\""),
+                "unknown variant `cut`, expected `drop` or `truncate`",
             ),
             (
                 refused::<DocumentData>("prompt_dropout = 0.1"),
@@ -214,6 +251,8 @@ mod tests {
         samples["prompt_dropout"] = json!(0.5);
         samples["fields"] = json!({ "style": "flat" });
         samples["limit"] = json!(3);
+        samples["loss"] = json!("last-answer");
+        samples["too_long"] = json!("truncate");
         same::<DocumentData>(&samples);
     }
 

@@ -11,12 +11,15 @@ mod section;
 mod source;
 mod template;
 mod text;
+mod too_long;
 mod weight;
 
 pub use document::{DocumentContent, DocumentData};
 pub use image::ImageData;
 pub use sample::SampleData;
 pub use source::SourceConfig;
+pub(super) use template::CHAT_TEMPLATE;
 pub use template::{TemplateConfig, WeightedTemplate};
 pub use text::TextData;
+pub use too_long::TooLong;
 pub use weight::Weight;

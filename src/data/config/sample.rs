@@ -9,7 +9,7 @@ use super::template::TemplateConfig;
 use crate::error::{Error, Result};
 
 /// The keys that are read; `weight` may stay, but all sources are read in full.
-pub(super) const KEYS: [&str; 12] = [
+const KEYS: [&str; 12] = [
     "path",
     "name",
     "weight",

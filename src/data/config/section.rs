@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::check::at;
 use super::source::SourceConfig;
 use super::template::{DEFAULT_TURNS, TemplateConfig, WeightedTemplate};
+use super::too_long::TooLong;
 use super::weight::Weight;
 use crate::data::augment::Augment;
 use crate::data::counted::DEFAULT_TOLERANCE;
@@ -29,7 +30,7 @@ pub(super) struct Section {
     pub(super) group_by: Option<String>,
     /// One sample per entry of this list-valued column.
     pub(super) explode: Option<String>,
-    /// `all` tokens, only the `answers` after a separator, or `images-and-answers`.
+    /// `all` tokens, only the `answers` after a separator, only the `last-answer`, or `images-and-answers`.
     #[serde(default)]
     pub(super) loss: Loss,
     #[serde(default = "default_turns")]
@@ -47,6 +48,9 @@ pub(super) struct Section {
     pub(super) augment: Augment,
     #[serde(default)]
     pub(super) words: Vec<String>,
+    /// What becomes of documents longer than a row: `drop` or `truncate`.
+    #[serde(default, skip_serializing_if = "TooLong::is_default")]
+    pub(super) too_long: TooLong,
 }
 
 fn default_max_bad() -> f64 {
@@ -74,6 +78,7 @@ impl Section {
             max_bad: DEFAULT_TOLERANCE,
             augment: Augment::default(),
             words: Vec::new(),
+            too_long: TooLong::default(),
         }
     }
 

@@ -11,10 +11,14 @@ use crate::error::{Error, Result};
 /// Default of `max_turns`.
 pub(super) const DEFAULT_TURNS: usize = 8;
 
+/// The entry of `templates` that stands for the checkpoint's chat template.
+pub(in crate::data) const CHAT_TEMPLATE: &str = "chat_template";
+
 /// How samples become documents.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TemplateConfig {
-    /// The templates; one is drawn by weight for each document.
+    /// The templates, written out or by name (`alpaca`, `chat_template`); one is drawn by weight for each
+    /// document.
     pub templates: Vec<WeightedTemplate>,
     /// The segments that the loss counts.
     pub loss: Loss,
@@ -37,6 +41,11 @@ impl TemplateConfig {
             prompt_dropout: 0.0,
             fields: serde_json::Map::new(),
         }
+    }
+
+    /// Whether a template is the checkpoint's chat template, by name.
+    pub(super) fn uses_chat_template(&self) -> bool {
+        self.templates.iter().any(|template| template.parts().0 == CHAT_TEMPLATE)
     }
 
     /// Checks the ranges for the source at `path`.

@@ -8,9 +8,9 @@ use super::source::SourceConfig;
 use super::template::{WeightedTemplate, validate_templates};
 use crate::error::{Error, Result};
 
-/// The keys that are accepted. So that a language model's section can be copied as it is, `weight`, `loss`
-/// and `prompt_dropout` may stay, which mean nothing here: all sources are read in full.
-const KEYS: [&str; 11] = [
+/// The keys that are accepted. So that a language model's section can be copied as it is, `weight`, `loss`,
+/// `prompt_dropout` and `too_long` may stay, which mean nothing here: all sources are read in full.
+const KEYS: [&str; 12] = [
     "path",
     "weight",
     "templates",
@@ -22,6 +22,7 @@ const KEYS: [&str; 11] = [
     "limit",
     "fields",
     "max_bad",
+    "too_long",
 ];
 
 /// A source of text: every sample is rendered by every template, regardless of weights.

@@ -11,6 +11,25 @@ pub struct Document {
     pub source: u32,
     /// File and line, row or member of its sample, for messages; may be empty.
     pub place: String,
+    /// The number of ids that it had, if its end was cut off.
+    pub cut_from: Option<usize>,
+}
+
+impl Document {
+    /// The document cut to at most `len` ids; images are not cut.
+    pub(in crate::data) fn cut(mut self, len: usize, processor: &Processor) -> Self {
+        let whole = self.tokens.len();
+        if whole > len {
+            self.cut_from = Some(whole);
+            self.tokens = processor.truncated(self.tokens, len);
+        }
+        self
+    }
+
+    /// Whether any of its ids is a target.
+    pub(super) fn is_learnt(&self) -> bool {
+        self.tokens.loss_mask.iter().skip(1).any(|is_target| *is_target)
+    }
 }
 
 impl From<TokenSequence> for Document {

@@ -5,10 +5,12 @@
 //! [state](PackerState), so that a resumed run packs exactly as an uninterrupted one.
 
 mod batch;
+mod best_fit;
 mod packer;
 mod state;
 mod subset;
 
 pub use batch::{Document, NextTokenBatch, PackedBatch};
+pub use best_fit::best_fit_decreasing;
 pub use packer::Packer;
 pub use state::{PackReport, PackerState};

@@ -69,6 +69,11 @@ impl Packer {
         Ok((!self.waiting.is_empty()).then(|| self.pack()))
     }
 
+    /// Tokens in a row.
+    pub fn seq_len(&self) -> usize {
+        self.seq_len
+    }
+
     /// Counts so far.
     pub fn report(&self) -> &PackReport {
         &self.report
@@ -119,12 +124,12 @@ impl Packer {
     }
 
     /// An error after too many documents in a row that do not fit, the last of which is `document`.
-    fn refuse(&mut self, Document { tokens, place, .. }: &Document) -> Result<()> {
+    fn refuse(&mut self, Document { tokens, place, cut_from, .. }: &Document) -> Result<()> {
         self.refused_in_a_row += 1;
         if self.refused_in_a_row < MAX_REFUSED_IN_A_ROW {
             return Ok(());
         }
-        let (len, seq_len) = (tokens.ids.len(), self.seq_len);
+        let (len, seq_len) = (cut_from.unwrap_or(tokens.ids.len()), self.seq_len);
         let place = if place.is_empty() { String::new() } else { format!(": {place}") };
         Err(Error::invalid(format!(
             "{MAX_REFUSED_IN_A_ROW} documents in a row do not fit a row of {seq_len} tokens (the \

@@ -17,7 +17,7 @@ pub struct PackReport {
     pub tokens: u64,
     /// Padding placed.
     pub padding: u64,
-    /// Documents dropped because they are longer than a row.
+    /// Documents dropped because they are longer than a row, or hold nothing to learn within one.
     pub too_long: u64,
     /// Documents dropped because they have fewer than two tokens, so nothing to predict.
     pub too_short: u64,
@@ -37,7 +37,11 @@ impl PackReport {
         if self.left_out.len() <= source {
             self.left_out.resize(source + 1, LeftOut::default());
         }
-        let fits = self.left_out[source].fits(&document.place, len, seq_len);
+        let left_out = &mut self.left_out[source];
+        let mut fits = left_out.fits(&document.place, len, seq_len);
+        if let Some(whole) = document.cut_from.filter(|_| fits) {
+            fits = left_out.cut(&document.place, whole, document.is_learnt());
+        }
         match len < 2 {
             _ if fits => {}
             true => self.too_short += 1,
@@ -80,7 +84,7 @@ impl PackerState {
         self.waiting.iter().map(|saved| {
             let loss_mask = unrolled(&saved.mask_runs, saved.ids.len());
             let tokens = TokenSequence { ids: saved.ids.clone(), loss_mask };
-            Document { tokens, source: saved.source, place: String::new() }
+            Document { tokens, source: saved.source, ..Document::default() }
         })
     }
 }

@@ -14,6 +14,8 @@ pub enum Loss {
     /// Answers: everything after a separator that ends a prompt, up to and including the
     /// separator that ends the answer (so that the model learns to stop).
     Answers,
+    /// The last answer, with what closes it.
+    LastAnswer,
     /// Answers and all images. An image at the start of a document is learned without a prompt,
     /// as classifier-free guidance needs; the text of prompts is not learned.
     // The first name is part of the identity of token shards and of evaluations.

@@ -58,6 +58,27 @@ impl Speaker {
     }
 }
 
+/// Whether a message may be learnt: its key `loss` or `loss_scale` (ms-swift), else yes. Only those that
+/// `answers` can be asked for. The error is the message.
+pub(in crate::data) fn learnt(message: &Value, answers: bool) -> Result<bool, String> {
+    for key in ["loss", "loss_scale"] {
+        let learnt = match message.get(key) {
+            None | Some(Value::Null) => continue,
+            Some(Value::Bool(learnt)) => *learnt,
+            Some(value) => match value.as_f64() {
+                Some(0.0) => false,
+                Some(1.0) => true,
+                _ => return Err(format!("{key} is {value}; allowed: true, false, 0, 1")),
+            },
+        };
+        return match learnt && !answers {
+            true => Err(format!("{key} is {}, but only answers can be asked for", message[key])),
+            false => Ok(learnt),
+        };
+    }
+    Ok(true)
+}
+
 fn name(entry: &Value) -> Option<&str> {
     entry.get("from").or_else(|| entry.get("role"))?.as_str()
 }
@@ -68,6 +89,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_message_may_be_left_out_of_the_loss() {
+        for (message, answers, expected) in [
+            (json!({}), true, Ok(true)),
+            (json!({}), false, Ok(true)),
+            (json!({ "loss": false }), true, Ok(false)),
+            (json!({ "loss": null, "loss_scale": 0 }), true, Ok(false)),
+            (json!({ "loss_scale": 1.0 }), true, Ok(true)),
+            (json!({ "loss": false }), false, Ok(false)),
+            (json!({ "loss": true }), false, Err("loss is true, but only answers")),
+            (json!({ "loss_scale": 0.5 }), true, Err("loss_scale is 0.5; allowed: true, false")),
+            (json!({ "loss": "no" }), true, Err("loss is \"no\"; allowed")),
+        ] {
+            match (learnt(&message, answers), expected) {
+                (Err(error), Err(words)) => assert!(error.starts_with(words), "{error}"),
+                (found, expected) => assert_eq!(found, expected.map_err(str::to_owned)),
+            }
+        }
+    }
 
     #[test]
     fn prompts_and_answers_must_take_turns_as_far_as_speakers_are_named() {

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::speaker::Speaker;
+use super::speaker::{Speaker, learnt};
 use crate::data::dataset::Fields;
 use crate::data::messages::{available, type_name};
 use crate::error::{Error, Result};
@@ -22,6 +22,12 @@ pub(super) trait Output: Sized {
 
     /// Writes the separator that ends a prompt or an answer.
     fn separator(&mut self);
+
+    /// Begins an answer without a separator, if none is being written.
+    fn answer(&mut self);
+
+    /// Says whether what follows, up to the end of the answer, is learnt.
+    fn learn(&mut self, learnt: bool);
 
     /// Turns to an answer or a prompt with a separator, or where that is so already, with a new line.
     fn turn(&mut self, answers: bool, is_first: bool);
@@ -106,6 +112,7 @@ impl Walk<'_> {
                 Piece::Text(text) => out.text(text),
                 Piece::Image => self.image(out)?,
                 Piece::Separator => out.separator(),
+                Piece::Answer => out.answer(),
                 Piece::Field(name) => {
                     let value = self.find(name, scope)?;
                     self.value(&described(name, scope), value, out)?;
@@ -169,6 +176,10 @@ impl Walk<'_> {
             for at in start..(start + 2).min(entries.len()) {
                 if at > start || !is_first {
                     self.pieces(part.joiner, scope, out)?;
+                }
+                if let Some(speaker) = Speaker::of(&entries[at]) {
+                    let name = format!("entry {} of {}", at + 1, part.field);
+                    self.flag(&name, &entries[at], speaker == Speaker::Answerer, out)?;
                 }
                 self.entry(part, entries, at, scope, out)?;
             }
@@ -241,6 +252,7 @@ impl Walk<'_> {
                 return self.malformed(what, at);
             };
             out.turn(role == "assistant", at == 0);
+            self.flag(&format!("message {} of {what}", at + 1), message, role == "assistant", out)?;
             match message.get("content") {
                 Some(Value::String(text)) => out.text(text),
                 Some(Value::Array(content)) => {
@@ -253,6 +265,19 @@ impl Walk<'_> {
                 _ => return self.malformed(what, at),
             }
         }
+        Ok(())
+    }
+
+    /// Follows what a message, called `name`, says of the loss.
+    fn flag<O: Output>(
+        &self,
+        name: &str,
+        message: &Value,
+        answers: bool,
+        out: &mut O,
+    ) -> Result<()> {
+        let learnt = learnt(message, answers).or_else(|m| self.fail(&format!("{name}: {m}")))?;
+        out.learn(learnt);
         Ok(())
     }
 

@@ -4,12 +4,13 @@ use super::options::Loss;
 use super::walk::{Output, Write, WriteNth};
 use crate::error::Result;
 
-/// Documents differ in whether an answer is being written, anything was written, and the loss counts
-/// anything: one bit each.
-const STATES: usize = 8;
+/// Documents differ in whether an answer is being written, anything was written, the loss counts anything,
+/// and a message is not learnt: one bit each.
+const STATES: usize = 16;
 const ANSWERING: usize = 1;
 const WRITTEN: usize = 2;
 const COUNTED: usize = 4;
+const MUTED: usize = 8;
 
 /// All documents that the choices so far may have led to.
 #[derive(Clone)]
@@ -78,7 +79,15 @@ impl Ways {
     }
 
     fn counts(&self, state: usize) -> bool {
-        self.loss == Loss::All || state & ANSWERING != 0
+        state & MUTED == 0 && (self.loss == Loss::All || state & ANSWERING != 0)
+    }
+
+    /// `state` after a turn to the other side.
+    fn switched(&self, state: usize) -> usize {
+        let state = (state ^ ANSWERING) & !MUTED;
+        // Only the last answer counts.
+        let forgets = self.loss == Loss::LastAnswer && state & ANSWERING != 0;
+        if forgets { state & !COUNTED } else { state }
     }
 }
 
@@ -92,7 +101,8 @@ impl Output for Ways {
 
     fn image(&mut self) -> std::result::Result<(), usize> {
         let of = self.none();
-        let counts = |state| of.counts(state) || of.loss == Loss::ImagesAndAnswers;
+        let learns = |state| state & MUTED == 0 && of.loss == Loss::ImagesAndAnswers;
+        let counts = |state| of.counts(state) || learns(state);
         self.each(|state, images| (Self::after(state, counts(state)), images + 1));
         match self.reached().all(|(_, images)| images <= self.num_images) {
             true => Ok(()),
@@ -102,7 +112,20 @@ impl Output for Ways {
 
     fn separator(&mut self) {
         let of = self.none();
-        self.each(|state, images| (Self::after(state, of.counts(state)) ^ ANSWERING, images));
+        self.each(|state, images| (of.switched(Self::after(state, of.counts(state))), images));
+    }
+
+    fn answer(&mut self) {
+        let of = self.none();
+        self.each(|state, images| match state & ANSWERING {
+            0 => (of.switched(state), images),
+            _ => (state, images),
+        });
+    }
+
+    fn learn(&mut self, learnt: bool) {
+        let muted = if learnt { 0 } else { MUTED };
+        self.each(|state, images| (state & !MUTED | muted, images));
     }
 
     fn turn(&mut self, answers: bool, is_first: bool) {

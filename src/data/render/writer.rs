@@ -34,17 +34,33 @@ pub(super) struct Writer<'a> {
     images: Images<'a>,
     num_used: usize,
     answering: bool,
+    /// Whether a message says that it is not learnt.
+    muted: bool,
+    /// Where the last answer begins.
+    last_answer: usize,
     loss: Loss,
     rng: &'a mut ChaCha8Rng,
 }
 
 impl<'a> Writer<'a> {
     pub(super) fn new(images: Images<'a>, loss: Loss, rng: &'a mut ChaCha8Rng) -> Self {
-        Self { out: Rendered::default(), images, num_used: 0, answering: false, loss, rng }
+        Self {
+            out: Rendered::default(),
+            images,
+            num_used: 0,
+            answering: false,
+            muted: false,
+            last_answer: 0,
+            loss,
+            rng,
+        }
     }
 
     /// The document; or whether an answer was begun, if nothing counts for the loss.
-    pub(super) fn finish(self) -> std::result::Result<Rendered, Option<bool>> {
+    pub(super) fn finish(mut self) -> std::result::Result<Rendered, Option<bool>> {
+        if self.loss == Loss::LastAnswer {
+            self.out.supervised[..self.last_answer].fill(false);
+        }
         match self.out.segments.is_empty() {
             true => Err(None),
             false if !self.out.supervised.contains(&true) => Err(Some(self.answering)),
@@ -53,7 +69,16 @@ impl<'a> Writer<'a> {
     }
 
     fn supervised(&self) -> bool {
-        self.loss == Loss::All || self.answering
+        !self.muted && (self.loss == Loss::All || self.answering)
+    }
+
+    /// Turns to the other side.
+    fn switch(&mut self) {
+        self.answering = !self.answering;
+        if self.answering {
+            self.last_answer = self.out.segments.len();
+        }
+        self.muted = false;
     }
 
     fn push(&mut self, segment: CodedSegment, supervised: bool) {
@@ -95,7 +120,7 @@ impl Output for Writer<'_> {
     fn image(&mut self) -> std::result::Result<(), usize> {
         let codes = self.images.get(self.num_used)?;
         self.num_used += 1;
-        let supervised = self.supervised() || self.loss == Loss::ImagesAndAnswers;
+        let supervised = self.supervised() || (!self.muted && self.loss == Loss::ImagesAndAnswers);
         self.push(CodedSegment::Image(codes), supervised);
         Ok(())
     }
@@ -103,7 +128,17 @@ impl Output for Writer<'_> {
     /// The separator is a target where it ends an answer, not where it ends a prompt.
     fn separator(&mut self) {
         self.push(CodedSegment::sep(), self.supervised());
-        self.answering = !self.answering;
+        self.switch();
+    }
+
+    fn answer(&mut self) {
+        if !self.answering {
+            self.switch();
+        }
+    }
+
+    fn learn(&mut self, learnt: bool) {
+        self.muted = !learnt;
     }
 
     fn turn(&mut self, answers: bool, is_first: bool) {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::content::{ShardContent, tokenizer_digest};
@@ -90,8 +91,11 @@ impl ShardJob<'_> {
         bar: impl FnOnce(usize) -> Reporter,
     ) -> Result<ShardReport> {
         let mut encoder = ImageEncoder::open(self.encoding)?;
-        let sources: Vec<OpenSource<'_>> =
-            self.data.iter().map(OpenSource::new).collect::<Result<_>>()?;
+        let sources: Vec<OpenSource<'_>> = self
+            .data
+            .iter()
+            .map(|data| OpenSource::new(data, self.processor))
+            .collect::<Result<_>>()?;
         let plan = self.plan(&sources);
         self.refuse_other_shards(&plan)?;
         let mut report = ShardReport { shards: plan.len(), ..ShardReport::default() };
@@ -172,14 +176,15 @@ impl ShardJob<'_> {
         source: &OpenSource<'_>,
         planned: &Planned,
     ) -> Result<String> {
-        let identity = serde_json::json!([
-            tokenizer_digest(self.processor, self.encoding.digest)?,
-            source.data,
-            encoder.digest(&source.dataset, planned.first..planned.end)?,
-            [self.seed, self.renderings as u64, planned.source as u64],
-            [planned.first, planned.end],
-        ]);
-        Ok(hex(&Sha256::digest(sorted(identity).to_string())))
+        let mut identity = vec![
+            json!(tokenizer_digest(self.processor, self.encoding.digest)?),
+            json!(source.data),
+            json!(encoder.digest(&source.dataset, planned.first..planned.end)?),
+            json!([self.seed, self.renderings as u64, planned.source as u64]),
+            json!([planned.first, planned.end]),
+        ];
+        identity.extend(source.renderer.chat_source().map(|template| json!(template)));
+        Ok(hex(&Sha256::digest(sorted(identity.into()).to_string())))
     }
 
     /// The content of a shard, and the number of samples that gave no document.
@@ -245,10 +250,12 @@ struct OpenSource<'a> {
 }
 
 impl<'a> OpenSource<'a> {
-    fn new(data: &'a SampleData) -> Result<Self> {
+    fn new(data: &'a SampleData, processor: &Processor) -> Result<Self> {
         let dataset = data.source.open()?;
         let len = data.source.len_of(&dataset);
-        Ok(Self { data, renderer: Renderer::new(&data.template)?, dataset, len })
+        let renderer = Renderer::new(&data.template, processor);
+        let renderer = renderer.map_err(Error::because(&data.source.path))?;
+        Ok(Self { data, renderer, dataset, len })
     }
 
     /// Fails if too many samples are bad together with the `kept_bad` of the shards kept.

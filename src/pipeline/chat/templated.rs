@@ -6,10 +6,7 @@ use vq_tokenizer::Codes;
 
 use super::exchange::{Exchange, Question};
 use crate::error::Result;
-use crate::tokenize::{ChatTemplate, Encoded, Processor};
-
-/// A text that no template holds, to see what becomes of it.
-const PROBE: &str = "qwzjx";
+use crate::tokenize::{ChatTemplate, ContentForm, Encoded, Processor};
 
 /// How a chat template is used throughout a conversation.
 #[derive(Clone, Debug)]
@@ -18,31 +15,15 @@ pub(super) struct Templated {
     /// The local time at the start: what a template writes of it must not change the ids of earlier
     /// turns.
     now: NaiveDateTime,
-    /// Whether the content of a message without images is a list of parts, not a text.
-    text_as_parts: bool,
-    /// Whether images are parts, not placeholders in a text.
-    images_as_parts: bool,
+    form: ContentForm,
 }
 
 impl Templated {
     /// Finds out by rendering which content `template` reads.
     pub(super) fn new(template: ChatTemplate) -> Self {
         let now = Local::now().naive_local();
-        let render = |content: Value| {
-            let messages = json!([{ "role": "user", "content": content }]);
-            template.render_at(&messages, true, now).unwrap_or_default()
-        };
-        let part = json!({ "type": "text", "text": PROBE });
-        // A template of texts writes a list as code, in quotes, or fails.
-        let reads = |text: &str| {
-            let after = text.split_once(PROBE).map(|(_, after)| after);
-            after.is_some_and(|after| !after.starts_with(['\'', '"']))
-        };
-        let reads_parts = reads(&render(json!([part])));
-        let with_image = render(json!([{ "type": "image" }, part]));
-        let images_as_parts = reads(&with_image) && with_image.contains(template.placeholder());
-        let text_as_parts = reads_parts && !reads(&render(json!(PROBE)));
-        Self { template, now, text_as_parts, images_as_parts }
+        let form = ContentForm::of(&template, now);
+        Self { template, now, form }
     }
 
     /// The conversation up to the answer of `question`, whose images have `codes`.
@@ -77,15 +58,11 @@ impl Templated {
 
     /// The content of a message with `images` before `text`.
     fn content(&self, text: &str, images: usize) -> Value {
-        let as_parts = if images > 0 { self.images_as_parts } else { self.text_as_parts };
-        if !as_parts {
-            return json!(self.template.placeholder().repeat(images) + text);
-        }
-        let mut parts = vec![json!({ "type": "image" }); images];
+        let mut parts = vec![None; images];
         if !text.is_empty() || images == 0 {
-            parts.push(json!({ "type": "text", "text": text }));
+            parts.push(Some(text));
         }
-        Value::from(parts)
+        self.form.content(parts, self.template.placeholder())
     }
 }
 

@@ -8,7 +8,7 @@
 
 use vq_tokenizer::Codes;
 
-use super::ChatTemplate;
+use super::{ChatTemplate, marks};
 use crate::error::{Error, Result};
 use crate::tokenize::processor::{EncodeOptions, Processor};
 use crate::tokenize::segment::CodedSegment;
@@ -33,7 +33,7 @@ pub struct Encoded {
 
 /// A part of rendered text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Piece<'t> {
+pub(super) enum Piece<'t> {
     Text(&'t str),
     Image,
     /// The answer with this number.
@@ -53,7 +53,7 @@ impl ChatTemplate {
     /// If the tokenizer cannot encode `text`.
     pub fn guarded(&self, text: &str, processor: &Processor) -> Result<String> {
         // Neither is a character, so nothing is lost.
-        let mut text = text.replace([GUARD, MARK], "\u{FFFD}");
+        let mut text = marks::kept_out_of(&text.replace([GUARD, MARK], "\u{FFFD}"));
         let mut names = vec![self.placeholder().to_owned()];
         let tokenizer = processor.text();
         loop {
@@ -116,7 +116,7 @@ impl ChatTemplate {
     }
 
     /// Checks that every image and every answer has one place.
-    fn check(
+    pub(super) fn check(
         &self,
         pieces: &[(usize, Piece<'_>)],
         images: usize,
@@ -144,7 +144,7 @@ impl ChatTemplate {
 
 /// The pieces of a rendered text and where they begin; an image's placeholder with the marks of an
 /// image block around it is one.
-fn pieces<'t>(text: &'t str, placeholder: &str) -> Vec<(usize, Piece<'t>)> {
+pub(super) fn pieces<'t>(text: &'t str, placeholder: &str) -> Vec<(usize, Piece<'t>)> {
     let enclosed = format!("{BEGIN_IMAGE_TOKEN}{placeholder}{END_IMAGE_TOKEN}");
     let mut pieces = Vec::new();
     let (mut start, mut at) = (0, 0);

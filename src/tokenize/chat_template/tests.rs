@@ -175,3 +175,68 @@ fn a_later_turn_begins_with_the_ids_of_the_earlier_ones() {
     let missing = encode(&messages[..1], &[], &answers, None).unwrap_err().to_string();
     assert!(missing.contains("writes answer 7 0 times"), "{missing}");
 }
+
+#[test]
+fn bounds_of_marked_answers_change_nothing_else() {
+    let messages =
+        json!([{ "role": "user", "content": "a" }, { "role": "assistant", "content": "b" }]);
+    let now = Local::now().naive_local();
+    for (open, close) in [
+        ("{% generation %}", "{% endgeneration %}"),
+        ("{%- generation -%}", "{%- endgeneration -%}"),
+        ("{%generation%}", "{%endgeneration%}"),
+        ("{%+ generation +%}", "{%+ endgeneration +%}"),
+        ("{%- generation %}", "{% endgeneration -%}"),
+    ] {
+        for line in ["", "\n", "\n\n", " \n  "] {
+            let answer =
+                format!("x{line}{open}{line}{{{{ m.content }}}}{line}.{line}{close}{line}y");
+            let source = format!(
+                "{{% for m in messages %}}\n{{% if m.role == 'user' %}}{{{{ m.content }}}}{{% else %}}\
+                 {answer}{{% endif %}}\n{{% endfor %}}"
+            );
+            let template = ChatTemplate::new(source.as_str(), "t");
+            let bounded = template.run(&marks::bounded(&source), &messages, false, now).unwrap();
+            let (text, spans) = marks::taken_from(&bounded);
+            let plain = template.render_at(&messages, false, now).unwrap();
+            assert_eq!(text, plain, "{source:?}");
+            let [span] = &spans[..] else { panic!("{spans:?}") };
+            assert!(text[span.clone()].trim().starts_with('b'), "{source:?}: {spans:?}");
+            assert!(text[span.clone()].trim().ends_with('.'), "{source:?}: {spans:?}");
+        }
+    }
+    assert!(!ChatDocuments::new(template()).marks_answers());
+}
+
+#[test]
+fn marked_answers_are_the_ids_between_their_bounds() {
+    let source = "{% for m in messages %}{{ m.role }}:{% if m.role == 'assistant' %}{% generation %}\
+        {{ m.content }}</s>{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}";
+    let chat = ChatDocuments::new(ChatTemplate::new(source, "t"));
+    let (processor, codes) = (processor(), Codes { ids: vec![3, 1, 4, 1], height: 2, width: 2 });
+    let image = json!({ "type": "image" });
+    let words = |text: &str| json!({ "type": "text", "text": text });
+    let messages = [
+        json!({ "role": "user", "content": [image, words("</s>é?")] }),
+        json!({ "role": "assistant", "content": [words("red"), image] }),
+        json!({ "role": "user", "content": "and <\u{fdd2}image>" }),
+        json!({ "role": "assistant", "content": "blue \u{1F600}" }),
+    ];
+    let found = chat.encode(&processor, &messages, &[codes.clone(), codes.clone()], false).unwrap();
+    let shown = |places: &[std::ops::Range<usize>]| -> Vec<String> {
+        let text = |place: &std::ops::Range<usize>| -> String {
+            segments(&found.ids[place.clone()]).iter().map(ToString::to_string).collect()
+        };
+        places.iter().map(text).collect()
+    };
+    assert_eq!(shown(&found.answers), ["red[image 2x2]</s>", "blue \u{1F600}</s>"]);
+    assert_eq!(shown(&found.images), ["[image 2x2]", "[image 2x2]"]);
+    let whole: String = segments(&found.ids).iter().map(ToString::to_string).collect();
+    assert!(whole.starts_with("user:[image 2x2]</s>é?assistant:red"), "{whole}");
+    assert!(whole.contains("user:and <\u{fffd}image>assistant:"), "{whole}");
+    let few = chat.encode(&processor, &messages, &[codes], false).unwrap_err().to_string();
+    assert!(few.contains("writes 2 times <image> for 1 image"), "{few}");
+    let odd = [json!({ "role": "user", "content": 3 })];
+    let error = chat.encode(&processor, &odd, &[], false).unwrap_err().to_string();
+    assert!(error.contains("a message needs content"), "{error}");
+}

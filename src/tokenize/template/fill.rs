@@ -23,6 +23,7 @@ impl Template {
                 Piece::Text(text) => push_text(&mut segments, text),
                 Piece::Field(name) => push_text(&mut segments, self.value(name, values)?),
                 Piece::Separator => segments.push(CodedSegment::sep()),
+                Piece::Answer => {}
                 Piece::Image => segments.extend(images.next().map(CodedSegment::Image)),
                 Piece::Repeat { field, .. } => {
                     let source = self.source();

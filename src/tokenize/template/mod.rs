@@ -10,6 +10,7 @@
 //! |---|---|---|---|---|
 //! | `<image>` | the next image | yes | yes | yes |
 //! | `<sep>` | the separator: ends the prompt, then the answer, and so on | yes | yes | text |
+//! | `<answer>` | the answer begins here, without a token; no id is written | yes | text | text |
 //! | `{name}` | the value called `name` | yes | yes | text |
 //! | `{{`, `}}`, `<<` | the characters `{`, `}` and `<` | yes | yes | text |
 //! | `{#turns\|<sep>}...{/turns}` | the part between, once per entry of `turns` | yes | error | text |
@@ -23,7 +24,7 @@
 //! template = { part } ;                         (* a sample template is not empty *)
 //! part     = text | mark | field | repeat ;
 //! text     = "{{" | "}}" | "<<" | any other character ;
-//! mark     = "<image>" | "<sep>" ;
+//! mark     = "<image>" | "<sep>" | "<answer>" ; (* <answer> in sample templates only *)
 //! field    = "{" name "}" ;                     (* blanks around a name are ignored *)
 //! repeat   = "{#" name [ "|" joiner ] "}" { text | "<sep>" | field } "{/" name "}" ;
 //! joiner   = { text | "<sep>" } ;               (* blanks count *)
@@ -36,6 +37,10 @@
 //! (`{"type": "text" | "image", ...}`) or of messages (`{"role", "content"}`) is written in full: its
 //! images count among the `<image>` marks, and a separator is written wherever the role changes to or
 //! from the assistant.
+//!
+//! # Answers without a separator
+//! Text before and after `<answer>` becomes ids as one text, as in other trainers. The answer begins
+//! with the first id that the prompt alone would not have, so that a prompt may end in a blank.
 //!
 //! # Dialogues
 //! The entries of a repeated part are prompts and answers in turn if an entry with its joiner holds an odd

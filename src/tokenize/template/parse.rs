@@ -22,6 +22,8 @@ pub(crate) enum Piece {
     Image,
     /// The separator that ends a prompt or an answer.
     Separator,
+    /// The answer begins, without any token.
+    Answer,
     /// `body` once per entry of the list `field`, with `joiner` between.
     Repeat { field: String, body: Vec<Piece>, joiner: Vec<Piece> },
 }
@@ -88,6 +90,11 @@ impl Template {
         names
     }
 
+    /// Whether an answer begins in it without a separator.
+    pub(crate) fn has_answer_mark(&self) -> bool {
+        self.pieces.contains(&Piece::Answer)
+    }
+
     /// The number of `<image>` marks.
     pub fn num_images(&self) -> usize {
         self.pieces.iter().filter(|piece| **piece == Piece::Image).count()
@@ -112,6 +119,7 @@ enum Token<'a> {
     Text(&'a str),
     Image,
     Separator,
+    Answer,
     Field(&'a str),
     /// `{#head}`
     Open(&'a str),
@@ -149,10 +157,13 @@ impl<'a> Parser<'a> {
                 Token::Text(text) => push_text(&mut pieces, text),
                 Token::Field(name) => pieces.push(Piece::Field(name.to_owned())),
                 Token::Separator => pieces.push(Piece::Separator),
-                Token::Image if open.is_some() => {
-                    return Err(self.error(start, "<image> cannot stand in a repeated part"));
+                Token::Image | Token::Answer if open.is_some() => {
+                    let mark = &self.source[start..self.at];
+                    let message = format!("{mark} cannot stand in a repeated part");
+                    return Err(self.error(start, &message));
                 }
                 Token::Image => pieces.push(Piece::Image),
+                Token::Answer => pieces.push(Piece::Answer),
                 Token::Open(_) if open.is_some() => {
                     return Err(self.error(start, "a repeated part cannot hold another one"));
                 }
@@ -184,6 +195,10 @@ impl<'a> Parser<'a> {
                 self.at += "<sep>".len();
                 return Ok(Token::Separator);
             }
+            if strict && rest.starts_with("<answer>") {
+                self.at += "<answer>".len();
+                return Ok(Token::Answer);
+            }
             if strict && rest.starts_with("{#") {
                 return self.name(start, "{#").map(Token::Open);
             }
@@ -204,7 +219,7 @@ impl<'a> Parser<'a> {
 
     /// Refuses what is probably a typing error: unknown marks and single closing braces.
     fn refuse_stray(&self, start: usize, rest: &str) -> Result<()> {
-        const ALLOWED: &str = "allowed are <image> and <sep>, and << for the character";
+        const ALLOWED: &str = "allowed are <image>, <sep> and <answer>, and << for the character";
         if rest.starts_with('}') {
             return Err(self.error(start, "a } without {; write }} for the character"));
         }
@@ -341,7 +356,7 @@ mod tests {
     fn unknown_syntax_is_an_error_with_its_column() {
         for (source, column, words) in [
             ("", 1, "it is empty"),
-            ("é<img>", 2, "unknown mark <img>; allowed are <image> and <sep>"),
+            ("é<img>", 2, "unknown mark <img>; allowed are <image>, <sep> and <answer>"),
             ("a {name", 3, "write {{ for the character"),
             ("a } b", 3, "write }} for the character"),
             ("{}", 1, "name no field"),
@@ -349,7 +364,8 @@ mod tests {
             ("a{/t}", 2, "closes nothing"),
             ("{#t}{#u}{/u}{/t}", 5, "cannot hold another"),
             ("{#t}{/u}", 5, "{/t} was expected"),
-            ("{#t}<image>{/t}", 5, "cannot stand in a repeated part"),
+            ("{#t}<image>{/t}", 5, "<image> cannot stand in a repeated part"),
+            ("{#t}<answer>{/t}", 5, "<answer> cannot stand in a repeated part"),
             ("{#t|<image>}a{/t}", 1, "joined by text and <sep> only"),
             ("{#t|<foo>}a{/t}", 5, "unknown mark <foo>"),
             ("a <b", 3, "a < without >"),
