@@ -5,6 +5,7 @@ mod folders;
 mod forms;
 mod mutated;
 mod peers;
+mod preference;
 mod rows;
 mod views;
 

@@ -1,16 +1,21 @@
 //! Images in documents: image parts, and `<image>` marks for the images beside a conversation.
 //!
 //! Marks and parts of all dialects (OpenAI, TRL, ShareGPT, LLaMA-Factory, ms-swift) become segments of
-//! type `image`, which templates write as images.
+//! type `image`, which templates write as images. Rows that compare answers are brought into one form before.
 
 use serde_json::{Value, json};
 
 use super::dataset::Fields;
+use super::dialect::is_messages;
 use super::marks::{marks_in, split_marks};
 use super::messages::{Checked, list, string};
+use super::preference::{normalise, show_in_prompt};
 
 /// Columns that hold a document; the first that is not null counts.
 const DOCUMENTS: [&str; 3] = ["segments", "messages", "conversations"];
+
+/// Columns of a prompt and of what answers it, in the order of the document.
+const SIDES: [&str; 4] = ["prompt", "completion", "chosen", "rejected"];
 
 /// Texts of instruction data in which marks are read; their order is that of the document.
 const PROMPTS: [&str; 4] = ["instruction", "input", "prompt", "query"];
@@ -22,21 +27,37 @@ const ANSWERS: [&str; 2] = ["output", "response"];
 /// Parts without a path and marks stand for the images in the columns `image` and `images`, whose number
 /// must agree. Only `conversations` and instructions without any mark leave their images to the template.
 pub(super) fn take_images(fields: &mut Fields) -> Checked<Vec<String>> {
+    normalise(fields)?;
     let beside = beside(fields)?;
-    let Some(name) = document(fields) else {
-        place_in_instruction(fields, beside.len())?;
-        return Ok(beside);
-    };
+    let sides = sides(fields);
     let mut found = Found::default();
-    let Some(document) = fields.get_mut(name) else { return Ok(beside) };
-    match name {
-        "segments" => found.segments(document, name)?,
-        "messages" => found.messages(document)?,
-        _ => found.conversation(document)?,
-    }
+    let name = match document(fields) {
+        Some(name) => {
+            let Some(document) = fields.get_mut(name) else { return Ok(beside) };
+            match name {
+                "segments" => found.segments(document, name)?,
+                "messages" => found.messages(document, name, has_image_messages(document))?,
+                _ => found.conversation(document)?,
+            }
+            name
+        }
+        None if sides.is_empty() => {
+            place_in_instruction(fields, beside.len())?;
+            return Ok(beside);
+        }
+        None => {
+            found.sides(fields, &sides)?;
+            sides[0]
+        }
+    };
     let marks = found.images.iter().filter(|image| image.is_none()).count();
     let named: Vec<&String> = found.images.iter().flatten().collect();
-    if marks == 0 && name == "conversations" && named.is_empty() {
+    if marks == 0 && named.is_empty() && sides.contains(&"chosen") {
+        show_in_prompt(fields, beside.len());
+        return Ok(beside);
+    }
+    let may_stay = name == "conversations" || sides.iter().any(|side| fields[*side].is_string());
+    if marks == 0 && may_stay && named.is_empty() {
         return Ok(beside);
     }
     let is_said_twice =
@@ -51,16 +72,26 @@ pub(super) fn take_images(fields: &mut Fields) -> Checked<Vec<String>> {
 /// As [`take_images`] for a sample whose `count` images the reader holds already. A document without any
 /// mark is left as it is.
 pub(super) fn place_marks(fields: &mut Fields, count: usize) -> Checked<()> {
-    let Some(name) = document(fields) else { return place_in_instruction(fields, count) };
-    let Some(entries) = fields.get_mut(name).and_then(Value::as_array_mut) else { return Ok(()) };
-    let texts = entries.iter_mut().filter_map(|entry| match name {
-        "segments" => None,
-        "messages" => entry.get_mut("content"),
-        _ => text_of_turn(entry),
-    });
-    let mut texts: Vec<&mut Value> = texts.collect();
+    normalise(fields)?;
+    let sides = sides(fields);
+    let name = match document(fields) {
+        Some(name) => name,
+        None if sides.is_empty() => return place_in_instruction(fields, count),
+        None => sides[0],
+    };
+    let mut texts = match document(fields) {
+        Some("segments") => Vec::new(),
+        Some(name) => fields.get_mut(name).map(texts_of).unwrap_or_default(),
+        None => texts_of_sides(fields, &sides),
+    };
     let marks: usize = texts.iter().map(|text| marks_in(text)).sum();
-    if marks == 0 || texts.iter().any(|text| has_image_parts(text)) {
+    if texts.iter().any(|text| has_image_parts(text)) {
+        return Ok(());
+    }
+    if marks == 0 {
+        if sides.contains(&"chosen") {
+            show_in_prompt(fields, count);
+        }
         return Ok(());
     }
     if marks != count {
@@ -68,6 +99,42 @@ pub(super) fn place_marks(fields: &mut Fields, count: usize) -> Checked<()> {
     }
     texts.iter_mut().for_each(|text| split_marks(text));
     Ok(())
+}
+
+/// The columns of a row with a prompt and answers; none if it is of another kind.
+fn sides(fields: &Fields) -> Vec<&'static str> {
+    let is_side = |value: &Value| match value.as_array().map(|list| list.first()) {
+        None => value.is_string(),
+        Some(first) => first.is_some_and(|e| e.get("role").or_else(|| e.get("type")).is_some()),
+    };
+    let has = |name: &&str| fields.get(*name).is_some_and(is_side);
+    let is_answered = has(&"completion") || (has(&"chosen") && has(&"rejected"));
+    match is_answered && document(fields).is_none() {
+        true => SIDES.into_iter().filter(|name| has(name)).collect(),
+        false => Vec::new(),
+    }
+}
+
+/// The texts in `sides`, in the order of the document.
+fn texts_of_sides<'a>(fields: &'a mut Fields, sides: &[&str]) -> Vec<&'a mut Value> {
+    let mut columns: Vec<(usize, &mut Value)> = Vec::new();
+    for (name, value) in fields.iter_mut() {
+        columns.extend(sides.iter().position(|side| side == name).map(|at| (at, value)));
+    }
+    columns.sort_by_key(|(at, _)| *at);
+    columns.into_iter().flat_map(|(_, value)| texts_of(value)).collect()
+}
+
+/// The texts of a column: itself, those of its messages or turns, or a list of segments as one.
+fn texts_of(column: &mut Value) -> Vec<&mut Value> {
+    let is_one = |value: &Value| match value.as_array().and_then(|list| list.first()) {
+        Some(first) => first.get("type").is_some(),
+        None => true,
+    };
+    match is_one(column) {
+        true => vec![column],
+        false => column.as_array_mut().into_iter().flatten().filter_map(text_of_turn).collect(),
+    }
 }
 
 /// The column that holds the document.
@@ -123,11 +190,29 @@ struct Found {
 }
 
 impl Found {
-    /// Reads messages with `role` and `content`.
-    fn messages(&mut self, messages: &mut Value) -> Checked<()> {
-        let messages = list_mut(messages, "messages")?;
-        let has_parts =
-            messages.iter().any(|message| message.get("content").is_some_and(has_image_parts));
+    /// Reads a prompt and its answers.
+    fn sides(&mut self, fields: &mut Fields, sides: &[&str]) -> Checked<()> {
+        let has_parts = sides.iter().any(|side| {
+            let value = &fields[*side];
+            has_image_parts(value) || has_image_messages(value)
+        });
+        for side in sides {
+            let Some(value) = fields.get_mut(*side) else { continue };
+            match value {
+                Value::String(_) => self.text(value, has_parts),
+                value if is_messages(value) => self.messages(value, side, has_parts)?,
+                value => {
+                    self.segments(value, side)?;
+                    self.text(value, has_parts);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads messages with `role` and `content` in the column `name`.
+    fn messages(&mut self, messages: &mut Value, name: &str, has_parts: bool) -> Checked<()> {
+        let messages = list_mut(messages, name)?;
         for message in messages {
             match message.get("role").and_then(Value::as_str) {
                 Some("system" | "user" | "assistant") => {}
@@ -207,6 +292,12 @@ fn image_part(part: &mut Value) -> Checked<Option<String>> {
     Ok(found)
 }
 
+/// Whether an image is a part of one of the `messages`.
+fn has_image_messages(messages: &Value) -> bool {
+    let messages = messages.as_array().into_iter().flatten();
+    messages.filter_map(|message| message.get("content")).any(has_image_parts)
+}
+
 /// Whether one of the parts of `content` is an image.
 fn has_image_parts(content: &Value) -> bool {
     let is_image = |part: &Value| matches!(part["type"].as_str(), Some("image" | "image_url"));
@@ -228,6 +319,7 @@ fn place_in_instruction(fields: &mut Fields, count: usize) -> Checked<()> {
         marks => marks,
     };
     let all = asked + ANSWERS.map(marks).iter().sum::<usize>();
+    let all = all + history_of(fields).map(|text| marks_in(text)).sum::<usize>();
     let is_instruction = ["instruction", "query"].iter().any(|name| fields.contains_key(*name));
     if all == 0 || count == 0 || !is_instruction {
         return Ok(());
@@ -235,12 +327,19 @@ fn place_in_instruction(fields: &mut Fields, count: usize) -> Checked<()> {
     if all != count {
         return Err(disagreement("instruction", all, count));
     }
+    history_of(fields).for_each(split_marks);
     for name in PROMPTS.iter().chain(&ANSWERS) {
         if let Some(text @ Value::String(_)) = fields.get_mut(*name) {
             split_marks(text);
         }
     }
     Ok(())
+}
+
+/// The texts of earlier exchanges, which come first.
+fn history_of(fields: &mut Fields) -> impl Iterator<Item = &mut Value> {
+    let pairs = fields.get_mut("history").and_then(Value::as_array_mut).into_iter().flatten();
+    pairs.filter_map(Value::as_array_mut).flatten()
 }
 
 /// The value as a list to be changed.
@@ -250,125 +349,4 @@ fn list_mut<'a>(value: &'a mut Value, name: &str) -> Checked<&'a mut Vec<Value>>
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    fn take(row: Value) -> (Value, Checked<Vec<String>>) {
-        let Value::Object(mut fields) = row else { panic!("a row is an object") };
-        let images = take_images(&mut fields);
-        (fields.into(), images)
-    }
-
-    fn user(content: Value) -> Value {
-        json!([{ "role": "user", "content": content }])
-    }
-
-    #[test]
-    fn marks_and_parts_of_all_dialects_become_segments() {
-        let (image, text) = (json!({ "type": "image" }), json!({ "type": "text", "text": "\na" }));
-        let placed = json!([image, text]);
-        for (row, name, expected) in [
-            (
-                json!({ "messages": user(json!("<image>\na")), "images": ["p"] }),
-                "messages",
-                user(placed.clone()),
-            ),
-            (
-                json!({ "messages": user(json!([{ "type": "text", "text": "<image>\na" }])), "image": "p" }),
-                "messages",
-                user(placed.clone()),
-            ),
-            (
-                json!({ "messages": user(placed.clone()), "images": ["p"], "segments": null }),
-                "messages",
-                user(placed.clone()),
-            ),
-            (
-                json!({ "messages": user(placed.clone()), "images": [{ "bytes": null, "path": "p" }] }),
-                "messages",
-                user(placed.clone()),
-            ),
-            (json!({ "segments": placed.clone(), "image": "p" }), "segments", placed.clone()),
-            (
-                json!({ "conversations": [{ "from": "human", "value": "<image>\na" }], "image": ["p"] }),
-                "conversations",
-                json!([{ "from": "human", "value": placed }]),
-            ),
-            (
-                json!({ "instruction": "<image>\na", "output": "b", "images": "p" }),
-                "instruction",
-                placed.clone(),
-            ),
-            (
-                json!({ "query": "<image>\na", "response": "b", "images": ["p"] }),
-                "query",
-                placed.clone(),
-            ),
-        ] {
-            let (fields, images) = take(row.clone());
-            assert_eq!((&fields[name], images), (&expected, Ok(vec!["p".to_owned()])), "{row}");
-        }
-        for part in [
-            json!({ "type": "image", "path": "p" }),
-            json!({ "type": "image", "image": "p" }),
-            json!({ "type": "image", "url": "p", "text": null }),
-            json!({ "type": "image_url", "image_url": { "url": "p" } }),
-            json!({ "type": "image_url", "image_url": "p" }),
-        ] {
-            let (fields, images) = take(json!({ "messages": user(json!([part, text])) }));
-            assert_eq!(images, Ok(vec!["p".to_owned()]), "{part}");
-            assert_eq!(fields["messages"][0]["content"][0]["type"], "image", "{part}");
-        }
-    }
-
-    #[test]
-    fn images_come_in_the_order_of_the_document() {
-        let content =
-            json!([{ "type": "image" }, { "type": "image", "path": "b" }, { "type": "image" }]);
-        let images = take(json!({ "messages": user(content), "image": "a", "images": ["c"] })).1;
-        assert_eq!(images.unwrap(), ["a", "b", "c"]);
-        let said_twice = json!([{ "type": "image", "path": "b" }]);
-        assert_eq!(take(json!({ "messages": user(said_twice), "image": "b" })).1.unwrap(), ["b"]);
-        let conversation = json!([{ "from": "human", "value": "a" }]);
-        let left_to_the_template = json!({ "conversations": conversation, "image": "b" });
-        assert_eq!(take(left_to_the_template).1.unwrap(), ["b"]);
-    }
-
-    #[test]
-    fn numbers_of_marks_and_images_must_agree() {
-        let one = json!("<image> a");
-        for (row, words) in [
-            (
-                json!({ "messages": user(one.clone()) }),
-                "1 <image> mark or image part without a path, but 0 images",
-            ),
-            (json!({ "messages": user(one.clone()), "images": [] }), "but 0 images"),
-            (json!({ "messages": user(one.clone()), "images": ["a", "b"] }), "but 2 images"),
-            (json!({ "messages": user(json!("a")), "image": "a" }), "0 <image> marks"),
-            (json!({ "messages": user(json!([{ "type": "image" }])) }), "but 0 images"),
-            (
-                json!({ "conversations": [{ "from": "human", "value": "<image><image>" }], "image": "a" }),
-                "conversations: 2 <image> marks",
-            ),
-            (
-                json!({ "instruction": "<image><image>", "output": "b", "images": ["a"] }),
-                "instruction: 2",
-            ),
-            (json!({ "messages": user(one), "images": ["a", null] }), "images is a null"),
-            (json!({ "image": 3 }), "image is a integer"),
-            (json!({ "messages": user(json!([{ "type": "image_url" }])) }), "no url"),
-            (json!({ "messages": user(json!([{ "type": "video" }])) }), "unknown type \"video\""),
-        ] {
-            let message = take(row.clone()).1.unwrap_err();
-            assert!(message.contains(words), "{row}: {message}");
-        }
-    }
-
-    #[test]
-    fn nulls_are_as_absent() {
-        for name in ["segments", "messages", "conversations", "image", "images", "instruction"] {
-            assert_eq!(take(json!({ name: null, "caption": "a" })).1, Ok(vec![]), "{name}");
-        }
-    }
-}
+mod tests;

@@ -57,6 +57,7 @@ mod open;
 pub mod pack;
 mod parquet;
 mod patterns;
+mod preference;
 mod render;
 mod renderer;
 pub mod scenes;
@@ -92,6 +93,10 @@ pub(crate) use left_out::refuse_too_many;
 pub use left_out::{BadSample, LeftOut, Misfit};
 pub use open::{open, open_as};
 pub use parquet::Parquet;
+pub use preference::{
+    AnswerLayout, PreferenceRow, PreferenceTokens, Preferences, Unpaired, UnpairedRow,
+    UnpairedTokens,
+};
 pub use render::{Loss, RenderOptions, Rendered};
 pub(crate) use stamps::Stamps;
 pub use stream::{DocumentStream, SourceReport, StreamState};

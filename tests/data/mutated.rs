@@ -84,7 +84,10 @@ const LINES: &str = r#"{"messages":[{"role":"user","content":"<image>what?"},{"r
 {"conversations":[{"from":"human","value":"<image>\nwhat?"},{"from":"gpt","value":"red"}],"image":"a.png"}
 {"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}},{"type":"text","text":"x"}]}]}
 {"segments":[{"type":"image","path":"a.png"},{"type":"text","text":"x"}],"score":NaN,"messages":null}
-{"instruction":"<image>a","input":"b","output":"c","images":["a.png"]}
+{"instruction":"<image>a","input":"b","output":"c","images":["a.png"],"history":[["<image>","d"]]}
+{"prompt":[{"role":"user","content":"<image>q"}],"chosen":[{"role":"assistant","content":"a"}],"rejected":"b","images":["a.png"]}
+{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"}],"rejected_response":"b","rejected_images":[]}
+{"prompt":"q","better_image":"a.png","worse_image":"a.png","kto_tag":true,"completion":"x"}
 "#;
 
 const TABLE: &str = "file_name,n,text,yes\na.png,1,\"x, \"\"y\"\"\nz\",True\na.png,,NA,\n";
