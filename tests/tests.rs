@@ -27,6 +27,7 @@ mod optimizer;
 mod overfit;
 mod pack;
 mod pipeline;
+mod post_training;
 mod preprocess;
 mod published;
 mod reference_generation;

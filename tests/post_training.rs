@@ -1,0 +1,4 @@
+//! Post-training against reference values of TRL, and rows of other projects.
+
+mod rows;
+mod sft;
