@@ -17,14 +17,15 @@ const RECIPE: &str = r#"
 [run]
 name = "adapter"
 seed = 5
-steps = 8
+steps = 4
 checkpoint_every = 100
-eval_samples = 4
+eval_samples = 2
+shown = 0
 [[data]]
-path = "scenes:train?count=32&seed=2&size=32&objects=1-2"
+path = "scenes:train?count=8&seed=2&size=32&objects=1-2"
 templates = ["{captions}<image>"]
 [[validation]]
-path = "scenes:val?count=4&seed=2&size=32"
+path = "scenes:val?count=2&seed=2&size=32"
 templates = ["{captions}<image>"]
 [adapter]
 r = 3
@@ -117,7 +118,7 @@ fn resume_in_a_separate_process() {
     for (kind, settings) in KINDS.iter().enumerate() {
         let dir = with_base();
         let straight = trained(dir.path(), "straight", settings, &[None]);
-        let stopped = trained(dir.path(), "stopped", settings, &[Some(4), None]);
+        let stopped = trained(dir.path(), "stopped", settings, &[Some(2), None]);
         let files = ["adapter_model.safetensors", "trainer/optimizer.safetensors"];
         for name in files.iter().chain(&["trainer/weights.safetensors"]) {
             let [a, b] = [&straight, &stopped].map(|dir| std::fs::read(dir.join(name)).unwrap());

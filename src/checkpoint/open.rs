@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use burn::tensor::{Device, FloatDType};
+use burn::tensor::{Device, FloatDType, TensorData};
 use serde_json::{Value, json};
+use tensor_files::TensorSource;
 use vq_tokenizer::VqTokenizer;
 
 use super::adapter::{Merge, Merged, WeightedAdapter};
@@ -118,9 +119,44 @@ impl Checkpoint {
     /// # Errors
     /// As [`Self::open`].
     pub fn load_weights(dir: &Path, config: &ModelConfig, model: CausalLm) -> Result<CausalLm> {
+        Self::load_some_weights(dir, config, model, |_| true)
+    }
+
+    /// As [`Self::load_weights`] for the parameters whose names are `wanted`; the others stay.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn load_some_weights(
+        dir: &Path,
+        config: &ModelConfig,
+        model: CausalLm,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<CausalLm> {
         let (path, files) = weight_files(dir)?;
         let tensors = TransformerTensors::new(files, config).map_err(Error::in_file(&path))?;
-        Ok(tensor_files::load(model, tensors, &path)?)
+        let tensors = Wanted { tensors, wanted: &wanted };
+        Ok(tensor_files::load_some(model, tensors, &path, &wanted)?)
+    }
+}
+
+/// The tensors of a model whose names are wanted.
+struct Wanted<'a, W> {
+    tensors: TransformerTensors<'a>,
+    wanted: W,
+}
+
+impl<W: Fn(&str) -> bool> TensorSource for Wanted<'_, W> {
+    fn names(&self) -> Vec<String> {
+        let names = self.tensors.names().into_iter();
+        names.filter(|name| (self.wanted)(name)).collect()
+    }
+
+    fn tensor(
+        &mut self,
+        name: &str,
+        dtype: FloatDType,
+    ) -> tensor_files::Result<Option<TensorData>> {
+        self.tensors.tensor(name, dtype)
     }
 }
 

@@ -3,7 +3,11 @@
 use std::time::Instant;
 
 use burn::tensor::Device;
+use calumma::data::SourceReport;
+use calumma::data::pack::PackReport;
 use calumma::device::Precision;
+use calumma::model::{CausalLm, ModelConfig};
+use calumma::train::preference::PreferenceTask;
 use calumma::train::{LanguageRecipe, LanguageTask, Task};
 use calumma::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -15,16 +19,100 @@ use super::training_cost::TrainingCost;
 /// Training steps of a dry run; all but the first are timed.
 const STEPS: usize = 3;
 
+/// A task that can be described before it runs.
+trait Described: Task {
+    /// The model with its current weights.
+    fn model(&self) -> &CausalLm;
+
+    /// Its sizes.
+    fn config(&self) -> &ModelConfig;
+
+    /// The number of weights of the adapter that is trained, if one is.
+    fn num_adapted(&self) -> Option<usize>;
+
+    /// The documents of the next step as text.
+    ///
+    /// # Errors
+    /// Those of the data.
+    fn preview(&mut self) -> Result<Vec<String>>;
+
+    /// What was packed so far, in all and by source.
+    fn packed(&self) -> Option<(PackReport, Vec<SourceReport>)>;
+}
+
+impl Described for LanguageTask {
+    fn model(&self) -> &CausalLm {
+        self.model()
+    }
+
+    fn config(&self) -> &ModelConfig {
+        self.config()
+    }
+
+    fn num_adapted(&self) -> Option<usize> {
+        self.num_adapted()
+    }
+
+    fn preview(&mut self) -> Result<Vec<String>> {
+        self.preview()
+    }
+
+    fn packed(&self) -> Option<(PackReport, Vec<SourceReport>)> {
+        let (packed, sources) = self.stream().packed();
+        Some((packed.clone(), sources.to_vec()))
+    }
+}
+
+impl Described for PreferenceTask {
+    fn model(&self) -> &CausalLm {
+        self.model()
+    }
+
+    fn config(&self) -> &ModelConfig {
+        self.config()
+    }
+
+    fn num_adapted(&self) -> Option<usize> {
+        self.num_adapted()
+    }
+
+    fn preview(&mut self) -> Result<Vec<String>> {
+        (*self).preview()
+    }
+
+    fn packed(&self) -> Option<(PackReport, Vec<SourceReport>)> {
+        None
+    }
+}
+
 /// Prints what `recipe` would train, and how long that would take.
 ///
 /// # Errors
 /// Those of recipe, data, device and training.
 pub fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> Result<()> {
+    let (owned, precision, quiet) = (recipe.clone(), session.precision(), session.quiet());
+    match recipe.preference {
+        Some(_) => {
+            let task = PreferenceTask::new(owned, device, precision, quiet)?;
+            describe(recipe, task, device, session)
+        }
+        None => {
+            let task = LanguageTask::new(owned, device, precision, quiet)?;
+            describe(recipe, task, device, session)
+        }
+    }
+}
+
+fn describe(
+    recipe: &LanguageRecipe,
+    mut task: impl Described,
+    device: &Device,
+    session: &Session,
+) -> Result<()> {
     let text = toml::to_string_pretty(recipe)
         .map_err(Error::because("the recipe cannot be written as TOML"))?;
     session.line(text.trim_end())?;
     let precision = session.precision();
-    let mut task = LanguageTask::new(recipe.clone(), device, precision, session.quiet())?;
     let parts = sizes::parameters(task.model());
     let value_bytes = if precision == Precision::Bf16 { 2.0 } else { 4.0 };
     let parameters = parts.values().sum();
@@ -48,13 +136,16 @@ pub fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> R
         sizes::time(total_seconds),
         100.0 * mfu
     ))?;
-    let (packed, sources) = task.stream().packed();
-    session.line(format_args!("packed so far: {:.1} % padding", 100.0 * packed.padding_share()))?;
-    for source in sources {
-        session.line(format_args!(
-            "  {}: {} documents, {} image codes, {} other tokens",
-            source.source, source.documents, source.image_tokens, source.text_tokens
-        ))?;
+    let packed = task.packed();
+    if let Some((packed, sources)) = &packed {
+        let share = 100.0 * packed.padding_share();
+        session.line(format_args!("packed so far: {share:.1} % padding"))?;
+        for source in sources {
+            session.line(format_args!(
+                "  {}: {} documents, {} image codes, {} other tokens",
+                source.source, source.documents, source.image_tokens, source.text_tokens
+            ))?;
+        }
     }
     let left_out = task.left_out();
     session.left_out(&left_out)?;
@@ -70,7 +161,7 @@ pub fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> R
         "tokens": cost.tokens,
         "flops": cost.flops,
         "first_batch": documents,
-        "packed": { "all": packed, "sources": sources },
+        "packed": packed.map(|(all, sources)| json!({ "all": all, "sources": sources })),
         "left_out": left_out,
         "seconds_per_step": step_seconds,
         "seconds": total_seconds,
@@ -97,7 +188,7 @@ fn print_cost(parts: &Parts, cost: &TrainingCost, session: &Session) -> Result<(
 }
 
 /// The duration of a training step of `task`, whose weights it changes.
-fn seconds_per_step(task: &mut LanguageTask) -> Result<f64> {
+fn seconds_per_step(task: &mut impl Task) -> Result<f64> {
     task.step(0, 0.0)?;
     let start = Instant::now();
     for step in 1..STEPS {

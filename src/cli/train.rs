@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use calumma::Result;
 use calumma::lock::DirectoryLock;
+use calumma::model::ModelConfig;
 use calumma::recipe::read_recipe;
+use calumma::train::preference::PreferenceTask;
 use calumma::train::{LanguageRecipe, LanguageTask, Plan};
 use clap::Args;
 
@@ -40,14 +42,27 @@ pub fn run(args: &TrainArgs, session: &Session) -> Result<()> {
         return dry_run(&recipe, &device, session);
     }
     let lock = session.hold(DirectoryLock::alone(&recipe.run.path())?);
-    let mut task = LanguageTask::new(recipe.clone(), &device, precision, session.quiet())?;
-    let parameters = sizes::count(task.config().num_parameters() as f64);
-    let of_adapter = match task.num_adapted() {
+    let plan = Plan { peak_flops: Some(session.peak_flops(&device)), ..recipe.plan() };
+    let owned = recipe.clone();
+    if recipe.preference.is_some() {
+        let mut task = PreferenceTask::new(owned, &device, precision, session.quiet())?;
+        note(task.config(), task.num_adapted(), session);
+        session.note(format_args!("{} pairs", task.num_pairs()));
+        return train_task(&mut task, &plan, &recipe, &lock, session);
+    }
+    let mut task = LanguageTask::new(owned, &device, precision, session.quiet())?;
+    note(task.config(), task.num_adapted(), session);
+    train_task(&mut task, &plan, &recipe, &lock, session)
+}
+
+/// Notes the number of parameters and of those that are `adapted`, if an adapter is trained.
+fn note(config: &ModelConfig, adapted: Option<usize>, session: &Session) {
+    let parameters = sizes::count(config.num_parameters() as f64);
+    let of_adapter = match adapted {
         Some(trained) => format!(", {} of an adapter trained", sizes::count(trained as f64)),
         None => String::new(),
     };
+    let precision = session.precision();
     session
         .note(format_args!("{parameters} parameters{of_adapter}, matrix products in {precision}"));
-    let plan = Plan { peak_flops: Some(session.peak_flops(&device)), ..recipe.plan() };
-    train_task(&mut task, &plan, &recipe, &lock, session)
 }

@@ -108,7 +108,7 @@ impl LeftOut {
     }
 
     /// Counts a document of `tokens` tokens; whether it fits a row of `seq_len`.
-    pub(super) fn fits(&mut self, place: &str, tokens: usize, seq_len: usize) -> bool {
+    pub(crate) fn fits(&mut self, place: &str, tokens: usize, seq_len: usize) -> bool {
         self.documents += 1;
         self.seq_len = seq_len;
         match tokens {

@@ -94,8 +94,8 @@ pub use left_out::{BadSample, LeftOut, Misfit};
 pub use open::{open, open_as};
 pub use parquet::Parquet;
 pub use preference::{
-    AnswerLayout, PreferenceRow, PreferenceTokens, Preferences, Unpaired, UnpairedRow,
-    UnpairedTokens,
+    AnswerLayout, PreferencePair, PreferenceRow, PreferenceTokens, Preferences, Unpaired,
+    UnpairedRow, UnpairedTokens,
 };
 pub use render::{Loss, RenderOptions, Rendered};
 pub(crate) use stamps::Stamps;

@@ -8,8 +8,8 @@ use vq_tokenizer::init;
 
 use super::adapter::{LowRankEmbedding, TokenRows};
 use super::decoder_layer::Stream;
-use super::linear::product;
 use super::ops::Lanes;
+use super::product::product;
 use super::{DecoderLayer, Lane, Linear, Mask, ModelConfig, PagedCache, RmsNorm, Rope, ops};
 use crate::error::Result;
 

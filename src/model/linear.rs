@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 use vq_tokenizer::init;
 
 use super::adapter::LowRank;
-use super::ops;
+use super::product::product;
 
 /// `x W^T`.
 #[derive(Module, Debug)]
@@ -47,15 +47,4 @@ impl Linear {
     pub(super) fn has_dropout(&self) -> bool {
         self.lora.as_ref().is_some_and(LowRank::has_dropout)
     }
-}
-
-/// `x weight^T`; a weight in another number format is converted to that of `x`.
-///
-/// # Shapes
-/// `x` `[batch, seq, in]`, `weight` `[out, in]`; returns `[batch, seq, out]`.
-pub(super) fn product(x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
-    let [batch, seq, inputs] = x.dims();
-    let [outputs, _] = weight.dims();
-    // One matrix product over all tokens; a batched one would pack the weight once per row.
-    ops::linear(x.reshape([batch * seq, inputs]), weight).reshape([batch, seq, outputs])
 }

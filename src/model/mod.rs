@@ -16,6 +16,7 @@ pub mod mask;
 mod norm;
 pub mod ops;
 mod paged_cache;
+mod product;
 mod rope;
 
 pub use attention::Attention;

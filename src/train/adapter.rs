@@ -46,6 +46,11 @@ impl TrainedAdapter {
         names.filter(|name| self.plan.trains(name)).collect()
     }
 
+    /// Whether the parameter called `name` is trained.
+    pub(super) fn trains(&self, name: &str) -> bool {
+        self.plan.trains(name)
+    }
+
     /// The number of trained values.
     pub(super) fn num_parameters(&self) -> usize {
         self.plan.num_parameters()

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use image::RgbImage;
-use vq_tokenizer::{VqTokenizer, init};
+use vq_tokenizer::VqTokenizer;
 
-use super::adapter::TrainedAdapter;
 use super::best::Better;
 use super::config::LanguageRecipe;
 use super::language_metrics::{Interval, by_modality, by_source, overall};
@@ -15,17 +14,17 @@ use super::language_state::LanguageState;
 use super::loader::Loader;
 use super::objective::{Activations, NextToken, NextTokenBatch, NextTokenLoss};
 use super::preview::bracketed;
+use super::released::{Released, TrainedLm};
 use super::shown::{Showcase, documents};
 use super::task::{Stepped, Task};
-use super::trained::{NotFinite, TRAINER_DIR, Trained};
-use crate::checkpoint::{Checkpoint, Parts};
+use super::trained::NotFinite;
 use crate::data::pack::Packer;
 use crate::data::shards::tokenizer_digest;
 use crate::data::{
     DocumentData, DocumentStream, Encoding, LeftOut, Stages, StreamState, validation_batches,
 };
 use crate::device::{Precision, seeded};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::generate::{GenerationConfig, ServingModel};
 use crate::model::{CausalLm, ModelConfig};
 use crate::report::{Metrics, Omission, SampleText};
@@ -34,12 +33,9 @@ use crate::tokenize::Processor;
 /// A language model in training.
 pub struct LanguageTask {
     recipe: LanguageRecipe,
-    config: ModelConfig,
     /// With autodiff.
     device: Device,
-    /// What is trained in place of all weights.
-    adapter: Option<TrainedAdapter>,
-    model: Trained<CausalLm>,
+    lm: TrainedLm,
     objective: NextToken,
     processor: Arc<Processor>,
     vq: VqTokenizer,
@@ -78,8 +74,6 @@ impl LanguageTask {
         let processor = if chats { processor } else { processor.with_chat_template(None) };
         let processor = Arc::new(processor);
         let tokenizer = tokenizer_digest(&processor, &digest)?;
-        let config = recipe.model.config(processor.vocabulary().len());
-        check_vocabulary(&config, &processor)?;
         let cache_dir = recipe.run.path().join("codes");
         let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: &cache_dir, quiet };
         let (stream, validation, opened) = open_data(&recipe, encoding, &processor)?;
@@ -89,19 +83,9 @@ impl LanguageTask {
             Showcase::new(&validation, &labels, recipe.run.shown, &processor, generation);
         let loader = Loader::new(stream, recipe.batch.accumulate)?;
         let device = device.clone().autodiff();
-        let (model, adapter) = init_model(&recipe, &config, &device, precision)?;
-        let (optimizer, decay) = (recipe.optimizer.clone(), recipe.average.decay);
-        let model = match &adapter {
-            Some(adapter) => {
-                let part = adapter.parameters(&model);
-                Trained::part(model, optimizer, decay, part)
-            }
-            None => Trained::new(model, optimizer, decay),
-        };
+        let lm = TrainedLm::new(&recipe, processor.vocabulary().len(), &device, precision)?;
         Ok(Self {
-            config,
-            model,
-            adapter,
+            lm,
             device,
             objective: NextToken { config: recipe.loss.clone() },
             processor,
@@ -121,17 +105,17 @@ impl LanguageTask {
 
     /// The model with its current weights.
     pub fn model(&self) -> &CausalLm {
-        self.model.module()
+        self.lm.model.module()
     }
 
     /// The sizes of the model.
     pub fn config(&self) -> &ModelConfig {
-        &self.config
+        &self.lm.config
     }
 
     /// The number of weights that are trained, frozen ones not among them, if an adapter is.
     pub fn num_adapted(&self) -> Option<usize> {
-        self.adapter.as_ref().map(TrainedAdapter::num_parameters)
+        self.lm.num_adapted()
     }
 
     /// The documents of the next batch as text with image marks, what is learnt in brackets `⟦…⟧`; the
@@ -158,16 +142,11 @@ impl LanguageTask {
         let normalizer = self.objective.normalizer(&batches);
         let (mut loss, mut tokens) = (NextTokenLoss::default(), 0);
         for (part, micro_batch) in batches.iter().enumerate() {
-            let activations = match batch.activation_checkpointing {
-                true => Activations::Recompute {
-                    seed: seed.wrapping_mul(0x9E37_79B9).wrapping_add(part as u64) << 16,
-                },
-                false => Activations::Keep,
-            };
-            let model = self.model.module();
+            let activations = Activations::of(batch.activation_checkpointing, seed, part);
+            let model = self.lm.model.module();
             let (gradients, part) =
                 self.objective.gradients(model, micro_batch, normalizer, activations);
-            self.model.add(gradients);
+            self.lm.model.add(gradients);
             self.interval.add(micro_batch, &part.sources);
             loss += part;
             tokens += micro_batch.packed.num_tokens();
@@ -179,14 +158,14 @@ impl LanguageTask {
     fn attempt(&mut self, step: usize, lr: f64) -> Result<Stepped> {
         // Dropout draws from the device; seeding it by step makes a resumed run repeat the masks.
         let seed = self.recipe.run.seed.wrapping_mul(0x9E37_79B9).wrapping_add(step as u64);
-        let _drawing = self.model.module().has_dropout().then(|| seeded(&self.device, seed));
+        let _drawing = self.lm.model.module().has_dropout().then(|| seeded(&self.device, seed));
         let (loss, tokens) = self.accumulate(seed)?;
         if !loss.total.is_finite() {
-            self.model.discard();
+            self.lm.model.discard();
             let not_finite = NotFinite { quantity: "loss", value: loss.total };
             return Ok(Stepped::skipped(not_finite, tokens));
         }
-        let norm = match self.model.apply(lr) {
+        let norm = match self.lm.model.apply(lr) {
             Ok(norm) => norm,
             Err(not_finite) => return Ok(Stepped::skipped(not_finite, tokens)),
         };
@@ -196,15 +175,6 @@ impl LanguageTask {
         metrics.push(("grad_norm".into(), norm));
         Ok(Stepped { metrics, units: tokens, skipped: None })
     }
-}
-
-fn check_vocabulary(config: &ModelConfig, processor: &Processor) -> Result<()> {
-    let (rows, ids) = (config.vocab_size, processor.vocabulary().len());
-    if rows < ids {
-        let message = format!("model.vocab_size is {rows}; allowed: at least the {ids} ids");
-        return Err(Error::invalid(message));
-    }
-    Ok(())
 }
 
 /// The training stream, the validation batches, and what was left out of both so far.
@@ -242,27 +212,6 @@ fn validation_labels(recipe: &LanguageRecipe) -> Vec<String> {
     recipe.validation.iter().map(|config| config.label().to_owned()).collect()
 }
 
-/// The model before the first step, on the autodiff device `device`.
-fn init_model(
-    recipe: &LanguageRecipe,
-    config: &ModelConfig,
-    device: &Device,
-    precision: Precision,
-) -> Result<(CausalLm, Option<TrainedAdapter>)> {
-    init::seed(recipe.run.seed);
-    let mut model = config.init(device)?;
-    if let Some(dir) = &recipe.run.init {
-        model = Checkpoint::load_weights(dir, config, model)?;
-    }
-    let (model, adapter) = TrainedAdapter::attach(recipe, config, model)?;
-    let model = recipe.optimizer.freeze(model)?;
-    let model = match precision {
-        Precision::Bf16 => model.in_mixed_precision(),
-        Precision::F32 => model,
-    };
-    Ok((model, adapter))
-}
-
 impl Task for LanguageTask {
     const UNIT: &'static str = "tokens";
 
@@ -290,7 +239,7 @@ impl Task for LanguageTask {
     }
 
     fn evaluate(&mut self) -> Result<Metrics> {
-        let model = self.model.released();
+        let model = self.lm.model.released();
         let mut loss = NextTokenLoss::default();
         for batch in &self.validation {
             loss += self.objective.loss(&model, batch);
@@ -298,7 +247,7 @@ impl Task for LanguageTask {
         let mut metrics = overall(&loss);
         metrics.extend(by_modality(&loss));
         metrics.extend(by_source(&validation_labels(&self.recipe), &loss.sources));
-        let serving = ServingModel::new(self.config.clone(), model, self.device.clone().inner());
+        let serving = ServingModel::new(self.lm.config.clone(), model, self.device.clone().inner());
         self.shown = self.showcase.show(&serving, &self.processor, &self.vq)?;
         Ok(metrics)
     }
@@ -319,49 +268,34 @@ impl Task for LanguageTask {
     fn flops_per_unit(&self) -> Option<f64> {
         let seq = self.recipe.batch.seq_len;
         Some(match self.num_adapted() {
-            Some(trained) => self.config.adapter_flops(seq, trained),
-            None => self.config.training_flops(seq),
+            Some(trained) => self.lm.config.adapter_flops(seq, trained),
+            None => self.lm.config.training_flops(seq),
         })
     }
 
     fn checkpoint_bytes(&self) -> u64 {
-        self.model.checkpoint_bytes()
+        self.lm.model.checkpoint_bytes()
     }
 
     fn undo(&mut self) -> bool {
-        self.model.discard();
-        self.model.is_whole()
+        self.lm.model.discard();
+        self.lm.model.is_whole()
     }
 
     fn save(&self, dir: &Path) -> Result<()> {
-        let weights = tensor_files::on_device(&self.model.released());
-        match &self.adapter {
-            Some(adapter) => adapter.write(dir, &self.config, weights)?,
-            None => {
-                let parts = Parts {
-                    config: &self.config,
-                    weights: Some(weights),
-                    dtype: tensor_files::StoredDtype::F32,
-                    processor: &self.processor,
-                    vq: Some(&self.vq),
-                    generation: &self.recipe.generation,
-                };
-                parts.write(dir)?;
-            }
-        }
-        self.model.save(dir)?;
+        let released = Released { recipe: &self.recipe, processor: &self.processor, vq: &self.vq };
+        self.lm.save(dir, released)?;
         let state = LanguageState {
             stream: self.position.clone(),
             tokens: self.tokens,
             tokenizer: self.tokenizer.clone(),
         };
-        state.save(dir)?;
-        super::state::write_toml(&dir.join(TRAINER_DIR).join("recipe.toml"), &self.recipe)
+        state.save(dir)
     }
 
     fn restore(&mut self, dir: &Path, skip: u64) -> Result<()> {
         let state = LanguageState::load(dir, &self.tokenizer)?;
-        self.model.restore(dir)?;
+        self.lm.model.restore(dir)?;
         self.loader.restore(&state.stream, skip * self.recipe.batch.accumulate as u64)?;
         self.position = self.loader.state().clone();
         self.tokens = state.tokens;

@@ -2,7 +2,7 @@
 
 use super::shown::Document;
 use crate::error::Result;
-use crate::tokenize::Processor;
+use crate::tokenize::{Processor, TokenSequence};
 
 /// Begins what the loss counts; no text of a data set is likely to hold it.
 const OPEN: char = '⟦';
@@ -35,6 +35,15 @@ pub(super) fn bracketed(document: &Document, processor: &Processor) -> Result<St
         start = end;
     }
     Ok(text)
+}
+
+/// As [`bracketed`], for ids with their loss mask.
+///
+/// # Errors
+/// If an image in them is damaged.
+pub(super) fn of_tokens(tokens: &TokenSequence, processor: &Processor) -> Result<String> {
+    let TokenSequence { ids, loss_mask } = tokens.clone();
+    bracketed(&Document { source: 0, ids, mask: loss_mask }, processor)
 }
 
 #[cfg(test)]

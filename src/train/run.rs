@@ -224,6 +224,9 @@ impl<T: Task> Loop<'_, T> {
             metrics.extend(self.task.since_last());
             metrics.extend(self.pace.take(T::UNIT));
             self.reporter.metrics(done, "train", &metrics)?;
+            if let Some(text) = self.task.warning() {
+                self.reporter.event(done, "warning", &text)?;
+            }
             self.report_left_out(done)?;
         }
         Ok(Next::Continue)

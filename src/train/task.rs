@@ -51,6 +51,11 @@ pub trait Task {
         Vec::new()
     }
 
+    /// A warning about the run, handed out once, after [`Self::since_last`].
+    fn warning(&mut self) -> Option<String> {
+        None
+    }
+
     /// What was left out of the data so far.
     fn left_out(&self) -> Vec<Omission> {
         Vec::new()

@@ -7,9 +7,14 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program that prints a table")]
 
 mod adapters;
+#[path = "../common.rs"]
+#[allow(dead_code, reason = "other tests use more")]
+mod common;
 mod preference;
 mod reward;
 mod rl;
+#[allow(dead_code, reason = "a test of its own too")]
+mod sft;
 #[path = "../parity/values.rs"]
 #[allow(dead_code, reason = "parity reads more")]
 mod tensors;
@@ -68,12 +73,13 @@ fn main() -> ExitCode {
     // The test runner passes filters and flags for the other test programs too.
     let given: Vec<PathBuf> =
         std::env::args().skip(1).map(PathBuf::from).filter(|path| path.is_dir()).collect();
-    let [dir, base, _tokenizer] = match &given[..] {
+    let [dir, base, tokenizer] = match &given[..] {
         [dir, base, tokenizer] => [dir, base, tokenizer].map(Clone::clone),
         _ => ["post-training", "models/prenorm-gqa", "tokenizer"].map(|name| fixtures.join(name)),
     };
     let mut table = Table::default();
     adapters::check(&mut table, &dir.join("adapters"), &base);
+    table.cases("sft", sft::check(&dir.join("sft.json"), &tokenizer));
     table.cases("preference", preference::check(&dir));
     table.cases("reward", reward::check(&dir));
     table.cases("rl", rl::check(&dir));

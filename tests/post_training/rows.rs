@@ -105,7 +105,7 @@ fn sources_of_compared_answers_count_the_rows_that_cannot_be_read() {
         json!({ "prompt": "Name it: ", "chosen": "fox", "rejected": "a dog", "margin": 0.5 });
     let source = open(&[pair.clone(), json!({ "prompt": "q", "chosen": "a" }), pair]);
     let found = Preferences::open(&source, setting.encoding(&cache_dir), &layout).unwrap();
-    assert_eq!((found.pairs.len(), found.pairs[1].1, found.left_out.bad), (2, Some(0.5), 1));
+    assert_eq!((found.pairs.len(), found.pairs[1].margin, found.left_out.bad), (2, Some(0.5), 1));
     let reason = &found.left_out.bad_samples[0].reason;
     assert!(reason.contains("line 2: there is no rejected"), "{reason}");
     let verdict = json!({ "prompt": "q", "completion": "a", "label": true });

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::{VqConfig, VqTokenizer};
 
-use crate::common::{cpu, fixture};
+use crate::common::cpu;
 
 type Outcome = Result<(), String>;
 
@@ -57,7 +57,7 @@ pub fn check(json: &Path, tokenizer_dir: &Path) -> Vec<(String, Outcome)> {
 
 #[test]
 fn documents_equal_those_of_trl() {
-    let outcomes = check(&fixture("post-training/sft.json"), &fixture("tokenizer"));
+    let outcomes = check(&crate::common::fixture("post-training/sft.json"), &crate::common::fixture("tokenizer"));
     assert_eq!(outcomes.len(), 14);
     let failed: Vec<_> = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).collect();
     assert!(failed.is_empty(), "{failed:#?}");
@@ -76,7 +76,7 @@ fn a_case_that_is_not_met_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sft.json");
     std::fs::write(&path, file.to_string()).unwrap();
-    let outcomes = check(&path, &fixture("tokenizer"));
+    let outcomes = check(&path, &crate::common::fixture("tokenizer"));
     let failed: Vec<&str> =
         outcomes.iter().filter(|(_, o)| o.is_err()).map(|(name, _)| name.as_str()).collect();
     let mut expected = [

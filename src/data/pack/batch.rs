@@ -73,6 +73,19 @@ impl PackedBatch {
         }
     }
 
+    /// Rows of the given documents, each in its order; those of a row fit `seq_len` tokens.
+    pub(crate) fn of_rows(rows: &[Vec<&Document>], seq_len: usize, pad: u32) -> Self {
+        let mut batch = Self::padding(rows.len(), seq_len, pad);
+        for (row, documents) in rows.iter().enumerate() {
+            let mut start = row * seq_len;
+            for (number, document) in (1..).zip(documents) {
+                batch.place(start, number, document);
+                start += document.tokens.len();
+            }
+        }
+        batch
+    }
+
     /// Writes document `number` of its row at `start`; it must not cross the end of the row.
     pub(super) fn place(
         &mut self,

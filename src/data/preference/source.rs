@@ -1,12 +1,10 @@
 //! Sources of compared answers.
 
 use rayon::prelude::*;
-use vq_tokenizer::Codes;
 
 use super::layout::{AnswerLayout, PreferenceTokens, UnpairedTokens};
 use super::{PreferenceRow, UnpairedRow};
 use crate::data::config::SourceConfig;
-use crate::data::dataset::Fields;
 use crate::data::encoded::{EncodedSample, EncodedSource, Encoding};
 use crate::data::left_out::LeftOut;
 use crate::error::Result;
@@ -14,11 +12,22 @@ use crate::error::Result;
 /// The columns of rows.
 const COLUMNS: [&str; 6] = ["prompt", "chosen", "rejected", "margin", "completion", "label"];
 
+/// A pair of answers.
+#[derive(Clone, Debug)]
+pub struct PreferencePair {
+    /// The ids of prompt and answers.
+    pub tokens: PreferenceTokens,
+    /// By how much one is preferred.
+    pub margin: Option<f64>,
+    /// Where the row lies.
+    pub place: String,
+}
+
 /// All pairs of a source.
 #[derive(Clone, Debug)]
 pub struct Preferences {
-    /// The ids of each, with its margin.
-    pub pairs: Vec<(PreferenceTokens, Option<f64>)>,
+    /// The pairs that can be read.
+    pub pairs: Vec<PreferencePair>,
     /// What is left out.
     pub left_out: LeftOut,
 }
@@ -42,9 +51,10 @@ impl Preferences {
         encoding: Encoding<'_>,
         layout: &AnswerLayout<'_>,
     ) -> Result<Self> {
-        let (pairs, left_out) = open(source, encoding, |fields, images| {
-            let row = PreferenceRow::of(fields)?;
-            Ok((layout.preference(&row, images)?, row.margin))
+        let (pairs, left_out) = open(source, encoding, |sample| {
+            let row = PreferenceRow::of(&sample.fields)?;
+            let tokens = layout.preference(&row, &sample.images)?;
+            Ok(PreferencePair { tokens, margin: row.margin, place: sample.place.clone() })
         })?;
         Ok(Self { pairs, left_out })
     }
@@ -60,8 +70,8 @@ impl Unpaired {
         encoding: Encoding<'_>,
         layout: &AnswerLayout<'_>,
     ) -> Result<Self> {
-        let (answers, left_out) = open(source, encoding, |fields, images| {
-            layout.unpaired(&UnpairedRow::of(fields)?, images)
+        let (answers, left_out) = open(source, encoding, |sample| {
+            layout.unpaired(&UnpairedRow::of(&sample.fields)?, &sample.images)
         })?;
         Ok(Self { answers, left_out })
     }
@@ -71,12 +81,11 @@ impl Unpaired {
 fn open<T: Send>(
     source: &SourceConfig,
     encoding: Encoding<'_>,
-    read: impl Fn(&Fields, &[Codes]) -> Result<T> + Sync,
+    read: impl Fn(&EncodedSample) -> Result<T> + Sync,
 ) -> Result<(Vec<T>, LeftOut)> {
     let columns = COLUMNS.map(str::to_owned).into();
     let EncodedSource { samples, dataset, len } = EncodedSource::open(source, &columns, encoding)?;
-    let rows: Vec<Result<T>> =
-        samples.par_iter().map(|sample| read(&sample.fields, &sample.images)).collect();
+    let rows: Vec<Result<T>> = samples.par_iter().map(|sample| read(sample)).collect();
     let mut found = Vec::with_capacity(rows.len());
     for (row, EncodedSample { index, place, .. }) in rows.into_iter().zip(&samples) {
         match row {

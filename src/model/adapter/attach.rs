@@ -45,6 +45,18 @@ impl CausalLm {
             false => self,
         }
     }
+
+    /// This model without factors and rows of an adapter; modules that were trained whole stay as they are.
+    #[must_use]
+    pub fn without_adapter(mut self) -> Self {
+        let layers = self.model.layers.iter_mut();
+        let heads = self.lm_head.iter_mut();
+        let in_layers = layers.flat_map(linears).map(|(_, linear)| linear);
+        in_layers.chain(heads).for_each(|linear| linear.lora = None);
+        (self.model.embed_tokens.lora, self.model.embed_tokens.rows) = (None, None);
+        self.head_rows = None;
+        self
+    }
 }
 
 /// Turns gradients on for what a plan trains, and off for the rest.

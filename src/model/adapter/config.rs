@@ -4,31 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::names::{Names, OneOrMany};
 use super::patterns::Patterns;
 use crate::error::{Error, Result};
-
-/// One value or a list of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "must be a value or a list of them")]
-pub enum OneOrMany<T> {
-    /// One.
-    One(T),
-    /// Any number.
-    Many(Vec<T>),
-}
-
-impl<T> OneOrMany<T> {
-    /// The values.
-    pub fn as_slice(&self) -> &[T] {
-        match self {
-            Self::One(one) => std::slice::from_ref(one),
-            Self::Many(many) => many,
-        }
-    }
-}
-
-/// Names of modules: a list of names or of their ends, or one regular expression over the whole name.
-pub type Names = OneOrMany<String>;
 
 /// Ids whose rows an adapter replaces.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

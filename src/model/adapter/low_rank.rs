@@ -7,8 +7,8 @@ use vq_tokenizer::init;
 
 use super::config::{AdapterConfig, InitKind};
 use super::plan::Factors;
-use crate::model::linear::product;
 use crate::model::ops;
+use crate::model::product::product;
 
 /// The factors of a linear layer: `W + scale B A`, and with a magnitude `m` for each output
 /// `m (W + scale B A) / ||W + scale B A||`, the norm over the inputs.
@@ -76,18 +76,35 @@ impl LowRank {
     /// # Shapes
     /// `x` `[batch, seq, in]`, `weight` `[out, in]`; returns `[batch, seq, out]`.
     pub(crate) fn forward(&self, x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+        if !self.drops(&x) {
+            let y = self.undropped(x, weight.clone());
+            return match &self.magnitude {
+                Some(magnitude) => y.clone() * self.factor(magnitude, weight, y.dtype()),
+                None => y,
+            };
+        }
         let dropped = self.dropout.forward(x.clone());
         let low = product(dropped.clone(), self.a.val()) * self.scale; // [batch, seq, rank]
         let change = product(low, self.b.val());
         let Some(magnitude) = &self.magnitude else { return product(x, weight) + change };
-        let norm = row_norms(&self.sum(weight.clone())).detach();
-        let factor = (magnitude.val() / norm).cast(x.dtype()).reshape([1, 1, -1]);
-        if self.drops(&x) {
-            // PEFT computes the change of the base's output from the dropped input too.
-            let base = product(dropped, weight.clone());
-            return product(x, weight) + base * (factor.clone() - 1.0) + change * factor;
-        }
-        (product(x, weight) + change) * factor
+        let factor = self.factor(magnitude, weight.clone(), x.dtype());
+        // PEFT computes the change of the base's output from the dropped input too.
+        let base = product(dropped, weight.clone());
+        product(x, weight) + base * (factor.clone() - 1.0) + change * factor
+    }
+
+    /// `x W^T + scale (x A^T) B^T`.
+    fn undropped(&self, x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
+        let ([batch, seq, inputs], [outputs, _]) = (x.dims(), weight.dims());
+        let factors = [self.a.val(), self.b.val()];
+        let x = x.reshape([batch * seq, inputs]);
+        ops::low_rank_linear(x, weight, factors, self.scale).reshape([batch, seq, outputs])
+    }
+
+    /// The magnitude of each output divided by the norm of its weights, which is a constant of the backward pass.
+    fn factor(&self, magnitude: &Param<Tensor<1>>, weight: Tensor<2>, dtype: DType) -> Tensor<3> {
+        let norm = row_norms(&self.sum(weight)).detach();
+        (magnitude.val() / norm).cast(dtype).reshape([1, 1, -1])
     }
 
     /// The layer's weight with the factors merged into it, in f32.

@@ -10,13 +10,15 @@ mod attach;
 mod config;
 mod low_rank;
 mod modules;
+mod names;
 mod patterns;
 mod plan;
 mod token_rows;
 
-pub use config::{AdapterConfig, InitKind, Names, OneOrMany, RowIds};
+pub use config::{AdapterConfig, InitKind, RowIds};
 pub use low_rank::{LowRank, LowRankEmbedding};
 pub use modules::{ModuleKind, ModuleShape, modules};
+pub use names::{Names, OneOrMany};
 pub use patterns::Patterns;
 pub use plan::{AdapterPlan, Factors};
 pub use token_rows::TokenRows;

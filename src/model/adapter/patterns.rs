@@ -7,7 +7,7 @@ use regex::Regex;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::config::Names;
+use super::names::Names;
 use crate::error::{Error, Result};
 
 /// Values by regular expression, in the order in which they are tried.

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::config::{AdapterConfig, Names, OneOrMany, RowIds};
+use super::config::{AdapterConfig, RowIds};
 use super::modules::{ModuleKind, ModuleShape, modules};
+use super::names::{Names, OneOrMany};
 use super::patterns::{ends_in, layer_of, names};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;

@@ -31,6 +31,16 @@ pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     x.matmul(weight.transpose())
 }
 
+pub(crate) fn low_rank(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    [a, b]: [Tensor<2>; 2],
+    scale: f64,
+) -> Tensor<2> {
+    let low = linear(x.clone(), a) * scale;
+    linear(x, weight) + linear(low, b)
+}
+
 pub(crate) fn rows(matrix: Tensor<2>, numbers: Tensor<1, Int>, dtype: DType) -> Tensor<2> {
     let rows = matrix.select(0, numbers);
     if rows.dtype() == dtype { rows } else { rows.cast(dtype) }

@@ -119,6 +119,26 @@ pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     }
 }
 
+/// `x weight^T + scale (x a^T) b^T`; the weight has no gradient, and the product of the factors is never formed.
+///
+/// # Shapes
+/// `x` `[rows, in]`, `weight` `[out, in]`, `a` `[rank, in]`, `b` `[out, rank]`; returns `[rows, out]`.
+pub(crate) fn low_rank_linear(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    factors: [Tensor<2>; 2],
+    scale: f64,
+) -> Tensor<2> {
+    let weight = weight.detach();
+    match kernels!(low_rank_linear on &x, &factors[0], &factors[1]; &weight) {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => fused::low_rank(x, weight, factors, scale),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => fused::low_rank(x, weight, factors, scale),
+        Kernels::Composed => composed::low_rank(x, weight, factors, scale),
+    }
+}
+
 /// The rows of `matrix` that `numbers` name, in `dtype`; their gradients add up in the order of the numbers.
 ///
 /// # Shapes

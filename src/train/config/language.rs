@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::super::objective::LossConfig;
+use super::super::objective::preference::PreferenceConfig;
 use super::super::optimizer_config::OptimizerConfig;
 use super::super::plan::Plan;
+use super::super::preference::ReferenceConfig;
 use super::super::safety::SafetyConfig;
 use super::super::schedule::ScheduleConfig;
 use super::run::{AverageConfig, RunConfig, one_batch};
@@ -56,6 +58,12 @@ pub struct LanguageRecipe {
     /// An adapter to train in place of the weights of `run.init`, under the keys of PEFT's `LoraConfig`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<AdapterConfig>,
+    /// Training on pairs of answers instead of documents; `batch.sequences` is the number of pairs then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preference: Option<PreferenceConfig>,
+    /// How the reference of `preference` scores answers.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub reference: ReferenceConfig,
     /// The shape of a batch.
     pub batch: BatchConfig,
     /// The `generation_config.json` of the released checkpoint.
@@ -102,6 +110,9 @@ pub struct ModelSizes {
     pub rms_norm_eps: f64,
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
 fn default_theta() -> f64 {
     10_000.0
 }
@@ -250,6 +261,7 @@ impl Recipe for LanguageRecipe {
         }
         self.model.config(1).validate()?;
         self.validate_adapter()?;
+        self.validate_preference()?;
         self.loss.validate()?;
         self.average.validate()?;
         self.safety.validate()?;
@@ -279,6 +291,28 @@ impl LanguageRecipe {
     /// Whether an adapter is trained.
     pub fn has_adapter(&self) -> bool {
         self.adapter.is_some() || self.run.init_adapter.is_some()
+    }
+
+    fn validate_preference(&self) -> Result<()> {
+        let Some(preference) = &self.preference else {
+            return match self.reference == ReferenceConfig::default() {
+                true => Ok(()),
+                false => Err(Error::invalid("[reference] needs [preference]")),
+            };
+        };
+        preference.validate()?;
+        if self.run.init.is_none() && preference.needs_reference() {
+            return Err(Error::invalid("[preference] needs run.init, the reference's checkpoint"));
+        }
+        if self.reference.precompute && preference.needs_reference_tokens() {
+            let message = "reference.precompute keeps one number an answer, but preference.ld_alpha needs one for \
+                           each token; allowed: one of them";
+            return Err(Error::invalid(message));
+        }
+        match self.curriculum == CurriculumConfig::default() && self.loss == LossConfig::default() {
+            true => Ok(()),
+            false => Err(Error::invalid("[curriculum] and [loss] are not read with [preference]")),
+        }
     }
 
     fn validate_adapter(&self) -> Result<()> {

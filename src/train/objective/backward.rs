@@ -22,6 +22,26 @@ pub enum Activations {
     },
 }
 
+impl Activations {
+    /// The choice of a recipe, for micro-batch `part` of a step whose dropout has the seed `seed`.
+    pub(in crate::train) fn of(recompute: bool, seed: u64, part: usize) -> Self {
+        match recompute {
+            true => Self::Recompute {
+                seed: seed.wrapping_mul(0x9E37_79B9).wrapping_add(part as u64) << 16,
+            },
+            false => Self::Keep,
+        }
+    }
+}
+
+/// The last hidden states of `batch` under `model`.
+///
+/// # Shapes
+/// Returns `[rows, seq, hidden]`.
+pub(in crate::train) fn hidden_of(model: &CausalLm, batch: &PackedBatch) -> Tensor<3> {
+    model.hidden(input(model, batch))
+}
+
 /// The gradients of every weight of `model`, which lies on an autodiff device, over `batch`, and
 /// the second value that `loss` returns.
 ///

@@ -33,6 +33,18 @@ impl Targets {
         targets
     }
 
+    /// The targets whose numbers are `wanted`, in their order.
+    pub(in crate::train) fn only(&self, wanted: impl Fn(usize) -> bool) -> Self {
+        let mut only = Self::default();
+        for number in (0..self.len()).filter(|number| wanted(*number)) {
+            only.predictors.push(self.predictors[number]);
+            only.ids.push(self.ids[number]);
+            only.is_image.push(self.is_image[number]);
+            only.sources.push(self.sources[number]);
+        }
+        only
+    }
+
     /// Number of targets.
     pub fn len(&self) -> usize {
         self.ids.len()

@@ -33,6 +33,7 @@ pub mod reward_model;
 #[cfg(test)]
 mod tests;
 
+pub(super) use backward::hidden_of;
 pub use backward::{Activations, backward};
 pub use batch::{NextTokenBatch, Targets};
 pub use metrics::Metrics;

@@ -4,7 +4,9 @@
 //! autodiff; what goes on the tape is `sum(h * dh) + sum(W * dW)`, whose gradient is exactly `dh` and
 //! `dW`. Memory is one chunk of logits instead of three copies of `[tokens, vocab]`.
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use std::ops::Range;
+
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
 
 use super::batch::Targets;
 use crate::device::is_cpu;
@@ -45,9 +47,34 @@ impl Predictions {
     /// # Panics
     /// If a predictor lies outside `rows * seq`.
     pub fn new(model: &CausalLm, hidden: Tensor<3>, targets: &Targets) -> Self {
+        let weight = model.output_weight();
+        let all = 0..weight.dims()[0];
+        Self::of(weight, hidden, targets, all)
+    }
+
+    /// As [`Self::new`], with distributions over the ids in `among` only, as when other ids are not allowed.
+    ///
+    /// # Panics
+    /// As [`Self::new`]; if a target is not among them.
+    pub fn among(
+        model: &CausalLm,
+        hidden: Tensor<3>,
+        targets: &Targets,
+        among: Range<usize>,
+    ) -> Self {
+        let weight = model.output_weight().narrow(0, among.start, among.len());
+        Self::of(weight, hidden, targets, among)
+    }
+
+    /// `weight` has the rows of `ids`.
+    fn of(weight: Tensor<2>, hidden: Tensor<3>, targets: &Targets, ids: Range<usize>) -> Self {
         let [rows, seq, width] = hidden.dims();
         let mut hidden = hidden.reshape([rows * seq, width]);
-        let ids: Vec<i32> = targets.ids.iter().map(|&id| id as i32).collect();
+        assert!(
+            targets.ids.iter().all(|id| ids.contains(&(*id as usize))),
+            "targets among {ids:?}"
+        );
+        let ids: Vec<i32> = targets.ids.iter().map(|&id| id as i32 - ids.start as i32).collect();
         let ids = TensorData::new(ids, [targets.len()]);
         let ids = Tensor::from_data(ids, (&hidden.device().inner(), DType::I32));
         if !targets.is_empty() {
@@ -58,7 +85,7 @@ impl Predictions {
         }
         Self {
             hidden: hidden.cast(DType::F32),
-            weight: model.output_weight().cast(DType::F32),
+            weight: weight.cast(DType::F32),
             ids,
             len: targets.len(),
         }
@@ -81,6 +108,18 @@ impl Predictions {
             token_stats(matmul(hidden, weight.clone()), ids)
         });
         joined(stats.collect())
+    }
+
+    /// `ln sum_v p_v^2` of the distribution of every target, in the order of the targets; no gradient.
+    pub fn log_sums_of_squares(&self) -> Vec<f32> {
+        let (hidden, weight) = (self.hidden.clone().inner(), self.weight.clone().inner());
+        let weight = weight.transpose(); // [hidden, vocab]
+        let of_chunk = |(first, len)| {
+            let logits = matmul(hidden.clone().narrow(0, first, len), weight.clone()); // [len, vocab]
+            let squares = activation::log_softmax(logits, 1) * 2.0;
+            squares.exp().sum_dim(1).log().into_data().iter::<f32>().collect::<Vec<_>>()
+        };
+        self.chunks().flat_map(of_chunk).collect()
     }
 
     /// A scalar whose *gradient* is that of

@@ -137,6 +137,27 @@ impl FusedKernels for Flex {
         [of_x.then(|| Self::product(dy, weight)), d_weight]
     }
 
+    /// The change is added to the product in place.
+    fn low_rank_forward([x, weight, a, b]: [FlexTensor; 4], scale: f32) -> [FlexTensor; 2] {
+        let y = Self::linear_on_tape(x.clone(), weight);
+        let low = Self::float_mul_scalar(Self::product(x, transposed(a)), scale.into());
+        [Self::add_product(y, low.clone(), transposed(b)), low]
+    }
+
+    fn low_rank_backward(
+        [x, weight, a, b]: [FlexTensor; 4],
+        low: FlexTensor,
+        dy: FlexTensor,
+        scale: f32,
+        of_x: bool,
+    ) -> [Option<FlexTensor>; 3] {
+        let d_low = Self::float_mul_scalar(Self::product(dy.clone(), b), scale.into());
+        let db = Self::product(transposed(dy.clone()), low);
+        let da = Self::product(transposed(d_low.clone()), x);
+        let dx = of_x.then(|| Self::add_product(Self::product(dy, weight), d_low, a));
+        [dx, Some(da), Some(db)]
+    }
+
     fn rows_forward(matrix: FlexTensor, numbers: FlexTensor, dtype: DType) -> FlexTensor {
         Self::float_cast(Self::float_select(matrix, 0, numbers), dtype.into())
     }

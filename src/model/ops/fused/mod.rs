@@ -15,6 +15,9 @@ type Qkv<B> = [FloatTensor<B>; 3];
 /// `x`, weight, bias, cosines and sines of [`FusedOps::fused_head_norm_rope`].
 type HeadInputs<B> = [FloatTensor<B>; 5];
 
+/// `x`, weight and both factors of [`FusedOps::fused_low_rank`].
+type LowRankInputs<B> = [FloatTensor<B>; 4];
+
 /// The kernels of a backend, forward and backward; `ops/mod.rs` says what each operation computes.
 pub(crate) trait FusedKernels: Backend {
     /// The result of attention and the log-sum-exp of each query's scores; `first` as in [`Mask::first`] and `reach`
@@ -49,6 +52,34 @@ pub(crate) trait FusedKernels: Backend {
         dy: FloatTensor<Self>,
         wanted: [bool; 2],
     ) -> [Option<FloatTensor<Self>>; 2];
+
+    /// `x weight^T + scale (x a^T) b^T`, and `scale x a^T`.
+    fn low_rank_forward(
+        [x, weight, a, b]: LowRankInputs<Self>,
+        scale: f32,
+    ) -> [FloatTensor<Self>; 2] {
+        let y = Self::linear_on_tape(x.clone(), weight);
+        let low = Self::float_mul_scalar(Self::linear_on_tape(x, a), scale.into());
+        [Self::float_add(y, Self::linear_on_tape(low.clone(), b)), low]
+    }
+
+    /// The gradients of `x`, `a` and `b`; of `x` if it is wanted. `low` is the second result of
+    /// [`Self::low_rank_forward`].
+    fn low_rank_backward(
+        [x, weight, a, b]: LowRankInputs<Self>,
+        low: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        scale: f32,
+        of_x: bool,
+    ) -> [Option<FloatTensor<Self>>; 3] {
+        let [d_low, db] = Self::linear_backward(low, b, dy.clone(), [true, true]);
+        let d_low = d_low.map(|d_low| Self::float_mul_scalar(d_low, scale.into()));
+        let d_low = d_low.expect("it is wanted");
+        let [dx, da] = Self::linear_backward(x.clone(), a, d_low, [of_x, true]);
+        let [from_weight, _] = Self::linear_backward(x, weight, dy, [of_x, false]);
+        let dx = dx.zip(from_weight).map(|(dx, more)| Self::float_add(dx, more));
+        [dx, da, db]
+    }
 
     /// The rows of a matrix that `numbers` name, in `dtype`.
     fn rows_forward(
@@ -116,6 +147,15 @@ pub(crate) trait FusedOps: Backend {
     /// `x weight^T`.
     fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 
+    /// `x weight^T + scale (x a^T) b^T`; the weight has no gradient.
+    fn fused_low_rank(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self>;
+
     /// The rows of a matrix that `numbers` name, in `dtype`.
     fn fused_rows(
         matrix: FloatTensor<Self>,
@@ -160,6 +200,17 @@ impl<B: FusedKernels> FusedOps for B {
         B::linear_forward(x, weight)
     }
 
+    fn fused_low_rank(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        let [y, _] = B::low_rank_forward([x, weight, a, b], scale);
+        y
+    }
+
     fn fused_rows(
         matrix: FloatTensor<Self>,
         numbers: IntTensor<Self>,
@@ -201,6 +252,16 @@ pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -
 
 pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::fused_linear(x.into_dispatch(), weight.into_dispatch()))
+}
+
+pub(crate) fn low_rank(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    [a, b]: [Tensor<2>; 2],
+    scale: f64,
+) -> Tensor<2> {
+    let [x, weight, a, b] = [x, weight, a, b].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::fused_low_rank(x, weight, a, b, scale as f32))
 }
 
 /// `dtype` is that of the result.

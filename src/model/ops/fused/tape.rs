@@ -8,7 +8,7 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, TensorMetadata};
 use burn::tensor::DType;
 
-use super::{FusedKernels, FusedOps, HeadInputs, Qkv};
+use super::{FusedKernels, FusedOps, HeadInputs, LowRankInputs, Qkv};
 
 #[derive(Debug)]
 struct AttentionBackward;
@@ -34,6 +34,24 @@ impl<B: FusedKernels> Backward<B, 2> for LinearBackward {
         let (x, weight) = ops.state;
         let wanted = [ops.parents[0].is_some(), ops.parents[1].is_some()];
         let found = B::linear_backward(x, weight, dy, wanted);
+        for (input, gradient) in ops.parents.into_iter().zip(found) {
+            if let (Some(node), Some(gradient)) = (input, gradient) {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LowRankBackward;
+
+impl<B: FusedKernels> Backward<B, 3> for LowRankBackward {
+    type State = (LowRankInputs<B>, FloatTensor<B>, f32);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<B>(&ops.node);
+        let (inputs, low, scale) = ops.state;
+        let found = B::low_rank_backward(inputs, low, dy, scale, ops.parents[0].is_some());
         for (input, gradient) in ops.parents.into_iter().zip(found) {
             if let (Some(node), Some(gradient)) = (input, gradient) {
                 grads.register::<B>(node.id, gradient);
@@ -129,6 +147,22 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         let y = B::linear_on_tape(x.clone(), weight.clone());
         match LinearBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((x, weight), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn fused_low_rank(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f32,
+    ) -> FloatTensor<Self> {
+        let nodes = [x.node(), a.node(), b.node()];
+        let inputs = [x, weight, a, b].map(|tensor| tensor.into_primitive());
+        let [y, low] = B::low_rank_forward(inputs.clone(), scale);
+        match LowRankBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((inputs, low, scale), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }

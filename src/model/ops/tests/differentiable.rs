@@ -28,6 +28,22 @@ fn compare_attention(
 }
 
 #[test]
+fn a_linear_layer_with_factors_equals_the_composed_one() {
+    for [rows, inputs, outputs, rank] in [[1, 3, 5, 1], [7, 33, 20, 2], [70, 64, 130, 16]] {
+        let name = format!("{rows} x {inputs} to {outputs} by rank {rank}");
+        let sizes = [rows * inputs, rank * inputs, outputs * rank, outputs * inputs];
+        compare(&name, &sizes, |input| {
+            let [x, a, b, weight] = [0, 1, 2, 3].map(|place| input[place].clone());
+            let factors = [a.reshape([rank, inputs]), b.reshape([outputs, rank])];
+            let weight = weight.reshape([outputs, inputs]);
+            // The weight has no gradient here, so it gets one of its own.
+            ops::low_rank_linear(x.reshape([rows, inputs]), weight.clone(), factors, 0.5)
+                + (weight.sum() * 0.1).reshape([1, 1])
+        });
+    }
+}
+
+#[test]
 fn attention_equals_the_composed_one() {
     for heads in [[2, 2, 16], [4, 2, 32], [4, 1, 8]] {
         for seq in [1, 3, 5, 64, 77, 130] {

@@ -1,0 +1,137 @@
+//! A language model in training, whole or through an adapter, and what its checkpoints release.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use tensor_files::StoredDtype;
+use vq_tokenizer::{VqTokenizer, init};
+
+use super::adapter::TrainedAdapter;
+use super::config::LanguageRecipe;
+use super::state::write_toml;
+use super::trained::{TRAINER_DIR, Trained};
+use crate::checkpoint::adapter::Adapter;
+use crate::checkpoint::{Checkpoint, Parts};
+use crate::device::Precision;
+use crate::error::{Error, Result};
+use crate::model::{CausalLm, ModelConfig};
+use crate::tokenize::Processor;
+
+/// A language model in training.
+pub(super) struct TrainedLm {
+    /// Its sizes.
+    pub(super) config: ModelConfig,
+    /// Weights, gradients and optimizer state.
+    pub(super) model: Trained<CausalLm>,
+    /// What is trained in place of all weights.
+    adapter: Option<TrainedAdapter>,
+    precision: Precision,
+}
+
+/// What a checkpoint holds besides a model's weights.
+pub(super) struct Released<'a> {
+    /// The recipe of the run.
+    pub(super) recipe: &'a LanguageRecipe,
+    /// Text and images to ids and back.
+    pub(super) processor: &'a Processor,
+    /// Images to codes and back.
+    pub(super) vq: &'a VqTokenizer,
+}
+
+impl TrainedLm {
+    /// The model before the first step of `recipe`, for a tokenizer of `num_ids` ids, on the autodiff device
+    /// `device`; `precision` is that of the matrix products, weights are always in f32.
+    ///
+    /// # Errors
+    /// Those of the files that the recipe names, and of its model.
+    pub(super) fn new(
+        recipe: &LanguageRecipe,
+        num_ids: usize,
+        device: &Device,
+        precision: Precision,
+    ) -> Result<Self> {
+        let config = recipe.model.config(num_ids);
+        if config.vocab_size < num_ids {
+            let rows = config.vocab_size;
+            let message =
+                format!("model.vocab_size is {rows}; allowed: at least the {num_ids} ids");
+            return Err(Error::invalid(message));
+        }
+        init::seed(recipe.run.seed);
+        let mut model = config.init(device)?;
+        if let Some(dir) = &recipe.run.init {
+            model = Checkpoint::load_weights(dir, &config, model)?;
+        }
+        let (model, adapter) = TrainedAdapter::attach(recipe, &config, model)?;
+        let model = in_precision(recipe.optimizer.freeze(model)?, precision);
+        let (optimizer, decay) = (recipe.optimizer.clone(), recipe.average.decay);
+        let model = match &adapter {
+            Some(adapter) => {
+                let part = adapter.parameters(&model);
+                Trained::part(model, optimizer, decay, part)
+            }
+            None => Trained::new(model, optimizer, decay),
+        };
+        Ok(Self { config, model, adapter, precision })
+    }
+
+    /// The number of weights that are trained, frozen ones not among them, if an adapter is.
+    pub(super) fn num_adapted(&self) -> Option<usize> {
+        self.adapter.as_ref().map(TrainedAdapter::num_parameters)
+    }
+
+    /// The model as it is before the first step, outside autodiff: without a new adapter, or with the adapter that the run
+    /// goes on with. It shares what is frozen with the model in training.
+    ///
+    /// # Errors
+    /// Those of the adapter's files.
+    pub(super) fn at_start(&self, recipe: &LanguageRecipe) -> Result<CausalLm> {
+        let model = self.model.module().valid();
+        let Some(dir) = &recipe.run.init else { return Ok(model) };
+        let Some(adapter) = &self.adapter else {
+            let fresh = self.config.init(&model.device())?;
+            let model = Checkpoint::load_weights(dir, &self.config, fresh)?;
+            return Ok(in_precision(model, self.precision));
+        };
+        let changed = |name: &str| adapter.trains(name);
+        let model = model.without_adapter();
+        let model = Checkpoint::load_some_weights(dir, &self.config, model, changed)?;
+        match &recipe.run.init_adapter {
+            Some(dir) => Adapter::open(dir, &self.config)?.attach(model),
+            None => Ok(model),
+        }
+    }
+
+    /// Writes a complete checkpoint into the empty directory `dir`.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn save(&self, dir: &Path, released: Released<'_>) -> Result<()> {
+        let Released { recipe, processor, vq } = released;
+        let weights = tensor_files::on_device(&self.model.released());
+        match &self.adapter {
+            Some(adapter) => adapter.write(dir, &self.config, weights)?,
+            None => {
+                let parts = Parts {
+                    config: &self.config,
+                    weights: Some(weights),
+                    dtype: StoredDtype::F32,
+                    processor,
+                    vq: Some(vq),
+                    generation: &recipe.generation,
+                };
+                parts.write(dir)?;
+            }
+        }
+        self.model.save(dir)?;
+        write_toml(&dir.join(TRAINER_DIR).join("recipe.toml"), recipe)
+    }
+}
+
+fn in_precision(model: CausalLm, precision: Precision) -> CausalLm {
+    match precision {
+        Precision::Bf16 => model.in_mixed_precision(),
+        Precision::F32 => model,
+    }
+}
