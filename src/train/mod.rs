@@ -27,6 +27,7 @@ mod optimizer;
 mod optimizer_config;
 mod pace;
 mod plan;
+pub mod reward;
 mod rows;
 mod run;
 mod safety;
