@@ -30,6 +30,7 @@ mod plan;
 pub mod preference;
 mod preview;
 mod released;
+pub mod reward;
 mod rows;
 mod run;
 mod safety;

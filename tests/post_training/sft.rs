@@ -57,7 +57,10 @@ pub fn check(json: &Path, tokenizer_dir: &Path) -> Vec<(String, Outcome)> {
 
 #[test]
 fn documents_equal_those_of_trl() {
-    let outcomes = check(&crate::common::fixture("post-training/sft.json"), &crate::common::fixture("tokenizer"));
+    let outcomes = check(
+        &crate::common::fixture("post-training/sft.json"),
+        &crate::common::fixture("tokenizer"),
+    );
     assert_eq!(outcomes.len(), 14);
     let failed: Vec<_> = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).collect();
     assert!(failed.is_empty(), "{failed:#?}");
@@ -65,8 +68,10 @@ fn documents_equal_those_of_trl() {
 
 #[test]
 fn a_case_that_is_not_met_is_reported() {
-    let mut file: Value =
-        serde_json::from_slice(&std::fs::read(fixture("post-training/sft.json")).unwrap()).unwrap();
+    let mut file: Value = serde_json::from_slice(
+        &std::fs::read(crate::common::fixture("post-training/sft.json")).unwrap(),
+    )
+    .unwrap();
     let cases = &mut file["cases"];
     cases["chat_assistant_only"]["result"][0]["labels"][5] = json!(108);
     cases["chat_both"]["settings"]["unheard_of"] = json!(true);

@@ -65,8 +65,8 @@ impl Scenes {
         questions(&self.scene(index), &mut rng, QUESTIONS_PER_SCENE)
     }
 
-    /// The columns of item `index`: `caption`, `category`, `captions`, `question`, `answer`,
-    /// `family`, `questions` and `scene`.
+    /// The columns of item `index`: `caption`, its `category`, its `claims` and the number of
+    /// `objects`, `captions`, `question`, `answer`, `family`, `questions` and `scene`.
     pub fn columns(&self, index: usize) -> Fields {
         let (captions, chosen) = self.captions(index);
         let questions = self.questions(index);
@@ -75,6 +75,8 @@ impl Scenes {
         let mut put = |name: &str, value: Value| fields.insert(name.to_owned(), value);
         put("caption", json!(captions[chosen].text));
         put("category", json!(captions[chosen].category));
+        put("claims", json!(captions[chosen].claims));
+        put("objects", json!(captions[chosen].objects));
         put("captions", json!(texts));
         if let Some(first) = questions.first() {
             put("question", json!(first.text));
