@@ -28,6 +28,7 @@ mod overfit;
 mod pack;
 mod pipeline;
 mod post_training;
+mod preference;
 mod preprocess;
 mod published;
 mod reference_generation;
