@@ -11,6 +11,7 @@ mod config;
 mod order;
 mod reference;
 mod state;
+mod sums;
 mod task;
 
 pub use config::{ImageLogProbs, ReferenceConfig};

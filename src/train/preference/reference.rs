@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
 use super::answers::{Answers, Scoring};
@@ -20,7 +21,7 @@ const BATCH: usize = 16;
 pub(super) enum Reference {
     /// The loss needs none.
     None,
-    /// A model, outside autodiff.
+    /// A model on the autodiff device, without gradients.
     Model(Box<CausalLm>),
     /// Sums over the tokens of both answers, for the pairs of training and of validation.
     Kept([Vec<[f64; 2]>; 2]),
@@ -72,7 +73,11 @@ impl Place<'_> {
         let mut reporter =
             if self.quiet { Reporter::silent() } else { Reporter::bar(len as u64, "pairs") };
         let mut done = 0;
+        // Training takes the kernels of the autodiff device, evaluation those outside of it.
+        let models = [model.clone(), model.valid()];
+        let mut models = models.iter();
         let [training, validation] = sets.map(|pairs| {
+            let model = models.next().expect("one for each set");
             let mut sums = Vec::with_capacity(pairs.len());
             for batch in pairs.chunks(BATCH) {
                 let documents: Vec<_> = batch.iter().flat_map(|pair| &pair.documents).collect();

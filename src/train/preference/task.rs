@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use burn::module::Module;
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 use vq_tokenizer::VqTokenizer;
@@ -12,6 +13,7 @@ use super::comparisons::{self, Comparison};
 use super::order::drawn;
 use super::reference::{Place, Reference, sum};
 use super::state::PreferenceState;
+use super::sums::{Sums, slopes};
 use crate::checkpoint::Manifest;
 use crate::data::shards::tokenizer_digest;
 use crate::data::{Encoding, LeftOut};
@@ -24,7 +26,8 @@ use crate::tokenize::Processor;
 use crate::train::best::Better;
 use crate::train::config::LanguageRecipe;
 use crate::train::objective::Activations;
-use crate::train::objective::preference::{self, Answer, Pair, PairLoss, PreferenceConfig};
+use crate::train::objective::preference::{self, Answer, Pair, PreferenceConfig};
+use crate::train::preview::bracketed;
 use crate::train::released::{Released, TrainedLm};
 use crate::train::task::{Stepped, Task};
 use crate::train::trained::{NotFinite, TRAINER_DIR};
@@ -54,46 +57,6 @@ pub struct PreferenceTask {
     /// The sum of the chosen answers' mean log-ratios since the last report, and their number.
     chosen: (f64, usize),
     warning: Option<String>,
-}
-
-/// What a loss over some pairs returned.
-#[derive(Default)]
-struct Sums {
-    loss: f64,
-    metrics: std::collections::BTreeMap<String, (f64, usize)>,
-}
-
-impl Sums {
-    /// Adds the loss over `pairs` of several calls, each of which weighs `share`.
-    fn add(&mut self, found: &PairLoss, share: f64) {
-        self.loss += share * found.loss;
-        for (name, value) in &found.metrics {
-            let sum = self.metrics.entry(name.clone()).or_default();
-            *sum = (sum.0 + value, sum.1 + 1);
-        }
-    }
-
-    /// Adds what the statistics say of all answers' tokens.
-    fn add_stats(&mut self, stats: &[Vec<TokenStats>]) {
-        let tokens: Vec<&TokenStats> = stats.iter().flatten().collect();
-        let mean = |value: fn(&TokenStats) -> f64| {
-            tokens.iter().map(|stats| value(stats)).sum::<f64>() / tokens.len().max(1) as f64
-        };
-        let entropy = mean(|stats| f64::from(stats.entropy));
-        let accuracy = mean(|stats| f64::from(u8::from(stats.is_top)));
-        for (name, value) in [("entropy", entropy), ("mean_token_accuracy", accuracy)] {
-            let sum = self.metrics.entry(name.to_owned()).or_default();
-            *sum = (sum.0 + value, sum.1 + 1);
-        }
-    }
-
-    fn metrics(&self) -> Metrics {
-        let mut metrics: Metrics = vec![("loss".into(), self.loss)];
-        for (name, (sum, count)) in &self.metrics {
-            metrics.push((name.clone().into(), sum / *count as f64));
-        }
-        metrics
-    }
 }
 
 impl PreferenceTask {
@@ -169,6 +132,13 @@ impl PreferenceTask {
         self.training.len()
     }
 
+    /// The pairs of the next `steps` steps, by their indices among those that can be trained on.
+    pub fn upcoming(&self, steps: usize) -> Vec<usize> {
+        let batch = &self.recipe.batch;
+        let count = steps * batch.accumulate * batch.sequences;
+        drawn(self.training.len(), self.recipe.run.seed, self.state.drawn, count)
+    }
+
     /// Documents of the next step with what is learnt in brackets, a chosen and a rejected one for each pair.
     ///
     /// # Errors
@@ -176,9 +146,7 @@ impl PreferenceTask {
     pub fn preview(&self) -> Result<Vec<String>> {
         let next = self.next_pairs(0);
         let documents = next.iter().flat_map(|index| &self.training[*index].documents);
-        documents
-            .map(|document| crate::train::preview::of_tokens(document, &self.processor))
-            .collect()
+        documents.map(|document| bracketed(document, &self.processor)).collect()
     }
 
     /// The reference that the loss needs.
@@ -247,7 +215,10 @@ impl PreferenceTask {
         match &self.reference {
             Reference::None => vec![preference::Reference::None; 2 * indices.len()],
             Reference::Model(model) => {
-                let stats = answers.scores(model, false).stats;
+                let stats = match is_validation {
+                    true => answers.scores(&model.valid(), false).stats,
+                    false => answers.scores(model, false).stats,
+                };
                 let of = |stats: &Vec<TokenStats>| match self.loss.needs_reference_tokens() {
                     true => {
                         let each = stats.iter().map(|stats| f64::from(stats.log_prob)).collect();
@@ -327,14 +298,6 @@ impl PreferenceTask {
             self.chosen = (self.chosen.0 + ratio, self.chosen.1 + 1);
         }
     }
-}
-
-/// The derivatives of the loss by document, those of a micro-batch that is `share` of the step.
-fn slopes(found: Option<&PairLoss>, documents: usize, share: f64) -> Vec<Vec<f64>> {
-    let Some(found) = found else { return vec![Vec::new(); documents] };
-    let scaled = |slopes: &[f64]| slopes.iter().map(|slope| share * slope).collect();
-    let of = |pair: &preference::PairGradient| [scaled(&pair.chosen), scaled(&pair.rejected)];
-    found.gradient.iter().flat_map(of).collect()
 }
 
 impl Task for PreferenceTask {
