@@ -1,4 +1,4 @@
-"""Trains with TRL, or opens an adapter with PEFT, as a job file says; tests/post_training/peers.rs writes it.
+"""Trains with TRL, or opens an adapter with PEFT, as a job file says; tests/post_training_peers.rs writes it.
 
     python post_training_peer.py JOB.json OUT.json
 

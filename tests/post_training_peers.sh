@@ -11,4 +11,4 @@ if ! "$venv/bin/pip" install --quiet torch==2.15.0 transformers==5.24.0 peft==0.
     exit 0
 fi
 export CALUMMA_POST_TRAINING_PYTHON=$venv/bin/python
-exec cargo test --release --workspace --locked --test tests peers_of_post_training -- --nocapture
+exec cargo test --release --workspace --locked --test tests post_training_peers -- --nocapture

@@ -90,9 +90,11 @@ impl Described for PreferenceTask {
 /// # Errors
 /// Those of recipe, data, device and training.
 pub fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> Result<()> {
-    let (owned, precision, quiet) = (recipe.clone(), session.precision(), session.quiet());
+    let (mut owned, precision, quiet) = (recipe.clone(), session.precision(), session.quiet());
     match recipe.preference {
         Some(_) => {
+            // Nothing is written into the run's directory.
+            owned.reference.precompute = false;
             let task = PreferenceTask::new(owned, device, precision, quiet)?;
             describe(recipe, task, device, session)
         }

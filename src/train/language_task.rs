@@ -258,7 +258,8 @@ impl Task for LanguageTask {
         let mut metrics = overall(&loss);
         metrics.extend(by_modality(&loss));
         metrics.extend(by_source(&validation_labels(&self.recipe), &loss.sources));
-        let serving = ServingModel::new(self.lm.config.clone(), model, self.device.clone().inner());
+        let serving =
+            ServingModel::new(self.lm.config.clone(), model.merged(), self.device.clone().inner());
         self.shown = self.showcase.show(&serving, &self.processor, &self.vq)?;
         Ok(metrics)
     }

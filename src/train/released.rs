@@ -81,6 +81,11 @@ impl TrainedLm {
         self.adapter.as_ref().map(TrainedAdapter::num_parameters)
     }
 
+    /// The number format of the matrix products.
+    pub(super) fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// The model as it is before the first step: without a new adapter, or with the adapter that the run
     /// goes on with. It lies on the autodiff device, without gradients, so that it takes the same kernels as the model in
     /// training, with which it shares what is frozen.
@@ -88,7 +93,8 @@ impl TrainedLm {
     /// # Errors
     /// Those of the adapter's files.
     pub(super) fn at_start(&self, recipe: &LanguageRecipe) -> Result<CausalLm> {
-        Ok(self.started(recipe)?.map(&mut WithoutGradients))
+        // Outside autodiff first, where nothing is dropped.
+        Ok(self.started(recipe)?.valid().map(&mut WithoutGradients))
     }
 
     fn started(&self, recipe: &LanguageRecipe) -> Result<CausalLm> {

@@ -39,7 +39,7 @@ use crate::error::{Error, Result};
 /// let row = PreferenceRow::of(&fields)?;
 /// assert_eq!(row.chosen, [serde_json::json!({ "type": "text", "text": " fox" })]);
 /// assert_eq!((row.margin, row.is_conversation()), (Some(0.5), false));
-/// # Ok::<(), calumma::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreferenceRow {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::answers::{Answers, Scoring};
@@ -83,6 +84,7 @@ impl Place<'_> {
                 let documents: Vec<_> = batch.iter().flat_map(|pair| &pair.documents).collect();
                 let stats = Answers::pack(&documents, seq_len, scoring).scores(model, false).stats;
                 sums.extend(stats.chunks(2).map(|pair| [sum(&pair[0]), sum(&pair[1])]));
+                sweep(model);
                 done += batch.len();
                 reporter.step(done, batch.len());
             }
@@ -92,6 +94,15 @@ impl Place<'_> {
         let stored = Stored { key: self.key.clone(), training, validation };
         write_json(&path, &stored)?;
         Ok([stored.training, stored.validation])
+    }
+}
+
+/// Lets autodiff forget passes that nothing goes back through, which it does in a backward pass only.
+fn sweep(model: &CausalLm) {
+    let device = model.device();
+    if device.is_autodiff() {
+        let one = Tensor::<1>::ones([1], &device).require_grad();
+        drop(one.sum().backward());
     }
 }
 

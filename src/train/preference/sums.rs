@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::model::TokenStats;
 use crate::report::Metrics;
+use crate::train::best::Better;
 use crate::train::objective::preference::{PairGradient, PairLoss};
 
 /// What a loss over some pairs returned.
@@ -11,40 +12,37 @@ use crate::train::objective::preference::{PairGradient, PairLoss};
 pub(super) struct Sums {
     /// The loss.
     pub(super) loss: f64,
-    /// The sum of each metric, and of how many values.
-    pub(super) metrics: BTreeMap<String, (f64, usize)>,
+    /// The mean of each metric.
+    pub(super) metrics: BTreeMap<String, f64>,
 }
 
 impl Sums {
-    /// Adds the loss over `pairs` of several calls, each of which weighs `share`.
+    /// Adds what a loss returned over a `share` of the pairs.
     pub(super) fn add(&mut self, found: &PairLoss, share: f64) {
         self.loss += share * found.loss;
-        for (name, value) in &found.metrics {
-            let sum = self.metrics.entry(name.clone()).or_default();
-            *sum = (sum.0 + value, sum.1 + 1);
-        }
+        found.metrics.iter().for_each(|(name, value)| self.add_metric(name, share * value));
     }
 
-    /// Adds what the statistics say of all answers' tokens.
-    pub(super) fn add_stats(&mut self, stats: &[Vec<TokenStats>]) {
+    /// Adds what the statistics say of the tokens of a `share` of the pairs.
+    pub(super) fn add_stats(&mut self, stats: &[Vec<TokenStats>], share: f64) {
         let tokens: Vec<&TokenStats> = stats.iter().flatten().collect();
         let mean = |value: fn(&TokenStats) -> f64| {
             tokens.iter().map(|stats| value(stats)).sum::<f64>() / tokens.len().max(1) as f64
         };
         let entropy = mean(|stats| f64::from(stats.entropy));
         let accuracy = mean(|stats| f64::from(u8::from(stats.is_top)));
-        for (name, value) in [("entropy", entropy), ("mean_token_accuracy", accuracy)] {
-            let sum = self.metrics.entry(name.to_owned()).or_default();
-            *sum = (sum.0 + value, sum.1 + 1);
-        }
+        self.add_metric("entropy", share * entropy);
+        self.add_metric("mean_token_accuracy", share * accuracy);
     }
 
-    /// The means.
+    fn add_metric(&mut self, name: &str, value: f64) {
+        *self.metrics.entry(name.to_owned()).or_default() += value;
+    }
+
+    /// All of them.
     pub(super) fn metrics(&self) -> Metrics {
         let mut metrics: Metrics = vec![("loss".into(), self.loss)];
-        for (name, (sum, count)) in &self.metrics {
-            metrics.push((name.clone().into(), sum / *count as f64));
-        }
+        metrics.extend(self.metrics.iter().map(|(name, mean)| (name.clone().into(), *mean)));
         metrics
     }
 }
@@ -55,4 +53,22 @@ pub(super) fn slopes(found: Option<&PairLoss>, documents: usize, share: f64) -> 
     let scaled = |slopes: &[f64]| slopes.iter().map(|slope| share * slope).collect();
     let of = |pair: &PairGradient| [scaled(&pair.chosen), scaled(&pair.rejected)];
     found.gradient.iter().flat_map(of).collect()
+}
+
+/// The metrics of an evaluation, each with its better direction.
+pub(super) fn eval_metrics() -> Vec<(String, Better)> {
+    let lower = ["loss", "logps/rejected", "rewards/rejected", "entropy", "nll_loss"];
+    let higher = [
+        "rewards/accuracies",
+        "rewards/margins",
+        "rewards/chosen",
+        "logps/chosen",
+        "log_odds_ratio",
+        "log_odds_chosen",
+        "mean_token_accuracy",
+    ];
+    let named = |names: &[&str], better| -> Vec<(String, Better)> {
+        names.iter().map(|name| ((*name).to_owned(), better)).collect()
+    };
+    [named(&lower, Better::Lower), named(&higher, Better::Higher)].concat()
 }

@@ -13,7 +13,7 @@ use super::comparisons::{self, Comparison};
 use super::order::drawn;
 use super::reference::{Place, Reference, sum};
 use super::state::PreferenceState;
-use super::sums::{Sums, slopes};
+use super::sums::{Sums, eval_metrics, slopes};
 use crate::checkpoint::Manifest;
 use crate::data::shards::tokenizer_digest;
 use crate::data::{Encoding, LeftOut};
@@ -78,19 +78,20 @@ impl PreferenceTask {
         let scoring = Scoring::new(processor.vocabulary(), recipe.reference.image_log_probs)?;
         let cache_dir = recipe.run.path().join("codes");
         let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: &cache_dir, quiet };
-        let open = |configs| {
-            comparisons::open(configs, encoding, &processor, &scoring, recipe.batch.seq_len)
+        let seq_len = recipe.batch.seq_len;
+        let open = |configs, limit| {
+            comparisons::open(configs, encoding, &processor, &scoring, seq_len, limit)
         };
-        let (training, mut opened) = open(&recipe.data)?;
-        let (mut validation, of_validation) = open(&recipe.validation)?;
-        validation.truncate(recipe.run.eval_samples * recipe.validation.len());
+        let (training, mut opened) = open(&recipe.data, None)?;
+        let (validation, of_validation) = open(&recipe.validation, Some(recipe.run.eval_samples))?;
         opened.extend(of_validation.into_iter().map(|left_out| LeftOut {
             source: format!("validation {}", left_out.source),
             ..left_out
         }));
         let device = device.clone().autodiff();
         let lm = TrainedLm::new(&recipe, processor.vocabulary().len(), &device, precision)?;
-        let state = PreferenceState { tokenizer, ..PreferenceState::default() };
+        let pairs = comparisons::digest(&training);
+        let state = PreferenceState { tokenizer, pairs, ..PreferenceState::default() };
         let mut task = Self {
             loss,
             device,
@@ -166,19 +167,16 @@ impl PreferenceTask {
         Ok(Reference::Kept(place.sums(&model, sets, &self.scoring, seq_len)?))
     }
 
-    /// A digest of what the reference's numbers depend on: its files, and the ids of all pairs.
+    /// A digest of what the reference's numbers depend on: its files, sizes and precision, and the ids of all pairs.
     fn reference_key(&self) -> Result<String> {
         let mut hasher = Sha256::new();
+        hasher.update(format!("{:?} {:?}", self.lm.config, self.lm.precision()));
         for dir in self.recipe.run.init.iter().chain(&self.recipe.run.init_adapter) {
             hasher.update(Manifest::of(dir)?.digest());
         }
         hasher.update(format!("{:?}", self.recipe.reference.image_log_probs));
-        for pair in self.training.iter().chain(&self.validation) {
-            for document in &pair.documents {
-                document.ids.iter().for_each(|id| hasher.update(id.to_le_bytes()));
-                document.loss_mask.iter().for_each(|learnt| hasher.update([u8::from(*learnt)]));
-            }
-        }
+        hasher.update(comparisons::digest(&self.training));
+        hasher.update(comparisons::digest(&self.validation));
         Ok(hex(&hasher.finalize()))
     }
 
@@ -253,7 +251,7 @@ impl PreferenceTask {
             let activations = Activations::of(batch.activation_checkpointing, seed, part);
             let (model, squares) = (self.model(), self.loss.use_weighting);
             let (gradients, found) = answers.gradients(model, activations, squares, |scores| {
-                sums.add_stats(&scores.stats);
+                sums.add_stats(&scores.stats, share);
                 let found = self.loss.loss(&self.pairs(scores, &reference));
                 (slopes(found.as_ref().ok(), scores.stats.len(), share), found)
             });
@@ -291,10 +289,10 @@ impl PreferenceTask {
 
     /// Keeps in mind how likely the chosen answers are beside the reference.
     fn watch(&mut self, sums: &Sums) {
-        if let Some((sum, count)) = sums.metrics.get("rewards/chosen")
+        if let Some(reward) = sums.metrics.get("rewards/chosen")
             && self.loss.needs_reference()
         {
-            let ratio = sum / *count as f64 / self.loss.beta;
+            let ratio = reward / self.loss.beta;
             self.chosen = (self.chosen.0 + ratio, self.chosen.1 + 1);
         }
     }
@@ -313,7 +311,7 @@ impl Task for PreferenceTask {
         let (sum, count) = std::mem::take(&mut self.chosen);
         let mean = sum / count.max(1) as f64;
         if count > 0 && mean < FALLEN && !self.state.warned {
-            self.state.warned = true;
+            (self.state.warned, self.taken.warned) = (true, true);
             self.warning = Some(format!(
                 "the chosen answers have become less likely than under the reference, by {:.2} nats on average: \
                  the loss can fall while both answers do. Add sft to preference.loss_type, use nca_pair or \
@@ -329,20 +327,7 @@ impl Task for PreferenceTask {
     }
 
     fn eval_metrics(&self) -> Vec<(String, Better)> {
-        let lower = ["loss", "logps/rejected", "rewards/rejected", "entropy", "nll_loss"];
-        let higher = [
-            "rewards/accuracies",
-            "rewards/margins",
-            "rewards/chosen",
-            "logps/chosen",
-            "log_odds_ratio",
-            "log_odds_chosen",
-            "mean_token_accuracy",
-        ];
-        let named = |names: &[&str], better| -> Vec<(String, Better)> {
-            names.iter().map(|name| ((*name).to_owned(), better)).collect()
-        };
-        [named(&lower, Better::Lower), named(&higher, Better::Higher)].concat()
+        eval_metrics()
     }
 
     fn evaluate(&mut self) -> Result<Metrics> {
@@ -356,8 +341,8 @@ impl Task for PreferenceTask {
             let answers = self.pack(&self.validation, indices);
             let reference = self.referred(&answers, indices, true);
             let scores = answers.scores(&model, self.loss.use_weighting);
-            sums.add_stats(&scores.stats);
             let share = indices.len() as f64 / all.len() as f64;
+            sums.add_stats(&scores.stats, share);
             sums.add(&self.loss.loss(&self.pairs(&scores, &reference))?, share);
         }
         Ok(sums.metrics())
@@ -384,10 +369,15 @@ impl Task for PreferenceTask {
 
     fn restore(&mut self, dir: &Path, skip: u64) -> Result<()> {
         let state: PreferenceState = read_json(&dir.join(TRAINER_DIR).join(STATE))?;
-        if state.tokenizer != self.state.tokenizer {
-            let message =
-                "was trained with another tokenizer; name it again, or choose another run.name";
-            return Err(Error::file(dir, message));
+        for (what, then, now) in [
+            ("another tokenizer", &state.tokenizer, &self.state.tokenizer),
+            ("other pairs", &state.pairs, &self.state.pairs),
+        ] {
+            if then != now {
+                let message =
+                    format!("was trained with {what}; name them again, or choose another run.name");
+                return Err(Error::file(dir, message));
+            }
         }
         self.lm.model.restore(dir)?;
         self.state = state;

@@ -92,7 +92,7 @@ const WORDS: [[&str; 3]; 6] = [
 ];
 
 #[test]
-fn peers_of_post_training_peft_opens_our_adapters_and_computes_our_logits() {
+fn peft_opens_our_adapters_and_computes_our_logits() {
     let Some(python) = python() else { return };
     let (base, dir) = bases();
     for (kind, adapter) in [
@@ -133,7 +133,7 @@ fn peers_of_post_training_peft_opens_our_adapters_and_computes_our_logits() {
 }
 
 #[test]
-fn peers_of_post_training_sft_has_the_losses_of_trl() {
+fn sft_has_the_losses_of_trl() {
     let Some(python) = python() else { return };
     let (base, dir) = bases();
     let rows: Vec<Value> = WORDS
@@ -157,7 +157,7 @@ fn peers_of_post_training_sft_has_the_losses_of_trl() {
 }
 
 #[test]
-fn peers_of_post_training_dpo_has_the_losses_of_trl() {
+fn dpo_has_the_losses_of_trl() {
     let Some(python) = python() else { return };
     let (base, dir) = bases();
     let rows: Vec<Value> = WORDS
