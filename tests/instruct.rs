@@ -115,7 +115,8 @@ fn sources_of_compared_answers_count_the_rows_that_cannot_be_read() {
     let source = open(&[verdict, json!({ "prompt": "q", "completion": "a", "label": 2 })]);
     let found = Unpaired::open(&source, setting.encoding(&cache_dir), &layout).unwrap();
     assert_eq!((found.answers.len(), found.left_out.bad), (1, 1));
-    assert!(found.answers[0].label && !found.answers[0].prompt.is_empty());
+    let first = &found.answers[0].tokens;
+    assert!(first.label && !first.prompt.is_empty());
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! PEFT opens our adapters, and TRL's trainers and ours agree loss by loss; `tests/post_training_peers.sh` runs this.
+#![allow(clippy::print_stdout, reason = "figures are what `--nocapture` shows")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -167,6 +167,34 @@ fn every_loss_trains() {
 }
 
 #[test]
+fn answers_with_a_verdict_are_learnt() {
+    for loss in ["kto", "apo_zero_unpaired"] {
+        let dir = with_pairs();
+        let rows = [
+            json!({ "prompt": "what? ", "completion": "red", "label": true }),
+            json!({ "prompt": "what? ", "completion": "it it it", "label": false }),
+            json!({ "prompt": "a red square", "completion": [{ "type": "image", "path": "red.png" }], "label": true }),
+            json!({ "prompt": "a red square", "completion": [{ "type": "image", "path": "blue.png" }], "label": false }),
+        ];
+        let lines: Vec<String> = rows.iter().map(ToString::to_string).collect();
+        std::fs::write(dir.path().join("pairs.jsonl"), lines.join("\n")).unwrap();
+        let text = RECIPE.replace("[preference]\n", "[kto]\n");
+        let path = dir.path().join("kto.toml");
+        let pairs = dir.path().join("pairs.jsonl");
+        std::fs::write(&path, text.replace("pairs.jsonl", pairs.to_str().unwrap())).unwrap();
+        let mut overrides = in_dir(dir.path(), loss);
+        overrides.push(format!("run.init={:?}", dir.path().join("base").to_str().unwrap()));
+        overrides.push(format!("kto.loss_type='{loss}'"));
+        overrides.extend(ADAPTER.map(str::to_owned));
+        let recipe: LanguageRecipe = read_recipe(&path, &overrides).unwrap();
+        let mut task = PreferenceTask::new(recipe, &cpu(), Precision::F32, true).unwrap();
+        let losses = values(&mut task, 12, "loss");
+        assert!((losses[0] - 0.5).abs() < 1e-6, "{loss}: {losses:?}");
+        assert!(losses[11] < 0.35, "{loss}: {losses:?}");
+    }
+}
+
+#[test]
 fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
     for (kind, settings) in [
         &ADAPTER[..],
@@ -219,8 +247,13 @@ fn settings_and_data_that_do_not_fit_are_refused() {
         ),
         ("data=[{ path = 'x', templates = ['{prompt}', '{answer}'] }]", "allowed: one, such as"),
         ("data=[{ path = 'x' }]", "token shards hold no pairs"),
-        ("batch.seq_len=8", "fits 8 tokens"),
+        ("batch.seq_len=8", "none of 5 rows fits 8 tokens"),
         ("loss.z_loss=0.1", "[loss] are not read with [preference]"),
+        ("kto.beta=0.1", "both given"),
+        (
+            "data=[{ path = 'x', templates = ['{prompt}<answer>{answer}'], prompt_dropout = 0.1 }]",
+            "prompt_dropout is not read",
+        ),
     ] {
         let made = recipe_in(dir.path(), "refused", &[set])
             .and_then(|recipe| PreferenceTask::new(recipe, &cpu(), Precision::F32, true).map(drop));

@@ -91,14 +91,14 @@ impl Described for PreferenceTask {
 /// Those of recipe, data, device and training.
 pub fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> Result<()> {
     let (mut owned, precision, quiet) = (recipe.clone(), session.precision(), session.quiet());
-    match recipe.preference {
-        Some(_) => {
+    match recipe.compares_answers() {
+        true => {
             // Nothing is written into the run's directory.
             owned.reference.precompute = false;
             let task = PreferenceTask::new(owned, device, precision, quiet)?;
             describe(recipe, task, device, session)
         }
-        None => {
+        false => {
             let task = LanguageTask::new(owned, device, precision, quiet)?;
             describe(recipe, task, device, session)
         }

@@ -63,7 +63,8 @@ impl TrainingCost {
         let trained = adapted.unwrap_or(parameters);
         let gradients = FLOAT * trained as f64;
         let averages = if recipe.average.decay > 0.0 { gradients } else { 0.0 };
-        let has_copy = recipe.preference.as_ref().is_some_and(PreferenceConfig::needs_reference)
+        let refers = recipe.preference.as_ref().map(PreferenceConfig::needs_reference);
+        let has_copy = refers.unwrap_or(recipe.kto.is_some())
             && adapted.is_none()
             && !recipe.reference.precompute;
         let memory = vec![

@@ -95,7 +95,7 @@ pub use open::{open, open_as};
 pub use parquet::Parquet;
 pub use preference::{
     AnswerLayout, PreferencePair, PreferenceRow, PreferenceTokens, Preferences, Unpaired,
-    UnpairedRow, UnpairedTokens,
+    UnpairedAnswer, UnpairedRow, UnpairedTokens,
 };
 pub use render::{Loss, RenderOptions, Rendered};
 pub(crate) use stamps::Stamps;

@@ -22,7 +22,7 @@ use serde_json::Value;
 
 pub use layout::{AnswerLayout, PreferenceTokens, UnpairedTokens};
 pub(super) use normal::{normalise, show_in_prompt};
-pub use source::{PreferencePair, Preferences, Unpaired};
+pub use source::{PreferencePair, Preferences, Unpaired, UnpairedAnswer};
 
 use super::dataset::Fields;
 use super::dialect::segments;

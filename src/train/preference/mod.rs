@@ -9,6 +9,7 @@
 mod answers;
 mod comparisons;
 mod config;
+mod losses;
 mod order;
 mod reference;
 mod state;

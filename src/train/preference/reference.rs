@@ -24,8 +24,8 @@ pub(super) enum Reference {
     None,
     /// A model on the autodiff device, without gradients.
     Model(Box<CausalLm>),
-    /// Sums over the tokens of both answers, for the pairs of training and of validation.
-    Kept([Vec<[f64; 2]>; 2]),
+    /// Sums over the tokens of each document, for the pairs of training and of validation.
+    Kept([Vec<Vec<f64>>; 2]),
 }
 
 /// What is kept on disk.
@@ -33,8 +33,8 @@ pub(super) enum Reference {
 struct Stored {
     /// What the numbers depend on.
     key: String,
-    training: Vec<[f64; 2]>,
-    validation: Vec<[f64; 2]>,
+    training: Vec<Vec<f64>>,
+    validation: Vec<Vec<f64>>,
 }
 
 /// Where the numbers of a run are kept, and what they depend on.
@@ -62,7 +62,7 @@ impl Place<'_> {
         sets: [&[Comparison]; 2],
         scoring: &Scoring,
         seq_len: usize,
-    ) -> Result<[Vec<[f64; 2]>; 2]> {
+    ) -> Result<[Vec<Vec<f64>>; 2]> {
         let path = self.path();
         if path.is_file() {
             let Stored { key, training, validation } = read_json(&path)?;
@@ -83,7 +83,12 @@ impl Place<'_> {
             for batch in pairs.chunks(BATCH) {
                 let documents: Vec<_> = batch.iter().flat_map(|pair| &pair.documents).collect();
                 let stats = Answers::pack(&documents, seq_len, scoring).scores(model, false).stats;
-                sums.extend(stats.chunks(2).map(|pair| [sum(&pair[0]), sum(&pair[1])]));
+                let mut each = stats.iter().map(|stats| sum(stats));
+                sums.extend(
+                    batch
+                        .iter()
+                        .map(|item| each.by_ref().take(item.documents.len()).collect::<Vec<_>>()),
+                );
                 sweep(model);
                 done += batch.len();
                 reporter.step(done, batch.len());

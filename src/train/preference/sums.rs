@@ -2,25 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use super::losses::Found;
 use crate::model::TokenStats;
 use crate::report::Metrics;
 use crate::train::best::Better;
-use crate::train::objective::preference::{PairGradient, PairLoss};
 
 /// What a loss over some pairs returned.
 #[derive(Default)]
 pub(super) struct Sums {
     /// The loss.
     pub(super) loss: f64,
-    /// The mean of each metric.
-    pub(super) metrics: BTreeMap<String, f64>,
+    /// The weighted sum of each metric and its weight: not every part has every metric.
+    metrics: BTreeMap<String, (f64, f64)>,
 }
 
 impl Sums {
     /// Adds what a loss returned over a `share` of the pairs.
-    pub(super) fn add(&mut self, found: &PairLoss, share: f64) {
+    pub(super) fn add(&mut self, found: &Found, share: f64) {
         self.loss += share * found.loss;
-        found.metrics.iter().for_each(|(name, value)| self.add_metric(name, share * value));
+        found.metrics.iter().for_each(|(name, value)| self.add_metric(name, *value, share));
     }
 
     /// Adds what the statistics say of the tokens of a `share` of the pairs.
@@ -31,33 +31,39 @@ impl Sums {
         };
         let entropy = mean(|stats| f64::from(stats.entropy));
         let accuracy = mean(|stats| f64::from(u8::from(stats.is_top)));
-        self.add_metric("entropy", share * entropy);
-        self.add_metric("mean_token_accuracy", share * accuracy);
+        self.add_metric("entropy", entropy, share);
+        self.add_metric("mean_token_accuracy", accuracy, share);
     }
 
-    fn add_metric(&mut self, name: &str, value: f64) {
-        *self.metrics.entry(name.to_owned()).or_default() += value;
+    fn add_metric(&mut self, name: &str, value: f64, share: f64) {
+        let (sum, weight) = self.metrics.entry(name.to_owned()).or_default();
+        (*sum, *weight) = (*sum + share * value, *weight + share);
+    }
+
+    /// The mean of a metric.
+    pub(super) fn metric(&self, name: &str) -> Option<f64> {
+        self.metrics.get(name).map(|(sum, weight)| sum / weight)
     }
 
     /// All of them.
     pub(super) fn metrics(&self) -> Metrics {
         let mut metrics: Metrics = vec![("loss".into(), self.loss)];
-        metrics.extend(self.metrics.iter().map(|(name, mean)| (name.clone().into(), *mean)));
+        let means = self.metrics.iter().map(|(name, (sum, weight))| (name, sum / weight));
+        metrics.extend(means.map(|(name, mean)| (name.clone().into(), mean)));
         metrics
     }
 }
 
 /// The derivatives of the loss by document, those of a micro-batch that is `share` of the step.
-pub(super) fn slopes(found: Option<&PairLoss>, documents: usize, share: f64) -> Vec<Vec<f64>> {
+pub(super) fn slopes(found: Option<&Found>, documents: usize, share: f64) -> Vec<Vec<f64>> {
     let Some(found) = found else { return vec![Vec::new(); documents] };
-    let scaled = |slopes: &[f64]| slopes.iter().map(|slope| share * slope).collect();
-    let of = |pair: &PairGradient| [scaled(&pair.chosen), scaled(&pair.rejected)];
-    found.gradient.iter().flat_map(of).collect()
+    let scaled = |slopes: &Vec<f64>| slopes.iter().map(|slope| share * slope).collect();
+    found.slopes.iter().map(scaled).collect()
 }
 
 /// The metrics of an evaluation, each with its better direction.
 pub(super) fn eval_metrics() -> Vec<(String, Better)> {
-    let lower = ["loss", "logps/rejected", "rewards/rejected", "entropy", "nll_loss"];
+    let lower = ["loss", "logps/rejected", "rewards/rejected", "entropy", "nll_loss", "kl"];
     let higher = [
         "rewards/accuracies",
         "rewards/margins",

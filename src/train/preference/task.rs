@@ -8,10 +8,11 @@ use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 use vq_tokenizer::VqTokenizer;
 
-use super::answers::{Answers, Scores, Scoring};
+use super::answers::{Answers, Scoring};
 use super::comparisons::{self, Comparison};
+use super::losses::Losses;
 use super::order::drawn;
-use super::reference::{Place, Reference, sum};
+use super::reference::{Place, Reference};
 use super::state::PreferenceState;
 use super::sums::{Sums, eval_metrics, slopes};
 use crate::checkpoint::Manifest;
@@ -20,13 +21,13 @@ use crate::data::{Encoding, LeftOut};
 use crate::device::{Precision, seeded};
 use crate::error::{Error, Result};
 use crate::files::{hex, read_json, write_json};
-use crate::model::{CausalLm, ModelConfig, TokenStats};
+use crate::model::{CausalLm, ModelConfig};
 use crate::report::{Metrics, Omission};
-use crate::tokenize::Processor;
+use crate::tokenize::{Processor, TokenSequence};
 use crate::train::best::Better;
 use crate::train::config::LanguageRecipe;
 use crate::train::objective::Activations;
-use crate::train::objective::preference::{self, Answer, Pair, PreferenceConfig};
+use crate::train::objective::preference;
 use crate::train::preview::bracketed;
 use crate::train::released::{Released, TrainedLm};
 use crate::train::task::{Stepped, Task};
@@ -40,7 +41,7 @@ const FALLEN: f64 = -1.0;
 /// A language model that learns from pairs of answers.
 pub struct PreferenceTask {
     recipe: LanguageRecipe,
-    loss: PreferenceConfig,
+    loss: Losses,
     /// With autodiff.
     device: Device,
     lm: TrainedLm,
@@ -63,15 +64,14 @@ impl PreferenceTask {
     /// Opens tokenizers, pairs and model on `device`; with `reference.precompute` the reference scores all pairs here.
     ///
     /// # Errors
-    /// Those of the files that the recipe names; [`Error::Invalid`] if it has no `[preference]`.
+    /// Those of the files that the recipe names; [`Error::Invalid`] if it has neither `[preference]` nor `[kto]`.
     pub fn new(
         recipe: LanguageRecipe,
         device: &Device,
         precision: Precision,
         quiet: bool,
     ) -> Result<Self> {
-        let absent = || Error::invalid("the recipe has no [preference]");
-        let loss = recipe.preference.clone().ok_or_else(absent)?;
+        let loss = Losses::of(&recipe)?;
         let (processor, vq, digest) = recipe.tokenizer.open(device)?;
         let processor = Arc::new(processor);
         let tokenizer = tokenizer_digest(&processor, &digest)?;
@@ -80,7 +80,9 @@ impl PreferenceTask {
         let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: &cache_dir, quiet };
         let seq_len = recipe.batch.seq_len;
         let open = |configs, limit| {
-            comparisons::open(configs, encoding, &processor, &scoring, seq_len, limit)
+            let paired = loss.is_paired();
+            let fit = comparisons::Fit { scoring: &scoring, seq_len, limit, paired };
+            comparisons::open(configs, encoding, &processor, fit)
         };
         let (training, mut opened) = open(&recipe.data, None)?;
         let (validation, of_validation) = open(&recipe.validation, Some(recipe.run.eval_samples))?;
@@ -187,22 +189,6 @@ impl PreferenceTask {
         drawn(self.training.len(), self.recipe.run.seed, from, count)
     }
 
-    /// The packed pairs as the loss takes them, from what policy and reference say of them.
-    fn pairs(&self, scores: &Scores, reference: &[preference::Reference]) -> Vec<Pair> {
-        let stats = &scores.stats;
-        let answer = |number: usize| Answer {
-            log_probs: stats[number].iter().map(|stats| f64::from(stats.log_prob)).collect(),
-            reference: reference[number].clone(),
-            log_sum_sq_probs: scores.log_sums_of_squares[number].clone(),
-        };
-        let pair = |at: usize| Pair {
-            chosen: answer(2 * at),
-            rejected: answer(2 * at + 1),
-            prompt_log_probs: Vec::new(),
-        };
-        (0..stats.len() / 2).map(pair).collect()
-    }
-
     /// The reference's scores of the packed `answers`, which are the pairs `indices` of training or validation.
     fn referred(
         &self,
@@ -211,32 +197,27 @@ impl PreferenceTask {
         is_validation: bool,
     ) -> Vec<preference::Reference> {
         match &self.reference {
-            Reference::None => vec![preference::Reference::None; 2 * indices.len()],
+            Reference::None => vec![preference::Reference::None; answers.len()],
             Reference::Model(model) => {
                 let stats = match is_validation {
                     true => answers.scores(&model.valid(), false).stats,
                     false => answers.scores(model, false).stats,
                 };
-                let of = |stats: &Vec<TokenStats>| match self.loss.needs_reference_tokens() {
-                    true => {
-                        let each = stats.iter().map(|stats| f64::from(stats.log_prob)).collect();
-                        preference::Reference::Tokens(each)
-                    }
-                    false => preference::Reference::Sum(sum(stats)),
-                };
-                stats.iter().map(of).collect()
+                stats.iter().map(|stats| self.loss.referred(stats)).collect()
             }
             Reference::Kept(sets) => {
                 let set = &sets[usize::from(is_validation)];
-                let of = |index: &usize| set[*index].map(preference::Reference::Sum);
-                indices.iter().flat_map(of).collect()
+                let sums = indices.iter().flat_map(|index| &set[*index]);
+                sums.map(|sum| preference::Reference::Sum(*sum)).collect()
             }
         }
     }
 
-    fn pack(&self, set: &[Comparison], indices: &[usize]) -> Answers<'_> {
-        let documents: Vec<_> = indices.iter().flat_map(|at| &set[*at].documents).collect();
-        Answers::pack(&documents, self.recipe.batch.seq_len, &self.scoring)
+    fn pack(&self, items: &[&Comparison]) -> Answers<'_> {
+        let seq_len = self.recipe.batch.seq_len;
+        let documents = self.loss.documents(items, seq_len);
+        let documents: Vec<&TokenSequence> = documents.iter().map(AsRef::as_ref).collect();
+        Answers::pack(&documents, seq_len, &self.scoring)
     }
 
     /// Adds the gradients of the next step's micro-batches to the model's.
@@ -246,13 +227,14 @@ impl PreferenceTask {
         let (mut sums, mut tokens) = (Sums::default(), 0);
         for part in 0..batch.accumulate {
             let indices = self.next_pairs(part);
-            let answers = self.pack(&self.training, &indices);
+            let items: Vec<_> = indices.iter().map(|at| &self.training[*at]).collect();
+            let answers = self.pack(&items);
             let reference = self.referred(&answers, &indices, false);
             let activations = Activations::of(batch.activation_checkpointing, seed, part);
-            let (model, squares) = (self.model(), self.loss.use_weighting);
+            let (model, squares) = (self.model(), self.loss.needs_squares());
             let (gradients, found) = answers.gradients(model, activations, squares, |scores| {
                 sums.add_stats(&scores.stats, share);
-                let found = self.loss.loss(&self.pairs(scores, &reference));
+                let found = self.loss.over(&items, scores, &reference);
                 (slopes(found.as_ref().ok(), scores.stats.len(), share), found)
             });
             let found = found?;
@@ -289,10 +271,10 @@ impl PreferenceTask {
 
     /// Keeps in mind how likely the chosen answers are beside the reference.
     fn watch(&mut self, sums: &Sums) {
-        if let Some(reward) = sums.metrics.get("rewards/chosen")
+        if let Some(reward) = sums.metric("rewards/chosen")
             && self.loss.needs_reference()
         {
-            let ratio = reward / self.loss.beta;
+            let ratio = reward / self.loss.beta();
             self.chosen = (self.chosen.0 + ratio, self.chosen.1 + 1);
         }
     }
@@ -338,12 +320,13 @@ impl Task for PreferenceTask {
         let mut sums = Sums::default();
         let all: Vec<usize> = (0..self.validation.len()).collect();
         for indices in all.chunks(self.recipe.batch.sequences) {
-            let answers = self.pack(&self.validation, indices);
+            let items: Vec<_> = indices.iter().map(|at| &self.validation[*at]).collect();
+            let answers = self.pack(&items);
             let reference = self.referred(&answers, indices, true);
-            let scores = answers.scores(&model, self.loss.use_weighting);
+            let scores = answers.scores(&model, self.loss.needs_squares());
             let share = indices.len() as f64 / all.len() as f64;
             sums.add_stats(&scores.stats, share);
-            sums.add(&self.loss.loss(&self.pairs(&scores, &reference))?, share);
+            sums.add(&self.loss.over(&items, &scores, &reference)?, share);
         }
         Ok(sums.metrics())
     }
