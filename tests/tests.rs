@@ -34,6 +34,7 @@ mod published;
 mod reference_generation;
 mod remote;
 mod report;
+mod rl;
 mod sampling;
 mod scenes;
 mod scripted;

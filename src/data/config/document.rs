@@ -106,7 +106,7 @@ impl DocumentData {
     }
 
     /// The source for held-out losses: `count` samples, without prompt dropout.
-    pub(in crate::data) fn held_out(mut self, count: usize) -> Self {
+    pub(crate) fn held_out(mut self, count: usize) -> Self {
         match &mut self.content {
             DocumentContent::Samples(source, template) => {
                 source.limit = Some(count);

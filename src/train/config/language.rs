@@ -9,6 +9,7 @@ use super::super::objective::preference::PreferenceConfig;
 use super::super::optimizer_config::OptimizerConfig;
 use super::super::plan::Plan;
 use super::super::preference::ReferenceConfig;
+use super::super::rl::RlConfig;
 use super::super::safety::SafetyConfig;
 use super::super::schedule::ScheduleConfig;
 use super::run::{AverageConfig, RunConfig, one_batch};
@@ -64,6 +65,10 @@ pub struct LanguageRecipe {
     /// How the reference of `preference` scores answers.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reference: ReferenceConfig,
+    /// Training on rewards of the model's own answers to the prompts of `data`; `batch.sequences` is the number of
+    /// answers whose gradients are computed at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rl: Option<RlConfig>,
     /// The shape of a batch.
     pub batch: BatchConfig,
     /// The `generation_config.json` of the released checkpoint.
@@ -262,6 +267,7 @@ impl Recipe for LanguageRecipe {
         self.model.config(1).validate()?;
         self.validate_adapter()?;
         self.validate_preference()?;
+        self.validate_rl()?;
         self.loss.validate()?;
         self.average.validate()?;
         self.safety.validate()?;
@@ -312,6 +318,34 @@ impl LanguageRecipe {
         match self.curriculum == CurriculumConfig::default() && self.loss == LossConfig::default() {
             true => Ok(()),
             false => Err(Error::invalid("[curriculum] and [loss] are not read with [preference]")),
+        }
+    }
+
+    fn validate_rl(&self) -> Result<()> {
+        let Some(rl) = &self.rl else { return Ok(()) };
+        let error = |message: String| Err(Error::invalid(message));
+        rl.validate()?;
+        if self.preference.is_some() {
+            return error("[preference] and [rl] are both given; allowed: one of them".to_owned());
+        }
+        if self.run.init.is_none() {
+            return error("[rl] needs run.init, the checkpoint that answers".to_owned());
+        }
+        let (accumulate, dropout) = (self.batch.accumulate, self.model.dropout);
+        if accumulate != 1 {
+            let message = "allowed with [rl]: 1, as rl.prompts_per_step says what a step holds";
+            return error(format!("batch.accumulate is {accumulate}; {message}"));
+        }
+        let of_adapter = self.adapter.as_ref().map_or(0.0, |adapter| adapter.lora_dropout);
+        for (key, value) in [("model.dropout", dropout), ("adapter.lora_dropout", of_adapter)] {
+            if value != 0.0 {
+                let message = "allowed with [rl]: 0, so that the policy is the model that answers";
+                return error(format!("{key} is {value}; {message}"));
+            }
+        }
+        match self.curriculum == CurriculumConfig::default() && self.loss == LossConfig::default() {
+            true => Ok(()),
+            false => error("[curriculum] and [loss] are not read with [rl]".to_owned()),
         }
     }
 

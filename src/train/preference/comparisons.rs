@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::answers::Scoring;
+use super::scoring::Scoring;
 use crate::data::{
     AnswerLayout, DocumentContent, DocumentData, Encoding, LeftOut, PreferencePair, Preferences,
     Weight,

@@ -5,11 +5,10 @@
 //! step, which shares its frozen weights with the policy, or two numbers for each pair that were computed once.
 //! Losses are in [`objective::preference`](super::objective::preference).
 
-mod answers;
 mod comparisons;
 mod config;
-mod order;
 mod reference;
+mod scoring;
 mod state;
 mod task;
 

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::answers::{Answers, Scoring};
 use super::comparisons::Comparison;
+use super::scoring::Scoring;
 use crate::error::Result;
 use crate::files::{read_json, write_json};
 use crate::model::{CausalLm, TokenStats};
@@ -76,7 +76,7 @@ impl Place<'_> {
             let mut sums = Vec::with_capacity(pairs.len());
             for batch in pairs.chunks(BATCH) {
                 let documents: Vec<_> = batch.iter().flat_map(|pair| &pair.documents).collect();
-                let stats = Answers::pack(&documents, seq_len, scoring).scores(model, false).stats;
+                let stats = scoring.pack(&documents, seq_len).scores(model, false).stats;
                 sums.extend(stats.chunks(2).map(|pair| [sum(&pair[0]), sum(&pair[1])]));
                 done += batch.len();
                 reporter.step(done, batch.len());

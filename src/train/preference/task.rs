@@ -7,10 +7,9 @@ use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 use vq_tokenizer::VqTokenizer;
 
-use super::answers::{Answers, Scores, Scoring};
 use super::comparisons::{self, Comparison};
-use super::order::drawn;
 use super::reference::{Place, Reference, sum};
+use super::scoring::Scoring;
 use super::state::PreferenceState;
 use crate::checkpoint::Manifest;
 use crate::data::shards::tokenizer_digest;
@@ -21,10 +20,12 @@ use crate::files::{hex, read_json, write_json};
 use crate::model::{CausalLm, ModelConfig, TokenStats};
 use crate::report::{Metrics, Omission};
 use crate::tokenize::Processor;
+use crate::train::answers::{Answers, Scores};
 use crate::train::best::Better;
 use crate::train::config::LanguageRecipe;
 use crate::train::objective::Activations;
 use crate::train::objective::preference::{self, Answer, Pair, PairLoss, PreferenceConfig};
+use crate::train::order::drawn;
 use crate::train::released::{Released, TrainedLm};
 use crate::train::task::{Stepped, Task};
 use crate::train::trained::{NotFinite, TRAINER_DIR};
@@ -267,7 +268,7 @@ impl PreferenceTask {
 
     fn pack(&self, set: &[Comparison], indices: &[usize]) -> Answers<'_> {
         let documents: Vec<_> = indices.iter().flat_map(|at| &set[*at].documents).collect();
-        Answers::pack(&documents, self.recipe.batch.seq_len, &self.scoring)
+        self.scoring.pack(&documents, self.recipe.batch.seq_len)
     }
 
     /// Adds the gradients of the next step's micro-batches to the model's.
