@@ -159,7 +159,7 @@ fn constant_rewards_move_no_weight_and_are_counted() {
         let tensors = tensor_files::collect(task.model());
         tensors.iter().map(|(name, data)| (name.clone(), data.clone())).collect::<Vec<_>>()
     };
-    for more in [&[][..], &["rl.dynamic_sampling=3"]] {
+    for more in [&["run.seed=1"][..], &["rl.dynamic_sampling=3", TEXT[0], TEXT[1]]] {
         let settings = [&[CONSTANT, "optimizer.weight_decay=0.1"][..], more].concat();
         let mut task = task(dir.path(), "constant", &settings);
         let before = weights(&task);
@@ -177,14 +177,16 @@ fn constant_rewards_move_no_weight_and_are_counted() {
 }
 
 #[test]
-fn a_program_that_prefers_a_token_is_obeyed() {
+fn a_program_that_prefers_letters_is_obeyed() {
     let dir = base();
     let judge =
-        program(dir.path(), r#"while next; do printf %s "$a" | tr -cd e | wc -c; done"#, "");
+        program(dir.path(), r#"while next; do printf %s "$a" | tr -cd a-z | wc -c; done"#, "");
     let settings = [
         &ADAPTER[..],
         &TEXT,
-        &[&judge, "rl.advantage.num_generations=8", "run.steps=20", "batch.sequences=16"],
+        // The random output layer alone would keep every distribution almost even.
+        &["adapter.modules_to_save=['lm_head']", "rl.prompts_per_step=3", "batch.sequences=24"],
+        &[&judge, "rl.advantage.num_generations=8"],
     ];
     let mut task = task(dir.path(), "judge", &settings.concat());
     let rewards: Vec<f64> =

@@ -44,6 +44,10 @@ impl Prompts {
         processor: &Processor,
         (seed, open_image): (u64, bool),
     ) -> Result<Self> {
+        if template.uses_chat_template() {
+            let message = "the template chat_template writes answers too; allowed: templates of the prompt alone";
+            return Err(Error::invalid(format!("data {}: {message}", source.path)));
+        }
         let renderer = Renderer::new(template, processor).map_err(Error::because(&source.path))?;
         let EncodedSource { samples, dataset, len } = EncodedSource::open(source, None, encoding)?;
         let options = EncodeOptions { open_image, ..EncodeOptions::default() };

@@ -121,9 +121,9 @@ impl Renderer {
         template: usize,
         rng: &mut ChaCha8Rng,
     ) -> Result<Vec<CodedSegment>> {
-        let template = self.forms[template].template(fields)?.ok_or_else(|| {
-            Error::invalid("a chat template writes answers too; allowed: a template of the prompt")
-        })?;
+        let template = self.forms[template]
+            .template(fields)?
+            .ok_or_else(|| Error::invalid("a chat template is no template of segments"))?;
         Ok(template.render(fields, images, &self.options(), rng)?.segments)
     }
 
