@@ -35,6 +35,7 @@ mod published;
 mod reference_generation;
 mod remote;
 mod report;
+mod rl;
 mod sampling;
 mod scenes;
 mod scripted;

@@ -8,6 +8,7 @@ use calumma::data::pack::PackReport;
 use calumma::device::Precision;
 use calumma::model::{CausalLm, ModelConfig};
 use calumma::train::preference::PreferenceTask;
+use calumma::train::rl::RlTask;
 use calumma::train::{LanguageRecipe, LanguageTask, Task};
 use calumma::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -85,20 +86,46 @@ impl Described for PreferenceTask {
     }
 }
 
+impl Described for RlTask {
+    fn model(&self) -> &CausalLm {
+        self.model()
+    }
+
+    fn config(&self) -> &ModelConfig {
+        self.config()
+    }
+
+    fn num_adapted(&self) -> Option<usize> {
+        self.num_adapted()
+    }
+
+    fn preview(&mut self) -> Result<Vec<String>> {
+        (*self).preview()
+    }
+
+    fn packed(&self) -> Option<(PackReport, Vec<SourceReport>)> {
+        None
+    }
+}
+
 /// Prints what `recipe` would train, and how long that would take.
 ///
 /// # Errors
 /// Those of recipe, data, device and training.
 pub fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> Result<()> {
     let (mut owned, precision, quiet) = (recipe.clone(), session.precision(), session.quiet());
-    match recipe.compares_answers() {
-        true => {
+    match (recipe.compares_answers(), &recipe.rl) {
+        (true, _) => {
             // Nothing is written into the run's directory.
             owned.reference.precompute = false;
             let task = PreferenceTask::new(owned, device, precision, quiet)?;
             describe(recipe, task, device, session)
         }
-        false => {
+        (false, Some(_)) => {
+            let task = RlTask::new(owned, device, precision, quiet)?;
+            describe(recipe, task, device, session)
+        }
+        (false, None) => {
             let task = LanguageTask::new(owned, device, precision, quiet)?;
             describe(recipe, task, device, session)
         }

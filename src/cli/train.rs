@@ -7,6 +7,7 @@ use calumma::lock::DirectoryLock;
 use calumma::model::ModelConfig;
 use calumma::recipe::read_recipe;
 use calumma::train::preference::PreferenceTask;
+use calumma::train::rl::RlTask;
 use calumma::train::{LanguageRecipe, LanguageTask, Plan};
 use clap::Args;
 
@@ -48,6 +49,12 @@ pub fn run(args: &TrainArgs, session: &Session) -> Result<()> {
         let mut task = PreferenceTask::new(owned, &device, precision, session.quiet())?;
         note(task.config(), task.num_adapted(), session);
         session.note(format_args!("{} rows of compared answers", task.num_pairs()));
+        return train_task(&mut task, &plan, &recipe, &lock, session);
+    }
+    if recipe.rl.is_some() {
+        let mut task = RlTask::new(owned, &device, precision, session.quiet())?;
+        note(task.config(), task.num_adapted(), session);
+        session.note(format_args!("{} prompts", task.num_prompts()));
         return train_task(&mut task, &plan, &recipe, &lock, session);
     }
     let mut task = LanguageTask::new(owned, &device, precision, session.quiet())?;

@@ -47,7 +47,12 @@ impl TrainingCost {
         let documents = if recipe.preference.is_some() { 2 } else { 1 };
         let rows_of_batch = recipe.batch.sequences * documents;
         let batch = rows_of_batch * seq;
-        let tokens = batch * recipe.batch.accumulate * recipe.run.steps;
+        let of_step = match &recipe.rl {
+            // Each answer in a row of its own, at most.
+            Some(rl) => rl.prompts_per_step * rl.advantage.num_generations * seq,
+            None => batch * recipe.batch.accumulate,
+        };
+        let tokens = of_step * recipe.run.steps;
         let recomputed = recipe.batch.activation_checkpointing;
         let passes = if recomputed { 4.0 / 3.0 } else { 1.0 };
         let of_token = match adapted {

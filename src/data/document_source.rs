@@ -189,7 +189,7 @@ impl Samples {
     ) -> Result<Self> {
         let renderer = Renderer::new(template, processor).map_err(Error::because(&source.path))?;
         let EncodedSource { mut samples, dataset, len } =
-            EncodedSource::open(source, &renderer.columns(), encoding)?;
+            EncodedSource::open(source, Some(&renderer.columns()), encoding)?;
         for sample in &mut samples {
             renderer.complete(&mut sample.fields);
         }

@@ -61,14 +61,14 @@ pub struct Encoding<'a> {
 
 impl EncodedSource {
     /// Reads all samples of the source; encodes the images whose codes are not kept. Only the fields in
-    /// `columns` stay in memory.
+    /// `columns` stay in memory; all of them without `columns`.
     ///
     /// # Errors
     /// If the data set cannot be read, more than `max_bad` of its samples are bad, or the files of kept
     /// codes cannot be read or written.
     pub(super) fn open(
         config: &SourceConfig,
-        columns: &BTreeSet<String>,
+        columns: Option<&BTreeSet<String>>,
         encoding: Encoding<'_>,
     ) -> Result<Self> {
         let mut encoder = ImageEncoder::open(encoding)?;
@@ -81,7 +81,7 @@ impl EncodedSource {
             let end = (start + BATCH).min(len);
             let mut images = 0;
             for mut sample in encoder.samples(&dataset, start..end)? {
-                sample.fields.retain(|name, _| columns.contains(name));
+                sample.fields.retain(|name, _| columns.is_none_or(|kept| kept.contains(name)));
                 images += sample.images.len();
                 samples.push(sample);
             }

@@ -58,6 +58,7 @@ pub mod pack;
 mod parquet;
 mod patterns;
 mod preference;
+mod prompts;
 mod render;
 mod renderer;
 pub mod scenes;
@@ -97,6 +98,7 @@ pub use preference::{
     AnswerLayout, PreferencePair, PreferenceRow, PreferenceTokens, Preferences, Unpaired,
     UnpairedAnswer, UnpairedRow, UnpairedTokens,
 };
+pub use prompts::{Prompt, Prompts};
 pub use render::{Loss, RenderOptions, Rendered};
 pub(crate) use stamps::Stamps;
 pub use stream::{DocumentStream, SourceReport, StreamState};

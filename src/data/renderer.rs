@@ -111,6 +111,22 @@ impl Renderer {
         }
     }
 
+    /// The segments of a sample by the template of index `template`, without what ends a document.
+    ///
+    /// # Errors
+    /// If the template cannot render the sample, or is a chat template.
+    pub(super) fn segments(
+        &self,
+        (fields, images): (&Fields, &[Codes]),
+        template: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Vec<CodedSegment>> {
+        let template = self.forms[template]
+            .template(fields)?
+            .ok_or_else(|| Error::invalid("a chat template is no template of segments"))?;
+        Ok(template.render(fields, images, &self.options(), rng)?.segments)
+    }
+
     /// Checks that every template can render the sample whatever is drawn, and that its images have ids.
     ///
     /// # Errors

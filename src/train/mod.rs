@@ -5,6 +5,7 @@
 //! weights as an uninterrupted one, bit for bit on the CPU.
 
 mod adapter;
+mod answers;
 mod average;
 mod best;
 mod config;
@@ -25,12 +26,14 @@ mod loader;
 pub mod objective;
 mod optimizer;
 mod optimizer_config;
+mod order;
 mod pace;
 mod plan;
 pub mod preference;
 mod preview;
 mod released;
 pub mod reward;
+pub mod rl;
 mod rows;
 mod run;
 mod safety;

@@ -44,7 +44,7 @@ impl TemplateConfig {
     }
 
     /// Whether a template is the checkpoint's chat template, by name.
-    pub(super) fn uses_chat_template(&self) -> bool {
+    pub(in crate::data) fn uses_chat_template(&self) -> bool {
         self.templates.iter().any(|template| template.parts().0 == CHAT_TEMPLATE)
     }
 

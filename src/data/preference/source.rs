@@ -94,7 +94,8 @@ fn open<T: Send>(
     read: impl Fn(&EncodedSample) -> Result<T> + Sync,
 ) -> Result<(Vec<T>, LeftOut)> {
     let columns = COLUMNS.map(str::to_owned).into();
-    let EncodedSource { samples, dataset, len } = EncodedSource::open(source, &columns, encoding)?;
+    let EncodedSource { samples, dataset, len } =
+        EncodedSource::open(source, Some(&columns), encoding)?;
     let rows: Vec<Result<T>> = samples.par_iter().map(&read).collect();
     let mut found = Vec::with_capacity(rows.len());
     for (row, EncodedSample { index, place, .. }) in rows.into_iter().zip(&samples) {

@@ -9,6 +9,7 @@ use super::super::objective::preference::{PreferenceConfig, UnpairedConfig};
 use super::super::optimizer_config::OptimizerConfig;
 use super::super::plan::Plan;
 use super::super::preference::ReferenceConfig;
+use super::super::rl::RlConfig;
 use super::super::safety::SafetyConfig;
 use super::super::schedule::ScheduleConfig;
 use super::run::{AverageConfig, RunConfig, one_batch};
@@ -67,6 +68,10 @@ pub struct LanguageRecipe {
     /// How the reference of `preference` or `kto` scores answers.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reference: ReferenceConfig,
+    /// Training on rewards of the model's own answers to the prompts of `data`; `batch.sequences` is the number of
+    /// answers whose gradients are computed at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rl: Option<RlConfig>,
     /// The shape of a batch.
     pub batch: BatchConfig,
     /// The `generation_config.json` of the released checkpoint.

@@ -13,7 +13,8 @@ impl LanguageRecipe {
     /// [`Error::Invalid`] with the section at fault and what is allowed.
     pub(super) fn validate_post_training(&self) -> Result<()> {
         self.validate_adapter()?;
-        self.validate_preference()
+        self.validate_preference()?;
+        self.validate_rl()
     }
 
     /// Whether an adapter is trained.
@@ -85,6 +86,35 @@ impl LanguageRecipe {
         match &self.adapter {
             Some(adapter) => adapter.validate().map_err(Error::because("adapter")),
             None => Ok(()),
+        }
+    }
+
+    fn validate_rl(&self) -> Result<()> {
+        let Some(rl) = &self.rl else { return Ok(()) };
+        let error = |message: String| Err(Error::invalid(message));
+        rl.validate()?;
+        if self.compares_answers() {
+            let message = "[rl] and a section on comparisons, [preference] or [kto], are both given; allowed: one";
+            return error(message.to_owned());
+        }
+        if self.run.init.is_none() {
+            return error("[rl] needs run.init, the checkpoint that answers".to_owned());
+        }
+        let (accumulate, dropout) = (self.batch.accumulate, self.model.dropout);
+        if accumulate != 1 {
+            let message = "allowed with [rl]: 1, as rl.prompts_per_step says what a step holds";
+            return error(format!("batch.accumulate is {accumulate}; {message}"));
+        }
+        let of_adapter = self.adapter.as_ref().map_or(0.0, |adapter| adapter.lora_dropout);
+        for (key, value) in [("model.dropout", dropout), ("adapter.lora_dropout", of_adapter)] {
+            if value != 0.0 {
+                let message = "allowed with [rl]: 0, so that the policy is the model that answers";
+                return error(format!("{key} is {value}; {message}"));
+            }
+        }
+        match self.curriculum == CurriculumConfig::default() && self.loss == LossConfig::default() {
+            true => Ok(()),
+            false => error("[curriculum] and [loss] are not read with [rl]".to_owned()),
         }
     }
 }

@@ -20,6 +20,9 @@ pub(super) const CHUNK: usize = 1024;
 /// device's allocator takes pages of the size of the largest tensor.
 const LOGITS: usize = 1 << 24;
 
+/// Added to a logit, it makes its probability 0; infinity would make the entropy NaN.
+const HIDDEN: f32 = -1e9;
+
 /// The number of tokens whose logits exist at one time on `device`.
 pub fn logit_rows(vocab: usize, hidden: usize, device: &Device) -> usize {
     if is_cpu(device) { CHUNK } else { (LOGITS / vocab).max(hidden) }
@@ -36,6 +39,8 @@ pub struct Predictions {
     /// Of the targets, `[len]` in i32, off the tape.
     ids: Tensor<1, Int>,
     len: usize,
+    /// Added to the logits to hide ids, `[1, vocab]`, off the tape.
+    hiding: Option<Tensor<2>>,
 }
 
 impl Predictions {
@@ -88,6 +93,37 @@ impl Predictions {
             weight: weight.cast(DType::F32),
             ids,
             len: targets.len(),
+            hiding: None,
+        }
+    }
+
+    /// The same with logits divided by `temperature`.
+    #[must_use]
+    pub fn at_temperature(self, temperature: f64) -> Self {
+        // Logits are linear in the hidden states.
+        let hidden = if temperature == 1.0 { self.hidden } else { self.hidden / temperature };
+        Self { hidden, ..self }
+    }
+
+    /// The same with distributions over the ids only for which `allowed` is true; ids beyond its end are not
+    /// allowed. All targets must be.
+    #[must_use]
+    pub fn only(self, allowed: &[bool]) -> Self {
+        let vocab = self.weight.dims()[0];
+        let is_allowed = |id: usize| allowed.get(id).copied().unwrap_or(false);
+        let row: Vec<f32> =
+            (0..vocab).map(|id| if is_allowed(id) { 0.0 } else { HIDDEN }).collect();
+        let row = TensorData::new(row, [1, vocab]);
+        let hiding = Tensor::from_data(row, (&self.ids.device(), DType::F32));
+        Self { hiding: Some(hiding), ..self }
+    }
+
+    /// The logits of a chunk, from the transposed weight.
+    fn logits(&self, hidden: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+        let logits = matmul(hidden, weight); // [len, vocab]
+        match &self.hiding {
+            Some(hiding) => logits + hiding.clone(),
+            None => logits,
         }
     }
 
@@ -105,7 +141,7 @@ impl Predictions {
         let stats = self.chunks().map(|(first, len)| {
             let hidden = hidden.clone().narrow(0, first, len); // [len, hidden]
             let ids = self.ids.clone().narrow(0, first, len);
-            token_stats(matmul(hidden, weight.clone()), ids)
+            token_stats(self.logits(hidden, weight.clone()), ids)
         });
         joined(stats.collect())
     }
@@ -115,7 +151,7 @@ impl Predictions {
         let (hidden, weight) = (self.hidden.clone().inner(), self.weight.clone().inner());
         let weight = weight.transpose(); // [hidden, vocab]
         let of_chunk = |(first, len)| {
-            let logits = matmul(hidden.clone().narrow(0, first, len), weight.clone()); // [len, vocab]
+            let logits = self.logits(hidden.clone().narrow(0, first, len), weight.clone());
             let squares = activation::log_softmax(logits, 1) * 2.0;
             squares.exp().sum_dim(1).log().into_data().iter::<f32>().collect::<Vec<_>>()
         };
@@ -148,7 +184,7 @@ impl Predictions {
         let (mut stats, mut d_hidden, mut d_weight) = (Vec::new(), Vec::new(), None);
         for (first, len) in self.chunks() {
             let h = hidden.clone().narrow(0, first, len); // [len, hidden]
-            let logits = matmul(h.clone(), weight.clone().transpose()); // [len, vocab]
+            let logits = self.logits(h.clone(), weight.clone().transpose()); // [len, vocab]
             let ids = self.ids.clone().narrow(0, first, len);
             let weights = weights.clone().narrow(0, first, len);
             let (d_logits, found) = cross_entropy(logits, ids, weights, (2.0 * z) as f32);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::answers::Scoring;
+use super::scoring::Scoring;
 use crate::data::{
     AnswerLayout, DocumentContent, DocumentData, Encoding, LeftOut, PreferencePair, Preferences,
     SourceConfig, TemplateConfig, TooLong, Unpaired, UnpairedAnswer, Weight,

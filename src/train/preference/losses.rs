@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use super::answers::Scores;
 use super::comparisons::Comparison;
 use super::reference::sum;
 use crate::error::{Error, Result};
 use crate::model::TokenStats;
 use crate::tokenize::TokenSequence;
+use crate::train::answers::Scores;
 use crate::train::config::LanguageRecipe;
 use crate::train::objective::Metrics;
 use crate::train::objective::preference::{

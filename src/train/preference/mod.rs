@@ -6,12 +6,11 @@
 //! step, which shares its frozen weights with the policy, or two numbers for each pair that were computed once.
 //! Losses are in [`objective::preference`](super::objective::preference).
 
-mod answers;
 mod comparisons;
 mod config;
 mod losses;
-mod order;
 mod reference;
+mod scoring;
 mod state;
 mod sums;
 mod task;

@@ -6,8 +6,8 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::answers::{Answers, Scoring};
 use super::comparisons::Comparison;
+use super::scoring::Scoring;
 use crate::error::Result;
 use crate::files::{read_json, write_json};
 use crate::model::{CausalLm, TokenStats};
@@ -82,13 +82,10 @@ impl Place<'_> {
             let mut sums = Vec::with_capacity(pairs.len());
             for batch in pairs.chunks(BATCH) {
                 let documents: Vec<_> = batch.iter().flat_map(|pair| &pair.documents).collect();
-                let stats = Answers::pack(&documents, seq_len, scoring).scores(model, false).stats;
+                let stats = scoring.pack(&documents, seq_len).scores(model, false).stats;
                 let mut each = stats.iter().map(|stats| sum(stats));
-                sums.extend(
-                    batch
-                        .iter()
-                        .map(|item| each.by_ref().take(item.documents.len()).collect::<Vec<_>>()),
-                );
+                let of = |item: &Comparison| each.by_ref().take(item.documents.len()).collect();
+                sums.extend(batch.iter().map(of).collect::<Vec<Vec<f64>>>());
                 sweep(model);
                 done += batch.len();
                 reporter.step(done, batch.len());

@@ -8,11 +8,10 @@ use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 use vq_tokenizer::VqTokenizer;
 
-use super::answers::{Answers, Scoring};
 use super::comparisons::{self, Comparison};
 use super::losses::Losses;
-use super::order::drawn;
 use super::reference::{Place, Reference};
+use super::scoring::Scoring;
 use super::state::PreferenceState;
 use super::sums::{Sums, eval_metrics, slopes};
 use crate::checkpoint::Manifest;
@@ -24,10 +23,12 @@ use crate::files::{hex, read_json, write_json};
 use crate::model::{CausalLm, ModelConfig};
 use crate::report::{Metrics, Omission};
 use crate::tokenize::{Processor, TokenSequence};
+use crate::train::answers::Answers;
 use crate::train::best::Better;
 use crate::train::config::LanguageRecipe;
 use crate::train::objective::Activations;
 use crate::train::objective::preference;
+use crate::train::order::drawn;
 use crate::train::preview::bracketed;
 use crate::train::released::{Released, TrainedLm};
 use crate::train::task::{Stepped, Task};
@@ -217,7 +218,7 @@ impl PreferenceTask {
         let seq_len = self.recipe.batch.seq_len;
         let documents = self.loss.documents(items, seq_len);
         let documents: Vec<&TokenSequence> = documents.iter().map(AsRef::as_ref).collect();
-        Answers::pack(&documents, seq_len, &self.scoring)
+        self.scoring.pack(&documents, seq_len)
     }
 
     /// Adds the gradients of the next step's micro-batches to the model's.

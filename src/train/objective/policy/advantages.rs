@@ -81,14 +81,14 @@ impl AdvantageConfig {
     pub fn validate(&self) -> Result<()> {
         if self.num_generations < 2 {
             return Err(Error::invalid(format!(
-                "policy.num_generations is {}; allowed: at least 2, since an advantage compares \
+                "advantage.num_generations is {}; allowed: at least 2, since an advantage compares \
                  completions of one prompt",
                 self.num_generations
             )));
         }
         match self.reward_weights.iter().find(|weight| !weight.is_finite()) {
             Some(weight) => Err(Error::invalid(format!(
-                "policy.reward_weights has {weight}; allowed: finite numbers"
+                "advantage.reward_weights has {weight}; allowed: finite numbers"
             ))),
             None => Ok(()),
         }
@@ -136,7 +136,7 @@ impl AdvantageConfig {
         let weights = self.reward_weights.len();
         if weights != 0 && weights != names.len() {
             return Err(Error::invalid(format!(
-                "policy.reward_weights has {weights} entries; allowed: one for each of {} rewards",
+                "advantage.reward_weights has {weights} entries; allowed: one for each of {} rewards",
                 names.len()
             )));
         }

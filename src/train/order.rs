@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 ///
 /// # Panics
 /// If there is no entry.
-pub(super) fn drawn(len: usize, seed: u64, from: u64, count: usize) -> Vec<usize> {
+pub(in crate::train) fn drawn(len: usize, seed: u64, from: u64, count: usize) -> Vec<usize> {
     assert!(len > 0, "nothing to draw");
     let mut epoch = None;
     let draw = |at: u64| {

@@ -1,0 +1,28 @@
+//! Seeds of answers.
+
+/// The seed of answer `number` to the prompt of draw `draw`, in a run with `seed`.
+pub(super) fn seed_of(seed: u64, draw: u64, number: usize) -> u64 {
+    [draw, number as u64].iter().fold(mixed(seed), |state, value| mixed(state ^ mixed(*value)))
+}
+
+/// A step of SplitMix64 (Steele et al. 2014), a permutation of all numbers.
+fn mixed(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    value ^ (value >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_have_seeds_of_their_own() {
+        let mut all = std::collections::HashSet::new();
+        for (seed, draw) in (0..8).flat_map(|seed| (0..32).map(move |draw| (seed, draw))) {
+            assert!((0..8).all(|number| all.insert(seed_of(seed, draw, number))));
+        }
+        assert_eq!(seed_of(1, 2, 3), seed_of(1, 2, 3));
+    }
+}

@@ -1,0 +1,58 @@
+//! What a checkpoint holds besides weights and optimizer state.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::TokenStats;
+
+/// The progress of a run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct RlState {
+    /// Prompts drawn so far.
+    pub(super) drawn: u64,
+    /// Tokens trained on.
+    pub(super) tokens: u64,
+    /// Steps without an update, since the rewards of every group were equal.
+    pub(super) without_signal: u64,
+    /// Digest of both tokenizers.
+    pub(super) tokenizer: String,
+    /// The answers that the next update is on; `None` if new ones are to be drawn.
+    pub(super) batch: Option<Batch>,
+}
+
+/// Answers to learn from.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Batch {
+    /// Updates so far.
+    pub(super) iteration: usize,
+    /// The answers, group by group.
+    pub(super) rows: Vec<Row>,
+}
+
+/// An answer to learn from. Numbers are kept as bits, since JSON may round them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Row {
+    /// Prompt and answer.
+    pub(super) ids: Vec<u32>,
+    /// Number of ids of the prompt.
+    pub(super) prompt_len: usize,
+    /// Whether the answer was cut off.
+    pub(super) is_truncated: bool,
+    /// The advantage.
+    pub(super) advantage: u64,
+    /// The log-probabilities before the first update, if there are several.
+    pub(super) old: Option<Vec<u32>>,
+    /// Those of the reference, if the loss needs it.
+    pub(super) reference: Option<Vec<u32>>,
+    /// Those that the answer was drawn with, if they differ from the policy's.
+    pub(super) sampler: Option<Vec<u32>>,
+}
+
+/// The bits of log-probabilities.
+pub(super) fn bits(stats: &[TokenStats]) -> Vec<u32> {
+    stats.iter().map(|stats| stats.log_prob.to_bits()).collect()
+}
+
+/// The log-probabilities with these bits.
+pub(super) fn numbers(bits: &[u32]) -> Vec<f64> {
+    bits.iter().map(|bits| f64::from(f32::from_bits(*bits))).collect()
+}

@@ -1,0 +1,134 @@
+//! One update on answers.
+
+use super::config::RlConfig;
+use super::sampler::Sampler;
+use super::state::{Row, bits, numbers};
+use crate::error::Result;
+use crate::model::{CausalLm, TokenStats};
+use crate::train::answers::{Answers, Scored};
+use crate::train::config::BatchConfig;
+use crate::train::objective::policy::{Advantage, Completion, PolicyLoss};
+use crate::train::objective::{Activations, Metrics};
+use crate::train::trained::Trained;
+
+use super::measures::by_modality;
+
+/// What an update needs besides model and answers.
+pub(super) struct Update<'a> {
+    pub(super) config: &'a RlConfig,
+    pub(super) batch: &'a BatchConfig,
+    pub(super) sampler: &'a Sampler,
+}
+
+/// What the loss says of answers.
+pub(super) struct Scores {
+    pub(super) loss: PolicyLoss,
+    /// The loss's metrics, and those by modality.
+    pub(super) metrics: Metrics,
+    /// Ids of prompts and answers.
+    pub(super) num_tokens: usize,
+}
+
+impl Scores {
+    /// Whether the loss moves any weight.
+    pub(super) fn moves(&self) -> bool {
+        self.loss.gradient.iter().flatten().any(|slope| *slope != 0.0)
+    }
+}
+
+impl Update<'_> {
+    /// Scores `rows` under `model`, outside autodiff, and under `reference` if the loss needs it; what later updates on
+    /// the same rows compare with is kept in them.
+    ///
+    /// # Errors
+    /// None is expected of answers that were drawn.
+    pub(super) fn scores(
+        &self,
+        model: &CausalLm,
+        reference: Option<&CausalLm>,
+        rows: &mut [Row],
+    ) -> Result<Scores> {
+        let stats = self.stats(model, rows)?;
+        if let Some(reference) = reference
+            && rows.iter().any(|row| row.reference.is_none())
+        {
+            let stats = self.stats(reference, rows)?;
+            rows.iter_mut().zip(&stats).for_each(|(row, stats)| row.reference = Some(bits(stats)));
+        }
+        if self.config.num_iterations > 1 {
+            for (row, stats) in rows.iter_mut().zip(&stats) {
+                row.old.get_or_insert_with(|| bits(stats));
+            }
+        }
+        let completions: Vec<Completion> =
+            rows.iter().zip(&stats).map(|(row, stats)| completion(row, stats)).collect();
+        let loss = self.config.policy.loss(&completions, 0.0)?;
+        let scored = self.scored(rows)?;
+        let scored = scored.iter().map(|row| row.distributions.iter().flatten().copied().collect());
+        let mut metrics = loss.metrics.clone();
+        metrics.append(&mut by_modality(rows, &stats, &scored.collect::<Vec<Vec<usize>>>()));
+        let num_tokens = rows.iter().map(|row| row.ids.len()).sum();
+        Ok(Scores { loss, metrics, num_tokens })
+    }
+
+    /// Adds the gradients of `loss` to the model's, `batch.sequences` answers at a time.
+    ///
+    /// # Errors
+    /// None is expected of answers that were drawn.
+    pub(super) fn accumulate(
+        &self,
+        model: &mut Trained<CausalLm>,
+        rows: &[Row],
+        loss: &PolicyLoss,
+        seed: u64,
+    ) -> Result<()> {
+        let size = self.batch.sequences;
+        for (part, (rows, slopes)) in rows.chunks(size).zip(loss.gradient.chunks(size)).enumerate()
+        {
+            // Most answers teach nothing when most groups are equal.
+            let moving: Vec<usize> = (0..rows.len())
+                .filter(|row| slopes[*row].iter().any(|slope| *slope != 0.0))
+                .collect();
+            if moving.is_empty() {
+                continue;
+            }
+            let scored = self.scored(rows)?;
+            let scored: Vec<Scored<'_>> = moving.iter().map(|row| scored[*row].clone()).collect();
+            let slopes: Vec<Vec<f64>> = moving.iter().map(|row| slopes[*row].clone()).collect();
+            let activations = Activations::of(self.batch.activation_checkpointing, seed, part);
+            let gradients = self.pack(&scored).gradients_of(model.module(), activations, &slopes);
+            model.add(gradients);
+        }
+        Ok(())
+    }
+
+    fn stats(&self, model: &CausalLm, rows: &[Row]) -> Result<Vec<Vec<TokenStats>>> {
+        let mut all = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(self.batch.sequences) {
+            all.extend(self.pack(&self.scored(rows)?).scores(model, false).stats);
+        }
+        Ok(all)
+    }
+
+    fn scored<'r>(&self, rows: &'r [Row]) -> Result<Vec<Scored<'r>>> {
+        rows.iter().map(|row| self.sampler.scored(&row.ids, row.prompt_len)).collect()
+    }
+
+    fn pack(&self, scored: &[Scored<'_>]) -> Answers<'_> {
+        Answers::pack(scored, self.batch.seq_len, &self.sampler.distributions)
+    }
+}
+
+fn completion(row: &Row, stats: &[TokenStats]) -> Completion {
+    let of = |value: fn(&TokenStats) -> f32| stats.iter().map(|s| f64::from(value(s))).collect();
+    let numbers = |bits: &Option<Vec<u32>>| bits.as_deref().map(numbers);
+    Completion {
+        log_probs: of(|stats| stats.log_prob),
+        old_log_probs: numbers(&row.old),
+        ref_log_probs: numbers(&row.reference),
+        sampler_log_probs: numbers(&row.sampler),
+        entropies: Some(of(|stats| stats.entropy)),
+        advantage: Advantage::Completion(f64::from_bits(row.advantage)),
+        is_truncated: row.is_truncated,
+    }
+}
