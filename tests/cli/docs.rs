@@ -53,6 +53,10 @@ fn docs_fine_tune_runs_as_written() {
         let path = entry.unwrap().path();
         let text = shortened(&std::fs::read_to_string(&path).unwrap());
         let text = text.replace("count=2000", "count=12").replace("count=64", "count=4");
+        let text = text
+            .replace("eval_samples = 64", "eval_samples = 2")
+            .replace("prompts_per_step = 8", "prompts_per_step = 1")
+            .replace("num_generations = 8", "num_generations = 2");
         std::fs::write(recipes.join(path.file_name().unwrap()), text).unwrap();
     }
     let demo = dir.path().join("checkpoints/demo");
