@@ -153,6 +153,24 @@ fn the_first_update_is_on_the_policy_that_answered() {
 }
 
 #[test]
+fn the_lead_of_a_guided_sampler_is_logged_and_can_be_corrected_for() {
+    let dir = base();
+    let gap = |settings: &[&str]| {
+        let judge = checksum(dir.path());
+        let settings = [settings, &[judge.as_str()]].concat();
+        step(&mut task(dir.path(), "guided", &settings), 0)
+    };
+    let guided = gap(&["rl.guidance_scale=30"]);
+    // What guidance prefers is drawn, so that without it it is less likely.
+    assert!(value(&guided, "sampling/logp_gap") > 0.01, "{guided:?}");
+    let little = gap(&["rl.guidance_scale=1.0001", "rl.policy.sampler_correction={}"]);
+    assert!(value(&little, "sampling/logp_gap").abs() < 1e-3, "{little:?}");
+    let ratio = value(&little, "sampling/importance_sampling_ratio/mean");
+    assert!((ratio - 1.0).abs() < 0.02, "{ratio}");
+    assert!(!gap(&[]).iter().any(|(name, _)| name == "sampling/logp_gap"));
+}
+
+#[test]
 fn constant_rewards_move_no_weight_and_are_counted() {
     let dir = base();
     let weights = |task: &RlTask| {

@@ -323,29 +323,21 @@ impl LanguageRecipe {
 
     fn validate_rl(&self) -> Result<()> {
         let Some(rl) = &self.rl else { return Ok(()) };
-        let error = |message: String| Err(Error::invalid(message));
+        let error = |message: &str| Err(Error::invalid(message));
         rl.validate()?;
         if self.preference.is_some() {
-            return error("[preference] and [rl] are both given; allowed: one of them".to_owned());
+            return error("[preference] and [rl] are both given; allowed: one of them");
         }
         if self.run.init.is_none() {
-            return error("[rl] needs run.init, the checkpoint that answers".to_owned());
+            return error("[rl] needs run.init, the checkpoint that answers");
         }
-        let (accumulate, dropout) = (self.batch.accumulate, self.model.dropout);
-        if accumulate != 1 {
-            let message = "allowed with [rl]: 1, as rl.prompts_per_step says what a step holds";
-            return error(format!("batch.accumulate is {accumulate}; {message}"));
-        }
+        rl.validate_accumulate(self.batch.accumulate)?;
+        rl.validate_dropout("model.dropout", self.model.dropout)?;
         let of_adapter = self.adapter.as_ref().map_or(0.0, |adapter| adapter.lora_dropout);
-        for (key, value) in [("model.dropout", dropout), ("adapter.lora_dropout", of_adapter)] {
-            if value != 0.0 {
-                let message = "allowed with [rl]: 0, so that the policy is the model that answers";
-                return error(format!("{key} is {value}; {message}"));
-            }
-        }
+        rl.validate_dropout("adapter.lora_dropout", of_adapter)?;
         match self.curriculum == CurriculumConfig::default() && self.loss == LossConfig::default() {
             true => Ok(()),
-            false => error("[curriculum] and [loss] are not read with [rl]".to_owned()),
+            false => error("[curriculum] and [loss] are not read with [rl]"),
         }
     }
 

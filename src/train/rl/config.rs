@@ -29,7 +29,8 @@ pub struct RlConfig {
     /// Divides the logits, above 0.
     #[serde(default = "default_one")]
     pub temperature: f64,
-    /// Strength of guidance while images are drawn; 1 is off.
+    /// Strength of guidance while images are drawn; 1 is off. Answers are scored without it: the mean lead of the
+    /// sampler's log-probabilities is logged as `sampling/logp_gap`, and `policy.sampler_correction` can correct for it.
     #[serde(default = "default_one")]
     pub guidance_scale: f64,
     /// Leaves out groups whose rewards are all equal and draws further prompts in their place, at most this many
@@ -101,6 +102,24 @@ impl RlConfig {
             return Err(Error::invalid(message));
         }
         Ok(())
+    }
+
+    /// Checks `batch.accumulate`.
+    pub(in crate::train) fn validate_accumulate(&self, value: usize) -> Result<()> {
+        let message = "allowed with [rl]: 1, as rl.prompts_per_step says what a step holds";
+        match value {
+            1 => Ok(()),
+            _ => Err(Error::invalid(format!("batch.accumulate is {value}; {message}"))),
+        }
+    }
+
+    /// Checks the dropout called `key`.
+    pub(in crate::train) fn validate_dropout(&self, key: &str, value: f64) -> Result<()> {
+        let message = "allowed with [rl]: 0, so that the policy is the model that answers";
+        match value == 0.0 {
+            true => Ok(()),
+            false => Err(Error::invalid(format!("{key} is {value}; {message}"))),
+        }
     }
 
     /// Whether every answer is one image.

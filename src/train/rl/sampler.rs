@@ -137,6 +137,28 @@ impl Sampler {
         Ok(Scored { ids, distributions })
     }
 
+    /// The images of an answer without anything before them but begin-of-text, as guidance compares with; their codes
+    /// are scored.
+    pub(super) fn unprompted(
+        &self,
+        ids: &[u32],
+        scored: &Scored<'_>,
+    ) -> Vec<(Vec<u32>, Vec<Option<usize>>)> {
+        let mut images = Vec::new();
+        for (at, number) in scored.distributions.iter().enumerate() {
+            if *number != Some(CODES) {
+                continue;
+            }
+            if ids[at - 1] == self.rules.begin_image() {
+                images.push((vec![self.rules.bos(), ids[at - 1]], vec![None; 2]));
+            }
+            let (ids_of, numbers) = images.last_mut().expect("a code follows begin-image");
+            ids_of.push(ids[at]);
+            numbers.push(*number);
+        }
+        images
+    }
+
     fn begins_images(&self, state: ModalityState, available: usize) -> bool {
         self.rules.allows(state, self.rules.begin_image(), available)
     }

@@ -13,11 +13,11 @@ use super::measures::{Means, of_answers};
 use super::prompts::{PromptSet, Reading};
 use super::rollouts::{Answer, Reader, teaches};
 use super::sampler::Sampler;
-use super::seeds::seed_of;
-use super::state::{Batch, RlState, Row};
+use super::seeds::requests;
+use super::state::{Batch, RlState};
 use super::update::Update;
 use crate::data::shards::tokenizer_digest;
-use crate::data::{DocumentData, Encoding, LeftOut, Prompt};
+use crate::data::{DocumentData, Encoding, LeftOut};
 use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::files::{read_json, write_json};
@@ -163,7 +163,8 @@ impl RlTask {
         }
         let prompts = self.next_prompts(self.state.drawn, self.config.prompts_per_step);
         let group = self.config.advantage.num_generations;
-        let (indices, requests) = self.requests(&self.training.prompts, &prompts, group);
+        let (indices, requests) =
+            requests(&self.training.prompts, &prompts, group, self.recipe.run.seed);
         let generated = self.sampler.draw(self.serving(false), &self.processor, &requests)?;
         let whole = |(index, ids): (&usize, Vec<u32>)| {
             let prompt = &self.training.prompts[*index].ids;
@@ -205,21 +206,6 @@ impl RlTask {
         indices.into_iter().zip(from..).collect()
     }
 
-    /// For each of `group` answers to every prompt of `drawn` the number of the prompt, and its ids with a seed.
-    fn requests<'p>(
-        &self,
-        prompts: &'p [Prompt],
-        drawn: &[(usize, u64)],
-        group: usize,
-    ) -> (Vec<usize>, Vec<(&'p [u32], u64)>) {
-        let answers = drawn.iter().flat_map(|drawn| (0..group).map(move |number| (*drawn, number)));
-        let request = |((index, draw), number): ((usize, u64), usize)| {
-            let seed = seed_of(self.recipe.run.seed, draw, number);
-            (index, (&prompts[index].ids[..], seed))
-        };
-        answers.map(request).unzip()
-    }
-
     /// Draws prompts and answers until a step is full, or as often as `dynamic_sampling` allows.
     fn collect(&mut self) -> Result<Collected> {
         let group = self.config.advantage.num_generations;
@@ -228,7 +214,8 @@ impl RlTask {
         for _ in 0..rounds.max(1) {
             let prompts = self.next_prompts(self.state.drawn, wanted - collected.groups.len());
             self.state.drawn += prompts.len() as u64;
-            let (indices, requests) = self.requests(&self.training.prompts, &prompts, group);
+            let (indices, requests) =
+                requests(&self.training.prompts, &prompts, group, self.recipe.run.seed);
             let generated = self.sampler.draw(self.serving(false), &self.processor, &requests)?;
             let (processor, vq) = (&self.processor, &self.vq);
             let reader = Reader { processor, vq, prompts: &self.training.prompts };
@@ -264,18 +251,7 @@ impl RlTask {
             return Ok(Batch::default());
         }
         let advantages = self.advantage.advantages(&rewards(&groups), &names)?.advantages;
-        let row = |(answer, advantage): (&Answer, f64)| {
-            let prompt = &self.training.prompts[answer.prompt].ids;
-            Row {
-                ids: [&prompt[..], &answer.ids].concat(),
-                prompt_len: prompt.len(),
-                is_truncated: answer.is_truncated,
-                advantage: advantage.to_bits(),
-                ..Row::default()
-            }
-        };
-        let rows = groups.iter().flatten().zip(advantages).map(row).collect();
-        Ok(Batch { iteration: 0, rows })
+        Ok(Batch::of(groups.iter().flatten().zip(advantages), &self.training.prompts))
     }
 
     fn attempt(&mut self, step: usize, lr: f64) -> Result<Stepped> {
@@ -334,7 +310,7 @@ impl RlTask {
     fn held_out(&mut self) -> Result<Vec<Answer>> {
         let prompts = &self.validation.prompts;
         let all: Vec<(usize, u64)> = (0..prompts.len()).zip(HELD_OUT..).collect();
-        let (indices, requests) = self.requests(prompts, &all, 1);
+        let (indices, requests) = requests(prompts, &all, 1, self.recipe.run.seed);
         let generated = self.sampler.draw(self.serving(true), &self.processor, &requests)?;
         let reader = Reader { processor: &self.processor, vq: &self.vq, prompts };
         reader.answers(&indices, generated, &mut self.rewards)
