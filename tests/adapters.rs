@@ -233,7 +233,7 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
     let other = Checkpoint::open(&demo, &cpu()).unwrap().config;
     let message = Adapter::open(&adapter, &other).unwrap_err().to_string();
     let words =
-        ["does not fit this model", "it was made for", "base", "q_proj.lora_A.weight [3, 32]"];
+        ["does not fit this model", "it was made for", "base", "down_proj.lora_A.weight [3, 48]"];
     assert!(words.iter().all(|words| message.contains(words)), "{message}");
 
     assert!(open(&base).contains("is no adapter: it has no adapter_config.json"));

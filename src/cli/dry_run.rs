@@ -113,17 +113,19 @@ impl Described for RlTask {
 /// # Errors
 /// Those of recipe, data, device and training.
 pub fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> Result<()> {
-    let (owned, precision, quiet) = (recipe.clone(), session.precision(), session.quiet());
-    match (&recipe.preference, &recipe.rl) {
-        (Some(_), _) => {
+    let (mut owned, precision, quiet) = (recipe.clone(), session.precision(), session.quiet());
+    match (recipe.compares_answers(), &recipe.rl) {
+        (true, _) => {
+            // Nothing is written into the run's directory.
+            owned.reference.precompute = false;
             let task = PreferenceTask::new(owned, device, precision, quiet)?;
             describe(recipe, task, device, session)
         }
-        (None, Some(_)) => {
+        (false, Some(_)) => {
             let task = RlTask::new(owned, device, precision, quiet)?;
             describe(recipe, task, device, session)
         }
-        (None, None) => {
+        (false, None) => {
             let task = LanguageTask::new(owned, device, precision, quiet)?;
             describe(recipe, task, device, session)
         }

@@ -45,10 +45,10 @@ pub fn run(args: &TrainArgs, session: &Session) -> Result<()> {
     let lock = session.hold(DirectoryLock::alone(&recipe.run.path())?);
     let plan = Plan { peak_flops: Some(session.peak_flops(&device)), ..recipe.plan() };
     let owned = recipe.clone();
-    if recipe.preference.is_some() {
+    if recipe.compares_answers() {
         let mut task = PreferenceTask::new(owned, &device, precision, session.quiet())?;
         note(task.config(), task.num_adapted(), session);
-        session.note(format_args!("{} pairs", task.num_pairs()));
+        session.note(format_args!("{} rows of compared answers", task.num_pairs()));
         return train_task(&mut task, &plan, &recipe, &lock, session);
     }
     if recipe.rl.is_some() {

@@ -4,6 +4,7 @@ use burn::tensor::Device;
 use calumma::model::{ModelConfig, ops};
 use calumma::train::LanguageRecipe;
 use calumma::train::objective::logit_rows;
+use calumma::train::objective::preference::PreferenceConfig;
 
 /// Bytes of an f32.
 const FLOAT: f64 = 4.0;
@@ -42,7 +43,10 @@ impl TrainingCost {
         device: &Device,
     ) -> Self {
         let seq = recipe.batch.seq_len;
-        let batch = recipe.batch.sequences * seq;
+        // A pair is two documents.
+        let documents = if recipe.preference.is_some() { 2 } else { 1 };
+        let rows_of_batch = recipe.batch.sequences * documents;
+        let batch = rows_of_batch * seq;
         let of_step = match &recipe.rl {
             // Each answer in a row of its own, at most.
             Some(rl) => rl.prompts_per_step * rl.advantage.num_generations * seq,
@@ -64,13 +68,18 @@ impl TrainingCost {
         let trained = adapted.unwrap_or(parameters);
         let gradients = FLOAT * trained as f64;
         let averages = if recipe.average.decay > 0.0 { gradients } else { 0.0 };
+        let refers = recipe.preference.as_ref().map(PreferenceConfig::needs_reference);
+        let has_copy = refers.unwrap_or(recipe.kto.is_some())
+            && adapted.is_none()
+            && !recipe.reference.precompute;
         let memory = vec![
             ("weights", weights),
+            ("reference", if has_copy { weights } else { 0.0 }),
             ("gradients", gradients),
             ("optimizer", 2.0 * gradients),
             ("averages", averages),
             ("activations", value_bytes * batch as f64 * kept),
-            ("attention", attention(config, recipe.batch.sequences, seq, value_bytes)),
+            ("attention", attention(config, rows_of_batch, seq, value_bytes)),
             ("logits", FLOAT * rows * config.vocab_size as f64),
         ];
         Self { parameters, trained, tokens, flops, memory }

@@ -20,7 +20,7 @@ const PROMPTS: [&str; 5] = ["prompt", "query", "instruction", "question", "probl
 /// Names of an answer; the first that a row has counts.
 const ANSWERS: [&str; 6] = ["completion", "output", "response", "answer", "solution", "target"];
 /// Names of what comes before the first prompt.
-const SYSTEMS: [&str; 2] = ["system", "system_prompt"];
+pub(super) const SYSTEMS: [&str; 2] = ["system", "system_prompt"];
 const OTHERS: [&str; 4] = ["messages", "conversations", "history", "input"];
 
 /// A conversation.

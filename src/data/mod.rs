@@ -96,7 +96,7 @@ pub use open::{open, open_as};
 pub use parquet::Parquet;
 pub use preference::{
     AnswerLayout, PreferencePair, PreferenceRow, PreferenceTokens, Preferences, Unpaired,
-    UnpairedRow, UnpairedTokens,
+    UnpairedAnswer, UnpairedRow, UnpairedTokens,
 };
 pub use prompts::{Prompt, Prompts};
 pub use render::{Loss, RenderOptions, Rendered};

@@ -269,7 +269,7 @@ impl Embedding {
     ///
     /// # Shapes
     /// Returns `[vocab, hidden]`.
-    fn merged(&self) -> Tensor<2> {
+    pub(super) fn merged(&self) -> Tensor<2> {
         let mut weight = self.weight.val();
         if let Some(lora) = &self.lora {
             weight = lora.merge(weight);

@@ -36,7 +36,8 @@ impl TrainedAdapter {
             return Ok((adapter.attach(model)?, Some(Self { config, plan, base })));
         }
         let Some(config) = recipe.adapter.clone() else { return Ok((model, None)) };
-        let plan = config.plan(sizes).map_err(Error::because("adapter"))?;
+        let plan = config.check_targets(sizes).and_then(|()| config.plan(sizes));
+        let plan = plan.map_err(Error::because("adapter"))?;
         Ok((model.with_adapter(&plan, &config), Some(Self { config, plan, base })))
     }
 

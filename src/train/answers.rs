@@ -125,6 +125,11 @@ impl<'a> Answers<'a> {
         Self { packed: batch.packed, targets, numbers, spans, distributions }
     }
 
+    /// The number of documents.
+    pub(super) fn len(&self) -> usize {
+        self.spans.len()
+    }
+
     /// The number of tokens without padding.
     pub(super) fn num_tokens(&self) -> usize {
         self.packed.num_tokens()

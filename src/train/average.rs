@@ -31,6 +31,11 @@ impl Average {
         Self::started(decay, module, Some(only))
     }
 
+    /// Starts anew at the weights of `module` called `only`.
+    pub(super) fn restart<M: Module>(&mut self, module: &M, only: BTreeSet<String>) {
+        *self = Self::started(self.decay, module, Some(only));
+    }
+
     fn started<M: Module>(decay: f64, module: &M, only: Option<BTreeSet<String>>) -> Self {
         let mut average = Self { decay, tensors: BTreeMap::new(), only };
         average.update(module);

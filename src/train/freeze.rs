@@ -1,6 +1,6 @@
 //! Freezing the parameters of groups with a learning rate of 0.
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use tensor_files::ParamPath;
 
@@ -26,10 +26,48 @@ impl OptimizerConfig {
             }
         }
         let is_frozen = |name: &str| self.group(name).is_some_and(|group| group.lr_scale == 0.0);
-        if names.iter().all(|name| is_frozen(name)) {
+        let trained = trained(&module);
+        if trained.iter().all(|name| is_frozen(name)) {
             return Err(Error::invalid("optimizer.groups freezes every parameter"));
         }
+        let of_frozen = |pattern: &&String| !trained.iter().any(|name| matches(pattern, name));
+        let mut patterns = self.groups.iter().flat_map(|group| &group.parameters);
+        if let Some(pattern) = patterns.find(of_frozen) {
+            return Err(Error::invalid(format!(
+                "optimizer.groups: the adapter trains no parameter that is called {pattern}"
+            )));
+        }
         Ok(module.map(&mut Freeze { path: ParamPath::default(), is_frozen: &is_frozen }))
+    }
+}
+
+/// The names of the parameters of `module` that have gradients; outside autodiff all.
+fn trained<M: Module>(module: &M) -> Vec<String> {
+    let mut visitor = Trained::default();
+    module.visit(&mut visitor);
+    visitor.names
+}
+
+#[derive(Default)]
+struct Trained {
+    path: ParamPath,
+    names: Vec<String>,
+}
+
+impl ModuleVisitor for Trained {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.path.exit(container_type);
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        if value.is_require_grad() || !value.device().is_autodiff() {
+            self.names.push(self.path.name());
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::loader::Loader;
 use super::objective::{Activations, NextToken, NextTokenBatch, NextTokenLoss};
 use super::preview::bracketed;
 use super::released::{Released, TrainedLm};
-use super::shown::{Showcase, documents};
+use super::shown::{Document, Showcase, documents};
 use super::task::{Stepped, Task};
 use super::trained::NotFinite;
 use crate::data::pack::Packer;
@@ -28,7 +28,7 @@ use crate::error::Result;
 use crate::generate::{GenerationConfig, ServingModel};
 use crate::model::{CausalLm, ModelConfig};
 use crate::report::{Metrics, Omission, SampleText};
-use crate::tokenize::Processor;
+use crate::tokenize::{Processor, TokenSequence};
 
 /// A language model in training.
 pub struct LanguageTask {
@@ -124,8 +124,19 @@ impl LanguageTask {
     /// # Errors
     /// Those of the data.
     pub fn preview(&mut self) -> Result<Vec<String>> {
+        let documents = self.next_documents()?;
+        documents.iter().map(|document| bracketed(document, &self.processor)).collect()
+    }
+
+    /// The documents of the next batch; the stream moves on.
+    ///
+    /// # Errors
+    /// Those of the data.
+    pub fn next_documents(&mut self) -> Result<Vec<TokenSequence>> {
         let batch = self.loader.next_batch()?;
-        documents(&batch).iter().map(|document| bracketed(document, &self.processor)).collect()
+        let tokens =
+            |document: Document| TokenSequence { ids: document.ids, loss_mask: document.mask };
+        Ok(documents(&batch).into_iter().map(tokens).collect())
     }
 
     /// Position in the stream of documents.
@@ -247,7 +258,8 @@ impl Task for LanguageTask {
         let mut metrics = overall(&loss);
         metrics.extend(by_modality(&loss));
         metrics.extend(by_source(&validation_labels(&self.recipe), &loss.sources));
-        let serving = ServingModel::new(self.lm.config.clone(), model, self.device.clone().inner());
+        let serving =
+            ServingModel::new(self.lm.config.clone(), model.merged(), self.device.clone().inner());
         self.shown = self.showcase.show(&serving, &self.processor, &self.vq)?;
         Ok(metrics)
     }

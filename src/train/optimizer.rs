@@ -221,7 +221,8 @@ impl Update<'_> {
         let decay = group.and_then(|group| group.weight_decay).unwrap_or(config.weight_decay);
         let rate = Rate {
             lr: self.lr
-                * group.map_or_else(|| config.loraplus_scale(&path, D), |group| group.lr_scale),
+                * config.loraplus_scale(&path, D)
+                * group.map_or(1.0, |group| group.lr_scale),
             decay: if decays(&path, D) { decay } else { 0.0 },
         };
         let muon = config.kind == OptimizerKind::Muon && is_hidden_matrix(&path, D);

@@ -1,6 +1,5 @@
 //! Packed documents as text, with brackets around what is learnt.
 
-use super::shown::Document;
 use crate::error::Result;
 use crate::tokenize::{Processor, TokenSequence};
 
@@ -14,8 +13,8 @@ const CLOSE: char = '⟧';
 ///
 /// # Errors
 /// If an image in it is damaged.
-pub(super) fn bracketed(document: &Document, processor: &Processor) -> Result<String> {
-    let (ids, mut mask) = (&document.ids, document.mask.clone());
+pub(super) fn bracketed(document: &TokenSequence, processor: &Processor) -> Result<String> {
+    let (ids, mut mask) = (&document.ids, document.loss_mask.clone());
     // Nothing predicts the first id, but what it begins may be a target.
     if let [first, second, ..] = &mut mask[..]
         && ids[0] != processor.vocabulary().special().bos
@@ -37,15 +36,6 @@ pub(super) fn bracketed(document: &Document, processor: &Processor) -> Result<St
     Ok(text)
 }
 
-/// As [`bracketed`], for ids with their loss mask.
-///
-/// # Errors
-/// If an image in them is damaged.
-pub(super) fn of_tokens(tokens: &TokenSequence, processor: &Processor) -> Result<String> {
-    let TokenSequence { ids, loss_mask } = tokens.clone();
-    bracketed(&Document { source: 0, ids, mask: loss_mask }, processor)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -59,7 +49,7 @@ mod tests {
         let processor = Processor::new(train_bpe(&config, ["yes"]).unwrap(), (1, 2)).unwrap();
         let image = CodedSegment::Image(Codes { ids: vec![1, 2], height: 1, width: 2 });
         let show = |ids: Vec<u32>, mask: Vec<bool>| {
-            bracketed(&Document { source: 0, ids, mask }, &processor).unwrap()
+            bracketed(&TokenSequence { ids, loss_mask: mask }, &processor).unwrap()
         };
         let chat = processor.chat(&[
             Turn::user(vec![image.clone(), CodedSegment::text("what?")]),

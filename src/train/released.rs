@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use burn::module::Module;
-use burn::tensor::Device;
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Tensor};
 use tensor_files::StoredDtype;
 use vq_tokenizer::{VqTokenizer, init};
 
@@ -81,12 +81,23 @@ impl TrainedLm {
         self.adapter.as_ref().map(TrainedAdapter::num_parameters)
     }
 
-    /// The model as it is before the first step, outside autodiff: without a new adapter, or with the adapter that the run
-    /// goes on with. It shares what is frozen with the model in training.
+    /// The number format of the matrix products.
+    pub(super) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The model as it is before the first step: without a new adapter, or with the adapter that the run
+    /// goes on with. It lies on the autodiff device, without gradients, so that it takes the same kernels as the model in
+    /// training, with which it shares what is frozen.
     ///
     /// # Errors
     /// Those of the adapter's files.
     pub(super) fn at_start(&self, recipe: &LanguageRecipe) -> Result<CausalLm> {
+        // Outside autodiff first, where nothing is dropped.
+        Ok(self.started(recipe)?.valid().map(&mut WithoutGradients))
+    }
+
+    fn started(&self, recipe: &LanguageRecipe) -> Result<CausalLm> {
         let model = self.model.module().valid();
         let Some(dir) = &recipe.run.init else { return Ok(model) };
         let Some(adapter) = &self.adapter else {
@@ -126,6 +137,15 @@ impl TrainedLm {
         }
         self.model.save(dir)?;
         write_toml(&dir.join(TRAINER_DIR).join("recipe.toml"), recipe)
+    }
+}
+
+/// Brings weights to the autodiff device without gradients.
+struct WithoutGradients;
+
+impl ModuleMapper for WithoutGradients {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        Param::initialized(param.id, Tensor::from_inner(param.val()))
     }
 }
 

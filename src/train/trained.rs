@@ -198,13 +198,20 @@ impl<M: Module> Trained<M> {
         let (released, own) = (dir.join(RELEASED), self.weights_path(dir));
         match (&mut self.average, &self.part) {
             (Some(average), None) => average.restore(&released, self.module.get())?,
-            (Some(average), Some(_)) => average.load_saved(&average_path(dir))?,
-            (None, _) => {}
+            (Some(average), Some(_)) if average_path(dir).exists() => {
+                average.load_saved(&average_path(dir))?;
+            }
+            (_, Some(_)) | (None, None) => {}
         }
         let path = if self.name.is_some() || own.exists() { own } else { released };
         let (module, files) = (self.module().clone(), WeightFiles::open(&path)?);
         let module = tensor_files::load_some(module, files, &path, |name| self.holds(name))?;
         let device = module.devices().first().map(|device| device.clone().inner());
+        if let (Some(average), Some(part)) = (&mut self.average, &self.part)
+            && !average_path(dir).exists()
+        {
+            average.restart(&module, part.clone());
+        }
         self.module = Slot(Some(module));
         let device = device.expect("a module in training has parameters");
         self.optimizer.restore(&self.optimizer_path(dir), &device)

@@ -8,12 +8,11 @@
 
 mod adapters;
 #[path = "../common.rs"]
-#[allow(dead_code, reason = "other tests use more")]
+#[allow(dead_code, reason = "the tests use more")]
 mod common;
 mod preference;
 mod reward;
 mod rl;
-#[allow(dead_code, reason = "a test of its own too")]
 mod sft;
 #[path = "../parity/values.rs"]
 #[allow(dead_code, reason = "parity reads more")]

@@ -32,8 +32,8 @@ struct Settings {
 }
 
 /// The tokenizers of a file of cases.
-pub(super) struct Setting {
-    pub(super) processor: Processor,
+pub struct Setting {
+    pub processor: Processor,
     vq: VqTokenizer,
     dir: tempfile::TempDir,
 }
@@ -55,50 +55,8 @@ pub fn check(json: &Path, tokenizer_dir: &Path) -> Vec<(String, Outcome)> {
     outcomes
 }
 
-#[test]
-fn documents_equal_those_of_trl() {
-    let outcomes = check(
-        &crate::common::fixture("post-training/sft.json"),
-        &crate::common::fixture("tokenizer"),
-    );
-    assert_eq!(outcomes.len(), 14);
-    let failed: Vec<_> = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).collect();
-    assert!(failed.is_empty(), "{failed:#?}");
-}
-
-#[test]
-fn a_case_that_is_not_met_is_reported() {
-    let mut file: Value = serde_json::from_slice(
-        &std::fs::read(crate::common::fixture("post-training/sft.json")).unwrap(),
-    )
-    .unwrap();
-    let cases = &mut file["cases"];
-    cases["chat_assistant_only"]["result"][0]["labels"][5] = json!(108);
-    cases["chat_both"]["settings"]["unheard_of"] = json!(true);
-    cases["truncated_rows_dropped"]["rows_left"] = json!(2);
-    cases["packed_batch"]["position_ids"][0][3] = json!(4);
-    cases["preference"]["ids"][1]["chosen_ids"][0] = json!(1);
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("sft.json");
-    std::fs::write(&path, file.to_string()).unwrap();
-    let outcomes = check(&path, &crate::common::fixture("tokenizer"));
-    let failed: Vec<&str> =
-        outcomes.iter().filter(|(_, o)| o.is_err()).map(|(name, _)| name.as_str()).collect();
-    let mut expected = [
-        "chat_assistant_only",
-        "chat_both",
-        "packed_batch",
-        "preference",
-        "truncated_rows_dropped",
-    ];
-    expected.sort_unstable();
-    let mut failed = failed;
-    failed.sort_unstable();
-    assert_eq!(failed, expected);
-}
-
 impl Setting {
-    pub(super) fn open(file: &Value, tokenizer_dir: &Path) -> Self {
+    pub fn open(file: &Value, tokenizer_dir: &Path) -> Self {
         let text = TextTokenizer::load(&tokenizer_dir.join("tokenizer.json")).unwrap();
         let template = ChatTemplate::new(file["chat_template"].as_str().unwrap(), "chat_template");
         let processor = Processor::new(text, (1, 1)).unwrap().with_chat_template(Some(template));
@@ -263,7 +221,7 @@ impl Setting {
     }
 
     /// The document of `row`, by way of a file, a source and a packer.
-    pub(super) fn document(
+    pub fn document(
         &self,
         row: &Value,
         templates: &[&str],
@@ -289,16 +247,16 @@ impl Setting {
         Ok(Some(TokenSequence { ids: ids.to_vec(), loss_mask: mask.to_vec() }))
     }
 
-    pub(super) fn cache_dir(&self) -> PathBuf {
+    pub fn cache_dir(&self) -> PathBuf {
         self.dir.path().join("codes")
     }
 
-    pub(super) fn encoding<'a>(&'a self, cache_dir: &'a Path) -> Encoding<'a> {
+    pub fn encoding<'a>(&'a self, cache_dir: &'a Path) -> Encoding<'a> {
         Encoding { vq: &self.vq, digest: "none", cache_dir, quiet: true }
     }
 
     /// The path of a file with `rows`.
-    pub(super) fn write(&self, rows: &[Value]) -> String {
+    pub fn write(&self, rows: &[Value]) -> String {
         let path = self.dir.path().join("rows.jsonl");
         let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
         std::fs::write(&path, lines.join("\n")).unwrap();
@@ -343,7 +301,7 @@ fn labels_of(documents: &[TokenSequence]) -> Vec<i64> {
     documents.iter().flat_map(|document| labels(&Some(document.clone()))).collect()
 }
 
-pub(super) fn labels(document: &Option<TokenSequence>) -> Vec<i64> {
+pub fn labels(document: &Option<TokenSequence>) -> Vec<i64> {
     let Some(TokenSequence { ids, loss_mask }) = document else { return Vec::new() };
     let label = |(id, learnt): (&u32, &bool)| if *learnt { i64::from(*id) } else { IGNORED };
     ids.iter().zip(loss_mask).map(label).collect()

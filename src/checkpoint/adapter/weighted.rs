@@ -38,7 +38,8 @@ impl FromStr for WeightedAdapter {
 impl fmt::Display for WeightedAdapter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dir = self.dir.display();
-        if self.weight == 1.0 { write!(f, "{dir}") } else { write!(f, "{dir}={}", self.weight) }
+        let is_plain = self.weight == 1.0 && Self::from(dir.to_string()).dir == self.dir;
+        if is_plain { write!(f, "{dir}") } else { write!(f, "{dir}={}", self.weight) }
     }
 }
 
@@ -60,6 +61,7 @@ mod tests {
             ("lr=3/x", "lr=3/x", 1.0),
             ("lr=3=-1", "lr=3", -1.0),
             ("a=nan", "a=nan", 1.0),
+            ("a=0.5=1", "a=0.5", 1.0),
         ] {
             let read = WeightedAdapter::from(text.to_owned());
             assert_eq!((read.dir.to_str(), read.weight), (Some(dir), weight), "{text}");

@@ -8,6 +8,7 @@ use vq_tokenizer::Codes;
 use super::{PreferenceRow, UnpairedRow, is_conversation};
 use crate::data::boundary::split_at_common_prefix;
 use crate::data::dataset::Fields;
+use crate::data::form::Form;
 use crate::data::render::{Loss, RenderOptions};
 use crate::error::{Error, Result};
 use crate::tokenize::{ChatDocuments, Processor, Template, TokenSequence};
@@ -76,7 +77,26 @@ impl<'a> AnswerLayout<'a> {
         Self::with_template(processor, "{prompt}<answer>{answer}")
     }
 
-    /// The layout with `template` for segments, such as `{prompt}<sep>{answer}`.
+    /// The layout that an entry of `templates` names: `chat_template` for the checkpoint's, else a template of
+    /// `prompt` and `answer`.
+    ///
+    /// # Errors
+    /// If there is no chat template, the template is malformed, or its name has no place for two answers.
+    pub fn of_form(processor: &'a Processor, source: &str) -> Result<Self> {
+        match Form::parse(source)? {
+            Form::Chat if processor.chat_template().is_none() => Err(Error::invalid(
+                "templates names chat_template, but there is none beside the tokenizer",
+            )),
+            Form::Chat => Self::new(processor),
+            Form::Written(_) => Ok(Self { chat: None, ..Self::with_template(processor, source)? }),
+            Form::Alpaca(_) => Err(Error::invalid(
+                "the template alpaca is for one answer; write {prompt} and {answer} out",
+            )),
+        }
+    }
+
+    /// The layout with `template` for segments, such as `{prompt}<sep>{answer}`; conversations take the checkpoint's
+    /// chat template if it has one.
     ///
     /// # Errors
     /// If the template is malformed.

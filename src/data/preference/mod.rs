@@ -22,7 +22,7 @@ use serde_json::Value;
 
 pub use layout::{AnswerLayout, PreferenceTokens, UnpairedTokens};
 pub(super) use normal::{normalise, show_in_prompt};
-pub use source::{PreferencePair, Preferences, Unpaired};
+pub use source::{PreferencePair, Preferences, Unpaired, UnpairedAnswer};
 
 use super::dataset::Fields;
 use super::dialect::segments;
@@ -39,7 +39,7 @@ use crate::error::{Error, Result};
 /// let row = PreferenceRow::of(&fields)?;
 /// assert_eq!(row.chosen, [serde_json::json!({ "type": "text", "text": " fox" })]);
 /// assert_eq!((row.margin, row.is_conversation()), (Some(0.5), false));
-/// # Ok::<(), calumma::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct PreferenceRow {

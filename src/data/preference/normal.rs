@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::data::dataset::Fields;
-use crate::data::dialect::{is_messages, message, message_of, segments};
+use crate::data::dialect::{SYSTEMS, is_messages, message, message_of, segments};
 use crate::data::marks::{marks_in, split_marks};
 use crate::data::messages::{Checked, list, string};
 
@@ -104,9 +104,21 @@ fn compared_documents(fields: &mut Fields) -> Checked<()> {
 fn take_messages(fields: &mut Fields) -> Checked<Vec<Value>> {
     for name in ["messages", "conversations"] {
         let Some(turns) = fields.remove(name).filter(|turns| !turns.is_null()) else { continue };
-        return messages(&turns, name);
+        return with_system(fields, messages(&turns, name)?);
     }
     Err("there are no messages beside the answers".to_owned())
+}
+
+/// `messages` behind the instructions in the column `system`, if there are any.
+fn with_system(fields: &mut Fields, mut messages: Vec<Value>) -> Checked<Vec<Value>> {
+    for name in SYSTEMS {
+        let Some(system) = fields.remove(name).filter(|value| !value.is_null()) else { continue };
+        let system = string(&system, name)?;
+        if !system.is_empty() {
+            messages.insert(0, message("system", system.into()));
+        }
+    }
+    Ok(messages)
 }
 
 /// The turns of a list, or a single one, as messages.
@@ -204,7 +216,8 @@ fn implicit_prompt(fields: &mut Fields) -> Checked<()> {
         return Err("there is no prompt, and chosen and rejected begin differently".to_owned());
     }
     let answers = [chosen.split_off(common), rejected.split_off(common)];
-    fields.insert("prompt".to_owned(), chosen.into());
+    let prompt = with_system(fields, chosen)?;
+    fields.insert("prompt".to_owned(), prompt.into());
     for (name, answer) in names.into_iter().zip(answers) {
         fields.insert(name.to_owned(), answer.into());
     }

@@ -32,11 +32,20 @@ pub struct Preferences {
     pub left_out: LeftOut,
 }
 
+/// An answer with a verdict.
+#[derive(Clone, Debug)]
+pub struct UnpairedAnswer {
+    /// The ids of prompt and answer, and the verdict.
+    pub tokens: UnpairedTokens,
+    /// Where the row lies.
+    pub place: String,
+}
+
 /// All answers of a source, each with a verdict.
 #[derive(Clone, Debug)]
 pub struct Unpaired {
-    /// The ids of each.
-    pub answers: Vec<UnpairedTokens>,
+    /// The answers that can be read.
+    pub answers: Vec<UnpairedAnswer>,
     /// What is left out.
     pub left_out: LeftOut,
 }
@@ -71,7 +80,8 @@ impl Unpaired {
         layout: &AnswerLayout<'_>,
     ) -> Result<Self> {
         let (answers, left_out) = open(source, encoding, |sample| {
-            layout.unpaired(&UnpairedRow::of(&sample.fields)?, &sample.images)
+            let tokens = layout.unpaired(&UnpairedRow::of(&sample.fields)?, &sample.images)?;
+            Ok(UnpairedAnswer { tokens, place: sample.place.clone() })
         })?;
         Ok(Self { answers, left_out })
     }
@@ -86,7 +96,7 @@ fn open<T: Send>(
     let columns = COLUMNS.map(str::to_owned).into();
     let EncodedSource { samples, dataset, len } =
         EncodedSource::open(source, Some(&columns), encoding)?;
-    let rows: Vec<Result<T>> = samples.par_iter().map(|sample| read(sample)).collect();
+    let rows: Vec<Result<T>> = samples.par_iter().map(&read).collect();
     let mut found = Vec::with_capacity(rows.len());
     for (row, EncodedSample { index, place, .. }) in rows.into_iter().zip(&samples) {
         match row {

@@ -46,6 +46,22 @@ impl CausalLm {
         }
     }
 
+    /// This model with its adapter merged into its weights, which decoding needs: else every pass would merge the head.
+    #[must_use]
+    pub fn merged(mut self) -> Self {
+        let head = self.lm_head.is_some().then(|| self.output_weight());
+        let embedding = self.model.embed_tokens.merged();
+        set(&mut self.model.embed_tokens.weight, embedding);
+        if let (Some(linear), Some(weight)) = (&mut self.lm_head, head) {
+            set(&mut linear.weight, weight);
+        }
+        for (_, linear) in self.model.layers.iter_mut().flat_map(linears) {
+            let merged = linear.merged();
+            set(&mut linear.weight, merged);
+        }
+        self.without_adapter()
+    }
+
     /// This model without factors and rows of an adapter; modules that were trained whole stay as they are.
     #[must_use]
     pub fn without_adapter(mut self) -> Self {
@@ -77,6 +93,12 @@ impl ModuleMapper for Freeze<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         param.set_require_grad(self.plan.trains(&self.path.name()))
     }
+}
+
+/// Replaces a weight in its number format.
+fn set(weight: &mut Param<Tensor<2>>, merged: Tensor<2>) {
+    let dtype = weight.val().dtype();
+    *weight = Param::initialized(weight.id, merged.cast(dtype));
 }
 
 /// Gives `linear` its factors, if the plan has some; returns their number.

@@ -38,7 +38,8 @@ pub struct AdapterConfig {
     pub r: usize,
     /// Scale of the product of the factors, which is multiplied by `lora_alpha / r`.
     pub lora_alpha: f64,
-    /// Share of a layer's input that is dropped before the factors while training.
+    /// Share of a layer's input that is dropped before the factors while training; none of the head's, whose factors
+    /// are merged for the loss.
     pub lora_dropout: f64,
     /// Whether the scale is `lora_alpha / sqrt(r)` (arXiv 2312.03732).
     pub use_rslora: bool,

@@ -44,10 +44,9 @@ impl LowRank {
         };
         let mut new = Self::of(factors, config, [a, b]);
         if factors.magnitude {
-            let norm = row_norms(&new.sum(weight.clone())).inner();
-            let norm = Tensor::from_inner(norm);
-            let norm = if device.is_autodiff() { norm.require_grad() } else { norm };
-            new.magnitude = Some(Param::from_tensor(norm));
+            let norms = new.norms(weight.clone());
+            let norms = if device.is_autodiff() { norms.require_grad() } else { norms };
+            new.magnitude = Some(Param::from_tensor(norms));
         }
         new
     }
@@ -79,7 +78,7 @@ impl LowRank {
         if !self.drops(&x) {
             let y = self.undropped(x, weight.clone());
             return match &self.magnitude {
-                Some(magnitude) => y.clone() * self.factor(magnitude, weight, y.dtype()),
+                Some(magnitude) => scaled(y, self.factor(magnitude, weight)),
                 None => y,
             };
         }
@@ -87,10 +86,10 @@ impl LowRank {
         let low = product(dropped.clone(), self.a.val()) * self.scale; // [batch, seq, rank]
         let change = product(low, self.b.val());
         let Some(magnitude) = &self.magnitude else { return product(x, weight) + change };
-        let factor = self.factor(magnitude, weight.clone(), x.dtype());
+        let factor = self.factor(magnitude, weight.clone());
         // PEFT computes the change of the base's output from the dropped input too.
-        let base = product(dropped, weight.clone());
-        product(x, weight) + base * (factor.clone() - 1.0) + change * factor
+        let base = scaled(product(dropped, weight.clone()), factor.clone() - 1.0);
+        product(x, weight) + base + scaled(change, factor)
     }
 
     /// `x W^T + scale (x A^T) B^T`.
@@ -101,10 +100,17 @@ impl LowRank {
         ops::low_rank_linear(x, weight, factors, self.scale).reshape([batch, seq, outputs])
     }
 
-    /// The magnitude of each output divided by the norm of its weights, which is a constant of the backward pass.
-    fn factor(&self, magnitude: &Param<Tensor<1>>, weight: Tensor<2>, dtype: DType) -> Tensor<3> {
-        let norm = row_norms(&self.sum(weight)).detach();
-        (magnitude.val() / norm).cast(dtype).reshape([1, 1, -1])
+    /// The magnitude of each output divided by the norm of its weights, which is a constant of the backward pass; in f32.
+    fn factor(&self, magnitude: &Param<Tensor<1>>, weight: Tensor<2>) -> Tensor<3> {
+        (magnitude.val() / self.norms(weight)).reshape([1, 1, -1])
+    }
+
+    /// The norm of every row of `W + scale B A`. It is computed outside autodiff, which would keep whole matrices.
+    fn norms(&self, weight: Tensor<2>) -> Tensor<1> {
+        let on_tape = weight.device().is_autodiff();
+        let [a, b] = [self.a.val(), self.b.val()].map(off_tape);
+        let norms = row_norms(&(off_tape(weight).cast(DType::F32) + b.matmul(a * self.scale)));
+        if on_tape { Tensor::from_inner(norms) } else { norms }
     }
 
     /// The layer's weight with the factors merged into it, in f32.
@@ -112,10 +118,10 @@ impl LowRank {
     /// # Shapes
     /// `weight` `[out, in]`; returns the same.
     pub fn merge(&self, weight: Tensor<2>) -> Tensor<2> {
-        let sum = self.sum(weight);
+        let sum = self.sum(weight.clone());
         match &self.magnitude {
             Some(magnitude) => {
-                let factor = magnitude.val() / row_norms(&sum).detach();
+                let factor = magnitude.val() / self.norms(weight);
                 sum * factor.unsqueeze_dim::<2>(1)
             }
             None => sum,
@@ -137,6 +143,17 @@ impl LowRank {
     fn drops(&self, x: &Tensor<3>) -> bool {
         self.has_dropout() && x.device().is_autodiff()
     }
+}
+
+/// The tensor outside autodiff.
+fn off_tape(tensor: Tensor<2>) -> Tensor<2> {
+    if tensor.device().is_autodiff() { tensor.inner() } else { tensor }
+}
+
+/// `y` in its number format, multiplied by a factor for each output in f32.
+fn scaled(y: Tensor<3>, factor: Tensor<3>) -> Tensor<3> {
+    let dtype = y.dtype();
+    (y.cast(DType::F32) * factor).cast(dtype)
 }
 
 /// The norm of every row.

@@ -61,10 +61,12 @@ impl AdapterConfig {
                 plan.factors.insert(module.name.clone(), self.factors(module)?);
             }
         }
-        self.check_targets(&modules, &plan)?;
         plan.rows = self.rows(&modules, config)?;
         if config.tie_word_embeddings {
             refuse_tied(&plan)?;
+        }
+        if let (Names::One(pattern), true) = (&self.target_modules, plan.factors.is_empty()) {
+            return Err(unknown("target_modules", pattern, &modules));
         }
         match plan.num_parameters() {
             0 => Err(Error::invalid(
@@ -72,6 +74,21 @@ impl AdapterConfig {
                  trainable_token_indices name no module",
             )),
             _ => Ok(plan),
+        }
+    }
+
+    /// Checks that every name in the list of targets fits a module of a model of the sizes `config`; PEFT lets
+    /// others pass.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the first one that does not.
+    pub fn check_targets(&self, config: &ModelConfig) -> Result<()> {
+        let Names::Many(ends) = &self.target_modules else { return Ok(()) };
+        let modules = modules(config);
+        let fits = |end: &&String| modules.iter().any(|module| ends_in(&module.name, end));
+        match ends.iter().find(|end| !fits(end)) {
+            Some(end) => Err(unknown("target_modules", end, &modules)),
+            None => Ok(()),
         }
     }
 
@@ -89,7 +106,9 @@ impl AdapterConfig {
         };
         let in_layers = self.layers_to_transform.as_ref().is_none_or(|layers| {
             let lists = self.layers_pattern.as_ref().map(OneOrMany::as_slice);
-            layer_of(&module.name, lists).is_some_and(|layer| layers.as_slice().contains(&layer))
+            let layers = layers.as_slice();
+            let is_in = |layer| layers.contains(&layer);
+            layers.is_empty() || layer_of(&module.name, lists).is_some_and(is_in)
         });
         Ok(is_target && !excluded && in_layers)
     }
@@ -124,23 +143,6 @@ impl AdapterConfig {
             }
         }
         Ok(whole)
-    }
-
-    /// Checks that every name in the list of targets fits a module.
-    fn check_targets(&self, modules: &[ModuleShape], plan: &AdapterPlan) -> Result<()> {
-        match &self.target_modules {
-            Names::Many(ends) => {
-                let fits = |end: &&String| modules.iter().any(|m| ends_in(&m.name, end));
-                match ends.iter().find(|end| !fits(end)) {
-                    Some(end) => Err(unknown("target_modules", end, modules)),
-                    None => Ok(()),
-                }
-            }
-            Names::One(pattern) if plan.factors.is_empty() => {
-                Err(unknown("target_modules", pattern, modules))
-            }
-            Names::One(_) => Ok(()),
-        }
     }
 
     /// The ids of replaced rows by module.
@@ -320,7 +322,9 @@ mod tests {
             (r#"{"lora_dropout": 1}"#, "lora_dropout is 1"),
             (r#"{"use_dora": true, "target_modules": ["embed_tokens"]}"#, "use_dora is not built"),
         ] {
-            let message = plan(json).unwrap_err().to_string();
+            let settings: AdapterConfig = serde_json::from_str(json).unwrap();
+            let checked = settings.check_targets(&config()).and_then(|()| plan(json));
+            let message = checked.unwrap_err().to_string();
             assert!(message.contains(words), "{json}: {message}");
         }
         let tied = ModelConfig { tie_word_embeddings: true, ..config() };

@@ -22,8 +22,10 @@ impl TokenRows {
         let ids: Vec<usize> = ids.iter().map(|id| *id as usize).collect();
         let numbers = numbers(&ids, &weight.device().inner());
         let values = weight.clone().inner().select(0, numbers).cast(DType::F32);
-        let values = Tensor::from_inner(values);
-        let values = if weight.device().is_autodiff() { values.require_grad() } else { values };
+        let values = match weight.device().is_autodiff() {
+            true => Tensor::from_inner(values).require_grad(),
+            false => values,
+        };
         Self { values: Param::from_tensor(values), ids }
     }
 

@@ -189,6 +189,11 @@ impl Recipe for VqRecipe {
     const RENAMED: &'static [(&'static str, &'static str)] = &[("pictures", "images")];
 
     fn validate(&self) -> Result<()> {
+        if self.run.init_adapter.is_some() {
+            let message =
+                "run.init_adapter is for language models; an image tokenizer has no adapters";
+            return Err(Error::invalid(message));
+        }
         self.run.validate(!self.validation.is_empty())?;
         self.model.validate()?;
         self.optimizer.validate()?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::super::objective::LossConfig;
-use super::super::objective::preference::PreferenceConfig;
+use super::super::objective::preference::{PreferenceConfig, UnpairedConfig};
 use super::super::optimizer_config::OptimizerConfig;
 use super::super::plan::Plan;
 use super::super::preference::ReferenceConfig;
@@ -62,7 +62,10 @@ pub struct LanguageRecipe {
     /// Training on pairs of answers instead of documents; `batch.sequences` is the number of pairs then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preference: Option<PreferenceConfig>,
-    /// How the reference of `preference` scores answers.
+    /// Training on answers with a verdict each; `batch.sequences` is their number then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kto: Option<UnpairedConfig>,
+    /// How the reference of `preference` or `kto` scores answers.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reference: ReferenceConfig,
     /// Training on rewards of the model's own answers to the prompts of `data`; `batch.sequences` is the number of
@@ -265,9 +268,7 @@ impl Recipe for LanguageRecipe {
             )));
         }
         self.model.config(1).validate()?;
-        self.validate_adapter()?;
-        self.validate_preference()?;
-        self.validate_rl()?;
+        self.validate_post_training()?;
         self.loss.validate()?;
         self.average.validate()?;
         self.safety.validate()?;
@@ -291,72 +292,6 @@ impl LanguageRecipe {
             safety: &self.safety,
             peak_lr: self.optimizer.lr,
             peak_flops: None,
-        }
-    }
-
-    /// Whether an adapter is trained.
-    pub fn has_adapter(&self) -> bool {
-        self.adapter.is_some() || self.run.init_adapter.is_some()
-    }
-
-    fn validate_preference(&self) -> Result<()> {
-        let Some(preference) = &self.preference else {
-            return match self.reference == ReferenceConfig::default() {
-                true => Ok(()),
-                false => Err(Error::invalid("[reference] needs [preference]")),
-            };
-        };
-        preference.validate()?;
-        if self.run.init.is_none() && preference.needs_reference() {
-            return Err(Error::invalid("[preference] needs run.init, the reference's checkpoint"));
-        }
-        if self.reference.precompute && preference.needs_reference_tokens() {
-            let message = "reference.precompute keeps one number an answer, but preference.ld_alpha needs one for \
-                           each token; allowed: one of them";
-            return Err(Error::invalid(message));
-        }
-        match self.curriculum == CurriculumConfig::default() && self.loss == LossConfig::default() {
-            true => Ok(()),
-            false => Err(Error::invalid("[curriculum] and [loss] are not read with [preference]")),
-        }
-    }
-
-    fn validate_rl(&self) -> Result<()> {
-        let Some(rl) = &self.rl else { return Ok(()) };
-        let error = |message: &str| Err(Error::invalid(message));
-        rl.validate()?;
-        if self.preference.is_some() {
-            return error("[preference] and [rl] are both given; allowed: one of them");
-        }
-        if self.run.init.is_none() {
-            return error("[rl] needs run.init, the checkpoint that answers");
-        }
-        rl.validate_accumulate(self.batch.accumulate)?;
-        rl.validate_dropout("model.dropout", self.model.dropout)?;
-        let of_adapter = self.adapter.as_ref().map_or(0.0, |adapter| adapter.lora_dropout);
-        rl.validate_dropout("adapter.lora_dropout", of_adapter)?;
-        match self.curriculum == CurriculumConfig::default() && self.loss == LossConfig::default() {
-            true => Ok(()),
-            false => error("[curriculum] and [loss] are not read with [rl]"),
-        }
-    }
-
-    fn validate_adapter(&self) -> Result<()> {
-        if self.adapter.is_some() && self.run.init_adapter.is_some() {
-            let message = "[adapter] and run.init_adapter are both given; the adapter in \
-                           run.init_adapter has its own settings";
-            return Err(Error::invalid(message));
-        }
-        if self.has_adapter() && self.run.init.is_none() {
-            let message = "an adapter needs run.init, the checkpoint that it adapts";
-            return Err(Error::invalid(message));
-        }
-        if self.optimizer.loraplus_lr_ratio.is_some() && !self.has_adapter() {
-            return Err(Error::invalid("optimizer.loraplus_lr_ratio needs [adapter]"));
-        }
-        match &self.adapter {
-            Some(adapter) => adapter.validate().map_err(Error::because("adapter")),
-            None => Ok(()),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod image;
 mod language;
+mod post_training;
 mod run;
 
 pub use image::{

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::comparisons::Comparison;
@@ -20,10 +22,10 @@ const BATCH: usize = 16;
 pub(super) enum Reference {
     /// The loss needs none.
     None,
-    /// A model, outside autodiff.
+    /// A model on the autodiff device, without gradients.
     Model(Box<CausalLm>),
-    /// Sums over the tokens of both answers, for the pairs of training and of validation.
-    Kept([Vec<[f64; 2]>; 2]),
+    /// Sums over the tokens of each document, for the pairs of training and of validation.
+    Kept([Vec<Vec<f64>>; 2]),
 }
 
 /// What is kept on disk.
@@ -31,8 +33,8 @@ pub(super) enum Reference {
 struct Stored {
     /// What the numbers depend on.
     key: String,
-    training: Vec<[f64; 2]>,
-    validation: Vec<[f64; 2]>,
+    training: Vec<Vec<f64>>,
+    validation: Vec<Vec<f64>>,
 }
 
 /// Where the numbers of a run are kept, and what they depend on.
@@ -60,7 +62,7 @@ impl Place<'_> {
         sets: [&[Comparison]; 2],
         scoring: &Scoring,
         seq_len: usize,
-    ) -> Result<[Vec<[f64; 2]>; 2]> {
+    ) -> Result<[Vec<Vec<f64>>; 2]> {
         let path = self.path();
         if path.is_file() {
             let Stored { key, training, validation } = read_json(&path)?;
@@ -72,12 +74,19 @@ impl Place<'_> {
         let mut reporter =
             if self.quiet { Reporter::silent() } else { Reporter::bar(len as u64, "pairs") };
         let mut done = 0;
+        // Training takes the kernels of the autodiff device, evaluation those outside of it.
+        let models = [model.clone(), model.valid()];
+        let mut models = models.iter();
         let [training, validation] = sets.map(|pairs| {
+            let model = models.next().expect("one for each set");
             let mut sums = Vec::with_capacity(pairs.len());
             for batch in pairs.chunks(BATCH) {
                 let documents: Vec<_> = batch.iter().flat_map(|pair| &pair.documents).collect();
                 let stats = scoring.pack(&documents, seq_len).scores(model, false).stats;
-                sums.extend(stats.chunks(2).map(|pair| [sum(&pair[0]), sum(&pair[1])]));
+                let mut each = stats.iter().map(|stats| sum(stats));
+                let of = |item: &Comparison| each.by_ref().take(item.documents.len()).collect();
+                sums.extend(batch.iter().map(of).collect::<Vec<Vec<f64>>>());
+                sweep(model);
                 done += batch.len();
                 reporter.step(done, batch.len());
             }
@@ -87,6 +96,15 @@ impl Place<'_> {
         let stored = Stored { key: self.key.clone(), training, validation };
         write_json(&path, &stored)?;
         Ok([stored.training, stored.validation])
+    }
+}
+
+/// Lets autodiff forget passes that nothing goes back through, which it does in a backward pass only.
+fn sweep(model: &CausalLm) {
+    let device = model.device();
+    if device.is_autodiff() {
+        let one = Tensor::<1>::ones([1], &device).require_grad();
+        drop(one.sum().backward());
     }
 }
 

@@ -11,6 +11,8 @@ pub(super) struct PreferenceState {
     pub(super) tokens: u64,
     /// Digest of both tokenizers.
     pub(super) tokenizer: String,
+    /// Digest of the pairs, whose order follows from their number.
+    pub(super) pairs: String,
     /// Whether the fall of the chosen answers' probability has been told.
     pub(super) warned: bool,
 }

@@ -3,29 +3,33 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use burn::module::Module;
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 use vq_tokenizer::VqTokenizer;
 
 use super::comparisons::{self, Comparison};
-use super::reference::{Place, Reference, sum};
+use super::losses::Losses;
+use super::reference::{Place, Reference};
 use super::scoring::Scoring;
 use super::state::PreferenceState;
+use super::sums::{Sums, eval_metrics, slopes};
 use crate::checkpoint::Manifest;
 use crate::data::shards::tokenizer_digest;
 use crate::data::{Encoding, LeftOut};
 use crate::device::{Precision, seeded};
 use crate::error::{Error, Result};
 use crate::files::{hex, read_json, write_json};
-use crate::model::{CausalLm, ModelConfig, TokenStats};
+use crate::model::{CausalLm, ModelConfig};
 use crate::report::{Metrics, Omission};
-use crate::tokenize::Processor;
-use crate::train::answers::{Answers, Scores};
+use crate::tokenize::{Processor, TokenSequence};
+use crate::train::answers::Answers;
 use crate::train::best::Better;
 use crate::train::config::LanguageRecipe;
 use crate::train::objective::Activations;
-use crate::train::objective::preference::{self, Answer, Pair, PairLoss, PreferenceConfig};
+use crate::train::objective::preference;
 use crate::train::order::drawn;
+use crate::train::preview::bracketed;
 use crate::train::released::{Released, TrainedLm};
 use crate::train::task::{Stepped, Task};
 use crate::train::trained::{NotFinite, TRAINER_DIR};
@@ -38,7 +42,7 @@ const FALLEN: f64 = -1.0;
 /// A language model that learns from pairs of answers.
 pub struct PreferenceTask {
     recipe: LanguageRecipe,
-    loss: PreferenceConfig,
+    loss: Losses,
     /// With autodiff.
     device: Device,
     lm: TrainedLm,
@@ -57,78 +61,40 @@ pub struct PreferenceTask {
     warning: Option<String>,
 }
 
-/// What a loss over some pairs returned.
-#[derive(Default)]
-struct Sums {
-    loss: f64,
-    metrics: std::collections::BTreeMap<String, (f64, usize)>,
-}
-
-impl Sums {
-    /// Adds the loss over `pairs` of several calls, each of which weighs `share`.
-    fn add(&mut self, found: &PairLoss, share: f64) {
-        self.loss += share * found.loss;
-        for (name, value) in &found.metrics {
-            let sum = self.metrics.entry(name.clone()).or_default();
-            *sum = (sum.0 + value, sum.1 + 1);
-        }
-    }
-
-    /// Adds what the statistics say of all answers' tokens.
-    fn add_stats(&mut self, stats: &[Vec<TokenStats>]) {
-        let tokens: Vec<&TokenStats> = stats.iter().flatten().collect();
-        let mean = |value: fn(&TokenStats) -> f64| {
-            tokens.iter().map(|stats| value(stats)).sum::<f64>() / tokens.len().max(1) as f64
-        };
-        let entropy = mean(|stats| f64::from(stats.entropy));
-        let accuracy = mean(|stats| f64::from(u8::from(stats.is_top)));
-        for (name, value) in [("entropy", entropy), ("mean_token_accuracy", accuracy)] {
-            let sum = self.metrics.entry(name.to_owned()).or_default();
-            *sum = (sum.0 + value, sum.1 + 1);
-        }
-    }
-
-    fn metrics(&self) -> Metrics {
-        let mut metrics: Metrics = vec![("loss".into(), self.loss)];
-        for (name, (sum, count)) in &self.metrics {
-            metrics.push((name.clone().into(), sum / *count as f64));
-        }
-        metrics
-    }
-}
-
 impl PreferenceTask {
     /// Opens tokenizers, pairs and model on `device`; with `reference.precompute` the reference scores all pairs here.
     ///
     /// # Errors
-    /// Those of the files that the recipe names; [`Error::Invalid`] if it has no `[preference]`.
+    /// Those of the files that the recipe names; [`Error::Invalid`] if it has neither `[preference]` nor `[kto]`.
     pub fn new(
         recipe: LanguageRecipe,
         device: &Device,
         precision: Precision,
         quiet: bool,
     ) -> Result<Self> {
-        let absent = || Error::invalid("the recipe has no [preference]");
-        let loss = recipe.preference.clone().ok_or_else(absent)?;
+        let loss = Losses::of(&recipe)?;
         let (processor, vq, digest) = recipe.tokenizer.open(device)?;
         let processor = Arc::new(processor);
         let tokenizer = tokenizer_digest(&processor, &digest)?;
         let scoring = Scoring::new(processor.vocabulary(), recipe.reference.image_log_probs)?;
         let cache_dir = recipe.run.path().join("codes");
         let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: &cache_dir, quiet };
-        let open = |configs| {
-            comparisons::open(configs, encoding, &processor, &scoring, recipe.batch.seq_len)
+        let seq_len = recipe.batch.seq_len;
+        let open = |configs, limit| {
+            let paired = loss.is_paired();
+            let fit = comparisons::Fit { scoring: &scoring, seq_len, limit, paired };
+            comparisons::open(configs, encoding, &processor, fit)
         };
-        let (training, mut opened) = open(&recipe.data)?;
-        let (mut validation, of_validation) = open(&recipe.validation)?;
-        validation.truncate(recipe.run.eval_samples * recipe.validation.len());
+        let (training, mut opened) = open(&recipe.data, None)?;
+        let (validation, of_validation) = open(&recipe.validation, Some(recipe.run.eval_samples))?;
         opened.extend(of_validation.into_iter().map(|left_out| LeftOut {
             source: format!("validation {}", left_out.source),
             ..left_out
         }));
         let device = device.clone().autodiff();
         let lm = TrainedLm::new(&recipe, processor.vocabulary().len(), &device, precision)?;
-        let state = PreferenceState { tokenizer, ..PreferenceState::default() };
+        let pairs = comparisons::digest(&training);
+        let state = PreferenceState { tokenizer, pairs, ..PreferenceState::default() };
         let mut task = Self {
             loss,
             device,
@@ -170,6 +136,13 @@ impl PreferenceTask {
         self.training.len()
     }
 
+    /// The pairs of the next `steps` steps, by their indices among those that can be trained on.
+    pub fn upcoming(&self, steps: usize) -> Vec<usize> {
+        let batch = &self.recipe.batch;
+        let count = steps * batch.accumulate * batch.sequences;
+        drawn(self.training.len(), self.recipe.run.seed, self.state.drawn, count)
+    }
+
     /// Documents of the next step with what is learnt in brackets, a chosen and a rejected one for each pair.
     ///
     /// # Errors
@@ -177,9 +150,7 @@ impl PreferenceTask {
     pub fn preview(&self) -> Result<Vec<String>> {
         let next = self.next_pairs(0);
         let documents = next.iter().flat_map(|index| &self.training[*index].documents);
-        documents
-            .map(|document| crate::train::preview::of_tokens(document, &self.processor))
-            .collect()
+        documents.map(|document| bracketed(document, &self.processor)).collect()
     }
 
     /// The reference that the loss needs.
@@ -199,19 +170,16 @@ impl PreferenceTask {
         Ok(Reference::Kept(place.sums(&model, sets, &self.scoring, seq_len)?))
     }
 
-    /// A digest of what the reference's numbers depend on: its files, and the ids of all pairs.
+    /// A digest of what the reference's numbers depend on: its files, sizes and precision, and the ids of all pairs.
     fn reference_key(&self) -> Result<String> {
         let mut hasher = Sha256::new();
+        hasher.update(format!("{:?} {:?}", self.lm.config, self.lm.precision()));
         for dir in self.recipe.run.init.iter().chain(&self.recipe.run.init_adapter) {
             hasher.update(Manifest::of(dir)?.digest());
         }
         hasher.update(format!("{:?}", self.recipe.reference.image_log_probs));
-        for pair in self.training.iter().chain(&self.validation) {
-            for document in &pair.documents {
-                document.ids.iter().for_each(|id| hasher.update(id.to_le_bytes()));
-                document.loss_mask.iter().for_each(|learnt| hasher.update([u8::from(*learnt)]));
-            }
-        }
+        hasher.update(comparisons::digest(&self.training));
+        hasher.update(comparisons::digest(&self.validation));
         Ok(hex(&hasher.finalize()))
     }
 
@@ -222,22 +190,6 @@ impl PreferenceTask {
         drawn(self.training.len(), self.recipe.run.seed, from, count)
     }
 
-    /// The packed pairs as the loss takes them, from what policy and reference say of them.
-    fn pairs(&self, scores: &Scores, reference: &[preference::Reference]) -> Vec<Pair> {
-        let stats = &scores.stats;
-        let answer = |number: usize| Answer {
-            log_probs: stats[number].iter().map(|stats| f64::from(stats.log_prob)).collect(),
-            reference: reference[number].clone(),
-            log_sum_sq_probs: scores.log_sums_of_squares[number].clone(),
-        };
-        let pair = |at: usize| Pair {
-            chosen: answer(2 * at),
-            rejected: answer(2 * at + 1),
-            prompt_log_probs: Vec::new(),
-        };
-        (0..stats.len() / 2).map(pair).collect()
-    }
-
     /// The reference's scores of the packed `answers`, which are the pairs `indices` of training or validation.
     fn referred(
         &self,
@@ -246,29 +198,27 @@ impl PreferenceTask {
         is_validation: bool,
     ) -> Vec<preference::Reference> {
         match &self.reference {
-            Reference::None => vec![preference::Reference::None; 2 * indices.len()],
+            Reference::None => vec![preference::Reference::None; answers.len()],
             Reference::Model(model) => {
-                let stats = answers.scores(model, false).stats;
-                let of = |stats: &Vec<TokenStats>| match self.loss.needs_reference_tokens() {
-                    true => {
-                        let each = stats.iter().map(|stats| f64::from(stats.log_prob)).collect();
-                        preference::Reference::Tokens(each)
-                    }
-                    false => preference::Reference::Sum(sum(stats)),
+                let stats = match is_validation {
+                    true => answers.scores(&model.valid(), false).stats,
+                    false => answers.scores(model, false).stats,
                 };
-                stats.iter().map(of).collect()
+                stats.iter().map(|stats| self.loss.referred(stats)).collect()
             }
             Reference::Kept(sets) => {
                 let set = &sets[usize::from(is_validation)];
-                let of = |index: &usize| set[*index].map(preference::Reference::Sum);
-                indices.iter().flat_map(of).collect()
+                let sums = indices.iter().flat_map(|index| &set[*index]);
+                sums.map(|sum| preference::Reference::Sum(*sum)).collect()
             }
         }
     }
 
-    fn pack(&self, set: &[Comparison], indices: &[usize]) -> Answers<'_> {
-        let documents: Vec<_> = indices.iter().flat_map(|at| &set[*at].documents).collect();
-        self.scoring.pack(&documents, self.recipe.batch.seq_len)
+    fn pack(&self, items: &[&Comparison]) -> Answers<'_> {
+        let seq_len = self.recipe.batch.seq_len;
+        let documents = self.loss.documents(items, seq_len);
+        let documents: Vec<&TokenSequence> = documents.iter().map(AsRef::as_ref).collect();
+        self.scoring.pack(&documents, seq_len)
     }
 
     /// Adds the gradients of the next step's micro-batches to the model's.
@@ -278,13 +228,14 @@ impl PreferenceTask {
         let (mut sums, mut tokens) = (Sums::default(), 0);
         for part in 0..batch.accumulate {
             let indices = self.next_pairs(part);
-            let answers = self.pack(&self.training, &indices);
+            let items: Vec<_> = indices.iter().map(|at| &self.training[*at]).collect();
+            let answers = self.pack(&items);
             let reference = self.referred(&answers, &indices, false);
             let activations = Activations::of(batch.activation_checkpointing, seed, part);
-            let (model, squares) = (self.model(), self.loss.use_weighting);
+            let (model, squares) = (self.model(), self.loss.needs_squares());
             let (gradients, found) = answers.gradients(model, activations, squares, |scores| {
-                sums.add_stats(&scores.stats);
-                let found = self.loss.loss(&self.pairs(scores, &reference));
+                sums.add_stats(&scores.stats, share);
+                let found = self.loss.over(&items, scores, &reference);
                 (slopes(found.as_ref().ok(), scores.stats.len(), share), found)
             });
             let found = found?;
@@ -321,21 +272,13 @@ impl PreferenceTask {
 
     /// Keeps in mind how likely the chosen answers are beside the reference.
     fn watch(&mut self, sums: &Sums) {
-        if let Some((sum, count)) = sums.metrics.get("rewards/chosen")
+        if let Some(reward) = sums.metric("rewards/chosen")
             && self.loss.needs_reference()
         {
-            let ratio = sum / *count as f64 / self.loss.beta;
+            let ratio = reward / self.loss.beta();
             self.chosen = (self.chosen.0 + ratio, self.chosen.1 + 1);
         }
     }
-}
-
-/// The derivatives of the loss by document, those of a micro-batch that is `share` of the step.
-fn slopes(found: Option<&PairLoss>, documents: usize, share: f64) -> Vec<Vec<f64>> {
-    let Some(found) = found else { return vec![Vec::new(); documents] };
-    let scaled = |slopes: &[f64]| slopes.iter().map(|slope| share * slope).collect();
-    let of = |pair: &preference::PairGradient| [scaled(&pair.chosen), scaled(&pair.rejected)];
-    found.gradient.iter().flat_map(of).collect()
 }
 
 impl Task for PreferenceTask {
@@ -351,7 +294,7 @@ impl Task for PreferenceTask {
         let (sum, count) = std::mem::take(&mut self.chosen);
         let mean = sum / count.max(1) as f64;
         if count > 0 && mean < FALLEN && !self.state.warned {
-            self.state.warned = true;
+            (self.state.warned, self.taken.warned) = (true, true);
             self.warning = Some(format!(
                 "the chosen answers have become less likely than under the reference, by {:.2} nats on average: \
                  the loss can fall while both answers do. Add sft to preference.loss_type, use nca_pair or \
@@ -367,20 +310,7 @@ impl Task for PreferenceTask {
     }
 
     fn eval_metrics(&self) -> Vec<(String, Better)> {
-        let lower = ["loss", "logps/rejected", "rewards/rejected", "entropy", "nll_loss"];
-        let higher = [
-            "rewards/accuracies",
-            "rewards/margins",
-            "rewards/chosen",
-            "logps/chosen",
-            "log_odds_ratio",
-            "log_odds_chosen",
-            "mean_token_accuracy",
-        ];
-        let named = |names: &[&str], better| -> Vec<(String, Better)> {
-            names.iter().map(|name| ((*name).to_owned(), better)).collect()
-        };
-        [named(&lower, Better::Lower), named(&higher, Better::Higher)].concat()
+        eval_metrics()
     }
 
     fn evaluate(&mut self) -> Result<Metrics> {
@@ -391,12 +321,13 @@ impl Task for PreferenceTask {
         let mut sums = Sums::default();
         let all: Vec<usize> = (0..self.validation.len()).collect();
         for indices in all.chunks(self.recipe.batch.sequences) {
-            let answers = self.pack(&self.validation, indices);
+            let items: Vec<_> = indices.iter().map(|at| &self.validation[*at]).collect();
+            let answers = self.pack(&items);
             let reference = self.referred(&answers, indices, true);
-            let scores = answers.scores(&model, self.loss.use_weighting);
-            sums.add_stats(&scores.stats);
+            let scores = answers.scores(&model, self.loss.needs_squares());
             let share = indices.len() as f64 / all.len() as f64;
-            sums.add(&self.loss.loss(&self.pairs(&scores, &reference))?, share);
+            sums.add_stats(&scores.stats, share);
+            sums.add(&self.loss.over(&items, &scores, &reference)?, share);
         }
         Ok(sums.metrics())
     }
@@ -422,10 +353,15 @@ impl Task for PreferenceTask {
 
     fn restore(&mut self, dir: &Path, skip: u64) -> Result<()> {
         let state: PreferenceState = read_json(&dir.join(TRAINER_DIR).join(STATE))?;
-        if state.tokenizer != self.state.tokenizer {
-            let message =
-                "was trained with another tokenizer; name it again, or choose another run.name";
-            return Err(Error::file(dir, message));
+        for (what, then, now) in [
+            ("another tokenizer", &state.tokenizer, &self.state.tokenizer),
+            ("other pairs", &state.pairs, &self.state.pairs),
+        ] {
+            if then != now {
+                let message =
+                    format!("was trained with {what}; name them again, or choose another run.name");
+                return Err(Error::file(dir, message));
+            }
         }
         self.lm.model.restore(dir)?;
         self.state = state;

@@ -104,24 +104,6 @@ impl RlConfig {
         Ok(())
     }
 
-    /// Checks `batch.accumulate`.
-    pub(in crate::train) fn validate_accumulate(&self, value: usize) -> Result<()> {
-        let message = "allowed with [rl]: 1, as rl.prompts_per_step says what a step holds";
-        match value {
-            1 => Ok(()),
-            _ => Err(Error::invalid(format!("batch.accumulate is {value}; {message}"))),
-        }
-    }
-
-    /// Checks the dropout called `key`.
-    pub(in crate::train) fn validate_dropout(&self, key: &str, value: f64) -> Result<()> {
-        let message = "allowed with [rl]: 0, so that the policy is the model that answers";
-        match value == 0.0 {
-            true => Ok(()),
-            false => Err(Error::invalid(format!("{key} is {value}; {message}"))),
-        }
-    }
-
     /// Whether every answer is one image.
     pub(super) fn draws_only(&self) -> bool {
         self.mode == GenerationMode::ImageOnly

@@ -23,12 +23,12 @@ use crate::error::{Error, Result};
 use crate::files::{read_json, write_json};
 use crate::model::{CausalLm, ModelConfig};
 use crate::report::{Metrics, Omission, SampleText};
-use crate::tokenize::{Processor, TokenSequence};
+use crate::tokenize::Processor;
 use crate::train::best::Better;
 use crate::train::config::LanguageRecipe;
 use crate::train::objective::policy::AdvantageConfig;
 use crate::train::order::drawn;
-use crate::train::preview::of_tokens;
+use crate::train::preview::bracketed;
 use crate::train::released::{Released, TrainedLm};
 use crate::train::reward::Rewards;
 use crate::train::task::{Stepped, Task};
@@ -109,7 +109,9 @@ impl RlTask {
         let device = device.clone().autodiff();
         let lm = TrainedLm::new(&recipe, processor.vocabulary().len(), &device, precision)?;
         let needs_reference = config.policy.needs_reference();
+        // As the policy is scored, outside autodiff: kernels may differ.
         let reference = needs_reference.then(|| lm.at_start(&recipe)).transpose()?;
+        let reference = reference.map(|reference| reference.valid());
         let reward_weights = rewards.weights().to_vec();
         let state = RlState { tokenizer, ..RlState::default() };
         Ok(Self {
@@ -179,16 +181,9 @@ impl RlTask {
     /// Those of generation.
     pub fn preview(&self) -> Result<Vec<String>> {
         let rows = self.rollouts()?;
-        let shown = rows.iter().step_by(self.config.advantage.num_generations).map(|(ids, len)| {
-            let mut document = TokenSequence::default();
-            let is_opened = ids.get(len - 1) == Some(&self.sampler.begin_image());
-            // An image is shown whole, although begin-image belongs to the prompt.
-            let len = len - usize::from(is_opened);
-            document.extend(&ids[..len], false);
-            document.extend(&ids[len..], true);
-            of_tokens(&document, &self.processor)
-        });
-        shown.collect()
+        let first = rows.iter().step_by(self.config.advantage.num_generations);
+        let shown = first.map(|(ids, len)| self.sampler.document(ids, *len));
+        shown.map(|document| bracketed(&document, &self.processor)).collect()
     }
 
     /// Model, sizes and device for sampling: the current weights, or those that are released.

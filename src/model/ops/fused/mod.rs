@@ -207,8 +207,9 @@ impl<B: FusedKernels> FusedOps for B {
         b: FloatTensor<Self>,
         scale: f32,
     ) -> FloatTensor<Self> {
-        let [y, _] = B::low_rank_forward([x, weight, a, b], scale);
-        y
+        let y = B::linear_forward(x.clone(), weight);
+        let low = B::float_mul_scalar(B::linear_forward(x, a), scale.into());
+        B::float_add(y, B::linear_forward(low, b))
     }
 
     fn fused_rows(

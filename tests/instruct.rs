@@ -1,9 +1,12 @@
-//! Rows of all dialects as documents, what is learnt in parentheses.
+//! Documents of instruction tuning: those of TRL, and rows of all dialects with what is learnt in parentheses.
+
+#[path = "post_training/sft.rs"]
+mod sft;
 
 use calumma::data::{AnswerLayout, Loss, Preferences, SourceConfig, Unpaired};
 use serde_json::{Value, json};
 
-use super::sft::Setting;
+use self::sft::{Setting, check};
 use crate::common::fixture;
 
 fn setting() -> Setting {
@@ -112,5 +115,43 @@ fn sources_of_compared_answers_count_the_rows_that_cannot_be_read() {
     let source = open(&[verdict, json!({ "prompt": "q", "completion": "a", "label": 2 })]);
     let found = Unpaired::open(&source, setting.encoding(&cache_dir), &layout).unwrap();
     assert_eq!((found.answers.len(), found.left_out.bad), (1, 1));
-    assert!(found.answers[0].label && !found.answers[0].prompt.is_empty());
+    let first = &found.answers[0].tokens;
+    assert!(first.label && !first.prompt.is_empty());
+}
+
+#[test]
+fn documents_equal_those_of_trl() {
+    let outcomes = check(&fixture("post-training/sft.json"), &fixture("tokenizer"));
+    assert_eq!(outcomes.len(), 14);
+    let failed: Vec<_> = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn a_case_that_is_not_met_is_reported() {
+    let mut file: Value =
+        serde_json::from_slice(&std::fs::read(fixture("post-training/sft.json")).unwrap()).unwrap();
+    let cases = &mut file["cases"];
+    cases["chat_assistant_only"]["result"][0]["labels"][5] = json!(108);
+    cases["chat_both"]["settings"]["unheard_of"] = json!(true);
+    cases["truncated_rows_dropped"]["rows_left"] = json!(2);
+    cases["packed_batch"]["position_ids"][0][3] = json!(4);
+    cases["preference"]["ids"][1]["chosen_ids"][0] = json!(1);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sft.json");
+    std::fs::write(&path, file.to_string()).unwrap();
+    let outcomes = check(&path, &fixture("tokenizer"));
+    let failed: Vec<&str> =
+        outcomes.iter().filter(|(_, o)| o.is_err()).map(|(name, _)| name.as_str()).collect();
+    let mut expected = [
+        "chat_assistant_only",
+        "chat_both",
+        "packed_batch",
+        "preference",
+        "truncated_rows_dropped",
+    ];
+    expected.sort_unstable();
+    let mut failed = failed;
+    failed.sort_unstable();
+    assert_eq!(failed, expected);
 }

@@ -1,0 +1,120 @@
+//! The parts of a recipe that train an existing model further: adapters and comparisons of answers.
+
+use super::super::objective::LossConfig;
+use super::super::preference::ReferenceConfig;
+use super::language::LanguageRecipe;
+use crate::data::CurriculumConfig;
+use crate::error::{Error, Result};
+
+impl LanguageRecipe {
+    /// Checks that the sections fit together.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the section at fault and what is allowed.
+    pub(super) fn validate_post_training(&self) -> Result<()> {
+        self.validate_adapter()?;
+        self.validate_preference()?;
+        self.validate_rl()
+    }
+
+    /// Whether an adapter is trained.
+    pub fn has_adapter(&self) -> bool {
+        self.adapter.is_some() || self.run.init_adapter.is_some()
+    }
+
+    /// Whether the run learns from comparisons of answers.
+    pub fn compares_answers(&self) -> bool {
+        self.preference.is_some() || self.kto.is_some()
+    }
+
+    fn validate_preference(&self) -> Result<()> {
+        let refused = |message: &str| Err(Error::invalid(message));
+        if !self.compares_answers() {
+            return match self.reference == ReferenceConfig::default() {
+                true => Ok(()),
+                false => refused("[reference] needs [preference] or [kto]"),
+            };
+        }
+        if self.preference.is_some() && self.kto.is_some() {
+            return refused("[preference] and [kto] are both given; allowed: one of them");
+        }
+        let mut needs_reference = true;
+        if let Some(preference) = &self.preference {
+            preference.validate()?;
+            needs_reference = preference.needs_reference();
+            if self.reference.precompute && preference.needs_reference_tokens() {
+                return refused(
+                    "reference.precompute keeps one number an answer, but preference.ld_alpha needs one for each \
+                     token; allowed: one of them",
+                );
+            }
+        }
+        if let Some(kto) = &self.kto {
+            kto.validate()?;
+            if kto.needs_mismatched() && self.reference.precompute {
+                return refused(
+                    "reference.precompute: kto compares with answers to other prompts, which change in every step; \
+                     allowed: false",
+                );
+            }
+            if kto.needs_mismatched() && self.batch.sequences < 2 {
+                return refused("batch.sequences is 1; kto needs at least 2 answers to compare");
+            }
+        }
+        if self.run.init.is_none() && needs_reference {
+            return refused("[preference] and [kto] need run.init, the reference's checkpoint");
+        }
+        match self.curriculum == CurriculumConfig::default() && self.loss == LossConfig::default() {
+            true => Ok(()),
+            false => refused("[curriculum] and [loss] are not read with [preference] and [kto]"),
+        }
+    }
+
+    fn validate_adapter(&self) -> Result<()> {
+        if self.adapter.is_some() && self.run.init_adapter.is_some() {
+            let message = "[adapter] and run.init_adapter are both given; the adapter in \
+                           run.init_adapter has its own settings";
+            return Err(Error::invalid(message));
+        }
+        if self.has_adapter() && self.run.init.is_none() {
+            let message = "an adapter needs run.init, the checkpoint that it adapts";
+            return Err(Error::invalid(message));
+        }
+        if self.optimizer.loraplus_lr_ratio.is_some() && !self.has_adapter() {
+            return Err(Error::invalid("optimizer.loraplus_lr_ratio needs [adapter]"));
+        }
+        match &self.adapter {
+            Some(adapter) => adapter.validate().map_err(Error::because("adapter")),
+            None => Ok(()),
+        }
+    }
+
+    fn validate_rl(&self) -> Result<()> {
+        let Some(rl) = &self.rl else { return Ok(()) };
+        let error = |message: String| Err(Error::invalid(message));
+        rl.validate()?;
+        if self.compares_answers() {
+            let message = "[rl] and a section on comparisons, [preference] or [kto], are both given; allowed: one";
+            return error(message.to_owned());
+        }
+        if self.run.init.is_none() {
+            return error("[rl] needs run.init, the checkpoint that answers".to_owned());
+        }
+        let (accumulate, dropout) = (self.batch.accumulate, self.model.dropout);
+        if accumulate != 1 {
+            let message = "allowed with [rl]: 1, as rl.prompts_per_step says what a step holds";
+            return error(format!("batch.accumulate is {accumulate}; {message}"));
+        }
+        let of_adapter = self.adapter.as_ref().map_or(0.0, |adapter| adapter.lora_dropout);
+        for (key, value) in [("model.dropout", dropout), ("adapter.lora_dropout", of_adapter)] {
+            if value != 0.0 {
+                let message = "allowed with [rl]: 0, so that the policy is the model that answers";
+                return error(format!("{key} is {value}; {message}"));
+            }
+        }
+        match self.curriculum == CurriculumConfig::default() && self.loss == LossConfig::default() {
+            true => Ok(()),
+            false => error("[curriculum] and [loss] are not read with [rl]".to_owned()),
+        }
+    }
+}
