@@ -153,6 +153,24 @@ fn the_first_update_is_on_the_policy_that_answered() {
 }
 
 #[test]
+fn the_lead_of_a_guided_sampler_is_logged_and_can_be_corrected_for() {
+    let dir = base();
+    let gap = |settings: &[&str]| {
+        let judge = checksum(dir.path());
+        let settings = [settings, &[judge.as_str()]].concat();
+        step(&mut task(dir.path(), "guided", &settings), 0)
+    };
+    let guided = gap(&["rl.guidance_scale=30"]);
+    // What guidance prefers is drawn, so that without it it is less likely.
+    assert!(value(&guided, "sampling/logp_gap") > 0.01, "{guided:?}");
+    let little = gap(&["rl.guidance_scale=1.0001", "rl.policy.sampler_correction={}"]);
+    assert!(value(&little, "sampling/logp_gap").abs() < 1e-3, "{little:?}");
+    let ratio = value(&little, "sampling/importance_sampling_ratio/mean");
+    assert!((ratio - 1.0).abs() < 0.02, "{ratio}");
+    assert!(!gap(&[]).iter().any(|(name, _)| name == "sampling/logp_gap"));
+}
+
+#[test]
 fn constant_rewards_move_no_weight_and_are_counted() {
     let dir = base();
     let weights = |task: &RlTask| {
@@ -199,14 +217,20 @@ fn a_program_that_prefers_letters_is_obeyed() {
 fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
     for (kind, settings) in [
         &[ADAPTER[0], ADAPTER[1], "rl.num_iterations=2", "rl.policy.beta=0.05"][..],
-        &["average.decay=0.9", "batch.activation_checkpointing=true", "rl.dynamic_sampling=2"],
+        &[
+            TEXT[0],
+            TEXT[1],
+            "average.decay=0.9",
+            "batch.activation_checkpointing=true",
+            "rl.dynamic_sampling=2",
+        ],
     ]
     .iter()
     .enumerate()
     {
         let dir = base();
         let judge = checksum(dir.path());
-        let settings = [settings, &[judge.as_str()][..]].concat();
+        let settings = [settings, &[&judge[..], "run.steps=4", "run.eval_samples=1"][..]].concat();
         let run = |name: &str, stops: &[Option<usize>]| {
             let recipe = recipe_in(dir.path(), name, &settings).unwrap();
             for stop in stops {
@@ -214,7 +238,7 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
             }
             newest(&recipe.run)
         };
-        let (straight, stopped) = (run("straight", &[None]), run("stopped", &[Some(3), None]));
+        let (straight, stopped) = (run("straight", &[None]), run("stopped", &[Some(1), None]));
         let weights = if kind == 0 { "adapter_model.safetensors" } else { "model.safetensors" };
         for name in [weights, "trainer/optimizer.safetensors", "trainer/state.json"] {
             let [a, b] = [&straight, &stopped].map(|dir| std::fs::read(dir.join(name)).unwrap());
@@ -272,6 +296,25 @@ fn held_out_prompts_are_rewarded_by_source_with_a_sheet() {
 }
 
 #[test]
+fn a_dry_run_shows_prompts_with_an_answer_in_brackets() {
+    let dir = base();
+    let settings = [&TEXT[..], &[CONSTANT, "validation=[]"]].concat();
+    recipe_in(dir.path(), "dry", &settings).unwrap();
+    let init = format!("run.init={:?}", dir.path().join("base"));
+    let all = in_dir(dir.path(), "dry").into_iter().chain([init]);
+    let all = all.chain(settings.iter().map(|set| (*set).to_owned()));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_calumma"));
+    command.args(["--device", "cpu", "train", "--dry-run"]).arg(dir.path().join("recipe.toml"));
+    all.for_each(|set| _ = command.arg("--set").arg(set));
+    let output = command.output().unwrap();
+    let [text, errors] =
+        [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
+    assert!(output.status.success(), "{errors}");
+    assert!(text.contains("first batch: 2 documents"), "{text}");
+    assert_eq!(text.matches('⟦').count(), 3, "one in the heading, one for each prompt: {text}");
+}
+
+#[test]
 fn settings_and_data_that_do_not_fit_are_refused() {
     let dir = base();
     for (set, words) in [
@@ -284,7 +327,7 @@ fn settings_and_data_that_do_not_fit_are_refused() {
         ("rl.policy.sampler_correction={}", "sampler_correction has nothing to correct"),
         ("rl.advantage.reward_weights=[1]", "give each [[rl.reward]] its weight"),
         ("rl.reward=[]", "rl.reward is empty"),
-        ("preference.beta=0.1", "[preference] and [rl] are both given"),
+        ("preference.beta=0.1", "are both given; allowed: one"),
         ("batch.accumulate=2", "batch.accumulate is 2; allowed with [rl]: 1"),
         ("adapter={ lora_dropout = 0.1 }", "adapter.lora_dropout is 0.1; allowed with [rl]: 0"),
         ("loss.z_loss=0.1", "[loss] are not read with [rl]"),

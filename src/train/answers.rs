@@ -81,6 +81,27 @@ impl<'a> Answers<'a> {
     ) -> Self {
         let lens: Vec<usize> = documents.iter().map(|document| document.ids.len()).collect();
         let rows = best_fit_decreasing(&lens, seq_len);
+        Self::in_rows(documents, &rows, seq_len, distributions)
+    }
+
+    /// Places each document in a row of its own, so that targets lie in the order of documents.
+    pub(super) fn one_by_one(
+        documents: &[Scored<'_>],
+        seq_len: usize,
+        distributions: &'a Distributions,
+    ) -> Self {
+        let rows: Vec<Vec<usize>> = (0..documents.len()).map(|index| vec![index]).collect();
+        Self::in_rows(documents, &rows, seq_len, distributions)
+    }
+
+    /// Places the documents of each of `rows`, given by their numbers.
+    fn in_rows(
+        documents: &[Scored<'_>],
+        rows: &[Vec<usize>],
+        seq_len: usize,
+        distributions: &'a Distributions,
+    ) -> Self {
+        let lens: Vec<usize> = documents.iter().map(|document| document.ids.len()).collect();
         let used = |row: &Vec<usize>| row.iter().map(|index| lens[*index]).sum::<usize>();
         let longest = rows.iter().map(used).max().unwrap_or(0);
         let seq_len = longest.next_multiple_of(STEP).min(seq_len).max(longest);
@@ -133,6 +154,21 @@ impl<'a> Answers<'a> {
             false => vec![Vec::new(); self.spans.len()],
         };
         Scores { stats, log_sums_of_squares: squares }
+    }
+
+    /// The statistics of the targets of distribution `number` under guidance of strength `scale` away from those of
+    /// `other`, in the order of the targets. Both have one document to a row and the same targets of this distribution.
+    pub(super) fn guided_stats(
+        &self,
+        other: &Self,
+        model: &CausalLm,
+        (number, scale): (usize, f64),
+    ) -> Vec<TokenStats> {
+        let of = |answers: &Self| {
+            let hidden = hidden_of(model, &answers.packed);
+            answers.predictions(model, hidden).parts.swap_remove(number)
+        };
+        of(self).guided(&of(other), scale).stats()
     }
 
     /// The gradients of `model`, and the second value that `loss` returns; the first are the derivatives of the loss

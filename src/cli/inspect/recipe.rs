@@ -23,14 +23,16 @@ pub fn show(path: &Path, session: &Session) -> Result<()> {
         message: e.to_string().trim_end().to_owned(),
         source: Some(Box::new(e)),
     })?;
+    let batch = table.get("batch").and_then(toml::Value::as_table);
+    let has_rows = batch.is_some_and(|batch| batch.contains_key("sequences"));
     if table.contains_key("task") {
         resolved::<EvalRecipe>(path, "measures", "eval run", session)
     } else if table.contains_key("bpe") {
         resolved::<BpeRecipe>(path, "text tokenizer", "bpe train", session)
-    } else if table.contains_key("tokenizer") && !table.contains_key("model") {
-        resolved::<TokensRecipe>(path, "token shards", "tokenize", session)
-    } else if table.contains_key("tokenizer") {
+    } else if has_rows || table.contains_key("tokenizer") && table.contains_key("model") {
         resolved::<LanguageRecipe>(path, "language model", "train", session)
+    } else if table.contains_key("tokenizer") {
+        resolved::<TokensRecipe>(path, "token shards", "tokenize", session)
     } else {
         resolved::<VqRecipe>(path, "image tokenizer", "vq train", session)
     }

@@ -105,6 +105,21 @@ impl Predictions {
         Self { hidden, ..self }
     }
 
+    /// The predictions of the same targets under guidance: `other + scale (self - other)`, of logits.
+    ///
+    /// # Panics
+    /// If `other` has another number of targets.
+    #[must_use]
+    pub fn guided(self, other: &Self, scale: f64) -> Self {
+        assert_eq!(self.len, other.len, "both branches have the same targets");
+        // Logits are linear in the hidden states.
+        let hidden = match self.len {
+            0 => self.hidden,
+            _ => other.hidden.clone() + (self.hidden - other.hidden.clone()) * scale,
+        };
+        Self { hidden, ..self }
+    }
+
     /// The same with distributions over the ids only for which `allowed` is true; ids beyond its end are not
     /// allowed. All targets must be.
     #[must_use]

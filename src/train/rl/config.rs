@@ -29,7 +29,8 @@ pub struct RlConfig {
     /// Divides the logits, above 0.
     #[serde(default = "default_one")]
     pub temperature: f64,
-    /// Strength of guidance while images are drawn; 1 is off.
+    /// Strength of guidance while images are drawn; 1 is off. Answers are scored without it: the mean lead of the
+    /// sampler's log-probabilities is logged as `sampling/logp_gap`, and `policy.sampler_correction` can correct for it.
     #[serde(default = "default_one")]
     pub guidance_scale: f64,
     /// Leaves out groups whose rewards are all equal and draws further prompts in their place, at most this many

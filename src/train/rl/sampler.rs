@@ -9,7 +9,7 @@ use crate::generate::{
     SamplingConfig, ServingModel,
 };
 use crate::model::{CausalLm, ModelConfig};
-use crate::tokenize::Processor;
+use crate::tokenize::{Processor, TokenSequence};
 use crate::train::answers::{Distributions, Scored, Support};
 
 /// Numbers of distributions: over image codes, over text, and over text and begin-image, where an image fits.
@@ -80,9 +80,14 @@ impl Sampler {
         Ok(Self { config, rules, context, distributions })
     }
 
-    /// The begin-image id.
-    pub(super) fn begin_image(&self) -> u32 {
-        self.rules.begin_image()
+    /// `ids` with their answer as what is learnt, to be shown: an image whole, although begin-image belongs to the prompt.
+    pub(super) fn document(&self, ids: &[u32], prompt_len: usize) -> TokenSequence {
+        let is_opened = ids.get(prompt_len - 1) == Some(&self.rules.begin_image());
+        let (prompt, answer) = ids.split_at(prompt_len - usize::from(is_opened));
+        let mut document = TokenSequence::default();
+        document.extend(prompt, false);
+        document.extend(answer, true);
+        document
     }
 
     /// The most ids of an answer.
@@ -135,6 +140,28 @@ impl Sampler {
             state = self.rules.advance(state, *id);
         }
         Ok(Scored { ids, distributions })
+    }
+
+    /// The images of an answer without anything before them but begin-of-text, as guidance compares with; their codes
+    /// are scored.
+    pub(super) fn unprompted(
+        &self,
+        ids: &[u32],
+        scored: &Scored<'_>,
+    ) -> Vec<(Vec<u32>, Vec<Option<usize>>)> {
+        let mut images = Vec::new();
+        for (at, number) in scored.distributions.iter().enumerate() {
+            if *number != Some(CODES) {
+                continue;
+            }
+            if ids[at - 1] == self.rules.begin_image() {
+                images.push((vec![self.rules.bos(), ids[at - 1]], vec![None; 2]));
+            }
+            let (ids_of, numbers) = images.last_mut().expect("a code follows begin-image");
+            ids_of.push(ids[at]);
+            numbers.push(*number);
+        }
+        images
     }
 
     fn begins_images(&self, state: ModalityState, available: usize) -> bool {

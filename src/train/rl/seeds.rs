@@ -1,7 +1,24 @@
-//! Seeds of answers.
+//! What is asked of the sampler: prompts with the seeds of their answers.
+
+use crate::data::Prompt;
+
+/// For each of `group` answers to every prompt of `drawn`, which are numbers of prompts and of draws, the number of
+/// the prompt, and its ids with the seed of the answer.
+pub(super) fn requests<'p>(
+    prompts: &'p [Prompt],
+    drawn: &[(usize, u64)],
+    group: usize,
+    seed: u64,
+) -> (Vec<usize>, Vec<(&'p [u32], u64)>) {
+    let answers = drawn.iter().flat_map(|drawn| (0..group).map(move |number| (*drawn, number)));
+    let request = |((index, draw), number): ((usize, u64), usize)| {
+        (index, (&prompts[index].ids[..], seed_of(seed, draw, number)))
+    };
+    answers.map(request).unzip()
+}
 
 /// The seed of answer `number` to the prompt of draw `draw`, in a run with `seed`.
-pub(super) fn seed_of(seed: u64, draw: u64, number: usize) -> u64 {
+fn seed_of(seed: u64, draw: u64, number: usize) -> u64 {
     [draw, number as u64].iter().fold(mixed(seed), |state, value| mixed(state ^ mixed(*value)))
 }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::rollouts::Answer;
+use crate::data::Prompt;
 use crate::model::TokenStats;
 
 /// The progress of a run.
@@ -45,6 +47,26 @@ pub(super) struct Row {
     pub(super) reference: Option<Vec<u32>>,
     /// Those that the answer was drawn with, if they differ from the policy's.
     pub(super) sampler: Option<Vec<u32>>,
+}
+
+impl Batch {
+    /// Answers to `prompts` with their advantages.
+    pub(super) fn of<'a>(
+        answers: impl Iterator<Item = (&'a Answer, f64)>,
+        prompts: &[Prompt],
+    ) -> Self {
+        let row = |(answer, advantage): (&Answer, f64)| {
+            let prompt = &prompts[answer.prompt].ids;
+            Row {
+                ids: [&prompt[..], &answer.ids].concat(),
+                prompt_len: prompt.len(),
+                is_truncated: answer.is_truncated,
+                advantage: advantage.to_bits(),
+                ..Row::default()
+            }
+        };
+        Self { iteration: 0, rows: answers.map(row).collect() }
+    }
 }
 
 /// The bits of log-probabilities.

@@ -13,17 +13,17 @@ use super::measures::{Means, of_answers};
 use super::prompts::{PromptSet, Reading};
 use super::rollouts::{Answer, Reader, teaches};
 use super::sampler::Sampler;
-use super::seeds::seed_of;
-use super::state::{Batch, RlState, Row};
+use super::seeds::requests;
+use super::state::{Batch, RlState};
 use super::update::Update;
 use crate::data::shards::tokenizer_digest;
-use crate::data::{DocumentData, Encoding, LeftOut, Prompt};
+use crate::data::{DocumentData, Encoding, LeftOut};
 use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::files::{read_json, write_json};
 use crate::model::{CausalLm, ModelConfig};
 use crate::report::{Metrics, Omission, SampleText};
-use crate::tokenize::{Processor, TokenSequence};
+use crate::tokenize::Processor;
 use crate::train::best::Better;
 use crate::train::config::LanguageRecipe;
 use crate::train::objective::policy::AdvantageConfig;
@@ -109,7 +109,9 @@ impl RlTask {
         let device = device.clone().autodiff();
         let lm = TrainedLm::new(&recipe, processor.vocabulary().len(), &device, precision)?;
         let needs_reference = config.policy.needs_reference();
+        // As the policy is scored, outside autodiff: kernels may differ.
         let reference = needs_reference.then(|| lm.at_start(&recipe)).transpose()?;
+        let reference = reference.map(|reference| reference.valid());
         let reward_weights = rewards.weights().to_vec();
         let state = RlState { tokenizer, ..RlState::default() };
         Ok(Self {
@@ -163,7 +165,8 @@ impl RlTask {
         }
         let prompts = self.next_prompts(self.state.drawn, self.config.prompts_per_step);
         let group = self.config.advantage.num_generations;
-        let (indices, requests) = self.requests(&self.training.prompts, &prompts, group);
+        let (indices, requests) =
+            requests(&self.training.prompts, &prompts, group, self.recipe.run.seed);
         let generated = self.sampler.draw(self.serving(false), &self.processor, &requests)?;
         let whole = |(index, ids): (&usize, Vec<u32>)| {
             let prompt = &self.training.prompts[*index].ids;
@@ -178,16 +181,9 @@ impl RlTask {
     /// Those of generation.
     pub fn preview(&self) -> Result<Vec<String>> {
         let rows = self.rollouts()?;
-        let shown = rows.iter().step_by(self.config.advantage.num_generations).map(|(ids, len)| {
-            let mut document = TokenSequence::default();
-            let is_opened = ids.get(len - 1) == Some(&self.sampler.begin_image());
-            // An image is shown whole, although begin-image belongs to the prompt.
-            let len = len - usize::from(is_opened);
-            document.extend(&ids[..len], false);
-            document.extend(&ids[len..], true);
-            bracketed(&document, &self.processor)
-        });
-        shown.collect()
+        let first = rows.iter().step_by(self.config.advantage.num_generations);
+        let shown = first.map(|(ids, len)| self.sampler.document(ids, *len));
+        shown.map(|document| bracketed(&document, &self.processor)).collect()
     }
 
     /// Model, sizes and device for sampling: the current weights, or those that are released.
@@ -205,21 +201,6 @@ impl RlTask {
         indices.into_iter().zip(from..).collect()
     }
 
-    /// For each of `group` answers to every prompt of `drawn` the number of the prompt, and its ids with a seed.
-    fn requests<'p>(
-        &self,
-        prompts: &'p [Prompt],
-        drawn: &[(usize, u64)],
-        group: usize,
-    ) -> (Vec<usize>, Vec<(&'p [u32], u64)>) {
-        let answers = drawn.iter().flat_map(|drawn| (0..group).map(move |number| (*drawn, number)));
-        let request = |((index, draw), number): ((usize, u64), usize)| {
-            let seed = seed_of(self.recipe.run.seed, draw, number);
-            (index, (&prompts[index].ids[..], seed))
-        };
-        answers.map(request).unzip()
-    }
-
     /// Draws prompts and answers until a step is full, or as often as `dynamic_sampling` allows.
     fn collect(&mut self) -> Result<Collected> {
         let group = self.config.advantage.num_generations;
@@ -228,7 +209,8 @@ impl RlTask {
         for _ in 0..rounds.max(1) {
             let prompts = self.next_prompts(self.state.drawn, wanted - collected.groups.len());
             self.state.drawn += prompts.len() as u64;
-            let (indices, requests) = self.requests(&self.training.prompts, &prompts, group);
+            let (indices, requests) =
+                requests(&self.training.prompts, &prompts, group, self.recipe.run.seed);
             let generated = self.sampler.draw(self.serving(false), &self.processor, &requests)?;
             let (processor, vq) = (&self.processor, &self.vq);
             let reader = Reader { processor, vq, prompts: &self.training.prompts };
@@ -264,18 +246,7 @@ impl RlTask {
             return Ok(Batch::default());
         }
         let advantages = self.advantage.advantages(&rewards(&groups), &names)?.advantages;
-        let row = |(answer, advantage): (&Answer, f64)| {
-            let prompt = &self.training.prompts[answer.prompt].ids;
-            Row {
-                ids: [&prompt[..], &answer.ids].concat(),
-                prompt_len: prompt.len(),
-                is_truncated: answer.is_truncated,
-                advantage: advantage.to_bits(),
-                ..Row::default()
-            }
-        };
-        let rows = groups.iter().flatten().zip(advantages).map(row).collect();
-        Ok(Batch { iteration: 0, rows })
+        Ok(Batch::of(groups.iter().flatten().zip(advantages), &self.training.prompts))
     }
 
     fn attempt(&mut self, step: usize, lr: f64) -> Result<Stepped> {
@@ -334,7 +305,7 @@ impl RlTask {
     fn held_out(&mut self) -> Result<Vec<Answer>> {
         let prompts = &self.validation.prompts;
         let all: Vec<(usize, u64)> = (0..prompts.len()).zip(HELD_OUT..).collect();
-        let (indices, requests) = self.requests(prompts, &all, 1);
+        let (indices, requests) = requests(prompts, &all, 1, self.recipe.run.seed);
         let generated = self.sampler.draw(self.serving(true), &self.processor, &requests)?;
         let reader = Reader { processor: &self.processor, vq: &self.vq, prompts };
         reader.answers(&indices, generated, &mut self.rewards)

@@ -1,7 +1,8 @@
 //! One update on answers.
 
 use super::config::RlConfig;
-use super::sampler::Sampler;
+use super::measures::by_modality;
+use super::sampler::{CODES, Sampler};
 use super::state::{Row, bits, numbers};
 use crate::error::Result;
 use crate::model::{CausalLm, TokenStats};
@@ -10,8 +11,6 @@ use crate::train::config::BatchConfig;
 use crate::train::objective::policy::{Advantage, Completion, PolicyLoss};
 use crate::train::objective::{Activations, Metrics};
 use crate::train::trained::Trained;
-
-use super::measures::by_modality;
 
 /// What an update needs besides model and answers.
 pub(super) struct Update<'a> {
@@ -60,6 +59,10 @@ impl Update<'_> {
                 row.old.get_or_insert_with(|| bits(stats));
             }
         }
+        if self.config.guidance_scale != 1.0 && rows.iter().any(|row| row.sampler.is_none()) {
+            let guided = self.guided(model, rows, &stats)?;
+            rows.iter_mut().zip(&guided).for_each(|(row, stats)| row.sampler = Some(bits(stats)));
+        }
         let completions: Vec<Completion> =
             rows.iter().zip(&stats).map(|(row, stats)| completion(row, stats)).collect();
         let loss = self.config.policy.loss(&completions, 0.0)?;
@@ -106,6 +109,44 @@ impl Update<'_> {
         let mut all = Vec::with_capacity(rows.len());
         for rows in rows.chunks(self.batch.sequences) {
             all.extend(self.pack(&self.scored(rows)?).scores(model, false).stats);
+        }
+        Ok(all)
+    }
+
+    /// As the sampler scored the tokens of `rows`, which have `stats` without guidance.
+    fn guided(
+        &self,
+        model: &CausalLm,
+        rows: &[Row],
+        stats: &[Vec<TokenStats>],
+    ) -> Result<Vec<Vec<TokenStats>>> {
+        let (seq_len, size) = (self.batch.seq_len, self.batch.sequences);
+        let distributions = &self.sampler.distributions;
+        let mut all = Vec::with_capacity(rows.len());
+        for (rows, stats) in rows.chunks(size).zip(stats.chunks(size)) {
+            let scored = self.scored(rows)?;
+            let alone = rows.iter().zip(&scored);
+            let alone = alone.flat_map(|(row, scored)| self.sampler.unprompted(&row.ids, scored));
+            let alone: Vec<_> = alone.collect();
+            let alone: Vec<Scored<'_>> = alone
+                .iter()
+                .map(|(ids, numbers)| Scored { ids, distributions: numbers.clone() })
+                .collect();
+            let mut codes = Vec::new().into_iter();
+            if !alone.is_empty() {
+                let prompted = Answers::one_by_one(&scored, seq_len, distributions);
+                let alone = Answers::one_by_one(&alone, seq_len, distributions);
+                let how = (CODES, self.config.guidance_scale);
+                codes = prompted.guided_stats(&alone, model, how).into_iter();
+            }
+            for (scored, stats) in scored.iter().zip(stats) {
+                let numbers = scored.distributions.iter().flatten();
+                let guided = numbers.zip(stats).map(|(number, plain)| match *number {
+                    CODES => codes.next().unwrap_or(*plain),
+                    _ => *plain,
+                });
+                all.push(guided.collect());
+            }
         }
         Ok(all)
     }
