@@ -192,6 +192,39 @@ fn the_surrogate_of_signed_weights_has_the_gradients_of_the_plain_loss() {
 }
 
 #[test]
+fn a_samplers_distribution_is_that_of_mixed_and_divided_logits_of_the_allowed_ids() {
+    const TEMPERATURE: f64 = 0.7;
+    const SCALE: f64 = 3.0;
+    let device = Device::flex().autodiff();
+    device.seed(6);
+    let model = model(&device);
+    let hidden = normal([1, IDS.len(), WIDTH], 1.0, &device).require_grad();
+    let other = normal([1, IDS.len(), WIDTH], 1.0, &device);
+    let is_allowed = [true, false, true, true, false, false, true];
+    let places: Vec<usize> = (0..VOCAB).filter(|id| is_allowed[*id]).collect();
+    let ids = IDS.map(|id| places.iter().position(|place| *place == id as usize).unwrap() as i32);
+    let (h, u, w) = (values(&hidden), values(&other), values(&model.output_weight()));
+    let logits = |h: &[f64], w: &[f64]| -> Vec<f64> {
+        let (full, nothing) = (plain_logits(h, w), plain_logits(&u, w));
+        let mixed = full.iter().zip(&nothing).map(|(c, u)| (u + SCALE * (c - u)) / TEMPERATURE);
+        let mixed: Vec<f64> = mixed.collect();
+        mixed.chunks(VOCAB).flat_map(|row| places.iter().map(|id| row[*id])).collect()
+    };
+    let of = |hidden: &Tensor<3>| Predictions::new(&model, hidden.clone(), &targets(&IDS));
+    let predictions = of(&hidden).guided(&of(&other), SCALE).only(&is_allowed);
+    let predictions = predictions.at_temperature(TEMPERATURE);
+    assert_stats(&predictions.stats(), &logits(&h, &w), &ids, "forward");
+    let (surrogate, stats) = predictions.surrogate(&WEIGHTS, 0.0);
+    assert_stats(&stats, &logits(&h, &w), &ids, "with gradients");
+    let gradients = surrogate.backward();
+    let loss = |h: &[f64], w: &[f64]| plain_loss(&logits(h, w), &ids, &WEIGHTS, 0.0);
+    let got = values(&hidden.grad(&gradients).unwrap());
+    assert_close(&got, &differences(&h, |h| loss(h, &w)), "hidden states");
+    let got = values(&model.output_weight().grad(&gradients).unwrap());
+    assert_close(&got, &differences(&w, |w| loss(&h, w)), "output weight");
+}
+
+#[test]
 fn opposite_weights_have_opposite_gradients() {
     let device = Device::flex().autodiff();
     device.seed(4);

@@ -19,7 +19,9 @@ pub(super) fn requests<'p>(
 
 /// The seed of answer `number` to the prompt of draw `draw`, in a run with `seed`.
 fn seed_of(seed: u64, draw: u64, number: usize) -> u64 {
-    [draw, number as u64].iter().fold(mixed(seed), |state, value| mixed(state ^ mixed(*value)))
+    // The rotation tells seed 1 and draw 2 from seed 2 and draw 1.
+    let add = |state: u64, value: &u64| mixed(state.rotate_left(23) ^ mixed(*value));
+    [draw, number as u64].iter().fold(mixed(seed), add)
 }
 
 /// A step of SplitMix64 (Steele et al. 2014), a permutation of all numbers.
