@@ -19,6 +19,7 @@ mod images;
 mod import;
 mod inspect;
 mod open;
+mod recipes;
 mod sampling;
 mod score;
 mod session;

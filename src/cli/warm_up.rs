@@ -8,6 +8,8 @@ use calumma::device::{DeviceError, KernelStore, kernels_on_disk};
 use calumma::pipeline::Pipeline;
 use calumma::recipe::read_recipe;
 use calumma::report::Reporter;
+use calumma::train::preference::PreferenceTask;
+use calumma::train::rl::RlTask;
 use calumma::train::{ImageTask, LanguageRecipe, LanguageTask, Task, VqRecipe};
 use calumma::{Error, Result};
 use clap::Args;
@@ -15,6 +17,7 @@ use image::{Rgb, RgbImage};
 use serde_json::json;
 
 use super::open::{self, AdapterArgs};
+use super::recipes::trains_language_model;
 use super::session::{Session, name};
 
 /// What happens to a checkpoint: it is opened, captions and draws.
@@ -134,14 +137,20 @@ fn recipe(
     let (precision, quiet) = (session.precision(), session.quiet());
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     let table: toml::Table = toml::from_str(&text).map_err(Error::in_file(path))?;
-    match (table.contains_key("model"), table.contains_key("tokenizer")) {
-        (true, true) => {
+    match (trains_language_model(&table), table.contains_key("model")) {
+        (true, _) => {
             let recipe: LanguageRecipe = read_recipe(path, set)?;
-            steps(progress, recipe.run.steps, || {
-                LanguageTask::new(recipe, device, precision, quiet)
-            })
+            let count = recipe.run.steps;
+            if recipe.compares_answers() {
+                let open = || PreferenceTask::new(recipe, device, precision, quiet);
+                return steps(progress, count, open);
+            }
+            if recipe.rl.is_some() {
+                return steps(progress, count, || RlTask::new(recipe, device, precision, quiet));
+            }
+            steps(progress, count, || LanguageTask::new(recipe, device, precision, quiet))
         }
-        (true, false) => {
+        (false, true) => {
             let recipe: VqRecipe = read_recipe(path, set)?;
             steps(progress, recipe.run.steps, || ImageTask::new(recipe, device, precision))
         }

@@ -10,6 +10,7 @@ use calumma::train::{LanguageRecipe, VqRecipe};
 use calumma::{Error, Result};
 use serde_json::json;
 
+use crate::cli::recipes::trains_language_model;
 use crate::cli::session::{Session, name};
 
 /// Prints the resolved recipe.
@@ -23,13 +24,11 @@ pub fn show(path: &Path, session: &Session) -> Result<()> {
         message: e.to_string().trim_end().to_owned(),
         source: Some(Box::new(e)),
     })?;
-    let batch = table.get("batch").and_then(toml::Value::as_table);
-    let has_rows = batch.is_some_and(|batch| batch.contains_key("sequences"));
     if table.contains_key("task") {
         resolved::<EvalRecipe>(path, "measures", "eval run", session)
     } else if table.contains_key("bpe") {
         resolved::<BpeRecipe>(path, "text tokenizer", "bpe train", session)
-    } else if has_rows || table.contains_key("tokenizer") && table.contains_key("model") {
+    } else if trains_language_model(&table) {
         resolved::<LanguageRecipe>(path, "language model", "train", session)
     } else if table.contains_key("tokenizer") {
         resolved::<TokensRecipe>(path, "token shards", "tokenize", session)
