@@ -116,6 +116,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use vq_tokenizer::preprocess::{decode_image, open_image};
 
     fn requests(images: ProgramImages) -> (Requests, Vec<Value>, RgbImage) {
         let image = RgbImage::from_fn(3, 2, |x, y| image::Rgb([x as u8, y as u8, 9]));
@@ -140,7 +141,7 @@ mod tests {
         let (_, lines, image) = requests(ProgramImages::PngBase64);
         assert_eq!(lines.len(), 2);
         let png = STANDARD.decode(lines[1]["images"][0].as_str().unwrap()).unwrap();
-        assert_eq!(image::load_from_memory(&png).unwrap().to_rgb8(), image);
+        assert_eq!(decode_image(&png).unwrap().to_rgb8(), image);
         let (requests, lines, _) = requests(ProgramImages::None);
         assert!(requests.lines.starts_with(br#"{"id":4,"prompt":"#));
         let expected = json!({
@@ -157,7 +158,7 @@ mod tests {
         let paths = lines.iter().map(|line| PathBuf::from(line["images"][0].as_str().unwrap()));
         let paths: Vec<PathBuf> = paths.collect();
         assert_ne!(paths[0], paths[1]);
-        assert_eq!(image::open(&paths[1]).unwrap().to_rgb8(), image);
+        assert_eq!(open_image(&paths[1]).unwrap().to_rgb8(), image);
         drop(requests);
         assert!(!paths[0].exists() && !paths[0].parent().unwrap().exists());
     }
