@@ -7,7 +7,11 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use rand::SeedableRng;
+use rand::distr::{Distribution, Uniform};
+use rand_chacha::ChaCha8Rng;
+use vq_tokenizer::init;
 
 use super::objective::{Activations, LossConfig, NextToken, NextTokenBatch};
 use super::{Optimizer, OptimizerConfig, OptimizerKind};
@@ -56,14 +60,18 @@ fn batch() -> NextTokenBatch {
     NextTokenBatch { is_image: (0..tokens).map(|token| token % 5 == 0).collect(), packed }
 }
 
-/// Adds noise to every weight: the ones and zeros that norms start with hide mistakes.
-struct Perturb;
+/// Adds noise to every weight: the ones and zeros that norms start with hide mistakes. It is drawn on the host, as all
+/// tests of a process share the generator of Burn's CPU backend.
+struct Perturb(ChaCha8Rng);
 
 impl ModuleMapper for Perturb {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         param.map(|weight| {
-            let noise = Distribution::Normal(0.0, 0.2);
-            let noise = Tensor::random(weight.dims(), noise, &weight.device().inner());
+            let range = Uniform::new_inclusive(-0.35_f32, 0.35).unwrap();
+            let count = weight.shape().num_elements();
+            let noise: Vec<f32> = range.sample_iter(&mut self.0).take(count).collect();
+            let noise = TensorData::new(noise, weight.dims());
+            let noise = Tensor::from_data(noise, &weight.device().inner());
             Tensor::from_inner(weight.inner() + noise).require_grad()
         })
     }
@@ -167,8 +175,9 @@ fn sides() -> Vec<(Kernels, Device)> {
 
 fn model(swin_norm: bool, tied: bool) -> CausalLm {
     let device = Device::flex().autodiff();
-    device.seed(11);
-    config(swin_norm, tied).init(&device).unwrap().map(&mut Perturb)
+    init::seed(11);
+    let noise = ChaCha8Rng::seed_from_u64(11);
+    config(swin_norm, tied).init(&device).unwrap().map(&mut Perturb(noise))
 }
 
 /// Compares logits, losses, the gradients of all parameters in three steps of an optimizer and the parameters after
@@ -206,7 +215,10 @@ fn composed_operations_train_as_the_kernels_do() {
             assert!(got.keys().eq(want.keys()));
             for (name, want) in &want {
                 let error = error(&got[name], want);
-                assert!(error <= TOLERANCE, "{name} is off by {error} on {kernels:?}");
+                // Differences of rounding grow from step to step.
+                let step = (2..=STEPS).find(|step| name.ends_with(&format!("in step {step}")));
+                let tolerance = step.unwrap_or(1) as f32 * TOLERANCE;
+                assert!(error <= tolerance, "{name} is off by {error} on {kernels:?}");
             }
         }
         for (path, before) in &before {
