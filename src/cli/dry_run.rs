@@ -38,7 +38,9 @@ trait Described: Task {
     fn preview(&mut self) -> Result<Vec<String>>;
 
     /// What was packed so far, in all and by source.
-    fn packed(&self) -> Option<(PackReport, Vec<SourceReport>)>;
+    fn packed(&self) -> Option<(PackReport, Vec<SourceReport>)> {
+        None
+    }
 }
 
 impl Described for LanguageTask {
@@ -80,10 +82,6 @@ impl Described for PreferenceTask {
     fn preview(&mut self) -> Result<Vec<String>> {
         (*self).preview()
     }
-
-    fn packed(&self) -> Option<(PackReport, Vec<SourceReport>)> {
-        None
-    }
 }
 
 impl Described for RlTask {
@@ -101,10 +99,6 @@ impl Described for RlTask {
 
     fn preview(&mut self) -> Result<Vec<String>> {
         (*self).preview()
-    }
-
-    fn packed(&self) -> Option<(PackReport, Vec<SourceReport>)> {
-        None
     }
 }
 

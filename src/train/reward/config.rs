@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::train::objective::policy::length::SoftOverlong;
 
 /// A reward of a recipe.
 ///
@@ -37,7 +38,7 @@ pub enum RewardKind {
     /// Whether the structure of the output is right.
     WellFormed(WellFormedConfig),
     /// A penalty on long answers.
-    Length(LengthConfig),
+    Length(SoftOverlong),
     /// What a program says.
     Program(ProgramConfig),
 }
@@ -88,16 +89,6 @@ impl Default for ExactMatchConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WellFormedConfig {}
-
-/// Keys of the kind `length`: DAPO's soft penalty on long answers (arXiv 2503.14476, equation 13).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LengthConfig {
-    /// Length in tokens from which the reward is -1.
-    pub max_completion_len: usize,
-    /// Over how many tokens before that the reward falls from 0 to -1.
-    pub soft_punish_cache: usize,
-}
 
 /// Keys of the kind `program`.
 ///
@@ -182,20 +173,9 @@ impl RewardKind {
             Self::ExactMatch(config) => {
                 config.field.is_empty().then(|| "field is empty; allowed: a column's name".into())
             }
-            Self::Length(config) => config.fault(),
+            Self::Length(config) => config.validate().err().map(|error| error.to_string()),
             Self::Program(config) => config.fault(),
         }
-    }
-}
-
-impl LengthConfig {
-    fn fault(&self) -> Option<String> {
-        let (max, cache) = (self.max_completion_len, self.soft_punish_cache);
-        if max == 0 {
-            return Some("max_completion_len is 0; allowed: at least 1".to_owned());
-        }
-        let allowed = format!("allowed: at most max_completion_len, {max}");
-        (cache > max).then(|| format!("soft_punish_cache is {cache}; {allowed}"))
     }
 }
 

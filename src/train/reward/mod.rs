@@ -26,8 +26,8 @@ mod sum;
 mod text;
 
 pub use config::{
-    ExactMatchConfig, LengthConfig, OnFailure, ProgramConfig, ProgramImages, RewardConfig,
-    RewardKind, SceneConfig, SceneScore, WellFormedConfig,
+    ExactMatchConfig, OnFailure, ProgramConfig, ProgramImages, RewardConfig, RewardKind,
+    SceneConfig, SceneScore, WellFormedConfig,
 };
 pub use failures::{FailureCount, FailureKind, Failures};
 pub use program::Program;

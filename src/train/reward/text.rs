@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use super::config::{ExactMatchConfig, LengthConfig};
+use super::config::ExactMatchConfig;
 use super::rollout::{Reward, Rollout};
 use crate::error::Result;
+use crate::train::objective::policy::length::SoftOverlong;
 
 /// 1 for the right answer, else 0.
 #[derive(Clone, Debug)]
@@ -23,7 +24,7 @@ pub struct WellFormed {
 #[derive(Clone, Debug)]
 pub struct Length {
     name: String,
-    config: LengthConfig,
+    penalty: SoftOverlong,
 }
 
 impl ExactMatch {
@@ -55,19 +56,8 @@ impl WellFormed {
 
 impl Length {
     /// The reward called `name`.
-    pub fn new(name: &str, config: &LengthConfig) -> Self {
-        Self { name: name.to_owned(), config: config.clone() }
-    }
-
-    /// The reward of an answer of `len` tokens.
-    fn reward(&self, len: usize) -> f64 {
-        let (max, cache) = (self.config.max_completion_len, self.config.soft_punish_cache);
-        let free = max.saturating_sub(cache);
-        match len {
-            _ if len <= free => 0.0,
-            _ if len <= max => -((len - free) as f64) / cache as f64,
-            _ => -1.0,
-        }
+    pub fn new(name: &str, penalty: &SoftOverlong) -> Self {
+        Self { name: name.to_owned(), penalty: penalty.clone() }
     }
 }
 
@@ -98,7 +88,7 @@ impl Reward for Length {
     }
 
     fn score(&mut self, rollouts: &[Rollout<'_>]) -> Result<Vec<Option<f64>>> {
-        Ok(rollouts.iter().map(|rollout| Some(self.reward(rollout.tokens))).collect())
+        Ok(rollouts.iter().map(|rollout| Some(self.penalty.reward(rollout.tokens))).collect())
     }
 }
 
@@ -191,15 +181,5 @@ mod tests {
         let rollouts = [rollout("<image>", &fields), rollout("<image", &fields)];
         let rewards = WellFormed::new("well-formed").score(&rollouts).unwrap();
         assert_eq!(rewards, [Some(1.0), Some(0.0)]);
-    }
-
-    #[test]
-    fn the_penalty_falls_over_the_last_tokens() {
-        let config = LengthConfig { max_completion_len: 10, soft_punish_cache: 4 };
-        let length = Length::new("length", &config);
-        let rewards: Vec<f64> = (5..12).map(|len| length.reward(len)).collect();
-        assert_eq!(rewards, [0.0, 0.0, -0.25, -0.5, -0.75, -1.0, -1.0]);
-        let hard = Length::new("length", &LengthConfig { soft_punish_cache: 0, ..config });
-        assert_eq!((hard.reward(10), hard.reward(11)), (0.0, -1.0));
     }
 }

@@ -22,11 +22,14 @@ impl SoftOverlong {
     /// [`Error::Invalid`] with both values.
     pub fn validate(&self) -> Result<()> {
         let (max, cache) = (self.max_completion_len, self.soft_punish_cache);
+        if max == 0 {
+            return Err(Error::invalid("max_completion_len is 0; allowed: at least 1"));
+        }
         if cache <= max {
             return Ok(());
         }
-        let allowed = format!("allowed: at most max_completion_len = {max}");
-        Err(Error::invalid(format!("overlong.soft_punish_cache is {cache}; {allowed}")))
+        let allowed = format!("allowed: at most max_completion_len, {max}");
+        Err(Error::invalid(format!("soft_punish_cache is {cache}; {allowed}")))
     }
 
     /// The reward of a completion of `len` tokens.
