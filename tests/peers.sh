@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${CALUMMA_DATA_PEER_VENV:-${CARGO_TARGET_DIR:-$PWD/target}/peers-venv}
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv" || true
-if ! "$venv/bin/pip" install --quiet datasets webdataset safetensors pillow; then
+if ! "$venv/bin/pip" install --quiet --no-cache-dir datasets webdataset safetensors pillow; then
     echo 'SKIPPED: datasets, webdataset and safetensors cannot be installed; nothing was compared' >&2
     exit 0
 fi
