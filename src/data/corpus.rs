@@ -115,11 +115,11 @@ fn texts_of(
 ) -> Result<Vec<String>> {
     let mut fields = dataset.fields(index)?;
     fields.extend(data.fields.clone());
+    let at = |error: Error| Error::because(dataset.place(index))(error);
     if forms.iter().any(Form::writes_messages) {
-        add_messages(&mut fields, true);
+        add_messages(&mut fields, true).map_err(Error::invalid).map_err(at)?;
     }
     let options = RenderOptions { max_turns: Some(data.max_turns), ..Default::default() };
-    let at = |error: Error| Error::because(dataset.place(index))(error);
     let templates = forms.iter().filter_map(|form| form.template(&fields).transpose());
     let templates = templates.collect::<Result<Vec<&Template>>>().map_err(at)?;
     for template in &templates {

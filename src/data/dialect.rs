@@ -61,20 +61,29 @@ pub(super) fn conversation(fields: &Fields) -> Checked<Conversation> {
 }
 
 /// Messages for the template `{messages}`: those of a prompt beside a completion are not learnt unless
-/// `whole`. A row that has `messages` stays as it is, and so does one without any conversation.
-pub(super) fn add_messages(fields: &mut Fields, whole: bool) {
-    let has_own = fields.get("messages").is_some_and(|value| !value.is_null());
-    let system = SYSTEMS.iter().any(|name| fields.get(*name).is_some_and(|s| !s.is_null()));
-    if has_own && !system {
-        return;
+/// `whole`. A row that has `messages` stays as it is, and so does one without any conversation. The error is the
+/// message.
+pub(super) fn add_messages(fields: &mut Fields, whole: bool) -> Checked<()> {
+    let has = |names: &[&str]| {
+        names.iter().any(|name| fields.get(*name).is_some_and(|value| !value.is_null()))
+    };
+    let is_one = has(&["conversations"]) || has(&PROMPTS) && has(&ANSWERS);
+    if !has(&["messages"]) && !is_one || has(&["messages"]) && !has(&SYSTEMS) {
+        return Ok(());
     }
-    let Ok(Conversation { mut messages, prompt }) = conversation(fields) else { return };
+    let Conversation { mut messages, prompt } = conversation(fields)?;
     for message in messages.iter_mut().take(prompt.unwrap_or(0)) {
         if !whole && let Some(message) = message.as_object_mut() {
             message.insert("loss".to_owned(), false.into());
         }
     }
     fields.insert("messages".to_owned(), messages.into());
+    Ok(())
+}
+
+/// Why a conversation in `fields` cannot be read, also after [`add_messages`].
+pub(super) fn unreadable(fields: &Fields) -> Option<String> {
+    add_messages(&mut fields.clone(), true).err()
 }
 
 /// The message of a turn with `from` and `value`, or with `role` and `content`, at index `at`.
@@ -267,10 +276,27 @@ mod tests {
         let row = json!({ "prompt": prompt, "completion": [said("assistant")], "system": "s" });
         for whole in [true, false] {
             let mut fields = row.as_object().unwrap().clone();
-            add_messages(&mut fields, whole);
+            add_messages(&mut fields, whole).unwrap();
             let messages = fields["messages"].as_array().unwrap();
             let flags: Vec<bool> = messages.iter().map(|m| m.get("loss").is_none()).collect();
             assert_eq!(flags, [whole, whole, whole, whole, true]);
         }
+    }
+
+    #[test]
+    fn a_conversation_that_cannot_be_read_is_an_error_and_none_is_not() {
+        let adding = |row: Value| {
+            let mut fields = row.as_object().unwrap().clone();
+            add_messages(&mut fields, true).map(|()| fields.contains_key("messages"))
+        };
+        let from = |from: &str| json!({ "conversations": [{ "from": from, "value": "hello" }] });
+        assert_eq!(adding(from("human")), Ok(true));
+        let message = adding(from("narrator")).unwrap_err();
+        assert!(message.contains("entry 1 of conversations is from \"narrator\""), "{message}");
+        let message = adding(json!({ "conversations": "hello" })).unwrap_err();
+        assert!(message.contains("conversations"), "{message}");
+        let row = json!({ "query": "a", "response": "b", "history": ["c"] });
+        assert!(adding(row).unwrap_err().contains("entry 1 of history"));
+        assert_eq!(adding(json!({ "caption": "a", "input": 3 })), Ok(false));
     }
 }

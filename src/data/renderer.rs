@@ -9,7 +9,7 @@ use vq_tokenizer::Codes;
 use super::chat_document::{ChatDocument, ChatForm};
 use super::config::TemplateConfig;
 use super::dataset::Fields;
-use super::dialect::{add_messages, conversation};
+use super::dialect::{add_messages, conversation, unreadable};
 use super::form::Form;
 use super::mixture::weighted;
 use super::render::{Loss, RenderOptions};
@@ -80,10 +80,11 @@ impl Renderer {
     }
 
     /// Adds the fields of the recipe to those of a sample, and messages where a template writes them.
+    /// [`check`](Self::check) says why a conversation cannot be read.
     pub(super) fn complete(&self, fields: &mut Fields) {
         fields.extend(self.config.fields.clone());
         if self.forms.iter().any(Form::writes_messages) {
-            add_messages(fields, self.config.loss == Loss::All);
+            let _ = add_messages(fields, self.config.loss == Loss::All);
         }
     }
 
@@ -121,10 +122,18 @@ impl Renderer {
         template: usize,
         rng: &mut ChaCha8Rng,
     ) -> Result<Vec<CodedSegment>> {
+        self.check_conversation(fields)?;
         let template = self.forms[template]
             .template(fields)?
             .ok_or_else(|| Error::invalid("a chat template is no template of segments"))?;
         Ok(template.render(fields, images, &self.options(), rng)?.segments)
+    }
+
+    /// Checks that a conversation that templates need can be read.
+    fn check_conversation(&self, fields: &Fields) -> Result<()> {
+        let is_needed = self.forms.iter().any(Form::writes_messages);
+        let fault = is_needed.then(|| unreadable(fields)).flatten();
+        fault.map_or(Ok(()), |message| Err(Error::invalid(message)))
     }
 
     /// Checks that every template can render the sample whatever is drawn, and that its images have ids.
@@ -134,6 +143,7 @@ impl Renderer {
     pub(super) fn check(&self, sample: (&Fields, &[Codes]), processor: &Processor) -> Result<()> {
         let (fields, images) = sample;
         let mut most = 0;
+        self.check_conversation(fields)?;
         for form in &self.forms {
             match form.template(fields)? {
                 Some(template) => {
