@@ -43,15 +43,15 @@ fn tiny() -> &'static str {
 }
 
 /// Exit code and output of a run of the program.
-struct Outcome {
+pub struct Outcome {
     code: i32,
     stdout: String,
-    stderr: String,
+    pub stderr: String,
 }
 
 impl Outcome {
     /// Every line of standard output as JSON.
-    fn json(&self) -> Vec<Value> {
+    pub fn json(&self) -> Vec<Value> {
         assert_eq!(self.code, 0, "{}", self.stderr);
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
         self.stdout.lines().map(parse).collect()
@@ -72,7 +72,7 @@ impl Outcome {
 }
 
 /// Runs the program in the directory `dir`, on the CPU.
-fn calumma_in(dir: &Path, args: &[&str]) -> Outcome {
+pub fn calumma_in(dir: &Path, args: &[&str]) -> Outcome {
     let output = Command::new(env!("CARGO_BIN_EXE_calumma"))
         .args(["--device", "cpu"])
         .args(args)

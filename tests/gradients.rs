@@ -23,8 +23,14 @@ use crate::train::{named, recipe, tiny_batch, tiny_model, whole_step};
 
 type Gradients = BTreeMap<String, TensorData>;
 
-const OBJECTIVE: NextToken =
-    NextToken { config: LossConfig { z_loss: 1e-3, image_weight: 0.5, text_weight: 1.5 } };
+const OBJECTIVE: NextToken = NextToken {
+    config: LossConfig {
+        z_loss: 1e-3,
+        image_weight: 0.5,
+        text_weight: 1.5,
+        neftune_noise_alpha: 0.0,
+    },
+};
 
 /// Documents with targets here and there, image codes from 20 on.
 fn documents(lens: &[usize]) -> Vec<TokenSequence> {

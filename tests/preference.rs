@@ -40,7 +40,7 @@ accumulate = 2
 const ADAPTER: [&str; 2] = ["adapter.r=4", "adapter.lora_alpha=16"];
 
 /// A directory with a base, and pairs of texts and of images.
-fn with_pairs() -> TempDir {
+pub fn with_pairs() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     tiny_checkpoint(&dir.path().join("base"));
     for (name, colour) in [("red.png", [220, 20, 20]), ("blue.png", [20, 20, 220])] {

@@ -11,6 +11,9 @@ use calumma::train::rl::RlTask;
 use calumma::train::{LanguageRecipe, Task, newest_good_checkpoint, run};
 use tempfile::TempDir;
 
+mod critic;
+mod pairs;
+
 use crate::common::{cpu, tiny_checkpoint};
 use crate::train::{in_dir, newest, train};
 
@@ -168,6 +171,27 @@ fn the_lead_of_a_guided_sampler_is_logged_and_can_be_corrected_for() {
     let ratio = value(&little, "sampling/importance_sampling_ratio/mean");
     assert!((ratio - 1.0).abs() < 0.02, "{ratio}");
     assert!(!gap(&[]).iter().any(|(name, _)| name == "sampling/logp_gap"));
+    // Scored as it was drawn, it has no lead, and two updates on the same answers begin with the same ratios.
+    let scored = gap(&["rl.guidance_scale=30", "rl.scores_guided=true", "rl.num_iterations=2"]);
+    assert!(!scored.iter().any(|(name, _)| name == "sampling/logp_gap"));
+    assert_eq!(value(&scored, "clip_ratio/region_mean"), 0.0);
+}
+
+#[test]
+fn what_guidance_draws_is_learnt_as_it_is_drawn() {
+    let dir = base();
+    let norm = |settings: &[&str]| {
+        let judge = checksum(dir.path());
+        let settings = [settings, &[&judge, ADAPTER[0], ADAPTER[1]]].concat();
+        value(&step(&mut task(dir.path(), "norms", &settings), 0), "grad_norm")
+    };
+    let plain = norm(&[]);
+    let barely = norm(&["rl.guidance_scale=1.00001", "rl.scores_guided=true"]);
+    assert!((barely / plain - 1.0).abs() < 1e-3, "{barely} {plain}");
+    // The gradient of guided logits is as many times stronger as guidance is.
+    let scored = norm(&["rl.guidance_scale=5", "rl.scores_guided=true"]);
+    let drawn = norm(&["rl.guidance_scale=5"]);
+    assert!(scored > 2.0 * drawn, "{scored} {drawn}");
 }
 
 #[test]
@@ -224,6 +248,7 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
             "batch.activation_checkpointing=true",
             "rl.dynamic_sampling=2",
         ],
+        &critic::CRITIC,
     ]
     .iter()
     .enumerate()
@@ -239,8 +264,13 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
             newest(&recipe.run)
         };
         let (straight, stopped) = (run("straight", &[None]), run("stopped", &[Some(1), None]));
-        let weights = if kind == 0 { "adapter_model.safetensors" } else { "model.safetensors" };
-        for name in [weights, "trainer/optimizer.safetensors", "trainer/state.json"] {
+        let weights = if kind == 1 { "model.safetensors" } else { "adapter_model.safetensors" };
+        let of_critic: &[&str] = match kind {
+            2 => &["trainer/critic.safetensors", "trainer/critic-optimizer.safetensors"],
+            _ => &[],
+        };
+        let names = [weights, "trainer/optimizer.safetensors", "trainer/state.json"];
+        for name in names.iter().chain(of_critic) {
             let [a, b] = [&straight, &stopped].map(|dir| std::fs::read(dir.join(name)).unwrap());
             assert!(a == b, "{name} of kind {kind} differs");
         }
@@ -323,10 +353,18 @@ fn settings_and_data_that_do_not_fit_are_refused() {
         ("rl.temperature=0", "rl.temperature is 0; allowed: 0.0001 or more"),
         ("rl.guidance_scale=-1", "rl.guidance_scale is -1; allowed: 0 or more"),
         ("rl.policy.epsilon=2", "policy.epsilon is 2; allowed: [0, 1]"),
-        ("rl.policy.entropy_coef=0.1", "rl.policy.entropy_coef is 0.1; allowed: 0"),
         ("rl.policy.sampler_correction={}", "sampler_correction has nothing to correct"),
         ("rl.advantage.reward_weights=[1]", "give each [[rl.reward]] its weight"),
         ("rl.reward=[]", "rl.reward is empty"),
+        ("rl.scores_guided=true", "rl.scores_guided needs an rl.guidance_scale other than 1"),
+        ("rl.critic={ warmup_steps = 1, lr_ratio = 0 }", "critic.lr_ratio is 0; allowed: above 0"),
+        ("rl.critic={}", "rl.critic.warmup_steps is 50; allowed: below run.steps, 6"),
+        (
+            "rl.critic={ warmup_steps = 1, value = { gamma = 2 } }",
+            "critic: value.gamma is 2; allowed: [0, 1]",
+        ),
+        ("rl.critic={ warmup_steps = 1, init = 'nowhere' }", "nowhere"),
+        ("rl.reward=[{ kind='model', checkpoint='nowhere' }]", "nowhere"),
         ("preference.beta=0.1", "are both given; allowed: one"),
         ("batch.accumulate=2", "batch.accumulate is 2; allowed with [rl]: 1"),
         ("adapter={ lora_dropout = 0.1 }", "adapter.lora_dropout is 0.1; allowed with [rl]: 0"),

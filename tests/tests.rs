@@ -35,6 +35,7 @@ mod published;
 mod reference_generation;
 mod remote;
 mod report;
+mod reward_model;
 mod rl;
 mod sampling;
 mod scenes;

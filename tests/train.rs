@@ -310,7 +310,8 @@ fn plain_loss(model: &CausalLm, batch: &NextTokenBatch, config: &LossConfig) -> 
 fn the_chunked_loss_has_value_and_gradients_of_the_plain_one() {
     let device = cpu().autodiff();
     let (model, batch) = (tiny_model(&device), tiny_batch());
-    let config = LossConfig { z_loss: 0.05, image_weight: 0.5, text_weight: 1.5 };
+    let config =
+        LossConfig { z_loss: 0.05, image_weight: 0.5, text_weight: 1.5, ..LossConfig::default() };
     let plain = plain_loss(&model, &batch, &config);
     let (got, loss) = whole_step(&NextToken { config: config.clone() }, &model, &batch);
     let want = f64::from(plain.clone().into_scalar::<f32>());

@@ -102,7 +102,10 @@ impl Conversion {
         if let (true, Some(vq)) = (for_transformers, &vq) {
             transformers::check_opens(source, &vq.config)?;
         }
-        let merge = Merge::open(&self.adapters, &config)?;
+        let (merge, config) = Merge::open(&self.adapters, config)?;
+        if config.num_labels > 0 {
+            json["num_labels"] = json!(config.num_labels);
+        }
         let model =
             LanguageModel { files: &files, config: &config, order: self.order, merge: &merge };
         write_directory(dest, |dir| {

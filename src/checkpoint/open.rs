@@ -13,7 +13,7 @@ use super::config::config_from_json;
 use super::directory::require_directory;
 use super::hugging_face::{has_sized_images, image_tokenizer, nested_config, preset_of};
 use super::manifest::Manifest;
-use super::tensors::TransformerTensors;
+use super::tensors::{SCORE, TransformerTensors};
 use super::weight_files::weight_files;
 use crate::error::{Error, Result};
 use crate::files::read_json;
@@ -103,8 +103,8 @@ impl Checkpoint {
         let preset = manifest.is_none().then(|| preset_of(&json));
         let (generation, prompts) = generation(dir, preset, &processor)?;
         let (path, files) = weight_files(dir)?;
+        let (merge, config) = Merge::open(adapters, config)?;
         let tensors = TransformerTensors::new(files, &config).map_err(Error::in_file(&path))?;
-        let merge = Merge::open(adapters, &config)?;
         let tensors = Merged { base: tensors, merge: &merge };
         let model = tensor_files::load_as(config.init(device)?, tensors, &path, dtype)?;
         let digest = match adapters {
@@ -114,7 +114,8 @@ impl Checkpoint {
         Ok(Self { config, model, processor, vq, generation, prompts, digest })
     }
 
-    /// `model`, which has the configuration `config`, with the weights of the checkpoint in `dir`.
+    /// `model`, which has the configuration `config`, with the weights of the checkpoint in `dir`. A score head that
+    /// the checkpoint lacks stays as it is.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -133,9 +134,11 @@ impl Checkpoint {
         wanted: impl Fn(&str) -> bool,
     ) -> Result<CausalLm> {
         let (path, files) = weight_files(dir)?;
+        let has_score = files.contains(SCORE);
+        let wanted = |name: &str| wanted(name) && (has_score || name != SCORE);
         let tensors = TransformerTensors::new(files, config).map_err(Error::in_file(&path))?;
         let tensors = Wanted { tensors, wanted: &wanted };
-        Ok(tensor_files::load_some(model, tensors, &path, &wanted)?)
+        Ok(tensor_files::load_some(model, tensors, &path, wanted)?)
     }
 }
 

@@ -14,7 +14,9 @@ use super::hugging_face::{nested_config, preprocessor};
 use super::meta::half_apart;
 use super::names::VQ_DIR;
 use super::stored::StoredTensors;
-use super::tensors::{VQ_PREFIX, head_norm_shape, heads_of, is_of_transformer, row_per_head};
+use super::tensors::{
+    SCORE, VQ_PREFIX, head_norm_shape, heads_of, is_of_transformer, row_per_head,
+};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 
@@ -111,11 +113,23 @@ impl LanguageModel<'_> {
                 *shape = head_norm_shape(shape, heads);
             }
         }
+        if self.config.num_labels > 0 && infos.iter().all(|(name, ..)| name != SCORE) {
+            let shape = vec![self.config.num_labels, self.config.hidden_size];
+            infos.push((SCORE.to_owned(), format(Dtype::F32, dtype), shape));
+        }
         infos
     }
 
     /// The tensor called `name`, in the number format of the file.
     pub fn stored(&self, name: &str) -> Result<StoredTensor> {
+        let is_stored = || self.files.infos().iter().any(|(stored, ..)| stored == name);
+        if name == SCORE
+            && !is_stored()
+            && let Some(head) = self.merge.whole(name)?
+        {
+            let (shape, bytes) = (head.shape().to_vec(), head.into_bytes().to_vec());
+            return Ok(StoredTensor { dtype: Dtype::F32, shape, bytes });
+        }
         let mut tensor = self.files.stored(name)?;
         if self.order == RotaryOrder::SideBySide {
             tensor = half_apart(tensor, name, self.config)

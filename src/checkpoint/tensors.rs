@@ -8,6 +8,8 @@ use crate::model::ModelConfig;
 
 /// Name of the output head.
 const HEAD: &str = "lm_head.weight";
+/// Name of the score head.
+pub(super) const SCORE: &str = "score.weight";
 /// Name of the input embedding.
 const EMBEDDING: &str = "model.embed_tokens.weight";
 /// Prefix of the image tokenizer's tensors.
@@ -34,13 +36,18 @@ pub struct TransformerTensors<'a> {
 
 impl<'a> TransformerTensors<'a> {
     /// A view of `files` for a model of the configuration `config`. A head that is the tied embedding once
-    /// more is left out, as by transformers.
+    /// more is left out, as by transformers, and so is a score head if `config` has none.
     ///
     /// # Errors
     /// If the files cannot be read, or have a head of their own although the embedding is tied.
     pub fn new(files: WeightFiles, config: &'a ModelConfig) -> Result<Self> {
         let is_copy = config.tie_word_embeddings && holds_copy(&files)?;
-        let ours = |name: &str| is_of_transformer(name) && !(is_copy && name == HEAD);
+        let is_left_out = |name: &str| match name {
+            HEAD => is_copy,
+            SCORE => config.num_labels == 0,
+            _ => !is_of_transformer(name),
+        };
+        let ours = |name: &str| !is_left_out(name);
         Ok(Self { files: files.renamed(|name| ours(name).then(|| name.to_owned())), config })
     }
 }

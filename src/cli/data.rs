@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use rayon::prelude::*;
 use serde_json::json;
 
+use super::pairs::{self, PairsArgs};
 use super::session::{Session, name};
 
 /// Subcommands of `calumma data`.
@@ -17,6 +18,8 @@ use super::session::{Session, name};
 pub enum DataVerb {
     /// Generate scenes with captions, questions and ground truth as an image folder
     Scenes(ScenesArgs),
+    /// Answer prompts several times and write the best and the worst answer by reward as pairs for [preference]
+    Pairs(PairsArgs),
     /// Show the columns, image sizes and bad samples of a data set
     Inspect(InspectArgs),
     /// Read every sample and list the bad ones with the reason
@@ -75,6 +78,7 @@ pub struct ValidateArgs {
 pub fn run(verb: DataVerb, session: &Session) -> Result<()> {
     match verb {
         DataVerb::Scenes(args) => make_scenes(&args, session),
+        DataVerb::Pairs(args) => pairs::run(&args, session),
         DataVerb::Validate(args) => validate(&args, session),
         DataVerb::Inspect(args) => {
             let found = inspect(data::open(&args.dataset)?.as_ref(), args.limit);

@@ -3,132 +3,46 @@
 use std::time::Instant;
 
 use burn::tensor::Device;
-use calumma::data::SourceReport;
-use calumma::data::pack::PackReport;
 use calumma::device::Precision;
-use calumma::model::{CausalLm, ModelConfig};
-use calumma::train::preference::PreferenceTask;
-use calumma::train::rl::RlTask;
-use calumma::train::{LanguageRecipe, LanguageTask, Task};
+use calumma::train::{LanguageRecipe, Task};
 use calumma::{Error, Result};
 use serde_json::{Map, Value, json};
 
 use super::session::Session;
 use super::sizes::{self, Parts};
+use super::tasks::{LmTask, OnTask, on_task};
 use super::training_cost::TrainingCost;
 
 /// Training steps of a dry run; all but the first are timed.
 const STEPS: usize = 3;
-
-/// A task that can be described before it runs.
-trait Described: Task {
-    /// The model with its current weights.
-    fn model(&self) -> &CausalLm;
-
-    /// Its sizes.
-    fn config(&self) -> &ModelConfig;
-
-    /// The number of weights of the adapter that is trained, if one is.
-    fn num_adapted(&self) -> Option<usize>;
-
-    /// The documents of the next step as text.
-    ///
-    /// # Errors
-    /// Those of the data.
-    fn preview(&mut self) -> Result<Vec<String>>;
-
-    /// What was packed so far, in all and by source.
-    fn packed(&self) -> Option<(PackReport, Vec<SourceReport>)> {
-        None
-    }
-}
-
-impl Described for LanguageTask {
-    fn model(&self) -> &CausalLm {
-        self.model()
-    }
-
-    fn config(&self) -> &ModelConfig {
-        self.config()
-    }
-
-    fn num_adapted(&self) -> Option<usize> {
-        self.num_adapted()
-    }
-
-    fn preview(&mut self) -> Result<Vec<String>> {
-        self.preview()
-    }
-
-    fn packed(&self) -> Option<(PackReport, Vec<SourceReport>)> {
-        let (packed, sources) = self.stream().packed();
-        Some((packed.clone(), sources.to_vec()))
-    }
-}
-
-impl Described for PreferenceTask {
-    fn model(&self) -> &CausalLm {
-        self.model()
-    }
-
-    fn config(&self) -> &ModelConfig {
-        self.config()
-    }
-
-    fn num_adapted(&self) -> Option<usize> {
-        self.num_adapted()
-    }
-
-    fn preview(&mut self) -> Result<Vec<String>> {
-        (*self).preview()
-    }
-}
-
-impl Described for RlTask {
-    fn model(&self) -> &CausalLm {
-        self.model()
-    }
-
-    fn config(&self) -> &ModelConfig {
-        self.config()
-    }
-
-    fn num_adapted(&self) -> Option<usize> {
-        self.num_adapted()
-    }
-
-    fn preview(&mut self) -> Result<Vec<String>> {
-        (*self).preview()
-    }
-}
 
 /// Prints what `recipe` would train, and how long that would take.
 ///
 /// # Errors
 /// Those of recipe, data, device and training.
 pub fn dry_run(recipe: &LanguageRecipe, device: &Device, session: &Session) -> Result<()> {
-    let (mut owned, precision, quiet) = (recipe.clone(), session.precision(), session.quiet());
-    match (recipe.compares_answers(), &recipe.rl) {
-        (true, _) => {
-            // Nothing is written into the run's directory.
-            owned.reference.precompute = false;
-            let task = PreferenceTask::new(owned, device, precision, quiet)?;
-            describe(recipe, task, device, session)
-        }
-        (false, Some(_)) => {
-            let task = RlTask::new(owned, device, precision, quiet)?;
-            describe(recipe, task, device, session)
-        }
-        (false, None) => {
-            let task = LanguageTask::new(owned, device, precision, quiet)?;
-            describe(recipe, task, device, session)
-        }
+    let mut unwritten = recipe.clone();
+    // Nothing is written into the run's directory.
+    unwritten.reference.precompute = false;
+    on_task(&unwritten, device, session, Describe { recipe, device, session })
+}
+
+/// Describes a task.
+struct Describe<'a> {
+    recipe: &'a LanguageRecipe,
+    device: &'a Device,
+    session: &'a Session,
+}
+
+impl OnTask for Describe<'_> {
+    fn run<T: LmTask>(self, open: impl FnOnce() -> Result<T>) -> Result<()> {
+        describe(self.recipe, open()?, self.device, self.session)
     }
 }
 
 fn describe(
     recipe: &LanguageRecipe,
-    mut task: impl Described,
+    mut task: impl LmTask,
     device: &Device,
     session: &Session,
 ) -> Result<()> {

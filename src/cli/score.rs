@@ -1,11 +1,11 @@
-//! `calumma score`: token log-probabilities of given documents.
+//! `calumma score`: token log-probabilities of given documents, or their rewards.
 
 use std::path::{Path, PathBuf};
 
 use calumma::data::{BadSample, DEFAULT_TOLERANCE, LeftOut};
 use calumma::generate::sampling::log_probability;
 use calumma::pipeline::Pipeline;
-use calumma::tokenize::{CodedSegment, TokenClass};
+use calumma::tokenize::{CodedSegment, EncodeOptions, TokenClass};
 use calumma::{Error, Result, json};
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,10 @@ pub struct ScoreArgs {
     checkpoint: PathBuf,
     /// JSON Lines file of documents with "ids" or "segments"; image paths are relative to it
     file: PathBuf,
+    /// Print the reward of each document instead, by a checkpoint with a score head; "segments" are whole documents,
+    /// which end-of-text ends
+    #[arg(long)]
+    reward: bool,
     #[command(flatten)]
     adapters: AdapterArgs,
 }
@@ -43,22 +47,35 @@ struct Document {
 enum Piece {
     Text { text: String },
     Image { path: PathBuf },
+    Separator,
 }
 
-/// A line of the output. The first log-probability is `None`, as nothing predicts the first id.
+/// A line of the output, of log-probabilities or a reward. The first log-probability is `None`, as nothing predicts the
+/// first id.
 #[derive(Serialize)]
 struct Scored {
     ids: Vec<u32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     logprobs: Vec<Option<f32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reward: Option<f32>,
 }
 
-/// The sum and number of losses.
+/// The means of a file.
+#[derive(Default)]
+struct Means {
+    image: Mean,
+    other: Mean,
+    reward: Mean,
+}
+
+/// A sum and the number of its terms.
 #[derive(Default)]
 struct Mean(f64, usize);
 
 impl Mean {
-    fn add(&mut self, logprob: f32) {
-        self.0 -= f64::from(logprob);
+    fn add(&mut self, value: f32) {
+        self.0 += f64::from(value);
         self.1 += 1;
     }
 
@@ -67,21 +84,21 @@ impl Mean {
     }
 }
 
-/// Prints a line per document, then the mean loss by modality. A bad document gets a line with the reason.
+/// Prints a line per document, then the mean loss by modality or the mean reward. A bad document gets a line with the reason.
 ///
 /// # Errors
 /// Those of checkpoint, file and model; if too many documents are bad, with their line numbers.
 pub fn run(args: &ScoreArgs, session: &Session) -> Result<()> {
     let text = std::fs::read_to_string(&args.file).map_err(Error::io(&args.file))?;
     let pipeline = open::pipeline(&args.checkpoint, &args.adapters, session)?;
-    let (mut image, mut other) = (Mean::default(), Mean::default());
+    let mut means = Means::default();
     let lines: Vec<(usize, &str)> = json::lines(&text).collect();
     let num_lines = lines.len();
     let mut left_out = LeftOut::new(&name(&args.file), num_lines);
     for (number, line) in lines {
         let in_line =
             |e: Error| Error::in_file(&args.file)(Error::because(format!("line {number}"))(e));
-        let scored = match score_line(line, &args.file, &pipeline) {
+        let scored = match score_line(line, args, &pipeline) {
             Ok(scored) => scored,
             Err(error) if error.exit_code() != BAD_DATA => return Err(in_line(error)),
             Err(error) => {
@@ -96,32 +113,57 @@ pub fn run(args: &ScoreArgs, session: &Session) -> Result<()> {
         };
         for (&id, logprob) in scored.ids.iter().zip(&scored.logprobs) {
             let class = pipeline.processor().vocabulary().class(id);
-            let mean = if class == TokenClass::Image { &mut image } else { &mut other };
-            logprob.iter().for_each(|logprob| mean.add(*logprob));
+            let image = class == TokenClass::Image;
+            let mean = if image { &mut means.image } else { &mut means.other };
+            logprob.iter().for_each(|logprob| mean.add(-*logprob));
         }
+        scored.reward.iter().for_each(|reward| means.reward.add(*reward));
         put_json(&scored)?;
     }
-    if session.json() {
-        let mean = json!({ "image": image.value(), "text": other.value() });
-        let left_out = left_out.omissions();
-        return session.object(&json!({ "mean_loss": mean, "left_out": left_out }));
-    }
-    for (name, mean) in [("image", image), ("text", other)] {
-        if let Some(value) = mean.value() {
-            session.line(format_args!("mean {name} loss: {value:.4} over {} tokens", mean.1))?;
-        }
-    }
-    session.left_out(&left_out.omissions())
+    print_means(&means, &left_out, args.reward, session)
 }
 
-fn score_line(line: &str, file: &Path, pipeline: &Pipeline) -> Result<Scored> {
+fn print_means(means: &Means, left_out: &LeftOut, reward: bool, session: &Session) -> Result<()> {
+    let left_out = left_out.omissions();
+    let Means { image, other, reward: rewards } = means;
+    if session.json() {
+        let means = match reward {
+            true => json!({ "mean_reward": rewards.value(), "left_out": left_out }),
+            false => {
+                let mean = json!({ "image": image.value(), "text": other.value() });
+                json!({ "mean_loss": mean, "left_out": left_out })
+            }
+        };
+        return session.object(&means);
+    }
+    let all = [
+        ("mean image loss", image, "tokens"),
+        ("mean text loss", other, "tokens"),
+        ("mean reward", rewards, "documents"),
+    ];
+    for (name, mean, of) in all {
+        if let Some(value) = mean.value() {
+            session.line(format_args!("{name}: {value:.4} over {} {of}", mean.1))?;
+        }
+    }
+    session.left_out(&left_out)
+}
+
+fn score_line(line: &str, args: &ScoreArgs, pipeline: &Pipeline) -> Result<Scored> {
     let document: Document =
         json::from_slice(line.as_bytes()).map_err(Error::because("not a document"))?;
     let ids = match (document.ids, document.segments) {
         (Some(ids), None) => ids,
-        (None, Some(pieces)) => encode(&pieces, file, pipeline)?,
+        (None, Some(pieces)) => encode(&pieces, args, pipeline)?,
         _ => return Err(Error::invalid("expected either `ids` or `segments`")),
     };
+    if args.reward {
+        let reward = pipeline.model().reward(&ids)?;
+        if reward.is_nan() {
+            return Err(Error::invalid("the model returned NaN as the reward"));
+        }
+        return Ok(Scored { ids, logprobs: Vec::new(), reward: Some(reward) });
+    }
     let logits = pipeline.model().all_logits(&ids)?;
     let mut logprobs = vec![None];
     let targets = ids.iter().skip(1);
@@ -130,15 +172,16 @@ fn score_line(line: &str, file: &Path, pipeline: &Pipeline) -> Result<Scored> {
     if logprobs.iter().flatten().any(|logprob| logprob.is_nan()) {
         return Err(Error::invalid("the model returned NaN logits"));
     }
-    Ok(Scored { ids, logprobs })
+    Ok(Scored { ids, logprobs, reward: None })
 }
 
-fn encode(pieces: &[Piece], file: &Path, pipeline: &Pipeline) -> Result<Vec<u32>> {
-    let folder = file.parent().unwrap_or(Path::new(""));
+fn encode(pieces: &[Piece], args: &ScoreArgs, pipeline: &Pipeline) -> Result<Vec<u32>> {
+    let folder = args.file.parent().unwrap_or(Path::new(""));
     let mut segments = Vec::with_capacity(pieces.len());
     for piece in pieces {
         match piece {
             Piece::Text { text } => segments.push(CodedSegment::text(text)),
+            Piece::Separator => segments.push(CodedSegment::sep()),
             Piece::Image { path } => {
                 let image = images::open(&folder.join(path))?;
                 let codes = pipeline.vq()?.encode(&[image])?;
@@ -146,5 +189,6 @@ fn encode(pieces: &[Piece], file: &Path, pipeline: &Pipeline) -> Result<Vec<u32>
             }
         }
     }
-    pipeline.processor().encode(&segments)
+    let options = EncodeOptions { eos: args.reward, ..EncodeOptions::default() };
+    pipeline.processor().encode_with(&segments, options)
 }

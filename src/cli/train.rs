@@ -6,14 +6,13 @@ use calumma::Result;
 use calumma::lock::DirectoryLock;
 use calumma::model::ModelConfig;
 use calumma::recipe::read_recipe;
-use calumma::train::preference::PreferenceTask;
-use calumma::train::rl::RlTask;
-use calumma::train::{LanguageRecipe, LanguageTask, Plan};
+use calumma::train::{LanguageRecipe, Plan};
 use clap::Args;
 
 use super::dry_run::dry_run;
 use super::session::Session;
 use super::sizes;
+use super::tasks::{LmTask, OnTask, on_task};
 use super::training::train_task;
 
 /// Arguments of `train`.
@@ -38,28 +37,33 @@ pub fn run(args: &TrainArgs, session: &Session) -> Result<()> {
     if let Some(seed) = session.seed() {
         recipe.run.seed = seed;
     }
-    let (device, precision) = (session.device()?, session.precision());
+    let device = session.device()?;
     if args.dry_run {
         return dry_run(&recipe, &device, session);
     }
     let lock = session.hold(DirectoryLock::alone(&recipe.run.path())?);
     let plan = Plan { peak_flops: Some(session.peak_flops(&device)), ..recipe.plan() };
-    let owned = recipe.clone();
-    if recipe.compares_answers() {
-        let mut task = PreferenceTask::new(owned, &device, precision, session.quiet())?;
+    on_task(&recipe, &device, session, Train { plan, recipe: &recipe, lock, session })
+}
+
+/// Trains a task to the end of its run.
+struct Train<'a> {
+    plan: Plan<'a>,
+    recipe: &'a LanguageRecipe,
+    lock: DirectoryLock,
+    session: &'a Session,
+}
+
+impl OnTask for Train<'_> {
+    fn run<T: LmTask>(self, open: impl FnOnce() -> Result<T>) -> Result<()> {
+        let Self { plan, recipe, lock, session } = self;
+        let mut task = open()?;
         note(task.config(), task.num_adapted(), session);
-        session.note(format_args!("{} rows of compared answers", task.num_pairs()));
-        return train_task(&mut task, &plan, &recipe, &lock, session);
+        if let Some((count, what)) = task.items() {
+            session.note(format_args!("{count} {what}"));
+        }
+        train_task(&mut task, &plan, recipe, &lock, session)
     }
-    if recipe.rl.is_some() {
-        let mut task = RlTask::new(owned, &device, precision, session.quiet())?;
-        note(task.config(), task.num_adapted(), session);
-        session.note(format_args!("{} prompts", task.num_prompts()));
-        return train_task(&mut task, &plan, &recipe, &lock, session);
-    }
-    let mut task = LanguageTask::new(owned, &device, precision, session.quiet())?;
-    note(task.config(), task.num_adapted(), session);
-    train_task(&mut task, &plan, &recipe, &lock, session)
 }
 
 /// Notes the number of parameters and of those that are `adapted`, if an adapter is trained.

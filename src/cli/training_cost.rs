@@ -44,7 +44,8 @@ impl TrainingCost {
     ) -> Self {
         let seq = recipe.batch.seq_len;
         // A pair is two documents.
-        let documents = if recipe.preference.is_some() { 2 } else { 1 };
+        let documents =
+            if recipe.preference.is_some() || recipe.reward_model.is_some() { 2 } else { 1 };
         let rows_of_batch = recipe.batch.sequences * documents;
         let batch = rows_of_batch * seq;
         let of_step = match &recipe.rl {
@@ -72,8 +73,15 @@ impl TrainingCost {
         let has_copy = refers.unwrap_or(recipe.kto.is_some())
             && adapted.is_none()
             && !recipe.reference.precompute;
+        let rl = recipe.rl.as_ref();
+        let has_copy =
+            has_copy || rl.is_some_and(|rl| rl.policy.needs_reference()) && adapted.is_none();
+        // A copy with its own gradients and moments.
+        let critic =
+            rl.and_then(|rl| rl.critic.as_ref()).map_or(0.0, |_| weights + 3.0 * gradients);
         let memory = vec![
             ("weights", weights),
+            ("value function", critic),
             ("reference", if has_copy { weights } else { 0.0 }),
             ("gradients", gradients),
             ("optimizer", 2.0 * gradients),

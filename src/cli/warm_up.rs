@@ -8,9 +8,7 @@ use calumma::device::{DeviceError, KernelStore, kernels_on_disk};
 use calumma::pipeline::Pipeline;
 use calumma::recipe::read_recipe;
 use calumma::report::Reporter;
-use calumma::train::preference::PreferenceTask;
-use calumma::train::rl::RlTask;
-use calumma::train::{ImageTask, LanguageRecipe, LanguageTask, Task, VqRecipe};
+use calumma::train::{ImageTask, LanguageRecipe, Task, VqRecipe};
 use calumma::{Error, Result};
 use clap::Args;
 use image::{Rgb, RgbImage};
@@ -19,6 +17,7 @@ use serde_json::json;
 use super::open::{self, AdapterArgs};
 use super::recipes::trains_language_model;
 use super::session::{Session, name};
+use super::tasks::{LmTask, OnTask, on_task};
 
 /// What happens to a checkpoint: it is opened, captions and draws.
 const OF_CHECKPOINT: usize = 3;
@@ -134,27 +133,32 @@ fn recipe(
     session: &Session,
     progress: &mut Progress,
 ) -> Result<()> {
-    let (precision, quiet) = (session.precision(), session.quiet());
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     let table: toml::Table = toml::from_str(&text).map_err(Error::in_file(path))?;
     match (trains_language_model(&table), table.contains_key("model")) {
         (true, _) => {
             let recipe: LanguageRecipe = read_recipe(path, set)?;
             let count = recipe.run.steps;
-            if recipe.compares_answers() {
-                let open = || PreferenceTask::new(recipe, device, precision, quiet);
-                return steps(progress, count, open);
-            }
-            if recipe.rl.is_some() {
-                return steps(progress, count, || RlTask::new(recipe, device, precision, quiet));
-            }
-            steps(progress, count, || LanguageTask::new(recipe, device, precision, quiet))
+            on_task(&recipe, device, session, Steps { progress, count })
         }
         (false, true) => {
             let recipe: VqRecipe = read_recipe(path, set)?;
+            let precision = session.precision();
             steps(progress, recipe.run.steps, || ImageTask::new(recipe, device, precision))
         }
         _ => Err(Error::file(path, "is no recipe of `calumma train` or `calumma vq train`")),
+    }
+}
+
+/// The first steps of a task.
+struct Steps<'a> {
+    progress: &'a mut Progress,
+    count: usize,
+}
+
+impl OnTask for Steps<'_> {
+    fn run<T: LmTask>(self, open: impl FnOnce() -> Result<T>) -> Result<()> {
+        steps(self.progress, self.count, open)
     }
 }
 

@@ -59,18 +59,40 @@ impl ServingModel {
     /// # Errors
     /// [`Error::Invalid`] if the row is empty, longer than the context or holds an id out of range.
     pub fn all_logits(&self, ids: &[u32]) -> Result<Vec<Vec<f32>>> {
+        host_rows(self.model.forward(self.row(ids)?))
+    }
+
+    /// What the score head says of one row: its number at the last token.
+    ///
+    /// # Errors
+    /// As [`all_logits`](Self::all_logits); [`Error::Invalid`] without a score head.
+    pub fn reward(&self, ids: &[u32]) -> Result<f32> {
+        if self.model.score.is_none() {
+            return Err(Error::invalid(
+                "the model has no score head; [reward_model] in a recipe of `calumma train` trains one",
+            ));
+        }
+        let hidden = self.model.hidden(self.row(ids)?);
+        let [_, seq, width] = hidden.dims();
+        let last = hidden.narrow(1, seq - 1, 1).reshape([1, width]).cast(DType::F32);
+        let scores =
+            self.model.scores(last).try_into_data().map_err(|error| failure(&error.to_string()))?;
+        Ok(scores.iter::<f32>().next().unwrap_or(f32::NAN))
+    }
+
+    /// One row as the input of a whole pass.
+    fn row(&self, ids: &[u32]) -> Result<ModelInput> {
         let seq = ids.len();
         self.check_len(seq)?;
         self.check_ids(ids)?;
         let tensor = |values: Vec<i32>| {
             Tensor::<2, Int>::from_data(TensorData::new(values, [1, seq]), &self.device)
         };
-        let logits = self.model.forward(ModelInput {
+        Ok(ModelInput {
             ids: tensor(ids.iter().map(|&id| id as i32).collect()),
             positions: tensor((0..seq as i32).collect()),
             mask: mask::causal(seq, &self.device),
-        });
-        host_rows(logits)
+        })
     }
 
     /// The log-probability in nats of each of `choices` after `prompt`, summed over its ids. The prompt is

@@ -22,6 +22,8 @@ pub struct CausalLm {
     pub lm_head: Option<Linear>,
     /// Rows of an adapter in place of the output layer's.
     pub head_rows: Option<TokenRows>,
+    /// `[1, hidden]`; the number that a reward model or a value function gives each token.
+    pub score: Option<Linear>,
     head_dim: usize,
     rope_theta: f64,
     mixed: bool,
@@ -88,6 +90,8 @@ impl CausalLm {
             },
             lm_head: (!config.tie_word_embeddings).then(|| Linear::new(hidden, vocab, std, device)),
             head_rows: None,
+            score: (config.num_labels > 0)
+                .then(|| Linear::new(hidden, config.num_labels, std, device)),
             head_dim: config.head_dim(),
             rope_theta: config.rope_theta,
             mixed: false,
@@ -134,11 +138,25 @@ impl CausalLm {
         mut inspect: impl FnMut(&Tensor<3>),
     ) -> Tensor<3> {
         let ModelInput { ids, positions, mask } = input;
-        let mut x = self.embed(ids); // [batch, seq, hidden]
-        let rope = self.rope(positions);
+        let x = self.embed(ids);
+        self.through_layers(x, &self.rope(positions), &mask, &mut inspect)
+    }
+
+    /// The last hidden states, after the final norm, from the first layer's input; `inspect` gets the input of every
+    /// layer.
+    ///
+    /// # Shapes
+    /// `x` `[batch, seq, hidden]`; the same is returned.
+    pub(crate) fn through_layers(
+        &self,
+        mut x: Tensor<3>,
+        rope: &Rope,
+        mask: &Mask,
+        inspect: &mut impl FnMut(&Tensor<3>),
+    ) -> Tensor<3> {
         for layer in &self.model.layers {
             inspect(&x);
-            x = layer.forward(x, &rope, &mask);
+            x = layer.forward(x, rope, mask);
         }
         self.model.norm.forward(x)
     }
@@ -209,6 +227,19 @@ impl CausalLm {
             return product(hidden, weight);
         }
         product(hidden, weight.narrow(0, columns.start, columns.len()))
+    }
+
+    /// The score head's number for each token.
+    ///
+    /// # Shapes
+    /// `hidden` `[tokens, hidden]`, in f32; returns `[tokens]`.
+    ///
+    /// # Panics
+    /// If the model has no score head.
+    pub fn scores(&self, hidden: Tensor<2>) -> Tensor<1> {
+        let head = self.score.as_ref().expect("the model has a score head");
+        let weight = head.weight.val().cast(DType::F32);
+        hidden.matmul(weight.transpose()).squeeze_dim(1)
     }
 
     /// The weight of the output layer, with an adapter's factors and rows.

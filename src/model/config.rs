@@ -42,6 +42,13 @@ pub struct ModelConfig {
     pub model_parallel_size: usize,
     /// Dropout on the outputs of attention and feed-forward while training (paper section 2.3).
     pub dropout: f64,
+    /// Numbers that a head gives each token besides its logits: 1 for a reward model or a value function, else 0.
+    #[serde(skip_serializing_if = "is_0")]
+    pub num_labels: usize,
+}
+
+fn is_0(number: &usize) -> bool {
+    *number == 0
 }
 
 impl Default for ModelConfig {
@@ -61,6 +68,7 @@ impl Default for ModelConfig {
             initializer_range: 0.02,
             model_parallel_size: 1,
             dropout: 0.0,
+            num_labels: 0,
         }
     }
 }
@@ -76,7 +84,8 @@ impl ModelConfig {
         let norms = 2 * self.hidden_size
             + 2 * self.head_dim() * (self.num_attention_heads + self.num_key_value_heads);
         let tables = if self.tie_word_embeddings { 1 } else { 2 } * self.vocab_size;
-        self.matrix_parameters() + (tables + 1) * self.hidden_size + self.num_hidden_layers * norms
+        let rows = tables + 1 + self.num_labels;
+        self.matrix_parameters() + rows * self.hidden_size + self.num_hidden_layers * norms
     }
 
     /// The number of weights in the matrices of all layers.
@@ -146,6 +155,12 @@ impl ModelConfig {
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::invalid(format!("dropout is {}; allowed: [0, 1)", self.dropout)));
+        }
+        if self.num_labels > 1 {
+            return Err(Error::invalid(format!(
+                "num_labels is {}; allowed: 0 or 1",
+                self.num_labels
+            )));
         }
         Ok(())
     }

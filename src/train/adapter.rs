@@ -32,10 +32,17 @@ impl TrainedAdapter {
         let base = recipe.run.init.as_deref().unwrap_or(Path::new("")).display().to_string();
         if let Some(dir) = &recipe.run.init_adapter {
             let adapter = Adapter::open(dir, sizes)?;
+            if sizes.num_labels > 0 && !adapter.config().has_score() {
+                let message = "has no score head to go on with; export it with --merge, and train on the result";
+                return Err(Error::file(dir, message));
+            }
             let (config, plan) = (adapter.config().clone(), adapter.plan().clone());
             return Ok((adapter.attach(model)?, Some(Self { config, plan, base })));
         }
-        let Some(config) = recipe.adapter.clone() else { return Ok((model, None)) };
+        let Some(mut config) = recipe.adapter.clone() else { return Ok((model, None)) };
+        if sizes.num_labels > 0 {
+            config = config.with_score();
+        }
         let plan = config.check_targets(sizes).and_then(|()| config.plan(sizes));
         let plan = plan.map_err(Error::because("adapter"))?;
         Ok((model.with_adapter(&plan, &config), Some(Self { config, plan, base })))

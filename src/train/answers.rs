@@ -1,39 +1,18 @@
-//! Packed answers, and the log-probabilities of their tokens under a model.
+//! Packed answers, and what a model says of their tokens: log-probabilities, or the values of its score head.
 
 use std::ops::Range;
 
 use burn::optim::GradientsParams;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor, TensorData};
 
-use super::objective::{Activations, NextTokenBatch, Predictions, Targets, backward, hidden_of};
+use super::distributions::{ByDistribution, Distributions};
+use super::objective::{Activations, NextTokenBatch, Targets, backward, hidden_of, predictors};
 use crate::data::pack::{Document, PackedBatch, best_fit_decreasing};
 use crate::model::{CausalLm, TokenStats};
 use crate::tokenize::TokenSequence;
 
 /// Row lengths are multiples of this, so that few shapes occur.
-const STEP: usize = 64;
-
-/// The ids that a token is chosen among.
-#[derive(Clone, Debug)]
-pub(super) enum Support {
-    /// All of the vocabulary.
-    All,
-    /// Those of a range.
-    Range(Range<usize>),
-    /// Those for which the list is true.
-    Only(Vec<bool>),
-}
-
-/// The distributions that tokens are scored under.
-#[derive(Clone, Debug)]
-pub(super) struct Distributions {
-    /// The ids of each, which share all probability.
-    pub(super) supports: Vec<Support>,
-    /// Divides the logits.
-    pub(super) temperature: f64,
-    /// The id that fills rows.
-    pub(super) pad: u32,
-}
+const STEP: usize = 32;
 
 /// A document, and which of its tokens are scored.
 #[derive(Clone, Debug)]
@@ -60,6 +39,15 @@ pub(super) struct Scores {
     pub(super) log_sums_of_squares: Vec<Vec<f64>>,
 }
 
+/// The derivatives of a loss with respect to what a model says of scored tokens, document by document.
+#[derive(Clone, Debug)]
+pub(super) struct Slopes {
+    /// With respect to log-probabilities.
+    pub(super) log_probs: Vec<Vec<f64>>,
+    /// With respect to entropies, if the loss depends on them.
+    pub(super) entropies: Option<Vec<Vec<f64>>>,
+}
+
 /// Documents in rows, and where the scored tokens of each are among the targets.
 #[derive(Debug)]
 pub(super) struct Answers<'a> {
@@ -70,6 +58,38 @@ pub(super) struct Answers<'a> {
     /// For each document the numbers of its targets.
     spans: Vec<Range<usize>>,
     distributions: &'a Distributions,
+}
+
+/// What answers are compared with under guidance: their targets of one distribution without the prompts.
+///
+/// It and the answers have one document to a row, so that these targets lie in one order.
+#[derive(Debug)]
+pub(super) struct Guidance<'a> {
+    /// The targets without prompts.
+    pub(super) alone: Answers<'a>,
+    /// The number of the distribution.
+    pub(super) number: usize,
+    /// The strength.
+    pub(super) scale: f64,
+}
+
+impl Guidance<'_> {
+    /// `predictions` under guidance, which is computed by `model`, without gradients.
+    fn applied<'p>(
+        &self,
+        mut predictions: ByDistribution<'p>,
+        model: &CausalLm,
+    ) -> ByDistribution<'p> {
+        let hidden = hidden_of(model, &self.alone.packed);
+        let alone = self.alone.predictions(model, hidden).parts.swap_remove(self.number);
+        let parts = predictions.parts.into_iter().enumerate();
+        let guided = parts.map(|(number, part)| match number == self.number {
+            true => part.guided(&alone, self.scale),
+            false => part,
+        });
+        predictions.parts = guided.collect();
+        predictions
+    }
 }
 
 impl<'a> Answers<'a> {
@@ -92,6 +112,24 @@ impl<'a> Answers<'a> {
     ) -> Self {
         let rows: Vec<Vec<usize>> = (0..documents.len()).map(|index| vec![index]).collect();
         Self::in_rows(documents, &rows, seq_len, distributions)
+    }
+
+    /// Packs `documents` into rows of at most `seq_len` tokens, each with one more after its last, so that the
+    /// [values](Self::values) are those of the last tokens.
+    pub(super) fn of_last_tokens(
+        documents: &[&[u32]],
+        seq_len: usize,
+        distributions: &'a Distributions,
+    ) -> Self {
+        let followed = documents.iter().map(|ids| [ids, &[distributions.pad][..]].concat());
+        let followed: Vec<Vec<u32>> = followed.collect();
+        let scored = |ids: &'_ Vec<u32>| {
+            let number = |at| (at == ids.len() - 1).then_some(0);
+            (0..ids.len()).map(number).collect::<Vec<_>>()
+        };
+        let scored: Vec<Scored<'_>> =
+            followed.iter().map(|ids| Scored { ids, distributions: scored(ids) }).collect();
+        Self::pack(&scored, seq_len, distributions)
     }
 
     /// Places the documents of each of `rows`, given by their numbers.
@@ -142,33 +180,33 @@ impl<'a> Answers<'a> {
     }
 
     fn of(&self, predictions: &ByDistribution<'_>, squares: bool) -> Scores {
-        let by_document = |values: Vec<f32>| -> Vec<Vec<f64>> {
-            let of =
-                |span: &Range<usize>| values[span.clone()].iter().map(|v| f64::from(*v)).collect();
-            self.spans.iter().map(of).collect()
-        };
         let all = predictions.stats();
         let stats = self.spans.iter().map(|span| all[span.clone()].to_vec()).collect();
         let squares = match squares {
-            true => by_document(predictions.log_sums_of_squares()),
+            true => self.by_document(&predictions.log_sums_of_squares()),
             false => vec![Vec::new(); self.spans.len()],
         };
         Scores { stats, log_sums_of_squares: squares }
     }
 
-    /// The statistics of the targets of distribution `number` under guidance of strength `scale` away from those of
-    /// `other`, in the order of the targets. Both have one document to a row and the same targets of this distribution.
-    pub(super) fn guided_stats(
+    /// As [`Self::scores`], under guidance.
+    pub(super) fn guided_scores(&self, guidance: &Guidance<'_>, model: &CausalLm) -> Scores {
+        let hidden = hidden_of(model, &self.packed);
+        self.of(&guidance.applied(self.predictions(model, hidden), model), false)
+    }
+
+    /// As [`Self::gradients_of`], under guidance; `released` is `model` outside autodiff.
+    pub(super) fn guided_gradients_of(
         &self,
-        other: &Self,
-        model: &CausalLm,
-        (number, scale): (usize, f64),
-    ) -> Vec<TokenStats> {
-        let of = |answers: &Self| {
-            let hidden = hidden_of(model, &answers.packed);
-            answers.predictions(model, hidden).parts.swap_remove(number)
-        };
-        of(self).guided(&of(other), scale).stats()
+        guidance: &Guidance<'_>,
+        (model, released): (&CausalLm, &CausalLm),
+        activations: Activations,
+        slopes: &Slopes,
+    ) -> (GradientsParams, Vec<Vec<TokenStats>>) {
+        backward(model, &self.packed, activations, |hidden| {
+            let predictions = guidance.applied(self.predictions(model, hidden), released);
+            self.learnt(predictions, slopes)
+        })
     }
 
     /// The gradients of `model`, and the second value that `loss` returns; the first are the derivatives of the loss
@@ -183,20 +221,68 @@ impl<'a> Answers<'a> {
         backward(model, &self.packed, activations, |hidden| {
             let predictions = self.predictions(model, hidden);
             let (slopes, value) = loss(&self.of(&predictions, squares));
-            (predictions.surrogate(&self.weights(&slopes)), value)
+            (predictions.surrogate(&self.weights(&slopes)).0, value)
         })
     }
 
-    /// The gradients of `model`, if the derivatives of the loss are known beforehand.
+    /// The gradients of `model`, if the derivatives of the loss are known beforehand, and the statistics of each
+    /// document's tokens.
     pub(super) fn gradients_of(
         &self,
         model: &CausalLm,
         activations: Activations,
-        slopes: &[Vec<f64>],
-    ) -> GradientsParams {
-        let weights = self.weights(slopes);
-        let loss = |hidden| (self.predictions(model, hidden).surrogate(&weights), ());
-        backward(model, &self.packed, activations, loss).0
+        slopes: &Slopes,
+    ) -> (GradientsParams, Vec<Vec<TokenStats>>) {
+        backward(model, &self.packed, activations, |hidden| {
+            self.learnt(self.predictions(model, hidden), slopes)
+        })
+    }
+
+    /// What the score head of `model` says before each scored token of each document, without gradients.
+    pub(super) fn values(&self, model: &CausalLm) -> Vec<Vec<f64>> {
+        let hidden = hidden_of(model, &self.packed);
+        self.by_document(&host(model.scores(predictors(hidden, &self.targets))))
+    }
+
+    /// The gradients of `model`, and the second value that `loss` returns; the first are the derivatives of the loss
+    /// with respect to each of the score head's values, document by document.
+    pub(super) fn value_gradients<T>(
+        &self,
+        model: &CausalLm,
+        activations: Activations,
+        loss: impl FnOnce(&[Vec<f64>]) -> (Vec<Vec<f64>>, T),
+    ) -> (GradientsParams, T) {
+        backward(model, &self.packed, activations, |hidden| {
+            let values = model.scores(predictors(hidden, &self.targets));
+            let (slopes, value) = loss(&self.by_document(&host(values.clone().inner())));
+            let slopes: Vec<f32> = self.weights(&slopes).iter().map(|weight| -weight).collect();
+            let slopes = TensorData::new(slopes, [self.targets.len()]);
+            let slopes = Tensor::from_data(slopes, (&values.device(), DType::F32));
+            ((values * slopes).sum(), value)
+        })
+    }
+
+    /// The values of all targets, document by document.
+    fn by_document(&self, values: &[f32]) -> Vec<Vec<f64>> {
+        let of = |span: &Range<usize>| values[span.clone()].iter().map(|v| f64::from(*v)).collect();
+        self.spans.iter().map(of).collect()
+    }
+
+    /// The surrogate of a loss with the derivatives `slopes`, and the statistics of each document's tokens.
+    fn learnt(
+        &self,
+        predictions: ByDistribution<'_>,
+        slopes: &Slopes,
+    ) -> (Tensor<1>, Vec<Vec<TokenStats>>) {
+        let predictions = match &slopes.entropies {
+            Some(entropies) => {
+                let slopes = self.weights(entropies);
+                predictions.with_entropies(&slopes.iter().map(|w| -w).collect::<Vec<f32>>())
+            }
+            None => predictions,
+        };
+        let (surrogate, all) = predictions.surrogate(&self.weights(&slopes.log_probs));
+        (surrogate, self.spans.iter().map(|span| all[span.clone()].to_vec()).collect())
     }
 
     /// The weight of each target, from the derivatives of the loss.
@@ -210,52 +296,11 @@ impl<'a> Answers<'a> {
     }
 
     fn predictions(&self, model: &CausalLm, hidden: Tensor<3>) -> ByDistribution<'_> {
-        let of = |(number, support): (usize, &Support)| {
-            let targets = self.targets.only(|target| self.numbers[target] == number);
-            let hidden = hidden.clone();
-            let predictions = match support {
-                Support::All => Predictions::new(model, hidden, &targets),
-                Support::Only(allowed) => Predictions::new(model, hidden, &targets).only(allowed),
-                Support::Range(ids) => Predictions::among(model, hidden, &targets, ids.clone()),
-            };
-            predictions.at_temperature(self.distributions.temperature)
-        };
-        let parts = self.distributions.supports.iter().enumerate().map(of).collect();
-        ByDistribution { parts, numbers: &self.numbers }
+        let targets = (&self.targets, &self.numbers[..]);
+        ByDistribution::new(self.distributions, model, &hidden, targets)
     }
 }
 
-/// The predictions of the targets of each distribution.
-struct ByDistribution<'a> {
-    parts: Vec<Predictions>,
-    /// For each target the number of its part.
-    numbers: &'a [usize],
-}
-
-impl ByDistribution<'_> {
-    /// The statistics of all targets in their order.
-    fn stats(&self) -> Vec<TokenStats> {
-        self.joined(Predictions::stats)
-    }
-
-    /// As [`Predictions::log_sums_of_squares`] for all targets in their order.
-    fn log_sums_of_squares(&self) -> Vec<f32> {
-        self.joined(Predictions::log_sums_of_squares)
-    }
-
-    fn joined<T>(&self, values: impl Fn(&Predictions) -> Vec<T>) -> Vec<T> {
-        let mut parts: Vec<_> = self.parts.iter().map(|part| values(part).into_iter()).collect();
-        self.numbers.iter().filter_map(|number| parts[*number].next()).collect()
-    }
-
-    /// As [`Predictions::surrogate`] without z-loss.
-    fn surrogate(self, weights: &[f32]) -> Tensor<1> {
-        let of = |(number, part): (usize, Predictions)| {
-            let weights = weights.iter().zip(self.numbers);
-            let weights = weights.filter(|(_, of)| **of == number).map(|(weight, _)| *weight);
-            part.surrogate(&weights.collect::<Vec<f32>>(), 0.0).0
-        };
-        let sums = self.parts.into_iter().enumerate().map(of);
-        sums.reduce(|sum, part| sum + part).expect("there is a distribution")
-    }
+fn host(values: Tensor<1>) -> Vec<f32> {
+    values.into_data().iter::<f32>().collect()
 }

@@ -133,8 +133,14 @@ fn input(packed: &PackedBatch, device: &Device) -> ModelInput {
 /// Everything that training computes, by name.
 fn train(model: CausalLm, kind: OptimizerKind) -> BTreeMap<String, Vec<f32>> {
     let batch = batch();
-    let objective =
-        NextToken { config: LossConfig { z_loss: 1e-3, image_weight: 2.0, text_weight: 1.0 } };
+    let objective = NextToken {
+        config: LossConfig {
+            z_loss: 1e-3,
+            image_weight: 2.0,
+            text_weight: 1.0,
+            ..LossConfig::default()
+        },
+    };
     let mut optimizer = Optimizer::new(OptimizerConfig { kind, ..OptimizerConfig::default() });
     let mut results = BTreeMap::new();
     let logits = model.forward(input(&batch.packed, &model.device()));

@@ -153,10 +153,12 @@ impl LanguageTask {
         let normalizer = self.objective.normalizer(&batches);
         let (mut loss, mut tokens) = (NextTokenLoss::default(), 0);
         for (part, micro_batch) in batches.iter().enumerate() {
+            let noise = Some(seed.wrapping_mul(0x9E37_79B9).wrapping_add(part as u64));
             let activations = Activations::of(batch.activation_checkpointing, seed, part);
             let model = self.lm.model.module();
+            let (objective, batch) = (&self.objective, micro_batch);
             let (gradients, part) =
-                self.objective.gradients(model, micro_batch, normalizer, activations);
+                objective.noisy_gradients(model, batch, normalizer, activations, noise);
             self.lm.model.add(gradients);
             self.interval.add(micro_batch, &part.sources);
             loss += part;

@@ -9,6 +9,7 @@ mod answers;
 mod average;
 mod best;
 mod config;
+mod distributions;
 mod freeze;
 mod groups;
 mod image_auxiliary;

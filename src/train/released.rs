@@ -51,7 +51,7 @@ impl TrainedLm {
         device: &Device,
         precision: Precision,
     ) -> Result<Self> {
-        let config = recipe.model.config(num_ids);
+        let config = recipe.sizes(num_ids);
         if config.vocab_size < num_ids {
             let rows = config.vocab_size;
             let message =
@@ -74,6 +74,11 @@ impl TrainedLm {
             None => Trained::new(model, optimizer, decay),
         };
         Ok(Self { config, model, adapter, precision })
+    }
+
+    /// The same as an auxiliary model: its files in a checkpoint start with `name`, and it is not released.
+    pub(super) fn aside(self, name: &'static str) -> Self {
+        Self { model: self.model.aside(name), ..self }
     }
 
     /// The number of weights that are trained, frozen ones not among them, if an adapter is.

@@ -46,30 +46,32 @@ impl<M: Module> Trained<M> {
     /// The module that checkpoints release; `decay` is that of its averaged weights, 0 for none.
     pub fn new(module: M, config: OptimizerConfig, decay: f64) -> Self {
         let average = (decay > 0.0).then(|| Average::new(decay, &module));
-        Self { average, ..Self::with_name(None, module, config) }
+        Self {
+            name: None,
+            module: Slot(Some(module)),
+            gradients: GradientsAccumulator::new(),
+            optimizer: Optimizer::new(config),
+            average,
+            part: None,
+        }
     }
 
     /// A module of which only the parameters called `part` are trained, and held by checkpoints: the caller releases
     /// them in a form of its own. `decay` as in [`Self::new`].
     pub fn part(module: M, config: OptimizerConfig, decay: f64, part: BTreeSet<String>) -> Self {
         let average = (decay > 0.0).then(|| Average::of(decay, &module, part.clone()));
-        Self { average, part: Some(part), ..Self::with_name(None, module, config) }
+        Self { average, part: Some(part), ..Self::new(module, config, 0.0) }
     }
 
     /// A module that only training needs; the names of its files start with `name`.
     pub fn auxiliary(name: &'static str, module: M, config: OptimizerConfig) -> Self {
-        Self::with_name(Some(name), module, config)
+        Self::new(module, config, 0.0).aside(name)
     }
 
-    fn with_name(name: Option<&'static str>, module: M, config: OptimizerConfig) -> Self {
-        Self {
-            name,
-            module: Slot(Some(module)),
-            gradients: GradientsAccumulator::new(),
-            optimizer: Optimizer::new(config),
-            average: None,
-            part: None,
-        }
+    /// The same as a module that only training needs; the names of its files start with `name`.
+    #[must_use]
+    pub fn aside(self, name: &'static str) -> Self {
+        Self { name: Some(name), average: None, ..self }
     }
 
     /// The module with its current weights.
@@ -121,13 +123,29 @@ impl<M: Module> Trained<M> {
     pub fn update(&mut self, lr: f64) -> std::result::Result<f64, NotFinite> {
         let gradients = self.gradients.grads();
         // Here the device is waited for: if it fails, nothing has been changed yet.
-        let norm = Optimizer::norm(self.module.get(), &gradients);
-        if !norm.is_finite() {
-            return Err(NotFinite { quantity: "gradient norm", value: norm });
-        }
+        let norm = self.norm(&gradients)?;
         let optimizer = &mut self.optimizer;
         self.module.replace(|module| (optimizer.update(module, gradients, norm, lr), ()));
         Ok(norm)
+    }
+
+    /// The norm of this step's gradients, if it is finite, for a caller that must know before it updates another module.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn check(&mut self) -> std::result::Result<f64, NotFinite> {
+        let gradients = self.gradients.grads();
+        let norm = self.norm(&gradients)?;
+        self.gradients.accumulate(self.module.get(), gradients);
+        Ok(norm)
+    }
+
+    fn norm(&self, gradients: &GradientsParams) -> std::result::Result<f64, NotFinite> {
+        let norm = Optimizer::norm(self.module.get(), gradients);
+        match norm.is_finite() {
+            true => Ok(norm),
+            false => Err(NotFinite { quantity: "gradient norm", value: norm }),
+        }
     }
 
     /// Whether the module is there: a panic amid its update takes it away.

@@ -71,7 +71,7 @@ fn docs_fine_tune_runs_as_written() {
         }
     }
     let document = std::fs::read_to_string(root.join("docs/fine-tune.md")).unwrap();
-    run_all(&document, dir.path(), &[("--count 200", "--count 8")]);
+    run_all(&document, dir.path(), &[("--count 200", "--count 8"), ("--count 1000", "--count 12")]);
     for made in ["runs/preferences/latest/adapter_config.json", "my-model/model.safetensors"] {
         assert!(dir.path().join(made).is_file(), "{made}");
     }

@@ -48,6 +48,11 @@ struct InOrder {
     alpha_pattern: Option<Patterns<f64>>,
 }
 
+/// Whether `dir` is an adapter's directory.
+pub fn is_adapter(dir: &Path) -> bool {
+    dir.join(FILE).is_file()
+}
+
 /// Reads the configuration of the adapter in `dir`.
 ///
 /// # Errors
@@ -55,6 +60,9 @@ struct InOrder {
 /// built.
 pub fn read(dir: &Path) -> Result<StoredConfig> {
     let path = dir.join(FILE);
+    if !is_adapter(dir) {
+        return Err(Error::file(dir, "is no adapter: it has no adapter_config.json"));
+    }
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     parse(&text).map_err(Error::in_file(&path))
 }
@@ -144,7 +152,7 @@ pub(super) fn to_json(config: &AdapterConfig, plan: &AdapterPlan, base: &str) ->
         "rank_pattern": patterns(&config.rank_pattern, |rank| json!(rank)),
         "revision": null,
         "target_modules": targets,
-        "task_type": "CAUSAL_LM",
+        "task_type": if config.has_score() { "SEQ_CLS" } else { "CAUSAL_LM" },
         "trainable_token_indices": config.trainable_token_indices,
         "use_dora": config.use_dora,
         "use_rslora": config.use_rslora,

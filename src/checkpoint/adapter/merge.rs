@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use tensor_files::TensorSource;
 
+use super::config::read;
 use super::open::Adapter;
 use super::weighted::WeightedAdapter;
 use crate::checkpoint::Manifest;
@@ -55,13 +56,22 @@ impl Merge {
         Ok(Self { adapters, device })
     }
 
-    /// The sum of `adapters` for a model of the sizes `model`.
+    /// The sum of `adapters` for a model of the sizes `model`, and the sizes with them: the adapter of a reward model
+    /// brings a head.
     ///
     /// # Errors
     /// As [`Adapter::open`] and [`Self::new`].
-    pub fn open(adapters: &[WeightedAdapter], model: &ModelConfig) -> Result<Self> {
-        let open = |one: &WeightedAdapter| Ok((Adapter::open(&one.dir, model)?, one.weight));
-        Self::new(adapters.iter().map(open).collect::<Result<_>>()?)
+    pub fn open(
+        adapters: &[WeightedAdapter],
+        mut model: ModelConfig,
+    ) -> Result<(Self, ModelConfig)> {
+        for one in adapters {
+            if read(&one.dir)?.config.has_score() {
+                model.num_labels = 1;
+            }
+        }
+        let open = |one: &WeightedAdapter| Ok((Adapter::open(&one.dir, &model)?, one.weight));
+        Ok((Self::new(adapters.iter().map(open).collect::<Result<_>>()?)?, model))
     }
 
     /// A digest of the model whose files are `base` with these adapters.
@@ -80,6 +90,16 @@ impl Merge {
     /// Whether there is no adapter.
     pub fn is_empty(&self) -> bool {
         self.adapters.is_empty()
+    }
+
+    /// The parameter called `name` of an adapter that is trained whole, in f32; `None` if none has it.
+    ///
+    /// # Errors
+    /// Those of the adapters' files.
+    pub fn whole(&self, name: &str) -> tensor_files::Result<Option<TensorData>> {
+        let mut all = self.adapters.iter().map(|(adapter, _)| adapter);
+        let adapter = all.find(|adapter| adapter.plan().whole.contains_key(module_of(name)));
+        adapter.map_or(Ok(None), |adapter| adapter.read(name))
     }
 
     /// Whether one of the adapters changes the parameter called `name`.
@@ -191,7 +211,10 @@ impl<S: TensorSource> TensorSource for Merged<'_, S> {
         if !self.merge.changes(name) {
             return self.base.tensor(name, dtype);
         }
-        let Some(base) = self.base.tensor(name, FloatDType::F32)? else { return Ok(None) };
-        Ok(Some(self.merge.merge(name, base)?.convert_dtype(dtype.into())))
+        let merged = match self.base.tensor(name, FloatDType::F32)? {
+            Some(base) => Some(self.merge.merge(name, base)?),
+            None => self.merge.whole(name)?,
+        };
+        Ok(merged.map(|merged| merged.convert_dtype(dtype.into())))
     }
 }

@@ -11,7 +11,7 @@ mod open;
 mod weighted;
 mod write;
 
-pub use config::{StoredConfig, read as read_config};
+pub use config::{StoredConfig, is_adapter, read as read_config};
 pub use merge::{Merge, Merged};
 pub use open::Adapter;
 pub use weighted::WeightedAdapter;

@@ -33,10 +33,6 @@ impl Adapter {
     /// with all tensors that are missing, unexpected or of another shape, as those of an adapter for another model.
     pub fn open(dir: &Path, model: &ModelConfig) -> Result<Self> {
         let path = dir.join(WEIGHTS);
-        if !dir.join(config::FILE).is_file() {
-            let message = "is no adapter: it has no adapter_config.json";
-            return Err(Error::file(dir, message));
-        }
         let stored = config::read(dir)?;
         let base = stored.base.unwrap_or_else(|| "another model".to_owned());
         let config_path = dir.join(config::FILE);

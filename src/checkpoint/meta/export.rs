@@ -30,6 +30,9 @@ pub fn export(source: &Path, dest: &Path) -> Result<()> {
     if config.tie_word_embeddings {
         return Err(Error::file(&path, "the original layout has no tied embeddings"));
     }
+    if config.num_labels > 0 {
+        return Err(Error::file(&path, "the original layout has no score head"));
+    }
     let (_, files) = weight_files(source)?;
     write_directory(dest, |dir| {
         let model = dir.join("models").join("model");

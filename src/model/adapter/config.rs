@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::modules::SCORE;
 use super::names::{Names, OneOrMany};
 use super::patterns::Patterns;
 use crate::error::{Error, Result};
@@ -116,6 +117,20 @@ impl AdapterConfig {
         "trainable_token_indices",
         "init_lora_weights",
     ];
+
+    /// Whether it brings the head of a reward model or a value function.
+    pub fn has_score(&self) -> bool {
+        self.modules_to_save.iter().flatten().any(|name| name == SCORE)
+    }
+
+    /// The same with that head.
+    #[must_use]
+    pub fn with_score(mut self) -> Self {
+        if !self.has_score() {
+            self.modules_to_save.get_or_insert_default().push(SCORE.to_owned());
+        }
+        self
+    }
 
     /// Checks the ranges; [`Self::plan`](Self::plan) checks the names.
     ///

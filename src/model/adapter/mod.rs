@@ -17,7 +17,7 @@ mod token_rows;
 
 pub use config::{AdapterConfig, InitKind, RowIds};
 pub use low_rank::{LowRank, LowRankEmbedding};
-pub use modules::{ModuleKind, ModuleShape, modules};
+pub use modules::{ModuleKind, ModuleShape, SCORE, modules};
 pub use names::{Names, OneOrMany};
 pub use patterns::Patterns;
 pub use plan::{AdapterPlan, Factors};

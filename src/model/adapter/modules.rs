@@ -2,6 +2,9 @@
 
 use crate::model::ModelConfig;
 
+/// Name of the head of reward models and value functions.
+pub const SCORE: &str = "score";
+
 /// What a module is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModuleKind {
@@ -13,6 +16,8 @@ pub enum ModuleKind {
     Embedding,
     /// A norm, which gets no factors.
     Norm,
+    /// The score head, which gets none either.
+    Score,
 }
 
 /// A module with parameters.
@@ -28,7 +33,7 @@ pub struct ModuleShape {
 
 /// The modules of a model of the sizes `config`, in the order of its layers.
 pub fn modules(config: &ModelConfig) -> Vec<ModuleShape> {
-    use ModuleKind::{Embedding, Head, Linear, Norm};
+    use ModuleKind::{Embedding, Head, Linear, Norm, Score};
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let kv = config.num_key_value_heads * config.head_dim();
     let of_layer = [
@@ -56,6 +61,9 @@ pub fn modules(config: &ModelConfig) -> Vec<ModuleShape> {
     all.push(module("model.norm".to_owned(), Norm, [1, hidden]));
     if !config.tie_word_embeddings {
         all.push(module("lm_head".to_owned(), Head, table));
+    }
+    if config.num_labels > 0 {
+        all.push(module(SCORE.to_owned(), Score, [config.num_labels, hidden]));
     }
     all
 }

@@ -114,10 +114,15 @@ impl AdapterConfig {
     }
 
     fn factors(&self, module: &ModuleShape) -> Result<Factors> {
-        if module.kind == ModuleKind::Norm {
+        let what = match module.kind {
+            ModuleKind::Norm => Some("a norm"),
+            ModuleKind::Score => Some("the score head"),
+            _ => None,
+        };
+        if let Some(what) = what {
             return Err(Error::invalid(format!(
-                "target_modules: {} is a norm; allowed: linear layers, embed_tokens and lm_head \
-                 (modules_to_save trains a norm whole)",
+                "target_modules: {} is {what}; allowed: linear layers, embed_tokens and lm_head \
+                 (modules_to_save trains others whole)",
                 module.name
             )));
         }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::objective::LossConfig;
 use super::super::objective::preference::{PreferenceConfig, UnpairedConfig};
+use super::super::objective::reward_model::RewardModelConfig;
 use super::super::optimizer_config::OptimizerConfig;
 use super::super::plan::Plan;
 use super::super::preference::ReferenceConfig;
@@ -65,6 +66,9 @@ pub struct LanguageRecipe {
     /// Training on answers with a verdict each; `batch.sequences` is their number then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kto: Option<UnpairedConfig>,
+    /// Training of a reward model on pairs of answers, which gives it a score head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward_model: Option<RewardModelConfig>,
     /// How the reference of `preference` or `kto` scores answers.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reference: ReferenceConfig,
@@ -284,6 +288,12 @@ impl Recipe for LanguageRecipe {
 }
 
 impl LanguageRecipe {
+    /// The sizes of the model for a tokenizer of `num_ids` ids.
+    pub fn sizes(&self, num_ids: usize) -> ModelConfig {
+        let num_labels = usize::from(self.reward_model.is_some());
+        ModelConfig { num_labels, ..self.model.config(num_ids) }
+    }
+
     /// Length, intervals and schedule of the run.
     pub fn plan(&self) -> Plan<'_> {
         Plan {

@@ -13,7 +13,11 @@ impl LanguageRecipe {
     /// [`Error::Invalid`] with the section at fault and what is allowed.
     pub(super) fn validate_post_training(&self) -> Result<()> {
         self.validate_adapter()?;
+        self.validate_kind()?;
         self.validate_preference()?;
+        if let Some(reward_model) = &self.reward_model {
+            reward_model.validate()?;
+        }
         self.validate_rl()
     }
 
@@ -27,6 +31,28 @@ impl LanguageRecipe {
         self.preference.is_some() || self.kto.is_some()
     }
 
+    /// Checks that at most one section replaces next-token training, with what it does not read.
+    fn validate_kind(&self) -> Result<()> {
+        let sections = [
+            ("[preference]", self.preference.is_some()),
+            ("[kto]", self.kto.is_some()),
+            ("[reward_model]", self.reward_model.is_some()),
+            ("[rl]", self.rl.is_some()),
+        ];
+        let mut given = sections.iter().filter(|(_, is_given)| *is_given).map(|(name, _)| *name);
+        let Some(name) = given.next() else { return Ok(()) };
+        if let Some(other) = given.next() {
+            let message = format!("{name} and {other} are both given; allowed: one of them");
+            return Err(Error::invalid(message));
+        }
+        match self.curriculum == CurriculumConfig::default() && self.loss == LossConfig::default() {
+            true => Ok(()),
+            false => {
+                Err(Error::invalid(format!("[curriculum] and [loss] are not read with {name}")))
+            }
+        }
+    }
+
     fn validate_preference(&self) -> Result<()> {
         let refused = |message: &str| Err(Error::invalid(message));
         if !self.compares_answers() {
@@ -34,9 +60,6 @@ impl LanguageRecipe {
                 true => Ok(()),
                 false => refused("[reference] needs [preference] or [kto]"),
             };
-        }
-        if self.preference.is_some() && self.kto.is_some() {
-            return refused("[preference] and [kto] are both given; allowed: one of them");
         }
         let mut needs_reference = true;
         if let Some(preference) = &self.preference {
@@ -64,10 +87,7 @@ impl LanguageRecipe {
         if self.run.init.is_none() && needs_reference {
             return refused("[preference] and [kto] need run.init, the reference's checkpoint");
         }
-        match self.curriculum == CurriculumConfig::default() && self.loss == LossConfig::default() {
-            true => Ok(()),
-            false => refused("[curriculum] and [loss] are not read with [preference] and [kto]"),
-        }
+        Ok(())
     }
 
     fn validate_adapter(&self) -> Result<()> {
@@ -93,12 +113,14 @@ impl LanguageRecipe {
         let Some(rl) = &self.rl else { return Ok(()) };
         let error = |message: String| Err(Error::invalid(message));
         rl.validate()?;
-        if self.compares_answers() {
-            let message = "[rl] and a section on comparisons, [preference] or [kto], are both given; allowed: one";
-            return error(message.to_owned());
-        }
         if self.run.init.is_none() {
             return error("[rl] needs run.init, the checkpoint that answers".to_owned());
+        }
+        if let Some(critic) = rl.critic.as_ref().filter(|c| c.warmup_steps >= self.run.steps) {
+            let (warmup, steps) = (critic.warmup_steps, self.run.steps);
+            let message =
+                format!("allowed: below run.steps, {steps}, as the policy learns after it");
+            return error(format!("rl.critic.warmup_steps is {warmup}; {message}"));
         }
         let (accumulate, dropout) = (self.batch.accumulate, self.model.dropout);
         if accumulate != 1 {
@@ -112,9 +134,6 @@ impl LanguageRecipe {
                 return error(format!("{key} is {value}; {message}"));
             }
         }
-        match self.curriculum == CurriculumConfig::default() && self.loss == LossConfig::default() {
-            true => Ok(()),
-            false => error("[curriculum] and [loss] are not read with [rl]".to_owned()),
-        }
+        Ok(())
     }
 }

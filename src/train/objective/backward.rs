@@ -59,13 +59,43 @@ pub fn backward<T>(
     activations: Activations,
     loss: impl FnOnce(Tensor<3>) -> (Tensor<1>, T),
 ) -> (GradientsParams, T) {
+    backward_with(model, batch, activations, None, loss)
+}
+
+/// As [`backward`], with `noise` added to the embeddings.
+///
+/// # Shapes
+/// `noise` `[rows, seq, hidden]`.
+///
+/// # Panics
+/// As [`backward`].
+pub fn backward_with<T>(
+    model: &CausalLm,
+    batch: &PackedBatch,
+    activations: Activations,
+    noise: Option<Tensor<3>>,
+    loss: impl FnOnce(Tensor<3>) -> (Tensor<1>, T),
+) -> (GradientsParams, T) {
     let input = input(model, batch);
     match activations {
         Activations::Keep => {
-            let (scalar, value) = loss(model.hidden(input));
+            let ModelInput { ids, positions, mask } = input;
+            let x = with_noise(model.embed(ids), noise);
+            let hidden = model.through_layers(x, &model.rope(positions), &mask, &mut |_| {});
+            let (scalar, value) = loss(hidden);
             (GradientsParams::from_grads(scalar.backward(), model), value)
         }
-        Activations::Recompute { seed } => by_layer(model, input, seed, loss),
+        Activations::Recompute { seed } => by_layer(model, input, noise, seed, loss),
+    }
+}
+
+fn with_noise(x: Tensor<3>, noise: Option<Tensor<3>>) -> Tensor<3> {
+    match noise {
+        Some(noise) => {
+            let dtype = x.dtype();
+            x + noise.cast(dtype)
+        }
+        None => x,
     }
 }
 
@@ -75,6 +105,7 @@ pub fn backward<T>(
 fn by_layer<T>(
     model: &CausalLm,
     input: ModelInput,
+    noise: Option<Tensor<3>>,
     seed: u64,
     loss: impl FnOnce(Tensor<3>) -> (Tensor<1>, T),
 ) -> (GradientsParams, T) {
@@ -87,7 +118,7 @@ fn by_layer<T>(
         }
     };
     let mut gradients = GradientsAccumulator::new();
-    let mut x = model.embed(ids.clone()).inner(); // [rows, seq, hidden]
+    let mut x = with_noise(model.embed(ids.clone()), noise).inner(); // [rows, seq, hidden]
     let mut inputs = Vec::with_capacity(layers.len());
     for (index, layer) in layers.iter().enumerate() {
         inputs.push(x.clone());

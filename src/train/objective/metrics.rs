@@ -11,7 +11,7 @@ pub(super) fn metrics<const N: usize>(values: [(&str, f64); N]) -> Metrics {
 }
 
 /// The mean; NaN of nothing.
-pub(super) fn mean(values: impl IntoIterator<Item = f64>) -> f64 {
+pub(in crate::train) fn mean(values: impl IntoIterator<Item = f64>) -> f64 {
     let add = |(sum, count): (f64, usize), value| (sum + value, count + 1);
     let (sum, count) = values.into_iter().fold((0.0, 0), add);
     sum / count as f64

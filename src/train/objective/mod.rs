@@ -25,6 +25,7 @@ mod batch;
 mod finite_differences;
 mod logistic;
 mod metrics;
+mod neftune;
 mod next_token;
 pub mod policy;
 mod predictions;
@@ -34,11 +35,13 @@ pub mod reward_model;
 mod tests;
 
 pub(super) use backward::hidden_of;
-pub use backward::{Activations, backward};
+pub use backward::{Activations, backward, backward_with};
 pub use batch::{NextTokenBatch, Targets};
 pub use metrics::Metrics;
+pub(super) use metrics::mean;
 pub(super) use next_token::add_each;
 pub use next_token::{LossConfig, LossSum, NextToken, NextTokenLoss, Normalizer, cross_entropies};
+pub(super) use predictions::predictors;
 pub use predictions::{Predictions, logit_rows};
 
 pub use crate::model::TokenStats;

@@ -41,6 +41,8 @@ pub struct Predictions {
     len: usize,
     /// Added to the logits to hide ids, `[1, vocab]`, off the tape.
     hiding: Option<Tensor<2>>,
+    /// The derivatives of the loss with respect to the entropies, `[len, 1]`, off the tape.
+    entropy_slopes: Option<Tensor<2>>,
 }
 
 impl Predictions {
@@ -73,8 +75,6 @@ impl Predictions {
 
     /// `weight` has the rows of `ids`.
     fn of(weight: Tensor<2>, hidden: Tensor<3>, targets: &Targets, ids: Range<usize>) -> Self {
-        let [rows, seq, width] = hidden.dims();
-        let mut hidden = hidden.reshape([rows * seq, width]);
         assert!(
             targets.ids.iter().all(|id| ids.contains(&(*id as usize))),
             "targets among {ids:?}"
@@ -82,18 +82,13 @@ impl Predictions {
         let ids: Vec<i32> = targets.ids.iter().map(|&id| id as i32 - ids.start as i32).collect();
         let ids = TensorData::new(ids, [targets.len()]);
         let ids = Tensor::from_data(ids, (&hidden.device().inner(), DType::I32));
-        if !targets.is_empty() {
-            let places: Vec<i32> = targets.predictors.iter().map(|&at| at as i32).collect();
-            let places = TensorData::new(places, [targets.len()]);
-            let places = Tensor::<1, Int>::from_data(places, &hidden.device());
-            hidden = ops::rows(hidden, places, DType::F32); // [len, hidden]
-        }
         Self {
-            hidden: hidden.cast(DType::F32),
+            hidden: predictors(hidden, targets),
             weight: weight.cast(DType::F32),
             ids,
             len: targets.len(),
             hiding: None,
+            entropy_slopes: None,
         }
     }
 
@@ -105,17 +100,23 @@ impl Predictions {
         Self { hidden, ..self }
     }
 
-    /// The predictions of the same targets under guidance: `other + scale (self - other)`, of logits.
+    /// The predictions of the same targets under guidance: `other + scale (self - other)`, of logits. `other` is a
+    /// constant: no gradient goes through its hidden states.
     ///
     /// # Panics
     /// If `other` has another number of targets.
     #[must_use]
     pub fn guided(self, other: &Self, scale: f64) -> Self {
         assert_eq!(self.len, other.len, "both branches have the same targets");
+        let other = match self.hidden.device().is_autodiff() && !other.hidden.device().is_autodiff()
+        {
+            true => Tensor::from_inner(other.hidden.clone()),
+            false => other.hidden.clone().detach(),
+        };
         // Logits are linear in the hidden states.
         let hidden = match self.len {
             0 => self.hidden,
-            _ => other.hidden.clone() + (self.hidden - other.hidden.clone()) * scale,
+            _ => other.clone() + (self.hidden - other) * scale,
         };
         Self { hidden, ..self }
     }
@@ -131,6 +132,28 @@ impl Predictions {
         let row = TensorData::new(row, [1, vocab]);
         let hiding = Tensor::from_data(row, (&self.ids.device(), DType::F32));
         Self { hiding: Some(hiding), ..self }
+    }
+
+    /// The same for a [surrogate](Self::surrogate) that also has the gradient of `sum_i slopes[i] * entropy_i`.
+    ///
+    /// # Panics
+    /// If there is not one slope for each target.
+    #[must_use]
+    pub fn with_entropies(self, slopes: &[f32]) -> Self {
+        assert_eq!(slopes.len(), self.len, "one slope for each target");
+        let slopes = TensorData::new(slopes.to_vec(), [self.len, 1]);
+        let slopes = Tensor::from_data(slopes, (&self.ids.device(), DType::F32));
+        Self { entropy_slopes: Some(slopes), ..self }
+    }
+
+    /// The gradient of the entropies' part of the loss with respect to a chunk's logits, if there is one:
+    /// `-slope p_j (ln p_j + entropy)`.
+    fn of_entropies(&self, logits: &Tensor<2>, first: usize) -> Option<Tensor<2>> {
+        let slopes = self.entropy_slopes.clone()?.narrow(0, first, logits.dims()[0]);
+        let log_probs = activation::log_softmax(logits.clone(), 1); // [len, vocab]
+        let probs = log_probs.clone().exp();
+        let entropies = -(probs.clone() * log_probs.clone()).sum_dim(1); // [len, 1]
+        Some(probs * (log_probs + entropies) * -slopes)
     }
 
     /// The logits of a chunk, from the transposed weight.
@@ -202,7 +225,12 @@ impl Predictions {
             let logits = self.logits(h.clone(), weight.clone().transpose()); // [len, vocab]
             let ids = self.ids.clone().narrow(0, first, len);
             let weights = weights.clone().narrow(0, first, len);
+            let of_entropies = self.of_entropies(&logits, first);
             let (d_logits, found) = cross_entropy(logits, ids, weights, (2.0 * z) as f32);
+            let d_logits = match of_entropies {
+                Some(more) => d_logits + more,
+                None => d_logits,
+            };
             d_hidden.push(matmul(d_logits.clone(), weight.clone()));
             if self.weight.is_tracked() {
                 let d_logits = d_logits.transpose();
@@ -221,6 +249,22 @@ impl Predictions {
         };
         (surrogate, joined(stats))
     }
+}
+
+/// The hidden states that predict `targets`, in f32; without targets all of them, so that they stay on the tape.
+///
+/// # Shapes
+/// `hidden` `[rows, seq, hidden]`; returns `[len, hidden]`.
+pub(in crate::train) fn predictors(hidden: Tensor<3>, targets: &Targets) -> Tensor<2> {
+    let [rows, seq, width] = hidden.dims();
+    let hidden = hidden.reshape([rows * seq, width]);
+    if targets.is_empty() {
+        return hidden.cast(DType::F32);
+    }
+    let places: Vec<i32> = targets.predictors.iter().map(|&at| at as i32).collect();
+    let places = TensorData::new(places, [targets.len()]);
+    let places = Tensor::<1, Int>::from_data(places, &hidden.device());
+    ops::rows(hidden, places, DType::F32).cast(DType::F32)
 }
 
 /// The statistics of all chunks, which waits for the device once.

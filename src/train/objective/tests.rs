@@ -225,6 +225,29 @@ fn a_samplers_distribution_is_that_of_mixed_and_divided_logits_of_the_allowed_id
 }
 
 #[test]
+fn the_gradient_of_entropies_is_that_of_the_plain_ones() {
+    let device = Device::flex().autodiff();
+    device.seed(8);
+    let model = model(&device);
+    let hidden = normal([2, 3, WIDTH], 1.0, &device).require_grad();
+    let (h, w) = (values(&hidden), values(&model.output_weight()));
+    let slopes = WEIGHTS.map(|weight| 0.5 - weight);
+    let predictions = Predictions::new(&model, hidden.clone(), &targets(&IDS));
+    let (surrogate, _) = predictions.with_entropies(&slopes).surrogate(&WEIGHTS, 0.0);
+    let gradients = surrogate.backward();
+    let loss = |h: &[f64], w: &[f64]| {
+        let logits = plain_logits(h, w);
+        let rows = logits.chunks(VOCAB).zip(slopes);
+        let entropies = rows.map(|(row, slope)| f64::from(slope) * plain_stats(row, 0).2);
+        plain_loss(&logits, &IDS, &WEIGHTS, 0.0) + entropies.sum::<f64>()
+    };
+    let got = values(&hidden.grad(&gradients).unwrap());
+    assert_close(&got, &differences(&h, |h| loss(h, &w)), "hidden states");
+    let got = values(&model.output_weight().grad(&gradients).unwrap());
+    assert_close(&got, &differences(&w, |w| loss(&h, w)), "output weight");
+}
+
+#[test]
 fn opposite_weights_have_opposite_gradients() {
     let device = Device::flex().autodiff();
     device.seed(4);

@@ -20,6 +20,8 @@ pub(super) struct Comparison {
     pub(super) documents: Vec<TokenSequence>,
     /// The verdict on a single answer.
     pub(super) is_desirable: bool,
+    /// By how much the chosen answer is preferred, as the data say.
+    pub(super) margin: f64,
 }
 
 /// What is read of each source, and which rows fit.
@@ -85,15 +87,18 @@ fn rows(
 ) -> Result<(Vec<(Comparison, String)>, LeftOut)> {
     if paired {
         let Preferences { pairs, left_out } = Preferences::open(source, encoding, layout)?;
-        let row = |PreferencePair { tokens, place, .. }: PreferencePair| {
-            (Comparison { documents: tokens.documents().into(), is_desirable: true }, place)
+        let row = |PreferencePair { tokens, place, margin }: PreferencePair| {
+            let documents = tokens.documents().into();
+            let margin = margin.unwrap_or(0.0);
+            (Comparison { documents, is_desirable: true, margin }, place)
         };
         return Ok((pairs.into_iter().map(row).collect(), left_out));
     }
     let Unpaired { answers, left_out } = Unpaired::open(source, encoding, layout)?;
     let row = |UnpairedAnswer { tokens, place }: UnpairedAnswer| {
         let is_desirable = tokens.label;
-        (Comparison { documents: vec![tokens.document()], is_desirable }, place)
+        let documents = vec![tokens.document()];
+        (Comparison { documents, is_desirable, margin: 0.0 }, place)
     };
     Ok((answers.into_iter().map(row).collect(), left_out))
 }
@@ -120,6 +125,8 @@ pub(super) fn digest(pairs: &[Comparison]) -> String {
         document.loss_mask.iter().for_each(|learnt| hasher.update([u8::from(*learnt)]));
     }
     pairs.iter().for_each(|pair| hasher.update([u8::from(pair.is_desirable)]));
+    let margins = pairs.iter().enumerate().filter(|(_, pair)| pair.margin != 0.0);
+    margins.for_each(|(at, pair)| hasher.update(format!("{at} {}", pair.margin)));
     hex(&hasher.finalize()[..16])
 }
 

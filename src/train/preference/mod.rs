@@ -1,4 +1,4 @@
-//! Training on preferences: a policy learns that one answer is better than another.
+//! Training on preferences: a policy learns that one answer is better than another, or a reward model to tell which.
 //!
 //! The data are finite: all pairs are in memory as ids, and a step takes the next ones of a shuffled order. Chosen
 //! and rejected answers of a micro-batch are packed into the same rows, and its loss is computed alone, as by TRL: means
@@ -8,12 +8,15 @@
 
 mod comparisons;
 mod config;
+mod data;
 mod losses;
 mod reference;
+mod reward_model;
 mod scoring;
 mod state;
 mod sums;
 mod task;
 
 pub use config::{ImageLogProbs, ReferenceConfig};
+pub use reward_model::RewardModelTask;
 pub use task::PreferenceTask;

@@ -3,7 +3,8 @@
 use super::config::ImageLogProbs;
 use crate::error::{Error, Result};
 use crate::tokenize::{TokenClass, TokenSequence, Vocabulary};
-use crate::train::answers::{Answers, Distributions, Scored, Support};
+use crate::train::answers::{Answers, Scored};
+use crate::train::distributions::{Distributions, Support};
 
 /// The number of the distribution over all ids.
 const ALL: usize = 0;

@@ -6,6 +6,7 @@ use super::losses::Found;
 use crate::model::TokenStats;
 use crate::report::Metrics;
 use crate::train::best::Better;
+use crate::train::objective::Metrics as LossMetrics;
 
 /// What a loss over some pairs returned.
 #[derive(Default)]
@@ -18,9 +19,9 @@ pub(super) struct Sums {
 
 impl Sums {
     /// Adds what a loss returned over a `share` of the pairs.
-    pub(super) fn add(&mut self, found: &Found, share: f64) {
-        self.loss += share * found.loss;
-        found.metrics.iter().for_each(|(name, value)| self.add_metric(name, *value, share));
+    pub(super) fn add(&mut self, loss: f64, metrics: &LossMetrics, share: f64) {
+        self.loss += share * loss;
+        metrics.iter().for_each(|(name, value)| self.add_metric(name, *value, share));
     }
 
     /// Adds what the statistics say of the tokens of a `share` of the pairs.

@@ -1,41 +1,33 @@
 //! The task of a run on preferences.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
-use vq_tokenizer::VqTokenizer;
 
 use super::comparisons::{self, Comparison};
+use super::data::Data;
 use super::losses::Losses;
 use super::reference::{Place, Reference};
-use super::scoring::Scoring;
 use super::state::PreferenceState;
 use super::sums::{Sums, eval_metrics, slopes};
 use crate::checkpoint::Manifest;
-use crate::data::shards::tokenizer_digest;
-use crate::data::{Encoding, LeftOut};
 use crate::device::{Precision, seeded};
 use crate::error::{Error, Result};
-use crate::files::{hex, read_json, write_json};
+use crate::files::hex;
 use crate::model::{CausalLm, ModelConfig};
 use crate::report::{Metrics, Omission};
-use crate::tokenize::{Processor, TokenSequence};
+use crate::tokenize::TokenSequence;
 use crate::train::answers::Answers;
 use crate::train::best::Better;
 use crate::train::config::LanguageRecipe;
 use crate::train::objective::Activations;
 use crate::train::objective::preference;
-use crate::train::order::drawn;
-use crate::train::preview::bracketed;
-use crate::train::released::{Released, TrainedLm};
+use crate::train::released::TrainedLm;
 use crate::train::task::{Stepped, Task};
-use crate::train::trained::{NotFinite, TRAINER_DIR};
+use crate::train::trained::NotFinite;
 
-/// File in the [trainer directory](TRAINER_DIR).
-const STATE: &str = "state.json";
 /// The mean log-ratio of chosen answers below which their probability counts as fallen, in nats.
 const FALLEN: f64 = -1.0;
 
@@ -46,16 +38,11 @@ pub struct PreferenceTask {
     /// With autodiff.
     device: Device,
     lm: TrainedLm,
-    processor: Arc<Processor>,
-    vq: VqTokenizer,
-    scoring: Scoring,
-    training: Vec<Comparison>,
-    validation: Vec<Comparison>,
+    data: Data,
     reference: Reference,
     state: PreferenceState,
     /// The state after the last step that was taken whole.
     taken: PreferenceState,
-    opened: Vec<LeftOut>,
     /// The sum of the chosen answers' mean log-ratios since the last report, and their number.
     chosen: (f64, usize),
     warning: Option<String>,
@@ -73,41 +60,18 @@ impl PreferenceTask {
         quiet: bool,
     ) -> Result<Self> {
         let loss = Losses::of(&recipe)?;
-        let (processor, vq, digest) = recipe.tokenizer.open(device)?;
-        let processor = Arc::new(processor);
-        let tokenizer = tokenizer_digest(&processor, &digest)?;
-        let scoring = Scoring::new(processor.vocabulary(), recipe.reference.image_log_probs)?;
-        let cache_dir = recipe.run.path().join("codes");
-        let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: &cache_dir, quiet };
-        let seq_len = recipe.batch.seq_len;
-        let open = |configs, limit| {
-            let paired = loss.is_paired();
-            let fit = comparisons::Fit { scoring: &scoring, seq_len, limit, paired };
-            comparisons::open(configs, encoding, &processor, fit)
-        };
-        let (training, mut opened) = open(&recipe.data, None)?;
-        let (validation, of_validation) = open(&recipe.validation, Some(recipe.run.eval_samples))?;
-        opened.extend(of_validation.into_iter().map(|left_out| LeftOut {
-            source: format!("validation {}", left_out.source),
-            ..left_out
-        }));
+        let rows = (loss.is_paired(), recipe.batch.seq_len);
+        let (data, state) = Data::open(&recipe, device, rows, quiet)?;
         let device = device.clone().autodiff();
-        let lm = TrainedLm::new(&recipe, processor.vocabulary().len(), &device, precision)?;
-        let pairs = comparisons::digest(&training);
-        let state = PreferenceState { tokenizer, pairs, ..PreferenceState::default() };
+        let lm = TrainedLm::new(&recipe, data.processor.vocabulary().len(), &device, precision)?;
         let mut task = Self {
             loss,
             device,
             lm,
-            processor,
-            vq,
-            scoring,
-            training,
-            validation,
+            data,
             reference: Reference::None,
             taken: state.clone(),
             state,
-            opened,
             chosen: (0.0, 0),
             warning: None,
             recipe,
@@ -133,14 +97,12 @@ impl PreferenceTask {
 
     /// The number of pairs to train on.
     pub fn num_pairs(&self) -> usize {
-        self.training.len()
+        self.data.training.len()
     }
 
     /// The pairs of the next `steps` steps, by their indices among those that can be trained on.
     pub fn upcoming(&self, steps: usize) -> Vec<usize> {
-        let batch = &self.recipe.batch;
-        let count = steps * batch.accumulate * batch.sequences;
-        drawn(self.training.len(), self.recipe.run.seed, self.state.drawn, count)
+        self.data.drawn(self.state.drawn, steps * self.data.in_step())
     }
 
     /// Documents of the next step with what is learnt in brackets, a chosen and a rejected one for each pair.
@@ -148,9 +110,7 @@ impl PreferenceTask {
     /// # Errors
     /// If an image in them is damaged.
     pub fn preview(&self) -> Result<Vec<String>> {
-        let next = self.next_pairs(0);
-        let documents = next.iter().flat_map(|index| &self.training[*index].documents);
-        documents.map(|document| bracketed(document, &self.processor)).collect()
+        self.data.preview(&self.state)
     }
 
     /// The reference that the loss needs.
@@ -165,9 +125,9 @@ impl PreferenceTask {
         let run = self.recipe.run.path();
         std::fs::create_dir_all(&run).map_err(Error::io(&run))?;
         let place = Place { run: &run, key: self.reference_key()?, quiet };
-        let sets = [&self.training[..], &self.validation[..]];
+        let sets = [&self.data.training[..], &self.data.validation[..]];
         let seq_len = self.recipe.batch.seq_len;
-        Ok(Reference::Kept(place.sums(&model, sets, &self.scoring, seq_len)?))
+        Ok(Reference::Kept(place.sums(&model, sets, &self.data.scoring, seq_len)?))
     }
 
     /// A digest of what the reference's numbers depend on: its files, sizes and precision, and the ids of all pairs.
@@ -178,16 +138,9 @@ impl PreferenceTask {
             hasher.update(Manifest::of(dir)?.digest());
         }
         hasher.update(format!("{:?}", self.recipe.reference.image_log_probs));
-        hasher.update(comparisons::digest(&self.training));
-        hasher.update(comparisons::digest(&self.validation));
+        hasher.update(comparisons::digest(&self.data.training));
+        hasher.update(comparisons::digest(&self.data.validation));
         Ok(hex(&hasher.finalize()))
-    }
-
-    /// The pairs of micro-batch `part` of the next step.
-    fn next_pairs(&self, part: usize) -> Vec<usize> {
-        let count = self.recipe.batch.sequences;
-        let from = self.state.drawn + (part * count) as u64;
-        drawn(self.training.len(), self.recipe.run.seed, from, count)
     }
 
     /// The reference's scores of the packed `answers`, which are the pairs `indices` of training or validation.
@@ -218,7 +171,7 @@ impl PreferenceTask {
         let seq_len = self.recipe.batch.seq_len;
         let documents = self.loss.documents(items, seq_len);
         let documents: Vec<&TokenSequence> = documents.iter().map(AsRef::as_ref).collect();
-        self.scoring.pack(&documents, seq_len)
+        self.data.scoring.pack(&documents, seq_len)
     }
 
     /// Adds the gradients of the next step's micro-batches to the model's.
@@ -227,8 +180,8 @@ impl PreferenceTask {
         let share = 1.0 / batch.accumulate as f64;
         let (mut sums, mut tokens) = (Sums::default(), 0);
         for part in 0..batch.accumulate {
-            let indices = self.next_pairs(part);
-            let items: Vec<_> = indices.iter().map(|at| &self.training[*at]).collect();
+            let indices = self.data.next(&self.state, part);
+            let items: Vec<_> = indices.iter().map(|at| &self.data.training[*at]).collect();
             let answers = self.pack(&items);
             let reference = self.referred(&answers, &indices, false);
             let activations = Activations::of(batch.activation_checkpointing, seed, part);
@@ -240,7 +193,7 @@ impl PreferenceTask {
             });
             let found = found?;
             tokens += answers.num_tokens();
-            sums.add(&found, share);
+            sums.add(found.loss, &found.metrics, share);
             self.lm.model.add(gradients);
         }
         Ok((sums, tokens))
@@ -251,8 +204,7 @@ impl PreferenceTask {
         let seed = self.recipe.run.seed.wrapping_mul(0x9E37_79B9).wrapping_add(step as u64);
         let _drawing = self.model().has_dropout().then(|| seeded(&self.device, seed));
         let (sums, tokens) = self.accumulate(seed)?;
-        let pairs = self.recipe.batch.sequences * self.recipe.batch.accumulate;
-        self.state.drawn += pairs as u64;
+        self.state.drawn += self.data.in_step() as u64;
         if !sums.loss.is_finite() {
             self.lm.model.discard();
             let not_finite = NotFinite { quantity: "loss", value: sums.loss };
@@ -314,26 +266,27 @@ impl Task for PreferenceTask {
     }
 
     fn evaluate(&mut self) -> Result<Metrics> {
-        if self.validation.is_empty() {
+        if self.data.validation.is_empty() {
             return Ok(Metrics::new());
         }
         let model = self.lm.model.released();
         let mut sums = Sums::default();
-        let all: Vec<usize> = (0..self.validation.len()).collect();
+        let all: Vec<usize> = (0..self.data.validation.len()).collect();
         for indices in all.chunks(self.recipe.batch.sequences) {
-            let items: Vec<_> = indices.iter().map(|at| &self.validation[*at]).collect();
+            let items: Vec<_> = indices.iter().map(|at| &self.data.validation[*at]).collect();
             let answers = self.pack(&items);
             let reference = self.referred(&answers, indices, true);
             let scores = answers.scores(&model, self.loss.needs_squares());
             let share = indices.len() as f64 / all.len() as f64;
             sums.add_stats(&scores.stats, share);
-            sums.add(&self.loss.over(&items, &scores, &reference)?, share);
+            let found = self.loss.over(&items, &scores, &reference)?;
+            sums.add(found.loss, &found.metrics, share);
         }
         Ok(sums.metrics())
     }
 
     fn left_out(&self) -> Vec<Omission> {
-        self.opened.iter().flat_map(LeftOut::omissions).collect()
+        self.data.left_out()
     }
 
     fn checkpoint_bytes(&self) -> u64 {
@@ -346,27 +299,15 @@ impl Task for PreferenceTask {
     }
 
     fn save(&self, dir: &Path) -> Result<()> {
-        let released = Released { recipe: &self.recipe, processor: &self.processor, vq: &self.vq };
-        self.lm.save(dir, released)?;
-        write_json(&dir.join(TRAINER_DIR).join(STATE), &self.taken)
+        self.lm.save(dir, self.data.released(&self.recipe))?;
+        self.taken.save(dir)
     }
 
     fn restore(&mut self, dir: &Path, skip: u64) -> Result<()> {
-        let state: PreferenceState = read_json(&dir.join(TRAINER_DIR).join(STATE))?;
-        for (what, then, now) in [
-            ("another tokenizer", &state.tokenizer, &self.state.tokenizer),
-            ("other pairs", &state.pairs, &self.state.pairs),
-        ] {
-            if then != now {
-                let message =
-                    format!("was trained with {what}; name them again, or choose another run.name");
-                return Err(Error::file(dir, message));
-            }
-        }
+        let state = self.state.restored(dir)?;
         self.lm.model.restore(dir)?;
         self.state = state;
-        let pairs = self.recipe.batch.sequences * self.recipe.batch.accumulate;
-        self.state.drawn += skip * pairs as u64;
+        self.state.drawn += skip * self.data.in_step() as u64;
         self.taken = self.state.clone();
         Ok(())
     }

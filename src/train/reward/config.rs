@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::model::RewardModelSource;
 use crate::error::{Error, Result};
 use crate::train::objective::policy::length::SoftOverlong;
 
@@ -39,6 +40,8 @@ pub enum RewardKind {
     WellFormed(WellFormedConfig),
     /// A penalty on long answers.
     Length(SoftOverlong),
+    /// What a reward model says.
+    Model(RewardModelSource),
     /// What a program says.
     Program(ProgramConfig),
 }
@@ -162,6 +165,7 @@ impl RewardKind {
             Self::ExactMatch(_) => "exact-match",
             Self::WellFormed(_) => "well-formed",
             Self::Length(_) => "length",
+            Self::Model(_) => "model",
             Self::Program(_) => "program",
         }
     }
@@ -169,7 +173,7 @@ impl RewardKind {
     /// What is wrong with the keys of the kind, and what is allowed.
     fn fault(&self) -> Option<String> {
         match self {
-            Self::Scene(_) | Self::WellFormed(_) => None,
+            Self::Scene(_) | Self::WellFormed(_) | Self::Model(_) => None,
             Self::ExactMatch(config) => {
                 config.field.is_empty().then(|| "field is empty; allowed: a column's name".into())
             }

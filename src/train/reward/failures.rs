@@ -35,6 +35,10 @@ pub enum FailureKind {
     Noisy,
     /// A column of the sample has a value that the reward cannot use.
     BadField,
+    /// Prompt and answer are longer than the reward model's context.
+    TooLong,
+    /// The answer ends within an image, which a reward model cannot rate.
+    Incomplete,
 }
 
 impl fmt::Display for FailureKind {
@@ -52,6 +56,8 @@ impl fmt::Display for FailureKind {
             Self::LongLine => "line too long",
             Self::Noisy => "much on stderr",
             Self::BadField => "unusable column",
+            Self::TooLong => "too long",
+            Self::Incomplete => "incomplete answer",
         })
     }
 }

@@ -10,11 +10,13 @@
 //! | `exact-match` | 1 for the right answer |
 //! | `well-formed` | 1 for output whose structure is right |
 //! | `length` | DAPO's penalty on long answers |
+//! | `model` | what a reward model says |
 //! | `program` | what a program says, which reads roll-outs as lines of JSON |
 
 mod answers;
 mod config;
 mod failures;
+mod model;
 mod process;
 mod program;
 #[cfg(all(test, unix))]
@@ -30,6 +32,7 @@ pub use config::{
     SceneConfig, SceneScore, WellFormedConfig,
 };
 pub use failures::{FailureCount, FailureKind, Failures};
+pub use model::{ModelReward, Place, RewardModelSource};
 pub use program::Program;
 pub use rollout::{Reward, Rollout};
 pub use scene::SceneReward;

@@ -87,6 +87,7 @@ fn score_prompt(program: &mut Program, prompt: &str, count: usize) -> Result<Vec
         completion,
         images: Vec::new(),
         fields: &fields,
+        ids: &[],
         tokens: 4,
         is_truncated: false,
         is_well_formed: true,

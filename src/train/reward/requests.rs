@@ -126,6 +126,7 @@ mod tests {
             completion: "<image> done",
             images: vec![&image],
             fields: &fields,
+            ids: &[],
             tokens: 12,
             is_truncated: true,
             is_well_formed: false,

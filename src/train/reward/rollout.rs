@@ -17,6 +17,8 @@ pub struct Rollout<'a> {
     pub images: Vec<&'a RgbImage>,
     /// The columns of the sample that the prompt was made of.
     pub fields: &'a Fields,
+    /// The ids of prompt and answer.
+    pub ids: &'a [u32],
     /// The length of the answer in tokens.
     pub tokens: usize,
     /// Whether the answer was cut off at the greatest length.

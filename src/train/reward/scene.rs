@@ -120,6 +120,7 @@ mod tests {
             completion: "<image>",
             images,
             fields,
+            ids: &[],
             tokens: 66,
             is_truncated: false,
             is_well_formed: true,

@@ -2,6 +2,7 @@
 
 use super::config::{RewardConfig, RewardKind};
 use super::failures::Failures;
+use super::model::{ModelReward, Place};
 use super::program::Program;
 use super::rollout::{Reward, Rollout};
 use super::scene::SceneReward;
@@ -17,16 +18,16 @@ pub struct Rewards {
 }
 
 impl Rewards {
-    /// The rewards of a recipe; programs are started.
+    /// The rewards of a recipe; programs are started, and reward models are opened in `place`.
     ///
     /// # Errors
     /// [`Error::Invalid`] if a value is out of range, two rewards have one name, or a program cannot be
     /// started.
-    pub fn open(configs: &[RewardConfig]) -> Result<Self> {
+    pub fn open(configs: &[RewardConfig], place: Option<Place<'_>>) -> Result<Self> {
         RewardConfig::validate_all(configs)?;
         let mut all = Self::default();
         for config in configs {
-            all.add(open(config)?, config.weight);
+            all.add(open(config, place)?, config.weight);
         }
         Ok(all)
     }
@@ -83,13 +84,17 @@ impl Rewards {
     }
 }
 
-fn open(config: &RewardConfig) -> Result<Box<dyn Reward>> {
+fn open(config: &RewardConfig, place: Option<Place<'_>>) -> Result<Box<dyn Reward>> {
     let name = config.name();
     Ok(match &config.kind {
         RewardKind::Scene(config) => Box::new(SceneReward::new(name, config)),
         RewardKind::ExactMatch(config) => Box::new(ExactMatch::new(name, config)),
         RewardKind::WellFormed(_) => Box::new(WellFormed::new(name)),
         RewardKind::Length(config) => Box::new(Length::new(name, config)),
+        RewardKind::Model(config) => {
+            let unplaced = || Error::invalid(format!("reward {name}: no device for its model"));
+            Box::new(ModelReward::open(name, config, place.ok_or_else(unplaced)?)?)
+        }
         RewardKind::Program(config) => Box::new(Program::open(name, config)?),
     })
 }
@@ -127,6 +132,7 @@ mod tests {
             completion: "Two.",
             images: Vec::new(),
             fields,
+            ids: &[],
             tokens: 9,
             is_truncated: false,
             is_well_formed: true,
@@ -150,7 +156,7 @@ mod tests {
             kind = 'well-formed'
             weight = 0.1";
         let recipe: Recipe = toml::from_str(recipe).unwrap();
-        let mut rewards = Rewards::open(&recipe.reward).unwrap();
+        let mut rewards = Rewards::open(&recipe.reward, None).unwrap();
         assert_eq!(rewards.names(), ["length", "vqa", "scene", "well-formed"]);
         assert_eq!(rewards.weights(), [0.5, 1.0, 1.0, 0.1]);
         let (question, broken) = (json!({"answer": "two"}), json!({"claims": 7}));
@@ -179,7 +185,7 @@ mod tests {
     fn a_program_that_cannot_be_started_is_refused_at_once() {
         let config = "kind = 'program'\ncommand = ['./no such program', '-v']";
         let config: RewardConfig = toml::from_str(config).unwrap();
-        let Err(error) = Rewards::open(&[config]) else { panic!("it cannot be started") };
+        let Err(error) = Rewards::open(&[config], None) else { panic!("it cannot be started") };
         let expected = "reward program: `./no such program -v` cannot be started: ";
         assert!(error.to_string().starts_with(expected), "{error}");
     }

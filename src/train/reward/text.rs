@@ -130,6 +130,7 @@ mod tests {
             completion,
             images: Vec::new(),
             fields,
+            ids: &[],
             tokens: completion.len(),
             is_truncated: false,
             is_well_formed: completion != "<image",

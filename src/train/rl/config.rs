@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::critic_config::CriticConfig;
 use crate::error::{Error, Result};
 use crate::generate::GenerationMode;
 use crate::recipe::at_least_one;
@@ -29,20 +30,27 @@ pub struct RlConfig {
     /// Divides the logits, above 0.
     #[serde(default = "default_one")]
     pub temperature: f64,
-    /// Strength of guidance while images are drawn; 1 is off. Answers are scored without it: the mean lead of the
-    /// sampler's log-probabilities is logged as `sampling/logp_gap`, and `policy.sampler_correction` can correct for it.
+    /// Strength of guidance while images are drawn; 1 is off.
     #[serde(default = "default_one")]
     pub guidance_scale: f64,
+    /// Whether images are scored, and learnt, under the guided distribution that they are drawn from; no gradient goes
+    /// through the hidden states without the prompt. Otherwise they are scored without guidance: the mean lead of the
+    /// sampler's log-probabilities is logged as `sampling/logp_gap`, and `policy.sampler_correction` can correct for it.
+    #[serde(default)]
+    pub scores_guided: bool,
     /// Leaves out groups whose rewards are all equal and draws further prompts in their place, at most this many
     /// rounds in all (DAPO, arXiv 2503.14476: 10); 0 keeps all groups.
     #[serde(default)]
     pub dynamic_sampling: usize,
-    /// The loss; `entropy_coef` must be 0.
+    /// The loss.
     #[serde(default)]
     pub policy: PolicyConfig,
     /// From rewards to advantages; each reward has its weight itself.
     #[serde(default)]
     pub advantage: AdvantageConfig,
+    /// A value function, whose advantages of tokens replace those of groups, which are only logged then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub critic: Option<CriticConfig>,
     /// What is rewarded.
     #[serde(default)]
     pub reward: Vec<RewardConfig>,
@@ -77,6 +85,9 @@ impl RlConfig {
             return error("guidance_scale", self.guidance_scale, "0 or more");
         }
         self.validate_policy()?;
+        if let Some(critic) = &self.critic {
+            critic.validate().map_err(Error::because("rl"))?;
+        }
         self.advantage.validate().map_err(Error::because("rl"))?;
         if !self.advantage.reward_weights.is_empty() {
             let message =
@@ -88,17 +99,15 @@ impl RlConfig {
 
     fn validate_policy(&self) -> Result<()> {
         self.policy.validate().map_err(Error::because("rl"))?;
-        if self.policy.entropy_coef != 0.0 {
-            let value = self.policy.entropy_coef;
-            let message = format!(
-                "rl.policy.entropy_coef is {value}; allowed: 0, since gradients are those of log-probabilities \
-                 only. A smaller rl.policy.top_entropy_quantile or a larger epsilon_high keep entropy up"
-            );
+        if self.scores_guided && self.guidance_scale == 1.0 {
+            let message = "rl.scores_guided needs an rl.guidance_scale other than 1";
             return Err(Error::invalid(message));
         }
-        if self.policy.sampler_correction.is_some() && self.guidance_scale == 1.0 {
-            let message = "rl.policy.sampler_correction has nothing to correct: without rl.guidance_scale answers \
-                           are scored under the distribution that they are drawn from";
+        if self.policy.sampler_correction.is_some()
+            && (self.guidance_scale == 1.0 || self.scores_guided)
+        {
+            let message = "rl.policy.sampler_correction has nothing to correct: without rl.guidance_scale, or with \
+                           rl.scores_guided, answers are scored under the distribution that they are drawn from";
             return Err(Error::invalid(message));
         }
         Ok(())

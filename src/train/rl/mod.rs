@@ -9,9 +9,13 @@
 //! Answers are a function of the weights, the seed of the run, the number of the prompt's draw and their number in
 //! the group, so that a resumed run repeats them.
 
+mod answering;
 mod config;
+mod critic;
+mod critic_config;
 mod evaluation;
 mod measures;
+mod pairs;
 mod prompts;
 mod rollouts;
 mod sampler;
@@ -21,4 +25,6 @@ mod task;
 mod update;
 
 pub use config::RlConfig;
+pub use critic_config::CriticConfig;
+pub use pairs::{LeftPrompts, RankedPair, RankedPairs};
 pub use task::RlTask;

@@ -31,7 +31,8 @@ pub(super) struct Answer {
     pub(super) text: String,
     /// What each reward gives it.
     pub(super) rewards: Vec<Option<f64>>,
-    is_well_formed: bool,
+    /// Whether its structure is right and it has an end.
+    pub(super) is_well_formed: bool,
 }
 
 /// What is needed to read answers.
@@ -56,10 +57,13 @@ impl Reader<'_> {
         let read = |(index, generated): (&usize, Generated)| self.answer(*index, generated);
         let mut answers: Vec<Answer> = indices.iter().zip(generated).map(read).collect();
         self.decode(&mut answers)?;
-        let prompts: Vec<String> = indices.iter().map(|index| self.prompt_text(*index)).collect();
+        let whole = |(index, answer): (&usize, &Answer)| {
+            (self.prompt_text(*index), [&self.prompts[*index].ids[..], &answer.ids].concat())
+        };
+        let prompts: Vec<(String, Vec<u32>)> = indices.iter().zip(&answers).map(whole).collect();
         let pairs = answers.iter().zip(&prompts);
         let rollouts: Vec<Rollout<'_>> =
-            pairs.map(|(answer, prompt)| self.rollout(answer, prompt)).collect();
+            pairs.map(|(answer, (prompt, ids))| self.rollout(answer, prompt, ids)).collect();
         let rows = rewards.score(&rollouts)?;
         answers.iter_mut().zip(rows).for_each(|(answer, row)| answer.rewards = row);
         Ok(answers)
@@ -112,12 +116,13 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn rollout<'a>(&'a self, answer: &'a Answer, prompt: &'a str) -> Rollout<'a> {
+    fn rollout<'a>(&'a self, answer: &'a Answer, prompt: &'a str, ids: &'a [u32]) -> Rollout<'a> {
         Rollout {
             prompt,
             completion: &answer.text,
             images: answer.images.iter().collect(),
             fields: &self.prompts[answer.prompt].fields,
+            ids,
             tokens: answer.ids.len(),
             is_truncated: answer.is_truncated,
             is_well_formed: answer.is_well_formed,

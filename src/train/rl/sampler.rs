@@ -10,7 +10,8 @@ use crate::generate::{
 };
 use crate::model::{CausalLm, ModelConfig};
 use crate::tokenize::{Processor, TokenSequence};
-use crate::train::answers::{Distributions, Scored, Support};
+use crate::train::answers::Scored;
+use crate::train::distributions::{Distributions, Support};
 
 /// Numbers of distributions: over image codes, over text, and over text and begin-image, where an image fits.
 pub(super) const CODES: usize = 0;
@@ -23,6 +24,17 @@ pub(super) struct Sampler {
     rules: ModalityRules,
     context: usize,
     pub(super) distributions: Distributions,
+}
+
+/// A model that answers.
+#[derive(Clone)]
+pub(super) struct Serving<'a> {
+    /// Its sizes.
+    pub(super) config: &'a ModelConfig,
+    /// The model, outside autodiff.
+    pub(super) model: CausalLm,
+    /// Where it lies.
+    pub(super) device: Device,
 }
 
 impl Sampler {
@@ -100,17 +112,17 @@ impl Sampler {
         }
     }
 
-    /// Answers to `prompts`, each with its seed, by `model`, which lies on `device`.
+    /// Answers to `prompts`, each with its seed, by the model `serving`.
     ///
     /// # Errors
     /// Those of generation.
     pub(super) fn draw(
         &self,
-        model: (&ModelConfig, CausalLm, Device),
+        serving: Serving<'_>,
         processor: &Processor,
         prompts: &[(&[u32], u64)],
     ) -> Result<Vec<Generated>> {
-        let (config, model, device) = model;
+        let Serving { config, model, device } = serving;
         let serving = ServingModel::new(config.clone(), model, device);
         let blocks = processor.blocks().clone();
         let generator = Generator::new(&serving, processor.vocabulary(), blocks)?;

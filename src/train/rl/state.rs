@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::rollouts::Answer;
+use super::rollouts::{Answer, total};
 use crate::data::Prompt;
 use crate::model::TokenStats;
 
@@ -47,13 +47,27 @@ pub(super) struct Row {
     pub(super) reference: Option<Vec<u32>>,
     /// Those that the answer was drawn with, if they differ from the policy's.
     pub(super) sampler: Option<Vec<u32>>,
+    /// The weighted sum of the rewards, if there is one.
+    #[serde(default)]
+    pub(super) reward: Option<u64>,
+    /// What the value function said before the first update, if there is one.
+    #[serde(default)]
+    pub(super) values: Option<Vec<u32>>,
+}
+
+impl Row {
+    /// The weighted sum of the rewards.
+    pub(super) fn reward(&self) -> Option<f64> {
+        self.reward.map(f64::from_bits)
+    }
 }
 
 impl Batch {
-    /// Answers to `prompts` with their advantages.
+    /// Answers to `prompts` with their advantages; rewards have the weights `weights`.
     pub(super) fn of<'a>(
         answers: impl Iterator<Item = (&'a Answer, f64)>,
         prompts: &[Prompt],
+        weights: &[f64],
     ) -> Self {
         let row = |(answer, advantage): (&Answer, f64)| {
             let prompt = &prompts[answer.prompt].ids;
@@ -62,6 +76,7 @@ impl Batch {
                 prompt_len: prompt.len(),
                 is_truncated: answer.is_truncated,
                 advantage: advantage.to_bits(),
+                reward: total(&answer.rewards, weights).map(f64::to_bits),
                 ..Row::default()
             }
         };
@@ -69,12 +84,17 @@ impl Batch {
     }
 }
 
+/// The bits of numbers that were computed in f32.
+pub(super) fn bits_of(numbers: &[f64]) -> Vec<u32> {
+    numbers.iter().map(|number| (*number as f32).to_bits()).collect()
+}
+
 /// The bits of log-probabilities.
 pub(super) fn bits(stats: &[TokenStats]) -> Vec<u32> {
     stats.iter().map(|stats| stats.log_prob.to_bits()).collect()
 }
 
-/// The log-probabilities with these bits.
+/// The numbers with these bits.
 pub(super) fn numbers(bits: &[u32]) -> Vec<f64> {
     bits.iter().map(|bits| f64::from(f32::from_bits(*bits))).collect()
 }

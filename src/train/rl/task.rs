@@ -5,39 +5,30 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::Device;
 use image::RgbImage;
-use vq_tokenizer::VqTokenizer;
+use vq_tokenizer::Codes;
 
+use super::answering::{Answering, Collected, Shown};
 use super::config::RlConfig;
-use super::evaluation::{Evaluation, names};
+use super::critic::{Critic, Lesson};
 use super::measures::{Means, of_answers};
-use super::prompts::{PromptSet, Reading};
-use super::rollouts::{Answer, Reader, teaches};
-use super::sampler::Sampler;
-use super::seeds::requests;
+use super::rollouts::Answer;
+use super::sampler::Serving;
 use super::state::{Batch, RlState};
 use super::update::Update;
-use crate::data::shards::tokenizer_digest;
-use crate::data::{DocumentData, Encoding, LeftOut};
 use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::files::{read_json, write_json};
 use crate::model::{CausalLm, ModelConfig};
 use crate::report::{Metrics, Omission, SampleText};
-use crate::tokenize::Processor;
 use crate::train::best::Better;
 use crate::train::config::LanguageRecipe;
 use crate::train::objective::policy::AdvantageConfig;
-use crate::train::order::drawn;
-use crate::train::preview::bracketed;
-use crate::train::released::{Released, TrainedLm};
-use crate::train::reward::Rewards;
+use crate::train::released::TrainedLm;
 use crate::train::task::{Stepped, Task};
 use crate::train::trained::{NotFinite, TRAINER_DIR};
 
 /// File in the [trainer directory](TRAINER_DIR).
 const STATE: &str = "state.json";
-/// Added to the run's seed for evaluations.
-const HELD_OUT: u64 = 1 << 40;
 
 /// A language model that learns from rewards.
 pub struct RlTask {
@@ -50,25 +41,15 @@ pub struct RlTask {
     lm: TrainedLm,
     /// The model before the first step, if the loss compares with it.
     reference: Option<CausalLm>,
-    processor: Processor,
-    vq: VqTokenizer,
-    sampler: Sampler,
-    rewards: Rewards,
-    training: PromptSet,
-    validation: PromptSet,
+    critic: Option<Critic>,
+    /// Whether the critic has taken a step that the policy has not.
+    is_between: bool,
+    answering: Answering,
     state: RlState,
     /// The state after the last step that was taken whole.
     taken: RlState,
     interval: Means,
-    shown: (Option<RgbImage>, Vec<SampleText>),
-}
-
-/// The answers of a step.
-struct Collected {
-    /// The groups to learn from.
-    groups: Vec<Vec<Answer>>,
-    /// Those and the ones that were left out.
-    all: Vec<Vec<Answer>>,
+    shown: Shown,
 }
 
 impl RlTask {
@@ -83,36 +64,25 @@ impl RlTask {
         quiet: bool,
     ) -> Result<Self> {
         let absent = || Error::invalid("the recipe has no [rl]");
-        let config = recipe.rl.clone().ok_or_else(absent)?;
-        let (processor, vq, digest) = recipe.tokenizer.open(device)?;
-        let tokenizer = tokenizer_digest(&processor, &digest)?;
-        let stop_ids = recipe.generation_config()?.stop_ids;
-        let context = recipe.model.max_position_embeddings;
-        let sampler = Sampler::new(&config, &processor, stop_ids, context)?;
-        let (seq_len, answer) = (recipe.batch.seq_len, sampler.longest());
-        let longest = seq_len.checked_sub(answer).filter(|longest| *longest > 0).ok_or_else(|| {
-            Error::invalid(format!(
-                "batch.seq_len is {seq_len}; an answer may have {answer} tokens, so with a prompt it must be larger"
-            ))
-        })?;
-        let cache_dir = recipe.run.path().join("codes");
-        let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: &cache_dir, quiet };
-        let open = |configs: &[DocumentData], held_out| {
-            let (seed, open_image) = (recipe.run.seed, config.draws_only());
-            let processor = &processor;
-            let reading = Reading { encoding, processor, seed, open_image, longest, held_out };
-            PromptSet::open(configs, reading)
-        };
-        let training = open(&recipe.data, None)?;
-        let validation = open(&recipe.validation, Some(recipe.run.eval_samples))?;
-        let rewards = Rewards::open(&config.reward)?;
+        let mut config = recipe.rl.clone().ok_or_else(absent)?;
+        let (answering, tokenizer) = Answering::open(&recipe, &config, device, quiet)?;
+        config.policy.max_completion_length.get_or_insert(answering.sampler.longest());
         let device = device.clone().autodiff();
-        let lm = TrainedLm::new(&recipe, processor.vocabulary().len(), &device, precision)?;
+        let num_ids = answering.processor.vocabulary().len();
+        let lm = TrainedLm::new(&recipe, num_ids, &device, precision)?;
+        if lm.model.module().has_dropout() {
+            let message = "the adapter in run.init_adapter has dropout; allowed with [rl]: none, so that the policy \
+                           is the model that answers";
+            return Err(Error::invalid(message));
+        }
+        let critic = config.critic.as_ref();
+        let critic = critic.map(|c| Critic::open(c, &recipe, num_ids, &device, precision));
+        let critic = critic.transpose()?;
         let needs_reference = config.policy.needs_reference();
         // As the policy is scored, outside autodiff: kernels may differ.
         let reference = needs_reference.then(|| lm.at_start(&recipe)).transpose()?;
         let reference = reference.map(|reference| reference.valid());
-        let reward_weights = rewards.weights().to_vec();
+        let reward_weights = answering.rewards.weights().to_vec();
         let state = RlState { tokenizer, ..RlState::default() };
         Ok(Self {
             advantage: AdvantageConfig { reward_weights, ..config.advantage.clone() },
@@ -120,12 +90,9 @@ impl RlTask {
             device,
             lm,
             reference,
-            processor,
-            vq,
-            sampler,
-            rewards,
-            training,
-            validation,
+            critic,
+            is_between: false,
+            answering,
             taken: state.clone(),
             state,
             interval: Means::default(),
@@ -151,7 +118,7 @@ impl RlTask {
 
     /// The number of prompts to train on.
     pub fn num_prompts(&self) -> usize {
-        self.training.prompts.len()
+        self.answering.training.prompts.len()
     }
 
     /// The answers that the next step learns from, as ids with the number of ids of their prompts; the state stays as
@@ -163,16 +130,8 @@ impl RlTask {
         if let Some(batch) = &self.state.batch {
             return Ok(batch.rows.iter().map(|row| (row.ids.clone(), row.prompt_len)).collect());
         }
-        let prompts = self.next_prompts(self.state.drawn, self.config.prompts_per_step);
-        let group = self.config.advantage.num_generations;
-        let (indices, requests) =
-            requests(&self.training.prompts, &prompts, group, self.recipe.run.seed);
-        let generated = self.sampler.draw(self.serving(false), &self.processor, &requests)?;
-        let whole = |(index, ids): (&usize, Vec<u32>)| {
-            let prompt = &self.training.prompts[*index].ids;
-            ([&prompt[..], &ids].concat(), prompt.len())
-        };
-        Ok(indices.iter().zip(generated.into_iter().map(|g| g.ids)).map(whole).collect())
+        let serving = serving(&self.lm, self.model().valid(), &self.device);
+        self.answering.rollouts(serving, self.state.drawn)
     }
 
     /// The prompts of the next step, each with its first answer in brackets.
@@ -180,52 +139,29 @@ impl RlTask {
     /// # Errors
     /// Those of generation.
     pub fn preview(&self) -> Result<Vec<String>> {
-        let rows = self.rollouts()?;
-        let first = rows.iter().step_by(self.config.advantage.num_generations);
-        let shown = first.map(|(ids, len)| self.sampler.document(ids, *len));
-        shown.map(|document| bracketed(&document, &self.processor)).collect()
+        self.answering.shown(&self.rollouts()?)
     }
 
-    /// Model, sizes and device for sampling: the current weights, or those that are released.
-    fn serving(&self, released: bool) -> (&ModelConfig, CausalLm, Device) {
-        let model = match released {
-            true => self.lm.model.released(),
-            false => self.model().valid(),
-        };
-        (&self.lm.config, model, self.device.clone().inner())
+    /// What answers the prompts.
+    pub(super) fn answering(&self) -> &Answering {
+        &self.answering
     }
 
-    /// The numbers of the prompts of `count` draws from `from` on, each with the number of its draw.
-    fn next_prompts(&self, from: u64, count: usize) -> Vec<(usize, u64)> {
-        let indices = drawn(self.num_prompts(), self.recipe.run.seed, from, count);
-        indices.into_iter().zip(from..).collect()
+    /// An image in pixels.
+    ///
+    /// # Errors
+    /// If its codes are not the image tokenizer's.
+    pub fn decoded(&self, codes: &Codes) -> Result<RgbImage> {
+        self.answering.decoded(codes)
     }
 
-    /// Draws prompts and answers until a step is full, or as often as `dynamic_sampling` allows.
-    fn collect(&mut self) -> Result<Collected> {
-        let group = self.config.advantage.num_generations;
-        let (wanted, rounds) = (self.config.prompts_per_step, self.config.dynamic_sampling);
-        let mut collected = Collected { groups: Vec::new(), all: Vec::new() };
-        for _ in 0..rounds.max(1) {
-            let prompts = self.next_prompts(self.state.drawn, wanted - collected.groups.len());
-            self.state.drawn += prompts.len() as u64;
-            let (indices, requests) =
-                requests(&self.training.prompts, &prompts, group, self.recipe.run.seed);
-            let generated = self.sampler.draw(self.serving(false), &self.processor, &requests)?;
-            let (processor, vq) = (&self.processor, &self.vq);
-            let reader = Reader { processor, vq, prompts: &self.training.prompts };
-            let answers = reader.answers(&indices, generated, &mut self.rewards)?;
-            for answers in answers.chunks(group) {
-                collected.all.push(answers.to_vec());
-                if rounds == 0 || teaches(answers, self.rewards.weights()) {
-                    collected.groups.push(answers.to_vec());
-                }
-            }
-            if collected.groups.len() == wanted {
-                break;
-            }
-        }
-        Ok(collected)
+    /// Answers to the next prompts.
+    ///
+    /// # Errors
+    /// Those of generation and rewards.
+    pub(super) fn collect(&mut self) -> Result<Collected> {
+        let serving = serving(&self.lm, self.model().valid(), &self.device);
+        self.answering.collect(serving, &mut self.state.drawn)
     }
 
     /// Draws answers for the next updates and logs what the rewards say of them.
@@ -234,7 +170,7 @@ impl RlTask {
         let rewards = |groups: &[Vec<Answer>]| -> Vec<Vec<Option<f64>>> {
             groups.iter().flatten().map(|answer| answer.rewards.clone()).collect()
         };
-        let names = self.rewards.names();
+        let names = self.answering.rewards.names();
         let metrics = self.advantage.advantages(&rewards(&all), &names)?.metrics;
         self.interval.extend(&metrics);
         self.interval.extend(&of_answers(&all));
@@ -246,7 +182,9 @@ impl RlTask {
             return Ok(Batch::default());
         }
         let advantages = self.advantage.advantages(&rewards(&groups), &names)?.advantages;
-        Ok(Batch::of(groups.iter().flatten().zip(advantages), &self.training.prompts))
+        let answers = groups.iter().flatten().zip(advantages);
+        let Answering { training, rewards, .. } = &self.answering;
+        Ok(Batch::of(answers, &training.prompts, rewards.weights()))
     }
 
     fn attempt(&mut self, step: usize, lr: f64) -> Result<Stepped> {
@@ -257,31 +195,72 @@ impl RlTask {
         if batch.rows.is_empty() {
             return Ok(self.without_update(0.0, 0));
         }
-        let update =
-            Update { config: &self.config, batch: &self.recipe.batch, sampler: &self.sampler };
+        let update = Update {
+            config: &self.config,
+            batch: &self.recipe.batch,
+            sampler: &self.answering.sampler,
+        };
+        let seed = self.recipe.run.seed.wrapping_mul(0x9E37_79B9).wrapping_add(step as u64);
+        let mut lesson: Option<Lesson> = None;
+        if let Some(critic) = &mut self.critic {
+            let of_step = critic.lesson(&update, &mut batch.rows)?;
+            let metrics = critic.accumulate(&update, &batch.rows, &of_step, seed)?;
+            self.interval.extend(&metrics);
+            lesson = Some(of_step);
+        }
+        let is_warming_up = self.config.critic.as_ref().is_some_and(|c| step < c.warmup_steps);
         let model = self.lm.model.module().valid();
-        let scores = update.scores(&model, self.reference.as_ref(), &mut batch.rows)?;
+        let taught = lesson.as_ref().map(|lesson| &lesson.advantages[..]);
+        let taught = taught.zip(self.config.critic.as_ref());
+        let scores = update.scores(&model, self.reference.as_ref(), &mut batch.rows, taught)?;
         drop(model);
         self.interval.extend(&scores.metrics);
         let (loss, tokens) = (scores.loss.loss, scores.num_tokens);
         if !loss.is_finite() {
-            return Ok(Stepped::skipped(NotFinite { quantity: "loss", value: loss }, tokens));
+            return Ok(self.skipped(NotFinite { quantity: "loss", value: loss }, tokens));
         }
-        if !scores.moves() {
+        let moves = scores.moves() && !is_warming_up;
+        if moves {
+            let found = update.accumulate(&mut self.lm.model, &batch.rows, &scores, seed)?;
+            self.interval.extend(&found);
+        }
+        let norm = match self.apply(moves, lr) {
+            Ok(norm) => norm,
+            Err(not_finite) => return Ok(self.skipped(not_finite, tokens)),
+        };
+        if !moves && self.critic.is_none() {
             return Ok(self.without_update(loss, tokens));
         }
-        let seed = self.recipe.run.seed.wrapping_mul(0x9E37_79B9).wrapping_add(step as u64);
-        update.accumulate(&mut self.lm.model, &batch.rows, &scores.loss, seed)?;
-        let norm = match self.lm.model.apply(lr) {
-            Ok(norm) => norm,
-            Err(not_finite) => return Ok(Stepped::skipped(not_finite, tokens)),
-        };
         batch.iteration += 1;
         if batch.iteration < self.config.num_iterations {
             self.state.batch = Some(batch);
         }
         self.state.tokens += tokens as u64;
         Ok(self.stepped(loss, norm, tokens))
+    }
+
+    /// Updates policy, if it `moves`, and value function, or neither; returns the norm of the policy's gradients.
+    fn apply(&mut self, moves: bool, lr: f64) -> std::result::Result<f64, NotFinite> {
+        if let Some(critic) = &mut self.critic {
+            if moves {
+                self.lm.model.check()?;
+            }
+            self.is_between = true;
+            let norm = critic.apply(lr).inspect_err(|_| self.is_between = false)?;
+            self.interval.add("value/grad_norm", norm);
+        }
+        let norm = if moves { self.lm.model.apply(lr) } else { Ok(0.0) };
+        self.is_between = false;
+        norm
+    }
+
+    /// A step that changed nothing because of `problem`.
+    fn skipped(&mut self, problem: NotFinite, tokens: usize) -> Stepped {
+        self.lm.model.discard();
+        if let Some(critic) = &mut self.critic {
+            critic.lm.model.discard();
+        }
+        Stepped::skipped(problem, tokens)
     }
 
     /// A step whose rewards teach nothing.
@@ -300,16 +279,11 @@ impl RlTask {
         ];
         Stepped { metrics, units: tokens, skipped: None }
     }
+}
 
-    /// One answer to every held-out prompt, with the same seeds every time.
-    fn held_out(&mut self) -> Result<Vec<Answer>> {
-        let prompts = &self.validation.prompts;
-        let all: Vec<(usize, u64)> = (0..prompts.len()).zip(HELD_OUT..).collect();
-        let (indices, requests) = requests(prompts, &all, 1, self.recipe.run.seed);
-        let generated = self.sampler.draw(self.serving(true), &self.processor, &requests)?;
-        let reader = Reader { processor: &self.processor, vq: &self.vq, prompts };
-        reader.answers(&indices, generated, &mut self.rewards)
-    }
+/// `model`, which is `lm` outside autodiff, to be sampled from; `device` is that of training.
+fn serving<'a>(lm: &'a TrainedLm, model: CausalLm, device: &Device) -> Serving<'a> {
+    Serving { config: &lm.config, model, device: device.clone().inner() }
 }
 
 impl Task for RlTask {
@@ -326,20 +300,14 @@ impl Task for RlTask {
     }
 
     fn eval_metrics(&self) -> Vec<(String, Better)> {
-        names(&self.rewards.names(), &self.validation.labels)
+        self.answering.eval_metrics()
     }
 
     fn evaluate(&mut self) -> Result<Metrics> {
-        if self.validation.prompts.is_empty() {
-            return Ok(Metrics::new());
-        }
-        let answers = self.held_out()?;
-        let (prompts, processor, vq) = (&self.validation, &self.processor, &self.vq);
-        let (names, weights) = (&self.rewards.names()[..], self.rewards.weights());
-        let evaluation = Evaluation { prompts, answers: &answers, names, weights };
-        let reader = Reader { processor, vq, prompts: &prompts.prompts };
-        self.shown = evaluation.shown(&reader, self.recipe.run.shown);
-        Ok(evaluation.metrics())
+        let serving = serving(&self.lm, self.lm.model.released(), &self.device);
+        let (metrics, shown) = self.answering.evaluate(serving, self.recipe.run.shown)?;
+        self.shown = shown;
+        Ok(metrics)
     }
 
     fn image(&mut self) -> Option<RgbImage> {
@@ -351,28 +319,28 @@ impl Task for RlTask {
     }
 
     fn left_out(&self) -> Vec<Omission> {
-        let of_validation = self.validation.left_out.iter().map(|left_out| LeftOut {
-            source: format!("validation {}", left_out.source),
-            ..left_out.clone()
-        });
-        let opened = self.training.left_out.iter().cloned().chain(of_validation);
-        let mut all: Vec<Omission> = opened.flat_map(|left_out| left_out.omissions()).collect();
-        all.extend(self.rewards.omissions());
-        all
+        self.answering.left_out()
     }
 
     fn checkpoint_bytes(&self) -> u64 {
-        self.lm.model.checkpoint_bytes()
+        let models = [Some(&self.lm), self.critic.as_ref().map(|critic| &critic.lm)];
+        models.iter().flatten().map(|lm| lm.model.checkpoint_bytes()).sum()
     }
 
     fn undo(&mut self) -> bool {
-        self.lm.model.discard();
-        self.lm.model.is_whole()
+        let critic = self.critic.as_mut().map(|critic| &mut critic.lm);
+        let models = [Some(&mut self.lm), critic];
+        models.into_iter().flatten().fold(!self.is_between, |are_whole, lm| {
+            lm.model.discard();
+            are_whole && lm.model.is_whole()
+        })
     }
 
     fn save(&self, dir: &Path) -> Result<()> {
-        let released = Released { recipe: &self.recipe, processor: &self.processor, vq: &self.vq };
-        self.lm.save(dir, released)?;
+        self.lm.save(dir, self.answering.released(&self.recipe))?;
+        if let Some(critic) = &self.critic {
+            critic.save(dir)?;
+        }
         write_json(&dir.join(TRAINER_DIR).join(STATE), &self.taken)
     }
 
@@ -384,6 +352,9 @@ impl Task for RlTask {
             return Err(Error::file(dir, message));
         }
         self.lm.model.restore(dir)?;
+        if let Some(critic) = &mut self.critic {
+            critic.lm.model.restore(dir)?;
+        }
         self.state = state;
         if skip > 0 {
             self.state.batch = None;

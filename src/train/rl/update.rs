@@ -1,15 +1,19 @@
 //! One update on answers.
 
+use burn::module::Module;
+
 use super::config::RlConfig;
+use super::critic_config::CriticConfig;
 use super::measures::by_modality;
 use super::sampler::{CODES, Sampler};
 use super::state::{Row, bits, numbers};
 use crate::error::Result;
 use crate::model::{CausalLm, TokenStats};
-use crate::train::answers::{Answers, Scored};
+use crate::train::answers::{Answers, Guidance, Scored, Slopes};
 use crate::train::config::BatchConfig;
-use crate::train::objective::policy::{Advantage, Completion, PolicyLoss};
-use crate::train::objective::{Activations, Metrics};
+use crate::train::objective::policy::value::TokenListLoss;
+use crate::train::objective::policy::{Advantage, Completion, PolicyLoss, PolicyLossType};
+use crate::train::objective::{Activations, Metrics, mean};
 use crate::train::trained::Trained;
 
 /// What an update needs besides model and answers.
@@ -26,18 +30,36 @@ pub(super) struct Scores {
     pub(super) metrics: Metrics,
     /// Ids of prompts and answers.
     pub(super) num_tokens: usize,
+    /// Whether the policy has not scored the answers yet.
+    is_foreseen: bool,
 }
 
 impl Scores {
+    /// Adds a loss over the log-probabilities of the same tokens.
+    fn add(&mut self, loss: &TokenListLoss) {
+        self.loss.loss += loss.loss;
+        for (slopes, more) in self.loss.gradient.iter_mut().zip(&loss.gradient) {
+            slopes.iter_mut().zip(more).for_each(|(slope, more)| *slope += more);
+        }
+        self.metrics.extend(loss.metrics.clone());
+    }
+
     /// Whether the loss moves any weight.
     pub(super) fn moves(&self) -> bool {
-        self.loss.gradient.iter().flatten().any(|slope| *slope != 0.0)
+        (0..self.loss.gradient.len()).any(|row| self.moves_by(row))
+    }
+
+    /// Whether answer `row` does.
+    fn moves_by(&self, row: usize) -> bool {
+        let mut all = self.loss.gradient[row].iter().chain(&self.loss.entropy_gradient[row]);
+        all.any(|slope| *slope != 0.0)
     }
 }
 
 impl Update<'_> {
     /// Scores `rows` under `model`, outside autodiff, and under `reference` if the loss needs it; what later updates on
-    /// the same rows compare with is kept in them.
+    /// the same rows compare with is kept in them. `taught` are advantages of tokens by a value function with its
+    /// settings, in place of the rows' own.
     ///
     /// # Errors
     /// None is expected of answers that were drawn.
@@ -46,8 +68,13 @@ impl Update<'_> {
         model: &CausalLm,
         reference: Option<&CausalLm>,
         rows: &mut [Row],
+        taught: Option<(&[Vec<f64>], &CriticConfig)>,
     ) -> Result<Scores> {
-        let stats = self.stats(model, rows)?;
+        let is_foreseen = self.is_foreseen(taught.is_some());
+        let stats = match is_foreseen {
+            true => self.unscored(rows)?,
+            false => self.stats(model, rows)?,
+        };
         if let Some(reference) = reference
             && rows.iter().any(|row| row.reference.is_none())
         {
@@ -59,22 +86,82 @@ impl Update<'_> {
                 row.old.get_or_insert_with(|| bits(stats));
             }
         }
-        if self.config.guidance_scale != 1.0 && rows.iter().any(|row| row.sampler.is_none()) {
-            let guided = self.guided(model, rows, &stats)?;
+        let differs = self.config.guidance_scale != 1.0 && !self.config.scores_guided;
+        if differs && rows.iter().any(|row| row.sampler.is_none()) {
+            let guided = self.stats_of(model, rows, true)?;
             rows.iter_mut().zip(&guided).for_each(|(row, stats)| row.sampler = Some(bits(stats)));
         }
-        let completions: Vec<Completion> =
+        let mut completions: Vec<Completion> =
             rows.iter().zip(&stats).map(|(row, stats)| completion(row, stats)).collect();
-        let loss = self.config.policy.loss(&completions, 0.0)?;
-        let scored = self.scored(rows)?;
-        let scored = scored.iter().map(|row| row.distributions.iter().flatten().copied().collect());
+        if is_foreseen {
+            completions.iter_mut().for_each(|completion| completion.entropies = None);
+        }
+        if let Some((advantages, _)) = taught {
+            for (completion, advantages) in completions.iter_mut().zip(advantages) {
+                completion.advantage = Advantage::Tokens(advantages.clone());
+            }
+        }
+        let loss = self.config.policy.loss(&completions, self.config.policy.entropy_coef)?;
         let mut metrics = loss.metrics.clone();
-        metrics.append(&mut by_modality(rows, &stats, &scored.collect::<Vec<Vec<usize>>>()));
+        // Without the bonus, under the name of the whole.
+        metrics.remove("policy_loss");
+        if !is_foreseen {
+            metrics.append(&mut self.measured(rows, &stats)?);
+        }
         let num_tokens = rows.iter().map(|row| row.ids.len()).sum();
-        Ok(Scores { loss, metrics, num_tokens })
+        let mut scores = Scores { loss, metrics, num_tokens, is_foreseen };
+        if let Some((_, critic)) = taught.filter(|(_, critic)| critic.value.positive_weight > 0.0) {
+            let is_correct = |row: &Row| row.reward().is_some_and(|r| r >= critic.correct_from);
+            let log_probs = completions.iter().map(|completion| &completion.log_probs[..]);
+            let graded: Vec<(&[f64], bool)> = log_probs.zip(rows.iter().map(is_correct)).collect();
+            scores.add(&critic.value.positive_loss(&graded));
+        }
+        Ok(scores)
     }
 
-    /// Adds the gradients of `loss` to the model's, `batch.sequences` answers at a time.
+    /// Whether the gradient is known before the policy scores the answers, which the backward pass does then: every
+    /// ratio is 1 and nothing else is compared with.
+    fn is_foreseen(&self, is_taught: bool) -> bool {
+        let RlConfig { policy, guidance_scale, scores_guided, num_iterations, .. } = self.config;
+        let has_lead = *guidance_scale != 1.0 && !scores_guided;
+        let of_entropies = policy.entropy_coef != 0.0 || policy.top_entropy_quantile != 1.0;
+        let compares = *num_iterations > 1 || policy.needs_reference() || has_lead;
+        // The value of these losses is not known beforehand, nor which tokens the entropy is over.
+        let is_weighted = matches!(policy.loss_type, PolicyLossType::Cispo | PolicyLossType::Vespo);
+        let is_masked = policy.mask_truncated_completions;
+        !(is_taught || of_entropies || compares || is_weighted || is_masked)
+    }
+
+    /// Statistics of answers that are not scored yet.
+    fn unscored(&self, rows: &[Row]) -> Result<Vec<Vec<TokenStats>>> {
+        let scored = self.scored(rows)?;
+        let none = |row: &Scored<'_>| {
+            vec![TokenStats::default(); row.distributions.iter().flatten().count()]
+        };
+        Ok(scored.iter().map(none).collect())
+    }
+
+    /// What the statistics of `rows` say by modality.
+    fn measured(&self, rows: &[Row], stats: &[Vec<TokenStats>]) -> Result<Metrics> {
+        let scored = self.scored(rows)?;
+        let scored = scored.iter().map(|row| row.distributions.iter().flatten().copied().collect());
+        Ok(by_modality(rows, stats, &scored.collect::<Vec<Vec<usize>>>()))
+    }
+
+    /// What the score head of `model`, outside autodiff, says before each scored token of `rows`.
+    ///
+    /// # Errors
+    /// None is expected of answers that were drawn.
+    pub(super) fn values(&self, model: &CausalLm, rows: &[Row]) -> Result<Vec<Vec<f64>>> {
+        let mut all = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(self.batch.sequences) {
+            all.extend(self.pack(&self.scored(rows)?).values(model));
+        }
+        Ok(all)
+    }
+
+    /// Adds the gradients of the loss to the model's, `batch.sequences` answers at a time; returns what is logged of
+    /// answers that were not scored before.
     ///
     /// # Errors
     /// None is expected of answers that were drawn.
@@ -82,80 +169,108 @@ impl Update<'_> {
         &self,
         model: &mut Trained<CausalLm>,
         rows: &[Row],
-        loss: &PolicyLoss,
+        scores: &Scores,
         seed: u64,
-    ) -> Result<()> {
-        let size = self.batch.sequences;
-        for (part, (rows, slopes)) in rows.chunks(size).zip(loss.gradient.chunks(size)).enumerate()
-        {
+    ) -> Result<Metrics> {
+        let (size, loss) = (self.batch.sequences, &scores.loss);
+        let released = model.module().valid();
+        let mut found = vec![Vec::new(); rows.len()];
+        for (part, first) in (0..rows.len()).step_by(size).enumerate() {
             // Most answers teach nothing when most groups are equal.
-            let moving: Vec<usize> = (0..rows.len())
-                .filter(|row| slopes[*row].iter().any(|slope| *slope != 0.0))
-                .collect();
+            let (moving, resting): (Vec<usize>, Vec<usize>) =
+                (first..rows.len().min(first + size)).partition(|row| scores.moves_by(*row));
+            if scores.is_foreseen && !resting.is_empty() {
+                let stats = self.stats(&released, &picked(rows, &resting))?;
+                resting.iter().zip(stats).for_each(|(row, stats)| found[*row] = stats);
+            }
             if moving.is_empty() {
                 continue;
             }
-            let scored = self.scored(rows)?;
-            let scored: Vec<Scored<'_>> = moving.iter().map(|row| scored[*row].clone()).collect();
-            let slopes: Vec<Vec<f64>> = moving.iter().map(|row| slopes[*row].clone()).collect();
+            let entropies = (self.config.policy.entropy_coef != 0.0)
+                .then(|| picked(&loss.entropy_gradient, &moving));
+            let slopes = Slopes { log_probs: picked(&loss.gradient, &moving), entropies };
             let activations = Activations::of(self.batch.activation_checkpointing, seed, part);
-            let gradients = self.pack(&scored).gradients_of(model.module(), activations, &slopes);
+            let rows = picked(rows, &moving);
+            let (scored, module) = (self.scored(&rows)?, model.module());
+            let scores_guided = self.config.scores_guided;
+            let guided = scores_guided.then(|| self.guided(&rows, &scored)).flatten();
+            let (gradients, stats) = match guided {
+                Some((answers, guidance)) => {
+                    let models = (module, &released);
+                    answers.guided_gradients_of(&guidance, models, activations, &slopes)
+                }
+                None => self.pack(&scored).gradients_of(module, activations, &slopes),
+            };
             model.add(gradients);
+            moving.iter().zip(stats).for_each(|(row, stats)| found[*row] = stats);
         }
-        Ok(())
+        if !scores.is_foreseen {
+            return Ok(Metrics::new());
+        }
+        let entropies = found.iter().flatten().map(|stats| f64::from(stats.entropy));
+        let entropy = mean(entropies);
+        let mut metrics = self.measured(rows, &found)?;
+        metrics.insert("entropy".to_owned(), entropy);
+        Ok(metrics)
     }
 
+    /// The statistics of the scored tokens of `rows` under the policy's distribution.
     fn stats(&self, model: &CausalLm, rows: &[Row]) -> Result<Vec<Vec<TokenStats>>> {
-        let mut all = Vec::with_capacity(rows.len());
-        for rows in rows.chunks(self.batch.sequences) {
-            all.extend(self.pack(&self.scored(rows)?).scores(model, false).stats);
-        }
-        Ok(all)
+        self.stats_of(model, rows, self.config.scores_guided)
     }
 
-    /// As the sampler scored the tokens of `rows`, which have `stats` without guidance.
-    fn guided(
+    fn stats_of(
         &self,
         model: &CausalLm,
         rows: &[Row],
-        stats: &[Vec<TokenStats>],
+        guided: bool,
     ) -> Result<Vec<Vec<TokenStats>>> {
-        let (seq_len, size) = (self.batch.seq_len, self.batch.sequences);
-        let distributions = &self.sampler.distributions;
         let mut all = Vec::with_capacity(rows.len());
-        for (rows, stats) in rows.chunks(size).zip(stats.chunks(size)) {
+        for rows in rows.chunks(self.batch.sequences) {
             let scored = self.scored(rows)?;
-            let alone = rows.iter().zip(&scored);
-            let alone = alone.flat_map(|(row, scored)| self.sampler.unprompted(&row.ids, scored));
-            let alone: Vec<_> = alone.collect();
-            let alone: Vec<Scored<'_>> = alone
-                .iter()
-                .map(|(ids, numbers)| Scored { ids, distributions: numbers.clone() })
-                .collect();
-            let mut codes = Vec::new().into_iter();
-            if !alone.is_empty() {
-                let prompted = Answers::one_by_one(&scored, seq_len, distributions);
-                let alone = Answers::one_by_one(&alone, seq_len, distributions);
-                let how = (CODES, self.config.guidance_scale);
-                codes = prompted.guided_stats(&alone, model, how).into_iter();
-            }
-            for (scored, stats) in scored.iter().zip(stats) {
-                let numbers = scored.distributions.iter().flatten();
-                let guided = numbers.zip(stats).map(|(number, plain)| match *number {
-                    CODES => codes.next().unwrap_or(*plain),
-                    _ => *plain,
-                });
-                all.push(guided.collect());
-            }
+            let scores = match guided.then(|| self.guided(rows, &scored)).flatten() {
+                Some((answers, guidance)) => answers.guided_scores(&guidance, model),
+                None => self.pack(&scored).scores(model, false),
+            };
+            all.extend(scores.stats);
         }
         Ok(all)
     }
 
-    fn scored<'r>(&self, rows: &'r [Row]) -> Result<Vec<Scored<'r>>> {
+    /// `rows` with what guidance compares them with; `None` without guidance or images.
+    fn guided<'s>(
+        &'s self,
+        rows: &[Row],
+        scored: &[Scored<'_>],
+    ) -> Option<(Answers<'s>, Guidance<'s>)> {
+        let scale = self.config.guidance_scale;
+        let alone = rows.iter().zip(scored);
+        let alone = alone.flat_map(|(row, scored)| self.sampler.unprompted(&row.ids, scored));
+        let alone: Vec<_> = alone.collect();
+        if scale == 1.0 || alone.is_empty() {
+            return None;
+        }
+        let alone: Vec<Scored<'_>> = alone
+            .iter()
+            .map(|(ids, numbers)| Scored { ids, distributions: numbers.clone() })
+            .collect();
+        let one_by_one = |scored: &[Scored<'_>]| {
+            Answers::one_by_one(scored, self.batch.seq_len, &self.sampler.distributions)
+        };
+        let guidance = Guidance { alone: one_by_one(&alone), number: CODES, scale };
+        Some((one_by_one(scored), guidance))
+    }
+
+    /// `rows` with the distributions of their scored tokens.
+    ///
+    /// # Errors
+    /// None is expected of answers that were drawn.
+    pub(super) fn scored<'r>(&self, rows: &'r [Row]) -> Result<Vec<Scored<'r>>> {
         rows.iter().map(|row| self.sampler.scored(&row.ids, row.prompt_len)).collect()
     }
 
-    fn pack(&self, scored: &[Scored<'_>]) -> Answers<'_> {
+    /// `scored` in rows.
+    pub(super) fn pack(&self, scored: &[Scored<'_>]) -> Answers<'_> {
         Answers::pack(scored, self.batch.seq_len, &self.sampler.distributions)
     }
 }
@@ -172,4 +287,9 @@ fn completion(row: &Row, stats: &[TokenStats]) -> Completion {
         advantage: Advantage::Completion(f64::from_bits(row.advantage)),
         is_truncated: row.is_truncated,
     }
+}
+
+/// Those of `items` with the numbers `at`.
+fn picked<T: Clone>(items: &[T], at: &[usize]) -> Vec<T> {
+    at.iter().map(|at| items[*at].clone()).collect()
 }

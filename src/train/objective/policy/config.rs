@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 /// The greatest weight of `cispo` where `epsilon_high` is unset (arXiv 2510.13786; TRL would take `epsilon`).
 const CISPO_MAX_RATIO: f64 = 5.0;
 
+/// The greatest length of a completion where none is set, as in TRL.
+const MAX_COMPLETION_LENGTH: usize = 512;
+
 /// The loss over completions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -41,8 +44,10 @@ pub struct PolicyConfig {
     pub vespo_k_neg: f64,
     /// `l` of `vespo` for negative advantages.
     pub vespo_lambda_neg: f64,
-    /// The most tokens of a completion, by which `dr_grpo` divides.
-    pub max_completion_length: usize,
+    /// The most tokens of a completion, by which `dr_grpo` divides; in `[rl]` the greatest length of an answer if
+    /// absent, elsewhere 512.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_completion_length: Option<usize>,
     /// Leaves out the tokens of completions that were cut off; their rewards still count in their group.
     pub mask_truncated_completions: bool,
     /// Share of the tokens, those of the greatest entropy, that the policy's part of the loss counts
@@ -73,7 +78,7 @@ impl Default for PolicyConfig {
             vespo_lambda_pos: 3.0,
             vespo_k_neg: 3.0,
             vespo_lambda_neg: 2.0,
-            max_completion_length: 512,
+            max_completion_length: None,
             mask_truncated_completions: false,
             top_entropy_quantile: 1.0,
             entropy_coef: 0.0,
@@ -140,12 +145,17 @@ impl PolicyConfig {
         let above_0 = [
             ("sapo_temperature_pos", self.sapo_temperature_pos),
             ("sapo_temperature_neg", self.sapo_temperature_neg),
-            ("max_completion_length", self.max_completion_length as f64),
+            ("max_completion_length", self.longest()),
         ];
         match above_0.iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
             Some((key, value)) => error(key, *value, "above 0"),
             None => Ok(()),
         }
+    }
+
+    /// The most tokens of a completion.
+    pub(super) fn longest(&self) -> f64 {
+        self.max_completion_length.unwrap_or(MAX_COMPLETION_LENGTH) as f64
     }
 
     /// The upper bound of ratios above 1, or of `cispo`'s weights.

@@ -47,7 +47,7 @@ impl PolicyConfig {
         match self.loss_type {
             PolicyLossType::Grpo | PolicyLossType::Sapo => 1.0 / (rows * len),
             PolicyLossType::Luspo => 1.0 / rows,
-            PolicyLossType::DrGrpo => 1.0 / (rows * self.max_completion_length as f64),
+            PolicyLossType::DrGrpo => 1.0 / (rows * self.longest()),
             PolicyLossType::Bnpo
             | PolicyLossType::Dapo
             | PolicyLossType::Cispo

@@ -88,7 +88,7 @@ fn plain(c: &PolicyConfig, rows: &[Completion], values: &[f64]) -> f64 {
         total += match c.loss_type {
             PolicyLossType::Grpo | PolicyLossType::Sapo => sum / len as f64 / count,
             PolicyLossType::Luspo => sum / count,
-            PolicyLossType::DrGrpo => sum / count / c.max_completion_length as f64,
+            PolicyLossType::DrGrpo => sum / count / c.longest(),
             _ => sum / tokens,
         };
         first += len;
@@ -117,7 +117,7 @@ fn every_loss_and_gradient_is_that_of_a_plain_computation() {
                     importance_sampling_level,
                     beta,
                     use_bias_correction_kl,
-                    max_completion_length: 9,
+                    max_completion_length: Some(9),
                     ..with(loss_type)
                 };
                 assert_plain(&config, &completions(1));
