@@ -294,6 +294,14 @@ fn a_reward_that_fails_is_counted_or_ends_the_run() {
         "{told:?}"
     );
 
+    let saved = dir.path().join("saved");
+    std::fs::create_dir_all(saved.join("trainer")).unwrap();
+    going_on.save(&saved).unwrap();
+    let mut resumed = new(&recipe).unwrap();
+    resumed.restore(&saved, 0).unwrap();
+    let again: Vec<String> = resumed.left_out().iter().map(ToString::to_string).collect();
+    assert_eq!(again, told, "a resumed run counts on");
+
     let stop = program(dir.path(), script, ", on_failure='stop'");
     let settings = [&stop, "validation=[]", "run.checkpoint_every=1"];
     let recipe = recipe_in(dir.path(), "stop", &settings).unwrap();

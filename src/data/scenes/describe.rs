@@ -48,6 +48,24 @@ impl Kind {
             && self.shape.is_none_or(|shape| shape == object.shape)
     }
 
+    /// The number of required attributes.
+    pub fn num_attributes(&self) -> usize {
+        [self.size.is_some(), self.color.is_some(), self.shape.is_some()]
+            .iter()
+            .filter(|is_required| **is_required)
+            .count()
+    }
+
+    /// How many of the required attributes `object` has, and how many there are.
+    pub fn agreement(&self, object: &Object) -> (usize, usize) {
+        let attributes = [
+            self.size.map(|size| size == object.size),
+            self.color.map(|color| color == object.color),
+            self.shape.map(|shape| shape == object.shape),
+        ];
+        (attributes.iter().filter(|holds| **holds == Some(true)).count(), self.num_attributes())
+    }
+
     /// The number of `objects` that match.
     pub fn count(&self, objects: &[Object]) -> usize {
         objects.iter().filter(|object| self.matches(object)).count()

@@ -69,6 +69,8 @@ pub enum SceneScore {
     All,
     /// The share of them that hold.
     Fraction,
+    /// The mean of how far each holds, by attributes: a red square for a red circle is worth half.
+    Attributes,
 }
 
 /// Keys of the kind `exact-match`.

@@ -87,6 +87,16 @@ impl Failures {
         entry.last = message.into();
     }
 
+    /// Adds those that came after these.
+    pub fn extend(&mut self, later: &Self) {
+        for (kind, entry) in &later.0 {
+            let sum = self.0.entry(*kind).or_default();
+            sum.count += entry.count;
+            sum.rollouts += entry.rollouts;
+            sum.last.clone_from(&entry.last);
+        }
+    }
+
     /// Whether nothing has failed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -155,6 +165,13 @@ mod tests {
         failures.add(FailureKind::Crashed, 5, "second");
         failures.add(FailureKind::Noisy, 0, "loud");
         assert_eq!((failures.total(), failures.count(FailureKind::Crashed)), (3, 2));
+        let mut earlier = Failures::default();
+        earlier.add(FailureKind::Crashed, 3, "first");
+        let mut later = Failures::default();
+        later.add(FailureKind::Crashed, 5, "second");
+        later.add(FailureKind::Noisy, 0, "loud");
+        earlier.extend(&later);
+        assert_eq!(earlier, failures);
         let lines: Vec<String> =
             failures.omissions("judge").iter().map(ToString::to_string).collect();
         assert_eq!(

@@ -67,12 +67,15 @@ impl SceneReward {
         let [image] = rollout.images[..] else { return 0.0 };
         let found = self.detector.detect(image);
         let number = demand.objects.map(|objects| objects == found.len());
-        let held = demand.claims.iter().map(|claim| claim.satisfied(&found)).chain(number);
-        let held: Vec<bool> = held.collect();
-        let num_held = held.iter().filter(|held| **held).count();
+        let number = number.map(|holds| f64::from(u8::from(holds)));
+        let shares = demand.claims.iter().map(|claim| claim.satisfied_share(&found)).chain(number);
+        let shares: Vec<f64> = shares.collect();
+        let num_held = shares.iter().filter(|share| **share == 1.0).count();
+        let count = shares.len() as f64;
         match self.config.score {
-            SceneScore::All => f64::from(u8::from(num_held == held.len())),
-            SceneScore::Fraction => num_held as f64 / held.len() as f64,
+            SceneScore::All => f64::from(u8::from(num_held == shares.len())),
+            SceneScore::Fraction => num_held as f64 / count,
+            SceneScore::Attributes => shares.iter().sum::<f64>() / count,
         }
     }
 }
@@ -135,7 +138,7 @@ mod tests {
     #[test]
     fn the_picture_of_a_caption_has_the_full_reward_and_an_empty_one_has_none() {
         let set = scenes();
-        for score_of in [SceneScore::All, SceneScore::Fraction] {
+        for score_of in [SceneScore::All, SceneScore::Fraction, SceneScore::Attributes] {
             let mut reward = reward(score_of, true);
             for index in 0..40 {
                 let (fields, picture) = (set.columns(index), render(&set.scene(index), 64));
@@ -169,6 +172,7 @@ mod tests {
         };
         assert_eq!(of(SceneScore::Fraction, false, &both), Some(0.5));
         assert_eq!(of(SceneScore::Fraction, true, &both), Some(2.0 / 3.0));
+        assert_eq!(of(SceneScore::Attributes, false, &both), Some(0.75), "the colour is right");
         assert_eq!(of(SceneScore::All, false, &both), Some(0.0));
         let more = fields(json!([has(json!(shape))]), 2);
         assert_eq!(of(SceneScore::All, false, &more), Some(1.0));

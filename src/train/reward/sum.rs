@@ -1,5 +1,7 @@
 //! All rewards of a recipe.
 
+use std::collections::BTreeMap;
+
 use super::config::{RewardConfig, RewardKind};
 use super::failures::Failures;
 use super::model::{ModelReward, Place};
@@ -15,6 +17,8 @@ use crate::report::Omission;
 pub struct Rewards {
     rewards: Vec<Box<dyn Reward>>,
     weights: Vec<f64>,
+    /// What went wrong before a run was stopped, by reward.
+    earlier: BTreeMap<String, Failures>,
 }
 
 impl Rewards {
@@ -72,10 +76,21 @@ impl Rewards {
         Ok(rows)
     }
 
-    /// What has gone wrong so far, for each reward with failures.
-    pub fn failures(&self) -> Vec<(&str, Failures)> {
-        let all = self.rewards.iter().map(|reward| (reward.name(), reward.failures()));
-        all.filter(|(_, failures)| !failures.is_empty()).collect()
+    /// Goes on with what [`failures`](Self::failures) returned before a run was stopped.
+    pub fn resume(&mut self, earlier: BTreeMap<String, Failures>) {
+        self.earlier = earlier;
+    }
+
+    /// What has gone wrong so far, by reward, of those with failures.
+    pub fn failures(&self) -> BTreeMap<String, Failures> {
+        let mut all = self.earlier.clone();
+        for reward in &self.rewards {
+            let later = reward.failures();
+            if !later.is_empty() {
+                all.entry(reward.name().to_owned()).or_default().extend(&later);
+            }
+        }
+        all
     }
 
     /// A line for each reward and kind of failure, for the report of the run.

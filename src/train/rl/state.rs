@@ -1,10 +1,13 @@
 //! What a checkpoint holds besides weights and optimizer state.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::rollouts::{Answer, total};
 use crate::data::Prompt;
 use crate::model::TokenStats;
+use crate::train::reward::Failures;
 
 /// The progress of a run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -17,6 +20,9 @@ pub(super) struct RlState {
     pub(super) without_signal: u64,
     /// Digest of both tokenizers.
     pub(super) tokenizer: String,
+    /// What has gone wrong with rewards, by their names.
+    #[serde(default)]
+    pub(super) failures: BTreeMap<String, Failures>,
     /// The answers that the next update is on; `None` if new ones are to be drawn.
     pub(super) batch: Option<Batch>,
 }

@@ -291,6 +291,7 @@ impl Task for RlTask {
 
     fn step(&mut self, step: usize, lr: f64) -> Result<Stepped> {
         let stepped = self.attempt(step, lr)?;
+        self.state.failures = self.answering.rewards.failures();
         self.taken = self.state.clone();
         Ok(stepped)
     }
@@ -356,6 +357,7 @@ impl Task for RlTask {
             critic.lm.model.restore(dir)?;
         }
         self.state = state;
+        self.answering.rewards.resume(self.state.failures.clone());
         if skip > 0 {
             self.state.batch = None;
             self.state.drawn += skip * self.config.prompts_per_step as u64;
