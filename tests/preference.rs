@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::common::{cpu, tiny_checkpoint};
 use crate::train::{in_dir, newest, train};
 
-const RECIPE: &str = r#"
+pub const RECIPE: &str = r#"
 [run]
 name = "preference"
 seed = 5
@@ -37,7 +37,7 @@ seq_len = 96
 accumulate = 2
 "#;
 
-const ADAPTER: [&str; 2] = ["adapter.r=4", "adapter.lora_alpha=16"];
+pub const ADAPTER: [&str; 2] = ["adapter.r=4", "adapter.lora_alpha=16"];
 
 /// A directory with a base, and pairs of texts and of images.
 pub fn with_pairs() -> TempDir {
@@ -66,8 +66,18 @@ pub fn with_pairs() -> TempDir {
 }
 
 fn recipe_in(dir: &Path, name: &str, settings: &[&str]) -> calumma::Result<LanguageRecipe> {
+    recipe_of(RECIPE, dir, name, settings)
+}
+
+/// The recipe `recipe` on the pairs and the base in `dir`.
+pub fn recipe_of(
+    recipe: &str,
+    dir: &Path,
+    name: &str,
+    settings: &[&str],
+) -> calumma::Result<LanguageRecipe> {
     let text = |path: PathBuf| path.to_str().unwrap().to_owned();
-    let recipe = RECIPE.replace("pairs.jsonl", &text(dir.join("pairs.jsonl")));
+    let recipe = recipe.replace("pairs.jsonl", &text(dir.join("pairs.jsonl")));
     let path = dir.join("recipe.toml");
     std::fs::write(&path, recipe).unwrap();
     let mut overrides = in_dir(dir, name);

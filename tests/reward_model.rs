@@ -8,57 +8,25 @@ use calumma::checkpoint::{Checkpoint, Conversion, Layout};
 use calumma::data::{AnswerLayout, PreferenceRow};
 use calumma::device::Precision;
 use calumma::generate::ServingModel;
-use calumma::recipe::read_recipe;
-use calumma::train::preference::RewardModelTask;
+use calumma::train::preference::PreferenceTask;
 use calumma::train::{LanguageRecipe, Task};
 use serde_json::json;
 
 use crate::cli::calumma_in;
 use crate::common::cpu;
-use crate::preference::with_pairs;
-use crate::train::{in_dir, newest, train};
-
-const RECIPE: &str = r#"
-[run]
-name = "reward"
-seed = 5
-steps = 10
-checkpoint_every = 100
-eval_samples = 4
-[[data]]
-path = "pairs.jsonl"
-templates = ["{prompt}<answer>{answer}"]
-[[validation]]
-path = "pairs.jsonl"
-templates = ["{prompt}<answer>{answer}"]
-[reward_model]
-center_rewards_coefficient = 0.01
-[optimizer]
-lr = 1e-2
-weight_decay = 0.0
-[batch]
-sequences = 2
-seq_len = 96
-accumulate = 2
-"#;
-
-const ADAPTER: [&str; 2] = ["adapter.r=4", "adapter.lora_alpha=16"];
+use crate::preference::{ADAPTER, RECIPE, recipe_of, with_pairs};
+use crate::train::{newest, train};
 
 /// A recipe on the pairs and the base in `dir`.
 fn recipe_in(dir: &Path, name: &str, settings: &[&str]) -> calumma::Result<LanguageRecipe> {
-    let text = |path: PathBuf| path.to_str().unwrap().to_owned();
-    let recipe = RECIPE.replace("pairs.jsonl", &text(dir.join("pairs.jsonl")));
-    let path = dir.join("reward.toml");
-    std::fs::write(&path, recipe).unwrap();
-    let mut overrides = in_dir(dir, name);
-    overrides.push(format!("run.init={:?}", text(dir.join("base"))));
-    overrides.extend(settings.iter().map(|set| (*set).to_owned()));
-    read_recipe(&path, &overrides)
+    let section = "[reward_model]\ncenter_rewards_coefficient = 0.01";
+    let recipe = RECIPE.replace("[preference]\nbeta = 0.5", section);
+    recipe_of(&recipe, dir, name, &[&["run.steps=10"], settings].concat())
 }
 
-fn task(dir: &Path, name: &str, settings: &[&str]) -> RewardModelTask {
+fn task(dir: &Path, name: &str, settings: &[&str]) -> PreferenceTask {
     let recipe = recipe_in(dir, name, settings).unwrap();
-    RewardModelTask::new(recipe, &cpu(), Precision::F32, true).unwrap()
+    PreferenceTask::new(recipe, &cpu(), Precision::F32, true).unwrap()
 }
 
 /// A checkpoint of a reward model that was trained on two pairs with the base in `dir`.
@@ -232,7 +200,7 @@ fn an_adapter_without_a_head_is_no_beginning() {
     assert!(config.contains("\"modules_to_save\": null"), "{config}");
     std::fs::write(plain.join("adapter_config.json"), config).unwrap();
     let recipe = recipe_in(dir.path(), "refused", &[&on(&plain)]).unwrap();
-    let made = RewardModelTask::new(recipe, &cpu(), Precision::F32, true);
+    let made = PreferenceTask::new(recipe, &cpu(), Precision::F32, true);
     let Err(error) = made else { panic!("it has no head") };
     let message = error.to_string();
     assert!(message.contains("score"), "{message}");
@@ -249,7 +217,7 @@ fn settings_and_data_that_do_not_fit_are_refused() {
         ("data=[{ path = 'x' }]", "token shards hold no pairs"),
     ] {
         let made = recipe_in(dir.path(), "refused", &[set])
-            .and_then(|recipe| RewardModelTask::new(recipe, &cpu(), Precision::F32, true));
+            .and_then(|recipe| PreferenceTask::new(recipe, &cpu(), Precision::F32, true));
         let Err(error) = made else { panic!("{set} is accepted") };
         assert!(error.to_string().contains(words), "{set}: {error}");
     }

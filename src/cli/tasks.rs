@@ -5,7 +5,7 @@ use calumma::Result;
 use calumma::data::SourceReport;
 use calumma::data::pack::PackReport;
 use calumma::model::{CausalLm, ModelConfig};
-use calumma::train::preference::{PreferenceTask, RewardModelTask};
+use calumma::train::preference::PreferenceTask;
 use calumma::train::rl::RlTask;
 use calumma::train::{LanguageRecipe, LanguageTask, Task};
 
@@ -61,8 +61,6 @@ pub fn on_task(
     let (owned, precision, quiet) = (recipe.clone(), session.precision(), session.quiet());
     if recipe.compares_answers() {
         on.run(|| PreferenceTask::new(owned, device, precision, quiet))
-    } else if recipe.reward_model.is_some() {
-        on.run(|| RewardModelTask::new(owned, device, precision, quiet))
     } else if recipe.rl.is_some() {
         on.run(|| RlTask::new(owned, device, precision, quiet))
     } else {
@@ -105,14 +103,6 @@ impl LmTask for PreferenceTask {
 
     fn items(&self) -> Option<(usize, &'static str)> {
         Some((self.num_pairs(), "rows of compared answers"))
-    }
-}
-
-impl LmTask for RewardModelTask {
-    described!();
-
-    fn items(&self) -> Option<(usize, &'static str)> {
-        Some((self.num_pairs(), "pairs of answers"))
     }
 }
 

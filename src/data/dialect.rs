@@ -64,14 +64,7 @@ pub(super) fn conversation(fields: &Fields) -> Checked<Conversation> {
 /// `whole`. A row that has `messages` stays as it is, and so does one without any conversation. The error is the
 /// message.
 pub(super) fn add_messages(fields: &mut Fields, whole: bool) -> Checked<()> {
-    let has = |names: &[&str]| {
-        names.iter().any(|name| fields.get(*name).is_some_and(|value| !value.is_null()))
-    };
-    let is_one = has(&["conversations"]) || has(&PROMPTS) && has(&ANSWERS);
-    if !has(&["messages"]) && !is_one || has(&["messages"]) && !has(&SYSTEMS) {
-        return Ok(());
-    }
-    let Conversation { mut messages, prompt } = conversation(fields)?;
+    let Some(Conversation { mut messages, prompt }) = unwritten(fields)? else { return Ok(()) };
     for message in messages.iter_mut().take(prompt.unwrap_or(0)) {
         if !whole && let Some(message) = message.as_object_mut() {
             message.insert("loss".to_owned(), false.into());
@@ -81,9 +74,21 @@ pub(super) fn add_messages(fields: &mut Fields, whole: bool) -> Checked<()> {
     Ok(())
 }
 
+/// The conversation in `fields` if it has to be written as messages.
+fn unwritten(fields: &Fields) -> Checked<Option<Conversation>> {
+    let has = |names: &[&str]| {
+        names.iter().any(|name| fields.get(*name).is_some_and(|value| !value.is_null()))
+    };
+    let is_needed = match has(&["messages"]) {
+        true => has(&SYSTEMS),
+        false => has(&["conversations"]) || has(&PROMPTS) && has(&ANSWERS),
+    };
+    is_needed.then(|| conversation(fields)).transpose()
+}
+
 /// Why a conversation in `fields` cannot be read, also after [`add_messages`].
 pub(super) fn unreadable(fields: &Fields) -> Option<String> {
-    add_messages(&mut fields.clone(), true).err()
+    unwritten(fields).err()
 }
 
 /// The message of a turn with `from` and `value`, or with `role` and `content`, at index `at`.

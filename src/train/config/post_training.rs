@@ -28,7 +28,7 @@ impl LanguageRecipe {
 
     /// Whether the run learns from comparisons of answers.
     pub fn compares_answers(&self) -> bool {
-        self.preference.is_some() || self.kto.is_some()
+        self.preference.is_some() || self.kto.is_some() || self.reward_model.is_some()
     }
 
     /// Checks that at most one section replaces next-token training, with what it does not read.
@@ -55,7 +55,7 @@ impl LanguageRecipe {
 
     fn validate_preference(&self) -> Result<()> {
         let refused = |message: &str| Err(Error::invalid(message));
-        if !self.compares_answers() {
+        if self.preference.is_none() && self.kto.is_none() {
             return match self.reference == ReferenceConfig::default() {
                 true => Ok(()),
                 false => refused("[reference] needs [preference] or [kto]"),

@@ -56,14 +56,6 @@ pub struct RewardModelLoss {
     pub metrics: Metrics,
 }
 
-impl RewardModelLoss {
-    /// The derivatives by answer, first the chosen one of each pair, multiplied by `share`.
-    pub fn slopes(&self, share: f64) -> Vec<Vec<f64>> {
-        let both = self.gradient.iter().flat_map(|pair| [pair.chosen, pair.rejected]);
-        both.map(|slope| vec![share * slope]).collect()
-    }
-}
-
 impl RewardModelConfig {
     /// Checks the range.
     ///

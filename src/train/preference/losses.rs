@@ -14,6 +14,7 @@ use crate::train::objective::preference::{
     Answer, LabelledAnswer, MismatchedAnswer, Pair, PreferenceConfig, Reference, UnpairedConfig,
     mismatched_answer,
 };
+use crate::train::objective::reward_model::RewardModelConfig;
 
 /// The loss of a run.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub(super) enum Losses {
     Pairs(PreferenceConfig),
     /// Over answers with a verdict.
     Unpaired(UnpairedConfig),
+    /// Over the scores that a reward model gives pairs.
+    Scores(RewardModelConfig),
 }
 
 /// What a loss returned.
@@ -41,16 +44,19 @@ impl Losses {
     /// # Errors
     /// [`Error::Invalid`] if it has none.
     pub(super) fn of(recipe: &LanguageRecipe) -> Result<Self> {
-        match (&recipe.preference, &recipe.kto) {
-            (Some(pairs), _) => Ok(Self::Pairs(pairs.clone())),
-            (None, Some(unpaired)) => Ok(Self::Unpaired(unpaired.clone())),
-            (None, None) => Err(Error::invalid("the recipe has neither [preference] nor [kto]")),
+        match (&recipe.preference, &recipe.kto, &recipe.reward_model) {
+            (Some(pairs), ..) => Ok(Self::Pairs(pairs.clone())),
+            (_, Some(unpaired), _) => Ok(Self::Unpaired(unpaired.clone())),
+            (.., Some(scores)) => Ok(Self::Scores(scores.clone())),
+            (None, None, None) => {
+                Err(Error::invalid("the recipe has none of [preference], [kto] and [reward_model]"))
+            }
         }
     }
 
     /// Whether rows are pairs.
     pub(super) fn is_paired(&self) -> bool {
-        matches!(self, Self::Pairs(_))
+        !matches!(self, Self::Unpaired(_))
     }
 
     /// Whether the reference has to score the answers.
@@ -58,6 +64,15 @@ impl Losses {
         match self {
             Self::Pairs(pairs) => pairs.needs_reference(),
             Self::Unpaired(_) => true,
+            Self::Scores(_) => false,
+        }
+    }
+
+    /// The settings of a reward model's loss, if it is that.
+    pub(super) fn of_scores(&self) -> Option<&RewardModelConfig> {
+        match self {
+            Self::Scores(config) => Some(config),
+            _ => None,
         }
     }
 
@@ -71,6 +86,7 @@ impl Losses {
         match self {
             Self::Pairs(pairs) => pairs.beta,
             Self::Unpaired(unpaired) => unpaired.beta,
+            Self::Scores(_) => 1.0,
         }
     }
 
@@ -109,7 +125,7 @@ impl Losses {
     /// The loss over `items`, whose [`documents`](Self::documents) have these scores.
     ///
     /// # Errors
-    /// Those of the loss.
+    /// Those of the loss; [`Error::Invalid`] if it is a reward model's.
     pub(super) fn over(
         &self,
         items: &[&Comparison],
@@ -119,6 +135,7 @@ impl Losses {
         match self {
             Self::Pairs(config) => over_pairs(config, scores, reference),
             Self::Unpaired(config) => over_answers(config, items, scores, reference),
+            Self::Scores(_) => Err(Error::invalid("a reward model's loss is over its scores")),
         }
     }
 }

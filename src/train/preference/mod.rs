@@ -18,5 +18,4 @@ mod sums;
 mod task;
 
 pub use config::{ImageLogProbs, ReferenceConfig};
-pub use reward_model::RewardModelTask;
 pub use task::PreferenceTask;

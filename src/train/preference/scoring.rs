@@ -62,6 +62,12 @@ impl Scoring {
         Answers::pack(&scored, seq_len, &self.distributions)
     }
 
+    /// Packs `documents` for the values at their last tokens, in rows of at most `seq_len` tokens.
+    pub(super) fn pack_last(&self, documents: &[&TokenSequence], seq_len: usize) -> Answers<'_> {
+        let ids: Vec<&[u32]> = documents.iter().map(|document| &document.ids[..]).collect();
+        Answers::of_last_tokens(&ids, seq_len, &self.distributions)
+    }
+
     fn scored<'a>(&self, document: &'a TokenSequence) -> Scored<'a> {
         let number = |id: &u32| match self.classes[*id as usize] {
             TokenClass::Image if self.has_codes() => CODES,

@@ -73,6 +73,11 @@ pub(super) fn eval_metrics() -> Vec<(String, Better)> {
         "log_odds_ratio",
         "log_odds_chosen",
         "mean_token_accuracy",
+        "accuracy",
+        "margin",
+        "min_reward",
+        "mean_reward",
+        "max_reward",
     ];
     let named = |names: &[&str], better| -> Vec<(String, Better)> {
         names.iter().map(|name| ((*name).to_owned(), better)).collect()

@@ -10,6 +10,7 @@ use super::comparisons::{self, Comparison};
 use super::data::Data;
 use super::losses::Losses;
 use super::reference::{Place, Reference};
+use super::reward_model::over_scores;
 use super::state::PreferenceState;
 use super::sums::{Sums, eval_metrics, slopes};
 use crate::checkpoint::Manifest;
@@ -31,7 +32,7 @@ use crate::train::trained::NotFinite;
 /// The mean log-ratio of chosen answers below which their probability counts as fallen, in nats.
 const FALLEN: f64 = -1.0;
 
-/// A language model that learns from pairs of answers.
+/// A language model that learns from compared answers, or a reward model that learns to compare them.
 pub struct PreferenceTask {
     recipe: LanguageRecipe,
     loss: Losses,
@@ -52,7 +53,8 @@ impl PreferenceTask {
     /// Opens tokenizers, pairs and model on `device`; with `reference.precompute` the reference scores all pairs here.
     ///
     /// # Errors
-    /// Those of the files that the recipe names; [`Error::Invalid`] if it has neither `[preference]` nor `[kto]`.
+    /// Those of the files that the recipe names; [`Error::Invalid`] if it has none of `[preference]`, `[kto]` and
+    /// `[reward_model]`.
     pub fn new(
         recipe: LanguageRecipe,
         device: &Device,
@@ -60,7 +62,9 @@ impl PreferenceTask {
         quiet: bool,
     ) -> Result<Self> {
         let loss = Losses::of(&recipe)?;
-        let rows = (loss.is_paired(), recipe.batch.seq_len);
+        // A token follows the last one of a document, which a reward model rates.
+        let longest = recipe.batch.seq_len - usize::from(loss.of_scores().is_some());
+        let rows = (loss.is_paired(), longest);
         let (data, state) = Data::open(&recipe, device, rows, quiet)?;
         let device = device.clone().autodiff();
         let lm = TrainedLm::new(&recipe, data.processor.vocabulary().len(), &device, precision)?;
@@ -171,7 +175,10 @@ impl PreferenceTask {
         let seq_len = self.recipe.batch.seq_len;
         let documents = self.loss.documents(items, seq_len);
         let documents: Vec<&TokenSequence> = documents.iter().map(AsRef::as_ref).collect();
-        self.data.scoring.pack(&documents, seq_len)
+        match self.loss.of_scores() {
+            Some(_) => self.data.scoring.pack_last(&documents, seq_len),
+            None => self.data.scoring.pack(&documents, seq_len),
+        }
     }
 
     /// Adds the gradients of the next step's micro-batches to the model's.
@@ -186,11 +193,18 @@ impl PreferenceTask {
             let reference = self.referred(&answers, &indices, false);
             let activations = Activations::of(batch.activation_checkpointing, seed, part);
             let (model, squares) = (self.model(), self.loss.needs_squares());
-            let (gradients, found) = answers.gradients(model, activations, squares, |scores| {
-                sums.add_stats(&scores.stats, share);
-                let found = self.loss.over(&items, scores, &reference);
-                (slopes(found.as_ref().ok(), scores.stats.len(), share), found)
-            });
+            let documents = answers.len();
+            let (gradients, found) = match self.loss.of_scores() {
+                Some(loss) => answers.value_gradients(model, activations, |values| {
+                    let found = over_scores(loss, &items, values);
+                    (slopes(found.as_ref().ok(), documents, share), found)
+                }),
+                None => answers.gradients(model, activations, squares, |scores| {
+                    sums.add_stats(&scores.stats, share);
+                    let found = self.loss.over(&items, scores, &reference);
+                    (slopes(found.as_ref().ok(), documents, share), found)
+                }),
+            };
             let found = found?;
             tokens += answers.num_tokens();
             sums.add(found.loss, &found.metrics, share);
@@ -276,10 +290,15 @@ impl Task for PreferenceTask {
             let items: Vec<_> = indices.iter().map(|at| &self.data.validation[*at]).collect();
             let answers = self.pack(&items);
             let reference = self.referred(&answers, indices, true);
-            let scores = answers.scores(&model, self.loss.needs_squares());
             let share = indices.len() as f64 / all.len() as f64;
-            sums.add_stats(&scores.stats, share);
-            let found = self.loss.over(&items, &scores, &reference)?;
+            let found = match self.loss.of_scores() {
+                Some(loss) => over_scores(loss, &items, &answers.values(&model))?,
+                None => {
+                    let scores = answers.scores(&model, self.loss.needs_squares());
+                    sums.add_stats(&scores.stats, share);
+                    self.loss.over(&items, &scores, &reference)?
+                }
+            };
             sums.add(found.loss, &found.metrics, share);
         }
         Ok(sums.metrics())
