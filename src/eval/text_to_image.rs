@@ -31,7 +31,8 @@ pub struct Prompt {
 }
 
 /// One prompt for each of the first `limit` scenes of `config`. Of a scene's captions, the one
-/// whose category has the fewest prompts so far is taken, which balances the categories.
+/// whose category has the fewest prompts so far is taken, which balances the categories; with a category in `config`
+/// the caption of that one.
 ///
 /// # Errors
 /// If a value of `config` is out of range, or there is no scene.
@@ -44,7 +45,8 @@ pub fn prompts(config: &ScenesConfig, limit: Option<usize>) -> Result<Vec<Prompt
     let mut counts = [0; Category::ALL.len()];
     let prompt = |index| {
         let (captions, _) = scenes.captions(index);
-        let rarest = captions.into_iter().min_by_key(|c| counts[c.category as usize]);
+        let asked = |c: &Caption| config.category.is_none_or(|category| c.category == category);
+        let rarest = captions.into_iter().filter(asked).min_by_key(|c| counts[c.category as usize]);
         let caption = rarest.expect("every scene has a caption");
         counts[caption.category as usize] += 1;
         Prompt { index, caption, scene: scenes.scene(index) }

@@ -6,12 +6,13 @@
 use super::describe::{Kind, Place, Relation};
 use super::detector::Detected;
 use super::sample::pick;
-use super::scene::{Background, Object, Scene};
+use super::scene::{Background, MAX_OBJECTS, Object, Scene};
 use super::score::Claim;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 
 /// Maximum number of words in a caption.
 pub const MAX_WORDS: usize = 18;
@@ -48,6 +49,17 @@ impl Category {
             Self::Count => "count",
             Self::Relation => "relation",
             Self::List => "list",
+        }
+    }
+
+    /// How many objects a scene with such a caption has.
+    pub fn objects(self) -> RangeInclusive<usize> {
+        match self {
+            Self::Single => 1..=1,
+            Self::Position => 1..=2,
+            Self::Two | Self::Relation => 2..=2,
+            Self::Count => 2..=MAX_OBJECTS,
+            Self::List => 3..=MAX_OBJECTS,
         }
     }
 }

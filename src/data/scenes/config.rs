@@ -1,6 +1,7 @@
 //! Configuration of a scenes data set, parsed from and written as a spec such as
 //! `scenes:train?count=20000&seed=1&size=64&objects=1-4`.
 
+use super::captions::Category;
 use super::sample::Split;
 use super::scene::MAX_OBJECTS;
 use crate::data::messages::unknown;
@@ -11,7 +12,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 const PREFIX: &str = "scenes:";
-const KEYS: [&str; 4] = ["count", "seed", "size", "objects"];
+const KEYS: [&str; 5] = ["count", "seed", "size", "objects", "category"];
 const SIZES: RangeInclusive<u32> = 32..=1024;
 
 /// Configuration of a scenes data set.
@@ -30,6 +31,9 @@ pub struct ScenesConfig {
     pub min_objects: usize,
     /// Maximum number of objects in a scene, `min_objects` to 4.
     pub max_objects: usize,
+    /// The kind of sentence of every `caption`; scenes that have none are passed over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub category: Option<Category>,
 }
 
 impl Default for ScenesConfig {
@@ -41,6 +45,7 @@ impl Default for ScenesConfig {
             size: 64,
             min_objects: 1,
             max_objects: MAX_OBJECTS,
+            category: None,
         }
     }
 }
@@ -67,6 +72,14 @@ impl ScenesConfig {
             let (low, high) = (SIZES.start(), SIZES.end());
             return invalid(format!("size {} must be {low} to {high} pixels", self.size));
         }
+        let Some(category) = self.category else { return Ok(()) };
+        let objects = category.objects();
+        if max < *objects.start() || min > *objects.end() {
+            let (name, low, high) = (category.name(), objects.start(), objects.end());
+            return invalid(format!(
+                "category {name} describes {low} to {high} objects; objects is {min}-{max}"
+            ));
+        }
         Ok(())
     }
 
@@ -79,6 +92,7 @@ impl ScenesConfig {
                 let (min, max) = value.split_once('-').unwrap_or((value, value));
                 (self.min_objects, self.max_objects) = (number(key, min)?, number(key, max)?);
             }
+            "category" => self.category = Some(category(value)?),
             _ => return invalid(unknown("key", key, &KEYS)),
         }
         Ok(())
@@ -87,6 +101,14 @@ impl ScenesConfig {
 
 fn invalid<T>(message: String) -> Result<T> {
     Err(Error::invalid(format!("scenes: {message}")))
+}
+
+fn category(value: &str) -> Result<Category> {
+    let known = Category::ALL.into_iter().find(|known| known.name() == value);
+    known.ok_or_else(|| {
+        let message = unknown("category", value, &Category::ALL.map(Category::name));
+        Error::invalid(format!("scenes: {message}"))
+    })
 }
 
 fn number<T: FromStr>(key: &str, value: &str) -> Result<T> {
@@ -125,10 +147,11 @@ impl FromStr for ScenesConfig {
 impl fmt::Display for ScenesConfig {
     /// Writes the complete spec, defaults included.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { split, seed, count, size, min_objects, max_objects } = self;
+        let Self { split, seed, count, size, min_objects, max_objects, category } = self;
         let split = split.name();
         write!(f, "{PREFIX}{split}?count={count}&seed={seed}&size={size}")?;
-        write!(f, "&objects={min_objects}-{max_objects}")
+        write!(f, "&objects={min_objects}-{max_objects}")?;
+        category.map_or(Ok(()), |category| write!(f, "&category={}", category.name()))
     }
 }
 
@@ -150,6 +173,8 @@ mod tests {
         assert_eq!("scenes:train".parse::<ScenesConfig>().expect("valid"), ScenesConfig::default());
         let one: ScenesConfig = "scenes:val?objects=1".parse().expect("valid");
         assert_eq!((one.min_objects, one.max_objects), (1, 1));
+        let spec = "scenes:val?count=3&seed=1&size=64&objects=1-4&category=relation";
+        assert_eq!(spec.parse::<ScenesConfig>().expect("valid").to_string(), spec);
     }
 
     #[test]
@@ -163,5 +188,8 @@ mod tests {
         assert!(error("scenes:train?objects=3-2").contains("objects 3-2"));
         assert!(error("scenes:train?size=8").contains("32 to 1024"));
         assert!(error("scene:train").contains("must start with"));
+        assert!(error("scenes:train?category=tow").contains("the nearest is \"two\""));
+        let message = error("scenes:train?objects=3-4&category=two");
+        assert!(message.contains("category two describes 2 to 2 objects; objects is 3-4"));
     }
 }

@@ -40,20 +40,41 @@ impl Scenes {
 
     /// The ground truth of item `index`, which may exceed the length of the data set.
     pub fn scene(&self, index: usize) -> Scene {
+        self.scene_of(self.number(index))
+    }
+
+    fn scene_of(&self, number: u64) -> Scene {
         let config = &self.config;
-        scene_at(config.split, config.seed, index as u64, config.min_objects..=config.max_objects)
+        scene_at(config.split, config.seed, number, config.min_objects..=config.max_objects)
+    }
+
+    /// The number of the scene of item `index`: with a category the first of `index`, `index` + 2^32, ... that has
+    /// such a caption.
+    fn number(&self, index: usize) -> u64 {
+        let Some(category) = self.config.category else { return index as u64 };
+        let has_one = |number: &u64| {
+            let mut rng = self.rng(*number, Stream::Captions);
+            let captions = captions(&self.scene_of(*number), &mut rng);
+            captions.iter().any(|caption| caption.category == category)
+        };
+        let mut numbers = (0..).map(|step: u64| index as u64 + (step << 32));
+        numbers
+            .find(has_one)
+            .expect("some scene has every category that the number of objects allows")
     }
 
     /// The captions of item `index`, one per applicable category, and the index of the one chosen
     /// as the item's `caption`.
     pub fn captions(&self, index: usize) -> (Vec<Caption>, usize) {
-        let mut rng = self.rng(index, Stream::Captions);
-        let captions = captions(&self.scene(index), &mut rng);
+        let number = self.number(index);
+        let mut rng = self.rng(number, Stream::Captions);
+        let captions = captions(&self.scene_of(number), &mut rng);
         let indices: Vec<_> = (0..captions.len()).collect();
         // Few scenes allow a relation, so it is weighted up.
-        let weight = |&index: &usize| match captions[index].category {
-            Category::Relation => 4,
-            _ => 1,
+        let weight = |&index: &usize| match (self.config.category, captions[index].category) {
+            (Some(wanted), category) => u32::from(category == wanted),
+            (None, Category::Relation) => 4,
+            (None, _) => 1,
         };
         let chosen = *indices.choose_weighted(&mut rng, weight).expect("every scene has a caption");
         (captions, chosen)
@@ -61,7 +82,7 @@ impl Scenes {
 
     /// The questions about item `index`: [`QUESTIONS_PER_SCENE`] from mixed families.
     pub fn questions(&self, index: usize) -> Vec<Question> {
-        let mut rng = self.rng(index, Stream::Questions);
+        let mut rng = self.rng(self.number(index), Stream::Questions);
         questions(&self.scene(index), &mut rng, QUESTIONS_PER_SCENE)
     }
 
@@ -88,8 +109,8 @@ impl Scenes {
         fields
     }
 
-    fn rng(&self, index: usize, stream: Stream) -> ChaCha8Rng {
-        item_rng(self.config.split, self.config.seed, index as u64, stream)
+    fn rng(&self, number: u64, stream: Stream) -> ChaCha8Rng {
+        item_rng(self.config.split, self.config.seed, number, stream)
     }
 }
 
@@ -129,5 +150,39 @@ impl Dataset for Scenes {
     fn fields(&self, index: usize) -> Result<Fields> {
         in_range(self, index)?;
         Ok(self.columns(index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_caption_is_of_the_category_that_was_asked_for() {
+        for category in Category::ALL {
+            let spec = format!("scenes:val?count=30&seed=4&category={}", category.name());
+            let scenes = Scenes::new(spec.parse().expect("valid")).expect("valid");
+            for index in 0..30 {
+                let (captions, chosen) = scenes.captions(index);
+                assert_eq!(captions[chosen].category, category);
+                let objects = &scenes.scene(index).objects;
+                assert!(
+                    captions[chosen].claims.iter().all(|claim| claim.holds(objects)),
+                    "{index}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn scenes_with_such_a_caption_stay_where_they_are() {
+        let [all, two] = ["", "&category=two"].map(|more| {
+            let spec = format!("scenes:train?count=40&seed=4&objects=2{more}");
+            Scenes::new(spec.parse().expect("valid")).expect("valid")
+        });
+        let has_two =
+            |index: &usize| all.captions(*index).0.iter().any(|c| c.category == Category::Two);
+        let kept: Vec<usize> = (0..40).filter(has_two).collect();
+        assert!(kept.len() > 30 && kept.iter().all(|index| all.scene(*index) == two.scene(*index)));
     }
 }
