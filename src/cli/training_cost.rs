@@ -61,7 +61,8 @@ impl TrainingCost {
             None => config.training_flops(seq),
         };
         let flops = tokens as f64 * of_token * passes;
-        let (hidden, per_layer) = (config.hidden_size as f64, activations(config));
+        let (hidden, per_layer) =
+            (config.hidden_size as f64, activations(config, adapted.is_some()));
         let layers = config.num_hidden_layers as f64;
         let kept = if recomputed { layers * hidden + per_layer } else { layers * per_layer };
         let weights = FLOAT * parameters as f64;
@@ -101,10 +102,16 @@ impl TrainingCost {
 
 /// Values per token that the backward pass through a layer needs: the inputs of both norms and their results, queries
 /// before and after norm and rotation and the results of attention, of the width of the residual stream; keys before
-/// and after, and values; gate, up and their product. Scores of attention are computed again.
-fn activations(config: &ModelConfig) -> f64 {
+/// and after, and values; gate, up and their product. Scores of attention are computed again, and with an adapter of
+/// all matrices the results of norms and the product of gate and up too.
+fn activations(config: &ModelConfig, is_adapted: bool) -> f64 {
     let keys = config.num_key_value_heads * config.head_dim();
-    (7 * config.hidden_size + 3 * keys + 3 * config.intermediate_size) as f64
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let kept = match is_adapted {
+        true => 4 * hidden + 2 * keys + 2 * inner,
+        false => 7 * hidden + 3 * keys + 3 * inner,
+    };
+    kept as f64
 }
 
 /// Bytes of scores in f32 and of weights of the values' format of a chunk of attention by products, and of the sums in f32

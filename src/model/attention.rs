@@ -53,13 +53,11 @@ impl Attention {
     /// # Shapes
     /// `x` `[batch, seq, hidden]`; returns the same.
     pub(crate) fn forward(&self, x: Tensor<3>, rope: &Rope, mask: &Mask) -> Tensor<3> {
-        let [batch, seq, _] = x.dims();
         let [q, k, v] = self.project(x);
         let (q, k) =
             (self.q_norm.forward(q, rope, self.scale()), self.k_norm.forward(k, rope, 1.0));
         let y = ops::attention(q, k, v.swap_dims(1, 2), mask); // [batch, heads, seq, head_dim]
-        let y = y.swap_dims(1, 2).reshape([batch, seq, self.heads * self.head_dim]);
-        self.o_proj.forward(y)
+        self.o_proj.forward(ops::merge_heads(y))
     }
 
     /// As [`Self::forward`] for new tokens of `lanes`, whose keys and values are added to `cache`.

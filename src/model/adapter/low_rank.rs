@@ -76,7 +76,9 @@ impl LowRank {
     /// `x` `[batch, seq, in]`, `weight` `[out, in]`; returns `[batch, seq, out]`.
     pub(crate) fn forward(&self, x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
         if !self.drops(&x) {
-            let y = self.undropped(x, weight.clone());
+            // The input is not reshaped, so that what computes it again is known.
+            let factors = [self.a.val(), self.b.val()];
+            let y = ops::low_rank_linear(x, weight.clone(), factors, self.scale);
             return match &self.magnitude {
                 Some(magnitude) => scaled(y, self.factor(magnitude, weight)),
                 None => y,
@@ -90,14 +92,6 @@ impl LowRank {
         // PEFT computes the change of the base's output from the dropped input too.
         let base = scaled(product(dropped, weight.clone()), factor.clone() - 1.0);
         product(x, weight) + base + scaled(change, factor)
-    }
-
-    /// `x W^T + scale (x A^T) B^T`.
-    fn undropped(&self, x: Tensor<3>, weight: Tensor<2>) -> Tensor<3> {
-        let ([batch, seq, inputs], [outputs, _]) = (x.dims(), weight.dims());
-        let factors = [self.a.val(), self.b.val()];
-        let x = x.reshape([batch * seq, inputs]);
-        ops::low_rank_linear(x, weight, factors, self.scale).reshape([batch, seq, outputs])
     }
 
     /// The magnitude of each output divided by the norm of its weights, which is a constant of the backward pass; in f32.

@@ -26,19 +26,26 @@ pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -
     weights.matmul(v).reshape([batch, heads, seq, head_dim])
 }
 
+pub(crate) fn merge_heads(y: Tensor<4>) -> Tensor<3> {
+    let [batch, heads, seq, width] = y.dims();
+    y.swap_dims(1, 2).reshape([batch, seq, heads * width])
+}
+
 pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     let weight = if weight.dtype() == x.dtype() { weight } else { weight.cast(x.dtype()) };
     x.matmul(weight.transpose())
 }
 
 pub(crate) fn low_rank(
-    x: Tensor<2>,
+    x: Tensor<3>,
     weight: Tensor<2>,
     [a, b]: [Tensor<2>; 2],
     scale: f64,
-) -> Tensor<2> {
+) -> Tensor<3> {
+    let ([batch, seq, inputs], [outputs, _]) = (x.dims(), weight.dims());
+    let x = x.reshape([batch * seq, inputs]);
     let low = linear(x.clone(), a) * scale;
-    linear(x, weight) + linear(low, b)
+    (linear(x, weight) + linear(low, b)).reshape([batch, seq, outputs])
 }
 
 pub(crate) fn rows(matrix: Tensor<2>, numbers: Tensor<1, Int>, dtype: DType) -> Tensor<2> {

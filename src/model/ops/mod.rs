@@ -76,6 +76,20 @@ pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -
     }
 }
 
+/// The heads of every token side by side.
+///
+/// # Shapes
+/// `y` `[batch, heads, seq, head_dim]`; returns `[batch, seq, heads * head_dim]`.
+pub(crate) fn merge_heads(y: Tensor<4>) -> Tensor<3> {
+    match kernels!(merge_heads on &y) {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => fused::merge_heads(y),
+        #[cfg(feature = "gpu")]
+        Kernels::Gpu => fused::merge_heads(y),
+        Kernels::Composed => composed::merge_heads(y),
+    }
+}
+
 /// Normalises new queries and keys and lets them attend to their lanes' keys and values in a paged cache, to which
 /// those of the new tokens are written first; outside autodiff. A token sees its lane's tokens up to itself. The buffers
 /// are written in place if they share their memory with no other tensor.
@@ -122,13 +136,13 @@ pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 /// `x weight^T + scale (x a^T) b^T`; the weight has no gradient, and the product of the factors is never formed.
 ///
 /// # Shapes
-/// `x` `[rows, in]`, `weight` `[out, in]`, `a` `[rank, in]`, `b` `[out, rank]`; returns `[rows, out]`.
+/// `x` `[batch, seq, in]`, `weight` `[out, in]`, `a` `[rank, in]`, `b` `[out, rank]`; returns `[batch, seq, out]`.
 pub(crate) fn low_rank_linear(
-    x: Tensor<2>,
+    x: Tensor<3>,
     weight: Tensor<2>,
     factors: [Tensor<2>; 2],
     scale: f64,
-) -> Tensor<2> {
+) -> Tensor<3> {
     let weight = weight.detach();
     match kernels!(low_rank_linear on &x, &factors[0], &factors[1]; &weight) {
         #[cfg(feature = "cpu")]

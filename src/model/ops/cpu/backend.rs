@@ -128,12 +128,12 @@ impl FusedKernels for Flex {
 
     /// The weight's gradient has the layout of the weight.
     fn linear_backward(
-        x: FlexTensor,
+        x: Option<FlexTensor>,
         weight: FlexTensor,
         dy: FlexTensor,
-        [of_x, of_weight]: [bool; 2],
+        of_x: bool,
     ) -> [Option<FlexTensor>; 2] {
-        let d_weight = of_weight.then(|| Self::product(transposed(dy.clone()), x));
+        let d_weight = x.map(|x| Self::product(transposed(dy.clone()), x));
         [of_x.then(|| Self::product(dy, weight)), d_weight]
     }
 

@@ -4,8 +4,8 @@
 mod tape;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::{DType, Int, Tensor};
+use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
+use burn::tensor::{DType, Int, Shape, Tensor};
 
 use crate::model::Mask;
 use crate::model::ops::NormAndRope;
@@ -45,12 +45,12 @@ pub(crate) trait FusedKernels: Backend {
         Self::linear_forward(x, weight)
     }
 
-    /// The gradients of `x` and weight, as far as they are `wanted`.
+    /// The gradients of `x`, if it is wanted, and of the weight, if there is an `x`.
     fn linear_backward(
-        x: FloatTensor<Self>,
+        x: Option<FloatTensor<Self>>,
         weight: FloatTensor<Self>,
         dy: FloatTensor<Self>,
-        wanted: [bool; 2],
+        of_x: bool,
     ) -> [Option<FloatTensor<Self>>; 2];
 
     /// `x weight^T + scale (x a^T) b^T`, and `scale x a^T`.
@@ -72,11 +72,11 @@ pub(crate) trait FusedKernels: Backend {
         scale: f32,
         of_x: bool,
     ) -> [Option<FloatTensor<Self>>; 3] {
-        let [d_low, db] = Self::linear_backward(low, b, dy.clone(), [true, true]);
+        let [d_low, db] = Self::linear_backward(Some(low), b, dy.clone(), true);
         let d_low = d_low.map(|d_low| Self::float_mul_scalar(d_low, scale.into()));
         let d_low = d_low.expect("it is wanted");
-        let [dx, da] = Self::linear_backward(x.clone(), a, d_low, [of_x, true]);
-        let [from_weight, _] = Self::linear_backward(x, weight, dy, [of_x, false]);
+        let [dx, da] = Self::linear_backward(Some(x), a, d_low, of_x);
+        let [from_weight, _] = Self::linear_backward(None, weight, dy, of_x);
         let dx = dx.zip(from_weight).map(|(dx, more)| Self::float_add(dx, more));
         [dx, da, db]
     }
@@ -132,6 +132,28 @@ pub(crate) trait FusedKernels: Backend {
     ) -> [FloatTensor<Self>; 2];
 }
 
+/// `x` as rows of its last axis.
+fn flat<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let shape = x.shape();
+    let width = shape[shape.num_dims() - 1];
+    let rows = shape.num_elements() / width.max(1);
+    B::float_reshape(x, Shape::from([rows, width]))
+}
+
+/// Rows with the leading axes of `shape`.
+fn unflat<B: Backend>(rows: FloatTensor<B>, mut shape: Shape) -> FloatTensor<B> {
+    let last = shape.num_dims() - 1;
+    shape[last] = rows.shape()[1];
+    B::float_reshape(rows, shape)
+}
+
+/// `[batch, heads, seq, width]` as `[batch, seq, heads * width]`.
+fn merged<B: Backend>(y: FloatTensor<B>) -> FloatTensor<B> {
+    let [batch, heads, seq, width] = y.shape().dims();
+    let y = B::float_swap_dims(y, 1, 2);
+    B::float_reshape(y, Shape::from([batch, seq, heads * width]))
+}
+
 /// The operations that [`FusedKernels`] offer, with and without autodiff.
 #[backend_extension(Autodiff, Flex: cfg(feature = "cpu"), Cube: cfg(feature = "gpu"))]
 pub(crate) trait FusedOps: Backend {
@@ -144,10 +166,13 @@ pub(crate) trait FusedOps: Backend {
         reach: usize,
     ) -> FloatTensor<Self>;
 
+    /// The heads of every token side by side.
+    fn fused_merge_heads(y: FloatTensor<Self>) -> FloatTensor<Self>;
+
     /// `x weight^T`.
     fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// `x weight^T + scale (x a^T) b^T`; the weight has no gradient.
+    /// `x weight^T + scale (x a^T) b^T` over the last axis of `x`; the weight has no gradient.
     fn fused_low_rank(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -196,6 +221,10 @@ impl<B: FusedKernels> FusedOps for B {
         y
     }
 
+    fn fused_merge_heads(y: FloatTensor<Self>) -> FloatTensor<Self> {
+        merged::<B>(y)
+    }
+
     fn fused_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         B::linear_forward(x, weight)
     }
@@ -207,9 +236,11 @@ impl<B: FusedKernels> FusedOps for B {
         b: FloatTensor<Self>,
         scale: f32,
     ) -> FloatTensor<Self> {
+        let shape = x.shape();
+        let x = flat::<B>(x);
         let y = B::linear_forward(x.clone(), weight);
         let low = B::float_mul_scalar(B::linear_forward(x, a), scale.into());
-        B::float_add(y, B::linear_forward(low, b))
+        unflat::<B>(B::float_add(y, B::linear_forward(low, b)), shape)
     }
 
     fn fused_rows(
@@ -251,17 +282,22 @@ pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -
     Tensor::from_dispatch(Dispatch::fused_attention(q, k, v, first, reach))
 }
 
+pub(crate) fn merge_heads(y: Tensor<4>) -> Tensor<3> {
+    Tensor::from_dispatch(Dispatch::fused_merge_heads(y.into_dispatch()))
+}
+
 pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::fused_linear(x.into_dispatch(), weight.into_dispatch()))
 }
 
 pub(crate) fn low_rank(
-    x: Tensor<2>,
+    x: Tensor<3>,
     weight: Tensor<2>,
     [a, b]: [Tensor<2>; 2],
     scale: f64,
-) -> Tensor<2> {
-    let [x, weight, a, b] = [x, weight, a, b].map(Tensor::into_dispatch);
+) -> Tensor<3> {
+    let x = x.into_dispatch();
+    let [weight, a, b] = [weight, a, b].map(Tensor::into_dispatch);
     Tensor::from_dispatch(Dispatch::fused_low_rank(x, weight, a, b, scale as f32))
 }
 

@@ -36,12 +36,12 @@ impl FusedKernels for CubeBackend {
     }
 
     fn linear_backward(
-        x: CubeTensor,
+        x: Option<CubeTensor>,
         weight: CubeTensor,
         dy: CubeTensor,
-        wanted: [bool; 2],
+        of_x: bool,
     ) -> [Option<CubeTensor>; 2] {
-        linear::backward(x, weight, dy, wanted)
+        linear::backward(x, weight, dy, of_x)
     }
 
     fn rows_forward(matrix: CubeTensor, numbers: CubeTensor, dtype: DType) -> CubeTensor {

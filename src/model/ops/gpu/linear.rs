@@ -37,13 +37,13 @@ pub(super) fn forward(x: CubeTensor, weight: CubeTensor) -> CubeTensor {
 
 /// The gradients of `x` and weight, as far as they are wanted, the weight's in its number format.
 pub(super) fn backward(
-    x: CubeTensor,
+    x: Option<CubeTensor>,
     weight: CubeTensor,
     dy: CubeTensor,
-    [of_x, of_weight]: [bool; 2],
+    of_x: bool,
 ) -> [Option<CubeTensor>; 2] {
-    let (dtype, stored) = (x.dtype, weight.dtype);
-    let d_weight = of_weight.then(|| product(transposed(dy.clone()), x, stored));
+    let (dtype, stored) = (dy.dtype, weight.dtype);
+    let d_weight = x.map(|x| product(transposed(dy.clone()), x, stored));
     let dx = of_x.then(|| product(dy, converted(weight, dtype), dtype));
     [dx, d_weight]
 }

@@ -37,8 +37,17 @@ fn a_linear_layer_with_factors_equals_the_composed_one() {
             let factors = [a.reshape([rank, inputs]), b.reshape([outputs, rank])];
             let weight = weight.reshape([outputs, inputs]);
             // The weight has no gradient here, so it gets one of its own.
-            ops::low_rank_linear(x.reshape([rows, inputs]), weight.clone(), factors, 0.5)
-                + (weight.sum() * 0.1).reshape([1, 1])
+            ops::low_rank_linear(x.reshape([1, rows, inputs]), weight.clone(), factors, 0.5)
+                + (weight.sum() * 0.1).reshape([1, 1, 1])
+        });
+    }
+}
+
+#[test]
+fn merged_heads_equal_the_composed_ones() {
+    for [batch, heads, seq, width] in [[1, 1, 1, 3], [2, 4, 7, 8]] {
+        compare("heads", &[batch * heads * seq * width], |input| {
+            ops::merge_heads(input[0].clone().reshape([batch, heads, seq, width]))
         });
     }
 }
