@@ -247,6 +247,7 @@ fn a_resumed_run_has_the_bits_of_an_uninterrupted_one() {
             "average.decay=0.9",
             "batch.activation_checkpointing=true",
             "rl.dynamic_sampling=2",
+            "rl.entropy_control={ entropy_target = 10.0, entropy_coef_delta = 0.1 }",
         ],
         &critic::CRITIC,
     ]

@@ -52,7 +52,8 @@ fn docs_fine_tune_runs_as_written() {
     for entry in std::fs::read_dir(root.join("recipes/fine-tune")).unwrap() {
         let path = entry.unwrap().path();
         let text = shortened(&std::fs::read_to_string(&path).unwrap());
-        let text = text.replace("count=2000", "count=12").replace("count=64", "count=4");
+        let text = text.replace("count=2000", "count=12").replace("count=4000", "count=12");
+        let text = text.replace("count=64", "count=4");
         let text = text
             .replace("eval_samples = 64", "eval_samples = 2")
             .replace("prompts_per_step = 8", "prompts_per_step = 1")

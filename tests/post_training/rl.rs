@@ -6,7 +6,9 @@ use std::path::Path;
 use calumma::train::objective::policy::guided::Guidance;
 use calumma::train::objective::policy::length::SoftOverlong;
 use calumma::train::objective::policy::value::{ValueConfig, length_adaptive_lambda};
-use calumma::train::objective::policy::{Advantage, AdvantageConfig, Completion, PolicyConfig};
+use calumma::train::objective::policy::{
+    Advantage, AdvantageConfig, Completion, PolicyConfig, PositiveConfig,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -258,16 +260,14 @@ impl File {
 
     fn positive(&self, key: &str) -> Result<(), String> {
         let expected: ExpectedPositive = self.field(key)?;
-        let config = ValueConfig { positive_weight: expected.weight, ..ValueConfig::default() };
+        let config = PositiveConfig { weight: expected.weight, correct_from: 1.0 };
         let masks = self.completion_mask.iter();
         let rows: Vec<Vec<f64>> =
             self.policy_logps.iter().zip(masks).map(|(row, mask)| at(row, mask)).collect();
-        let rows: Vec<(&[f64], bool)> = rows
-            .iter()
-            .enumerate()
-            .map(|(n, row)| (row.as_slice(), expected.rows.contains(&n)))
-            .collect();
-        let found = config.positive_loss(&rows);
+        let reward = |n| Some(f64::from(u8::from(expected.rows.contains(&n))));
+        let rows: Vec<(&[f64], Option<f64>)> =
+            rows.iter().enumerate().map(|(n, row)| (row.as_slice(), reward(n))).collect();
+        let found = config.loss(&rows);
         close("loss", found.loss, expected.loss, LOSS)?;
         rows_close("gradient", &self.spread(&found.gradient), &expected.grad, GRADIENT)
     }

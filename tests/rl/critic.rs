@@ -6,8 +6,9 @@ use calumma::train::rl::RlTask;
 
 use super::{ADAPTER, TEXT, base, checksum, new, program, recipe_in, step, task, value};
 
-pub(super) const CRITIC: [&str; 3] = [
-    "rl.critic={ warmup_steps = 2, value = { length_adaptive_alpha = 0.5, positive_weight = 0.1 } }",
+pub(super) const CRITIC: [&str; 4] = [
+    "rl.critic={ warmup_steps = 2, value = { length_adaptive_alpha = 0.5 } }",
+    "rl.positive={ weight = 0.1 }",
     "adapter.r=4",
     "rl.num_iterations=1",
 ];
@@ -73,6 +74,40 @@ fn a_critic_begins_with_a_reward_model_or_its_adapter() {
     };
     // The adapter is the head alone.
     assert_ne!(first(&[&init]), first(&[]));
+}
+
+#[test]
+fn an_entropy_below_its_target_has_a_bonus_that_grows() {
+    let dir = base();
+    let judge = checksum(dir.path());
+    let coefficients = |target: &str| -> Vec<f64> {
+        let control = format!("rl.entropy_control={{ entropy_target = {target} }}");
+        let mut task = task(dir.path(), "control", &[&judge, TEXT[0], TEXT[1], &control]);
+        let mut of =
+            |at| step(&mut task, at).iter().find(|(k, _)| k == "entropy_coef").map_or(0.0, |f| f.1);
+        (0..3).map(&mut of).collect()
+    };
+    assert_eq!(coefficients("20.0"), [0.0, 0.005, 0.01]);
+    assert_eq!(coefficients("0.0"), [0.0; 3]);
+}
+
+#[test]
+fn correct_answers_are_learnt_as_data_with_or_without_a_critic() {
+    let dir = base();
+    let judge = checksum(dir.path());
+    let of = |settings: &[&str]| {
+        let settings = [settings, &[&judge, TEXT[0], TEXT[1], "rl.positive.weight=0.5"]].concat();
+        step(&mut task(dir.path(), "positive", &settings), 0)
+    };
+    // Known before the answers are scored, or after.
+    let (foreseen, compared) = (of(&[]), of(&["rl.num_iterations=2"]));
+    let loss = value(&foreseen, "positive_loss");
+    assert!(loss > 0.0 && (loss / value(&compared, "positive_loss") - 1.0).abs() < 1e-4, "{loss}");
+    let norms = [&foreseen, &compared].map(|metrics| value(metrics, "grad_norm"));
+    assert!((norms[0] / norms[1] - 1.0).abs() < 1e-4, "{norms:?}");
+    let none = of(&["rl.positive.correct_from=1e9"]);
+    assert_eq!(value(&none, "positive_loss"), 0.0);
+    assert_ne!(value(&none, "grad_norm"), norms[0]);
 }
 
 #[test]

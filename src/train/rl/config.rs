@@ -6,7 +6,9 @@ use super::critic_config::CriticConfig;
 use crate::error::{Error, Result};
 use crate::generate::GenerationMode;
 use crate::recipe::at_least_one;
-use crate::train::objective::policy::{AdvantageConfig, PolicyConfig};
+use crate::train::objective::policy::{
+    AdvantageConfig, EntropyControlConfig, PolicyConfig, PositiveConfig,
+};
 use crate::train::reward::RewardConfig;
 
 /// Training by policy gradients.
@@ -35,7 +37,8 @@ pub struct RlConfig {
     pub guidance_scale: f64,
     /// Whether images are scored, and learnt, under the guided distribution that they are drawn from; no gradient goes
     /// through the hidden states without the prompt. Otherwise they are scored without guidance: the mean lead of the
-    /// sampler's log-probabilities is logged as `sampling/logp_gap`, and `policy.sampler_correction` can correct for it.
+    /// sampler's log-probabilities, over the first `batch.sequences` answers of a step, is logged as
+    /// `sampling/logp_gap`, and `policy.sampler_correction` can correct for it.
     #[serde(default)]
     pub scores_guided: bool,
     /// Leaves out groups whose rewards are all equal and draws further prompts in their place, at most this many
@@ -51,6 +54,13 @@ pub struct RlConfig {
     /// A value function, whose advantages of tokens replace those of groups, which are only logged then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub critic: Option<CriticConfig>,
+    /// Keeps the entropy from falling below a target by a bonus on it, which starts with the weight `policy.entropy_coef`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy_control: Option<EntropyControlConfig>,
+    /// Learns correct answers as if they were data, beside the loss; not those of groups that `dynamic_sampling`
+    /// leaves out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positive: Option<PositiveConfig>,
     /// What is rewarded.
     #[serde(default)]
     pub reward: Vec<RewardConfig>,
@@ -86,7 +96,18 @@ impl RlConfig {
         }
         self.validate_policy()?;
         if let Some(critic) = &self.critic {
+            if self.advantage.negative_weight != 1.0 {
+                let message = "rl.advantage.negative_weight is not read with rl.critic, whose advantages replace those \
+                               of groups";
+                return Err(Error::invalid(message));
+            }
             critic.validate().map_err(Error::because("rl"))?;
+        }
+        if let Some(control) = &self.entropy_control {
+            control.validate().map_err(Error::because("rl"))?;
+        }
+        if let Some(positive) = &self.positive {
+            positive.validate().map_err(Error::because("rl"))?;
         }
         self.advantage.validate().map_err(Error::because("rl"))?;
         if !self.advantage.reward_weights.is_empty() {

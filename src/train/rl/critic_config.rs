@@ -25,8 +25,6 @@ pub struct CriticConfig {
     pub warmup_steps: usize,
     /// Whether the advantages of a step are shifted and scaled to mean 0 and deviation 1 over all tokens.
     pub whiten_advantages: bool,
-    /// The least reward of an answer that counts as correct, for `value.positive_weight`.
-    pub correct_from: f64,
     /// Discount, lambdas and losses.
     pub value: ValueConfig,
 }
@@ -38,7 +36,6 @@ impl Default for CriticConfig {
             lr_ratio: 2.0,
             warmup_steps: 50,
             whiten_advantages: true,
-            correct_from: 1.0,
             value: ValueConfig::default(),
         }
     }
@@ -54,9 +51,6 @@ impl CriticConfig {
         if !(ratio > 0.0 && ratio.is_finite()) {
             return Err(Error::invalid(format!("critic.lr_ratio is {ratio}; allowed: above 0")));
         }
-        if self.correct_from.is_nan() {
-            return Err(Error::invalid("critic.correct_from is NaN; allowed: a number"));
-        }
         self.value.validate().map_err(Error::because("critic"))
     }
 }
@@ -70,7 +64,6 @@ mod tests {
         let default = CriticConfig::default();
         assert!(default.validate().is_ok());
         assert!(CriticConfig { lr_ratio: 0.0, ..default.clone() }.validate().is_err());
-        assert!(CriticConfig { correct_from: f64::NAN, ..default.clone() }.validate().is_err());
         let value = ValueConfig { gamma: 2.0, ..ValueConfig::default() };
         let message = CriticConfig { value, ..default }.validate().map_err(|e| e.to_string());
         assert_eq!(message, Err("critic: value.gamma is 2; allowed: [0, 1]".to_owned()));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::rollouts::{Answer, total};
 use crate::data::Prompt;
 use crate::model::TokenStats;
+use crate::train::objective::policy::EntropyControl;
 use crate::train::reward::Failures;
 
 /// The progress of a run.
@@ -23,6 +24,9 @@ pub(super) struct RlState {
     /// What has gone wrong with rewards, by their names.
     #[serde(default)]
     pub(super) failures: BTreeMap<String, Failures>,
+    /// What holds the entropy at its target, after the first update.
+    #[serde(default)]
+    pub(super) entropy: Option<EntropyControl>,
     /// The answers that the next update is on; `None` if new ones are to be drawn.
     pub(super) batch: Option<Batch>,
 }

@@ -22,7 +22,7 @@ use crate::model::{CausalLm, ModelConfig};
 use crate::report::{Metrics, Omission, SampleText};
 use crate::train::best::Better;
 use crate::train::config::LanguageRecipe;
-use crate::train::objective::policy::AdvantageConfig;
+use crate::train::objective::policy::{AdvantageConfig, EntropyControl};
 use crate::train::released::TrainedLm;
 use crate::train::task::{Stepped, Task};
 use crate::train::trained::{NotFinite, TRAINER_DIR};
@@ -199,6 +199,7 @@ impl RlTask {
             config: &self.config,
             batch: &self.recipe.batch,
             sampler: &self.answering.sampler,
+            entropy_coef: self.entropy_coef(),
         };
         let seed = self.recipe.run.seed.wrapping_mul(0x9E37_79B9).wrapping_add(step as u64);
         let mut lesson: Option<Lesson> = None;
@@ -211,11 +212,11 @@ impl RlTask {
         let is_warming_up = self.config.critic.as_ref().is_some_and(|c| step < c.warmup_steps);
         let model = self.lm.model.module().valid();
         let taught = lesson.as_ref().map(|lesson| &lesson.advantages[..]);
-        let taught = taught.zip(self.config.critic.as_ref());
         let scores = update.scores(&model, self.reference.as_ref(), &mut batch.rows, taught)?;
         drop(model);
         self.interval.extend(&scores.metrics);
-        let (loss, tokens) = (scores.loss.loss, scores.num_tokens);
+        let (mut loss, tokens) = (scores.loss.loss, scores.num_tokens);
+        let entropy = scores.loss.entropy;
         if !loss.is_finite() {
             return Ok(self.skipped(NotFinite { quantity: "loss", value: loss }, tokens));
         }
@@ -223,11 +224,16 @@ impl RlTask {
         if moves {
             let found = update.accumulate(&mut self.lm.model, &batch.rows, &scores, seed)?;
             self.interval.extend(&found);
+            // What is not known before the answers are scored.
+            loss += found.get("positive_loss").copied().unwrap_or(0.0);
         }
         let norm = match self.apply(moves, lr) {
             Ok(norm) => norm,
             Err(not_finite) => return Ok(self.skipped(not_finite, tokens)),
         };
+        if !is_warming_up {
+            self.control_entropy(entropy);
+        }
         if !moves && self.critic.is_none() {
             return Ok(self.without_update(loss, tokens));
         }
@@ -237,6 +243,24 @@ impl RlTask {
         }
         self.state.tokens += tokens as u64;
         Ok(self.stepped(loss, norm, tokens))
+    }
+
+    /// The weight of the entropy in the next update.
+    fn entropy_coef(&self) -> f64 {
+        match &self.config.entropy_control {
+            Some(config) => {
+                self.state.entropy.as_ref().map_or(0.0, |control| control.applied(config))
+            }
+            None => self.config.policy.entropy_coef,
+        }
+    }
+
+    /// Moves the weight of the entropy after a step whose tokens had the mean `entropy`.
+    fn control_entropy(&mut self, entropy: Option<f64>) {
+        if let (Some(control), Some(entropy)) = (&self.config.entropy_control, entropy) {
+            let first = || EntropyControl::new(self.config.policy.entropy_coef);
+            self.state.entropy.get_or_insert_with(first).update(entropy, control);
+        }
     }
 
     /// Updates policy, if it `moves`, and value function, or neither; returns the norm of the policy's gradients.

@@ -3,7 +3,6 @@
 use burn::module::Module;
 
 use super::config::RlConfig;
-use super::critic_config::CriticConfig;
 use super::measures::by_modality;
 use super::sampler::{CODES, Sampler};
 use super::state::{Row, bits, numbers};
@@ -21,6 +20,8 @@ pub(super) struct Update<'a> {
     pub(super) config: &'a RlConfig,
     pub(super) batch: &'a BatchConfig,
     pub(super) sampler: &'a Sampler,
+    /// Weight of the entropy.
+    pub(super) entropy_coef: f64,
 }
 
 /// What the loss says of answers.
@@ -58,8 +59,8 @@ impl Scores {
 
 impl Update<'_> {
     /// Scores `rows` under `model`, outside autodiff, and under `reference` if the loss needs it; what later updates on
-    /// the same rows compare with is kept in them. `taught` are advantages of tokens by a value function with its
-    /// settings, in place of the rows' own.
+    /// the same rows compare with is kept in them. `taught` are advantages of tokens by a value function, in place of the
+    /// rows' own.
     ///
     /// # Errors
     /// None is expected of answers that were drawn.
@@ -68,7 +69,7 @@ impl Update<'_> {
         model: &CausalLm,
         reference: Option<&CausalLm>,
         rows: &mut [Row],
-        taught: Option<(&[Vec<f64>], &CriticConfig)>,
+        taught: Option<&[Vec<f64>]>,
     ) -> Result<Scores> {
         let is_foreseen = self.is_foreseen(taught.is_some());
         let stats = match is_foreseen {
@@ -86,22 +87,25 @@ impl Update<'_> {
                 row.old.get_or_insert_with(|| bits(stats));
             }
         }
-        let differs = self.config.guidance_scale != 1.0 && !self.config.scores_guided;
-        if differs && rows.iter().any(|row| row.sampler.is_none()) {
-            let guided = self.stats_of(model, rows, true)?;
-            rows.iter_mut().zip(&guided).for_each(|(row, stats)| row.sampler = Some(bits(stats)));
+        // Elsewhere the lead is only logged, for which one batch is enough.
+        let led =
+            if self.config.policy.needs_sampler() { rows.len() } else { self.batch.sequences };
+        let led = &mut rows[..led.min(stats.len())];
+        if self.has_lead() && led.iter().any(|row| row.sampler.is_none()) {
+            let guided = self.stats_of(model, led, true)?;
+            led.iter_mut().zip(&guided).for_each(|(row, stats)| row.sampler = Some(bits(stats)));
         }
         let mut completions: Vec<Completion> =
             rows.iter().zip(&stats).map(|(row, stats)| completion(row, stats)).collect();
         if is_foreseen {
             completions.iter_mut().for_each(|completion| completion.entropies = None);
         }
-        if let Some((advantages, _)) = taught {
+        if let Some(advantages) = taught {
             for (completion, advantages) in completions.iter_mut().zip(advantages) {
                 completion.advantage = Advantage::Tokens(advantages.clone());
             }
         }
-        let loss = self.config.policy.loss(&completions, self.config.policy.entropy_coef)?;
+        let loss = self.config.policy.loss(&completions, self.entropy_coef)?;
         let mut metrics = loss.metrics.clone();
         // Without the bonus, under the name of the whole.
         metrics.remove("policy_loss");
@@ -110,21 +114,37 @@ impl Update<'_> {
         }
         let num_tokens = rows.iter().map(|row| row.ids.len()).sum();
         let mut scores = Scores { loss, metrics, num_tokens, is_foreseen };
-        if let Some((_, critic)) = taught.filter(|(_, critic)| critic.value.positive_weight > 0.0) {
-            let is_correct = |row: &Row| row.reward().is_some_and(|r| r >= critic.correct_from);
-            let log_probs = completions.iter().map(|completion| &completion.log_probs[..]);
-            let graded: Vec<(&[f64], bool)> = log_probs.zip(rows.iter().map(is_correct)).collect();
-            scores.add(&critic.value.positive_loss(&graded));
+        if let Some(mut positive) = self.positive(rows, &stats) {
+            if is_foreseen {
+                positive.metrics.clear();
+            }
+            scores.add(&positive);
         }
         Ok(scores)
+    }
+
+    /// The loss of the answers that are correct.
+    fn positive(&self, rows: &[Row], stats: &[Vec<TokenStats>]) -> Option<TokenListLoss> {
+        let config = self.config.positive.as_ref()?;
+        let of = |stats: &Vec<TokenStats>| stats.iter().map(|s| f64::from(s.log_prob)).collect();
+        let log_probs: Vec<Vec<f64>> = stats.iter().map(of).collect();
+        let is_left_out =
+            |row: &Row| self.config.policy.mask_truncated_completions && row.is_truncated;
+        let rewards = rows.iter().map(|row| row.reward().filter(|_| !is_left_out(row)));
+        Some(config.loss(&log_probs.iter().map(Vec::as_slice).zip(rewards).collect::<Vec<_>>()))
+    }
+
+    /// Whether answers are drawn under another distribution than they are scored under.
+    fn has_lead(&self) -> bool {
+        self.config.guidance_scale != 1.0 && !self.config.scores_guided
     }
 
     /// Whether the gradient is known before the policy scores the answers, which the backward pass does then: every
     /// ratio is 1 and nothing else is compared with.
     fn is_foreseen(&self, is_taught: bool) -> bool {
-        let RlConfig { policy, guidance_scale, scores_guided, num_iterations, .. } = self.config;
-        let has_lead = *guidance_scale != 1.0 && !scores_guided;
-        let of_entropies = policy.entropy_coef != 0.0 || policy.top_entropy_quantile != 1.0;
+        let RlConfig { policy, num_iterations, entropy_control, .. } = self.config;
+        let has_lead = self.has_lead() && policy.needs_sampler();
+        let of_entropies = policy.needs_entropies() || entropy_control.is_some();
         let compares = *num_iterations > 1 || policy.needs_reference() || has_lead;
         // The value of these losses is not known beforehand, nor which tokens the entropy is over.
         let is_weighted = matches!(policy.loss_type, PolicyLossType::Cispo | PolicyLossType::Vespo);
@@ -186,8 +206,8 @@ impl Update<'_> {
             if moving.is_empty() {
                 continue;
             }
-            let entropies = (self.config.policy.entropy_coef != 0.0)
-                .then(|| picked(&loss.entropy_gradient, &moving));
+            let entropies =
+                (self.entropy_coef != 0.0).then(|| picked(&loss.entropy_gradient, &moving));
             let slopes = Slopes { log_probs: picked(&loss.gradient, &moving), entropies };
             let activations = Activations::of(self.batch.activation_checkpointing, seed, part);
             let rows = picked(rows, &moving);
@@ -211,6 +231,7 @@ impl Update<'_> {
         let entropy = mean(entropies);
         let mut metrics = self.measured(rows, &found)?;
         metrics.insert("entropy".to_owned(), entropy);
+        metrics.extend(self.positive(rows, &found).map(|loss| loss.metrics).unwrap_or_default());
         Ok(metrics)
     }
 

@@ -48,6 +48,9 @@ pub struct AdvantageConfig {
     pub multi_objective_aggregation: Aggregation,
     /// The weight of each reward; empty: 1 each.
     pub reward_weights: Vec<f64>,
+    /// What negative advantages are multiplied by, in [0, 1]: 0 learns from answers above their group's mean alone, as
+    /// rejection sampling does, which lowers the entropy.
+    pub negative_weight: f64,
 }
 
 impl Default for AdvantageConfig {
@@ -57,6 +60,7 @@ impl Default for AdvantageConfig {
             scale_rewards: ScaleRewards::Group,
             multi_objective_aggregation: Aggregation::SumThenNormalize,
             reward_weights: Vec::new(),
+            negative_weight: 1.0,
         }
     }
 }
@@ -86,6 +90,12 @@ impl AdvantageConfig {
                 self.num_generations
             )));
         }
+        if !(0.0..=1.0).contains(&self.negative_weight) {
+            return Err(Error::invalid(format!(
+                "advantage.negative_weight is {}; allowed: [0, 1]",
+                self.negative_weight
+            )));
+        }
         match self.reward_weights.iter().find(|weight| !weight.is_finite()) {
             Some(weight) => Err(Error::invalid(format!(
                 "advantage.reward_weights has {weight}; allowed: finite numbers"
@@ -104,10 +114,12 @@ impl AdvantageConfig {
         self.validate()?;
         self.check(rewards, names)?;
         let sums: Vec<Option<f64>> = rewards.iter().map(|row| self.weighted_sum(row)).collect();
-        let (advantages, deviations) = match self.multi_objective_aggregation {
+        let (mut advantages, deviations) = match self.multi_objective_aggregation {
             Aggregation::SumThenNormalize => self.of_sums(&sums),
             Aggregation::NormalizeThenSum => self.of_normalized(rewards),
         };
+        let negative = advantages.iter_mut().filter(|advantage| **advantage < 0.0);
+        negative.for_each(|advantage| *advantage *= self.negative_weight);
         let is_zero = |std: &Option<f64>| std.is_some_and(|std| std <= NO_DEVIATION);
         let is_std_zero: Vec<bool> = deviations.iter().map(is_zero).collect();
         let mut metrics = Metrics::new();
@@ -252,6 +264,22 @@ mod tests {
                 assert!(group.iter().any(|advantage| *advantage > 0.0));
             }
         }
+    }
+
+    #[test]
+    fn negative_advantages_have_a_weight_of_their_own() {
+        let rewards = column(&Uniform(3).list(12, -2.0, 2.0));
+        let of = |negative_weight| {
+            let config = AdvantageConfig { negative_weight, ..config() };
+            config.advantages(&rewards, &["f"]).unwrap().advantages
+        };
+        let weighted = |weight: f64| -> Vec<f64> {
+            of(1.0).into_iter().map(|a| if a < 0.0 { weight * a } else { a }).collect()
+        };
+        for weight in [0.0, 0.25] {
+            assert_eq!(of(weight), weighted(weight));
+        }
+        assert!(AdvantageConfig { negative_weight: 1.5, ..config() }.validate().is_err());
     }
 
     #[test]

@@ -172,6 +172,11 @@ impl PolicyConfig {
         self.beta != 0.0
     }
 
+    /// Whether the loss depends on the log-probabilities that completions were sampled with.
+    pub fn needs_sampler(&self) -> bool {
+        self.sampler_correction.is_some() || self.off_policy_mask_threshold.is_some()
+    }
+
     /// Whether the entropies of the tokens' distributions are needed for the loss.
     pub fn needs_entropies(&self) -> bool {
         self.top_entropy_quantile < 1.0 || self.entropy_coef != 0.0

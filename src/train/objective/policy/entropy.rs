@@ -63,12 +63,13 @@ impl EntropyControlConfig {
             ("entropy_coef_max", self.entropy_coef_max),
         ];
         if let Some((key, value)) = values.iter().find(|(_, v)| !(*v >= 0.0 && v.is_finite())) {
-            let message = format!("policy.{key} is {value}; allowed: at least 0");
+            let message = format!("entropy_control.{key} is {value}; allowed: at least 0");
             return Err(Error::invalid(message));
         }
         if self.entropy_coef_min > self.entropy_coef_max {
             let (min, max) = (self.entropy_coef_min, self.entropy_coef_max);
-            let message = format!("policy.entropy_coef_min is {min}; allowed: at most {max}");
+            let (key, allowed) = ("entropy_control.entropy_coef_min", "entropy_coef_max");
+            let message = format!("{key} is {min}; allowed: at most {allowed}, {max}");
             return Err(Error::invalid(message));
         }
         Ok(())
@@ -76,40 +77,39 @@ impl EntropyControlConfig {
 }
 
 /// A coefficient that rises while the entropy is at or below its target and falls while it is above; part
-/// of a run's state.
+/// of a run's state. Numbers are kept as bits, since JSON may round them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EntropyControl {
-    coefficient: f64,
+    coefficient: u64,
     /// Of the last step; none before the first.
-    last_entropy: Option<f64>,
+    last_entropy: Option<u64>,
 }
 
 impl EntropyControl {
     /// A control that starts with `entropy_coef`.
     pub fn new(entropy_coef: f64) -> Self {
-        Self { coefficient: entropy_coef, last_entropy: None }
+        Self { coefficient: entropy_coef.to_bits(), last_entropy: None }
     }
 
     /// The coefficient of the next step's loss: 0 unless the last step's entropy was at or below the target.
     pub fn applied(&self, config: &EntropyControlConfig) -> f64 {
-        let is_low = self.last_entropy.is_some_and(|entropy| entropy <= config.entropy_target);
-        if is_low { self.coefficient } else { 0.0 }
+        let last_entropy = self.last_entropy.map(f64::from_bits);
+        let is_low = last_entropy.is_some_and(|entropy| entropy <= config.entropy_target);
+        if is_low { self.coefficient() } else { 0.0 }
     }
 
     /// The coefficient itself, for the log.
     pub fn coefficient(&self) -> f64 {
-        self.coefficient
+        f64::from_bits(self.coefficient)
     }
 
     /// Moves the coefficient after a step whose tokens had the mean `entropy`.
     pub fn update(&mut self, entropy: f64, config: &EntropyControlConfig) {
         let delta = config.entropy_coef_delta;
-        self.coefficient = if entropy <= config.entropy_target {
-            (self.coefficient + delta).min(config.entropy_coef_max)
-        } else {
-            (self.coefficient - delta).max(config.entropy_coef_min)
-        };
-        self.last_entropy = Some(entropy);
+        let by = if entropy <= config.entropy_target { delta } else { -delta };
+        let range = [config.entropy_coef_min, config.entropy_coef_max];
+        let moved = (self.coefficient() + by).clamp(range[0], range[1]);
+        (self.coefficient, self.last_entropy) = (moved.to_bits(), Some(entropy.to_bits()));
     }
 }
 

@@ -1,5 +1,5 @@
-//! Training with a value function: advantages of tokens, its targets and its loss, and the likelihood of
-//! correct completions. Source: arXiv 1506.02438 (GAE), arXiv 2504.05118 (VAPO).
+//! Training with a value function: advantages of tokens, its targets and its loss. Source: arXiv 1506.02438
+//! (GAE), arXiv 2504.05118 (VAPO).
 //!
 //! A value is a linear function of a token's hidden state, so the gradient of its loss goes through
 //! [`backward`](crate::train::objective::backward()) and not through token weights.
@@ -24,8 +24,6 @@ pub struct ValueConfig {
     pub lambda_value: f64,
     /// The value may move by this from that of the roll-out before its gradient ends; unset: freely.
     pub cliprange_value: Option<f64>,
-    /// Weight of the negative log-likelihood of correct completions; VAPO takes 0.1.
-    pub positive_weight: f64,
 }
 
 impl Default for ValueConfig {
@@ -36,7 +34,6 @@ impl Default for ValueConfig {
             length_adaptive_alpha: None,
             lambda_value: 1.0,
             cliprange_value: None,
-            positive_weight: 0.0,
         }
     }
 }
@@ -112,9 +109,6 @@ impl ValueConfig {
                 return error(key, value, "above 0");
             }
         }
-        if !(self.positive_weight >= 0.0 && self.positive_weight.is_finite()) {
-            return error("positive_weight", self.positive_weight, "at least 0");
-        }
         Ok(())
     }
 
@@ -167,24 +161,6 @@ impl ValueConfig {
         }
         total.metrics = metrics([("value/loss", total.loss), ("value/clip_ratio", share(clipped))]);
         Ok(total)
-    }
-
-    /// `positive_weight` times the negative log-likelihood of the completions that are correct, a mean over
-    /// all their tokens; 0 if none is. Each completion comes as its tokens' log-probabilities and whether it
-    /// is correct.
-    pub fn positive_loss(&self, completions: &[(&[f64], bool)]) -> TokenListLoss {
-        let correct = || completions.iter().filter(|(_, is_correct)| *is_correct);
-        let tokens: usize = correct().map(|(log_probs, _)| log_probs.len()).sum();
-        let sum: f64 = correct().flat_map(|(log_probs, _)| log_probs.iter()).sum();
-        let factor = -self.positive_weight / tokens.max(1) as f64;
-        let gradient = completions.iter().map(|(log_probs, is_correct)| {
-            vec![if *is_correct { factor } else { 0.0 }; log_probs.len()]
-        });
-        TokenListLoss {
-            loss: factor * sum,
-            gradient: gradient.collect(),
-            metrics: metrics([("positive_loss", factor * sum)]),
-        }
     }
 }
 
@@ -248,21 +224,10 @@ mod tests {
     }
 
     #[test]
-    fn correct_completions_alone_become_likelier() {
-        let config = ValueConfig { positive_weight: 0.5, ..ValueConfig::default() };
-        let rows: [(&[f64], bool); 2] = [(&[-1.0, -3.0], true), (&[-9.0], false)];
-        let found = config.positive_loss(&rows);
-        assert_eq!(found.loss, 1.0);
-        assert_eq!(found.gradient, [vec![-0.25, -0.25], vec![0.0]]);
-        assert_eq!(config.positive_loss(&rows[1..]).loss, 0.0);
-    }
-
-    #[test]
     fn unsuitable_values_are_refused() {
         let default = ValueConfig::default();
         assert!(default.validate().is_ok());
         assert!(ValueConfig { gamma: 1.1, ..default.clone() }.validate().is_err());
-        assert!(ValueConfig { cliprange_value: Some(0.0), ..default.clone() }.validate().is_err());
-        assert!(ValueConfig { positive_weight: f64::NAN, ..default }.validate().is_err());
+        assert!(ValueConfig { cliprange_value: Some(0.0), ..default }.validate().is_err());
     }
 }
