@@ -53,6 +53,17 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// A term of a sum of matrix products.
+#[derive(Clone, Copy, Debug)]
+pub struct Term<'a> {
+    /// `[m, k]`.
+    pub lhs: Matrix<'a>,
+    /// `[k, n]`.
+    pub rhs: Matrix<'a>,
+    /// Length of the sums.
+    pub k: usize,
+}
+
 /// Whether a product replaces its destination or adds to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Store {

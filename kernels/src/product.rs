@@ -8,7 +8,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::matrix::{Matrix, Store};
+use super::matrix::{Matrix, Store, Term};
 #[cfg(target_arch = "x86_64")]
 use super::{simd::has_avx512, tile::Target, tiled};
 
@@ -25,21 +25,45 @@ const PARALLEL: usize = 1 << 21;
 /// If a slice is too short for its matrix, or rows of `dst` overlap.
 pub fn large(
     store: Store,
-    (dst, dst_row): (&mut [f32], usize),
+    dst: (&mut [f32], usize),
     lhs: Matrix<'_>,
     rhs: Matrix<'_>,
     [m, n, k]: [usize; 3],
 ) {
+    sum(store, dst, &[Term { lhs, rhs, k }], [m, n]);
+}
+
+/// As [`large`], of the sum of the products `terms`. Short terms after a long one cost no pass over `dst` on processors
+/// with AVX-512.
+///
+/// # Shapes
+/// With `[m, n]`: in each term `lhs` is `[m, k]` and `rhs` `[k, n]`; `dst` is `[m, n]`.
+///
+/// # Panics
+/// As [`large`].
+pub fn sum(
+    store: Store,
+    (dst, dst_row): (&mut [f32], usize),
+    terms: &[Term<'_>],
+    [m, n]: [usize; 2],
+) {
+    let k: usize = terms.iter().map(|term| term.k).sum();
     let parallel = m.saturating_mul(n).saturating_mul(k) >= PARALLEL;
     #[cfg(target_arch = "x86_64")]
-    if m > 0 && n > 0 && k > 0 && has_avx512() {
-        check((dst, dst_row), lhs, rhs, [m, n, k]);
+    if m > 0 && n > 0 && terms.iter().all(|term| term.k > 0) && has_avx512() {
+        for Term { lhs, rhs, k } in terms {
+            check((dst, dst_row), *lhs, *rhs, [m, n, *k]);
+        }
         let dst = Target { start: dst.as_mut_ptr(), row: dst_row };
         // SAFETY: the processor has AVX-512; `check` covers every element that is read or written,
         // the borrow of `dst` is exclusive, and its rows do not overlap.
-        return unsafe { tiled::product(parallel, store, dst, lhs, rhs, [m, n, k]) };
+        return unsafe { tiled::product(parallel, store, dst, terms, [m, n]) };
     }
-    general(parallel, store, (dst, dst_row), lhs, rhs, [m, n, k]);
+    let mut store = store;
+    for Term { lhs, rhs, k } in terms {
+        general(parallel, store, (&mut *dst, dst_row), *lhs, *rhs, [m, n, *k]);
+        store = Store::Add;
+    }
 }
 
 /// As [`large`], on the calling thread and by the `gemm` crate.

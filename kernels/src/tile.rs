@@ -63,12 +63,18 @@ pub const fn panel_stride(width: usize, depth: usize) -> usize {
     (depth * width).next_multiple_of(LANES) + LANES
 }
 
-/// Packs the first `depth` elements of the lines into panels of `W` lines, `stride` apart; the last
-/// panel is filled up with zeros.
+/// Packs the first `depth` elements of the lines into panels of `W` lines, `stride` apart, from the element `at` of
+/// their sums on; the last panel is filled up with zeros.
 ///
 /// # Safety
 /// The processor has AVX-512.
-pub unsafe fn pack<const W: usize>(to: &mut [f32], stride: usize, lines: Lines<'_>, depth: usize) {
+pub unsafe fn pack<const W: usize>(
+    to: &mut [f32],
+    (stride, at): (usize, usize),
+    lines: Lines<'_>,
+    depth: usize,
+) {
+    let to = &mut to[at * W..];
     // SAFETY: by this function's contract.
     unsafe {
         if lines.line == 1 {
@@ -106,7 +112,7 @@ fn pack_adjacent<const W: usize>(to: &mut [f32], stride: usize, lines: Lines<'_>
 fn pack_transposed<const W: usize>(to: &mut [f32], stride: usize, lines: Lines<'_>, depth: usize) {
     let Lines { data, count, line, step } = lines;
     for first in (0..count.next_multiple_of(W)).step_by(ROWS) {
-        let to = &mut to[first / W * stride + first % W..(first / W + 1) * stride];
+        let to = &mut to[first / W * stride + first % W..];
         let count = count.saturating_sub(first).min(ROWS);
         let data = &data[(first * line).min(data.len())..];
         let squares = if count == ROWS && step == 1 { depth / ROWS } else { 0 };

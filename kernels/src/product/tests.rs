@@ -4,8 +4,8 @@
 
 use rayon::prelude::*;
 
-use super::{general, large};
-use crate::matrix::{Matrix, Store};
+use super::{general, large, sum};
+use crate::matrix::{Matrix, Store, Term};
 use crate::noise::noise;
 
 /// A matrix in `data`, by rows or, if `transposed`, by columns, with `gap` elements between its lines.
@@ -91,6 +91,35 @@ fn products_without_avx512_are_right() {
                     general(parallel, store, dst, lhs, rhs, sizes);
                 };
             check(product, Store::Add, (transposed, 1), [33, 65, 300]);
+        }
+    }
+}
+
+#[test]
+fn sums_of_products_are_right() {
+    let cases =
+        [([50, 70], [40, 16]), ([70, 50], [600, 3]), ([33, 100], [1100, 64]), ([100, 33], [9, 65])];
+    for (sizes @ [m, n], depths) in cases {
+        for transposed in TRANSPOSED {
+            for store in [Store::Overwrite, Store::Add] {
+                let data = depths.map(|k| [noise(m * k, k as u64), noise(k * n, 2 + k as u64)]);
+                let terms = [0, 1].map(|i| Term {
+                    lhs: matrix(&data[i][0], [m, depths[i]], transposed[i], 0),
+                    rhs: matrix(&data[i][1], [depths[i], n], transposed[1 - i], 0),
+                    k: depths[i],
+                });
+                let before = noise(m * n, 3);
+                let mut dst = before.clone();
+                sum(store, (&mut dst, n), &terms, sizes);
+                let [first, second] = terms.map(|Term { lhs, rhs, k }| exact(lhs, rhs, [m, n, k]));
+                let wanted = first.iter().zip(second).map(|(first, second)| first + second);
+                for ((got, was), wanted) in dst.iter().zip(&before).zip(wanted) {
+                    let start = if store == Store::Add { f64::from(*was) } else { 0.0 };
+                    let off = (f64::from(*got) - start - wanted).abs();
+                    let most = 4e-6 * (depths[0] as f64 + depths[1] as f64).sqrt();
+                    assert!(off < most, "{sizes:?} {depths:?} {transposed:?} {store:?}: {off}");
+                }
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use burn::tensor::{DType, IndexingUpdateOp, TensorData};
 use half::bf16;
 
 use kernels::attention::{self, View};
-use kernels::matrix::{Matrix, Store};
+use kernels::matrix::{Matrix, Store, Term};
 use kernels::memory::unspecified;
 use kernels::{Spans, linear, norm, product, rope, swiglu};
 
@@ -47,10 +47,29 @@ impl ProductOps for Flex {
 }
 
 fn product_into(store: Store, dst: &mut [f32], lhs: FlexTensor, rhs: FlexTensor) {
-    let [m, k] = lhs.shape().dims();
-    let [_, n] = rhs.shape().dims();
-    let [lhs, rhs] = [lhs, rhs].map(lines_contiguous);
-    product::large(store, (dst, n), matrix(&lhs), matrix(&rhs), [m, n, k]);
+    sum_into(store, dst, [[lhs, rhs]]);
+}
+
+/// Of the sum of the products of pairs.
+fn sum_into<const N: usize>(store: Store, dst: &mut [f32], pairs: [[FlexTensor; 2]; N]) {
+    let [lhs, rhs] = &pairs[0];
+    let [m, n] = [lhs.shape()[0], rhs.shape()[1]];
+    let pairs = pairs.map(|pair| pair.map(lines_contiguous));
+    let terms = pairs.each_ref().map(|[lhs, rhs]| Term {
+        lhs: matrix(lhs),
+        rhs: matrix(rhs),
+        k: lhs.shape()[1],
+    });
+    product::sum(store, (dst, n), &terms, [m, n]);
+}
+
+/// The sum of the products of two pairs.
+fn sum_of_products(pairs: [[FlexTensor; 2]; 2]) -> FlexTensor {
+    let [[lhs, _], [_, rhs]] = &pairs;
+    let [m, n] = [lhs.shape()[0], rhs.shape()[1]];
+    let mut dst = unspecified(m * n);
+    sum_into(Store::Overwrite, &mut dst, pairs);
+    tensor(dst, &[m, n])
 }
 
 /// The tensor itself if its rows or its columns are contiguous and do not overlap, otherwise a copy.
@@ -137,11 +156,17 @@ impl FusedKernels for Flex {
         [of_x.then(|| Self::product(dy, weight)), d_weight]
     }
 
-    /// The change is added to the product in place.
+    /// One sum over the columns of `x` and the rank.
     fn low_rank_forward([x, weight, a, b]: [FlexTensor; 4], scale: f32) -> [FlexTensor; 2] {
-        let y = Self::linear_on_tape(x.clone(), weight);
-        let low = Self::float_mul_scalar(Self::product(x, transposed(a)), scale.into());
-        [Self::add_product(y, low.clone(), transposed(b)), low]
+        let low = Self::product(x.clone(), transposed(a));
+        let low = Self::float_mul_scalar(low, scale.into());
+        let y = match x.shape()[0] {
+            ..=FEW => {
+                Self::add_product(Self::linear_forward(x, weight), low.clone(), transposed(b))
+            }
+            _ => sum_of_products([[x, transposed(weight)], [low.clone(), transposed(b)]]),
+        };
+        [y, low]
     }
 
     fn low_rank_backward(
@@ -154,7 +179,7 @@ impl FusedKernels for Flex {
         let d_low = Self::float_mul_scalar(Self::product(dy.clone(), b), scale.into());
         let db = Self::product(transposed(dy.clone()), low);
         let da = Self::product(transposed(d_low.clone()), x);
-        let dx = of_x.then(|| Self::add_product(Self::product(dy, weight), d_low, a));
+        let dx = of_x.then(|| sum_of_products([[dy, weight], [d_low, a]]));
         [dx, Some(da), Some(db)]
     }
 
