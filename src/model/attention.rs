@@ -1,4 +1,4 @@
-//! Grouped-query attention with normalised queries and keys.
+//! Grouped-query attention.
 //!
 //! Shapes: `batch` rows, `seq` tokens, `heads` query heads, `kv_heads` key and value heads.
 
@@ -20,10 +20,10 @@ pub struct Attention {
     pub v_proj: Linear,
     /// `[hidden, heads * head_dim]`.
     pub o_proj: Linear,
-    /// A row for every query head.
-    pub q_norm: HeadNorm,
-    /// A row for every key head.
-    pub k_norm: HeadNorm,
+    /// The norm of queries, if they have one.
+    pub q_norm: Option<HeadNorm>,
+    /// The norm of keys.
+    pub k_norm: Option<HeadNorm>,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -33,15 +33,15 @@ impl Attention {
     pub(crate) fn new(config: &ModelConfig, device: &Device) -> Self {
         let (hidden, head_dim) = (config.hidden_size, config.head_dim());
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let linear =
-            |inputs, outputs| Linear::new(inputs, outputs, config.initializer_range, device);
+        let (q, k, std) = (config.query_width(), config.key_width(), config.initializer_range);
+        let in_linear = |width| Linear::biased([hidden, width], config.qkv_bias, std, device);
         Self {
-            q_proj: linear(hidden, heads * head_dim),
-            k_proj: linear(hidden, kv_heads * head_dim),
-            v_proj: linear(hidden, kv_heads * head_dim),
-            o_proj: linear(heads * head_dim, hidden),
-            q_norm: HeadNorm::new(heads, head_dim, device),
-            k_norm: HeadNorm::new(kv_heads, head_dim, device),
+            q_proj: in_linear(q),
+            k_proj: in_linear(k),
+            v_proj: in_linear(k),
+            o_proj: Linear::biased([q, hidden], config.o_bias, std, device),
+            q_norm: HeadNorm::new(config, heads, device),
+            k_norm: HeadNorm::new(config, kv_heads, device),
             heads,
             kv_heads,
             head_dim,
@@ -54,8 +54,8 @@ impl Attention {
     /// `x` `[batch, seq, hidden]`; returns the same.
     pub(crate) fn forward(&self, x: Tensor<3>, rope: &Rope, mask: &Mask) -> Tensor<3> {
         let [q, k, v] = self.project(x);
-        let (q, k) =
-            (self.q_norm.forward(q, rope, self.scale()), self.k_norm.forward(k, rope, 1.0));
+        let [of_q, of_k] = self.norms(rope);
+        let (q, k) = (ops::head_norm_rope(q, of_q), ops::head_norm_rope(k, of_k));
         let y = ops::attention(q, k, v.swap_dims(1, 2), mask); // [batch, heads, seq, head_dim]
         self.o_proj.forward(ops::merge_heads(y))
     }
@@ -72,22 +72,41 @@ impl Attention {
         cache: &mut LayerCache,
     ) -> Tensor<3> {
         let qkv = self.project(x);
-        let norms = [self.q_norm.at(rope, self.scale()), self.k_norm.at(rope, 1.0)];
-        let y = cache.with(|buffers| ops::paged_attention(qkv, norms, buffers, lanes));
+        let y = cache.with(|buffers| ops::paged_attention(qkv, self.norms(rope), buffers, lanes));
         self.o_proj.forward(y) // from [1, rows, heads * head_dim]
     }
 
-    /// Queries, keys and values before their norms, each `[batch, seq, heads of it, head_dim]`.
+    /// Queries, keys and values before the norms of their heads, each `[batch, seq, heads of it, head_dim]`.
     fn project(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
         let [batch, seq, _] = x.dims();
         let split = |y: Tensor<3>, heads| y.reshape([batch, seq, heads, self.head_dim]);
-        let q = split(self.q_proj.forward(x.clone()), self.heads);
-        let k = split(self.k_proj.forward(x.clone()), self.kv_heads);
-        [q, k, split(self.v_proj.forward(x), self.kv_heads)]
+        let q = HeadNorm::before_split(self.q_norm.as_ref(), self.q_proj.forward(x.clone()));
+        let k = HeadNorm::before_split(self.k_norm.as_ref(), self.k_proj.forward(x.clone()));
+        let v = self.v_proj.forward(x);
+        [split(q, self.heads), split(k, self.kv_heads), split(v, self.kv_heads)]
     }
 
-    /// What queries are multiplied by: one pass over [seq, head_dim] instead of [seq, seq].
-    fn scale(&self) -> f64 {
-        (self.head_dim as f64).powf(-0.5)
+    /// What is done to queries and keys. Queries are scaled: one pass over [seq, head_dim] instead of [seq, seq].
+    fn norms(&self, rope: &Rope) -> [ops::NormAndRope; 2] {
+        let scale = (self.head_dim as f64).powf(-0.5);
+        [(&self.q_norm, scale), (&self.k_norm, 1.0)]
+            .map(|(norm, scale)| HeadNorm::after_split(norm.as_ref(), rope, scale))
+    }
+
+    /// Whether training drops entries of the input of an adapter's factors.
+    pub(super) fn has_dropout(&self) -> bool {
+        [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj]
+            .iter()
+            .any(|linear| linear.has_dropout())
+    }
+
+    /// The linear layers by name.
+    pub(super) fn linears(&mut self) -> Vec<(&'static str, &mut Linear)> {
+        vec![
+            ("q_proj", &mut self.q_proj),
+            ("k_proj", &mut self.k_proj),
+            ("v_proj", &mut self.v_proj),
+            ("o_proj", &mut self.o_proj),
+        ]
     }
 }

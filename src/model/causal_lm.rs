@@ -10,6 +10,7 @@ use super::adapter::{LowRankEmbedding, TokenRows};
 use super::decoder_layer::Stream;
 use super::ops::Lanes;
 use super::product::product;
+use super::rope::Rotary;
 use super::{DecoderLayer, Lane, Linear, Mask, ModelConfig, PagedCache, RmsNorm, Rope, ops};
 use crate::error::Result;
 
@@ -24,8 +25,8 @@ pub struct CausalLm {
     pub head_rows: Option<TokenRows>,
     /// `[1, hidden]`; the number that a reward model or a value function gives each token.
     pub score: Option<Linear>,
-    head_dim: usize,
-    rope_theta: f64,
+    #[module(skip)]
+    rotary: Rotary,
     mixed: bool,
 }
 
@@ -84,7 +85,7 @@ impl CausalLm {
             model: Decoder {
                 embed_tokens: Embedding { weight: embedding, lora: None, rows: None },
                 layers: (0..config.num_hidden_layers)
-                    .map(|_| DecoderLayer::new(config, device))
+                    .map(|index| DecoderLayer::new(config, index, device))
                     .collect(),
                 norm: RmsNorm::new(hidden, config.rms_norm_eps, device),
             },
@@ -92,8 +93,7 @@ impl CausalLm {
             head_rows: None,
             score: (config.num_labels > 0)
                 .then(|| Linear::new(hidden, config.num_labels, std, device)),
-            head_dim: config.head_dim(),
-            rope_theta: config.rope_theta,
+            rotary: Rotary::of(config),
             mixed: false,
         }
     }
@@ -203,7 +203,7 @@ impl CausalLm {
     /// # Shapes
     /// `positions` `[batch, seq]`.
     pub(crate) fn rope(&self, positions: Tensor<2, Int>) -> Rope {
-        Rope::new(positions, self.head_dim, self.rope_theta, self.compute_dtype())
+        Rope::of(positions, &self.rotary, self.compute_dtype())
     }
 
     /// The output layer.

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::ops::Lanes;
 use super::paged_cache::LayerCache;
-use super::{Attention, FeedForward, Mask, ModelConfig, RmsNorm, Rope};
+use super::{Attention, FeedForward, Linear, Mask, ModelConfig, RmsNorm, Rope};
 
 /// The residual stream between two layers: the last branch is added together with the norm that follows.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub struct DecoderLayer {
 }
 
 impl DecoderLayer {
-    pub(crate) fn new(config: &ModelConfig, device: &Device) -> Self {
+    pub(crate) fn new(config: &ModelConfig, _layer: usize, device: &Device) -> Self {
         let norm = || RmsNorm::new(config.hidden_size, config.rms_norm_eps, device);
         Self {
             self_attn: Attention::new(config, device),
@@ -107,11 +107,16 @@ impl DecoderLayer {
         Stream { sum: h, branch: Some(dropout(self.mlp.forward(normal))) }
     }
 
-    /// Whether training drops entries of the branches at random.
+    /// Whether training drops entries of the branches, or of an adapter's inputs, at random.
     pub(super) fn has_dropout(&self) -> bool {
-        let Attention { q_proj, k_proj, v_proj, o_proj, .. } = &self.self_attn;
-        let FeedForward { gate_proj, up_proj, down_proj } = &self.mlp;
-        let linears = [q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj];
-        self.dropout.prob > 0.0 || linears.iter().any(|linear| linear.has_dropout())
+        self.dropout.prob > 0.0 || self.self_attn.has_dropout() || self.mlp.has_dropout()
+    }
+
+    /// The linear layers by name.
+    pub(super) fn linears(&mut self) -> impl Iterator<Item = (String, &mut Linear)> {
+        let attention = self.self_attn.linears().into_iter();
+        let attention = attention.map(|(name, linear)| (format!("self_attn.{name}"), linear));
+        let mlp = self.mlp.linears().into_iter();
+        attention.chain(mlp.map(|(name, linear)| (format!("mlp.{name}"), linear)))
     }
 }

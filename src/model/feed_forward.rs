@@ -18,12 +18,17 @@ pub struct FeedForward {
 
 impl FeedForward {
     pub(crate) fn new(config: &ModelConfig, device: &Device) -> Self {
-        let (hidden, inner, std) =
-            (config.hidden_size, config.intermediate_size, config.initializer_range);
+        Self::of_width(config, config.intermediate_size, device)
+    }
+
+    /// A layer of the width `inner`.
+    pub(crate) fn of_width(config: &ModelConfig, inner: usize, device: &Device) -> Self {
+        let (hidden, std) = (config.hidden_size, config.initializer_range);
+        let linear = |sizes| Linear::biased(sizes, config.mlp_bias, std, device);
         Self {
-            gate_proj: Linear::new(hidden, inner, std, device),
-            up_proj: Linear::new(hidden, inner, std, device),
-            down_proj: Linear::new(inner, hidden, std, device),
+            gate_proj: linear([hidden, inner]),
+            up_proj: linear([hidden, inner]),
+            down_proj: linear([inner, hidden]),
         }
     }
 
@@ -34,5 +39,19 @@ impl FeedForward {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let gate = self.gate_proj.forward(x.clone()); // [batch, seq, intermediate]
         self.down_proj.forward(ops::swiglu(gate, self.up_proj.forward(x)))
+    }
+
+    /// Whether training drops entries of the input of an adapter's factors.
+    pub(super) fn has_dropout(&self) -> bool {
+        [&self.gate_proj, &self.up_proj, &self.down_proj].iter().any(|linear| linear.has_dropout())
+    }
+
+    /// The linear layers by name.
+    pub(super) fn linears(&mut self) -> Vec<(&'static str, &mut Linear)> {
+        vec![
+            ("gate_proj", &mut self.gate_proj),
+            ("up_proj", &mut self.up_proj),
+            ("down_proj", &mut self.down_proj),
+        ]
     }
 }

@@ -21,14 +21,16 @@ mod rope;
 
 pub use attention::Attention;
 pub use causal_lm::{CausalLm, Decoder, Embedding, ModelInput};
-pub use config::ModelConfig;
+pub use config::{
+    ExpertGroups, ExpertsConfig, LatentConfig, ModelConfig, QkNorm, RopeScaling, RouterScores, Yarn,
+};
 pub use decoder_layer::DecoderLayer;
 pub use feed_forward::FeedForward;
 pub use kernels::TokenStats;
 pub use kernels::paged::{BLOCK, Lane};
 pub use linear::Linear;
 pub use mask::Mask;
-pub use norm::{HeadNorm, RmsNorm};
+pub use norm::{HeadLayerNorm, HeadNorm, RmsNorm};
 pub use ops::{Drawn, NoDraw};
 pub use paged_cache::PagedCache;
 pub use rope::Rope;

@@ -1,12 +1,12 @@
-//! The two normalisations: RMSNorm of the residual stream, LayerNorm of each head's queries and keys.
+//! The norm of the residual stream, and those of queries and keys.
 
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use super::{Rope, ops};
+use super::{ModelConfig, QkNorm, Rope, ops};
 
-/// Epsilon of the query and key norm; the reference fixes it, `rms_norm_eps` does not apply.
-const HEAD_NORM_EPS: f64 = 1e-5;
+/// Epsilon of LayerNorm; the reference fixes it, `rms_norm_eps` does not apply.
+const LAYER_NORM_EPS: f64 = 1e-5;
 
 /// `x / sqrt(mean(x^2) + eps) * weight`, the mean in f32.
 #[derive(Module, Debug)]
@@ -38,9 +38,20 @@ impl RmsNorm {
     }
 }
 
-/// LayerNorm with a weight and bias row per head, before the rotary embedding (paper section 2.2).
+/// The norm of queries or keys, before the rotary embedding; [`QkNorm`] names the kinds.
 #[derive(Module, Debug)]
-pub struct HeadNorm {
+pub enum HeadNorm {
+    /// Over each head, with rows for every head.
+    Layer(HeadLayerNorm),
+    /// Over each head, with one row.
+    Rms(RmsNorm),
+    /// Over all heads together.
+    Projection(RmsNorm),
+}
+
+/// LayerNorm with a weight and bias row per head (paper section 2.2).
+#[derive(Module, Debug)]
+pub struct HeadLayerNorm {
     /// `[heads, head_dim]`.
     pub weight: Param<Tensor<2>>,
     /// `[heads, head_dim]`.
@@ -48,24 +59,44 @@ pub struct HeadNorm {
 }
 
 impl HeadNorm {
-    pub(crate) fn new(heads: usize, head_dim: usize, device: &Device) -> Self {
-        Self {
-            weight: Initializer::Ones.init([heads, head_dim], device),
-            bias: Initializer::Zeros.init([heads, head_dim], device),
+    pub(crate) fn new(config: &ModelConfig, heads: usize, device: &Device) -> Option<Self> {
+        let (head_dim, eps) = (config.head_dim(), config.rms_norm_eps);
+        match config.qk_norm {
+            QkNorm::LayerNorm => Some(Self::Layer(HeadLayerNorm {
+                weight: Initializer::Ones.init([heads, head_dim], device),
+                bias: Initializer::Zeros.init([heads, head_dim], device),
+            })),
+            QkNorm::None => None,
+            QkNorm::Rms => Some(Self::Rms(RmsNorm::new(head_dim, eps, device))),
+            QkNorm::RmsProjection => {
+                Some(Self::Projection(RmsNorm::new(heads * head_dim, eps, device)))
+            }
         }
     }
 
-    /// Queries or keys after norm, rotary embedding and multiplication by `scale`, transposed.
+    /// Queries or keys before they are split into heads, after the norm if it is one over all of them.
     ///
     /// # Shapes
-    /// `x` `[batch, seq, heads, head_dim]`; returns `[batch, heads, seq, head_dim]`.
-    pub(super) fn forward(&self, x: Tensor<4>, rope: &Rope, scale: f64) -> Tensor<4> {
-        ops::head_norm_rope(x, self.at(rope, scale))
+    /// `x` `[batch, seq, heads * head_dim]`; returns the same.
+    pub(super) fn before_split(norm: Option<&Self>, x: Tensor<3>) -> Tensor<3> {
+        match norm {
+            Some(Self::Projection(norm)) => norm.forward(x),
+            _ => x,
+        }
     }
 
-    /// What [`Self::forward`] does to queries or keys, for operations that do it on the way.
-    pub(super) fn at(&self, rope: &Rope, scale: f64) -> ops::NormAndRope {
-        let weight_and_bias = [self.weight.val(), self.bias.val()];
-        ops::NormAndRope { weight_and_bias, cos_and_sin: rope.tables(), scale, eps: HEAD_NORM_EPS }
+    /// What is left to do to queries or keys: norm, rotary embedding and multiplication by `scale`.
+    pub(super) fn after_split(norm: Option<&Self>, rope: &Rope, scale: f64) -> ops::NormAndRope {
+        let (norm, eps) = match norm {
+            Some(Self::Layer(norm)) => {
+                let [weight, bias] = [norm.weight.val(), norm.bias.val()];
+                (ops::HeadNormOf::LayerNorm { weight, bias }, LAYER_NORM_EPS)
+            }
+            Some(Self::Rms(norm)) => {
+                (ops::HeadNormOf::Rms { weight: norm.weight.val() }, norm.epsilon)
+            }
+            Some(Self::Projection(_)) | None => (ops::HeadNormOf::None, 0.0),
+        };
+        ops::NormAndRope { norm, cos_and_sin: rope.tables(), scale, eps }
     }
 }

@@ -11,6 +11,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::SeedableRng;
 use rand::distr::{Distribution, Uniform};
 use rand_chacha::ChaCha8Rng;
+use tensor_files::ParamPath;
 use vq_tokenizer::init;
 
 use super::objective::{Activations, LossConfig, NextToken, NextTokenBatch};
@@ -91,17 +92,17 @@ impl ModuleMapper for Move<'_> {
 #[derive(Default)]
 struct Tensors<'a> {
     gradients: Option<&'a GradientsParams>,
-    path: Vec<String>,
+    path: ParamPath,
     found: BTreeMap<String, Vec<f32>>,
 }
 
 impl ModuleVisitor for Tensors<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
     }
 
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.path.exit(container_type);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -109,7 +110,7 @@ impl ModuleVisitor for Tensors<'_> {
             Some(gradients) => gradients.get::<D>(param.id).expect("every weight has a gradient"),
             None => param.val(),
         };
-        self.found.insert(self.path.join("."), values.into_data().iter().collect());
+        self.found.insert(self.path.name(), values.into_data().iter().collect());
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) fn tensors(plan: &AdapterPlan, config: &ModelConfig) -> BTreeMap<Stri
         all.insert(ours, AdapterTensor { stored, shape });
     };
     for module in modules(config) {
+        let parameters = module.parameters();
         let (name, [rows, width]) = (module.name, module.shape);
         if let Some(factors) = plan.factors.get(&name) {
             let rank = factors.rank;
@@ -50,12 +51,8 @@ pub(super) fn tensors(plan: &AdapterPlan, config: &ModelConfig) -> BTreeMap<Stri
             add(ours, stored, vec![ids.len(), width]);
         }
         if plan.whole.contains_key(&name) {
-            let is_head_norm = name.ends_with("q_norm") || name.ends_with("k_norm");
-            let is_vector = module.kind == ModuleKind::Norm && !is_head_norm;
-            let shape = if is_vector { vec![width] } else { vec![rows, width] };
-            let kinds: &[&str] = if is_head_norm { &["weight", "bias"] } else { &["weight"] };
-            for kind in kinds {
-                add(format!("{name}.{kind}"), format!("{name}.{kind}"), shape.clone());
+            for (kind, shape) in parameters {
+                add(format!("{name}.{kind}"), format!("{name}.{kind}"), shape);
             }
         }
     }

@@ -21,7 +21,7 @@ impl CausalLm {
     pub fn with_adapter(mut self, plan: &AdapterPlan, config: &AdapterConfig) -> Self {
         let mut left = plan.factors.len();
         for (index, layer) in self.model.layers.iter_mut().enumerate() {
-            for (name, linear) in linears(layer) {
+            for (name, linear) in layer.linears() {
                 let name = format!("model.layers.{index}.{name}");
                 left -= attach(linear, &name, plan, config);
             }
@@ -55,7 +55,7 @@ impl CausalLm {
         if let (Some(linear), Some(weight)) = (&mut self.lm_head, head) {
             set(&mut linear.weight, weight);
         }
-        for (_, linear) in self.model.layers.iter_mut().flat_map(linears) {
+        for (_, linear) in self.model.layers.iter_mut().flat_map(DecoderLayer::linears) {
             let merged = linear.merged();
             set(&mut linear.weight, merged);
         }
@@ -67,7 +67,7 @@ impl CausalLm {
     pub fn without_adapter(mut self) -> Self {
         let layers = self.model.layers.iter_mut();
         let heads = self.lm_head.iter_mut();
-        let in_layers = layers.flat_map(linears).map(|(_, linear)| linear);
+        let in_layers = layers.flat_map(DecoderLayer::linears).map(|(_, linear)| linear);
         in_layers.chain(heads).for_each(|linear| linear.lora = None);
         (self.model.embed_tokens.lora, self.model.embed_tokens.rows) = (None, None);
         self.head_rows = None;
@@ -106,18 +106,4 @@ fn attach(linear: &mut Linear, name: &str, plan: &AdapterPlan, config: &AdapterC
     let Some(factors) = plan.factors.get(name) else { return 0 };
     linear.lora = Some(LowRank::new(factors, config, &linear.weight.val()));
     1
-}
-
-/// The linear layers of a layer by name.
-fn linears(layer: &mut DecoderLayer) -> [(&'static str, &mut Linear); 7] {
-    let (attention, mlp) = (&mut layer.self_attn, &mut layer.mlp);
-    [
-        ("self_attn.q_proj", &mut attention.q_proj),
-        ("self_attn.k_proj", &mut attention.k_proj),
-        ("self_attn.v_proj", &mut attention.v_proj),
-        ("self_attn.o_proj", &mut attention.o_proj),
-        ("mlp.gate_proj", &mut mlp.gate_proj),
-        ("mlp.up_proj", &mut mlp.up_proj),
-        ("mlp.down_proj", &mut mlp.down_proj),
-    ]
 }

@@ -1,6 +1,6 @@
 //! The modules of a transformer by name, as adapters name them.
 
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, QkNorm};
 
 /// Name of the head of reward models and value functions.
 pub const SCORE: &str = "score";
@@ -27,43 +27,89 @@ pub struct ModuleShape {
     pub name: String,
     /// What it is.
     pub kind: ModuleKind,
-    /// Shape of its weight: `[out, in]`, `[vocab, hidden]`; of norms `[rows, width]`.
+    /// Shape of its weight: `[out, in]`, `[vocab, hidden]`; of norms `[rows, width]`, of which one row is stored as a
+    /// vector.
     pub shape: [usize; 2],
+    /// Whether it has a bias.
+    pub has_bias: bool,
+}
+
+impl ModuleShape {
+    /// Name and shape of its parameters.
+    pub fn parameters(&self) -> Vec<(&'static str, Vec<usize>)> {
+        let [rows, width] = self.shape;
+        let weight = match self.kind {
+            ModuleKind::Norm if rows == 1 => vec![width],
+            _ => vec![rows, width],
+        };
+        // Of norms it has the shape of the weight, of linear layers a number for each output.
+        let bias = if self.kind == ModuleKind::Norm { weight.clone() } else { vec![rows] };
+        let mut all = vec![("weight", weight)];
+        all.extend(self.has_bias.then_some(("bias", bias)));
+        all
+    }
 }
 
 /// The modules of a model of the sizes `config`, in the order of its layers.
 pub fn modules(config: &ModelConfig) -> Vec<ModuleShape> {
-    use ModuleKind::{Embedding, Head, Linear, Norm, Score};
-    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-    let kv = config.num_key_value_heads * config.head_dim();
-    let of_layer = [
-        ("self_attn.q_proj", Linear, [hidden, hidden]),
-        ("self_attn.k_proj", Linear, [kv, hidden]),
-        ("self_attn.v_proj", Linear, [kv, hidden]),
-        ("self_attn.o_proj", Linear, [hidden, hidden]),
-        ("self_attn.q_norm", Norm, [config.num_attention_heads, config.head_dim()]),
-        ("self_attn.k_norm", Norm, [config.num_key_value_heads, config.head_dim()]),
-        ("mlp.gate_proj", Linear, [inner, hidden]),
-        ("mlp.up_proj", Linear, [inner, hidden]),
-        ("mlp.down_proj", Linear, [hidden, inner]),
-        ("input_layernorm", Norm, [1, hidden]),
-        ("post_attention_layernorm", Norm, [1, hidden]),
-    ];
-    let module = |name: String, kind, shape| ModuleShape { name, kind, shape };
+    use ModuleKind::{Embedding, Head, Norm, Score};
+    let hidden = config.hidden_size;
+    let module = |name: String, kind, shape, has_bias| ModuleShape { name, kind, shape, has_bias };
     let table = [config.vocab_size, hidden];
-    let mut all = vec![module("model.embed_tokens".to_owned(), Embedding, table)];
+    let mut all = vec![module("model.embed_tokens".to_owned(), Embedding, table, false)];
     for layer in 0..config.num_hidden_layers {
-        let named = |(name, kind, shape): &(&str, _, _)| {
-            module(format!("model.layers.{layer}.{name}"), *kind, *shape)
+        let of_layer = [of_attention(config), of_feed_forward(config)].concat();
+        let norms = ["input_layernorm", "post_attention_layernorm"];
+        let of_layer =
+            of_layer.into_iter().chain(norms.map(|name| (name, Norm, [1, hidden], false)));
+        let named = |(name, kind, shape, has_bias): Row| {
+            module(format!("model.layers.{layer}.{name}"), kind, shape, has_bias)
         };
-        all.extend(of_layer.iter().map(named));
+        all.extend(of_layer.map(named));
     }
-    all.push(module("model.norm".to_owned(), Norm, [1, hidden]));
+    all.push(module("model.norm".to_owned(), Norm, [1, hidden], false));
     if !config.tie_word_embeddings {
-        all.push(module("lm_head".to_owned(), Head, table));
+        all.push(module("lm_head".to_owned(), Head, table, false));
     }
     if config.num_labels > 0 {
-        all.push(module(SCORE.to_owned(), Score, [config.num_labels, hidden]));
+        all.push(module(SCORE.to_owned(), Score, [config.num_labels, hidden], false));
     }
     all
+}
+
+/// Name, kind, shape, and whether there is a bias.
+type Row = (&'static str, ModuleKind, [usize; 2], bool);
+
+fn of_attention(config: &ModelConfig) -> Vec<Row> {
+    use ModuleKind::{Linear, Norm};
+    let (q, k, hidden) = (config.query_width(), config.key_width(), config.hidden_size);
+    let mut all = vec![
+        ("self_attn.q_proj", Linear, [q, hidden], config.qkv_bias),
+        ("self_attn.k_proj", Linear, [k, hidden], config.qkv_bias),
+        ("self_attn.v_proj", Linear, [k, hidden], config.qkv_bias),
+        ("self_attn.o_proj", Linear, [hidden, q], config.o_bias),
+    ];
+    let norm = |heads: usize| match config.qk_norm {
+        QkNorm::LayerNorm => Some(([heads, config.head_dim()], true)),
+        QkNorm::None => None,
+        QkNorm::Rms => Some(([1, config.head_dim()], false)),
+        QkNorm::RmsProjection => Some(([1, heads * config.head_dim()], false)),
+    };
+    let heads = [
+        ("self_attn.q_norm", config.num_attention_heads),
+        ("self_attn.k_norm", config.num_key_value_heads),
+    ];
+    for (name, heads) in heads {
+        all.extend(norm(heads).map(|(shape, has_bias)| (name, Norm, shape, has_bias)));
+    }
+    all
+}
+
+fn of_feed_forward(config: &ModelConfig) -> Vec<Row> {
+    let (hidden, inner, has_bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
+    vec![
+        ("mlp.gate_proj", ModuleKind::Linear, [inner, hidden], has_bias),
+        ("mlp.up_proj", ModuleKind::Linear, [inner, hidden], has_bias),
+        ("mlp.down_proj", ModuleKind::Linear, [hidden, inner], has_bias),
+    ]
 }

@@ -191,13 +191,7 @@ impl AdapterConfig {
 }
 
 fn num_values(module: &ModuleShape) -> usize {
-    let values = module.shape.iter().product();
-    // The norms of queries and keys have a bias as well.
-    if module.name.ends_with("q_norm") || module.name.ends_with("k_norm") {
-        2 * values
-    } else {
-        values
-    }
+    module.parameters().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
 }
 
 fn unknown(key: &str, name: &str, modules: &[ModuleShape]) -> Error {

@@ -1,0 +1,119 @@
+//! Sizes and routing of sparse feed-forward layers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// A mixture of experts in place of the feed-forward layer: each token goes through the few experts that a router
+/// chooses for it, and through the shared ones.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExpertsConfig {
+    /// Number of experts.
+    pub num_experts: usize,
+    /// Experts that a token goes through.
+    pub num_experts_per_tok: usize,
+    /// Width of an expert.
+    pub moe_intermediate_size: usize,
+    /// Experts that every token goes through; they are one layer of their widths together.
+    #[serde(default)]
+    pub n_shared_experts: usize,
+    /// Layers that stay dense.
+    #[serde(default)]
+    pub dense_layers: Vec<usize>,
+    /// What becomes of the router's logits.
+    #[serde(default)]
+    pub scores: RouterScores,
+    /// Whether the weights of a token's experts are divided by their sum.
+    pub norm_topk_prob: bool,
+    /// Factor on those weights.
+    #[serde(default = "one")]
+    pub routed_scaling_factor: f64,
+    /// The groups that experts are chosen from, if not from all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<ExpertGroups>,
+    /// Factor of the load-balancing loss (arXiv 2101.03961 equation 4, summed over the chosen experts).
+    #[serde(default)]
+    pub router_aux_loss_coef: f64,
+}
+
+/// Experts in groups of equal size, of which a token's experts come from the best few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpertGroups {
+    /// Number of groups.
+    pub n_group: usize,
+    /// Groups that a token's experts come from.
+    pub topk_group: usize,
+    /// Whether a group is as good as its two best experts together, not as its best one.
+    pub by_two_best: bool,
+}
+
+/// What becomes of the router's logits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouterScores {
+    /// Probabilities of all experts.
+    #[default]
+    Softmax,
+    /// A number between 0 and 1 for each, to which a bias is added for the choice alone (DeepSeek-V3, arXiv 2412.19437
+    /// section 2.1.2).
+    Sigmoid,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl ExpertsConfig {
+    /// Whether the feed-forward of layer `layer` is sparse.
+    pub fn is_sparse(&self, layer: usize) -> bool {
+        !self.dense_layers.contains(&layer)
+    }
+
+    /// Weights in the matrices of one sparse layer, with `experts` routed experts.
+    pub(super) fn matrix_parameters(&self, hidden: usize, experts: usize) -> usize {
+        let wide = experts + self.n_shared_experts;
+        self.num_experts * hidden + 3 * hidden * self.moe_intermediate_size * wide
+    }
+
+    /// # Errors
+    /// [`Error::Invalid`] that names the key, its value and what is allowed.
+    pub(super) fn validate(&self) -> Result<()> {
+        let Self { num_experts: experts, num_experts_per_tok: chosen, .. } = *self;
+        let width = self.moe_intermediate_size;
+        if experts == 0 || experts > super::MAX_LAYERS {
+            let allowed = format!("1 to {}", super::MAX_LAYERS);
+            return Err(Error::invalid(format!("num_experts is {experts}; allowed: {allowed}")));
+        }
+        if chosen == 0 || chosen > experts {
+            let message =
+                format!("num_experts_per_tok is {chosen}; allowed: 1 to num_experts ({experts})");
+            return Err(Error::invalid(message));
+        }
+        if width == 0 || width > super::MAX_SIZE {
+            let allowed = format!("1 to {}", super::MAX_SIZE);
+            return Err(Error::invalid(format!(
+                "moe_intermediate_size is {width}; allowed: {allowed}"
+            )));
+        }
+        if let Some(ExpertGroups { n_group, topk_group, .. }) = self.groups {
+            let fits = n_group > 0 && experts.is_multiple_of(n_group);
+            if !fits {
+                let message = format!("n_group is {n_group}; it must divide the {experts} experts");
+                return Err(Error::invalid(message));
+            }
+            if topk_group == 0 || topk_group > n_group || chosen > topk_group * (experts / n_group)
+            {
+                return Err(Error::invalid(format!(
+                    "topk_group is {topk_group}; allowed: 1 to n_group ({n_group}), with at least num_experts_per_tok \
+                     ({chosen}) experts"
+                )));
+            }
+        }
+        let scale = self.routed_scaling_factor;
+        if !(scale > 0.0 && scale.is_finite()) {
+            let message = format!("routed_scaling_factor is {scale}; allowed: above 0");
+            return Err(Error::invalid(message));
+        }
+        Ok(())
+    }
+}
