@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::files::{read_json, read_text};
 use crate::tokenize::ChatTemplate;
 
-const TOKENIZER: &str = "tokenizer_config.json";
+pub(super) const TOKENIZER: &str = "tokenizer_config.json";
 /// Older processors' file, with the key `chat_template`.
 const PROCESSOR: &str = "chat_template.json";
 /// The template in a file of its own.
@@ -73,7 +73,7 @@ fn template_of(json: &Value, path: &Path) -> Result<Option<String>> {
 }
 
 /// The names of special tokens by their role; each is a text or an object with `content`.
-fn special_tokens(json: &Value) -> Vec<(String, String)> {
+pub(super) fn special_tokens(json: &Value) -> Vec<(String, String)> {
     let entries = json.as_object().into_iter().flatten();
     let token = |(role, value): (&String, &Value)| {
         let name = value.as_str().or_else(|| value.get("content")?.as_str())?;

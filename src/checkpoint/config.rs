@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use tensor_files::StoredDtype;
 use vq_tokenizer::VqTokenizer;
 
+use super::families::Family;
 use super::rope;
 use super::transformers::vocabulary_map;
 use crate::error::{Error, Result};
@@ -18,24 +19,14 @@ pub fn config_from_json(json: &Value) -> Result<ModelConfig> {
     let mut json = json.clone();
     let object = json.as_object_mut().ok_or_else(|| Error::invalid("no JSON object"))?;
     rope::flatten(object)?;
-    let only = [
-        ("model_type", json!("chameleon")),
-        ("hidden_act", json!("silu")),
-        ("attention_bias", json!(false)),
-        ("mlp_bias", json!(false)),
-    ];
-    for (key, allowed) in only {
-        if let Some(value) = object.get(key).filter(|value| **value != allowed) {
-            return Err(Error::invalid(format!("{key} is {value}; only {allowed} is supported")));
-        }
-    }
+    Family::of(object)?.read(object)?;
     let config: ModelConfig = serde_path_to_error::deserialize(json)
         .map_err(|e| Error::Invalid { message: e.to_string(), source: Some(e.into()) })?;
     config.validate()?;
     Ok(config)
 }
 
-/// A `config.json` with the keys that Hugging Face's Chameleon reads.
+/// A `config.json` with the keys that Hugging Face's class for such a model reads.
 pub fn config_to_json(
     config: &ModelConfig,
     processor: &Processor,
@@ -45,24 +36,21 @@ pub fn config_to_json(
     let mut json = json!(config);
     let vocabulary = processor.vocabulary();
     let special = vocabulary.special();
-    let more = json!({
-        "architectures": ["ChameleonForConditionalGeneration"],
-        "model_type": "chameleon",
-        "hidden_act": "silu",
-        "attention_bias": false,
-        "attention_dropout": 0.0,
-        "mlp_bias": false,
-        "rope_parameters": { "rope_theta": config.rope_theta, "rope_type": "default" },
-        "dtype": torch_name(dtype),
-        "bos_token_id": special.bos,
-        "eos_token_id": special.eos,
-        "pad_token_id": special.pad,
-        "image_token_id": special.image_placeholder,
-        "vocabulary_map": vocabulary_map(vocabulary),
-        "vq_config": vq.map(|vq| json!(vq.config())),
-    });
-    if let (Some(object), Value::Object(more)) = (json.as_object_mut(), more) {
-        object.extend(more);
+    let Some(object) = json.as_object_mut() else { return json };
+    let family = Family::having(config);
+    family.write(object, config);
+    object.insert("dtype".to_owned(), json!(torch_name(dtype)));
+    for (key, id) in [
+        ("bos_token_id", special.bos),
+        ("eos_token_id", Some(special.eos)),
+        ("pad_token_id", Some(special.pad)),
+    ] {
+        object.insert(key.to_owned(), json!(id));
+    }
+    if vocabulary.num_codes() > 0 {
+        object.insert("image_token_id".to_owned(), json!(special.image_placeholder));
+        object.insert("vocabulary_map".to_owned(), vocabulary_map(vocabulary));
+        object.insert("vq_config".to_owned(), json!(vq.map(|vq| vq.config())));
     }
     json
 }

@@ -145,8 +145,8 @@ impl Conversion {
             if preset.ends_turns_with_separator() {
                 let text = TextTokenizer::load(&source.join("tokenizer.json"))?;
                 let special = *text.vocabulary()?.special();
-                let ends = [special.eos, special.sep];
-                stop_ids.extend(ends.into_iter().filter(|id| !own.stop_ids.contains(id)));
+                let ends = [Some(special.eos), special.sep].into_iter().flatten();
+                stop_ids.extend(ends.filter(|id| !own.stop_ids.contains(id)));
                 keys.insert("eos_token_id".to_owned(), json!(stop_ids));
             }
         }

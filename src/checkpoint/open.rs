@@ -14,12 +14,13 @@ use super::directory::require_directory;
 use super::hugging_face::{has_sized_images, image_tokenizer, nested_config, preset_of};
 use super::manifest::Manifest;
 use super::tensors::{SCORE, TransformerTensors};
+use super::text_model::{stop_ids, text_template, text_tokenizer};
 use super::weight_files::weight_files;
 use crate::error::{Error, Result};
 use crate::files::read_json;
 use crate::generate::{GenerationConfig, Preset};
 use crate::model::{CausalLm, ModelConfig};
-use crate::tokenize::{Processor, PromptTemplates, TextTokenizer};
+use crate::tokenize::{Processor, PromptTemplates};
 
 /// An opened checkpoint.
 #[derive(Debug)]
@@ -85,23 +86,14 @@ impl Checkpoint {
         }
         let json: Value = read_json(&config_path)?;
         let config = config_from_json(&json).map_err(Error::in_file(&config_path))?;
-        let text = TextTokenizer::load(&dir.join("tokenizer.json"))?;
         let vq = image_tokenizer(dir, device)?;
-        let grid = match &vq {
-            Some(vq) => vq.grid(),
-            None => {
-                let side = nested_config(dir, &json)?.grid();
-                (side, side)
-            }
-        };
-        let mut processor = Processor::new(text, grid)?;
-        if has_sized_images(dir, &json)? {
-            processor = processor.sized()?;
-        }
-        processor = processor.with_chat_template(chat_template(dir)?);
+        let processor = processor(dir, &json, vq.as_ref())?;
         check_parts(dir, &config, &processor, vq.as_ref())?;
-        let preset = manifest.is_none().then(|| preset_of(&json));
-        let (generation, prompts) = generation(dir, preset, &processor)?;
+        let preset = manifest.is_none().then(|| match processor.vocabulary().has_images() {
+            true => preset_of(&json),
+            false => Preset::Text,
+        });
+        let (generation, prompts) = generation(dir, &json, preset, &processor)?;
         let (path, files) = weight_files(dir)?;
         let (merge, config) = Merge::open(adapters, config)?;
         let tensors = TransformerTensors::new(files, &config).map_err(Error::in_file(&path))?;
@@ -163,9 +155,29 @@ impl<W: Fn(&str) -> bool> TensorSource for Wanted<'_, W> {
     }
 }
 
-/// Settings and prompts of the checkpoint in `dir`, by default those of `preset`.
+/// Text and images to ids and back, as the files in `dir` with the `config.json` `config` say.
+fn processor(dir: &Path, config: &Value, vq: Option<&VqTokenizer>) -> Result<Processor> {
+    let text = text_tokenizer(dir, config)?;
+    let has_images = text.has_images();
+    let grid = match vq {
+        Some(vq) => vq.grid(),
+        None => {
+            let side = nested_config(dir, config)?.grid();
+            (side, side)
+        }
+    };
+    let mut processor = Processor::new(text, grid)?;
+    if has_sized_images(dir, config)? {
+        processor = processor.sized()?;
+    }
+    let template = if has_images { chat_template(dir)? } else { text_template(dir)? };
+    Ok(processor.with_chat_template(template))
+}
+
+/// Settings and prompts of the checkpoint in `dir` with the `config.json` `config`, by default those of `preset`.
 fn generation(
     dir: &Path,
+    config: &Value,
     preset: Option<Preset>,
     processor: &Processor,
 ) -> Result<(GenerationConfig, PromptTemplates)> {
@@ -176,14 +188,15 @@ fn generation(
         // A file of a published model says what differs from the model's own code, if anything.
         let changes = json.as_object().cloned().unwrap_or_default();
         let changed = preset.config().changed_by_file(&changes);
-        let mut config = changed.map_err(Error::in_file(&path))?;
-        if preset.ends_turns_with_separator() {
-            let sep = processor.vocabulary().special().sep;
-            if !config.stop_ids.contains(&sep) {
-                config.stop_ids.push(sep);
-            }
+        let mut settings = changed.map_err(Error::in_file(&path))?;
+        if preset == Preset::Text {
+            settings.stop_ids = stop_ids(&json, config);
         }
-        return Ok((config, preset.prompts()));
+        let sep = processor.vocabulary().special().sep;
+        let sep = sep
+            .filter(|sep| preset.ends_turns_with_separator() && !settings.stop_ids.contains(sep));
+        settings.stop_ids.extend(sep);
+        return Ok((settings, preset.prompts()));
     }
     let own = GenerationConfig::from_json(&text).map_err(Error::in_file(&path))?;
     let prompts = PromptTemplates::from_json(&text).map_err(Error::in_file(&path))?;

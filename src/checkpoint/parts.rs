@@ -12,7 +12,7 @@ use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
 use crate::error::{Error, Result};
 use crate::files::{copy, write_json};
 use crate::model::ModelConfig;
-use crate::tokenize::Processor;
+use crate::tokenize::{Processor, Vocabulary};
 
 /// The parts of a checkpoint to write.
 #[derive(Debug)]
@@ -44,12 +44,14 @@ impl Parts<'_> {
         )?;
         let special = self.processor.vocabulary().special();
         let mut generation = self.generation.clone();
-        for (key, id) in [("bos_token_id", special.bos), ("pad_token_id", special.pad)] {
+        for (key, id) in [("bos_token_id", special.bos), ("pad_token_id", Some(special.pad))] {
             generation.entry(key).or_insert(json!(id));
         }
-        generation.entry("eos_token_id").or_insert(json!([special.eos, special.sep]));
+        generation.entry("eos_token_id").or_insert(json!(Vec::from_iter(
+            [Some(special.eos), special.sep].into_iter().flatten()
+        )));
         write_json("generation_config.json", &Value::Object(generation))?;
-        let mut tokenizer = tokenizer_config();
+        let mut tokenizer = tokenizer_config(self.processor.vocabulary());
         if let Some(template) = self.processor.chat_template() {
             for (role, token) in template.tokens() {
                 tokenizer[role] = json!(token);
@@ -81,8 +83,17 @@ impl Parts<'_> {
     }
 }
 
-fn tokenizer_config() -> Value {
+fn tokenizer_config(vocabulary: &Vocabulary) -> Value {
     use crate::tokenize::{BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, SEP_TOKEN, UNK_TOKEN};
+    if !vocabulary.has_images() {
+        let special = vocabulary.special();
+        return json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": vocabulary.name(special.eos),
+            "pad_token": vocabulary.name(special.pad),
+            "clean_up_tokenization_spaces": false,
+        });
+    }
     json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS_TOKEN,

@@ -4,9 +4,10 @@
 //! Newer files of Hugging Face have them in `rope_parameters`, older ones in `rope_scaling` (with `type` for
 //! `rope_type`) and a flat `rope_theta`.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::model::RopeScaling;
 
 /// Objects with rotary settings; as in the reference, the last one takes precedence.
 const OBJECTS: [&str; 2] = ["rope_parameters", "rope_scaling"];
@@ -14,14 +15,18 @@ const OBJECTS: [&str; 2] = ["rope_parameters", "rope_scaling"];
 /// The share of each head that is rotated; also found outside the objects.
 const PARTIAL: &str = "partial_rotary_factor";
 
-/// Checks the rotary settings of `config` and moves a base frequency in an object to `rope_theta`.
+/// Kinds that are supported.
+const KINDS: &str = "\"default\", \"linear\", \"llama3\" and \"yarn\" are supported";
+
+/// Checks the rotary settings of `config` and moves them to `rope_theta` and `rope_scaling`.
 ///
 /// # Errors
 /// [`Error::Invalid`] that names the setting, if it changes the angles in a way that is not supported.
 pub(super) fn flatten(config: &mut Map<String, Value>) -> Result<()> {
     if let Some(value) = config.get(PARTIAL) {
-        check(PARTIAL, PARTIAL, value)?;
+        check_partial(PARTIAL, value)?;
     }
+    let mut found = json!(RopeScaling::Default);
     for object in OBJECTS {
         let settings = match config.get(object) {
             None | Some(Value::Null) => continue,
@@ -31,28 +36,74 @@ pub(super) fn flatten(config: &mut Map<String, Value>) -> Result<()> {
                 return Err(Error::invalid(message));
             }
         };
-        for (key, value) in settings {
-            if key == "rope_theta" {
-                config.insert(key, value);
-            } else {
-                check(&key, &format!("{object}.{key}"), &value)?;
-            }
+        if let Some(theta) = settings.get("rope_theta") {
+            config.insert("rope_theta".to_owned(), theta.clone());
+        }
+        let context = config.get("max_position_embeddings").and_then(Value::as_f64);
+        if let Some(scaling) = scaling(object, settings, context)? {
+            found = scaling;
         }
     }
+    config.insert("rope_scaling".to_owned(), found);
     Ok(())
 }
 
-/// Checks the setting `key`, which errors call `name`.
-fn check(key: &str, name: &str, value: &Value) -> Result<()> {
-    let (allows, supported) = match key {
-        "rope_type" | "type" => (*value == "default", "only \"default\" is supported"),
-        "factor" | PARTIAL => (value.as_f64() == Some(1.0), "only 1 is supported"),
-        _ => (false, "no such rotary setting is supported"),
-    };
-    if allows || value.is_null() {
-        return Ok(());
+/// The settings in the object called `object` as [`RopeScaling`] has them; `None` if they change nothing.
+fn scaling(
+    object: &str,
+    mut settings: Map<String, Value>,
+    context: Option<f64>,
+) -> Result<Option<Value>> {
+    settings.retain(|_, value| !value.is_null());
+    settings.remove("rope_theta");
+    if let Some(value) = settings.remove(PARTIAL) {
+        check_partial(&format!("{object}.{PARTIAL}"), &value)?;
     }
-    Err(Error::invalid(format!("{name} is {value}; {supported}")))
+    let names = ["rope_type", "type"];
+    let named = names.iter().find(|name| settings.contains_key(**name)).copied();
+    let kind = named.map_or(json!("default"), |name| settings[name].clone());
+    names.iter().for_each(|name| _ = settings.remove(*name));
+    let name = named.unwrap_or("rope_type");
+    match kind.as_str() {
+        Some("default") => {
+            if settings.get("factor").and_then(Value::as_f64) == Some(1.0) {
+                settings.remove("factor");
+            }
+            return match settings.iter().next() {
+                None => Ok(None),
+                Some((key, value)) => Err(Error::invalid(format!(
+                    "{object}.{key} is {value}; no such rotary setting is supported with the type \"default\""
+                ))),
+            };
+        }
+        Some("yarn") if !settings.contains_key("factor") => {
+            let original = settings.get("original_max_position_embeddings").and_then(Value::as_f64);
+            if let (Some(context), Some(original)) = (context, original) {
+                settings.insert("factor".to_owned(), json!(context / original));
+            }
+        }
+        Some("linear" | "llama3" | "yarn") => {}
+        _ => return Err(Error::invalid(format!("{object}.{name} is {kind}; {KINDS}"))),
+    }
+    if kind == "yarn"
+        && let Some(context) = context
+    {
+        settings.entry("original_max_position_embeddings").or_insert(json!(context as usize));
+    }
+    settings.insert("rope_type".to_owned(), kind);
+    let scaling = Value::Object(settings);
+    // A key that is missing or unknown is named.
+    serde_json::from_value::<RopeScaling>(scaling.clone())
+        .map_err(|error| Error::invalid(format!("{object}: {error}")))?;
+    Ok(Some(scaling))
+}
+
+/// Checks a share of each head, which errors call `name`.
+fn check_partial(name: &str, value: &Value) -> Result<()> {
+    match value.is_null() || value.as_f64() == Some(1.0) {
+        true => Ok(()),
+        false => Err(Error::invalid(format!("{name} is {value}; only 1 is supported"))),
+    }
 }
 
 #[cfg(test)]
@@ -76,13 +127,23 @@ mod tests {
         for (key, value, named) in [
             (
                 "rope_parameters",
-                json!({ "rope_type": "linear", "factor": 4.0, "rope_theta": 1e4 }),
-                "rope_parameters.",
+                json!({ "rope_type": "longrope", "factor": 4.0, "rope_theta": 1e4 }),
+                "rope_parameters.rope_type is \"longrope\"",
             ),
             (
                 "rope_parameters",
-                json!({ "rope_type": "yarn" }),
-                "rope_parameters.rope_type is \"yarn\"",
+                json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0 }),
+                "rope_parameters: missing field `high_freq_factor`",
+            ),
+            (
+                "rope_parameters",
+                json!({ "rope_type": "linear", "factor": 2.0, "beta_fast": 3.0 }),
+                "rope_parameters: unknown field `beta_fast`",
+            ),
+            (
+                "rope_scaling",
+                json!({ "rope_type": "linear", "factor": 0.0 }),
+                "factor of the rotary embedding is 0",
             ),
             ("rope_parameters", json!({ "rope_type": 3 }), "rope_parameters.rope_type is 3"),
             (
@@ -91,11 +152,7 @@ mod tests {
                 "rope_parameters.full_attention",
             ),
             ("rope_scaling", json!({ "type": "dynamic" }), "rope_scaling.type is \"dynamic\""),
-            (
-                "rope_scaling",
-                json!({ "rope_type": "llama3" }),
-                "rope_scaling.rope_type is \"llama3\"",
-            ),
+            ("rope_scaling", json!({ "rope_type": "llama3" }), "rope_scaling: missing field"),
             ("rope_scaling", json!({ "factor": 2.0 }), "rope_scaling.factor is 2.0"),
             (
                 "rope_scaling",

@@ -223,7 +223,7 @@ impl Setting<'_> {
     fn image(&self, seed: u64) -> Request {
         let config =
             GenerationConfig { mode: GenerationMode::ImageOnly, ..self.generation.clone() };
-        let prompt = vec![self.processor.vocabulary().special().bos];
+        let prompt = Vec::from_iter(self.processor.vocabulary().special().bos);
         Request::new(prompt, GenerationConfig { seed, ..config })
     }
 
@@ -232,7 +232,7 @@ impl Setting<'_> {
         let vocabulary = self.processor.vocabulary();
         let ids = (0..vocabulary.len() as u32)
             .filter(|&id| matches!(vocabulary.class(id), TokenClass::Text));
-        let ids = std::iter::once(vocabulary.special().bos).chain(ids.cycle());
+        let ids = vocabulary.special().bos.into_iter().chain(ids.cycle());
         let mode = GenerationMode::TextOnly;
         let max_new_tokens = Some(len);
         let config = GenerationConfig { mode, max_new_tokens, seed, ..self.generation.clone() };

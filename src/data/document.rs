@@ -15,7 +15,8 @@ impl Rendered {
     /// As [`Processor::encode_with`].
     pub fn tokens(&self, processor: &Processor) -> Result<TokenSequence> {
         let special = processor.vocabulary().special();
-        let mut tokens = TokenSequence { ids: vec![special.bos], loss_mask: vec![false] };
+        let mut tokens = TokenSequence::default();
+        tokens.extend(special.bos.as_slice(), false);
         self.append_to(&mut tokens, processor)?;
         tokens.extend(&[special.eos], self.supervised.last().copied().unwrap_or(false));
         Ok(tokens)

@@ -78,7 +78,7 @@ impl Gang {
             _ => request.config.max_new_tokens.unwrap_or(context).max(needed),
         };
         let limit = len.saturating_add(budget).min(context);
-        let block_start = ids.iter().rposition(|&id| id == rules.begin_image()).unwrap_or(0);
+        let block_start = ids.iter().rposition(|&id| Some(id) == rules.begin_image()).unwrap_or(0);
         let open = !matches!(state, ModalityState::Text | ModalityState::Done);
         let before_image = if open { &ids[..block_start] } else { &ids[..] };
         let mut gang = Self {

@@ -39,7 +39,7 @@ impl Branch {
                 before.iter().copied().filter(|&id| rules.is_image_or_bos(id)).collect()
             }
             Self::Nothing if rules.blocks().are_sized() => Vec::new(),
-            Self::Nothing => vec![rules.bos()],
+            Self::Nothing => Vec::from_iter(rules.bos()),
         }
     }
 }

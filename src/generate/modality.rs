@@ -72,9 +72,9 @@ pub struct ModalityRules {
     image_columns: Range<usize>,
     /// The bits of the ids that may follow, kept because they are asked for in every pass.
     sets: Mutex<HashMap<SetKey, Arc<[u32]>>>,
-    bos: u32,
-    begin_image: u32,
-    end_image: u32,
+    bos: Option<u32>,
+    begin_image: Option<u32>,
+    end_image: Option<u32>,
     blocks: ImageBlocks,
     mode: GenerationMode,
 }
@@ -84,7 +84,7 @@ impl ModalityRules {
     /// as the vocabulary's end-of-text does.
     ///
     /// # Errors
-    /// If a stop id is outside the vocabulary or belongs to images or to padding.
+    /// If only images are wanted of a text model; if a stop id is outside the vocabulary or belongs to images or to padding.
     pub fn new(
         vocabulary: &Vocabulary,
         blocks: ImageBlocks,
@@ -92,6 +92,9 @@ impl ModalityRules {
         stop_ids: &[u32],
     ) -> Result<Self> {
         let special = vocabulary.special();
+        if mode == GenerationMode::ImageOnly && !vocabulary.has_images() {
+            return Err(Error::invalid("the model is one of text, without codes of images"));
+        }
         let ids = 0..vocabulary.len() as u32;
         let table = |class: fn(&TokenClass) -> bool| -> Vec<bool> {
             ids.clone().map(|id| class(&vocabulary.class(id))).collect()
@@ -104,7 +107,9 @@ impl ModalityRules {
             let at = id as usize;
             let usable =
                 text.get(at).zip(other.get(at)).is_some_and(|(text, other)| *text || *other);
-            if !usable || [special.bos, special.pad].contains(&id) {
+            // Text models end with any token, also with what fills their rows.
+            let ends = !vocabulary.has_images() || Some(id) != special.bos && id != special.pad;
+            if !usable || !ends {
                 return Err(Error::invalid(format!(
                     "stop id {id} is no text, end-of-text or separator id of the vocabulary"
                 )));
@@ -141,9 +146,9 @@ impl ModalityRules {
         if row.is_empty() {
             return Err(Error::invalid("the prompt has no ids; begin-of-text is the least"));
         }
-        let bracket = |&id: &u32| id == self.begin_image || id == self.end_image;
+        let bracket = |&id: &u32| [self.begin_image, self.end_image].contains(&Some(id));
         let block = match row.iter().rposition(bracket) {
-            Some(at) if row[at] == self.begin_image => &row[at + 1..],
+            Some(at) if Some(row[at]) == self.begin_image => &row[at + 1..],
             _ => return Ok(ModalityState::Text),
         };
         let mut state = self.opened();
@@ -216,7 +221,7 @@ impl ModalityRules {
     pub fn allows(&self, state: ModalityState, id: u32, available: usize) -> bool {
         let of = |table: &[bool]| table.get(id as usize).copied().unwrap_or(false);
         match state {
-            ModalityState::Text if id == self.begin_image => {
+            ModalityState::Text if Some(id) == self.begin_image => {
                 self.mode != GenerationMode::TextOnly && available >= self.least_to_complete(state)
             }
             ModalityState::Text => available > 0 && (of(&self.text) || of(&self.stop)),
@@ -225,7 +230,7 @@ impl ModalityRules {
                 let next = self.blocks.side(id).is_some().then(|| self.advance(state, id));
                 next.is_some_and(|next| available > self.least_to_complete(next))
             }
-            ModalityState::Image { remaining: 0, .. } => id == self.end_image,
+            ModalityState::Image { remaining: 0, .. } => Some(id) == self.end_image,
             ModalityState::Image { remaining, grid } if self.at_line_end(remaining, grid) => {
                 Some(id) == self.blocks.new_line()
             }
@@ -269,7 +274,7 @@ impl ModalityRules {
     pub fn advance(&self, state: ModalityState, id: u32) -> ModalityState {
         let side = || self.blocks.side(id).unwrap_or_default();
         match state {
-            ModalityState::Text if id == self.begin_image => self.opened(),
+            ModalityState::Text if Some(id) == self.begin_image => self.opened(),
             ModalityState::Text if self.is_stop(id) => ModalityState::Done,
             ModalityState::Height => ModalityState::Width { rows: side() },
             ModalityState::Width { rows } => self.sized((rows, side())),
@@ -287,11 +292,11 @@ impl ModalityRules {
     /// The only id that may follow, if there is just one: it needs no model.
     pub fn forced(&self, state: ModalityState) -> Option<u32> {
         match state {
-            ModalityState::Image { remaining: 0, .. } => Some(self.end_image),
+            ModalityState::Image { remaining: 0, .. } => self.end_image,
             ModalityState::Image { remaining, grid } if self.at_line_end(remaining, grid) => {
                 self.blocks.new_line()
             }
-            ModalityState::Text if self.mode == GenerationMode::ImageOnly => Some(self.begin_image),
+            ModalityState::Text if self.mode == GenerationMode::ImageOnly => self.begin_image,
             _ => None,
         }
     }
@@ -304,7 +309,7 @@ impl ModalityRules {
     /// Whether `id` stays in a row without its text: begin-of-text and everything of images.
     pub fn is_image_or_bos(&self, id: u32) -> bool {
         self.is_image(id)
-            || [self.bos, self.begin_image, self.end_image].contains(&id)
+            || [self.bos, self.begin_image, self.end_image].contains(&Some(id))
             || Some(id) == self.blocks.new_line()
             || self.blocks.side(id).is_some()
     }
@@ -324,13 +329,13 @@ impl ModalityRules {
         self.image_columns.clone()
     }
 
-    /// The begin-of-text id.
-    pub fn bos(&self) -> u32 {
+    /// The begin-of-text id, if there is one.
+    pub fn bos(&self) -> Option<u32> {
         self.bos
     }
 
-    /// The begin-image id.
-    pub fn begin_image(&self) -> u32 {
+    /// The begin-image id; `None` for a text model.
+    pub fn begin_image(&self) -> Option<u32> {
         self.begin_image
     }
 

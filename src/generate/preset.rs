@@ -20,10 +20,12 @@ pub enum Preset {
     /// Lumina-mGPT (`inference_solver.py` of its repository): images of any size, two-way guidance of 4,
     /// at temperature 1 with the 2000 most likely codes and the 10 most likely text ids.
     Lumina,
+    /// A text model: the defaults of transformers, which decodes greedily unless a file says otherwise.
+    Text,
 }
 
 impl Preset {
-    /// Every preset, with its name.
+    /// The presets of models with images, with their names.
     pub const ALL: [(Self, &'static str); 3] =
         [(Self::Chameleon, "chameleon"), (Self::Anole, "anole"), (Self::Lumina, "lumina")];
 
@@ -36,6 +38,20 @@ impl Preset {
         };
         match self {
             Self::Chameleon => GenerationConfig { mode: GenerationMode::TextOnly, ..release },
+            Self::Text => {
+                let text = SamplingConfig {
+                    temperature: 1.0,
+                    top_p: 1.0,
+                    top_k: Some(50),
+                    greedy: true,
+                    ..SamplingConfig::TEXT
+                };
+                GenerationConfig {
+                    text,
+                    mode: GenerationMode::TextOnly,
+                    ..GenerationConfig::default()
+                }
+            }
             Self::Anole => {
                 let text = SamplingConfig { temperature: 1.0, ..SamplingConfig::TEXT };
                 GenerationConfig { text, ..release }

@@ -35,7 +35,8 @@ impl Choices {
         sorted.sort_unstable();
         sorted.dedup();
         if sorted.windows(2).any(|pair| pair[1].starts_with(pair[0])) {
-            let end = pipeline.processor.vocabulary().special().sep;
+            let special = pipeline.processor.vocabulary().special();
+            let end = special.sep.unwrap_or(special.eos);
             ids.iter_mut().for_each(|choice| choice.push(end));
         }
         let length = |text: &String| if by_length { text.len() as f64 } else { 1.0 };

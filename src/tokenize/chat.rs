@@ -80,12 +80,15 @@ impl Processor {
         let special = self.vocabulary().special();
         let options = EncodeOptions { bos: false, ..EncodeOptions::default() };
         let mut sequence = TokenSequence::default();
-        sequence.extend(&[special.bos], false);
+        sequence.extend(special.bos.as_slice(), false);
         for (index, turn) in turns.iter().enumerate() {
             let is_answer = turn.role == Role::Assistant;
             let is_last_answer = is_answer && index + 1 == turns.len();
             sequence.extend(&self.encode_with(&turn.segments, options)?, is_answer);
-            let closing = if is_last_answer { special.eos } else { special.sep };
+            let without =
+                || Error::invalid("the model has no separator of turns, and no chat template");
+            let closing =
+                if is_last_answer { special.eos } else { special.sep.ok_or_else(without)? };
             sequence.extend(&[closing], is_answer);
         }
         Ok(sequence)

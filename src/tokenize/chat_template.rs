@@ -53,6 +53,12 @@ impl ChatTemplate {
         self
     }
 
+    /// This template with the variables `tokens` and no others.
+    #[must_use]
+    pub fn with_only_tokens(self, tokens: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self { tokens: tokens.into_iter().collect(), ..self }
+    }
+
     /// The text of the template.
     pub fn source(&self) -> &str {
         &self.source

@@ -116,7 +116,7 @@ impl Processor {
         let special = self.vocabulary.special();
         let mut ids = Vec::new();
         if options.bos {
-            ids.push(special.bos);
+            ids.extend(special.bos);
         }
         for segment in segments {
             match segment {
@@ -126,7 +126,8 @@ impl Processor {
             }
         }
         if options.open_image {
-            ids.push(special.begin_image);
+            let without = || Error::invalid("the model is one of text, without codes of images");
+            ids.push(special.begin_image.ok_or_else(without)?);
         }
         if options.eos {
             ids.push(special.eos);
@@ -158,9 +159,10 @@ impl Processor {
     fn encode_image(&self, codes: &Codes, ids: &mut Vec<u32>) -> Result<()> {
         let image_ids =
             codes.ids.iter().map(|code| self.image_id(*code)).collect::<Result<Vec<_>>>()?;
-        ids.push(self.vocabulary.special().begin_image);
+        let special = self.vocabulary.special();
+        ids.extend(special.begin_image);
         ids.extend(self.blocks.write(codes, &image_ids)?);
-        ids.push(self.vocabulary.special().end_image);
+        ids.extend(special.end_image);
         Ok(())
     }
 
@@ -215,7 +217,7 @@ impl Processor {
     fn prefix_len(&self, ids: &[u32]) -> usize {
         let special = self.vocabulary.special();
         let pads = ids.iter().take_while(|id| **id == special.pad).count();
-        pads + usize::from(ids.get(pads) == Some(&special.bos))
+        pads + usize::from(special.bos.is_some() && ids.get(pads).copied() == special.bos)
     }
 
     /// The segment that starts at `position`, and its length in ids.
@@ -266,13 +268,13 @@ impl Processor {
                 (Some(id), _) if at_line_end && Some(*id) == self.blocks.new_line() => {}
                 (Some(_), Some(code)) if !at_line_end => codes.push(code),
                 (None, _) => return fault("is cut off", codes.len()),
-                (Some(id), _) if *id == end => return fault("is closed", codes.len()),
+                (Some(id), _) if Some(*id) == end => return fault("is closed", codes.len()),
                 (Some(_), _) => return fault("holds a token that is no code", codes.len()),
             }
             len += 1;
         }
         match block.get(len) {
-            Some(id) if *id == end => len += 1,
+            Some(id) if Some(*id) == end => len += 1,
             Some(_) => return fault("goes on", codes.len()),
             None => {}
         }

@@ -4,6 +4,8 @@
 //! is added: [`TextTokenizer::encode_plain`] takes names of control tokens in user text literally, so
 //! that no text can open an image or end a turn.
 
+mod roles;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +16,7 @@ use tokenizers::{
 
 use super::byte_level::byte_values;
 use super::token::TokenClass;
-use super::vocabulary::Vocabulary;
+use super::vocabulary::TextRoles;
 use crate::error::{Error, Result};
 use crate::files::refuse_lfs_pointer;
 use crate::guard::guarded;
@@ -42,6 +44,8 @@ pub struct TextTokenizer {
     bytes: Option<Vec<Option<u8>>>,
     /// The file that it was read from, for messages.
     file: Option<PathBuf>,
+    /// Ids of a tokenizer without codes of images.
+    roles: Option<TextRoles>,
 }
 
 /// How serde begins an error about a value of several forms, before the name of a type.
@@ -91,8 +95,11 @@ impl TextTokenizer {
             return Err(Error::invalid(message));
         }
         let mut hidden = vec![false; size];
-        for (name, id) in &names {
-            hidden[*id as usize] = TokenClass::of_name(name) != TokenClass::Text;
+        // Names tell control tokens only where those of codes are: others have bytes as `<0x0A>`.
+        if names.keys().any(|name| TokenClass::of_name(name) == TokenClass::Image) {
+            for (name, id) in &names {
+                hidden[*id as usize] = TokenClass::of_name(name) != TokenClass::Text;
+            }
         }
         let added = inner.get_added_tokens_decoder();
         for (id, token) in &added {
@@ -106,7 +113,14 @@ impl TextTokenizer {
             .add_tokens(text, inner.get_model(), inner.get_normalizer())
             .map_err(Error::because("tokenizer"))?;
         let byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
-        Ok(Self { inner, plain, hidden, bytes: byte_level.then(byte_values), file: None })
+        Ok(Self {
+            inner,
+            plain,
+            hidden,
+            bytes: byte_level.then(byte_values),
+            file: None,
+            roles: None,
+        })
     }
 
     /// The content of a `tokenizer.json` that reads back as this tokenizer.
@@ -124,17 +138,6 @@ impl TextTokenizer {
     /// If the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         std::fs::write(path, self.to_bytes()?).map_err(Error::io(path))
-    }
-
-    /// The meaning of every id of this tokenizer.
-    ///
-    /// # Errors
-    /// As [`Vocabulary::from_names`], with the name of the file that this tokenizer was read from.
-    pub fn vocabulary(&self) -> Result<Vocabulary> {
-        Vocabulary::from_names(self.inner.get_vocab(true)).map_err(|error| match &self.file {
-            Some(path) => Error::in_file(path)(error),
-            None => error,
-        })
     }
 
     /// The number of ids, control and image tokens included.

@@ -15,25 +15,43 @@ use crate::error::{Error, Result};
 /// Error messages list at most this many missing names or ids.
 const LISTED: usize = 8;
 
-/// Ids of the control tokens.
+/// Ids of the control tokens. A text model has no ids of images, no separator, and begin-of-text only if its
+/// tokenizer adds one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpecialIds {
     /// `<s>`, the first id of every row.
-    pub bos: u32,
+    pub bos: Option<u32>,
     /// `<pad>`.
     pub pad: u32,
     /// `</s>`, the last id of a document.
     pub eos: u32,
-    /// `<unk>`.
-    pub unk: u32,
     /// `<racm3:break>`, before the codes of an image.
-    pub begin_image: u32,
+    pub begin_image: Option<u32>,
     /// `<eoss>`, after the codes of an image.
-    pub end_image: u32,
+    pub end_image: Option<u32>,
     /// `<reserved08706>`, the separator after every turn but the last.
-    pub sep: u32,
+    pub sep: Option<u32>,
     /// `<image>` (Hugging Face) or `<reserved08707>` (original release), if there is one.
     pub image_placeholder: Option<u32>,
+}
+
+impl SpecialIds {
+    /// The number of `ids` before what ends an answer.
+    pub fn without_end(&self, ids: &[u32]) -> usize {
+        let is_end = |id: &u32| *id == self.eos || Some(*id) == self.sep;
+        ids.iter().rposition(|id| !is_end(id)).map_or(0, |at| at + 1)
+    }
+}
+
+/// Ids of a text model's tokenizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextRoles {
+    /// What its post-processor puts before a text, if anything.
+    pub bos: Option<u32>,
+    /// What ends a document.
+    pub eos: u32,
+    /// What fills rows; the end of a document if there is nothing else.
+    pub pad: u32,
 }
 
 /// The meaning of every id: names, classes, and the tables between codes and ids.
@@ -75,6 +93,52 @@ impl Vocabulary {
             .collect();
         let special = special_ids(&control)?;
         Ok(Self { names, classes, image_ids, image_codes, control, special })
+    }
+
+    /// The vocabulary of a text model: names by id, and whether each is a control token. Ids without a name get one.
+    ///
+    /// # Panics
+    /// If there are not as many flags as names.
+    pub(super) fn of_text(
+        names: Vec<Option<String>>,
+        is_control: &[bool],
+        roles: TextRoles,
+    ) -> Self {
+        assert_eq!(names.len(), is_control.len(), "a flag for every name");
+        let hole = |id: usize| format!("<hole {id}>");
+        let classes: Vec<TokenClass> = names
+            .iter()
+            .zip(is_control)
+            .map(|(name, is_control)| match name.is_none() || *is_control {
+                true => TokenClass::Special,
+                false => TokenClass::Text,
+            })
+            .collect();
+        let names: Vec<String> = names
+            .into_iter()
+            .enumerate()
+            .map(|(id, name)| name.unwrap_or_else(|| hole(id)))
+            .collect();
+        let is_special = |id: &usize| classes[*id] == TokenClass::Special;
+        let control = (0..names.len()).filter(is_special);
+        let control = control.map(|id| (names[id].clone(), id as u32)).collect();
+        let image_codes = vec![None; names.len()];
+        let TextRoles { bos, eos, pad } = roles;
+        let special = SpecialIds {
+            bos,
+            pad,
+            eos,
+            begin_image: None,
+            end_image: None,
+            sep: None,
+            image_placeholder: None,
+        };
+        Self { names, classes, image_ids: Vec::new(), image_codes, control, special }
+    }
+
+    /// Whether it has codes of images.
+    pub fn has_images(&self) -> bool {
+        !self.image_ids.is_empty()
     }
 
     /// The number of ids: they are `0..len`.
@@ -193,14 +257,14 @@ fn special_ids(control: &BTreeMap<String, u32>) -> Result<SpecialIds> {
             0
         }
     };
+    id(UNK_TOKEN);
     let special = SpecialIds {
-        bos: id(BOS_TOKEN),
+        bos: Some(id(BOS_TOKEN)),
         pad: id(PAD_TOKEN),
         eos: id(EOS_TOKEN),
-        unk: id(UNK_TOKEN),
-        begin_image: id(BEGIN_IMAGE_TOKEN),
-        end_image: id(END_IMAGE_TOKEN),
-        sep: id(SEP_TOKEN),
+        begin_image: Some(id(BEGIN_IMAGE_TOKEN)),
+        end_image: Some(id(END_IMAGE_TOKEN)),
+        sep: Some(id(SEP_TOKEN)),
         image_placeholder: control
             .get(IMAGE_TOKEN)
             .or_else(|| control.get(IMAGE_TOKEN_META))

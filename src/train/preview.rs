@@ -17,7 +17,7 @@ pub(super) fn bracketed(document: &TokenSequence, processor: &Processor) -> Resu
     let (ids, mut mask) = (&document.ids, document.loss_mask.clone());
     // Nothing predicts the first id, but what it begins may be a target.
     if let [first, second, ..] = &mut mask[..]
-        && ids[0] != processor.vocabulary().special().bos
+        && Some(ids[0]) != processor.vocabulary().special().bos
     {
         *first = *second;
     }

@@ -134,8 +134,9 @@ fn prompt_len(ids: &[u32], mask: &[bool], processor: &Processor) -> usize {
     match mask.iter().position(|is_target| *is_target) {
         Some(first_target) if first_target > 1 => first_target,
         _ => {
-            let after_separator = ids.iter().position(|id| *id == special.sep).map(|at| at + 1);
-            let image = || ids.iter().position(|id| *id == special.begin_image);
+            let after_separator =
+                ids.iter().position(|id| Some(*id) == special.sep).map(|at| at + 1);
+            let image = || ids.iter().position(|id| Some(*id) == special.begin_image);
             after_separator.or_else(image).unwrap_or(1).max(1)
         }
     }

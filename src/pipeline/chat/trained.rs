@@ -20,7 +20,7 @@ pub(super) fn prompt(
 ) -> Result<Vec<u32>> {
     let special = processor.vocabulary().special();
     let options = EncodeOptions { bos: false, ..EncodeOptions::default() };
-    let mut ids = vec![special.bos];
+    let mut ids = Vec::from_iter(special.bos);
     let mut system = system;
     let mut turn = |question: &Question, codes: &[Codes], ids: &mut Vec<u32>| -> Result<bool> {
         let mut segments = segments(prompts, question, codes)?;
@@ -35,7 +35,7 @@ pub(super) fn prompt(
         let has_separator = turn(&exchange.question, &exchange.codes, &mut ids)?;
         ids.extend(&exchange.ids);
         if has_separator {
-            ids.push(special.sep);
+            ids.extend(special.sep);
         }
     }
     turn(question, codes, &mut ids)?;

@@ -114,14 +114,13 @@ impl ModelReward {
     fn document(&self, ids: &[u32]) -> Option<Vec<u32>> {
         let vocabulary = self.processor.vocabulary();
         let special = vocabulary.special();
-        let ends = [special.eos, special.sep];
-        let len = ids.iter().rposition(|id| !ends.contains(id)).map_or(0, |at| at + 1);
+        let len = special.without_end(ids);
         let mut ids = ids[..len].to_vec();
         if self.processor.decode_until_fault(&ids).1.is_some() {
             return None;
         }
         if ids.last().is_some_and(|id| vocabulary.class(*id) == TokenClass::Image) {
-            ids.push(special.end_image);
+            ids.extend(special.end_image);
         }
         ids.push(special.eos);
         Some(ids)

@@ -117,28 +117,30 @@ fn best_and_worst<'a>(
 impl Answering {
     /// The number of ids of an answer before what ends it.
     fn end(&self, answer: &Answer) -> usize {
-        let special = self.processor.vocabulary().special();
-        let ends = [special.eos, special.sep];
-        answer.ids.iter().rposition(|id| !ends.contains(id)).map_or(0, |at| at + 1)
+        self.processor.vocabulary().special().without_end(&answer.ids)
     }
 
     fn pair(&self, [best, worst]: [(f64, &Answer); 2]) -> Result<RankedPair> {
         let special = self.processor.vocabulary().special();
         let prompt = &self.training.prompts[best.1.prompt].ids[..];
-        let opened = prompt.strip_suffix(&[special.begin_image]);
-        let opening = opened.map(|_| special.begin_image);
-        let prompt = opened.unwrap_or(prompt);
-        let separated = prompt.strip_suffix(&[special.sep]);
+        let without = |prompt: &[u32], end: Option<u32>| match (prompt, end) {
+            ([.., last], Some(end)) if *last == end => prompt.len() - 1,
+            _ => prompt.len(),
+        };
+        let len = without(prompt, special.begin_image);
+        let (prompt, opening) = prompt.split_at(len);
+        let len = without(prompt, special.sep);
+        let is_separated = len < prompt.len();
+        let prompt = &prompt[..len];
         let answer = |answer: &Answer| {
-            let ids = opening.into_iter().chain(answer.ids[..self.end(answer)].iter().copied());
-            self.processor.decode(&ids.collect::<Vec<u32>>())
+            self.processor.decode(&[opening, &answer.ids[..self.end(answer)]].concat())
         };
         Ok(RankedPair {
-            prompt: self.processor.decode(separated.unwrap_or(prompt))?,
+            prompt: self.processor.decode(prompt)?,
             chosen: answer(best.1)?,
             rejected: answer(worst.1)?,
             rewards: [best.0, worst.0],
-            is_separated: separated.is_some(),
+            is_separated,
         })
     }
 }

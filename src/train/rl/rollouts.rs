@@ -72,17 +72,18 @@ impl Reader<'_> {
     /// The text of a prompt, with a mark in place of each image.
     pub(super) fn prompt_text(&self, index: usize) -> String {
         let ids = &self.prompts[index].ids;
-        let ids = ids.strip_suffix(&[self.begin_image()]).unwrap_or(ids);
+        let ids = ids.strip_suffix(self.begin_image().as_slice()).unwrap_or(ids);
         text(&self.processor.decode_until_fault(ids).0)
     }
 
-    fn begin_image(&self) -> u32 {
+    fn begin_image(&self) -> Option<u32> {
         self.processor.vocabulary().special().begin_image
     }
 
     fn answer(&self, prompt: usize, Generated { ids, end, .. }: Generated) -> Answer {
-        let is_opened = self.prompts[prompt].ids.last() == Some(&self.begin_image());
-        let whole = [if is_opened { vec![self.begin_image()] } else { Vec::new() }, ids.clone()];
+        let last = self.prompts[prompt].ids.last().copied();
+        let opening = last.filter(|last| Some(*last) == self.begin_image());
+        let whole = [Vec::from_iter(opening), ids.clone()];
         let (segments, fault) = self.processor.decode_until_fault(&whole.concat());
         let text = text(&segments);
         let is_truncated = matches!(end, EndReason::MaxNewTokens | EndReason::Context);

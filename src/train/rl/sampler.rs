@@ -94,7 +94,7 @@ impl Sampler {
 
     /// `ids` with their answer as what is learnt, to be shown: an image whole, although begin-image belongs to the prompt.
     pub(super) fn document(&self, ids: &[u32], prompt_len: usize) -> TokenSequence {
-        let is_opened = ids.get(prompt_len - 1) == Some(&self.rules.begin_image());
+        let is_opened = ids.get(prompt_len - 1).copied() == self.rules.begin_image();
         let (prompt, answer) = ids.split_at(prompt_len - usize::from(is_opened));
         let mut document = TokenSequence::default();
         document.extend(prompt, false);
@@ -166,8 +166,10 @@ impl Sampler {
             if *number != Some(CODES) {
                 continue;
             }
-            if ids[at - 1] == self.rules.begin_image() {
-                images.push((vec![self.rules.bos(), ids[at - 1]], vec![None; 2]));
+            if Some(ids[at - 1]) == self.rules.begin_image() {
+                let start: Vec<u32> = self.rules.bos().into_iter().chain([ids[at - 1]]).collect();
+                let none = vec![None; start.len()];
+                images.push((start, none));
             }
             let (ids_of, numbers) = images.last_mut().expect("a code follows begin-image");
             ids_of.push(ids[at]);
@@ -177,6 +179,6 @@ impl Sampler {
     }
 
     fn begins_images(&self, state: ModalityState, available: usize) -> bool {
-        self.rules.allows(state, self.rules.begin_image(), available)
+        self.rules.begin_image().is_some_and(|id| self.rules.allows(state, id, available))
     }
 }
