@@ -65,7 +65,8 @@ impl HeadNorm {
 
     /// What [`Self::forward`] does to queries or keys, for operations that do it on the way.
     pub(super) fn at(&self, rope: &Rope, scale: f64) -> ops::NormAndRope {
-        let weight_and_bias = [self.weight.val(), self.bias.val()];
-        ops::NormAndRope { weight_and_bias, cos_and_sin: rope.tables(), scale, eps: HEAD_NORM_EPS }
+        let (weight, bias) = (self.weight.val(), self.bias.val());
+        let norm = ops::HeadNormOf::LayerNorm { weight, bias };
+        ops::NormAndRope { norm, cos_and_sin: rope.tables(), scale, eps: HEAD_NORM_EPS }
     }
 }
