@@ -82,8 +82,9 @@ fn backward_rows(x: &[f32], w: &[f32], dy: &[f32], eps: f32, dx: &mut [f32], dw:
     }
 }
 
+/// `1 / sqrt(mean(x^2) + eps)`.
 #[inline(always)]
-fn inverse_root(x: &[f32], eps: f32) -> f32 {
+pub(crate) fn inverse_root(x: &[f32], eps: f32) -> f32 {
     let squares = sum_by(x, x, |a, b| a * b);
     1.0 / (squares / x.len() as f32 + eps).sqrt()
 }

@@ -89,13 +89,17 @@ mod row_results_do_not_depend_on_row_count {
     /// rows.
     #[test]
     fn of_head_norm_and_rotation() {
-        for (heads, head_dim) in [(1, 2), (3, 6), (2, 40), (6, 64)] {
+        let sizes = [(1, 2), (3, 6), (2, 40), (6, 64)];
+        let norms = [rope::Norm::Layer, rope::Norm::Rms, rope::Norm::None];
+        for (norm, (heads, head_dim)) in norms.into_iter().flat_map(|norm| sizes.map(|s| (norm, s)))
+        {
             let (width, half) = (heads * head_dim, head_dim / 2);
             let (x, weight, bias) = (noise(ROWS * width, 1), noise(width, 2), noise(width, 3));
             let (cos, sin) = (noise(ROWS * half, 4), noise(ROWS * half, 5));
             let of = |from: usize, to: usize| {
                 let angles = from * half..to * half;
                 let inputs = rope::Inputs {
+                    norm,
                     x: &x[from * width..to * width],
                     weight: &weight,
                     bias: &bias,
@@ -114,7 +118,7 @@ mod row_results_do_not_depend_on_row_count {
                 (0..to - from).flat_map(heads).collect()
             };
             check(
-                &format!("{heads} heads of {head_dim}"),
+                &format!("{norm:?} of {heads} heads of {head_dim}"),
                 |rows| of(0, rows),
                 |row| of(row, row + 1),
             );

@@ -6,8 +6,8 @@ use kernels::adamw::AdamW;
 use vq_tokenizer::{GroupNormOptions, group_norm};
 
 use super::{
-    Lanes, Muon, NormAndRope, adamw, add_rms_norm, attention, cross_entropy, head_norm_rope,
-    linear, muon, paged_attention, rms_norm, rows, sum_of_squares, swiglu,
+    HeadNormOf, Lanes, Muon, NormAndRope, adamw, add_rms_norm, attention, cross_entropy,
+    head_norm_rope, linear, muon, paged_attention, rms_norm, rows, sum_of_squares, swiglu,
 };
 use crate::model::{BLOCK, Lane, Rope, mask};
 
@@ -57,6 +57,8 @@ pub fn differences(device: &Device, dtype: DType) -> Vec<Difference> {
         difference("RMSNorm", check.rms_norm(), exact),
         difference("sum and RMSNorm", check.add_rms_norm(), exact),
         difference("head norm and RoPE", check.head_norm(), exact),
+        difference("RMSNorm of heads and RoPE", check.rms_of_heads(), exact),
+        difference("RoPE", check.rope(), exact),
         difference("SwiGLU", check.swiglu(), exact),
         difference("rows of a matrix", check.rows(), exact),
         difference("gradient of the loss", check.cross_entropy(0), exact),
@@ -125,13 +127,26 @@ impl Check<'_> {
     }
 
     fn head_norm(&self) -> f32 {
-        self.compare(&[BATCH * SEQ * HIDDEN, HIDDEN, HIDDEN], true, |inputs| {
+        self.norm_of_heads(&[HIDDEN, HIDDEN], |weights| layer_norm([&weights[0], &weights[1]]))
+    }
+
+    fn rms_of_heads(&self) -> f32 {
+        self.norm_of_heads(&[WIDTH], |weights| HeadNormOf::Rms { weight: weights[0].clone() })
+    }
+
+    fn rope(&self) -> f32 {
+        self.norm_of_heads(&[], |_| HeadNormOf::None)
+    }
+
+    /// Of a norm with weights of `sizes`.
+    fn norm_of_heads(&self, sizes: &[usize], norm: impl Fn(&[Tensor<1>]) -> HeadNormOf) -> f32 {
+        let sizes = [&[BATCH * SEQ * HIDDEN], sizes].concat();
+        self.compare(&sizes, true, |inputs| {
             let positions = Tensor::<1, Int>::arange(0..(BATCH * SEQ) as i64, &inputs[0].device());
             let positions = positions.reshape([BATCH, SEQ]);
             let rope = Rope::new(positions, WIDTH, 10_000.0, inputs[0].dtype());
-            let of = |at: usize| inputs[at].clone().reshape([HEADS, WIDTH]);
             let x = inputs[0].clone().reshape([BATCH, SEQ, HEADS, WIDTH]);
-            head_norm_rope(x, norm_and_rope([of(1), of(2)], &rope))
+            head_norm_rope(x, norm_and_rope(norm(&inputs[1..]), &rope))
         })
     }
 
@@ -190,10 +205,8 @@ impl Check<'_> {
             let positions = (70..72).chain(1..81).collect::<Vec<i32>>();
             let positions = indices(&positions, &inputs[0].device()).reshape([1, 82]);
             let rope = Rope::new(positions, WIDTH, 10_000.0, inputs[0].dtype());
-            let norms = [(5, HEADS), (7, KEYS)].map(|(at, heads)| {
-                let of = |at: usize| inputs[at].clone().reshape([heads, WIDTH]);
-                norm_and_rope([of(at), of(at + 1)], &rope)
-            });
+            let norms =
+                [5, 7].map(|at| norm_and_rope(layer_norm([&inputs[at], &inputs[at + 1]]), &rope));
             let [k, v] = kv;
             paged_attention([q, k, v], norms, [keys, values], &Lanes::new(&lanes)).0
         })
@@ -290,8 +303,15 @@ fn error(got: &[f32], want: &[f32]) -> f32 {
     got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max) / largest
 }
 
-fn norm_and_rope(weight_and_bias: [Tensor<2>; 2], rope: &Rope) -> NormAndRope {
-    NormAndRope { weight_and_bias, cos_and_sin: rope.tables(), scale: 0.125, eps: 1e-5 }
+fn norm_and_rope(norm: HeadNormOf, rope: &Rope) -> NormAndRope {
+    NormAndRope { norm, cos_and_sin: rope.tables(), scale: 0.125, eps: 1e-5 }
+}
+
+/// Of a weight and bias, each `[heads * WIDTH]`.
+fn layer_norm(weight_and_bias: [&Tensor<1>; 2]) -> HeadNormOf {
+    let rows = |x: &Tensor<1>| x.clone().reshape([x.dims()[0] / WIDTH, WIDTH]);
+    let [weight, bias] = weight_and_bias.map(rows);
+    HeadNormOf::LayerNorm { weight, bias }
 }
 
 #[cfg(test)]

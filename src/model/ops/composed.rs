@@ -5,7 +5,7 @@ use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, activation};
 
 use kernels::adamw::AdamW;
 
-use super::NormAndRope;
+use super::{HeadNormOf, NormAndRope};
 use crate::model::Mask;
 
 /// The queries of a group follow each other along the sequence, so keys and values are not repeated.
@@ -62,16 +62,20 @@ pub(crate) fn add_matmul(sum: Tensor<2>, lhs: Tensor<2>, rhs: Tensor<2>) -> Tens
 }
 
 /// The statistic in f32.
-pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
+pub(crate) fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
     let dtype = x.dtype();
     let x = x.cast(DType::F32);
-    let mean_square = (x.clone() * x.clone()).mean_dim(2); // [batch, seq, 1]
+    let mean_square = (x.clone() * x.clone()).mean_dim(D - 1); // [.., 1]
     let scale = (mean_square + eps).sqrt().recip();
     (x * scale).cast(dtype) * weight.cast(dtype).unsqueeze()
 }
 
 pub(crate) fn head_norm_rope(x: Tensor<4>, with: NormAndRope) -> Tensor<4> {
-    let normal = head_norm(x, with.weight_and_bias, with.eps);
+    let normal = match with.norm {
+        HeadNormOf::LayerNorm { weight, bias } => head_norm(x, [weight, bias], with.eps),
+        HeadNormOf::Rms { weight } => rms_norm(x, weight, with.eps),
+        HeadNormOf::None => x,
+    };
     (rotate(normal, with.cos_and_sin) * with.scale).swap_dims(1, 2)
 }
 

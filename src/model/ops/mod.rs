@@ -39,7 +39,7 @@ pub use chunks::attention_chunk;
 pub(crate) use draws::{Distribution, Draws, Place, fetch};
 pub use draws::{Drawn, NoDraw};
 pub(crate) use muon::Muon;
-pub(crate) use norm_and_rope::NormAndRope;
+pub(crate) use norm_and_rope::{HeadNormOf, NormAndRope};
 pub(crate) use paged::Lanes;
 pub(crate) use stats::fetch_stats;
 
@@ -107,7 +107,7 @@ pub(crate) fn paged_attention(
 ) -> (Tensor<3>, [Tensor<4>; 2]) {
     let kernels = kernels!(paged_attention on &q, &cache[0]);
     #[cfg(feature = "gpu")]
-    if kernels == Kernels::Gpu {
+    if kernels == Kernels::Gpu && norms.iter().all(gpu::takes_norm) {
         return gpu::paged_attention([q, k, v], norms, cache, lanes);
     }
     let [of_q, of_k] = norms;
@@ -227,7 +227,7 @@ pub(crate) fn add_rms_norm(
     [sum.clone(), rms_norm(sum, weight, eps)]
 }
 
-/// [`NormAndRope`] of `x`, and transposition.
+/// [`NormAndRope`] of `x`, and transposition. The kernels of a GPU have no other norm than LayerNorm.
 ///
 /// # Shapes
 /// `x` `[batch, seq, heads, head_dim]`; returns `[batch, heads, seq, head_dim]`.
@@ -236,8 +236,8 @@ pub(crate) fn head_norm_rope(x: Tensor<4>, with: NormAndRope) -> Tensor<4> {
         #[cfg(feature = "cpu")]
         Kernels::Cpu => fused::head_norm_rope(x, with),
         #[cfg(feature = "gpu")]
-        Kernels::Gpu => fused::head_norm_rope(x, with),
-        Kernels::Composed => composed::head_norm_rope(x, with),
+        Kernels::Gpu if gpu::takes_norm(&with) => fused::head_norm_rope(x, with),
+        _ => composed::head_norm_rope(x, with),
     }
 }
 

@@ -12,6 +12,7 @@ use half::bf16;
 use kernels::attention::{self, View};
 use kernels::matrix::{Matrix, Store, Term};
 use kernels::memory::unspecified;
+use kernels::rope::Norm;
 use kernels::{Spans, linear, norm, product, rope, swiglu};
 
 use crate::model::ops::fused::FusedKernels;
@@ -213,9 +214,13 @@ impl FusedKernels for Flex {
         [tensor(dx, shape(&x)), tensor(d_weight, shape(&weight))]
     }
 
-    fn head_norm_rope_forward(inputs: [FlexTensor; 5], factors: [f32; 2]) -> FlexTensor {
+    fn head_norm_rope_forward(
+        norm: Norm,
+        inputs: [FlexTensor; 5],
+        factors: [f32; 2],
+    ) -> FlexTensor {
         let tensors = inputs.map(|tensor| widened(tensor).to_contiguous());
-        let inputs = rope_inputs(&tensors, factors);
+        let inputs = rope_inputs(norm, &tensors, factors);
         let mut y = like(&tensors[0]);
         rope::forward(inputs, &mut y);
         let [batch, seq, heads, head_dim] = inputs.dims;
@@ -223,16 +228,21 @@ impl FusedKernels for Flex {
     }
 
     fn head_norm_rope_backward(
+        norm: Norm,
         inputs: [FlexTensor; 5],
         dy: FlexTensor,
         factors: [f32; 2],
     ) -> [FlexTensor; 3] {
         let (tensors, dy) = (inputs.map(|tensor| tensor.to_contiguous()), dy.to_contiguous());
         let mut dx = like(&tensors[0]);
-        let inputs = rope_inputs(&tensors, factors);
+        let inputs = rope_inputs(norm, &tensors, factors);
         let (d_weight, d_bias) = rope::backward(inputs, dy.storage(), &mut dx);
         let [x, weight, bias, ..] = &tensors;
-        [tensor(dx, shape(x)), tensor(d_weight, shape(weight)), tensor(d_bias, shape(bias))]
+        let gradient = |values: Vec<f32>, of| match values.len() {
+            0 => tensor(values, &[0]),
+            _ => tensor(values, shape(of)),
+        };
+        [tensor(dx, shape(x)), gradient(d_weight, weight), gradient(d_bias, bias)]
     }
 
     fn swiglu_forward(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
@@ -286,10 +296,12 @@ fn attention_inputs<'a>(
 }
 
 fn rope_inputs<'a>(
+    norm: Norm,
     [x, weight, bias, cos, sin]: &'a [FlexTensor; 5],
     [scale, eps]: [f32; 2],
 ) -> rope::Inputs<'a> {
     rope::Inputs {
+        norm,
         x: x.storage(),
         weight: weight.storage(),
         bias: bias.storage(),

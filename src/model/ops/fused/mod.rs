@@ -7,8 +7,10 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Int, Shape, Tensor};
 
+use kernels::rope::Norm;
+
 use crate::model::Mask;
-use crate::model::ops::NormAndRope;
+use crate::model::ops::{HeadNormOf, NormAndRope};
 
 /// Queries, keys and values.
 type Qkv<B> = [FloatTensor<B>; 3];
@@ -111,11 +113,17 @@ pub(crate) trait FusedKernels: Backend {
         eps: f32,
     ) -> [FloatTensor<Self>; 2];
 
-    /// LayerNorm per head, rotation and scale; `factors` are the scale and the epsilon.
-    fn head_norm_rope_forward(inputs: HeadInputs<Self>, factors: [f32; 2]) -> FloatTensor<Self>;
+    /// The norm of each head, rotation and scale; `factors` are the scale and the epsilon. What takes the place of a
+    /// weight or bias that the norm does not have is not read.
+    fn head_norm_rope_forward(
+        norm: Norm,
+        inputs: HeadInputs<Self>,
+        factors: [f32; 2],
+    ) -> FloatTensor<Self>;
 
-    /// The gradients of `x`, weight and bias.
+    /// The gradients of `x`, weight and bias, anything for what the norm does not have.
     fn head_norm_rope_backward(
+        norm: Norm,
         inputs: HeadInputs<Self>,
         dy: FloatTensor<Self>,
         factors: [f32; 2],
@@ -195,8 +203,10 @@ pub(crate) trait FusedOps: Backend {
         eps: f32,
     ) -> FloatTensor<Self>;
 
-    /// LayerNorm per head, rotation and scale; `factors` are the scale and the epsilon.
+    /// The norm of each head, rotation and scale; `factors` are the scale and the epsilon. Anything that is not
+    /// trained takes the place of a weight or bias that the norm does not have.
     fn fused_head_norm_rope(
+        norm: Norm,
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
@@ -260,6 +270,7 @@ impl<B: FusedKernels> FusedOps for B {
     }
 
     fn fused_head_norm_rope(
+        norm: Norm,
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
@@ -267,7 +278,7 @@ impl<B: FusedKernels> FusedOps for B {
         sin: FloatTensor<Self>,
         factors: [f32; 2],
     ) -> FloatTensor<Self> {
-        B::head_norm_rope_forward([x, weight, bias, cos, sin], factors)
+        B::head_norm_rope_forward(norm, [x, weight, bias, cos, sin], factors)
     }
 
     fn fused_swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -313,11 +324,17 @@ pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
 }
 
 pub(crate) fn head_norm_rope(x: Tensor<4>, with: NormAndRope) -> Tensor<4> {
-    let [weight, bias] = with.weight_and_bias.map(Tensor::into_dispatch);
     let [cos, sin] = with.cos_and_sin.map(Tensor::into_dispatch);
+    let (norm, weight, bias) = match with.norm {
+        HeadNormOf::LayerNorm { weight, bias } => {
+            (Norm::Layer, weight.into_dispatch(), bias.into_dispatch())
+        }
+        HeadNormOf::Rms { weight } => (Norm::Rms, weight.into_dispatch(), cos.clone()),
+        HeadNormOf::None => (Norm::None, cos.clone(), cos.clone()),
+    };
     let factors = [with.scale as f32, with.eps as f32];
     let x = x.into_dispatch();
-    Tensor::from_dispatch(Dispatch::fused_head_norm_rope(x, weight, bias, cos, sin, factors))
+    Tensor::from_dispatch(Dispatch::fused_head_norm_rope(norm, x, weight, bias, cos, sin, factors))
 }
 
 pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {

@@ -17,6 +17,8 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, TensorMetadata};
 use burn::tensor::{DType, Shape};
 
+use kernels::rope::Norm;
+
 use super::{FusedKernels, FusedOps, flat, merged, unflat};
 
 #[derive(Debug)]
@@ -120,12 +122,12 @@ impl<B: FusedKernels> Backward<B, 2> for RmsNormBackward {
 struct HeadNormRopeBackward;
 
 impl<B: FusedKernels> Backward<B, 3> for HeadNormRopeBackward {
-    type State = (NodeId, [FloatTensor<B>; 4], [f32; 2]);
+    type State = (Norm, NodeId, [FloatTensor<B>; 4], [f32; 2]);
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, kept: &mut Checkpointer) {
-        register::<B, _, 3>(ops, grads, |(x, [weight, bias, cos, sin], factors), dy| {
+        register::<B, _, 3>(ops, grads, |(norm, x, [weight, bias, cos, sin], factors), dy| {
             let inputs = [kept.retrieve_node_output(x), weight, bias, cos, sin];
-            B::head_norm_rope_backward(inputs, dy, factors)
+            B::head_norm_rope_backward(norm, inputs, dy, factors)
         });
     }
 }
@@ -296,7 +298,9 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         }
     }
 
+    /// The cosines in place of a weight or bias are not on the tape and get no gradient.
     fn fused_head_norm_rope(
+        norm: Norm,
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
@@ -310,7 +314,7 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         let with = [weight, bias, cos, sin].map(|tensor| tensor.into_primitive());
         let forward = move |x, with: [FloatTensor<B>; 4]| {
             let [weight, bias, cos, sin] = with;
-            B::head_norm_rope_forward([x, weight, bias, cos, sin], factors)
+            B::head_norm_rope_forward(norm, [x, weight, bias, cos, sin], factors)
         };
         let y = forward(x.primitive().clone(), with.clone());
         let again = with.clone();
@@ -321,7 +325,7 @@ impl<B: FusedKernels, C: CheckpointStrategy> FusedOps for Autodiff<B, C> {
         match prep.stateful() {
             OpsKind::Tracked(mut prep) => {
                 let x = prep.checkpoint(&x);
-                prep.finish((x, with, factors), y)
+                prep.finish((norm, x, with, factors), y)
             }
             OpsKind::UnTracked(prep) => prep.finish(y),
         }

@@ -3,6 +3,7 @@
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
+use kernels::rope::Norm;
 
 use super::attention_products::Chunks;
 use super::{
@@ -65,11 +66,17 @@ impl FusedKernels for CubeBackend {
         rms_norm::backward(x, weight, dy, eps)
     }
 
-    fn head_norm_rope_forward(inputs: [CubeTensor; 5], factors: [f32; 2]) -> CubeTensor {
+    fn head_norm_rope_forward(
+        norm: Norm,
+        inputs: [CubeTensor; 5],
+        factors: [f32; 2],
+    ) -> CubeTensor {
+        assert_eq!(norm, Norm::Layer, "the choice of kernels checks for LayerNorm");
         head_norm::forward(inputs, factors)
     }
 
     fn head_norm_rope_backward(
+        _: Norm,
         inputs: [CubeTensor; 5],
         dy: CubeTensor,
         factors: [f32; 2],

@@ -28,5 +28,5 @@ pub(super) use attention_products::in_chunks;
 pub(super) use kernels::gpu::takes;
 pub(super) use tensors::{
     adamw, add_matmul, add_rms_norm, cross_entropy, draw, matmul, muon, paged_attention,
-    sum_of_squares, token_stats,
+    sum_of_squares, takes_norm, token_stats,
 };

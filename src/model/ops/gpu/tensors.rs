@@ -9,7 +9,7 @@ use super::head_norm::HeadNorm;
 use super::{
     cross_entropy as rows_of_logits, linear, muon as matrices, optimizer, paged, rms_norm, sampling,
 };
-use crate::model::ops::{Draws, Lanes, Muon, NormAndRope};
+use crate::model::ops::{Draws, HeadNormOf, Lanes, Muon, NormAndRope};
 
 pub(crate) fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
     let (lhs, rhs) = (on_gpu(lhs), on_gpu(rhs));
@@ -78,6 +78,12 @@ pub(crate) fn sum_of_squares(tensors: Vec<Tensor<1>>) -> Tensor<1> {
     from_gpu(optimizer::sum_of_squares(tensors.into_iter().map(on_gpu).collect()))
 }
 
+/// Whether the kernels know the norm of `with`.
+pub(crate) fn takes_norm(with: &NormAndRope) -> bool {
+    matches!(with.norm, HeadNormOf::LayerNorm { .. })
+}
+
+/// With norms as [`takes_norm`] wants them.
 pub(crate) fn paged_attention(
     qkv: [Tensor<4>; 3],
     norms: [NormAndRope; 2],
@@ -85,10 +91,15 @@ pub(crate) fn paged_attention(
     lanes: &Lanes<'_>,
 ) -> (Tensor<3>, [Tensor<4>; 2]) {
     let table = integers(lanes.table(&qkv[0].device()));
-    let norms = norms.map(|norm| HeadNorm {
-        weight_and_bias: norm.weight_and_bias.map(on_gpu),
-        cos_and_sin: norm.cos_and_sin.map(on_gpu),
-        factors: [norm.scale as f32, norm.eps as f32],
+    let norms = norms.map(|with| {
+        let HeadNormOf::LayerNorm { weight, bias } = with.norm else {
+            unreachable!("the choice of kernels checks for LayerNorm")
+        };
+        HeadNorm {
+            weight_and_bias: [weight, bias].map(on_gpu),
+            cos_and_sin: with.cos_and_sin.map(on_gpu),
+            factors: [with.scale as f32, with.eps as f32],
+        }
     });
     let (y, cache) = paged::attention(qkv.map(on_gpu), norms, cache.map(on_gpu), table);
     (from_gpu(y), cache.map(from_gpu))

@@ -2,7 +2,9 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::{Kernels, compare, forced, host, integers, norm_and_rope, normal, sides};
+use super::{
+    Kernels, NORMS, compare, forced, host, integers, norm_and_rope, normal, sides, weight_sizes,
+};
 use crate::model::{Rope, mask, ops};
 
 /// Compares attention of `batch` rows of `seq` tokens, of one document or of `documents`.
@@ -147,17 +149,47 @@ fn rms_norm_equals_the_composed_one() {
 
 #[test]
 fn head_norm_with_rotation_equals_the_composed_one() {
-    for (seq, heads, width) in [(1, 1, 2), (9, 3, 6), (70, 4, 64), (130, 2, 40), (5, 2, 128)] {
-        let sizes = [2 * seq * heads * width, heads * width, heads * width];
-        compare(&format!("head norm {seq} x {heads} x {width}"), &sizes, |leaves| {
-            let (x, device) =
-                (leaves[0].clone().reshape([2, seq, heads, width]), leaves[0].device());
-            let positions = Tensor::<1, Int>::arange(3..3 + 2 * seq as i64, &device);
-            let rope = Rope::new(positions.reshape([2, seq]), width, 10_000.0, x.dtype());
-            let weights = [1, 2].map(|place: usize| leaves[place].clone().reshape([heads, width]));
-            ops::head_norm_rope(x, norm_and_rope(weights, &rope, 0.125))
+    let sizes = [(1, 1, 2), (9, 3, 6), (70, 4, 64), (130, 2, 40), (5, 2, 128), (33, 3, 12)];
+    for (norm, (seq, heads, width)) in
+        NORMS.into_iter().flat_map(|norm| sizes.map(|size| (norm, size)))
+    {
+        let mut sizes = weight_sizes(norm, heads, width);
+        sizes.insert(0, 2 * seq * heads * width);
+        compare(&format!("{norm:?} of heads, {seq} x {heads} x {width}"), &sizes, |leaves| {
+            let x = leaves[0].clone().reshape([2, seq, heads, width]);
+            let rope = rope_of(&x);
+            let with = norm_and_rope(norm, &leaves[1..], [heads, width], &rope, 0.125);
+            ops::head_norm_rope(x, with)
         });
     }
+}
+
+/// The second of two asks for the result of the first, which is not kept.
+#[test]
+fn a_norm_of_heads_with_frozen_weights_is_computed_again() {
+    let [seq, heads, width] = [9, 3, 12];
+    for norm in NORMS {
+        compare(&format!("frozen {norm:?}"), &[2 * seq * heads * width], |leaves| {
+            let x = leaves[0].clone().reshape([2, seq, heads, width]);
+            let rope = rope_of(&x);
+            let weights = weight_sizes(norm, heads, width).into_iter().map(|size| {
+                let ramp = Tensor::<1, Int>::arange(0..size as i64, &x.device());
+                ramp.float().cast(x.dtype()) / size as f64 + 0.3
+            });
+            let weights: Vec<_> = weights.collect();
+            (0..2).fold(x, |x, _| {
+                let with = norm_and_rope(norm, &weights, [heads, width], &rope, 1.5);
+                ops::head_norm_rope(x, with).swap_dims(1, 2)
+            })
+        });
+    }
+}
+
+/// For tokens of `x` `[batch, seq, heads, head_dim]` that follow each other.
+fn rope_of(x: &Tensor<4>) -> Rope {
+    let [batch, seq, _, head_dim] = x.dims();
+    let positions = Tensor::<1, Int>::arange(3..3 + (batch * seq) as i64, &x.device());
+    Rope::new(positions.reshape([batch, seq]), head_dim, 10_000.0, x.dtype())
 }
 
 #[test]

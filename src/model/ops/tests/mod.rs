@@ -11,7 +11,9 @@ use std::cell::OnceCell;
 
 use burn::tensor::{DType, Device, Distribution, Gradients, Int, Tensor, TensorData};
 
-use super::{Kernels, NormAndRope, forced};
+use kernels::rope::Norm;
+
+use super::{HeadNormOf, Kernels, NormAndRope, forced};
 use crate::model::Rope;
 
 /// Kernels, where and in which number format they run, and how far they may be off.
@@ -58,8 +60,33 @@ fn integers(values: &[i32], device: &Device) -> Tensor<1, Int> {
     Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (device, DType::I32))
 }
 
-fn norm_and_rope(weight_and_bias: [Tensor<2>; 2], rope: &Rope, scale: f64) -> NormAndRope {
-    NormAndRope { weight_and_bias, cos_and_sin: rope.tables(), scale, eps: 1e-5 }
+/// All norms of heads.
+const NORMS: [Norm; 3] = [Norm::Layer, Norm::Rms, Norm::None];
+
+/// The numbers in each weight of a norm.
+fn weight_sizes(norm: Norm, heads: usize, head_dim: usize) -> Vec<usize> {
+    match norm {
+        Norm::Layer => vec![heads * head_dim; 2],
+        Norm::Rms => vec![head_dim],
+        Norm::None => Vec::new(),
+    }
+}
+
+/// With weights of [`weight_sizes`].
+fn norm_and_rope(
+    norm: Norm,
+    weights: &[Tensor<1>],
+    [heads, head_dim]: [usize; 2],
+    rope: &Rope,
+    scale: f64,
+) -> NormAndRope {
+    let row_per_head = |at: usize| weights[at].clone().reshape([heads, head_dim]);
+    let norm = match norm {
+        Norm::Layer => HeadNormOf::LayerNorm { weight: row_per_head(0), bias: row_per_head(1) },
+        Norm::Rms => HeadNormOf::Rms { weight: weights[0].clone() },
+        Norm::None => HeadNormOf::None,
+    };
+    NormAndRope { norm, cos_and_sin: rope.tables(), scale, eps: 1e-5 }
 }
 
 /// Largest difference relative to the largest magnitude of `want`, or to 1 if that is smaller.

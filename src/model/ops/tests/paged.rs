@@ -2,7 +2,11 @@
 
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
 
-use super::{Kernels, Side, error, forced, host, integers, norm_and_rope, sides};
+use kernels::rope::Norm;
+
+use super::{
+    Kernels, NORMS, Side, error, forced, host, integers, norm_and_rope, sides, weight_sizes,
+};
 use crate::model::ops::{Lanes, NormAndRope, paged_attention};
 use crate::model::{BLOCK, Lane, Rope};
 
@@ -45,17 +49,19 @@ fn paged_inputs(
 }
 
 /// Norms of queries and keys with weights of their own.
-fn norms([q, k, _]: &[Tensor<4>; 3], positions: &[i32]) -> [NormAndRope; 2] {
+fn norms(norm: Norm, [q, k, _]: &[Tensor<4>; 3], positions: &[i32]) -> [NormAndRope; 2] {
     let positions = integers(positions, &q.device()).reshape([1, positions.len()]);
     [(q, 0.125), (k, 1.0)].map(|(x, scale)| {
         let [_, _, heads, head_dim] = x.dims();
         let rope = Rope::new(positions.clone(), head_dim, 10_000.0, x.dtype());
-        let ramp = |from: f32| {
-            let values = (0..heads * head_dim).map(|at| from + at as f32 * 0.01).collect();
-            let values = TensorData::new::<f32, _>(values, [heads, head_dim]);
-            Tensor::<2>::from_data(values, (&q.device(), x.dtype()))
+        let ramp = |(size, from): (usize, f32)| {
+            let values = (0..size).map(|at| from + at as f32 * 0.01).collect();
+            let values = TensorData::new::<f32, _>(values, [size]);
+            Tensor::<1>::from_data(values, (&q.device(), x.dtype()))
         };
-        norm_and_rope([ramp(0.5), ramp(-0.3)], &rope, scale)
+        let sizes = weight_sizes(norm, heads, head_dim).into_iter();
+        let weights: Vec<_> = sizes.zip([0.5, -0.3]).map(ramp).collect();
+        norm_and_rope(norm, &weights, [heads, head_dim], &rope, scale)
     })
 }
 
@@ -69,42 +75,53 @@ fn paged_attention_equals_the_composed_one_and_reads_nothing_unused() {
         &[(&[0, 1], 64, 2), (&[0, 2], 64, 64), (&[0, 3, 4], 64, 65)],
         &[(&[7, 3, 1], 1, 128)],
     ];
-    let device = Device::flex();
     for heads in [[2, 2, 16], [4, 2, 6], [6, 1, 40], [2, 1, 128]] {
         for case in cases {
-            let lane = |&(blocks, start, rows)| Lane { blocks, start, rows };
-            let lanes: Vec<Lane<'_>> = case.iter().map(lane).collect();
-            let positions = case.iter().flat_map(|(_, start, rows)| *start..start + rows);
-            let positions: Vec<i32> = positions.map(|position| position as i32).collect();
-            let (qkv, cache) = paged_inputs(heads, case, 8, &device);
-            for side in sides() {
-                let run = |side: &Side, dtype| {
-                    let lanes = Lanes::new(&lanes);
-                    let on = |x: Tensor<4>| -> Tensor<4> {
-                        let rounded: Tensor<4> = x.cast(dtype);
-                        Tensor::<4>::to_device(rounded, &side.device).cast(side.dtype)
-                    };
-                    let (qkv, cache) = (qkv.clone().map(on), cache.clone().map(on));
-                    let norms = norms(&qkv, &positions);
-                    let work = || paged_attention(qkv, norms, cache, &lanes);
-                    let ((y, cache), runs) = forced::on(side.kernels, work);
-                    assert_eq!(runs["paged_attention"], 1);
-                    (host(&y), cache.map(|buffer| host(&buffer)))
-                };
-                let (kernels, device) = (Kernels::Composed, device.clone());
-                let reference = Side { kernels, device, dtype: DType::F32, tolerance: 0.0 };
-                let (got, of_kernels) = run(&side, side.dtype);
-                let (want, of_composed) = run(&reference, side.dtype);
-                let name = format!("{heads:?} {case:?} on {:?} in {:?}", side.kernels, side.dtype);
-                assert!(error(&got, &want) < side.tolerance, "{name}");
-                for (got, want) in of_kernels.iter().zip(&of_composed) {
-                    // Most of both is NaN.
-                    let near = |(a, b): (&f32, &f32)| {
-                        (a - b).abs() < 4.0 * side.tolerance || a.is_nan() && b.is_nan()
-                    };
-                    assert!(got.len() == want.len() && got.iter().zip(want).all(near), "{name}");
-                }
-            }
+            compare(Norm::Layer, heads, case);
+        }
+    }
+    for norm in NORMS {
+        for heads in [[4, 2, 12], [6, 2, 64]] {
+            compare(norm, heads, cases[1]);
+            compare(norm, heads, cases[2]);
+        }
+    }
+}
+
+/// Compares every side with the composed operations on the CPU.
+fn compare(norm: Norm, heads: [usize; 3], case: &LanesOf<'_>) {
+    let device = Device::flex();
+    let lane = |&(blocks, start, rows)| Lane { blocks, start, rows };
+    let lanes: Vec<Lane<'_>> = case.iter().map(lane).collect();
+    let positions = case.iter().flat_map(|(_, start, rows)| *start..start + rows);
+    let positions: Vec<i32> = positions.map(|position| position as i32).collect();
+    let (qkv, cache) = paged_inputs(heads, case, 8, &device);
+    for side in sides() {
+        let run = |side: &Side, dtype| {
+            let lanes = Lanes::new(&lanes);
+            let on = |x: Tensor<4>| -> Tensor<4> {
+                let rounded: Tensor<4> = x.cast(dtype);
+                Tensor::<4>::to_device(rounded, &side.device).cast(side.dtype)
+            };
+            let (qkv, cache) = (qkv.clone().map(on), cache.clone().map(on));
+            let norms = norms(norm, &qkv, &positions);
+            let work = || paged_attention(qkv, norms, cache, &lanes);
+            let ((y, cache), runs) = forced::on(side.kernels, work);
+            assert_eq!(runs["paged_attention"], 1);
+            (host(&y), cache.map(|buffer| host(&buffer)))
+        };
+        let (kernels, device) = (Kernels::Composed, device.clone());
+        let reference = Side { kernels, device, dtype: DType::F32, tolerance: 0.0 };
+        let (got, of_kernels) = run(&side, side.dtype);
+        let (want, of_composed) = run(&reference, side.dtype);
+        let name = format!("{norm:?} {heads:?} {case:?} on {:?} in {:?}", side.kernels, side.dtype);
+        assert!(error(&got, &want) < side.tolerance, "{name}");
+        for (got, want) in of_kernels.iter().zip(&of_composed) {
+            // Most of both is NaN.
+            let near = |(a, b): (&f32, &f32)| {
+                (a - b).abs() < 4.0 * side.tolerance || a.is_nan() && b.is_nan()
+            };
+            assert!(got.len() == want.len() && got.iter().zip(want).all(near), "{name}");
         }
     }
 }
