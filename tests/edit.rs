@@ -166,7 +166,7 @@ fn look_ahead_is_the_probability_of_the_kept_codes_by_the_models_logits() {
     let vocabulary = PIPELINE.processor().vocabulary();
     let mut ids =
         PIPELINE.processor().encode(&[calumma::tokenize::CodedSegment::text(TEXT)]).unwrap();
-    ids.push(vocabulary.special().begin_image);
+    ids.push(vocabulary.special().begin_image.unwrap());
     let start = ids.len();
     ids.extend(edited.codes.ids.iter().map(|code| vocabulary.image_id(*code).unwrap()));
     let logits = PIPELINE.model().all_logits(&ids).unwrap();

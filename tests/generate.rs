@@ -54,7 +54,7 @@ fn assert_well_formed(prompt: &[u32], ids: &[u32], end: EndReason) -> usize {
             TokenClass::BeginImage => {
                 let block = &ids[at + 1..at + 1 + CODES];
                 assert!(block.iter().all(|&id| vocabulary.class(id) == TokenClass::Image));
-                assert_eq!(ids[at + 1 + CODES], vocabulary.special().end_image);
+                assert_eq!(ids[at + 1 + CODES], vocabulary.special().end_image.unwrap());
                 (images, at) = (images + 1, at + CODES + 2);
             }
             class => panic!("{class:?} outside a block at {at} of {ids:?}"),
@@ -85,7 +85,7 @@ fn rows_obey_the_modality_rules_whatever_the_logits() {
 
 #[test]
 fn an_image_is_begun_only_where_it_fits() {
-    let begin_image = vocabulary().special().begin_image;
+    let begin_image = vocabulary().special().begin_image.unwrap();
     let model = Scripted::preferring(&[begin_image, text(0)]);
     let config = GenerationConfig::default().greedy();
     for (prompt_len, begun) in [(CONTEXT - CODES - 2, true), (CONTEXT - CODES - 1, false)] {
@@ -111,7 +111,7 @@ fn text_only_has_no_images_and_image_only_exactly_one() {
         let mode = GenerationMode::ImageOnly;
         let image_only = GenerationConfig { mode, max_new_tokens: Some(1), ..guided(2.0, seed) };
         let generated = generate(&Scripted::random(), &[0, text(3)], &image_only).unwrap();
-        assert_eq!(generated.ids[0], vocabulary().special().begin_image);
+        assert_eq!(generated.ids[0], vocabulary().special().begin_image.unwrap());
         let codes = &generated.images[0];
         assert_eq!((codes.height, codes.width), GRID);
         let ids = codes.ids.iter().map(|&code| vocabulary().image_id(code).unwrap());
@@ -184,7 +184,7 @@ fn guidance_changes_images_and_nothing_before_them() {
     for seed in 0..20 {
         let plain = generate(&Scripted::random(), &prompt, &guided(1.0, seed)).unwrap();
         let strong = generate(&Scripted::random(), &prompt, &guided(5.0, seed)).unwrap();
-        let begins = |id: &u32| *id == vocabulary().special().begin_image;
+        let begins = |id: &u32| *id == vocabulary().special().begin_image.unwrap();
         let first = plain.ids.iter().position(begins).unwrap_or(plain.ids.len() - 1);
         assert_eq!(plain.ids[..=first], strong.ids[..=first]);
         images += usize::from(!plain.images.is_empty());
@@ -228,7 +228,8 @@ fn a_row_draws_the_same_in_any_batch() {
 fn guidance_branches_see_the_row_its_images_or_nothing() {
     let special = *vocabulary().special();
     let image: Vec<u32> = (0..CODES as u32).map(code).collect();
-    let block = [vec![special.begin_image], image, vec![special.end_image]].concat();
+    let block =
+        [vec![special.begin_image.unwrap()], image, vec![special.end_image.unwrap()]].concat();
     let first = [vec![0], block.clone(), vec![text(1), text(2)]].concat();
     let prompts = [first, vec![0, text(4)]];
     // The last code of an image is drawn, never fed.
@@ -284,21 +285,21 @@ fn the_text_lane_goes_on_after_images_and_no_id_is_fed_twice() {
 #[test]
 fn a_begun_image_is_continued_from_its_codes() {
     let special = *vocabulary().special();
-    let prompt = [0, text(0), special.begin_image, 5, 6];
+    let prompt = [0, text(0), special.begin_image.unwrap(), 5, 6];
     let model = Scripted::random();
     let config = GenerationConfig { mode: GenerationMode::ImageOnly, ..guided(3.0, 2) };
     let generated = generate(&model, &prompt, &config).unwrap();
     assert_eq!(generated.ids.len(), CODES - 2);
     let given = [5, 6].map(|id| vocabulary().image_code(id).unwrap());
     assert_eq!(generated.images[0].ids[..2], given);
-    let begun = [0, special.begin_image, 5, 6];
+    let begun = [0, special.begin_image.unwrap(), 5, 6];
     assert!(model.lanes().iter().any(|lane| lane.starts_with(&begun)), "{:?}", model.lanes());
     let both = generate(&Scripted::random(), &prompt, &guided(3.0, 2)).unwrap();
     assert_eq!(both.images[0], generated.images[0]);
-    assert_eq!(both.ids[CODES - 2], special.end_image);
+    assert_eq!(both.ids[CODES - 2], special.end_image.unwrap());
 
-    let text_inside = [0, special.begin_image, text(0)];
-    let too_many = [vec![0, special.begin_image], vec![4; CODES + 1]].concat();
+    let text_inside = [0, special.begin_image.unwrap(), text(0)];
+    let too_many = [vec![0, special.begin_image.unwrap()], vec![4; CODES + 1]].concat();
     for prompt in [&text_inside[..], &too_many] {
         assert!(generate(&model, prompt, &config).is_err());
     }
@@ -312,12 +313,12 @@ fn stop_ids_end_a_row_and_are_its_last_id() {
     assert_eq!(generated.ids, [special.eos]);
     assert_eq!(generated.end, EndReason::Stop(special.eos));
 
-    let model = Scripted::preferring(&[special.sep, text(3)]);
+    let model = Scripted::preferring(&[special.sep.unwrap(), text(3)]);
     let config = GenerationConfig { max_new_tokens: Some(4), ..config };
     assert_eq!(generate(&model, &[0], &config).unwrap().ids, [text(3); 4]);
-    let config = GenerationConfig { stop_ids: vec![special.sep], ..config };
-    assert_eq!(generate(&model, &[0], &config).unwrap().ids, [special.sep]);
-    for id in [special.pad, special.bos, special.begin_image, 4, 10_000] {
+    let config = GenerationConfig { stop_ids: vec![special.sep.unwrap()], ..config };
+    assert_eq!(generate(&model, &[0], &config).unwrap().ids, [special.sep.unwrap()]);
+    for id in [special.pad, special.bos.unwrap(), special.begin_image.unwrap(), 4, 10_000] {
         let config = GenerationConfig { stop_ids: vec![id], ..config.clone() };
         let error = generate(&model, &[0], &config).unwrap_err().to_string();
         assert!(error.contains(&format!("stop id {id} ")), "{error}");

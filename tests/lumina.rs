@@ -67,8 +67,10 @@ fn an_image_block_begins_with_its_size_and_ends_every_row() {
     let image = CodedSegment::Image(codes(2, 4));
     let document = [CodedSegment::text("a"), image, CodedSegment::text("red")];
     let ids = processor.encode(&document).unwrap();
-    let start =
-        ids.iter().position(|id| *id == processor.vocabulary().special().begin_image).unwrap();
+    let start = ids
+        .iter()
+        .position(|id| *id == processor.vocabulary().special().begin_image.unwrap())
+        .unwrap();
     let (high, wide) = (named(&processor, "<reserved08801>"), named(&processor, "<reserved08802>"));
     let line = named(&processor, "<reserved08799>");
     let code = |code: u32| processor.vocabulary().image_id(code).unwrap();
@@ -80,7 +82,7 @@ fn an_image_block_begins_with_its_size_and_ends_every_row() {
         .chain([line])
         .collect();
     assert_eq!(ids[start + 1..start + 13], block[..]);
-    assert_eq!(ids[start + 13], processor.vocabulary().special().end_image);
+    assert_eq!(ids[start + 13], processor.vocabulary().special().end_image.unwrap());
     assert_eq!(processor.decode(&ids).unwrap(), document);
     for rows in [1, 2, 3, 6] {
         let ids = processor.encode(&[CodedSegment::Image(codes(rows * 2, 2))]).unwrap();
@@ -105,7 +107,7 @@ fn argmax(logits: &[f32], allowed: impl Fn(u32) -> bool) -> u32 {
 fn an_image_is_drawn_by_the_rules_of_the_reference() {
     let (model, processor) = (model(), processor());
     let vocabulary = processor.vocabulary();
-    let begin = vocabulary.special().begin_image;
+    let begin = vocabulary.special().begin_image.unwrap();
     let scale = 4.0;
     let generator = Generator::new(&model, vocabulary, processor.blocks().clone()).unwrap();
     for prompt in ["a red square", "describe", "the image in detail"] {
@@ -278,7 +280,7 @@ fn a_published_directory_is_recognised_by_its_class_and_converted() {
         assert!(checkpoint.processor.blocks().are_sized(), "{}", dir.display());
         let special = *checkpoint.processor.vocabulary().special();
         let stops = &checkpoint.generation.stop_ids;
-        assert!(stops.contains(&special.sep) && stops.contains(&special.eos));
+        assert!(stops.contains(&special.sep.unwrap()) && stops.contains(&special.eos));
         let settings = GenerationConfig { stop_ids: vec![], ..checkpoint.generation.clone() };
         assert_eq!(settings, Preset::Lumina.config());
         assert_eq!(checkpoint.prompts, Preset::Lumina.prompts());

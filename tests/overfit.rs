@@ -150,7 +150,7 @@ fn eight_interleaved_documents_are_memorised_and_generated_again() {
         ..GenerationConfig::default()
     };
     for (number, document) in eight(&processor).iter().enumerate() {
-        let begin_image = processor.vocabulary().special().begin_image;
+        let begin_image = processor.vocabulary().special().begin_image.unwrap();
         let cut = document.ids.iter().position(|id| *id == begin_image).unwrap();
         let generated = generator.generate(&document.ids[..cut], &config, |_| Ok(())).unwrap();
         assert_eq!(generated.ids, document.ids[cut..], "document {number}");

@@ -245,7 +245,7 @@ fn the_most_likely_choice_is_taken_by_sum_or_by_length() {
         let chosen = asking.choose(&images, &nothing, &choices).unwrap();
         for (prompt, chosen) in prompts.iter().zip(chosen) {
             // "a red" begins "a red square", so the end of each counts.
-            let end = pipeline.processor().vocabulary().special().sep;
+            let end = pipeline.processor().vocabulary().special().sep.unwrap();
             let fit = |text: &String| {
                 let ids = pipeline.processor().text().encode_plain(text).unwrap();
                 let ids = [&ids[..], &[end]].concat();

@@ -96,7 +96,7 @@ impl Scripted {
 
     /// Pseudo-random logits, equal for equal rows; images begin often.
     pub fn random() -> Self {
-        let begin_image = vocabulary().special().begin_image as usize;
+        let begin_image = vocabulary().special().begin_image.unwrap() as usize;
         let vocab = vocabulary().len();
         Self::new(move |row| {
             let mut logits: Vec<f32> = (0..vocab as u32).map(|id| noise(row, id)).collect();

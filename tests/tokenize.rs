@@ -59,7 +59,7 @@ fn codes_and_control_tokens_have_the_ids_of_the_fixture() {
     assert_eq!(vocabulary.len(), 480);
     let special = vocabulary.special();
     let found = json!({
-        "<s>": special.bos, "<pad>": special.pad, "</s>": special.eos, "<unk>": special.unk,
+        "<s>": special.bos, "<pad>": special.pad, "</s>": special.eos, "<unk>": 3,
         "<eoss>": special.end_image, "<racm3:break>": special.begin_image,
         "<reserved08706>": special.sep, "<image>": special.image_placeholder,
     });
@@ -235,9 +235,10 @@ fn a_trained_vocabulary_has_exactly_the_configured_size() {
         assert_eq!(vocabulary.len(), size);
         assert_eq!(vocabulary.image_ids(), (4..20).collect::<Vec<u32>>());
         let special = vocabulary.special();
-        let low = [special.bos, special.pad, special.eos, special.unk];
-        assert_eq!(low, [0, 1, 2, 3]);
-        let marks = [special.end_image, special.begin_image, special.sep];
+        let low = [special.bos.unwrap(), special.pad, special.eos];
+        assert_eq!(low, [0, 1, 2]);
+        let marks =
+            [special.end_image.unwrap(), special.begin_image.unwrap(), special.sep.unwrap()];
         assert_eq!(marks, [20, 21, 24]);
         assert_eq!(special.image_placeholder, Some(25));
     }
@@ -280,7 +281,7 @@ fn begin_image_and_end_of_text_are_optional_endings() {
     assert_eq!(prompt.len(), 2 + TRAINED.blocks().block_len(TRAINED.grid()));
     let open = EncodeOptions { open_image: true, ..EncodeOptions::default() };
     let open = TRAINED.encode_with(&segments, open).unwrap();
-    assert_eq!(open, [prompt.clone(), vec![special.begin_image]].concat());
+    assert_eq!(open, [prompt.clone(), vec![special.begin_image.unwrap()]].concat());
     let document = TRAINED.document(&segments).unwrap();
     assert_eq!(document.ids, [prompt, vec![special.eos]].concat());
     assert_eq!(document.loss_mask.iter().filter(|target| **target).count(), document.len() - 1);
@@ -299,11 +300,17 @@ fn decoding_stops_at_a_faulty_block_and_keeps_what_came_before() {
     let cases = [
         (whole[..5].to_vec(), "image at 2 is cut off after 2 of its 6 codes"),
         (whole[..3].to_vec(), "image at 2 is cut off after 0 of its 6 codes"),
-        ([&whole[..5], &[special.end_image][..]].concat(), "image at 2 is closed after 2 of"),
+        (
+            [&whole[..5], &[special.end_image.unwrap()][..]].concat(),
+            "image at 2 is closed after 2 of",
+        ),
         ([&whole[..5], &whole[1..2]].concat(), "image at 2 holds a token that is no code after 2"),
         ([&whole[..9], &[code][..]].concat(), "image at 2 goes on after 6"),
         ([&whole[..2], &[code][..]].concat(), "image token outside an image at 2"),
-        ([&whole[..2], &[special.end_image][..]].concat(), "end of an image outside an image at 2"),
+        (
+            [&whole[..2], &[special.end_image.unwrap()][..]].concat(),
+            "end of an image outside an image at 2",
+        ),
         ([&whole[..2], &[9999][..]].concat(), "id 9999 at 2 is beyond the vocabulary of 420"),
     ];
     for (ids, message) in cases {
@@ -342,5 +349,5 @@ fn conversations_out_of_order_are_errors() {
     let prompt = TRAINED.chat_prompt(&[user(), assistant(), user()]).unwrap();
     let whole = TRAINED.chat(&[user(), assistant(), user(), assistant()]).unwrap();
     assert_eq!(prompt, whole.ids[..prompt.len()]);
-    assert_eq!(prompt.last(), Some(&TRAINED.vocabulary().special().sep));
+    assert_eq!(prompt.last(), Some(&TRAINED.vocabulary().special().sep.unwrap()));
 }

@@ -88,9 +88,9 @@ proptest! {
         let special = TRAINED.vocabulary().special();
         let kept = &whole.ids[..len.min(whole.len())];
         let is_within_an_image = cut.len() < kept.len();
-        prop_assert!(!is_within_an_image || whole.ids[cut.len()] == special.begin_image);
+        prop_assert!(!is_within_an_image || whole.ids[cut.len()] == special.begin_image.unwrap());
         let of = |id: u32| cut.ids.iter().filter(|found| **found == id).count();
-        prop_assert_eq!(of(special.begin_image), of(special.end_image));
+        prop_assert_eq!(of(special.begin_image.unwrap()), of(special.end_image.unwrap()));
     }
 
     #[test]
@@ -126,16 +126,16 @@ proptest! {
         let mut expected = vec![];
         for (index, (_, answer)) in turns.iter().enumerate() {
             expected.extend(TRAINED.encode_with(answer, plain).unwrap());
-            expected.push(if index == last { special.eos } else { special.sep });
+            expected.push(if index == last { special.eos } else { special.sep.unwrap() });
         }
         let turns = turns.into_iter().flat_map(|(user, answer)| [Turn::user(user), Turn::assistant(answer)]);
         let sequence = TRAINED.chat(&turns.collect::<Vec<_>>()).unwrap();
         prop_assert_eq!(sequence.ids.len(), sequence.loss_mask.len());
-        prop_assert_eq!(sequence.ids[0], special.bos);
+        prop_assert_eq!(sequence.ids[0], special.bos.unwrap());
         let targets = sequence.ids.iter().zip(&sequence.loss_mask).filter(|(_, target)| **target);
         prop_assert_eq!(targets.map(|(id, _)| *id).collect::<Vec<_>>(), expected);
         // The separator before an answer is no target.
-        let separators = sequence.ids.iter().filter(|id| **id == special.sep).count();
+        let separators = sequence.ids.iter().filter(|id| **id == special.sep.unwrap()).count();
         prop_assert_eq!(separators, 2 * last + 1);
     }
 }

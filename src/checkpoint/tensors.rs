@@ -4,7 +4,7 @@ use burn::tensor::{FloatDType, TensorData};
 use tensor_files::{StoredTensor, TensorSource, WeightFiles};
 
 use crate::error::{Error, Result};
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, QkNorm};
 
 /// Name of the output head.
 const HEAD: &str = "lm_head.weight";
@@ -45,11 +45,19 @@ impl<'a> TransformerTensors<'a> {
         let is_left_out = |name: &str| match name {
             HEAD => is_copy,
             SCORE => config.num_labels == 0,
-            _ => !is_of_transformer(name),
+            _ => !is_of_transformer(name) || is_of_later_token(name, config),
         };
         let ours = |name: &str| !is_left_out(name);
         Ok(Self { files: files.renamed(|name| ours(name).then(|| name.to_owned())), config })
     }
+}
+
+/// Whether `name` is a tensor of the layers behind the last that predict later tokens (DeepSeek-V3); transformers skips
+/// them too.
+fn is_of_later_token(name: &str, config: &ModelConfig) -> bool {
+    let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
+    let layer = layer.and_then(|layer| layer.parse::<usize>().ok());
+    config.latent.is_some() && layer.is_some_and(|layer| layer >= config.num_hidden_layers)
 }
 
 /// Whether `files` hold the tied embedding once more as the head.
@@ -86,8 +94,11 @@ impl TensorSource for TransformerTensors<'_> {
     }
 }
 
-/// The number of heads that the norm called `name` has rows for; `None` if it is no head norm.
+/// The number of heads that the norm called `name` has rows for; `None` if it is no norm with rows for heads.
 pub fn heads_of(name: &str, config: &ModelConfig) -> Option<usize> {
+    if config.qk_norm != QkNorm::LayerNorm {
+        return None;
+    }
     let (rest, _) = name.rsplit_once('.')?;
     if rest.ends_with(".q_norm") {
         Some(config.num_attention_heads)

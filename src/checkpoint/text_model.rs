@@ -17,7 +17,7 @@ const EOS_ID: &str = "eos_token_id";
 ///
 /// # Errors
 /// Those of the files; if nothing says what ends a document.
-pub(super) fn text_tokenizer(dir: &Path, config: &Value) -> Result<TextTokenizer> {
+pub fn text_tokenizer(dir: &Path, config: &Value) -> Result<TextTokenizer> {
     let path = dir.join("tokenizer.json");
     let text = TextTokenizer::load(&path)?;
     if text.has_images() {

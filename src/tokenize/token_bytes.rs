@@ -149,8 +149,8 @@ mod tests {
         }
         assert!(single.iter().all(|found| *found), "a byte is no token");
         assert_eq!(bytes.get(vocabulary.len() as u32), None);
-        assert!(bytes.begins_image(vocabulary.special().begin_image));
-        assert!(!bytes.begins_image(vocabulary.special().end_image));
+        assert!(bytes.begins_image(vocabulary.special().begin_image.unwrap()));
+        assert!(!bytes.begins_image(vocabulary.special().end_image.unwrap()));
     }
 
     /// A decoder that is not byte-level, and drops the space before the first word.

@@ -310,7 +310,7 @@ fn a_chat_template_lays_out_the_conversation() {
     let pipeline = Pipeline::open(Path::new(checkpoint), &cpu()).unwrap();
     let prompt = pipeline.chat(None).prompt(&ask("</s>", &[], false)).unwrap();
     let special = pipeline.processor().vocabulary().special();
-    assert_eq!((prompt[0], prompt.last()), (special.bos, Some(&special.sep)));
+    assert_eq!((prompt[0], prompt.last()), (special.bos.unwrap(), Some(&special.sep.unwrap())));
     assert!(!prompt.contains(&special.eos));
 
     for layout in ["calumma", "hf"] {

@@ -197,7 +197,7 @@ fn answers_may_be_images() {
     let row = json!({ "prompt": "what", "completion": "red", "label": 0 });
     let row = UnpairedRow::of(row.as_object().unwrap()).unwrap();
     let found = separated.unpaired(&row, &[]).unwrap();
-    assert_eq!(found.prompt.last(), Some(&processor.vocabulary().special().sep));
+    assert_eq!(found.prompt.last(), Some(&processor.vocabulary().special().sep.unwrap()));
     assert!(!found.label);
 }
 
@@ -209,8 +209,8 @@ fn conversations_without_a_chat_template_have_the_separators_layout() {
     let (row, _) = pair(&row);
     let found = AnswerLayout::new(&processor).unwrap().preference(&row, &[]).unwrap();
     let special = processor.vocabulary().special();
-    let separators = found.prompt.iter().filter(|id| **id == special.sep).count();
-    assert_eq!((separators, found.prompt.last()), (3, Some(&special.sep)));
+    let separators = found.prompt.iter().filter(|id| **id == special.sep.unwrap()).count();
+    assert_eq!((separators, found.prompt.last()), (3, Some(&special.sep.unwrap())));
     assert_eq!(found.chosen.last(), Some(&special.eos));
 }
 

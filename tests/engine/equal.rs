@@ -130,14 +130,15 @@ fn guidance_one_is_off() {
 #[test]
 fn guidance_lanes_run_in_images_only() {
     let (vocabulary, special) = (vocabulary(), *vocabulary().special());
-    let model = Scripted::preferring(&[special.begin_image, text(0)]).with_context(CONTEXT);
+    let model =
+        Scripted::preferring(&[special.begin_image.unwrap(), text(0)]).with_context(CONTEXT);
     let config = GenerationConfig {
         guidance_scale: 3.0,
         image_guidance_scale: Some(1.2),
         max_new_tokens: Some(2 * (CODES + 2) + 10),
         ..GenerationConfig::default()
     };
-    let request = Request::new(vec![special.bos], config.greedy());
+    let request = Request::new(vec![special.bos.unwrap()], config.greedy());
     let (generated, _) = run_all(&model, vocabulary, GRID, &plain(64), &[request]).remove(0);
     assert_eq!(generated.images.len(), 2);
     let lanes: Vec<usize> = model.seen.borrow().iter().map(Vec::len).collect();

@@ -114,7 +114,7 @@ fn a_failed_pass_fails_every_request() {
 /// Text that repeats and images that hardly depend on the row: guesses are many.
 fn guessable() -> Scripted {
     let vocab = vocabulary().len() as u32;
-    let begin_image = vocabulary().special().begin_image;
+    let begin_image = vocabulary().special().begin_image.unwrap();
     Scripted::new(move |row| {
         let last = row[row.len() - 1];
         if last == begin_image || (4..16).contains(&last) {

@@ -147,7 +147,7 @@ fn text_law() -> Law {
 
 /// Three codes after begin-image, with guidance of `scale`.
 fn image_law(scale: f32) -> Law {
-    let (model, begin_image) = (model(), vocabulary().special().begin_image);
+    let (model, begin_image) = (model(), vocabulary().special().begin_image.unwrap());
     law(3, &[], &|so_far| {
         let full = (model.logits)(&[&prompt()[..], &[begin_image], so_far].concat());
         let nothing = (model.logits)(&[&[0, begin_image][..], so_far].concat());

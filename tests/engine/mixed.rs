@@ -66,13 +66,13 @@ pub fn texts(salt: u32, len: usize) -> Vec<u32> {
 pub fn block(vocabulary: &Vocabulary, codes: usize) -> Vec<u32> {
     let special = vocabulary.special();
     let ids = (0..codes as u32).map(|at| code(at * 5 % 12));
-    let end = (codes == CODES).then_some(special.end_image);
-    std::iter::once(special.begin_image).chain(ids).chain(end).collect()
+    let end = (codes == CODES).then_some(special.end_image.unwrap());
+    std::iter::once(special.begin_image.unwrap()).chain(ids).chain(end).collect()
 }
 
 /// Prompts of no block to four: some begin alike, one ends with a block, one has an image, one an open one.
 fn prompt(vocabulary: &Vocabulary, kind: usize, salt: u32) -> Vec<u32> {
-    let bos = vec![vocabulary.special().bos];
+    let bos = vec![vocabulary.special().bos.unwrap()];
     let common = texts(3, 149);
     match kind {
         0 => bos,
@@ -108,7 +108,7 @@ fn stop_strings(vocabulary: &Vocabulary, strings: &[&str]) -> StopStrings {
     let is_text = |(id, _): &(u32, &String)| vocabulary.class(*id) == TokenClass::Text;
     let piece = |named: (u32, &String)| Some(named).filter(is_text).map(|(_, name)| name.clone());
     let pieces = (0..).zip(vocabulary.names()).map(piece);
-    let tokens = TokenBytes::from_pieces(pieces, Some(vocabulary.special().begin_image));
+    let tokens = TokenBytes::from_pieces(pieces, Some(vocabulary.special().begin_image.unwrap()));
     let strings: Vec<String> = strings.iter().map(|text| (*text).to_owned()).collect();
     StopStrings::new(&strings, Arc::new(tokens)).unwrap()
 }

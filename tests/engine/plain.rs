@@ -119,7 +119,7 @@ fn by_the_loop(model: &Scripted, request: &Request) -> Vec<u32> {
         _ => rules.least_to_complete(state),
     };
     let limit = (row.len() + config.max_new_tokens.unwrap_or(CONTEXT).max(needed)).min(CONTEXT);
-    let block_start = row.iter().rposition(|&id| id == rules.begin_image()).unwrap_or(0);
+    let block_start = row.iter().rposition(|&id| id == rules.begin_image().unwrap()).unwrap_or(0);
     let request = request.clone();
     Loop { model, request, rules, row, state, block_start, images: 0 }.run(limit)
 }

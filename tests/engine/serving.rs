@@ -48,7 +48,7 @@ fn requests(vocabulary: &Vocabulary) -> Vec<Request> {
             max_new_tokens: Some(40),
             ..GenerationConfig::default()
         };
-        Request::new([vec![vocabulary.special().bos], common, own].concat(), config)
+        Request::new([vec![vocabulary.special().bos.unwrap()], common, own].concat(), config)
     };
     (0..9).map(request).collect()
 }

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use calumma::checkpoint::meta::Release;
 use calumma::checkpoint::torch_file::{TensorInfo, TorchFile};
-use calumma::checkpoint::{Manifest, VQ_PREFIX, chat_template, config_from_json};
+use calumma::checkpoint::{Manifest, VQ_PREFIX, chat_template, config_from_json, text_tokenizer};
 use calumma::model::ModelConfig;
-use calumma::tokenize::TextTokenizer;
+use calumma::tokenize::{TextTokenizer, Vocabulary};
 use calumma::{Error, Result};
 use serde_json::{Value, json};
 use vq_tokenizer::VqConfig;
@@ -29,7 +29,8 @@ pub fn show(dir: &Path, session: &Session) -> Result<()> {
         return image_tokenizer(dir, &json, &manifest, session);
     }
     let config = config_from_json(&json).map_err(Error::in_file(&path))?;
-    language_model(dir, &config, &manifest, session)
+    let vocabulary = text_tokenizer(dir, &json)?.vocabulary()?;
+    language_model(dir, &config, vocabulary, &manifest, session)
 }
 
 /// Checks the files against the manifest; the result as text.
@@ -75,6 +76,7 @@ fn image_tokenizer(dir: &Path, json: &Value, manifest: &str, session: &Session) 
 fn language_model(
     dir: &Path,
     config: &ModelConfig,
+    vocabulary: Vocabulary,
     manifest: &str,
     session: &Session,
 ) -> Result<()> {
@@ -94,7 +96,7 @@ fn language_model(
         kind: "checkpoint",
         layout,
         config,
-        vocabulary: TextTokenizer::load(&dir.join("tokenizer.json"))?.vocabulary()?,
+        vocabulary,
         chat_template: chat_template(dir)?.map(|template| template.place().to_owned()),
         lm_tensors,
         vq_tensors,

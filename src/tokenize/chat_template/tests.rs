@@ -111,7 +111,7 @@ fn segments(ids: &[u32]) -> Vec<CodedSegment> {
 fn special_tokens_and_images_become_ids_where_the_template_writes_them() {
     let codes = Codes { ids: vec![3, 1, 4, 1], height: 2, width: 2 };
     let found = encode(&[user("a <image> b")], &[&codes], &[], None).unwrap();
-    assert_eq!(found.ids[0], processor().vocabulary().special().bos);
+    assert_eq!(found.ids[0], processor().vocabulary().special().bos.unwrap());
     let text = CodedSegment::text;
     let expected = [
         text("user: a "),
@@ -165,7 +165,7 @@ fn a_later_turn_begins_with_the_ids_of_the_earlier_ones() {
     let answers = [(7, said.as_slice())];
     let messages = [user("what?"), answer(7), user("why?")];
     let second = encode(&messages, &[], &answers, Some(&first)).unwrap();
-    let earlier = [first.ids.as_slice(), &said, &[special.sep]].concat();
+    let earlier = [first.ids.as_slice(), &said, &[special.sep.unwrap()]].concat();
     assert!(second.ids.starts_with(&earlier));
     assert!(segments(&second.ids).contains(&CodedSegment::text("\nuser: why?")));
     // Without the earlier prompt the template's blank before the answer stays.

@@ -13,6 +13,7 @@ use super::super::preference::ReferenceConfig;
 use super::super::rl::RlConfig;
 use super::super::safety::SafetyConfig;
 use super::super::schedule::ScheduleConfig;
+use super::model::ModelSizes;
 use super::run::{AverageConfig, RunConfig, one_batch};
 use crate::checkpoint::config_from_json;
 use crate::data::{CurriculumConfig, DocumentData, TokenizerConfig};
@@ -83,101 +84,8 @@ pub struct LanguageRecipe {
     pub generation: serde_json::Map<String, serde_json::Value>,
 }
 
-/// Sizes of a model to train, from which the other fields of [`ModelConfig`] follow.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelSizes {
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Width of the feed-forward layer.
-    pub intermediate_size: usize,
-    /// Decoder layers.
-    pub num_hidden_layers: usize,
-    /// Query heads.
-    pub num_attention_heads: usize,
-    /// Key and value heads; as many as query heads if absent.
-    pub num_key_value_heads: Option<usize>,
-    /// Context length.
-    pub max_position_embeddings: usize,
-    /// Rows of embedding and output layer, at least the number of ids, which is the default; further rows
-    /// are never used.
-    pub vocab_size: Option<usize>,
-    /// Dropout on the outputs of attention and feed-forward layer.
-    #[serde(default)]
-    pub dropout: f64,
-    /// Norms on the outputs of attention and feed-forward layer, as in the 34B model.
-    #[serde(default)]
-    pub swin_norm: bool,
-    /// Whether the output layer shares the embedding.
-    #[serde(default)]
-    pub tie_word_embeddings: bool,
-    /// Base of the rotary frequencies.
-    #[serde(default = "default_theta")]
-    pub rope_theta: f64,
-    /// Standard deviation of the initial weights.
-    #[serde(default = "default_std")]
-    pub initializer_range: f64,
-    /// Added to the mean square in RMSNorm.
-    #[serde(default = "default_eps", skip_serializing_if = "is_default_eps")]
-    pub rms_norm_eps: f64,
-}
-
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
-}
-fn default_theta() -> f64 {
-    10_000.0
-}
-fn default_eps() -> f64 {
-    ModelConfig::default().rms_norm_eps
-}
-fn is_default_eps(eps: &f64) -> bool {
-    *eps == default_eps()
-}
-fn default_std() -> f64 {
-    0.02
-}
-
-impl ModelSizes {
-    /// The full configuration for a tokenizer of `num_ids` ids.
-    pub fn config(&self, num_ids: usize) -> ModelConfig {
-        ModelConfig {
-            vocab_size: self.vocab_size.unwrap_or(num_ids),
-            hidden_size: self.hidden_size,
-            intermediate_size: self.intermediate_size,
-            num_hidden_layers: self.num_hidden_layers,
-            num_attention_heads: self.num_attention_heads,
-            num_key_value_heads: self.num_key_value_heads.unwrap_or(self.num_attention_heads),
-            max_position_embeddings: self.max_position_embeddings,
-            dropout: self.dropout,
-            swin_norm: self.swin_norm,
-            tie_word_embeddings: self.tie_word_embeddings,
-            rope_theta: self.rope_theta,
-            initializer_range: self.initializer_range,
-            rms_norm_eps: self.rms_norm_eps,
-            ..ModelConfig::default()
-        }
-    }
-}
-
-impl From<ModelConfig> for ModelSizes {
-    fn from(config: ModelConfig) -> Self {
-        Self {
-            hidden_size: config.hidden_size,
-            intermediate_size: config.intermediate_size,
-            num_hidden_layers: config.num_hidden_layers,
-            num_attention_heads: config.num_attention_heads,
-            num_key_value_heads: Some(config.num_key_value_heads),
-            max_position_embeddings: config.max_position_embeddings,
-            vocab_size: Some(config.vocab_size),
-            dropout: config.dropout,
-            swin_norm: config.swin_norm,
-            tie_word_embeddings: config.tie_word_embeddings,
-            rope_theta: config.rope_theta,
-            initializer_range: config.initializer_range,
-            rms_norm_eps: config.rms_norm_eps,
-        }
-    }
 }
 
 /// The shape of a language model's batch.

@@ -2,11 +2,13 @@
 
 mod image;
 mod language;
+mod model;
 mod post_training;
 mod run;
 
 pub use image::{
     ImageBatchConfig, ImageShape, ImagesConfig, PerceptualConfig, VqRecipe, WarmupConfig,
 };
-pub use language::{BatchConfig, LanguageRecipe, ModelSizes};
+pub use language::{BatchConfig, LanguageRecipe};
+pub use model::ModelSizes;
 pub use run::{AverageConfig, RunConfig};

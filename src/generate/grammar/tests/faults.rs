@@ -53,7 +53,12 @@ fn ids_of_images_cannot_be_named_by_number() {
     let driver = Driver::new(small());
     let vocabulary = driver.processor.vocabulary();
     let special = vocabulary.special();
-    for id in [special.begin_image, special.eos, special.sep, vocabulary.image_id(3).unwrap()] {
+    for id in [
+        special.begin_image.unwrap(),
+        special.eos,
+        special.sep.unwrap(),
+        vocabulary.image_id(3).unwrap(),
+    ] {
         let grammar = Grammar::lark(&format!("start: <[{id}]>")).unwrap();
         let error = driver.compiler.constraint(&grammar).unwrap_err().to_string();
         assert_eq!(error, fault::dead_end().to_string(), "{id}");
