@@ -169,6 +169,13 @@ impl Family {
         if self == Self::Qwen3 {
             default(config, "head_dim", json!(128));
         }
+        // One way to say it, so that configurations can be compared.
+        let number = |key: &str| config.get(key).and_then(Value::as_u64);
+        if let (Some(width), Some(heads)) = (number("head_dim"), number("num_attention_heads"))
+            && number("hidden_size") == width.checked_mul(heads)
+        {
+            config.remove("head_dim");
+        }
         expert_keys::read(self, config)
     }
 

@@ -14,7 +14,7 @@ use super::directory::require_directory;
 use super::hugging_face::{has_sized_images, image_tokenizer, nested_config, preset_of};
 use super::manifest::Manifest;
 use super::tensors::{SCORE, TransformerTensors};
-use super::text_model::{stop_ids, text_template, text_tokenizer};
+use super::text_model::{processor_of, stop_ids, text_tokenizer};
 use super::weight_files::weight_files;
 use crate::error::{Error, Result};
 use crate::files::read_json;
@@ -158,7 +158,9 @@ impl<W: Fn(&str) -> bool> TensorSource for Wanted<'_, W> {
 /// Text and images to ids and back, as the files in `dir` with the `config.json` `config` say.
 fn processor(dir: &Path, config: &Value, vq: Option<&VqTokenizer>) -> Result<Processor> {
     let text = text_tokenizer(dir, config)?;
-    let has_images = text.has_images();
+    if !text.has_images() {
+        return processor_of(text, dir);
+    }
     let grid = match vq {
         Some(vq) => vq.grid(),
         None => {
@@ -170,8 +172,7 @@ fn processor(dir: &Path, config: &Value, vq: Option<&VqTokenizer>) -> Result<Pro
     if has_sized_images(dir, config)? {
         processor = processor.sized()?;
     }
-    let template = if has_images { chat_template(dir)? } else { text_template(dir)? };
-    Ok(processor.with_chat_template(template))
+    Ok(processor.with_chat_template(chat_template(dir)?))
 }
 
 /// Settings and prompts of the checkpoint in `dir` with the `config.json` `config`, by default those of `preset`.

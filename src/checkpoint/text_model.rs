@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::chat_template::{TOKENIZER, chat_template, special_tokens};
 use crate::error::{Error, Result};
 use crate::files::read_json;
-use crate::tokenize::{ChatTemplate, TextTokenizer};
+use crate::tokenize::{Processor, TextTokenizer};
 
 /// The key of what ends an answer, an id or several.
 const EOS_ID: &str = "eos_token_id";
@@ -35,13 +35,24 @@ pub fn text_tokenizer(dir: &Path, config: &Value) -> Result<TextTokenizer> {
     text.of_text_model(&eos, pad.as_deref()).map_err(Error::in_file(&path))
 }
 
-/// The chat template in `dir`, with the names of special tokens that its files give.
+/// Text to ids and back by the files of a text model in `dir`.
+///
+/// # Errors
+/// Those of the files; if the tokenizer has codes of images.
+pub fn text_processor(dir: &Path) -> Result<Processor> {
+    let config: Value = read_json(&dir.join("config.json"))?;
+    processor_of(text_tokenizer(dir, &config)?, dir)
+}
+
+/// The processor with the tokenizer `text` and the chat template in `dir`, which has the names of special tokens that
+/// the files give.
 ///
 /// # Errors
 /// As [`chat_template`].
-pub(super) fn text_template(dir: &Path) -> Result<Option<ChatTemplate>> {
+pub(super) fn processor_of(text: TextTokenizer, dir: &Path) -> Result<Processor> {
     let tokens = named_tokens(dir)?;
-    Ok(chat_template(dir)?.map(|template| template.with_only_tokens(tokens)))
+    let template = chat_template(dir)?.map(|template| template.with_only_tokens(tokens));
+    Ok(Processor::of_text(text)?.with_chat_template(template))
 }
 
 /// The special tokens that `tokenizer_config.json` names, by role.

@@ -55,7 +55,7 @@ pub fn run(args: &TokenizeArgs, session: &Session) -> Result<()> {
         renderings: recipe.run.renderings,
         seed: recipe.run.seed,
         encoding: Encoding {
-            vq: &vq,
+            vq: vq.as_ref(),
             digest: &digest,
             cache_dir: &cache_dir,
             quiet: session.quiet(),

@@ -17,7 +17,7 @@ use super::counted::Counted;
 use super::dataset::{Dataset, Fields};
 use super::kept_codes::KeptCodes;
 use super::stamps::Stamps;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::report::Reporter;
 
 /// Number of samples encoded together.
@@ -49,8 +49,8 @@ pub(super) struct EncodedSource {
 /// Image tokenizer with the location of the codes kept for later runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoding<'a> {
-    /// The image tokenizer.
-    pub vq: &'a VqTokenizer,
+    /// The image tokenizer; a text model has none.
+    pub vq: Option<&'a VqTokenizer>,
     /// Digest of its files.
     pub digest: &'a str,
     /// Directory of the kept codes.
@@ -99,7 +99,7 @@ impl EncodedSource {
 
 /// The image tokenizer, with the codes that earlier runs kept.
 pub(super) struct ImageEncoder<'a> {
-    vq: &'a VqTokenizer,
+    vq: Option<&'a VqTokenizer>,
     stamps: Stamps,
     kept: KeptCodes,
     counts: Counts,
@@ -195,7 +195,11 @@ impl<'a> ImageEncoder<'a> {
             let images = found.images.into_iter().map(|slot| queue.add(slot)).collect();
             queued.push(Found { images, ..found });
         }
-        let codes = self.vq.encode(&queue.images)?;
+        let codes = match self.vq {
+            Some(vq) => vq.encode(&queue.images)?,
+            None if queue.images.is_empty() => Vec::new(),
+            None => return Err(Error::NoImageTokenizer),
+        };
         let named = queue.keys.into_iter().zip(&codes);
         let entries: Vec<_> =
             named.filter_map(|(key, codes)| Some((key?, codes.clone()))).collect();

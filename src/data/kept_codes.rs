@@ -36,8 +36,10 @@ const START: &[u8] = b"{\"key\":\"";
 
 impl KeptCodes {
     /// The codes kept in the directory `dir` for `vq`, whose files have the digest `digest`.
-    pub(super) fn open(dir: &Path, vq: &VqTokenizer, digest: &str) -> Result<Self> {
-        let preprocessor = serde_json::to_string(vq.preprocessor()).expect("it is read from JSON");
+    pub(super) fn open(dir: &Path, vq: Option<&VqTokenizer>, digest: &str) -> Result<Self> {
+        let preprocessor = vq.map(|vq| serde_json::to_string(vq.preprocessor()));
+        let preprocessor = preprocessor.transpose().expect("it is read from JSON");
+        let preprocessor = preprocessor.unwrap_or_default();
         let identity = format!("{DECODING}\n{digest}\n{preprocessor}");
         let name = format!("codes-{}.jsonl", hex(&Sha256::digest(identity)[..8]));
         let journal = Journal::open(&dir.join(name))?;
@@ -47,7 +49,7 @@ impl KeptCodes {
                 places.insert(key, (offset, line.len()));
             }
         })?;
-        Ok(Self { journal, places, num_codes: vq.config().num_embeddings })
+        Ok(Self { journal, places, num_codes: vq.map_or(0, |vq| vq.config().num_embeddings) })
     }
 
     /// The codes of the image `key`; `None` if they are missing or damaged.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use vq_tokenizer::VqTokenizer;
 use vq_tokenizer::preprocess::Rule;
 
-use crate::checkpoint::{Manifest, VQ_DIR, chat_template};
+use crate::checkpoint::{Manifest, VQ_DIR, chat_template, text_processor};
 use crate::error::{Error, Result};
 use crate::tokenize::{ImageBlocks, Processor, TextTokenizer};
 
@@ -32,13 +32,18 @@ impl TokenizerConfig {
         self.text.clone().unwrap_or_else(|| self.checkpoint.join("tokenizer.json"))
     }
 
-    /// The processor, with the chat template beside the text tokenizer if there is one, the image tokenizer on `device`, and a digest of the image tokenizer's files.
+    /// The processor, with the chat template beside the text tokenizer if there is one, the image tokenizer on `device`,
+    /// and a digest of the image tokenizer's files; neither for a text model.
     ///
     /// # Errors
     /// Those of the files; if the number of image tokens is not the number of codes, or sizes of flexible
     /// images have no tokens.
-    pub fn open(&self, device: &Device) -> Result<(Processor, VqTokenizer, String)> {
+    pub fn open(&self, device: &Device) -> Result<(Processor, Option<VqTokenizer>, String)> {
         let image_dir = self.image_dir();
+        if self.text.is_none() && !TextTokenizer::load(&self.text_path())?.has_images() {
+            let processor = text_processor(&self.checkpoint)?;
+            return Ok((processor, None, "text".to_owned()));
+        }
         let vq = VqTokenizer::load(&image_dir, device)?;
         let text = TextTokenizer::load(&self.text_path())?;
         let template = match self.text_path().parent() {
@@ -54,8 +59,8 @@ impl TokenizerConfig {
         }
         let digest = Manifest::of(&image_dir)?.digest();
         match vq.preprocessor().rule {
-            Rule::Flexible => Ok((self.sized(processor, &vq)?, vq, digest)),
-            Rule::HuggingFace | Rule::Original => Ok((processor, vq, digest)),
+            Rule::Flexible => Ok((self.sized(processor, &vq)?, Some(vq), digest)),
+            Rule::HuggingFace | Rule::Original => Ok((processor, Some(vq), digest)),
         }
     }
 

@@ -55,6 +55,14 @@ impl Processor {
         Ok(Self { text, vocabulary, blocks: grid.into(), chat_template: None })
     }
 
+    /// A processor for text alone.
+    ///
+    /// # Errors
+    /// Those of the tokenizer's vocabulary.
+    pub fn of_text(text: TextTokenizer) -> Result<Self> {
+        Self::new(text, (1, 1))
+    }
+
     /// This processor for images of any size, in Lumina-mGPT's layout.
     ///
     /// # Errors

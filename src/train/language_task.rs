@@ -38,7 +38,7 @@ pub struct LanguageTask {
     lm: TrainedLm,
     objective: NextToken,
     processor: Arc<Processor>,
-    vq: VqTokenizer,
+    vq: Option<VqTokenizer>,
     /// Digest of both tokenizers.
     tokenizer: String,
     loader: Loader,
@@ -75,7 +75,7 @@ impl LanguageTask {
         let processor = Arc::new(processor);
         let tokenizer = tokenizer_digest(&processor, &digest)?;
         let cache_dir = recipe.run.path().join("codes");
-        let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: &cache_dir, quiet };
+        let encoding = Encoding { vq: vq.as_ref(), digest: &digest, cache_dir: &cache_dir, quiet };
         let (stream, validation, opened) = open_data(&recipe, encoding, &processor)?;
         let generation = GenerationConfig { seed: recipe.run.seed, ..recipe.generation_config()? };
         let labels = validation_labels(&recipe);
@@ -262,7 +262,7 @@ impl Task for LanguageTask {
         metrics.extend(by_source(&validation_labels(&self.recipe), &loss.sources));
         let serving =
             ServingModel::new(self.lm.config.clone(), model.merged(), self.device.clone().inner());
-        self.shown = self.showcase.show(&serving, &self.processor, &self.vq)?;
+        self.shown = self.showcase.show(&serving, &self.processor, self.vq.as_ref())?;
         Ok(metrics)
     }
 
@@ -297,7 +297,8 @@ impl Task for LanguageTask {
     }
 
     fn save(&self, dir: &Path) -> Result<()> {
-        let released = Released { recipe: &self.recipe, processor: &self.processor, vq: &self.vq };
+        let released =
+            Released { recipe: &self.recipe, processor: &self.processor, vq: self.vq.as_ref() };
         self.lm.save(dir, released)?;
         let state = LanguageState {
             stream: self.position.clone(),

@@ -36,7 +36,7 @@ pub(super) struct Released<'a> {
     /// Text and images to ids and back.
     pub(super) processor: &'a Processor,
     /// Images to codes and back.
-    pub(super) vq: &'a VqTokenizer,
+    pub(super) vq: Option<&'a VqTokenizer>,
 }
 
 impl TrainedLm {
@@ -134,7 +134,7 @@ impl TrainedLm {
                     weights: Some(weights),
                     dtype: StoredDtype::F32,
                     processor,
-                    vq: Some(vq),
+                    vq,
                     generation: &recipe.generation,
                 };
                 parts.write(dir)?;

@@ -5,7 +5,7 @@ use image::RgbImage;
 use vq_tokenizer::{Codes, VqTokenizer};
 
 use super::objective::NextTokenBatch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::{GenerationConfig, GenerationMode, Generator, Request, ServingModel};
 use crate::report::SampleText;
 use crate::sheet::{Cell, Layout, Section, Tone, sheet};
@@ -69,7 +69,7 @@ impl Showcase {
         &self,
         model: &ServingModel,
         processor: &Processor,
-        vq: &VqTokenizer,
+        vq: Option<&VqTokenizer>,
     ) -> Result<(Option<RgbImage>, Vec<SampleText>)> {
         if self.documents.is_empty() {
             return Ok((None, Vec::new()));
@@ -151,14 +151,15 @@ fn cells(
     prompt: &[CodedSegment],
     target: &[CodedSegment],
     answer: &[CodedSegment],
-    vq: &VqTokenizer,
+    vq: Option<&VqTokenizer>,
 ) -> Result<Vec<Cell>> {
     let image = |segments: &[CodedSegment]| -> Result<Option<RgbImage>> {
         let codes: Option<Codes> = segments.iter().find_map(|segment| match segment {
             CodedSegment::Image(codes) => Some(codes.clone()),
             _ => None,
         });
-        Ok(codes.map(|codes| vq.decode(&[codes])).transpose()?.map(|mut images| images.remove(0)))
+        let Some(codes) = codes else { return Ok(None) };
+        Ok(vq.ok_or(Error::NoImageTokenizer)?.decode(&[codes])?.pop())
     };
     let mut cells = Vec::new();
     if let Some(image) = image(prompt)? {

@@ -252,7 +252,7 @@ impl Setting {
     }
 
     pub fn encoding<'a>(&'a self, cache_dir: &'a Path) -> Encoding<'a> {
-        Encoding { vq: &self.vq, digest: "none", cache_dir, quiet: true }
+        Encoding { vq: Some(&self.vq), digest: "none", cache_dir, quiet: true }
     }
 
     /// The path of a file with `rows`.

@@ -80,7 +80,7 @@ impl Evaluation<'_> {
         };
         let cache_dir = self.out.join("codes");
         let encoding = Encoding {
-            vq: self.pipeline.vq()?,
+            vq: self.pipeline.vq().ok(),
             digest: &digest,
             cache_dir: &cache_dir,
             quiet: self.quiet,

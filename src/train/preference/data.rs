@@ -28,7 +28,7 @@ const STATE: &str = "state.json";
 /// Tokenizers and compared answers.
 pub(super) struct Data {
     pub(super) processor: Arc<Processor>,
-    vq: VqTokenizer,
+    vq: Option<VqTokenizer>,
     pub(super) scoring: Scoring,
     pub(super) training: Vec<Comparison>,
     pub(super) validation: Vec<Comparison>,
@@ -60,7 +60,7 @@ impl Data {
         };
         let scoring = Scoring::new(processor.vocabulary(), of_images)?;
         let cache_dir = recipe.run.path().join("codes");
-        let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: &cache_dir, quiet };
+        let encoding = Encoding { vq: vq.as_ref(), digest: &digest, cache_dir: &cache_dir, quiet };
         let open = |configs: &[DocumentData], limit| {
             let fit = Fit { scoring: &scoring, seq_len: longest, limit, paired };
             comparisons::open(configs, encoding, &processor, fit)
@@ -122,7 +122,7 @@ impl Data {
 
     /// What a checkpoint holds besides weights.
     pub(super) fn released<'a>(&'a self, recipe: &'a LanguageRecipe) -> Released<'a> {
-        Released { recipe, processor: &self.processor, vq: &self.vq }
+        Released { recipe, processor: &self.processor, vq: self.vq.as_ref() }
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) type Shown = (Option<RgbImage>, Vec<SampleText>);
 /// What answers the prompts of a run.
 pub(super) struct Answering {
     pub(super) processor: Processor,
-    vq: VqTokenizer,
+    vq: Option<VqTokenizer>,
     pub(super) sampler: Sampler,
     pub(super) rewards: Rewards,
     pub(super) training: PromptSet,
@@ -71,7 +71,7 @@ impl Answering {
             ))
         })?;
         let cache_dir = recipe.run.path().join("codes");
-        let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: &cache_dir, quiet };
+        let encoding = Encoding { vq: vq.as_ref(), digest: &digest, cache_dir: &cache_dir, quiet };
         let seed = recipe.run.seed;
         let open = |configs: &[DocumentData], held_out| {
             let (processor, open_image) = (&processor, config.draws_only());
@@ -80,7 +80,7 @@ impl Answering {
         };
         let training = open(&recipe.data, None)?;
         let validation = open(&recipe.validation, Some(recipe.run.eval_samples))?;
-        let place = Place { device, processor: &processor, vq: &vq };
+        let place = Place { device, processor: &processor, vq: vq.as_ref() };
         let rewards = Rewards::open(&config.reward, Some(place))?;
         let config = config.clone();
         let answering =
@@ -133,7 +133,7 @@ impl Answering {
             let (indices, requests) =
                 requests(&self.training.prompts, &prompts, self.group(), self.seed);
             let generated = self.sampler.draw(serving.clone(), &self.processor, &requests)?;
-            let (processor, vq) = (&self.processor, &self.vq);
+            let (processor, vq) = (&self.processor, self.vq.as_ref());
             let reader = Reader { processor, vq, prompts: &self.training.prompts };
             let answers = reader.answers(&indices, generated, &mut self.rewards)?;
             for answers in answers.chunks(self.group()) {
@@ -166,7 +166,7 @@ impl Answering {
         let all: Vec<(usize, u64)> = (0..prompts.len()).zip(HELD_OUT..).collect();
         let (indices, requests) = requests(prompts, &all, 1, self.seed);
         let generated = self.sampler.draw(serving, &self.processor, &requests)?;
-        let reader = Reader { processor: &self.processor, vq: &self.vq, prompts };
+        let reader = Reader { processor: &self.processor, vq: self.vq.as_ref(), prompts };
         let answers = reader.answers(&indices, generated, &mut self.rewards)?;
         let (names, weights) = (&self.rewards.names()[..], self.rewards.weights());
         let prompts = &self.validation;
@@ -196,12 +196,17 @@ impl Answering {
     /// # Errors
     /// If its codes are not the image tokenizer's.
     pub(super) fn decoded(&self, codes: &Codes) -> Result<RgbImage> {
-        Ok(self.vq.decode(std::slice::from_ref(codes))?.remove(0))
+        Ok(self
+            .vq
+            .as_ref()
+            .ok_or(Error::NoImageTokenizer)?
+            .decode(std::slice::from_ref(codes))?
+            .remove(0))
     }
 
     /// What a checkpoint holds besides weights.
     pub(super) fn released<'a>(&'a self, recipe: &'a LanguageRecipe) -> Released<'a> {
-        Released { recipe, processor: &self.processor, vq: &self.vq }
+        Released { recipe, processor: &self.processor, vq: self.vq.as_ref() }
     }
 
     /// The number of answers to a prompt.

@@ -4,7 +4,7 @@ use image::RgbImage;
 use vq_tokenizer::{Codes, VqTokenizer};
 
 use crate::data::Prompt;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::{EndReason, Generated};
 use crate::tokenize::{CodedSegment, Processor};
 use crate::train::reward::{Rewards, Rollout};
@@ -39,7 +39,7 @@ pub(super) struct Answer {
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a> {
     pub(super) processor: &'a Processor,
-    pub(super) vq: &'a VqTokenizer,
+    pub(super) vq: Option<&'a VqTokenizer>,
     pub(super) prompts: &'a [Prompt],
 }
 
@@ -108,7 +108,7 @@ impl Reader<'_> {
         let codes: Vec<Codes> = answers.iter().flat_map(|answer| answer.codes.clone()).collect();
         let mut images = Vec::with_capacity(codes.len());
         for batch in codes.chunks(BATCH) {
-            images.extend(self.vq.decode(batch)?);
+            images.extend(self.vq.ok_or(Error::NoImageTokenizer)?.decode(batch)?);
         }
         let mut images = images.into_iter();
         for answer in answers {
