@@ -1,5 +1,6 @@
 //! The transformer against the reference implementation, and its properties.
 
+mod latent;
 mod passes;
 
 use std::collections::BTreeMap;

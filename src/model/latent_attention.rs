@@ -10,6 +10,9 @@
 //! Shapes: `batch` rows, `seq` tokens, `heads`; `nope` and `rope` numbers of a query without and with position, `rank`
 //! of a latent, `value` of a value.
 
+#[cfg(test)]
+mod tests;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
