@@ -8,8 +8,7 @@ use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use tensor_files::WeightFiles;
 
 use super::*;
-use crate::checkpoint::config_from_json;
-use crate::model::{CausalLm, Lane, PagedCache, SelfAttention, mask};
+use crate::model::{CausalLm, Lane, PagedCache, QkNorm, RopeScaling, SelfAttention, Yarn, mask};
 
 const FIXTURE: &str = "tests/fixtures/architectures/deepseek-v3-dense";
 
@@ -25,8 +24,38 @@ fn expected<const D: usize>(name: &str) -> Tensor<D> {
 }
 
 fn model() -> (ModelConfig, CausalLm) {
-    let json = std::fs::read_to_string(fixture("config.json")).unwrap();
-    let config = config_from_json(&serde_json::from_str(&json).unwrap()).unwrap();
+    let yarn = Yarn {
+        factor: 4.0,
+        original_max_position_embeddings: 64,
+        beta_fast: 8.0,
+        beta_slow: 0.1,
+        attention_factor: None,
+        mscale: Some(1.0),
+        mscale_all_dim: Some(1.0),
+        truncate: true,
+    };
+    let latent = LatentConfig {
+        q_lora_rank: Some(24),
+        kv_lora_rank: 20,
+        qk_nope_head_dim: 12,
+        qk_rope_head_dim: 8,
+        v_head_dim: 10,
+    };
+    let config = ModelConfig {
+        vocab_size: 96,
+        hidden_size: 32,
+        intermediate_size: 48,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 4,
+        qk_norm: QkNorm::None,
+        latent: Some(latent),
+        max_position_embeddings: 256,
+        rms_norm_eps: 1e-6,
+        rope_theta: 5000.0,
+        rope_scaling: RopeScaling::Yarn(yarn),
+        ..ModelConfig::default()
+    };
     let path = fixture("model.safetensors");
     let files = WeightFiles::open(&path).unwrap();
     let model = tensor_files::load(config.init(&Device::flex()).unwrap(), files, &path).unwrap();

@@ -2,13 +2,13 @@
 
 use burn::tensor::Tensor;
 
-#[cfg(feature = "cpu")]
-use super::cpu;
 #[cfg(test)]
 use super::forced;
 #[cfg(feature = "gpu")]
 use super::gpu;
-use super::{Kernels, Lanes, linear, paged};
+use super::{Kernels, Lanes, paged};
+#[cfg(feature = "cpu")]
+use super::{cpu, fused};
 
 /// `x W^T` of every head with a weight of its own, outside autodiff. On the CPU in f32 a row's result does not depend on
 /// the other rows.
@@ -30,7 +30,8 @@ fn by_heads(x: &Tensor<3>, weight: &Tensor<3>) -> Tensor<3> {
     let [_, outputs, _] = weight.dims();
     let of_head = |head: usize| {
         let x = x.clone().narrow(0, head, 1).reshape([rows, inputs]);
-        linear(x, weight.clone().narrow(0, head, 1).reshape([outputs, inputs])).unsqueeze::<3>()
+        let weight = weight.clone().narrow(0, head, 1).reshape([outputs, inputs]);
+        fused::linear(x, weight).unsqueeze::<3>()
     };
     Tensor::cat((0..heads).map(of_head).collect(), 0)
 }
