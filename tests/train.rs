@@ -22,7 +22,6 @@ use calumma::train::{
     Better, ImageTask, LanguageRecipe, LanguageTask, Plan, RunConfig, SafetyConfig, ScheduleConfig,
     Stepped, StopFlag, Task, VqRecipe, newest_good_checkpoint, run,
 };
-
 use tensor_files::ParamPath;
 
 use crate::common::{cpu, excess};
