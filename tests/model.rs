@@ -1,5 +1,6 @@
 //! The transformer against the reference implementation, and its properties.
 
+mod latent;
 mod passes;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use calumma::checkpoint::Checkpoint;
 use calumma::generate::sampling::log_probability;
 use calumma::generate::{BLOCK, LanguageModel, ServingModel, Span};
 use calumma::model::{CausalLm, ModelConfig, ModelInput, PagedCache, mask};
+use tensor_files::ParamPath;
 
 use crate::common::{Expected, assert_close, cpu, excess, fixture};
 
@@ -105,22 +107,22 @@ fn left_padded_rows_equal_the_reference_where_they_are_not_padding() {
 /// The gradients of a module by path.
 struct Gradients {
     gradients: GradientsParams,
-    path: Vec<String>,
+    path: ParamPath,
     found: BTreeMap<String, TensorData>,
 }
 
 impl ModuleVisitor for Gradients {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
     }
 
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.path.exit(container_type);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            self.found.insert(self.path.join("."), gradient.to_data());
+            self.found.insert(self.path.name(), gradient.to_data());
         }
     }
 }
@@ -152,7 +154,7 @@ fn loss_and_gradients_equal_the_reference() {
     assert!((loss.clone().into_scalar::<f32>() - want).abs() <= 1e-5);
 
     let gradients = GradientsParams::from_grads(loss.backward(), &model);
-    let mut gradients = Gradients { gradients, path: vec![], found: BTreeMap::new() };
+    let mut gradients = Gradients { gradients, path: ParamPath::default(), found: BTreeMap::new() };
     burn::module::Module::visit(&model, &mut gradients);
     let mut compared = 0;
     for name in expected.names() {

@@ -22,6 +22,7 @@ use calumma::train::{
     Better, ImageTask, LanguageRecipe, LanguageTask, Plan, RunConfig, SafetyConfig, ScheduleConfig,
     Stepped, StopFlag, Task, VqRecipe, newest_good_checkpoint, run,
 };
+use tensor_files::ParamPath;
 
 use crate::common::{cpu, excess};
 
@@ -349,21 +350,21 @@ pub fn gradients(model: &CausalLm, loss: Tensor<1>) -> BTreeMap<String, TensorDa
 
 /// Gradients by the names of their parameters.
 pub fn named(model: &CausalLm, gradients: GradientsParams) -> BTreeMap<String, TensorData> {
-    struct Collect(GradientsParams, Vec<String>, BTreeMap<String, TensorData>);
+    struct Collect(GradientsParams, ParamPath, BTreeMap<String, TensorData>);
     impl burn::module::ModuleVisitor for Collect {
-        fn enter_module(&mut self, name: &str, _container_type: &str) {
-            self.1.push(name.to_owned());
+        fn enter_module(&mut self, name: &str, container_type: &str) {
+            self.1.enter(name, container_type);
         }
-        fn exit_module(&mut self, _name: &str, _container_type: &str) {
-            self.1.pop();
+        fn exit_module(&mut self, _name: &str, container_type: &str) {
+            self.1.exit(container_type);
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.0.get::<D>(param.id) {
-                self.2.insert(self.1.join("."), gradient.to_data());
+                self.2.insert(self.1.name(), gradient.to_data());
             }
         }
     }
-    let mut collect = Collect(gradients, vec![], BTreeMap::new());
+    let mut collect = Collect(gradients, ParamPath::default(), BTreeMap::new());
     model.visit(&mut collect);
     collect.2
 }

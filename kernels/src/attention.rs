@@ -51,7 +51,7 @@ pub struct Inputs<'a> {
     pub q: View<'a>,
     /// `[batch, kv_heads, seq, head_dim]`.
     pub k: View<'a>,
-    /// `[batch, kv_heads, seq, head_dim]`.
+    /// `[batch, kv_heads, seq, value_dim]`.
     pub v: View<'a>,
     /// The visible keys.
     pub spans: Spans<'a>,
@@ -72,15 +72,20 @@ impl Inputs<'_> {
     fn group(&self) -> usize {
         self.q.dims[1] / self.k.dims[1]
     }
+
+    /// Elements of a value, and of a result.
+    fn value_dim(&self) -> usize {
+        self.v.dims[3]
+    }
 }
 
 /// Writes the weighted values to `y` and the logarithms of the denominators to `lse`.
 ///
 /// # Shapes
-/// `y` `[batch, seq, heads, head_dim]`, `lse` `[batch, seq, heads]`.
+/// `y` `[batch, seq, heads, value_dim]`, `lse` `[batch, seq, heads]`.
 pub fn forward(inputs: Inputs<'_>, y: &mut [f32], lse: &mut [f32]) {
-    let [_, heads, seq, head_dim] = inputs.q.dims;
-    let width = heads * head_dim;
+    let [_, heads, seq, _] = inputs.q.dims;
+    let width = heads * inputs.value_dim();
     let blocks: Vec<_> = y
         .chunks_mut(seq * width)
         .zip(lse.chunks_mut(seq * heads))
@@ -97,8 +102,8 @@ pub fn forward(inputs: Inputs<'_>, y: &mut [f32], lse: &mut [f32]) {
 
 /// All heads of the queries from `start` on, as many as `y` has rows.
 fn forward_block(inputs: &Inputs<'_>, row: usize, start: usize, y: &mut [f32], lse: &mut [f32]) {
-    let [_, heads, _, head_dim] = inputs.q.dims;
-    let width = heads * head_dim;
+    let ([_, heads, _, head_dim], value_dim) = (inputs.q.dims, inputs.value_dim());
+    let width = heads * value_dim;
     let queries = start..start + y.len() / width;
     let seen = inputs.visible_to_any(row, queries.clone());
     let (count, keys) = (queries.len(), seen.len());
@@ -117,13 +122,13 @@ fn forward_block(inputs: &Inputs<'_>, row: usize, start: usize, y: &mut [f32], l
                 || softmax(weights, from, to),
             );
         }
-        let y = &mut y[head * head_dim..];
+        let y = &mut y[head * value_dim..];
         small(
             Store::Overwrite,
             (y, width),
             Matrix::rows(&weights, keys),
             v,
-            [count, head_dim, keys],
+            [count, value_dim, keys],
         );
     }
 }
@@ -162,9 +167,9 @@ fn softmax_backward(d_row: &mut [f32], weights: &[f32], dy: &[f32], y: &[f32]) {
 
 /// What the backward pass reads besides the inputs, and the gradients it writes.
 pub struct Backward<'a> {
-    /// `[batch, heads, seq, head_dim]`.
+    /// `[batch, heads, seq, value_dim]`.
     pub y: View<'a>,
-    /// `[batch, heads, seq, head_dim]`.
+    /// `[batch, heads, seq, value_dim]`.
     pub dy: View<'a>,
     /// `[batch, seq, heads]`.
     pub lse: &'a [f32],
@@ -172,7 +177,7 @@ pub struct Backward<'a> {
     pub dq: &'a mut [f32],
     /// `[batch, kv_heads, seq, head_dim]`, zeros.
     pub dk: &'a mut [f32],
-    /// `[batch, kv_heads, seq, head_dim]`, zeros.
+    /// `[batch, kv_heads, seq, value_dim]`, zeros.
     pub dv: &'a mut [f32],
 }
 
@@ -182,7 +187,8 @@ pub fn backward(inputs: Inputs<'_>, arrays: Backward<'_>) {
     let [_, kv_heads, keys, _] = inputs.k.dims;
     let Backward { y, dy, lse, dq, dk, dv } = arrays;
     let dq = dq.par_chunks_mut(inputs.group() * seq * head_dim);
-    let d_kv = dk.par_chunks_mut(keys * head_dim).zip(dv.par_chunks_mut(keys * head_dim));
+    let dv = dv.par_chunks_mut(keys * inputs.value_dim());
+    let d_kv = dk.par_chunks_mut(keys * head_dim).zip(dv);
     dq.zip(d_kv).enumerate().for_each(|(place, (dq, (dk, dv)))| {
         let arrays = Backward { y, dy, lse, dq, dk, dv };
         backward_head(&inputs, place / kv_heads, place % kv_heads, arrays);
@@ -192,7 +198,7 @@ pub fn backward(inputs: Inputs<'_>, arrays: Backward<'_>) {
 /// One key and value head.
 ///
 /// # Shapes
-/// `dq` `[group, seq, head_dim]`, `dk` and `dv` `[keys, head_dim]`.
+/// `dq` `[group, seq, head_dim]`, `dk` `[keys, head_dim]`, `dv` `[keys, value_dim]`.
 fn backward_head(inputs: &Inputs<'_>, row: usize, kv_head: usize, arrays: Backward<'_>) {
     let [_, _, seq, head_dim] = inputs.q.dims;
     let Backward { y, dy, lse, dq, dk, dv } = arrays;
@@ -214,7 +220,7 @@ fn backward_block(
     arrays: Backward<'_>,
     [weights, d_scores]: &mut [Vec<f32>; 2],
 ) {
-    let [_, heads, seq, head_dim] = inputs.q.dims;
+    let ([_, heads, seq, head_dim], value_dim) = (inputs.q.dims, inputs.value_dim());
     let Backward { y, dy, lse, dq, dk, dv } = arrays;
     let count = dq.len() / head_dim;
     let seen = inputs.visible_to_any(row, start..start + count);
@@ -225,9 +231,9 @@ fn backward_block(
     let k = inputs.k.matrix(row, kv_head, seen.start);
     let v = inputs.v.matrix(row, kv_head, seen.start);
     let dy_block = dy.matrix(row, head, start);
-    let sizes = [count, keys, head_dim];
-    small(Store::Overwrite, (weights.as_mut_slice(), keys), q, k.transposed(), sizes);
-    small(Store::Overwrite, (d_scores.as_mut_slice(), keys), dy_block, v.transposed(), sizes);
+    let [of_keys, of_values] = [head_dim, value_dim].map(|width| [count, keys, width]);
+    small(Store::Overwrite, (weights.as_mut_slice(), keys), q, k.transposed(), of_keys);
+    small(Store::Overwrite, (d_scores.as_mut_slice(), keys), dy_block, v.transposed(), of_values);
     let rows = weights.chunks_exact_mut(keys).zip(d_scores.chunks_exact_mut(keys));
     for (i, (weights, d_row)) in rows.enumerate() {
         let query = start + i;
@@ -244,10 +250,10 @@ fn backward_block(
         );
     }
     let (weights, d_scores) = (Matrix::rows(weights, keys), Matrix::rows(d_scores, keys));
-    let d_seen = seen.start * head_dim..seen.end * head_dim;
-    let transposed = [keys, head_dim, count];
-    let dv = (&mut dv[d_seen.clone()], head_dim);
-    small(Store::Add, dv, weights.transposed(), dy_block, transposed);
-    small(Store::Add, (&mut dk[d_seen], head_dim), d_scores.transposed(), q, transposed);
+    let [of_keys, of_values] = [head_dim, value_dim].map(|width| [keys, width, count]);
+    let dv = (&mut dv[seen.start * value_dim..seen.end * value_dim], value_dim);
+    small(Store::Add, dv, weights.transposed(), dy_block, of_values);
+    let dk = (&mut dk[seen.start * head_dim..seen.end * head_dim], head_dim);
+    small(Store::Add, dk, d_scores.transposed(), q, of_keys);
     small(Store::Overwrite, (dq, head_dim), d_scores, k, [count, head_dim, keys]);
 }

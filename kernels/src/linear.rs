@@ -44,13 +44,13 @@ pub trait Weight: Element {
 
 impl Weight for f32 {
     fn forward(x: &[f32], w: &[Self], inputs: usize) -> Vec<f32> {
-        dispatch(x, w, inputs)
+        dispatch(x, w, inputs, x.len() * (w.len() / inputs) >= PARALLEL)
     }
 }
 
 impl Weight for bf16 {
     fn forward(x: &[f32], w: &[Self], inputs: usize) -> Vec<f32> {
-        dispatch(x, w, inputs)
+        dispatch(x, w, inputs, x.len() * (w.len() / inputs) >= PARALLEL)
     }
 }
 
@@ -62,22 +62,27 @@ pub fn forward<E: Weight>(x: &[f32], w: &[E], inputs: usize) -> Vec<f32> {
     E::forward(x, w, inputs)
 }
 
-fn dispatch<E: Element>(x: &[f32], w: &[E], inputs: usize) -> Vec<f32> {
+/// [`forward`] on the calling thread.
+pub(crate) fn forward_here(x: &[f32], w: &[f32], inputs: usize) -> Vec<f32> {
+    dispatch(x, w, inputs, false)
+}
+
+fn dispatch<E: Element>(x: &[f32], w: &[E], inputs: usize, parallel: bool) -> Vec<f32> {
     #[cfg(target_arch = "x86_64")]
     {
         if let Some(simd) = pulp::x86::V4::try_new() {
             return match x.len() / inputs {
-                1 => forward_by::<_, E, 1, 8>(simd, x, w, inputs),
-                2 => forward_by::<_, E, 2, 8>(simd, x, w, inputs),
-                3 => forward_by::<_, E, 3, 8>(simd, x, w, inputs),
-                _ => forward_by::<_, E, 4, 6>(simd, x, w, inputs),
+                1 => forward_by::<_, E, 1, 8>(simd, x, w, inputs, parallel),
+                2 => forward_by::<_, E, 2, 8>(simd, x, w, inputs, parallel),
+                3 => forward_by::<_, E, 3, 8>(simd, x, w, inputs, parallel),
+                _ => forward_by::<_, E, 4, 6>(simd, x, w, inputs, parallel),
             };
         }
         if let Some(simd) = pulp::x86::V3::try_new() {
-            return forward_by::<_, E, 2, 3>(simd, x, w, inputs);
+            return forward_by::<_, E, 2, 3>(simd, x, w, inputs, parallel);
         }
     }
-    forward_by::<_, E, 2, 3>(Portable, x, w, inputs)
+    forward_by::<_, E, 2, 3>(Portable, x, w, inputs, parallel)
 }
 
 /// Some rows of `x`, some of `w`, and where their products go: one slice for each row of `x`.
@@ -93,6 +98,7 @@ fn forward_by<S: Simd, E: Element, const R: usize, const N: usize>(
     x: &[f32],
     w: &[E],
     inputs: usize,
+    parallel: bool,
 ) -> Vec<f32> {
     let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
     let mut y = unspecified(rows * outputs);
@@ -123,10 +129,10 @@ fn forward_by<S: Simd, E: Element, const R: usize, const N: usize>(
             || run::<S, E, R, N>(simd, task),
         );
     };
-    if x.len() * outputs < PARALLEL {
-        tasks.into_iter().for_each(run);
-    } else {
+    if parallel {
         tasks.into_par_iter().with_max_len(1).for_each(run);
+    } else {
+        tasks.into_iter().for_each(run);
     }
     y
 }

@@ -6,6 +6,7 @@
 //! a chain of its own, so neither their width nor the number of queries that share a load changes a result.
 //! For the scores to be computed so, keys are stored transposed.
 
+pub mod latent;
 #[cfg(test)]
 mod tests;
 mod vectors;
@@ -16,10 +17,9 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::math::{exp_shifted, largest};
 use super::memory::unspecified;
 use super::prefetch;
-use vectors::{score, weigh_tile};
+use vectors::{score, weigh};
 
 /// Tokens per block.
 pub const BLOCK: usize = 64;
@@ -96,7 +96,7 @@ impl Rows<'_> {
 /// # Panics
 /// If a lane has a block that the cache lacks, or too few blocks, or if two lanes write to one block.
 pub fn write(rows: &Rows<'_>, mut keys: &mut [f32], mut values: &mut [f32]) {
-    let mut parts = parts(rows);
+    let mut parts = parts(rows.lanes);
     parts.sort_unstable_by_key(|part| part.block);
     let (len, mut first) = (rows.kv_heads * rows.page_len(), 0);
     let mut tasks = Vec::with_capacity(parts.len());
@@ -131,9 +131,9 @@ struct Part {
     count: usize,
 }
 
-fn parts(rows: &Rows<'_>) -> Vec<Part> {
-    let (mut parts, mut row) = (Vec::with_capacity(rows.lanes.len()), 0);
-    for lane in rows.lanes {
+fn parts(lanes: &[Lane<'_>]) -> Vec<Part> {
+    let (mut parts, mut row) = (Vec::with_capacity(lanes.len()), 0);
+    for lane in lanes {
         let (mut token, end) = (lane.start, lane.start + lane.rows);
         while token < end {
             let (block, at) = (lane.blocks[token / BLOCK] as usize, token % BLOCK);
@@ -259,29 +259,9 @@ impl WithSimd for Run<'_, '_> {
                 }
             }
         }
-        let mut scales = Vec::with_capacity(y.len());
-        for (line, (y, scores)) in y.iter_mut().zip(scores.chunks_exact_mut(stride)).enumerate() {
-            let scores = &mut scores[..self.seen(line)];
-            scales.push(1.0 / exp_shifted(scores, largest(scores)));
-            y.fill(0.0);
-        }
-        for (place, &block) in blocks.iter().enumerate() {
-            let page = self.rows.page(self.values, block, self.task.kv_head);
-            let first = place * BLOCK;
-            for tile in tiles(y.len()) {
-                let weights = (&scores[tile.start * stride + first..], stride);
-                let y = &mut y[tile.clone()];
-                let seen = |l| self.seen(tile.start + l).saturating_sub(first).min(BLOCK);
-                match tile.len() {
-                    1 => weigh_tile::<S, 1>(simd, weights, page, seen, y),
-                    2 => weigh_tile::<S, 2>(simd, weights, page, seen, y),
-                    _ => weigh_tile::<S, TILE>(simd, weights, page, seen, y),
-                }
-            }
-        }
-        for (y, scale) in y.iter_mut().zip(scales) {
-            y.iter_mut().for_each(|y| *y *= scale);
-        }
+        let page = |block: &u32| self.rows.page(self.values, *block, self.task.kv_head);
+        let seen = |line| self.seen(line);
+        weigh(simd, (&mut scores, stride), seen, blocks.iter().map(page), &mut y);
     }
 }
 

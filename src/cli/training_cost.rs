@@ -1,7 +1,7 @@
 //! Estimates of what a training run costs: operations and memory.
 
 use burn::tensor::Device;
-use calumma::model::{ModelConfig, ops};
+use calumma::model::{LatentConfig, ModelConfig, ops};
 use calumma::train::LanguageRecipe;
 use calumma::train::objective::logit_rows;
 use calumma::train::objective::preference::PreferenceConfig;
@@ -101,15 +101,25 @@ impl TrainingCost {
 }
 
 /// Values per token that the backward pass through a layer needs: the inputs of both norms and their results, queries
-/// before and after norm and rotation and the results of attention, of the width of the residual stream; keys before
-/// and after, and values; gate, up and their product. Scores of attention are computed again, and with an adapter of
+/// before and after norm and rotation and the results of attention; keys before and after, and values; gate, up and
+/// their product. Scores of attention are computed again, and with an adapter of
 /// all matrices the results of norms and the product of gate and up too.
 fn activations(config: &ModelConfig, is_adapted: bool) -> f64 {
-    let keys = config.num_key_value_heads * config.head_dim();
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let [q, k, v, y] = match &config.latent {
+        Some(latent) => {
+            let widths =
+                [latent.qk_head_dim(), latent.v_head_dim].map(|d| config.num_attention_heads * d);
+            [widths[0], widths[0], widths[1], widths[1]]
+        }
+        None => {
+            let (q, k) = (config.query_width(), config.key_width());
+            [q, k, k, q]
+        }
+    };
     let kept = match is_adapted {
-        true => 4 * hidden + 2 * keys + 2 * inner,
-        false => 7 * hidden + 3 * keys + 3 * inner,
+        true => 2 * hidden + q + k + v + y + 2 * inner,
+        false => 4 * hidden + 2 * (q + k) + v + y + 3 * inner,
     };
     kept as f64
 }
@@ -119,9 +129,10 @@ fn activations(config: &ModelConfig, is_adapted: bool) -> f64 {
 fn attention(config: &ModelConfig, sequences: usize, seq: usize, value_bytes: f64) -> f64 {
     let heads = sequences * config.num_attention_heads;
     let chunk = ops::attention_chunk(heads, seq, seq).filter(|_| value_bytes < FLOAT);
+    let width = config.latent.as_ref().map_or(config.head_dim(), LatentConfig::qk_head_dim);
     let of_chunk = |chunk: usize| {
-        let scores = chunk.max(config.head_dim()) as f64 * (FLOAT + value_bytes);
-        (heads * seq) as f64 * (scores + FLOAT * config.head_dim() as f64)
+        let scores = chunk.max(width) as f64 * (FLOAT + value_bytes);
+        (heads * seq) as f64 * (scores + FLOAT * width as f64)
     };
     chunk.map_or(0.0, of_chunk)
 }

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::ops::Lanes;
 use super::paged_cache::LayerCache;
-use super::{Attention, FeedForward, Linear, Mask, ModelConfig, RmsNorm, Rope};
+use super::{FeedForward, Linear, Mask, ModelConfig, RmsNorm, Rope, SelfAttention};
 
 /// The residual stream between two layers: the last branch is added together with the norm that follows.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Stream {
 #[derive(Module, Debug)]
 pub struct DecoderLayer {
     /// Self-attention.
-    pub self_attn: Attention,
+    pub self_attn: SelfAttention,
     /// Feed-forward.
     pub mlp: FeedForward,
     /// Norm of the attention branch.
@@ -61,7 +61,7 @@ impl DecoderLayer {
     pub(crate) fn new(config: &ModelConfig, _layer: usize, device: &Device) -> Self {
         let norm = || RmsNorm::new(config.hidden_size, config.rms_norm_eps, device);
         Self {
-            self_attn: Attention::new(config, device),
+            self_attn: SelfAttention::new(config, device),
             mlp: FeedForward::new(config, device),
             input_layernorm: norm(),
             post_attention_layernorm: norm(),
@@ -79,7 +79,7 @@ impl DecoderLayer {
         sum + branch.expect("the feed-forward's")
     }
 
-    /// As [`Self::forward`] for new tokens of `lanes`, whose keys and values are added to `cache`.
+    /// As [`Self::forward`] for new tokens of `lanes`; what later ones need of them is added to `cache`.
     ///
     /// # Shapes
     /// `[1, rows, hidden]`.

@@ -1,4 +1,4 @@
-//! Keys and values of many sequences, in blocks of tokens that are allocated at once and written in place.
+//! Keys and values of many sequences, or what they follow from, in blocks of tokens that are allocated at once and written in place.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use kernels::paged::BLOCK;
 
 use super::ModelConfig;
 
-/// Blocks of keys and values, for every layer. Which sequence a block belongs to is the caller's to know: a
+/// Blocks of keys and values, or of latents, for every layer. Which sequence a block belongs to is the caller's to know: a
 /// [`Lane`](super::Lane) names the blocks of its sequence in order.
 #[derive(Debug)]
 pub struct PagedCache {
@@ -19,7 +19,8 @@ pub struct PagedCache {
 #[derive(Debug)]
 pub(crate) struct LayerCache {
     /// Keys `[blocks, kv_heads, head_dim, BLOCK]`, transposed for the scores, and values
-    /// `[blocks, kv_heads, BLOCK, head_dim]`.
+    /// `[blocks, kv_heads, BLOCK, head_dim]`; with latent attention latents and rotated keys, each
+    /// `[blocks, 1, BLOCK, width]`.
     buffers: Option<[Tensor<4>; 2]>,
 }
 
@@ -27,10 +28,12 @@ impl PagedCache {
     /// A cache of `blocks` blocks of [`BLOCK`] tokens, all zero.
     pub fn new(config: &ModelConfig, blocks: usize, dtype: DType, device: &Device) -> Self {
         let (heads, head_dim) = (config.num_key_value_heads, config.head_dim());
-        let buffers = || {
-            let shapes = [[blocks, heads, head_dim, BLOCK], [blocks, heads, BLOCK, head_dim]];
-            Some(shapes.map(|shape| Tensor::zeros(shape, (device, dtype))))
+        let shapes = match &config.latent {
+            Some(latent) => [latent.kv_lora_rank, latent.qk_rope_head_dim]
+                .map(|width| [blocks, 1, BLOCK, width]),
+            None => [[blocks, heads, head_dim, BLOCK], [blocks, heads, BLOCK, head_dim]],
         };
+        let buffers = || Some(shapes.map(|shape| Tensor::zeros(shape, (device, dtype))));
         let layers =
             (0..config.num_hidden_layers).map(|_| LayerCache { buffers: buffers() }).collect();
         Self { layers, blocks }
@@ -38,8 +41,7 @@ impl PagedCache {
 
     /// Bytes of one block, all layers together.
     pub fn block_bytes(config: &ModelConfig, dtype: DType) -> usize {
-        let values = config.num_key_value_heads * config.head_dim() * BLOCK;
-        2 * config.num_hidden_layers * values * dtype.size()
+        config.num_hidden_layers * config.cached() * BLOCK * dtype.size()
     }
 
     /// The number of blocks.
@@ -47,7 +49,7 @@ impl PagedCache {
         self.blocks
     }
 
-    /// Copies the keys and values of block `from` to block `to`.
+    /// Copies the content of block `from` to block `to`.
     ///
     /// # Panics
     /// If there is no such block.

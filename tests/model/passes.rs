@@ -1,17 +1,28 @@
 //! Passes of many lanes over a paged cache.
 
+use super::latent::latent;
 use super::*;
+
+/// Models with every kind of attention.
+fn kinds() -> [ModelConfig; 3] {
+    [tiny(false), latent(None), latent(Some(10))]
+}
 
 /// Bit for bit, as far as every operation of the model has one order of arithmetic for all rows.
 #[test]
 fn logits_are_those_of_one_id_at_a_time_whatever_the_chunks_mates_and_blocks() {
-    let config = ModelConfig { max_position_embeddings: 150, ..tiny(false) };
-    let serving = serving(&config, 4);
+    for config in kinds() {
+        let serving = serving(&ModelConfig { max_position_embeddings: 150, ..config }, 4);
+        check_company(&serving);
+    }
+}
+
+fn check_company(serving: &ServingModel) {
     let rows = [some_ids(141, 1), some_ids(97, 2), some_ids(30, 3)];
     let alone: Vec<Vec<Vec<f32>>> = rows
         .iter()
         .map(|row| {
-            let mut lane = Alone::new(&serving, row.len());
+            let mut lane = Alone::new(serving, row.len());
             row.iter().flat_map(|id| lane.extend(&[*id])).collect()
         })
         .collect();
@@ -47,7 +58,12 @@ fn logits_are_those_of_one_id_at_a_time_whatever_the_chunks_mates_and_blocks() {
 
 #[test]
 fn lanes_that_begin_alike_share_blocks() {
-    let serving = serving(&ModelConfig { max_position_embeddings: 150, ..tiny(false) }, 5);
+    for config in kinds() {
+        check_sharing(&serving(&ModelConfig { max_position_embeddings: 150, ..config }, 5));
+    }
+}
+
+fn check_sharing(serving: &ServingModel) {
     let beginning = some_ids(BLOCK + 10, 4);
     let rows = [1, 2].map(|salt| [&beginning[..], &some_ids(20, salt)].concat());
     let span = |blocks, start, ids, wanted| Span { blocks, start, ids, wanted, columns: 0..32 };
@@ -67,7 +83,12 @@ fn lanes_that_begin_alike_share_blocks() {
 
 #[test]
 fn a_poisoned_block_shows_where_it_is_used_and_only_there() {
-    let serving = serving(&tiny(false), 6);
+    for config in kinds() {
+        check_poison(&serving(&config, 6));
+    }
+}
+
+fn check_poison(serving: &ServingModel) {
     let span = |blocks| Span { blocks, start: 3, ids: &[7], wanted: 1, columns: 0..32 };
     let mut cache = serving.new_cache(3);
     let prompt = |blocks| Span { blocks, start: 0, ids: &[1, 2, 3], wanted: 0, columns: 0..32 };

@@ -53,10 +53,10 @@ fn equals_the_twin<S: Simd, E: Element>(simd: S, as_stored: impl Fn(f32) -> E) {
                 let check = |name: &str, got: &[f32]| {
                     assert!(bits(got) == want, "{rows} x {inputs} x {outputs} in tiles of {name}");
                 };
-                check("1 x 8", &forward_by::<S, E, 1, 8>(simd, x, w, inputs));
-                check("2 x 3", &forward_by::<S, E, 2, 3>(simd, x, w, inputs));
-                check("3 x 8", &forward_by::<S, E, 3, 8>(simd, x, w, inputs));
-                check("4 x 6", &forward_by::<S, E, 4, 6>(simd, x, w, inputs));
+                check("1 x 8", &forward_by::<S, E, 1, 8>(simd, x, w, inputs, true));
+                check("2 x 3", &forward_by::<S, E, 2, 3>(simd, x, w, inputs, true));
+                check("3 x 8", &forward_by::<S, E, 3, 8>(simd, x, w, inputs, true));
+                check("4 x 6", &forward_by::<S, E, 4, 6>(simd, x, w, inputs, true));
             }
         }
     }
@@ -90,8 +90,8 @@ fn forms_with_fused_instructions_are_one() {
     use pulp::x86::{V3, V4};
     let (Some(wide), Some(narrow)) = (V4::try_new(), V3::try_new()) else { return };
     let (x, w) = (noise(9 * 70, 1), noise(20 * 70, 2));
-    let got = forward_by::<_, _, 4, 6>(wide, &x, &w, 70);
-    assert_eq!(bits(&got), bits(&forward_by::<_, _, 2, 3>(narrow, &x, &w, 70)));
+    let got = forward_by::<_, _, 4, 6>(wide, &x, &w, 70, true);
+    assert_eq!(bits(&got), bits(&forward_by::<_, _, 2, 3>(narrow, &x, &w, 70, true)));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use pulp::Simd;
 
-use super::BLOCK;
+use super::{BLOCK, TILE, tiles};
+use crate::math::{exp_shifted, largest};
 
 /// The scores of `L` lines for the first `keys` keys of a block or more.
 ///
@@ -58,13 +59,50 @@ fn score_by<S: Simd, const L: usize, const V: usize>(
     }
 }
 
+/// Writes the sum of the values, weighted by the softmax of the scores, of every line; line `l` sees the first `seen(l)` keys.
+///
+/// # Shapes
+/// The scores are `stride` apart from line to line, and change; `pages` are the values of each block,
+/// `[BLOCK, width]`, and each of `y` is `[width]`.
+#[inline(always)]
+pub(super) fn weigh<'a, S: Simd>(
+    simd: S,
+    (scores, stride): (&mut [f32], usize),
+    seen: impl Fn(usize) -> usize,
+    pages: impl Iterator<Item = &'a [f32]>,
+    y: &mut [&mut [f32]],
+) {
+    let mut scales = Vec::with_capacity(y.len());
+    for (line, (y, scores)) in y.iter_mut().zip(scores.chunks_exact_mut(stride)).enumerate() {
+        let scores = &mut scores[..seen(line)];
+        scales.push(1.0 / exp_shifted(scores, largest(scores)));
+        y.fill(0.0);
+    }
+    for (place, page) in pages.enumerate() {
+        let first = place * BLOCK;
+        for tile in tiles(y.len()) {
+            let weights = (&scores[tile.start * stride + first..], stride);
+            let y = &mut y[tile.clone()];
+            let seen = |l| seen(tile.start + l).saturating_sub(first).min(BLOCK);
+            match tile.len() {
+                1 => weigh_tile::<S, 1>(simd, weights, page, seen, y),
+                2 => weigh_tile::<S, 2>(simd, weights, page, seen, y),
+                _ => weigh_tile::<S, TILE>(simd, weights, page, seen, y),
+            }
+        }
+    }
+    for (y, scale) in y.iter_mut().zip(scales) {
+        y.iter_mut().for_each(|y| *y *= scale);
+    }
+}
+
 /// Adds the values of a block, weighted, to the results of `L` lines, line `l` of which sees the first `seen(l)`
 /// keys of the block: all lines together for the keys that all see, then each alone for its others.
 ///
 /// # Shapes
 /// `page` `[BLOCK, head_dim]`; `weights` are `stride` apart from line to line.
 #[inline(always)]
-pub(super) fn weigh_tile<S: Simd, const L: usize>(
+fn weigh_tile<S: Simd, const L: usize>(
     simd: S,
     (weights, stride): (&[f32], usize),
     page: &[f32],
@@ -75,12 +113,12 @@ pub(super) fn weigh_tile<S: Simd, const L: usize>(
     let (head_dim, shared) = (y[0].len(), seen(0));
     if shared > 0 {
         let weights = std::array::from_fn(|l| &weights[l * stride..][..shared]);
-        weigh::<S, L>(simd, weights, page, y.each_mut().map(|y| &mut **y));
+        weigh_keys::<S, L>(simd, weights, page, y.each_mut().map(|y| &mut **y));
     }
     for (l, y) in y.iter_mut().enumerate() {
         let own = &weights[l * stride..][shared..seen(l)];
         if !own.is_empty() {
-            weigh(simd, [own], &page[shared * head_dim..], [&mut **y]);
+            weigh_keys(simd, [own], &page[shared * head_dim..], [&mut **y]);
         }
     }
 }
@@ -90,7 +128,7 @@ pub(super) fn weigh_tile<S: Simd, const L: usize>(
 /// # Shapes
 /// `page` `[keys, head_dim]` and more; each of `weights` `[keys]`, of `y` `[head_dim]`.
 #[inline(always)]
-fn weigh<S: Simd, const L: usize>(
+fn weigh_keys<S: Simd, const L: usize>(
     simd: S,
     weights: [&[f32]; L],
     page: &[f32],
@@ -126,7 +164,7 @@ fn weigh<S: Simd, const L: usize>(
     }
 }
 
-/// [`weigh`] for `V` vectors of columns from `first` on.
+/// [`weigh_keys`] for `V` vectors of columns from `first` on.
 #[inline(always)]
 fn weigh_columns<S: Simd, const L: usize, const V: usize>(
     simd: S,

@@ -59,11 +59,7 @@ impl Summary<'_> {
     fn memory(&self, value_bytes: usize) -> (usize, usize) {
         let num_values = |tensors: &[Tensor]| tensors.iter().map(Tensor::len).sum::<usize>();
         let config = self.config;
-        let cached = 2
-            * config.num_hidden_layers
-            * config.num_key_value_heads
-            * config.head_dim()
-            * config.max_position_embeddings;
+        let cached = config.num_hidden_layers * config.cached() * config.max_position_embeddings;
         let weights =
             value_bytes * num_values(&self.lm_tensors) + FLOAT * num_values(&self.vq_tensors);
         (weights, value_bytes * cached)
@@ -130,12 +126,11 @@ impl Summary<'_> {
 }
 
 fn sizes_in_words(config: &ModelConfig) -> String {
-    let heads = match config.num_attention_heads == config.num_key_value_heads {
-        true => format!("{} heads", config.num_attention_heads),
-        false => format!(
-            "{} heads over {} keys and values",
-            config.num_attention_heads, config.num_key_value_heads
-        ),
+    let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+    let heads = match &config.latent {
+        Some(latent) => format!("{heads} heads over a latent of {}", latent.kv_lora_rank),
+        None if heads == kv_heads => format!("{heads} heads"),
+        None => format!("{heads} heads over {kv_heads} keys and values"),
     };
     format!(
         "  sizes      {} layers of {} channels, {heads}, feed-forward {}, context {}",

@@ -1,6 +1,6 @@
 //! The modules of a transformer by name, as adapters name them.
 
-use crate::model::{ModelConfig, QkNorm};
+use crate::model::{LatentConfig, ModelConfig, QkNorm};
 
 /// Name of the head of reward models and value functions.
 pub const SCORE: &str = "score";
@@ -82,6 +82,9 @@ type Row = (&'static str, ModuleKind, [usize; 2], bool);
 
 fn of_attention(config: &ModelConfig) -> Vec<Row> {
     use ModuleKind::{Linear, Norm};
+    if let Some(latent) = &config.latent {
+        return of_latent_attention(config, latent);
+    }
     let (q, k, hidden) = (config.query_width(), config.key_width(), config.hidden_size);
     let mut all = vec![
         ("self_attn.q_proj", Linear, [q, hidden], config.qkv_bias),
@@ -102,6 +105,29 @@ fn of_attention(config: &ModelConfig) -> Vec<Row> {
     for (name, heads) in heads {
         all.extend(norm(heads).map(|(shape, has_bias)| (name, Norm, shape, has_bias)));
     }
+    all
+}
+
+fn of_latent_attention(config: &ModelConfig, latent: &LatentConfig) -> Vec<Row> {
+    use ModuleKind::{Linear, Norm};
+    let (hidden, heads, rank) =
+        (config.hidden_size, config.num_attention_heads, latent.kv_lora_rank);
+    let (q, values) = (heads * latent.qk_head_dim(), heads * latent.v_head_dim);
+    let mut all = match latent.q_lora_rank {
+        Some(low) => vec![
+            ("self_attn.q_a_proj", Linear, [low, hidden], config.qkv_bias),
+            ("self_attn.q_a_layernorm", Norm, [1, low], false),
+            ("self_attn.q_b_proj", Linear, [q, low], false),
+        ],
+        None => vec![("self_attn.q_proj", Linear, [q, hidden], false)],
+    };
+    let expanded = heads * latent.qk_nope_head_dim + values;
+    all.extend([
+        ("self_attn.kv_a_proj_with_mqa", Linear, [latent.cached(), hidden], config.qkv_bias),
+        ("self_attn.kv_a_layernorm", Norm, [1, rank], false),
+        ("self_attn.kv_b_proj", Linear, [expanded, rank], false),
+        ("self_attn.o_proj", Linear, [hidden, values], config.o_bias),
+    ]);
     all
 }
 

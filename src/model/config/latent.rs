@@ -46,6 +46,11 @@ impl LatentConfig {
             + heads * self.v_head_dim * hidden
     }
 
+    /// Numbers in the biases of one layer but that of its output.
+    pub(super) fn biases(&self) -> usize {
+        self.q_lora_rank.unwrap_or(0) + self.cached()
+    }
+
     /// Weights of the norms of one layer.
     pub(super) fn norm_parameters(&self) -> usize {
         self.q_lora_rank.unwrap_or(0) + self.kv_lora_rank

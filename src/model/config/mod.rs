@@ -165,6 +165,11 @@ impl ModelConfig {
         self.num_key_value_heads * self.head_dim()
     }
 
+    /// Numbers that the cache holds for a token of one layer.
+    pub fn cached(&self) -> usize {
+        self.latent.as_ref().map_or(2 * self.key_width(), LatentConfig::cached)
+    }
+
     /// Whether the feed-forward of layer `layer` is sparse.
     pub fn is_sparse(&self, layer: usize) -> bool {
         self.experts.as_ref().is_some_and(|experts| experts.is_sparse(layer))
@@ -197,7 +202,8 @@ impl ModelConfig {
                 .iter()
                 .sum(),
         };
-        let biases = usize::from(self.qkv_bias) * (q + 2 * k)
+        let of_qkv = self.latent.as_ref().map_or(q + 2 * k, LatentConfig::biases);
+        let biases = usize::from(self.qkv_bias) * of_qkv
             + usize::from(self.o_bias) * hidden
             + usize::from(self.mlp_bias) * (2 * inner + hidden);
         2 * hidden + of_heads + biases

@@ -10,8 +10,7 @@ use crate::model::Mask;
 
 /// The queries of a group follow each other along the sequence, so keys and values are not repeated.
 pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -> Tensor<4> {
-    let [batch, heads, seq, head_dim] = q.dims();
-    let kv_heads = k.dims()[1];
+    let ([batch, heads, seq, head_dim], [_, kv_heads, _, value_dim]) = (q.dims(), v.dims());
     let group = heads / kv_heads;
     let dtype = q.dtype();
     let q = q.reshape([batch, kv_heads, group * seq, head_dim]);
@@ -23,7 +22,7 @@ pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -
         .reshape([batch, kv_heads, group * seq, seq]);
     let scores = scores.mask_fill(hidden, f32::NEG_INFINITY);
     let weights = activation::softmax(scores, 3).cast(dtype);
-    weights.matmul(v).reshape([batch, heads, seq, head_dim])
+    weights.matmul(v).reshape([batch, heads, seq, value_dim])
 }
 
 pub(crate) fn merge_heads(y: Tensor<4>) -> Tensor<3> {

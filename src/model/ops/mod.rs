@@ -61,17 +61,24 @@ macro_rules! kernels {
     }};
 }
 
+// Behind the macro, which it uses.
+mod latent;
+pub(crate) use latent::{head_linear, latent_attention};
+
 /// `softmax(q k^T) v` over the visible keys, the softmax in f32; `q` is scaled already.
 ///
 /// # Shapes
-/// `q` `[batch, heads, seq, head_dim]`, `k` and `v` `[batch, kv_heads, seq, head_dim]`, each of their
-/// heads for `heads / kv_heads` query heads; returns the shape of `q`.
+/// `q` `[batch, heads, seq, head_dim]`, `k` `[batch, kv_heads, seq, head_dim]`, `v` `[batch, kv_heads, seq, value_dim]`,
+/// each of their heads for `heads / kv_heads` query heads, and `value_dim` at most `head_dim` on a GPU; returns
+/// `[batch, heads, seq, value_dim]`.
 pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -> Tensor<4> {
     match kernels!(attention on &q) {
         #[cfg(feature = "cpu")]
         Kernels::Cpu => fused::attention(q, k, v, mask),
         #[cfg(feature = "gpu")]
-        Kernels::Gpu => fused::attention(q, k, v, mask),
+        Kernels::Gpu => {
+            latent::with_wide_values(q, k, v, |q, k, v| fused::attention(q, k, v, mask))
+        }
         Kernels::Composed => composed::attention(q, k, v, mask),
     }
 }

@@ -23,6 +23,10 @@ impl<'a> Lanes<'a> {
         Self { lanes, plan: OnceCell::new(), table: OnceCell::new() }
     }
 
+    fn plan(&self, device: &Device) -> &Plan {
+        self.plan.get_or_init(|| Plan::new(self.lanes, device))
+    }
+
     /// For every row of the pass where its lane's blocks begin in this table and its place in its lane; then the
     /// blocks of every lane. Uploaded once.
     #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "kernels of a GPU read it"))]
@@ -93,6 +97,13 @@ impl Plan {
             groups.iter().map(|((rows, _), lanes)| Group::new(*rows, lanes, device)).collect();
         Self { write: Write::new(lanes, device), groups, order: indices(order, device) }
     }
+
+    /// The results of all rows, `[1, rows, width]`, from those of each group's, `[rows, width]`.
+    fn by_groups(&self, attend: impl Fn(&Group) -> Tensor<2>) -> Tensor<3> {
+        let y = Tensor::cat(self.groups.iter().map(attend).collect(), 0); // by groups
+        let y = if self.groups.len() > 1 { y.select(0, self.order.clone()) } else { y };
+        y.unsqueeze()
+    }
 }
 
 impl Write {
@@ -116,23 +127,26 @@ impl Write {
         }
     }
 
-    /// Writes the new keys `[1, kv_heads, rows, head_dim]` and values `[1, rows, kv_heads, head_dim]`.
-    fn write(&self, k: Tensor<4>, v: Tensor<4>, cache: [Tensor<4>; 2]) -> [Tensor<4>; 2] {
-        let [keys, values] = cache;
-        let [_, heads, head_dim, _] = keys.dims();
-        let written = self.is_new.dims()[0];
+    /// Writes the new keys `[1, kv_heads, rows, head_dim]` to `[blocks, kv_heads, head_dim, BLOCK]`.
+    fn keys(&self, k: Tensor<4>, buffer: Tensor<4>) -> Tensor<4> {
+        let ([_, heads, head_dim, _], written) = (buffer.dims(), self.is_new.dims()[0]);
         let k = k.squeeze_dim::<3>(0).select(1, self.rows.clone());
         let k = k.reshape([heads, written, BLOCK, head_dim]).permute([1, 0, 3, 2]);
-        let v = v.squeeze_dim::<3>(0).select(0, self.rows.clone());
-        let v = v.reshape([written, BLOCK, heads, head_dim]).swap_dims(1, 2);
-        let in_keys = self.is_new.clone().reshape([written, 1, 1, BLOCK]);
-        let in_values = self.is_new.clone().reshape([written, 1, BLOCK, 1]);
-        let replace = |buffer: Tensor<4>, new: Tensor<4>, is_new: Tensor<4, Bool>| {
-            let old = buffer.clone().select(0, self.blocks.clone());
-            let blocks = old.mask_where(is_new.expand(new.dims()), new);
-            buffer.select_assign(0, self.blocks.clone(), blocks, IndexingUpdateOp::Assign)
-        };
-        [replace(keys, k, in_keys), replace(values, v, in_values)]
+        self.replace(buffer, k, self.is_new.clone().reshape([written, 1, 1, BLOCK]))
+    }
+
+    /// Writes the new values `[rows, heads, width]` to `[blocks, heads, BLOCK, width]`.
+    fn values(&self, v: Tensor<3>, buffer: Tensor<4>) -> Tensor<4> {
+        let ([_, heads, _, width], written) = (buffer.dims(), self.is_new.dims()[0]);
+        let v = v.select(0, self.rows.clone());
+        let v = v.reshape([written, BLOCK, heads, width]).swap_dims(1, 2);
+        self.replace(buffer, v, self.is_new.clone().reshape([written, 1, BLOCK, 1]))
+    }
+
+    fn replace(&self, buffer: Tensor<4>, new: Tensor<4>, is_new: Tensor<4, Bool>) -> Tensor<4> {
+        let old = buffer.clone().select(0, self.blocks.clone());
+        let blocks = old.mask_where(is_new.expand(new.dims()), new);
+        buffer.select_assign(0, self.blocks.clone(), blocks, IndexingUpdateOp::Assign)
     }
 }
 
@@ -158,21 +172,35 @@ impl Group {
         }
     }
 
-    /// The results of the group's rows, `[lanes * rows, heads * head_dim]`, for all queries
-    /// `[1, heads, rows of the pass, head_dim]`.
-    fn attend(&self, q: Tensor<4>, [keys, values]: &[Tensor<4>; 2]) -> Tensor<2> {
-        let ([_, heads, _, head_dim], dtype) = (q.dims(), q.dtype());
-        let (kv_heads, [lanes, rows]) = (keys.dims()[1], self.last.dims());
-        let (blocks, group) = (self.blocks.dims()[0] / lanes, heads / kv_heads);
-        let len = blocks * BLOCK;
-        let device = q.device();
+    /// The keys of the group's blocks in `[blocks, heads, width, BLOCK]`: `[lanes, heads, width, len]`.
+    fn keys(&self, buffer: &Tensor<4>) -> Tensor<4> {
+        let ([_, heads, width, _], [lanes, blocks]) = (buffer.dims(), self.sizes());
+        let k = buffer.clone().select(0, self.blocks.clone());
+        let k = k.reshape([lanes, blocks, heads, width, BLOCK]).permute([0, 2, 3, 1, 4]);
+        k.reshape([lanes, heads, width, blocks * BLOCK])
+    }
 
-        let k = keys.clone().select(0, self.blocks.clone());
-        let k = k.reshape([lanes, blocks, kv_heads, head_dim, BLOCK]).permute([0, 2, 3, 1, 4]);
-        let k = k.reshape([lanes, kv_heads, head_dim, len]);
-        let v = values.clone().select(0, self.blocks.clone());
-        let v = v.reshape([lanes, blocks, kv_heads, BLOCK, head_dim]).swap_dims(1, 2);
-        let v = v.reshape([lanes, kv_heads, len, head_dim]);
+    /// The values of the group's blocks in `[blocks, heads, BLOCK, width]`: `[lanes, heads, len, width]`.
+    fn values(&self, buffer: &Tensor<4>) -> Tensor<4> {
+        let ([_, heads, _, width], [lanes, blocks]) = (buffer.dims(), self.sizes());
+        let v = buffer.clone().select(0, self.blocks.clone());
+        let v = v.reshape([lanes, blocks, heads, BLOCK, width]).swap_dims(1, 2);
+        v.reshape([lanes, heads, blocks * BLOCK, width])
+    }
+
+    /// Lanes, and blocks of each.
+    fn sizes(&self) -> [usize; 2] {
+        let lanes = self.last.dims()[0];
+        [lanes, self.blocks.dims()[0] / lanes]
+    }
+
+    /// The results of the group's rows, `[lanes * rows, heads * value_dim]`, for all queries
+    /// `[heads, rows of the pass, head_dim]`, keys `[lanes, kv_heads, head_dim, len]` and values
+    /// `[lanes, kv_heads, len, value_dim]`.
+    fn attend(&self, q: Tensor<3>, k: Tensor<4>, v: Tensor<4>) -> Tensor<2> {
+        let ([heads, _, head_dim], dtype) = (q.dims(), q.dtype());
+        let ([_, kv_heads, len, value_dim], [lanes, rows]) = (v.dims(), self.last.dims());
+        let (group, device) = (heads / kv_heads, q.device());
         // What no row of a lane sees has the weight 0, but may be NaN.
         let place = Tensor::<1, Int>::arange(0..len as i64, &device);
         let ends = self.last.clone().narrow(1, rows - 1, 1).reshape([lanes, 1, 1, 1]);
@@ -180,7 +208,7 @@ impl Group {
         let unused = column.greater(ends.expand([lanes, 1, len, 1]));
         let v = v.clone().mask_fill(unused.expand(v.dims()), 0.0);
 
-        let q = q.squeeze_dim::<3>(0).select(1, self.places.clone());
+        let q = q.select(1, self.places.clone());
         let q = q.reshape([kv_heads, group, lanes, rows, head_dim]).permute([2, 0, 1, 3, 4]);
         let q = q.reshape([lanes, kv_heads, group * rows, head_dim]);
         let scores = q.matmul(k).cast(DType::F32);
@@ -191,22 +219,43 @@ impl Group {
         let scores = scores.clone().mask_fill(hidden.expand(scores.dims()), f32::NEG_INFINITY);
         let weights = activation::softmax(scores, 4).cast(dtype);
         let y = weights.reshape([lanes, kv_heads, group * rows, len]).matmul(v);
-        let y = y.reshape([lanes, kv_heads, group, rows, head_dim]).permute([0, 3, 1, 2, 4]);
-        y.reshape([lanes * rows, heads * head_dim])
+        let y = y.reshape([lanes, kv_heads, group, rows, value_dim]).permute([0, 3, 1, 2, 4]);
+        y.reshape([lanes * rows, heads * value_dim])
     }
 }
 
 pub(super) fn attention(
     [q, k, v]: [Tensor<4>; 3],
+    [keys, values]: [Tensor<4>; 2],
+    lanes: &Lanes<'_>,
+) -> (Tensor<3>, [Tensor<4>; 2]) {
+    let plan = lanes.plan(&q.device());
+    let keys = plan.write.keys(k, keys);
+    let values = plan.write.values(v.squeeze_dim(0), values);
+    let q = q.squeeze_dim::<3>(0);
+    let y =
+        plan.by_groups(|group| group.attend(q.clone(), group.keys(&keys), group.values(&values)));
+    (y, [keys, values])
+}
+
+/// As [`super::latent_attention`].
+pub(super) fn latent_attention(
+    q: [Tensor<3>; 2],
+    [latent, rotated]: [Tensor<2>; 2],
     cache: [Tensor<4>; 2],
     lanes: &Lanes<'_>,
 ) -> (Tensor<3>, [Tensor<4>; 2]) {
-    let plan = lanes.plan.get_or_init(|| Plan::new(lanes.lanes, &q.device()));
-    let cache = plan.write.write(k, v, cache);
-    let parts: Vec<_> = plan.groups.iter().map(|group| group.attend(q.clone(), &cache)).collect();
-    let y = Tensor::cat(parts, 0); // [rows, heads * head_dim], by groups
-    let y = if plan.groups.len() > 1 { y.select(0, plan.order.clone()) } else { y };
-    (y.unsqueeze(), cache)
+    let plan = lanes.plan(&latent.device());
+    let [latents, keys] = cache;
+    let latents = plan.write.values(latent.unsqueeze_dim(1), latents);
+    let keys = plan.write.values(rotated.unsqueeze_dim(1), keys);
+    let q = Tensor::cat(q.to_vec(), 2); // [heads, rows, latent width + rotated width]
+    let y = plan.by_groups(|group| {
+        let v = group.values(&latents); // [lanes, 1, len, latent width]
+        let k = Tensor::cat(vec![v.clone(), group.values(&keys)], 3);
+        group.attend(q.clone(), k.swap_dims(2, 3), v)
+    });
+    (y, [latents, keys])
 }
 
 fn indices(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {

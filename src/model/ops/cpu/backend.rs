@@ -91,16 +91,16 @@ fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
 const FEW: usize = 16;
 
 impl FusedKernels for Flex {
-    /// In memory the result is `[batch, seq, heads, head_dim]`, so that joining the heads copies nothing.
+    /// In memory the result is `[batch, seq, heads, value_dim]`, so that joining the heads copies nothing.
     fn attention_forward(qkv: [FlexTensor; 3], first: FlexTensor, _: usize) -> [FlexTensor; 2] {
         let qkv = qkv.map(rows_contiguous);
         let inputs = attention_inputs(&qkv, &first);
-        let [batch, heads, seq, head_dim] = inputs.q.dims;
-        let mut y = unspecified(batch * seq * heads * head_dim);
+        let ([batch, heads, seq, _], [.., value_dim]) = (inputs.q.dims, inputs.v.dims);
+        let mut y = unspecified(batch * seq * heads * value_dim);
         let mut lse = unspecified(batch * seq * heads);
         attention::forward(inputs, &mut y, &mut lse);
-        let y = tensor(y, &[batch, seq, heads, head_dim]);
-        let layout = y.layout().transpose(1, 2); // [batch, heads, seq, head_dim]
+        let y = tensor(y, &[batch, seq, heads, value_dim]);
+        let layout = y.layout().transpose(1, 2); // [batch, heads, seq, value_dim]
         [y.with_layout(layout), tensor(lse, &[batch * seq * heads])]
     }
 

@@ -4,6 +4,6 @@ mod backend;
 mod tensors;
 
 pub(super) use tensors::{
-    adamw, add_matmul, cross_entropy, matmul, paged_attention, takes, takes_weight, token_stats,
-    widens,
+    adamw, add_matmul, cross_entropy, latent_attention, matmul, paged_attention, takes,
+    takes_weight, token_stats, widens,
 };

@@ -7,7 +7,7 @@ use super::backend::ProductOps;
 use kernels::TokenStats;
 use kernels::adamw::AdamW;
 use kernels::memory::unspecified;
-use kernels::paged::{self, Lane};
+use kernels::paged::{self, Lane, latent};
 
 /// Whether the kernels take `x`: f32 on the CPU backend, with or without autodiff.
 pub(crate) fn takes<const D: usize>(x: &Tensor<D>) -> bool {
@@ -43,6 +43,27 @@ pub(crate) fn paged_attention(
     paged::forward(&rows, floats(&mut keys), floats(&mut values), &mut y);
     let y = TensorData::new(y, [1, len, heads * head_dim]);
     (Tensor::from_data(y, &device), [keys, values].map(|data| Tensor::from_data(data, &device)))
+}
+
+/// In place if the cache shares its memory with no other tensor.
+pub(crate) fn latent_attention(
+    q: [Tensor<3>; 2],
+    new: [Tensor<2>; 2],
+    cache: [Tensor<4>; 2],
+    lanes: &[Lane<'_>],
+) -> (Tensor<3>, [Tensor<4>; 2]) {
+    let device = q[0].device();
+    let [heads, len, _] = q[0].dims();
+    let widths = new.each_ref().map(|new| new.dims()[1]);
+    let (mut q, mut new) = (q.map(Tensor::into_data), new.map(Tensor::into_data));
+    let mut cache = cache.map(Tensor::into_data);
+    let [q, new] = [&mut q, &mut new].map(|pair| pair.each_mut().map(|data| &*floats(data)));
+    let rows = latent::Rows { q, new, lanes, heads, widths };
+    latent::write(&rows, cache.each_mut().map(floats));
+    let mut y = unspecified(len * heads * widths[0]);
+    latent::forward(&rows, cache.each_mut().map(|data| &*floats(data)), &mut y);
+    let y = TensorData::new(y, [1, len, heads * widths[0]]);
+    (Tensor::from_data(y, &device), cache.map(|data| Tensor::from_data(data, &device)))
 }
 
 pub(crate) fn matmul(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod differentiable;
+mod latent;
 mod off_tape;
 mod paged;
 
