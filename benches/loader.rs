@@ -33,7 +33,8 @@ fn main() -> calumma::Result<()> {
 
     let config = DocumentData::shards(dir.path().display().to_string());
     let pad = processor.vocabulary().special().pad;
-    let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: dir.path(), quiet: true };
+    let encoding =
+        Encoding { vq: vq.as_ref(), digest: &digest, cache_dir: dir.path(), quiet: true };
     let packer = Packer::new(BATCH.0, BATCH.1, pad)?;
     let stages = Stages::new(&CurriculumConfig::default(), usize::MAX, 1);
     let opened = Instant::now();

@@ -14,6 +14,7 @@ mod left_out;
 mod locks;
 mod overwriting;
 mod text_flags;
+mod text_models;
 mod tokenize;
 mod training;
 mod verbs;

@@ -13,14 +13,14 @@ use tensor_files::{StoredDtype, TensorInfo};
 use super::adapter::{Merge, WeightedAdapter};
 use super::config::{config_from_json, torch_name};
 use super::directory::{require_directory, write_directory};
-use super::hugging_face::{has_sized_images, preset_of};
+use super::hugging_face::{has_sized_images, is_text_model, preset_of};
 use super::manifest::{DOCUMENTS, Manifest};
 use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
 use super::source::{ImageTokenizer, LanguageModel, RotaryOrder, converted, format};
 use super::stored::StoredTensors;
 use super::tensors::VQ_PREFIX;
-use super::transformers;
 use super::weight_files::{SHARD_SIZE, write_weights};
+use super::{text_model, transformers};
 use crate::error::{Error, Result};
 use crate::files::{copy, read_json, write_json};
 use crate::generate::Preset;
@@ -102,6 +102,7 @@ impl Conversion {
         if let (true, Some(vq)) = (for_transformers, &vq) {
             transformers::check_opens(source, &vq.config)?;
         }
+        let is_text = is_text_model(&json);
         let (merge, config) = Merge::open(&self.adapters, config)?;
         if config.num_labels > 0 {
             json["num_labels"] = json!(config.num_labels);
@@ -117,14 +118,14 @@ impl Conversion {
             }
             self.write_generation(source, &json, dir)?;
             self.write_processor(source, &json, vq.as_ref(), dir)?;
-            if for_transformers {
+            if for_transformers && !is_text {
                 transformers::add_vocabulary(&mut json, source)?;
             }
             self.write_config(json, vq.as_ref(), dir)?;
             self.write_tensors(&model, vq.as_ref(), dir)
         })?;
         let config = vq.as_ref().map(|vq| &vq.config);
-        Ok(for_transformers.then(|| transformers::difference(config)).flatten())
+        Ok((for_transformers && !is_text).then(|| transformers::difference(config)).flatten())
     }
 
     /// Writes `generation_config.json` with the preset's keys, if there is a preset; one that is only implied leaves
@@ -135,6 +136,7 @@ impl Conversion {
         let mut json: Value = if from.exists() { read_json(&from)? } else { json!({}) };
         let implied = Manifest::read(source)?.is_none() && json.get("prompts").is_none();
         let implied = implied.then(|| preset_of(config));
+        let of_text = text_model::stop_ids(&json, config);
         if let (Some(preset), Some(keys)) = (self.preset.or(implied), json.as_object_mut()) {
             let own = preset.config().changed_by_file(keys).map_err(Error::in_file(&from))?;
             let mut stop_ids = own.stop_ids.clone();
@@ -142,6 +144,9 @@ impl Conversion {
                 Some(preset) => preset.to_json(),
                 None => preset.to_json_with(&own),
             });
+            if preset == Preset::Text {
+                keys.insert("eos_token_id".to_owned(), json!(of_text));
+            }
             if preset.ends_turns_with_separator() {
                 let text = TextTokenizer::load(&source.join("tokenizer.json"))?;
                 let special = *text.vocabulary()?.special();

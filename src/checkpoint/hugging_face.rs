@@ -80,12 +80,21 @@ pub(super) fn preprocessor(
 
 /// The preset of a checkpoint of another project with the `config.json` `json`.
 pub(super) fn preset_of(json: &Value) -> Preset {
+    if is_text_model(json) {
+        return Preset::Text;
+    }
     let architecture = json.get("architectures").and_then(|names| names.get(0)?.as_str());
     // The class name in Lumina-mGPT's training code.
     match architecture.is_some_and(|name| name.starts_with("ChameleonXLLMX")) {
         true => Preset::Lumina,
         false => Preset::Chameleon,
     }
+}
+
+/// Whether the `config.json` `json` is that of another family's text model.
+pub(super) fn is_text_model(json: &Value) -> bool {
+    let model_type = json.get("model_type").and_then(Value::as_str);
+    model_type.is_some_and(|name| !["chameleon", "calumma"].contains(&name))
 }
 
 /// Whether the ids of an image begin with its size in the checkpoint in `dir`.

@@ -89,10 +89,7 @@ impl Checkpoint {
         let vq = image_tokenizer(dir, device)?;
         let processor = processor(dir, &json, vq.as_ref())?;
         check_parts(dir, &config, &processor, vq.as_ref())?;
-        let preset = manifest.is_none().then(|| match processor.vocabulary().has_images() {
-            true => preset_of(&json),
-            false => Preset::Text,
-        });
+        let preset = manifest.is_none().then(|| preset_of(&json));
         let (generation, prompts) = generation(dir, &json, preset, &processor)?;
         let (path, files) = weight_files(dir)?;
         let (merge, config) = Merge::open(adapters, config)?;
