@@ -33,8 +33,7 @@ fn main() -> calumma::Result<()> {
 
     let config = DocumentData::shards(dir.path().display().to_string());
     let pad = processor.vocabulary().special().pad;
-    let encoding =
-        Encoding { vq: vq.as_ref(), digest: &digest, cache_dir: dir.path(), quiet: true };
+    let encoding = Encoding { vq: Some(&vq), digest: &digest, cache_dir: dir.path(), quiet: true };
     let packer = Packer::new(BATCH.0, BATCH.1, pad)?;
     let stages = Stages::new(&CurriculumConfig::default(), usize::MAX, 1);
     let opened = Instant::now();

@@ -169,7 +169,8 @@ fn dpo_has_the_losses_of_trl() {
     let recipe = recipe(dir.path(), &rows, more);
     let (processor, vq, digest) = recipe.tokenizer.open(&cpu()).unwrap();
     let cache_dir = dir.path().join("codes");
-    let encoding = Encoding { vq: &vq, digest: &digest, cache_dir: &cache_dir, quiet: true };
+    let encoding =
+        Encoding { vq: vq.as_ref(), digest: &digest, cache_dir: &cache_dir, quiet: true };
     let layout = AnswerLayout::with_template(&processor, "{prompt}<answer>{answer}").unwrap();
     let source = SourceConfig::new(dir.path().join("rows.jsonl").to_str().unwrap());
     let pairs = Preferences::open(&source, encoding, &layout).unwrap().pairs;

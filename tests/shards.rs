@@ -130,7 +130,8 @@ fn damaged_documents_are_left_out_of_a_stream_which_resumes_exactly() {
     let shards = dir.path().join("shards");
     std::fs::create_dir(&shards).unwrap();
     let stream = || {
-        let encoding = Encoding { vq: &vq, digest: "digest", cache_dir: dir.path(), quiet: true };
+        let encoding =
+            Encoding { vq: Some(&vq), digest: "digest", cache_dir: dir.path(), quiet: true };
         let data = [DocumentData::shards(shards.to_str().unwrap())];
         let stages = Stages::new(&CurriculumConfig::default(), 1, 1);
         let packer = Packer::new(2, 64, 1).unwrap();
