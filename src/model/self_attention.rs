@@ -9,6 +9,7 @@ use super::{Attention, LatentAttention, Linear, Mask, ModelConfig, Rope};
 
 /// Self-attention of one layer; names of parameters do not say its kind.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one for each layer, beside its weights")]
 pub enum SelfAttention {
     /// Grouped-query attention.
     Grouped(Attention),

@@ -21,7 +21,7 @@ pub(crate) mod forced {
 
     use burn::tensor::Device;
 
-    use super::Kernels;
+    use crate::model::ops::choice::Kernels;
 
     thread_local! {
         static FORCED: Cell<Option<Kernels>> = const { Cell::new(None) };

@@ -22,8 +22,8 @@ fn on<const D: usize>(side: &Side, values: &[f32], shape: [usize; D]) -> Tensor<
 
 #[test]
 fn attention_of_narrower_values_equals_the_composed_one() {
-    for [heads, kv_heads, width, value] in [[4, 4, 20, 10], [4, 2, 12, 5], [2, 1, 24, 16]] {
-        for seq in [1, 5, 64, 77] {
+    for [heads, kv_heads, width, value] in [[4, 4, 20, 10], [4, 2, 12, 5]] {
+        for seq in [1, 5, 77] {
             let name = format!("attention of {heads}/{kv_heads} heads of {width} and {value}");
             let widths = [heads * width, kv_heads * width, kv_heads * value];
             compare(&name, &widths.map(|width| 2 * seq * width), |inputs| {
