@@ -16,6 +16,7 @@ pub mod cross_entropy;
 mod dots;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+pub mod grouped;
 mod lanes;
 pub mod linear;
 pub mod math;

@@ -150,6 +150,10 @@ impl<W: Fn(&str) -> bool> TensorSource for Wanted<'_, W> {
     ) -> tensor_files::Result<Option<TensorData>> {
         self.tensors.tensor(name, dtype)
     }
+
+    fn missing(&self, name: &str) -> Vec<String> {
+        self.tensors.missing(name)
+    }
 }
 
 /// Text and images to ids and back, as the files in `dir` with the `config.json` `config` say.

@@ -8,6 +8,8 @@ use vq_tokenizer::VqTokenizer;
 
 use super::chat_template::JINJA;
 use super::config::config_to_json;
+use super::experts::separated;
+use super::families::Family;
 use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
 use crate::error::{Error, Result};
 use crate::files::{copy, write_json};
@@ -62,7 +64,9 @@ impl Parts<'_> {
         write_json("tokenizer_config.json", &tokenizer)?;
         self.processor.text().save(&dir.join("tokenizer.json"))?;
         if let Some(weights) = &self.weights {
-            tensor_files::write(&dir.join("model.safetensors"), weights, self.dtype)?;
+            let path = dir.join("model.safetensors");
+            let as_mixtral = Family::having(self.config) == Family::Mixtral;
+            tensor_files::write(&path, &separated(weights, as_mixtral), self.dtype)?;
         }
         if self.processor.blocks().are_sized() {
             write_json(PROCESSOR, &json!({ IMAGE_FORMAT: SIZED }))?;

@@ -3,6 +3,7 @@
 use burn::tensor::{FloatDType, TensorData};
 use tensor_files::{StoredTensor, TensorSource, WeightFiles};
 
+use super::experts::ExpertStacks;
 use crate::error::{Error, Result};
 use crate::model::{ModelConfig, QkNorm};
 
@@ -30,7 +31,7 @@ pub fn is_of_transformer(name: &str) -> bool {
 ///
 /// Files may have one row for all heads, or one for each part of a model trained in parts.
 pub struct TransformerTensors<'a> {
-    files: WeightFiles,
+    stacks: ExpertStacks,
     config: &'a ModelConfig,
 }
 
@@ -48,7 +49,9 @@ impl<'a> TransformerTensors<'a> {
             _ => !is_of_transformer(name) || is_of_later_token(name, config),
         };
         let ours = |name: &str| !is_left_out(name);
-        Ok(Self { files: files.renamed(|name| ours(name).then(|| name.to_owned())), config })
+        let files = files.renamed(|name| ours(name).then(|| name.to_owned()));
+        let experts = config.experts.as_ref().map(|experts| experts.num_experts);
+        Ok(Self { stacks: ExpertStacks::new(files, experts), config })
     }
 }
 
@@ -75,7 +78,7 @@ fn holds_copy(files: &WeightFiles) -> Result<bool> {
 
 impl TensorSource for TransformerTensors<'_> {
     fn names(&self) -> Vec<String> {
-        self.files.names()
+        self.stacks.names()
     }
 
     fn tensor(
@@ -84,13 +87,17 @@ impl TensorSource for TransformerTensors<'_> {
         dtype: FloatDType,
     ) -> tensor_files::Result<Option<TensorData>> {
         match heads_of(name, self.config) {
-            Some(heads) if self.files.contains(name) => {
-                let mut tensor = self.files.stored(name)?;
+            Some(heads) if self.stacks.files.contains(name) => {
+                let mut tensor = self.stacks.files.stored(name)?;
                 row_per_head(&mut tensor, heads);
                 tensor.to_data(dtype).map(Some)
             }
-            _ => self.files.tensor(name, dtype),
+            _ => self.stacks.tensor(name, dtype),
         }
+    }
+
+    fn missing(&self, name: &str) -> Vec<String> {
+        self.stacks.missing(name)
     }
 }
 

@@ -11,7 +11,9 @@ use super::decoder_layer::Stream;
 use super::ops::Lanes;
 use super::product::product;
 use super::rope::Rotary;
-use super::{DecoderLayer, Lane, Linear, Mask, ModelConfig, PagedCache, RmsNorm, Rope, ops};
+use super::{
+    DecoderLayer, Lane, Linear, Mask, ModelConfig, PagedCache, RmsNorm, Rope, Routing, ops,
+};
 use crate::error::Result;
 
 /// A decoder-only language model over text and image ids alike.
@@ -149,16 +151,36 @@ impl CausalLm {
     /// `x` `[batch, seq, hidden]`; the same is returned.
     pub(crate) fn through_layers(
         &self,
-        mut x: Tensor<3>,
+        x: Tensor<3>,
         rope: &Rope,
         mask: &Mask,
         inspect: &mut impl FnMut(&Tensor<3>),
     ) -> Tensor<3> {
+        self.routed(x, rope, mask, inspect).0
+    }
+
+    /// As [`Self::through_layers`], and what the router of every sparse layer did.
+    pub(crate) fn routed(
+        &self,
+        mut x: Tensor<3>,
+        rope: &Rope,
+        mask: &Mask,
+        inspect: &mut impl FnMut(&Tensor<3>),
+    ) -> (Tensor<3>, Vec<Routing>) {
+        let mut routings = Vec::new();
         for layer in &self.model.layers {
             inspect(&x);
-            x = layer.forward(x, rope, mask);
+            let routing;
+            (x, routing) = layer.forward(x, rope, mask);
+            routings.extend(routing);
         }
-        self.model.norm.forward(x)
+        (self.model.norm.forward(x), routings)
+    }
+
+    /// What the router of every sparse layer does with the tokens of `input`, row after row.
+    pub fn routing(&self, input: ModelInput) -> Vec<Routing> {
+        let ModelInput { ids, positions, mask } = input;
+        self.routed(self.embed(ids), &self.rope(positions), &mask, &mut |_| {}).1
     }
 
     /// The last hidden states, after the final norm, of new tokens of many sequences in one pass. Their keys and
@@ -188,6 +210,11 @@ impl CausalLm {
         }
         let [_, normal] = x.normed(&self.model.norm);
         normal
+    }
+
+    /// The configured factor of the load-balancing loss of sparse layers; 0 without any.
+    pub fn router_aux_loss_coef(&self) -> f64 {
+        self.model.layers.iter().find_map(|layer| layer.mlp.router_aux_loss_coef()).unwrap_or(0.0)
     }
 
     /// The first layer's input.

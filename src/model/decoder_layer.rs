@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::ops::Lanes;
 use super::paged_cache::LayerCache;
-use super::{FeedForward, Linear, Mask, ModelConfig, RmsNorm, Rope, SelfAttention};
+use super::{Linear, Mask, Mlp, ModelConfig, RmsNorm, Rope, Routing, SelfAttention};
 
 /// The residual stream between two layers: the last branch is added together with the norm that follows.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub struct DecoderLayer {
     /// Self-attention.
     pub self_attn: SelfAttention,
     /// Feed-forward.
-    pub mlp: FeedForward,
+    pub mlp: Mlp,
     /// Norm of the attention branch.
     pub input_layernorm: RmsNorm,
     /// Norm of the feed-forward branch.
@@ -58,11 +58,11 @@ pub struct DecoderLayer {
 }
 
 impl DecoderLayer {
-    pub(crate) fn new(config: &ModelConfig, _layer: usize, device: &Device) -> Self {
+    pub(crate) fn new(config: &ModelConfig, layer: usize, device: &Device) -> Self {
         let norm = || RmsNorm::new(config.hidden_size, config.rms_norm_eps, device);
         Self {
             self_attn: SelfAttention::new(config, device),
-            mlp: FeedForward::new(config, device),
+            mlp: Mlp::new(config, layer, device),
             input_layernorm: norm(),
             post_attention_layernorm: norm(),
             dropout: DropoutConfig::new(config.dropout).init(),
@@ -70,13 +70,18 @@ impl DecoderLayer {
         }
     }
 
-    /// The residual stream after this layer.
+    /// The residual stream after this layer, and what its router did, if it has one.
     ///
     /// # Shapes
-    /// `x` `[batch, seq, hidden]`; returns the same.
-    pub(crate) fn forward(&self, x: Tensor<3>, rope: &Rope, mask: &Mask) -> Tensor<3> {
-        let Stream { sum, branch } = self.with(x.into(), |y| self.self_attn.forward(y, rope, mask));
-        sum + branch.expect("the feed-forward's")
+    /// `x` `[batch, seq, hidden]`; the stream is the same.
+    pub(crate) fn forward(
+        &self,
+        x: Tensor<3>,
+        rope: &Rope,
+        mask: &Mask,
+    ) -> (Tensor<3>, Option<Routing>) {
+        let (x, routing) = self.with(x.into(), |y| self.self_attn.forward(y, rope, mask));
+        (x.added(), routing)
     }
 
     /// As [`Self::forward`] for new tokens of `lanes`; what later ones need of them is added to `cache`.
@@ -90,21 +95,26 @@ impl DecoderLayer {
         lanes: &Lanes<'_>,
         cache: &mut LayerCache,
     ) -> Stream {
-        self.with(x, |y| self.self_attn.paged(y, rope, lanes, cache))
+        self.with(x, |y| self.self_attn.paged(y, rope, lanes, cache)).0
     }
 
-    fn with(&self, x: Stream, attention: impl FnOnce(Tensor<3>) -> Tensor<3>) -> Stream {
+    fn with(
+        &self,
+        x: Stream,
+        attention: impl FnOnce(Tensor<3>) -> Tensor<3>,
+    ) -> (Stream, Option<Routing>) {
         let [first, second] = [&self.input_layernorm, &self.post_attention_layernorm];
         let dropout = |y| self.dropout.forward(y);
         if self.swin_norm {
             let x = x.added();
             let h = x.clone() + dropout(first.forward(attention(x)));
-            let y = second.forward(self.mlp.forward(h.clone()));
-            return Stream { sum: h, branch: Some(dropout(y)) };
+            let (y, routing) = self.mlp.forward(h.clone());
+            return (Stream { sum: h, branch: Some(dropout(second.forward(y))) }, routing);
         }
         let [x, normal] = x.normed(first);
         let [h, normal] = second.add(x, dropout(attention(normal)));
-        Stream { sum: h, branch: Some(dropout(self.mlp.forward(normal))) }
+        let (y, routing) = self.mlp.forward(normal);
+        (Stream { sum: h, branch: Some(dropout(y)) }, routing)
     }
 
     /// Whether training drops entries of the branches, or of an adapter's inputs, at random.

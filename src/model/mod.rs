@@ -7,34 +7,42 @@
 
 pub mod adapter;
 mod attention;
+mod balance;
 mod causal_lm;
 mod config;
 mod decoder_layer;
+mod experts;
 mod feed_forward;
 mod latent_attention;
 mod linear;
 pub mod mask;
+mod mlp;
 mod norm;
 pub mod ops;
 mod paged_cache;
 mod product;
 mod rope;
+mod router;
 mod self_attention;
 
 pub use attention::Attention;
+pub use balance::BalanceLoss;
 pub use causal_lm::{CausalLm, Decoder, Embedding, ModelInput};
 pub use config::{
     ExpertGroups, ExpertsConfig, LatentConfig, ModelConfig, QkNorm, RopeScaling, RouterScores, Yarn,
 };
 pub use decoder_layer::DecoderLayer;
+pub use experts::{Experts, SparseFeedForward};
 pub use feed_forward::FeedForward;
 pub use kernels::TokenStats;
 pub use kernels::paged::{BLOCK, Lane};
 pub use latent_attention::LatentAttention;
 pub use linear::Linear;
 pub use mask::Mask;
+pub use mlp::Mlp;
 pub use norm::{HeadLayerNorm, HeadNorm, RmsNorm};
 pub use ops::{Drawn, NoDraw};
 pub use paged_cache::PagedCache;
 pub use rope::Rope;
+pub use router::{Router, Routing};
 pub use self_attention::SelfAttention;

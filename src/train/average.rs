@@ -8,6 +8,7 @@ use burn::tensor::Tensor;
 use tensor_files::{DeviceTensor, ParamPath, StoredDtype, WeightFiles};
 
 use super::rows;
+use crate::checkpoint::ExpertStacks;
 use crate::error::Result;
 
 /// The averages of a module's parameters.
@@ -65,7 +66,8 @@ impl Average {
     /// # Errors
     /// Those of the file, which must hold every parameter of `module` and no other.
     pub(super) fn restore<M: Module>(&mut self, released: &Path, module: &M) -> Result<()> {
-        let averaged = tensor_files::load(module.valid(), WeightFiles::open(released)?, released)?;
+        let files = ExpertStacks::new(WeightFiles::open(released)?, None);
+        let averaged = tensor_files::load(module.valid(), files, released)?;
         *self = Self::new(self.decay, &averaged);
         Ok(())
     }

@@ -5,6 +5,9 @@
 //! file has new ids, and an optimizer keyed by id would silently restart. Sources: arXiv 1711.05101 (AdamW),
 //! arXiv 2502.16982 (Muon, its update scaled to the size of AdamW's so that both share a learning rate).
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -165,15 +168,28 @@ impl Optimizer {
     }
 }
 
-/// Whether a parameter decays: matrices and kernels do; norms, biases and embeddings do not.
+/// Whether a parameter decays: matrices and kernels do; norms, biases, embeddings and routers do not.
 fn decays(path: &str, rank: usize) -> bool {
-    let is_matrix = path.ends_with("weight") || is_factor(path);
-    rank >= 2 && is_matrix && !path.contains("norm") && !path.contains("embed")
+    let is_matrix = path.ends_with("weight") || is_factor(path) || stacked(path).is_some();
+    let is_other = path.contains("norm") || path.contains("embed") || is_router(path);
+    rank >= 2 && is_matrix && !is_other
 }
 
-/// Whether Muon updates a parameter: the matrices between embedding and output.
+/// Whether Muon updates a parameter: the matrices between embedding and output, those of experts one by one.
 fn is_hidden_matrix(path: &str, rank: usize) -> bool {
-    rank == 2 && decays(path, rank) && path.contains("layers.") && !is_factor(path)
+    let is_matrix = rank == 2 || stacked(path).is_some();
+    is_matrix && decays(path, rank) && path.contains("layers.") && !is_factor(path)
+}
+
+/// Whether a parameter is the matrix by which experts are chosen.
+fn is_router(path: &str) -> bool {
+    path.ends_with(".mlp.gate.weight")
+}
+
+/// The number of matrices of one expert in a parameter that is a stack of those of all, `[experts, rows, columns]`.
+fn stacked(path: &str) -> Option<usize> {
+    let stacks = [(".experts.gate_up_proj", 2), (".experts.down_proj", 1)];
+    stacks.into_iter().find(|(end, _)| path.ends_with(end)).map(|(_, count)| count)
 }
 
 /// Whether a parameter is a factor of an adapter.
@@ -233,7 +249,7 @@ impl Update<'_> {
         let Moments { first, second } =
             moments.unwrap_or_else(|| Moments { first: zeros(), second: None });
         let (weight, moments) = if muon {
-            let (weight, first) = self.muon(weight, gradient, first, rate);
+            let (weight, first) = self.muon(&path, weight, [first, gradient], rate);
             (weight, Moments { first, second: None })
         } else {
             let second = second.unwrap_or_else(zeros);
@@ -246,13 +262,26 @@ impl Update<'_> {
 
     fn muon<const D: usize>(
         &self,
+        path: &str,
         weight: Tensor<D>,
-        gradient: Tensor<1>,
-        momentum: Tensor<1>,
+        [momentum, gradient]: [Tensor<1>; 2],
         Rate { lr, decay }: Rate,
     ) -> (Tensor<D>, Tensor<1>) {
         let update = ops::Muon { gradient_scale: self.scale, lr, decay };
-        ops::muon(update, weight, momentum, gradient)
+        let Some(of_expert) = stacked(path) else {
+            return ops::muon(update, weight, momentum, gradient);
+        };
+        let (shape, count) = (weight.dims(), weight.shape().num_elements());
+        let (matrices, columns) = (shape[0] * of_expert, shape[D - 1]);
+        let (len, weight) = (count / matrices, weight.reshape([count]));
+        let updated = (0..matrices).map(|at| {
+            let of = |all: &Tensor<1>| all.clone().narrow(0, at * len, len);
+            let matrix = of(&weight).reshape([len / columns, columns]);
+            let (matrix, momentum) = ops::muon(update, matrix, of(&momentum), of(&gradient));
+            (matrix.reshape([len]), momentum)
+        });
+        let (weights, momenta): (Vec<Tensor<1>>, Vec<_>) = updated.unzip();
+        (Tensor::cat(weights, 0).reshape(shape), Tensor::cat(momenta, 0))
     }
 
     fn adamw<const D: usize>(

@@ -11,6 +11,7 @@ use tensor_files::{StoredDtype, WeightFiles};
 use super::average::Average;
 use super::optimizer::Optimizer;
 use super::optimizer_config::OptimizerConfig;
+use crate::checkpoint::ExpertStacks;
 use crate::error::{Error, Result};
 
 /// Directory of a checkpoint with the files that only training needs.
@@ -223,6 +224,7 @@ impl<M: Module> Trained<M> {
         }
         let path = if self.name.is_some() || own.exists() { own } else { released };
         let (module, files) = (self.module().clone(), WeightFiles::open(&path)?);
+        let files = ExpertStacks::new(files, None);
         let module = tensor_files::load_some(module, files, &path, |name| self.holds(name))?;
         let device = module.devices().first().map(|device| device.clone().inner());
         if let (Some(average), Some(part)) = (&mut self.average, &self.part)

@@ -110,7 +110,7 @@ impl<S: TensorSource, W: Fn(&str) -> bool> ModuleMapper for Loader<'_, S, W> {
         let data = match self.source.tensor(&name, self.dtype) {
             Ok(Some(data)) => data,
             Ok(None) => {
-                self.mismatch.missing.push(name);
+                self.mismatch.missing.extend(self.source.missing(&name));
                 return param;
             }
             Err(failure) => {

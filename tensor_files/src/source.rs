@@ -17,6 +17,11 @@ pub trait TensorSource {
     /// # Errors
     /// If it cannot be read, or holds no floats.
     fn tensor(&mut self, name: &str, dtype: FloatDType) -> Result<Option<TensorData>>;
+
+    /// The names that messages give for the tensor called `name`, which is not there: others if it is made of several.
+    fn missing(&self, name: &str) -> Vec<String> {
+        vec![name.to_owned()]
+    }
 }
 
 impl TensorSource for NamedTensors {

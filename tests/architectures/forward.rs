@@ -1,7 +1,7 @@
 //! One pass over whole rows: logits, the layers' inputs, packed and padded rows.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use calumma::model::{CausalLm, ModelInput, mask};
+use calumma::model::{CausalLm, ModelInput, Routing, mask};
 
 use crate::Case;
 use crate::compare::{LOGITS, Outcome, SAME_SUMS, all_close, close, same};
@@ -24,16 +24,13 @@ pub struct Whole {
 
 impl Whole {
     pub fn of(opened: &Opened<'_>) -> Self {
-        let rows = opened.folder.ids("input_ids");
-        let seq = rows[0].len();
-        let input = Rows {
-            num_rows: rows.len(),
-            ids: rows.concat(),
-            positions: (0..rows.len()).flat_map(|_| 0..seq as u32).collect(),
-            documents: vec![1; rows.len() * seq],
-        };
-        input.forward(opened.serving.model())
+        Rows::of(opened).forward(opened.serving.model())
     }
+}
+
+/// What the routers do with the fixture's rows.
+pub fn routing(opened: &Opened<'_>) -> Vec<Routing> {
+    opened.serving.model().routing(Rows::of(opened).input())
 }
 
 /// Rows of one length.
@@ -46,20 +43,35 @@ struct Rows {
 }
 
 impl Rows {
-    fn forward(&self, model: &CausalLm) -> Whole {
+    /// The fixture's.
+    fn of(opened: &Opened<'_>) -> Self {
+        let rows = opened.folder.ids("input_ids");
+        let seq = rows[0].len();
+        Self {
+            num_rows: rows.len(),
+            ids: rows.concat(),
+            positions: (0..rows.len()).flat_map(|_| 0..seq as u32).collect(),
+            documents: vec![1; rows.len() * seq],
+        }
+    }
+
+    fn input(&self) -> ModelInput {
         let device = Device::flex();
         let tensor = |values: &[u32]| {
             let values: Vec<i32> = values.iter().map(|value| *value as i32).collect();
             let shape = [self.num_rows, values.len() / self.num_rows];
             Tensor::<2, Int>::from_data(TensorData::new(values, shape), &device)
         };
-        let input = ModelInput {
+        ModelInput {
             ids: tensor(&self.ids),
             positions: tensor(&self.positions),
             mask: mask::packed(&self.documents, self.num_rows, &device),
-        };
+        }
+    }
+
+    fn forward(&self, model: &CausalLm) -> Whole {
         let mut layers = Vec::new();
-        let last = model.hidden_states(input, |x| layers.push(x.to_data()));
+        let last = model.hidden_states(self.input(), |x| layers.push(x.to_data()));
         let logits = model.logits(last.clone());
         Whole { layers, last: last.to_data(), logits: logits.to_data() }
     }

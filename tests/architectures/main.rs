@@ -10,6 +10,7 @@ mod folder;
 mod forward;
 mod greedy;
 mod opened;
+mod routing;
 mod saved;
 mod text;
 mod training;
@@ -40,10 +41,9 @@ impl Case {
 
 /// The cases of `folder`, which are the same for both forms of its configuration.
 fn cases(folder: &Folder) -> Vec<Case> {
-    [forward::cases, training::cases, greedy::cases, text::cases, saved::cases]
-        .into_iter()
-        .flat_map(|of_part| of_part(folder))
-        .collect()
+    let parts =
+        [forward::cases, routing::cases, training::cases, greedy::cases, text::cases, saved::cases];
+    parts.into_iter().flat_map(|of_part| of_part(folder)).collect()
 }
 
 /// The results so far.

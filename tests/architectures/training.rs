@@ -42,6 +42,11 @@ impl Step {
         Self { loss, gradients, parameters: tensor_files::collect(&model) }
     }
 
+    /// The whole loss.
+    pub fn total(&self) -> f64 {
+        self.loss.total
+    }
+
     /// The gradient that transformers calls `name`.
     ///
     /// Stacks of experts' matrices may have other names here, and `gate_up_proj`, each expert's gate above its up,

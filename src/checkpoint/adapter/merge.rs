@@ -217,4 +217,8 @@ impl<S: TensorSource> TensorSource for Merged<'_, S> {
         };
         Ok(merged.map(|merged| merged.convert_dtype(dtype.into())))
     }
+
+    fn missing(&self, name: &str) -> Vec<String> {
+        self.base.missing(name)
+    }
 }

@@ -58,7 +58,7 @@ pub fn modules(config: &ModelConfig) -> Vec<ModuleShape> {
     let table = [config.vocab_size, hidden];
     let mut all = vec![module("model.embed_tokens".to_owned(), Embedding, table, false)];
     for layer in 0..config.num_hidden_layers {
-        let of_layer = [of_attention(config), of_feed_forward(config)].concat();
+        let of_layer = [of_attention(config), of_feed_forward(config, layer)].concat();
         let norms = ["input_layernorm", "post_attention_layernorm"];
         let of_layer =
             of_layer.into_iter().chain(norms.map(|name| (name, Norm, [1, hidden], false)));
@@ -131,11 +131,27 @@ fn of_latent_attention(config: &ModelConfig, latent: &LatentConfig) -> Vec<Row> 
     all
 }
 
-fn of_feed_forward(config: &ModelConfig) -> Vec<Row> {
-    let (hidden, inner, has_bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
+/// Of a sparse layer those of the shared experts: the others' matrices are one stack, and routers get no factors.
+fn of_feed_forward(config: &ModelConfig, layer: usize) -> Vec<Row> {
+    let (names, inner) = match &config.experts {
+        Some(experts) if experts.is_sparse(layer) => {
+            if experts.n_shared_experts == 0 {
+                return Vec::new();
+            }
+            let names = [
+                "mlp.shared_experts.gate_proj",
+                "mlp.shared_experts.up_proj",
+                "mlp.shared_experts.down_proj",
+            ];
+            (names, experts.n_shared_experts * experts.moe_intermediate_size)
+        }
+        _ => (["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"], config.intermediate_size),
+    };
+    let [gate, up, down] = names;
+    let (hidden, has_bias) = (config.hidden_size, config.mlp_bias);
     vec![
-        ("mlp.gate_proj", ModuleKind::Linear, [inner, hidden], has_bias),
-        ("mlp.up_proj", ModuleKind::Linear, [inner, hidden], has_bias),
-        ("mlp.down_proj", ModuleKind::Linear, [hidden, inner], has_bias),
+        (gate, ModuleKind::Linear, [inner, hidden], has_bias),
+        (up, ModuleKind::Linear, [inner, hidden], has_bias),
+        (down, ModuleKind::Linear, [hidden, inner], has_bias),
     ]
 }

@@ -7,7 +7,8 @@ use vq_tokenizer::{GroupNormOptions, group_norm};
 
 use super::{
     HeadNormOf, Lanes, Muon, NormAndRope, adamw, add_rms_norm, attention, cross_entropy,
-    head_norm_rope, linear, muon, paged_attention, rms_norm, rows, sum_of_squares, swiglu,
+    grouped_linear, head_norm_rope, linear, muon, paged_attention, rms_norm, rows, sum_of_squares,
+    swiglu,
 };
 use crate::model::{BLOCK, Lane, Rope, mask};
 
@@ -44,6 +45,7 @@ pub fn differences(device: &Device, dtype: DType) -> Vec<Difference> {
     let difference = |operation, worst, allowed| Difference { operation, dtype, worst, allowed };
     vec![
         difference("linear", check.linear(), product),
+        difference("linear layers of groups", check.grouped_linear(), product),
         difference(
             "attention",
             check.attention([HEADS, KEYS, WIDTH], SEQ, |at| at * at / 900),
@@ -91,6 +93,15 @@ impl Check<'_> {
         self.compare(&shapes, true, |inputs| {
             let x = inputs[0].clone().reshape([BATCH * SEQ, HIDDEN]) * 0.06;
             linear(x, inputs[1].clone().reshape([300, HIDDEN]))
+        })
+    }
+
+    fn grouped_linear(&self) -> f32 {
+        let counts = [7, 0, 150, 143];
+        let shapes = [BATCH * SEQ * HIDDEN, counts.len() * 64 * HIDDEN];
+        self.compare(&shapes, true, |inputs| {
+            let x = inputs[0].clone().reshape([BATCH * SEQ, HIDDEN]) * 0.06;
+            grouped_linear(x, inputs[1].clone().reshape([counts.len(), 64, HIDDEN]), &counts)
         })
     }
 

@@ -89,11 +89,9 @@ pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: &Mask) -
 /// `y` `[batch, heads, seq, head_dim]`; returns `[batch, seq, heads * head_dim]`.
 pub(crate) fn merge_heads(y: Tensor<4>) -> Tensor<3> {
     match kernels!(merge_heads on &y) {
-        #[cfg(feature = "cpu")]
-        Kernels::Cpu => fused::merge_heads(y),
-        #[cfg(feature = "gpu")]
-        Kernels::Gpu => fused::merge_heads(y),
         Kernels::Composed => composed::merge_heads(y),
+        #[cfg(any(feature = "cpu", feature = "gpu"))]
+        _ => fused::merge_heads(y),
     }
 }
 
@@ -132,11 +130,22 @@ pub(crate) fn paged_attention(
 /// `x` `[rows, in]`, `weight` `[out, in]`; returns `[rows, out]`.
 pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     match kernels!(linear on &x; &weight) {
-        #[cfg(feature = "cpu")]
-        Kernels::Cpu => fused::linear(x, weight),
-        #[cfg(feature = "gpu")]
-        Kernels::Gpu => fused::linear(x, weight),
         Kernels::Composed => composed::linear(x, weight),
+        #[cfg(any(feature = "cpu", feature = "gpu"))]
+        _ => fused::linear(x, weight),
+    }
+}
+
+/// `x_g weight_g^T` for groups of rows that follow each other, `counts` of them. On the CPU outside autodiff a row's
+/// result does not depend on the other rows.
+///
+/// # Shapes
+/// `x` `[rows, in]`, `weights` `[groups, out, in]`; returns `[rows, out]`.
+pub(crate) fn grouped_linear(x: Tensor<2>, weights: Tensor<3>, counts: &[usize]) -> Tensor<2> {
+    match kernels!(grouped_linear on &x; &weights) {
+        Kernels::Composed => composed::grouped_linear(x, weights, counts),
+        #[cfg(any(feature = "cpu", feature = "gpu"))]
+        _ => fused::grouped_linear(x, weights, counts),
     }
 }
 
@@ -152,11 +161,9 @@ pub(crate) fn low_rank_linear(
 ) -> Tensor<3> {
     let weight = weight.detach();
     match kernels!(low_rank_linear on &x, &factors[0], &factors[1]; &weight) {
-        #[cfg(feature = "cpu")]
-        Kernels::Cpu => fused::low_rank(x, weight, factors, scale),
-        #[cfg(feature = "gpu")]
-        Kernels::Gpu => fused::low_rank(x, weight, factors, scale),
         Kernels::Composed => composed::low_rank(x, weight, factors, scale),
+        #[cfg(any(feature = "cpu", feature = "gpu"))]
+        _ => fused::low_rank(x, weight, factors, scale),
     }
 }
 
@@ -166,11 +173,9 @@ pub(crate) fn low_rank_linear(
 /// `matrix` `[rows, width]`, `numbers` `[len]`; returns `[len, width]`.
 pub(crate) fn rows(matrix: Tensor<2>, numbers: Tensor<1, Int>, dtype: DType) -> Tensor<2> {
     match kernels!(rows on &matrix) {
-        #[cfg(feature = "cpu")]
-        Kernels::Cpu => fused::rows(matrix, numbers, dtype),
-        #[cfg(feature = "gpu")]
-        Kernels::Gpu => fused::rows(matrix, numbers, dtype),
         Kernels::Composed => composed::rows(matrix, numbers, dtype),
+        #[cfg(any(feature = "cpu", feature = "gpu"))]
+        _ => fused::rows(matrix, numbers, dtype),
     }
 }
 
@@ -208,11 +213,9 @@ pub(crate) fn add_matmul(sum: Tensor<2>, lhs: Tensor<2>, rhs: Tensor<2>) -> Tens
 /// `x` `[batch, seq, hidden]`, `weight` `[hidden]`; returns the shape of `x`.
 pub(crate) fn rms_norm(x: Tensor<3>, weight: Tensor<1>, eps: f64) -> Tensor<3> {
     match kernels!(rms_norm on &x) {
-        #[cfg(feature = "cpu")]
-        Kernels::Cpu => fused::rms_norm(x, weight, eps),
-        #[cfg(feature = "gpu")]
-        Kernels::Gpu => fused::rms_norm(x, weight, eps),
         Kernels::Composed => composed::rms_norm(x, weight, eps),
+        #[cfg(any(feature = "cpu", feature = "gpu"))]
+        _ => fused::rms_norm(x, weight, eps),
     }
 }
 
@@ -254,11 +257,9 @@ pub(crate) fn head_norm_rope(x: Tensor<4>, with: NormAndRope) -> Tensor<4> {
 /// Both `[batch, seq, intermediate]`, as the result.
 pub(crate) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
     match kernels!(swiglu on &gate) {
-        #[cfg(feature = "cpu")]
-        Kernels::Cpu => fused::swiglu(gate, up),
-        #[cfg(feature = "gpu")]
-        Kernels::Gpu => fused::swiglu(gate, up),
         Kernels::Composed => composed::swiglu(gate, up),
+        #[cfg(any(feature = "cpu", feature = "gpu"))]
+        _ => fused::swiglu(gate, up),
     }
 }
 
@@ -373,9 +374,7 @@ pub(crate) fn muon<const D: usize>(
     match kernels!(muon on &weight, &gradient, &momentum) {
         #[cfg(feature = "gpu")]
         Kernels::Gpu => gpu::muon(update, weight, momentum, gradient),
-        #[cfg(feature = "cpu")]
-        Kernels::Cpu => muon::composed(update, weight, momentum, gradient),
-        Kernels::Composed => muon::composed(update, weight, momentum, gradient),
+        _ => muon::composed(update, weight, momentum, gradient),
     }
 }
 

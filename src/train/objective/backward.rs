@@ -2,11 +2,11 @@
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::{DType, Gradients, Tensor};
 
 use super::batch::input;
 use crate::data::pack::PackedBatch;
-use crate::model::{CausalLm, ModelInput};
+use crate::model::{BalanceLoss, CausalLm, ModelInput, Routing};
 
 /// How the backward pass obtains the activations of the layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,13 +59,21 @@ pub fn backward<T>(
     activations: Activations,
     loss: impl FnOnce(Tensor<3>) -> (Tensor<1>, T),
 ) -> (GradientsParams, T) {
-    backward_with(model, batch, activations, None, loss)
+    let (gradients, value, _) =
+        backward_with(model, batch, activations, Additions::default(), loss);
+    (gradients, value)
 }
 
-/// As [`backward`], with `noise` added to the embeddings.
-///
-/// # Shapes
-/// `noise` `[rows, seq, hidden]`.
+/// What is added on the way from embeddings to loss.
+#[derive(Clone, Debug, Default)]
+pub struct Additions {
+    /// To the embeddings, `[rows, seq, hidden]`.
+    pub noise: Option<Tensor<3>>,
+    /// To the loss: the factor of the load-balancing loss of sparse layers over the tokens of the batch.
+    pub balance: f64,
+}
+
+/// As [`backward`], with `additions`; also returns the load-balancing loss, multiplied by its factor.
 ///
 /// # Panics
 /// As [`backward`].
@@ -73,20 +81,48 @@ pub fn backward_with<T>(
     model: &CausalLm,
     batch: &PackedBatch,
     activations: Activations,
-    noise: Option<Tensor<3>>,
+    additions: Additions,
     loss: impl FnOnce(Tensor<3>) -> (Tensor<1>, T),
-) -> (GradientsParams, T) {
+) -> (GradientsParams, T, f64) {
     let input = input(model, batch);
+    let Additions { noise, balance } = additions;
+    let counted = batch.document_ids.iter().map(|document| *document != 0).collect();
+    let balance = Balance { factor: balance, counted };
     match activations {
         Activations::Keep => {
             let ModelInput { ids, positions, mask } = input;
             let x = with_noise(model.embed(ids), noise);
-            let hidden = model.through_layers(x, &model.rope(positions), &mask, &mut |_| {});
-            let (scalar, value) = loss(hidden);
-            (GradientsParams::from_grads(scalar.backward(), model), value)
+            let (hidden, routings) = model.routed(x, &model.rope(positions), &mask, &mut |_| {});
+            let (mut scalar, value) = loss(hidden);
+            let mut added = 0.0;
+            if let Some(balance) = balance.of(&routings) {
+                let more = balance.total(&routings);
+                added = number(&more);
+                scalar = scalar + more;
+            }
+            (GradientsParams::from_grads(scalar.backward(), model), value, added)
         }
-        Activations::Recompute { seed } => by_layer(model, input, noise, seed, loss),
+        Activations::Recompute { seed } => by_layer(model, input, (noise, balance), seed, loss),
     }
+}
+
+/// The load-balancing loss of a batch.
+struct Balance {
+    factor: f64,
+    /// Of each token, whether it is one of a document.
+    counted: Vec<bool>,
+}
+
+impl Balance {
+    /// `None` if it adds nothing.
+    fn of(&self, layers: &[Routing]) -> Option<BalanceLoss> {
+        let adds = self.factor != 0.0 && !layers.is_empty();
+        adds.then(|| BalanceLoss::of(layers, Some(&self.counted)).times(self.factor))
+    }
+}
+
+fn number(x: &Tensor<1>) -> f64 {
+    f64::from(x.clone().into_scalar::<f32>())
 }
 
 fn with_noise(x: Tensor<3>, noise: Option<Tensor<3>>) -> Tensor<3> {
@@ -105,10 +141,10 @@ fn with_noise(x: Tensor<3>, noise: Option<Tensor<3>>) -> Tensor<3> {
 fn by_layer<T>(
     model: &CausalLm,
     input: ModelInput,
-    noise: Option<Tensor<3>>,
+    (noise, balance): (Option<Tensor<3>>, Balance),
     seed: u64,
     loss: impl FnOnce(Tensor<3>) -> (Tensor<1>, T),
-) -> (GradientsParams, T) {
+) -> (GradientsParams, T, f64) {
     let ModelInput { ids, positions, mask } = input;
     let (rope, device) = (model.rope(positions), model.device());
     let layers = &model.model.layers;
@@ -119,13 +155,17 @@ fn by_layer<T>(
     };
     let mut gradients = GradientsAccumulator::new();
     let mut x = with_noise(model.embed(ids.clone()), noise).inner(); // [rows, seq, hidden]
-    let mut inputs = Vec::with_capacity(layers.len());
+    let (mut inputs, mut routings) = (Vec::with_capacity(layers.len()), Vec::new());
     for (index, layer) in layers.iter().enumerate() {
         inputs.push(x.clone());
         seeded(index);
         let untracked = layer.clone().map(&mut Untracked);
-        x = untracked.forward(Tensor::from_inner(x), &rope, &mask).inner();
+        let (y, routing) = untracked.forward(Tensor::from_inner(x), &rope, &mask);
+        x = y.inner();
+        routings.extend(routing);
     }
+    let balance = balance.of(&routings);
+    let added = balance.as_ref().map_or(0.0, |balance| number(&balance.total(&routings)));
 
     let top = Tensor::from_inner(x).require_grad();
     let (scalar, value) = loss(model.model.norm.forward(top.clone()));
@@ -136,8 +176,12 @@ fn by_layer<T>(
     for (index, x) in inputs.into_iter().enumerate().rev() {
         let x = Tensor::from_inner(x).require_grad();
         seeded(index);
-        let y = layers[index].forward(x.clone(), &rope, &mask);
-        let found = (y * Tensor::from_inner(dy)).sum().backward();
+        let (y, routing) = layers[index].forward(x.clone(), &rope, &mask);
+        let mut scalar = (y * Tensor::from_inner(dy)).sum();
+        if let (Some(balance), Some(routing)) = (&balance, &routing) {
+            scalar = scalar.cast(DType::F32) + balance.part(routing);
+        }
+        let found = scalar.backward();
         dy = gradient_of(&x, &found);
         gradients.accumulate(model, GradientsParams::from_grads(found, model));
     }
@@ -147,7 +191,7 @@ fn by_layer<T>(
         let found = bottom.backward();
         gradients.accumulate(model, GradientsParams::from_grads(found, model));
     }
-    (gradients.grads(), value)
+    (gradients.grads(), value, added)
 }
 
 /// Takes weights out of differentiation. Burn's `no_grad` does so to the original of a cloned module too, where its
@@ -162,4 +206,79 @@ impl ModuleMapper for Untracked {
 
 fn gradient_of(x: &Tensor<3>, found: &Gradients) -> Tensor<3> {
     x.grad(found).expect("the loss depends on the input of every layer")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::model::{ExpertsConfig, ModelConfig, RouterScores};
+
+    /// A dense layer and two with experts.
+    fn model() -> CausalLm {
+        let experts = ExpertsConfig {
+            num_experts: 5,
+            num_experts_per_tok: 2,
+            moe_intermediate_size: 6,
+            n_shared_experts: 1,
+            dense_layers: vec![0],
+            scores: RouterScores::Softmax,
+            norm_topk_prob: true,
+            routed_scaling_factor: 1.0,
+            groups: None,
+            router_aux_loss_coef: 0.1,
+        };
+        let config = ModelConfig {
+            vocab_size: 11,
+            hidden_size: 8,
+            intermediate_size: 12,
+            num_hidden_layers: 3,
+            num_attention_heads: 2,
+            num_key_value_heads: 2,
+            initializer_range: 0.4,
+            experts: Some(experts),
+            ..ModelConfig::default()
+        };
+        config.init(&Device::flex().autodiff()).unwrap()
+    }
+
+    /// Two rows, the second with padding.
+    fn batch() -> PackedBatch {
+        PackedBatch {
+            ids: (0..18).map(|at| at * 5 % 11).collect(),
+            document_ids: [vec![1; 14], vec![0; 4]].concat(),
+            positions: (0..18).map(|at| at % 9).collect(),
+            loss_mask: vec![true; 18],
+            sources: vec![0; 18],
+            rows: 2,
+            seq_len: 9,
+        }
+    }
+
+    #[test]
+    fn recomputed_layers_have_the_gradients_of_the_load_balancing_loss() {
+        let (model, batch) = (model(), batch());
+        let weights =
+            Tensor::<1>::ones([2 * 9 * 8], &model.device()).cumsum(0).sin().reshape([2, 9, 8]);
+        let gradients = |activations, balance| {
+            let additions = Additions { noise: None, balance };
+            let loss = |hidden: Tensor<3>| ((hidden * weights.clone()).sum(), ());
+            let (found, (), added) = backward_with(&model, &batch, activations, additions, loss);
+            let gates = model.model.layers[1..].iter().map(|layer| {
+                let crate::model::Mlp::Sparse(sparse) = &layer.mlp else { panic!("a dense layer") };
+                let gradient = found.get::<2>(sparse.gate.weight.id).unwrap();
+                gradient.into_data().iter::<f32>().collect::<Vec<_>>()
+            });
+            (gates.flatten().collect::<Vec<f32>>(), added)
+        };
+        let (kept, added) = gradients(Activations::Keep, 3.0);
+        let (again, same) = gradients(Activations::Recompute { seed: 1 }, 3.0);
+        assert!((added - same).abs() < 1e-5 && added > 3.0, "{added} {same}");
+        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
+        assert!(close(&kept, &again), "{kept:?} {again:?}");
+        let (without, none) = gradients(Activations::Keep, 0.0);
+        assert!(none == 0.0 && !close(&kept, &without), "the loss reaches the routers");
+    }
 }

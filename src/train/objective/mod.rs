@@ -35,7 +35,7 @@ pub mod reward_model;
 mod tests;
 
 pub(super) use backward::hidden_of;
-pub use backward::{Activations, backward, backward_with};
+pub use backward::{Activations, Additions, backward, backward_with};
 pub use batch::{NextTokenBatch, Targets};
 pub use metrics::Metrics;
 pub(super) use metrics::mean;

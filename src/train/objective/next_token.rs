@@ -8,6 +8,9 @@
 //!
 //! in nats. A step of several micro-batches divides by the sums over all of them, so that the split into
 //! micro-batches changes nothing but the order of summation.
+//!
+//! Training a model with experts adds their load-balancing loss times the `router_aux_loss_coef` of its configuration.
+//! That is a loss of each micro-batch, which counts by its part of the targets: here the split does matter.
 //! Source: arXiv 2405.09818 section 2.3 (z-loss), arXiv 2204.02311.
 
 use std::ops::AddAssign;
@@ -15,7 +18,7 @@ use std::ops::AddAssign;
 use burn::optim::GradientsParams;
 use serde::{Deserialize, Serialize};
 
-use super::backward::{Activations, backward_with};
+use super::backward::{Activations, Additions, backward_with};
 use super::batch::{NextTokenBatch, Targets, input};
 use super::neftune::noise;
 use super::predictions::Predictions;
@@ -89,7 +92,8 @@ pub struct Normalizer {
 /// The loss of some rows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NextTokenLoss {
-    /// Their part of the step's loss in nats, z-loss included: parts of one step add up to the loss.
+    /// Their part of the step's loss in nats, z-loss included, and in training the load-balancing loss: parts of one
+    /// step add up to the loss.
     pub total: f64,
     /// Cross-entropy of image targets, unweighted.
     pub image: LossSum,
@@ -188,11 +192,18 @@ impl NextToken {
         let z = self.config.z_loss / normalizer.targets.max(1) as f64;
         let alpha = self.config.neftune_noise_alpha;
         let noise = seed.filter(|_| alpha > 0.0).map(|seed| noise(batch, model, alpha, seed));
-        backward_with(model, &batch.packed, activations, noise, |hidden| {
+        // A micro-batch counts as much as it has targets of the step's.
+        let share = targets.len() as f64 / normalizer.targets.max(1) as f64;
+        let additions = Additions { noise, balance: model.router_aux_loss_coef() * share };
+        let loss = |hidden| {
             let predictions = Predictions::new(model, hidden, &targets);
             let (surrogate, stats) = predictions.surrogate(&weights, z);
             (surrogate, self.sums(&targets, &stats, normalizer))
-        })
+        };
+        let (gradients, mut loss, balance) =
+            backward_with(model, &batch.packed, activations, additions, loss);
+        loss.total += balance;
+        (gradients, loss)
     }
 
     fn sums(

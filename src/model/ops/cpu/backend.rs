@@ -274,12 +274,12 @@ fn transposed(matrix: FlexTensor) -> FlexTensor {
 }
 
 /// The tensor itself if its elements lie in one piece, as those of a range of rows do, otherwise a copy.
-fn contiguous(tensor: FlexTensor) -> FlexTensor {
+pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     if tensor.layout().is_contiguous() { tensor } else { tensor.to_contiguous() }
 }
 
 /// The place of a contiguous tensor's elements in its storage.
-fn place(tensor: &FlexTensor) -> Range<usize> {
+pub(super) fn place(tensor: &FlexTensor) -> Range<usize> {
     let start = tensor.layout().start_offset();
     start..start + tensor.shape().num_elements()
 }
@@ -346,7 +346,7 @@ fn zeros(like: &FlexTensor) -> Vec<f32> {
     vec![0.0; like.shape().num_elements()]
 }
 
-fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
+pub(super) fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 

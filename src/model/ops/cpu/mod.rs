@@ -1,6 +1,7 @@
 //! The kernels of the crate `kernels` as operations of Burn's CPU backend.
 
 mod backend;
+mod grouped;
 mod tensors;
 
 pub(super) use tensors::{

@@ -14,8 +14,8 @@ pub(crate) fn takes<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
-/// Whether the linear operation takes `weight`: as [`takes`], and bfloat16 outside autodiff.
-pub(crate) fn takes_weight(weight: &Tensor<2>) -> bool {
+/// Whether the linear operations take `weight`: as [`takes`], and bfloat16 outside autodiff.
+pub(crate) fn takes_weight<const D: usize>(weight: &Tensor<D>) -> bool {
     takes(weight) || widens(weight)
 }
 

@@ -1,6 +1,7 @@
 //! The fused operations of the transformer as an extension of Burn's backends: what a backend's kernels compute, and
 //! the functions on tensors that reach them. `tape.rs` makes them differentiable.
 
+mod grouped;
 mod tape;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
@@ -11,6 +12,8 @@ use kernels::rope::Norm;
 
 use crate::model::Mask;
 use crate::model::ops::{HeadNormOf, NormAndRope};
+
+pub(crate) use grouped::{GroupedKernels, grouped_linear};
 
 /// Queries, keys and values.
 type Qkv<B> = [FloatTensor<B>; 3];

@@ -9,7 +9,7 @@ use super::attention_products::Chunks;
 use super::{
     attention, attention_backward, attention_products, head_norm, linear, rms_norm, rows, swiglu,
 };
-use crate::model::ops::fused::FusedKernels;
+use crate::model::ops::fused::{FusedKernels, GroupedKernels};
 
 impl FusedKernels for CubeBackend {
     fn attention_forward(qkv: [CubeTensor; 3], first: CubeTensor, reach: usize) -> [CubeTensor; 2] {
@@ -92,3 +92,5 @@ impl FusedKernels for CubeBackend {
         swiglu::backward(gate, up, dy)
     }
 }
+
+impl GroupedKernels for CubeBackend {}

@@ -137,6 +137,21 @@ fn linear_equals_the_composed_one() {
 }
 
 #[test]
+fn linear_layers_of_groups_equal_the_composed_ones() {
+    for (inputs, outputs, counts) in
+        [(5, 3, vec![1]), (40, 70, vec![0, 2, 0, 30, 16, 0]), (64, 48, vec![17, 1, 90])]
+    {
+        let rows = counts.iter().sum::<usize>();
+        let sizes = [rows * inputs, counts.len() * outputs * inputs];
+        compare(&format!("groups {counts:?} x {inputs} x {outputs}"), &sizes, |leaves| {
+            let x = leaves[0].clone().reshape([rows, inputs]) / (inputs as f64).sqrt();
+            let weights = leaves[1].clone().reshape([counts.len(), outputs, inputs]);
+            ops::grouped_linear(x, weights, &counts)
+        });
+    }
+}
+
+#[test]
 fn rms_norm_equals_the_composed_one() {
     for (rows, hidden) in [(1, 7), (5, 64), (150, 48), (3, 600)] {
         let sizes = [2 * rows * hidden, hidden];

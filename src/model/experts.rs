@@ -1,0 +1,129 @@
+//! The sparse feed-forward layer: each token goes through the few experts that a router chooses for it.
+//!
+//! No token is dropped, and no expert has a capacity: assignments of tokens are sorted by expert, each expert
+//! multiplies the rows of its tokens, and a token's results are added in the order of its experts' numbers.
+//! Sources: arXiv 2401.04088 (Mixtral), arXiv 2401.06066 (fine-grained and shared experts).
+
+#[cfg(test)]
+mod tests;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use vq_tokenizer::init;
+
+use super::router::{Router, Routing};
+use super::{ExpertsConfig, FeedForward, ModelConfig, ops};
+
+/// `sum_e w_e down_e(silu(gate_e(x)) * up_e(x)) + shared(x)` over the chosen experts of each token.
+#[derive(Module, Debug)]
+pub struct SparseFeedForward {
+    /// Chooses the experts.
+    pub gate: Router,
+    /// All of them.
+    pub experts: Experts,
+    /// Those that every token goes through, as one layer.
+    pub shared_experts: Option<FeedForward>,
+}
+
+/// The matrices of all experts.
+#[derive(Module, Debug)]
+pub struct Experts {
+    /// `[experts, 2 * intermediate, hidden]`: the gate of each expert above its up.
+    pub gate_up_proj: Param<Tensor<3>>,
+    /// `[experts, hidden, intermediate]`.
+    pub down_proj: Param<Tensor<3>>,
+}
+
+impl SparseFeedForward {
+    pub(crate) fn new(config: &ModelConfig, experts: &ExpertsConfig, device: &Device) -> Self {
+        let (hidden, std) = (config.hidden_size, config.initializer_range);
+        let (count, inner) = (experts.num_experts, experts.moe_intermediate_size);
+        let shared = experts.n_shared_experts * inner;
+        Self {
+            gate: Router::new(experts, hidden, std, device),
+            experts: Experts {
+                gate_up_proj: init::normal(std, [count, 2 * inner, hidden], device),
+                down_proj: init::normal(std, [count, hidden, inner], device),
+            },
+            shared_experts: (shared > 0).then(|| FeedForward::of_width(config, shared, device)),
+        }
+    }
+
+    /// The layer's output, before the residual sum.
+    ///
+    /// # Shapes
+    /// `x` `[batch, seq, hidden]`; returns the same.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.routed(x).0
+    }
+
+    /// As [`Self::forward`], and what the router did.
+    pub(super) fn routed(&self, x: Tensor<3>) -> (Tensor<3>, Routing) {
+        let shape @ [batch, seq, hidden] = x.dims();
+        let rows = x.clone().reshape([batch * seq, hidden]);
+        let routing = self.gate.forward(rows.clone());
+        let y = self.experts.forward(rows, &routing).reshape(shape);
+        let y = match &self.shared_experts {
+            Some(shared) => y + shared.forward(x),
+            None => y,
+        };
+        (y, routing)
+    }
+}
+
+impl Experts {
+    /// The sum of the results of each token's experts by their weights.
+    ///
+    /// # Shapes
+    /// `x` `[tokens, hidden]`; returns the same.
+    fn forward(&self, x: Tensor<2>, routing: &Routing) -> Tensor<2> {
+        let (gate_up, down) = (self.gate_up_proj.val(), self.down_proj.val());
+        let ([experts, hidden, inner], device, dtype) = (down.dims(), x.device(), x.dtype());
+        let [tokens, chosen] = routing.weights.dims();
+        let sorted = Sorted::of(&routing.experts, experts, chosen);
+        let numbers = |numbers: Vec<i32>| {
+            let len = numbers.len();
+            Tensor::<1, Int>::from_data(TensorData::new(numbers, [len]), &device)
+        };
+        let x = ops::rows(x, numbers(sorted.tokens), dtype); // [rows, hidden]
+        let both = ops::grouped_linear(x, gate_up, &sorted.counts).unsqueeze_dim::<3>(0);
+        let (gate, up) = (both.clone().narrow(2, 0, inner), both.narrow(2, inner, inner));
+        let inside = ops::swiglu(gate, up).squeeze_dim(0); // [rows, intermediate]
+        let y = ops::grouped_linear(inside, down, &sorted.counts); // [rows, hidden]
+        let y = ops::rows(y, numbers(sorted.places), dtype).reshape([tokens, chosen, hidden]);
+        let weights = routing.weights.clone().cast(dtype).unsqueeze_dim::<3>(2);
+        (y * weights).sum_dim(1).squeeze_dim(1) // [tokens, hidden]
+    }
+}
+
+/// The assignments of tokens to experts in the order of the experts; those of one expert in the order of the tokens.
+struct Sorted {
+    /// Assignments to each expert.
+    counts: Vec<usize>,
+    /// The token of each sorted assignment.
+    tokens: Vec<i32>,
+    /// Where the assignments of each token are, token after token.
+    places: Vec<i32>,
+}
+
+impl Sorted {
+    /// Of `chosen` of `count` experts for each token.
+    fn of(experts: &[u32], count: usize, chosen: usize) -> Self {
+        let mut counts = vec![0; count];
+        experts.iter().for_each(|expert| counts[*expert as usize] += 1);
+        let mut end = 0;
+        let starts = counts.iter().map(|count| {
+            end += count;
+            end - count
+        });
+        let mut next: Vec<usize> = starts.collect();
+        let (mut tokens, mut places) = (vec![0; experts.len()], Vec::with_capacity(experts.len()));
+        for (assignment, expert) in experts.iter().enumerate() {
+            let place = &mut next[*expert as usize];
+            tokens[*place] = (assignment / chosen) as i32;
+            places.push(*place as i32);
+            *place += 1;
+        }
+        Self { counts, tokens, places }
+    }
+}

@@ -1,0 +1,72 @@
+//! The feed-forward part of a layer, of either kind.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use super::router::Routing;
+use super::{FeedForward, Linear, ModelConfig, SparseFeedForward};
+
+/// A feed-forward layer. Names of parameters do not tell the kind.
+#[derive(Module, Debug)]
+pub enum Mlp {
+    /// One for all tokens.
+    Dense(FeedForward),
+    /// A mixture of experts.
+    Sparse(SparseFeedForward),
+}
+
+impl Mlp {
+    /// That of layer number `layer`.
+    pub(crate) fn new(config: &ModelConfig, layer: usize, device: &Device) -> Self {
+        match &config.experts {
+            Some(experts) if experts.is_sparse(layer) => {
+                Self::Sparse(SparseFeedForward::new(config, experts, device))
+            }
+            _ => Self::Dense(FeedForward::new(config, device)),
+        }
+    }
+
+    /// The layer's output, before the residual sum, and what its router did, if it has one.
+    ///
+    /// # Shapes
+    /// `x` `[batch, seq, hidden]`; the output is the same.
+    pub(super) fn forward(&self, x: Tensor<3>) -> (Tensor<3>, Option<Routing>) {
+        match self {
+            Self::Dense(dense) => (dense.forward(x), None),
+            Self::Sparse(sparse) => {
+                let (y, routing) = sparse.routed(x);
+                (y, Some(routing))
+            }
+        }
+    }
+
+    /// The configured factor of the load-balancing loss, if there is a router.
+    pub(super) fn router_aux_loss_coef(&self) -> Option<f64> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Sparse(sparse) => Some(sparse.gate.config.router_aux_loss_coef),
+        }
+    }
+
+    /// Whether training drops entries of the input of an adapter's factors.
+    pub(super) fn has_dropout(&self) -> bool {
+        match self {
+            Self::Dense(dense) => dense.has_dropout(),
+            Self::Sparse(sparse) => {
+                sparse.shared_experts.as_ref().is_some_and(FeedForward::has_dropout)
+            }
+        }
+    }
+
+    /// The linear layers by name; the experts' matrices are none.
+    pub(super) fn linears(&mut self) -> Vec<(String, &mut Linear)> {
+        let (prefix, linears) = match self {
+            Self::Dense(dense) => ("", dense.linears()),
+            Self::Sparse(SparseFeedForward { shared_experts: Some(shared), .. }) => {
+                ("shared_experts.", shared.linears())
+            }
+            Self::Sparse(_) => ("", Vec::new()),
+        };
+        linears.into_iter().map(|(name, linear)| (format!("{prefix}{name}"), linear)).collect()
+    }
+}

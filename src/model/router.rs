@@ -1,0 +1,154 @@
+//! The router of a sparse feed-forward layer: which experts each token goes through, and with which weights.
+//!
+//! Logits and scores are in f32. Sources: Hugging Face `modeling_mixtral.py`, `modeling_qwen3_moe.py`,
+//! `modeling_olmoe.py`, `modeling_deepseek_v2.py`, `modeling_deepseek_v3.py`.
+
+use burn::module::{Initializer, Module, Param};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
+use vq_tokenizer::init;
+
+use super::{ExpertGroups, ExpertsConfig, RouterScores, ops};
+
+/// Added to the sum that divides the weights of sigmoid scores, as in `modeling_deepseek_v3.py`.
+const LEAST_SUM: f64 = 1e-20;
+
+/// Chooses a few experts for each token.
+#[derive(Module, Debug)]
+pub struct Router {
+    /// `[experts, hidden]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[experts]`; added to sigmoid scores for the choice alone, so that no gradient reaches it.
+    pub e_score_correction_bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    pub(super) config: ExpertsConfig,
+}
+
+/// What a router made of some tokens.
+#[derive(Clone, Debug)]
+pub struct Routing {
+    /// `[tokens, experts]`, in f32.
+    pub logits: Tensor<2>,
+    /// The experts of each token, ascending, token after token.
+    pub experts: Vec<u32>,
+    /// Their weights, `[tokens, chosen]`, in f32.
+    pub weights: Tensor<2>,
+}
+
+impl Router {
+    pub(crate) fn new(config: &ExpertsConfig, hidden: usize, std: f64, device: &Device) -> Self {
+        let experts = config.num_experts;
+        let bias = || Initializer::Zeros.init([experts], device).set_require_grad(false);
+        Self {
+            weight: init::normal(std, [experts, hidden], device),
+            e_score_correction_bias: (config.scores == RouterScores::Sigmoid).then(bias),
+            config: config.clone(),
+        }
+    }
+
+    /// The experts of each token. Their numbers are read from the device.
+    ///
+    /// # Shapes
+    /// `x` `[tokens, hidden]`.
+    pub fn forward(&self, x: Tensor<2>) -> Routing {
+        let config = &self.config;
+        let [tokens, _] = x.dims();
+        let logits = ops::linear(x.cast(DType::F32), self.weight.val()); // [tokens, experts]
+        let scores = match config.scores {
+            RouterScores::Softmax => activation::softmax(logits.clone(), 1),
+            RouterScores::Sigmoid => activation::sigmoid(logits.clone()),
+        };
+        let mut ranked = scores.clone().detach();
+        if let Some(bias) = &self.e_score_correction_bias {
+            ranked = ranked + bias.val().detach().cast(DType::F32).unsqueeze();
+        }
+        let experts = choose(&ranked.into_data().iter().collect::<Vec<f32>>(), config);
+        let numbers = experts.iter().map(|&expert| expert as i32).collect();
+        let numbers = TensorData::new::<i32, _>(numbers, [tokens, config.num_experts_per_tok]);
+        let numbers = Tensor::<2, Int>::from_data(numbers, &scores.device());
+        let mut weights = scores.gather(1, numbers); // [tokens, chosen]
+        if config.norm_topk_prob {
+            let sum = weights.clone().sum_dim(1); // [tokens, 1]
+            weights = match config.scores {
+                RouterScores::Softmax => weights / sum,
+                RouterScores::Sigmoid => weights / (sum + LEAST_SUM),
+            };
+        }
+        if config.routed_scaling_factor != 1.0 {
+            weights = weights * config.routed_scaling_factor;
+        }
+        Routing { logits, experts, weights }
+    }
+}
+
+/// The experts of each token, ascending, from the numbers that they are ranked by, `[tokens, experts]`.
+fn choose(ranked: &[f32], config: &ExpertsConfig) -> Vec<u32> {
+    let tokens = ranked.chunks_exact(config.num_experts);
+    let of_token = |ranked: &[f32]| {
+        best(candidates(ranked, config.groups), ranked, config.num_experts_per_tok)
+    };
+    tokens.flat_map(of_token).collect()
+}
+
+/// The experts of the best groups.
+fn candidates(ranked: &[f32], groups: Option<ExpertGroups>) -> Vec<u32> {
+    let Some(ExpertGroups { n_group, topk_group, by_two_best }) = groups else {
+        return (0..ranked.len() as u32).collect();
+    };
+    let size = ranked.len() / n_group;
+    let of_group = |group: &[f32]| -> f32 {
+        let mut group = group.to_vec();
+        group.sort_unstable_by(|a, b| b.total_cmp(a));
+        group.iter().take(if by_two_best { 2 } else { 1 }).sum()
+    };
+    let of_groups: Vec<f32> = ranked.chunks_exact(size).map(of_group).collect();
+    let chosen = best((0..n_group as u32).collect(), &of_groups, topk_group);
+    chosen.into_iter().flat_map(|group| group * size as u32..(group + 1) * size as u32).collect()
+}
+
+/// The `count` highest of `candidates`, ascending by number; of equals the first ones.
+fn best(mut candidates: Vec<u32>, ranked: &[f32], count: usize) -> Vec<u32> {
+    if count < candidates.len() {
+        candidates.select_nth_unstable_by(count, |&a, &b| {
+            ranked[b as usize].total_cmp(&ranked[a as usize]).then(a.cmp(&b))
+        });
+        candidates.truncate(count);
+    }
+    candidates.sort_unstable();
+    candidates
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(num_experts: usize, num_experts_per_tok: usize) -> ExpertsConfig {
+        ExpertsConfig {
+            num_experts,
+            num_experts_per_tok,
+            moe_intermediate_size: 1,
+            n_shared_experts: 0,
+            dense_layers: Vec::new(),
+            scores: RouterScores::Softmax,
+            norm_topk_prob: false,
+            routed_scaling_factor: 1.0,
+            groups: None,
+            router_aux_loss_coef: 0.0,
+        }
+    }
+
+    #[test]
+    fn experts_are_the_best_of_the_best_groups() {
+        let scores = [0.1, 0.9, 0.5, 0.6, 0.2, 0.2, 0.0, 0.3];
+        let chosen = |groups, count| choose(&scores, &ExpertsConfig { groups, ..config(8, count) });
+        let groups = |n_group, topk_group, by_two_best| {
+            Some(ExpertGroups { n_group, topk_group, by_two_best })
+        };
+        assert_eq!(chosen(None, 3), [1, 2, 3]);
+        assert_eq!(chosen(groups(4, 1, false), 2), [0, 1]);
+        assert_eq!(chosen(groups(4, 1, true), 2), [2, 3], "1.1 in place of 1.0");
+        assert_eq!(chosen(groups(4, 3, true), 4), [1, 2, 3, 4], "of equals the first");
+        assert_eq!(chosen(groups(2, 1, true), 3), [1, 2, 3]);
+        let numbers = [f32::NAN, 0.5, f32::NEG_INFINITY, 0.5];
+        assert_eq!(choose(&numbers, &config(4, 2)), [0, 1], "anything is chosen without a panic");
+    }
+}
