@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tensor_files::StoredDtype;
 use vq_tokenizer::VqTokenizer;
 
-use super::families::Family;
+use super::family::Family;
 use super::rope;
 use super::transformers::vocabulary_map;
 use crate::error::{Error, Result};

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::families::{Family, check, default, flag};
+use super::family::{Family, check, default, flag};
 use crate::error::{Error, Result};
 use crate::model::{ExpertGroups, ExpertsConfig, LatentConfig, ModelConfig, QkNorm, RouterScores};
 

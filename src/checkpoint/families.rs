@@ -6,41 +6,9 @@
 use serde_json::{Map, Value, json};
 
 use super::expert_keys;
+use super::family::{Family, check, default, flag};
 use crate::error::{Error, Result};
 use crate::model::{ModelConfig, QkNorm};
-
-/// What a `model_type` stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
-    /// The reference of this project.
-    Chameleon,
-    /// Any combination that no other family has, under the keys of [`ModelConfig`].
-    Calumma,
-    Llama,
-    Mistral,
-    Qwen2,
-    Qwen3,
-    Mixtral,
-    Qwen3Moe,
-    Olmoe,
-    DeepseekV2,
-    DeepseekV3,
-}
-
-/// `model_type` and the class of transformers that opens it.
-const NAMES: [(Family, &str, &str); 11] = [
-    (Family::Chameleon, "chameleon", "ChameleonForConditionalGeneration"),
-    (Family::Calumma, "calumma", "CalummaForCausalLM"),
-    (Family::Llama, "llama", "LlamaForCausalLM"),
-    (Family::Mistral, "mistral", "MistralForCausalLM"),
-    (Family::Qwen2, "qwen2", "Qwen2ForCausalLM"),
-    (Family::Qwen3, "qwen3", "Qwen3ForCausalLM"),
-    (Family::Mixtral, "mixtral", "MixtralForCausalLM"),
-    (Family::Qwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM"),
-    (Family::Olmoe, "olmoe", "OlmoeForCausalLM"),
-    (Family::DeepseekV2, "deepseek_v2", "DeepseekV2ForCausalLM"),
-    (Family::DeepseekV3, "deepseek_v3", "DeepseekV3ForCausalLM"),
-];
 
 /// Keys that change the result in a way that is not supported, unless they have one of these values; null is always
 /// allowed.
@@ -77,19 +45,6 @@ const NEEDED: [&str; 6] = [
 ];
 
 impl Family {
-    /// The family of a `config.json`; Chameleon's if it does not say.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for one that is not supported.
-    pub(super) fn of(config: &Map<String, Value>) -> Result<Self> {
-        let Some(found) = config.get("model_type") else { return Ok(Self::Chameleon) };
-        let family = NAMES.iter().find(|(_, name, _)| found == name);
-        family.map(|(family, ..)| *family).ok_or_else(|| {
-            let names: Vec<&str> = NAMES.iter().map(|(_, name, _)| *name).collect();
-            Error::invalid(format!("model_type is {found}; supported: {}", names.join(", ")))
-        })
-    }
-
     /// The family that has all of `config`.
     pub(super) fn having(config: &ModelConfig) -> Self {
         let ModelConfig { qkv_bias, o_bias, mlp_bias, .. } = *config;
@@ -113,12 +68,6 @@ impl Family {
         }
     }
 
-    /// The name in `config.json`, and that of the class.
-    pub(super) fn names(self) -> [&'static str; 2] {
-        let row = NAMES.iter().find(|(family, ..)| *family == self);
-        row.map_or(["chameleon"; 2], |(_, name, class)| [name, class])
-    }
-
     /// Rewrites the keys of this family to those of [`ModelConfig`].
     ///
     /// # Errors
@@ -127,10 +76,12 @@ impl Family {
         for (key, allowed) in only() {
             check(config, key, &allowed)?;
         }
-        if matches!(self, Self::Chameleon | Self::Calumma) {
+        if self == Self::Chameleon {
             for key in ["attention_bias", "mlp_bias"] {
                 check(config, key, &[json!(false)])?;
             }
+        }
+        if matches!(self, Self::Chameleon | Self::Calumma) {
             return Ok(());
         }
         if let Some(key) = NEEDED.iter().find(|key| config.get(**key).is_none_or(Value::is_null)) {
@@ -237,32 +188,6 @@ impl Family {
         }
         expert_keys::write(self, config, model);
     }
-}
-
-/// The value of a key that is true or false; false if it is absent.
-pub(super) fn flag(config: &Map<String, Value>, key: &str) -> bool {
-    config.get(key).and_then(Value::as_bool).unwrap_or(false)
-}
-
-/// Gives `key` a value if it has none.
-pub(super) fn default(config: &mut Map<String, Value>, key: &str, value: Value) {
-    if config.get(key).is_none_or(Value::is_null) {
-        config.insert(key.to_owned(), value);
-    }
-}
-
-/// # Errors
-/// [`Error::Invalid`] if `key` has a value that is neither null nor among the allowed ones.
-pub(super) fn check(config: &Map<String, Value>, key: &str, allowed: &[Value]) -> Result<()> {
-    let Some(value) = config.get(key) else { return Ok(()) };
-    if value.is_null() || allowed.contains(value) {
-        return Ok(());
-    }
-    let supported = match allowed {
-        [] => "it is not supported".to_owned(),
-        [first, ..] => format!("only {first} is supported"),
-    };
-    Err(Error::invalid(format!("{key} is {value}; {supported}")))
 }
 
 #[cfg(test)]

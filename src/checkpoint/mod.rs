@@ -12,6 +12,7 @@ mod directory;
 mod expert_keys;
 mod experts;
 mod families;
+mod family;
 mod hugging_face;
 mod manifest;
 pub mod meta;

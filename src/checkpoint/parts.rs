@@ -9,7 +9,7 @@ use vq_tokenizer::VqTokenizer;
 use super::chat_template::JINJA;
 use super::config::config_to_json;
 use super::experts::separated;
-use super::families::Family;
+use super::family::Family;
 use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
 use crate::error::{Error, Result};
 use crate::files::{copy, write_json};
