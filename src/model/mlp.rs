@@ -8,6 +8,7 @@ use super::{FeedForward, Linear, ModelConfig, SparseFeedForward};
 
 /// A feed-forward layer. Names of parameters do not tell the kind.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "modules cannot be boxed, and a layer has one")]
 pub enum Mlp {
     /// One for all tokens.
     Dense(FeedForward),

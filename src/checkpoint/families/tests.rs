@@ -18,6 +18,19 @@ fn read(model_type: &str, more: Value) -> Result<ModelConfig> {
     config_from_json(&json)
 }
 
+fn yarn() -> RopeScaling {
+    RopeScaling::Yarn(Yarn {
+        factor: 4.0,
+        original_max_position_embeddings: 64,
+        beta_fast: 8.0,
+        beta_slow: 0.5,
+        attention_factor: None,
+        mscale: Some(1.0),
+        mscale_all_dim: Some(1.0),
+        truncate: true,
+    })
+}
+
 /// A model of each family, with everything that the family has.
 fn models() -> Vec<(Family, ModelConfig)> {
     let dense = read("llama", json!({})).unwrap();
@@ -54,16 +67,7 @@ fn models() -> Vec<(Family, ModelConfig)> {
         v_head_dim: 10,
     };
     let latent = ModelConfig { latent: Some(latent), num_key_value_heads: 4, ..dense.clone() };
-    let yarn = RopeScaling::Yarn(Yarn {
-        factor: 4.0,
-        original_max_position_embeddings: 64,
-        beta_fast: 8.0,
-        beta_slow: 0.5,
-        attention_factor: None,
-        mscale: Some(1.0),
-        mscale_all_dim: Some(1.0),
-        truncate: true,
-    });
+    let yarn = yarn();
     vec![
         (Family::Chameleon, ModelConfig { rms_norm_eps: 1e-4, ..ModelConfig::default() }),
         (Family::Calumma, ModelConfig { mlp_bias: true, qkv_bias: true, ..dense.clone() }),
