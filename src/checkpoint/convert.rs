@@ -13,7 +13,7 @@ use tensor_files::{StoredDtype, TensorInfo};
 use super::adapter::{Merge, WeightedAdapter};
 use super::config::{config_from_json, torch_name};
 use super::directory::{require_directory, write_directory};
-use super::hugging_face::{has_sized_images, is_text_model, preset_of};
+use super::hugging_face::{has_sized_images, preset_of};
 use super::manifest::{DOCUMENTS, Manifest};
 use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
 use super::source::{ImageTokenizer, LanguageModel, RotaryOrder, converted, format};
@@ -102,7 +102,11 @@ impl Conversion {
         if let (true, Some(vq)) = (for_transformers, &vq) {
             transformers::check_opens(source, &vq.config)?;
         }
-        let is_text = is_text_model(&json);
+        let is_text = !TextTokenizer::load(&source.join("tokenizer.json"))?.has_images();
+        if is_text && self.order == RotaryOrder::SideBySide {
+            let message = "the side-by-side order is one of Chameleon's conversions alone";
+            return Err(Error::file(source, message));
+        }
         let (merge, config) = Merge::open(&self.adapters, config)?;
         if config.num_labels > 0 {
             json["num_labels"] = json!(config.num_labels);
@@ -144,7 +148,7 @@ impl Conversion {
                 Some(preset) => preset.to_json(),
                 None => preset.to_json_with(&own),
             });
-            if preset == Preset::Text {
+            if preset == Preset::Text && !of_text.is_empty() {
                 keys.insert("eos_token_id".to_owned(), json!(of_text));
             }
             if preset.ends_turns_with_separator() {

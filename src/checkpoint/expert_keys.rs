@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::family::{Family, check, default, flag};
 use crate::error::{Error, Result};
-use crate::model::{ExpertGroups, ExpertsConfig, LatentConfig, ModelConfig, QkNorm, RouterScores};
+use crate::model::{
+    ExpertGroups, ExpertsConfig, LatentConfig, MAX_LAYERS, ModelConfig, QkNorm, RouterScores,
+};
 
 /// The family that has the experts or the latent attention of `config`.
 pub(super) fn family(config: &ModelConfig) -> Family {
@@ -48,6 +50,11 @@ pub(super) fn family(config: &ModelConfig) -> Family {
 /// # Errors
 /// [`Error::Invalid`] that names a key that is missing or has an unsupported value.
 pub(super) fn read(family: Family, config: &mut Map<String, Value>) -> Result<()> {
+    let layers = number(config, "num_hidden_layers")?;
+    if layers > MAX_LAYERS {
+        let message = format!("num_hidden_layers is {layers}; allowed: at most {MAX_LAYERS}");
+        return Err(Error::invalid(message));
+    }
     let experts = match family {
         Family::Mixtral | Family::Qwen3Moe | Family::Olmoe => Some(of_qwen(family, config)?),
         Family::DeepseekV2 | Family::DeepseekV3 => {
@@ -80,6 +87,10 @@ fn of_qwen(family: Family, config: &Map<String, Value>) -> Result<ExpertsConfig>
     let (width, dense_layers) = match family {
         Family::Qwen3Moe => {
             let step = optional(config, "decoder_sparse_step")?.unwrap_or(1);
+            if step == 0 {
+                let message = "decoder_sparse_step is 0; it must be at least 1";
+                return Err(Error::invalid(message));
+            }
             let only: Vec<usize> = match config.get("mlp_only_layers") {
                 None | Some(Value::Null) => Vec::new(),
                 Some(value) => serde_json::from_value(value.clone()).map_err(|_| {
@@ -111,10 +122,9 @@ fn of_qwen(family: Family, config: &Map<String, Value>) -> Result<ExpertsConfig>
 }
 
 fn of_deepseek(family: Family, config: &Map<String, Value>) -> Result<Option<ExpertsConfig>> {
-    let Some(experts) = optional(config, "n_routed_experts")? else { return Ok(None) };
     let layers = number(config, "num_hidden_layers")?;
-    let dense = optional(config, "first_k_dense_replace")?.unwrap_or(0);
-    if dense >= layers {
+    let dense = number(config, "first_k_dense_replace")?;
+    if dense >= layers || config.get("n_routed_experts").is_some_and(Value::is_null) {
         return Ok(None);
     }
     let is_v3 = family == Family::DeepseekV3;
@@ -128,7 +138,7 @@ fn of_deepseek(family: Family, config: &Map<String, Value>) -> Result<Option<Exp
     if !is_v3 {
         check(config, "norm_topk_prob", &[json!(false)])?;
     }
-    let is_greedy = config.get("topk_method").is_some_and(|method| *method == "greedy");
+    let is_greedy = !is_v3 && config.get("topk_method").is_none_or(|method| *method == "greedy");
     let groups = match [optional(config, "n_group")?, optional(config, "topk_group")?] {
         [Some(n_group), Some(topk_group)] if n_group > 1 && !is_greedy => {
             Some(ExpertGroups { n_group, topk_group, by_two_best: is_v3 })
@@ -136,7 +146,7 @@ fn of_deepseek(family: Family, config: &Map<String, Value>) -> Result<Option<Exp
         _ => None,
     };
     Ok(Some(ExpertsConfig {
-        num_experts: experts,
+        num_experts: number(config, "n_routed_experts")?,
         num_experts_per_tok: number(config, "num_experts_per_tok")?,
         moe_intermediate_size: number(config, "moe_intermediate_size")?,
         n_shared_experts: optional(config, "n_shared_experts")?.unwrap_or(0),
@@ -195,7 +205,8 @@ pub(super) fn write(family: Family, config: &mut Map<String, Value>, model: &Mod
             };
             json!({
                 "moe_intermediate_size": experts.moe_intermediate_size,
-                "n_shared_experts": experts.n_shared_experts,
+                // Their class builds shared experts of no width for 0.
+                "n_shared_experts": (experts.n_shared_experts > 0).then_some(experts.n_shared_experts),
                 "first_k_dense_replace": experts.dense_layers.len(),
                 "routed_scaling_factor": experts.routed_scaling_factor,
                 "n_group": groups.map_or(1, |groups| groups.n_group),

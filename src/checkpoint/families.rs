@@ -12,11 +12,10 @@ use crate::model::{ModelConfig, QkNorm};
 
 /// Keys that change the result in a way that is not supported, unless they have one of these values; null is always
 /// allowed.
-fn only() -> [(&'static str, Vec<Value>); 16] {
+fn only() -> [(&'static str, Vec<Value>); 15] {
     let (no, none) = (vec![json!(false)], Vec::new);
     [
         ("hidden_act", vec![json!("silu")]),
-        ("attention_dropout", vec![json!(0.0), json!(0)]),
         ("router_jitter_noise", vec![json!(0.0), json!(0)]),
         ("rope_interleave", vec![json!(true)]),
         ("moe_layer_freq", vec![json!(1)]),
@@ -50,7 +49,9 @@ impl Family {
         let ModelConfig { qkv_bias, o_bias, mlp_bias, .. } = *config;
         if config.swin_norm || config.qk_norm == QkNorm::LayerNorm {
             let is_plain = !(qkv_bias || o_bias || mlp_bias)
-                && config.head_dim.is_none()
+                && config.head_dim.is_none_or(|width| {
+                    width.checked_mul(config.num_attention_heads) == Some(config.hidden_size)
+                })
                 && config.latent.is_none()
                 && config.experts.is_none()
                 && config.rope_scaling == Default::default()
@@ -94,8 +95,10 @@ impl Family {
             Self::Mistral | Self::Mixtral => [false; 2],
             _ => [bias; 2],
         };
-        let reads_mlp_bias = matches!(self, Self::Llama | Self::DeepseekV2);
-        let mlp_bias = reads_mlp_bias && flag(config, "mlp_bias");
+        if self != Self::Llama {
+            check(config, "mlp_bias", &[json!(false)])?;
+        }
+        let mlp_bias = flag(config, "mlp_bias");
         let qk_norm = match self {
             Self::Qwen3 | Self::Qwen3Moe => QkNorm::Rms,
             Self::Olmoe => QkNorm::RmsProjection,
@@ -111,6 +114,7 @@ impl Family {
         let eps = if matches!(self, Self::Mixtral | Self::Olmoe) { 1e-5 } else { 1e-6 };
         default(config, "rms_norm_eps", json!(eps));
         default(config, "tie_word_embeddings", json!(false));
+        default(config, "rope_theta", json!(if self == Self::Mixtral { 1e6 } else { 1e4 }));
         let heads = config["num_attention_heads"].clone();
         if matches!(self, Self::Llama | Self::DeepseekV2 | Self::DeepseekV3) {
             default(config, "num_key_value_heads", heads);
@@ -178,9 +182,10 @@ impl Family {
         if self == Self::Chameleon {
             return;
         }
-        ["swin_norm", "model_parallel_size", "dropout"]
-            .iter()
-            .for_each(|key| _ = config.remove(*key));
+        ["swin_norm", "model_parallel_size"].iter().for_each(|key| _ = config.remove(*key));
+        if model.dropout == 0.0 {
+            config.remove("dropout");
+        }
         config.insert("head_dim".to_owned(), json!(model.head_dim()));
         if self != Self::Llama {
             config.insert("sliding_window".to_owned(), Value::Null);

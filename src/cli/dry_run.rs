@@ -92,6 +92,7 @@ fn describe(
         "recipe": recipe,
         "parameters": parts,
         "total_parameters": cost.parameters,
+        "active_parameters": cost.active,
         "trained_parameters": cost.trained,
         "memory": memory,
         "memory_bytes": cost.memory_bytes(),
@@ -113,6 +114,9 @@ fn print_cost(parts: &Parts, cost: &TrainingCost, session: &Session) -> Result<(
         session.line(format_args!("  {part:<14} {number:>12}"))?;
     }
     session.line(format_args!("  {:<14} {:>12}", "total", cost.parameters))?;
+    if cost.active < cost.parameters {
+        session.line(format_args!("  {:<14} {:>12}", "of one token", cost.active))?;
+    }
     session.line(format_args!("  {:<14} {:>12}", "trained", cost.trained))?;
     let memory = sizes::bytes(cost.memory_bytes());
     session.line(format_args!("memory on the device: about {memory}"))?;

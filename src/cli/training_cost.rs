@@ -14,6 +14,8 @@ const FLOAT: f64 = 4.0;
 pub struct TrainingCost {
     /// Parameters of the model.
     pub parameters: usize,
+    /// Those that one token passes.
+    pub active: usize,
     /// Those that are trained.
     pub trained: usize,
     /// Tokens of all batches, padding included.
@@ -91,7 +93,8 @@ impl TrainingCost {
             ("attention", attention(config, rows_of_batch, seq, value_bytes)),
             ("logits", FLOAT * rows * config.vocab_size as f64),
         ];
-        Self { parameters, trained, tokens, flops, memory }
+        let active = config.active_parameters();
+        Self { parameters, active, trained, tokens, flops, memory }
     }
 
     /// Total memory in bytes.

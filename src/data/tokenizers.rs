@@ -40,12 +40,18 @@ impl TokenizerConfig {
     /// images have no tokens.
     pub fn open(&self, device: &Device) -> Result<(Processor, Option<VqTokenizer>, String)> {
         let image_dir = self.image_dir();
-        if self.text.is_none() && !TextTokenizer::load(&self.text_path())?.has_images() {
-            let processor = text_processor(&self.checkpoint)?;
-            return Ok((processor, None, "text".to_owned()));
+        let text = TextTokenizer::load(&self.text_path())?;
+        if !text.has_images() {
+            return match &self.text {
+                None => Ok((text_processor(&self.checkpoint)?, None, "text".to_owned())),
+                Some(path) => {
+                    let message =
+                        "has no codes of images; name the directory of a text model as checkpoint";
+                    Err(Error::file(path, message))
+                }
+            };
         }
         let vq = VqTokenizer::load(&image_dir, device)?;
-        let text = TextTokenizer::load(&self.text_path())?;
         let template = match self.text_path().parent() {
             Some(dir) => chat_template(dir)?,
             None => None,

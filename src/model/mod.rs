@@ -28,6 +28,7 @@ mod self_attention;
 pub use attention::Attention;
 pub use balance::BalanceLoss;
 pub use causal_lm::{CausalLm, Decoder, Embedding, ModelInput};
+pub(crate) use config::MAX_LAYERS;
 pub use config::{
     ExpertGroups, ExpertsConfig, LatentConfig, ModelConfig, QkNorm, RopeScaling, RouterScores, Yarn,
 };

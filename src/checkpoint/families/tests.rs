@@ -114,7 +114,10 @@ fn absent_keys_have_the_defaults_of_their_classes() {
     assert!(read("mistral", none()).is_ok());
     let dense = read(
         "deepseek_v3",
-        json!({ "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4 }),
+        json!({
+            "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 2, "v_head_dim": 4,
+            "first_k_dense_replace": 2,
+        }),
     );
     assert_eq!(dense.unwrap().experts, None);
 }
@@ -127,7 +130,13 @@ fn what_changes_the_result_and_is_not_supported_is_refused_by_name() {
         ("llama", json!({ "vocab_size": null }), "vocab_size is missing"),
         ("qwen2", json!({ "num_key_value_heads": null }), "num_key_value_heads is missing"),
         ("llama", json!({ "quantization_config": { "bits": 4 } }), "quantization_config is"),
-        ("llama", json!({ "attention_dropout": 0.1 }), "attention_dropout is 0.1"),
+        (
+            "qwen3_moe",
+            json!({ "decoder_sparse_step": 0 , "num_experts": 4 }),
+            "decoder_sparse_step is 0",
+        ),
+        ("qwen3_moe", json!({ "num_hidden_layers": 1_u64 << 60 }), "num_hidden_layers is"),
+        ("deepseek_v2", json!({ "mlp_bias": true }), "mlp_bias is true"),
         ("mistral", json!({ "sliding_window": 64 }), "sliding_window is 64"),
         ("mistral", json!({ "max_position_embeddings": 8192 }), "sliding_window is 4096"),
         ("qwen2", json!({ "sliding_window": 64, "use_sliding_window": true }), "sliding_window"),

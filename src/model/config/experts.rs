@@ -95,6 +95,18 @@ impl ExpertsConfig {
                 "moe_intermediate_size is {width}; allowed: {allowed}"
             )));
         }
+        let shared = self.n_shared_experts.checked_mul(width);
+        if shared.is_none_or(|shared| shared > super::MAX_SIZE) {
+            let (shared, most) = (self.n_shared_experts, super::MAX_SIZE);
+            return Err(Error::invalid(format!(
+                "n_shared_experts is {shared}; allowed: at most {most} channels of all together"
+            )));
+        }
+        let coefficient = self.router_aux_loss_coef;
+        if !(coefficient >= 0.0 && coefficient.is_finite()) {
+            let message = format!("router_aux_loss_coef is {coefficient}; allowed: at least 0");
+            return Err(Error::invalid(message));
+        }
         if let Some(ExpertGroups { n_group, topk_group, .. }) = self.groups {
             let fits = n_group > 0 && experts.is_multiple_of(n_group);
             if !fits {

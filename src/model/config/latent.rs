@@ -72,6 +72,13 @@ impl LatentConfig {
             let allowed = format!("1 to {}", super::MAX_SIZE);
             return Err(Error::invalid(format!("{key} is {value}; allowed: {allowed}")));
         }
+        if self.v_head_dim > self.qk_head_dim() {
+            return Err(Error::invalid(format!(
+                "v_head_dim is {}; allowed: up to qk_nope_head_dim + qk_rope_head_dim ({})",
+                self.v_head_dim,
+                self.qk_head_dim()
+            )));
+        }
         if !self.qk_rope_head_dim.is_multiple_of(2) {
             let found = self.qk_rope_head_dim;
             return Err(Error::invalid(format!("qk_rope_head_dim is {found}; it must be even")));

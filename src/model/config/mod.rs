@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// Largest size in a configuration; beyond it, no machine could build the model.
 const MAX_SIZE: usize = 1 << 28;
 /// Most layers.
-const MAX_LAYERS: usize = 1 << 12;
+pub(crate) const MAX_LAYERS: usize = 1 << 12;
 
 /// The architecture of a transformer. Absent keys take the reference's defaults (Chameleon 7B).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -182,6 +182,7 @@ impl ModelConfig {
         self.matrix_parameters(Count::All)
             + rows * self.hidden_size
             + self.num_hidden_layers * self.vector_parameters()
+            + self.mlp_biases()
             + self.selection_biases()
     }
 
@@ -191,10 +192,10 @@ impl ModelConfig {
         self.num_parameters() - left_out
     }
 
-    /// Norms and biases of one layer.
+    /// Norms and biases of one layer, without those of the feed-forward.
     fn vector_parameters(&self) -> usize {
         let (q, k) = (self.query_width(), self.key_width());
-        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
+        let hidden = self.hidden_size;
         let of_heads = match &self.latent {
             Some(latent) => latent.norm_parameters(),
             None => [self.num_attention_heads, self.num_key_value_heads]
@@ -203,10 +204,21 @@ impl ModelConfig {
                 .sum(),
         };
         let of_qkv = self.latent.as_ref().map_or(q + 2 * k, LatentConfig::biases);
-        let biases = usize::from(self.qkv_bias) * of_qkv
-            + usize::from(self.o_bias) * hidden
-            + usize::from(self.mlp_bias) * (2 * inner + hidden);
+        let biases = usize::from(self.qkv_bias) * of_qkv + usize::from(self.o_bias) * hidden;
         2 * hidden + of_heads + biases
+    }
+
+    /// Biases of dense feed-forward layers and shared experts.
+    fn mlp_biases(&self) -> usize {
+        let of_width = |inner: usize| 2 * inner + self.hidden_size;
+        let shared = self
+            .experts
+            .as_ref()
+            .map_or(0, |experts| experts.n_shared_experts * experts.moe_intermediate_size);
+        let (sparse, layers) = (self.sparse_layers(), self.num_hidden_layers);
+        let of_shared = if shared > 0 { sparse * of_width(shared) } else { 0 };
+        usize::from(self.mlp_bias)
+            * ((layers - sparse) * of_width(self.intermediate_size) + of_shared)
     }
 
     /// Biases of the choice of experts.
@@ -293,6 +305,10 @@ impl ModelConfig {
             return Err(Error::invalid(message));
         }
         self.validate_heads()?;
+        if self.latent.is_some() && (self.qk_norm != QkNorm::None || self.head_dim.is_some()) {
+            let message = "latent attention has widths and norms of its own: qk_norm must be \"none\", and head_dim absent";
+            return Err(Error::invalid(message));
+        }
         if !(self.initializer_range >= 0.0 && self.initializer_range.is_finite()) {
             let std = self.initializer_range;
             return Err(Error::invalid(format!("initializer_range is {std}; allowed: at least 0")));

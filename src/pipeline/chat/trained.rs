@@ -8,7 +8,7 @@
 use vq_tokenizer::Codes;
 
 use super::exchange::{Exchange, Question};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tokenize::{CodedSegment, EncodeOptions, Processor, PromptTemplates, Template};
 
 /// The ids from begin-of-text to the answer of `question`, whose images have `codes`.
@@ -19,6 +19,10 @@ pub(super) fn prompt(
     (question, codes): (&Question, &[Codes]),
 ) -> Result<Vec<u32>> {
     let special = processor.vocabulary().special();
+    if special.sep.is_none() {
+        let message = "the model has no separator of turns, and no chat template";
+        return Err(Error::invalid(message));
+    }
     let options = EncodeOptions { bos: false, ..EncodeOptions::default() };
     let mut ids = Vec::from_iter(special.bos);
     let mut system = system;

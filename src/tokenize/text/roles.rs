@@ -27,7 +27,10 @@ impl TextTokenizer {
         // A post-processor may put something after a text as well.
         let around = self.encode_with_specials("a")?;
         let bos = around.first().copied().filter(|first| self.is_hidden(*first));
-        Ok(Self { roles: Some(TextRoles { bos, eos, pad }), ..self })
+        let mut hidden = self.hidden;
+        // Text never becomes what ends it, whatever the file says.
+        [eos, pad].into_iter().for_each(|id| hidden[id as usize] = true);
+        Ok(Self { roles: Some(TextRoles { bos, eos, pad }), hidden, ..self })
     }
 
     /// The meaning of every id of this tokenizer.
