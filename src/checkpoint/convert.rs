@@ -13,6 +13,7 @@ use tensor_files::{StoredDtype, TensorInfo};
 use super::adapter::{Merge, WeightedAdapter};
 use super::config::{config_from_json, torch_name};
 use super::directory::{require_directory, write_directory};
+use super::family::Family;
 use super::hugging_face::{has_sized_images, preset_of};
 use super::manifest::{DOCUMENTS, Manifest};
 use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
@@ -106,6 +107,10 @@ impl Conversion {
         if is_text && self.order == RotaryOrder::SideBySide {
             let message = "the side-by-side order is one of Chameleon's conversions alone";
             return Err(Error::file(source, message));
+        }
+        if for_transformers && Family::having(&config) == Family::Calumma {
+            let message = "no class of transformers has this combination of sizes; export it without --layout hf";
+            return Err(Error::file(&path, message));
         }
         let (merge, config) = Merge::open(&self.adapters, config)?;
         if config.num_labels > 0 {

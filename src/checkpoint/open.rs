@@ -169,6 +169,10 @@ fn processor(dir: &Path, config: &Value, vq: Option<&VqTokenizer>) -> Result<Pro
             (side, side)
         }
     };
+    if grid.0 == 0 || grid.1 == 0 {
+        let message = format!("its images have {} rows and {} columns of codes", grid.0, grid.1);
+        return Err(Error::file(dir, message));
+    }
     let mut processor = Processor::new(text, grid)?;
     if has_sized_images(dir, config)? {
         processor = processor.sized()?;
