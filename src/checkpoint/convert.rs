@@ -103,7 +103,8 @@ impl Conversion {
         if let (true, Some(vq)) = (for_transformers, &vq) {
             transformers::check_opens(source, &vq.config)?;
         }
-        let is_text = !TextTokenizer::load(&source.join("tokenizer.json"))?.has_images();
+        let tokenizer = source.join("tokenizer.json");
+        let is_text = tokenizer.is_file() && !TextTokenizer::load(&tokenizer)?.has_images();
         if is_text && self.order == RotaryOrder::SideBySide {
             let message = "the side-by-side order is one of Chameleon's conversions alone";
             return Err(Error::file(source, message));

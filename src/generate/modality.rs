@@ -93,7 +93,7 @@ impl ModalityRules {
     ) -> Result<Self> {
         let special = vocabulary.special();
         if mode == GenerationMode::ImageOnly && !vocabulary.has_images() {
-            return Err(Error::invalid("the model is one of text, without codes of images"));
+            return Err(Error::NoImageTokenizer);
         }
         let ids = 0..vocabulary.len() as u32;
         let table = |class: fn(&TokenClass) -> bool| -> Vec<bool> {

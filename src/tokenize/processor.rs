@@ -134,8 +134,7 @@ impl Processor {
             }
         }
         if options.open_image {
-            let without = || Error::invalid("the model is one of text, without codes of images");
-            ids.push(special.begin_image.ok_or_else(without)?);
+            ids.push(special.begin_image.ok_or(Error::NoImageTokenizer)?);
         }
         if options.eos {
             ids.push(special.eos);

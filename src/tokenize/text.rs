@@ -44,7 +44,9 @@ pub struct TextTokenizer {
     bytes: Option<Vec<Option<u8>>>,
     /// The file that it was read from, for messages.
     file: Option<PathBuf>,
-    /// Ids of a tokenizer without codes of images.
+    /// Whether it has names of codes of images.
+    has_images: bool,
+    /// Ids of a tokenizer without them.
     roles: Option<TextRoles>,
 }
 
@@ -96,7 +98,8 @@ impl TextTokenizer {
         }
         let mut hidden = vec![false; size];
         // Names tell control tokens only where those of codes are: others have bytes as `<0x0A>`.
-        if names.keys().any(|name| TokenClass::of_name(name) == TokenClass::Image) {
+        let has_images = names.keys().any(|name| TokenClass::of_name(name) == TokenClass::Image);
+        if has_images {
             for (name, id) in &names {
                 hidden[*id as usize] = TokenClass::of_name(name) != TokenClass::Text;
             }
@@ -119,6 +122,7 @@ impl TextTokenizer {
             hidden,
             bytes: byte_level.then(byte_values),
             file: None,
+            has_images,
             roles: None,
         })
     }

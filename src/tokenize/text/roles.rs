@@ -2,14 +2,12 @@
 
 use super::TextTokenizer;
 use crate::error::{Error, Result};
-use crate::tokenize::token::TokenClass;
 use crate::tokenize::vocabulary::{TextRoles, Vocabulary};
 
 impl TextTokenizer {
     /// Whether it has names of codes of images.
     pub fn has_images(&self) -> bool {
-        let mut names = self.inner.get_vocab(true).into_keys();
-        names.any(|name| TokenClass::of_name(&name) == TokenClass::Image)
+        self.has_images
     }
 
     /// This tokenizer as that of a text model, whose documents end with the token called `eos`. Begin-of-text is what
