@@ -74,7 +74,9 @@ fn template_of(json: &Value, path: &Path) -> Result<Option<String>> {
 
 /// The names of special tokens by their role; each is a text or an object with `content`.
 pub(super) fn special_tokens(json: &Value) -> Vec<(String, String)> {
-    let entries = json.as_object().into_iter().flatten();
+    // Roles that transformers does not know by itself may be in an object of their own.
+    let extra = json.get("extra_special_tokens");
+    let entries = [Some(json), extra].into_iter().flatten().filter_map(Value::as_object).flatten();
     let token = |(role, value): (&String, &Value)| {
         let name = value.as_str().or_else(|| value.get("content")?.as_str())?;
         role.ends_with("_token").then(|| (role.clone(), name.to_owned()))

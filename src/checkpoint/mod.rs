@@ -40,5 +40,5 @@ pub use open::Checkpoint;
 pub use parts::Parts;
 pub use source::RotaryOrder;
 pub use tensors::VQ_PREFIX;
-pub use text_model::{text_processor, text_tokenizer};
+pub use text_model::{processor, text_tokenizer};
 pub use weight_files::{SHARD_SIZE, weight_files, write_weights};

@@ -8,7 +8,6 @@ use tensor_files::TensorSource;
 use vq_tokenizer::VqTokenizer;
 
 use super::adapter::{Merge, Merged, WeightedAdapter};
-use super::chat_template::chat_template;
 use super::config::config_from_json;
 use super::directory::require_directory;
 use super::hugging_face::{has_sized_images, image_tokenizer, nested_config, preset_of};
@@ -20,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::files::read_json;
 use crate::generate::{GenerationConfig, Preset};
 use crate::model::{CausalLm, ModelConfig};
-use crate::tokenize::{Processor, PromptTemplates};
+use crate::tokenize::{Processor, PromptTemplates, TEXT_GRID};
 
 /// An opened checkpoint.
 #[derive(Debug)]
@@ -160,7 +159,7 @@ impl<W: Fn(&str) -> bool> TensorSource for Wanted<'_, W> {
 fn processor(dir: &Path, config: &Value, vq: Option<&VqTokenizer>) -> Result<Processor> {
     let text = text_tokenizer(dir, config)?;
     if !text.has_images() {
-        return processor_of(text, dir);
+        return processor_of(text, TEXT_GRID, dir);
     }
     let grid = match vq {
         Some(vq) => vq.grid(),
@@ -173,11 +172,8 @@ fn processor(dir: &Path, config: &Value, vq: Option<&VqTokenizer>) -> Result<Pro
         let message = format!("its images have {} rows and {} columns of codes", grid.0, grid.1);
         return Err(Error::file(dir, message));
     }
-    let mut processor = Processor::new(text, grid)?;
-    if has_sized_images(dir, config)? {
-        processor = processor.sized()?;
-    }
-    Ok(processor.with_chat_template(chat_template(dir)?))
+    let processor = processor_of(text, grid, dir)?;
+    if has_sized_images(dir, config)? { processor.sized() } else { Ok(processor) }
 }
 
 /// Settings and prompts of the checkpoint in `dir` with the `config.json` `config`, by default those of `preset`.

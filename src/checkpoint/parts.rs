@@ -89,23 +89,33 @@ impl Parts<'_> {
 
 fn tokenizer_config(vocabulary: &Vocabulary) -> Value {
     use crate::tokenize::{BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, SEP_TOKEN, UNK_TOKEN};
-    if !vocabulary.has_images() {
-        let special = vocabulary.special();
+    let special = vocabulary.special();
+    if special.sep.is_some() {
         return json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": vocabulary.name(special.eos),
-            "pad_token": vocabulary.name(special.pad),
+            "bos_token": BOS_TOKEN,
+            "eos_token": EOS_TOKEN,
+            "pad_token": PAD_TOKEN,
+            "unk_token": UNK_TOKEN,
+            "sep_token": SEP_TOKEN,
+            "padding_side": "left",
             "clean_up_tokenization_spaces": false,
         });
     }
-    json!({
+    let mut json = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": BOS_TOKEN,
-        "eos_token": EOS_TOKEN,
-        "pad_token": PAD_TOKEN,
-        "unk_token": UNK_TOKEN,
-        "sep_token": SEP_TOKEN,
-        "padding_side": "left",
+        "eos_token": vocabulary.name(special.eos),
+        "pad_token": vocabulary.name(special.pad),
         "clean_up_tokenization_spaces": false,
-    })
+    });
+    for (role, id) in [
+        ("boi_token", special.begin_image),
+        ("eoi_token", special.end_image),
+        ("image_token", special.image_placeholder),
+    ] {
+        if let Some(name) = id.and_then(|id| vocabulary.name(id)) {
+            json[role] = json!(name);
+        }
+    }
+    json
 }

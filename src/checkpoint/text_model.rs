@@ -1,4 +1,5 @@
-//! The tokenizer and the settings of a text model, whose vocabulary has no codes of images.
+//! The tokenizer and the settings of a text model, also of one that is extended by images: its files name the tokens
+//! that have a role.
 
 use std::path::Path;
 
@@ -7,20 +8,25 @@ use serde_json::Value;
 use super::chat_template::{TOKENIZER, chat_template, special_tokens};
 use crate::error::{Error, Result};
 use crate::files::read_json;
-use crate::tokenize::{Processor, TextTokenizer};
+use crate::tokenize::{Processor, RoleNames, TextTokenizer};
 
 /// The key of what ends an answer, an id or several.
 const EOS_ID: &str = "eos_token_id";
 
-/// The text tokenizer in `dir`, whose `config.json` is `config`. That of a text model gets its roles: what ends a
-/// document and what fills rows are named in `tokenizer_config.json`, else by the ids in `config`.
+/// What names the tokens of images in Emu3's releases: role, name.
+const OF_IMAGES: [(&str, &str); 3] =
+    [("boi_token", "<|image start|>"), ("eoi_token", "<|image end|>"), ("image_token", "<image>")];
+
+/// The text tokenizer in `dir`, whose `config.json` is `config`. One whose names do not tell roles gets them: what
+/// ends a document and what fills rows are named in `tokenizer_config.json`, else by the ids in `config`; what begins,
+/// ends and stands for an image there, else by Emu3's names.
 ///
 /// # Errors
 /// Those of the files; if nothing says what ends a document.
 pub fn text_tokenizer(dir: &Path, config: &Value) -> Result<TextTokenizer> {
     let path = dir.join("tokenizer.json");
     let text = TextTokenizer::load(&path)?;
-    if text.has_images() {
+    if text.names_tell_roles() {
         return Ok(text);
     }
     let tokens = named_tokens(dir)?;
@@ -28,31 +34,49 @@ pub fn text_tokenizer(dir: &Path, config: &Value) -> Result<TextTokenizer> {
         |role: &str| tokens.iter().find(|(name, _)| name == role).map(|(_, token)| token.clone());
     let by_id = |key: &str| eos_ids(config, key).first().and_then(|id| text.token(*id));
     let eos = named("eos_token").or_else(|| by_id(EOS_ID)).ok_or_else(|| {
-        let message = "has no codes of images and no eos_token, which a text model needs";
+        let message = "has no eos_token, which a model of this vocabulary needs";
         Error::file(&dir.join(TOKENIZER), message)
     })?;
-    let pad = named("pad_token").or_else(|| by_id("pad_token_id"));
-    text.of_text_model(&eos, pad.as_deref()).map_err(Error::in_file(&path))
+    let mut names = RoleNames {
+        eos,
+        pad: named("pad_token").or_else(|| by_id("pad_token_id")),
+        ..RoleNames::default()
+    };
+    if text.has_images() {
+        let of_images = OF_IMAGES.map(|(role, usual)| {
+            named(role).or_else(|| text.id(usual).is_some().then(|| usual.to_owned()))
+        });
+        [names.begin_image, names.end_image, names.image_placeholder] = of_images;
+    }
+    text.with_roles(&names).map_err(Error::in_file(&path))
 }
 
-/// Text to ids and back by the files of a text model in `dir`.
+/// Text to ids and back by the files in `dir`, with images of `grid` codes (rows, columns) if the tokenizer has codes.
 ///
 /// # Errors
-/// Those of the files; if the tokenizer has codes of images.
-pub fn text_processor(dir: &Path) -> Result<Processor> {
-    let config: Value = read_json(&dir.join("config.json"))?;
-    processor_of(text_tokenizer(dir, &config)?, dir)
+/// Those of the files; if the grid is empty.
+pub fn processor(dir: &Path, grid: (usize, usize)) -> Result<Processor> {
+    let path = dir.join("config.json");
+    let config: Value = if path.exists() { read_json(&path)? } else { Value::Null };
+    processor_of(text_tokenizer(dir, &config)?, grid, dir)
 }
 
 /// The processor with the tokenizer `text` and the chat template in `dir`, which has the names of special tokens that
-/// the files give.
+/// the files give; the usual ones too if names tell roles.
 ///
 /// # Errors
-/// As [`chat_template`].
-pub(super) fn processor_of(text: TextTokenizer, dir: &Path) -> Result<Processor> {
-    let tokens = named_tokens(dir)?;
-    let template = chat_template(dir)?.map(|template| template.with_only_tokens(tokens));
-    Ok(Processor::of_text(text)?.with_chat_template(template))
+/// As [`chat_template`]; if `grid`, that of images, is empty.
+pub(super) fn processor_of(
+    text: TextTokenizer,
+    grid: (usize, usize),
+    dir: &Path,
+) -> Result<Processor> {
+    let mut template = chat_template(dir)?;
+    if !text.names_tell_roles() {
+        let tokens = named_tokens(dir)?;
+        template = template.map(|template| template.with_only_tokens(tokens));
+    }
+    Ok(Processor::new(text, grid)?.with_chat_template(template))
 }
 
 /// The special tokens that `tokenizer_config.json` names, by role.

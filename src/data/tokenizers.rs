@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use vq_tokenizer::VqTokenizer;
 use vq_tokenizer::preprocess::Rule;
 
-use crate::checkpoint::{Manifest, VQ_DIR, chat_template, text_processor};
+use crate::checkpoint::{Manifest, VQ_DIR, chat_template, processor};
 use crate::error::{Error, Result};
-use crate::tokenize::{ImageBlocks, Processor, TextTokenizer};
+use crate::tokenize::{ImageBlocks, Processor, TEXT_GRID, TextTokenizer};
 
 /// The tokenizers that turn documents into ids.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,22 +41,25 @@ impl TokenizerConfig {
     pub fn open(&self, device: &Device) -> Result<(Processor, Option<VqTokenizer>, String)> {
         let image_dir = self.image_dir();
         let text = TextTokenizer::load(&self.text_path())?;
-        if !text.has_images() {
-            return match &self.text {
-                None => Ok((text_processor(&self.checkpoint)?, None, "text".to_owned())),
-                Some(path) => {
-                    let message =
-                        "has no codes of images; name the directory of a text model as checkpoint";
-                    Err(Error::file(path, message))
-                }
-            };
+        match &self.text {
+            Some(path) if !text.names_tell_roles() => {
+                let message = "does not name the roles of its tokens; name the directory of its model as checkpoint";
+                return Err(Error::file(path, message));
+            }
+            None if !text.has_images() => {
+                let processor = processor(&self.checkpoint, TEXT_GRID)?;
+                return Ok((processor, None, "text".to_owned()));
+            }
+            _ => {}
         }
         let vq = VqTokenizer::load(&image_dir, device)?;
-        let template = match self.text_path().parent() {
-            Some(dir) => chat_template(dir)?,
-            None => None,
+        let processor = match &self.text {
+            None => processor(&self.checkpoint, vq.grid())?,
+            Some(path) => {
+                let template = path.parent().map_or(Ok(None), chat_template)?;
+                Processor::new(text, vq.grid())?.with_chat_template(template)
+            }
         };
-        let processor = Processor::new(text, vq.grid())?.with_chat_template(template);
         let (names, codes) = (processor.vocabulary().num_codes(), vq.config().num_embeddings);
         if names != codes {
             let message =

@@ -107,8 +107,8 @@ impl ModalityRules {
             let at = id as usize;
             let usable =
                 text.get(at).zip(other.get(at)).is_some_and(|(text, other)| *text || *other);
-            // Text models end with any token, also with what fills their rows.
-            let ends = !vocabulary.has_images() || Some(id) != special.bos && id != special.pad;
+            // Text models and their extensions end with any token, also with what fills their rows.
+            let ends = special.sep.is_none() || Some(id) != special.bos && id != special.pad;
             if !usable || !ends {
                 return Err(Error::invalid(format!(
                     "stop id {id} is no text, end-of-text or separator id of the vocabulary"

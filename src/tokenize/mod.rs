@@ -23,14 +23,14 @@ pub use chat::{Role, Turn};
 pub(crate) use chat_template::ContentForm;
 pub use chat_template::{Answers, ChatDocuments, ChatTemplate, Encoded, GUARD, MarkedIds};
 pub use image_block::{CODES_PER_UNIT, ImageBlocks};
-pub use processor::{EncodeOptions, Processor};
+pub use processor::{EncodeOptions, Processor, TEXT_GRID};
 pub use segment::{CodedSegment, Segment, TokenSequence};
 pub use stream::{StreamDecoder, Utf8Stream};
 pub use template::{PromptTemplates, Template};
-pub use text::TextTokenizer;
+pub use text::{RoleNames, TextTokenizer};
 pub use token::{
     BEGIN_IMAGE_TOKEN, BOS_TOKEN, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN, PAD_TOKEN, SEP_TOKEN,
-    TokenClass, UNK_TOKEN, code_token,
+    TokenClass, UNK_TOKEN, code_token, visual_token,
 };
 pub use token_bytes::TokenBytes;
 pub use train_bpe::{BpeConfig, train_bpe};

@@ -13,6 +13,9 @@ use super::token::TokenClass;
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 
+/// The grid of images where there are none.
+pub const TEXT_GRID: (usize, usize) = (1, 1);
+
 /// Control tokens that [`Processor::encode_with`] adds around the segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EncodeOptions {
@@ -53,14 +56,6 @@ impl Processor {
             return Err(Error::invalid(message));
         }
         Ok(Self { text, vocabulary, blocks: grid.into(), chat_template: None })
-    }
-
-    /// A processor for text alone.
-    ///
-    /// # Errors
-    /// Those of the tokenizer's vocabulary.
-    pub fn of_text(text: TextTokenizer) -> Result<Self> {
-        Self::new(text, (1, 1))
     }
 
     /// This processor for images of any size, in Lumina-mGPT's layout.

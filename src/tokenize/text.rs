@@ -15,11 +15,13 @@ use tokenizers::{
 };
 
 use super::byte_level::byte_values;
-use super::token::TokenClass;
-use super::vocabulary::TextRoles;
+use super::token::{TokenClass, code_of, token_code};
+use super::vocabulary::SpecialIds;
 use crate::error::{Error, Result};
 use crate::files::refuse_lfs_pointer;
 use crate::guard::guarded;
+
+pub use roles::RoleNames;
 
 /// A text tokenizer as a `tokenizer.json` describes it.
 ///
@@ -46,8 +48,10 @@ pub struct TextTokenizer {
     file: Option<PathBuf>,
     /// Whether it has names of codes of images.
     has_images: bool,
-    /// Ids of a tokenizer without them.
-    roles: Option<TextRoles>,
+    /// Whether they are Chameleon's, so that names tell all roles.
+    names_tell_roles: bool,
+    /// Ids of a tokenizer whose names do not.
+    roles: Option<SpecialIds>,
 }
 
 /// How serde begins an error about a value of several forms, before the name of a type.
@@ -97,12 +101,14 @@ impl TextTokenizer {
             return Err(Error::invalid(message));
         }
         let mut hidden = vec![false; size];
-        // Names tell control tokens only where those of codes are: others have bytes as `<0x0A>`.
-        let has_images = names.keys().any(|name| TokenClass::of_name(name) == TokenClass::Image);
-        if has_images {
-            for (name, id) in &names {
-                hidden[*id as usize] = TokenClass::of_name(name) != TokenClass::Text;
-            }
+        // Names tell control tokens only where Chameleon's of codes are: others have bytes as `<0x0A>`.
+        let names_tell_roles = names.keys().any(|name| token_code(name).is_some());
+        let mut has_images = names_tell_roles;
+        for (name, id) in &names {
+            let is_code = code_of(name).is_some();
+            has_images |= is_code;
+            let is_control = names_tell_roles && TokenClass::of_name(name) != TokenClass::Text;
+            hidden[*id as usize] = is_code || is_control;
         }
         let added = inner.get_added_tokens_decoder();
         for (id, token) in &added {
@@ -123,6 +129,7 @@ impl TextTokenizer {
             bytes: byte_level.then(byte_values),
             file: None,
             has_images,
+            names_tell_roles,
             roles: None,
         })
     }

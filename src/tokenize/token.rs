@@ -1,7 +1,8 @@
 //! Names of tokens, and the roles that follow from them.
 //!
 //! As in the original release: code 53 is `IMGIMGFDZ` (decimal digits written as A to J), an image opens
-//! with `<racm3:break>` and closes with `<eoss>`, and `<reserved08706>` separates turns.
+//! with `<racm3:break>` and closes with `<eoss>`, and `<reserved08706>` separates turns. In vocabularies that extend
+//! one of text, as Emu3's (arXiv 2409.18869), code 53 is `<|visual token 000053|>` and control tokens have any names.
 
 /// The name of begin-of-text, the first token of a row.
 pub const BOS_TOKEN: &str = "<s>";
@@ -23,6 +24,10 @@ pub const IMAGE_TOKEN: &str = "<image>";
 pub(super) const IMAGE_TOKEN_META: &str = "<reserved08707>";
 /// The prefix of the names of all codes.
 pub(super) const CODE_PREFIX: &str = "IMGIMG";
+/// The prefix of the names of codes in a vocabulary that extends one of text.
+const VISUAL_PREFIX: &str = "<|visual token ";
+/// What such a name ends with.
+const VISUAL_SUFFIX: &str = "|>";
 
 /// The role of a vocabulary entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,7 +45,7 @@ pub enum TokenClass {
 }
 
 impl TokenClass {
-    /// The class of the token called `name`.
+    /// The class of the token called `name`, where names alone tell it.
     ///
     /// Control tokens are the names in angle brackets. The original release counts every name
     /// that starts with `<` and is longer (so also `</`) as control; here it must also end with `>`.
@@ -70,7 +75,19 @@ pub fn code_token(code: u32) -> String {
     CODE_PREFIX.chars().chain(letters).chain(['Z']).collect()
 }
 
-/// The code whose token is called `name`; `None` for any other name, leading zeros included.
+/// The name of the token for `code` in a vocabulary that extends one of text: its decimal digits, at least six.
+pub fn visual_token(code: u32) -> String {
+    format!("{VISUAL_PREFIX}{code:06}{VISUAL_SUFFIX}")
+}
+
+/// The code whose token is called `name` in either way; `None` for any other name.
+pub(super) fn code_of(name: &str) -> Option<u32> {
+    let digits = name.strip_prefix(VISUAL_PREFIX).and_then(|name| name.strip_suffix(VISUAL_SUFFIX));
+    let Some(digits) = digits else { return token_code(name) };
+    digits.parse().ok().filter(|code| visual_token(*code) == name)
+}
+
+/// The code whose token is called `name` by [`code_token`]; `None` for any other name, leading zeros included.
 pub(super) fn token_code(name: &str) -> Option<u32> {
     let letters = name.strip_prefix(CODE_PREFIX)?.strip_suffix('Z')?;
     let mut code = 0u32;
@@ -95,6 +112,19 @@ mod tests {
         }
         for name in ["IMGIMGZ", "IMGIMGABZ", "IMGIMGKZ", "IMGIMGA", "IMGAZ", "IMGIMGJJJJJJJJJJJZ"] {
             assert_eq!(token_code(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn codes_have_either_name() {
+        assert_eq!(visual_token(53), "<|visual token 000053|>");
+        for code in [0, 99, 32_767, 999_999, 1_000_000, u32::MAX] {
+            assert_eq!(code_of(&visual_token(code)), Some(code));
+            assert_eq!(code_of(&code_token(code)), Some(code));
+        }
+        for digits in ["", "53", "0000053", "+00053", "00005a", "99999999999"] {
+            let name = format!("<|visual token {digits}|>");
+            assert_eq!(code_of(&name), None, "{name}");
         }
     }
 

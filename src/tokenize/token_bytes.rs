@@ -1,7 +1,6 @@
 //! The bytes that each id of a vocabulary stands for.
 
 use super::text::TextTokenizer;
-use super::token::BEGIN_IMAGE_TOKEN;
 use crate::error::Result;
 
 /// The bytes of every text id; control tokens and codes of images have none.
@@ -36,8 +35,7 @@ impl TokenBytes {
     /// If the tokenizer's decoder refuses an id.
     pub fn new(text: &TextTokenizer) -> Result<Self> {
         let ids = 0..text.vocab_size() as u32;
-        let begin_image =
-            ids.clone().find(|id| text.token(*id).as_deref() == Some(BEGIN_IMAGE_TOKEN));
+        let begin_image = text.begin_image();
         let (mut inside, mut first) = (Table::default(), Table::default());
         for id in ids {
             if text.is_hidden(id) {

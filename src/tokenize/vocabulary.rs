@@ -8,15 +8,17 @@ use std::fmt::Display;
 
 use super::token::{
     BEGIN_IMAGE_TOKEN, BOS_TOKEN, CODE_PREFIX, END_IMAGE_TOKEN, EOS_TOKEN, IMAGE_TOKEN,
-    IMAGE_TOKEN_META, PAD_TOKEN, SEP_TOKEN, TokenClass, UNK_TOKEN, code_token, token_code,
+    IMAGE_TOKEN_META, PAD_TOKEN, SEP_TOKEN, TokenClass, UNK_TOKEN, code_of, code_token,
+    visual_token,
 };
 use crate::error::{Error, Result};
 
 /// Error messages list at most this many missing names or ids.
 const LISTED: usize = 8;
 
-/// Ids of the control tokens. A text model has no ids of images, no separator, and begin-of-text only if its
-/// tokenizer adds one.
+/// Ids of the control tokens, with the names that they have in Chameleon's vocabulary. A text model has no ids of
+/// images, no separator, and begin-of-text only if its tokenizer adds one; one that is extended by images has no
+/// separator either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpecialIds {
     /// `<s>`, the first id of every row.
@@ -43,17 +45,6 @@ impl SpecialIds {
     }
 }
 
-/// Ids of a text model's tokenizer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TextRoles {
-    /// What its post-processor puts before a text, if anything.
-    pub bos: Option<u32>,
-    /// What ends a document.
-    pub eos: u32,
-    /// What fills rows; the end of a document if there is nothing else.
-    pub pad: u32,
-}
-
 /// The meaning of every id: names, classes, and the tables between codes and ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vocabulary {
@@ -66,7 +57,7 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Builds the tables from names and ids, in any order: a tokenizer's vocabulary with its
+    /// Chameleon's vocabulary, from names and ids in any order: a tokenizer's vocabulary with its
     /// added tokens, or the `vocabulary_map` of a Hugging Face configuration.
     ///
     /// # Errors
@@ -80,60 +71,52 @@ impl Vocabulary {
         entries.sort();
         check_dense(&entries)?;
         let names: Vec<String> = entries.into_iter().map(|(_, name)| name).collect();
-        let classes: Vec<TokenClass> = names.iter().map(|name| TokenClass::of_name(name)).collect();
         let image_ids = image_ids(&names)?;
-        let mut image_codes = vec![None; names.len()];
-        for (code, id) in (0u32..).zip(&image_ids) {
-            image_codes[*id as usize] = Some(code);
+        if image_ids.is_empty() {
+            return Err(Error::invalid(format!(
+                "vocabulary has no image tokens; their names start with {CODE_PREFIX}"
+            )));
         }
-        let control: BTreeMap<String, u32> = (0u32..)
-            .zip(names.iter().zip(&classes))
-            .filter(|(_, (_, class))| !matches!(class, TokenClass::Text | TokenClass::Image))
-            .map(|(id, (name, _))| (name.clone(), id))
-            .collect();
+        let classes: Vec<TokenClass> = names.iter().map(|name| TokenClass::of_name(name)).collect();
+        let control = control(&names, &classes);
         let special = special_ids(&control)?;
+        let image_codes = by_id(&image_ids, names.len());
         Ok(Self { names, classes, image_ids, image_codes, control, special })
     }
 
-    /// The vocabulary of a text model: names by id, and whether each is a control token. Ids without a name get one.
+    /// The vocabulary of a text model, also of one that is extended by images: names by id, whether each is a control
+    /// token, and the ids that have a role. Codes are the names of [`visual_token`]; ids without a name get one.
+    ///
+    /// # Errors
+    /// If a code below the largest is missing, or there are codes and nothing begins or ends an image.
     ///
     /// # Panics
-    /// If there are not as many flags as names.
-    pub(super) fn of_text(
+    /// If there are not as many flags as names, or an id is beyond the names.
+    pub fn with_roles(
         names: Vec<Option<String>>,
         is_control: &[bool],
-        roles: TextRoles,
-    ) -> Self {
+        special: SpecialIds,
+    ) -> Result<Self> {
         assert_eq!(names.len(), is_control.len(), "a flag for every name");
-        let hole = |id: usize| format!("<hole {id}>");
-        let classes: Vec<TokenClass> = names
-            .iter()
-            .zip(is_control)
-            .map(|(name, is_control)| match name.is_none() || *is_control {
-                true => TokenClass::Special,
-                false => TokenClass::Text,
-            })
-            .collect();
-        let names: Vec<String> = names
-            .into_iter()
-            .enumerate()
-            .map(|(id, name)| name.unwrap_or_else(|| hole(id)))
-            .collect();
-        let is_special = |id: &usize| classes[*id] == TokenClass::Special;
-        let control = (0..names.len()).filter(is_special);
-        let control = control.map(|id| (names[id].clone(), id as u32)).collect();
-        let image_codes = vec![None; names.len()];
-        let TextRoles { bos, eos, pad } = roles;
-        let special = SpecialIds {
-            bos,
-            pad,
-            eos,
-            begin_image: None,
-            end_image: None,
-            sep: None,
-            image_placeholder: None,
-        };
-        Self { names, classes, image_ids: Vec::new(), image_codes, control, special }
+        let is_control = names.iter().zip(is_control).map(|(name, flag)| name.is_none() || *flag);
+        let class = |is_control| if is_control { TokenClass::Special } else { TokenClass::Text };
+        let mut classes: Vec<TokenClass> = is_control.map(class).collect();
+        let names = names.into_iter().enumerate();
+        let names: Vec<String> =
+            names.map(|(id, name)| name.unwrap_or_else(|| format!("<hole {id}>"))).collect();
+        let image_ids = image_ids(&names)?;
+        if !image_ids.is_empty() {
+            let (Some(begin), Some(end)) = (special.begin_image, special.end_image) else {
+                let message = "vocabulary has image tokens, but none that begins or ends an image";
+                return Err(Error::invalid(message));
+            };
+            image_ids.iter().for_each(|id| classes[*id as usize] = TokenClass::Image);
+            classes[begin as usize] = TokenClass::BeginImage;
+            classes[end as usize] = TokenClass::EndImage;
+        }
+        let control = control(&names, &classes);
+        let image_codes = by_id(&image_ids, names.len());
+        Ok(Self { names, classes, image_ids, image_codes, control, special })
     }
 
     /// Whether it has codes of images.
@@ -228,24 +211,44 @@ fn check_dense(entries: &[(u32, String)]) -> Result<()> {
     Ok(())
 }
 
-/// The ids of the codes, by code.
+/// The ids of the codes, by code; none for a text model.
 fn image_ids(names: &[String]) -> Result<Vec<u32>> {
-    let found: BTreeMap<u32, u32> =
-        (0u32..).zip(names).filter_map(|(id, name)| Some((token_code(name)?, id))).collect();
-    let Some((&largest, _)) = found.last_key_value() else {
-        return Err(Error::invalid(format!(
-            "vocabulary has no image tokens; their names start with {CODE_PREFIX}"
-        )));
-    };
+    let mut found = BTreeMap::new();
+    for (id, name) in (0u32..).zip(names) {
+        let Some(code) = code_of(name) else { continue };
+        if let Some(other) = found.insert(code, id) {
+            let message = format!("code {code} has two image tokens, {other} and {id}");
+            return Err(Error::invalid(message));
+        }
+    }
+    let Some((&largest, &last)) = found.last_key_value() else { return Ok(Vec::new()) };
     let gaps = largest as usize + 1 - found.len();
     if gaps > 0 {
+        let is_visual = names[last as usize] == visual_token(largest);
         let missing = (0..largest).filter(|code| !found.contains_key(code)).take(LISTED);
         return Err(Error::invalid(format!(
             "vocabulary has image tokens up to code {largest} but lacks {gaps} of them: {}",
-            list(missing.map(code_token), gaps)
+            list(missing.map(if is_visual { visual_token } else { code_token }), gaps)
         )));
     }
     Ok(found.into_values().collect())
+}
+
+/// The codes of `len` ids, of which those of the codes are `image_ids`.
+fn by_id(image_ids: &[u32], len: usize) -> Vec<Option<u32>> {
+    let mut codes = vec![None; len];
+    for (code, id) in (0u32..).zip(image_ids) {
+        codes[*id as usize] = Some(code);
+    }
+    codes
+}
+
+/// The ids of the control tokens.
+fn control(names: &[String], classes: &[TokenClass]) -> BTreeMap<String, u32> {
+    let all = (0u32..).zip(names.iter().zip(classes));
+    all.filter(|(_, (_, class))| !matches!(class, TokenClass::Text | TokenClass::Image))
+        .map(|(id, (name, _))| (name.clone(), id))
+        .collect()
 }
 
 fn special_ids(control: &BTreeMap<String, u32>) -> Result<SpecialIds> {
@@ -306,7 +309,7 @@ mod tests {
         let vocabulary = Vocabulary::from_names(permuted.clone()).unwrap();
         for (name, id) in permuted {
             assert_eq!(vocabulary.name(id), Some(name.as_str()));
-            assert_eq!(vocabulary.image_code(id), token_code(&name));
+            assert_eq!(vocabulary.image_code(id), code_of(&name));
             assert_eq!(vocabulary.class(id), TokenClass::of_name(&name));
         }
         for code in 0..12 {
@@ -337,7 +340,52 @@ mod tests {
         entries.push(("again".into(), 7));
         let twice = Vocabulary::from_names(entries).unwrap_err().to_string();
         assert!(twice.starts_with("vocabulary ids taken twice: 7 ("), "{twice}");
+        let mut entries = names(12);
+        entries.push((visual_token(7), entries.len() as u32));
+        let named_twice = Vocabulary::from_names(entries).unwrap_err().to_string();
+        assert_eq!(named_twice, "code 7 has two image tokens, 11 and 22");
         assert!(Vocabulary::from_names([("a", 0), ("b", u32::MAX)]).is_err());
         assert!(Vocabulary::from_names([("a", 0)]).unwrap_err().to_string().contains("no image"));
+    }
+
+    #[test]
+    fn roles_make_a_text_vocabulary_one_of_images() {
+        let names: Vec<Option<String>> = ["a", "<end>", "<boi>", "<eoi>"]
+            .into_iter()
+            .map(|name| Some(name.to_owned()))
+            .chain([None])
+            .chain((0..3).map(|code| Some(visual_token(code))))
+            .collect();
+        let is_control = [false, true, true, true, false, true, true, true];
+        let text = SpecialIds {
+            bos: None,
+            pad: 1,
+            eos: 1,
+            begin_image: None,
+            end_image: None,
+            sep: None,
+            image_placeholder: None,
+        };
+        let special = SpecialIds { begin_image: Some(2), end_image: Some(3), ..text };
+        let vocabulary = Vocabulary::with_roles(names.clone(), &is_control, special).unwrap();
+        assert_eq!(vocabulary.image_ids(), [5, 6, 7]);
+        assert_eq!(vocabulary.image_code(6), Some(1));
+        assert_eq!(vocabulary.name(4), Some("<hole 4>"));
+        let classes: Vec<TokenClass> = (0..6).map(|id| vocabulary.class(id)).collect();
+        let [begin, end] = [TokenClass::BeginImage, TokenClass::EndImage];
+        let hole = TokenClass::Special;
+        assert_eq!(
+            classes,
+            [TokenClass::Text, TokenClass::Special, begin, end, hole, TokenClass::Image]
+        );
+        let error = |names, special| {
+            Vocabulary::with_roles(names, &is_control, special).unwrap_err().to_string()
+        };
+        assert!(error(names.clone(), text).contains("none that begins or ends an image"));
+        let mut without = names.clone();
+        without[5] = Some("other".to_owned());
+        assert!(error(without, special).contains("lacks 1 of them: <|visual token 000000|>"));
+        let of_text = Vocabulary::with_roles(names[..4].to_vec(), &is_control[..4], text).unwrap();
+        assert!(!of_text.has_images());
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use vq_tokenizer::Codes;
 
 use super::content::ContentForm;
-use super::encode::{GUARD, Piece, pieces};
+use super::encode::{GUARD, Piece};
 use super::{ChatTemplate, marks};
 use crate::error::{Error, Result};
 use crate::tokenize::processor::{EncodeOptions, Processor};
@@ -86,7 +86,7 @@ impl ChatDocuments {
         let messages = Value::from(messages.collect::<Result<Vec<_>>>()?);
         let text = self.template.run(&self.bounded, &messages, open, self.now)?;
         let (text, spans) = marks::taken_from(&text);
-        let pieces = pieces(&text, self.template.placeholder());
+        let pieces = self.template.pieces(&text);
         self.template.check(&pieces, images.len(), &[])?;
         let mut found = MarkedIds { answers: vec![0..0; spans.len()], ..MarkedIds::default() };
         let mut images = images.iter();

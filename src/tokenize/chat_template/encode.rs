@@ -16,6 +16,9 @@ use crate::tokenize::token::{BEGIN_IMAGE_TOKEN, END_IMAGE_TOKEN};
 
 /// Breaks names of tokens in a user's text: a code point that is never a character.
 pub const GUARD: char = '\u{FDD0}';
+/// The variables that name what begins and ends an image; Chameleon's tokens if absent.
+const BEGIN_IMAGE: &str = "boi_token";
+const END_IMAGE: &str = "eoi_token";
 /// Encloses the number of an answer.
 const MARK: char = '\u{FDD1}';
 
@@ -84,7 +87,7 @@ impl ChatTemplate {
         answers: &Answers<'_>,
         before: Option<&Encoded>,
     ) -> Result<Encoded> {
-        let pieces = pieces(&text, self.placeholder());
+        let pieces = self.pieces(&text);
         self.check(&pieces, images.len(), answers)?;
         let continued = before.and_then(|before| {
             let last = answers.last()?;
@@ -115,6 +118,42 @@ impl ChatTemplate {
         Ok(Encoded { text, ids })
     }
 
+    /// The pieces of a rendered text and where they begin; an image's placeholder with the marks of an
+    /// image block around it is one.
+    pub(super) fn pieces<'t>(&self, text: &'t str) -> Vec<(usize, Piece<'t>)> {
+        let named = |role, default| self.tokens.get(role).map_or(default, String::as_str);
+        let (begin, end) =
+            (named(BEGIN_IMAGE, BEGIN_IMAGE_TOKEN), named(END_IMAGE, END_IMAGE_TOKEN));
+        let placeholder = self.placeholder();
+        let enclosed = format!("{begin}{placeholder}{end}");
+        let mut pieces = Vec::new();
+        let (mut start, mut at) = (0, 0);
+        while at < text.len() {
+            let rest = &text[at..];
+            let image =
+                [enclosed.as_str(), placeholder].into_iter().find(|form| rest.starts_with(form));
+            let found = match image {
+                Some(form) => Some((Piece::Image, form.len())),
+                None => answer(rest).map(|(number, len)| (Piece::Answer(number), len)),
+            };
+            match found {
+                Some((piece, len)) => {
+                    if start < at {
+                        pieces.push((start, Piece::Text(&text[start..at])));
+                    }
+                    pieces.push((at, piece));
+                    at += len;
+                    start = at;
+                }
+                None => at += rest.chars().next().map_or(1, char::len_utf8),
+            }
+        }
+        if start < at {
+            pieces.push((start, Piece::Text(&text[start..at])));
+        }
+        pieces
+    }
+
     /// Checks that every image and every answer has one place.
     pub(super) fn check(
         &self,
@@ -140,38 +179,6 @@ impl ChatTemplate {
             None => Ok(()),
         }
     }
-}
-
-/// The pieces of a rendered text and where they begin; an image's placeholder with the marks of an
-/// image block around it is one.
-pub(super) fn pieces<'t>(text: &'t str, placeholder: &str) -> Vec<(usize, Piece<'t>)> {
-    let enclosed = format!("{BEGIN_IMAGE_TOKEN}{placeholder}{END_IMAGE_TOKEN}");
-    let mut pieces = Vec::new();
-    let (mut start, mut at) = (0, 0);
-    while at < text.len() {
-        let rest = &text[at..];
-        let image =
-            [enclosed.as_str(), placeholder].into_iter().find(|form| rest.starts_with(form));
-        let found = match image {
-            Some(form) => Some((Piece::Image, form.len())),
-            None => answer(rest).map(|(number, len)| (Piece::Answer(number), len)),
-        };
-        match found {
-            Some((piece, len)) => {
-                if start < at {
-                    pieces.push((start, Piece::Text(&text[start..at])));
-                }
-                pieces.push((at, piece));
-                at += len;
-                start = at;
-            }
-            None => at += rest.chars().next().map_or(1, char::len_utf8),
-        }
-    }
-    if start < at {
-        pieces.push((start, Piece::Text(&text[start..at])));
-    }
-    pieces
 }
 
 /// The number in the mark that `text` begins with, and the length of the mark.
