@@ -43,6 +43,7 @@ impl Preset {
                     temperature: 1.0,
                     top_p: 1.0,
                     top_k: Some(50),
+                    repetition_penalty: 1.0,
                     greedy: true,
                     ..SamplingConfig::TEXT
                 };
