@@ -8,6 +8,7 @@ mod edit;
 mod errors;
 mod eval_run;
 mod evaluation;
+mod extend;
 mod images;
 mod kept;
 mod left_out;

@@ -22,6 +22,8 @@ pub enum Preset {
     Lumina,
     /// A text model: the defaults of transformers, which decodes greedily unless a file says otherwise.
     Text,
+    /// A text model extended by ids of images: as [`Self::Text`], with images, and prompts without a separator.
+    Extended,
 }
 
 impl Preset {
@@ -53,6 +55,9 @@ impl Preset {
                     ..GenerationConfig::default()
                 }
             }
+            Self::Extended => {
+                GenerationConfig { mode: GenerationMode::Auto, ..Self::Text.config() }
+            }
             Self::Anole => {
                 let text = SamplingConfig { temperature: 1.0, ..SamplingConfig::TEXT };
                 GenerationConfig { text, ..release }
@@ -77,8 +82,15 @@ impl Preset {
         }
     }
 
-    /// The prompt templates; each ends with the separator.
+    /// The prompt templates; each ends with the separator, if the model has one.
     pub fn prompts(self) -> PromptTemplates {
+        if self == Self::Extended {
+            return PromptTemplates {
+                caption: "<image>".into(),
+                ask: "<image>{question}\n".into(),
+                draw: "{text}".into(),
+            };
+        }
         if self == Self::Lumina {
             return PromptTemplates {
                 caption: "Describe the image in detail. <image><sep>".into(),
