@@ -12,7 +12,8 @@ use super::ops::Lanes;
 use super::product::product;
 use super::rope::Rotary;
 use super::{
-    DecoderLayer, Lane, Linear, Mask, ModelConfig, PagedCache, RmsNorm, Rope, Routing, ops,
+    DecoderLayer, ExpertLoads, Lane, Linear, Mask, ModelConfig, PagedCache, RmsNorm, Rope, Routing,
+    ops,
 };
 use crate::error::Result;
 
@@ -214,7 +215,17 @@ impl CausalLm {
 
     /// The configured factor of the load-balancing loss of sparse layers; 0 without any.
     pub fn router_aux_loss_coef(&self) -> f64 {
-        self.model.layers.iter().find_map(|layer| layer.mlp.router_aux_loss_coef()).unwrap_or(0.0)
+        let mut routers = self.model.layers.iter().filter_map(|layer| layer.mlp.router());
+        routers.next().map_or(0.0, |router| router.config.router_aux_loss_coef)
+    }
+
+    /// The same model after a step in which the experts had `loads`: each expert's bias for the choice is moved by
+    /// `speed` against what its load is off the mean of its layer (arXiv 2412.19437 section 2.1.2).
+    #[must_use]
+    pub fn with_balanced_biases(mut self, speed: f64, loads: &ExpertLoads) -> Self {
+        let routers = self.model.layers.iter_mut().filter_map(|layer| layer.mlp.router_mut());
+        routers.zip(&loads.layers).for_each(|(router, loads)| router.balance(speed, loads));
+        self
     }
 
     /// The first layer's input.

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use super::router::Routing;
+use super::router::{Router, Routing};
 use super::{FeedForward, Linear, ModelConfig, SparseFeedForward};
 
 /// A feed-forward layer. Names of parameters do not tell the kind.
@@ -41,11 +41,19 @@ impl Mlp {
         }
     }
 
-    /// The configured factor of the load-balancing loss, if there is a router.
-    pub(super) fn router_aux_loss_coef(&self) -> Option<f64> {
+    /// Its router.
+    pub(super) fn router(&self) -> Option<&Router> {
         match self {
             Self::Dense(_) => None,
-            Self::Sparse(sparse) => Some(sparse.gate.config.router_aux_loss_coef),
+            Self::Sparse(sparse) => Some(&sparse.gate),
+        }
+    }
+
+    /// Its router.
+    pub(super) fn router_mut(&mut self) -> Option<&mut Router> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Sparse(sparse) => Some(&mut sparse.gate),
         }
     }
 

@@ -45,6 +45,28 @@ impl Router {
         }
     }
 
+    /// The bias for the choice.
+    pub(super) fn selection_bias(&self) -> Option<Vec<f32>> {
+        self.e_score_correction_bias.as_ref().map(|bias| bias.val().into_data().iter().collect())
+    }
+
+    /// Moves the bias of each expert by `speed`: up if fewer tokens than the mean went through it by `loads`, down if
+    /// more. Without a bias nothing happens.
+    pub(super) fn balance(&mut self, speed: f64, loads: &[u64]) {
+        let mean = loads.iter().sum::<u64>() as f64 / loads.len() as f64;
+        let moves = |load: &u64| match mean - *load as f64 {
+            0.0 => 0.0,
+            missing => (speed * missing.signum()) as f32,
+        };
+        let moves = TensorData::new::<f32, _>(loads.iter().map(moves).collect(), [loads.len()]);
+        self.e_score_correction_bias = self.e_score_correction_bias.take().map(|bias| {
+            bias.map(|bias| {
+                let moves = Tensor::from_data(moves, (&bias.device(), bias.dtype()));
+                bias.detach() + moves
+            })
+        });
+    }
+
     /// The experts of each token. Their numbers are read from the device.
     ///
     /// # Shapes
@@ -120,6 +142,7 @@ fn best(mut candidates: Vec<u32>, ranked: &[f32], count: usize) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ExpertLoads;
 
     fn config(num_experts: usize, num_experts_per_tok: usize) -> ExpertsConfig {
         ExpertsConfig {
@@ -134,6 +157,47 @@ mod tests {
             groups: None,
             router_aux_loss_coef: 0.0,
         }
+    }
+
+    fn router(experts: &ExpertsConfig, device: &Device) -> Router {
+        init::seed(1);
+        Router::new(experts, 4, 0.5, device)
+    }
+
+    #[test]
+    fn a_bias_moves_by_its_speed_against_the_load() {
+        let sigmoid = ExpertsConfig { scores: RouterScores::Sigmoid, ..config(4, 2) };
+        let mut router = router(&sigmoid, &Device::flex().autodiff());
+        router.balance(0.25, &[4, 0, 2, 2]);
+        router.balance(0.25, &[1, 0, 0, 3]);
+        assert_eq!(router.selection_bias(), Some(vec![-0.25, 0.5, 0.25, -0.25]));
+        let bias = router.e_score_correction_bias.as_ref().map(|bias| bias.val());
+        assert!(bias.is_some_and(|bias| !bias.is_require_grad() && bias.device().is_autodiff()));
+    }
+
+    #[test]
+    fn moving_biases_balances_experts_and_leaves_weights_alone() {
+        let sigmoid = ExpertsConfig { scores: RouterScores::Sigmoid, ..config(8, 2) };
+        let device = Device::flex();
+        let mut router = router(&sigmoid, &device);
+        // Tokens of one direction, and some noise.
+        let noise = |at: usize| ((at * at * 7 + at * 3) % 101) as f32 / 101.0 - 0.5;
+        let values = (0..4 * 256).map(|at| 1.0 - (at % 4) as f32 * 0.5 + noise(at)).collect();
+        let x = Tensor::<2>::from_data(TensorData::new::<f32, _>(values, [256, 4]), &device);
+        let loads = |router: &Router| {
+            let routing = [router.forward(x.clone())];
+            ExpertLoads::of(&routing, None).layers.remove(0)
+        };
+        let before = loads(&router);
+        let weight = router.weight.val().into_data();
+        for _ in 0..200 {
+            let loads = loads(&router);
+            router.balance(0.005, &loads);
+        }
+        let most = |loads: &[u64]| loads.iter().copied().max();
+        let after = loads(&router);
+        assert!(most(&before) > Some(160) && most(&after) < Some(84), "{before:?} {after:?}");
+        router.weight.val().into_data().assert_eq(&weight, true);
     }
 
     #[test]

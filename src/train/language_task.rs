@@ -12,7 +12,7 @@ use super::config::LanguageRecipe;
 use super::language_metrics::{Interval, by_modality, by_source, overall};
 use super::language_state::LanguageState;
 use super::loader::Loader;
-use super::objective::{Activations, NextToken, NextTokenBatch, NextTokenLoss};
+use super::objective::{Activations, MicroBatch, NextToken, NextTokenBatch, NextTokenLoss};
 use super::preview::bracketed;
 use super::released::{Released, TrainedLm};
 use super::shown::{Document, Showcase, documents};
@@ -153,12 +153,14 @@ impl LanguageTask {
         let normalizer = self.objective.normalizer(&batches);
         let (mut loss, mut tokens) = (NextTokenLoss::default(), 0);
         for (part, micro_batch) in batches.iter().enumerate() {
-            let noise = Some(seed.wrapping_mul(0x9E37_79B9).wrapping_add(part as u64));
-            let activations = Activations::of(batch.activation_checkpointing, seed, part);
+            let of_step = MicroBatch {
+                normalizer,
+                earlier: &loss.routers.loads,
+                activations: Activations::of(batch.activation_checkpointing, seed, part),
+                seed: Some(seed.wrapping_mul(0x9E37_79B9).wrapping_add(part as u64)),
+            };
             let model = self.lm.model.module();
-            let (objective, batch) = (&self.objective, micro_batch);
-            let (gradients, part) =
-                objective.noisy_gradients(model, batch, normalizer, activations, noise);
+            let (gradients, part) = self.objective.gradients_of(model, micro_batch, of_step);
             self.lm.model.add(gradients);
             self.interval.add(micro_batch, &part.sources);
             loss += part;
@@ -178,10 +180,15 @@ impl LanguageTask {
             let not_finite = NotFinite { quantity: "loss", value: loss.total };
             return Ok(Stepped::skipped(not_finite, tokens));
         }
-        let norm = match self.lm.model.apply(lr) {
+        let norm = match self.lm.model.update(lr) {
             Ok(norm) => norm,
             Err(not_finite) => return Ok(Stepped::skipped(not_finite, tokens)),
         };
+        let (speed, loads) = (self.objective.config.bias_update_speed, &loss.routers.loads);
+        if speed > 0.0 {
+            self.lm.model.change(|model| (model.with_balanced_biases(speed, loads), ()));
+        }
+        self.lm.model.average();
         self.tokens += tokens as u64;
         let mut metrics = vec![("loss".into(), loss.total)];
         metrics.extend(by_modality(&loss));

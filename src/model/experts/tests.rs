@@ -7,7 +7,7 @@ use burn::tensor::{DType, Distribution};
 
 use super::*;
 use crate::model::ops::{Kernels, forced};
-use crate::model::{BalanceLoss, ExpertGroups, RouterScores};
+use crate::model::{ExpertGroups, RouterLoss, RouterScores};
 
 const HIDDEN: usize = 12;
 const INNER: usize = 7;
@@ -198,7 +198,7 @@ fn weights_in_bfloat16_are_widened_as_they_are_read() {
 
 fn balance(routing: Routing) -> Tensor<1> {
     let layers = [routing];
-    BalanceLoss::of(&layers, None).total(&layers)
+    RouterLoss::balance(&layers, None).total(&layers)
 }
 
 /// The result, and the gradients of input and weights for its weighted sum and the balance loss.

@@ -182,6 +182,7 @@ impl Recipe for LanguageRecipe {
         self.model.config(1).validate()?;
         self.validate_post_training()?;
         self.loss.validate()?;
+        self.loss.validate_for(self.model.experts.as_ref())?;
         self.average.validate()?;
         self.safety.validate()?;
         self.curriculum.validate()?;

@@ -100,6 +100,10 @@ impl LanguageRecipe {
             let message = "an adapter needs run.init, the checkpoint that it adapts";
             return Err(Error::invalid(message));
         }
+        if self.has_adapter() && self.loss.bias_update_speed != 0.0 {
+            let message = "loss.bias_update_speed: an adapter leaves the routers as they are; allowed with it: 0";
+            return Err(Error::invalid(message));
+        }
         if self.optimizer.loraplus_lr_ratio.is_some() && !self.has_adapter() {
             return Err(Error::invalid("optimizer.loraplus_lr_ratio needs [adapter]"));
         }

@@ -1,0 +1,207 @@
+//! Training with experts: balance by biases, losses of routers over a step, and what the report says of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use calumma::data::pack::PackedBatch;
+use calumma::device::Precision;
+use calumma::model::{CausalLm, ExpertLoads, ModelConfig};
+use calumma::recipe::read_recipe;
+use calumma::train::objective::{Activations, LossConfig, MicroBatch, NextToken, NextTokenBatch};
+use calumma::train::{LanguageRecipe, LanguageTask};
+use tensor_files::{ParamPath, WeightFiles};
+
+use crate::common::{cpu, tiny_checkpoint};
+use crate::train::{assert_same_bits, in_dir, newest, recipe, train};
+
+const RECIPE: &str = r#"
+[run]
+name = "experts"
+seed = 5
+steps = 8
+checkpoint_every = 100
+eval_samples = 2
+log_every = 1
+[model]
+hidden_size = 32
+intermediate_size = 48
+num_hidden_layers = 3
+num_attention_heads = 2
+max_position_embeddings = 96
+[model.experts]
+num_experts = 4
+num_experts_per_tok = 2
+moe_intermediate_size = 24
+dense_layers = [1]
+norm_topk_prob = true
+scores = "sigmoid"
+router_aux_loss_coef = 0.01
+[tokenizer]
+checkpoint = "TOKENIZER"
+[[data]]
+path = "scenes:train?count=12&size=32"
+templates = ["{caption}<image>"]
+[[validation]]
+path = "scenes:val?count=2&size=32"
+templates = ["{caption}<image>"]
+[loss]
+router_z_loss = 1e-3
+bias_update_speed = 0.0078125
+[average]
+decay = 0.5
+[batch]
+sequences = 2
+seq_len = 64
+accumulate = 2
+"#;
+
+/// The recipe in `dir`, with the tokenizers of a checkpoint there.
+pub fn of(dir: &Path, text: &str, overrides: &[String]) -> LanguageRecipe {
+    let tokenizer = dir.join("tokenizer");
+    if !tokenizer.exists() {
+        tiny_checkpoint(&tokenizer);
+    }
+    recipe(dir, &text.replace("TOKENIZER", tokenizer.to_str().unwrap()), overrides)
+}
+
+pub fn task(recipe: &LanguageRecipe) -> LanguageTask {
+    LanguageTask::new(recipe.clone(), &cpu(), Precision::F32, true).unwrap()
+}
+
+fn bias(file: &Path, layer: usize) -> Vec<f32> {
+    let files = WeightFiles::open(file).unwrap();
+    let stored = files.stored(&format!("model.layers.{layer}.mlp.gate.e_score_correction_bias"));
+    stored.unwrap().to_data(burn::tensor::FloatDType::F32).unwrap().iter().collect()
+}
+
+#[test]
+fn balanced_biases_resume_to_the_bit_and_are_saved_with_the_weights() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    let run = |name: &str, stops: &[Option<usize>]| {
+        let recipe = of(dir, RECIPE, &in_dir(dir, name));
+        stops.iter().for_each(|stop| train(task(&recipe), &recipe.run, *stop));
+        newest(&recipe.run)
+    };
+    let straight = run("straight", &[None]);
+    let resumed = run("stopped", &[Some(3), None]);
+    assert_same_bits(&straight, &resumed);
+    let weights = |dir: &Path| std::fs::read(dir.join("trainer/weights.safetensors")).unwrap();
+    assert!(weights(&straight) == weights(&resumed));
+
+    for layer in [0, 2] {
+        let live = bias(&straight.join("trainer/weights.safetensors"), layer);
+        let steps: Vec<f32> = live.iter().map(|bias| bias / 0.007_812_5).collect();
+        assert!(steps.iter().all(|steps| steps.fract() == 0.0 && steps.abs() <= 8.0), "{live:?}");
+        assert!(steps.iter().any(|steps| *steps != 0.0));
+        let average = bias(&straight.join("model.safetensors"), layer);
+        assert!(average != live && average.iter().all(|bias| bias.is_finite()), "averaged as well");
+    }
+    // No moments: no optimizer touches them.
+    let optimizer = WeightFiles::open(&straight.join("trainer/optimizer.safetensors")).unwrap();
+    assert!(optimizer.tensors().all(|(name, ..)| !name.contains("e_score_correction_bias")));
+}
+
+#[test]
+fn settings_of_balance_need_what_they_are_about() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("recipe.toml");
+    let said = |from: &str, to: &str| {
+        std::fs::write(&path, RECIPE.replace(from, to)).unwrap();
+        read_recipe::<LanguageRecipe>(&path, &[]).unwrap_err().to_string()
+    };
+    let message = said("scores = \"sigmoid\"", "scores = \"softmax\"");
+    assert!(message.contains("loss.bias_update_speed is 0.0078125; it needs"), "{message}");
+    let message = said("router_z_loss = 1e-3", "router_z_loss = -1.0");
+    assert!(message.contains("loss.router_z_loss is -1; allowed: at least 0"), "{message}");
+    let start = RECIPE.find("[model.experts]").unwrap();
+    let experts = &RECIPE[start..RECIPE.find("[tokenizer]").unwrap()];
+    let message = said(experts, "");
+    assert!(message.contains("loss.router_z_loss is 0.001; it needs [model.experts]"), "{message}");
+}
+
+fn model(device: &Device) -> CausalLm {
+    let config: ModelConfig = serde_json::from_value(serde_json::json!({
+        "vocab_size": 24, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.4,
+        "experts": {
+            "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8,
+            "norm_topk_prob": true, "router_aux_loss_coef": 0.0,
+        },
+    }))
+    .unwrap();
+    vq_tokenizer::init::seed(4);
+    config.init(device).unwrap()
+}
+
+/// Rows `rows` of a batch of two, the second with padding.
+fn rows(rows: std::ops::Range<usize>) -> NextTokenBatch {
+    let tokens = rows.start * 6..rows.end * 6;
+    let of = |values: [u32; 12]| values[tokens.clone()].to_vec();
+    let packed = PackedBatch {
+        ids: of([3, 20, 7, 9, 22, 1, 5, 23, 2, 8, 0, 0]),
+        document_ids: of([1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0]),
+        positions: of([0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]),
+        loss_mask: of([0, 1, 1, 0, 1, 1, 0, 1, 1, 1, 0, 0]).iter().map(|m| *m == 1).collect(),
+        sources: vec![0; tokens.len()],
+        rows: rows.len(),
+        seq_len: 6,
+    };
+    NextTokenBatch { is_image: packed.ids.iter().map(|&id| id >= 20).collect(), packed }
+}
+
+/// The gradients of all parameters, by path.
+#[derive(Default)]
+struct Sum(ParamPath, BTreeMap<String, Vec<f32>>);
+
+struct Add<'a>(&'a mut Sum, &'a burn::optim::GradientsParams);
+
+impl ModuleVisitor for Add<'_> {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.0.0.enter(name, container_type);
+    }
+    fn exit_module(&mut self, _name: &str, container_type: &str) {
+        self.0.0.exit(container_type);
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(gradient) = self.1.get::<D>(param.id) else { return };
+        let values: TensorData = gradient.into_data();
+        let sums =
+            self.0.1.entry(self.0.0.name()).or_insert_with(|| vec![0.0; values.num_elements()]);
+        sums.iter_mut().zip(values.iter::<f32>()).for_each(|(sum, value)| *sum += value);
+    }
+}
+
+#[test]
+fn micro_batches_add_up_to_the_z_loss_and_the_loads_of_the_step() {
+    let model = model(&cpu().autodiff());
+    let config = LossConfig { router_z_loss: 0.3, ..LossConfig::default() };
+    let objective = NextToken { config };
+    let step = |batches: &[NextTokenBatch], activations: Activations| {
+        let normalizer = objective.normalizer(batches);
+        let (mut earlier, mut total, mut sum) = (ExpertLoads::default(), 0.0, Sum::default());
+        for batch in batches {
+            let of_step = MicroBatch { normalizer, earlier: &earlier, activations, seed: None };
+            let (gradients, loss) = objective.gradients_of(&model, batch, of_step);
+            model.visit(&mut Add(&mut sum, &gradients));
+            total += loss.total;
+            earlier += &loss.routers.loads;
+        }
+        (total, earlier, sum.1)
+    };
+    let (want, loads, gradients) = step(&[rows(0..2)], Activations::Keep);
+    assert_eq!((loads.tokens, loads.layers.len()), (10, 2));
+    let without = NextToken { config: LossConfig::default() }.loss(&model, &rows(0..2)).total;
+    assert!(want > without + 0.01, "the z-loss is part of the loss: {want} {without}");
+    for activations in [Activations::Keep, Activations::Recompute { seed: 1 }] {
+        let (total, split, parts) = step(&[rows(0..1), rows(1..2)], activations);
+        assert!((total - want).abs() < 1e-5, "{total} {want}");
+        assert_eq!(split, loads);
+        for (name, want) in &gradients {
+            let near = parts[name].iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5);
+            assert!(near, "{name}");
+        }
+    }
+}
