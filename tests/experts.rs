@@ -10,7 +10,7 @@ use calumma::device::Precision;
 use calumma::model::{CausalLm, ExpertLoads, ModelConfig};
 use calumma::recipe::read_recipe;
 use calumma::train::objective::{Activations, LossConfig, MicroBatch, NextToken, NextTokenBatch};
-use calumma::train::{LanguageRecipe, LanguageTask};
+use calumma::train::{LanguageRecipe, LanguageTask, Task};
 use tensor_files::{ParamPath, WeightFiles};
 
 use crate::common::{cpu, tiny_checkpoint};
@@ -102,6 +102,30 @@ fn balanced_biases_resume_to_the_bit_and_are_saved_with_the_weights() {
     // No moments: no optimizer touches them.
     let optimizer = WeightFiles::open(&straight.join("trainer/optimizer.safetensors")).unwrap();
     assert!(optimizer.tensors().all(|(name, ..)| !name.contains("e_score_correction_bias")));
+}
+
+#[test]
+fn a_step_reports_loads_of_its_tokens_by_layer_and_modality() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut task = task(&of(scratch.path(), RECIPE, &in_dir(scratch.path(), "runs")));
+    let stepped = task.step(0, 1e-3).unwrap();
+    assert!(stepped.skipped.is_none());
+    let metrics: BTreeMap<_, _> = task.since_last().into_iter().collect();
+    let layers = task.experts();
+    assert_eq!(layers.iter().map(|layer| layer.layer).collect::<Vec<_>>(), [0, 2]);
+    for layer in &layers {
+        assert!((layer.loads.iter().sum::<f64>() - 4.0).abs() < 1e-9, "{:?}", layer.loads);
+        // Image codes of all experts are those of the data.
+        let images = layer.loads.iter().zip(&layer.image_shares);
+        let images: f64 = images.map(|(load, share)| load / 4.0 * share.unwrap_or(0.0)).sum();
+        assert!((images - metrics["image_share"]).abs() < 1e-9, "{images}");
+        let measures = &layer.measures;
+        assert!((0.25..=1.0).contains(&measures["top_weight"]), "{measures:?}");
+        assert!(measures["z_loss"] >= measures["log_sum_exp"].powi(2), "{measures:?}");
+        assert_eq!(measures["bias_range"] > 0.0, measures["load_cv"] > 0.0, "{measures:?}");
+        assert!(measures["load_entropy"] <= 1.0 && measures["balance_loss"] > 1.0);
+    }
+    assert!(metrics["expert_load_max"] >= 1.0 && task.experts().is_empty(), "handed out once");
 }
 
 #[test]

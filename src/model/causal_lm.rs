@@ -228,6 +228,12 @@ impl CausalLm {
         self
     }
 
+    /// The biases for the choice of experts of each sparse layer, if they have any.
+    pub fn selection_biases(&self) -> Vec<Vec<f32>> {
+        let of_layer = |layer: &DecoderLayer| layer.mlp.router()?.selection_bias();
+        self.model.layers.iter().filter_map(of_layer).collect()
+    }
+
     /// The first layer's input.
     ///
     /// # Shapes

@@ -9,6 +9,7 @@ use vq_tokenizer::VqTokenizer;
 
 use super::best::Better;
 use super::config::LanguageRecipe;
+use super::expert_metrics;
 use super::language_metrics::{Interval, by_modality, by_source, overall};
 use super::language_state::LanguageState;
 use super::loader::Loader;
@@ -27,7 +28,7 @@ use crate::device::{Precision, seeded};
 use crate::error::Result;
 use crate::generate::{GenerationConfig, ServingModel};
 use crate::model::{CausalLm, ModelConfig};
-use crate::report::{Metrics, Omission, SampleText};
+use crate::report::{LayerExperts, Metrics, Omission, SampleText};
 use crate::tokenize::{Processor, TokenSequence};
 
 /// A language model in training.
@@ -53,6 +54,8 @@ pub struct LanguageTask {
     /// Tokens trained on so far.
     tokens: u64,
     interval: Interval,
+    /// What experts did in the last one.
+    experts: Vec<LayerExperts>,
 }
 
 impl LanguageTask {
@@ -99,6 +102,7 @@ impl LanguageTask {
             shown: (None, Vec::new()),
             tokens: 0,
             interval: Interval::start(),
+            experts: Vec::new(),
             recipe,
         })
     }
@@ -162,7 +166,7 @@ impl LanguageTask {
             let model = self.lm.model.module();
             let (gradients, part) = self.objective.gradients_of(model, micro_batch, of_step);
             self.lm.model.add(gradients);
-            self.interval.add(micro_batch, &part.sources);
+            self.interval.add(micro_batch, &part);
             loss += part;
             tokens += micro_batch.packed.num_tokens();
         }
@@ -249,7 +253,17 @@ impl Task for LanguageTask {
     fn since_last(&mut self) -> Metrics {
         let interval = std::mem::replace(&mut self.interval, Interval::start());
         let waited = self.loader.take_waited();
-        interval.metrics(self.loader.labels(), waited)
+        let mut metrics = interval.metrics(self.loader.labels(), waited);
+        let sparse =
+            (0..self.lm.config.num_hidden_layers).filter(|at| self.lm.config.is_sparse(*at));
+        let biases = self.lm.model.module().selection_biases();
+        self.experts = expert_metrics::by_layer(&interval.routers, sparse, &biases);
+        metrics.extend(expert_metrics::overall(&self.experts));
+        metrics
+    }
+
+    fn experts(&mut self) -> Vec<LayerExperts> {
+        std::mem::take(&mut self.experts)
     }
 
     fn eval_metrics(&self) -> Vec<(String, Better)> {

@@ -10,6 +10,7 @@ mod average;
 mod best;
 mod config;
 mod distributions;
+mod expert_metrics;
 mod freeze;
 mod groups;
 mod image_auxiliary;
