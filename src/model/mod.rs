@@ -17,6 +17,7 @@ mod linear;
 mod loads;
 pub mod mask;
 mod mlp;
+mod modality;
 mod norm;
 pub mod ops;
 mod paged_cache;

@@ -4,13 +4,16 @@
 //! `modeling_olmoe.py`, `modeling_deepseek_v2.py`, `modeling_deepseek_v3.py`.
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData, activation};
 use vq_tokenizer::init;
 
 use super::{ExpertGroups, ExpertsConfig, RouterScores, ops};
 
 /// Added to the sum that divides the weights of sigmoid scores, as in `modeling_deepseek_v3.py`.
 const LEAST_SUM: f64 = 1e-20;
+
+/// The logit of an expert that is closed to a token: its probability is 0, and so are the gradients.
+const CLOSED: f32 = -1e30;
 
 /// Chooses a few experts for each token.
 #[derive(Module, Debug)]
@@ -50,15 +53,16 @@ impl Router {
         self.e_score_correction_bias.as_ref().map(|bias| bias.val().into_data().iter().collect())
     }
 
-    /// Moves the bias of each expert by `speed`: up if fewer tokens than the mean went through it by `loads`, down if
-    /// more. Without a bias nothing happens.
+    /// Moves the bias of each expert by `speed`: up if fewer tokens than the mean of its modality's experts went through
+    /// it by `loads`, down if more. Without a bias nothing happens.
     pub(super) fn balance(&mut self, speed: f64, loads: &[u64]) {
-        let mean = loads.iter().sum::<u64>() as f64 / loads.len() as f64;
-        let moves = |load: &u64| match mean - *load as f64 {
-            0.0 => 0.0,
-            missing => (speed * missing.signum()) as f32,
+        let moves = |loads: &[u64]| -> Vec<f32> {
+            let mean = loads.iter().sum::<u64>() as f64 / loads.len() as f64;
+            let by = |missing: f64| if missing == 0.0 { 0.0 } else { speed * missing.signum() };
+            loads.iter().map(|load| by(mean - *load as f64) as f32).collect()
         };
-        let moves = TensorData::new::<f32, _>(loads.iter().map(moves).collect(), [loads.len()]);
+        let (first, second) = loads.split_at(self.config.modality_groups.map_or(0, |[of, _]| of));
+        let moves = TensorData::new([moves(first), moves(second)].concat(), [loads.len()]);
         self.e_score_correction_bias = self.e_score_correction_bias.take().map(|bias| {
             bias.map(|bias| {
                 let moves = Tensor::from_data(moves, (&bias.device(), bias.dtype()));
@@ -70,11 +74,14 @@ impl Router {
     /// The experts of each token. Their numbers are read from the device.
     ///
     /// # Shapes
-    /// `x` `[tokens, hidden]`.
-    pub fn forward(&self, x: Tensor<2>) -> Routing {
+    /// `x` `[tokens, hidden]`; `closed` `[tokens, experts]`, true for experts that a token must not go through.
+    pub fn forward(&self, x: Tensor<2>, closed: Option<&Tensor<2, Bool>>) -> Routing {
         let config = &self.config;
         let [tokens, _] = x.dims();
-        let logits = ops::linear(x.cast(DType::F32), self.weight.val()); // [tokens, experts]
+        let mut logits = ops::linear(x.cast(DType::F32), self.weight.val()); // [tokens, experts]
+        if let Some(closed) = closed {
+            logits = logits.mask_fill(closed.clone(), CLOSED);
+        }
         let scores = match config.scores {
             RouterScores::Softmax => activation::softmax(logits.clone(), 1),
             RouterScores::Sigmoid => activation::sigmoid(logits.clone()),
@@ -82,6 +89,9 @@ impl Router {
         let mut ranked = scores.clone().detach();
         if let Some(bias) = &self.e_score_correction_bias {
             ranked = ranked + bias.val().detach().cast(DType::F32).unsqueeze();
+        }
+        if let Some(closed) = closed {
+            ranked = ranked.mask_fill(closed.clone(), f32::NEG_INFINITY);
         }
         let experts = choose(&ranked.into_data().iter().collect::<Vec<f32>>(), config);
         let numbers = experts.iter().map(|&expert| expert as i32).collect();
@@ -155,6 +165,8 @@ mod tests {
             norm_topk_prob: false,
             routed_scaling_factor: 1.0,
             groups: None,
+            modality_groups: None,
+            modality_ids: None,
             router_aux_loss_coef: 0.0,
         }
     }
@@ -185,7 +197,7 @@ mod tests {
         let values = (0..4 * 256).map(|at| 1.0 - (at % 4) as f32 * 0.5 + noise(at)).collect();
         let x = Tensor::<2>::from_data(TensorData::new::<f32, _>(values, [256, 4]), &device);
         let loads = |router: &Router| {
-            let routing = [router.forward(x.clone())];
+            let routing = [router.forward(x.clone(), None)];
             ExpertLoads::of(&routing, None).layers.remove(0)
         };
         let before = loads(&router);

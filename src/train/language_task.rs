@@ -86,7 +86,7 @@ impl LanguageTask {
             Showcase::new(&validation, &labels, recipe.run.shown, &processor, generation);
         let loader = Loader::new(stream, recipe.batch.accumulate)?;
         let device = device.clone().autodiff();
-        let lm = TrainedLm::new(&recipe, processor.vocabulary().len(), &device, precision)?;
+        let lm = TrainedLm::new(&recipe, processor.vocabulary(), &device, precision)?;
         Ok(Self {
             lm,
             device,

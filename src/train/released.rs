@@ -14,9 +14,9 @@ use super::trained::{TRAINER_DIR, Trained};
 use crate::checkpoint::adapter::Adapter;
 use crate::checkpoint::{Checkpoint, Parts};
 use crate::device::Precision;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{CausalLm, ModelConfig};
-use crate::tokenize::Processor;
+use crate::tokenize::{Processor, Vocabulary};
 
 /// A language model in training.
 pub(super) struct TrainedLm {
@@ -40,24 +40,18 @@ pub(super) struct Released<'a> {
 }
 
 impl TrainedLm {
-    /// The model before the first step of `recipe`, for a tokenizer of `num_ids` ids, on the autodiff device
+    /// The model before the first step of `recipe`, for a tokenizer with `vocabulary`, on the autodiff device
     /// `device`; `precision` is that of the matrix products, weights are always in f32.
     ///
     /// # Errors
     /// Those of the files that the recipe names, and of its model.
     pub(super) fn new(
         recipe: &LanguageRecipe,
-        num_ids: usize,
+        vocabulary: &Vocabulary,
         device: &Device,
         precision: Precision,
     ) -> Result<Self> {
-        let config = recipe.sizes(num_ids);
-        if config.vocab_size < num_ids {
-            let rows = config.vocab_size;
-            let message =
-                format!("model.vocab_size is {rows}; allowed: at least the {num_ids} ids");
-            return Err(Error::invalid(message));
-        }
+        let config = recipe.sizes(vocabulary)?;
         init::seed(recipe.run.seed);
         let mut model = config.init(device)?;
         if let Some(dir) = &recipe.run.init {

@@ -23,7 +23,7 @@ use crate::generate::GenerationConfig;
 use crate::model::ModelConfig;
 use crate::model::adapter::AdapterConfig;
 use crate::recipe::{Recipe, at_least_one};
-use crate::tokenize::PromptTemplates;
+use crate::tokenize::{PromptTemplates, Vocabulary};
 
 /// A recipe for `calumma train`: a language model over text and images.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -197,10 +197,31 @@ impl Recipe for LanguageRecipe {
 }
 
 impl LanguageRecipe {
-    /// The sizes of the model for a tokenizer of `num_ids` ids.
-    pub fn sizes(&self, num_ids: usize) -> ModelConfig {
-        let num_labels = usize::from(self.reward_model.is_some());
-        ModelConfig { num_labels, ..self.model.config(num_ids) }
+    /// The sizes of the model for a tokenizer with the ids of `vocabulary`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `model.vocab_size` is less than their number, or if images have experts of their own, but not
+    /// codes in one range of ids.
+    pub fn sizes(&self, vocabulary: &Vocabulary) -> Result<ModelConfig> {
+        let (num_ids, num_labels) = (vocabulary.len(), usize::from(self.reward_model.is_some()));
+        let mut config = ModelConfig { num_labels, ..self.model.config(num_ids) };
+        if config.vocab_size < num_ids {
+            let rows = config.vocab_size;
+            let message =
+                format!("model.vocab_size is {rows}; allowed: at least the {num_ids} ids");
+            return Err(Error::invalid(message));
+        }
+        if let Some(experts) = &mut config.experts
+            && experts.modality_groups.is_some()
+            && experts.modality_ids.is_none()
+        {
+            experts.modality_ids = Some(vocabulary.image_range().ok_or_else(|| {
+                Error::invalid(
+                    "model.experts.modality_groups needs a tokenizer whose image codes are one range of ids",
+                )
+            })?);
+        }
+        Ok(config)
     }
 
     /// Length, intervals and schedule of the run.

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Gradients, Tensor};
 use super::batch::input;
 use super::routers::{Routed, RouterSums, RouterTerms};
 use crate::data::pack::PackedBatch;
-use crate::model::{CausalLm, ModelInput};
+use crate::model::CausalLm;
 
 /// How the backward pass obtains the activations of the layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,9 +88,8 @@ pub fn backward_with<T>(
     match activations {
         Activations::Keep => {
             let Additions { noise, routers } = additions;
-            let ModelInput { ids, positions, mask } = input(model, batch);
-            let x = with_noise(model.embed(ids), noise);
-            let (hidden, routings) = model.routed(x, &model.rope(positions), &mask, &mut |_| {});
+            let (x, surroundings) = model.begin(input(model, batch));
+            let (hidden, routings) = model.routed(with_noise(x, noise), &surroundings, &mut |_| {});
             let (mut scalar, value) = loss(hidden);
             let routed = routers.and_then(|routers| routers.of(batch, &routings));
             if let Some(more) = routed.as_ref().and_then(Routed::total) {
@@ -123,8 +122,9 @@ fn by_layer<T>(
     seed: u64,
     loss: impl FnOnce(Tensor<3>) -> (Tensor<1>, T),
 ) -> (GradientsParams, T, (RouterSums, f64)) {
-    let ModelInput { ids, positions, mask } = input(model, batch);
-    let (rope, device) = (model.rope(positions), model.device());
+    let (input, device) = (input(model, batch), model.device());
+    let ids = input.ids.clone();
+    let (x, surroundings) = model.begin(input);
     let layers = &model.model.layers;
     let seeded = |index: usize| {
         if model.has_dropout() {
@@ -132,13 +132,13 @@ fn by_layer<T>(
         }
     };
     let mut gradients = GradientsAccumulator::new();
-    let mut x = with_noise(model.embed(ids.clone()), noise).inner(); // [rows, seq, hidden]
+    let mut x = with_noise(x, noise).inner(); // [rows, seq, hidden]
     let (mut inputs, mut routings) = (Vec::with_capacity(layers.len()), Vec::new());
     for (index, layer) in layers.iter().enumerate() {
         inputs.push(x.clone());
         seeded(index);
         let untracked = layer.clone().map(&mut Untracked);
-        let (y, routing) = untracked.forward(Tensor::from_inner(x), &rope, &mask);
+        let (y, routing) = untracked.forward(Tensor::from_inner(x), &surroundings);
         x = y.inner();
         routings.extend(routing);
     }
@@ -153,7 +153,7 @@ fn by_layer<T>(
     for (index, x) in inputs.into_iter().enumerate().rev() {
         let x = Tensor::from_inner(x).require_grad();
         seeded(index);
-        let (y, routing) = layers[index].forward(x.clone(), &rope, &mask);
+        let (y, routing) = layers[index].forward(x.clone(), &surroundings);
         let mut scalar = (y * Tensor::from_inner(dy)).sum();
         if let (Some(Routed { loss, .. }), Some(routing)) = (&routed, &routing) {
             scalar = scalar.cast(DType::F32) + loss.part(loss.sums(routing));
@@ -205,6 +205,8 @@ mod tests {
             norm_topk_prob: true,
             routed_scaling_factor: 1.0,
             groups: None,
+            modality_groups: None,
+            modality_ids: None,
             router_aux_loss_coef: 0.1,
         };
         let config = ModelConfig {
