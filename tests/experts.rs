@@ -264,3 +264,79 @@ fn experts_of_modalities_train_and_reopen_with_their_ids() {
     let config = std::fs::read_to_string(newest(&recipe.run).join("config.json")).unwrap();
     assert!(config.contains("\"model_type\": \"calumma\"") || config.contains("\"calumma\""));
 }
+
+/// A run with experts from the dense checkpoint of [`tiny_checkpoint`].
+const UPCYCLE: &str = r#"
+[run]
+name = "upcycle"
+init = "TOKENIZER"
+steps = 2
+eval_samples = 2
+shown = 0
+[model.experts]
+num_experts = 4
+num_experts_per_tok = 2
+router_aux_loss_coef = 0.01
+[upcycle]
+[[data]]
+path = "scenes:train?count=12&size=32"
+templates = ["{caption}<image>"]
+[[validation]]
+path = "scenes:val?count=2&size=32"
+templates = ["{caption}<image>"]
+[batch]
+sequences = 2
+seq_len = 64
+"#;
+
+#[test]
+fn an_upcycled_run_begins_with_the_losses_of_the_dense_model() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    let evaluated = |text: &str, overrides: &[&str]| {
+        let mut all = in_dir(dir, "runs");
+        all.extend(overrides.iter().map(|set| (*set).to_owned()));
+        let recipe = of(dir, text, &all);
+        (task(&recipe).evaluate().unwrap()[0].1, recipe)
+    };
+    let start = UPCYCLE.find("[model.experts]").unwrap();
+    let section = &UPCYCLE[start..UPCYCLE.find("[[data]]").unwrap()];
+    let (dense, _) = evaluated(&UPCYCLE.replace(section, ""), &[]);
+    let (sparse, recipe) = evaluated(UPCYCLE, &[]);
+    assert!((dense - sparse).abs() < 1e-5, "{dense} {sparse}");
+    let (redrawn, _) = evaluated(UPCYCLE, &["upcycle.redraw=0.5"]);
+    assert!((redrawn - dense).abs() > 1e-5, "{dense} {redrawn}");
+    // The run resumes from its own checkpoint, not from the dense one.
+    train(task(&recipe), &recipe.run, Some(1));
+    train(task(&recipe), &recipe.run, None);
+    let opened = Checkpoint::open(&newest(&recipe.run), &cpu()).unwrap();
+    let experts = opened.config.experts.unwrap();
+    assert_eq!((experts.num_experts, experts.moe_intermediate_size), (4, 48));
+}
+
+#[test]
+fn upcycling_is_refused_where_it_would_not_be_exact() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    tiny_checkpoint(&dir.join("tokenizer"));
+    let path = dir.join("recipe.toml");
+    let tokenizer = dir.join("tokenizer");
+    let said = |from: &str, to: &str| {
+        let text = UPCYCLE.replace("TOKENIZER", tokenizer.to_str().unwrap()).replace(from, to);
+        std::fs::write(&path, text).unwrap();
+        read_recipe::<LanguageRecipe>(&path, &[]).unwrap_err().to_string()
+    };
+    let experts = "num_experts_per_tok = 2";
+    for (to, message) in [
+        ("num_experts_per_tok = 2\nnorm_topk_prob = false", "norm_topk_prob is false"),
+        ("num_experts_per_tok = 2\nmoe_intermediate_size = 24", "moe_intermediate_size is 24"),
+        ("num_experts_per_tok = 2\nn_shared_experts = 1", "n_shared_experts is 1"),
+    ] {
+        let error = said(experts, to);
+        assert!(error.contains(message), "{error}");
+    }
+    let error = said("[upcycle]", "[upcycle]\nredraw = 1.0");
+    assert!(error.contains("upcycle.redraw is 1; allowed: [0, 1)"), "{error}");
+    let error = said("[batch]", "[adapter]\nr = 2\n[batch]");
+    assert!(error.contains("[upcycle] and an adapter are both given"), "{error}");
+}

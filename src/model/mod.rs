@@ -26,6 +26,7 @@ mod rope;
 mod router;
 mod router_loss;
 mod self_attention;
+mod upcycle;
 
 pub use attention::Attention;
 pub use causal_lm::{CausalLm, Decoder, Embedding, ModelInput};

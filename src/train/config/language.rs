@@ -13,7 +13,7 @@ use super::super::preference::ReferenceConfig;
 use super::super::rl::RlConfig;
 use super::super::safety::SafetyConfig;
 use super::super::schedule::ScheduleConfig;
-use super::model::ModelSizes;
+use super::model::{ModelSizes, UpcycleConfig};
 use super::run::{AverageConfig, RunConfig, one_batch};
 use crate::checkpoint::config_from_json;
 use crate::data::{CurriculumConfig, DocumentData, TokenizerConfig};
@@ -77,6 +77,9 @@ pub struct LanguageRecipe {
     /// answers whose gradients are computed at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rl: Option<RlConfig>,
+    /// Experts from the dense model `run.init`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upcycle: Option<UpcycleConfig>,
     /// The shape of a batch.
     pub batch: BatchConfig,
     /// The `generation_config.json` of the released checkpoint.
@@ -146,14 +149,21 @@ impl Recipe for LanguageRecipe {
     fn complete(table: &mut toml::Table) -> Result<()> {
         let init = table.get("run").and_then(|run| run.get("init")).and_then(toml::Value::as_str);
         let Some(init) = init.map(PathBuf::from) else { return Ok(()) };
-        if !table.contains_key("model") {
-            let path = init.join("config.json");
-            let json = read_json(&path)?;
-            let config = config_from_json(&json).map_err(Error::in_file(&path))?;
-            let sizes = toml::Table::try_from(ModelSizes::from(config));
-            let sizes = sizes.map_err(Error::in_file(&path))?;
-            table.insert("model".to_owned(), sizes.into());
-        }
+        let own = table.remove("model");
+        let model = match own {
+            Some(own) if !table.contains_key("upcycle") => own,
+            own => {
+                let path = init.join("config.json");
+                let json = read_json(&path)?;
+                let config = config_from_json(&json).map_err(Error::in_file(&path))?;
+                let sizes = toml::Table::try_from(ModelSizes::from(config));
+                let mut sizes = sizes.map_err(Error::in_file(&path))?;
+                sizes.extend(own.and_then(|own| own.as_table().cloned()).unwrap_or_default());
+                UpcycleConfig::complete(&mut sizes);
+                sizes.into()
+            }
+        };
+        table.insert("model".to_owned(), model);
         if !table.contains_key("tokenizer") {
             let checkpoint = init.display().to_string();
             let section = toml::Table::from_iter([("checkpoint".to_owned(), checkpoint.into())]);

@@ -2,9 +2,9 @@
 //!
 //! The load-balancing loss is over all tokens of a step as far as they are known: micro-batch `j` of a step takes the
 //! share of tokens `f_e` that went through expert `e` from the micro-batches 1 to `j`, the mean probabilities `P_e` from
-//! its own tokens, and counts by its part of the step's tokens (arXiv 2501.11873: counts are buffered over accumulation steps). So the gradient of
-//! the last micro-batch is that of its tokens in the loss of the whole step. Earlier ones know fewer loads.
-//! The z-loss is a mean over the tokens of the step, however they are split.
+//! its own tokens, and counts by its part of the step's tokens (arXiv 2501.11873, which buffers counts over accumulation
+//! steps). So the gradient of the last micro-batch is that of its tokens in the loss of the whole step. Earlier ones know
+//! fewer loads. The z-loss is a mean over the tokens of the step, however they are split.
 
 use std::ops::AddAssign;
 
