@@ -312,6 +312,19 @@ fn an_upcycled_run_begins_with_the_losses_of_the_dense_model() {
     let opened = Checkpoint::open(&newest(&recipe.run), &cpu()).unwrap();
     let experts = opened.config.experts.unwrap();
     assert_eq!((experts.num_experts, experts.moe_intermediate_size), (4, 48));
+
+    // A checkpoint of the other kind is refused with what to do.
+    let said = |text: &str, init: &Path| {
+        let mut overrides = in_dir(dir, "others");
+        overrides.push(format!("run.init={:?}", init.to_str().unwrap()));
+        let recipe = of(dir, text, &overrides);
+        let task = LanguageTask::new(recipe, &cpu(), Precision::F32, true);
+        task.err().unwrap().to_string()
+    };
+    let error = said(UPCYCLE, &newest(&recipe.run));
+    assert!(error.contains("has experts already; leave out [upcycle]"), "{error}");
+    let error = said(RECIPE, &dir.join("tokenizer"));
+    assert!(error.contains("has no experts; [upcycle] makes them"), "{error}");
 }
 
 #[test]

@@ -206,9 +206,10 @@ mod tests {
             let loads = loads(&router);
             router.balance(0.005, &loads);
         }
-        let most = |loads: &[u64]| loads.iter().copied().max();
+        // The mean is 64.
         let after = loads(&router);
-        assert!(most(&before) > Some(160) && most(&after) < Some(84), "{before:?} {after:?}");
+        assert!(before.contains(&0) && before.iter().any(|load| *load > 128), "{before:?}");
+        assert!(after.iter().all(|load| (45..84).contains(load)), "{before:?} {after:?}");
         router.weight.val().into_data().assert_eq(&weight, true);
     }
 

@@ -99,8 +99,12 @@ fn copies(dense: &FeedForward, experts: &ExpertsConfig, redraw: f64) -> Experts 
         (gate, up) = (redrawn(gate, channels.clone()), redrawn(up, channels.clone()));
         down = redrawn(down, channels.swap_dims(1, 2));
     }
-    let gate_up = Tensor::cat(vec![gate, up], 1);
-    Experts { gate_up_proj: Param::from_tensor(gate_up), down_proj: Param::from_tensor(down) }
+    // New values, which no gradient links to the old ones.
+    let parameter = |stack: Tensor<3>| {
+        let device = stack.device();
+        Param::from_data(stack.into_data(), &device)
+    };
+    Experts { gate_up_proj: parameter(Tensor::cat(vec![gate, up], 1)), down_proj: parameter(down) }
 }
 
 /// The share `redraw` of the channels of each expert, chosen at random.
