@@ -11,7 +11,7 @@ use super::router::Routing;
 /// number of experts of a token.
 ///
 /// Gradients do not go through `f_e`, so the loss is a sum of one part for each layer, and each part one over
-/// [`Routing::sums`]. `f_e` may be of more tokens than `P_e`.
+/// [`Self::sums`] times factors. `f_e` may be of more tokens than `P_e`.
 #[derive(Clone, Debug)]
 pub struct RouterLoss {
     /// On each of the sums of a layer.
@@ -47,7 +47,8 @@ impl RouterLoss {
         Self { factors, mask: counted.map(mask) }
     }
 
-    /// The sums of one of the layers, on the tape if they count; see [`Routing::sums`].
+    /// Sums over the counted tokens of one of the layers: of each expert's probability, of `logsumexp(logits)`, of its
+    /// square, and of the largest weight. The last is off the tape, and so are all if the loss has no factor.
     ///
     /// # Shapes
     /// Returns `[experts + 3]`.
@@ -93,8 +94,7 @@ impl RouterLoss {
 }
 
 impl Routing {
-    /// Sums over the tokens, each times its entry of `mask` if there is one: of each expert's probability, of
-    /// `logsumexp(logits)`, of its square, and of the largest weight, which is off the tape.
+    /// [`RouterLoss::sums`] of the tokens, each times its entry of `mask` if there is one.
     ///
     /// # Shapes
     /// `mask` `[tokens, 1]`; returns `[experts + 3]`.
