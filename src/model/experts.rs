@@ -8,7 +8,7 @@
 mod tests;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use vq_tokenizer::init;
 
 use super::router::{Router, Routing};
@@ -54,14 +54,21 @@ impl SparseFeedForward {
     /// # Shapes
     /// `x` `[batch, seq, hidden]`; returns the same.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.routed(x).0
+        self.routed(x, None).0
     }
 
-    /// As [`Self::forward`], and what the router did.
-    pub(super) fn routed(&self, x: Tensor<3>) -> (Tensor<3>, Routing) {
+    /// As [`Self::forward`] with experts that are `closed` to tokens, and what the router did.
+    ///
+    /// # Shapes
+    /// `closed` `[batch * seq, experts]`.
+    pub(super) fn routed(
+        &self,
+        x: Tensor<3>,
+        closed: Option<&Tensor<2, Bool>>,
+    ) -> (Tensor<3>, Routing) {
         let shape @ [batch, seq, hidden] = x.dims();
         let rows = x.clone().reshape([batch * seq, hidden]);
-        let routing = self.gate.forward(rows.clone());
+        let routing = self.gate.forward(rows.clone(), closed);
         let y = self.experts.forward(rows, &routing).reshape(shape);
         let y = match &self.shared_experts {
             Some(shared) => y + shared.forward(x),

@@ -7,7 +7,7 @@ use burn::tensor::{DType, Distribution};
 
 use super::*;
 use crate::model::ops::{Kernels, forced};
-use crate::model::{BalanceLoss, ExpertGroups, RouterScores};
+use crate::model::{ExpertGroups, RouterLoss, RouterScores};
 
 const HIDDEN: usize = 12;
 const INNER: usize = 7;
@@ -24,6 +24,8 @@ fn experts(num_experts: usize, num_experts_per_tok: usize) -> ExpertsConfig {
         norm_topk_prob: true,
         routed_scaling_factor: 1.0,
         groups: None,
+        modality_groups: None,
+        modality_ids: None,
         router_aux_loss_coef: 0.0,
     }
 }
@@ -102,7 +104,7 @@ fn every_token_goes_through_its_experts_and_no_other() {
     for config in [experts(6, 2), experts(5, 5), grouped()] {
         let layer = layer(&config, &device);
         let x = input(90, &device);
-        let (y, routing) = layer.routed(x.clone());
+        let (y, routing) = layer.routed(x.clone(), None);
         let shared = layer.shared_experts.as_ref().map(|shared| host(&shared.forward(x.clone())));
         let weights = host(&routing.weights);
         let chosen = config.num_experts_per_tok;
@@ -198,13 +200,13 @@ fn weights_in_bfloat16_are_widened_as_they_are_read() {
 
 fn balance(routing: Routing) -> Tensor<1> {
     let layers = [routing];
-    BalanceLoss::of(&layers, None).total(&layers)
+    RouterLoss::balance(&layers, None).total(&layers)
 }
 
 /// The result, and the gradients of input and weights for its weighted sum and the balance loss.
 fn gradients(layer: &SparseFeedForward, x: &Tensor<3>, weights: &Tensor<3>) -> Vec<Vec<f32>> {
     let x = x.clone().require_grad();
-    let (y, routing) = layer.routed(x.clone());
+    let (y, routing) = layer.routed(x.clone(), None);
     let loss = (y.clone() * weights.clone()).sum() + balance(routing);
     let found = loss.backward();
     let bias = layer.gate.e_score_correction_bias.as_ref().unwrap();
@@ -248,7 +250,7 @@ fn gradients_of_the_router_are_finite_differences() {
         let mut moved = values.clone();
         moved[at] += step;
         layer.gate.weight = Param::from_data(TensorData::new(moved, [8, HIDDEN]), &device);
-        let (y, routing) = layer.routed(x.clone());
+        let (y, routing) = layer.routed(x.clone(), None);
         let experts = routing.experts.clone();
         let loss = (y * weights.clone()).sum() + balance(routing);
         (loss.into_scalar::<f32>(), experts)

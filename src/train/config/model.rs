@@ -140,3 +140,29 @@ impl From<ModelConfig> for ModelSizes {
         }
     }
 }
+
+/// How a sparse model begins as a dense one: each expert as a copy of the layer's feed-forward. `[model]` may leave out
+/// all that is as in `run.init`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpcycleConfig {
+    /// Share of the channels of each expert that is drawn anew, so that experts differ from the beginning
+    /// (Drop-Upcycling, arXiv 2502.19261; 0.5 there). 0: none, and outputs are those of the dense model.
+    pub redraw: f64,
+}
+
+impl UpcycleConfig {
+    /// Gives the experts of `sizes` what the copy of a dense layer must have, where they do not say.
+    pub(super) fn complete(sizes: &mut toml::Table) {
+        let width = sizes.get("intermediate_size").cloned();
+        let Some(experts) = sizes.get_mut("experts").and_then(toml::Value::as_table_mut) else {
+            return;
+        };
+        let copied = [("moe_intermediate_size", width), ("norm_topk_prob", Some(true.into()))];
+        for (key, value) in copied {
+            if let (false, Some(value)) = (experts.contains_key(key), value) {
+                experts.insert(key.to_owned(), value);
+            }
+        }
+    }
+}
