@@ -259,6 +259,7 @@ fn only_named_places_know_cargo_features() {
         "src/generate/grammar/mod.rs",
         "src/lib.rs",
         "src/model/ops/choice.rs",
+        "src/model/ops/experts.rs",
         "src/model/ops/fused/", // which backends an extension has is an argument of Burn's macro
         "src/model/ops/latent.rs",
         "src/model/ops/mod.rs",

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use burn::module::{Module, ModuleMapper};
-use burn::tensor::{DType, Distribution};
+use burn::tensor::{DType, Distribution, Int, TensorData};
 
 use super::*;
 use crate::model::ops::{Kernels, forced};

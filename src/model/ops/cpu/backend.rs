@@ -131,10 +131,10 @@ impl FusedKernels for Flex {
         let [rows, inputs] = x.shape().dims();
         let outputs = weight.shape()[0];
         let (x, weight) = (contiguous(x), contiguous(weight));
-        let x = &x.storage::<f32>()[place(&x)];
+        let x = floats(&x);
         let y = match weight.dtype() {
             DType::BF16 => linear::forward(x, &weight.storage::<bf16>()[place(&weight)], inputs),
-            _ => linear::forward(x, &weight.storage::<f32>()[place(&weight)], inputs),
+            _ => linear::forward(x, floats(&weight), inputs),
         };
         tensor(y, &[rows, outputs])
     }
@@ -282,6 +282,11 @@ pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
 pub(super) fn place(tensor: &FlexTensor) -> Range<usize> {
     let start = tensor.layout().start_offset();
     start..start + tensor.shape().num_elements()
+}
+
+/// The elements of a contiguous tensor.
+pub(super) fn floats(tensor: &FlexTensor) -> &[f32] {
+    &tensor.storage()[place(tensor)]
 }
 
 /// `first` comes as [`Mask::first`] makes it.

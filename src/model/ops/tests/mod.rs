@@ -113,7 +113,7 @@ fn compare<const D: usize>(name: &str, sizes: &[usize], run: impl Fn(&[Tensor<1>
             let leaves = inputs.iter().map(|values| side.leaf(values, &device).require_grad());
             let leaves: Vec<_> = leaves.collect();
             let (y, runs) = forced::on(side.kernels, || run(&leaves));
-            assert_eq!(runs.len(), 1, "{name} runs one operation");
+            assert!(!runs.is_empty(), "{name} runs no operation");
             let weights = weights.get_or_init(|| normal(y.shape().num_elements()));
             let weights = side.leaf(weights, &device);
             let weighted = y.clone() * weights.reshape(y.dims());
