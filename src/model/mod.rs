@@ -28,10 +28,10 @@ mod self_attention;
 pub use attention::Attention;
 pub use balance::BalanceLoss;
 pub use causal_lm::{CausalLm, Decoder, Embedding, ModelInput};
-pub(crate) use config::MAX_LAYERS;
 pub use config::{
     ExpertGroups, ExpertsConfig, LatentConfig, ModelConfig, QkNorm, RopeScaling, RouterScores, Yarn,
 };
+pub(crate) use config::{MAX_LAYERS, is_default};
 pub use decoder_layer::DecoderLayer;
 pub use experts::{Experts, SparseFeedForward};
 pub use feed_forward::FeedForward;

@@ -10,6 +10,7 @@ use burn::tensor::{DType, IndexingUpdateOp, TensorData};
 use half::bf16;
 
 use kernels::attention::{self, View};
+use kernels::linear::FEW;
 use kernels::matrix::{Matrix, Store, Term};
 use kernels::memory::unspecified;
 use kernels::rope::Norm;
@@ -86,10 +87,6 @@ fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
     Matrix { data: &tensor.storage()[layout.start_offset()..], row, column }
 }
 
-/// Rows up to which the linear operation outside autodiff is also the faster one. For many, as training has,
-/// the product in tiles is; its order of arithmetic differs.
-const FEW: usize = 16;
-
 impl FusedKernels for Flex {
     /// In memory the result is `[batch, seq, heads, value_dim]`, so that joining the heads copies nothing.
     fn attention_forward(qkv: [FlexTensor; 3], first: FlexTensor, _: usize) -> [FlexTensor; 2] {
@@ -139,6 +136,7 @@ impl FusedKernels for Flex {
         tensor(y, &[rows, outputs])
     }
 
+    /// In tiles for many rows, as training has; the order of arithmetic differs.
     fn linear_on_tape(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         if x.shape()[0] <= FEW {
             return Self::linear_forward(x, weight);
