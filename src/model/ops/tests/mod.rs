@@ -13,6 +13,7 @@ use std::cell::OnceCell;
 use burn::tensor::{DType, Device, Distribution, Gradients, Int, Tensor, TensorData};
 
 use kernels::rope::Norm;
+use vq_tokenizer::init;
 
 use super::{HeadNormOf, Kernels, NormAndRope, forced};
 use crate::model::Rope;
@@ -50,7 +51,7 @@ impl Side {
 
 /// Normally distributed numbers.
 fn normal(len: usize) -> Vec<f32> {
-    host(&Tensor::<1>::random([len], Distribution::Normal(0.0, 1.0), &Device::flex()))
+    host(&init::random([len], Distribution::Normal(0.0, 1.0), &Device::flex()))
 }
 
 fn host<const D: usize>(x: &Tensor<D>) -> Vec<f32> {
