@@ -13,6 +13,7 @@ mod data;
 mod edit;
 mod engine;
 mod eval;
+mod excess;
 mod experts;
 mod generate;
 mod gradients;

@@ -30,10 +30,10 @@ mod upcycle;
 
 pub use attention::Attention;
 pub use causal_lm::{CausalLm, Decoder, Embedding, ModelInput};
-pub(crate) use config::MAX_LAYERS;
 pub use config::{
     ExpertGroups, ExpertsConfig, LatentConfig, ModelConfig, QkNorm, RopeScaling, RouterScores, Yarn,
 };
+pub(crate) use config::{MAX_LAYERS, is_default};
 pub use decoder_layer::DecoderLayer;
 pub use experts::{Experts, SparseFeedForward};
 pub use feed_forward::FeedForward;

@@ -54,13 +54,6 @@ impl Values {
     }
 }
 
-/// The largest violation of `|a - b| <= absolute + relative * |b|`, as a ratio.
-pub fn excess(a: &[f32], b: &[f32], absolute: f32, relative: f32) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let pairs = a.iter().zip(b);
-    pairs.map(|(a, b)| (a - b).abs() / (absolute + relative * b.abs())).fold(0.0, f32::max)
-}
-
 pub fn flat(data: &TensorData) -> Vec<f32> {
     data.iter::<f32>().collect()
 }

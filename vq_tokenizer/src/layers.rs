@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn normalised_groups_have_mean_zero_and_deviation_one() {
         let device = Device::flex();
-        let x = Tensor::<4>::random([2, 64, 5, 7], Distribution::Normal(3.0, 0.01), &device);
+        let x = init::random([2, 64, 5, 7], Distribution::Normal(3.0, 0.01), &device);
         let y = GroupNorm::new(64, 32, &device).forward(x).reshape([2, 32, 70]);
         let off = y.clone().mean_dim(2).abs().max().into_scalar::<f32>();
         assert!(off < 1e-3, "mean {off}");

@@ -238,7 +238,6 @@ mod tests {
 
     fn tokenizer() -> VqTokenizer {
         let device = Device::flex();
-        device.seed(5);
         let config = VqConfig {
             base_channels: 32,
             channel_multiplier: vec![1, 2],

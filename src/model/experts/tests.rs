@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use burn::module::{Module, ModuleMapper};
-use burn::tensor::{DType, Distribution};
+use burn::tensor::{DType, Distribution, Int, Tensor, TensorData};
 
 use super::*;
 use crate::model::ops::{Kernels, forced};
@@ -56,7 +56,7 @@ fn layer(experts: &ExpertsConfig, device: &Device) -> SparseFeedForward {
 
 fn input(tokens: usize, device: &Device) -> Tensor<3> {
     let shape = [1, tokens, HIDDEN];
-    let x = Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex());
+    let x = init::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex());
     Tensor::from_data(x.into_data(), device)
 }
 
@@ -239,11 +239,15 @@ fn gradients_are_those_of_the_composed_operations() {
     }
 }
 
+/// Tokens whose choices are clear: no step of a weight changes one, so that the loss is smooth.
 #[test]
 fn gradients_of_the_router_are_finite_differences() {
+    const STEP: f32 = 5e-3;
     let device = Device::flex().autodiff();
     let mut layer = layer(&grouped(), &device);
-    let (x, weights) = (input(5, &device), input(5, &device));
+    let (x, weights) = (input(4, &device), input(4, &device));
+    let chosen = layer.routed(x.clone()).1.experts;
+    assert_ne!(chosen[..3], chosen[3..6], "tokens have experts of their own");
     let gradient = gradients(&layer, &x, &weights)[2].clone();
     let values = host(&layer.gate.weight.val());
     let mut loss = |at: usize, step: f32| {
@@ -251,18 +255,11 @@ fn gradients_of_the_router_are_finite_differences() {
         moved[at] += step;
         layer.gate.weight = Param::from_data(TensorData::new(moved, [8, HIDDEN]), &device);
         let (y, routing) = layer.routed(x.clone(), None);
-        let experts = routing.experts.clone();
-        let loss = (y * weights.clone()).sum() + balance(routing);
-        (loss.into_scalar::<f32>(), experts)
+        assert_eq!(routing.experts, chosen, "weight {at}");
+        ((y * weights.clone()).sum() + balance(routing)).into_scalar::<f32>()
     };
-    let mut compared = 0;
     for (at, want) in gradient.iter().enumerate() {
-        let ((above, chosen), (below, others)) = (loss(at, 1e-2), loss(at, -1e-2));
-        if chosen == others {
-            let got = (above - below) / 2e-2;
-            assert!((got - want).abs() < 1e-2 * want.abs().max(1.0), "{at}: {got} {want}");
-            compared += 1;
-        }
+        let got = (loss(at, STEP) - loss(at, -STEP)) / (2.0 * STEP);
+        assert!((got - want).abs() < 1e-2 * want.abs().max(1.0), "{at}: {got} {want}");
     }
-    assert!(compared > 80, "the choice seldom changes: {compared}");
 }

@@ -20,8 +20,8 @@ use crate::data::{CurriculumConfig, DocumentData, TokenizerConfig};
 use crate::error::{Error, Result};
 use crate::files::read_json;
 use crate::generate::GenerationConfig;
-use crate::model::ModelConfig;
 use crate::model::adapter::AdapterConfig;
+use crate::model::{ModelConfig, is_default};
 use crate::recipe::{Recipe, at_least_one};
 use crate::tokenize::{PromptTemplates, Vocabulary};
 
@@ -85,10 +85,6 @@ pub struct LanguageRecipe {
     /// The `generation_config.json` of the released checkpoint.
     #[serde(default)]
     pub generation: serde_json::Map<String, serde_json::Value>,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 /// The shape of a language model's batch.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ExpertsConfig, LatentConfig, ModelConfig, QkNorm, RopeScaling};
+use crate::model::{ExpertsConfig, LatentConfig, ModelConfig, QkNorm, RopeScaling, is_default};
 
 /// Sizes of a model to train, from which the other fields of [`ModelConfig`] follow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,9 +67,6 @@ pub struct ModelSizes {
     pub experts: Option<ExpertsConfig>,
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
 fn default_theta() -> f64 {
     10_000.0
 }
