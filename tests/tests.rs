@@ -11,6 +11,7 @@ mod compare;
 mod contamination;
 mod data;
 mod edit;
+mod emu3;
 mod engine;
 mod eval;
 mod excess;

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tensor_files::{StoredDtype, TensorInfo};
+use vq_tokenizer::Architecture;
 
 use super::adapter::{Merge, WeightedAdapter};
 use super::config::{config_from_json, torch_name};
@@ -21,7 +22,7 @@ use super::source::{ImageTokenizer, LanguageModel, RotaryOrder, converted, forma
 use super::stored::StoredTensors;
 use super::tensors::VQ_PREFIX;
 use super::weight_files::{SHARD_SIZE, write_weights};
-use super::{text_model, transformers};
+use super::{emu3, text_model, transformers};
 use crate::error::{Error, Result};
 use crate::files::{copy, read_json, write_json};
 use crate::generate::Preset;
@@ -101,7 +102,7 @@ impl Conversion {
         let vq = ImageTokenizer::find(source, &json, &files)?;
         let for_transformers = self.layout == Layout::HuggingFace;
         if let (true, Some(vq)) = (for_transformers, &vq) {
-            transformers::check_opens(source, &vq.config)?;
+            transformers::check_opens(source, &json, vq)?;
         }
         let tokenizer = source.join("tokenizer.json");
         let is_text = tokenizer.is_file() && !TextTokenizer::load(&tokenizer)?.has_images();
@@ -184,8 +185,9 @@ impl Conversion {
         if let (false, Some(vq)) = (is_there, vq) {
             let factor = vq.config.downsampling();
             let (height, width) = (vq.preprocessor.crop_height, vq.preprocessor.crop_width);
+            let is_emu3 = emu3::is_emu3(json);
             settings = json!({
-                "processor_class": "ChameleonProcessor",
+                "processor_class": if is_emu3 { "Emu3Processor" } else { "ChameleonProcessor" },
                 "image_seq_length": height / factor * (width / factor),
                 "image_token": "<image>",
             });
@@ -253,10 +255,14 @@ impl Conversion {
                     vq_infos
                         .map(|(name, dtype, shape)| (VQ_PREFIX.to_owned() + &name, dtype, shape)),
                 );
+                if vq.config.architecture == Architecture::Emu3 {
+                    infos.iter_mut().for_each(|(name, ..)| *name = emu3::published_name(name));
+                }
                 write_weights(dir, &infos, self.shard_size, |name| {
+                    let name = emu3::common_name(name);
                     match name.strip_prefix(VQ_PREFIX) {
                         Some(name) => of_vq(name),
-                        None => of_model(name),
+                        None => of_model(&name),
                     }
                 })
             }

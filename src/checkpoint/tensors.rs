@@ -8,11 +8,11 @@ use crate::error::{Error, Result};
 use crate::model::{ModelConfig, QkNorm};
 
 /// Name of the output head.
-const HEAD: &str = "lm_head.weight";
+pub(super) const HEAD: &str = "lm_head.weight";
 /// Name of the score head.
 pub(super) const SCORE: &str = "score.weight";
 /// Name of the input embedding.
-const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 /// Prefix of the image tokenizer's tensors.
 pub const VQ_PREFIX: &str = "model.vqmodel.";
 

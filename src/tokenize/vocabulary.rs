@@ -176,6 +176,11 @@ impl Vocabulary {
         self.control.get(name).copied()
     }
 
+    /// The id of the token called `name`, found by looking at every name.
+    pub(super) fn id(&self, name: &str) -> Option<u32> {
+        self.names.iter().position(|known| known == name).map(|id| id as u32)
+    }
+
     /// The names of all ids, by id.
     pub fn names(&self) -> &[String] {
         &self.names

@@ -118,7 +118,8 @@ impl VqModel {
     /// The input of the decoder's last layer for quantized latents.
     pub(crate) fn features(&self, quantized: Tensor<4>) -> Tensor<4> {
         let quantized = self.for_networks(quantized);
-        self.whole_decoder().features(self.post_quant_conv.forward(quantized))
+        let latents = self.post_quant_conv.forward(quantized.clone());
+        self.whole_decoder().features(latents, quantized)
     }
 
     /// The pixels, in f32, for the result of [`Self::features`].
