@@ -259,6 +259,7 @@ fn only_named_places_know_cargo_features() {
         "src/generate/grammar/mod.rs",
         "src/lib.rs",
         "src/model/ops/choice.rs",
+        "src/model/ops/experts.rs",
         "src/model/ops/fused/", // which backends an extension has is an argument of Burn's macro
         "src/model/ops/latent.rs",
         "src/model/ops/mod.rs",
@@ -296,13 +297,30 @@ fn training_and_generation_know_no_scores() {
     }
 }
 
+/// All Rust files of `folders`, by their paths.
+fn texts(folders: &[&str]) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = folders.iter().flat_map(|folder| rust_files(&root.join(folder)));
+    let read =
+        |path: PathBuf| (path.display().to_string(), std::fs::read_to_string(&path).unwrap());
+    files.map(read).collect()
+}
+
 #[test]
 fn no_file_is_longer_than_400_lines() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for folder in ["src", "tensor_files", "vq_tokenizer", "tests", "examples", "benches"] {
-        for path in rust_files(&root.join(folder)) {
-            let lines = std::fs::read_to_string(&path).unwrap().lines().count();
-            assert!(lines <= 400, "{} has {lines} lines", path.display());
-        }
+    let folders = ["src", "tensor_files", "vq_tokenizer", "tests", "examples", "benches"];
+    for (path, text) in texts(&folders) {
+        let lines = text.lines().count();
+        assert!(lines <= 400, "{path} has {lines} lines");
+    }
+}
+
+/// Burn's generator is one for all threads of a process, so that a test cannot seed it.
+#[test]
+fn tests_draw_random_numbers_from_the_generator_of_their_thread() {
+    let pattern = Regex::new(r"Tensor(::<\d>)?::random\(").unwrap();
+    for (path, text) in texts(&["src", "tensor_files", "vq_tokenizer", "tests"]) {
+        let draws = pattern.is_match(&text) && !path.ends_with("src/device/speed.rs");
+        assert!(!draws, "{path}: `vq_tokenizer::init::random` in place of `Tensor::random`");
     }
 }

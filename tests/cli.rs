@@ -5,6 +5,7 @@ mod batching;
 mod chat;
 mod docs;
 mod edit;
+pub mod emu3;
 mod errors;
 mod eval_run;
 mod evaluation;

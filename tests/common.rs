@@ -74,11 +74,11 @@ pub fn cpu() -> Device {
     Device::flex()
 }
 
-/// The largest ratio of `|a - b|` to `absolute + relative * |b|`; up to 1 is within tolerance.
+/// As [`crate::excess::excess`] for tensors of one shape.
 pub fn excess(a: &TensorData, b: &TensorData, absolute: f32, relative: f32) -> f32 {
     assert_eq!(a.shape().as_slice(), b.shape().as_slice());
-    let pairs = a.iter::<f32>().zip(b.iter::<f32>());
-    pairs.map(|(a, b)| (a - b).abs() / (absolute + relative * b.abs())).fold(0.0, f32::max)
+    let [a, b] = [a, b].map(|data| data.iter::<f32>().collect::<Vec<_>>());
+    crate::excess::excess(&a, &b, absolute, relative)
 }
 
 /// Asserts that `tensor` equals `expected` within the tolerance of hidden states and logits.

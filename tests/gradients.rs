@@ -29,6 +29,8 @@ const OBJECTIVE: NextToken = NextToken {
         image_weight: 0.5,
         text_weight: 1.5,
         neftune_noise_alpha: 0.0,
+        router_z_loss: 0.0,
+        bias_update_speed: 0.0,
     },
 };
 

@@ -48,7 +48,6 @@ fn config() -> ModelConfig {
 
 fn model() -> ServingModel {
     let device = cpu();
-    device.seed(11);
     ServingModel::new(config(), config().init(&device).unwrap(), device)
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use calumma::report::{Metrics, Omission, Reporter, RunRecord, SampleText, html};
+use calumma::report::{LayerExperts, Metrics, Omission, Reporter, RunRecord, SampleText, html};
 use image::{Rgb, RgbImage};
 use serde_json::Value;
 
@@ -322,4 +322,40 @@ fn varint(bytes: &mut &[u8]) -> u64 {
         }
     }
     value
+}
+
+#[test]
+fn experts_are_in_log_report_and_tensorboard() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut reporter = reporter(dir.path(), 0);
+    let layer = |layer: usize, load: f64| LayerExperts {
+        layer,
+        loads: vec![load, 2.0 - load],
+        image_shares: vec![Some(0.25), None],
+        measures: [("load_max".to_owned(), load)].into(),
+    };
+    reporter.experts(1, &[layer(1, 1.0)]).unwrap();
+    reporter.experts(2, &[layer(1, 1.5), layer(3, 2.0)]).unwrap();
+    reporter.experts(2, &[]).unwrap();
+    let lines = lines(dir.path());
+    assert_eq!(steps_and_kinds(&lines), [(1, "experts"), (2, "experts")]);
+    assert_eq!(lines[1]["experts"][1]["loads"][0], 2.0);
+    assert_eq!(lines[1]["experts"][1]["image_shares"][1], Value::Null);
+
+    let record = RunRecord::read(dir.path()).unwrap();
+    assert_eq!(record.experts, Some((2, vec![layer(1, 1.5), layer(3, 2.0)])));
+    let page = html::render(&record);
+    assert_eq!(
+        page.matches("<rect class=\"heat\"").count(),
+        8,
+        "two maps, two layers, two experts"
+    );
+    assert!(page.contains("layer 3, expert 0: 2 of the mean load"));
+    assert!(page.contains("layer 1, expert 1: no tokens") && page.contains("<th>load max</th>"));
+
+    let files = std::fs::read_dir(dir.path().join("tensorboard")).unwrap();
+    let events: Vec<u8> =
+        files.flat_map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+    let tag = b"experts/layer_03/load_max";
+    assert!(events.windows(tag.len()).any(|window| window == tag));
 }

@@ -8,13 +8,10 @@ mod tests;
 
 use std::ops::Range;
 
-use super::linear::{self, Weight};
+use super::linear::{self, FEW, Weight};
 use super::matrix::{Matrix, Store};
 use super::memory::unspecified;
 use super::product;
-
-/// Rows of a group up to which [`linear`] is faster than the product in tiles.
-const FEW: usize = 16;
 
 /// The sizes of groups and of their matrices, which are `[outputs, inputs]`.
 #[derive(Clone, Copy, Debug)]
@@ -27,17 +24,17 @@ pub struct Groups<'a> {
     pub outputs: usize,
 }
 
-impl Groups<'_> {
-    /// Number and rows of each group that has some.
-    fn filled(&self) -> impl Iterator<Item = (usize, Range<usize>)> {
-        let mut end = 0;
-        let rows = self.counts.iter().map(move |count| {
-            end += count;
-            end - count..end
-        });
-        rows.enumerate().filter(|(_, rows)| !rows.is_empty())
-    }
+/// Number and rows of each group that has some, of groups of `counts` rows that follow each other.
+pub fn filled(counts: &[usize]) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let mut end = 0;
+    let rows = counts.iter().map(move |count| {
+        end += count;
+        end - count..end
+    });
+    rows.enumerate().filter(|(_, rows)| !rows.is_empty())
+}
 
+impl Groups<'_> {
     fn rows(&self) -> usize {
         self.counts.iter().sum()
     }
@@ -59,7 +56,7 @@ fn of_rows<'a>(all: &'a [f32], rows: &Range<usize>, width: usize) -> &'a [f32] {
 /// `x` `[rows, inputs]`, `w` `[groups, outputs, inputs]`; returns `[rows, outputs]`.
 pub fn forward<E: Weight>(groups: Groups<'_>, x: &[f32], w: &[E]) -> Vec<f32> {
     let mut y = Vec::with_capacity(groups.rows() * groups.outputs);
-    for (group, rows) in groups.filled() {
+    for (group, rows) in filled(groups.counts) {
         let x = of_rows(x, &rows, groups.inputs);
         y.extend_from_slice(&linear::forward(x, groups.matrix(w, group), groups.inputs));
     }
@@ -70,7 +67,7 @@ pub fn forward<E: Weight>(groups: Groups<'_>, x: &[f32], w: &[E]) -> Vec<f32> {
 pub fn in_tiles(groups: Groups<'_>, x: &[f32], w: &[f32]) -> Vec<f32> {
     let Groups { inputs, outputs, .. } = groups;
     let mut y = unspecified(groups.rows() * outputs);
-    for (group, rows) in groups.filled() {
+    for (group, rows) in filled(groups.counts) {
         let (x, w) = (of_rows(x, &rows, inputs), groups.matrix(w, group));
         let y = &mut y[rows.start * outputs..rows.end * outputs];
         if rows.len() <= FEW {
@@ -90,7 +87,7 @@ pub fn in_tiles(groups: Groups<'_>, x: &[f32], w: &[f32]) -> Vec<f32> {
 pub fn backward_x(groups: Groups<'_>, dy: &[f32], w: &[f32]) -> Vec<f32> {
     let Groups { inputs, outputs, .. } = groups;
     let mut dx = unspecified(groups.rows() * inputs);
-    for (group, rows) in groups.filled() {
+    for (group, rows) in filled(groups.counts) {
         let dy = Matrix::rows(of_rows(dy, &rows, outputs), outputs);
         let w = Matrix::rows(groups.matrix(w, group), inputs);
         let dx = &mut dx[rows.start * inputs..rows.end * inputs];
@@ -110,7 +107,7 @@ pub fn backward_w(groups: Groups<'_>, dy: &[f32], x: &[f32]) -> Vec<f32> {
     for (_, dw) in counts.iter().zip(dw.chunks_exact_mut(len)).filter(|(count, _)| **count == 0) {
         dw.fill(0.0);
     }
-    for (group, rows) in groups.filled() {
+    for (group, rows) in filled(groups.counts) {
         let dy = Matrix::rows(of_rows(dy, &rows, outputs), outputs).transposed();
         let x = Matrix::rows(of_rows(x, &rows, inputs), inputs);
         let dw = &mut dw[group * len..][..len];

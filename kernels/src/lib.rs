@@ -14,6 +14,7 @@ pub mod attention;
 mod buffer;
 pub mod cross_entropy;
 mod dots;
+pub mod experts;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod grouped;

@@ -33,8 +33,8 @@ const OUTPUTS: usize = 48;
 /// Tasks per thread, if there are enough rows and outputs: a thread that is held up takes fewer.
 const TASKS: usize = 4;
 
-/// Rows up to which packing costs more than it saves.
-const FEW: usize = 16;
+/// Rows up to which this operation is faster than a product in tiles, and packing rows costs more than it saves.
+pub const FEW: usize = 16;
 
 /// A number format of weights.
 pub trait Weight: Element {

@@ -36,6 +36,46 @@ pub fn backward(gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
     });
 }
 
+/// Writes `silu(gate) * up` to `y` for rows of `x` that are a gate and an up of `inner` elements each.
+///
+/// # Shapes
+/// `x` `[rows, 2 * inner]`, `y` `[rows, inner]`.
+pub fn halves_forward(x: &[f32], inner: usize, y: &mut [f32]) {
+    let rows = (ELEMENTS / inner).max(1);
+    let part = |(y, x): (&mut [f32], &[f32])| {
+        vectorized(
+            #[inline(always)]
+            || {
+                for (y, x) in y.chunks_exact_mut(inner).zip(x.chunks_exact(2 * inner)) {
+                    let (gate, up) = x.split_at(inner);
+                    forward_part(gate, up, y);
+                }
+            },
+        );
+    };
+    if y.len() <= ELEMENTS {
+        return part((y, x));
+    }
+    y.par_chunks_mut(rows * inner).zip(x.par_chunks(2 * rows * inner)).for_each(part);
+}
+
+/// Replaces the rows of `x` of [`halves_forward`] by their gradients.
+pub fn halves_backward(x: &mut [f32], inner: usize, dy: &[f32]) {
+    let rows = (ELEMENTS / inner).max(1);
+    let blocks = x.par_chunks_mut(2 * rows * inner).zip(dy.par_chunks(rows * inner));
+    blocks.for_each(|(x, dy)| {
+        vectorized(
+            #[inline(always)]
+            || {
+                for (x, dy) in x.chunks_exact_mut(2 * inner).zip(dy.chunks_exact(inner)) {
+                    let (gate, up) = x.split_at_mut(inner);
+                    backward_part(gate, up, dy);
+                }
+            },
+        );
+    });
+}
+
 #[inline(always)]
 fn forward_part(gate: &[f32], up: &[f32], y: &mut [f32]) {
     for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {

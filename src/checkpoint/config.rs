@@ -5,8 +5,8 @@ use tensor_files::StoredDtype;
 use vq_tokenizer::VqTokenizer;
 
 use super::family::Family;
-use super::rope;
 use super::transformers::vocabulary_map;
+use super::{emu3, rope};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::tokenize::Processor;
@@ -18,6 +18,7 @@ use crate::tokenize::Processor;
 pub fn config_from_json(json: &Value) -> Result<ModelConfig> {
     let mut json = json.clone();
     let object = json.as_object_mut().ok_or_else(|| Error::invalid("no JSON object"))?;
+    emu3::flatten(object)?;
     rope::flatten(object)?;
     Family::of(object)?.read(object)?;
     let config: ModelConfig = serde_path_to_error::deserialize(json)

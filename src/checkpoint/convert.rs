@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tensor_files::StoredDtype;
+use vq_tokenizer::Architecture;
 
 use super::adapter::{Merge, WeightedAdapter};
 use super::config::{config_from_json, torch_name};
@@ -21,7 +22,7 @@ use super::source::{ImageTokenizer, LanguageModel, RotaryOrder, converted, forma
 use super::stored::StoredTensors;
 use super::tensors::VQ_PREFIX;
 use super::weight_files::{SHARD_SIZE, write_weights};
-use super::{text_model, transformers};
+use super::{emu3, text_model, transformers};
 use crate::error::{Error, Result};
 use crate::files::{copy, read_json, write_json};
 use crate::generate::Preset;
@@ -111,14 +112,14 @@ impl Conversion {
             return Err(Error::file(&path, message));
         }
         // The classes of text models have no image tokenizer: it stays in its directory.
-        let layout = match Family::having(&config) {
-            Family::Chameleon => self.layout,
-            _ => Layout::Calumma,
-        };
+        let is_emu3 = |vq: &ImageTokenizer| vq.config.architecture == Architecture::Emu3;
+        let of_class =
+            Family::having(&config) == Family::Chameleon || vq.as_ref().is_some_and(is_emu3);
+        let layout = if of_class { self.layout } else { Layout::Calumma };
         let this = Self { layout, ..self.clone() };
-        let for_chameleon = layout == Layout::HuggingFace;
-        if let (true, Some(vq)) = (for_chameleon, &vq) {
-            transformers::check_opens(source, &vq.config)?;
+        let in_one = layout == Layout::HuggingFace;
+        if let (true, Some(vq)) = (in_one, &vq) {
+            transformers::check_opens(source, &json, vq)?;
         }
         let (merge, config) = Merge::open(&self.adapters, config)?;
         if config.num_labels > 0 {
@@ -135,14 +136,14 @@ impl Conversion {
             }
             this.write_generation(source, &json, dir)?;
             this.write_processor(source, &json, vq.as_ref(), dir)?;
-            if for_chameleon && !is_text {
+            if in_one && !is_text {
                 transformers::add_vocabulary(&mut json, source)?;
             }
             this.write_config(json, vq.as_ref(), dir)?;
             this.write_tensors(&model, vq.as_ref(), dir)
         })?;
         let config = vq.as_ref().map(|vq| &vq.config);
-        Ok((for_chameleon && !is_text).then(|| transformers::difference(config)).flatten())
+        Ok((in_one && !is_text).then(|| transformers::difference(config)).flatten())
     }
 
     /// Writes `generation_config.json` with the preset's keys, if there is a preset; one that is only implied leaves
@@ -191,8 +192,9 @@ impl Conversion {
         if let (false, Some(vq)) = (is_there, vq) {
             let factor = vq.config.downsampling();
             let (height, width) = (vq.preprocessor.crop_height, vq.preprocessor.crop_width);
+            let is_emu3 = emu3::is_emu3(json);
             settings = json!({
-                "processor_class": "ChameleonProcessor",
+                "processor_class": if is_emu3 { "Emu3Processor" } else { "ChameleonProcessor" },
                 "image_seq_length": height / factor * (width / factor),
                 "image_token": "<image>",
             });
@@ -242,9 +244,15 @@ impl Conversion {
         infos.extend(vq.tensors.iter().map(|(name, dtype, shape)| {
             (VQ_PREFIX.to_owned() + name, format(*dtype, vq_dtype), shape.clone())
         }));
-        write_weights(dir, &infos, self.shard_size, |name| match name.strip_prefix(VQ_PREFIX) {
-            Some(name) => Ok(converted(vq.stored(name, model.files)?, vq_dtype)?.bytes),
-            None => of_model(name),
+        if vq.config.architecture == Architecture::Emu3 {
+            infos.iter_mut().for_each(|(name, ..)| *name = emu3::published_name(name));
+        }
+        write_weights(dir, &infos, self.shard_size, |name| {
+            let name = emu3::common_name(name);
+            match name.strip_prefix(VQ_PREFIX) {
+                Some(name) => Ok(converted(vq.stored(name, model.files)?, vq_dtype)?.bytes),
+                None => of_model(&name),
+            }
         })
     }
 }

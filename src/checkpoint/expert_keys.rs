@@ -23,7 +23,7 @@ pub(super) fn family(config: &ModelConfig) -> Family {
         && experts.n_shared_experts == 0
         && experts.groups.is_none()
         && experts.routed_scaling_factor == 1.0;
-    if qkv_bias != o_bias || mlp_bias {
+    if qkv_bias != o_bias || mlp_bias || experts.modality_groups.is_some() {
         return Family::Calumma;
     }
     if config.latent.is_some() {
@@ -114,6 +114,8 @@ fn of_qwen(family: Family, config: &Map<String, Value>) -> Result<ExpertsConfig>
         norm_topk_prob: family == Family::Mixtral || flag(config, "norm_topk_prob"),
         routed_scaling_factor: 1.0,
         groups: None,
+        modality_groups: None,
+        modality_ids: None,
         router_aux_loss_coef: config
             .get("router_aux_loss_coef")
             .and_then(Value::as_f64)
@@ -158,6 +160,8 @@ fn of_deepseek(family: Family, config: &Map<String, Value>) -> Result<Option<Exp
             .and_then(Value::as_f64)
             .unwrap_or(if is_v3 { 2.5 } else { 1.0 }),
         groups,
+        modality_groups: None,
+        modality_ids: None,
         router_aux_loss_coef: 0.0,
     }))
 }

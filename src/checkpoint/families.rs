@@ -95,7 +95,7 @@ impl Family {
             Self::Mistral | Self::Mixtral => [false; 2],
             _ => [bias; 2],
         };
-        if self != Self::Llama {
+        if !matches!(self, Self::Llama | Self::Emu3) {
             check(config, "mlp_bias", &[json!(false)])?;
         }
         let mlp_bias = flag(config, "mlp_bias");

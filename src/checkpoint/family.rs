@@ -20,10 +20,12 @@ pub(super) enum Family {
     Olmoe,
     DeepseekV2,
     DeepseekV3,
+    /// LLaMA's text model beside an image tokenizer.
+    Emu3,
 }
 
 /// `model_type` and the class of transformers that opens it.
-const NAMES: [(Family, &str, &str); 11] = [
+const NAMES: [(Family, &str, &str); 12] = [
     (Family::Chameleon, "chameleon", "ChameleonForConditionalGeneration"),
     (Family::Calumma, "calumma", "CalummaForCausalLM"),
     (Family::Llama, "llama", "LlamaForCausalLM"),
@@ -35,6 +37,7 @@ const NAMES: [(Family, &str, &str); 11] = [
     (Family::Olmoe, "olmoe", "OlmoeForCausalLM"),
     (Family::DeepseekV2, "deepseek_v2", "DeepseekV2ForCausalLM"),
     (Family::DeepseekV3, "deepseek_v3", "DeepseekV3ForCausalLM"),
+    (Family::Emu3, "emu3", "Emu3ForConditionalGeneration"),
 ];
 
 impl Family {

@@ -8,6 +8,7 @@ use tensor_files::TensorSource;
 use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::{VqConfig, VqTokenizer};
 
+use super::emu3::is_emu3;
 use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
 use super::tensors::of_image_tokenizer;
 use super::weight_files::weight_files;
@@ -45,7 +46,8 @@ pub fn image_tokenizer(dir: &Path, device: &Device) -> Result<Option<VqTokenizer
 /// The `vq_config` of the `config.json` `json` in `dir`; absent keys have the release's values.
 pub(super) fn nested_config(dir: &Path, json: &Value) -> Result<VqConfig> {
     let nested = json.get("vq_config").filter(|nested| !nested.is_null()).cloned();
-    serde_path_to_error::deserialize(nested.unwrap_or_else(|| json!({})))
+    let release = if is_emu3(json) { json!({ "model_type": "emu3_vqgan" }) } else { json!({}) };
+    serde_path_to_error::deserialize(nested.unwrap_or(release))
         .map_err(Error::in_file_because(&dir.join("config.json"), "vq_config"))
 }
 
@@ -60,7 +62,7 @@ pub(super) fn preprocessor(
 ) -> Result<PreprocessorConfig> {
     let own = dir.join("preprocessor_config.json");
     let has_rule = own.exists() && read_json::<Value>(&own)?.get("rule").is_some();
-    if !has_rule && has_sized_images(dir, json)? {
+    if !has_rule && has_sized_images(dir, json)? && !is_emu3(json) {
         return Ok(PreprocessorConfig::flexible(LUMINA_SIDE));
     }
     if own.exists() {
@@ -74,6 +76,7 @@ pub(super) fn preprocessor(
     match nested {
         Some(json) => serde_path_to_error::deserialize(json)
             .map_err(Error::in_file_because(&shared, "image_processor")),
+        None if is_emu3(json) => Ok(PreprocessorConfig::emu3()),
         None => Ok(PreprocessorConfig::hugging_face(resolution)),
     }
 }
@@ -82,6 +85,9 @@ pub(super) fn preprocessor(
 pub(super) fn preset_of(json: &Value) -> Preset {
     if is_text_model(json) {
         return Preset::Text;
+    }
+    if is_emu3(json) {
+        return Preset::Emu3;
     }
     let architecture = json.get("architectures").and_then(|names| names.get(0)?.as_str());
     // The class name in Lumina-mGPT's training code.
@@ -94,7 +100,7 @@ pub(super) fn preset_of(json: &Value) -> Preset {
 /// Whether the `config.json` `json` is that of another family's text model.
 pub(super) fn is_text_model(json: &Value) -> bool {
     let model_type = json.get("model_type").and_then(Value::as_str);
-    model_type.is_some_and(|name| !["chameleon", "calumma"].contains(&name))
+    model_type.is_some_and(|name| !["chameleon", "calumma", "emu3"].contains(&name))
 }
 
 /// Whether the ids of an image begin with its size in the checkpoint in `dir`.

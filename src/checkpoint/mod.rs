@@ -9,6 +9,7 @@ mod chat_template;
 mod config;
 mod convert;
 mod directory;
+mod emu3;
 mod expert_keys;
 mod experts;
 mod extend;

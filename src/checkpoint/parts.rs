@@ -113,6 +113,7 @@ fn tokenizer_config(vocabulary: &Vocabulary) -> Value {
         "clean_up_tokenization_spaces": false,
     });
     for (role, id) in [
+        ("bos_token", special.bos.filter(|_| special.begin_image.is_some())),
         ("boi_token", special.begin_image),
         ("eoi_token", special.end_image),
         ("image_token", special.image_placeholder),

@@ -47,6 +47,10 @@ pub fn text_tokenizer(dir: &Path, config: &Value) -> Result<TextTokenizer> {
             named(role).or_else(|| text.id(usual).is_some().then(|| usual.to_owned()))
         });
         [names.begin_image, names.end_image, names.image_placeholder] = of_images;
+        // Emu3's processor puts it before a text, not its tokenizer.
+        names.bos = named("bos_token")
+            .or_else(|| by_id("bos_token_id"))
+            .filter(|_| text.sizes_images_in_digits());
     }
     text.with_roles(&names).map_err(Error::in_file(&path))
 }
@@ -95,7 +99,7 @@ pub(super) fn stop_ids(generation: &Value, config: &Value) -> Vec<u32> {
 
 fn eos_ids(json: &Value, key: &str) -> Vec<u32> {
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match json.get(key) {
+    match json.get(key).or_else(|| json.get("text_config")?.get(key)) {
         Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
         Some(value) => id(value).into_iter().collect(),
         None => Vec::new(),

@@ -5,11 +5,14 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use vq_tokenizer::{NORM_GROUPS, VqConfig};
+use vq_tokenizer::{Architecture, NORM_GROUPS, VqConfig};
 
+use super::emu3::is_emu3;
 use super::names::VQ_DIR;
+use super::source::ImageTokenizer;
+use super::text_model::text_tokenizer;
 use crate::error::{Error, Result};
-use crate::tokenize::{TextTokenizer, Vocabulary};
+use crate::tokenize::Vocabulary;
 
 /// Warning for image tokenizers that transformers does not support.
 const OTHER_CODES: &str = "this image tokenizer has other norm_groups, attention or another quantizer than \
@@ -19,12 +22,23 @@ const OTHER_CODES: &str = "this image tokenizer has other norm_groups, attention
 const NO_CODES: &str = "the checkpoint has no image tokenizer; transformers makes one with random weights, \
     text is the same";
 
-/// Checks that `ChameleonForConditionalGeneration` can be built with the image tokenizer `config` of the
-/// checkpoint in `source`.
+/// Checks that the class of the `config.json` `json` can be built with the image tokenizer `vq` of the checkpoint in
+/// `source`.
 ///
 /// # Errors
-/// [`Error::File`] if the channels of a level are not a multiple of the 32 groups of its norms.
-pub(super) fn check_opens(source: &Path, config: &VqConfig) -> Result<()> {
+/// [`Error::File`] if the channels of a level are not a multiple of the 32 groups of its norms, or the tokenizer is
+/// Emu3's and the checkpoint none of its releases: the layers for videos are lost then.
+pub(super) fn check_opens(source: &Path, json: &Value, vq: &ImageTokenizer) -> Result<()> {
+    let is_whole = vq.tensors.iter().any(|(name, ..)| name == "quant_conv.conv.weight");
+    if vq.config.architecture == Architecture::Emu3 && !(is_whole && is_emu3(json)) {
+        let message = "the image tokenizer is Emu3's without its layers for videos, or beside a model of another \
+            model_type; transformers opens neither; export it without --layout hf";
+        return Err(Error::file(source, message));
+    }
+    check_groups(source, &vq.config)
+}
+
+fn check_groups(source: &Path, config: &VqConfig) -> Result<()> {
     let base = config.base_channels;
     let levels = config
         .channel_multiplier
@@ -62,10 +76,11 @@ pub(super) fn difference(config: Option<&VqConfig>) -> Option<&'static str> {
 /// # Errors
 /// Those of `tokenizer.json`, if it is needed.
 pub(super) fn add_vocabulary(config: &mut Value, source: &Path) -> Result<()> {
+    let whole = config.clone();
     if let Some(keys) = config.as_object_mut()
         && keys.get("vocabulary_map").is_none_or(Value::is_null)
     {
-        let text = TextTokenizer::load(&source.join("tokenizer.json"))?;
+        let text = text_tokenizer(source, &whole)?;
         keys.insert("vocabulary_map".to_owned(), vocabulary_map(&text.vocabulary()?));
     }
     Ok(())
@@ -100,7 +115,7 @@ mod tests {
                 norm_groups: 4,
                 ..VqConfig::default()
             };
-            let message = check_opens(source, &config).err().map(|error| error.to_string());
+            let message = check_groups(source, &config).err().map(|error| error.to_string());
             assert_eq!(message.is_some(), refused.is_some(), "{message:?}");
             if let (Some(message), Some(refused)) = (message, refused) {
                 assert!(message.contains(refused), "{message}");

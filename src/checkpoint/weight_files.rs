@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tensor_files::{TensorInfo, WeightFiles, write_file};
 
+use super::emu3::common_name;
 use crate::error::{Error, Result};
 use crate::files::read_json;
 
@@ -17,7 +18,7 @@ pub const SHARD_SIZE: u64 = 5_000_000_000;
 
 /// Opens the weight files of `dir`: `model.safetensors`, or the shards that the index lists.
 ///
-/// Also returns the path that names all of them in messages.
+/// Also returns the path that names all of them in messages. Emu3's tensors get the names that other models' have.
 ///
 /// # Errors
 /// Those of the files; [`Error::File`] if the index is malformed or a shard is missing or lacks a tensor.
@@ -33,7 +34,7 @@ pub fn weight_files(dir: &Path) -> Result<(PathBuf, WeightFiles)> {
     }
     if single.exists() || !index.exists() {
         let files = WeightFiles::open(&single)?;
-        return Ok((single, files));
+        return Ok((single, files.renamed(|name| Some(common_name(name)))));
     }
     let mut files = WeightFiles::default();
     for (shard, names) in shards(&index)? {
@@ -49,7 +50,7 @@ pub fn weight_files(dir: &Path) -> Result<(PathBuf, WeightFiles)> {
             return Err(Error::file(&path, message));
         }
     }
-    Ok((index, files))
+    Ok((index, files.renamed(|name| Some(common_name(name)))))
 }
 
 /// The names of the shards in `index`, with the tensors of each.

@@ -24,6 +24,10 @@ pub struct DrawArgs {
     /// Directory for the images, which are named after the texts; nothing in it is overwritten
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     out: PathBuf,
+    /// Width to height of the images, as 16:9, with about as many pixels as usual; for checkpoints whose images may have
+    /// any size
+    #[arg(long, value_name = "W:H", value_parser = aspect)]
+    aspect: Option<[usize; 2]>,
     /// Do not store prompt, seed and settings in the PNG files
     #[arg(long)]
     no_metadata: bool,
@@ -38,6 +42,7 @@ pub struct DrawArgs {
 pub fn run(args: &DrawArgs, session: &Session) -> Result<()> {
     let pipeline = args.sampling.open(&args.checkpoint, session)?;
     let mut config = args.sampling.config(&pipeline, session);
+    config.aspect = args.aspect.or(config.aspect);
     for texts in args.texts.chunks(BATCH) {
         let images = pipeline.draw_batch(texts, &config)?;
         for (text, image) in texts.iter().zip(&images) {
@@ -50,4 +55,12 @@ pub fn run(args: &DrawArgs, session: &Session) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// An aspect ratio as it is written, `16:9`.
+fn aspect(text: &str) -> std::result::Result<[usize; 2], String> {
+    let sides = text.split_once(':').and_then(|(width, height)| {
+        Some([width.trim().parse().ok()?, height.trim().parse().ok()?])
+    });
+    sides.ok_or_else(|| "allowed: WIDTH:HEIGHT, as 16:9".to_owned())
 }

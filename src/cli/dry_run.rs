@@ -51,11 +51,13 @@ fn describe(
     session.line(text.trim_end())?;
     let precision = session.precision();
     let parts = sizes::parameters(task.model());
-    let value_bytes = if precision == Precision::Bf16 { 2.0 } else { 4.0 };
+    let value_bytes = if precision == Precision::Bf16 { 2 } else { 4 };
     let parameters = parts.values().sum();
     let adapted = task.num_adapted();
     let cost = TrainingCost::of(recipe, task.config(), parameters, adapted, value_bytes, device);
     print_cost(&parts, &cost, session)?;
+    let cache = sizes::cache_in_words(task.config(), value_bytes);
+    session.line(format_args!("cache: {cache}"))?;
     let documents = task.preview()?;
     session.line(format_args!(
         "\nfirst batch: {} documents; what is learnt is in brackets ⟦…⟧",
@@ -98,6 +100,7 @@ fn describe(
         "memory_bytes": cost.memory_bytes(),
         "tokens": cost.tokens,
         "flops": cost.flops,
+        "cache": sizes::cache_as_json(task.config(), value_bytes),
         "first_batch": documents,
         "packed": packed.map(|(all, sources)| json!({ "all": all, "sources": sources })),
         "left_out": left_out,

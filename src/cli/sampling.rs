@@ -93,6 +93,9 @@ pub struct ImageFlags {
     /// Growth of the guidance over the codes of an image: constant, linear, cosine or cosine:POWER
     #[arg(long, value_name = "RAMP")]
     guidance_ramp: Option<GuidanceRamp>,
+    /// Guide images away from what this text says; an empty one turns the checkpoint's own off
+    #[arg(long, value_name = "TEXT")]
+    negative_prompt: Option<String>,
     /// Draw images in fewer passes: keep guesses that are nearly as good as the draw. Not exact: the image depends on
     /// the window, and is no sample of the model
     #[arg(long)]
@@ -144,6 +147,8 @@ impl ImageFlags {
         config.guidance_interval =
             [self.guidance_from.unwrap_or(from), self.guidance_to.unwrap_or(to)];
         config.guidance_ramp = self.guidance_ramp.unwrap_or(config.guidance_ramp);
+        let negative = self.negative_prompt.clone();
+        config.negative_prompt = negative.unwrap_or(config.negative_prompt);
         config.guess_slack = if self.fast { FAST } else { config.guess_slack };
         config
     }

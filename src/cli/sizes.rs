@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
+use calumma::model::ModelConfig;
+use serde_json::{Value, json};
 use tensor_files::ParamPath;
 
 /// The part of a model that the tensor called `name` belongs to.
@@ -58,6 +60,39 @@ impl ModuleVisitor for Counter {
         let number: usize = param.val().dims().iter().product();
         *self.parts.entry(part_of(&self.path.name())).or_insert(0) += number;
     }
+}
+
+/// Bytes of the cache for a token in values of `value_bytes`; with latent attention beside the key and value heads of
+/// grouped queries and the bytes that those would take.
+pub fn cache_of_token(config: &ModelConfig, value_bytes: usize) -> (usize, Option<(usize, usize)>) {
+    let bytes = |numbers: usize| config.num_hidden_layers * numbers * value_bytes;
+    let grouped = config.latent.as_ref().map(|latent| {
+        let (kv_heads, numbers) = latent.grouped(config.num_attention_heads);
+        (kv_heads, bytes(numbers))
+    });
+    (bytes(config.cached()), grouped)
+}
+
+/// [`cache_of_token`] in words.
+pub fn cache_in_words(config: &ModelConfig, value_bytes: usize) -> String {
+    let (of_token, grouped) = cache_of_token(config, value_bytes);
+    let beside = grouped.map_or(String::new(), |(kv_heads, of_grouped)| {
+        format!(
+            "; {heads} heads over {kv_heads} keys and values would take {}",
+            bytes(of_grouped as f64),
+            heads = config.num_attention_heads
+        )
+    });
+    format!("{} for a token{beside}", bytes(of_token as f64))
+}
+
+/// [`cache_of_token`] as JSON.
+pub fn cache_as_json(config: &ModelConfig, value_bytes: usize) -> Value {
+    let (of_token, grouped) = cache_of_token(config, value_bytes);
+    let grouped = grouped.map(|(kv_heads, of_grouped)| {
+        json!({ "num_key_value_heads": kv_heads, "token_bytes": of_grouped })
+    });
+    json!({ "token_bytes": of_token, "grouped_queries": grouped })
 }
 
 /// A count in thousands, millions and so on, such as `5.4 million`.
@@ -115,7 +150,37 @@ fn scaled(mut number: f64, base: f64, units: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use calumma::model::LatentConfig;
+
     use super::*;
+
+    /// DeepSeek-V3 (arXiv 2412.19437 section 4.2), and Chameleon 7B.
+    #[test]
+    fn a_latent_is_compared_with_grouped_queries() {
+        let latent = LatentConfig {
+            q_lora_rank: Some(1536),
+            kv_lora_rank: 512,
+            qk_nope_head_dim: 128,
+            qk_rope_head_dim: 64,
+            v_head_dim: 128,
+        };
+        let of = |heads, latent: Option<&LatentConfig>| ModelConfig {
+            num_hidden_layers: 61,
+            num_attention_heads: heads,
+            latent: latent.cloned(),
+            ..ModelConfig::default()
+        };
+        let found = cache_of_token(&of(128, Some(&latent)), 2);
+        assert_eq!(found, (61 * 576 * 2, Some((8, 61 * 2048 * 2))));
+        let words = cache_in_words(&of(128, Some(&latent)), 2);
+        let want = "68.6 KiB for a token; 128 heads over 8 keys and values would take 244.0 KiB";
+        assert_eq!(words, want);
+        for (heads, kv_heads) in [(16, 4), (6, 1), (2, 1)] {
+            let (_, grouped) = cache_of_token(&of(heads, Some(&latent)), 4);
+            assert_eq!(grouped, Some((kv_heads, 61 * kv_heads * 256 * 4)));
+        }
+        assert_eq!(cache_of_token(&ModelConfig::default(), 4), (32 * 2 * 4096 * 4, None));
+    }
 
     #[test]
     fn numbers_get_the_largest_unit_that_fits() {

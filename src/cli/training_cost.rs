@@ -41,10 +41,10 @@ impl TrainingCost {
         config: &ModelConfig,
         parameters: usize,
         adapted: Option<usize>,
-        value_bytes: f64,
+        value_bytes: usize,
         device: &Device,
     ) -> Self {
-        let seq = recipe.batch.seq_len;
+        let (seq, value_bytes) = (recipe.batch.seq_len, value_bytes as f64);
         // A pair is two documents.
         let documents =
             if recipe.preference.is_some() || recipe.reward_model.is_some() { 2 } else { 1 };
@@ -63,10 +63,12 @@ impl TrainingCost {
             None => config.training_flops(seq),
         };
         let flops = tokens as f64 * of_token * passes;
-        let (hidden, per_layer) =
-            (config.hidden_size as f64, activations(config, adapted.is_some()));
-        let layers = config.num_hidden_layers as f64;
-        let kept = if recomputed { layers * hidden + per_layer } else { layers * per_layer };
+        let layers = 0..config.num_hidden_layers;
+        let of_layers = layers.map(|layer| activations(config, layer, adapted.is_some()));
+        let kept = match recomputed {
+            true => config.num_hidden_layers * config.hidden_size + of_layers.max().unwrap_or(0),
+            false => of_layers.sum(),
+        };
         let weights = FLOAT * parameters as f64;
         let rows = batch.min(logit_rows(config.vocab_size, config.hidden_size, device)) as f64;
         let trained = adapted.unwrap_or(parameters);
@@ -89,7 +91,7 @@ impl TrainingCost {
             ("gradients", gradients),
             ("optimizer", 2.0 * gradients),
             ("averages", averages),
-            ("activations", value_bytes * batch as f64 * kept),
+            ("activations", value_bytes * (batch * kept) as f64),
             ("attention", attention(config, rows_of_batch, seq, value_bytes)),
             ("logits", FLOAT * rows * config.vocab_size as f64),
         ];
@@ -103,12 +105,12 @@ impl TrainingCost {
     }
 }
 
-/// Values per token that the backward pass through a layer needs: the inputs of both norms and their results, queries
-/// before and after norm and rotation and the results of attention; keys before and after, and values; gate, up and
-/// their product. Scores of attention are computed again, and with an adapter of
-/// all matrices the results of norms and the product of gate and up too.
-fn activations(config: &ModelConfig, is_adapted: bool) -> f64 {
-    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+/// Values per token that the backward pass through layer `layer` needs: the inputs of both norms and their results,
+/// queries before and after norm and rotation and the results of attention; keys before and after, and values; gate, up
+/// and their product. Scores of attention are computed again, and with an adapter of all matrices the results of norms
+/// and the product of gate and up too.
+fn activations(config: &ModelConfig, layer: usize, is_adapted: bool) -> usize {
+    let hidden = config.hidden_size;
     let [q, k, v, y] = match &config.latent {
         Some(latent) => {
             let widths =
@@ -120,11 +122,26 @@ fn activations(config: &ModelConfig, is_adapted: bool) -> f64 {
             [q, k, k, q]
         }
     };
-    let kept = match is_adapted {
-        true => 2 * hidden + q + k + v + y + 2 * inner,
-        false => 4 * hidden + 2 * (q + k) + v + y + 3 * inner,
-    };
-    kept as f64
+    let of_mlp = feed_forward(config, layer, is_adapted);
+    match is_adapted {
+        true => 2 * hidden + q + k + v + y + of_mlp,
+        false => 4 * hidden + 2 * (q + k) + v + y + of_mlp,
+    }
+}
+
+/// The part of the feed-forward in [`activations`]. Of a sparse layer that of the experts of a token, with each one's
+/// result and a copy of its input; an adapter does not train experts, so that their inputs are not kept.
+fn feed_forward(config: &ModelConfig, layer: usize, is_adapted: bool) -> usize {
+    let of_width = |inner: usize| if is_adapted { 2 * inner } else { 3 * inner };
+    match &config.experts {
+        Some(experts) if experts.is_sparse(layer) => {
+            let width = experts.moe_intermediate_size;
+            let rows = if is_adapted { 1 } else { 2 } * config.hidden_size;
+            experts.num_experts_per_tok * (of_width(width) + rows)
+                + of_width(experts.n_shared_experts * width)
+        }
+        _ => of_width(config.intermediate_size),
+    }
 }
 
 /// Bytes of scores in f32 and of weights of the values' format of a chunk of attention by products, and of the sums in f32
@@ -138,4 +155,43 @@ fn attention(config: &ModelConfig, sequences: usize, seq: usize, value_bytes: f6
         (heads * seq) as f64 * (scores + FLOAT * width as f64)
     };
     chunk.map_or(0.0, of_chunk)
+}
+
+#[cfg(test)]
+mod tests {
+    use calumma::model::{ExpertsConfig, RouterScores};
+
+    use super::*;
+
+    #[test]
+    fn a_sparse_layer_keeps_the_rows_of_the_experts_of_a_token() {
+        let experts = ExpertsConfig {
+            num_experts: 16,
+            num_experts_per_tok: 3,
+            moe_intermediate_size: 5,
+            n_shared_experts: 2,
+            dense_layers: vec![0],
+            scores: RouterScores::Softmax,
+            norm_topk_prob: true,
+            routed_scaling_factor: 1.0,
+            groups: None,
+            router_aux_loss_coef: 0.0,
+        };
+        let config = ModelConfig {
+            hidden_size: 8,
+            intermediate_size: 40,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            num_key_value_heads: 2,
+            experts: Some(experts),
+            ..ModelConfig::default()
+        };
+        // Norms; queries and keys before and after rotation, values and results.
+        let attention = 4 * 8 + 6 * 8;
+        assert_eq!(activations(&config, 0, false), attention + 3 * 40);
+        assert_eq!(activations(&config, 1, false), attention + 3 * (3 * 5 + 2 * 8) + 3 * 10);
+        let attention = 2 * 8 + 4 * 8;
+        assert_eq!(activations(&config, 0, true), attention + 2 * 40);
+        assert_eq!(activations(&config, 1, true), attention + 3 * (2 * 5 + 8) + 2 * 10);
+    }
 }

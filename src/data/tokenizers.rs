@@ -69,6 +69,7 @@ impl TokenizerConfig {
         let digest = Manifest::of(&image_dir)?.digest();
         match vq.preprocessor().rule {
             Rule::Flexible => Ok((self.sized(processor, &vq)?, Some(vq), digest)),
+            Rule::Emu3 => Ok((processor.sized()?, Some(vq), digest)),
             Rule::HuggingFace | Rule::Original => Ok((processor, Some(vq), digest)),
         }
     }

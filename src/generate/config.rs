@@ -2,7 +2,8 @@
 //!
 //! The keys are Hugging Face's (`temperature`, `top_p`, `top_k`, `repetition_penalty`, `do_sample`,
 //! `min_p`, `guidance_scale`, `max_new_tokens`, `eos_token_id`, `stop_strings`); `image`, `modality`, `seed`,
-//! `candidates`, `image_guidance_scale`, `guidance_interval`, `guidance_ramp` and `guess_slack` are this project's. Unknown keys are
+//! `candidates`, `image_guidance_scale`, `guidance_interval`, `guidance_ramp`, `negative_prompt`,
+//! `aspect` and `guess_slack` are this project's. Unknown keys are
 //! ignored. Defaults are the original release's: without `do_sample` ids are sampled, where Hugging Face
 //! would be greedy.
 
@@ -18,6 +19,9 @@ use crate::error::{Error, Result};
 /// Default maximum number of ids in a caption or an answer: one that does not end would delay its
 /// batch and need memory for the whole context.
 pub const LONGEST_ANSWER: usize = 256;
+
+/// Largest number in an aspect ratio.
+const MAX_ASPECT: usize = 1 << 16;
 
 /// All settings of generation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +42,12 @@ pub struct GenerationConfig {
     pub guidance_interval: [f32; 2],
     /// How the scales grow over the codes of an image.
     pub guidance_ramp: GuidanceRamp,
+    /// What images are guided away from: the prompt of the branch of guidance that otherwise has none, in the
+    /// checkpoint's words for it. Empty for none. The [`Pipeline`](crate::pipeline::Pipeline) makes it the
+    /// [`negative`](super::Request::negative) ids of its requests.
+    pub negative_prompt: String,
+    /// Width to height of images, if the checkpoint's may have any size; `None` for what the checkpoint does.
+    pub aspect: Option<[usize; 2]>,
     /// Keeps a guess of a code that the draw ranks lower by at most this much, in nats: 0 is exact, and above 0
     /// images take fewer passes but depend on what is guessed, and so on the window and on what runs beside them.
     pub guess_slack: f32,
@@ -69,6 +79,8 @@ impl Default for GenerationConfig {
             image_guidance_scale: None,
             guidance_interval: [0.0, 1.0],
             guidance_ramp: GuidanceRamp::Constant,
+            negative_prompt: String::new(),
+            aspect: None,
             guess_slack: 0.0,
             candidates: 1,
             seed: 0,
@@ -168,6 +180,8 @@ impl GenerationConfig {
             image_guidance_scale: Some(1.0),
             guidance_interval: [0.0, 0.5],
             guidance_ramp: GuidanceRamp::Linear,
+            negative_prompt: "a".to_owned(),
+            aspect: Some([1, 1]),
             guess_slack: 1.0,
             candidates: 2,
             seed: 0,
@@ -208,6 +222,13 @@ impl GenerationConfig {
         {
             return Err(Error::invalid(format!(
                 "guidance_ramp is cosine:{power}; allowed: a power above 0"
+            )));
+        }
+        if let Some([width, height]) = self.aspect
+            && !([width, height].iter().all(|side| (1..=MAX_ASPECT).contains(side)))
+        {
+            return Err(Error::invalid(format!(
+                "aspect is [{width}, {height}]; allowed: two numbers from 1 to {MAX_ASPECT}"
             )));
         }
         if !(1..=64).contains(&self.candidates) {
@@ -284,6 +305,10 @@ struct Keys {
     #[serde(skip_serializing_if = "Option::is_none")]
     guidance_ramp: Option<GuidanceRamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    negative_prompt: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aspect: Option<[usize; 2]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     guess_slack: Option<f32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     candidates: Option<usize>,
@@ -310,6 +335,8 @@ impl TryFrom<Keys> for GenerationConfig {
             image_guidance_scale: keys.image_guidance_scale,
             guidance_interval: keys.guidance_interval.unwrap_or(default.guidance_interval),
             guidance_ramp: keys.guidance_ramp.unwrap_or_default(),
+            negative_prompt: keys.negative_prompt.unwrap_or_default(),
+            aspect: keys.aspect,
             guess_slack: keys.guess_slack.unwrap_or_default(),
             candidates: keys.candidates.unwrap_or(1),
             seed: keys.seed.unwrap_or(0),
@@ -341,6 +368,8 @@ impl From<GenerationConfig> for Keys {
             image_guidance_scale: config.image_guidance_scale,
             guidance_interval: Some(config.guidance_interval).filter(|i| *i != [0.0, 1.0]),
             guidance_ramp: Some(config.guidance_ramp).filter(|r| *r != GuidanceRamp::Constant),
+            negative_prompt: Some(config.negative_prompt).filter(|text| !text.is_empty()),
+            aspect: config.aspect,
             guess_slack: (config.guess_slack > 0.0).then_some(config.guess_slack),
             candidates: (config.candidates > 1).then_some(config.candidates),
             seed: Some(config.seed),

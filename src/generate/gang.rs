@@ -62,14 +62,23 @@ impl Gang {
         let state = rules.state_after(&ids)?;
         let len = ids.len();
         let image_only = rules.mode() == GenerationMode::ImageOnly;
+        let block_start = ids.iter().rposition(|&id| Some(id) == rules.begin_image()).unwrap_or(0);
+        let open = !matches!(state, ModalityState::Text | ModalityState::Done);
+        let before_image = if open { &ids[..block_start] } else { &ids[..] };
+        // A longer prompt than the row's needs more of the context in its branch.
+        let longer = match rules.mode() {
+            GenerationMode::TextOnly => 0,
+            _ => request.negative.len().saturating_sub(before_image.len()),
+        };
         // A requested image is completed regardless of max_new_tokens.
         let needed = match state {
             ModalityState::Text if !image_only => 1,
             _ => rules.least_to_complete(state),
         };
-        if len + needed > context {
-            return Err(Error::PromptTooLong { prompt: len, needed, context });
+        if len + longer + needed > context {
+            return Err(Error::PromptTooLong { prompt: len + longer, needed, context });
         }
+        let context = context - longer;
         check_kept(&request.kept, &rules, state)?;
         let is_sized = !rules.blocks().are_sized() || matches!(state, ModalityState::Image { .. });
         let budget = match (image_only, is_sized) {
@@ -78,13 +87,10 @@ impl Gang {
             _ => request.config.max_new_tokens.unwrap_or(context).max(needed),
         };
         let limit = len.saturating_add(budget).min(context);
-        let block_start = ids.iter().rposition(|&id| Some(id) == rules.begin_image()).unwrap_or(0);
-        let open = !matches!(state, ModalityState::Text | ModalityState::Done);
-        let before_image = if open { &ids[..block_start] } else { &ids[..] };
         let mut gang = Self {
             id,
-            guidance: request.config.guidance().after(before_image, &rules),
-            lanes: vec![Lane::new(Branch::Full, &ids, 0, &rules)],
+            guidance: request.config.guidance().after(before_image, &rules, &request.negative),
+            lanes: vec![Lane::new(Branch::Full, &ids, 0, &rules, &[])],
             block_start,
             limit,
             prompt_len: len,
@@ -116,11 +122,16 @@ impl Gang {
             // The images of this row count as those of a prompt for later ones.
             _ => self.request.config.guidance().branches(),
         };
+        let negative = self.request.negative.len();
+        let before =
+            if self.state == ModalityState::Text { self.ids.len() } else { self.block_start };
         let of_branch = |branch: &Branch| match branch {
             Branch::Nothing if !self.rules.blocks().are_sized() => {
                 let (height, width) = self.rules.blocks().grid();
-                blocks::blocks_for(height * width + 2)
+                blocks::blocks_for(height * width + 1 + negative.max(1))
             }
+            // The branch has the negative prompt in place of what is before the image.
+            Branch::Nothing => blocks::blocks_for(self.limit + negative.saturating_sub(before)),
             _ => blocks::blocks_for(self.limit),
         };
         branches.iter().map(of_branch).sum()
@@ -155,16 +166,19 @@ impl Gang {
         let guided = match self.state {
             ModalityState::Image { remaining, grid } if remaining > 0 => {
                 let total = grid.0 * grid.1;
-                let done = total - self.rules.codes_left(remaining, grid);
+                let done = total - self.rules.blocks().codes_left(remaining, grid);
                 self.guidance.needed(total).contains(&done)
             }
             _ => false,
         };
         let mut stale = Vec::new();
         if guided && self.lanes.len() == 1 {
-            let Self { guidance, lanes, ids, block_start, rules, .. } = self;
+            let Self { guidance, lanes, ids, block_start, rules, request, .. } = self;
             let others = guidance.branches().iter().skip(1);
-            lanes.extend(others.map(|branch| Lane::new(*branch, ids, *block_start, rules)));
+            lanes.extend(
+                others
+                    .map(|branch| Lane::new(*branch, ids, *block_start, rules, &request.negative)),
+            );
         } else if !guided {
             for mut lane in self.lanes.drain(1..) {
                 let (blocks, unused) = lane.close(pool);
@@ -202,7 +216,7 @@ impl Gang {
         match state {
             ModalityState::Image { remaining, grid } if remaining > 0 => {
                 let total = grid.0 * grid.1;
-                self.guidance.at(total - self.rules.codes_left(remaining, grid), total)
+                self.guidance.at(total - self.rules.blocks().codes_left(remaining, grid), total)
             }
             _ => Guidance::Off,
         }
@@ -221,7 +235,7 @@ impl Gang {
         }
         match state {
             ModalityState::Image { remaining, grid } if self.images.is_empty() => {
-                let done = grid.0 * grid.1 - self.rules.codes_left(remaining, grid);
+                let done = grid.0 * grid.1 - self.rules.blocks().codes_left(remaining, grid);
                 self.request.kept.get(done).copied().flatten()
             }
             _ => None,
@@ -255,18 +269,21 @@ impl Gang {
         self.ids.push(id);
         self.state = self.rules.advance(before, id);
         match before {
-            ModalityState::Text if self.rules.is_stop(id) => self.end(EndReason::Stop(id)),
+            ModalityState::Text | ModalityState::LastImage if self.rules.is_stop(id) => {
+                self.end(EndReason::Stop(id));
+            }
             ModalityState::Text if self.state != ModalityState::Text => {
                 self.block_start = self.ids.len() - 1;
                 let row = &self.ids[..self.block_start];
-                self.guidance = self.request.config.guidance().after(row, &self.rules);
+                self.guidance =
+                    self.request.config.guidance().after(row, &self.rules, &self.request.negative);
                 self.events.push(Event::ImageStart);
             }
             ModalityState::Text => return self.push_text(id),
             ModalityState::Image { remaining, grid } if remaining > 0 => {
                 if vocabulary.image_code(id).is_some() {
                     let total = grid.0 * grid.1;
-                    let done = total - self.rules.codes_left(remaining - 1, grid);
+                    let done = total - self.rules.blocks().codes_left(remaining - 1, grid);
                     self.events.push(Event::ImageProgress { done, total });
                 }
                 if remaining == 1 {

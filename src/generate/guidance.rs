@@ -23,22 +23,37 @@ pub enum Branch {
     Full,
     /// The row without its text: begin-of-text and image blocks.
     Images,
-    /// Begin-of-text and the current image block; with sizes in image blocks the block alone, as in
-    /// Lumina-mGPT (`lumina_mgpt/inference_solver.py`).
+    /// What the request's negative prompt says, else begin-of-text, and the current image block; in Lumina-mGPT's layout
+    /// the block alone (`lumina_mgpt/inference_solver.py`) unless there is a negative prompt.
     Nothing,
 }
 
 impl Branch {
     /// The ids of this branch before the image block that begins at `block_start` of `row` (the
-    /// position of its begin-image id). From there on all branches are the row itself.
-    pub fn head(self, row: &[u32], block_start: usize, rules: &ModalityRules) -> Vec<u32> {
+    /// position of its begin-image id); `negative` are those of a negative prompt, or none. From there on all branches
+    /// are the row itself.
+    pub fn head(
+        self,
+        row: &[u32],
+        block_start: usize,
+        rules: &ModalityRules,
+        negative: &[u32],
+    ) -> Vec<u32> {
         let before = &row[..block_start];
         match self {
             Self::Full => before.to_vec(),
             Self::Images => {
-                before.iter().copied().filter(|&id| rules.is_image_or_bos(id)).collect()
+                let mut in_block = false;
+                let kept = |id: &u32| {
+                    in_block |= Some(*id) == rules.begin_image();
+                    let kept = in_block || Some(*id) == rules.bos();
+                    in_block &= Some(*id) != rules.end_image();
+                    kept
+                };
+                before.iter().copied().filter(kept).collect()
             }
-            Self::Nothing if rules.blocks().are_sized() => Vec::new(),
+            Self::Nothing if !negative.is_empty() => negative.to_vec(),
+            Self::Nothing if rules.blocks().are_sized_by_model() => Vec::new(),
             Self::Nothing => Vec::from_iter(rules.bos()),
         }
     }
@@ -84,7 +99,8 @@ impl Guidance {
     }
 
     /// Mixes the logits of the other branches into those of the full one, before any processing. When off, `others`
-    /// are not looked at.
+    /// are not looked at. Log-probabilities, which transformers mixes, are the logits less one number for each branch:
+    /// what is drawn is the same.
     ///
     /// # Shapes
     /// `full`: `[columns]`; `others`: `[branches - 1][columns]`, in the order of [`branches`](Self::branches).
@@ -241,10 +257,10 @@ impl GuidanceSchedule {
 
     /// The guidance of an image after `row`. Without images in it, the branch with its images only has the ids of the
     /// one without the prompt, unless image blocks carry their size: then two branches are enough, and one at a text
-    /// scale of 1.
+    /// scale of 1. `negative` is that of [`Branch::head`].
     #[must_use]
-    pub fn after(self, row: &[u32], rules: &ModalityRules) -> Self {
-        let head = |branch: Branch| branch.head(row, row.len(), rules);
+    pub fn after(self, row: &[u32], rules: &ModalityRules, negative: &[u32]) -> Self {
+        let head = |branch: Branch| branch.head(row, row.len(), rules, negative);
         match self.full {
             Guidance::ThreeWay { text, .. } if head(Branch::Images) == head(Branch::Nothing) => {
                 Self { full: Guidance::new(text, None), ..self }

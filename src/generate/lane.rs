@@ -20,15 +20,17 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// An empty lane of `branch`, for a request with the ids `ids` whose image block begins at `block_start`.
+    /// An empty lane of `branch`, for a request with the ids `ids` whose image block begins at `block_start`;
+    /// `negative` is that of [`Branch::head`].
     pub(super) fn new(
         branch: Branch,
         ids: &[u32],
         block_start: usize,
         rules: &ModalityRules,
+        negative: &[u32],
     ) -> Self {
         let joins = if branch == Branch::Full { 0 } else { block_start };
-        let head = branch.head(ids, joins, rules);
+        let head = branch.head(ids, joins, rules, negative);
         Self { head, joins, len: 0, blocks: Vec::new(), keys: Vec::new() }
     }
 

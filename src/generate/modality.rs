@@ -1,7 +1,8 @@
 //! Which id may follow: a state machine over text and image blocks, without tensors.
 //!
-//! An image is `begin-image`, one image id per code, `end-image`; in Lumina-mGPT's layout the
-//! height and width come first and an id ends every row. In text, text ids and stop ids are allowed
+//! An image is `begin-image`, one image id per code, `end-image`; in layouts with sizes the height and
+//! width come first and an id ends every row (see [`ImageBlocks`]). Where the prompt says the sizes, a model draws one
+//! image, and end-of-text follows it. In text, text ids and stop ids are allowed
 //! and, if a whole block still fits, begin-image: padding, begin-of-text, placeholders and reserved
 //! names are never drawn. Rules and names are the original release's
 //! (`chameleon/inference/chameleon.py`); it requires room for one id after the block, whereas here
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::tokenize::{ImageBlocks, TokenClass, Vocabulary};
+use crate::tokenize::{ImageBlocks, PartialSize, SizeStep, TokenClass, Vocabulary};
 
 /// What a request may generate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,20 +37,17 @@ pub enum GenerationMode {
 pub enum ModalityState {
     /// Between images.
     Text,
-    /// Inside an image block, before its height.
-    Height,
-    /// Inside an image block, before its width.
-    Width {
-        /// Rows of codes.
-        rows: usize,
-    },
+    /// Inside an image block, in its size.
+    Size(PartialSize),
     /// Inside an image block of known size.
     Image {
-        /// Ids still to come, codes and line ends; with none left, end-image follows.
+        /// Ids still to come, codes and marks among them; with none left, end-image follows.
         remaining: usize,
         /// Rows and columns of codes.
         grid: (usize, usize),
     },
+    /// After an image that ends the text: end-of-text follows.
+    LastImage,
     /// Nothing follows.
     Done,
 }
@@ -73,6 +71,7 @@ pub struct ModalityRules {
     /// The bits of the ids that may follow, kept because they are asked for in every pass.
     sets: Mutex<HashMap<SetKey, Arc<[u32]>>>,
     bos: Option<u32>,
+    eos: u32,
     begin_image: Option<u32>,
     end_image: Option<u32>,
     blocks: ImageBlocks,
@@ -116,7 +115,7 @@ impl ModalityRules {
             }
             stop[at] = true;
         }
-        let in_blocks = |id: &usize| image[*id] || Some(*id as u32) == blocks.new_line();
+        let in_blocks = |id: &usize| image[*id] || blocks.is_row_mark(*id as u32);
         let start = (0..image.len()).find(in_blocks).unwrap_or(0);
         let end = (start..image.len()).rfind(in_blocks).map_or(start, |last| last + 1);
         Ok(Self {
@@ -126,6 +125,7 @@ impl ModalityRules {
             image_columns: start..end,
             sets: Mutex::default(),
             bos: special.bos,
+            eos: special.eos,
             begin_image: special.begin_image,
             end_image: special.end_image,
             blocks,
@@ -180,39 +180,29 @@ impl ModalityRules {
 
     /// The state after begin-image.
     fn opened(&self) -> ModalityState {
-        if self.blocks.are_sized() { ModalityState::Height } else { self.sized(self.blocks.grid()) }
+        self.after_step(self.blocks.first_step())
     }
 
-    /// The state before the first code of an image of `grid`.
-    fn sized(&self, (rows, columns): (usize, usize)) -> ModalityState {
-        let remaining = rows * self.blocks.line_len(columns);
-        ModalityState::Image { remaining, grid: (rows, columns) }
-    }
-
-    /// Whether the next id ends a line of codes.
-    fn at_line_end(&self, remaining: usize, (_, columns): (usize, usize)) -> bool {
-        self.blocks.are_sized() && remaining % self.blocks.line_len(columns) == 1
-    }
-
-    /// The number of codes among the last `remaining` ids of an image of `grid`.
-    pub fn codes_left(&self, remaining: usize, (_, columns): (usize, usize)) -> usize {
-        let line = self.blocks.line_len(columns);
-        remaining - if line > columns { remaining.div_ceil(line) } else { 0 }
+    fn after_step(&self, step: SizeStep) -> ModalityState {
+        match step {
+            SizeStep::More(said) => ModalityState::Size(said),
+            SizeStep::Grid(grid) => {
+                ModalityState::Image { remaining: self.blocks.rows_len(grid), grid }
+            }
+        }
     }
 
     /// Minimum number of ids that complete the open image or, in text, the next one.
     pub fn least_to_complete(&self, state: ModalityState) -> usize {
-        let end = usize::from(self.mode != GenerationMode::ImageOnly);
-        let (smallest_rows, smallest_columns) = self.blocks.smallest();
-        let rest = |rows: usize, columns: usize| rows * self.blocks.line_len(columns) + end;
+        let end = match self.mode {
+            GenerationMode::ImageOnly => 0,
+            _ => 1 + usize::from(self.blocks.are_sized_by_prompt()),
+        };
         match state {
-            ModalityState::Text if self.blocks.are_sized() => {
-                3 + rest(smallest_rows, smallest_columns)
-            }
-            ModalityState::Text => 1 + rest(smallest_rows, smallest_columns),
-            ModalityState::Height => 2 + rest(smallest_rows, smallest_columns),
-            ModalityState::Width { rows } => 1 + rest(rows, smallest_columns),
+            ModalityState::Text => 1 + self.least_to_complete(self.opened()),
+            ModalityState::Size(said) => self.blocks.least_after(said) + end,
             ModalityState::Image { remaining, .. } => remaining + end,
+            ModalityState::LastImage => 1,
             ModalityState::Done => 0,
         }
     }
@@ -226,15 +216,18 @@ impl ModalityRules {
             }
             ModalityState::Text => available > 0 && (of(&self.text) || of(&self.stop)),
             // Only sizes whose image still fits.
-            ModalityState::Height | ModalityState::Width { .. } => {
-                let next = self.blocks.side(id).is_some().then(|| self.advance(state, id));
+            ModalityState::Size(said) => {
+                let next = self.blocks.size_step(said, id).map(|step| self.after_step(step));
                 next.is_some_and(|next| available > self.least_to_complete(next))
             }
             ModalityState::Image { remaining: 0, .. } => Some(id) == self.end_image,
-            ModalityState::Image { remaining, grid } if self.at_line_end(remaining, grid) => {
-                Some(id) == self.blocks.new_line()
+            ModalityState::Image { remaining, grid } => {
+                match self.blocks.mark_at(remaining, grid) {
+                    Some(mark) => id == mark,
+                    None => of(&self.image),
+                }
             }
-            ModalityState::Image { .. } => of(&self.image),
+            ModalityState::LastImage => id == self.eos,
             ModalityState::Done => false,
         }
     }
@@ -253,7 +246,7 @@ impl ModalityRules {
                 (SetOf::Text, available >= self.least_to_complete(state), columns.clone())
             }
             ModalityState::Image { remaining, grid }
-                if remaining > 0 && !self.at_line_end(remaining, grid) =>
+                if remaining > 0 && self.blocks.mark_at(remaining, grid).is_none() =>
             {
                 return self.codes(columns);
             }
@@ -272,19 +265,22 @@ impl ModalityRules {
 
     /// The state after `id`, which must be one that [`allows`](Self::allows).
     pub fn advance(&self, state: ModalityState, id: u32) -> ModalityState {
-        let side = || self.blocks.side(id).unwrap_or_default();
         match state {
             ModalityState::Text if Some(id) == self.begin_image => self.opened(),
             ModalityState::Text if self.is_stop(id) => ModalityState::Done,
-            ModalityState::Height => ModalityState::Width { rows: side() },
-            ModalityState::Width { rows } => self.sized((rows, side())),
+            ModalityState::Size(said) => {
+                self.blocks.size_step(said, id).map_or(state, |step| self.after_step(step))
+            }
             ModalityState::Image { remaining: 1, .. } if self.mode == GenerationMode::ImageOnly => {
                 ModalityState::Done
             }
             ModalityState::Image { remaining, grid } if remaining > 0 => {
                 ModalityState::Image { remaining: remaining - 1, grid }
             }
-            ModalityState::Done => ModalityState::Done,
+            ModalityState::Image { .. } if self.blocks.are_sized_by_prompt() => {
+                ModalityState::LastImage
+            }
+            ModalityState::LastImage | ModalityState::Done => ModalityState::Done,
             _ => ModalityState::Text,
         }
     }
@@ -293,9 +289,8 @@ impl ModalityRules {
     pub fn forced(&self, state: ModalityState) -> Option<u32> {
         match state {
             ModalityState::Image { remaining: 0, .. } => self.end_image,
-            ModalityState::Image { remaining, grid } if self.at_line_end(remaining, grid) => {
-                self.blocks.new_line()
-            }
+            ModalityState::Image { remaining, grid } => self.blocks.mark_at(remaining, grid),
+            ModalityState::LastImage => Some(self.eos),
             ModalityState::Text if self.mode == GenerationMode::ImageOnly => self.begin_image,
             _ => None,
         }
@@ -304,14 +299,6 @@ impl ModalityRules {
     /// Whether `id` ends a request.
     pub fn is_stop(&self, id: u32) -> bool {
         self.stop.get(id as usize).copied().unwrap_or(false)
-    }
-
-    /// Whether `id` stays in a row without its text: begin-of-text and everything of images.
-    pub fn is_image_or_bos(&self, id: u32) -> bool {
-        self.is_image(id)
-            || [self.bos, self.begin_image, self.end_image].contains(&Some(id))
-            || Some(id) == self.blocks.new_line()
-            || self.blocks.side(id).is_some()
     }
 
     /// Whether `id` is a code of images.
@@ -337,6 +324,11 @@ impl ModalityRules {
     /// The begin-image id; `None` for a text model.
     pub fn begin_image(&self) -> Option<u32> {
         self.begin_image
+    }
+
+    /// The end-image id; `None` for a text model.
+    pub fn end_image(&self) -> Option<u32> {
+        self.end_image
     }
 
     /// The layout of image blocks.

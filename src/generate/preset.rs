@@ -7,6 +7,20 @@ use super::modality::GenerationMode;
 use super::sampling_config::SamplingConfig;
 use crate::tokenize::PromptTemplates;
 
+/// Sampling from all ids as the model has them.
+const ALL: SamplingConfig = SamplingConfig {
+    temperature: 1.0,
+    top_p: 1.0,
+    top_k: None,
+    min_p: 0.0,
+    repetition_penalty: 1.0,
+    greedy: false,
+};
+
+/// The negative prompt in Emu3's `image_generation.py`.
+const NEGATIVE_PROMPT: &str = "lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer \
+    digits, cropped, worst quality, low quality, normal quality, jpeg artifacts, signature, watermark, username, blurry.";
+
 /// A published model whose settings and prompts are known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Preset {
@@ -20,6 +34,9 @@ pub enum Preset {
     /// Lumina-mGPT (`inference_solver.py` of its repository): images of any size, two-way guidance of 4,
     /// at temperature 1 with the 2000 most likely codes and the 10 most likely text ids.
     Lumina,
+    /// Emu3 (`image_generation.py`, `multimodal_understanding.py` and `processing_emu3.py` of its repository): images of
+    /// any size, guided by 3 away from a negative prompt, of the 2048 most likely codes; text is greedy.
+    Emu3,
     /// A text model: the defaults of transformers, which decodes greedily unless a file says otherwise.
     Text,
     /// A text model extended by ids of images: as [`Self::Text`], with images, and prompts without a separator.
@@ -28,8 +45,12 @@ pub enum Preset {
 
 impl Preset {
     /// The presets of models with images, with their names.
-    pub const ALL: [(Self, &'static str); 3] =
-        [(Self::Chameleon, "chameleon"), (Self::Anole, "anole"), (Self::Lumina, "lumina")];
+    pub const ALL: [(Self, &'static str); 4] = [
+        (Self::Chameleon, "chameleon"),
+        (Self::Anole, "anole"),
+        (Self::Lumina, "lumina"),
+        (Self::Emu3, "emu3"),
+    ];
 
     /// The settings.
     pub fn config(self) -> GenerationConfig {
@@ -62,27 +83,25 @@ impl Preset {
                 let text = SamplingConfig { temperature: 1.0, ..SamplingConfig::TEXT };
                 GenerationConfig { text, ..release }
             }
-            Self::Lumina => {
-                let all = SamplingConfig {
-                    temperature: 1.0,
-                    top_p: 1.0,
-                    top_k: None,
-                    min_p: 0.0,
-                    repetition_penalty: 1.0,
-                    greedy: false,
-                };
-                GenerationConfig {
-                    text: SamplingConfig { top_k: Some(10), ..all },
-                    image: SamplingConfig { top_k: Some(2000), ..all },
-                    guidance_scale: 4.0,
-                    image_guidance_scale: None,
-                    ..release
-                }
-            }
+            Self::Lumina => GenerationConfig {
+                text: SamplingConfig { top_k: Some(10), ..ALL },
+                image: SamplingConfig { top_k: Some(2000), ..ALL },
+                guidance_scale: 4.0,
+                image_guidance_scale: None,
+                ..release
+            },
+            Self::Emu3 => GenerationConfig {
+                text: SamplingConfig { greedy: true, ..ALL },
+                image: SamplingConfig { top_k: Some(2048), ..ALL },
+                image_guidance_scale: None,
+                negative_prompt: NEGATIVE_PROMPT.to_owned(),
+                mode: GenerationMode::TextOnly,
+                ..release
+            },
         }
     }
 
-    /// The prompt templates; each ends with the separator, if the model has one.
+    /// The prompt templates; each ends with the separator, but for those of Emu3 and of extended models.
     pub fn prompts(self) -> PromptTemplates {
         if self == Self::Extended {
             return PromptTemplates {
@@ -98,12 +117,25 @@ impl Preset {
                 draw:
                     "Generate an image of 768x768 according to the following prompt:\n{text}<sep>"
                         .into(),
+                negative: None,
+            };
+        }
+        if self == Self::Emu3 {
+            let asked = |text: &str| {
+                format!("You are a helpful assistant. USER: <image>{text}. ASSISTANT:")
+            };
+            return PromptTemplates {
+                caption: asked("Please describe the image"),
+                ask: asked("{question}"),
+                draw: "{text} masterpiece, film grained, best quality.".into(),
+                negative: Some("{text}".into()),
             };
         }
         PromptTemplates {
             caption: "<image>Please describe this image.<sep>".into(),
             ask: "<image>{question}<sep>".into(),
             draw: "{text}<sep>".into(),
+            negative: None,
         }
     }
 
@@ -114,7 +146,7 @@ impl Preset {
 
     /// Whether image blocks have their size in them (see [`crate::tokenize::ImageBlocks`]).
     pub fn sizes_images(self) -> bool {
-        self == Self::Lumina
+        matches!(self, Self::Lumina | Self::Emu3)
     }
 
     /// The content of a `generation_config.json`: settings and prompts.

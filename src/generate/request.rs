@@ -16,6 +16,9 @@ pub struct Request {
     /// What is known of the first image to be drawn: the id of each code in raster order, or `None` where it is
     /// to be drawn. Empty, or as long as the image has codes.
     pub kept: Vec<Option<u32>>,
+    /// The ids before the image block in the branch of guidance that lacks the prompt: those of a prompt that images
+    /// are guided away from. Empty for the ids that models learn in its place.
+    pub negative: Vec<u32>,
     /// Restricts the text ids; with one, no image is begun.
     pub constraint: Option<Box<dyn Constraint>>,
     /// Texts that end the request.

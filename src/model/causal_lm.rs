@@ -3,18 +3,20 @@
 use std::ops::Range;
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
 use vq_tokenizer::init;
 
 use super::adapter::{LowRankEmbedding, TokenRows};
-use super::decoder_layer::Stream;
+use super::decoder_layer::{Stream, Surroundings};
+use super::modality;
 use super::ops::Lanes;
 use super::product::product;
 use super::rope::Rotary;
 use super::{
-    DecoderLayer, Lane, Linear, Mask, ModelConfig, PagedCache, RmsNorm, Rope, Routing, ops,
+    DecoderLayer, ExpertLoads, ExpertsConfig, Lane, Linear, Mask, ModelConfig, PagedCache, RmsNorm,
+    Rope, Routing, ops,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A decoder-only language model over text and image ids alike.
 #[derive(Module, Debug)]
@@ -74,7 +76,13 @@ impl ModelConfig {
     /// Those of [`Self::validate`].
     pub fn init(&self, device: &Device) -> Result<CausalLm> {
         self.validate()?;
-        Ok(CausalLm::new(self, device))
+        match &self.experts {
+            Some(ExpertsConfig { modality_groups: Some(_), modality_ids: None, .. }) => {
+                let message = "experts.modality_groups needs experts.modality_ids, the first and the last image code";
+                Err(Error::invalid(message))
+            }
+            _ => Ok(CausalLm::new(self, device)),
+        }
     }
 }
 
@@ -139,39 +147,36 @@ impl CausalLm {
         input: ModelInput,
         mut inspect: impl FnMut(&Tensor<3>),
     ) -> Tensor<3> {
-        let ModelInput { ids, positions, mask } = input;
-        let x = self.embed(ids);
-        self.through_layers(x, &self.rope(positions), &mask, &mut inspect)
+        let (x, surroundings) = self.begin(input);
+        self.routed(x, &surroundings, &mut inspect).0
     }
 
-    /// The last hidden states, after the final norm, from the first layer's input; `inspect` gets the input of every
-    /// layer.
+    /// The first layer's input, and what all layers know of the tokens.
+    ///
+    /// # Shapes
+    /// Returns `[batch, seq, hidden]`.
+    pub(crate) fn begin(&self, input: ModelInput) -> (Tensor<3>, Surroundings) {
+        let ModelInput { ids, positions, mask } = input;
+        let closed = self.closed_experts(&ids);
+        (self.embed(ids), Surroundings { rope: self.rope(positions), mask, closed })
+    }
+
+    /// The last hidden states, after the final norm, from the first layer's input, and what the router of every sparse
+    /// layer did; `inspect` gets the input of every layer.
     ///
     /// # Shapes
     /// `x` `[batch, seq, hidden]`; the same is returned.
-    pub(crate) fn through_layers(
-        &self,
-        x: Tensor<3>,
-        rope: &Rope,
-        mask: &Mask,
-        inspect: &mut impl FnMut(&Tensor<3>),
-    ) -> Tensor<3> {
-        self.routed(x, rope, mask, inspect).0
-    }
-
-    /// As [`Self::through_layers`], and what the router of every sparse layer did.
     pub(crate) fn routed(
         &self,
         mut x: Tensor<3>,
-        rope: &Rope,
-        mask: &Mask,
+        surroundings: &Surroundings,
         inspect: &mut impl FnMut(&Tensor<3>),
     ) -> (Tensor<3>, Vec<Routing>) {
         let mut routings = Vec::new();
         for layer in &self.model.layers {
             inspect(&x);
             let routing;
-            (x, routing) = layer.forward(x, rope, mask);
+            (x, routing) = layer.forward(x, surroundings);
             routings.extend(routing);
         }
         (self.model.norm.forward(x), routings)
@@ -179,8 +184,8 @@ impl CausalLm {
 
     /// What the router of every sparse layer does with the tokens of `input`, row after row.
     pub fn routing(&self, input: ModelInput) -> Vec<Routing> {
-        let ModelInput { ids, positions, mask } = input;
-        self.routed(self.embed(ids), &self.rope(positions), &mask, &mut |_| {}).1
+        let (x, surroundings) = self.begin(input);
+        self.routed(x, &surroundings, &mut |_| {}).1
     }
 
     /// The last hidden states, after the final norm, of new tokens of many sequences in one pass. Their keys and
@@ -202,11 +207,12 @@ impl CausalLm {
         let positions: Vec<i32> = positions.map(|position| position as i32).collect();
         assert_eq!(positions.len(), ids.len(), "a row for every id");
         let ids = tensor(ids.iter().map(|&id| id as i32).collect());
+        let closed = self.closed_experts(&ids);
         let mut x = Stream::from(self.embed(ids)); // [1, rows, hidden]
         let rope = self.rope(tensor(positions));
         let lanes = Lanes::new(lanes);
         for (index, layer) in self.model.layers.iter().enumerate() {
-            x = layer.paged(x, &rope, &lanes, cache.layer(index));
+            x = layer.paged(x, (&rope, closed.as_ref()), &lanes, cache.layer(index));
         }
         let [_, normal] = x.normed(&self.model.norm);
         normal
@@ -214,7 +220,35 @@ impl CausalLm {
 
     /// The configured factor of the load-balancing loss of sparse layers; 0 without any.
     pub fn router_aux_loss_coef(&self) -> f64 {
-        self.model.layers.iter().find_map(|layer| layer.mlp.router_aux_loss_coef()).unwrap_or(0.0)
+        self.experts().map_or(0.0, |experts| experts.router_aux_loss_coef)
+    }
+
+    /// The configuration of the experts, if there are any.
+    fn experts(&self) -> Option<&ExpertsConfig> {
+        self.model.layers.iter().find_map(|layer| Some(&layer.mlp.router()?.config))
+    }
+
+    /// The experts that are closed to each token; `None` if all are open to all.
+    ///
+    /// # Shapes
+    /// `ids` `[batch, seq]`; returns `[batch * seq, experts]`.
+    fn closed_experts(&self, ids: &Tensor<2, Int>) -> Option<Tensor<2, Bool>> {
+        modality::closed(self.experts()?, ids)
+    }
+
+    /// The same model after a step in which the experts had `loads`: each expert's bias for the choice is moved by
+    /// `speed` against what its load is off the mean of its layer (arXiv 2412.19437 section 2.1.2).
+    #[must_use]
+    pub fn with_balanced_biases(mut self, speed: f64, loads: &ExpertLoads) -> Self {
+        let routers = self.model.layers.iter_mut().filter_map(|layer| layer.mlp.router_mut());
+        routers.zip(&loads.layers).for_each(|(router, loads)| router.balance(speed, loads));
+        self
+    }
+
+    /// The biases for the choice of experts of each sparse layer, if they have any.
+    pub fn selection_biases(&self) -> Vec<Vec<f32>> {
+        let of_layer = |layer: &DecoderLayer| layer.mlp.router()?.selection_bias();
+        self.model.layers.iter().filter_map(of_layer).collect()
     }
 
     /// The first layer's input.

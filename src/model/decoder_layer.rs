@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::nn::{Dropout, DropoutConfig};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Bool, Device, Tensor};
 
 use super::ops::Lanes;
 use super::paged_cache::LayerCache;
@@ -37,6 +37,15 @@ impl Stream {
             None => [self.sum.clone(), norm.forward(self.sum)],
         }
     }
+}
+
+/// What layers know of the tokens besides their states.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    pub(super) rope: Rope,
+    pub(super) mask: Mask,
+    /// The experts that are closed to each token, `[batch * seq, experts]`, if any are.
+    pub(super) closed: Option<Tensor<2, Bool>>,
 }
 
 /// Attention and feed-forward with their residual connections.
@@ -77,30 +86,31 @@ impl DecoderLayer {
     pub(crate) fn forward(
         &self,
         x: Tensor<3>,
-        rope: &Rope,
-        mask: &Mask,
+        Surroundings { rope, mask, closed }: &Surroundings,
     ) -> (Tensor<3>, Option<Routing>) {
-        let (x, routing) = self.with(x.into(), |y| self.self_attn.forward(y, rope, mask));
+        let attention = |y| self.self_attn.forward(y, rope, mask);
+        let (x, routing) = self.with(x.into(), closed.as_ref(), attention);
         (x.added(), routing)
     }
 
     /// As [`Self::forward`] for new tokens of `lanes`; what later ones need of them is added to `cache`.
     ///
     /// # Shapes
-    /// `[1, rows, hidden]`.
+    /// `[1, rows, hidden]`; `closed` `[rows, experts]`.
     pub(crate) fn paged(
         &self,
         x: Stream,
-        rope: &Rope,
+        (rope, closed): (&Rope, Option<&Tensor<2, Bool>>),
         lanes: &Lanes<'_>,
         cache: &mut LayerCache,
     ) -> Stream {
-        self.with(x, |y| self.self_attn.paged(y, rope, lanes, cache)).0
+        self.with(x, closed, |y| self.self_attn.paged(y, rope, lanes, cache)).0
     }
 
     fn with(
         &self,
         x: Stream,
+        closed: Option<&Tensor<2, Bool>>,
         attention: impl FnOnce(Tensor<3>) -> Tensor<3>,
     ) -> (Stream, Option<Routing>) {
         let [first, second] = [&self.input_layernorm, &self.post_attention_layernorm];
@@ -108,12 +118,12 @@ impl DecoderLayer {
         if self.swin_norm {
             let x = x.added();
             let h = x.clone() + dropout(first.forward(attention(x)));
-            let (y, routing) = self.mlp.forward(h.clone());
+            let (y, routing) = self.mlp.forward(h.clone(), closed);
             return (Stream { sum: h, branch: Some(dropout(second.forward(y))) }, routing);
         }
         let [x, normal] = x.normed(first);
         let [h, normal] = second.add(x, dropout(attention(normal)));
-        let (y, routing) = self.mlp.forward(normal);
+        let (y, routing) = self.mlp.forward(normal, closed);
         (Stream { sum: h, branch: Some(dropout(y)) }, routing)
     }
 

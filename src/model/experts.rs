@@ -8,7 +8,7 @@
 mod tests;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Tensor};
 use vq_tokenizer::init;
 
 use super::router::{Router, Routing};
@@ -54,14 +54,21 @@ impl SparseFeedForward {
     /// # Shapes
     /// `x` `[batch, seq, hidden]`; returns the same.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.routed(x).0
+        self.routed(x, None).0
     }
 
-    /// As [`Self::forward`], and what the router did.
-    pub(super) fn routed(&self, x: Tensor<3>) -> (Tensor<3>, Routing) {
+    /// As [`Self::forward`] with experts that are `closed` to tokens, and what the router did.
+    ///
+    /// # Shapes
+    /// `closed` `[batch * seq, experts]`.
+    pub(super) fn routed(
+        &self,
+        x: Tensor<3>,
+        closed: Option<&Tensor<2, Bool>>,
+    ) -> (Tensor<3>, Routing) {
         let shape @ [batch, seq, hidden] = x.dims();
         let rows = x.clone().reshape([batch * seq, hidden]);
-        let routing = self.gate.forward(rows.clone());
+        let routing = self.gate.forward(rows.clone(), closed);
         let y = self.experts.forward(rows, &routing).reshape(shape);
         let y = match &self.shared_experts {
             Some(shared) => y + shared.forward(x),
@@ -78,21 +85,12 @@ impl Experts {
     /// `x` `[tokens, hidden]`; returns the same.
     fn forward(&self, x: Tensor<2>, routing: &Routing) -> Tensor<2> {
         let (gate_up, down) = (self.gate_up_proj.val(), self.down_proj.val());
-        let ([experts, hidden, inner], device, dtype) = (down.dims(), x.device(), x.dtype());
-        let [tokens, chosen] = routing.weights.dims();
-        let sorted = Sorted::of(&routing.experts, experts, chosen);
-        let numbers = |numbers: Vec<i32>| {
-            let len = numbers.len();
-            Tensor::<1, Int>::from_data(TensorData::new(numbers, [len]), &device)
-        };
-        let x = ops::rows(x, numbers(sorted.tokens), dtype); // [rows, hidden]
-        let both = ops::grouped_linear(x, gate_up, &sorted.counts).unsqueeze_dim::<3>(0);
-        let (gate, up) = (both.clone().narrow(2, 0, inner), both.narrow(2, inner, inner));
-        let inside = ops::swiglu(gate, up).squeeze_dim(0); // [rows, intermediate]
-        let y = ops::grouped_linear(inside, down, &sorted.counts); // [rows, hidden]
-        let y = ops::rows(y, numbers(sorted.places), dtype).reshape([tokens, chosen, hidden]);
-        let weights = routing.weights.clone().cast(dtype).unsqueeze_dim::<3>(2);
-        (y * weights).sum_dim(1).squeeze_dim(1) // [tokens, hidden]
+        let Sorted { counts, places } = Sorted::of(&routing.experts, down.dims()[0]);
+        let weights = routing.weights.clone().cast(x.dtype());
+        let x = ops::dispatch(x, &places); // [rows, hidden]
+        let inside = ops::swiglu_halves(ops::grouped_linear(x, gate_up, &counts)); // [rows, intermediate]
+        let y = ops::grouped_linear(inside, down, &counts); // [rows, hidden]
+        ops::combine(y, weights, &places) // [tokens, hidden]
     }
 }
 
@@ -100,15 +98,13 @@ impl Experts {
 struct Sorted {
     /// Assignments to each expert.
     counts: Vec<usize>,
-    /// The token of each sorted assignment.
-    tokens: Vec<i32>,
     /// Where the assignments of each token are, token after token.
     places: Vec<i32>,
 }
 
 impl Sorted {
-    /// Of `chosen` of `count` experts for each token.
-    fn of(experts: &[u32], count: usize, chosen: usize) -> Self {
+    /// Of all tokens to `count` experts.
+    fn of(experts: &[u32], count: usize) -> Self {
         let mut counts = vec![0; count];
         experts.iter().for_each(|expert| counts[*expert as usize] += 1);
         let mut end = 0;
@@ -117,13 +113,12 @@ impl Sorted {
             end - count
         });
         let mut next: Vec<usize> = starts.collect();
-        let (mut tokens, mut places) = (vec![0; experts.len()], Vec::with_capacity(experts.len()));
-        for (assignment, expert) in experts.iter().enumerate() {
-            let place = &mut next[*expert as usize];
-            tokens[*place] = (assignment / chosen) as i32;
-            places.push(*place as i32);
-            *place += 1;
-        }
-        Self { counts, tokens, places }
+        let place = |expert: &u32| {
+            let next = &mut next[*expert as usize];
+            *next += 1;
+            (*next - 1) as i32
+        };
+        let places = experts.iter().map(place).collect();
+        Self { counts, places }
     }
 }

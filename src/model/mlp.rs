@@ -1,9 +1,9 @@
 //! The feed-forward part of a layer, of either kind.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Bool, Device, Tensor};
 
-use super::router::Routing;
+use super::router::{Router, Routing};
 use super::{FeedForward, Linear, ModelConfig, SparseFeedForward};
 
 /// A feed-forward layer. Names of parameters do not tell the kind.
@@ -27,25 +27,38 @@ impl Mlp {
         }
     }
 
-    /// The layer's output, before the residual sum, and what its router did, if it has one.
+    /// The layer's output, before the residual sum, and what its router did, if it has one. It chooses none of the
+    /// experts that are `closed` to a token.
     ///
     /// # Shapes
-    /// `x` `[batch, seq, hidden]`; the output is the same.
-    pub(super) fn forward(&self, x: Tensor<3>) -> (Tensor<3>, Option<Routing>) {
+    /// `x` `[batch, seq, hidden]`, `closed` `[batch * seq, experts]`; the output is as `x`.
+    pub(super) fn forward(
+        &self,
+        x: Tensor<3>,
+        closed: Option<&Tensor<2, Bool>>,
+    ) -> (Tensor<3>, Option<Routing>) {
         match self {
             Self::Dense(dense) => (dense.forward(x), None),
             Self::Sparse(sparse) => {
-                let (y, routing) = sparse.routed(x);
+                let (y, routing) = sparse.routed(x, closed);
                 (y, Some(routing))
             }
         }
     }
 
-    /// The configured factor of the load-balancing loss, if there is a router.
-    pub(super) fn router_aux_loss_coef(&self) -> Option<f64> {
+    /// Its router.
+    pub(super) fn router(&self) -> Option<&Router> {
         match self {
             Self::Dense(_) => None,
-            Self::Sparse(sparse) => Some(sparse.gate.config.router_aux_loss_coef),
+            Self::Sparse(sparse) => Some(&sparse.gate),
+        }
+    }
+
+    /// Its router.
+    pub(super) fn router_mut(&mut self) -> Option<&mut Router> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Sparse(sparse) => Some(&mut sparse.gate),
         }
     }
 

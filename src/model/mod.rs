@@ -7,7 +7,6 @@
 
 pub mod adapter;
 mod attention;
-mod balance;
 mod causal_lm;
 mod config;
 mod decoder_layer;
@@ -15,23 +14,26 @@ mod experts;
 mod feed_forward;
 mod latent_attention;
 mod linear;
+mod loads;
 pub mod mask;
 mod mlp;
+mod modality;
 mod norm;
 pub mod ops;
 mod paged_cache;
 mod product;
 mod rope;
 mod router;
+mod router_loss;
 mod self_attention;
+mod upcycle;
 
 pub use attention::Attention;
-pub use balance::BalanceLoss;
 pub use causal_lm::{CausalLm, Decoder, Embedding, ModelInput};
-pub(crate) use config::MAX_LAYERS;
 pub use config::{
     ExpertGroups, ExpertsConfig, LatentConfig, ModelConfig, QkNorm, RopeScaling, RouterScores, Yarn,
 };
+pub(crate) use config::{MAX_LAYERS, is_default};
 pub use decoder_layer::DecoderLayer;
 pub use experts::{Experts, SparseFeedForward};
 pub use feed_forward::FeedForward;
@@ -39,6 +41,7 @@ pub use kernels::TokenStats;
 pub use kernels::paged::{BLOCK, Lane};
 pub use latent_attention::LatentAttention;
 pub use linear::Linear;
+pub use loads::ExpertLoads;
 pub use mask::Mask;
 pub use mlp::Mlp;
 pub use norm::{HeadLayerNorm, HeadNorm, RmsNorm};
@@ -46,4 +49,5 @@ pub use ops::{Drawn, NoDraw};
 pub use paged_cache::PagedCache;
 pub use rope::Rope;
 pub use router::{Router, Routing};
+pub use router_loss::RouterLoss;
 pub use self_attention::SelfAttention;

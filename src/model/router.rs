@@ -4,13 +4,16 @@
 //! `modeling_olmoe.py`, `modeling_deepseek_v2.py`, `modeling_deepseek_v3.py`.
 
 use burn::module::{Initializer, Module, Param};
-use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation};
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData, activation};
 use vq_tokenizer::init;
 
 use super::{ExpertGroups, ExpertsConfig, RouterScores, ops};
 
 /// Added to the sum that divides the weights of sigmoid scores, as in `modeling_deepseek_v3.py`.
 const LEAST_SUM: f64 = 1e-20;
+
+/// The logit of an expert that is closed to a token: its probability is 0, and so are the gradients.
+const CLOSED: f32 = -1e30;
 
 /// Chooses a few experts for each token.
 #[derive(Module, Debug)]
@@ -45,14 +48,40 @@ impl Router {
         }
     }
 
+    /// The bias for the choice.
+    pub(super) fn selection_bias(&self) -> Option<Vec<f32>> {
+        self.e_score_correction_bias.as_ref().map(|bias| bias.val().into_data().iter().collect())
+    }
+
+    /// Moves the bias of each expert by `speed`: up if fewer tokens than the mean of its modality's experts went through
+    /// it by `loads`, down if more. Without a bias nothing happens.
+    pub(super) fn balance(&mut self, speed: f64, loads: &[u64]) {
+        let moves = |loads: &[u64]| -> Vec<f32> {
+            let mean = loads.iter().sum::<u64>() as f64 / loads.len() as f64;
+            let by = |missing: f64| if missing == 0.0 { 0.0 } else { speed * missing.signum() };
+            loads.iter().map(|load| by(mean - *load as f64) as f32).collect()
+        };
+        let (first, second) = loads.split_at(self.config.modality_groups.map_or(0, |[of, _]| of));
+        let moves = TensorData::new([moves(first), moves(second)].concat(), [loads.len()]);
+        self.e_score_correction_bias = self.e_score_correction_bias.take().map(|bias| {
+            bias.map(|bias| {
+                let moves = Tensor::from_data(moves, (&bias.device(), bias.dtype()));
+                bias.detach() + moves
+            })
+        });
+    }
+
     /// The experts of each token. Their numbers are read from the device.
     ///
     /// # Shapes
-    /// `x` `[tokens, hidden]`.
-    pub fn forward(&self, x: Tensor<2>) -> Routing {
+    /// `x` `[tokens, hidden]`; `closed` `[tokens, experts]`, true for experts that a token must not go through.
+    pub fn forward(&self, x: Tensor<2>, closed: Option<&Tensor<2, Bool>>) -> Routing {
         let config = &self.config;
         let [tokens, _] = x.dims();
-        let logits = ops::linear(x.cast(DType::F32), self.weight.val()); // [tokens, experts]
+        let mut logits = ops::linear(x.cast(DType::F32), self.weight.val()); // [tokens, experts]
+        if let Some(closed) = closed {
+            logits = logits.mask_fill(closed.clone(), CLOSED);
+        }
         let scores = match config.scores {
             RouterScores::Softmax => activation::softmax(logits.clone(), 1),
             RouterScores::Sigmoid => activation::sigmoid(logits.clone()),
@@ -60,6 +89,9 @@ impl Router {
         let mut ranked = scores.clone().detach();
         if let Some(bias) = &self.e_score_correction_bias {
             ranked = ranked + bias.val().detach().cast(DType::F32).unsqueeze();
+        }
+        if let Some(closed) = closed {
+            ranked = ranked.mask_fill(closed.clone(), f32::NEG_INFINITY);
         }
         let experts = choose(&ranked.into_data().iter().collect::<Vec<f32>>(), config);
         let numbers = experts.iter().map(|&expert| expert as i32).collect();
@@ -120,6 +152,7 @@ fn best(mut candidates: Vec<u32>, ranked: &[f32], count: usize) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ExpertLoads;
 
     fn config(num_experts: usize, num_experts_per_tok: usize) -> ExpertsConfig {
         ExpertsConfig {
@@ -132,8 +165,52 @@ mod tests {
             norm_topk_prob: false,
             routed_scaling_factor: 1.0,
             groups: None,
+            modality_groups: None,
+            modality_ids: None,
             router_aux_loss_coef: 0.0,
         }
+    }
+
+    fn router(experts: &ExpertsConfig, device: &Device) -> Router {
+        init::seed(1);
+        Router::new(experts, 4, 0.5, device)
+    }
+
+    #[test]
+    fn a_bias_moves_by_its_speed_against_the_load() {
+        let sigmoid = ExpertsConfig { scores: RouterScores::Sigmoid, ..config(4, 2) };
+        let mut router = router(&sigmoid, &Device::flex().autodiff());
+        router.balance(0.25, &[4, 0, 2, 2]);
+        router.balance(0.25, &[1, 0, 0, 3]);
+        assert_eq!(router.selection_bias(), Some(vec![-0.25, 0.5, 0.25, -0.25]));
+        let bias = router.e_score_correction_bias.as_ref().map(|bias| bias.val());
+        assert!(bias.is_some_and(|bias| !bias.is_require_grad() && bias.device().is_autodiff()));
+    }
+
+    #[test]
+    fn moving_biases_balances_experts_and_leaves_weights_alone() {
+        let sigmoid = ExpertsConfig { scores: RouterScores::Sigmoid, ..config(8, 2) };
+        let device = Device::flex();
+        let mut router = router(&sigmoid, &device);
+        // Tokens of one direction, and some noise.
+        let noise = |at: usize| ((at * at * 7 + at * 3) % 101) as f32 / 101.0 - 0.5;
+        let values = (0..4 * 256).map(|at| 1.0 - (at % 4) as f32 * 0.5 + noise(at)).collect();
+        let x = Tensor::<2>::from_data(TensorData::new::<f32, _>(values, [256, 4]), &device);
+        let loads = |router: &Router| {
+            let routing = [router.forward(x.clone(), None)];
+            ExpertLoads::of(&routing, None).layers.remove(0)
+        };
+        let before = loads(&router);
+        let weight = router.weight.val().into_data();
+        for _ in 0..200 {
+            let loads = loads(&router);
+            router.balance(0.005, &loads);
+        }
+        // The mean is 64.
+        let after = loads(&router);
+        assert!(before.contains(&0) && before.iter().any(|load| *load > 128), "{before:?}");
+        assert!(after.iter().all(|load| (45..84).contains(load)), "{before:?} {after:?}");
+        router.weight.val().into_data().assert_eq(&weight, true);
     }
 
     #[test]

@@ -30,9 +30,11 @@ impl Pipeline {
     ) -> Result<Vec<RgbImage>> {
         let vq = self.drawing_vq()?;
         let request = |(index, text): (u64, &_)| {
-            let prompt = self.draw_prompt(AsRef::<str>::as_ref(text))?;
+            let mut prompt = self.draw_prompt(AsRef::<str>::as_ref(text))?;
+            prompt.extend(self.opened_block(config)?);
             let seed = config.seed.wrapping_add(index);
-            Ok(Request::new(prompt, GenerationConfig { seed, ..config.clone() }))
+            let config = GenerationConfig { seed, ..config.clone() };
+            Ok(Request { negative: self.negative_ids(&config)?, ..Request::new(prompt, config) })
         };
         let requests = (0..).zip(texts).map(request).collect::<Result<Vec<_>>>()?;
         let mut best = Vec::with_capacity(texts.len());
@@ -49,6 +51,27 @@ impl Pipeline {
     /// The ids of the prompt that asks for an image of `text`.
     pub(super) fn draw_prompt(&self, text: &str) -> Result<Vec<u32>> {
         self.prompt_ids(&self.prompts.draw, &[("text", text)], vec![])
+    }
+
+    /// Begin-image and the size of an image with the settings `config`, if the prompt is to say it.
+    fn opened_block(&self, config: &GenerationConfig) -> Result<Vec<u32>> {
+        let blocks = self.processor.blocks();
+        let grid = match config.aspect {
+            Some(aspect) => blocks.grid_of_aspect(aspect)?,
+            None if blocks.are_sized_by_prompt() => blocks.grid(),
+            None => return Ok(Vec::new()),
+        };
+        let begin = self.processor.vocabulary().special().begin_image;
+        Ok(begin.into_iter().chain(blocks.opening(grid)?).collect())
+    }
+
+    /// The ids of the negative prompt in `config`; none without one.
+    pub(super) fn negative_ids(&self, config: &GenerationConfig) -> Result<Vec<u32>> {
+        if config.negative_prompt.is_empty() {
+            return Ok(Vec::new());
+        }
+        let template = self.prompts.negative.as_ref().unwrap_or(&self.prompts.draw);
+        self.prompt_ids(template, &[("text", &config.negative_prompt)], vec![])
     }
 
     /// The images of each request, as many as its settings have candidates, all in one batch;

@@ -196,8 +196,9 @@ impl Pipeline {
         let block = self.block(&source)?;
         let mut prompt = self.draw_prompt(&request.text)?;
         if self.processor.blocks().are_sized() {
-            // Begin-image and both sides, so that the model draws an image of this size.
-            prompt.extend(&block[..3]);
+            // Begin-image and the size, so that the model draws an image of it.
+            let opening = self.processor.blocks().opening((source.height, source.width))?;
+            prompt.extend(&block[..1 + opening.len()]);
         }
         let vocabulary = self.processor.vocabulary();
         let kept = known.iter().map(|code| code.and_then(|code| vocabulary.image_id(code)));
@@ -252,9 +253,11 @@ impl Pipeline {
         let vq = self.drawing_vq()?;
         let seeds: Vec<u64> =
             (0..request.count as u64).map(|i| request.config.seed.wrapping_add(i)).collect();
+        let negative = self.negative_ids(&request.config)?;
         let one = |&seed: &u64| {
             let config = GenerationConfig { seed, ..request.config.clone() };
-            Request { kept: plan.kept.clone(), ..Request::new(plan.prompt.clone(), config) }
+            let (kept, negative) = (plan.kept.clone(), negative.clone());
+            Request { kept, negative, ..Request::new(plan.prompt.clone(), config) }
         };
         let requests: Vec<Request> = seeds.iter().map(one).collect();
         let mut edited = Vec::with_capacity(request.count);

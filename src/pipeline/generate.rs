@@ -80,13 +80,14 @@ impl Pipeline {
         self.processor.encode(&segments)
     }
 
-    /// The request to continue `prompt`: with the stop strings of `config`, without a constraint.
+    /// The request to continue `prompt`: with the stop strings and the negative prompt of `config`, without a constraint.
     ///
     /// # Errors
     /// If there are too many stop strings, or one is empty or too long.
     pub fn request(&self, prompt: &[u32], config: &GenerationConfig) -> Result<Request> {
         let stop = self.stop_strings(config)?;
-        Ok(Request { stop, ..Request::new(prompt.to_vec(), config.clone()) })
+        let negative = self.negative_ids(config)?;
+        Ok(Request { stop, negative, ..Request::new(prompt.to_vec(), config.clone()) })
     }
 
     /// Continues the prompt of `request` as [`generate`](Self::generate) does; with a constraint no image

@@ -6,6 +6,7 @@ use indicatif::{FormattedDuration, HumanCount};
 
 use super::chart::{Chart, colour};
 use super::escape::escape;
+use super::experts;
 use super::omission::Omission;
 use super::record::{Evaluation, RunRecord, Series};
 use super::sample::SampleText;
@@ -28,6 +29,9 @@ pub fn render(record: &RunRecord) -> String {
     head(&mut page, record);
     environment(&mut page, record);
     curves(&mut page, record);
+    if let Some((step, layers)) = &record.experts {
+        experts::section(&mut page, *step, layers);
+    }
     table(&mut page, record);
     left_out(&mut page, record);
     events(&mut page, record);

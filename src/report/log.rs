@@ -2,7 +2,8 @@
 //!
 //! Every line has `step`, `kind` and `elapsed_s`. Lines of kind `train` and `eval` also have metrics
 //! under their names, [`EVENT`] lines `event` and `text`, [`SAMPLES`] lines `samples`, [`LEFT_OUT`] lines
-//! `left_out`: all that the run has left out of its data up to the step.
+//! `left_out`: all that the run has left out of its data up to the step, [`EXPERTS`] lines `experts`: what the experts of
+//! each sparse layer did since the line before.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -20,6 +21,8 @@ pub(super) const EVENT: &str = "event";
 pub(super) const SAMPLES: &str = "samples";
 /// The `kind` of a line with what was left out of the data.
 pub(super) const LEFT_OUT: &str = "left_out";
+/// The `kind` of a line with what experts did.
+pub(super) const EXPERTS: &str = "experts";
 
 /// The JSON object of a line.
 pub(super) type Line = Map<String, Value>;

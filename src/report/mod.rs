@@ -3,6 +3,7 @@
 
 mod chart;
 mod escape;
+mod experts;
 pub mod html;
 mod log;
 mod omission;
@@ -12,6 +13,7 @@ mod sample;
 mod scale;
 mod tensorboard;
 
+pub use experts::LayerExperts;
 pub use omission::Omission;
 pub use record::{Evaluation, RunEvent, RunRecord, Series};
 pub use reporter::{Metrics, Reporter};

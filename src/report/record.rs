@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::experts::LayerExperts;
 use super::log::{self, Line};
 use super::omission::Omission;
 use super::sample::SampleText;
@@ -39,6 +40,8 @@ pub struct RunRecord {
     pub evaluations: Vec<Evaluation>,
     /// What was left out of the data.
     pub left_out: Vec<Omission>,
+    /// What the experts of each sparse layer did up to a step, at last.
+    pub experts: Option<(u64, Vec<LayerExperts>)>,
 }
 
 /// A metric over the steps of a run.
@@ -105,6 +108,7 @@ impl RunRecord {
             events: lines.iter().filter_map(event).collect(),
             evaluations: evaluations(measured(), &images),
             left_out: lines.iter().rev().find_map(left_out).unwrap_or_default(),
+            experts: lines.iter().rev().find_map(experts),
         })
     }
 
@@ -181,6 +185,12 @@ fn event(line: &Line) -> Option<RunEvent> {
 fn left_out(line: &Line) -> Option<Vec<Omission>> {
     let is_left_out = log::kind_of(line) == log::LEFT_OUT;
     is_left_out.then(|| serde_json::from_value(line.get("left_out")?.clone()).ok()).flatten()
+}
+
+fn experts(line: &Line) -> Option<(u64, Vec<LayerExperts>)> {
+    let is_experts = log::kind_of(line) == log::EXPERTS;
+    let layers = is_experts.then(|| serde_json::from_value(line.get("experts")?.clone()).ok());
+    Some((log::step_of(line)?, layers.flatten()?))
 }
 
 fn evaluations<'a>(lines: impl Iterator<Item = &'a Line>, images: &[u64]) -> Vec<Evaluation> {

@@ -9,6 +9,7 @@ use image::RgbImage;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use super::experts::LayerExperts;
 use super::html;
 use super::log::{self, Line, Log};
 use super::omission::Omission;
@@ -167,6 +168,19 @@ impl Reporter {
         let mut line = Line::new();
         line.insert("left_out".to_owned(), json!(left_out));
         run.log.append(step, log::LEFT_OUT, line)
+    }
+
+    /// Writes what the experts of each sparse layer did since the last call to the run's files; nothing without any.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the files cannot be written.
+    pub fn experts(&mut self, step: usize, layers: &[LayerExperts]) -> Result<()> {
+        let Some(run) = self.run.as_mut().filter(|_| !layers.is_empty()) else { return Ok(()) };
+        let scalars: Vec<_> = layers.iter().flat_map(LayerExperts::scalars).collect();
+        run.tensorboard.scalars(step, &scalars)?;
+        let mut line = Line::new();
+        line.insert("experts".to_owned(), json!(layers));
+        run.log.append(step, log::EXPERTS, line)
     }
 
     /// Writes an image of an evaluation to `samples/step-NNNNNNN.png` of the run.

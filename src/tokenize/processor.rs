@@ -1,6 +1,6 @@
 //! Segments to ids and back: one sequence for text and images.
 //!
-//! An image is a block of ids in one of two layouts (see [`ImageBlocks`]). Text is encoded literally,
+//! An image is a block of ids in one of three layouts (see [`ImageBlocks`]). Text is encoded literally,
 //! so nothing that a user writes can open a block or end a turn.
 
 use vq_tokenizer::Codes;
@@ -58,7 +58,7 @@ impl Processor {
         Ok(Self { text, vocabulary, blocks: grid.into(), chat_template: None })
     }
 
-    /// This processor for images of any size, in Lumina-mGPT's layout.
+    /// This processor for images of any size, in the layout that the vocabulary has ids for.
     ///
     /// # Errors
     /// As [`ImageBlocks::sized`].
@@ -264,11 +264,12 @@ impl Processor {
         };
         let end = self.vocabulary.special().end_image;
         while len < self.blocks.block_len((height, width)) - 1 {
-            let at_line_end = (len - 1 - size_len) % self.blocks.line_len(width) == width;
+            let left = self.blocks.block_len((height, width)) - 1 - len;
+            let mark = self.blocks.mark_at(left, (height, width));
             let code = block.get(len).and_then(|id| self.vocabulary.image_code(*id));
             match (block.get(len), code) {
-                (Some(id), _) if at_line_end && Some(*id) == self.blocks.new_line() => {}
-                (Some(_), Some(code)) if !at_line_end => codes.push(code),
+                (Some(id), _) if Some(*id) == mark => {}
+                (Some(_), Some(code)) if mark.is_none() => codes.push(code),
                 (None, _) => return fault("is cut off", codes.len()),
                 (Some(id), _) if Some(*id) == end => return fault("is closed", codes.len()),
                 (Some(_), _) => return fault("holds a token that is no code", codes.len()),

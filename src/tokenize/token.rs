@@ -22,6 +22,12 @@ pub const SEP_TOKEN: &str = "<reserved08706>";
 pub const IMAGE_TOKEN: &str = "<image>";
 /// The placeholder's name in the original release's layout.
 pub(super) const IMAGE_TOKEN_META: &str = "<reserved08707>";
+/// The name of what opens the rows of an image whose block says its size in digits (Emu3).
+pub(super) const ROWS_TOKEN: &str = "<|image token|>";
+/// The name of what ends each of these rows.
+pub(super) const END_ROW_TOKEN: &str = "<|extra_200|>";
+/// The name of what follows the last of them.
+pub(super) const END_ROWS_TOKEN: &str = "<|extra_201|>";
 /// The prefix of the names of all codes.
 pub(super) const CODE_PREFIX: &str = "IMGIMG";
 /// The prefix of the names of codes in a vocabulary that extends one of text.

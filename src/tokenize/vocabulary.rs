@@ -155,6 +155,12 @@ impl Vocabulary {
         &self.image_ids
     }
 
+    /// The first and the last id of the image codes, if these are all ids between them.
+    pub fn image_range(&self) -> Option<[u32; 2]> {
+        let (first, last) = (*self.image_ids.iter().min()?, *self.image_ids.iter().max()?);
+        ((last - first) as usize + 1 == self.image_ids.len()).then_some([first, last])
+    }
+
     /// The number of codes: the size of the codebook.
     pub fn num_codes(&self) -> usize {
         self.image_ids.len()
@@ -168,6 +174,11 @@ impl Vocabulary {
     /// The id of the control token called `name`.
     pub fn control_id(&self, name: &str) -> Option<u32> {
         self.control.get(name).copied()
+    }
+
+    /// The id of the token called `name`, found by looking at every name.
+    pub(super) fn id(&self, name: &str) -> Option<u32> {
+        self.names.iter().position(|known| known == name).map(|id| id as u32)
     }
 
     /// The names of all ids, by id.

@@ -186,6 +186,7 @@ mod tests {
     use super::*;
     use burn::nn::{Linear, LinearConfig};
     use burn::tensor::{Device, Distribution};
+    use vq_tokenizer::init;
 
     fn values(module: &Linear) -> Vec<f32> {
         tensor_files::collect(module)["weight"].iter::<f32>().collect()
@@ -194,7 +195,7 @@ mod tests {
     fn linear(device: &Device) -> Linear {
         let mut linear = LinearConfig::new(8, 40).init(device);
         linear.weight =
-            Param::from_tensor(Tensor::random([8, 40], Distribution::Uniform(-3.0, 3.0), device));
+            Param::from_tensor(init::random([8, 40], Distribution::Uniform(-3.0, 3.0), device));
         linear
     }
 

@@ -93,7 +93,7 @@ mod tests {
     use burn::optim::{GradientsAccumulator, GradientsParams};
     use burn::tensor::{Device, Distribution};
     use vq_tokenizer::train::{VqLossConfig, VqObjective};
-    use vq_tokenizer::{VqConfig, VqModel};
+    use vq_tokenizer::{VqConfig, VqModel, init};
 
     struct Values<'a>(&'a GradientsParams, Vec<Vec<f32>>);
 
@@ -127,11 +127,10 @@ mod tests {
     #[test]
     fn groups_add_up_to_their_batch() {
         let device = Device::flex().autodiff();
-        device.seed(6);
         let model = model(&device);
         let config = VqLossConfig { ms_ssim: 0.3, ..VqLossConfig::default() };
         let objective = VqObjective { config };
-        let pixels = Tensor::<4>::random([4, 3, 16, 16], Distribution::Uniform(-1.0, 1.0), &device);
+        let pixels = init::random([4, 3, 16, 16], Distribution::Uniform(-1.0, 1.0), &device);
         let gathered = |parts: &[usize]| {
             let (mut sum, mut first) = (Gathered::default(), 0);
             let mut accumulator = GradientsAccumulator::new();
@@ -166,14 +165,13 @@ mod tests {
     #[test]
     fn positions_of_several_sizes_are_concatenated() {
         let device = Device::flex().autodiff();
-        device.seed(7);
         let model = model(&device);
         let objective = VqObjective::default();
         let mut sum = Gathered::default();
         let mut want = Vec::new();
         for (images, height, width) in [(2, 8, 24), (1, 24, 8)] {
             let size = [images, 3, height, width];
-            let pixels = Tensor::<4>::random(size, Distribution::Uniform(-1.0, 1.0), &device);
+            let pixels = init::random(size, Distribution::Uniform(-1.0, 1.0), &device);
             let loss = objective.loss(&model, pixels.clone());
             // Position by position, as the codebook reads them.
             want.extend(loss.latents.clone().permute([0, 2, 3, 1]).into_data().iter::<f32>());

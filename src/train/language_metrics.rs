@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::objective::{LossSum, NextTokenBatch, NextTokenLoss, add_each};
+use super::objective::{LossSum, NextTokenBatch, NextTokenLoss, RouterSums, add_each};
 use crate::report::Metrics;
 
 /// Sums over the steps since the last report.
 pub(super) struct Interval {
     sources: Vec<LossSum>,
+    /// What routers did.
+    pub(super) routers: RouterSums,
     image_tokens: usize,
     tokens: usize,
     slots: usize,
@@ -20,6 +22,7 @@ impl Interval {
     pub(super) fn start() -> Self {
         Self {
             sources: Vec::new(),
+            routers: RouterSums::default(),
             image_tokens: 0,
             tokens: 0,
             slots: 0,
@@ -28,10 +31,11 @@ impl Interval {
         }
     }
 
-    /// Adds `batch` and its losses by source, unless one of them is not finite.
-    pub(super) fn add(&mut self, batch: &NextTokenBatch, by_source: &[LossSum]) {
-        if by_source.iter().all(|(sum, _)| sum.is_finite()) {
-            add_each(&mut self.sources, by_source);
+    /// Adds `batch`, and its losses by source and sums of routers unless its loss is not finite.
+    pub(super) fn add(&mut self, batch: &NextTokenBatch, loss: &NextTokenLoss) {
+        if loss.total.is_finite() {
+            add_each(&mut self.sources, &loss.sources);
+            self.routers += &loss.routers;
         }
         let packed = &batch.packed;
         self.image_tokens += batch.is_image.iter().filter(|is_image| **is_image).count();

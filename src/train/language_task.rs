@@ -9,10 +9,11 @@ use vq_tokenizer::VqTokenizer;
 
 use super::best::Better;
 use super::config::LanguageRecipe;
+use super::expert_metrics;
 use super::language_metrics::{Interval, by_modality, by_source, overall};
 use super::language_state::LanguageState;
 use super::loader::Loader;
-use super::objective::{Activations, NextToken, NextTokenBatch, NextTokenLoss};
+use super::objective::{Activations, MicroBatch, NextToken, NextTokenBatch, NextTokenLoss};
 use super::preview::bracketed;
 use super::released::{Released, TrainedLm};
 use super::shown::{Document, Showcase, documents};
@@ -27,7 +28,7 @@ use crate::device::{Precision, seeded};
 use crate::error::Result;
 use crate::generate::{GenerationConfig, ServingModel};
 use crate::model::{CausalLm, ModelConfig};
-use crate::report::{Metrics, Omission, SampleText};
+use crate::report::{LayerExperts, Metrics, Omission, SampleText};
 use crate::tokenize::{Processor, TokenSequence};
 
 /// A language model in training.
@@ -53,6 +54,8 @@ pub struct LanguageTask {
     /// Tokens trained on so far.
     tokens: u64,
     interval: Interval,
+    /// What experts did in the last one.
+    experts: Vec<LayerExperts>,
 }
 
 impl LanguageTask {
@@ -84,7 +87,7 @@ impl LanguageTask {
         let loader = Loader::new(stream, recipe.batch.accumulate)?;
         let device = device.clone().autodiff();
         let vocabulary = processor.vocabulary();
-        let lm = TrainedLm::new(&recipe, vocabulary.len(), &device, precision)?
+        let lm = TrainedLm::new(&recipe, vocabulary, &device, precision)?
             .of_rows(&recipe.optimizer, vocabulary)?;
         Ok(Self {
             lm,
@@ -101,6 +104,7 @@ impl LanguageTask {
             shown: (None, Vec::new()),
             tokens: 0,
             interval: Interval::start(),
+            experts: Vec::new(),
             recipe,
         })
     }
@@ -155,14 +159,16 @@ impl LanguageTask {
         let normalizer = self.objective.normalizer(&batches);
         let (mut loss, mut tokens) = (NextTokenLoss::default(), 0);
         for (part, micro_batch) in batches.iter().enumerate() {
-            let noise = Some(seed.wrapping_mul(0x9E37_79B9).wrapping_add(part as u64));
-            let activations = Activations::of(batch.activation_checkpointing, seed, part);
+            let of_step = MicroBatch {
+                normalizer,
+                earlier: &loss.routers.loads,
+                activations: Activations::of(batch.activation_checkpointing, seed, part),
+                seed: Some(seed.wrapping_mul(0x9E37_79B9).wrapping_add(part as u64)),
+            };
             let model = self.lm.model.module();
-            let (objective, batch) = (&self.objective, micro_batch);
-            let (gradients, part) =
-                objective.noisy_gradients(model, batch, normalizer, activations, noise);
+            let (gradients, part) = self.objective.gradients_of(model, micro_batch, of_step);
             self.lm.model.add(gradients);
-            self.interval.add(micro_batch, &part.sources);
+            self.interval.add(micro_batch, &part);
             loss += part;
             tokens += micro_batch.packed.num_tokens();
         }
@@ -180,10 +186,15 @@ impl LanguageTask {
             let not_finite = NotFinite { quantity: "loss", value: loss.total };
             return Ok(Stepped::skipped(not_finite, tokens));
         }
-        let norm = match self.lm.model.apply(lr) {
+        let norm = match self.lm.model.update(lr) {
             Ok(norm) => norm,
             Err(not_finite) => return Ok(Stepped::skipped(not_finite, tokens)),
         };
+        let (speed, loads) = (self.objective.config.bias_update_speed, &loss.routers.loads);
+        if speed > 0.0 {
+            self.lm.model.change(|model| (model.with_balanced_biases(speed, loads), ()));
+        }
+        self.lm.model.average();
         self.tokens += tokens as u64;
         let mut metrics = vec![("loss".into(), loss.total)];
         metrics.extend(by_modality(&loss));
@@ -244,7 +255,17 @@ impl Task for LanguageTask {
     fn since_last(&mut self) -> Metrics {
         let interval = std::mem::replace(&mut self.interval, Interval::start());
         let waited = self.loader.take_waited();
-        interval.metrics(self.loader.labels(), waited)
+        let mut metrics = interval.metrics(self.loader.labels(), waited);
+        let sparse =
+            (0..self.lm.config.num_hidden_layers).filter(|at| self.lm.config.is_sparse(*at));
+        let biases = self.lm.model.module().selection_biases();
+        self.experts = expert_metrics::by_layer(&interval.routers, sparse, &biases);
+        metrics.extend(expert_metrics::overall(&self.experts));
+        metrics
+    }
+
+    fn experts(&mut self) -> Vec<LayerExperts> {
+        std::mem::take(&mut self.experts)
     }
 
     fn eval_metrics(&self) -> Vec<(String, Better)> {

@@ -10,6 +10,7 @@ mod average;
 mod best;
 mod config;
 mod distributions;
+mod expert_metrics;
 mod freeze;
 mod groups;
 mod image_auxiliary;
@@ -47,7 +48,7 @@ mod trained;
 pub use best::Better;
 pub use config::{
     AverageConfig, BatchConfig, ImageBatchConfig, ImageShape, ImagesConfig, LanguageRecipe,
-    ModelSizes, PerceptualConfig, RunConfig, VqRecipe, WarmupConfig,
+    ModelSizes, PerceptualConfig, RunConfig, UpcycleConfig, VqRecipe, WarmupConfig,
 };
 pub use groups::GroupConfig;
 pub use image_task::ImageTask;

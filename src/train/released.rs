@@ -14,9 +14,10 @@ use super::rows::Rows;
 use super::state::write_toml;
 use super::trained::{TRAINER_DIR, Trained};
 use crate::checkpoint::adapter::Adapter;
-use crate::checkpoint::{Checkpoint, Parts};
+use crate::checkpoint::{Checkpoint, Parts, config_from_json};
 use crate::device::Precision;
 use crate::error::{Error, Result};
+use crate::files::read_json;
 use crate::model::{CausalLm, ModelConfig};
 use crate::tokenize::{Processor, TokenClass, Vocabulary};
 
@@ -42,29 +43,31 @@ pub(super) struct Released<'a> {
 }
 
 impl TrainedLm {
-    /// The model before the first step of `recipe`, for a tokenizer of `num_ids` ids, on the autodiff device
+    /// The model before the first step of `recipe`, for a tokenizer with `vocabulary`, on the autodiff device
     /// `device`; `precision` is that of the matrix products, weights are always in f32.
     ///
     /// # Errors
     /// Those of the files that the recipe names, and of its model.
     pub(super) fn new(
         recipe: &LanguageRecipe,
-        num_ids: usize,
+        vocabulary: &Vocabulary,
         device: &Device,
         precision: Precision,
     ) -> Result<Self> {
-        let config = recipe.sizes(num_ids);
-        if config.vocab_size < num_ids {
-            let rows = config.vocab_size;
-            let message =
-                format!("model.vocab_size is {rows}; allowed: at least the {num_ids} ids");
-            return Err(Error::invalid(message));
+        let config = recipe.sizes(vocabulary)?;
+        if let (Some(dir), Some(_)) = (&recipe.run.init, &config.experts) {
+            check_experts(dir, recipe.upcycle.is_some())?;
         }
         init::seed(recipe.run.seed);
-        let mut model = config.init(device)?;
-        if let Some(dir) = &recipe.run.init {
-            model = Checkpoint::load_weights(dir, &config, model)?;
-        }
+        let model = match (&recipe.run.init, &recipe.upcycle) {
+            (None, _) => config.init(device)?,
+            (Some(dir), None) => Checkpoint::load_weights(dir, &config, config.init(device)?)?,
+            (Some(dir), Some(upcycle)) => {
+                let dense = ModelConfig { experts: None, ..config.clone() };
+                let model = Checkpoint::load_weights(dir, &dense, dense.init(device)?)?;
+                model.upcycled(&config, upcycle.redraw)?
+            }
+        };
         let (model, adapter) = TrainedAdapter::attach(recipe, &config, model)?;
         let model = in_precision(recipe.optimizer.freeze(model)?, precision);
         let (optimizer, decay) = (recipe.optimizer.clone(), recipe.average.decay);
@@ -171,6 +174,18 @@ impl TrainedLm {
         self.model.save(dir)?;
         write_toml(&dir.join(TRAINER_DIR).join("recipe.toml"), recipe)
     }
+}
+
+/// Checks that the checkpoint in `dir` has experts, or none if they are made of it.
+fn check_experts(dir: &Path, upcycles: bool) -> Result<()> {
+    let path = dir.join("config.json");
+    let config = config_from_json(&read_json(&path)?).map_err(Error::in_file(&path))?;
+    let message = match (config.experts.is_some(), upcycles) {
+        (true, true) => "has experts already; leave out [upcycle]",
+        (false, false) => "has no experts; [upcycle] makes them of its feed-forward layers",
+        _ => return Ok(()),
+    };
+    Err(Error::file(dir, message))
 }
 
 /// Brings weights to the autodiff device without gradients.

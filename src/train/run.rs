@@ -224,6 +224,7 @@ impl<T: Task> Loop<'_, T> {
             metrics.extend(self.task.since_last());
             metrics.extend(self.pace.take(T::UNIT));
             self.reporter.metrics(done, "train", &metrics)?;
+            self.reporter.experts(done, &self.task.experts())?;
             if let Some(text) = self.task.warning() {
                 self.reporter.event(done, "warning", &text)?;
             }

@@ -7,7 +7,7 @@ use image::RgbImage;
 use super::best::Better;
 use super::trained::NotFinite;
 use crate::error::Result;
-use crate::report::{Metrics, Omission, SampleText};
+use crate::report::{LayerExperts, Metrics, Omission, SampleText};
 
 /// A model in training with its data and loss.
 pub trait Task {
@@ -48,6 +48,11 @@ pub trait Task {
 
     /// Texts of samples from the last evaluation, handed out once.
     fn texts(&mut self) -> Vec<SampleText> {
+        Vec::new()
+    }
+
+    /// What experts did over the steps of the last [`Self::since_last`], by sparse layer, handed out once.
+    fn experts(&mut self) -> Vec<LayerExperts> {
         Vec::new()
     }
 

@@ -84,6 +84,12 @@ impl Folder {
         self.values.ids(name)
     }
 
+    /// The rows that pass through the model.
+    pub fn rows(&self) -> Vec<Vec<u32>> {
+        let text = "input_ids";
+        self.ids(if self.has(text) { text } else { "image_text.inline_input_ids" })
+    }
+
     pub fn integers(&self, name: &str) -> Vec<Vec<i64>> {
         self.note(name);
         self.values.rows(name)
@@ -113,9 +119,12 @@ impl Folder {
                 .unwrap();
             move_template(to);
         }
-        let vocab = read_json(&to.join(CONFIG))["vocab_size"].as_u64();
-        if let Some(vocab) = vocab.filter(|_| !to.join(TOKENIZER).exists()) {
-            write_tokenizer(to, vocab);
+        if !to.join(TOKENIZER).exists() {
+            let config = read_json(&to.join(CONFIG));
+            match config["vocabulary_map"].as_object() {
+                Some(names) => write_named_tokenizer(to, names),
+                None => write_tokenizer(to, config["vocab_size"].as_u64().unwrap()),
+            }
         }
     }
 }
@@ -139,11 +148,30 @@ fn write_tokenizer(dir: &Path, vocab: u64) {
     let characters = ('!'..='~').take(vocab as usize - 2).zip(0_usize..);
     let names: Map<String, Value> =
         characters.map(|(character, id)| (character.to_string(), json!(id))).collect();
-    let special = |(name, id): (&str, usize)| {
-        json!({ "id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true })
-    };
-    let added: Vec<Value> = [pad, eos].into_iter().zip(names.len()..).map(special).collect();
+    let added = [pad, eos].into_iter().zip(names.len() as u64..).map(special).collect();
+    write_parts(dir, &names, added);
+    write_json(&dir.join(TOKENIZER_CONFIG), &json!({ "eos_token": eos, "pad_token": pad }));
+}
+
+/// Writes a tokenizer of the ids `names` into `dir`, of which those in angle brackets are special, with the roles of
+/// Emu3's releases that no name of another tells.
+fn write_named_tokenizer(dir: &Path, names: &Map<String, Value>) {
+    let special_names = names.iter().filter(|(name, _)| name.len() > 2 && name.starts_with('<'));
+    let added = special_names.map(|(name, id)| special((name.as_str(), id.as_u64().unwrap())));
+    write_parts(dir, names, added.collect());
+    let roles = json!({ "bos_token": "<|extra_203|>", "eos_token": "<|extra_204|>",
+        "pad_token": "<|endoftext|>" });
+    write_json(&dir.join(TOKENIZER_CONFIG), &roles);
+}
+
+/// An entry of a special token.
+fn special((name, id): (&str, u64)) -> Value {
+    json!({ "id": id, "content": name, "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true })
+}
+
+/// Writes a byte-level tokenizer of the text `names` and the `added` tokens into `dir`.
+fn write_parts(dir: &Path, names: &Map<String, Value>, added: Vec<Value>) {
     let byte_level = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
         "use_regex": true });
     let tokenizer = json!({
@@ -154,7 +182,6 @@ fn write_tokenizer(dir: &Path, vocab: u64) {
         "model": { "type": "BPE", "vocab": names, "merges": [] },
     });
     write_json(&dir.join(TOKENIZER), &tokenizer);
-    write_json(&dir.join(TOKENIZER_CONFIG), &json!({ "eos_token": eos, "pad_token": pad }));
 }
 
 fn read_json(path: &Path) -> Value {

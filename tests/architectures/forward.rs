@@ -45,7 +45,7 @@ struct Rows {
 impl Rows {
     /// The fixture's.
     fn of(opened: &Opened<'_>) -> Self {
-        let rows = opened.folder.ids("input_ids");
+        let rows = opened.folder.rows();
         let seq = rows[0].len();
         Self {
             num_rows: rows.len(),

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program that prints a table")]
 
 mod compare;
+mod emu3;
 mod folder;
 mod forward;
 mod greedy;
@@ -41,8 +42,15 @@ impl Case {
 
 /// The cases of `folder`, which are the same for both forms of its configuration.
 fn cases(folder: &Folder) -> Vec<Case> {
-    let parts =
-        [forward::cases, routing::cases, training::cases, greedy::cases, text::cases, saved::cases];
+    let parts = [
+        forward::cases,
+        routing::cases,
+        training::cases,
+        greedy::cases,
+        text::cases,
+        emu3::cases,
+        saved::cases,
+    ];
     parts.into_iter().flat_map(|of_part| of_part(folder)).collect()
 }
 

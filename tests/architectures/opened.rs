@@ -8,6 +8,7 @@ use calumma::checkpoint::Checkpoint;
 use calumma::generate::ServingModel;
 use calumma::tokenize::Processor;
 use tempfile::TempDir;
+use vq_tokenizer::VqTokenizer;
 
 use crate::folder::{Folder, Form};
 use crate::forward::Whole;
@@ -18,6 +19,7 @@ pub struct Opened<'a> {
     pub folder: &'a Folder,
     pub serving: ServingModel,
     pub processor: Processor,
+    pub vq: Option<VqTokenizer>,
     copy: TempDir,
     whole: OnceCell<Whole>,
     step: OnceCell<Step>,
@@ -30,10 +32,10 @@ impl<'a> Opened<'a> {
         let checkpoint = Checkpoint::open(copy.path(), &Device::flex());
         let place = format!("{}/", copy.path().display());
         let checkpoint = checkpoint.map_err(|error| error.to_string().replace(&place, ""))?;
-        let Checkpoint { config, model, processor, .. } = checkpoint;
+        let Checkpoint { config, model, processor, vq, .. } = checkpoint;
         let serving = ServingModel::new(config, model, Device::flex());
         let (whole, step) = (OnceCell::new(), OnceCell::new());
-        Ok(Self { folder, serving, processor, copy, whole, step })
+        Ok(Self { folder, serving, processor, vq, copy, whole, step })
     }
 
     /// The directory that it was opened from.

@@ -1,6 +1,6 @@
 //! The routers of sparse layers and their load-balancing loss.
 
-use calumma::model::BalanceLoss;
+use calumma::model::RouterLoss;
 
 use crate::Case;
 use crate::compare::{LOGITS, LOSS, Tolerance, all_close, close, same};
@@ -36,7 +36,7 @@ pub fn cases(folder: &Folder) -> Vec<Case> {
     if folder.has("aux_loss") {
         cases.push(Case::new("aux_loss", |opened| {
             let layers = routing(opened);
-            let loss = BalanceLoss::of(&layers, None).total(&layers).into_data();
+            let loss = RouterLoss::balance(&layers, None).total(&layers).into_data();
             all_close(&flat(&loss), &flat(&opened.folder.floats("aux_loss")), LOSS)
         }));
         cases.push(Case::new("loss with aux_loss", |opened| {

@@ -12,7 +12,7 @@ use crate::folder::Folder;
 use crate::opened::Opened;
 
 pub fn cases(folder: &Folder) -> Vec<Case> {
-    if !folder.has("logits") {
+    if !folder.has("logits") && !folder.has("image_text.logits") {
         return Vec::new();
     }
     vec![
@@ -39,7 +39,7 @@ fn again(opened: &Opened<'_>) -> Result<Checkpoint, String> {
         weights: Some(tensor_files::on_device(opened.serving.model())),
         dtype: StoredDtype::F32,
         processor: &opened.processor,
-        vq: None,
+        vq: opened.vq.as_ref(),
         generation: &generation,
     };
     write_directory(&dir, |dir| parts.write(dir)).map_err(|error| error.to_string())?;
@@ -49,7 +49,7 @@ fn again(opened: &Opened<'_>) -> Result<Checkpoint, String> {
 fn logits(opened: &Opened<'_>) -> Outcome {
     let Checkpoint { config, model, .. } = again(opened)?;
     let again = ServingModel::new(config, model, Device::flex());
-    let ids = opened.folder.ids("input_ids").remove(0);
+    let ids = opened.folder.rows().remove(0);
     let of = |model: &ServingModel| {
         let logits = model.all_logits(&ids).map_err(|error| error.to_string())?;
         Ok::<_, String>(logits.concat())

@@ -100,9 +100,13 @@ impl Step {
     }
 }
 
-/// The rows of the fixture with their labels.
+/// The rows of the fixture with their labels; without labels every id is a target.
 fn batch(folder: &Folder) -> NextTokenBatch {
-    let (ids, labels) = (folder.ids("input_ids"), folder.integers("labels"));
+    let ids = folder.rows();
+    let labels = match folder.has("labels") {
+        true => folder.integers("labels"),
+        false => ids.iter().map(|row| row.iter().map(|id| i64::from(*id)).collect()).collect(),
+    };
     let (rows, seq_len) = (ids.len(), ids[0].len());
     let mut loss_mask = Vec::new();
     for (ids, labels) in ids.iter().zip(&labels) {
@@ -164,15 +168,16 @@ pub fn cases(folder: &Folder) -> Vec<Case> {
         }),
     }];
     for name in folder.names("grad.") {
-        cases.push(Case::new(name.clone(), move |opened| gradient(opened, &name)));
+        cases.push(Case::new(name.clone(), move |opened| {
+            gradient(opened, &name, name.trim_start_matches("grad."))
+        }));
     }
     cases
 }
 
-/// Compares the gradient `name` of the fixture.
-fn gradient(opened: &Opened<'_>, name: &str) -> Outcome {
-    let want = opened.folder.floats(name);
-    let name = name.strip_prefix("grad.").unwrap();
+/// Compares the gradient `expected` of the fixture with that of the parameter `name`.
+pub fn gradient(opened: &Opened<'_>, expected: &str, name: &str) -> Outcome {
+    let want = opened.folder.floats(expected);
     let got = opened.step().in_file_order(name, opened.step().gradient(name)?, opened);
     let largest = want.iter::<f32>().fold(0.0_f32, |most, x| most.max(x.abs()));
     close(&got, &want, Tolerance { absolute: GRADIENT * largest, relative: 0.0 })

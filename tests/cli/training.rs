@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{calumma_in, text};
 
@@ -89,6 +89,7 @@ fn recipes_train_a_model_that_draws() {
     assert!(document.ends_with("</s>⟧"), "{dry}");
     assert!(!dir.path().join("runs/lm/latest").exists());
 
+    all_experts_are_stored_and_a_tokens_computed(dir.path(), dry);
     chats_are_trained_by_the_template_beside_the_tokenizer(dir.path());
     long_rows_and_prompts_that_end_within_an_id_are_told(dir.path());
 
@@ -105,6 +106,40 @@ fn recipes_train_a_model_that_draws() {
 
     let inspected = &run(&["inspect", text("lm.toml".as_ref())])[0];
     assert_eq!(inspected["recipe"]["optimizer"]["kind"], "adamw");
+}
+
+/// A dry run with sparse layers and latent attention beside the dense one, `dense`.
+fn all_experts_are_stored_and_a_tokens_computed(dir: &Path, dense: &Value) {
+    let mut args = vec!["train", "lm.toml", "--dry-run", "--json"];
+    let sizes = [
+        "model.experts.num_experts=8",
+        "model.experts.num_experts_per_tok=2",
+        "model.experts.moe_intermediate_size=24",
+        "model.experts.norm_topk_prob=true",
+        "model.latent.kv_lora_rank=8",
+        "model.latent.qk_nope_head_dim=16",
+        "model.latent.qk_rope_head_dim=4",
+        "model.latent.v_head_dim=16",
+        "model.qk_norm=none",
+    ];
+    sizes.iter().for_each(|size| args.extend(["--set", size]));
+    let dry = &calumma_in(dir, &args).json()[0];
+    let of = |key: &str| dry[key].as_u64().unwrap();
+    let expert = 3 * 32 * 24;
+    assert_eq!(dry["parameters"]["feed-forward"], 8 * expert + 8 * 32);
+    assert_eq!(of("total_parameters") - of("active_parameters"), 6 * expert);
+    let memory = |dry: &Value, key: &str| dry["memory"][key].as_f64().unwrap();
+    assert_eq!(memory(dry, "optimizer"), 8.0 * of("total_parameters") as f64);
+    // Two experts are as wide as the dense layer, with 2 rows of 32 each. Expanded keys and values: 2 heads of 20 and 16.
+    let attention = |q: i32, v: i32| 4 * q + 2 * v;
+    let more = 2 * 2 * 32 + attention(40, 32) - attention(32, 32);
+    let more = 4.0 * 2.0 * 64.0 * f64::from(more);
+    assert_eq!(memory(dry, "activations") - memory(dense, "activations"), more);
+    let cache = json!({
+        "token_bytes": 4 * 12, "grouped_queries": { "num_key_value_heads": 1, "token_bytes": 4 * 32 }
+    });
+    assert_eq!(dry["cache"], cache);
+    assert_eq!(dense["cache"], json!({ "token_bytes": 4 * 64, "grouped_queries": null }));
 }
 
 /// A run with the tokenizers in `dir` and a chat template, which its checkpoint has too.

@@ -113,8 +113,8 @@ fn stop_strings(vocabulary: &Vocabulary, strings: &[&str]) -> StopStrings {
     StopStrings::new(&strings, Arc::new(tokens)).unwrap()
 }
 
-/// Request number `n` of a mix of modes, lengths, seeds, guidance, limits, stop ids, stop strings, given codes
-/// and constraints.
+/// Request number `n` of a mix of modes, lengths, seeds, guidance, negative prompts, limits, stop ids, stop strings,
+/// given codes and constraints.
 pub fn mixed_request(n: usize) -> Request {
     let vocabulary = vocabulary();
     let salt = n as u32;
@@ -155,6 +155,11 @@ pub fn mixed_request(n: usize) -> Request {
         // A stop id may not be needed inside the pattern.
         request.config.stop_ids.clear();
     }
+    if n % 4 == 2 {
+        // Shorter and longer than the prompts, and more than a block.
+        let bos = vocabulary.special().bos.unwrap();
+        request.negative = [vec![bos], texts(salt + 5, n * 7 % 80)].concat();
+    }
     if n % 5 == 1 && mode != GenerationMode::ImageOnly {
         request.stop = Some(stop_strings(vocabulary, &["ab", "cde", "hh", "j"]));
     }
@@ -173,6 +178,8 @@ fn the_mix_has_every_kind() {
     assert!(some(|r| !r.kept.is_empty()) > 5);
     assert!(some(|r| r.constraint.is_some()) > 5);
     assert!(some(|r| r.stop.is_some()) > 5);
+    let guided = |r: &Request| r.config.guidance_scale != 1.0 && !r.negative.is_empty();
+    assert!(requests.iter().filter(|r| guided(r)).count() > 5);
     for mode in [GenerationMode::Auto, GenerationMode::ImageOnly, GenerationMode::TextOnly] {
         assert!(requests.iter().filter(|request| request.config.mode == mode).count() > 10);
     }

@@ -38,7 +38,7 @@ impl Loop<'_> {
         };
         let of_branch = |branch: &Branch| {
             let joins = if *branch == Branch::Full { 0 } else { self.block_start };
-            let head = branch.head(&self.row, joins, &self.rules);
+            let head = branch.head(&self.row, joins, &self.rules, &self.request.negative);
             (self.model.logits)(&[&head, &self.row[joins..]].concat())
         };
         let branches: Vec<Vec<f32>> = guidance.branches().iter().map(of_branch).collect();

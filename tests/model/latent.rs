@@ -31,7 +31,7 @@ fn cached_decoding_matches_the_full_forward() {
             o_bias: biases,
             ..latent(q_lora_rank)
         };
-        let serving = serving(&config, 3);
+        let serving = serving(&config);
         let row = some_ids(140, 0);
         let full = serving.all_logits(&row).unwrap();
         for chunk in [1, 5, 64, 140] {
@@ -49,7 +49,7 @@ fn the_cache_holds_latents_and_rotated_keys_and_nothing_else() {
     // Two layers, a latent of 9 and a rotated key of 4 numbers.
     assert_eq!(PagedCache::block_bytes(&config, DType::F32), 2 * BLOCK * (9 + 4) * 4);
     assert_eq!(PagedCache::block_bytes(&config, DType::BF16), 2 * BLOCK * (9 + 4) * 2);
-    assert_eq!(serving(&config, 1).block_bytes(), 2 * BLOCK * (9 + 4) * 4);
+    assert_eq!(serving(&config).block_bytes(), 2 * BLOCK * (9 + 4) * 4);
 }
 
 #[test]

@@ -12,7 +12,7 @@ fn kinds() -> [ModelConfig; 3] {
 #[test]
 fn logits_are_those_of_one_id_at_a_time_whatever_the_chunks_mates_and_blocks() {
     for config in kinds() {
-        let serving = serving(&ModelConfig { max_position_embeddings: 150, ..config }, 4);
+        let serving = serving(&ModelConfig { max_position_embeddings: 150, ..config });
         check_company(&serving);
     }
 }
@@ -59,7 +59,7 @@ fn check_company(serving: &ServingModel) {
 #[test]
 fn lanes_that_begin_alike_share_blocks() {
     for config in kinds() {
-        check_sharing(&serving(&ModelConfig { max_position_embeddings: 150, ..config }, 5));
+        check_sharing(&serving(&ModelConfig { max_position_embeddings: 150, ..config }));
     }
 }
 
@@ -84,7 +84,7 @@ fn check_sharing(serving: &ServingModel) {
 #[test]
 fn a_poisoned_block_shows_where_it_is_used_and_only_there() {
     for config in kinds() {
-        check_poison(&serving(&config, 6));
+        check_poison(&serving(&config));
     }
 }
 
@@ -101,7 +101,7 @@ fn check_poison(serving: &ServingModel) {
 
 #[test]
 fn spans_that_the_model_cannot_run_are_refused() {
-    let serving = serving(&tiny(false), 1);
+    let serving = serving(&tiny(false));
     let mut cache = serving.new_cache(2);
     let good = Span { blocks: &[1], start: 0, ids: &[1, 2, 31], wanted: 3, columns: 0..32 };
     let found = serving.pass(std::slice::from_ref(&good), &mut cache).unwrap();

@@ -11,8 +11,9 @@ use calumma::model::CausalLm;
 use safetensors::Dtype;
 
 use crate::Table;
+use crate::excess::excess;
 use crate::models::{ABSOLUTE, RELATIVE, device, forward};
-use crate::values::{Values, excess, flat};
+use crate::values::{Values, flat};
 
 /// Relative change of a weight that rounding to the 8 significant bits of bfloat16 undoes: below 2^-9.
 const NUDGE: f32 = 0.9 / 512.0;

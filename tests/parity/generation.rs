@@ -7,8 +7,9 @@ use calumma::generate::{
 use calumma::tokenize::{Processor, TokenClass};
 
 use crate::Table;
+use crate::excess::excess;
 use crate::models::image_ids;
-use crate::values::{Values, excess, flat};
+use crate::values::{Values, flat};
 
 /// Compares the checkpoint's continuations with those of `values`.
 pub fn check(table: &mut Table, title: &str, values: &Values, checkpoint: Checkpoint) {

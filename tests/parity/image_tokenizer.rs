@@ -8,7 +8,8 @@ use tensor_files::WeightFiles;
 use vq_tokenizer::preprocess::{PreprocessorConfig, open_image, to_images, to_rgb_by};
 use vq_tokenizer::{VqConfig, VqModel, VqTokenizer};
 
-use crate::values::{Values, excess, flat};
+use crate::excess::excess;
+use crate::values::{Values, flat};
 use crate::{Table, expected};
 
 /// Absolute, for sums of a few hundred products in another order.

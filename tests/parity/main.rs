@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program that prints a table")]
 
 mod bfloat16;
+#[path = "../excess.rs"]
+mod excess;
 mod generation;
 mod image_tokenizer;
 mod models;

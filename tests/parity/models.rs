@@ -9,7 +9,8 @@ use calumma::model::{CausalLm, ModelInput, mask};
 use calumma::tokenize::Processor;
 use vq_tokenizer::VqTokenizer;
 
-use crate::values::{Values, excess, flat};
+use crate::excess::excess;
+use crate::values::{Values, flat};
 use crate::{Table, bfloat16, expected, generation, name};
 
 pub const ABSOLUTE: f32 = 2e-4;

@@ -37,9 +37,17 @@ impl Values {
     pub fn rows(&self, name: &str) -> Vec<Vec<i64>> {
         let file = SafeTensors::deserialize(&self.0).unwrap();
         let view = file.tensor(name).unwrap();
-        assert_eq!(view.dtype(), Dtype::I64, "{name}");
-        let bytes = view.data().chunks_exact(8);
-        let values: Vec<i64> = bytes.map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();
+        let values: Vec<i64> = match view.dtype() {
+            Dtype::I32 => {
+                let bytes = view.data().chunks_exact(4);
+                bytes.map(|b| i32::from_le_bytes(b.try_into().unwrap()).into()).collect()
+            }
+            dtype => {
+                assert_eq!(dtype, Dtype::I64, "{name}");
+                let bytes = view.data().chunks_exact(8);
+                bytes.map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
+            }
+        };
         values.chunks(*view.shape().last().unwrap()).map(<[i64]>::to_vec).collect()
     }
 
@@ -52,13 +60,6 @@ impl Values {
     pub fn bytes(&self, name: &str) -> Vec<u8> {
         SafeTensors::deserialize(&self.0).unwrap().tensor(name).unwrap().data().to_vec()
     }
-}
-
-/// The largest violation of `|a - b| <= absolute + relative * |b|`, as a ratio.
-pub fn excess(a: &[f32], b: &[f32], absolute: f32, relative: f32) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let pairs = a.iter().zip(b);
-    pairs.map(|(a, b)| (a - b).abs() / (absolute + relative * b.abs())).fold(0.0, f32::max)
 }
 
 pub fn flat(data: &TensorData) -> Vec<f32> {

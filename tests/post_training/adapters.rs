@@ -18,7 +18,8 @@ use serde_json::Value;
 use tensor_files::ParamPath;
 
 use crate::Table;
-use crate::tensors::{Values, excess, flat};
+use crate::excess::excess;
+use crate::tensors::{Values, flat};
 
 const ABSOLUTE: f32 = 2e-4;
 const RELATIVE: f32 = 1e-4;

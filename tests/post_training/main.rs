@@ -10,6 +10,8 @@ mod adapters;
 #[path = "../common.rs"]
 #[allow(dead_code, reason = "the tests use more")]
 mod common;
+#[path = "../excess.rs"]
+mod excess;
 mod preference;
 mod reward;
 mod rl;

@@ -8,7 +8,7 @@ use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::activation::softmax;
 use burn::tensor::{DType, Device, Tensor};
 
-use crate::config::VqConfig;
+use crate::config::BlockConfig;
 use crate::layers::{Conv2d, GroupNorm};
 use crate::ops::cast;
 
@@ -28,14 +28,13 @@ impl ResnetBlock {
     pub fn new(
         in_channels: usize,
         out_channels: usize,
-        config: &VqConfig,
+        config: &BlockConfig,
         device: &Device,
     ) -> Self {
-        let groups = config.norm_groups;
         Self {
-            norm1: GroupNorm::new(in_channels, groups, device),
+            norm1: GroupNorm::of_block(in_channels, config, device),
             conv1: Conv2d::new(in_channels, out_channels, 3, device),
-            norm2: GroupNorm::new(out_channels, groups, device),
+            norm2: GroupNorm::of_block(out_channels, config, device),
             dropout: DropoutConfig::new(config.dropout).init(),
             conv2: Conv2d::new(out_channels, out_channels, 3, device),
             nin_shortcut: (in_channels != out_channels)
@@ -43,14 +42,15 @@ impl ResnetBlock {
         }
     }
 
-    /// The shortcut plus the residual branch.
+    /// The shortcut plus the residual branch; `condition` is that of [`GroupNorm::forward`].
     ///
     /// # Shapes
     /// - x: `[batch, in, height, width]`
+    /// - condition: `[batch, embed, height, width]`
     /// - result: `[batch, out, height, width]`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let hidden = self.conv1.forward(self.norm1.forward_swish(x.clone()));
-        let hidden = self.dropout.forward(self.norm2.forward_swish(hidden));
+    pub fn forward(&self, x: Tensor<4>, condition: Option<&Tensor<4>>) -> Tensor<4> {
+        let hidden = self.conv1.forward(self.norm1.forward_swish(x.clone(), condition));
+        let hidden = self.dropout.forward(self.norm2.forward_swish(hidden, condition));
         let hidden = self.conv2.forward(hidden);
         match &self.nin_shortcut {
             Some(shortcut) => shortcut.forward(x) + hidden,
@@ -71,10 +71,10 @@ pub struct AttnBlock {
 
 impl AttnBlock {
     /// Attention over `channels` channels.
-    pub fn new(channels: usize, config: &VqConfig, device: &Device) -> Self {
+    pub fn new(channels: usize, config: &BlockConfig, device: &Device) -> Self {
         let conv = || Conv2d::new(channels, channels, 1, device);
         Self {
-            norm: GroupNorm::new(channels, config.norm_groups, device),
+            norm: GroupNorm::of_block(channels, config, device),
             q: conv(),
             k: conv(),
             v: conv(),
@@ -82,14 +82,15 @@ impl AttnBlock {
         }
     }
 
-    /// `x` plus the attention's output.
+    /// `x` plus the attention's output; `condition` is that of [`GroupNorm::forward`].
     ///
     /// # Shapes
     /// - x and result: `[batch, channels, height, width]`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+    /// - condition: `[batch, embed, height, width]`
+    pub fn forward(&self, x: Tensor<4>, condition: Option<&Tensor<4>>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
         let flat = |y: Tensor<4>| y.reshape([batch, channels, height * width]);
-        let normed = self.norm.forward(x.clone());
+        let normed = self.norm.forward(x.clone(), condition);
         let query = flat(self.q.forward(normed.clone())).swap_dims(1, 2); // [batch, positions, channels]
         let key = flat(self.k.forward(normed.clone())); // [batch, channels, positions]
         let value = flat(self.v.forward(normed)).swap_dims(1, 2); // [batch, positions, channels]
@@ -111,24 +112,25 @@ pub struct Mid {
 
 impl Mid {
     /// The blocks for `channels` channels, with attention where `config` asks for it.
-    pub fn new(channels: usize, config: &VqConfig, device: &Device) -> Self {
+    pub fn new(channels: usize, config: &BlockConfig, device: &Device) -> Self {
         Self {
             block_1: ResnetBlock::new(channels, channels, config, device),
-            attn_1: config.attends_in_middle().then(|| AttnBlock::new(channels, config, device)),
+            attn_1: config.attends_in_middle.then(|| AttnBlock::new(channels, config, device)),
             block_2: ResnetBlock::new(channels, channels, config, device),
         }
     }
 
-    /// The output of the last block.
+    /// The output of the last block; `condition` is that of [`GroupNorm::forward`].
     ///
     /// # Shapes
     /// - x and result: `[batch, channels, height, width]`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = self.block_1.forward(x);
+    /// - condition: `[batch, embed, height, width]`
+    pub fn forward(&self, x: Tensor<4>, condition: Option<&Tensor<4>>) -> Tensor<4> {
+        let x = self.block_1.forward(x, condition);
         let x = match &self.attn_1 {
-            Some(attention) => attention.forward(x),
+            Some(attention) => attention.forward(x, condition),
             None => x,
         };
-        self.block_2.forward(x)
+        self.block_2.forward(x, condition)
     }
 }

@@ -4,6 +4,8 @@
 //! taming-transformers' `ddconfig`, which configuration files of the first releases have besides
 //! the new ones.
 
+mod keys;
+
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::json::read_json;
 use crate::quantizer::QuantizerConfig;
+use keys::Keys;
 
 /// The default of [`VqConfig::norm_groups`].
 pub const NORM_GROUPS: usize = 32;
@@ -24,15 +27,19 @@ const MAX_SIZE: usize = 1 << 24;
 /// Old key names (`ch`, `ch_mult`, `n_embed`, `z_channels`, `double_z`, `out_ch`) are read if the new
 /// one is absent; unknown keys are ignored, because other programs write to the same file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Keys")]
+#[serde(try_from = "Keys")]
 pub struct VqConfig {
+    /// Whose networks these are.
+    #[serde(rename = "model_type", skip_serializing_if = "Architecture::is_default")]
+    pub architecture: Architecture,
     /// Width of the first level.
     pub base_channels: usize,
     /// Width of each level in multiples of `base_channels`; each level but the first halves both sides.
     pub channel_multiplier: Vec<usize>,
     /// Residual blocks per level of the encoder; the decoder has one more.
     pub num_res_blocks: usize,
-    /// Feature-map sides at which self-attention follows each residual block.
+    /// Feature-map sides at which self-attention follows each residual block; in [`Architecture::Emu3`] the
+    /// numbers of the levels, from 0.
     pub attn_resolutions: Option<Vec<usize>>,
     /// `vanilla`: attention in the middle block; anything else: none there.
     pub attn_type: String,
@@ -61,61 +68,64 @@ pub struct VqConfig {
     pub quantizer: QuantizerConfig,
 }
 
-/// Every key a configuration file may have, new and old.
-#[derive(Deserialize)]
-struct Keys {
-    base_channels: Option<usize>,
-    ch: Option<usize>,
-    channel_multiplier: Option<Vec<usize>>,
-    ch_mult: Option<Vec<usize>>,
-    num_res_blocks: Option<usize>,
-    attn_resolutions: Option<Vec<usize>>,
-    attn_type: Option<String>,
-    resolution: Option<usize>,
-    in_channels: Option<usize>,
-    out_channels: Option<usize>,
-    out_ch: Option<usize>,
-    latent_channels: Option<usize>,
-    z_channels: Option<usize>,
-    double_latent: Option<bool>,
-    double_z: Option<bool>,
-    embed_dim: Option<usize>,
-    num_embeddings: Option<usize>,
-    n_embed: Option<usize>,
-    dropout: Option<f64>,
-    norm_groups: Option<usize>,
-    quantizer: Option<QuantizerConfig>,
+/// What differs between tokenizers beyond sizes; its name in a file is `model_type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Architecture {
+    /// A convolutional VQGAN, as Chameleon's.
+    #[default]
+    #[serde(rename = "chameleon_vqgan")]
+    Chameleon,
+    /// Emu3's: temporal layers around the quantizer, and in the decoder normalisations that the vectors of the codes
+    /// condition (`modeling_emu3.py` of transformers). It is not trained here.
+    #[serde(rename = "emu3_vqgan")]
+    Emu3,
 }
 
-impl From<Keys> for VqConfig {
-    fn from(keys: Keys) -> Self {
-        Self {
-            base_channels: keys.base_channels.or(keys.ch).unwrap_or(128),
-            channel_multiplier: keys
-                .channel_multiplier
-                .or(keys.ch_mult)
-                .unwrap_or_else(|| vec![1, 1, 2, 2, 4]),
-            num_res_blocks: keys.num_res_blocks.unwrap_or(2),
-            attn_resolutions: keys.attn_resolutions,
-            attn_type: keys.attn_type.unwrap_or_else(|| "vanilla".to_owned()),
-            resolution: keys.resolution.unwrap_or(512),
-            in_channels: keys.in_channels.unwrap_or(3),
-            out_channels: keys.out_channels.or(keys.out_ch).unwrap_or(3),
-            latent_channels: keys.latent_channels.or(keys.z_channels).unwrap_or(256),
-            double_latent: keys.double_latent.or(keys.double_z).unwrap_or(false),
-            embed_dim: keys.embed_dim.unwrap_or(256),
-            num_embeddings: keys.num_embeddings.or(keys.n_embed).unwrap_or(8192),
-            dropout: keys.dropout.unwrap_or(0.0),
-            norm_groups: keys.norm_groups.unwrap_or(NORM_GROUPS),
-            quantizer: keys.quantizer.unwrap_or_default(),
+impl Architecture {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Chameleon => "chameleon_vqgan",
+            Self::Emu3 => "emu3_vqgan",
         }
     }
+}
+
+/// What the blocks of an encoder or a decoder have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct BlockConfig {
+    pub norm_groups: usize,
+    pub dropout: f64,
+    /// Whether the middle block has attention.
+    pub attends_in_middle: bool,
+    /// The channels of what conditions normalisations, if anything does.
+    pub condition: Option<usize>,
 }
 
 impl Default for VqConfig {
     /// The released Chameleon tokenizer: 512x512 pixels to 32x32 codes of 8192.
     fn default() -> Self {
-        serde_json::from_str("{}").expect("every key has a default")
+        Self {
+            architecture: Architecture::Chameleon,
+            base_channels: 128,
+            channel_multiplier: vec![1, 1, 2, 2, 4],
+            num_res_blocks: 2,
+            attn_resolutions: None,
+            attn_type: "vanilla".to_owned(),
+            resolution: 512,
+            in_channels: 3,
+            out_channels: 3,
+            latent_channels: 256,
+            double_latent: false,
+            embed_dim: 256,
+            num_embeddings: 8192,
+            dropout: 0.0,
+            norm_groups: NORM_GROUPS,
+            quantizer: QuantizerConfig::default(),
+        }
     }
 }
 
@@ -137,8 +147,23 @@ impl VqConfig {
     /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut json = serde_json::to_value(self).expect("plain values always serialise");
-        json["model_type"] = "chameleon_vqgan".into();
+        json["model_type"] = self.architecture.name().into();
         std::fs::write(path, format!("{json:#}\n")).map_err(Error::io(path))
+    }
+
+    /// The released Emu3 tokenizer: images of about 720x720 pixels, a code of 32,768 for each 8x8 of them.
+    fn emu3() -> Self {
+        Self {
+            architecture: Architecture::Emu3,
+            base_channels: 256,
+            channel_multiplier: vec![1, 2, 2, 4],
+            attn_resolutions: Some(vec![3]),
+            resolution: 720,
+            latent_channels: 4,
+            embed_dim: 4,
+            num_embeddings: 32_768,
+            ..Self::default()
+        }
     }
 
     /// Pixels per code along one side: 2 to the number of halvings.
@@ -159,13 +184,26 @@ impl VqConfig {
     /// Whether residual blocks of level `level` are followed by attention. The side is counted from
     /// the configured resolution, whatever the size of the actual image.
     pub(crate) fn attends(&self, level: usize) -> bool {
-        let side = self.resolution >> level;
-        self.attn_resolutions.as_ref().is_some_and(|sides| sides.contains(&side))
+        let named = match self.architecture {
+            Architecture::Chameleon => self.resolution >> level,
+            Architecture::Emu3 => level,
+        };
+        self.attn_resolutions.as_ref().is_some_and(|all| all.contains(&named))
     }
 
-    /// Whether the middle block has attention.
-    pub(crate) fn attends_in_middle(&self) -> bool {
-        self.attn_type == "vanilla"
+    /// What blocks have in common whose normalisations have `condition` channels to condition them.
+    pub(crate) fn blocks(&self, condition: Option<usize>) -> BlockConfig {
+        BlockConfig {
+            norm_groups: self.norm_groups,
+            dropout: self.dropout,
+            attends_in_middle: self.attn_type == "vanilla",
+            condition,
+        }
+    }
+
+    /// Whether there are temporal layers.
+    pub(crate) fn is_temporal(&self) -> bool {
+        self.architecture == Architecture::Emu3
     }
 
     /// Checks that a model of this shape can be built and applied.
@@ -221,8 +259,16 @@ impl VqConfig {
             let message = format!("dropout is {}; allowed: 0 up to but not 1", self.dropout);
             return Err(Error::invalid(message));
         }
-        self.quantizer.validate(self.num_embeddings, self.embed_dim)?;
-        Ok(())
+        if self.is_temporal() && self.latent_channels != self.embed_dim {
+            return Err(Error::invalid(format!(
+                "latent_channels is {}; allowed: embed_dim, {}, as both go through the same temporal layers",
+                self.latent_channels, self.embed_dim
+            )));
+        }
+        if self.is_temporal() && !self.quantizer.is_default() {
+            return Err(Error::invalid("quantizer: Emu3's is a plain table alone"));
+        }
+        self.quantizer.validate(self.num_embeddings, self.embed_dim)
     }
 }
 
@@ -247,6 +293,28 @@ mod tests {
         assert_eq!(config.base_channels, 64);
         assert_eq!(config.channel_multiplier, [1, 2]);
         assert_eq!((config.num_embeddings, config.latent_channels), (9, 5));
+    }
+
+    #[test]
+    fn the_keys_of_emu3_are_read_and_written() {
+        let config: VqConfig = serde_json::from_str(r#"{"model_type": "emu3_vqgan"}"#).unwrap();
+        config.validate().unwrap();
+        assert_eq!((config.downsampling(), config.grid(), config.num_embeddings), (8, 90, 32_768));
+        assert_eq!([2, 3].map(|level| config.attends(level)), [false, true]);
+        let text = r#"{"model_type": "emu3_vqgan", "codebook_size": 64, "attn_resolutions": [1]}"#;
+        let config: VqConfig = serde_json::from_str(text).unwrap();
+        assert_eq!((config.num_embeddings, config.attends(1)), (64, true));
+        let again = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<VqConfig>(&again).unwrap(), config);
+        for (key, allowed) in
+            [("temporal_downsample_factor", "only 4"), ("num_attention_heads", "only 1")]
+        {
+            let text = format!(r#"{{"model_type": "emu3_vqgan", "{key}": 2}}"#);
+            let message = serde_json::from_str::<VqConfig>(&text).unwrap_err().to_string();
+            assert!(message.contains(key) && message.contains(allowed), "{message}");
+        }
+        let message = VqConfig { latent_channels: 8, ..config }.validate().unwrap_err().to_string();
+        assert!(message.contains("latent_channels is 8"), "{message}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ thread_local! {
     static SEEDS: RefCell<ChaCha8Rng> = RefCell::new(ChaCha8Rng::seed_from_u64(0));
 }
 
-/// Seeds the weights of all layers that this thread constructs from now on; 0 until the first call.
+/// Seeds what this thread draws from now on, the weights of layers above all; 0 until the first call.
 pub fn seed(seed: u64) {
     SEEDS.replace(ChaCha8Rng::seed_from_u64(seed));
 }
@@ -34,6 +34,19 @@ pub fn normal<const D: usize>(std: f64, shape: [usize; D], device: &Device) -> P
 pub fn uniform<const D: usize>(bound: f64, shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
     let bound = bound as f32;
     drawn(Uniform::new_inclusive(-bound, bound).expect("a finite range"), shape, device)
+}
+
+/// A tensor of `shape` with entries of `distribution`, drawn now and without gradients: data of tests and checks.
+///
+/// Burn's `Tensor::random` draws from one generator of the process, whose numbers depend on what other threads draw.
+pub fn random<const D: usize>(
+    shape: [usize; D],
+    distribution: burn::tensor::Distribution,
+    device: &Device,
+) -> Tensor<D> {
+    let seed = SEEDS.with_borrow_mut(|seeds| seeds.next_u64());
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    Tensor::from_data(TensorData::random::<f32, _, _>(shape, distribution, &mut rng), device)
 }
 
 fn drawn<const D: usize>(
@@ -81,6 +94,23 @@ mod tests {
         assert_eq!(elsewhere.join().unwrap(), first);
         seed(6);
         assert_ne!(values(&normal(0.5, [40, 50], &device)), first);
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_data_whatever_is_drawn_elsewhere() {
+        let device = Device::flex().autodiff();
+        let draw = || {
+            seed(5);
+            let spread = burn::tensor::Distribution::Uniform(2.0, 3.0);
+            [(); 2].map(|()| random::<2>([4, 5], spread, &device))
+        };
+        let [first, second] = draw();
+        assert!(!first.is_require_grad());
+        let values = |x: &Tensor<2>| -> Vec<f32> { x.to_data().iter().collect() };
+        assert!(values(&first).iter().all(|x| (2.0..3.0).contains(x)));
+        assert_ne!(values(&first), values(&second));
+        device.seed(1);
+        assert_eq!(draw().map(|x| values(&x)), [values(&first), values(&second)]);
     }
 
     #[test]

@@ -7,8 +7,10 @@
 //! to it, while the normalisations compute in f32 and round their result.
 
 use burn::module::{Initializer, Module, Param};
+use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
 
+use crate::config::BlockConfig;
 use crate::init;
 use crate::ops::{self, Geometry, GroupNormOptions};
 
@@ -51,7 +53,8 @@ impl Conv2d {
     }
 }
 
-/// Group normalisation, epsilon 1e-6, with a weight and a bias per channel.
+/// Group normalisation, epsilon 1e-6, with a weight and a bias per channel, and in Emu3's decoder a factor and a summand
+/// per pixel from the vectors of the codes.
 #[derive(Module, Debug)]
 pub struct GroupNorm {
     /// `[channels]`.
@@ -59,6 +62,10 @@ pub struct GroupNorm {
     /// `[channels]`.
     pub bias: Param<Tensor<1>>,
     groups: usize,
+    /// The factor's; 1x1.
+    conv_y: Option<Conv2d>,
+    /// The summand's; 1x1.
+    conv_b: Option<Conv2d>,
 }
 
 impl GroupNorm {
@@ -68,28 +75,46 @@ impl GroupNorm {
             groups,
             weight: Initializer::Ones.init([channels], device),
             bias: Initializer::Zeros.init([channels], device),
+            conv_y: None,
+            conv_b: None,
         }
     }
 
-    /// `(x - mean) / sqrt(variance + eps) * weight + bias`, with the moments of each group of channels.
+    /// The normalisation of `channels` channels in the blocks of `config`.
+    pub(crate) fn of_block(channels: usize, config: &BlockConfig, device: &Device) -> Self {
+        let conv = || config.condition.map(|inputs| Conv2d::new(inputs, channels, 1, device));
+        let plain = Self::new(channels, config.norm_groups, device);
+        Self { conv_y: conv(), conv_b: conv(), ..plain }
+    }
+
+    /// `(x - mean) / sqrt(variance + eps) * weight + bias`, with the moments of each group of channels; then
+    /// `y * conv_y(z) + conv_b(z)` in a normalisation that `condition` z conditions.
     ///
     /// # Shapes
     /// - x and result: `[batch, channels, height, width]`
-    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.normalised(x, false)
+    /// - condition: `[batch, embed, height, width]`
+    pub fn forward(&self, x: Tensor<4>, condition: Option<&Tensor<4>>) -> Tensor<4> {
+        self.normalised(x, condition, false)
     }
 
     /// [`GroupNorm::forward`] followed by swish, `y * sigmoid(y)`.
     ///
     /// # Shapes
-    /// - x and result: `[batch, channels, height, width]`
-    pub fn forward_swish(&self, x: Tensor<4>) -> Tensor<4> {
-        self.normalised(x, true)
+    /// As [`GroupNorm::forward`].
+    pub fn forward_swish(&self, x: Tensor<4>, condition: Option<&Tensor<4>>) -> Tensor<4> {
+        self.normalised(x, condition, true)
     }
 
-    fn normalised(&self, x: Tensor<4>, swish: bool) -> Tensor<4> {
-        let options = GroupNormOptions { groups: self.groups, epsilon: NORM_EPSILON, swish };
-        ops::group_norm(x, self.weight.val(), self.bias.val(), options)
+    fn normalised(&self, x: Tensor<4>, condition: Option<&Tensor<4>>, swish: bool) -> Tensor<4> {
+        let normed = |swish| {
+            let options = GroupNormOptions { groups: self.groups, epsilon: NORM_EPSILON, swish };
+            ops::group_norm(x, self.weight.val(), self.bias.val(), options)
+        };
+        let (Some(conv_y), Some(conv_b), Some(z)) = (&self.conv_y, &self.conv_b, condition) else {
+            return normed(swish);
+        };
+        let y = normed(false) * conv_y.forward(z.clone()) + conv_b.forward(z.clone());
+        if swish { silu(y) } else { y }
     }
 }
 
@@ -176,8 +201,8 @@ mod tests {
     #[test]
     fn normalised_groups_have_mean_zero_and_deviation_one() {
         let device = Device::flex();
-        let x = Tensor::<4>::random([2, 64, 5, 7], Distribution::Normal(3.0, 0.01), &device);
-        let y = GroupNorm::new(64, 32, &device).forward(x).reshape([2, 32, 70]);
+        let x = init::random([2, 64, 5, 7], Distribution::Normal(3.0, 0.01), &device);
+        let y = GroupNorm::new(64, 32, &device).forward(x, None).reshape([2, 32, 70]);
         let off = y.clone().mean_dim(2).abs().max().into_scalar::<f32>();
         assert!(off < 1e-3, "mean {off}");
         // The variance 1e-4 is not large against the epsilon of 1e-6.

@@ -163,7 +163,6 @@ mod tests {
 
     fn tokenizer() -> VqTokenizer {
         let device = Device::flex();
-        device.seed(3);
         let config = VqConfig {
             base_channels: 32,
             channel_multiplier: vec![1, 1, 1],

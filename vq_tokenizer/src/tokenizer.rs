@@ -8,8 +8,9 @@ use image::RgbImage;
 use crate::Codes;
 use crate::config::VqConfig;
 use crate::error::{Error, Result};
+use crate::folded::{FoldedTensors, is_unfolded};
 use crate::model::VqModel;
-use crate::preprocess::{PreprocessorConfig, Rule, to_images};
+use crate::preprocess::{PreprocessorConfig, to_images};
 use tensor_files::{StoredDtype, TensorSource, WeightFiles};
 
 /// Pixels in a batch: 64 images of 64x64, one of 512x512.
@@ -45,8 +46,7 @@ impl VqTokenizer {
         let path = dir.join("preprocessor_config.json");
         let preprocessor = PreprocessorConfig::load(&path)?;
         let factor = config.downsampling();
-        if preprocessor.rule == Rule::Flexible && !preprocessor.size_multiple.is_multiple_of(factor)
-        {
+        if preprocessor.rule.has_sizes() && !preprocessor.size_multiple.is_multiple_of(factor) {
             let unit = preprocessor.size_multiple;
             let message = format!("size_multiple is {unit}; it must be a multiple of {factor}");
             return Err(Error::file(&path, message));
@@ -79,7 +79,14 @@ impl VqTokenizer {
         if !tensors.names().iter().any(|name| name.starts_with("decoder.")) {
             model.decoder = None;
         }
-        let model = tensor_files::load(model, tensors, origin)?;
+        let model = match tensors.names().iter().any(|name| is_unfolded(name)) {
+            true => {
+                let tensors =
+                    FoldedTensors::new(tensors, &config).map_err(Error::in_file(origin))?;
+                tensor_files::load(model, tensors, origin)?
+            }
+            false => tensor_files::load(model, tensors, origin)?,
+        };
         Ok(Self::new(config, preprocessor, model, device.clone()))
     }
 
@@ -238,7 +245,6 @@ mod tests {
 
     fn tokenizer() -> VqTokenizer {
         let device = Device::flex();
-        device.seed(5);
         let config = VqConfig {
             base_channels: 32,
             channel_multiplier: vec![1, 2],

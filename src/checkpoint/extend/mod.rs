@@ -11,7 +11,7 @@ mod rows;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use vq_tokenizer::preprocess::{PreprocessorConfig, Rule};
+use vq_tokenizer::preprocess::PreprocessorConfig;
 
 pub use plan::{Marker, MarkerNames, Plan};
 pub use rows::RowInit;
@@ -102,7 +102,7 @@ impl Extension {
 
 /// Checks that the images of `vq` have one size, and that the ids of one fit a context of `context` ids.
 fn check_fits(vq: &ImageTokenizer, context: usize) -> Result<()> {
-    if vq.preprocessor.rule == Rule::Flexible {
+    if vq.preprocessor.rule.has_sizes() {
         return Err(Error::invalid(
             "its images have any size; allowed: image tokenizers of one size",
         ));

@@ -44,6 +44,8 @@ fn models() -> Vec<(Family, ModelConfig)> {
         norm_topk_prob: true,
         routed_scaling_factor: 1.0,
         groups: None,
+        modality_groups: None,
+        modality_ids: None,
         router_aux_loss_coef: 0.25,
     };
     let mixtral = ModelConfig { experts: Some(experts.clone()), ..dense.clone() };

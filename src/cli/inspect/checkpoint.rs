@@ -10,7 +10,7 @@ use calumma::tokenize::{TextTokenizer, Vocabulary};
 use calumma::{Error, Result};
 use serde_json::{Value, json};
 use vq_tokenizer::VqConfig;
-use vq_tokenizer::preprocess::{PreprocessorConfig, Rule};
+use vq_tokenizer::preprocess::PreprocessorConfig;
 
 use super::summary::Summary;
 use super::tensors::{self, Tensor};
@@ -54,7 +54,7 @@ fn image_tokenizer(dir: &Path, json: &Value, manifest: &str, session: &Session) 
     let (side, codes) = (config.resolution, config.num_embeddings);
     let grid = side / config.downsampling();
     let rule = dir.join("preprocessor_config.json");
-    let any_aspect = rule.exists() && PreprocessorConfig::load(&rule)?.rule == Rule::Flexible;
+    let any_aspect = rule.exists() && PreprocessorConfig::load(&rule)?.rule.has_sizes();
     let shape = if any_aspect { ", or about as many of any aspect" } else { "" };
     session.line(format_args!(
         "  images   {side}x{side} pixels as {grid}x{grid} codes of {codes}{shape}"

@@ -58,11 +58,10 @@ impl Summary<'_> {
     /// tokenizer is always f32.
     fn memory(&self, value_bytes: usize) -> (usize, usize) {
         let num_values = |tensors: &[Tensor]| tensors.iter().map(Tensor::len).sum::<usize>();
-        let config = self.config;
-        let cached = config.num_hidden_layers * config.cached() * config.max_position_embeddings;
         let weights =
             value_bytes * num_values(&self.lm_tensors) + FLOAT * num_values(&self.vq_tensors);
-        (weights, value_bytes * cached)
+        let (of_token, _) = sizes::cache_of_token(self.config, value_bytes);
+        (weights, of_token * self.config.max_position_embeddings)
     }
 
     fn print(&self, dir: &Path, session: &Session) -> Result<()> {
@@ -96,6 +95,8 @@ impl Summary<'_> {
                 "  memory     {weights} of weights in {precision}, {cache} for a full context"
             ))?;
         }
+        let cache = sizes::cache_in_words(self.config, FLOAT);
+        session.line(format_args!("  cache      {cache} in f32"))?;
         session.line(format_args!("  files      {}", self.files))?;
         self.more.map_or(Ok(()), |more| session.line(format_args!("  {more}")))
     }
@@ -119,6 +120,7 @@ impl Summary<'_> {
             "weights_bytes": weights_bytes,
             "weights_bytes_bf16": self.memory(FLOAT / 2).0,
             "cache_bytes": cache_bytes,
+            "cache": sizes::cache_as_json(self.config, FLOAT),
             "files": self.files,
             "resumable": resumable,
         })

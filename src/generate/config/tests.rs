@@ -29,6 +29,8 @@ fn writing_and_reading_keeps_every_value() {
         image_guidance_scale: Some(1.2),
         guidance_interval: [0.1, 0.9],
         guidance_ramp: GuidanceRamp::Cosine { power: 1.2 },
+        negative_prompt: "blurry".to_owned(),
+        aspect: Some([16, 9]),
         guess_slack: 0.5,
         candidates: 3,
         seed: 42,

@@ -8,6 +8,7 @@ use super::modules::SCORE;
 use super::names::{Names, OneOrMany};
 use super::patterns::Patterns;
 use crate::error::{Error, Result};
+use crate::model::is_default;
 
 /// Ids whose rows an adapter replaces.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,10 +73,6 @@ pub struct AdapterConfig {
     /// How the factors begin: `true`, `false` or `"gaussian"`.
     #[serde(skip_serializing_if = "is_default")]
     pub init_lora_weights: InitKind,
-}
-
-fn is_default(kind: &InitKind) -> bool {
-    *kind == InitKind::default()
 }
 
 impl Default for AdapterConfig {

@@ -31,6 +31,13 @@ pub struct ExpertsConfig {
     /// The groups that experts are chosen from, if not from all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups: Option<ExpertGroups>,
+    /// Numbers of the experts of two modalities, if the experts of a token are chosen among those of its own: text, then
+    /// images (MoMa, arXiv 2407.21770). Their sum is the number of experts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modality_groups: Option<[usize; 2]>,
+    /// The first and the last id of the second modality; in a recipe those of the tokenizer's image codes, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modality_ids: Option<[u32; 2]>,
     /// Factor of the load-balancing loss (arXiv 2101.03961 equation 4, summed over the chosen experts).
     #[serde(default)]
     pub router_aux_loss_coef: f64,
@@ -73,6 +80,35 @@ impl ExpertsConfig {
     pub(super) fn matrix_parameters(&self, hidden: usize, experts: usize) -> usize {
         let wide = experts + self.n_shared_experts;
         self.num_experts * hidden + 3 * hidden * self.moe_intermediate_size * wide
+    }
+
+    /// As [`Self::validate`].
+    fn validate_modalities(&self) -> Result<()> {
+        let Some(groups @ [first, second]) = self.modality_groups else {
+            return match self.modality_ids {
+                None => Ok(()),
+                Some(_) => Err(Error::invalid("modality_ids needs modality_groups")),
+            };
+        };
+        let (experts, chosen) = (self.num_experts, self.num_experts_per_tok);
+        let fits = first.checked_add(second) == Some(experts) && first.min(second) >= chosen;
+        if !fits {
+            return Err(Error::invalid(format!(
+                "modality_groups is {groups:?}; the sum must be num_experts ({experts}), and each at least \
+                 num_experts_per_tok ({chosen})"
+            )));
+        }
+        if self.groups.is_some() {
+            let message = "modality_groups and groups are both given; allowed: one of them";
+            return Err(Error::invalid(message));
+        }
+        match self.modality_ids {
+            Some(ids @ [low, high]) if low > high || high > i32::MAX as u32 => {
+                let message = format!("modality_ids is {ids:?}; allowed: a first and a last id");
+                Err(Error::invalid(message))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// # Errors
@@ -121,6 +157,7 @@ impl ExpertsConfig {
                 )));
             }
         }
+        self.validate_modalities()?;
         let scale = self.routed_scaling_factor;
         if !(scale > 0.0 && scale.is_finite()) {
             let message = format!("routed_scaling_factor is {scale}; allowed: above 0");

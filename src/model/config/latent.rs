@@ -32,6 +32,14 @@ impl LatentConfig {
         self.kv_lora_rank + self.qk_rope_head_dim
     }
 
+    /// Key and value heads of the grouped-query attention that latent attention is compared with, 8 of them or one for 4
+    /// of `heads` query heads if those are fewer, and the numbers that its cache holds for a token of one layer. Keys are
+    /// as wide as the part without position, values as here (arXiv 2405.04434 table 1).
+    pub fn grouped(&self, heads: usize) -> (usize, usize) {
+        let kv_heads = (heads / 4).clamp(1, 8);
+        (kv_heads, kv_heads * (self.qk_nope_head_dim + self.v_head_dim))
+    }
+
     /// Weights in the matrices of one layer.
     pub(super) fn matrix_parameters(&self, hidden: usize, heads: usize) -> usize {
         let q = heads * self.qk_head_dim();

@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use burn::module::{Module, ModuleMapper};
-use burn::tensor::{DType, Distribution};
+use burn::tensor::{DType, Distribution, Int, Tensor, TensorData};
 
 use super::*;
 use crate::model::ops::{Kernels, forced};
-use crate::model::{BalanceLoss, ExpertGroups, RouterScores};
+use crate::model::{ExpertGroups, RouterLoss, RouterScores};
 
 const HIDDEN: usize = 12;
 const INNER: usize = 7;
@@ -24,6 +24,8 @@ fn experts(num_experts: usize, num_experts_per_tok: usize) -> ExpertsConfig {
         norm_topk_prob: true,
         routed_scaling_factor: 1.0,
         groups: None,
+        modality_groups: None,
+        modality_ids: None,
         router_aux_loss_coef: 0.0,
     }
 }
@@ -54,7 +56,7 @@ fn layer(experts: &ExpertsConfig, device: &Device) -> SparseFeedForward {
 
 fn input(tokens: usize, device: &Device) -> Tensor<3> {
     let shape = [1, tokens, HIDDEN];
-    let x = Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex());
+    let x = init::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex());
     Tensor::from_data(x.into_data(), device)
 }
 
@@ -102,7 +104,7 @@ fn every_token_goes_through_its_experts_and_no_other() {
     for config in [experts(6, 2), experts(5, 5), grouped()] {
         let layer = layer(&config, &device);
         let x = input(90, &device);
-        let (y, routing) = layer.routed(x.clone());
+        let (y, routing) = layer.routed(x.clone(), None);
         let shared = layer.shared_experts.as_ref().map(|shared| host(&shared.forward(x.clone())));
         let weights = host(&routing.weights);
         let chosen = config.num_experts_per_tok;
@@ -198,13 +200,13 @@ fn weights_in_bfloat16_are_widened_as_they_are_read() {
 
 fn balance(routing: Routing) -> Tensor<1> {
     let layers = [routing];
-    BalanceLoss::of(&layers, None).total(&layers)
+    RouterLoss::balance(&layers, None).total(&layers)
 }
 
 /// The result, and the gradients of input and weights for its weighted sum and the balance loss.
 fn gradients(layer: &SparseFeedForward, x: &Tensor<3>, weights: &Tensor<3>) -> Vec<Vec<f32>> {
     let x = x.clone().require_grad();
-    let (y, routing) = layer.routed(x.clone());
+    let (y, routing) = layer.routed(x.clone(), None);
     let loss = (y.clone() * weights.clone()).sum() + balance(routing);
     let found = loss.backward();
     let bias = layer.gate.e_score_correction_bias.as_ref().unwrap();
@@ -237,30 +239,27 @@ fn gradients_are_those_of_the_composed_operations() {
     }
 }
 
+/// Tokens whose choices are clear: no step of a weight changes one, so that the loss is smooth.
 #[test]
 fn gradients_of_the_router_are_finite_differences() {
+    const STEP: f32 = 5e-3;
     let device = Device::flex().autodiff();
     let mut layer = layer(&grouped(), &device);
-    let (x, weights) = (input(5, &device), input(5, &device));
+    let (x, weights) = (input(4, &device), input(4, &device));
+    let chosen = layer.routed(x.clone()).1.experts;
+    assert_ne!(chosen[..3], chosen[3..6], "tokens have experts of their own");
     let gradient = gradients(&layer, &x, &weights)[2].clone();
     let values = host(&layer.gate.weight.val());
     let mut loss = |at: usize, step: f32| {
         let mut moved = values.clone();
         moved[at] += step;
         layer.gate.weight = Param::from_data(TensorData::new(moved, [8, HIDDEN]), &device);
-        let (y, routing) = layer.routed(x.clone());
-        let experts = routing.experts.clone();
-        let loss = (y * weights.clone()).sum() + balance(routing);
-        (loss.into_scalar::<f32>(), experts)
+        let (y, routing) = layer.routed(x.clone(), None);
+        assert_eq!(routing.experts, chosen, "weight {at}");
+        ((y * weights.clone()).sum() + balance(routing)).into_scalar::<f32>()
     };
-    let mut compared = 0;
     for (at, want) in gradient.iter().enumerate() {
-        let ((above, chosen), (below, others)) = (loss(at, 1e-2), loss(at, -1e-2));
-        if chosen == others {
-            let got = (above - below) / 2e-2;
-            assert!((got - want).abs() < 1e-2 * want.abs().max(1.0), "{at}: {got} {want}");
-            compared += 1;
-        }
+        let got = (loss(at, STEP) - loss(at, -STEP)) / (2.0 * STEP);
+        assert!((got - want).abs() < 1e-2 * want.abs().max(1.0), "{at}: {got} {want}");
     }
-    assert!(compared > 80, "the choice seldom changes: {compared}");
 }

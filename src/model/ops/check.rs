@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 
 use kernels::adamw::AdamW;
-use vq_tokenizer::{GroupNormOptions, group_norm};
+use vq_tokenizer::{GroupNormOptions, group_norm, init};
 
 use super::{
     HeadNormOf, Lanes, Muon, NormAndRope, adamw, add_rms_norm, attention, cross_entropy,
@@ -267,7 +267,7 @@ impl Check<'_> {
         let flex = Device::flex();
         // As the device's number format holds them.
         let random = |len: usize| {
-            let numbers = Tensor::<1>::random([len], Distribution::Normal(0.0, 1.0), &flex);
+            let numbers = init::random([len], Distribution::Normal(0.0, 1.0), &flex);
             numbers.cast(self.dtype).cast(DType::F32)
         };
         let inputs: Vec<_> = sizes.iter().map(|len| random(*len)).collect();

@@ -4,6 +4,7 @@
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, activation};
 
 use kernels::adamw::AdamW;
+use kernels::grouped::filled;
 
 use super::{HeadNormOf, NormAndRope};
 use crate::model::Mask;
@@ -36,14 +37,11 @@ pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 }
 
 pub(crate) fn grouped_linear(x: Tensor<2>, weights: Tensor<3>, counts: &[usize]) -> Tensor<2> {
-    let mut end = 0;
-    let mut products = Vec::new();
-    for (group, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+    let products = filled(counts).map(|(group, rows)| {
         let weight = weights.clone().narrow(0, group, 1).squeeze_dim(0); // [out, in]
-        products.push(linear(x.clone().narrow(0, end, count), weight));
-        end += count;
-    }
-    Tensor::cat(products, 0) // [rows, out]
+        linear(x.clone().narrow(0, rows.start, rows.len()), weight)
+    });
+    Tensor::cat(products.collect(), 0) // [rows, out]
 }
 
 pub(crate) fn low_rank(

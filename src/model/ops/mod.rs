@@ -61,8 +61,10 @@ macro_rules! kernels {
     }};
 }
 
-// Behind the macro, which it uses.
+// Behind the macro, which they use.
+mod experts;
 mod latent;
+pub(crate) use experts::{combine, dispatch, grouped_linear, swiglu_halves};
 pub(crate) use latent::{head_linear, latent_attention};
 
 /// `softmax(q k^T) v` over the visible keys, the softmax in f32; `q` is scaled already.
@@ -133,19 +135,6 @@ pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
         Kernels::Composed => composed::linear(x, weight),
         #[cfg(any(feature = "cpu", feature = "gpu"))]
         _ => fused::linear(x, weight),
-    }
-}
-
-/// `x_g weight_g^T` for groups of rows that follow each other, `counts` of them. On the CPU outside autodiff a row's
-/// result does not depend on the other rows.
-///
-/// # Shapes
-/// `x` `[rows, in]`, `weights` `[groups, out, in]`; returns `[rows, out]`.
-pub(crate) fn grouped_linear(x: Tensor<2>, weights: Tensor<3>, counts: &[usize]) -> Tensor<2> {
-    match kernels!(grouped_linear on &x; &weights) {
-        Kernels::Composed => composed::grouped_linear(x, weights, counts),
-        #[cfg(any(feature = "cpu", feature = "gpu"))]
-        _ => fused::grouped_linear(x, weights, counts),
     }
 }
 

@@ -16,6 +16,9 @@ pub struct PromptTemplates {
     pub ask: String,
     /// Asks for an image; has `{text}`.
     pub draw: String,
+    /// Says what an image should not be like; has `{text}`. As `draw` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative: Option<String>,
 }
 
 impl Default for PromptTemplates {
@@ -24,6 +27,7 @@ impl Default for PromptTemplates {
             caption: "<image><sep>".into(),
             ask: "<image>{question}<sep>".into(),
             draw: "{text}".into(),
+            negative: None,
         }
     }
 }
@@ -56,10 +60,12 @@ impl PromptTemplates {
     /// # Errors
     /// Names the template with unknown syntax, an unknown value or another number of images.
     pub fn validate(&self) -> Result<()> {
+        let negative = self.negative.as_ref().unwrap_or(&self.draw);
         let templates = [
             (&self.caption, "caption", None, 1),
             (&self.ask, "ask", Some("question"), 1),
             (&self.draw, "draw", Some("text"), 0),
+            (negative, "negative", Some("text"), 0),
         ];
         for (source, name, value, wanted) in templates {
             let values: Vec<(&str, &str)> = value.into_iter().map(|value| (value, "")).collect();

@@ -2,7 +2,7 @@
 
 use super::TextTokenizer;
 use crate::error::{Error, Result};
-use crate::tokenize::token::BEGIN_IMAGE_TOKEN;
+use crate::tokenize::token::{BEGIN_IMAGE_TOKEN, ROWS_TOKEN};
 use crate::tokenize::vocabulary::{SpecialIds, Vocabulary};
 
 /// Names of the tokens that have a role, for a tokenizer whose names do not tell.
@@ -10,6 +10,8 @@ use crate::tokenize::vocabulary::{SpecialIds, Vocabulary};
 pub struct RoleNames {
     /// What ends a document.
     pub eos: String,
+    /// What comes before a text; what the file's post-processor puts there if nothing else.
+    pub bos: Option<String>,
     /// What fills rows; the end of a document if there is nothing else.
     pub pad: Option<String>,
     /// What comes before the codes of an image, if there are any.
@@ -21,6 +23,11 @@ pub struct RoleNames {
 }
 
 impl TextTokenizer {
+    /// Whether its images say their size in digits, as Emu3's.
+    pub fn sizes_images_in_digits(&self) -> bool {
+        self.id(ROWS_TOKEN).is_some()
+    }
+
     /// Whether it has names of codes of images.
     pub fn has_images(&self) -> bool {
         self.has_images
@@ -41,8 +48,7 @@ impl TextTokenizer {
         self.inner.token_to_id(name)
     }
 
-    /// This tokenizer, whose names do not tell roles, with those of `names`. Begin-of-text is what the file's
-    /// post-processor puts before a text.
+    /// This tokenizer, whose names do not tell roles, with those of `names`.
     ///
     /// # Errors
     /// If it lacks a token of that name.
@@ -56,7 +62,8 @@ impl TextTokenizer {
         // A post-processor may put something after a text as well.
         let around = self.encode_with_specials("a")?;
         let special = SpecialIds {
-            bos: around.first().copied().filter(|first| self.is_hidden(*first)),
+            bos: optional(&names.bos)?
+                .or(around.first().copied().filter(|first| self.is_hidden(*first))),
             pad: optional(&names.pad)?.unwrap_or(eos),
             eos,
             begin_image: optional(&names.begin_image)?,
@@ -64,10 +71,10 @@ impl TextTokenizer {
             sep: None,
             image_placeholder: optional(&names.image_placeholder)?,
         };
-        let SpecialIds { pad, begin_image, end_image, image_placeholder, .. } = special;
+        let SpecialIds { bos, pad, begin_image, end_image, image_placeholder, .. } = special;
         let mut hidden = self.hidden;
         // Text never becomes what ends it or belongs to an image, whatever the file says.
-        let named = [Some(eos), Some(pad), begin_image, end_image, image_placeholder];
+        let named = [bos, Some(eos), Some(pad), begin_image, end_image, image_placeholder];
         named.into_iter().flatten().for_each(|id| hidden[id as usize] = true);
         Ok(Self { roles: Some(special), hidden, ..self })
     }

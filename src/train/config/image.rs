@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use vq_tokenizer::VqConfig;
 use vq_tokenizer::preprocess::PreprocessorConfig;
 use vq_tokenizer::train::{
     AdversarialConfig, CodebookStart, RevivalConfig, SemanticConfig, VqLossConfig,
 };
+use vq_tokenizer::{Architecture, VqConfig};
 
 use super::super::optimizer_config::OptimizerConfig;
 use super::super::plan::Plan;
@@ -199,6 +199,11 @@ impl Recipe for VqRecipe {
         }
         self.run.validate(!self.validation.is_empty())?;
         self.model.validate()?;
+        if self.model.architecture != Architecture::Chameleon {
+            let message =
+                "model.model_type is emu3_vqgan; Emu3's image tokenizer is not trained here";
+            return Err(Error::invalid(message));
+        }
         self.optimizer.validate()?;
         self.schedule.validate()?;
         self.loss.validate()?;

@@ -13,17 +13,17 @@ use super::super::preference::ReferenceConfig;
 use super::super::rl::RlConfig;
 use super::super::safety::SafetyConfig;
 use super::super::schedule::ScheduleConfig;
-use super::model::ModelSizes;
+use super::model::{ModelSizes, UpcycleConfig};
 use super::run::{AverageConfig, RunConfig, one_batch};
 use crate::checkpoint::config_from_json;
 use crate::data::{CurriculumConfig, DocumentData, TokenizerConfig};
 use crate::error::{Error, Result};
 use crate::files::read_json;
 use crate::generate::GenerationConfig;
-use crate::model::ModelConfig;
 use crate::model::adapter::AdapterConfig;
+use crate::model::{ModelConfig, is_default};
 use crate::recipe::{Recipe, at_least_one};
-use crate::tokenize::PromptTemplates;
+use crate::tokenize::{PromptTemplates, Vocabulary};
 
 /// A recipe for `calumma train`: a language model over text and images.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,15 +77,14 @@ pub struct LanguageRecipe {
     /// answers whose gradients are computed at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rl: Option<RlConfig>,
+    /// Experts from the dense model `run.init`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upcycle: Option<UpcycleConfig>,
     /// The shape of a batch.
     pub batch: BatchConfig,
     /// The `generation_config.json` of the released checkpoint.
     #[serde(default)]
     pub generation: serde_json::Map<String, serde_json::Value>,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 /// The shape of a language model's batch.
@@ -146,14 +145,21 @@ impl Recipe for LanguageRecipe {
     fn complete(table: &mut toml::Table) -> Result<()> {
         let init = table.get("run").and_then(|run| run.get("init")).and_then(toml::Value::as_str);
         let Some(init) = init.map(PathBuf::from) else { return Ok(()) };
-        if !table.contains_key("model") {
-            let path = init.join("config.json");
-            let json = read_json(&path)?;
-            let config = config_from_json(&json).map_err(Error::in_file(&path))?;
-            let sizes = toml::Table::try_from(ModelSizes::from(config));
-            let sizes = sizes.map_err(Error::in_file(&path))?;
-            table.insert("model".to_owned(), sizes.into());
-        }
+        let own = table.remove("model");
+        let model = match own {
+            Some(own) if !table.contains_key("upcycle") => own,
+            own => {
+                let path = init.join("config.json");
+                let json = read_json(&path)?;
+                let config = config_from_json(&json).map_err(Error::in_file(&path))?;
+                let sizes = toml::Table::try_from(ModelSizes::from(config));
+                let mut sizes = sizes.map_err(Error::in_file(&path))?;
+                sizes.extend(own.and_then(|own| own.as_table().cloned()).unwrap_or_default());
+                UpcycleConfig::complete(&mut sizes);
+                sizes.into()
+            }
+        };
+        table.insert("model".to_owned(), model);
         if !table.contains_key("tokenizer") {
             let checkpoint = init.display().to_string();
             let section = toml::Table::from_iter([("checkpoint".to_owned(), checkpoint.into())]);
@@ -182,6 +188,7 @@ impl Recipe for LanguageRecipe {
         self.model.config(1).validate()?;
         self.validate_post_training()?;
         self.loss.validate()?;
+        self.loss.validate_for(self.model.experts.as_ref())?;
         self.average.validate()?;
         self.safety.validate()?;
         self.curriculum.validate()?;
@@ -196,10 +203,31 @@ impl Recipe for LanguageRecipe {
 }
 
 impl LanguageRecipe {
-    /// The sizes of the model for a tokenizer of `num_ids` ids.
-    pub fn sizes(&self, num_ids: usize) -> ModelConfig {
-        let num_labels = usize::from(self.reward_model.is_some());
-        ModelConfig { num_labels, ..self.model.config(num_ids) }
+    /// The sizes of the model for a tokenizer with the ids of `vocabulary`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `model.vocab_size` is less than their number, or if images have experts of their own, but not
+    /// codes in one range of ids.
+    pub fn sizes(&self, vocabulary: &Vocabulary) -> Result<ModelConfig> {
+        let (num_ids, num_labels) = (vocabulary.len(), usize::from(self.reward_model.is_some()));
+        let mut config = ModelConfig { num_labels, ..self.model.config(num_ids) };
+        if config.vocab_size < num_ids {
+            let rows = config.vocab_size;
+            let message =
+                format!("model.vocab_size is {rows}; allowed: at least the {num_ids} ids");
+            return Err(Error::invalid(message));
+        }
+        if let Some(experts) = &mut config.experts
+            && experts.modality_groups.is_some()
+            && experts.modality_ids.is_none()
+        {
+            experts.modality_ids = Some(vocabulary.image_range().ok_or_else(|| {
+                Error::invalid(
+                    "model.experts.modality_groups needs a tokenizer whose image codes are one range of ids",
+                )
+            })?);
+        }
+        Ok(config)
     }
 
     /// Length, intervals and schedule of the run.

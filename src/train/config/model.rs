@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ExpertsConfig, LatentConfig, ModelConfig, QkNorm, RopeScaling};
+use crate::model::{ExpertsConfig, LatentConfig, ModelConfig, QkNorm, RopeScaling, is_default};
 
 /// Sizes of a model to train, from which the other fields of [`ModelConfig`] follow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,9 +67,6 @@ pub struct ModelSizes {
     pub experts: Option<ExpertsConfig>,
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
 fn default_theta() -> f64 {
     10_000.0
 }
@@ -137,6 +134,32 @@ impl From<ModelConfig> for ModelSizes {
             rope_scaling: config.rope_scaling,
             latent: config.latent,
             experts: config.experts,
+        }
+    }
+}
+
+/// How a sparse model begins as a dense one: each expert as a copy of the layer's feed-forward. `[model]` may leave out
+/// all that is as in `run.init`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpcycleConfig {
+    /// Share of the channels of each expert that is drawn anew, so that experts differ from the beginning
+    /// (Drop-Upcycling, arXiv 2502.19261; 0.5 there). 0: none, and outputs are those of the dense model.
+    pub redraw: f64,
+}
+
+impl UpcycleConfig {
+    /// Gives the experts of `sizes` what the copy of a dense layer must have, where they do not say.
+    pub(super) fn complete(sizes: &mut toml::Table) {
+        let width = sizes.get("intermediate_size").cloned();
+        let Some(experts) = sizes.get_mut("experts").and_then(toml::Value::as_table_mut) else {
+            return;
+        };
+        let copied = [("moe_intermediate_size", width), ("norm_topk_prob", Some(true.into()))];
+        for (key, value) in copied {
+            if let (false, Some(value)) = (experts.contains_key(key), value) {
+                experts.insert(key.to_owned(), value);
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::super::objective::LossConfig;
 use super::super::preference::ReferenceConfig;
 use super::language::LanguageRecipe;
+use super::model::UpcycleConfig;
 use crate::data::CurriculumConfig;
 use crate::error::{Error, Result};
 
@@ -13,6 +14,7 @@ impl LanguageRecipe {
     /// [`Error::Invalid`] with the section at fault and what is allowed.
     pub(super) fn validate_post_training(&self) -> Result<()> {
         self.validate_adapter()?;
+        self.validate_upcycling()?;
         self.validate_kind()?;
         self.validate_train_rows()?;
         self.validate_preference()?;
@@ -32,6 +34,25 @@ impl LanguageRecipe {
         self.preference.is_some() || self.kto.is_some() || self.reward_model.is_some()
     }
 
+    /// Checks that the model can begin as a dense one, if it is to.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the key at fault and what is allowed.
+    fn validate_upcycling(&self) -> Result<()> {
+        let Some(UpcycleConfig { redraw }) = self.upcycle else { return Ok(()) };
+        if !(0.0..1.0).contains(&redraw) {
+            return Err(Error::invalid(format!("upcycle.redraw is {redraw}; allowed: [0, 1)")));
+        }
+        if self.run.init.is_none() {
+            return Err(Error::invalid("[upcycle] needs run.init, the dense checkpoint"));
+        }
+        if self.has_adapter() {
+            let message = "[upcycle] and an adapter are both given; allowed: one of them";
+            return Err(Error::invalid(message));
+        }
+        self.model.config(1).check_upcycling()
+    }
+
     /// Checks that at most one section replaces next-token training, with what it does not read.
     fn validate_kind(&self) -> Result<()> {
         let sections = [
@@ -46,11 +67,14 @@ impl LanguageRecipe {
             let message = format!("{name} and {other} are both given; allowed: one of them");
             return Err(Error::invalid(message));
         }
-        match self.curriculum == CurriculumConfig::default() && self.loss == LossConfig::default() {
-            true => Ok(()),
-            false => {
-                Err(Error::invalid(format!("[curriculum] and [loss] are not read with {name}")))
-            }
+        let is_read = self.curriculum != CurriculumConfig::default()
+            || self.loss != LossConfig::default()
+            || self.upcycle.is_some();
+        match is_read {
+            false => Ok(()),
+            true => Err(Error::invalid(format!(
+                "[curriculum], [loss] and [upcycle] are not read with {name}"
+            ))),
         }
     }
 
@@ -61,6 +85,7 @@ impl LanguageRecipe {
             ("comparisons of answers", self.compares_answers()),
             ("[rl]", self.rl.is_some()),
             ("average.decay", self.average.decay > 0.0),
+            ("loss.bias_update_speed", self.loss.bias_update_speed > 0.0),
         ];
         match others.iter().find(|(_, is_given)| *is_given && self.optimizer.train_rows.is_some()) {
             None => Ok(()),
@@ -117,6 +142,10 @@ impl LanguageRecipe {
         }
         if self.has_adapter() && self.run.init.is_none() {
             let message = "an adapter needs run.init, the checkpoint that it adapts";
+            return Err(Error::invalid(message));
+        }
+        if self.has_adapter() && self.loss.bias_update_speed != 0.0 {
+            let message = "loss.bias_update_speed: an adapter leaves the routers as they are; allowed with it: 0";
             return Err(Error::invalid(message));
         }
         if self.optimizer.loraplus_lr_ratio.is_some() && !self.has_adapter() {

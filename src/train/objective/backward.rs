@@ -5,8 +5,9 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{DType, Gradients, Tensor};
 
 use super::batch::input;
+use super::routers::{Routed, RouterSums, RouterTerms};
 use crate::data::pack::PackedBatch;
-use crate::model::{BalanceLoss, CausalLm, ModelInput, Routing};
+use crate::model::CausalLm;
 
 /// How the backward pass obtains the activations of the layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,14 +67,14 @@ pub fn backward<T>(
 
 /// What is added on the way from embeddings to loss.
 #[derive(Clone, Debug, Default)]
-pub struct Additions {
+pub struct Additions<'a> {
     /// To the embeddings, `[rows, seq, hidden]`.
     pub noise: Option<Tensor<3>>,
-    /// To the loss: the factor of the load-balancing loss of sparse layers over the tokens of the batch.
-    pub balance: f64,
+    /// To the loss: those of routers.
+    pub routers: Option<RouterTerms<'a>>,
 }
 
-/// As [`backward`], with `additions`; also returns the load-balancing loss, multiplied by its factor.
+/// As [`backward`], with `additions`; also returns what routers did and their part of the loss.
 ///
 /// # Panics
 /// As [`backward`].
@@ -81,48 +82,24 @@ pub fn backward_with<T>(
     model: &CausalLm,
     batch: &PackedBatch,
     activations: Activations,
-    additions: Additions,
+    additions: Additions<'_>,
     loss: impl FnOnce(Tensor<3>) -> (Tensor<1>, T),
-) -> (GradientsParams, T, f64) {
-    let input = input(model, batch);
-    let Additions { noise, balance } = additions;
-    let counted = batch.document_ids.iter().map(|document| *document != 0).collect();
-    let balance = Balance { factor: balance, counted };
+) -> (GradientsParams, T, (RouterSums, f64)) {
     match activations {
         Activations::Keep => {
-            let ModelInput { ids, positions, mask } = input;
-            let x = with_noise(model.embed(ids), noise);
-            let (hidden, routings) = model.routed(x, &model.rope(positions), &mask, &mut |_| {});
+            let Additions { noise, routers } = additions;
+            let (x, surroundings) = model.begin(input(model, batch));
+            let (hidden, routings) = model.routed(with_noise(x, noise), &surroundings, &mut |_| {});
             let (mut scalar, value) = loss(hidden);
-            let mut added = 0.0;
-            if let Some(balance) = balance.of(&routings) {
-                let more = balance.total(&routings);
-                added = number(&more);
+            let routed = routers.and_then(|routers| routers.of(batch, &routings));
+            if let Some(more) = routed.as_ref().and_then(Routed::total) {
                 scalar = scalar + more;
             }
-            (GradientsParams::from_grads(scalar.backward(), model), value, added)
+            let found = routed.map(|routed| routed.found).unwrap_or_default();
+            (GradientsParams::from_grads(scalar.backward(), model), value, found)
         }
-        Activations::Recompute { seed } => by_layer(model, input, (noise, balance), seed, loss),
+        Activations::Recompute { seed } => by_layer(model, batch, additions, seed, loss),
     }
-}
-
-/// The load-balancing loss of a batch.
-struct Balance {
-    factor: f64,
-    /// Of each token, whether it is one of a document.
-    counted: Vec<bool>,
-}
-
-impl Balance {
-    /// `None` if it adds nothing.
-    fn of(&self, layers: &[Routing]) -> Option<BalanceLoss> {
-        let adds = self.factor != 0.0 && !layers.is_empty();
-        adds.then(|| BalanceLoss::of(layers, Some(&self.counted)).times(self.factor))
-    }
-}
-
-fn number(x: &Tensor<1>) -> f64 {
-    f64::from(x.clone().into_scalar::<f32>())
 }
 
 fn with_noise(x: Tensor<3>, noise: Option<Tensor<3>>) -> Tensor<3> {
@@ -140,13 +117,14 @@ fn with_noise(x: Tensor<3>, noise: Option<Tensor<3>>) -> Tensor<3> {
 /// `sum(y * dy)` has the gradients of the whole loss.
 fn by_layer<T>(
     model: &CausalLm,
-    input: ModelInput,
-    (noise, balance): (Option<Tensor<3>>, Balance),
+    batch: &PackedBatch,
+    Additions { noise, routers }: Additions<'_>,
     seed: u64,
     loss: impl FnOnce(Tensor<3>) -> (Tensor<1>, T),
-) -> (GradientsParams, T, f64) {
-    let ModelInput { ids, positions, mask } = input;
-    let (rope, device) = (model.rope(positions), model.device());
+) -> (GradientsParams, T, (RouterSums, f64)) {
+    let (input, device) = (input(model, batch), model.device());
+    let ids = input.ids.clone();
+    let (x, surroundings) = model.begin(input);
     let layers = &model.model.layers;
     let seeded = |index: usize| {
         if model.has_dropout() {
@@ -154,18 +132,17 @@ fn by_layer<T>(
         }
     };
     let mut gradients = GradientsAccumulator::new();
-    let mut x = with_noise(model.embed(ids.clone()), noise).inner(); // [rows, seq, hidden]
+    let mut x = with_noise(x, noise).inner(); // [rows, seq, hidden]
     let (mut inputs, mut routings) = (Vec::with_capacity(layers.len()), Vec::new());
     for (index, layer) in layers.iter().enumerate() {
         inputs.push(x.clone());
         seeded(index);
         let untracked = layer.clone().map(&mut Untracked);
-        let (y, routing) = untracked.forward(Tensor::from_inner(x), &rope, &mask);
+        let (y, routing) = untracked.forward(Tensor::from_inner(x), &surroundings);
         x = y.inner();
         routings.extend(routing);
     }
-    let balance = balance.of(&routings);
-    let added = balance.as_ref().map_or(0.0, |balance| number(&balance.total(&routings)));
+    let routed = routers.and_then(|routers| routers.of(batch, &routings));
 
     let top = Tensor::from_inner(x).require_grad();
     let (scalar, value) = loss(model.model.norm.forward(top.clone()));
@@ -176,10 +153,10 @@ fn by_layer<T>(
     for (index, x) in inputs.into_iter().enumerate().rev() {
         let x = Tensor::from_inner(x).require_grad();
         seeded(index);
-        let (y, routing) = layers[index].forward(x.clone(), &rope, &mask);
+        let (y, routing) = layers[index].forward(x.clone(), &surroundings);
         let mut scalar = (y * Tensor::from_inner(dy)).sum();
-        if let (Some(balance), Some(routing)) = (&balance, &routing) {
-            scalar = scalar.cast(DType::F32) + balance.part(routing);
+        if let (Some(Routed { loss, .. }), Some(routing)) = (&routed, &routing) {
+            scalar = scalar.cast(DType::F32) + loss.part(loss.sums(routing));
         }
         let found = scalar.backward();
         dy = gradient_of(&x, &found);
@@ -191,7 +168,7 @@ fn by_layer<T>(
         let found = bottom.backward();
         gradients.accumulate(model, GradientsParams::from_grads(found, model));
     }
-    (gradients.grads(), value, added)
+    (gradients.grads(), value, routed.map(|routed| routed.found).unwrap_or_default())
 }
 
 /// Takes weights out of differentiation. Burn's `no_grad` does so to the original of a cloned module too, where its
@@ -214,7 +191,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::model::{ExpertsConfig, ModelConfig, RouterScores};
+    use crate::model::{ExpertLoads, ExpertsConfig, ModelConfig, RouterScores};
 
     /// A dense layer and two with experts.
     fn model() -> CausalLm {
@@ -228,6 +205,8 @@ mod tests {
             norm_topk_prob: true,
             routed_scaling_factor: 1.0,
             groups: None,
+            modality_groups: None,
+            modality_ids: None,
             router_aux_loss_coef: 0.1,
         };
         let config = ModelConfig {
@@ -258,14 +237,21 @@ mod tests {
     }
 
     #[test]
-    fn recomputed_layers_have_the_gradients_of_the_load_balancing_loss() {
+    fn recomputed_layers_have_the_gradients_of_the_losses_of_routers() {
         let (model, batch) = (model(), batch());
         let weights =
             Tensor::<1>::ones([2 * 9 * 8], &model.device()).cumsum(0).sin().reshape([2, 9, 8]);
+        let (earlier, is_image) = (ExpertLoads::default(), [false; 18]);
         let gradients = |activations, balance| {
-            let additions = Additions { noise: None, balance };
+            let factors = [balance, 0.1 * balance];
+            let routers =
+                RouterTerms { factors, tokens: 14, earlier: &earlier, is_image: &is_image };
+            let additions = Additions { noise: None, routers: Some(routers) };
             let loss = |hidden: Tensor<3>| ((hidden * weights.clone()).sum(), ());
-            let (found, (), added) = backward_with(&model, &batch, activations, additions, loss);
+            let (found, (), (sums, added)) =
+                backward_with(&model, &batch, activations, additions, loss);
+            assert_eq!((sums.loads.tokens, sums.loads.layers.len()), (14, 2));
+            assert!(sums.loads.layers.iter().all(|loads| loads.iter().sum::<u64>() == 28));
             let gates = model.model.layers[1..].iter().map(|layer| {
                 let crate::model::Mlp::Sparse(sparse) = &layer.mlp else { panic!("a dense layer") };
                 let gradient = found.get::<2>(sparse.gate.weight.id).unwrap();

@@ -31,6 +31,7 @@ pub mod policy;
 mod predictions;
 pub mod preference;
 pub mod reward_model;
+mod routers;
 #[cfg(test)]
 mod tests;
 
@@ -40,8 +41,11 @@ pub use batch::{NextTokenBatch, Targets};
 pub use metrics::Metrics;
 pub(super) use metrics::mean;
 pub(super) use next_token::add_each;
-pub use next_token::{LossConfig, LossSum, NextToken, NextTokenLoss, Normalizer, cross_entropies};
+pub use next_token::{
+    LossConfig, LossSum, MicroBatch, NextToken, NextTokenLoss, Normalizer, cross_entropies,
+};
 pub(super) use predictions::predictors;
 pub use predictions::{Predictions, logit_rows};
+pub use routers::{RouterSums, RouterTerms};
 
 pub use crate::model::TokenStats;

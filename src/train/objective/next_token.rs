@@ -9,8 +9,9 @@
 //! in nats. A step of several micro-batches divides by the sums over all of them, so that the split into
 //! micro-batches changes nothing but the order of summation.
 //!
-//! Training a model with experts adds their load-balancing loss times the `router_aux_loss_coef` of its configuration.
-//! That is a loss of each micro-batch, which counts by its part of the targets: here the split does matter.
+//! Training a model with experts adds their load-balancing loss times the `router_aux_loss_coef` of its configuration,
+//! and their z-loss times [`LossConfig::router_z_loss`], both over all tokens of documents. Only for the first does the
+//! split into micro-batches matter; see [`RouterTerms`].
 //! Source: arXiv 2405.09818 section 2.3 (z-loss), arXiv 2204.02311.
 
 use std::ops::AddAssign;
@@ -22,8 +23,9 @@ use super::backward::{Activations, Additions, backward_with};
 use super::batch::{NextTokenBatch, Targets, input};
 use super::neftune::noise;
 use super::predictions::Predictions;
+use super::routers::{RouterSums, RouterTerms};
 use crate::error::{Error, Result};
-use crate::model::{CausalLm, TokenStats};
+use crate::model::{CausalLm, ExpertLoads, ExpertsConfig, RouterScores, TokenStats};
 
 /// Weights of the parts of the loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +41,13 @@ pub struct LossConfig {
     /// within `a / sqrt(length width)`, with the length of the document, where TRL takes that of the padded row. 0: none.
     #[serde(skip_serializing_if = "is_0")]
     pub neftune_noise_alpha: f64,
+    /// On the mean over tokens and sparse layers of `logsumexp(router logits)^2` (arXiv 2202.08906 equation 5).
+    #[serde(skip_serializing_if = "is_0")]
+    pub router_z_loss: f64,
+    /// How far each step moves the selection bias of an expert that had more or fewer tokens of the step than the mean
+    /// of its layer (DeepSeek-V3, arXiv 2412.19437 section 2.1.2; 0.001 there). Not a loss: it balances without one.
+    #[serde(skip_serializing_if = "is_0")]
+    pub bias_update_speed: f64,
 }
 
 fn is_0(number: &f64) -> bool {
@@ -47,7 +56,14 @@ fn is_0(number: &f64) -> bool {
 
 impl Default for LossConfig {
     fn default() -> Self {
-        Self { z_loss: 1e-5, image_weight: 1.0, text_weight: 1.0, neftune_noise_alpha: 0.0 }
+        Self {
+            z_loss: 1e-5,
+            image_weight: 1.0,
+            text_weight: 1.0,
+            neftune_noise_alpha: 0.0,
+            router_z_loss: 0.0,
+            bias_update_speed: 0.0,
+        }
     }
 }
 
@@ -62,10 +78,31 @@ impl LossConfig {
             ("image_weight", self.image_weight),
             ("text_weight", self.text_weight),
             ("neftune_noise_alpha", self.neftune_noise_alpha),
+            ("router_z_loss", self.router_z_loss),
+            ("bias_update_speed", self.bias_update_speed),
         ];
         match weights.iter().find(|(_, weight)| !(*weight >= 0.0 && weight.is_finite())) {
             Some((key, weight)) => {
                 Err(Error::invalid(format!("loss.{key} is {weight}; allowed: at least 0")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that a model with `experts` has what the loss is about.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the key and what it needs.
+    pub(in crate::train) fn validate_for(&self, experts: Option<&ExpertsConfig>) -> Result<()> {
+        let has_bias = experts.is_some_and(|experts| experts.scores == RouterScores::Sigmoid);
+        let sigmoid = "[model.experts] with scores = \"sigmoid\"";
+        let needs = [
+            ("router_z_loss", self.router_z_loss, experts.is_some(), "[model.experts]"),
+            ("bias_update_speed", self.bias_update_speed, has_bias, sigmoid),
+        ];
+        match needs.iter().find(|(_, value, has, _)| *value != 0.0 && !has) {
+            Some((key, value, _, needs)) => {
+                Err(Error::invalid(format!("loss.{key} is {value}; it needs {needs}")))
             }
             None => Ok(()),
         }
@@ -87,12 +124,27 @@ pub struct Normalizer {
     pub weight: f64,
     /// Number of targets, which divides the z-loss.
     pub targets: usize,
+    /// Number of tokens of documents, which divides the losses of routers.
+    pub tokens: usize,
+}
+
+/// What a micro-batch is a part of.
+#[derive(Clone, Copy, Debug)]
+pub struct MicroBatch<'a> {
+    /// The divisors of the step.
+    pub normalizer: Normalizer,
+    /// Loads of experts in the earlier micro-batches of the step.
+    pub earlier: &'a ExpertLoads,
+    /// How the backward pass obtains activations.
+    pub activations: Activations,
+    /// Seed of the configured noise on the embeddings; `None` for none.
+    pub seed: Option<u64>,
 }
 
 /// The loss of some rows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NextTokenLoss {
-    /// Their part of the step's loss in nats, z-loss included, and in training the load-balancing loss: parts of one
+    /// Their part of the step's loss in nats, z-loss included, and in training the losses of routers: parts of one
     /// step add up to the loss.
     pub total: f64,
     /// Cross-entropy of image targets, unweighted.
@@ -101,6 +153,8 @@ pub struct NextTokenLoss {
     pub text: LossSum,
     /// Cross-entropy of all targets by source, in the order of the sources' numbers.
     pub sources: Vec<LossSum>,
+    /// In training, what routers did.
+    pub routers: RouterSums,
 }
 
 impl AddAssign for NextTokenLoss {
@@ -109,6 +163,7 @@ impl AddAssign for NextTokenLoss {
         add(&mut self.image, other.image);
         add(&mut self.text, other.text);
         add_each(&mut self.sources, &other.sources);
+        self.routers += &other.routers;
     }
 }
 
@@ -148,6 +203,7 @@ impl NextToken {
     pub fn normalizer(&self, batches: &[NextTokenBatch]) -> Normalizer {
         let mut sums = Normalizer::default();
         for batch in batches {
+            sums.tokens += batch.packed.num_tokens();
             let tokens = batch.packed.loss_mask.iter().zip(&batch.is_image);
             for (_, &is_image) in tokens.filter(|(is_target, _)| **is_target) {
                 sums.weight += f64::from(self.config.weight(is_image));
@@ -173,17 +229,16 @@ impl NextToken {
         normalizer: Normalizer,
         activations: Activations,
     ) -> (GradientsParams, NextTokenLoss) {
-        self.noisy_gradients(model, batch, normalizer, activations, None)
+        let earlier = &ExpertLoads::default();
+        self.gradients_of(model, batch, MicroBatch { normalizer, earlier, activations, seed: None })
     }
 
-    /// As [`Self::gradients`], with the configured noise on the embeddings, drawn with `seed`.
-    pub fn noisy_gradients(
+    /// As [`Self::gradients`] for a micro-batch after others, and with noise.
+    pub fn gradients_of(
         &self,
         model: &CausalLm,
         batch: &NextTokenBatch,
-        normalizer: Normalizer,
-        activations: Activations,
-        seed: Option<u64>,
+        MicroBatch { normalizer, earlier, activations, seed }: MicroBatch<'_>,
     ) -> (GradientsParams, NextTokenLoss) {
         let targets = Targets::of(batch);
         let norm = divisor(normalizer) as f32;
@@ -192,18 +247,22 @@ impl NextToken {
         let z = self.config.z_loss / normalizer.targets.max(1) as f64;
         let alpha = self.config.neftune_noise_alpha;
         let noise = seed.filter(|_| alpha > 0.0).map(|seed| noise(batch, model, alpha, seed));
-        // A micro-batch counts as much as it has targets of the step's.
-        let share = targets.len() as f64 / normalizer.targets.max(1) as f64;
-        let additions = Additions { noise, balance: model.router_aux_loss_coef() * share };
+        let routers = RouterTerms {
+            factors: [model.router_aux_loss_coef(), self.config.router_z_loss],
+            tokens: normalizer.tokens,
+            earlier,
+            is_image: &batch.is_image,
+        };
+        let additions = Additions { noise, routers: Some(routers) };
         let loss = |hidden| {
             let predictions = Predictions::new(model, hidden, &targets);
             let (surrogate, stats) = predictions.surrogate(&weights, z);
             (surrogate, self.sums(&targets, &stats, normalizer))
         };
-        let (gradients, mut loss, balance) =
+        let (gradients, mut loss, (routers, added)) =
             backward_with(model, &batch.packed, activations, additions, loss);
-        loss.total += balance;
-        (gradients, loss)
+        loss.total += added;
+        (gradients, NextTokenLoss { routers, ..loss })
     }
 
     fn sums(

@@ -4,6 +4,7 @@
 
 use burn::module::Param;
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
+use vq_tokenizer::init;
 
 use super::{Predictions, Targets, TokenStats};
 use crate::model::ops::{self, Kernels, forced};
@@ -85,7 +86,7 @@ fn assert_stats(got: &[TokenStats], logits: &[f64], ids: &[i32], what: &str) {
 }
 
 fn normal<const D: usize>(shape: [usize; D], std: f64, device: &Device) -> Tensor<D> {
-    Tensor::random(shape, Distribution::Normal(0.0, std), device)
+    init::random(shape, Distribution::Normal(0.0, std), device)
 }
 
 fn model(device: &Device) -> CausalLm {
@@ -117,7 +118,6 @@ fn targets(ids: &[i32]) -> Targets {
 #[test]
 fn both_kernels_give_the_statistics_of_a_plain_computation() {
     let device = Device::flex();
-    device.seed(1);
     // Wide and narrow distributions; more logits than the lanes of a register.
     for (vocab, std) in [(VOCAB, 1.0), (53, 6.0), (40, 0.0)] {
         let logits = normal([IDS.len(), vocab], std, &device) + 3.0;
@@ -145,7 +145,6 @@ fn a_uniform_distribution_has_the_entropy_of_its_size_and_a_certain_one_none() {
 #[test]
 fn the_gradient_of_signed_weights_on_logits_is_that_of_the_plain_loss() {
     let device = Device::flex();
-    device.seed(2);
     let logits = normal([IDS.len(), VOCAB], 2.0, &device);
     let at = values(&logits);
     for z in [0.0, Z] {
@@ -170,7 +169,6 @@ fn the_gradient_of_signed_weights_on_logits_is_that_of_the_plain_loss() {
 #[test]
 fn the_surrogate_of_signed_weights_has_the_gradients_of_the_plain_loss() {
     let device = Device::flex().autodiff();
-    device.seed(3);
     let model = model(&device);
     let hidden = normal([2, 3, WIDTH], 1.0, &device).require_grad();
     let (h, w) = (values(&hidden), values(&model.output_weight()));
@@ -196,7 +194,6 @@ fn a_samplers_distribution_is_that_of_mixed_and_divided_logits_of_the_allowed_id
     const TEMPERATURE: f64 = 0.7;
     const SCALE: f64 = 3.0;
     let device = Device::flex().autodiff();
-    device.seed(6);
     let model = model(&device);
     let hidden = normal([1, IDS.len(), WIDTH], 1.0, &device).require_grad();
     let other = normal([1, IDS.len(), WIDTH], 1.0, &device);
@@ -227,7 +224,6 @@ fn a_samplers_distribution_is_that_of_mixed_and_divided_logits_of_the_allowed_id
 #[test]
 fn the_gradient_of_entropies_is_that_of_the_plain_ones() {
     let device = Device::flex().autodiff();
-    device.seed(8);
     let model = model(&device);
     let hidden = normal([2, 3, WIDTH], 1.0, &device).require_grad();
     let (h, w) = (values(&hidden), values(&model.output_weight()));
@@ -250,7 +246,6 @@ fn the_gradient_of_entropies_is_that_of_the_plain_ones() {
 #[test]
 fn opposite_weights_have_opposite_gradients() {
     let device = Device::flex().autodiff();
-    device.seed(4);
     let model = model(&device);
     let hidden = normal([1, IDS.len(), WIDTH], 1.0, &device).require_grad();
     let gradient = |sign: f32| {
@@ -266,7 +261,6 @@ fn opposite_weights_have_opposite_gradients() {
 #[test]
 fn chunks_change_neither_statistics_nor_gradients() {
     let device = Device::flex().autodiff();
-    device.seed(5);
     let model = model(&device);
     let len = 2 * super::predictions::CHUNK + 3;
     let ids: Vec<i32> = (0..len).map(|at| (at * at % VOCAB) as i32).collect();

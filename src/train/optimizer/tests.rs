@@ -1,6 +1,7 @@
 //! Muon on the matrices of experts, and steps of some rows.
 
 use burn::tensor::Distribution;
+use vq_tokenizer::init;
 
 use super::*;
 use crate::model::Experts;
@@ -30,7 +31,7 @@ const SHAPES: [[usize; 3]; 2] = [[3, 2 * 5, 8], [3, 8, 5]];
 
 fn random(shape: [usize; 3]) -> Tensor<3> {
     Tensor::from_data(
-        Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex()).into_data(),
+        init::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex()).into_data(),
         &Device::flex().autodiff(),
     )
 }

@@ -67,7 +67,7 @@ impl PreferenceTask {
         let rows = (loss.is_paired(), longest);
         let (data, state) = Data::open(&recipe, device, rows, quiet)?;
         let device = device.clone().autodiff();
-        let lm = TrainedLm::new(&recipe, data.processor.vocabulary().len(), &device, precision)?;
+        let lm = TrainedLm::new(&recipe, data.processor.vocabulary(), &device, precision)?;
         let mut task = Self {
             loss,
             device,

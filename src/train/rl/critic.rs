@@ -11,6 +11,7 @@ use super::update::Update;
 use crate::checkpoint::adapter::{is_adapter, read_config};
 use crate::device::Precision;
 use crate::error::{Error, Result};
+use crate::tokenize::Vocabulary;
 use crate::train::config::LanguageRecipe;
 use crate::train::objective::policy::value::Valued;
 use crate::train::objective::reward_model::RewardModelConfig;
@@ -39,14 +40,14 @@ pub(super) struct Lesson {
 }
 
 impl Critic {
-    /// The value function of a run by `recipe`, for a tokenizer of `num_ids` ids, on the autodiff device `device`.
+    /// The value function of a run by `recipe`, for a tokenizer with `vocabulary`, on the autodiff device `device`.
     ///
     /// # Errors
     /// Those of the files that the recipe names.
     pub(super) fn open(
         config: &CriticConfig,
         recipe: &LanguageRecipe,
-        num_ids: usize,
+        vocabulary: &Vocabulary,
         device: &Device,
         precision: Precision,
     ) -> Result<Self> {
@@ -63,7 +64,7 @@ impl Critic {
             Some(init) => recipe.run.init = Some(init.clone()),
             None => {}
         }
-        let lm = TrainedLm::new(&recipe, num_ids, device, precision);
+        let lm = TrainedLm::new(&recipe, vocabulary, device, precision);
         let lm = lm.map_err(Error::because("rl.critic"))?.aside(NAME);
         Ok(Self { config: config.clone(), lm })
     }

@@ -68,15 +68,15 @@ impl RlTask {
         let (answering, tokenizer) = Answering::open(&recipe, &config, device, quiet)?;
         config.policy.max_completion_length.get_or_insert(answering.sampler.longest());
         let device = device.clone().autodiff();
-        let num_ids = answering.processor.vocabulary().len();
-        let lm = TrainedLm::new(&recipe, num_ids, &device, precision)?;
+        let vocabulary = answering.processor.vocabulary();
+        let lm = TrainedLm::new(&recipe, vocabulary, &device, precision)?;
         if lm.model.module().has_dropout() {
             let message = "the adapter in run.init_adapter has dropout; allowed with [rl]: none, so that the policy \
                            is the model that answers";
             return Err(Error::invalid(message));
         }
         let critic = config.critic.as_ref();
-        let critic = critic.map(|c| Critic::open(c, &recipe, num_ids, &device, precision));
+        let critic = critic.map(|c| Critic::open(c, &recipe, vocabulary, &device, precision));
         let critic = critic.transpose()?;
         let needs_reference = config.policy.needs_reference();
         // As the policy is scored, outside autodiff: kernels may differ.

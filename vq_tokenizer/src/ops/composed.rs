@@ -22,13 +22,19 @@ pub(super) fn conv2d(
             let options = ConvOptions::new_with_padding([2, 2], [(0, 1), (0, 1)], [1, 1], 1);
             convolve(x, weight, bias, options)
         }
-        Geometry::Up => {
-            let [_, _, height, width] = x.dims();
-            let nearest = InterpolateOptions::new(InterpolateMode::Nearest);
-            let x = interpolate(x, nearest.with_output_size([2 * height, 2 * width]));
-            conv2d_strided(x, weight, bias, 1, padding)
-        }
+        Geometry::Up => conv2d_strided(doubled(x), weight, bias, 1, padding),
     }
+}
+
+/// `x` at twice its height and width by nearest neighbour.
+///
+/// # Shapes
+/// - x: `[batch, channels, height, width]`
+/// - result: `[batch, channels, 2 height, 2 width]`
+pub(crate) fn doubled(x: Tensor<4>) -> Tensor<4> {
+    let [_, _, height, width] = x.dims();
+    let nearest = InterpolateOptions::new(InterpolateMode::Nearest);
+    interpolate(x, nearest.with_output_size([2 * height, 2 * width]))
 }
 
 /// A 2-d convolution with a kernel of any side and `padding` zeros on every side; it has no kernels.

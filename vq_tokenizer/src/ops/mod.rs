@@ -23,7 +23,7 @@ mod whole_tests;
 
 use burn::tensor::Tensor;
 
-pub(crate) use composed::{cast, conv2d_strided};
+pub(crate) use composed::{cast, conv2d_strided, doubled};
 pub(crate) use options::Geometry;
 pub use options::GroupNormOptions;
 

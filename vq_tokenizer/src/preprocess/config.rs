@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::resample::Resample;
+use super::sizes::{Crop, Size};
 use crate::error::{Error, Result};
 use crate::json::read_json;
 
@@ -24,6 +24,24 @@ pub enum Rule {
     /// pixels as the square of `shortest_edge` and sides that are multiples of `size_multiple`; pixels are
     /// scaled as by [`Rule::HuggingFace`].
     Flexible,
+    /// transformers' `Emu3ImageProcessor`: images keep nearly their aspect ratio; sides are multiples of
+    /// `size_multiple`, the number of pixels is from `min_pixels` to `max_pixels`, and transparency is ignored.
+    Emu3,
+}
+
+impl Rule {
+    /// Whether preprocessed images have various sizes.
+    pub fn has_sizes(self) -> bool {
+        matches!(self, Self::Flexible | Self::Emu3)
+    }
+
+    /// The class of transformers.
+    fn class(self) -> &'static str {
+        match self {
+            Self::Emu3 => "Emu3ImageProcessor",
+            Self::HuggingFace | Self::Original | Self::Flexible => "ChameleonImageProcessor",
+        }
+    }
 }
 
 /// How an image becomes pixels: the keys of `preprocessor_config.json`, plus `rule`.
@@ -44,8 +62,12 @@ pub struct PreprocessorConfig {
     pub image_mean: [f32; 3],
     /// Divides each channel at the end; not used by [`Rule::Original`].
     pub image_std: [f32; 3],
-    /// Sides are multiples of this many pixels; used only by [`Rule::Flexible`].
+    /// Sides are multiples of this many pixels; used only by rules with various sizes.
     pub size_multiple: usize,
+    /// Minimum number of pixels; used only by [`Rule::Emu3`].
+    pub min_pixels: usize,
+    /// Maximum number of pixels; used only by [`Rule::Emu3`].
+    pub max_pixels: usize,
     /// How sizes are rounded, transparency is blended and bytes are scaled.
     pub rule: Rule,
 }
@@ -59,8 +81,7 @@ const MAX_CROP: usize = 8192;
 /// The keys of the file.
 #[derive(Serialize, Deserialize)]
 struct Keys {
-    #[serde(default = "processor_type")]
-    image_processor_type: String,
+    image_processor_type: Option<String>,
     #[serde(default = "yes")]
     do_convert_rgb: bool,
     #[serde(default = "yes")]
@@ -71,88 +92,23 @@ struct Keys {
     do_rescale: bool,
     #[serde(default = "yes")]
     do_normalize: bool,
-    size: Option<Edge>,
+    size: Option<Size>,
     crop_size: Option<Crop>,
     resample: Option<Resample>,
     rescale_factor: Option<f64>,
     image_mean: Option<[f32; 3]>,
     image_std: Option<[f32; 3]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", alias = "spatial_factor")]
     size_multiple: Option<usize>,
-    #[serde(default)]
-    rule: Rule,
-}
-
-fn processor_type() -> String {
-    "ChameleonImageProcessor".to_owned()
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_pixels: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_pixels: Option<usize>,
+    rule: Option<Rule>,
 }
 
 fn yes() -> bool {
     true
-}
-
-/// `size`: the length of the shorter side.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(try_from = "Value", into = "Value")]
-struct Edge(usize);
-
-/// `crop_size`: height and width.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(try_from = "Value", into = "Value")]
-struct Crop(usize, usize);
-
-impl TryFrom<Value> for Edge {
-    type Error = String;
-
-    fn try_from(value: Value) -> std::result::Result<Self, String> {
-        let found = side(&value).or_else(|| members(&value, ["shortest_edge"]).map(|[edge]| edge));
-        found.map(Self).ok_or_else(|| {
-            format!("{value} is not supported; allowed: {{\"shortest_edge\": PIXELS}} or PIXELS")
-        })
-    }
-}
-
-impl From<Edge> for Value {
-    fn from(Edge(shortest_edge): Edge) -> Self {
-        json!({ "shortest_edge": shortest_edge })
-    }
-}
-
-impl TryFrom<Value> for Crop {
-    type Error = String;
-
-    fn try_from(value: Value) -> std::result::Result<Self, String> {
-        let square = side(&value).map(|side| [side, side]);
-        let found = square.or_else(|| members(&value, ["height", "width"]));
-        found.map(|[height, width]| Self(height, width)).ok_or_else(|| {
-            format!(
-                "{value} is not supported; allowed: {{\"height\": PIXELS, \"width\": PIXELS}} or PIXELS"
-            )
-        })
-    }
-}
-
-impl From<Crop> for Value {
-    fn from(Crop(height, width): Crop) -> Self {
-        json!({ "height": height, "width": width })
-    }
-}
-
-fn side(value: &Value) -> Option<usize> {
-    usize::try_from(value.as_u64()?).ok()
-}
-
-/// The values of `keys`, the only members of an object that are not null.
-fn members<const N: usize>(value: &Value, keys: [&str; N]) -> Option<[usize; N]> {
-    let mut others = value.as_object()?.iter().filter(|(_, value)| !value.is_null());
-    if others.any(|(key, _)| !keys.contains(&key.as_str())) {
-        return None;
-    }
-    let mut found = [0; N];
-    for (found, key) in found.iter_mut().zip(keys) {
-        *found = side(value.get(key)?)?;
-    }
-    Some(found)
 }
 
 impl TryFrom<Keys> for PreprocessorConfig {
@@ -170,24 +126,31 @@ impl TryFrom<Keys> for PreprocessorConfig {
                 return Err(format!("{key} is false; only true is supported"));
             }
         }
-        let default = Self::hugging_face(512);
+        let of_emu3 = keys.image_processor_type.as_deref() == Some(Rule::Emu3.class());
+        let rule = keys.rule.unwrap_or(if of_emu3 { Rule::Emu3 } else { Rule::HuggingFace });
+        let default = if rule == Rule::Emu3 { Self::emu3() } else { Self::hugging_face(512) };
+        let (edge, pixels) = match keys.size {
+            Some(Size::Edge(edge)) => (Some(edge), None),
+            Some(Size::Pixels(pixels)) => (None, Some(pixels)),
+            None => (None, None),
+        };
+        let [min_pixels, max_pixels] = pixels.unwrap_or([default.min_pixels, default.max_pixels]);
         let (crop_height, crop_width) = match keys.crop_size {
             Some(Crop(height, width)) => (height, width),
             None => (default.crop_height, default.crop_width),
         };
         let config = Self {
-            shortest_edge: match keys.size {
-                Some(Edge(shortest_edge)) => shortest_edge,
-                None => default.shortest_edge,
-            },
+            shortest_edge: edge.unwrap_or(default.shortest_edge),
             crop_height,
             crop_width,
             resample: keys.resample.unwrap_or(default.resample),
             rescale_factor: keys.rescale_factor.unwrap_or(default.rescale_factor),
             image_mean: keys.image_mean.unwrap_or(default.image_mean),
             image_std: keys.image_std.unwrap_or(default.image_std),
-            size_multiple: keys.size_multiple.unwrap_or(SIZE_MULTIPLE),
-            rule: keys.rule,
+            size_multiple: keys.size_multiple.unwrap_or(default.size_multiple),
+            min_pixels: keys.min_pixels.unwrap_or(min_pixels),
+            max_pixels: keys.max_pixels.unwrap_or(max_pixels),
+            rule,
         };
         config.check()?;
         Ok(config)
@@ -196,21 +159,24 @@ impl TryFrom<Keys> for PreprocessorConfig {
 
 impl From<PreprocessorConfig> for Keys {
     fn from(config: PreprocessorConfig) -> Self {
+        let of_emu3 = config.rule == Rule::Emu3;
         Self {
-            image_processor_type: processor_type(),
+            image_processor_type: Some(config.rule.class().to_owned()),
             do_convert_rgb: true,
             do_resize: true,
             do_center_crop: true,
             do_rescale: true,
             do_normalize: true,
-            size: Some(Edge(config.shortest_edge)),
+            size: (!of_emu3).then_some(Size::Edge(config.shortest_edge)),
             crop_size: Some(Crop(config.crop_height, config.crop_width)),
             resample: Some(config.resample),
             rescale_factor: Some(config.rescale_factor),
             image_mean: Some(config.image_mean),
             image_std: Some(config.image_std),
-            size_multiple: (config.rule == Rule::Flexible).then_some(config.size_multiple),
-            rule: config.rule,
+            size_multiple: config.rule.has_sizes().then_some(config.size_multiple),
+            min_pixels: of_emu3.then_some(config.min_pixels),
+            max_pixels: of_emu3.then_some(config.max_pixels),
+            rule: Some(config.rule),
         }
     }
 }
@@ -227,7 +193,22 @@ impl PreprocessorConfig {
             image_mean: [1.0; 3],
             image_std: [1.0; 3],
             size_multiple: SIZE_MULTIPLE,
+            min_pixels: 512 * 512,
+            max_pixels: 1024 * 1024,
             rule: Rule::HuggingFace,
+        }
+    }
+
+    /// The rule and constants of Emu3's release; without a size to follow, images have 720x720 pixels.
+    pub fn emu3() -> Self {
+        Self {
+            resample: Resample::Bicubic,
+            rescale_factor: 1.0 / 255.0,
+            image_mean: [0.5; 3],
+            image_std: [0.5; 3],
+            size_multiple: 8,
+            rule: Rule::Emu3,
+            ..Self::hugging_face(720)
         }
     }
 
@@ -259,9 +240,16 @@ impl PreprocessorConfig {
             }
         }
         let (unit, edge) = (self.size_multiple, self.shortest_edge);
-        if self.rule == Rule::Flexible && !(1..=edge).contains(&unit) {
+        if self.rule.has_sizes() && !(1..=edge).contains(&unit) {
             return Err(format!(
                 "size_multiple is {unit}; allowed: 1 to {edge}, size.shortest_edge"
+            ));
+        }
+        let (least, most) = (self.min_pixels, self.max_pixels);
+        if least == 0 || least > most || most > MAX_CROP * MAX_CROP {
+            let allowed = MAX_CROP * MAX_CROP;
+            return Err(format!(
+                "min_pixels is {least} and max_pixels {most}; allowed: 1 up to {allowed}, in this order"
             ));
         }
         Ok(())
@@ -290,6 +278,7 @@ impl PreprocessorConfig {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use serde_json::{Value, json};
 
     /// The configuration with `key` set to `value`, or the message of the error.
     fn load(key: &str, value: Value) -> std::result::Result<PreprocessorConfig, String> {

@@ -95,6 +95,8 @@ pub fn to_rgb_by(image: DynamicImage, rule: Rule) -> RgbImage {
     }
     let rgba = image.into_rgba8();
     let blend = match rule {
+        // Pillow's conversion, which drops the transparency.
+        Rule::Emu3 => |value, _| value,
         Rule::HuggingFace | Rule::Flexible => composite_on_white,
         Rule::Original => blend_with_white,
     };

@@ -1,9 +1,10 @@
 //! Image files to the encoder's tensor, and the decoder's tensor to images.
 //!
-//! Three rules are in use and give different pixels: the original release's, that of Hugging Face's
-//! `ChameleonImageProcessor`, and Lumina-mGPT's for images of any aspect ratio. [`PreprocessorConfig`] says
+//! Four rules are in use and give different pixels: the original release's, that of Hugging Face's
+//! `ChameleonImageProcessor`, and Lumina-mGPT's and Emu3's for images of any aspect ratio. [`PreprocessorConfig`] says
 //! which one a tokenizer was trained with.
 
+mod bounded;
 mod config;
 mod flexible;
 mod image_file;
@@ -12,6 +13,7 @@ mod limits;
 mod orientation;
 mod placement;
 mod resample;
+mod sizes;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests;

@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
 
+use super::bounded;
 use super::config::{PreprocessorConfig, Rule};
 use super::flexible;
 use super::placement::Placement;
@@ -25,6 +26,10 @@ impl PreprocessorConfig {
         let sizes = match self.rule {
             Rule::HuggingFace | Rule::Original => vec![(self.crop_width, self.crop_height)],
             Rule::Flexible => flexible::sizes(self.shortest_edge, self.size_multiple),
+            Rule::Emu3 => {
+                let unit = self.size_multiple;
+                vec![(unit, self.max_pixels / unit / unit * unit)]
+            }
         };
         sizes.into_iter().flat_map(|(width, height)| [width, height])
     }
@@ -33,6 +38,10 @@ impl PreprocessorConfig {
     pub(super) fn resized(&self, width: usize, height: usize) -> (usize, usize) {
         let short = width.min(height);
         match self.rule {
+            Rule::Emu3 => {
+                let bounds = (self.min_pixels, self.max_pixels);
+                bounded::size((width, height), self.size_multiple, bounds)
+            }
             Rule::HuggingFace | Rule::Flexible => {
                 let long = |side: usize| (self.shortest_edge * side) as f64 / short as f64;
                 let (new_width, new_height) = (long(width) as usize, long(height) as usize);
@@ -61,8 +70,11 @@ impl PreprocessorConfig {
         {
             return found;
         }
-        let size = (self.crop_width, self.crop_height);
         let full = self.resized(width, height);
+        if self.rule == Rule::Emu3 {
+            return Placement { source, full, offset: (0, 0), size: full };
+        }
+        let size = (self.crop_width, self.crop_height);
         let start = |len, crop| {
             let (kept, padding) = middle(len, crop);
             kept.start as i64 - padding as i64
@@ -71,7 +83,7 @@ impl PreprocessorConfig {
     }
 
     /// `image` resized to the shorter side and centre-cropped; with [`Rule::Flexible`] resized and cropped to
-    /// the size that fits its aspect ratio best.
+    /// the size that fits its aspect ratio best; with [`Rule::Emu3`] only resized.
     ///
     /// Equals Pillow's result byte for byte. A crop larger than the resized image is padded with black, and
     /// an image without pixels becomes black.
@@ -80,6 +92,11 @@ impl PreprocessorConfig {
         if self.rule == Rule::Flexible && width > 0 && height > 0 {
             let sizes = flexible::sizes(self.shortest_edge, self.size_multiple);
             return flexible::resize(image, &sizes).unwrap_or_default();
+        }
+        if self.rule == Rule::Emu3 && width > 0 && height > 0 {
+            let full = self.resized(width, height);
+            let window = Window { columns: 0..full.0, rows: 0..full.1 };
+            return resample::resize(image, self.resample, full, window);
         }
         if (width, height) == (self.crop_width, self.crop_height)
             && width.min(height) == self.shortest_edge
@@ -111,7 +128,7 @@ impl PreprocessorConfig {
         };
         let (height, width) = (self.crop_height, self.crop_width);
         let has_size = first.dimensions() == (width as u32, height as u32);
-        if self.rule != Rule::Flexible && !has_size {
+        if !self.rule.has_sizes() && !has_size {
             return Err(Error::invalid(format!(
                 "an image of {}x{} pixels in a batch of {width}x{height}; resize it first",
                 first.width(),
@@ -150,7 +167,7 @@ impl PreprocessorConfig {
     pub(super) fn levels(&self, channel: usize) -> Vec<f32> {
         let (mean, std) = (self.image_mean[channel], self.image_std[channel]);
         let level = |byte: u8| match self.rule {
-            Rule::HuggingFace | Rule::Flexible => {
+            Rule::HuggingFace | Rule::Flexible | Rule::Emu3 => {
                 ((f64::from(byte) * self.rescale_factor) as f32 - mean) / std
             }
             Rule::Original => (f64::from(byte) / 255.0 * 2.0 - 1.0) as f32,

@@ -54,10 +54,11 @@ fn rotated(latents: Tensor<4>, codes: Tensor<4>) -> Tensor<4> {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::init;
     use burn::tensor::{Device, Distribution};
 
     fn random(device: &Device) -> Tensor<4> {
-        Tensor::random([2, 5, 2, 3], Distribution::Normal(0.0, 1.0), device)
+        init::random([2, 5, 2, 3], Distribution::Normal(0.0, 1.0), device)
     }
 
     #[test]
@@ -76,7 +77,6 @@ mod tests {
     #[test]
     fn gradients_equal_finite_differences_of_their_formulas() {
         let device = Device::flex().autodiff();
-        device.seed(4);
         let latents = random(&device).require_grad();
         let (codes, weights) = (random(&device), random(&device));
         let plain = latents.clone().inner();

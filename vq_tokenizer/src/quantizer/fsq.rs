@@ -109,6 +109,7 @@ impl Fsq {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::init;
     use burn::tensor::Distribution;
 
     #[test]
@@ -134,9 +135,8 @@ mod tests {
     #[test]
     fn latents_are_the_vectors_of_their_codes_and_every_code_is_reached() {
         let device = Device::flex();
-        device.seed(2);
         let fsq = Fsq::new(&[4, 3, 5]);
-        let latents = Tensor::random([1, 3, 80, 80], Distribution::Normal(0.0, 1.0), &device);
+        let latents = init::random([1, 3, 80, 80], Distribution::Normal(0.0, 1.0), &device);
         let quantized = fsq.forward(latents);
         let vectors = fsq.lookup(quantized.codes.clone());
         quantized

@@ -75,11 +75,12 @@ impl Ibq {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::init;
     use burn::module::Param;
     use burn::tensor::Distribution;
 
     fn ibq(device: &Device) -> Ibq {
-        let weight = Tensor::random([7, 4], Distribution::Normal(0.0, 1.0), device);
+        let weight = init::random([7, 4], Distribution::Normal(0.0, 1.0), device);
         Ibq { embedding: CodeTable { weight: Param::from_tensor(weight) } }
     }
 
@@ -87,7 +88,7 @@ mod tests {
     fn latents_become_the_vector_of_the_largest_inner_product() {
         let device = Device::flex();
         let ibq = ibq(&device);
-        let latents = Tensor::<4>::random([2, 4, 3, 3], Distribution::Normal(0.0, 1.0), &device);
+        let latents = init::random([2, 4, 3, 3], Distribution::Normal(0.0, 1.0), &device);
         let quantized = ibq.forward(latents.clone());
         let table: Vec<f32> = ibq.table().into_data().iter().collect();
         let rows: Vec<f32> = rows_of(latents).into_data().iter().collect();
@@ -103,8 +104,8 @@ mod tests {
     fn every_code_gets_a_gradient() {
         let device = Device::flex().autodiff();
         let ibq = ibq(&device);
-        let latents = Tensor::<4>::random([1, 4, 1, 1], Distribution::Normal(0.0, 1.0), &device);
-        let weights = Tensor::<4>::random([1, 4, 1, 1], Distribution::Normal(0.0, 1.0), &device);
+        let latents = init::random([1, 4, 1, 1], Distribution::Normal(0.0, 1.0), &device);
+        let weights = init::random([1, 4, 1, 1], Distribution::Normal(0.0, 1.0), &device);
         let gradients = (ibq.forward(latents).latents * weights).sum().backward();
         let gradient = ibq.table().grad(&gradients).unwrap();
         let rows: Vec<f32> = gradient.square().sum_dim(1).into_data().iter().collect();

@@ -86,6 +86,7 @@ fn binary_entropy(x: Tensor<4>) -> Tensor<4> {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::init;
     use burn::tensor::{Device, Distribution};
 
     #[test]
@@ -101,8 +102,7 @@ mod tests {
     fn entropy_is_lowest_for_certain_latents_that_use_both_signs() {
         let device = Device::flex();
         let value = |x: Tensor<4>| entropy(x).into_scalar::<f32>();
-        let signs =
-            Tensor::<4>::random([4, 3, 8, 8], Distribution::Normal(0.0, 1.0), &device).sign();
+        let signs = init::random([4, 3, 8, 8], Distribution::Normal(0.0, 1.0), &device).sign();
         let balanced = value(signs.clone() * 2.0);
         assert!(balanced < -0.6 && balanced > -std::f32::consts::LN_2 - 1e-3, "{balanced}");
         assert!(value(signs.clone() * 0.01) > balanced + 0.5, "uncertain");

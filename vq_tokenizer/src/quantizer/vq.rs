@@ -46,11 +46,12 @@ impl VectorQuantizer {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::init;
     use burn::module::Param;
     use burn::tensor::{Distribution, TensorData};
 
     fn quantizer(codes: usize, embed: usize, device: &Device) -> VectorQuantizer {
-        let weight = Tensor::random([codes, embed], Distribution::Normal(0.0, 1.0), device);
+        let weight = init::random([codes, embed], Distribution::Normal(0.0, 1.0), device);
         let weight = Param::from_tensor(weight);
         VectorQuantizer { embedding: CodeTable { weight }, estimator: Estimator::default() }
     }
@@ -58,10 +59,9 @@ mod tests {
     #[test]
     fn nearest_code_equals_brute_force_over_several_chunks() {
         let device = Device::flex();
-        device.seed(3);
         let quantizer = quantizer(17, 5, &device);
         // 2 * 48 * 48 positions exceed one chunk.
-        let latents = Tensor::<4>::random([2, 5, 48, 48], Distribution::Normal(0.0, 1.0), &device);
+        let latents = init::random([2, 5, 48, 48], Distribution::Normal(0.0, 1.0), &device);
         let codes = quantizer.codes(latents.clone()).into_data().iter::<i64>().collect::<Vec<_>>();
         let table = quantizer.embedding.weight.val().into_data().try_to_vec::<f32>().unwrap();
         let rows = latents.permute([0, 2, 3, 1]).into_data().try_to_vec::<f32>().unwrap();
@@ -90,9 +90,8 @@ mod tests {
     fn straight_through_gradient_is_that_of_the_output() {
         let device = Device::flex().autodiff();
         let quantizer = quantizer(8, 4, &device);
-        let latents =
-            Tensor::<4>::random([1, 4, 2, 3], Distribution::Default, &device).require_grad();
-        let weights = Tensor::<4>::random([1, 4, 2, 3], Distribution::Default, &device);
+        let latents = init::random([1, 4, 2, 3], Distribution::Default, &device).require_grad();
+        let weights = init::random([1, 4, 2, 3], Distribution::Default, &device);
         let output = quantizer.forward(latents.clone()).latents;
         let gradients = (output * weights.clone()).sum().backward();
         let gradient = latents.grad(&gradients).unwrap();

@@ -167,6 +167,7 @@ fn spread(vectors: &[Vec<f32>]) -> f32 {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::init;
     use crate::quantizer::Estimator;
     use burn::tensor::{Device, Distribution};
     use rand::SeedableRng;
@@ -195,7 +196,7 @@ mod tests {
         let device = Device::flex();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let config = config(QuantizerConfig::default());
-        let latents = Tensor::<4>::random([1, 3, 2, 3], Distribution::Default, &device);
+        let latents = init::random([1, 3, 2, 3], Distribution::Default, &device);
         let mut maintenance = CodebookMaintenance::new(RevivalConfig::default(), &config);
         let model = config.init(&device);
         let model = maintenance.start(model, vec![latents.clone()], CodebookStart::Data, &mut rng);
@@ -229,7 +230,6 @@ mod tests {
             QuantizerConfig::L2 { gradient: Estimator::default() },
         ] {
             let device = Device::flex();
-            device.seed(7);
             let config = VqConfig { num_embeddings: 64, ..config(quantizer) };
             let model = config.init(&device);
             let mut model = edit_codebook(model, |table, _| table.fill(5.0));
@@ -239,7 +239,7 @@ mod tests {
             let mut used = [false; 64];
             for step in 0..200 {
                 let normal = Distribution::Normal(0.0, 1.0);
-                let latents = Tensor::<4>::random([8, 3, 8, 8], normal, &device);
+                let latents = init::random([8, 3, 8, 8], normal, &device);
                 let codes = model.codes(latents.clone());
                 if step >= 190 {
                     codes.clone().into_data().iter::<i64>().for_each(|c| used[c as usize] = true);
@@ -257,7 +257,7 @@ mod tests {
         let config = config(QuantizerConfig::Ema { decay: 0.9, gradient: Estimator::default() });
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut maintenance = CodebookMaintenance::new(RevivalConfig::default(), &config);
-        let latents = Tensor::<4>::random([1, 3, 4, 4], Distribution::Default, &device);
+        let latents = init::random([1, 3, 4, 4], Distribution::Default, &device);
         let model = config.init(&device);
         let codes = model.codes(latents.clone());
         let (model, _) = maintenance.step(&config, model, codes.clone(), latents.clone(), &mut rng);

@@ -103,7 +103,7 @@ impl Layer {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let y = conv2d_strided(x, self.weight.val(), self.bias.val(), self.stride, 1);
         match &self.norm {
-            Some(norm) => norm.forward(y),
+            Some(norm) => norm.forward(y, None),
             None => y,
         }
     }

@@ -74,6 +74,7 @@ impl Lecam {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::init;
     use crate::train::AdversarialConfig;
     use burn::tensor::{Device, Distribution};
 
@@ -83,7 +84,7 @@ mod tests {
         let config = AdversarialConfig { weight: 1.0, ..AdversarialConfig::default() };
         config.validate().expect("the defaults are allowed");
         let discriminator = Discriminator::new(&config, &device);
-        let image = || Tensor::<4>::random([2, 3, 32, 32], Distribution::Default, &device);
+        let image = || init::random([2, 3, 32, 32], Distribution::Default, &device);
         let (real, fake) = (image(), image());
         assert_eq!(discriminator.forward(real.clone()).dims(), [2, 1, 6, 6]);
         let values =

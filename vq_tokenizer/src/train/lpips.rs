@@ -123,6 +123,7 @@ fn normalised(x: Tensor<4>) -> Tensor<4> {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::init;
     use burn::tensor::Distribution;
     use tensor_files::{StoredDtype, on_device, write};
 
@@ -195,7 +196,7 @@ mod tests {
         let tensors = tensors.map(|(name, tensor)| (theirs(&name), tensor)).collect();
         write(&path, &tensors, StoredDtype::F16).unwrap();
         let lpips = Lpips::load(&path, &device).unwrap();
-        let image = || Tensor::<4>::random([1, 3, 16, 16], Distribution::Default, &device);
+        let image = || init::random([1, 3, 16, 16], Distribution::Default, &device);
         let (a, b) = (image().require_grad(), image());
         assert_eq!(lpips.distance(a.clone(), a.clone()).into_scalar::<f32>(), 0.0);
         let distance = lpips.distance(a.clone(), b);

@@ -88,6 +88,7 @@ fn halved(x: Tensor<3>) -> Tensor<3> {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::init;
     use crate::preprocess::PreprocessorConfig;
     use burn::tensor::Distribution;
     use image::RgbImage;
@@ -115,9 +116,8 @@ mod tests {
     #[test]
     fn following_the_gradient_raises_the_similarity() {
         let device = Device::flex().autodiff();
-        device.seed(5);
         let noise = |device: &Device| {
-            Tensor::<4>::random([1, 3, 32, 32], Distribution::Uniform(-1.0, 1.0), device)
+            init::random([1, 3, 32, 32], Distribution::Uniform(-1.0, 1.0), device)
         };
         let (a, b) = (noise(&device).require_grad(), noise(&device));
         let before = ms_ssim(a.clone(), b.clone());

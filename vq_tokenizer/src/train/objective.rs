@@ -167,8 +167,8 @@ fn bounded_ratio(pixels: f64, adversarial: f64) -> f64 {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::VqConfig;
     use crate::train::{AdversarialBatch, AdversarialConfig, Lecam};
+    use crate::{VqConfig, init};
     use burn::module::{Module, ModuleVisitor, Param};
     use burn::tensor::{DType, Device, Distribution, Gradients};
 
@@ -208,7 +208,6 @@ mod tests {
     /// A model with attention, up- and downsampling and a convolution as shortcut; pixels; a discriminator.
     fn fixture() -> (VqModel, Tensor<4>, Discriminator) {
         let device = Device::flex().autodiff();
-        device.seed(21);
         let config = VqConfig {
             base_channels: 32,
             norm_groups: 8,
@@ -223,7 +222,7 @@ mod tests {
         };
         let model = config.init(&device);
         let uniform = Distribution::Uniform(-1.0, 1.0);
-        let pixels = Tensor::<4>::random([2, 3, 16, 16], uniform, &device);
+        let pixels = init::random([2, 3, 16, 16], uniform, &device);
         let adversarial = AdversarialConfig { channels: 16, layers: 1, ..Default::default() };
         (model, pixels, Discriminator::new(&adversarial, &device))
     }

@@ -137,7 +137,7 @@ fn draw_distant(
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::VqConfig;
+    use crate::{VqConfig, init};
     use burn::tensor::{Device, Distribution};
     use rand::SeedableRng;
 
@@ -169,7 +169,7 @@ mod tests {
         let first = model(&device);
         let id = first.quantize.codebook().unwrap().weight.id;
         let before = table(&first);
-        let latents = Tensor::<4>::random([1, 3, 4, 4], Distribution::Default, &device);
+        let latents = init::random([1, 3, 4, 4], Distribution::Default, &device);
         let used = Tensor::<1, Int>::arange(0..16, &device).remainder_scalar(7).reshape([1, 4, 4]);
         let (second, rows) = revival.step(first, used.clone(), latents.clone(), &mut rng);
         assert!(rows.is_empty());
@@ -201,7 +201,7 @@ mod tests {
         let device = Device::flex();
         let config = RevivalConfig { after_steps: 2, until_step: Some(9) };
         let mut revival = Revival::new(config, 10);
-        let latents = Tensor::<4>::random([1, 3, 4, 4], Distribution::Default, &device);
+        let latents = init::random([1, 3, 4, 4], Distribution::Default, &device);
         let codes = Tensor::<3, Int>::zeros([1, 4, 4], &device);
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let (first, _) = revival.step(model(&device), codes.clone(), latents.clone(), &mut rng);
@@ -219,7 +219,7 @@ mod tests {
         let device = Device::flex();
         let config = RevivalConfig { after_steps: 1, until_step: Some(1) };
         let mut revival = Revival::new(config, 10);
-        let latents = Tensor::<4>::random([1, 3, 4, 4], Distribution::Default, &device);
+        let latents = init::random([1, 3, 4, 4], Distribution::Default, &device);
         let codes = Tensor::<3, Int>::zeros([1, 4, 4], &device);
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let (first, rows) = revival.step(model(&device), codes.clone(), latents.clone(), &mut rng);

@@ -109,10 +109,9 @@ mod tests {
     #[test]
     fn gradient_descent_lowers_the_loss() {
         let device = Device::flex().autodiff();
-        device.seed(8);
         let config = SemanticConfig { weight: 1.0, words: 6, hidden: 16 };
         let mut head = SemanticHead::new(&config, 3, &device);
-        let latents = Tensor::<4>::random([4, 3, 4, 4], Distribution::Normal(0.0, 1.0), &device);
+        let latents = init::random([4, 3, 4, 4], Distribution::Normal(0.0, 1.0), &device);
         let present = Tensor::<2>::from_data(
             [[1.0, 0.0, 0.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 0.0, 0.0, 0.0], [0.0; 6], [1.0; 6]],
             &device,

@@ -10,6 +10,7 @@ use burn::tensor::{DType, IndexingUpdateOp, TensorData};
 use half::bf16;
 
 use kernels::attention::{self, View};
+use kernels::linear::FEW;
 use kernels::matrix::{Matrix, Store, Term};
 use kernels::memory::unspecified;
 use kernels::rope::Norm;
@@ -86,10 +87,6 @@ fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
     Matrix { data: &tensor.storage()[layout.start_offset()..], row, column }
 }
 
-/// Rows up to which the linear operation outside autodiff is also the faster one. For many, as training has,
-/// the product in tiles is; its order of arithmetic differs.
-const FEW: usize = 16;
-
 impl FusedKernels for Flex {
     /// In memory the result is `[batch, seq, heads, value_dim]`, so that joining the heads copies nothing.
     fn attention_forward(qkv: [FlexTensor; 3], first: FlexTensor, _: usize) -> [FlexTensor; 2] {
@@ -131,14 +128,15 @@ impl FusedKernels for Flex {
         let [rows, inputs] = x.shape().dims();
         let outputs = weight.shape()[0];
         let (x, weight) = (contiguous(x), contiguous(weight));
-        let x = &x.storage::<f32>()[place(&x)];
+        let x = floats(&x);
         let y = match weight.dtype() {
             DType::BF16 => linear::forward(x, &weight.storage::<bf16>()[place(&weight)], inputs),
-            _ => linear::forward(x, &weight.storage::<f32>()[place(&weight)], inputs),
+            _ => linear::forward(x, floats(&weight), inputs),
         };
         tensor(y, &[rows, outputs])
     }
 
+    /// In tiles for many rows, as training has; the order of arithmetic differs.
     fn linear_on_tape(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         if x.shape()[0] <= FEW {
             return Self::linear_forward(x, weight);
@@ -282,6 +280,11 @@ pub(super) fn contiguous(tensor: FlexTensor) -> FlexTensor {
 pub(super) fn place(tensor: &FlexTensor) -> Range<usize> {
     let start = tensor.layout().start_offset();
     start..start + tensor.shape().num_elements()
+}
+
+/// The elements of a contiguous tensor.
+pub(super) fn floats(tensor: &FlexTensor) -> &[f32] {
+    &tensor.storage()[place(tensor)]
 }
 
 /// `first` comes as [`Mask::first`] makes it.

@@ -6,7 +6,7 @@ use burn::tensor::DType;
 use half::bf16;
 use kernels::grouped::{self, Groups};
 
-use super::backend::{contiguous, place, tensor};
+use super::backend::{contiguous, floats, place, tensor};
 use crate::model::ops::fused::GroupedKernels;
 
 impl GroupedKernels for Flex {
@@ -51,8 +51,4 @@ impl GroupedKernels for Flex {
 fn groups<'a>(weights: &FlexTensor, counts: &'a [usize]) -> Groups<'a> {
     let [_, outputs, inputs] = weights.shape().dims();
     Groups { counts, inputs, outputs }
-}
-
-fn floats(tensor: &FlexTensor) -> &[f32] {
-    &tensor.storage::<f32>()[place(tensor)]
 }

@@ -12,6 +12,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::{Shape, Slice, Tensor};
+use kernels::grouped::filled;
 
 use super::FusedKernels;
 
@@ -68,16 +69,6 @@ pub(crate) trait GroupedKernels: FusedKernels {
         }
         [of_x.then(|| Self::float_cat(dx, 0)), d_weights]
     }
-}
-
-/// Number and rows of each group that has some.
-fn filled(counts: &[usize]) -> impl Iterator<Item = (usize, Range<usize>)> {
-    let mut end = 0;
-    let rows = counts.iter().map(move |count| {
-        end += count;
-        end - count..end
-    });
-    rows.enumerate().filter(|(_, rows)| !rows.is_empty())
 }
 
 fn rows_of<B: Backend>(all: FloatTensor<B>, rows: Range<usize>) -> FloatTensor<B> {

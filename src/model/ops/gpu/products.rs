@@ -215,6 +215,7 @@ fn run(kernel: Kernel, lhs: &CubeTensor, rhs: &CubeTensor, to: &CubeTensor) -> R
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Distribution, TensorData};
+    use vq_tokenizer::init;
 
     use super::*;
     use crate::model::ops::forced;
@@ -227,7 +228,7 @@ mod tests {
             tensor.try_into_primitive::<CubeBackend>().expect("it is on the GPU")
         };
         let random =
-            |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+            |shape: [usize; 2]| init::random(shape, Distribution::Normal(0.0, 1.0), &device);
         let (lhs, rhs) = (random([65, 70]), random([70, 129]));
         let [lhs, rhs, to] = [lhs.clone(), rhs.clone(), lhs.matmul(rhs)].map(on_gpu);
         for kernel in [Kernel::Default, Kernel::DoubleUnit] {

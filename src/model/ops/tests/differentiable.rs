@@ -152,6 +152,31 @@ fn linear_layers_of_groups_equal_the_composed_ones() {
 }
 
 #[test]
+fn swiglu_of_halves_equals_the_composed_one() {
+    for (rows, inner) in [(1, 3), (40, 20), (150, 400)] {
+        compare(&format!("halves {rows} x {inner}"), &[rows * 2 * inner], |leaves| {
+            ops::swiglu_halves(leaves[0].clone().reshape([rows, 2 * inner]) * 2.0)
+        });
+    }
+}
+
+#[test]
+fn rows_to_experts_and_back_equal_the_composed_ones() {
+    for (tokens, chosen, width, step) in [(1, 1, 3, 1), (5, 3, 7, 2), (90, 2, 33, 7)] {
+        let rows = tokens * chosen;
+        let places: Vec<i32> = (0..rows).map(|at| (at * step % rows) as i32).collect();
+        let name = format!("{tokens} x {chosen} rows of {width}");
+        compare(&format!("dispatch of {name}"), &[tokens * width], |leaves| {
+            ops::dispatch(leaves[0].clone().reshape([tokens, width]) * 0.5, &places)
+        });
+        compare(&format!("sums of {name}"), &[rows * width, rows], |leaves| {
+            let weights = leaves[1].clone().reshape([tokens, chosen]);
+            ops::combine(leaves[0].clone().reshape([rows, width]) * 0.5, weights, &places)
+        });
+    }
+}
+
+#[test]
 fn rms_norm_equals_the_composed_one() {
     for (rows, hidden) in [(1, 7), (5, 64), (150, 48), (3, 600)] {
         let sizes = [2 * rows * hidden, hidden];

@@ -4,6 +4,7 @@ use burn::tensor::{DType, Device, Distribution, Tensor};
 
 use kernels::adamw::AdamW;
 use kernels::math;
+use vq_tokenizer::init;
 
 use super::{Kernels, Side, error, forced, host, integers, normal, sides};
 use crate::model::ops::{self, Muon, composed, cpu};
@@ -37,7 +38,8 @@ fn compare(name: &str, sizes: &[usize], run: impl Fn(&Side, &[Tensor<1>]) -> Vec
 fn weights_in_bfloat16_give_the_results_of_the_same_weights_in_f32() {
     let device = Device::flex();
     for (rows, inputs, outputs) in [(1, 37, 3), (1, 512, 700), (3, 130, 200), (40, 600, 1100)] {
-        let normal = |shape| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let normal =
+            |shape: [usize; 2]| init::random(shape, Distribution::Normal(0.0, 1.0), &device);
         let x = normal([rows, inputs]);
         let narrow = normal([outputs, inputs]).cast(DType::BF16);
         assert!(cpu::takes_weight(&narrow));

@@ -4,12 +4,13 @@
 use burn::tensor::{Device, Distribution, Tensor};
 
 use super::conv2d;
+use crate::init;
 use crate::ops::composed;
 use crate::ops::fused::group_norm;
 use crate::ops::options::{Geometry, GroupNormOptions};
 
 fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), device).require_grad()
+    init::random(shape, Distribution::Normal(0.0, 1.0), device).require_grad()
 }
 
 /// Asserts that the largest difference is at most `1e-5` of the largest magnitude.
@@ -29,7 +30,7 @@ fn compare<const W: usize>(
 ) {
     let [fused, composed] = run.map(|run| run());
     assert_close(name, fused.clone().inner(), composed.clone().inner());
-    let weights = Tensor::random(fused.dims(), Distribution::Normal(0.0, 1.0), &fused.device());
+    let weights = init::random(fused.dims(), Distribution::Normal(0.0, 1.0), &fused.device());
     let fused = (fused * weights.clone()).sum().backward();
     let composed = (composed * weights).sum().backward();
     let name = |part: &str| format!("{part} gradient of {name}");
@@ -40,7 +41,6 @@ fn compare<const W: usize>(
 
 fn check_convolution(geometry: Geometry, side: usize) {
     let device = Device::flex().autodiff();
-    device.seed(7);
     for [batch, inputs, outputs, height, width] in [
         [1, 1, 1, 4, 4],
         [5, 3, 32, 9, 6],
@@ -78,13 +78,12 @@ fn fused_upsampling_convolution_equals_the_composed_one() {
 #[test]
 fn fused_normalisation_equals_the_composed_one() {
     let device = Device::flex().autodiff();
-    device.seed(8);
     for ([batch, channels, height, width], groups) in
         [([1, 32, 8, 8], 32), ([5, 64, 5, 7], 32), ([2, 128, 16, 4], 32), ([1, 6, 70, 90], 2)]
     {
         for swish in [false, true] {
             let spread = Distribution::Normal(2.0, 3.0);
-            let x = Tensor::random([batch, channels, height, width], spread, &device);
+            let x = init::random([batch, channels, height, width], spread, &device);
             let x = x.require_grad();
             let (weight, bias) = (random([channels], &device), random([channels], &device));
             let name = format!("normalisation of {:?}, swish {swish}", x.dims());
@@ -113,7 +112,6 @@ fn tiny(x: Tensor<4>, device: &Device) -> Tensor<1> {
 #[test]
 fn gradients_equal_finite_differences() {
     let device = Device::flex().autodiff();
-    device.seed(9);
     let x = random([1, 2, 4, 6], &device);
     let gradients = tiny(x.clone(), &device).backward();
     let gradient = x.grad(&gradients).unwrap().into_data().try_to_vec::<f32>().unwrap();

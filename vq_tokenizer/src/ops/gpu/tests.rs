@@ -4,6 +4,7 @@
 
 use burn::tensor::{DType, Device, Distribution, Tensor};
 
+use crate::init;
 use crate::ops::{GroupNormOptions, Kernels, exact_product, forced, group_norm};
 
 #[test]
@@ -43,7 +44,7 @@ const CASES: [Case; 8] = [
 ];
 
 fn random<const D: usize>(shape: [usize; D], mean: f64, deviation: f64) -> Tensor<D> {
-    Tensor::random(shape, Distribution::Normal(mean, deviation), &Device::flex())
+    init::random(shape, Distribution::Normal(mean, deviation), &Device::flex())
 }
 
 /// `x` on `device` in `dtype`.
