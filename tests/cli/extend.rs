@@ -210,30 +210,24 @@ init = "{init}"
 steps = 2
 checkpoint_every = 2
 shown = 1
-
 [[data]]
 path = "scenes:train?count=16&seed=1&objects=1-1"
 loss = "images-and-answers"
 prompt_dropout = 0.1
 templates = ["{{caption}}<image>"]
-
 [[data]]
 path = "scenes:train?count=16&seed=1&objects=1-1"
 templates = ["{{caption}}"]
-
 [[validation]]
 name = "drawing"
 path = "scenes:val?count=2&seed=1&objects=1-1"
 templates = ["{{caption}}<image>"]
-
 [optimizer]
 lr = 1e-2
 weight_decay = 0.5
 {optimizer}
-
 [schedule]
 warmup = 1
-
 [batch]
 sequences = 2
 seq_len = 128
