@@ -9,6 +9,7 @@ pub mod emu3;
 mod errors;
 mod eval_run;
 mod evaluation;
+mod extend;
 mod images;
 mod kept;
 mod left_out;

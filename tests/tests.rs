@@ -16,6 +16,7 @@ mod engine;
 mod eval;
 mod excess;
 mod experts;
+mod extend_peers;
 mod generate;
 mod gradients;
 mod grammars;

@@ -48,7 +48,8 @@ pub fn config_to_json(
     ] {
         object.insert(key.to_owned(), json!(id));
     }
-    if vocabulary.num_codes() > 0 {
+    // The classes of text models have no images.
+    if vocabulary.has_images() && matches!(family, Family::Chameleon | Family::Calumma) {
         object.insert("image_token_id".to_owned(), json!(special.image_placeholder));
         object.insert("vocabulary_map".to_owned(), vocabulary_map(vocabulary));
         object.insert("vq_config".to_owned(), json!(vq.map(|vq| vq.config())));

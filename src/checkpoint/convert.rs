@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tensor_files::{StoredDtype, TensorInfo};
+use tensor_files::StoredDtype;
 use vq_tokenizer::Architecture;
 
 use super::adapter::{Merge, WeightedAdapter};
@@ -29,7 +29,7 @@ use crate::generate::Preset;
 use crate::tokenize::TextTokenizer;
 
 /// Files that are copied unchanged if present.
-const COPIED: [&str; 8] = [
+pub(super) const COPIED: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -101,9 +101,6 @@ impl Conversion {
         let files = StoredTensors::open(source)?;
         let vq = ImageTokenizer::find(source, &json, &files)?;
         let for_transformers = self.layout == Layout::HuggingFace;
-        if let (true, Some(vq)) = (for_transformers, &vq) {
-            transformers::check_opens(source, &json, vq)?;
-        }
         let tokenizer = source.join("tokenizer.json");
         let is_text = tokenizer.is_file() && !TextTokenizer::load(&tokenizer)?.has_images();
         if is_text && self.order == RotaryOrder::SideBySide {
@@ -113,6 +110,14 @@ impl Conversion {
         if for_transformers && Family::having(&config) == Family::Calumma {
             let message = "no class of transformers has this combination of sizes; export it without --layout hf";
             return Err(Error::file(&path, message));
+        }
+        // The classes of text models have no image tokenizer: it stays in its directory.
+        let takes_images = Family::having(&config) == Family::Chameleon || emu3::is_emu3(&json);
+        let layout = if takes_images { self.layout } else { Layout::Calumma };
+        let this = Self { layout, ..self.clone() };
+        let is_whole = layout == Layout::HuggingFace;
+        if let (true, Some(vq)) = (is_whole, &vq) {
+            transformers::check_opens(source, &json, vq)?;
         }
         let (merge, config) = Merge::open(&self.adapters, config)?;
         if config.num_labels > 0 {
@@ -127,16 +132,16 @@ impl Conversion {
                     copy(&from, &dir.join(name))?;
                 }
             }
-            self.write_generation(source, &json, dir)?;
-            self.write_processor(source, &json, vq.as_ref(), dir)?;
-            if for_transformers && !is_text {
+            this.write_generation(source, &json, dir)?;
+            this.write_processor(source, &json, vq.as_ref(), dir)?;
+            if is_whole && !is_text {
                 transformers::add_vocabulary(&mut json, source)?;
             }
-            self.write_config(json, vq.as_ref(), dir)?;
-            self.write_tensors(&model, vq.as_ref(), dir)
+            this.write_config(json, vq.as_ref(), dir)?;
+            this.write_tensors(&model, vq.as_ref(), dir)
         })?;
         let config = vq.as_ref().map(|vq| &vq.config);
-        Ok((for_transformers && !is_text).then(|| transformers::difference(config)).flatten())
+        Ok((is_whole && !is_text).then(|| transformers::difference(config)).flatten())
     }
 
     /// Writes `generation_config.json` with the preset's keys, if there is a preset; one that is only implied leaves
@@ -199,29 +204,20 @@ impl Conversion {
         if needed && !is_there || sized { write_json(&path, &settings) } else { Ok(()) }
     }
 
-    /// Writes `config.json` and the image tokenizer's configuration.
+    /// Writes `config.json`, and the image tokenizer's configuration if its tensors are among the language model's.
     fn write_config(&self, mut json: Value, vq: Option<&ImageTokenizer>, dir: &Path) -> Result<()> {
         if let (Some(dtype), Some(keys)) = (self.dtype, json.as_object_mut()) {
             keys.remove("torch_dtype");
             keys.insert("dtype".to_owned(), json!(torch_name(dtype)));
         }
-        match (self.layout, vq) {
-            (Layout::Calumma, Some(vq)) => {
-                let to = dir.join(VQ_DIR);
-                std::fs::create_dir_all(&to).map_err(Error::io(&to))?;
-                vq.config.save(&to.join("config.json"))?;
-                vq.preprocessor.save(&to.join("preprocessor_config.json"))?;
+        if let (Layout::HuggingFace, Some(vq)) = (self.layout, vq) {
+            if json.get("vq_config").is_none_or(Value::is_null) {
+                json["vq_config"] = json!(vq.config);
             }
-            (Layout::HuggingFace, Some(vq)) => {
-                if json.get("vq_config").is_none_or(Value::is_null) {
-                    json["vq_config"] = json!(vq.config);
-                }
-                let preprocessor = dir.join("preprocessor_config.json");
-                if !preprocessor.exists() {
-                    vq.preprocessor.save(&preprocessor)?;
-                }
+            let preprocessor = dir.join("preprocessor_config.json");
+            if !preprocessor.exists() {
+                vq.preprocessor.save(&preprocessor)?;
             }
-            (_, None) => {}
         }
         write_json(&dir.join("config.json"), &json)
     }
@@ -239,33 +235,22 @@ impl Conversion {
         let Some(vq) = vq else {
             return write_weights(dir, &infos, self.shard_size, of_model);
         };
-        let of_vq = |name: &str| Ok(converted(vq.stored(name, model.files)?, vq_dtype)?.bytes);
-        let vq_infos = vq
-            .tensors
-            .iter()
-            .map(|(name, dtype, shape)| (name.clone(), format(*dtype, vq_dtype), shape.clone()));
-        match self.layout {
-            Layout::Calumma => {
-                let vq_infos: Vec<TensorInfo> = vq_infos.collect();
-                write_weights(&dir.join(VQ_DIR), &vq_infos, u64::MAX, of_vq)?;
-                write_weights(dir, &infos, self.shard_size, of_model)
-            }
-            Layout::HuggingFace => {
-                infos.extend(
-                    vq_infos
-                        .map(|(name, dtype, shape)| (VQ_PREFIX.to_owned() + &name, dtype, shape)),
-                );
-                if vq.config.architecture == Architecture::Emu3 {
-                    infos.iter_mut().for_each(|(name, ..)| *name = emu3::published_name(name));
-                }
-                write_weights(dir, &infos, self.shard_size, |name| {
-                    let name = emu3::common_name(name);
-                    match name.strip_prefix(VQ_PREFIX) {
-                        Some(name) => of_vq(name),
-                        None => of_model(&name),
-                    }
-                })
-            }
+        if self.layout == Layout::Calumma {
+            vq.write(&dir.join(VQ_DIR), model.files, vq_dtype)?;
+            return write_weights(dir, &infos, self.shard_size, of_model);
         }
+        infos.extend(vq.tensors.iter().map(|(name, dtype, shape)| {
+            (VQ_PREFIX.to_owned() + name, format(*dtype, vq_dtype), shape.clone())
+        }));
+        if vq.config.architecture == Architecture::Emu3 {
+            infos.iter_mut().for_each(|(name, ..)| *name = emu3::published_name(name));
+        }
+        write_weights(dir, &infos, self.shard_size, |name| {
+            let name = emu3::common_name(name);
+            match name.strip_prefix(VQ_PREFIX) {
+                Some(name) => Ok(converted(vq.stored(name, model.files)?, vq_dtype)?.bytes),
+                None => of_model(&name),
+            }
+        })
     }
 }

@@ -13,6 +13,7 @@ use super::family::Family;
 use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
 use crate::error::{Error, Result};
 use crate::files::{copy, write_json};
+use crate::generate::Preset;
 use crate::model::ModelConfig;
 use crate::tokenize::{Processor, Vocabulary};
 
@@ -52,6 +53,9 @@ impl Parts<'_> {
         generation.entry("eos_token_id").or_insert(json!(Vec::from_iter(
             [Some(special.eos), special.sep].into_iter().flatten()
         )));
+        if self.processor.vocabulary().has_images() && special.sep.is_none() {
+            generation.entry("prompts").or_insert(json!(Preset::Extended.prompts()));
+        }
         write_json("generation_config.json", &Value::Object(generation))?;
         let mut tokenizer = tokenizer_config(self.processor.vocabulary());
         if let Some(template) = self.processor.chat_template() {

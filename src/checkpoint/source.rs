@@ -10,6 +10,7 @@ use vq_tokenizer::VqConfig;
 use vq_tokenizer::preprocess::PreprocessorConfig;
 
 use super::adapter::Merge;
+use super::directory::require_directory;
 use super::hugging_face::{nested_config, preprocessor};
 use super::meta::half_apart;
 use super::names::VQ_DIR;
@@ -17,8 +18,13 @@ use super::stored::StoredTensors;
 use super::tensors::{
     SCORE, VQ_PREFIX, head_norm_shape, heads_of, is_of_transformer, row_per_head,
 };
+use super::weight_files::write_weights;
 use crate::error::{Error, Result};
+use crate::files::read_json;
 use crate::model::ModelConfig;
+
+/// Name of the image tokenizer's codebook.
+const CODEBOOK: &str = "quantize.embedding.weight";
 
 /// The order of a head's channels in queries, keys and their norms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,11 +71,7 @@ impl ImageTokenizer {
     pub fn find(source: &Path, json: &Value, files: &StoredTensors) -> Result<Option<Self>> {
         let dir = source.join(VQ_DIR);
         if dir.is_dir() {
-            let config = VqConfig::load(&dir.join("config.json"))?;
-            let preprocessor = PreprocessorConfig::load(&dir.join("preprocessor_config.json"))?;
-            let own = WeightFiles::open(&dir.join("model.safetensors"))?;
-            let tensors = own.infos();
-            return Ok(Some(Self { config, preprocessor, own: Some(own), tensors }));
+            return Self::of_directory(&dir).map(Some);
         }
         let among = files.infos().into_iter().filter_map(|(name, dtype, shape)| {
             Some((name.strip_prefix(VQ_PREFIX)?.to_owned(), dtype, shape))
@@ -81,6 +83,63 @@ impl ImageTokenizer {
         let config = nested_config(source, json)?;
         let preprocessor = preprocessor(source, json, config.resolution)?;
         Ok(Some(Self { config, preprocessor, own: None, tensors }))
+    }
+
+    /// The image tokenizer in `dir`, of a checkpoint or on its own, and the files in `dir`.
+    ///
+    /// # Errors
+    /// Those of the files; if there is none.
+    pub fn open(dir: &Path) -> Result<(Self, StoredTensors)> {
+        require_directory(dir)?;
+        let files = StoredTensors::open(dir)?;
+        if !dir.join("tokenizer.json").exists() {
+            return Ok((Self::of_directory(dir)?, files));
+        }
+        match Self::find(dir, &read_json(&dir.join("config.json"))?, &files)? {
+            Some(found) => Ok((found, files)),
+            None => Err(Error::file(dir, "the checkpoint has no image tokenizer")),
+        }
+    }
+
+    fn of_directory(dir: &Path) -> Result<Self> {
+        let config = VqConfig::load(&dir.join("config.json"))?;
+        let preprocessor = PreprocessorConfig::load(&dir.join("preprocessor_config.json"))?;
+        let own = WeightFiles::open(&dir.join("model.safetensors"))?;
+        let tensors = own.infos();
+        Ok(Self { config, preprocessor, own: Some(own), tensors })
+    }
+
+    /// Writes it to the new directory `dir`, its floats in `dtype` if there is one; `files` are the language model's.
+    ///
+    /// # Errors
+    /// Those of the file system and of its tensors.
+    pub fn write(
+        &self,
+        dir: &Path,
+        files: &StoredTensors,
+        dtype: Option<StoredDtype>,
+    ) -> Result<()> {
+        std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        self.config.save(&dir.join("config.json"))?;
+        self.preprocessor.save(&dir.join("preprocessor_config.json"))?;
+        let infos = self.tensors.iter();
+        let infos = infos
+            .map(|(name, stored, shape)| (name.clone(), format(*stored, dtype), shape.clone()));
+        let infos: Vec<TensorInfo> = infos.collect();
+        write_weights(dir, &infos, u64::MAX, |name| {
+            Ok(converted(self.stored(name, files)?, dtype)?.bytes)
+        })
+    }
+
+    /// The vectors of its codes; `files` are the language model's.
+    ///
+    /// # Errors
+    /// If its codes have none, or they cannot be read.
+    pub fn codebook(&self, files: &StoredTensors) -> Result<StoredTensor> {
+        match self.tensors.iter().any(|(name, ..)| name == CODEBOOK) {
+            true => self.stored(CODEBOOK, files),
+            false => Err(Error::invalid("the codes of its quantizer have no vectors to project")),
+        }
     }
 
     /// The tensor called `name`; `files` are the language model's.

@@ -1,4 +1,4 @@
-//! `calumma bpe`: text tokenizers, whose vocabulary includes the tokens of images.
+//! `calumma bpe`: text tokenizers, whose vocabulary includes the tokens of images if there are any.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use calumma::data::{BpeRecipe, Corpus, LeftOut, corpus};
 use calumma::files::write_atomic;
 use calumma::lock::DirectoryLock;
 use calumma::recipe::read_recipe;
-use calumma::tokenize::train_bpe;
+use calumma::tokenize::{BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, UNK_TOKEN, train_bpe};
 use calumma::{Error, Result};
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -49,6 +49,17 @@ pub fn run(verb: BpeVerb, session: &Session) -> Result<()> {
     let tokenizer = train_bpe(&recipe.bpe, &texts)?;
     let path = dir.join("tokenizer.json");
     write_atomic(&path, &tokenizer.to_bytes()?)?;
+    if recipe.bpe.num_codes == 0 {
+        // What a text model's directory says of its tokenizer.
+        let roles = json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": BOS_TOKEN,
+            "eos_token": EOS_TOKEN,
+            "pad_token": PAD_TOKEN,
+            "unk_token": UNK_TOKEN,
+        });
+        write_atomic(&dir.join("tokenizer_config.json"), format!("{roles:#}\n").as_bytes())?;
+    }
     let tokens = texts
         .iter()
         .try_fold(0, |sum, text| Ok::<usize, Error>(sum + tokenizer.encode_plain(text)?.len()))?;

@@ -14,6 +14,7 @@ mod dry_run;
 mod edit;
 mod eval;
 mod export;
+mod extend;
 mod generate;
 mod images;
 mod import;
@@ -91,6 +92,8 @@ enum Verb {
     Import(import::ImportArgs),
     /// Export a checkpoint without its training state, in a chosen layout and number format
     Export(export::ExportArgs),
+    /// Extend a text model by ids for the codes of an image tokenizer
+    Extend(extend::ExtendArgs),
     /// Measure the speed and memory of a checkpoint on this machine
     Bench(bench::BenchArgs),
     /// Describe a checkpoint, run, recipe, token shards, generated image or tensor file
@@ -142,6 +145,7 @@ fn run(verb: Verb, session: &Session) -> Result<()> {
         Verb::Eval(verb) => eval::run(verb, session),
         Verb::Import(args) => import::run(&args, session),
         Verb::Export(args) => export::run(&args, session),
+        Verb::Extend(args) => extend::run(&args, session),
         Verb::Bench(args) => bench::run(&args, session),
         Verb::Inspect(args) => inspect::run(&args, session),
         Verb::Doctor(args) => doctor::run(&args, session),

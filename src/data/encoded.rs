@@ -17,7 +17,7 @@ use super::counted::Counted;
 use super::dataset::{Dataset, Fields};
 use super::kept_codes::KeptCodes;
 use super::stamps::Stamps;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::report::Reporter;
 
 /// Number of samples encoded together.
@@ -197,8 +197,7 @@ impl<'a> ImageEncoder<'a> {
         }
         let codes = match self.vq {
             Some(vq) => vq.encode(&queue.images)?,
-            None if queue.images.is_empty() => Vec::new(),
-            None => return Err(Error::NoImageTokenizer),
+            None => Vec::new(),
         };
         let named = queue.keys.into_iter().zip(&codes);
         let entries: Vec<_> =
@@ -249,7 +248,8 @@ impl<'a> ImageEncoder<'a> {
                 None => Slot::Read(image, key),
             }
         };
-        let images = sample.images.into_iter().map(slot).collect();
+        // A text model's templates have no place for images.
+        let images = sample.images.into_iter().filter(|_| self.vq.is_some()).map(slot).collect();
         Some(Found { index, place: sample.source, fields: sample.fields, images })
     }
 }

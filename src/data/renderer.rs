@@ -58,6 +58,13 @@ impl Renderer {
         self.forms.len()
     }
 
+    /// Whether a template has a place for an image.
+    pub(super) fn has_images(&self) -> bool {
+        let has_images =
+            |form: &Form| matches!(form, Form::Written(template) if template.num_images() > 0);
+        self.forms.iter().any(has_images)
+    }
+
     /// The columns that the templates look up.
     pub(super) fn columns(&self) -> BTreeSet<String> {
         let columns = self.forms.iter().flat_map(Form::columns);

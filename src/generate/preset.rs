@@ -39,6 +39,8 @@ pub enum Preset {
     Emu3,
     /// A text model: the defaults of transformers, which decodes greedily unless a file says otherwise.
     Text,
+    /// A text model extended by ids of images: as [`Self::Text`], with images, and prompts without a separator.
+    Extended,
 }
 
 impl Preset {
@@ -64,6 +66,7 @@ impl Preset {
                     temperature: 1.0,
                     top_p: 1.0,
                     top_k: Some(50),
+                    repetition_penalty: 1.0,
                     greedy: true,
                     ..SamplingConfig::TEXT
                 };
@@ -72,6 +75,9 @@ impl Preset {
                     mode: GenerationMode::TextOnly,
                     ..GenerationConfig::default()
                 }
+            }
+            Self::Extended => {
+                GenerationConfig { mode: GenerationMode::Auto, ..Self::Text.config() }
             }
             Self::Anole => {
                 let text = SamplingConfig { temperature: 1.0, ..SamplingConfig::TEXT };
@@ -95,34 +101,40 @@ impl Preset {
         }
     }
 
-    /// The prompt templates; each ends with the separator, but for Emu3's.
+    /// The prompt templates; each ends with the separator, if the model has one.
     pub fn prompts(self) -> PromptTemplates {
-        if self == Self::Lumina {
-            return PromptTemplates {
+        match self {
+            Self::Chameleon | Self::Anole | Self::Text => PromptTemplates {
+                caption: "<image>Please describe this image.<sep>".into(),
+                ask: "<image>{question}<sep>".into(),
+                draw: "{text}<sep>".into(),
+                negative: None,
+            },
+            Self::Lumina => PromptTemplates {
                 caption: "Describe the image in detail. <image><sep>".into(),
                 ask: "{question} <image><sep>".into(),
                 draw:
                     "Generate an image of 768x768 according to the following prompt:\n{text}<sep>"
                         .into(),
                 negative: None,
-            };
-        }
-        if self == Self::Emu3 {
-            let asked = |text: &str| {
-                format!("You are a helpful assistant. USER: <image>{text}. ASSISTANT:")
-            };
-            return PromptTemplates {
-                caption: asked("Please describe the image"),
-                ask: asked("{question}"),
-                draw: "{text} masterpiece, film grained, best quality.".into(),
-                negative: Some("{text}".into()),
-            };
-        }
-        PromptTemplates {
-            caption: "<image>Please describe this image.<sep>".into(),
-            ask: "<image>{question}<sep>".into(),
-            draw: "{text}<sep>".into(),
-            negative: None,
+            },
+            Self::Emu3 => {
+                let asked = |text: &str| {
+                    format!("You are a helpful assistant. USER: <image>{text}. ASSISTANT:")
+                };
+                PromptTemplates {
+                    caption: asked("Please describe the image"),
+                    ask: asked("{question}"),
+                    draw: "{text} masterpiece, film grained, best quality.".into(),
+                    negative: Some("{text}".into()),
+                }
+            }
+            Self::Extended => PromptTemplates {
+                caption: "<image>".into(),
+                ask: "<image>{question}\n".into(),
+                draw: "{text}".into(),
+                negative: None,
+            },
         }
     }
 

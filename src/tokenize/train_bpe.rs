@@ -41,7 +41,8 @@ const BLANKS: &str = "([\\t\\n]|    |  )";
 pub struct BpeConfig {
     /// The exact number of ids, whatever the corpus yields.
     pub vocab_size: usize,
-    /// The number of codes of the image tokenizer, at least 1.
+    /// The number of codes of the image tokenizer; 0 for the tokenizer of a text model, which has neither image marks
+    /// nor reserved names.
     pub num_codes: usize,
     /// The number of reserved control names, at least 4; the separator and `<image>` are two of them.
     /// Images of any aspect ratio need 97, and one for every two codes of the longest side.
@@ -68,7 +69,7 @@ impl Default for BpeConfig {
 impl BpeConfig {
     /// The number of ids below the first learned token: control, codes, reserved, bytes.
     fn num_fixed(&self) -> usize {
-        6 + self.num_codes + self.num_reserved + 256
+        self.reserved_names().len() + 256
     }
 
     /// Checks the sizes against each other.
@@ -77,8 +78,8 @@ impl BpeConfig {
     /// If a field is out of its range.
     pub fn validate(&self) -> Result<()> {
         let invalid = |message: String| Err(Error::invalid(message));
-        if self.num_codes == 0 || self.num_codes > 1 << 20 {
-            return invalid(format!("num_codes is {}, allowed are 1 to 1048576", self.num_codes));
+        if self.num_codes > 1 << 20 {
+            return invalid(format!("num_codes is {}, allowed are 0 to 1048576", self.num_codes));
         }
         // Reserved names have five digits, those at the end of the vocabulary included.
         if !(4..=1024).contains(&self.num_reserved) {
@@ -106,6 +107,9 @@ impl BpeConfig {
     /// The names with fixed ids, in the order of their ids.
     fn reserved_names(&self) -> Vec<String> {
         let mut names = [BOS_TOKEN, PAD_TOKEN, EOS_TOKEN, UNK_TOKEN].map(str::to_owned).to_vec();
+        if self.num_codes == 0 {
+            return names;
+        }
         names.extend((0u32..).take(self.num_codes).map(code_token));
         names.extend([END_IMAGE_TOKEN, BEGIN_IMAGE_TOKEN].map(str::to_owned));
         names.extend((0..self.num_reserved).map(reserved_name));
@@ -215,6 +219,7 @@ fn bos_template() -> tokenizers::Result<TemplateProcessing> {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::tokenize::RoleNames;
 
     #[test]
     fn names_with_fixed_ids_follow_the_release() {
@@ -229,12 +234,29 @@ mod tests {
     }
 
     #[test]
+    fn a_tokenizer_without_codes_is_that_of_a_text_model() {
+        let config = BpeConfig { num_codes: 0, vocab_size: 300, ..BpeConfig::default() };
+        let text = train_bpe(&config, ["a red circle", "a red square"]).unwrap();
+        assert_eq!((text.vocab_size(), text.has_images()), (300, false));
+        let names = RoleNames {
+            eos: EOS_TOKEN.to_owned(),
+            pad: Some(PAD_TOKEN.to_owned()),
+            ..RoleNames::default()
+        };
+        let text = text.with_roles(&names).unwrap();
+        let special = *text.vocabulary().unwrap().special();
+        assert_eq!((special.bos, special.eos, special.pad), (Some(0), 2, 1));
+        let ids = text.encode_plain("a red <s>").unwrap();
+        assert_eq!(text.decode(&ids).unwrap(), "a red <s>");
+    }
+
+    #[test]
     fn sizes_out_of_range_are_errors() {
         let ok = BpeConfig { num_codes: 16, vocab_size: 294, ..BpeConfig::default() };
         ok.validate().unwrap();
         let error = BpeConfig { vocab_size: 293, ..ok.clone() }.validate().unwrap_err();
         assert!(error.to_string().starts_with("vocab_size is 293, allowed are 294 ("));
-        assert!(BpeConfig { num_codes: 0, ..ok.clone() }.validate().is_err());
+        assert!(BpeConfig { num_codes: 2 << 20, ..ok.clone() }.validate().is_err());
         assert!(BpeConfig { num_reserved: 3, ..ok.clone() }.validate().is_err());
         assert!(BpeConfig { max_token_length: Some(1), ..ok }.validate().is_err());
         assert!(serde_json::from_str::<BpeConfig>(r#"{"vocab": 5}"#).is_err());

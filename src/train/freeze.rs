@@ -8,8 +8,12 @@ use super::groups::matches;
 use super::optimizer_config::OptimizerConfig;
 use crate::error::{Error, Result};
 
+/// The parameters that have a row for every id.
+const VOCABULARY: [&str; 2] = ["model.embed_tokens.weight", "lm_head.weight"];
+
 impl OptimizerConfig {
-    /// `module` without gradients for the parameters of groups whose `lr_scale` is 0.
+    /// `module` without gradients for the parameters of groups whose `lr_scale` is 0, and with `train_rows` for all
+    /// but embedding and output layer.
     ///
     /// # Errors
     /// [`Error::Invalid`] if a group names no parameter of `module`, or if all are frozen.
@@ -25,7 +29,10 @@ impl OptimizerConfig {
                 )));
             }
         }
-        let is_frozen = |name: &str| self.group(name).is_some_and(|group| group.lr_scale == 0.0);
+        let is_frozen = |name: &str| {
+            self.train_rows.is_some() && !VOCABULARY.contains(&name)
+                || self.group(name).is_some_and(|group| group.lr_scale == 0.0)
+        };
         let trained = trained(&module);
         if trained.iter().all(|name| is_frozen(name)) {
             return Err(Error::invalid("optimizer.groups freezes every parameter"));

@@ -86,7 +86,9 @@ impl LanguageTask {
             Showcase::new(&validation, &labels, recipe.run.shown, &processor, generation);
         let loader = Loader::new(stream, recipe.batch.accumulate)?;
         let device = device.clone().autodiff();
-        let lm = TrainedLm::new(&recipe, processor.vocabulary(), &device, precision)?;
+        let vocabulary = processor.vocabulary();
+        let lm = TrainedLm::new(&recipe, vocabulary, &device, precision)?
+            .of_rows(&recipe.optimizer, vocabulary)?;
         Ok(Self {
             lm,
             device,

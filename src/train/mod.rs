@@ -55,7 +55,7 @@ pub use image_task::ImageTask;
 pub use language_task::LanguageTask;
 pub use loader::Loader;
 pub use optimizer::Optimizer;
-pub use optimizer_config::{OptimizerConfig, OptimizerKind};
+pub use optimizer_config::{OptimizerConfig, OptimizerKind, TrainRows};
 pub use plan::Plan;
 pub use run::{RunSummary, StopFlag, run, run_locked};
 pub use safety::{SafetyConfig, SpikeDetector};

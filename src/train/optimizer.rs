@@ -17,7 +17,7 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use tensor_files::{DeviceTensor, DeviceTensors, ParamPath, StoredDtype, WeightFiles};
 
 use super::optimizer_config::{OptimizerConfig, OptimizerKind};
-use super::rows;
+use super::rows::{self, Rows};
 use crate::error::{Error, Result};
 use crate::model::ops;
 use kernels::adamw::AdamW;
@@ -28,6 +28,8 @@ pub struct Optimizer {
     config: OptimizerConfig,
     step: u32,
     moments: BTreeMap<String, Moments>,
+    /// The rows of every parameter with a gradient that are trained; `None` for all.
+    rows: Option<Rows>,
 }
 
 /// The state of one parameter, flat.
@@ -42,7 +44,13 @@ struct Moments {
 impl Optimizer {
     /// An optimizer that has taken no step.
     pub fn new(config: OptimizerConfig) -> Self {
-        Self { config, step: 0, moments: BTreeMap::new() }
+        Self { config, step: 0, moments: BTreeMap::new(), rows: None }
+    }
+
+    /// The same for `rows` of every parameter that has a gradient: only they count for the norm, have moments and
+    /// change.
+    pub(super) fn of_rows(self, rows: Rows) -> Self {
+        Self { rows: Some(rows), ..self }
     }
 
     /// Updates `module`. Returns it with the L2 norm of all gradients before clipping.
@@ -55,7 +63,7 @@ impl Optimizer {
         gradients: GradientsParams,
         lr: f64,
     ) -> std::result::Result<(M, f64), (M, f64)> {
-        let norm = Self::norm(&module, &gradients);
+        let norm = self.norm(&module, &gradients);
         if !norm.is_finite() {
             return Err((module, norm));
         }
@@ -63,8 +71,8 @@ impl Optimizer {
     }
 
     /// The L2 norm of all `gradients` of `module`.
-    pub(super) fn norm<M: Module>(module: &M, gradients: &GradientsParams) -> f64 {
-        let mut found = Flat { gradients, found: Vec::new() };
+    pub(super) fn norm<M: Module>(&self, module: &M, gradients: &GradientsParams) -> f64 {
+        let mut found = Flat { gradients, rows: self.rows.as_ref(), found: Vec::new() };
         module.visit(&mut found);
         let squares = ops::sum_of_squares(found.found);
         f64::from(squares.map_or(0.0, |sum| sum.into_scalar::<f32>())).sqrt()
@@ -200,14 +208,17 @@ fn is_factor(path: &str) -> bool {
 /// The gradients of all parameters, flat.
 struct Flat<'a> {
     gradients: &'a GradientsParams,
+    rows: Option<&'a Rows>,
     found: Vec<Tensor<1>>,
 }
 
 impl ModuleVisitor for Flat<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.get::<D>(param.id) {
+            let gradient = gradient.inner();
+            let gradient = self.rows.map_or(gradient.clone(), |rows| rows.of(&gradient));
             let count = gradient.shape().num_elements();
-            self.found.push(gradient.inner().reshape([count]));
+            self.found.push(gradient.reshape([count]));
         }
     }
 }
@@ -231,6 +242,14 @@ struct Rate {
 impl Update<'_> {
     fn updated<const D: usize>(&mut self, id: ParamId, weight: Tensor<D>) -> Tensor<D> {
         let Some(gradient) = self.gradients.remove::<D>(id) else { return weight };
+        let gradient = gradient.inner();
+        let Some(rows) = self.optimizer.rows.clone() else { return self.stepped(weight, gradient) };
+        let values = self.stepped(rows.of(&weight), rows.of(&gradient));
+        rows.put(weight, &values)
+    }
+
+    /// `weight` after a step with its `gradient`.
+    fn stepped<const D: usize>(&mut self, weight: Tensor<D>, gradient: Tensor<D>) -> Tensor<D> {
         let path = self.path.name();
         let config = &self.optimizer.config;
         let group = config.group(&path);
@@ -243,7 +262,7 @@ impl Update<'_> {
         };
         let muon = config.kind == OptimizerKind::Muon && is_hidden_matrix(&path, D);
         let count = gradient.shape().num_elements();
-        let gradient: Tensor<1> = gradient.inner().reshape([count]);
+        let gradient: Tensor<1> = gradient.reshape([count]);
         let moments = self.optimizer.moments.remove(&path);
         let zeros = || Tensor::zeros([count], &gradient.device());
         let Moments { first, second } =

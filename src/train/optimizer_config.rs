@@ -30,6 +30,17 @@ pub struct OptimizerConfig {
     pub loraplus_lr_embedding: f64,
     /// Overrides for groups of parameters; the first group that names a parameter counts.
     pub groups: Vec<GroupConfig>,
+    /// The only rows that are trained, of the embedding and the output layer; everything else keeps its values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_rows: Option<TrainRows>,
+}
+
+/// Rows of embedding and output layer that can be trained alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrainRows {
+    /// Those of codes, and of begin-image, end-image and the placeholder.
+    Images,
 }
 
 /// Kinds of optimizer.
@@ -62,6 +73,7 @@ impl Default for OptimizerConfig {
             loraplus_lr_ratio: None,
             loraplus_lr_embedding: LORAPLUS_LR_EMBEDDING,
             groups: Vec::new(),
+            train_rows: None,
         }
     }
 }

@@ -9,6 +9,8 @@ use vq_tokenizer::{VqTokenizer, init};
 
 use super::adapter::TrainedAdapter;
 use super::config::LanguageRecipe;
+use super::optimizer_config::{OptimizerConfig, TrainRows};
+use super::rows::Rows;
 use super::state::write_toml;
 use super::trained::{TRAINER_DIR, Trained};
 use crate::checkpoint::adapter::Adapter;
@@ -17,7 +19,7 @@ use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::files::read_json;
 use crate::model::{CausalLm, ModelConfig};
-use crate::tokenize::{Processor, Vocabulary};
+use crate::tokenize::{Processor, TokenClass, Vocabulary};
 
 /// A language model in training.
 pub(super) struct TrainedLm {
@@ -77,6 +79,32 @@ impl TrainedLm {
             None => Trained::new(model, optimizer, decay),
         };
         Ok(Self { config, model, adapter, precision })
+    }
+
+    /// The same with as little of it trained as `optimizer` says, by the meaning of ids in `vocabulary`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if no id has that meaning.
+    pub(super) fn of_rows(
+        self,
+        optimizer: &OptimizerConfig,
+        vocabulary: &Vocabulary,
+    ) -> Result<Self> {
+        let Some(TrainRows::Images) = optimizer.train_rows else { return Ok(self) };
+        if !vocabulary.has_images() {
+            let message =
+                "optimizer.train_rows is images, but the tokenizer has no codes of images";
+            return Err(Error::invalid(message));
+        }
+        let placeholder = vocabulary.special().image_placeholder;
+        let is_of_images = |id: &u32| {
+            let bracket_or_code = [TokenClass::Image, TokenClass::BeginImage, TokenClass::EndImage]
+                .contains(&vocabulary.class(*id));
+            bracket_or_code || Some(*id) == placeholder
+        };
+        let ids = (0..vocabulary.len() as u32).filter(is_of_images);
+        let rows = Rows::new(ids.map(|id| id as usize));
+        Ok(Self { model: self.model.of_rows(rows), ..self })
     }
 
     /// The same as an auxiliary model: its files in a checkpoint start with `name`, and it is not released.

@@ -11,6 +11,7 @@ use tensor_files::{StoredDtype, WeightFiles};
 use super::average::Average;
 use super::optimizer::Optimizer;
 use super::optimizer_config::OptimizerConfig;
+use super::rows::Rows;
 use crate::checkpoint::ExpertStacks;
 use crate::error::{Error, Result};
 
@@ -62,6 +63,12 @@ impl<M: Module> Trained<M> {
     pub fn part(module: M, config: OptimizerConfig, decay: f64, part: BTreeSet<String>) -> Self {
         let average = (decay > 0.0).then(|| Average::of(decay, &module, part.clone()));
         Self { average, part: Some(part), ..Self::new(module, config, 0.0) }
+    }
+
+    /// The same with `rows` of every parameter that has a gradient as all that is trained.
+    #[must_use]
+    pub(super) fn of_rows(self, rows: Rows) -> Self {
+        Self { optimizer: self.optimizer.of_rows(rows), ..self }
     }
 
     /// A module that only training needs; the names of its files start with `name`.
@@ -142,7 +149,7 @@ impl<M: Module> Trained<M> {
     }
 
     fn norm(&self, gradients: &GradientsParams) -> std::result::Result<f64, NotFinite> {
-        let norm = Optimizer::norm(self.module.get(), gradients);
+        let norm = self.optimizer.norm(self.module.get(), gradients);
         match norm.is_finite() {
             true => Ok(norm),
             false => Err(NotFinite { quantity: "gradient norm", value: norm }),

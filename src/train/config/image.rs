@@ -194,6 +194,9 @@ impl Recipe for VqRecipe {
                 "run.init_adapter is for language models; an image tokenizer has no adapters";
             return Err(Error::invalid(message));
         }
+        if self.optimizer.train_rows.is_some() {
+            return Err(Error::invalid("optimizer.train_rows is for language models"));
+        }
         self.run.validate(!self.validation.is_empty())?;
         self.model.validate()?;
         if self.model.architecture != Architecture::Chameleon {

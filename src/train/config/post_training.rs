@@ -16,6 +16,7 @@ impl LanguageRecipe {
         self.validate_adapter()?;
         self.validate_upcycling()?;
         self.validate_kind()?;
+        self.validate_train_rows()?;
         self.validate_preference()?;
         if let Some(reward_model) = &self.reward_model {
             reward_model.validate()?;
@@ -74,6 +75,24 @@ impl LanguageRecipe {
             true => Err(Error::invalid(format!(
                 "[curriculum], [loss] and [upcycle] are not read with {name}"
             ))),
+        }
+    }
+
+    /// Checks that nothing changes the rows that `optimizer.train_rows` keeps.
+    fn validate_train_rows(&self) -> Result<()> {
+        let others = [
+            ("an adapter", self.has_adapter()),
+            ("comparisons of answers", self.compares_answers()),
+            ("[rl]", self.rl.is_some()),
+            ("average.decay", self.average.decay > 0.0),
+        ];
+        match others.iter().find(|(_, is_given)| *is_given && self.optimizer.train_rows.is_some()) {
+            None => Ok(()),
+            Some((name, _)) => {
+                let message =
+                    format!("optimizer.train_rows and {name} are both given; allowed: one of them");
+                Err(Error::invalid(message))
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! Muon on the matrices of experts.
+//! Muon on the matrices of experts, and steps of some rows.
 
 use burn::tensor::Distribution;
 use vq_tokenizer::init;
@@ -94,4 +94,45 @@ fn experts_decay_and_routers_do_not() {
         let path = format!("{layer}.{name}");
         assert_eq!([decays(&path, rank), is_hidden_matrix(&path, rank)], [decay, muon], "{path}");
     }
+}
+
+#[test]
+fn steps_of_some_rows_are_those_of_a_matrix_of_these_rows_and_keep_the_others() {
+    let chosen = [1, 2, 5];
+    let of = |matrix: &Tensor<2>| {
+        Tensor::cat(chosen.map(|row| matrix.clone().narrow(0, row, 1)).to_vec(), 0)
+    };
+    let random = || random([1, 6, 4]).squeeze_dim::<2>(0);
+    let start = random();
+    let matrix = |weight: Tensor<2>| Matrix { weight: Param::from_tensor(weight.detach()) };
+    let (mut whole, mut alone) = (matrix(start.clone()), matrix(of(&start)));
+    let config = OptimizerConfig {
+        lr: 0.1,
+        weight_decay: 0.5,
+        grad_clip: 0.3,
+        ..OptimizerConfig::default()
+    };
+    let rows = Rows::new(chosen);
+    let mut optimizers = [Optimizer::new(config.clone()).of_rows(rows), Optimizer::new(config)];
+    for _ in 0..3 {
+        let slope = random().detach();
+        let gradients = |module: &Matrix, slope: Tensor<2>| {
+            let loss = (module.weight.val() * slope).sum();
+            GradientsParams::from_grads(loss.backward(), module)
+        };
+        let of_whole = gradients(&whole, slope.clone());
+        let of_alone = gradients(&alone, of(&slope));
+        let (stepped, norm) = optimizers[0].step(whole, of_whole, 0.1).unwrap();
+        let (expected, expected_norm) = optimizers[1].step(alone, of_alone, 0.1).unwrap();
+        assert_eq!(norm, expected_norm);
+        (whole, alone) = (stepped, expected);
+    }
+    let (after, expected) = (whole.weight.val(), alone.weight.val());
+    assert_eq!(of(&after).into_data(), expected.into_data());
+    for row in [0, 3, 4] {
+        let row = |matrix: &Tensor<2>| matrix.clone().narrow(0, row, 1).into_data();
+        assert_eq!(row(&after), row(&start));
+    }
+    let moments = &optimizers[0].moments["weight"];
+    assert_eq!([moments.first.dims(), moments.second.as_ref().unwrap().dims()], [[3 * 4]; 2]);
 }
