@@ -112,13 +112,11 @@ impl Conversion {
             return Err(Error::file(&path, message));
         }
         // The classes of text models have no image tokenizer: it stays in its directory.
-        let is_emu3 = |vq: &ImageTokenizer| vq.config.architecture == Architecture::Emu3;
-        let of_class =
-            Family::having(&config) == Family::Chameleon || vq.as_ref().is_some_and(is_emu3);
-        let layout = if of_class { self.layout } else { Layout::Calumma };
+        let takes_images = Family::having(&config) == Family::Chameleon || emu3::is_emu3(&json);
+        let layout = if takes_images { self.layout } else { Layout::Calumma };
         let this = Self { layout, ..self.clone() };
-        let in_one = layout == Layout::HuggingFace;
-        if let (true, Some(vq)) = (in_one, &vq) {
+        let is_whole = layout == Layout::HuggingFace;
+        if let (true, Some(vq)) = (is_whole, &vq) {
             transformers::check_opens(source, &json, vq)?;
         }
         let (merge, config) = Merge::open(&self.adapters, config)?;
@@ -136,14 +134,14 @@ impl Conversion {
             }
             this.write_generation(source, &json, dir)?;
             this.write_processor(source, &json, vq.as_ref(), dir)?;
-            if in_one && !is_text {
+            if is_whole && !is_text {
                 transformers::add_vocabulary(&mut json, source)?;
             }
             this.write_config(json, vq.as_ref(), dir)?;
             this.write_tensors(&model, vq.as_ref(), dir)
         })?;
         let config = vq.as_ref().map(|vq| &vq.config);
-        Ok((in_one && !is_text).then(|| transformers::difference(config)).flatten())
+        Ok((is_whole && !is_text).then(|| transformers::difference(config)).flatten())
     }
 
     /// Writes `generation_config.json` with the preset's keys, if there is a preset; one that is only implied leaves

@@ -176,6 +176,8 @@ mod tests {
             routed_scaling_factor: 1.0,
             groups: None,
             router_aux_loss_coef: 0.0,
+            modality_groups: None,
+            modality_ids: None,
         };
         let config = ModelConfig {
             hidden_size: 8,

@@ -101,41 +101,40 @@ impl Preset {
         }
     }
 
-    /// The prompt templates; each ends with the separator, but for those of Emu3 and of extended models.
+    /// The prompt templates; each ends with the separator, if the model has one.
     pub fn prompts(self) -> PromptTemplates {
-        if self == Self::Extended {
-            return PromptTemplates {
-                caption: "<image>".into(),
-                ask: "<image>{question}\n".into(),
-                draw: "{text}".into(),
-            };
-        }
-        if self == Self::Lumina {
-            return PromptTemplates {
+        match self {
+            Self::Chameleon | Self::Anole | Self::Text => PromptTemplates {
+                caption: "<image>Please describe this image.<sep>".into(),
+                ask: "<image>{question}<sep>".into(),
+                draw: "{text}<sep>".into(),
+                negative: None,
+            },
+            Self::Lumina => PromptTemplates {
                 caption: "Describe the image in detail. <image><sep>".into(),
                 ask: "{question} <image><sep>".into(),
                 draw:
                     "Generate an image of 768x768 according to the following prompt:\n{text}<sep>"
                         .into(),
                 negative: None,
-            };
-        }
-        if self == Self::Emu3 {
-            let asked = |text: &str| {
-                format!("You are a helpful assistant. USER: <image>{text}. ASSISTANT:")
-            };
-            return PromptTemplates {
-                caption: asked("Please describe the image"),
-                ask: asked("{question}"),
-                draw: "{text} masterpiece, film grained, best quality.".into(),
-                negative: Some("{text}".into()),
-            };
-        }
-        PromptTemplates {
-            caption: "<image>Please describe this image.<sep>".into(),
-            ask: "<image>{question}<sep>".into(),
-            draw: "{text}<sep>".into(),
-            negative: None,
+            },
+            Self::Emu3 => {
+                let asked = |text: &str| {
+                    format!("You are a helpful assistant. USER: <image>{text}. ASSISTANT:")
+                };
+                PromptTemplates {
+                    caption: asked("Please describe the image"),
+                    ask: asked("{question}"),
+                    draw: "{text} masterpiece, film grained, best quality.".into(),
+                    negative: Some("{text}".into()),
+                }
+            }
+            Self::Extended => PromptTemplates {
+                caption: "<image>".into(),
+                ask: "<image>{question}\n".into(),
+                draw: "{text}".into(),
+                negative: None,
+            },
         }
     }
 

@@ -246,7 +246,7 @@ fn gradients_of_the_router_are_finite_differences() {
     let device = Device::flex().autodiff();
     let mut layer = layer(&grouped(), &device);
     let (x, weights) = (input(4, &device), input(4, &device));
-    let chosen = layer.routed(x.clone()).1.experts;
+    let chosen = layer.routed(x.clone(), None).1.experts;
     assert_ne!(chosen[..3], chosen[3..6], "tokens have experts of their own");
     let gradient = gradients(&layer, &x, &weights)[2].clone();
     let values = host(&layer.gate.weight.val());
