@@ -73,7 +73,7 @@ impl LanguageRecipe {
         match is_read {
             false => Ok(()),
             true => Err(Error::invalid(format!(
-                "[curriculum], [loss] and [upcycle] are not read with {name}"
+                "[curriculum], [upcycle] and [loss] are not read with {name}"
             ))),
         }
     }
