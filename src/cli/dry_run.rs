@@ -56,8 +56,7 @@ fn describe(
     let adapted = task.num_adapted();
     let cost = TrainingCost::of(recipe, task.config(), parameters, adapted, value_bytes, device);
     print_cost(&parts, &cost, session)?;
-    let cache = sizes::cache_in_words(task.config(), value_bytes);
-    session.line(format_args!("cache: {cache}"))?;
+    session.line(format_args!("cache: {}", sizes::cache_in_words(task.config(), value_bytes)))?;
     let documents = task.preview()?;
     session.line(format_args!(
         "\nfirst batch: {} documents; what is learnt is in brackets ⟦…⟧",
@@ -88,15 +87,13 @@ fn describe(
     }
     let left_out = task.left_out();
     session.left_out(&left_out)?;
-    let memory: Map<String, Value> =
-        cost.memory.iter().map(|(what, bytes)| ((*what).to_owned(), json!(bytes))).collect();
     session.object(&json!({
         "recipe": recipe,
         "parameters": parts,
         "total_parameters": cost.parameters,
         "active_parameters": cost.active,
         "trained_parameters": cost.trained,
-        "memory": memory,
+        "memory": by_content(&cost),
         "memory_bytes": cost.memory_bytes(),
         "tokens": cost.tokens,
         "flops": cost.flops,
@@ -108,6 +105,11 @@ fn describe(
         "seconds": total_seconds,
         "mfu": mfu,
     }))
+}
+
+/// The memory as JSON.
+fn by_content(cost: &TrainingCost) -> Map<String, Value> {
+    cost.memory.iter().map(|(what, bytes)| ((*what).to_owned(), json!(bytes))).collect()
 }
 
 /// Prints parameters and memory by part, tokens and FLOPs.
