@@ -383,18 +383,14 @@ mod tests {
         assert_eq!(vocabulary.image_code(6), Some(1));
         assert_eq!(vocabulary.name(4), Some("<hole 4>"));
         let classes: Vec<TokenClass> = (0..6).map(|id| vocabulary.class(id)).collect();
-        let [begin, end] = [TokenClass::BeginImage, TokenClass::EndImage];
-        let hole = TokenClass::Special;
-        assert_eq!(
-            classes,
-            [TokenClass::Text, TokenClass::Special, begin, end, hole, TokenClass::Image]
-        );
+        use TokenClass::{BeginImage, EndImage, Image, Special, Text};
+        assert_eq!(classes, [Text, Special, BeginImage, EndImage, Special, Image]);
         let error = |names, special| {
             Vocabulary::with_roles(names, &is_control, special).unwrap_err().to_string()
         };
         assert!(error(names.clone(), text).contains("none that begins or ends an image"));
         let mut without = names.clone();
-        without[5] = Some("other".to_owned());
+        without[5] = None;
         assert!(error(without, special).contains("lacks 1 of them: <|visual token 000000|>"));
         let of_text = Vocabulary::with_roles(names[..4].to_vec(), &is_control[..4], text).unwrap();
         assert!(!of_text.has_images());

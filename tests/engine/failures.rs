@@ -26,7 +26,10 @@ fn logits_that_are_not_finite_fail_their_request_alone() {
     });
     let model = model.with_context(CONTEXT);
     let mut requests: Vec<Request> = mixed(60);
-    requests.retain(|request| !request.prompt.contains(&bad) && request.constraint.is_none());
+    let names_bad = |request: &Request| {
+        [&request.prompt, &request.negative].into_iter().flatten().any(|id| *id == bad)
+    };
+    requests.retain(|request| !names_bad(request) && request.constraint.is_none());
     assert!(requests.len() > 3);
     let expected = run_alone(&model, vocabulary, GRID, &plain(64), &requests);
     for window in [Window::Off, Window::Fixed(3)] {

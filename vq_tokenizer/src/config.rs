@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::json::read_json;
 use crate::quantizer::QuantizerConfig;
-use keys::Keys;
 
 /// The default of [`VqConfig::norm_groups`].
 pub const NORM_GROUPS: usize = 32;
@@ -27,7 +26,7 @@ const MAX_SIZE: usize = 1 << 24;
 /// Old key names (`ch`, `ch_mult`, `n_embed`, `z_channels`, `double_z`, `out_ch`) are read if the new
 /// one is absent; unknown keys are ignored, because other programs write to the same file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Keys")]
+#[serde(try_from = "keys::Keys")]
 pub struct VqConfig {
     /// Whose networks these are.
     #[serde(rename = "model_type", skip_serializing_if = "Architecture::is_default")]
