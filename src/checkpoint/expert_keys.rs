@@ -116,10 +116,7 @@ fn of_qwen(family: Family, config: &Map<String, Value>) -> Result<ExpertsConfig>
         groups: None,
         modality_groups: None,
         modality_ids: None,
-        router_aux_loss_coef: config
-            .get("router_aux_loss_coef")
-            .and_then(Value::as_f64)
-            .unwrap_or(0.0),
+        router_aux_loss_coef: balance_factor(config),
     })
 }
 
@@ -162,8 +159,13 @@ fn of_deepseek(family: Family, config: &Map<String, Value>) -> Result<Option<Exp
         groups,
         modality_groups: None,
         modality_ids: None,
-        router_aux_loss_coef: 0.0,
+        router_aux_loss_coef: balance_factor(config),
     }))
+}
+
+/// The factor of the load-balancing loss.
+fn balance_factor(config: &Map<String, Value>) -> f64 {
+    config.get("router_aux_loss_coef").and_then(Value::as_f64).unwrap_or(0.0)
 }
 
 /// Adds the keys of `family` for what `model` has of experts and latent attention.
@@ -192,13 +194,13 @@ pub(super) fn write(family: Family, config: &mut Map<String, Value>, model: &Mod
         count: experts.num_experts,
         "num_experts_per_tok": experts.num_experts_per_tok,
         "norm_topk_prob": experts.norm_topk_prob,
+        "router_aux_loss_coef": experts.router_aux_loss_coef,
     });
     let more = match family {
         Family::Qwen3Moe => json!({
             "moe_intermediate_size": experts.moe_intermediate_size,
             "mlp_only_layers": experts.dense_layers,
             "decoder_sparse_step": 1,
-            "router_aux_loss_coef": experts.router_aux_loss_coef,
         }),
         Family::DeepseekV2 | Family::DeepseekV3 => {
             let groups = experts.groups;
@@ -219,7 +221,7 @@ pub(super) fn write(family: Family, config: &mut Map<String, Value>, model: &Mod
                 "scoring_func": experts.scores,
             })
         }
-        _ => json!({ "router_aux_loss_coef": experts.router_aux_loss_coef }),
+        _ => json!({}),
     };
     for part in [&mut keys, &mut { more }] {
         if let Value::Object(keys) = part.take() {

@@ -24,7 +24,7 @@ use crate::files::read_json;
 use crate::model::ModelConfig;
 
 /// Name of the image tokenizer's codebook.
-const CODEBOOK: &str = "quantize.embedding.weight";
+pub(super) const CODEBOOK: &str = "quantize.embedding.weight";
 
 /// The order of a head's channels in queries, keys and their norms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -219,11 +219,12 @@ impl Setting<'_> {
         Engine::new(self.model, self.processor.vocabulary(), blocks, limits)
     }
 
-    /// An image after begin-of-text, with the checkpoint's settings.
+    /// An image after begin-of-text, or what ends one where there is none, with the checkpoint's settings.
     fn image(&self, seed: u64) -> Request {
         let config =
             GenerationConfig { mode: GenerationMode::ImageOnly, ..self.generation.clone() };
-        let prompt = Vec::from_iter(self.processor.vocabulary().special().bos);
+        let special = self.processor.vocabulary().special();
+        let prompt = vec![special.bos.unwrap_or(special.eos)];
         Request::new(prompt, GenerationConfig { seed, ..config })
     }
 

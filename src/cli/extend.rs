@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use calumma::Result;
 use calumma::checkpoint::{Extension, MarkerNames, RowInit};
-use calumma::{Error, Result};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
@@ -57,9 +57,6 @@ pub fn run(args: &ExtendArgs, session: &Session) -> Result<()> {
         Init::Mean => RowInit::Mean,
         Init::Projected => RowInit::Projected,
     };
-    if let Some(parent) = args.dest.parent() {
-        std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
-    }
     let extension = Extension { markers, init, seed: session.seed().unwrap_or(0) };
     let plan = extension.run(&args.text_model, &args.vq, &args.dest)?;
     let (old, new) = (plan.old_rows, plan.num_rows());

@@ -66,14 +66,13 @@ impl OnTask for Train<'_> {
     }
 }
 
-/// Notes the number of parameters and of those that are `adapted`, if an adapter is trained.
+/// Notes the number of parameters, and how many are trained if not all are: `adapted`.
 fn note(config: &ModelConfig, adapted: Option<usize>, session: &Session) {
     let parameters = sizes::count(config.num_parameters() as f64);
-    let of_adapter = match adapted {
-        Some(trained) => format!(", {} of an adapter trained", sizes::count(trained as f64)),
+    let trained = match adapted {
+        Some(trained) => format!(", {} trained", sizes::count(trained as f64)),
         None => String::new(),
     };
     let precision = session.precision();
-    session
-        .note(format_args!("{parameters} parameters{of_adapter}, matrix products in {precision}"));
+    session.note(format_args!("{parameters} parameters{trained}, matrix products in {precision}"));
 }

@@ -30,7 +30,7 @@ impl TrainingCost {
     /// Estimates the cost of `recipe` for a model with `parameters` weights whose matrix products take
     /// values of `value_bytes`.
     ///
-    /// `adapted` is the number of those that are trained, if an adapter is.
+    /// `adapted` is the number of those that are trained, if an adapter is or chosen rows are.
     ///
     /// Operations: [`ModelConfig::training_flops`], or [`ModelConfig::adapter_flops`], plus one more forward pass with activation
     /// checkpointing. Memory: weights, gradients and two moments in f32; what the backward pass needs of one batch

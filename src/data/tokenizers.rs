@@ -69,6 +69,10 @@ impl TokenizerConfig {
         let digest = Manifest::of(&image_dir)?.digest();
         match vq.preprocessor().rule {
             Rule::Flexible => Ok((self.sized(processor, &vq)?, Some(vq), digest)),
+            Rule::Emu3 if !processor.text().sizes_images_in_digits() => {
+                let message = "lacks Emu3's tokens for images of any size, as <|image token|>";
+                Err(Error::file(&self.text_path(), message))
+            }
             Rule::Emu3 => Ok((processor.sized()?, Some(vq), digest)),
             Rule::HuggingFace | Rule::Original => Ok((processor, Some(vq), digest)),
         }

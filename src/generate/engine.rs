@@ -243,7 +243,7 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
         let mut at = 0;
         while at < self.running.len() {
             let gang = &mut self.running[at];
-            let failed = gang.settle(self.vocabulary, self.model.context()).err();
+            let failed = gang.settle(self.vocabulary).err();
             if failed.is_some() || gang.end.is_some() {
                 let gang = self.running.remove(at);
                 self.close(gang, failed);

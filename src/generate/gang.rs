@@ -38,6 +38,8 @@ pub(super) struct Gang {
     guidance: GuidanceSchedule,
     /// The position of the last begin-image id.
     block_start: usize,
+    /// Maximum number of ids in the row that the context allows.
+    context: usize,
     /// Maximum number of ids.
     limit: usize,
     images: Vec<Codes>,
@@ -66,8 +68,10 @@ impl Gang {
         let open = !matches!(state, ModalityState::Text | ModalityState::Done);
         let before_image = if open { &ids[..block_start] } else { &ids[..] };
         // A longer prompt than the row's needs more of the context in its branch.
+        let is_guided = request.config.guidance().branches().len() > 1;
         let longer = match rules.mode() {
             GenerationMode::TextOnly => 0,
+            _ if !is_guided => 0,
             _ => request.negative.len().saturating_sub(before_image.len()),
         };
         // A requested image is completed regardless of max_new_tokens.
@@ -89,9 +93,10 @@ impl Gang {
         let limit = len.saturating_add(budget).min(context);
         let mut gang = Self {
             id,
-            guidance: request.config.guidance().after(before_image, &rules, &request.negative),
+            guidance: request.config.guidance().after(before_image, &rules),
             lanes: vec![Lane::new(Branch::Full, &ids, 0, &rules, &[])],
             block_start,
+            context,
             limit,
             prompt_len: len,
             ids,
@@ -246,7 +251,7 @@ impl Gang {
     ///
     /// # Errors
     /// Those of the request's constraint.
-    pub(super) fn settle(&mut self, vocabulary: &Vocabulary, context: usize) -> Result<()> {
+    pub(super) fn settle(&mut self, vocabulary: &Vocabulary) -> Result<()> {
         while self.end.is_none() {
             match self.known(self.state) {
                 Some(id) => self.push(id, vocabulary)?,
@@ -254,7 +259,7 @@ impl Gang {
             }
         }
         if self.end.is_none() && self.state == ModalityState::Text && self.available() == 0 {
-            let full = self.ids.len() == context;
+            let full = self.ids.len() == self.context;
             self.end(if full { EndReason::Context } else { EndReason::MaxNewTokens });
         }
         Ok(())
@@ -275,8 +280,7 @@ impl Gang {
             ModalityState::Text if self.state != ModalityState::Text => {
                 self.block_start = self.ids.len() - 1;
                 let row = &self.ids[..self.block_start];
-                self.guidance =
-                    self.request.config.guidance().after(row, &self.rules, &self.request.negative);
+                self.guidance = self.request.config.guidance().after(row, &self.rules);
                 self.events.push(Event::ImageStart);
             }
             ModalityState::Text => return self.push_text(id),

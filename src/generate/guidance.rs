@@ -257,10 +257,10 @@ impl GuidanceSchedule {
 
     /// The guidance of an image after `row`. Without images in it, the branch with its images only has the ids of the
     /// one without the prompt, unless image blocks carry their size: then two branches are enough, and one at a text
-    /// scale of 1. `negative` is that of [`Branch::head`].
+    /// scale of 1. A negative prompt changes nothing of that.
     #[must_use]
-    pub fn after(self, row: &[u32], rules: &ModalityRules, negative: &[u32]) -> Self {
-        let head = |branch: Branch| branch.head(row, row.len(), rules, negative);
+    pub fn after(self, row: &[u32], rules: &ModalityRules) -> Self {
+        let head = |branch: Branch| branch.head(row, row.len(), rules, &[]);
         match self.full {
             Guidance::ThreeWay { text, .. } if head(Branch::Images) == head(Branch::Nothing) => {
                 Self { full: Guidance::new(text, None), ..self }

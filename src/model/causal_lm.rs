@@ -218,13 +218,8 @@ impl CausalLm {
         normal
     }
 
-    /// The configured factor of the load-balancing loss of sparse layers; 0 without any.
-    pub fn router_aux_loss_coef(&self) -> f64 {
-        self.experts().map_or(0.0, |experts| experts.router_aux_loss_coef)
-    }
-
     /// The configuration of the experts, if there are any.
-    fn experts(&self) -> Option<&ExpertsConfig> {
+    pub fn experts(&self) -> Option<&ExpertsConfig> {
         self.model.layers.iter().find_map(|layer| Some(&layer.mlp.router()?.config))
     }
 
@@ -237,7 +232,7 @@ impl CausalLm {
     }
 
     /// The same model after a step in which the experts had `loads`: each expert's bias for the choice is moved by
-    /// `speed` against what its load is off the mean of its layer (arXiv 2412.19437 section 2.1.2).
+    /// `speed` against what its load is off the mean of those that a token chooses from (arXiv 2412.19437 section 2.1.2).
     #[must_use]
     pub fn with_balanced_biases(mut self, speed: f64, loads: &ExpertLoads) -> Self {
         let routers = self.model.layers.iter_mut().filter_map(|layer| layer.mlp.router_mut());

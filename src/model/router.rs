@@ -3,6 +3,8 @@
 //! Logits and scores are in f32. Sources: Hugging Face `modeling_mixtral.py`, `modeling_qwen3_moe.py`,
 //! `modeling_olmoe.py`, `modeling_deepseek_v2.py`, `modeling_deepseek_v3.py`.
 
+use std::ops::Range;
+
 use burn::module::{Initializer, Module, Param};
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData, activation};
 use vq_tokenizer::init;
@@ -56,13 +58,14 @@ impl Router {
     /// Moves the bias of each expert by `speed`: up if fewer tokens than the mean of its modality's experts went through
     /// it by `loads`, down if more. Without a bias nothing happens.
     pub(super) fn balance(&mut self, speed: f64, loads: &[u64]) {
-        let moves = |loads: &[u64]| -> Vec<f32> {
+        let moves = |of: Range<usize>| -> Vec<f32> {
+            let loads = &loads[of];
             let mean = loads.iter().sum::<u64>() as f64 / loads.len() as f64;
             let by = |missing: f64| if missing == 0.0 { 0.0 } else { speed * missing.signum() };
             loads.iter().map(|load| by(mean - *load as f64) as f32).collect()
         };
-        let (first, second) = loads.split_at(self.config.modality_groups.map_or(0, |[of, _]| of));
-        let moves = TensorData::new([moves(first), moves(second)].concat(), [loads.len()]);
+        let moves = self.config.choices().into_iter().flat_map(moves).collect();
+        let moves = TensorData::new::<f32, _>(moves, [loads.len()]);
         self.e_score_correction_bias = self.e_score_correction_bias.take().map(|bias| {
             bias.map(|bias| {
                 let moves = Tensor::from_data(moves, (&bias.device(), bias.dtype()));

@@ -1,6 +1,8 @@
 //! Losses of routers: load balancing (arXiv 2101.03961 equation 4, as Hugging Face's `load_balancing_loss_func`) and the
 //! router z-loss (arXiv 2202.08906 equation 5).
 
+use std::ops::Range;
+
 use burn::tensor::{Tensor, TensorData, activation};
 
 use super::loads::ExpertLoads;
@@ -8,7 +10,8 @@ use super::router::Routing;
 
 /// `balance E sum_e f_e P_e + z mean(logsumexp(logits)^2)` over the tokens of several layers together: `f_e` is how many
 /// tokens of one go through expert `e`, `P_e` its mean probability. If all experts are equal, the first sum is the
-/// number of experts of a token.
+/// number of experts of a token. With experts of modalities there is such a sum for each, with the number `E` of its
+/// experts and `f_e` of its tokens; equal experts give the same value, whatever the share of a modality.
 ///
 /// Gradients do not go through `f_e`, so the loss is a sum of one part for each layer, and each part one over
 /// [`Self::sums`] times factors. `f_e` may be of more tokens than `P_e`.
@@ -21,28 +24,39 @@ pub struct RouterLoss {
 }
 
 impl RouterLoss {
-    /// The load-balancing loss of `layers` over the tokens for which `counted` is true, `None` for all.
+    /// The load-balancing loss of `layers`, whose tokens may choose any expert, over those for which `counted` is true,
+    /// `None` for all.
     pub fn balance(layers: &[Routing], counted: Option<&[bool]>) -> Self {
         let loads = ExpertLoads::of(layers, counted);
-        Self::new(&loads, loads.tokens, counted, [1.0, 0.0])
+        let all = Range { start: 0, end: loads.layers.first().map_or(0, Vec::len) };
+        Self::new(&loads, &[all], loads.tokens, counted, [1.0, 0.0])
     }
 
     /// The part of the tokens for which `counted` is true, `None` for all, in the losses over `tokens` tokens, with `f_e`
-    /// of `loads`; `balance` and `z` are factors.
+    /// of `loads`; `balance` and `z` are factors, `choices` those of the configuration.
     pub fn new(
         loads: &ExpertLoads,
+        choices: &[Range<usize>],
         tokens: usize,
         counted: Option<&[bool]>,
         [balance, z]: [f64; 2],
     ) -> Self {
         let layers = loads.layers.len();
         let [counts, summed] = [loads.tokens, tokens].map(|of| (of * layers).max(1) as f64);
-        let experts = loads.layers.first().map_or(0, Vec::len);
-        let of_expert = |expert: usize| {
-            let load: u64 = loads.layers.iter().map(|loads| loads[expert]).sum();
-            (balance * experts as f64 * load as f64 / counts / summed) as f32
+        let load = |of: Range<usize>| -> f64 {
+            loads.layers.iter().flat_map(|loads| &loads[of.clone()]).sum::<u64>() as f64
         };
-        let factors = (0..experts).map(of_expert).chain([0.0, (z / summed) as f32, 0.0]).collect();
+        let chosen = choices.iter().cloned().map(load).sum::<f64>() / counts; // experts of a token
+        let of_choice = |choice: &Range<usize>| {
+            let tokens = load(choice.clone()) / chosen;
+            let scale = balance * choice.len() as f64 / summed;
+            choice.clone().map(move |expert| match tokens > 0.0 {
+                true => (scale * load(Range { start: expert, end: expert + 1 }) / tokens) as f32,
+                false => 0.0,
+            })
+        };
+        let factors = choices.iter().flat_map(of_choice);
+        let factors = factors.chain([0.0, (z / summed) as f32, 0.0]).collect();
         let mask = |counted: &[bool]| counted.iter().map(|&counted| f32::from(counted)).collect();
         Self { factors, mask: counted.map(mask) }
     }
@@ -58,10 +72,14 @@ impl RouterLoss {
             Tensor::<2>::from_data(TensorData::new(mask.clone(), [mask.len(), 1]), &device)
         };
         let mask = self.mask.as_ref().map(column);
-        match self.factors.iter().all(|factor| *factor == 0.0) {
-            true => Routing { logits: layer.logits.clone().detach(), ..layer.clone() }.sums(mask),
-            false => layer.sums(mask),
-        }
+        let logits = layer.logits.clone();
+        let logits = if self.is_zero() { logits.detach() } else { logits };
+        sums(logits, layer.weights.clone().detach(), mask)
+    }
+
+    /// Whether it adds nothing.
+    pub fn is_zero(&self) -> bool {
+        self.factors.iter().all(|factor| *factor == 0.0)
     }
 
     /// The part of a layer with these sums.
@@ -87,30 +105,25 @@ impl RouterLoss {
     }
 
     /// The value of a part from the numbers of [`Self::sums`].
-    pub fn value(&self, sums: &[f32]) -> f64 {
-        let products = self.factors.iter().zip(sums);
-        products.map(|(factor, sum)| f64::from(*factor) * f64::from(*sum)).sum()
+    pub fn value(&self, sums: &[f64]) -> f64 {
+        self.factors.iter().zip(sums).map(|(factor, sum)| f64::from(*factor) * sum).sum()
     }
 }
 
-impl Routing {
-    /// [`RouterLoss::sums`] of the tokens, each times its entry of `mask` if there is one.
-    ///
-    /// # Shapes
-    /// `mask` `[tokens, 1]`; returns `[experts + 3]`.
-    fn sums(&self, mask: Option<Tensor<2>>) -> Tensor<1> {
-        let logits = self.logits.clone();
-        let highest = logits.clone().detach().max_dim(1); // [tokens, 1]
-        let log_sum_exp = (logits.clone() - highest.clone()).exp().sum_dim(1).log() + highest;
-        let top = self.weights.clone().detach().max_dim(1);
-        let probabilities = activation::softmax(logits, 1);
-        let columns = vec![probabilities, log_sum_exp.clone(), log_sum_exp.square(), top];
-        let mut columns = Tensor::cat(columns, 1); // [tokens, experts + 3]
-        if let Some(mask) = mask {
-            columns = columns * mask;
-        }
-        columns.sum_dim(0).squeeze_dim(0)
+/// [`RouterLoss::sums`] of tokens with these logits and weights, each times its entry of `mask` if there is one.
+///
+/// # Shapes
+/// `logits` `[tokens, experts]`, `weights` `[tokens, chosen]`, `mask` `[tokens, 1]`; returns `[experts + 3]`.
+fn sums(logits: Tensor<2>, weights: Tensor<2>, mask: Option<Tensor<2>>) -> Tensor<1> {
+    let highest = logits.clone().detach().max_dim(1); // [tokens, 1]
+    let log_sum_exp = (logits.clone() - highest.clone()).exp().sum_dim(1).log() + highest;
+    let probabilities = activation::softmax(logits, 1);
+    let columns = [probabilities, log_sum_exp.clone(), log_sum_exp.square(), weights.max_dim(1)];
+    let mut columns = Tensor::cat(columns.into(), 1); // [tokens, experts + 3]
+    if let Some(mask) = mask {
+        columns = columns * mask;
     }
+    columns.sum_dim(0).squeeze_dim(0)
 }
 
 #[cfg(test)]
@@ -120,6 +133,9 @@ mod tests {
 
     use super::*;
 
+    /// Any of four experts.
+    const ALL: [Range<usize>; 1] = [Range { start: 0, end: 4 }];
+
     fn routing(logits: Vec<f32>, experts: Vec<u32>, device: &Device) -> Routing {
         let tokens = experts.len() / 2;
         let shape = [tokens, logits.len() / tokens];
@@ -127,7 +143,7 @@ mod tests {
         Routing { logits, experts, weights: Tensor::ones([tokens, 2], device) }
     }
 
-    fn numbers(x: Tensor<1>) -> Vec<f32> {
+    fn numbers(x: Tensor<1>) -> Vec<f64> {
         x.into_data().iter().collect()
     }
 
@@ -175,7 +191,7 @@ mod tests {
         let layers = [layer];
         let loads = ExpertLoads::of(&layers, Some(&counted));
         assert_eq!((loads.layers[0].as_slice(), loads.tokens), (&[2, 2, 2, 0][..], 3));
-        let loss = RouterLoss::new(&loads, 3, Some(&counted), [0.5, 0.25]);
+        let loss = RouterLoss::new(&loads, &ALL, 3, Some(&counted), [0.5, 0.25]);
         let total = loss.total(&layers);
         let at: Vec<f64> = logits.iter().map(|x| f64::from(*x)).collect();
         let sums = numbers(loss.sums(&layers[0]));
@@ -208,7 +224,7 @@ mod tests {
             [layer]
         };
         let gradient = |layers: &[Routing], loads: &ExpertLoads, factors| {
-            let total = RouterLoss::new(loads, 4, None, factors).total(layers);
+            let total = RouterLoss::new(loads, &ALL, 4, None, factors).total(layers);
             let value = f64::from(total.clone().into_scalar::<f32>());
             let found = layers[0].logits.grad(&total.backward()).unwrap();
             (value, found.into_data().iter::<f32>().collect::<Vec<f32>>())

@@ -34,6 +34,11 @@ impl ModelConfig {
                 "copies whole layers: moe_intermediate_size is {inner}; allowed: intermediate_size ({outer})"
             ));
         }
+        if experts.num_experts_per_tok == 1 && experts.num_experts > 1 {
+            let message = "leaves routers of one expert for each token without a gradient, as its weight is 1 always: \
+                num_experts_per_tok is 1; allowed: at least 2";
+            return refused(message.to_owned());
+        }
         let (scale, shared) = (experts.routed_scaling_factor, experts.n_shared_experts);
         if !experts.norm_topk_prob || scale != 1.0 {
             return refused(format!(

@@ -50,7 +50,12 @@ impl Pipeline {
         for (shot, codes) in shots.iter().zip(self.encode(&images)?) {
             examples.extend(template.fill(&[("question", &shot.question)], vec![codes])?);
             examples.push(CodedSegment::text(&shot.answer));
-            examples.push(CodedSegment::sep());
+            let has_separator = self.processor.vocabulary().special().sep.is_some();
+            examples.push(if has_separator {
+                CodedSegment::sep()
+            } else {
+                CodedSegment::text("\n")
+            });
         }
         Ok(Asking { pipeline: self, template, examples })
     }

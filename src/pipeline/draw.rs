@@ -55,6 +55,7 @@ impl Pipeline {
 
     /// Begin-image and the size of an image with the settings `config`, if the prompt is to say it.
     fn opened_block(&self, config: &GenerationConfig) -> Result<Vec<u32>> {
+        config.validate()?;
         let blocks = self.processor.blocks();
         let grid = match config.aspect {
             Some(aspect) => blocks.grid_of_aspect(aspect)?,

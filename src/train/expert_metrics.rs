@@ -1,29 +1,44 @@
 //! Measures of routers and experts over some steps, for each sparse layer and in short.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::objective::RouterSums;
+use crate::model::{ExpertLoads, RouterLoss};
 use crate::report::{LayerExperts, Metrics};
 
 /// An expert with less than this share of the mean load is starved.
 const STARVED: f64 = 0.1;
 
-/// What the experts of each of `layers`, the numbers of the sparse ones, did; `biases` are those of the choice, if any.
+/// What the experts of each of `layers`, the numbers of the sparse ones, did. Tokens choose among those of one of
+/// `choices`, whose mean load is 1; `biases` are those of the choice, if any.
 pub(super) fn by_layer(
     sums: &RouterSums,
     layers: impl Iterator<Item = usize>,
+    choices: &[Range<usize>],
     biases: &[Vec<f32>],
 ) -> Vec<LayerExperts> {
     let of_layer = |(at, layer): (usize, usize)| {
         let counts = sums.loads.layers.get(at)?;
         let images = &sums.image_loads.layers[at];
-        let mean = counts.iter().sum::<u64>() as f64 / counts.len() as f64;
         let share =
             |(count, image): (&u64, &u64)| (*count > 0).then(|| *image as f64 / *count as f64);
-        let loads: Vec<f64> = counts.iter().map(|count| *count as f64 / mean).collect();
-        let mut measures = of_loads(&loads);
+        let in_choice = |choice: &Range<usize>| -> Vec<f64> {
+            let counts = &counts[choice.clone()];
+            let mean = counts.iter().sum::<u64>() as f64 / counts.len() as f64;
+            counts.iter().map(|count| if mean > 0.0 { *count as f64 / mean } else { 0.0 }).collect()
+        };
+        let by_choice: Vec<Vec<f64>> = choices.iter().map(in_choice).collect();
+        let loads = by_choice.concat();
+        // Experts of a modality without tokens had nothing to balance.
+        let had_tokens = |loads: &Vec<f64>| loads.iter().any(|load| *load > 0.0);
+        let mut measures =
+            of_loads(&by_choice.into_iter().filter(had_tokens).collect::<Vec<_>>().concat());
         measures.push(("modality_information", information(counts, images)));
-        measures.extend(of_router(&sums.layers[at], counts, sums.loads.tokens));
+        let alone = ExpertLoads { layers: vec![counts.clone()], tokens: sums.loads.tokens };
+        let loss = RouterLoss::new(&alone, choices, alone.tokens, None, [1.0, 0.0]);
+        measures.push(("balance_loss", loss.value(&sums.layers[at])));
+        measures.extend(of_router(&sums.layers[at], counts.len(), sums.loads.tokens));
         measures.extend(biases.get(at).map(|biases| ("bias_range", range(biases))));
         let measures = measures.into_iter().map(|(name, value)| (name.to_owned(), value));
         Some(LayerExperts {
@@ -72,17 +87,10 @@ fn of_loads(loads: &[f64]) -> Vec<(&'static str, f64)> {
 }
 
 /// Measures of a router from its sums, the last three of which are those of logsumexp, its square and the largest
-/// weight of a token, after one of probabilities for each expert; `counts` are the tokens of each expert.
-fn of_router(sums: &[f64], counts: &[u64], tokens: usize) -> Vec<(&'static str, f64)> {
-    let (experts, tokens) = (counts.len(), tokens as f64);
-    let products = counts.iter().zip(sums).map(|(count, sum)| *count as f64 * sum);
-    let last = |at: usize| sums.get(experts + at).map_or(0.0, |sum| sum / tokens);
-    vec![
-        ("balance_loss", experts as f64 * products.sum::<f64>() / (tokens * tokens)),
-        ("log_sum_exp", last(0)),
-        ("z_loss", last(1)),
-        ("top_weight", last(2)),
-    ]
+/// weight of a token, after one of probabilities for each expert.
+fn of_router(sums: &[f64], experts: usize, tokens: usize) -> [(&'static str, f64); 3] {
+    let last = |at: usize| sums.get(experts + at).map_or(0.0, |sum| sum / tokens as f64);
+    [("log_sum_exp", last(0)), ("z_loss", last(1)), ("top_weight", last(2))]
 }
 
 /// The mutual information, in nats, of an assignment's expert and whether its token is an image code.
@@ -107,7 +115,9 @@ fn range(values: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ExpertLoads;
+
+    /// Any of four experts.
+    const ALL: [Range<usize>; 1] = [Range { start: 0, end: 4 }];
 
     #[test]
     fn measures_are_those_of_their_definitions() {
@@ -117,7 +127,7 @@ mod tests {
             image_loads: loads([0, 4, 4, 0]),
             layers: vec![vec![4.0, 2.0, 2.0, 0.0, 16.0, 40.0, 6.0]],
         };
-        let layers = by_layer(&sums, [3].into_iter(), &[vec![-0.5, 0.25, 0.0, 0.0]]);
+        let layers = by_layer(&sums, [3].into_iter(), &ALL, &[vec![-0.5, 0.25, 0.0, 0.0]]);
         let LayerExperts { layer, loads, image_shares, measures } = &layers[0];
         assert_eq!((*layer, &loads[..]), (3, &[2.0, 1.0, 1.0, 0.0][..]));
         assert_eq!(image_shares[..], [Some(0.0), Some(1.0), Some(1.0), None]);
@@ -139,6 +149,30 @@ mod tests {
         assert_eq!(measures.len(), 10);
         assert_eq!(overall(&layers)[0], ("expert_load_max".into(), 2.0));
         assert!(information(&[4, 4], &[2, 2]).abs() < 1e-12, "the expert tells nothing");
-        assert!(overall(&by_layer(&RouterSums::default(), 0..2, &[])).is_empty());
+        assert!(overall(&by_layer(&RouterSums::default(), 0..2, &ALL, &[])).is_empty());
+    }
+
+    #[test]
+    fn experts_of_modalities_that_are_equal_among_themselves_are_balanced() {
+        // One token in ten is text; two of four experts for each token.
+        let loads = |layer: Vec<u64>| ExpertLoads { layers: vec![layer], tokens: 20 };
+        let mut probabilities = [vec![0.5; 4], vec![4.5; 4]].concat();
+        probabilities.extend([0.0; 3]);
+        let sums = RouterSums {
+            loads: loads([[1; 4], [9; 4]].concat()),
+            image_loads: loads([[0; 4], [9; 4]].concat()),
+            layers: vec![probabilities],
+        };
+        let of = |choices: &[Range<usize>]| {
+            let layers = by_layer(&sums, std::iter::once(0), choices, &[]);
+            ["load_max", "load_cv", "load_entropy", "balance_loss"]
+                .map(|name| layers[0].measures[name])
+        };
+        let near = |got: [f64; 4], want: [f64; 4]| {
+            assert!(got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{got:?} {want:?}");
+        };
+        near(of(&[0..4, 4..8]), [1.0, 0.0, 1.0, 2.0]);
+        let all = of(&[Range { start: 0, end: 8 }]);
+        assert!(all[0] > 1.5 && all[3] > 3.0, "the mix of modalities: {all:?}");
     }
 }

@@ -27,7 +27,7 @@ use crate::data::{
 use crate::device::{Precision, seeded};
 use crate::error::Result;
 use crate::generate::{GenerationConfig, ServingModel};
-use crate::model::{CausalLm, ModelConfig};
+use crate::model::{CausalLm, ExpertsConfig, ModelConfig};
 use crate::report::{LayerExperts, Metrics, Omission, SampleText};
 use crate::tokenize::{Processor, TokenSequence};
 
@@ -258,8 +258,10 @@ impl Task for LanguageTask {
         let mut metrics = interval.metrics(self.loader.labels(), waited);
         let sparse =
             (0..self.lm.config.num_hidden_layers).filter(|at| self.lm.config.is_sparse(*at));
-        let biases = self.lm.model.module().selection_biases();
-        self.experts = expert_metrics::by_layer(&interval.routers, sparse, &biases);
+        let (model, experts) = (self.lm.model.module(), self.lm.config.experts.as_ref());
+        let choices = experts.map(ExpertsConfig::choices).unwrap_or_default();
+        let biases = model.selection_biases();
+        self.experts = expert_metrics::by_layer(&interval.routers, sparse, &choices, &biases);
         metrics.extend(expert_metrics::overall(&self.experts));
         metrics
     }
@@ -337,6 +339,8 @@ impl Task for LanguageTask {
         self.loader.restore(&state.stream, skip * self.recipe.batch.accumulate as u64)?;
         self.position = self.loader.state().clone();
         self.tokens = state.tokens;
+        // What was counted before is of steps that are undone.
+        self.interval = Interval::start();
         Ok(())
     }
 }

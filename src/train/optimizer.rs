@@ -170,6 +170,28 @@ impl Optimizer {
         Ok(())
     }
 
+    /// Checks that the moments are those of what is trained of parameters with these shapes, by name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] that names the first that are not.
+    pub(super) fn check(&self, shapes: &BTreeMap<String, Vec<usize>>) -> Result<()> {
+        for (name, moments) in &self.moments {
+            let Some(shape) = shapes.get(name) else { continue };
+            let trained = match (&self.rows, shape.split_first()) {
+                (Some(rows), Some((_, of_row))) => rows.len() * of_row.iter().product::<usize>(),
+                _ => shape.iter().product(),
+            };
+            let [found] = moments.first.dims();
+            if found != trained {
+                return Err(Error::invalid(format!(
+                    "moments of {name} are {found} numbers, this run trains {trained}: optimizer.train_rows is \
+                     another than before; start a new run from the checkpoint with run.init"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Updates taken so far.
     pub fn steps_taken(&self) -> u32 {
         self.step

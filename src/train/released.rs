@@ -29,6 +29,8 @@ pub(super) struct TrainedLm {
     pub(super) model: Trained<CausalLm>,
     /// What is trained in place of all weights.
     adapter: Option<TrainedAdapter>,
+    /// The number of weights in the rows that are trained, if not all are.
+    in_rows: Option<usize>,
     precision: Precision,
 }
 
@@ -78,7 +80,7 @@ impl TrainedLm {
             }
             None => Trained::new(model, optimizer, decay),
         };
-        Ok(Self { config, model, adapter, precision })
+        Ok(Self { config, model, adapter, in_rows: None, precision })
     }
 
     /// The same with as little of it trained as `optimizer` says, by the meaning of ids in `vocabulary`.
@@ -104,7 +106,9 @@ impl TrainedLm {
         };
         let ids = (0..vocabulary.len() as u32).filter(is_of_images);
         let rows = Rows::new(ids.map(|id| id as usize));
-        Ok(Self { model: self.model.of_rows(rows), ..self })
+        let matrices = if self.config.tie_word_embeddings { 1 } else { 2 };
+        let in_rows = Some(rows.len() * self.config.hidden_size * matrices);
+        Ok(Self { model: self.model.of_rows(rows), in_rows, ..self })
     }
 
     /// The same as an auxiliary model: its files in a checkpoint start with `name`, and it is not released.
@@ -112,9 +116,9 @@ impl TrainedLm {
         Self { model: self.model.aside(name), ..self }
     }
 
-    /// The number of weights that are trained, frozen ones not among them, if an adapter is.
+    /// The number of weights that are trained, frozen ones not among them, if an adapter or chosen rows are.
     pub(super) fn num_adapted(&self) -> Option<usize> {
-        self.adapter.as_ref().map(TrainedAdapter::num_parameters)
+        self.adapter.as_ref().map(TrainedAdapter::num_parameters).or(self.in_rows)
     }
 
     /// The number format of the matrix products.

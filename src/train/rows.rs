@@ -21,6 +21,11 @@ impl Rows {
         Self(ranges)
     }
 
+    /// Their number.
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(ExactSizeIterator::len).sum()
+    }
+
     /// These rows of `matrix`.
     pub(super) fn of<const D: usize>(&self, matrix: &Tensor<D>) -> Tensor<D> {
         let part = |range: &Range<usize>| matrix.clone().slice_dim(0, range.clone());

@@ -241,7 +241,10 @@ impl<M: Module> Trained<M> {
         }
         self.module = Slot(Some(module));
         let device = device.expect("a module in training has parameters");
-        self.optimizer.restore(&self.optimizer_path(dir), &device)
+        let path = self.optimizer_path(dir);
+        self.optimizer.restore(&path, &device)?;
+        let shapes = tensor_files::shapes(self.module.get());
+        self.optimizer.check(&shapes).map_err(Error::in_file(&path))
     }
 
     /// Whether checkpoints hold the parameter called `name`.

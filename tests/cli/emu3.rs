@@ -1,4 +1,4 @@
-//! A model in Emu3's published layout: drawing, reading, training and export.
+//! A model in Emu3's published layout: drawing, reading and export.
 
 use std::fs;
 use std::path::{Path, PathBuf};

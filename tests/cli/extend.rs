@@ -280,6 +280,14 @@ fn the_rows_of_images_are_trained_alone_and_then_all() {
     let drawn = run(&["draw", "runs/rows/latest", "a circle", "--out", "."]);
     assert_eq!(drawn.code, 0, "{}", drawn.stderr);
 
+    // Moments of rows are none of whole matrices.
+    let whole = fs::read_to_string(dir.path().join("rows.toml")).unwrap();
+    let whole = whole.replace("train_rows = \"images\"", "");
+    fs::write(dir.path().join("whole.toml"), whole).unwrap();
+    let refused = run(&["train", "whole.toml", "--set", "run.steps=9"]);
+    let told = "optimizer.train_rows is another than before";
+    assert!(refused.code != 0 && refused.stderr.contains(told), "{}", refused.stderr);
+
     let trained = run(&["train", "all.toml"]);
     assert_eq!(trained.code, 0, "{}", trained.stderr);
     let last = weight_files(&dir.path().join("runs/all/latest")).unwrap().1;
@@ -321,6 +329,23 @@ fn what_cannot_be_extended_is_refused_and_leaves_nothing() {
     let told = ["checkpoints/demo", "an image takes 66 ids; the model's context has 65"];
     extend(dir.path(), "lm", "x", &[]).fails(3, &told);
     fs::write(&path, whole).unwrap();
+    // A codebook of other size than its configuration says.
+    let vq = dir.path().join("vq");
+    fs::create_dir(&vq).unwrap();
+    for entry in fs::read_dir(demo.join("vq_tokenizer")).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, vq.join(path.file_name().unwrap())).unwrap();
+    }
+    let mut other = json_file(vq.join("config.json"));
+    other["num_embeddings"] = json!(1000);
+    fs::write(vq.join("config.json"), other.to_string()).unwrap();
+    let refused = calumma_in(dir.path(), &["extend", "lm", "vq", "x"]);
+    refused.fails(3, &["vq", "[1024, 16]", "config.json says 1000 codes"]);
+    // An export says how a text model samples; the extended one draws.
+    assert_eq!(calumma_in(dir.path(), &["export", "lm", "copy"]).code, 0);
+    extend(dir.path(), "copy", "drawing", &[]).json();
+    let settings = json_file(dir.path().join("drawing/generation_config.json"));
+    assert_eq!(settings["modality"], "auto");
     // A tokenizer with more names than rows: they get rows.
     let path = dir.path().join("lm/tokenizer.json");
     let mut tokenizer = json_file(path.clone());

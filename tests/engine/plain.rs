@@ -32,8 +32,13 @@ impl Loop<'_> {
 
     /// The mixed logits of the next id.
     fn logits(&self) -> Vec<f32> {
+        let mut schedule = self.request.config.guidance();
+        // In place of no prompt, so that a row without images has one other branch as without it.
+        if !self.request.negative.is_empty() {
+            schedule = schedule.after(&self.row[..self.block_start], &self.rules);
+        }
         let guidance = match self.place() {
-            Some(done) => self.request.config.guidance().at(done, CODES),
+            Some(done) => schedule.at(done, CODES),
             None => Guidance::Off,
         };
         let of_branch = |branch: &Branch| {

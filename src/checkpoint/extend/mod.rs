@@ -23,7 +23,7 @@ use super::convert::COPIED;
 use super::directory::{require_directory, write_directory};
 use super::manifest::{DOCUMENTS, Manifest};
 use super::names::VQ_DIR;
-use super::source::ImageTokenizer;
+use super::source::{CODEBOOK, ImageTokenizer};
 use super::stored::StoredTensors;
 use super::tensors::{EMBEDDING, HEAD, is_of_transformer};
 use super::text_model::{stop_ids, text_tokenizer};
@@ -91,7 +91,7 @@ impl Extension {
             write_json(&dir.join(GENERATION), &generation(source, &config)?)?;
             write_json(&dir.join("tokenizer.json"), &tokenizer)?;
             let path = source.join(TOKENIZER);
-            let settings = if path.exists() { read_json(&path)? } else { json!({}) };
+            let settings = if path.exists() { read_json(&path)? } else { Map::default() };
             write_json(&dir.join(TOKENIZER), &plan.with_roles(settings))?;
             image.write(&dir.join(VQ_DIR), &image_files, None)?;
             write_rows(dir, &files, &plan, offsets.as_ref())
@@ -100,12 +100,19 @@ impl Extension {
     }
 }
 
-/// Checks that the images of `vq` have one size, and that the ids of one fit a context of `context` ids.
+/// Checks that the images of `vq` have one size and as many codes as it says, and that the ids of one fit a context of
+/// `context` ids.
 fn check_fits(vq: &ImageTokenizer, context: usize) -> Result<()> {
     if vq.preprocessor.rule.has_sizes() {
         return Err(Error::invalid(
             "its images have any size; allowed: image tokenizers of one size",
         ));
+    }
+    let codes = vq.config.num_embeddings;
+    let codebook = vq.tensors.iter().find(|(name, ..)| name == CODEBOOK);
+    if let Some((_, _, shape)) = codebook.filter(|(_, _, shape)| shape.first() != Some(&codes)) {
+        let message = format!("{CODEBOOK} has shape {shape:?}; its config.json says {codes} codes");
+        return Err(Error::invalid(message));
     }
     let factor = vq.config.downsampling();
     let PreprocessorConfig { crop_height, crop_width, .. } = vq.preprocessor;
@@ -124,7 +131,9 @@ fn generation(source: &Path, config: &Value) -> Result<Map<String, Value>> {
     let mut keys: Map<String, Value> =
         if path.exists() { read_json(&path)? } else { Map::default() };
     let stop = stop_ids(&Value::Object(keys.clone()), config);
-    let own = Preset::Extended.config().changed_by_file(&keys).map_err(Error::in_file(&path))?;
+    let extended = Preset::Extended.config();
+    let mut own = extended.clone().changed_by_file(&keys).map_err(Error::in_file(&path))?;
+    own.mode = extended.mode;
     keys.extend(Preset::Extended.to_json_with(&own));
     if !stop.is_empty() {
         keys.insert("eos_token_id".to_owned(), json!(stop));

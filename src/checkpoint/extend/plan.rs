@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::tokenize::{TextTokenizer, TokenClass, visual_token};
@@ -126,10 +126,9 @@ impl Plan {
     }
 
     /// The content `settings` of a `tokenizer_config.json` with the roles of the markers.
-    pub(super) fn with_roles(&self, mut settings: Value) -> Value {
-        for Marker { role, name, .. } in &self.markers {
-            settings[*role] = json!(name);
-        }
+    pub(super) fn with_roles(&self, mut settings: Map<String, Value>) -> Map<String, Value> {
+        let roles = self.markers.iter();
+        settings.extend(roles.map(|marker| (marker.role.to_owned(), json!(marker.name))));
         settings
     }
 }

@@ -52,12 +52,8 @@ fn models() -> Vec<(Family, ModelConfig)> {
     let olmoe = ExpertsConfig { norm_topk_prob: false, ..experts.clone() };
     let narrow = ExpertsConfig { dense_layers: vec![0], moe_intermediate_size: 16, ..experts };
     let qwen3 = ModelConfig { qk_norm: QkNorm::Rms, head_dim: Some(16), ..dense.clone() };
-    let shared = ExpertsConfig {
-        n_shared_experts: 2,
-        routed_scaling_factor: 1.5,
-        router_aux_loss_coef: 0.0,
-        ..narrow.clone()
-    };
+    let shared =
+        ExpertsConfig { n_shared_experts: 2, routed_scaling_factor: 1.5, ..narrow.clone() };
     let v2 = ExpertsConfig { norm_topk_prob: false, ..shared.clone() };
     let groups = ExpertGroups { n_group: 4, topk_group: 2, by_two_best: true };
     let v3 = ExpertsConfig { scores: RouterScores::Sigmoid, groups: Some(groups), ..shared };

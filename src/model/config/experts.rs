@@ -1,5 +1,7 @@
 //! Sizes and routing of sparse feed-forward layers.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -80,6 +82,15 @@ impl ExpertsConfig {
     pub(super) fn matrix_parameters(&self, hidden: usize, experts: usize) -> usize {
         let wide = experts + self.n_shared_experts;
         self.num_experts * hidden + 3 * hidden * self.moe_intermediate_size * wide
+    }
+
+    /// The experts among which a router chooses for a token: all of them, or those of each modality.
+    pub fn choices(&self) -> Vec<Range<usize>> {
+        let experts = self.num_experts;
+        match self.modality_groups {
+            Some([first, _]) => vec![0..first, first..experts],
+            None => vec![Range { start: 0, end: experts }],
+        }
     }
 
     /// As [`Self::validate`].

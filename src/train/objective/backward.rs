@@ -155,7 +155,8 @@ fn by_layer<T>(
         seeded(index);
         let (y, routing) = layers[index].forward(x.clone(), &surroundings);
         let mut scalar = (y * Tensor::from_inner(dy)).sum();
-        if let (Some(Routed { loss, .. }), Some(routing)) = (&routed, &routing) {
+        let added = routed.as_ref().map(|routed| &routed.loss).filter(|loss| !loss.is_zero());
+        if let (Some(loss), Some(routing)) = (added, &routing) {
             scalar = scalar.cast(DType::F32) + loss.part(loss.sums(routing));
         }
         let found = scalar.backward();
@@ -244,8 +245,13 @@ mod tests {
         let (earlier, is_image) = (ExpertLoads::default(), [false; 18]);
         let gradients = |activations, balance| {
             let factors = [balance, 0.1 * balance];
-            let routers =
-                RouterTerms { factors, tokens: 14, earlier: &earlier, is_image: &is_image };
+            let routers = RouterTerms {
+                factors,
+                choices: model.experts().unwrap().choices(),
+                tokens: 14,
+                earlier: &earlier,
+                is_image: &is_image,
+            };
             let additions = Additions { noise: None, routers: Some(routers) };
             let loss = |hidden: Tensor<3>| ((hidden * weights.clone()).sum(), ());
             let (found, (), (sums, added)) =

@@ -247,8 +247,11 @@ impl NextToken {
         let z = self.config.z_loss / normalizer.targets.max(1) as f64;
         let alpha = self.config.neftune_noise_alpha;
         let noise = seed.filter(|_| alpha > 0.0).map(|seed| noise(batch, model, alpha, seed));
+        let experts = model.experts();
+        let balance = experts.map_or(0.0, |experts| experts.router_aux_loss_coef);
         let routers = RouterTerms {
-            factors: [model.router_aux_loss_coef(), self.config.router_z_loss],
+            factors: [balance, self.config.router_z_loss],
+            choices: experts.map(ExpertsConfig::choices).unwrap_or_default(),
             tokens: normalizer.tokens,
             earlier,
             is_image: &batch.is_image,

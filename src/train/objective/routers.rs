@@ -6,7 +6,7 @@
 //! steps). So the gradient of the last micro-batch is that of its tokens in the loss of the whole step. Earlier ones know
 //! fewer loads. The z-loss is a mean over the tokens of the step, however they are split.
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Range};
 
 use burn::tensor::Tensor;
 
@@ -14,10 +14,12 @@ use crate::data::pack::PackedBatch;
 use crate::model::{ExpertLoads, RouterLoss, Routing};
 
 /// The losses of routers of a micro-batch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RouterTerms<'a> {
     /// Factors of load-balancing loss and z-loss.
     pub factors: [f64; 2],
+    /// The experts among which tokens choose.
+    pub choices: Vec<Range<usize>>,
     /// Tokens of the whole step.
     pub tokens: usize,
     /// Loads of the earlier micro-batches.
@@ -68,13 +70,14 @@ impl RouterTerms<'_> {
         let loads = ExpertLoads::of(routings, Some(&counted));
         let mut so_far = self.earlier.clone();
         so_far += &loads;
-        let loss = RouterLoss::new(&so_far, self.tokens, Some(&counted), self.factors);
+        let loss =
+            RouterLoss::new(&so_far, &self.choices, self.tokens, Some(&counted), self.factors);
         let tape: Vec<Tensor<1>> = routings.iter().map(|layer| loss.sums(layer)).collect();
         let numbers = Tensor::cat(tape.iter().map(|sums| sums.clone().detach()).collect(), 0);
-        let numbers: Vec<f32> = numbers.into_data().iter().collect();
+        let numbers: Vec<f64> = numbers.into_data().iter().collect();
         let sums = numbers.chunks_exact(numbers.len() / routings.len());
         let value = sums.clone().map(|sums| loss.value(sums)).sum();
-        let layers = sums.map(|sums| sums.iter().map(|sum| f64::from(*sum)).collect()).collect();
+        let layers = sums.map(<[f64]>::to_vec).collect();
         let image_loads = ExpertLoads::of(routings, Some(&images));
         let sums = RouterSums { loads, image_loads, layers };
         Some(Routed { loss, tape, found: (sums, value) })

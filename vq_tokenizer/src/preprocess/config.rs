@@ -134,6 +134,10 @@ impl TryFrom<Keys> for PreprocessorConfig {
             Some(Size::Pixels(pixels)) => (None, Some(pixels)),
             None => (None, None),
         };
+        if pixels.is_some() && rule != Rule::Emu3 {
+            let message = "size has min_pixels and max_pixels; only shortest_edge is supported";
+            return Err(message.to_owned());
+        }
         let [min_pixels, max_pixels] = pixels.unwrap_or([default.min_pixels, default.max_pixels]);
         let (crop_height, crop_width) = match keys.crop_size {
             Some(Crop(height, width)) => (height, width),

@@ -68,7 +68,8 @@ impl Backward<Flex, 1> for HalvesBackward {
     /// In place if the input shares its memory with no other tensor.
     fn backward(self, ops: Ops<FlexTensor, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let ([node], mut x) = (ops.parents, ops.state.to_contiguous());
+        // A second owner would force a copy.
+        let ([node], [mut x]) = (ops.parents, [ops.state].map(|x| x.to_contiguous()));
         let inner = dy.shape()[1];
         swiglu::halves_backward(x.storage_mut(), inner, floats(&dy));
         if let Some(node) = node {
@@ -106,7 +107,8 @@ impl Backward<Flex, 2> for CombineBackward {
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
         let (x, weights, of) = ops.state;
-        let (mut x, weights) = (x.to_contiguous(), contiguous(weights));
+        // A second owner would force a copy.
+        let ([mut x], weights) = ([x].map(|x| x.to_contiguous()), contiguous(weights));
         let places = places(&of, weights.shape()[0], &x);
         let dw = experts::combine_backward(places, x.storage_mut(), floats(&weights), floats(&dy));
         let dw = tensor(dw, weights.layout().shape());
