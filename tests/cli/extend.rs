@@ -1,5 +1,7 @@
 //! Extending a text model by ids of images: what is written, what stays, and that everything works on it.
 
+mod training;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -200,112 +202,6 @@ fn an_extended_model_generates_draws_captions_and_is_exported() {
     }
 }
 
-/// A recipe that trains `init` on images with captions.
-fn recipe(dir: &Path, name: &str, init: &str, optimizer: &str) {
-    let recipe = format!(
-        r#"
-[run]
-name = "{name}"
-init = "{init}"
-steps = 2
-checkpoint_every = 2
-shown = 1
-[[data]]
-path = "scenes:train?count=16&seed=1&objects=1-1"
-loss = "images-and-answers"
-prompt_dropout = 0.1
-templates = ["{{caption}}<image>"]
-[[data]]
-path = "scenes:train?count=16&seed=1&objects=1-1"
-templates = ["{{caption}}"]
-[[validation]]
-name = "drawing"
-path = "scenes:val?count=2&seed=1&objects=1-1"
-templates = ["{{caption}}<image>"]
-[optimizer]
-lr = 1e-2
-weight_decay = 0.5
-{optimizer}
-[schedule]
-warmup = 1
-[batch]
-sequences = 2
-seq_len = 128
-"#
-    );
-    fs::write(dir.join(format!("{name}.toml")), recipe).unwrap();
-}
-
-#[test]
-fn the_rows_of_images_are_trained_alone_and_then_all() {
-    let dir = downloaded("llama-gqa");
-    let run = |args: &[&str]| calumma_in(dir.path(), args);
-    extend(dir.path(), "lm", "new", &[]).json();
-    recipe(dir.path(), "rows", "new", "train_rows = \"images\"");
-    recipe(dir.path(), "all", "runs/rows/latest", "");
-    recipe(dir.path(), "text", "lm", "train_rows = \"images\"");
-    let of_text = fs::read_to_string(dir.path().join("text.toml")).unwrap();
-    let of_text = of_text.replace("<image>", "").replace("\"images-and-answers\"", "\"all\"");
-    fs::write(dir.path().join("text.toml"), of_text).unwrap();
-    let trained = run(&["train", "rows.toml"]);
-    assert_eq!(trained.code, 0, "{}", trained.stderr);
-    let [before, after] =
-        ["new", "runs/rows/latest"].map(|name| weight_files(&dir.path().join(name)).unwrap().1);
-    for (name, ..) in before.infos() {
-        let (old, new) = (before.stored(&name).unwrap(), after.stored(&name).unwrap());
-        if !TABLES.contains(&name.as_str()) {
-            assert_eq!(old, new, "{name}");
-            continue;
-        }
-        // Markers are 298 and 299, the placeholder 300; all other ids are text or holes.
-        assert_eq!(rows(&old, 0..298), rows(&new, 0..298), "{name}");
-        assert_eq!(rows(&old, 301..320), rows(&new, 301..320), "{name}");
-        assert_ne!(rows(&old, 320..1344), rows(&new, 320..1344), "{name}");
-    }
-    let moments =
-        WeightFiles::open(&dir.path().join("runs/rows/latest/trainer/optimizer.safetensors"));
-    let moments = moments.unwrap();
-    for (name, _, shape) in moments.infos().iter().filter(|(name, ..)| name != "step") {
-        assert_eq!(shape[0], (1024 + 3) * 32, "{name}");
-    }
-    assert_eq!(moments.infos().len(), 5);
-    let config = json_file(dir.path().join("runs/rows/latest/config.json"));
-    assert_eq!((&config["model_type"], &config["vocab_size"]), (&json!("llama"), &json!(1344)));
-    assert_eq!(config.get("vocabulary_map"), None);
-    let settings = json_file(dir.path().join("runs/rows/latest/tokenizer_config.json"));
-    assert_eq!(settings["boi_token"], "<|vision_start|>");
-    let picture = image(dir.path(), "a.png");
-    let captioned = run(&["caption", "runs/rows/latest", text(&picture), "--max-tokens", "4"]);
-    assert_eq!(captioned.code, 0, "{}", captioned.stderr);
-    let drawn = run(&["draw", "runs/rows/latest", "a circle", "--out", "."]);
-    assert_eq!(drawn.code, 0, "{}", drawn.stderr);
-
-    // Moments of rows are none of whole matrices.
-    let whole = fs::read_to_string(dir.path().join("rows.toml")).unwrap();
-    let whole = whole.replace("train_rows = \"images\"", "");
-    fs::write(dir.path().join("whole.toml"), whole).unwrap();
-    let refused = run(&["train", "whole.toml", "--set", "run.steps=9"]);
-    let told = "optimizer.train_rows is another than before";
-    assert!(refused.code != 0 && refused.stderr.contains(told), "{}", refused.stderr);
-
-    let trained = run(&["train", "all.toml"]);
-    assert_eq!(trained.code, 0, "{}", trained.stderr);
-    let last = weight_files(&dir.path().join("runs/all/latest")).unwrap().1;
-    for (name, ..) in before.infos() {
-        assert_ne!(after.stored(&name).unwrap(), last.stored(&name).unwrap(), "{name}");
-    }
-
-    run(&["train", "text.toml"])
-        .fails(3, &["optimizer.train_rows is images", "has no codes of images"]);
-    for (set, told) in [
-        ("average.decay=0.9", "optimizer.train_rows and average.decay"),
-        ("optimizer.train_rows=\"new\"", "unknown variant `new`, expected `images`"),
-    ] {
-        let refused = run(&["train", "rows.toml", "--set", set]);
-        assert!(refused.code != 0 && refused.stderr.contains(told), "{}", refused.stderr);
-    }
-}
-
 #[test]
 fn what_cannot_be_extended_is_refused_and_leaves_nothing() {
     let dir = downloaded("llama-gqa");
@@ -379,46 +275,4 @@ fn other_names_of_markers_are_new_tokens() {
     let special = *checkpoint.processor.vocabulary().special();
     assert_eq!((special.begin_image, special.image_placeholder), (Some(300), Some(302)));
     assert!(checkpoint.processor.chat_template().is_some());
-}
-
-#[test]
-fn the_recipes_make_an_extended_model_from_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let demo = demo();
-    let run = |args: &[&str]| {
-        let outcome = calumma_in(dir.path(), args);
-        assert_eq!(outcome.code, 0, "{args:?}: {}", outcome.stderr);
-    };
-    // Fewer samples, steps and layers.
-    let shortened = |name: &str| {
-        let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
-        let recipe = fs::read_to_string(recipes.join(name)).unwrap();
-        let recipe = recipe.replace("count=40000", "count=8").replace("count=12000", "count=50");
-        fs::write(dir.path().join(name), recipe).unwrap();
-    };
-    let train = |name: &str| {
-        shortened(name);
-        let mut args = vec!["train", name];
-        for set in [
-            "run.steps=2",
-            "run.eval_samples=2",
-            "run.checkpoint_every=2",
-            "batch.sequences=2",
-            "model.num_hidden_layers=1",
-        ] {
-            args.extend(["--set", set]);
-        }
-        run(&args);
-    };
-    shortened("extend-bpe.toml");
-    run(&["bpe", "train", "extend-bpe.toml", "--set", "run.documents=50"]);
-    train("extend-text.toml");
-    let config = json_file(dir.path().join("runs/extend-text/latest/config.json"));
-    assert_eq!((&config["model_type"], &config["vocab_size"]), (&json!("qwen3"), &json!(1024)));
-    run(&["extend", "runs/extend-text/latest", text(&demo), "runs/extended"]);
-    train("extend-rows.toml");
-    train("extend-all.toml");
-    let picture = image(dir.path(), "a.png");
-    run(&["caption", "runs/extend-all/latest", text(&picture), "--max-tokens", "2"]);
-    run(&["export", "runs/extend-all/latest", "hf", "--layout", "hf"]);
 }
