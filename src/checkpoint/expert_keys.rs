@@ -104,19 +104,12 @@ fn of_qwen(family: Family, config: &Map<String, Value>) -> Result<ExpertsConfig>
         }
         _ => ("intermediate_size", Vec::new()),
     };
+    let [chosen, width] = [number(config, "num_experts_per_tok")?, number(config, width)?];
     Ok(ExpertsConfig {
-        num_experts: experts,
-        num_experts_per_tok: number(config, "num_experts_per_tok")?,
-        moe_intermediate_size: number(config, width)?,
-        n_shared_experts: 0,
         dense_layers,
-        scores: RouterScores::Softmax,
         norm_topk_prob: family == Family::Mixtral || flag(config, "norm_topk_prob"),
-        routed_scaling_factor: 1.0,
-        groups: None,
-        modality_groups: None,
-        modality_ids: None,
         router_aux_loss_coef: balance_factor(config),
+        ..ExpertsConfig::new(experts, chosen, width)
     })
 }
 
@@ -144,22 +137,19 @@ fn of_deepseek(family: Family, config: &Map<String, Value>) -> Result<Option<Exp
         }
         _ => None,
     };
+    let [experts, chosen, width] =
+        ["n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"]
+            .map(|key| number(config, key));
+    let factor = config.get("routed_scaling_factor").and_then(Value::as_f64);
     Ok(Some(ExpertsConfig {
-        num_experts: number(config, "n_routed_experts")?,
-        num_experts_per_tok: number(config, "num_experts_per_tok")?,
-        moe_intermediate_size: number(config, "moe_intermediate_size")?,
         n_shared_experts: optional(config, "n_shared_experts")?.unwrap_or(0),
         dense_layers: (0..dense).collect(),
         scores: if is_v3 { RouterScores::Sigmoid } else { RouterScores::Softmax },
         norm_topk_prob: is_v3 && config.get("norm_topk_prob").is_none_or(|value| *value != false),
-        routed_scaling_factor: config
-            .get("routed_scaling_factor")
-            .and_then(Value::as_f64)
-            .unwrap_or(if is_v3 { 2.5 } else { 1.0 }),
+        routed_scaling_factor: factor.unwrap_or(if is_v3 { 2.5 } else { 1.0 }),
         groups,
-        modality_groups: None,
-        modality_ids: None,
         router_aux_loss_coef: balance_factor(config),
+        ..ExpertsConfig::new(experts?, chosen?, width?)
     }))
 }
 

@@ -159,25 +159,16 @@ fn attention(config: &ModelConfig, sequences: usize, seq: usize, value_bytes: f6
 
 #[cfg(test)]
 mod tests {
-    use calumma::model::{ExpertsConfig, RouterScores};
+    use calumma::model::ExpertsConfig;
 
     use super::*;
 
     #[test]
     fn a_sparse_layer_keeps_the_rows_of_the_experts_of_a_token() {
         let experts = ExpertsConfig {
-            num_experts: 16,
-            num_experts_per_tok: 3,
-            moe_intermediate_size: 5,
             n_shared_experts: 2,
             dense_layers: vec![0],
-            scores: RouterScores::Softmax,
-            norm_topk_prob: true,
-            routed_scaling_factor: 1.0,
-            groups: None,
-            router_aux_loss_coef: 0.0,
-            modality_groups: None,
-            modality_ids: None,
+            ..ExpertsConfig::new(16, 3, 5)
         };
         let config = ModelConfig {
             hidden_size: 8,

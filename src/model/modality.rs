@@ -35,18 +35,11 @@ mod tests {
     /// Three experts of ids outside of 12 to 19, four of these.
     fn config(scores: RouterScores) -> ModelConfig {
         let experts = ExpertsConfig {
-            num_experts: 7,
-            num_experts_per_tok: 2,
-            moe_intermediate_size: 6,
-            n_shared_experts: 0,
             dense_layers: vec![0],
             scores,
-            norm_topk_prob: true,
-            routed_scaling_factor: 1.0,
-            groups: None,
             modality_groups: Some([3, 4]),
             modality_ids: Some([12, 19]),
-            router_aux_loss_coef: 0.0,
+            ..ExpertsConfig::new(7, 2, 6)
         };
         ModelConfig {
             vocab_size: 21,

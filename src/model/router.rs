@@ -159,18 +159,8 @@ mod tests {
 
     fn config(num_experts: usize, num_experts_per_tok: usize) -> ExpertsConfig {
         ExpertsConfig {
-            num_experts,
-            num_experts_per_tok,
-            moe_intermediate_size: 1,
-            n_shared_experts: 0,
-            dense_layers: Vec::new(),
-            scores: RouterScores::Softmax,
             norm_topk_prob: false,
-            routed_scaling_factor: 1.0,
-            groups: None,
-            modality_groups: None,
-            modality_ids: None,
-            router_aux_loss_coef: 0.0,
+            ..ExpertsConfig::new(num_experts, num_experts_per_tok, 1)
         }
     }
 

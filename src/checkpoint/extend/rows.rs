@@ -1,7 +1,7 @@
 //! The first values of new rows of embedding and output layer.
 
 use burn::tensor::FloatDType;
-use nalgebra::DMatrix;
+use nalgebra::{DMatrix, RowDVector};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::Dtype;
@@ -21,8 +21,13 @@ pub enum RowInit {
     Projected,
 }
 
-/// Directions of codes in the space of rows, `[codes, hidden]`; their squared lengths are 1 on average.
-pub(super) struct Offsets(DMatrix<f64>);
+/// Directions of codes in the space of rows; their squared lengths are 1 on average.
+pub(super) struct Offsets {
+    /// `[codes, width]`.
+    vectors: DMatrix<f64>,
+    /// An orthonormal map, `[width, hidden]`.
+    map: DMatrix<f64>,
+}
 
 impl Offsets {
     /// The vectors of `codebook`, `[codes, width]`, less their mean, mapped to `hidden` numbers by a random orthonormal
@@ -50,7 +55,12 @@ impl Offsets {
         }
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let random = DMatrix::from_fn(hidden, width, |_, _| rng.random_range(-1.0..1.0));
-        Ok(Self(vectors / length * random.qr().q().transpose()))
+        Ok(Self { vectors: vectors / length, map: random.qr().q().transpose() })
+    }
+
+    /// The direction of `code`, `[hidden]`.
+    fn of(&self, code: usize) -> RowDVector<f64> {
+        self.vectors.row(code) * &self.map
     }
 }
 
@@ -79,9 +89,9 @@ pub(super) fn extended(
     let mut bytes = Vec::with_capacity(4 * count * width);
     for id in rows..plan.num_rows() {
         let code = id.checked_sub(plan.codes.start as usize);
-        let direction = offsets.zip(code).map(|(offsets, code)| offsets.0.row(code));
+        let direction = offsets.zip(code).map(|(offsets, code)| offsets.of(code));
         for (at, mean) in mean.iter().enumerate() {
-            let offset = direction.map_or(0.0, |direction| deviation * direction[at]);
+            let offset = direction.as_ref().map_or(0.0, |direction| deviation * direction[at]);
             bytes.extend(((mean + offset) as f32).to_le_bytes());
         }
     }
@@ -118,7 +128,11 @@ mod tests {
         let vectors: Vec<f32> = (0..6 * 3).map(|at| ((at * at) as f32).sin() + 0.5).collect();
         let bytes = vectors.iter().flat_map(|value| value.to_le_bytes()).collect();
         let codebook = StoredTensor { dtype: Dtype::F32, shape: vec![6, 3], bytes };
-        let offsets = Offsets::new(&codebook, 8, 1).unwrap().0;
+        let all = |hidden: usize, seed: u64| {
+            let offsets = Offsets::new(&codebook, hidden, seed).unwrap();
+            DMatrix::from_rows(&(0..6).map(|code| offsets.of(code)).collect::<Vec<_>>())
+        };
+        let offsets = all(8, 1);
         assert_eq!(offsets.shape(), (6, 8));
         assert!((offsets.norm_squared() / 6.0 - 1.0).abs() < 1e-12);
         assert!(offsets.row_mean().norm() < 1e-12);
@@ -132,8 +146,7 @@ mod tests {
         for (one, other) in [(0, 2), (1, 4), (3, 5)] {
             assert!((ratio(one, other) / ratio(0, 1) - 1.0).abs() < 1e-5);
         }
-        assert!(offsets == Offsets::new(&codebook, 8, 1).unwrap().0);
-        assert!(offsets != Offsets::new(&codebook, 8, 2).unwrap().0);
+        assert!(offsets == all(8, 1) && offsets != all(8, 2));
         let error = Offsets::new(&codebook, 2, 1).err().unwrap().to_string();
         assert!(error.contains("3 numbers; allowed: up to hidden_size, 2"), "{error}");
     }

@@ -34,20 +34,7 @@ fn yarn() -> RopeScaling {
 /// A model of each family, with everything that the family has.
 fn models() -> Vec<(Family, ModelConfig)> {
     let dense = read("llama", json!({})).unwrap();
-    let experts = ExpertsConfig {
-        num_experts: 8,
-        num_experts_per_tok: 3,
-        moe_intermediate_size: 48,
-        n_shared_experts: 0,
-        dense_layers: Vec::new(),
-        scores: RouterScores::Softmax,
-        norm_topk_prob: true,
-        routed_scaling_factor: 1.0,
-        groups: None,
-        modality_groups: None,
-        modality_ids: None,
-        router_aux_loss_coef: 0.25,
-    };
+    let experts = ExpertsConfig { router_aux_loss_coef: 0.25, ..ExpertsConfig::new(8, 3, 48) };
     let mixtral = ModelConfig { experts: Some(experts.clone()), ..dense.clone() };
     let olmoe = ExpertsConfig { norm_topk_prob: false, ..experts.clone() };
     let narrow = ExpertsConfig { dense_layers: vec![0], moe_intermediate_size: 16, ..experts };

@@ -73,6 +73,29 @@ fn one() -> f64 {
 }
 
 impl ExpertsConfig {
+    /// `num_experts` experts of `moe_intermediate_size`, of which each token of every layer goes through
+    /// `num_experts_per_tok`, with softmax weights whose sum is 1.
+    pub fn new(
+        num_experts: usize,
+        num_experts_per_tok: usize,
+        moe_intermediate_size: usize,
+    ) -> Self {
+        Self {
+            num_experts,
+            num_experts_per_tok,
+            moe_intermediate_size,
+            n_shared_experts: 0,
+            dense_layers: Vec::new(),
+            scores: RouterScores::Softmax,
+            norm_topk_prob: true,
+            routed_scaling_factor: 1.0,
+            groups: None,
+            modality_groups: None,
+            modality_ids: None,
+            router_aux_loss_coef: 0.0,
+        }
+    }
+
     /// Whether the feed-forward of layer `layer` is sparse.
     pub fn is_sparse(&self, layer: usize) -> bool {
         !self.dense_layers.contains(&layer)

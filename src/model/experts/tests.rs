@@ -14,20 +14,7 @@ const INNER: usize = 7;
 
 /// Softmax, `num_experts` experts, of which `num_experts_per_tok` are chosen.
 fn experts(num_experts: usize, num_experts_per_tok: usize) -> ExpertsConfig {
-    ExpertsConfig {
-        num_experts,
-        num_experts_per_tok,
-        moe_intermediate_size: INNER,
-        n_shared_experts: 0,
-        dense_layers: Vec::new(),
-        scores: RouterScores::Softmax,
-        norm_topk_prob: true,
-        routed_scaling_factor: 1.0,
-        groups: None,
-        modality_groups: None,
-        modality_ids: None,
-        router_aux_loss_coef: 0.0,
-    }
+    ExpertsConfig::new(num_experts, num_experts_per_tok, INNER)
 }
 
 /// As DeepSeek-V3: sigmoid, groups, a factor and shared experts.

@@ -11,20 +11,7 @@ const VOCAB: usize = 20;
 
 /// Five experts, two a token; the second layer stays dense.
 fn config() -> ModelConfig {
-    let experts = ExpertsConfig {
-        num_experts: 5,
-        num_experts_per_tok: 2,
-        moe_intermediate_size: 10,
-        n_shared_experts: 0,
-        dense_layers: vec![1],
-        scores: RouterScores::Softmax,
-        norm_topk_prob: true,
-        routed_scaling_factor: 1.0,
-        groups: None,
-        modality_groups: None,
-        modality_ids: None,
-        router_aux_loss_coef: 0.0,
-    };
+    let experts = ExpertsConfig { dense_layers: vec![1], ..ExpertsConfig::new(5, 2, 10) };
     ModelConfig {
         vocab_size: VOCAB,
         hidden_size: 8,

@@ -192,23 +192,15 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::model::{ExpertLoads, ExpertsConfig, ModelConfig, RouterScores};
+    use crate::model::{ExpertLoads, ExpertsConfig, ModelConfig};
 
     /// A dense layer and two with experts.
     fn model() -> CausalLm {
         let experts = ExpertsConfig {
-            num_experts: 5,
-            num_experts_per_tok: 2,
-            moe_intermediate_size: 6,
             n_shared_experts: 1,
             dense_layers: vec![0],
-            scores: RouterScores::Softmax,
-            norm_topk_prob: true,
-            routed_scaling_factor: 1.0,
-            groups: None,
-            modality_groups: None,
-            modality_ids: None,
             router_aux_loss_coef: 0.1,
+            ..ExpertsConfig::new(5, 2, 6)
         };
         let config = ModelConfig {
             vocab_size: 11,
