@@ -57,13 +57,13 @@ impl ChatForm {
         processor: &Processor,
     ) -> Result<ChatDocument> {
         let messages = &conversation.messages[..];
-        let images = used(messages, images)?;
+        let images = used(messages, images, processor)?;
         let marked = self.chat.encode(processor, messages, images, false)?;
         let mut mask = vec![self.loss == Loss::All; marked.ids.len()];
         let mut is_cut_within_an_id = false;
         if self.loss == Loss::LastAnswer {
             let prompt = last_prompt(conversation)?;
-            let known = used(&messages[..prompt], images)?;
+            let known = used(&messages[..prompt], images, processor)?;
             let prompt = self.chat.encode(processor, &messages[..prompt], known, true)?;
             let start = split_at_common_prefix(&prompt.ids, [marked.ids.as_slice()]);
             is_cut_within_an_id = start < prompt.ids.len();
@@ -116,9 +116,10 @@ impl ChatForm {
 }
 
 /// The images that `messages` use, which are the first of `images`.
-fn used<'a>(messages: &[Value], images: &'a [Codes]) -> Result<&'a [Codes]> {
+fn used<'a>(messages: &[Value], images: &'a [Codes], processor: &Processor) -> Result<&'a [Codes]> {
     let parts = messages.iter().filter_map(|message| message["content"].as_array()).flatten();
     let count = parts.filter(|part| part["type"] == "image").count();
+    processor.check_images(count)?;
     let few = || Error::invalid(format!("more image parts than images ({})", images.len()));
     images.get(..count).ok_or_else(few)
 }

@@ -188,9 +188,6 @@ impl Samples {
         processor: &Processor,
     ) -> Result<Self> {
         let renderer = Renderer::new(template, processor).map_err(Error::because(&source.path))?;
-        if encoding.vq.is_none() && renderer.has_images() {
-            return Err(Error::NoImageTokenizer);
-        }
         let EncodedSource { mut samples, dataset, len } =
             EncodedSource::open(source, Some(&renderer.columns()), encoding)?;
         for sample in &mut samples {

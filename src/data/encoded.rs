@@ -248,7 +248,7 @@ impl<'a> ImageEncoder<'a> {
                 None => Slot::Read(image, key),
             }
         };
-        // A text model's templates have no place for images.
+        // A text model's documents have none; where one would, the sample is refused when it is rendered.
         let images = sample.images.into_iter().filter(|_| self.vq.is_some()).map(slot).collect();
         Some(Found { index, place: sample.source, fields: sample.fields, images })
     }

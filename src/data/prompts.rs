@@ -59,7 +59,7 @@ impl Prompts {
             let template = renderer.draw(&mut rng);
             let row = (&sample.fields, sample.images.as_slice());
             let ids = renderer
-                .segments(row, template, &mut rng)
+                .segments(row, template, &mut rng, processor)
                 .and_then(|segments| processor.encode_with(&segments, options));
             match ids {
                 Ok(ids) => prompts.push(Prompt { ids, fields: sample.fields, place: sample.place }),

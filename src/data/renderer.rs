@@ -32,7 +32,8 @@ impl Renderer {
     /// of the template `{messages}`.
     ///
     /// # Errors
-    /// If a template is malformed, or the chat template does not mark the answers that the loss counts.
+    /// If a template is malformed or has a place for an image that `processor` has no ids for, or the chat template does
+    /// not mark the answers that the loss counts.
     pub(super) fn new(config: &TemplateConfig, processor: &Processor) -> Result<Self> {
         let forms = config.templates.iter().map(|template| Form::parse(template.parts().0));
         let mut forms = forms.collect::<Result<Vec<_>>>()?;
@@ -50,19 +51,17 @@ impl Renderer {
                 }
             }
         }
+        for form in &forms {
+            if let Form::Written(template) = form {
+                processor.check_images(template.num_images())?;
+            }
+        }
         Ok(Self { forms, chat, config: config.clone() })
     }
 
     /// The number of templates.
     pub(super) fn num_templates(&self) -> usize {
         self.forms.len()
-    }
-
-    /// Whether a template has a place for an image.
-    pub(super) fn has_images(&self) -> bool {
-        let has_images =
-            |form: &Form| matches!(form, Form::Written(template) if template.num_images() > 0);
-        self.forms.iter().any(has_images)
     }
 
     /// The columns that the templates look up.
@@ -128,8 +127,10 @@ impl Renderer {
         (fields, images): (&Fields, &[Codes]),
         template: usize,
         rng: &mut ChaCha8Rng,
+        processor: &Processor,
     ) -> Result<Vec<CodedSegment>> {
         self.check_conversation(fields)?;
+        self.check_images(fields, processor)?;
         let template = self.forms[template]
             .template(fields)?
             .ok_or_else(|| Error::invalid("a chat template is no template of segments"))?;
@@ -143,6 +144,21 @@ impl Renderer {
         fault.map_or(Ok(()), |message| Err(Error::invalid(message)))
     }
 
+    /// Refuses a sample with images in the columns that templates write, as in a conversation, where there are no ids for
+    /// them.
+    fn check_images(&self, fields: &Fields, processor: &Processor) -> Result<()> {
+        if processor.vocabulary().has_images() {
+            return Ok(());
+        }
+        // How many a template would write if all were there; whether it can be used is not asked here.
+        let options = RenderOptions { loss: Loss::All, ..self.options() };
+        for template in self.forms.iter().filter_map(|form| form.template(fields).ok().flatten()) {
+            let count = template.most_images(fields, usize::MAX, &options);
+            processor.check_images(count.unwrap_or(0))?;
+        }
+        Ok(())
+    }
+
     /// Checks that every template can render the sample whatever is drawn, and that its images have ids.
     ///
     /// # Errors
@@ -151,6 +167,7 @@ impl Renderer {
         let (fields, images) = sample;
         let mut most = 0;
         self.check_conversation(fields)?;
+        self.check_images(fields, processor)?;
         for form in &self.forms {
             match form.template(fields)? {
                 Some(template) => {

@@ -98,6 +98,17 @@ impl Processor {
         self.blocks.grid()
     }
 
+    /// Refuses images where the ids have none for their codes, as those of a text model.
+    ///
+    /// # Errors
+    /// [`Error::NoImageTokenizer`] if `count` is more than 0 there.
+    pub fn check_images(&self, count: usize) -> Result<()> {
+        match count > 0 && !self.vocabulary.has_images() {
+            true => Err(Error::NoImageTokenizer),
+            false => Ok(()),
+        }
+    }
+
     /// The ids of a prompt: begin-of-text, then the segments.
     ///
     /// # Errors

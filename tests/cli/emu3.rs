@@ -113,7 +113,7 @@ fn downloaded() -> (TempDir, PathBuf) {
 }
 
 fn draw(dir: &Path, model: &str, more: &[&str]) -> PathBuf {
-    let out = format!("drawn-{model}-{}", more.join("").replace([':', ' '], ""));
+    let out = format!("drawn-{}", [&[model], more].concat().join("").replace([':', ' ', '/'], ""));
     let args = ["draw", model, "a cat", "--out", &out, "--seed", "3", "--json"];
     let drawn = calumma_in(dir, &[&args, more].concat()).json();
     dir.join(drawn[0]["path"].as_str().unwrap())
@@ -166,4 +166,63 @@ fn exports_of_both_layouts_draw_the_same_and_the_published_one_has_every_byte() 
     assert_eq!(read(&scratch.path().join("hf/config.json")), read(&dir.join("config.json")));
     let own = weight_files(&scratch.path().join("own")).unwrap().1;
     assert!(own.contains("model.norm.weight") && own.contains("lm_head.weight"));
+}
+
+#[test]
+fn a_directory_as_downloaded_is_trained_and_its_checkpoints_draw_and_read() {
+    let (scratch, _) = downloaded();
+    let run = |args: &[&str]| {
+        let outcome = calumma_in(scratch.path(), args);
+        assert_eq!(outcome.code, 0, "{args:?}: {}", outcome.stderr);
+        outcome
+    };
+    let recipe = r#"
+[run]
+name = "tuned"
+init = "emu3"
+steps = 2
+checkpoint_every = 1
+eval_samples = 1
+shown = 1
+[[data]]
+path = "scenes:train?count=4&size=32&objects=1-1"
+loss = "images-and-answers"
+templates = ["{caption}<image>", "<image><answer>{caption}"]
+[[validation]]
+path = "scenes:val?count=1&size=32&objects=1-1"
+templates = ["{caption}<image>"]
+[schedule]
+warmup = 1
+[batch]
+sequences = 2
+seq_len = 256
+"#;
+    fs::write(scratch.path().join("tuned.toml"), recipe).unwrap();
+    run(&["train", "tuned.toml"]);
+    let latest = scratch.path().join("runs/tuned/latest");
+    let config = read(&latest.join("config.json"));
+    assert_eq!(config["model_type"], "llama");
+    let roles = read(&latest.join("tokenizer_config.json"));
+    assert_eq!(
+        (&roles["boi_token"], &roles["bos_token"]),
+        (&json!(SPECIAL[3]), &json!(SPECIAL[0]))
+    );
+    // A run goes on, and another begins with what it made.
+    run(&["train", "tuned.toml", "--set", "run.steps=3"]);
+    run(&[
+        "train",
+        "tuned.toml",
+        "--set",
+        "run.init=\"runs/tuned/latest\"",
+        "--set",
+        "run.name=\"more\"",
+    ]);
+    let drawn =
+        image::open(draw(scratch.path(), "runs/more/latest", &["--aspect", "2:1"])).unwrap();
+    assert_eq!(drawn.dimensions(), (16, 8));
+    let image = image(scratch.path(), "p.png");
+    run(&["caption", "runs/more/latest", text(&image), "--max-tokens", "4"]);
+    run(&["export", "runs/more/latest", "own"]);
+    let drawn = |model: &str| fs::read(draw(scratch.path(), model, &["--no-metadata"])).unwrap();
+    assert_eq!(drawn("own"), drawn("runs/more/latest"));
 }

@@ -115,6 +115,7 @@ impl<'a> AnswerLayout<'a> {
         let [of_prompt, of_chosen, of_rejected] =
             [&row.prompt, &row.chosen, &row.rejected].map(|entries| images_of(entries));
         let parts = of_prompt + of_chosen + of_rejected;
+        self.processor.check_images(parts)?;
         if parts != images.len() {
             let message = format!("{parts} image parts, but {} images", images.len());
             return Err(Error::invalid(message));
@@ -149,6 +150,7 @@ impl<'a> AnswerLayout<'a> {
         answer: &[Value],
         images: &[Codes],
     ) -> Result<(Vec<u32>, usize)> {
+        self.processor.check_images(images_of(prompt) + images_of(answer))?;
         if let Some(chat) = self.chat.as_ref().filter(|_| is_conversation(answer)) {
             let messages = [prompt, answer].concat();
             let whole = chat.encode(self.processor, &messages, images, false)?.ids;
