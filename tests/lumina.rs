@@ -298,6 +298,14 @@ fn a_published_directory_is_recognised_by_its_class_and_converted() {
     pipeline.ask(&wide, "what colour?").unwrap();
     let drawn = pipeline.draw("a red square").unwrap();
     assert!(drawn.width().is_multiple_of(4) && drawn.height().is_multiple_of(4));
+    let of_aspect = GenerationConfig { aspect: Some([4, 1]), ..pipeline.generation().clone() };
+    let drawn = pipeline.draw_batch(&["a red square"], &of_aspect).unwrap().remove(0);
+    assert!(drawn.width() > 2 * drawn.height(), "{:?}", drawn.dimensions());
+    // The prompt says the size that is drawn.
+    let prompt = pipeline.drawing_prompt("a red square", &of_aspect).unwrap();
+    let prompt = pipeline.processor().text().decode(&prompt).unwrap();
+    let size = format!("an image of {}x{} according to", drawn.width(), drawn.height());
+    assert!(prompt.contains(&size), "{prompt}");
 
     let request = EditRequest {
         image: wide,

@@ -113,9 +113,9 @@ impl Preset {
             Self::Lumina => PromptTemplates {
                 caption: "Describe the image in detail. <image><sep>".into(),
                 ask: "{question} <image><sep>".into(),
-                draw:
-                    "Generate an image of 768x768 according to the following prompt:\n{text}<sep>"
-                        .into(),
+                draw: "Generate an image of {width}x{height} according to the following prompt:\n\
+                    {text}<sep>"
+                    .into(),
                 negative: None,
             },
             Self::Emu3 => {

@@ -136,7 +136,7 @@ impl Chat<'_> {
     /// If an image cannot be encoded or the chat template refuses the conversation.
     pub fn prompt(&self, question: &Question) -> Result<Vec<u32>> {
         let codes = self.pipeline.encode(&question.images)?;
-        Ok(self.prompt_from(self.first, question, &codes)?.ids)
+        Ok(self.prompt_from(self.first, (question, &codes), &self.pipeline.generation)?.ids)
     }
 
     /// Answers `question` with the settings `config`, of which `candidates` has no effect. A break from
@@ -205,7 +205,7 @@ impl Chat<'_> {
         };
         let mut first = self.first;
         loop {
-            let prompt = self.prompt_from(first, question, codes)?;
+            let prompt = self.prompt_from(first, (question, codes), config)?;
             // What does not fit alone is refused later, with its length.
             if prompt.ids.len() + room <= context || first == self.exchanges.len() {
                 return Ok((prompt, first));
@@ -215,14 +215,21 @@ impl Chat<'_> {
     }
 
     /// The prompt for `question` after the exchanges from number `first` on.
-    fn prompt_from(&self, first: usize, question: &Question, codes: &[Codes]) -> Result<Encoded> {
+    fn prompt_from(
+        &self,
+        first: usize,
+        asked: (&Question, &[Codes]),
+        config: &GenerationConfig,
+    ) -> Result<Encoded> {
         let Pipeline { processor, prompts, .. } = self.pipeline;
         let exchanges = &self.exchanges[first..];
-        let asked = (question, codes);
         match &self.templated {
             Some(templated) => templated.prompt(processor, self.system(), exchanges, asked),
             None => {
-                let ids = trained::prompt((processor, prompts), self.system(), exchanges, asked)?;
+                let draws = asked.0.draw || exchanges.iter().any(|past| past.question.draw);
+                let size = if draws { self.pipeline.size_of(config)? } else { [0; 2] };
+                let layout = (processor, prompts, size);
+                let ids = trained::prompt(layout, self.system(), exchanges, asked)?;
                 Ok(Encoded { text: String::new(), ids })
             }
         }

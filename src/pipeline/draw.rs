@@ -30,11 +30,11 @@ impl Pipeline {
     ) -> Result<Vec<RgbImage>> {
         let vq = self.drawing_vq()?;
         let request = |(index, text): (u64, &_)| {
-            let mut prompt = self.draw_prompt(AsRef::<str>::as_ref(text))?;
-            prompt.extend(self.opened_block(config)?);
+            let prompt = self.drawing_prompt(AsRef::<str>::as_ref(text), config)?;
             let seed = config.seed.wrapping_add(index);
             let config = GenerationConfig { seed, ..config.clone() };
-            Ok(Request { negative: self.negative_ids(&config)?, ..Request::new(prompt, config) })
+            let negative = self.negative_ids(&config, self.size_of(&config)?)?;
+            Ok(Request { negative, ..Request::new(prompt, config) })
         };
         let requests = (0..).zip(texts).map(request).collect::<Result<Vec<_>>>()?;
         let mut best = Vec::with_capacity(texts.len());
@@ -48,31 +48,64 @@ impl Pipeline {
         Ok(vq.decode(&best)?)
     }
 
-    /// The ids of the prompt that asks for an image of `text`.
-    pub(super) fn draw_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        self.prompt_ids(&self.prompts.draw, &[("text", text)], vec![])
+    /// The ids after which an image of `text` with the settings `config` is drawn: those of the prompt and, where the
+    /// prompt is to say the size, begin-image and the size.
+    ///
+    /// # Errors
+    /// If `config` is out of range, or asks for an aspect that images do not have.
+    pub fn drawing_prompt(&self, text: &str, config: &GenerationConfig) -> Result<Vec<u32>> {
+        let mut prompt = self.draw_prompt(text, self.size_of(config)?)?;
+        prompt.extend(self.opened_block(config)?);
+        Ok(prompt)
+    }
+
+    /// The ids of the prompt that asks for an image of `text` with `[width, height]` pixels.
+    pub(super) fn draw_prompt(&self, text: &str, size: [usize; 2]) -> Result<Vec<u32>> {
+        self.processor.encode(&self.prompts.drawing(text, size)?)
+    }
+
+    /// Rows and columns of an image with the settings `config`.
+    fn grid(&self, config: &GenerationConfig) -> Result<(usize, usize)> {
+        let blocks = self.processor.blocks();
+        config.aspect.map_or(Ok(blocks.grid()), |aspect| blocks.grid_of_aspect(aspect))
+    }
+
+    /// Width and height in pixels of an image of so many rows and columns of codes.
+    pub(super) fn image_size(&self, (rows, columns): (usize, usize)) -> [usize; 2] {
+        let side = self.vq.as_ref().map_or(1, |vq| vq.config().downsampling());
+        [columns * side, rows * side]
+    }
+
+    /// Width and height in pixels of an image with the settings `config`.
+    ///
+    /// # Errors
+    /// If they ask for an aspect, and images have one size or none of that shape.
+    pub(super) fn size_of(&self, config: &GenerationConfig) -> Result<[usize; 2]> {
+        Ok(self.image_size(self.grid(config)?))
     }
 
     /// Begin-image and the size of an image with the settings `config`, if the prompt is to say it.
     fn opened_block(&self, config: &GenerationConfig) -> Result<Vec<u32>> {
         config.validate()?;
         let blocks = self.processor.blocks();
-        let grid = match config.aspect {
-            Some(aspect) => blocks.grid_of_aspect(aspect)?,
-            None if blocks.are_sized_by_prompt() => blocks.grid(),
-            None => return Ok(Vec::new()),
-        };
+        if config.aspect.is_none() && !blocks.are_sized_by_prompt() {
+            return Ok(Vec::new());
+        }
+        let grid = self.grid(config)?;
         let begin = self.processor.vocabulary().special().begin_image;
         Ok(begin.into_iter().chain(blocks.opening(grid)?).collect())
     }
 
-    /// The ids of the negative prompt in `config`; none without one.
-    pub(super) fn negative_ids(&self, config: &GenerationConfig) -> Result<Vec<u32>> {
+    /// The ids of the negative prompt in `config` for an image of `[width, height]` pixels; none without one.
+    pub(super) fn negative_ids(
+        &self,
+        config: &GenerationConfig,
+        size: [usize; 2],
+    ) -> Result<Vec<u32>> {
         if config.negative_prompt.is_empty() {
             return Ok(Vec::new());
         }
-        let template = self.prompts.negative.as_ref().unwrap_or(&self.prompts.draw);
-        self.prompt_ids(template, &[("text", &config.negative_prompt)], vec![])
+        self.processor.encode(&self.prompts.negative(&config.negative_prompt, size)?)
     }
 
     /// The images of each request, as many as its settings have candidates, all in one batch;

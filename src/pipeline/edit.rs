@@ -194,7 +194,8 @@ impl Pipeline {
             |(at, drawn): (usize, &bool)| (!drawn).then(|| source.ids[at + moved * columns]);
         let known: Vec<Option<u32>> = hole.marked().iter().enumerate().map(known).collect();
         let block = self.block(&source)?;
-        let mut prompt = self.draw_prompt(&request.text)?;
+        let size = self.image_size((source.height, source.width));
+        let mut prompt = self.draw_prompt(&request.text, size)?;
         if self.processor.blocks().are_sized() {
             // Begin-image and the size, so that the model draws an image of it.
             let opening = self.processor.blocks().opening((source.height, source.width))?;
@@ -253,7 +254,8 @@ impl Pipeline {
         let vq = self.drawing_vq()?;
         let seeds: Vec<u64> =
             (0..request.count as u64).map(|i| request.config.seed.wrapping_add(i)).collect();
-        let negative = self.negative_ids(&request.config)?;
+        let size = self.image_size((plan.source.height, plan.source.width));
+        let negative = self.negative_ids(&request.config, size)?;
         let one = |&seed: &u64| {
             let config = GenerationConfig { seed, ..request.config.clone() };
             let (kept, negative) = (plan.kept.clone(), negative.clone());
@@ -297,7 +299,8 @@ impl Pipeline {
     fn look_ahead_scores(&self, drawn: &[Codes], text: &str, plan: &EditPlan) -> Result<Vec<f64>> {
         let later = plan.later();
         let vocabulary = self.processor.vocabulary();
-        let prompt = self.draw_prompt(text)?;
+        let size = self.image_size((plan.source.height, plan.source.width));
+        let prompt = self.draw_prompt(text, size)?;
         let row = |codes: &Codes| {
             let mut ids = prompt.clone();
             ids.extend(self.block(codes)?);

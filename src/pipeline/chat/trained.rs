@@ -11,9 +11,10 @@ use super::exchange::{Exchange, Question};
 use crate::error::{Error, Result};
 use crate::tokenize::{CodedSegment, EncodeOptions, Processor, PromptTemplates, Template};
 
-/// The ids from begin-of-text to the answer of `question`, whose images have `codes`.
+/// The ids from begin-of-text to the answer of `question`, whose images have `codes`; images that are asked for have
+/// `[width, height]` pixels.
 pub(super) fn prompt(
-    (processor, prompts): (&Processor, &PromptTemplates),
+    (processor, prompts, size): (&Processor, &PromptTemplates, [usize; 2]),
     system: Option<&str>,
     exchanges: &[Exchange],
     (question, codes): (&Question, &[Codes]),
@@ -27,7 +28,7 @@ pub(super) fn prompt(
     let mut ids = Vec::from_iter(special.bos);
     let mut system = system;
     let mut turn = |question: &Question, codes: &[Codes], ids: &mut Vec<u32>| -> Result<bool> {
-        let mut segments = segments(prompts, question, codes)?;
+        let mut segments = segments((prompts, size), question, codes)?;
         if let Some(system) = system.take() {
             segments.insert(0, CodedSegment::text(format!("{system}\n")));
         }
@@ -48,14 +49,14 @@ pub(super) fn prompt(
 
 /// The segments of one question.
 fn segments(
-    prompts: &PromptTemplates,
+    (prompts, size): (&PromptTemplates, [usize; 2]),
     question: &Question,
     codes: &[Codes],
 ) -> Result<Vec<CodedSegment>> {
     let text = question.text.as_str();
     let images = || codes.iter().cloned().map(CodedSegment::Image);
     if question.draw {
-        let drawn = Template::prompt(&prompts.draw)?.fill(&[("text", text)], vec![])?;
+        let drawn = prompts.drawing(text, size)?;
         return Ok(images().chain(drawn).collect());
     }
     let (template, values) = match text.is_empty() {
@@ -103,7 +104,7 @@ mod tests {
         let question = Question { text: text.to_owned(), images: vec![], draw };
         let code = |id| Codes { ids: vec![id], height: id as usize, width: 1 };
         let codes: Vec<Codes> = (1..=images).map(code).collect();
-        let segments = joined(segments(prompts, &question, &codes).unwrap());
+        let segments = joined(segments((prompts, [768, 512]), &question, &codes).unwrap());
         let shown = |segment: &CodedSegment| match segment {
             CodedSegment::Special(_) => "<sep>".to_owned(),
             other => other.to_string(),
@@ -123,6 +124,8 @@ mod tests {
         let lumina = Preset::Lumina.prompts();
         assert_eq!(laid_out(&lumina, "what?", 1, false), "what? [image 1x1]<sep>");
         assert_eq!(laid_out(&lumina, "what?", 0, false), "what?<sep>");
+        let drawn = "Generate an image of 768x512 according to the following prompt:\na cat<sep>";
+        assert_eq!(laid_out(&lumina, "a cat", 0, true), drawn);
         let text = "{question}<sep><image>";
         assert_eq!(laid_out(&own, text, 1, false), format!("[image 1x1]{text}<sep>"));
     }

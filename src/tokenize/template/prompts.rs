@@ -5,6 +5,7 @@ use vq_tokenizer::Codes;
 
 use super::parse::Template;
 use crate::error::{Error, Result};
+use crate::tokenize::segment::CodedSegment;
 
 /// The prompt templates of a checkpoint; see the [module](super) for the language.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,12 +15,15 @@ pub struct PromptTemplates {
     pub caption: String,
     /// Asks about an image; has `{question}`.
     pub ask: String,
-    /// Asks for an image; has `{text}`.
+    /// Asks for an image; has `{text}`, and may have `{width}` and `{height}`, its size in pixels.
     pub draw: String,
-    /// Says what an image should not be like; has `{text}`. As `draw` if absent.
+    /// Says what an image should not be like, with the values of `draw`; as `draw` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub negative: Option<String>,
 }
+
+/// The values of a drawing's template: its text, and its size in pixels.
+const DRAWING: [&str; 3] = ["text", "width", "height"];
 
 impl Default for PromptTemplates {
     fn default() -> Self {
@@ -55,6 +59,22 @@ impl PromptTemplates {
         Ok(file.prompts)
     }
 
+    /// The prompt for an image of `text` with `[width, height]` pixels.
+    ///
+    /// # Errors
+    /// If [`validate`](Self::validate) fails.
+    pub fn drawing(&self, text: &str, size: [usize; 2]) -> Result<Vec<CodedSegment>> {
+        filled(&self.draw, text, size)
+    }
+
+    /// The prompt of what an image with `[width, height]` pixels should not be like.
+    ///
+    /// # Errors
+    /// If [`validate`](Self::validate) fails.
+    pub fn negative(&self, text: &str, size: [usize; 2]) -> Result<Vec<CodedSegment>> {
+        filled(self.negative.as_ref().unwrap_or(&self.draw), text, size)
+    }
+
     /// Checks that every template can be filled in and has one image, or none in `draw`.
     ///
     /// # Errors
@@ -62,13 +82,13 @@ impl PromptTemplates {
     pub fn validate(&self) -> Result<()> {
         let negative = self.negative.as_ref().unwrap_or(&self.draw);
         let templates = [
-            (&self.caption, "caption", None, 1),
-            (&self.ask, "ask", Some("question"), 1),
-            (&self.draw, "draw", Some("text"), 0),
-            (negative, "negative", Some("text"), 0),
+            (&self.caption, "caption", [].as_slice(), 1),
+            (&self.ask, "ask", &["question"], 1),
+            (&self.draw, "draw", &DRAWING, 0),
+            (negative, "negative", &DRAWING, 0),
         ];
-        for (source, name, value, wanted) in templates {
-            let values: Vec<(&str, &str)> = value.into_iter().map(|value| (value, "")).collect();
+        for (source, name, values, wanted) in templates {
+            let values: Vec<(&str, &str)> = values.iter().map(|value| (*value, "")).collect();
             let blank = Codes { ids: vec![], height: 0, width: 0 };
             let marks = Template::prompt(source)
                 .and_then(|template| {
@@ -84,6 +104,13 @@ impl PromptTemplates {
         }
         Ok(())
     }
+}
+
+/// The template `source` of a drawing with its values.
+fn filled(source: &str, text: &str, size: [usize; 2]) -> Result<Vec<CodedSegment>> {
+    let [width, height] = size.map(|side| side.to_string());
+    let values = DRAWING.into_iter().zip([text, &width, &height]);
+    Template::prompt(source)?.fill(&values.collect::<Vec<_>>(), vec![])
 }
 
 #[cfg(test)]
