@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed expectation is what a test reports")]
 
 mod adapters;
+mod added_norm;
 mod architecture;
 mod benchmarks;
 mod checkpoint;
@@ -22,6 +23,7 @@ mod gradients;
 mod grammars;
 mod images;
 mod instruct;
+mod kept_settings;
 mod kill;
 mod lumina;
 mod malformed;

@@ -15,14 +15,15 @@ use super::adapter::{Merge, WeightedAdapter};
 use super::config::{config_from_json, torch_name};
 use super::directory::{require_directory, write_directory};
 use super::family::Family;
-use super::hugging_face::{has_sized_images, preset_of};
+use super::generation::generation_settings;
+use super::hugging_face::has_sized_images;
 use super::manifest::{DOCUMENTS, Manifest};
-use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
+use super::names::{GENERATION, IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
 use super::source::{ImageTokenizer, LanguageModel, RotaryOrder, converted, format};
 use super::stored::StoredTensors;
 use super::tensors::VQ_PREFIX;
 use super::weight_files::{SHARD_SIZE, write_weights};
-use super::{emu3, text_model, transformers};
+use super::{emu3, transformers};
 use crate::error::{Error, Result};
 use crate::files::{copy, read_json, write_json};
 use crate::generate::Preset;
@@ -107,6 +108,10 @@ impl Conversion {
             let message = "the side-by-side order is one of Chameleon's conversions alone";
             return Err(Error::file(source, message));
         }
+        if for_transformers && config.qk_norm_share < 1.0 {
+            let message = "norms of queries and keys are still being blended in; export a later checkpoint, or without --layout hf";
+            return Err(Error::file(&path, message));
+        }
         if for_transformers && Family::having(&config) == Family::Calumma {
             let message = "no class of transformers has this combination of sizes; export it without --layout hf";
             return Err(Error::file(&path, message));
@@ -132,7 +137,8 @@ impl Conversion {
                     copy(&from, &dir.join(name))?;
                 }
             }
-            this.write_generation(source, &json, dir)?;
+            let settings = generation_settings(source, &json, this.preset)?;
+            write_json(&dir.join(GENERATION), &json!(settings))?;
             this.write_processor(source, &json, vq.as_ref(), dir)?;
             if is_whole && !is_text {
                 transformers::add_vocabulary(&mut json, source)?;
@@ -142,36 +148,6 @@ impl Conversion {
         })?;
         let config = vq.as_ref().map(|vq| &vq.config);
         Ok((is_whole && !is_text).then(|| transformers::difference(config)).flatten())
-    }
-
-    /// Writes `generation_config.json` with the preset's keys, if there is a preset; one that is only implied leaves
-    /// what the file says.
-    fn write_generation(&self, source: &Path, config: &Value, dir: &Path) -> Result<()> {
-        const NAME: &str = "generation_config.json";
-        let from = source.join(NAME);
-        let mut json: Value = if from.exists() { read_json(&from)? } else { json!({}) };
-        let implied = Manifest::read(source)?.is_none() && json.get("prompts").is_none();
-        let implied = implied.then(|| preset_of(config));
-        let of_text = text_model::stop_ids(&json, config);
-        if let (Some(preset), Some(keys)) = (self.preset.or(implied), json.as_object_mut()) {
-            let own = preset.config().changed_by_file(keys).map_err(Error::in_file(&from))?;
-            let mut stop_ids = own.stop_ids.clone();
-            keys.extend(match self.preset {
-                Some(preset) => preset.to_json(),
-                None => preset.to_json_with(&own),
-            });
-            if preset == Preset::Text && !of_text.is_empty() {
-                keys.insert("eos_token_id".to_owned(), json!(of_text));
-            }
-            if preset.ends_turns_with_separator() {
-                let text = TextTokenizer::load(&source.join("tokenizer.json"))?;
-                let special = *text.vocabulary()?.special();
-                let ends = [Some(special.eos), special.sep].into_iter().flatten();
-                stop_ids.extend(ends.filter(|id| !own.stop_ids.contains(id)));
-                keys.insert("eos_token_id".to_owned(), json!(stop_ids));
-            }
-        }
-        write_json(&dir.join(NAME), &json)
     }
 
     /// Writes Hugging Face's [`PROCESSOR`] if the layout or the form of images needs it.

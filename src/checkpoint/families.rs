@@ -47,6 +47,9 @@ impl Family {
     /// The family that has all of `config`.
     pub(super) fn having(config: &ModelConfig) -> Self {
         let ModelConfig { qkv_bias, o_bias, mlp_bias, .. } = *config;
+        if config.qk_norm_share < 1.0 {
+            return Self::Calumma;
+        }
         if config.swin_norm || config.qk_norm == QkNorm::LayerNorm {
             let is_plain = !(qkv_bias || o_bias || mlp_bias)
                 && config.head_dim.is_none_or(|width| {

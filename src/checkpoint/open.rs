@@ -12,6 +12,7 @@ use super::config::config_from_json;
 use super::directory::require_directory;
 use super::hugging_face::{has_sized_images, image_tokenizer, nested_config, preset_of};
 use super::manifest::Manifest;
+use super::names::GENERATION;
 use super::tensors::{SCORE, TransformerTensors};
 use super::text_model::{processor_of, stop_ids, text_tokenizer};
 use super::weight_files::weight_files;
@@ -183,7 +184,7 @@ fn generation(
     preset: Option<Preset>,
     processor: &Processor,
 ) -> Result<(GenerationConfig, PromptTemplates)> {
-    let path = dir.join("generation_config.json");
+    let path = dir.join(GENERATION);
     let json: Value = if path.exists() { read_json(&path)? } else { json!({}) };
     let text = json.to_string();
     if let Some(preset) = preset.filter(|_| json.get("prompts").is_none()) {

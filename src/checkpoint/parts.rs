@@ -10,7 +10,7 @@ use super::chat_template::JINJA;
 use super::config::config_to_json;
 use super::experts::separated;
 use super::family::Family;
-use super::names::{IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
+use super::names::{GENERATION, IMAGE_FORMAT, PROCESSOR, SIZED, VQ_DIR};
 use crate::error::{Error, Result};
 use crate::files::{copy, write_json};
 use crate::generate::Preset;
@@ -56,7 +56,7 @@ impl Parts<'_> {
         if self.processor.vocabulary().has_images() && special.sep.is_none() {
             generation.entry("prompts").or_insert(json!(Preset::Extended.prompts()));
         }
-        write_json("generation_config.json", &Value::Object(generation))?;
+        write_json(GENERATION, &Value::Object(generation))?;
         let mut tokenizer = tokenizer_config(self.processor.vocabulary());
         if let Some(template) = self.processor.chat_template() {
             for (role, token) in template.tokens() {

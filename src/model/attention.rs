@@ -76,7 +76,7 @@ impl Attention {
         self.o_proj.forward(y) // from [1, rows, heads * head_dim]
     }
 
-    /// Queries, keys and values before the norms of their heads, each `[batch, seq, heads of it, head_dim]`.
+    /// Queries, keys and values before what [`Self::norms`] does to them, each `[batch, seq, heads of it, head_dim]`.
     fn project(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
         let [batch, seq, _] = x.dims();
         let split = |y: Tensor<3>, heads| y.reshape([batch, seq, heads, self.head_dim]);

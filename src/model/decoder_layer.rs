@@ -63,7 +63,7 @@ pub struct DecoderLayer {
     /// Norm of the feed-forward branch.
     pub post_attention_layernorm: RmsNorm,
     dropout: Dropout,
-    swin_norm: bool,
+    pub(super) swin_norm: bool,
 }
 
 impl DecoderLayer {

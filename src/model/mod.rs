@@ -6,6 +6,7 @@
 //! Source: arXiv 2405.09818 section 2.2; Hugging Face `modeling_chameleon.py`.
 
 pub mod adapter;
+mod added_norm;
 mod attention;
 mod causal_lm;
 mod config;
@@ -28,6 +29,7 @@ mod router_loss;
 mod self_attention;
 mod upcycle;
 
+pub use added_norm::QueryKeySquares;
 pub use attention::Attention;
 pub use causal_lm::{CausalLm, Decoder, Embedding, ModelInput};
 pub use config::{
@@ -44,7 +46,7 @@ pub use linear::Linear;
 pub use loads::ExpertLoads;
 pub use mask::Mask;
 pub use mlp::Mlp;
-pub use norm::{HeadLayerNorm, HeadNorm, RmsNorm};
+pub use norm::{HeadLayerNorm, HeadNorm, HeadRmsNorm, RmsNorm};
 pub use ops::{Drawn, NoDraw};
 pub use paged_cache::PagedCache;
 pub use rope::Rope;

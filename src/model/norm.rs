@@ -44,9 +44,19 @@ pub enum HeadNorm {
     /// Over each head, with rows for every head.
     Layer(HeadLayerNorm),
     /// Over each head, with one row.
-    Rms(RmsNorm),
+    Rms(HeadRmsNorm),
     /// Over all heads together.
     Projection(RmsNorm),
+}
+
+/// RMSNorm over each head, with one weight row for all.
+#[derive(Module, Debug)]
+pub struct HeadRmsNorm {
+    /// `[head_dim]`.
+    pub weight: Param<Tensor<1>>,
+    epsilon: f64,
+    /// How much the norm counts: `(1 - share) x + share norm(x)`.
+    pub(super) share: f64,
 }
 
 /// LayerNorm with a weight and bias row per head (paper section 2.2).
@@ -67,20 +77,26 @@ impl HeadNorm {
                 bias: Initializer::Zeros.init([heads, head_dim], device),
             })),
             QkNorm::None => None,
-            QkNorm::Rms => Some(Self::Rms(RmsNorm::new(head_dim, eps, device))),
+            QkNorm::Rms => Some(Self::Rms(HeadRmsNorm {
+                weight: Initializer::Ones.init([head_dim], device),
+                epsilon: eps,
+                share: config.qk_norm_share,
+            })),
             QkNorm::RmsProjection => {
                 Some(Self::Projection(RmsNorm::new(heads * head_dim, eps, device)))
             }
         }
     }
 
-    /// Queries or keys before they are split into heads, after the norm if it is one over all of them.
+    /// Queries or keys before they are split into heads, after the norm if it is one over all of them or is being blended
+    /// in.
     ///
     /// # Shapes
     /// `x` `[batch, seq, heads * head_dim]`; returns the same.
     pub(super) fn before_split(norm: Option<&Self>, x: Tensor<3>) -> Tensor<3> {
         match norm {
             Some(Self::Projection(norm)) => norm.forward(x),
+            Some(Self::Rms(norm)) if norm.share < 1.0 => norm.blended(x),
             _ => x,
         }
     }
@@ -92,11 +108,24 @@ impl HeadNorm {
                 let [weight, bias] = [norm.weight.val(), norm.bias.val()];
                 (ops::HeadNormOf::LayerNorm { weight, bias }, LAYER_NORM_EPS)
             }
-            Some(Self::Rms(norm)) => {
+            Some(Self::Rms(norm)) if norm.share == 1.0 => {
                 (ops::HeadNormOf::Rms { weight: norm.weight.val() }, norm.epsilon)
             }
-            Some(Self::Projection(_)) | None => (ops::HeadNormOf::None, 0.0),
+            Some(Self::Rms(_) | Self::Projection(_)) | None => (ops::HeadNormOf::None, 0.0),
         };
         ops::NormAndRope { norm, cos_and_sin: rope.tables(), scale, eps }
+    }
+}
+
+impl HeadRmsNorm {
+    /// `(1 - share) x + share norm(x)`.
+    ///
+    /// # Shapes
+    /// `x` `[batch, seq, heads * head_dim]`; returns the same.
+    fn blended(&self, x: Tensor<3>) -> Tensor<3> {
+        let ([batch, seq, width], [head_dim]) = (x.dims(), self.weight.dims());
+        let heads = x.clone().reshape([batch, seq * (width / head_dim), head_dim]);
+        let normed = ops::rms_norm(heads, self.weight.val(), self.epsilon);
+        x * (1.0 - self.share) + normed.reshape([batch, seq, width]) * self.share
     }
 }

@@ -25,7 +25,7 @@ use crate::data::{
     DocumentData, DocumentStream, Encoding, LeftOut, Stages, StreamState, validation_batches,
 };
 use crate::device::{Precision, seeded};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::{GenerationConfig, ServingModel};
 use crate::model::{CausalLm, ExpertsConfig, ModelConfig};
 use crate::report::{LayerExperts, Metrics, Omission, SampleText};
@@ -84,11 +84,18 @@ impl LanguageTask {
         let labels = validation_labels(&recipe);
         let showcase =
             Showcase::new(&validation, &labels, recipe.run.shown, &processor, generation);
-        let loader = Loader::new(stream, recipe.batch.accumulate)?;
+        let mut loader = Loader::new(stream, recipe.batch.accumulate)?;
         let device = device.clone().autodiff();
         let vocabulary = processor.vocabulary();
-        let lm = TrainedLm::new(&recipe, vocabulary, &device, precision)?
+        let mut lm = TrainedLm::new(&recipe, vocabulary, &device, precision)?
             .of_rows(&recipe.optimizer, vocabulary)?;
+        if let Some(added) = &recipe.add_qk_norm {
+            let begin = loader.state().clone();
+            let batches = (0..added.batches).map(|_| loader.next_batch());
+            lm = lm.with_measured_norms(&recipe, &batches.collect::<Result<Vec<_>>>()?);
+            loader.restore(&begin, 0)?;
+            loader.take_waited();
+        }
         Ok(Self {
             lm,
             device,
@@ -107,6 +114,27 @@ impl LanguageTask {
             experts: Vec::new(),
             recipe,
         })
+    }
+
+    /// Checks that added norms of queries and keys count as much as in step `step`, which a run with other settings
+    /// that is resumed would change at once.
+    fn check_blend(&self, step: usize) -> Result<()> {
+        let Some(added) = &self.recipe.add_qk_norm else { return Ok(()) };
+        let share = self.lm.config.qk_norm_share;
+        match share == added.share(step) {
+            true => Ok(()),
+            false => Err(Error::invalid(format!(
+                "add_qk_norm.steps is {}, but the norms count {share} of 1 at step {step}; allowed: what the run began with",
+                added.steps
+            ))),
+        }
+    }
+
+    /// Lets added norms of queries and keys count as in step `step`.
+    fn blend_norms(&mut self, step: usize) {
+        if let Some(added) = &self.recipe.add_qk_norm {
+            self.lm.blend_norms(added.share(step));
+        }
     }
 
     /// The model with its current weights.
@@ -247,7 +275,9 @@ impl Task for LanguageTask {
     }
 
     fn step(&mut self, step: usize, lr: f64) -> Result<Stepped> {
+        self.check_blend(step)?;
         let stepped = self.attempt(step, lr)?;
+        self.blend_norms(step + 1);
         self.position = self.loader.state().clone();
         Ok(stepped)
     }
@@ -263,6 +293,9 @@ impl Task for LanguageTask {
         let biases = model.selection_biases();
         self.experts = expert_metrics::by_layer(&interval.routers, sparse, &choices, &biases);
         metrics.extend(expert_metrics::overall(&self.experts));
+        if self.recipe.add_qk_norm.is_some() {
+            metrics.push(("qk_norm_share".into(), self.lm.config.qk_norm_share));
+        }
         metrics
     }
 
@@ -274,6 +307,10 @@ impl Task for LanguageTask {
         let sources = self.recipe.validation.iter().map(|c| format!("loss/{}", c.label()));
         let losses = ["loss", "image_loss", "text_loss"].map(str::to_owned);
         losses.into_iter().chain(sources).map(|name| (name, Better::Lower)).collect()
+    }
+
+    fn is_changing(&self) -> bool {
+        self.lm.config.qk_norm_share < 1.0
     }
 
     fn evaluate(&mut self) -> Result<Metrics> {
@@ -335,7 +372,7 @@ impl Task for LanguageTask {
 
     fn restore(&mut self, dir: &Path, skip: u64) -> Result<()> {
         let state = LanguageState::load(dir, &self.tokenizer)?;
-        self.lm.model.restore(dir)?;
+        self.lm.restore(dir)?;
         self.loader.restore(&state.stream, skip * self.recipe.batch.accumulate as u64)?;
         self.position = self.loader.state().clone();
         self.tokens = state.tokens;

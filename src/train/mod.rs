@@ -47,8 +47,8 @@ mod trained;
 
 pub use best::Better;
 pub use config::{
-    AverageConfig, BatchConfig, ImageBatchConfig, ImageShape, ImagesConfig, LanguageRecipe,
-    ModelSizes, PerceptualConfig, RunConfig, UpcycleConfig, VqRecipe, WarmupConfig,
+    AddedNormConfig, AverageConfig, BatchConfig, ImageBatchConfig, ImageShape, ImagesConfig,
+    LanguageRecipe, ModelSizes, PerceptualConfig, RunConfig, UpcycleConfig, VqRecipe, WarmupConfig,
 };
 pub use groups::GroupConfig;
 pub use image_task::ImageTask;

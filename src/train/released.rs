@@ -9,6 +9,7 @@ use vq_tokenizer::{VqTokenizer, init};
 
 use super::adapter::TrainedAdapter;
 use super::config::LanguageRecipe;
+use super::objective::{NextTokenBatch, input};
 use super::optimizer_config::{OptimizerConfig, TrainRows};
 use super::rows::Rows;
 use super::state::write_toml;
@@ -18,7 +19,7 @@ use crate::checkpoint::{Checkpoint, Parts, config_from_json};
 use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::files::read_json;
-use crate::model::{CausalLm, ModelConfig};
+use crate::model::{CausalLm, ModelConfig, QkNorm, QueryKeySquares};
 use crate::tokenize::{Processor, TokenClass, Vocabulary};
 
 /// A language model in training.
@@ -57,17 +58,12 @@ impl TrainedLm {
         precision: Precision,
     ) -> Result<Self> {
         let config = recipe.sizes(vocabulary)?;
-        if let (Some(dir), Some(_)) = (&recipe.run.init, &config.experts) {
-            check_experts(dir, recipe.upcycle.is_some())?;
-        }
         init::seed(recipe.run.seed);
-        let model = match (&recipe.run.init, &recipe.upcycle) {
-            (None, _) => config.init(device)?,
-            (Some(dir), None) => Checkpoint::load_weights(dir, &config, config.init(device)?)?,
-            (Some(dir), Some(upcycle)) => {
-                let dense = ModelConfig { experts: None, ..config.clone() };
-                let model = Checkpoint::load_weights(dir, &dense, dense.init(device)?)?;
-                model.upcycled(&config, upcycle.redraw)?
+        let (config, model) = match &recipe.run.init {
+            Some(dir) => begun(dir, config, recipe, device)?,
+            None => {
+                let model = config.init(device)?;
+                (config, model)
             }
         };
         let (model, adapter) = TrainedAdapter::attach(recipe, &config, model)?;
@@ -81,6 +77,46 @@ impl TrainedLm {
             None => Trained::new(model, optimizer, decay),
         };
         Ok(Self { config, model, adapter, in_rows: None, precision })
+    }
+
+    /// The same with weights of the norms that `recipe` adds that keep queries and keys at their root mean squares over
+    /// `batches`.
+    ///
+    /// # Panics
+    /// If the model has latent attention, or is trained through an adapter.
+    pub(super) fn with_measured_norms(
+        self,
+        recipe: &LanguageRecipe,
+        batches: &[NextTokenBatch],
+    ) -> Self {
+        assert!(self.adapter.is_none(), "an adapter and new norms exclude each other");
+        let (model, mut squares) = (self.model.module(), QueryKeySquares::default());
+        let measured = model.valid();
+        for NextTokenBatch { packed, .. } in batches {
+            let counted: Vec<bool> = packed.document_ids.iter().map(|id| *id != 0).collect();
+            squares.add(&measured, input(&measured, packed), &counted);
+        }
+        let model = model.clone().with_head_lengths(&squares);
+        let model = Trained::new(model, recipe.optimizer.clone(), recipe.average.decay);
+        Self { model, ..self }
+    }
+
+    /// Lets the norms of queries and keys count by `share`, from 0 to 1.
+    pub(super) fn blend_norms(&mut self, share: f64) {
+        self.config.qk_norm_share = share;
+        self.model.change(|model| (model.with_norm_share(share), ()));
+    }
+
+    /// Goes on from the checkpoint `dir`.
+    ///
+    /// # Errors
+    /// Those of its files.
+    pub(super) fn restore(&mut self, dir: &Path) -> Result<()> {
+        self.model.restore(dir)?;
+        if self.adapter.is_none() {
+            self.blend_norms(config_in(dir)?.qk_norm_share);
+        }
+        Ok(())
     }
 
     /// The same with as little of it trained as `optimizer` says, by the meaning of ids in `vocabulary`.
@@ -180,16 +216,64 @@ impl TrainedLm {
     }
 }
 
-/// Checks that the checkpoint in `dir` has experts, or none if they are made of it.
-fn check_experts(dir: &Path, upcycles: bool) -> Result<()> {
+/// The sizes of the checkpoint in `dir`.
+fn config_in(dir: &Path) -> Result<ModelConfig> {
     let path = dir.join("config.json");
-    let config = config_from_json(&read_json(&path)?).map_err(Error::in_file(&path))?;
-    let message = match (config.experts.is_some(), upcycles) {
-        (true, true) => "has experts already; leave out [upcycle]",
-        (false, false) => "has no experts; [upcycle] makes them of its feed-forward layers",
+    config_from_json(&read_json(&path)?).map_err(Error::in_file(&path))
+}
+
+/// The model `config` before the first step of `recipe`, from the checkpoint in `dir`, which may lack parts that the recipe
+/// adds; and its sizes then.
+fn begun(
+    dir: &Path,
+    config: ModelConfig,
+    recipe: &LanguageRecipe,
+    device: &Device,
+) -> Result<(ModelConfig, CausalLm)> {
+    let found = config_in(dir)?;
+    check_parts(&found, &config, recipe).map_err(|message| Error::file(dir, message))?;
+    let load = |config: &ModelConfig| Checkpoint::load_weights(dir, config, config.init(device)?);
+    if let Some(upcycle) = &recipe.upcycle {
+        let model = load(&ModelConfig { experts: None, ..config.clone() })?;
+        let model = model.upcycled(&config, upcycle.redraw)?;
+        return Ok((config, model));
+    }
+    if recipe.add_qk_norm.is_some() {
+        let (qk_norm, o_bias) = (QkNorm::None, found.o_bias);
+        let model = load(&ModelConfig { qk_norm, o_bias, ..config.clone() })?;
+        let config = ModelConfig { qk_norm_share: 0.0, ..config };
+        return Ok((config.clone(), model.with_head_norms(&config)));
+    }
+    let model = load(&config)?;
+    Ok((config, model))
+}
+
+/// Checks that the checkpoint of sizes `found` has the parts of `config` that `recipe` does not add, and lacks those that
+/// it does.
+fn check_parts(
+    found: &ModelConfig,
+    config: &ModelConfig,
+    recipe: &LanguageRecipe,
+) -> std::result::Result<(), String> {
+    if found.qk_norm_share < 1.0 {
+        return Err(format!(
+            "was saved while norms of queries and keys were blended in, at {} of 1; take a later checkpoint of that run",
+            found.qk_norm_share
+        ));
+    }
+    let message = match (&found.experts, &config.experts, &recipe.upcycle) {
+        (Some(_), _, Some(_)) => "has experts already; leave out [upcycle]",
+        (None, Some(_), None) => "has no experts; [upcycle] makes them of its feed-forward layers",
+        _ if recipe.add_qk_norm.is_none() => return Ok(()),
+        _ if found.o_bias && !config.o_bias => {
+            "has biases in the output layers of attention; allowed with [add_qk_norm]: model.o_bias = true"
+        }
+        _ if found.qk_norm != QkNorm::None => {
+            "has norms of queries and keys already; leave out [add_qk_norm]"
+        }
         _ => return Ok(()),
     };
-    Err(Error::file(dir, message))
+    Err(message.to_owned())
 }
 
 /// Brings weights to the autodiff device without gradients.

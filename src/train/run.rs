@@ -319,7 +319,9 @@ impl<T: Task> Loop<'_, T> {
 
     /// Whether `evaluation` is the best so far by `run.keep_best`.
     fn is_best(&mut self, step: usize, evaluation: &Metrics) -> bool {
-        let Some(best_by) = &self.best_by else { return false };
+        let Some(best_by) = self.best_by.as_ref().filter(|_| !self.task.is_changing()) else {
+            return false;
+        };
         let Some(value) = best_by.value(evaluation) else {
             let name = best_by.name();
             self.reporter.note(&format!("run.keep_best: the evaluation has no metric {name}"));

@@ -32,6 +32,11 @@ pub trait Task {
         Metrics::new()
     }
 
+    /// Whether the model is on the way to another form, so that none of its checkpoints is the best.
+    fn is_changing(&self) -> bool {
+        false
+    }
+
     /// Names of all metrics that [`Self::evaluate`] may return, each with its better direction.
     fn eval_metrics(&self) -> Vec<(String, Better)>;
 

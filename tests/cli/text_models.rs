@@ -102,6 +102,10 @@ fn a_text_model_opens_as_downloaded_and_takes_text_only() {
 fn a_text_model_is_trained_adapted_and_exported() {
     let dir = downloaded();
     let run = |args: &[&str]| calumma_in(dir.path(), args);
+    // What the model says of decoding goes on to checkpoints, several ends of an answer too.
+    let settings =
+        json!({ "eos_token_id": [2, 7], "do_sample": false, "repetition_penalty": 1.25 });
+    fs::write(dir.path().join("lm/generation_config.json"), settings.to_string()).unwrap();
     recipe(dir.path(), "whole", "");
     recipe(dir.path(), "small", "[adapter]\nr = 4\n");
     let shown = run(&["train", "whole.toml", "--dry-run"]);
@@ -114,6 +118,11 @@ fn a_text_model_is_trained_adapted_and_exported() {
     let (before, after) = (config(&dir.path().join("lm")), config(&latest));
     for key in ["model_type", "architectures", "rope_parameters", "head_dim", "vocab_size"] {
         assert_eq!(before[key], after[key], "{key}");
+    }
+    let kept = fs::read(latest.join("generation_config.json")).unwrap();
+    let kept: Value = serde_json::from_slice(&kept).unwrap();
+    for key in ["eos_token_id", "do_sample", "repetition_penalty"] {
+        assert_eq!(kept[key], settings[key], "{key}");
     }
     let generate = |checkpoint: &str, more: &[&str]| {
         let args = ["--json", "generate", checkpoint, "--prompt", "How", "--max-tokens", "6"];
@@ -130,13 +139,77 @@ fn a_text_model_is_trained_adapted_and_exported() {
         assert_eq!((exported.code, exported.stderr.contains("warning")), (0, false));
         assert_eq!(generate(&dest, &[]), generate("lm", &[]), "{layout}");
     }
-    // A template with a place for an image is refused.
+}
+
+#[test]
+fn images_are_refused_wherever_a_document_of_a_text_model_would_have_them() {
+    let dir = downloaded();
+    let run = |args: &[&str]| calumma_in(dir.path(), args);
+    recipe(dir.path(), "whole", "");
     super::image(dir.path(), "a.png");
-    fs::write(dir.path().join("images.jsonl"), r#"{"image": "a.png", "text": "b"}"#).unwrap();
-    let recipe = fs::read_to_string(dir.path().join("whole.toml")).unwrap();
-    let recipe = recipe.replace("chat.jsonl", "images.jsonl").replace("last-answer", "all");
-    let recipe = recipe.replace("chat_template", "<image>{text}");
-    fs::write(dir.path().join("images.toml"), recipe).unwrap();
+    let asked = json!([{ "type": "image" }, { "type": "text", "text": "What is it?" }]);
+    let said = |content: Value| json!([{ "role": "user", "content": content }]);
+    let answered = |text: &str| json!([{ "role": "assistant", "content": text }]);
+    let talk = [&said(asked.clone()), &answered("A dot.")];
+    let talk: Vec<Value> = talk.iter().flat_map(|part| part.as_array().unwrap().clone()).collect();
+    let rows = [
+        ("images", json!({ "image": "a.png", "text": "b" })),
+        ("talk", json!({ "image": "a.png", "messages": talk })),
+        (
+            "pairs",
+            json!({ "image": "a.png", "prompt": said(asked.clone()), "chosen": answered("A dot."),
+            "rejected": answered("A cat.") }),
+        ),
+        (
+            "verdicts",
+            json!({ "image": "a.png", "prompt": said(asked), "completion": answered("A dot."),
+            "label": true }),
+        ),
+    ];
+    for (name, row) in rows {
+        let lines = vec![row.to_string(); 8];
+        fs::write(dir.path().join(format!("{name}.jsonl")), lines.join("\n")).unwrap();
+    }
+    let whole = fs::read_to_string(dir.path().join("whole.toml")).unwrap();
+    let written = |name: &str, data: &str, template: &str, more: &str| {
+        let mut recipe = whole.replace("chat.jsonl", data).replace("chat_template", template);
+        if !more.is_empty() {
+            recipe = recipe.replace("loss = \"last-answer\"\n", "");
+        }
+        fs::write(dir.path().join(format!("{name}.toml")), recipe + more).unwrap();
+        format!("{name}.toml")
+    };
     let told = "the checkpoint has no image tokenizer, so it takes text only";
-    run(&["train", "images.toml"]).fails(3, &[told]);
+    for (name, data, template, more) in [
+        ("template", "images.jsonl", "<image>{text}<sep>b", ""),
+        ("chat", "talk.jsonl", "chat_template", ""),
+        ("messages", "talk.jsonl", "{messages}", ""),
+        ("preference", "pairs.jsonl", "{prompt}<answer>{answer}", "[preference]\n"),
+        (
+            "rl",
+            "talk.jsonl",
+            "{messages}",
+            "[rl]\nprompts_per_step = 1\nmode = \"text\"\nmax_new_tokens = 4\n\
+            [rl.advantage]\nnum_generations = 2\n[[rl.reward]]\nkind = \"length\"\nmax_completion_len = 9\n\
+            soft_punish_cache = 1\n",
+        ),
+        ("kto", "verdicts.jsonl", "{prompt}<answer>{answer}", "[kto]\n"),
+    ] {
+        let recipe = written(name, data, template, more);
+        run(&["train", &recipe]).fails(3, &[data, told]);
+    }
+    for (name, data, template) in [
+        ("shards", "images.jsonl", "<image>{text}"),
+        ("shards-chat", "talk.jsonl", "chat_template"),
+    ] {
+        let recipe = format!(
+            "[run]\nname = \"{name}\"\n[tokenizer]\ncheckpoint = \"lm\"\n[[data]]\npath = \"{data}\"\n\
+             templates = [\"{template}\"]\n"
+        );
+        fs::write(dir.path().join(format!("{name}.toml")), recipe).unwrap();
+        run(&["tokenize", &format!("{name}.toml")]).fails(3, &[data, told]);
+    }
+    // Images that no template writes are no fault.
+    let recipe = written("text", "images.jsonl", "{text}<answer>b", "");
+    assert_eq!(run(&["train", &recipe]).code, 0);
 }

@@ -22,7 +22,7 @@ use super::config::config_from_json;
 use super::convert::COPIED;
 use super::directory::{require_directory, write_directory};
 use super::manifest::{DOCUMENTS, Manifest};
-use super::names::VQ_DIR;
+use super::names::{GENERATION, VQ_DIR};
 use super::source::{CODEBOOK, ImageTokenizer};
 use super::stored::StoredTensors;
 use super::tensors::{EMBEDDING, HEAD, is_of_transformer};
@@ -31,8 +31,6 @@ use super::weight_files::{SHARD_SIZE, write_weights};
 use crate::error::{Error, Result};
 use crate::files::{copy, read_json, write_json};
 use crate::generate::Preset;
-
-const GENERATION: &str = "generation_config.json";
 
 /// How a text model is extended.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +61,11 @@ impl Extension {
         let text = text_tokenizer(source, &config)?;
         if text.has_images() {
             return Err(Error::file(source, "has codes of images already"));
+        }
+        if sizes.qk_norm_share < 1.0 {
+            let message =
+                "norms of queries and keys are still being blended in; take a later checkpoint";
+            return Err(Error::file(source, message));
         }
         let files = StoredTensors::open(source)?;
         let (image, image_files) = ImageTokenizer::open(vq)?;

@@ -39,6 +39,10 @@ pub struct ModelConfig {
     /// The norm of queries and keys.
     #[serde(skip_serializing_if = "is_default")]
     pub qk_norm: QkNorm,
+    /// The weight of the norm, if it is [`QkNorm::Rms`] and being blended in: `(1 - share) x + share norm(x)`, from 0 to
+    /// 1.
+    #[serde(skip_serializing_if = "is_whole")]
+    pub qk_norm_share: f64,
     /// Whether the layers of queries, keys and values have biases.
     #[serde(skip_serializing_if = "is_default")]
     pub qkv_bias: bool,
@@ -111,6 +115,10 @@ pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+fn is_whole(share: &f64) -> bool {
+    *share == 1.0
+}
+
 /// Which experts are counted.
 #[derive(Clone, Copy)]
 enum Count {
@@ -130,6 +138,7 @@ impl Default for ModelConfig {
             num_key_value_heads: 32,
             head_dim: None,
             qk_norm: QkNorm::LayerNorm,
+            qk_norm_share: 1.0,
             qkv_bias: false,
             o_bias: false,
             mlp_bias: false,
@@ -310,6 +319,7 @@ impl ModelConfig {
             let message = "latent attention has widths and norms of its own: qk_norm must be \"none\", and head_dim absent";
             return Err(Error::invalid(message));
         }
+        self.validate_norm_share()?;
         if !(self.initializer_range >= 0.0 && self.initializer_range.is_finite()) {
             let std = self.initializer_range;
             return Err(Error::invalid(format!("initializer_range is {std}; allowed: at least 0")));
@@ -326,6 +336,19 @@ impl ModelConfig {
         self.rope_scaling.validate()?;
         self.latent.as_ref().map_or(Ok(()), LatentConfig::validate)?;
         self.experts.as_ref().map_or(Ok(()), ExpertsConfig::validate)
+    }
+
+    fn validate_norm_share(&self) -> Result<()> {
+        let share = self.qk_norm_share;
+        if !(0.0..=1.0).contains(&share) {
+            return Err(Error::invalid(format!("qk_norm_share is {share}; allowed: [0, 1]")));
+        }
+        if share < 1.0 && self.qk_norm != QkNorm::Rms {
+            let message =
+                format!("qk_norm_share is {share}; allowed with qk_norm other than \"rms\": 1");
+            return Err(Error::invalid(message));
+        }
+        Ok(())
     }
 
     fn validate_heads(&self) -> Result<()> {

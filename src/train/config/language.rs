@@ -1,8 +1,9 @@
 //! The recipe of `calumma train`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::super::objective::LossConfig;
 use super::super::objective::preference::{PreferenceConfig, UnpairedConfig};
@@ -13,9 +14,9 @@ use super::super::preference::ReferenceConfig;
 use super::super::rl::RlConfig;
 use super::super::safety::SafetyConfig;
 use super::super::schedule::ScheduleConfig;
-use super::model::{ModelSizes, UpcycleConfig};
+use super::model::{AddedNormConfig, ModelSizes, UpcycleConfig};
 use super::run::{AverageConfig, RunConfig, one_batch};
-use crate::checkpoint::config_from_json;
+use crate::checkpoint::{config_from_json, kept_settings};
 use crate::data::{CurriculumConfig, DocumentData, TokenizerConfig};
 use crate::error::{Error, Result};
 use crate::files::read_json;
@@ -80,11 +81,14 @@ pub struct LanguageRecipe {
     /// Experts from the dense model `run.init`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upcycle: Option<UpcycleConfig>,
+    /// Norms of queries and keys for the model `run.init`, which has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub add_qk_norm: Option<AddedNormConfig>,
     /// The shape of a batch.
     pub batch: BatchConfig,
-    /// The `generation_config.json` of the released checkpoint.
+    /// The `generation_config.json` of the released checkpoint; without the section that of `run.init`.
     #[serde(default)]
-    pub generation: serde_json::Map<String, serde_json::Value>,
+    pub generation: Map<String, Value>,
 }
 
 /// The shape of a language model's batch.
@@ -141,25 +145,31 @@ impl Recipe for LanguageRecipe {
         ),
     ];
 
-    /// A run that starts from a checkpoint needs neither sizes nor tokenizers of its own.
+    /// A run that starts from a checkpoint needs no sizes, tokenizers or settings of generation of its own.
     fn complete(table: &mut toml::Table) -> Result<()> {
         let init = table.get("run").and_then(|run| run.get("init")).and_then(toml::Value::as_str);
         let Some(init) = init.map(PathBuf::from) else { return Ok(()) };
         let own = table.remove("model");
+        let [upcycles, adds_norms] =
+            ["upcycle", "add_qk_norm"].map(|section| table.contains_key(section));
         let model = match own {
-            Some(own) if !table.contains_key("upcycle") => own,
+            Some(own) if !upcycles && !adds_norms => own,
             own => {
                 let path = init.join("config.json");
                 let json = read_json(&path)?;
                 let config = config_from_json(&json).map_err(Error::in_file(&path))?;
                 let sizes = toml::Table::try_from(ModelSizes::from(config));
                 let mut sizes = sizes.map_err(Error::in_file(&path))?;
+                if adds_norms {
+                    AddedNormConfig::complete(&mut sizes);
+                }
                 sizes.extend(own.and_then(|own| own.as_table().cloned()).unwrap_or_default());
                 UpcycleConfig::complete(&mut sizes);
                 sizes.into()
             }
         };
         table.insert("model".to_owned(), model);
+        keep_settings(table, &init)?;
         if !table.contains_key("tokenizer") {
             let checkpoint = init.display().to_string();
             let section = toml::Table::from_iter([("checkpoint".to_owned(), checkpoint.into())]);
@@ -200,6 +210,36 @@ impl Recipe for LanguageRecipe {
             false => DocumentData::validate_all(&self.validation, stages),
         }
     }
+}
+
+/// Gives the recipe `table` what it does not say of generation as the checkpoint in `init` has it, if it takes its tokenizers.
+fn keep_settings(table: &mut toml::Table, init: &Path) -> Result<()> {
+    let is_init = |dir: &str| match [Path::new(dir), init].map(Path::canonicalize) {
+        [Ok(dir), Ok(init)] => dir == init,
+        _ => Path::new(dir) == init,
+    };
+    let takes_tokenizers = table.get("tokenizer").is_none_or(|tokenizer| {
+        let checkpoint = tokenizer.get("checkpoint").and_then(toml::Value::as_str);
+        tokenizer.get("text").is_none() && checkpoint.is_some_and(is_init)
+    });
+    // The loading of weights complains of a directory without the file.
+    if !takes_tokenizers || !init.join("config.json").exists() {
+        return Ok(());
+    }
+    let own = table.remove("generation");
+    let mut kept = kept_settings(init, own.is_some())?;
+    remove_nulls(&mut kept);
+    let kept = toml::Table::try_from(kept);
+    let mut kept = kept.map_err(Error::in_file(&init.join("generation_config.json")))?;
+    kept.extend(own.and_then(|own| own.as_table().cloned()).unwrap_or_default());
+    table.insert("generation".to_owned(), kept.into());
+    Ok(())
+}
+
+/// Takes out what is null, which TOML cannot say: it has its default.
+fn remove_nulls(object: &mut Map<String, Value>) {
+    object.retain(|_, value| !value.is_null());
+    object.values_mut().filter_map(Value::as_object_mut).for_each(remove_nulls);
 }
 
 impl LanguageRecipe {

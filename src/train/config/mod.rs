@@ -10,5 +10,5 @@ pub use image::{
     ImageBatchConfig, ImageShape, ImagesConfig, PerceptualConfig, VqRecipe, WarmupConfig,
 };
 pub use language::{BatchConfig, LanguageRecipe};
-pub use model::{ModelSizes, UpcycleConfig};
+pub use model::{AddedNormConfig, ModelSizes, UpcycleConfig};
 pub use run::{AverageConfig, RunConfig};

@@ -163,3 +163,39 @@ impl UpcycleConfig {
         }
     }
 }
+
+/// A norm of queries and keys for a model that has none, `qk_norm = "rms"`, blended in over the first steps. `[model]` may
+/// leave out all that is as in `run.init`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AddedNormConfig {
+    /// Steps after which queries and keys are what the norm makes of them.
+    pub steps: usize,
+    /// Batches of training data whose root mean squares the norms begin with.
+    pub batches: usize,
+}
+
+impl Default for AddedNormConfig {
+    fn default() -> Self {
+        Self { steps: 100, batches: 4 }
+    }
+}
+
+impl AddedNormConfig {
+    /// How much the norm counts in step `step`, the first of which is 0.
+    pub(in crate::train) fn share(&self, step: usize) -> f64 {
+        (step as f64 / self.steps as f64).min(1.0)
+    }
+
+    /// Gives `sizes` the norm, and the biases that a published model with such norms has, where they do not say.
+    pub(super) fn complete(sizes: &mut toml::Table) {
+        if sizes.contains_key("latent") {
+            return; // which is refused
+        }
+        let biases = sizes.get("qkv_bias").and_then(toml::Value::as_bool).unwrap_or(false);
+        if biases {
+            sizes.insert("o_bias".to_owned(), true.into());
+        }
+        sizes.insert("qk_norm".to_owned(), "rms".into());
+    }
+}

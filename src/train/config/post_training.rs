@@ -3,9 +3,10 @@
 use super::super::objective::LossConfig;
 use super::super::preference::ReferenceConfig;
 use super::language::LanguageRecipe;
-use super::model::UpcycleConfig;
+use super::model::{AddedNormConfig, UpcycleConfig};
 use crate::data::CurriculumConfig;
 use crate::error::{Error, Result};
+use crate::model::QkNorm;
 
 impl LanguageRecipe {
     /// Checks that the sections fit together.
@@ -15,6 +16,7 @@ impl LanguageRecipe {
     pub(super) fn validate_post_training(&self) -> Result<()> {
         self.validate_adapter()?;
         self.validate_upcycling()?;
+        self.validate_added_norm()?;
         self.validate_kind()?;
         self.validate_train_rows()?;
         self.validate_preference()?;
@@ -53,6 +55,45 @@ impl LanguageRecipe {
         self.model.config(1).check_upcycling()
     }
 
+    /// Checks that norms can be added, if they are to be.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the key at fault and what is allowed.
+    fn validate_added_norm(&self) -> Result<()> {
+        let Some(AddedNormConfig { steps, batches }) = self.add_qk_norm else { return Ok(()) };
+        let refused = |message: String| Err(Error::invalid(format!("add_qk_norm{message}")));
+        let last = self.run.steps;
+        if !(1..=last).contains(&steps) {
+            return refused(format!(".steps is {steps}; allowed: 1 to run.steps, {last}"));
+        }
+        if batches == 0 {
+            return refused(".batches is 0; allowed: at least 1".to_owned());
+        }
+        if self.run.init.is_none() {
+            return refused(" needs run.init, the checkpoint without norms".to_owned());
+        }
+        if self.model.latent.is_some() {
+            return refused(
+                ": latent attention has norms of its own; leave the section out".to_owned(),
+            );
+        }
+        if self.model.qk_norm != QkNorm::Rms {
+            return refused(
+                " makes norms of the kind \"rms\"; allowed for model.qk_norm: that, or nothing"
+                    .to_owned(),
+            );
+        }
+        let others = [
+            ("an adapter", self.has_adapter()),
+            ("[upcycle]", self.upcycle.is_some()),
+            ("optimizer.train_rows", self.optimizer.train_rows.is_some()),
+        ];
+        match others.iter().find(|(_, is_given)| *is_given) {
+            Some((name, _)) => refused(format!(" and {name} are both given; allowed: one of them")),
+            None => Ok(()),
+        }
+    }
+
     /// Checks that at most one section replaces next-token training, with what it does not read.
     fn validate_kind(&self) -> Result<()> {
         let sections = [
@@ -69,11 +110,12 @@ impl LanguageRecipe {
         }
         let is_read = self.curriculum != CurriculumConfig::default()
             || self.loss != LossConfig::default()
-            || self.upcycle.is_some();
+            || self.upcycle.is_some()
+            || self.add_qk_norm.is_some();
         match is_read {
             false => Ok(()),
             true => Err(Error::invalid(format!(
-                "[curriculum], [upcycle] and [loss] are not read with {name}"
+                "[curriculum], [upcycle], [add_qk_norm] and [loss] are not read with {name}"
             ))),
         }
     }

@@ -57,7 +57,7 @@ impl Targets {
 }
 
 /// `batch` as tensors `[rows, seq]` on the device of `model`.
-pub(super) fn input(model: &CausalLm, batch: &PackedBatch) -> ModelInput {
+pub(in crate::train) fn input(model: &CausalLm, batch: &PackedBatch) -> ModelInput {
     let device = model.device();
     let tensor = |values: &[u32]| {
         let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();

@@ -37,6 +37,7 @@ mod tests;
 
 pub(super) use backward::hidden_of;
 pub use backward::{Activations, Additions, backward, backward_with};
+pub(super) use batch::input;
 pub use batch::{NextTokenBatch, Targets};
 pub use metrics::Metrics;
 pub(super) use metrics::mean;

@@ -148,6 +148,7 @@ fn the_recipes_make_an_extended_model_from_nothing() {
     run(&["extend", "runs/extend-text/latest", text(&demo), "runs/extended"]);
     train("extend-rows.toml");
     train("extend-all.toml");
+    train("extend-scratch.toml");
     let picture = image(dir.path(), "a.png");
     run(&["caption", "runs/extend-all/latest", text(&picture), "--max-tokens", "2"]);
     run(&["export", "runs/extend-all/latest", "hf", "--layout", "hf"]);
