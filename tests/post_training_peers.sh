@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Opens adapters with PEFT, trains beside TRL, loss by loss, and opens extended text models with transformers. Needs
-# Python and its registry (6 GB with PyTorch, removed afterwards); without them it says so and passes.
+# Opens adapters with PEFT, trains beside TRL, loss by loss, and opens extended text models and saved models of every kind
+# with transformers. Needs Python and its registry (6 GB with PyTorch, removed afterwards); without them it says so and passes.
 # CALUMMA_POST_TRAINING_VENV: directory for the packages, which then stay there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,3 +18,4 @@ if ! "$venv/bin/pip" install --quiet --no-cache-dir --no-compile \
 fi
 export CALUMMA_POST_TRAINING_PYTHON=$venv/bin/python
 cargo test --release --workspace --locked --test tests -- post_training_peers extend_peers --nocapture
+cargo test --release --quiet --workspace --locked --test architectures

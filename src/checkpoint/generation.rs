@@ -10,12 +10,12 @@ use super::names::GENERATION;
 use super::text_model;
 use crate::error::{Error, Result};
 use crate::files::read_json;
-use crate::generate::Preset;
+use crate::generate::{GenerationConfig, Preset};
 use crate::tokenize::TextTokenizer;
 
 /// What a run keeps of how the checkpoint in `dir`, with which it begins and whose ids it has, generates: everything but the
-/// mode that a published model's class implies; or, where it has settings of its own, only what ends an answer. Models with
-/// a separator end answers in one way, which is not kept.
+/// mode that a published model's class implies; or, where it has settings of its own, only the ids that end an answer. The
+/// ends that every model with a separator has are left out.
 ///
 /// # Errors
 /// Those of the files.
@@ -25,17 +25,39 @@ pub fn kept_settings(dir: &Path, has_own: bool) -> Result<Map<String, Value>> {
         true => Map::new(),
         false => generation_settings(dir, &config, None)?,
     };
-    if Manifest::read(dir)?.is_none() {
+    let file = settings_in(dir)?;
+    if file.get("modality").is_none() {
         kept.remove("modality");
     }
-    let tokenizer = dir.join("tokenizer.json");
-    let separates = tokenizer.exists() && TextTokenizer::load(&tokenizer)?.names_tell_roles();
-    let stop_ids = text_model::stop_ids(&settings_in(dir)?, &config);
+    let mut stop_ids = text_model::stop_ids(&file, &config);
+    let common = ends_with_separator(dir)?;
+    match stop_ids.iter().all(|id| common.contains(id)) {
+        true => stop_ids.clear(),
+        false => stop_ids.extend(common),
+    }
+    stop_ids.sort_unstable();
+    stop_ids.dedup();
     kept.remove("eos_token_id");
-    if !separates && !stop_ids.is_empty() {
+    if !stop_ids.is_empty() {
         kept.insert("eos_token_id".to_owned(), json!(stop_ids));
     }
+    let settings = GenerationConfig::from_json(&json!(kept).to_string())?;
+    settings.validate().map_err(Error::in_file(&dir.join(GENERATION)))?;
     Ok(kept)
+}
+
+/// The ids that end an answer of the model in `dir`, if it has a separator.
+fn ends_with_separator(dir: &Path) -> Result<Vec<u32>> {
+    let path = dir.join("tokenizer.json");
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = TextTokenizer::load(&path)?;
+    if !text.names_tell_roles() {
+        return Ok(Vec::new());
+    }
+    let special = *text.vocabulary()?.special();
+    Ok([Some(special.eos), special.sep].into_iter().flatten().collect())
 }
 
 /// The content of the file in `dir`; an empty object without one.

@@ -33,7 +33,7 @@ impl Pipeline {
             let prompt = self.drawing_prompt(AsRef::<str>::as_ref(text), config)?;
             let seed = config.seed.wrapping_add(index);
             let config = GenerationConfig { seed, ..config.clone() };
-            let negative = self.negative_ids(&config, self.size_of(&config)?)?;
+            let negative = self.negative_ids(&config, None)?;
             Ok(Request { negative, ..Request::new(prompt, config) })
         };
         let requests = (0..).zip(texts).map(request).collect::<Result<Vec<_>>>()?;
@@ -79,14 +79,14 @@ impl Pipeline {
     /// Width and height in pixels of an image with the settings `config`.
     ///
     /// # Errors
-    /// If they ask for an aspect, and images have one size or none of that shape.
+    /// If they are out of range, or ask for an aspect, and images have one size or none of that shape.
     pub(super) fn size_of(&self, config: &GenerationConfig) -> Result<[usize; 2]> {
+        config.validate()?;
         Ok(self.image_size(self.grid(config)?))
     }
 
     /// Begin-image and the size of an image with the settings `config`, if the prompt is to say it.
     fn opened_block(&self, config: &GenerationConfig) -> Result<Vec<u32>> {
-        config.validate()?;
         let blocks = self.processor.blocks();
         if config.aspect.is_none() && !blocks.are_sized_by_prompt() {
             return Ok(Vec::new());
@@ -96,15 +96,17 @@ impl Pipeline {
         Ok(begin.into_iter().chain(blocks.opening(grid)?).collect())
     }
 
-    /// The ids of the negative prompt in `config` for an image of `[width, height]` pixels; none without one.
+    /// The ids of the negative prompt in `config` for an image of `[width, height]` pixels, or as large as `config` says;
+    /// none without one.
     pub(super) fn negative_ids(
         &self,
         config: &GenerationConfig,
-        size: [usize; 2],
+        size: Option<[usize; 2]>,
     ) -> Result<Vec<u32>> {
         if config.negative_prompt.is_empty() {
             return Ok(Vec::new());
         }
+        let size = size.map_or_else(|| self.size_of(config), Ok)?;
         self.processor.encode(&self.prompts.negative(&config.negative_prompt, size)?)
     }
 

@@ -255,7 +255,7 @@ impl Pipeline {
         let seeds: Vec<u64> =
             (0..request.count as u64).map(|i| request.config.seed.wrapping_add(i)).collect();
         let size = self.image_size((plan.source.height, plan.source.width));
-        let negative = self.negative_ids(&request.config, size)?;
+        let negative = self.negative_ids(&request.config, Some(size))?;
         let one = |&seed: &u64| {
             let config = GenerationConfig { seed, ..request.config.clone() };
             let (kept, negative) = (plan.kept.clone(), negative.clone());

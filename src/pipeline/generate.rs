@@ -86,7 +86,7 @@ impl Pipeline {
     /// If there are too many stop strings, or one is empty or too long.
     pub fn request(&self, prompt: &[u32], config: &GenerationConfig) -> Result<Request> {
         let stop = self.stop_strings(config)?;
-        let negative = self.negative_ids(config, self.size_of(config)?)?;
+        let negative = self.negative_ids(config, None)?;
         Ok(Request { stop, negative, ..Request::new(prompt.to_vec(), config.clone()) })
     }
 

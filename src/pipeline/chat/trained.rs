@@ -9,10 +9,13 @@ use vq_tokenizer::Codes;
 
 use super::exchange::{Exchange, Question};
 use crate::error::{Error, Result};
-use crate::tokenize::{CodedSegment, EncodeOptions, Processor, PromptTemplates, Template};
+use crate::tokenize::{CodedSegment, EncodeOptions, Processor, PromptTemplates, Segment, Template};
 
-/// The ids from begin-of-text to the answer of `question`, whose images have `codes`; images that are asked for have
-/// `[width, height]` pixels.
+/// A question, the codes of its images, and the width and height of an image that it asks for.
+type Asked<'a> = (&'a Question, &'a [Codes], [usize; 2]);
+
+/// The ids from begin-of-text to the answer of `question`, whose images have `codes`; an image that it asks for has
+/// `[width, height]` pixels, as one that was drawn before.
 pub(super) fn prompt(
     (processor, prompts, size): (&Processor, &PromptTemplates, [usize; 2]),
     system: Option<&str>,
@@ -27,7 +30,7 @@ pub(super) fn prompt(
     let options = EncodeOptions { bos: false, ..EncodeOptions::default() };
     let mut ids = Vec::from_iter(special.bos);
     let mut system = system;
-    let mut turn = |question: &Question, codes: &[Codes], ids: &mut Vec<u32>| -> Result<bool> {
+    let mut turn = |(question, codes, size): Asked<'_>, ids: &mut Vec<u32>| -> Result<bool> {
         let mut segments = segments((prompts, size), question, codes)?;
         if let Some(system) = system.take() {
             segments.insert(0, CodedSegment::text(format!("{system}\n")));
@@ -37,13 +40,18 @@ pub(super) fn prompt(
         Ok(segments.last() == Some(&CodedSegment::sep()))
     };
     for exchange in exchanges {
-        let has_separator = turn(&exchange.question, &exchange.codes, &mut ids)?;
+        let drawn = exchange.answer.iter().find_map(|segment| match segment {
+            Segment::Image(image) => Some([image.width() as usize, image.height() as usize]),
+            Segment::Text(_) => None,
+        });
+        let asked = (&exchange.question, &exchange.codes[..], drawn.unwrap_or(size));
+        let has_separator = turn(asked, &mut ids)?;
         ids.extend(&exchange.ids);
         if has_separator {
             ids.extend(special.sep);
         }
     }
-    turn(question, codes, &mut ids)?;
+    turn((question, codes, size), &mut ids)?;
     Ok(ids)
 }
 
