@@ -61,22 +61,35 @@ fn config(checkpoint: &Path) -> Value {
     serde_json::from_slice(&config).unwrap()
 }
 
+/// The recipe `text` without what adds norms.
+fn plain(text: &str) -> String {
+    text.replace("[add_qk_norm]\nsteps = 30\nbatches = 2\n", "")
+}
+
+/// The recipe with averaged weights, in the directory `name`.
+fn averaged(dir: &Path, text: &str, name: &str) -> LanguageRecipe {
+    let mut overrides = in_dir(dir, name);
+    overrides.push("average.decay=0.5".to_owned());
+    of(dir, text, &overrides)
+}
+
+fn loss(task: &mut LanguageTask) -> f64 {
+    task.evaluate().unwrap()[0].1
+}
+
+fn refused(recipe: LanguageRecipe) -> String {
+    LanguageTask::new(recipe, &cpu(), Precision::F32, true).err().unwrap().to_string()
+}
+
 #[test]
 fn norms_are_blended_in_from_the_outputs_of_the_model_without() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path();
     let (bare, text) = begin(dir);
     assert_eq!(config(&bare)["model_type"], "qwen2");
-    let loss = |task: &mut LanguageTask| task.evaluate().unwrap()[0].1;
-    let plain = text.replace("[add_qk_norm]\nsteps = 30\nbatches = 2\n", "");
+    let plain = plain(&text);
     let want = loss(&mut task(&of(dir, &plain, &in_dir(dir, "plain"))));
-    let averaged = |name: &str| {
-        let mut overrides = in_dir(dir, name);
-        overrides.push("average.decay=0.5".to_owned());
-        of(dir, &text, &overrides)
-    };
-    let recipe = averaged("stopped");
-    let mut begun = task(&recipe);
+    let mut begun = task(&averaged(dir, &text, "begun"));
     assert_eq!(loss(&mut begun).to_bits(), want.to_bits());
     // Measured norms, and no batch of the run spent on them.
     let untouched = task(&of(dir, &plain, &in_dir(dir, "plain")));
@@ -90,8 +103,14 @@ fn norms_are_blended_in_from_the_outputs_of_the_model_without() {
             );
         }
     }
+}
 
-    // On the way the model is of no published class, and opens as it is.
+#[test]
+fn on_the_way_the_model_is_of_no_published_class_and_opens_as_it_is() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    let (_, text) = begin(dir);
+    let recipe = averaged(dir, &text, "stopped");
     train(task(&recipe), &recipe.run, Some(7));
     let (_, on_the_way) = newest_good_checkpoint(&recipe.run.path()).unwrap().unwrap();
     let said = config(&on_the_way);
@@ -104,11 +123,9 @@ fn norms_are_blended_in_from_the_outputs_of_the_model_without() {
     let mut resumed = task(&recipe);
     resumed.restore(&on_the_way, 0).unwrap();
     assert!(is_near(resumed.config().qk_norm_share));
-    let of_resumed = loss(&mut resumed);
     let mut others = in_dir(dir, "others");
     others.push(format!("run.init={:?}", on_the_way.to_str().unwrap()));
-    let begun = LanguageTask::new(of(dir, &plain, &others), &cpu(), Precision::F32, true);
-    let error = begun.err().unwrap().to_string();
+    let error = refused(of(dir, &plain(&text), &others));
     assert!(error.contains("blended in, at 0.2333"), "{error}");
 
     // The norms would jump.
@@ -119,8 +136,9 @@ fn norms_are_blended_in_from_the_outputs_of_the_model_without() {
     let error = jumping.step(7, 0.0).err().unwrap().to_string();
     assert!(error.contains("add_qk_norm.steps is 2, but the norms count 0.2333"), "{error}");
 
+    let of_resumed = loss(&mut resumed);
     train(task(&recipe), &recipe.run, None);
-    let straight = averaged("straight");
+    let straight = averaged(dir, &text, "straight");
     train(task(&straight), &straight.run, None);
     assert_same_bits(&newest(&straight.run), &newest(&recipe.run));
     let mut last = task(&recipe);
@@ -130,17 +148,9 @@ fn norms_are_blended_in_from_the_outputs_of_the_model_without() {
     assert_eq!((&said["model_type"], &said["attention_bias"]), (&json!("qwen3"), &json!(true)));
     assert_eq!(said.get("qk_norm_share"), None);
 
-    let begun = LanguageTask::new(
-        of(
-            dir,
-            &text.replace(bare.to_str().unwrap(), newest(&recipe.run).to_str().unwrap()),
-            &others[..1],
-        ),
-        &cpu(),
-        Precision::F32,
-        true,
-    );
-    let error = begun.err().unwrap().to_string();
+    let mut others = in_dir(dir, "others");
+    others.push(format!("run.init={:?}", newest(&recipe.run).to_str().unwrap()));
+    let error = refused(of(dir, &text, &others));
     assert!(error.contains("has norms of queries and keys already"), "{error}");
 }
 

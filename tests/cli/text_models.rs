@@ -141,12 +141,8 @@ fn a_text_model_is_trained_adapted_and_exported() {
     }
 }
 
-#[test]
-fn images_are_refused_wherever_a_document_of_a_text_model_would_have_them() {
-    let dir = downloaded();
-    let run = |args: &[&str]| calumma_in(dir.path(), args);
-    recipe(dir.path(), "whole", "");
-    super::image(dir.path(), "a.png");
+/// Rows with an image: beside a text, in a conversation, and in answers with verdicts.
+fn rows_with_images(dir: &Path) {
     let asked = json!([{ "type": "image" }, { "type": "text", "text": "What is it?" }]);
     let said = |content: Value| json!([{ "role": "user", "content": content }]);
     let answered = |text: &str| json!([{ "role": "assistant", "content": text }]);
@@ -168,8 +164,17 @@ fn images_are_refused_wherever_a_document_of_a_text_model_would_have_them() {
     ];
     for (name, row) in rows {
         let lines = vec![row.to_string(); 8];
-        fs::write(dir.path().join(format!("{name}.jsonl")), lines.join("\n")).unwrap();
+        fs::write(dir.join(format!("{name}.jsonl")), lines.join("\n")).unwrap();
     }
+}
+
+#[test]
+fn images_are_refused_wherever_a_document_of_a_text_model_would_have_them() {
+    let dir = downloaded();
+    let run = |args: &[&str]| calumma_in(dir.path(), args);
+    recipe(dir.path(), "whole", "");
+    super::image(dir.path(), "a.png");
+    rows_with_images(dir.path());
     let whole = fs::read_to_string(dir.path().join("whole.toml")).unwrap();
     let written = |name: &str, data: &str, template: &str, more: &str| {
         let mut recipe = whole.replace("chat.jsonl", data).replace("chat_template", template);
