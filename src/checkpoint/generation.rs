@@ -41,8 +41,9 @@ pub fn kept_settings(dir: &Path, has_own: bool) -> Result<Map<String, Value>> {
     if !stop_ids.is_empty() {
         kept.insert("eos_token_id".to_owned(), json!(stop_ids));
     }
-    let settings = GenerationConfig::from_json(&json!(kept).to_string())?;
-    settings.validate().map_err(Error::in_file(&dir.join(GENERATION)))?;
+    let settings = GenerationConfig::from_json(&json!(kept).to_string());
+    let valid = settings.and_then(|settings| settings.validate());
+    valid.map_err(Error::in_file(&dir.join(GENERATION)))?;
     Ok(kept)
 }
 
@@ -97,9 +98,7 @@ pub fn generation_settings(
         keys.insert("eos_token_id".to_owned(), json!(of_text));
     }
     if chosen.ends_turns_with_separator() {
-        let text = TextTokenizer::load(&dir.join("tokenizer.json"))?;
-        let special = *text.vocabulary()?.special();
-        let ends = [Some(special.eos), special.sep].into_iter().flatten();
+        let ends = ends_with_separator(dir)?.into_iter();
         stop_ids.extend(ends.filter(|id| !own.stop_ids.contains(id)));
         keys.insert("eos_token_id".to_owned(), json!(stop_ids));
     }
