@@ -6,6 +6,7 @@
 //! a chain of its own, so neither their width nor the number of queries that share a load changes a result.
 //! For the scores to be computed so, keys are stored transposed.
 
+pub mod heads;
 pub mod latent;
 #[cfg(test)]
 mod tests;

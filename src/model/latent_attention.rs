@@ -81,7 +81,8 @@ impl LatentAttention {
     pub(crate) fn forward(&self, x: Tensor<3>, rope: &Rope, mask: &Mask) -> Tensor<3> {
         let [batch, seq, _] = x.dims();
         let LatentConfig { qk_nope_head_dim: nope, qk_rope_head_dim, v_head_dim, .. } = self.sizes;
-        let q = Tensor::cat(self.queries(x.clone(), rope).to_vec(), 3); // [batch, heads, seq, nope + rope]
+        let [q, q_rope] = self.queries(x.clone(), rope);
+        let q = Tensor::cat(vec![q.swap_dims(1, 2), q_rope], 3); // [batch, heads, seq, nope + rope]
         let (latent, key) = self.latent(x, rope);
         let expanded = self.kv_b_proj.forward(latent);
         let expanded = expanded.reshape([batch, seq, self.heads, nope + v_head_dim]);
@@ -110,21 +111,19 @@ impl LatentAttention {
         let [q, q_rope] = self.queries(x.clone(), rope);
         let (latent, key) = self.latent(x, rope);
         let weight = self.kv_b_proj.merged().reshape([self.heads, nope + v_head_dim, rank]);
-        let to_keys = weight.clone().narrow(1, 0, nope).swap_dims(1, 2); // [heads, rank, nope]
-        let to_values = weight.narrow(1, nope, v_head_dim); // [heads, value, rank]
-        let q = ops::head_linear(q.squeeze_dim(0), to_keys); // [heads, rows, rank]
+        let q = ops::head_product(q.squeeze_dim(0), weight.clone(), 0..nope); // [rows, heads, rank]
         let q = [q, q_rope.squeeze_dim(0)];
         let new = [latent.squeeze_dim(0), key.reshape([rows, self.sizes.qk_rope_head_dim])];
         let y = cache.with(|buffers| ops::latent_attention(q, new, buffers, lanes));
-        let y = y.reshape([rows, self.heads, rank]).swap_dims(0, 1); // [heads, rows, rank]
-        let y = ops::head_linear(y, to_values); // [heads, rows, value]
-        self.o_proj.forward(ops::merge_heads(y.unsqueeze()))
+        let y = y.reshape([rows, self.heads, rank]);
+        let y = ops::head_linear(y, weight, nope..nope + v_head_dim); // [rows, heads, value]
+        self.o_proj.forward(y.reshape([1, rows, self.heads * v_head_dim]))
     }
 
     /// Scaled queries without and with position, the latter rotated.
     ///
     /// # Shapes
-    /// Returns `[batch, heads, seq, nope]` and `[batch, heads, seq, rope]`.
+    /// Returns `[batch, seq, heads, nope]` and `[batch, heads, seq, rope]`.
     fn queries(&self, x: Tensor<3>, rope: &Rope) -> [Tensor<4>; 2] {
         let [batch, seq, _] = x.dims();
         let nope = self.sizes.qk_nope_head_dim;
@@ -137,7 +136,7 @@ impl LatentAttention {
             _ => unreachable!("one of both ways to queries is there"),
         };
         let q = q.reshape([batch, seq, self.heads, self.sizes.qk_head_dim()]);
-        let plain = q.clone().narrow(3, 0, nope).swap_dims(1, 2) * self.scale;
+        let plain = q.clone().narrow(3, 0, nope) * self.scale;
         let with_position = q.narrow(3, nope, self.sizes.qk_rope_head_dim);
         [plain, rotated(with_position, rope, self.scale)]
     }

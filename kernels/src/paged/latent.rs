@@ -4,6 +4,8 @@
 //! Scores are computed as the linear operation computes products of rows, and values are weighted as in [`super`],
 //! so here too every query has one order of arithmetic, whatever else a pass computes.
 
+use std::ops::Range;
+
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -18,7 +20,7 @@ const TASKS: usize = 4;
 /// The rows of a pass; pairs are of the latents and of the rotated keys.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
-    /// Queries for both parts of the keys, `[heads, rows, width]`, scaled.
+    /// Scaled queries for the latents, `[rows, heads, width]`, and for the rotated keys, `[heads, rows, width]`.
     pub q: [&'a [f32]; 2],
     /// The new tokens' parts, `[rows, width]`.
     pub new: [&'a [f32]; 2],
@@ -118,11 +120,16 @@ impl WithSimd for Run<'_, '_> {
             let len = BLOCK * rows.widths[part];
             &cache[part][block as usize * len..][..len]
         };
-        for part in [0, 1] {
-            let (width, q) = (rows.widths[part], queries(rows, part, row, line..line + y.len()));
+        let lines = line..line + y.len();
+        let rotated = rotated_queries(rows, row, lines.clone());
+        let first = row * rows.heads;
+        let latent = &rows.q[0][(first + lines.start) * rows.widths[0]..];
+        for (part, q) in [&latent[..lines.len() * rows.widths[0]], &rotated].into_iter().enumerate()
+        {
+            let width = rows.widths[part];
             for (place, &block) in blocks.iter().enumerate() {
                 let keys = (last - place * BLOCK).min(BLOCK);
-                let products = forward_here(&q, &page(part, block)[..keys * width], width);
+                let products = forward_here(q, &page(part, block)[..keys * width], width);
                 let scores = scores.chunks_exact_mut(stride);
                 for (scores, products) in scores.zip(products.chunks_exact(keys)) {
                     let scores = &mut scores[place * BLOCK..][..keys];
@@ -137,13 +144,13 @@ impl WithSimd for Run<'_, '_> {
     }
 }
 
-/// The queries of some lines of the lane that begins at `row`, for one part of the keys: `[lines, width]`.
-fn queries(rows: &Rows<'_>, part: usize, row: usize, lines: std::ops::Range<usize>) -> Vec<f32> {
-    let (width, len) = (rows.widths[part], rows.len());
+/// The queries of some lines of the lane that begins at `row` for the rotated keys: `[lines, width]`.
+fn rotated_queries(rows: &Rows<'_>, row: usize, lines: Range<usize>) -> Vec<f32> {
+    let (width, len) = (rows.widths[1], rows.len());
     let mut q = Vec::with_capacity(lines.len() * width);
     for line in lines {
         let start = (line % rows.heads * len + row + line / rows.heads) * width;
-        q.extend_from_slice(&rows.q[part][start..start + width]);
+        q.extend_from_slice(&rows.q[1][start..start + width]);
     }
     q
 }
@@ -209,19 +216,20 @@ mod tests {
         let lanes: Vec<Lane<'_>> = spans.iter().map(|(_, lane)| *lane).collect();
         let mut q = [Vec::new(), Vec::new()];
         let mut new = [Vec::new(), Vec::new()];
-        for part in [0, 1] {
-            let width = WIDTHS[part];
-            for head in 0..HEADS {
-                for (sequence, lane) in spans {
-                    for token in lane.start..lane.start + lane.rows {
-                        let start = (token * HEADS + head) * width;
-                        q[part].extend(&sequence.q[part][start..start + width]);
-                    }
+        for head in 0..HEADS {
+            for (sequence, lane) in spans {
+                for token in lane.start..lane.start + lane.rows {
+                    let start = (token * HEADS + head) * WIDTHS[1];
+                    q[1].extend(&sequence.q[1][start..start + WIDTHS[1]]);
                 }
             }
-            for (sequence, lane) in spans {
-                let range = lane.start * width..(lane.start + lane.rows) * width;
-                new[part].extend(&sequence.parts[part][range]);
+        }
+        for (sequence, lane) in spans {
+            let tokens = lane.start..lane.start + lane.rows;
+            let of_tokens = |numbers: usize| tokens.start * numbers..tokens.end * numbers;
+            q[0].extend(&sequence.q[0][of_tokens(HEADS * WIDTHS[0])]);
+            for part in [0, 1] {
+                new[part].extend(&sequence.parts[part][of_tokens(WIDTHS[part])]);
             }
         }
         let rows = Rows {

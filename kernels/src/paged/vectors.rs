@@ -128,7 +128,7 @@ fn weigh_tile<S: Simd, const L: usize>(
 /// # Shapes
 /// `page` `[keys, head_dim]` and more; each of `weights` `[keys]`, of `y` `[head_dim]`.
 #[inline(always)]
-fn weigh_keys<S: Simd, const L: usize>(
+pub(super) fn weigh_keys<S: Simd, const L: usize>(
     simd: S,
     weights: [&[f32]; L],
     page: &[f32],

@@ -1,6 +1,8 @@
 //! Every operation composed of stock Burn operations, in any number format: for devices without
 //! kernels, and as the reference for the kernels.
 
+use std::ops::Range;
+
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, activation};
 
 use kernels::adamw::AdamW;
@@ -179,4 +181,14 @@ pub(crate) fn adamw<const D: usize>(
     let update = first.clone() / root * (lr / corrections[0]);
     let weight = if decay > 0.0 { weight * (1.0 - lr * decay) } else { weight };
     (weight - update.reshape(shape), [first, second])
+}
+
+pub(super) fn head_product(x: Tensor<3>, weight: Tensor<3>, part: Range<usize>) -> Tensor<3> {
+    let weight = weight.slice_dim(1, part).cast(x.dtype());
+    x.swap_dims(0, 1).matmul(weight).swap_dims(0, 1)
+}
+
+pub(super) fn head_linear(x: Tensor<3>, weight: Tensor<3>, part: Range<usize>) -> Tensor<3> {
+    let weight = weight.slice_dim(1, part).cast(x.dtype());
+    x.swap_dims(0, 1).matmul(weight.swap_dims(1, 2)).swap_dims(0, 1)
 }

@@ -1,39 +1,41 @@
 //! Operations of latent attention: products with a weight of every head, and attention to latents in a paged cache.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 
+#[cfg(feature = "cpu")]
+use super::cpu;
 #[cfg(test)]
 use super::forced;
 #[cfg(feature = "gpu")]
 use super::gpu;
-use super::{Kernels, Lanes, paged};
-#[cfg(feature = "cpu")]
-use super::{cpu, fused};
+use super::{Kernels, Lanes, composed, paged};
 
-/// `x W^T` of every head with a weight of its own, outside autodiff. On the CPU in f32 a row's result does not depend on
+/// `x W` with the rows `part` of every head's weight, outside autodiff. On the CPU in f32 a row's result does not depend on
 /// the other rows.
 ///
 /// # Shapes
-/// `x` `[heads, rows, in]`, `weight` `[heads, out, in]`; returns `[heads, rows, out]`.
-pub(crate) fn head_linear(x: Tensor<3>, weight: Tensor<3>) -> Tensor<3> {
-    match kernels!(head_linear on &x) {
+/// `x` `[rows, heads, part]`, `weight` `[heads, out, in]`; returns `[rows, heads, in]`.
+pub(crate) fn head_product(x: Tensor<3>, weight: Tensor<3>, part: Range<usize>) -> Tensor<3> {
+    match kernels!(head_product on &x; &weight) {
         #[cfg(feature = "cpu")]
-        Kernels::Cpu => by_heads(&x, &weight),
-        _ => x.clone().matmul(weight.cast(x.dtype()).swap_dims(1, 2)),
+        Kernels::Cpu => cpu::head_product(x, weight, part),
+        _ => composed::head_product(x, weight, part),
     }
 }
 
-/// A linear operation for each head: a product of all would sum in an order that depends on the number of rows.
-#[cfg(feature = "cpu")]
-fn by_heads(x: &Tensor<3>, weight: &Tensor<3>) -> Tensor<3> {
-    let [heads, rows, inputs] = x.dims();
-    let [_, outputs, _] = weight.dims();
-    let of_head = |head: usize| {
-        let x = x.clone().narrow(0, head, 1).reshape([rows, inputs]);
-        let weight = weight.clone().narrow(0, head, 1).reshape([outputs, inputs]);
-        fused::linear(x, weight).unsqueeze::<3>()
-    };
-    Tensor::cat((0..heads).map(of_head).collect(), 0)
+/// `x W^T` with the rows `part` of every head's weight, outside autodiff. On the CPU in f32 a row's result does not depend
+/// on the other rows.
+///
+/// # Shapes
+/// `x` `[rows, heads, in]`, `weight` `[heads, out, in]`; returns `[rows, heads, part]`.
+pub(crate) fn head_linear(x: Tensor<3>, weight: Tensor<3>, part: Range<usize>) -> Tensor<3> {
+    match kernels!(head_linear on &x; &weight) {
+        #[cfg(feature = "cpu")]
+        Kernels::Cpu => cpu::head_linear(x, weight, part),
+        _ => composed::head_linear(x, weight, part),
+    }
 }
 
 /// Lets new queries attend to their lanes' keys in a paged cache, to which those of the new tokens are written first;
@@ -43,8 +45,8 @@ fn by_heads(x: &Tensor<3>, weight: &Tensor<3>) -> Tensor<3> {
 /// On the CPU in f32 a row's result does not depend on the other rows and lanes of the pass.
 ///
 /// # Shapes
-/// For latents and for rotated keys: queries `q` `[heads, rows, width]`, scaled, `new` parts `[rows, width]`, in the cache
-/// `[blocks, 1, BLOCK, width]`. Returns `[1, rows, heads * latent width]` and the cache.
+/// For latents and for rotated keys: scaled queries `q` `[rows, heads, width]` and `[heads, rows, width]`, `new` parts
+/// `[rows, width]`, in the cache `[blocks, 1, BLOCK, width]`. Returns `[1, rows, heads * latent width]` and the cache.
 pub(crate) fn latent_attention(
     q: [Tensor<3>; 2],
     new: [Tensor<2>; 2],

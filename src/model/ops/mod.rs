@@ -65,7 +65,7 @@ macro_rules! kernels {
 mod experts;
 mod latent;
 pub(crate) use experts::{combine, dispatch, grouped_linear, swiglu_halves};
-pub(crate) use latent::{head_linear, latent_attention};
+pub(crate) use latent::{head_linear, head_product, latent_attention};
 
 /// `softmax(q k^T) v` over the visible keys, the softmax in f32; `q` is scaled already.
 ///

@@ -241,15 +241,16 @@ pub(super) fn attention(
 /// As [`super::latent_attention`].
 pub(super) fn latent_attention(
     q: [Tensor<3>; 2],
-    [latent, rotated]: [Tensor<2>; 2],
+    [latent, key]: [Tensor<2>; 2],
     cache: [Tensor<4>; 2],
     lanes: &Lanes<'_>,
 ) -> (Tensor<3>, [Tensor<4>; 2]) {
     let plan = lanes.plan(&latent.device());
     let [latents, keys] = cache;
     let latents = plan.write.values(latent.unsqueeze_dim(1), latents);
-    let keys = plan.write.values(rotated.unsqueeze_dim(1), keys);
-    let q = Tensor::cat(q.to_vec(), 2); // [heads, rows, latent width + rotated width]
+    let keys = plan.write.values(key.unsqueeze_dim(1), keys);
+    let [q, rotated] = q;
+    let q = Tensor::cat(vec![q.swap_dims(0, 1), rotated], 2); // [heads, rows, both widths]
     let y = plan.by_groups(|group| {
         let v = group.values(&latents); // [lanes, 1, len, latent width]
         let k = Tensor::cat(vec![v.clone(), group.values(&keys)], 3);

@@ -53,7 +53,7 @@ pub(crate) fn latent_attention(
     lanes: &[Lane<'_>],
 ) -> (Tensor<3>, [Tensor<4>; 2]) {
     let device = q[0].device();
-    let [heads, len, _] = q[0].dims();
+    let [len, heads, _] = q[0].dims();
     let widths = new.each_ref().map(|new| new.dims()[1]);
     let (mut q, mut new) = (q.map(Tensor::into_data), new.map(Tensor::into_data));
     let mut cache = cache.map(Tensor::into_data);

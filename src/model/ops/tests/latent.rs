@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Tensor};
 
 use super::{Kernels, Side, compare, error, forced, host, normal, sides};
-use crate::model::ops::{Lanes, attention, head_linear, latent_attention};
+use crate::model::ops::{Lanes, attention, head_linear, head_product, latent_attention};
 use crate::model::{BLOCK, Lane, mask};
 
 const HEADS: usize = 3;
@@ -39,22 +39,30 @@ fn attention_of_narrower_values_equals_the_composed_one() {
 
 #[test]
 fn products_with_a_weight_of_every_head_equal_the_composed_ones() {
-    for [rows, inputs, outputs] in [[1, 12, 20], [3, 20, 10], [70, 33, 17]] {
-        let numbers = [HEADS * rows * inputs, HEADS * (outputs + 2) * inputs].map(normal);
-        let run = |side: &Side| {
-            let x = on(side, &numbers[0], [HEADS, rows, inputs]);
-            // Rows within those of other weights, and columns.
-            let weight = on(side, &numbers[1], [HEADS, outputs + 2, inputs]);
-            let weight = weight.narrow(1, 1, outputs);
-            let turned = on(side, &numbers[1], [HEADS, inputs, outputs + 2]);
-            let turned = turned.narrow(2, 0, outputs).swap_dims(1, 2);
-            let work = || [weight, turned].map(|weight| host(&head_linear(x.clone(), weight)));
+    for (rows, [outputs, inputs], part) in
+        [(1, [12, 20], 0..12), (3, [20, 10], 4..20), (70, [33, 17], 1..30)]
+    {
+        let sizes = [rows * part.len(), rows * inputs, outputs * inputs];
+        let numbers = sizes.map(|len| normal(HEADS * len));
+        let run = |side: &Side, weight: DType| {
+            let weight = on(side, &numbers[2], [HEADS, outputs, inputs]).cast(weight);
+            let x = on(side, &numbers[0], [rows, HEADS, part.len()]);
+            let y = on(side, &numbers[1], [rows, HEADS, inputs]);
+            let work = || {
+                let product = head_product(x.clone(), weight.clone(), part.clone());
+                let transposed = head_linear(y.clone(), weight.clone(), part.clone());
+                [host(&product), host(&transposed)]
+            };
             forced::on(side.kernels, work).0
         };
-        let want = run(&reference());
         for side in sides() {
-            for (got, want) in run(&side).iter().zip(&want) {
-                assert!(error(got, want) < side.tolerance, "{rows} rows on {:?}", side.kernels);
+            // Weights may be narrower than what they are multiplied with.
+            for weight in [side.dtype, DType::BF16] {
+                let want = run(&reference(), weight);
+                for (got, want) in run(&side, weight).iter().zip(&want) {
+                    let name = format!("{rows} rows on {:?}, weights in {weight:?}", side.kernels);
+                    assert!(error(got, want) < side.tolerance, "{name}");
+                }
             }
         }
     }
@@ -81,7 +89,8 @@ fn passes(side: &Side, lanes: &[(&[u32], usize, usize)], numbers: &[Vec<f32>; 2]
         let parts = [0, 1].map(|part| {
             let (width, numbers) = (WIDTHS[part], &numbers[part]);
             let (q, new) = numbers.split_at(HEADS * rows * width);
-            let q = on(side, q, [HEADS, rows, width]) * 0.3;
+            let shape = if part == 0 { [rows, HEADS, width] } else { [HEADS, rows, width] };
+            let q = on(side, q, shape) * 0.3;
             (q, on(side, &new[..rows * width], [rows, width]))
         });
         let [(q, new), (q_rotated, rotated)] = parts;
