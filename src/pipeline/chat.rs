@@ -130,6 +130,21 @@ impl Chat<'_> {
         self.first = 0;
     }
 
+    /// Adds an exchange that took place elsewhere, such as one that a client keeps. Whether its question asked for a
+    /// drawing is [`Question::draw`].
+    ///
+    /// # Errors
+    /// If an image cannot be encoded.
+    pub fn add(&mut self, question: Question, answer: Vec<Segment>) -> Result<()> {
+        let codes = self.pipeline.encode(&question.images)?;
+        let options = EncodeOptions { bos: false, ..EncodeOptions::default() };
+        let ids = self.pipeline.processor.encode_with(&self.pipeline.coded(&answer)?, options)?;
+        let number = self.begun;
+        self.exchanges.push(Exchange { question, codes, answer, ids, number, prompt: None });
+        self.begun += 1;
+        Ok(())
+    }
+
     /// The ids of the prompt for `question`, if nothing has to be left out.
     ///
     /// # Errors
@@ -262,14 +277,9 @@ impl Chat<'_> {
         let mut stopped = false;
         let request = self.pipeline.request(prompt, config)?;
         let ran = self.pipeline.run_noting(request, note, |event| {
-            match &event {
-                PipelineEvent::Text(text) => match segments.last_mut() {
-                    Some(Segment::Text(last)) => last.push_str(text),
-                    _ => segments.push(Segment::Text(text.clone())),
-                },
-                PipelineEvent::Image(image) => segments.push(Segment::Image(image.clone())),
-                PipelineEvent::End(reason) => *end = Some(*reason),
-                PipelineEvent::ImageStart | PipelineEvent::ImageProgress { .. } => {}
+            event.add_to(segments);
+            if let PipelineEvent::End(reason) = event {
+                *end = Some(reason);
             }
             match on_event(ChatEvent::Answer(event))? {
                 ControlFlow::Continue(()) => Ok(()),

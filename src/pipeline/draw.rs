@@ -29,23 +29,41 @@ impl Pipeline {
         config: &GenerationConfig,
     ) -> Result<Vec<RgbImage>> {
         let vq = self.drawing_vq()?;
-        let request = |(index, text): (u64, &_)| {
-            let prompt = self.drawing_prompt(AsRef::<str>::as_ref(text), config)?;
+        let requests = |(index, text): (u64, &_)| {
             let seed = config.seed.wrapping_add(index);
             let config = GenerationConfig { seed, ..config.clone() };
-            let negative = self.negative_ids(&config, None)?;
-            Ok(Request { negative, ..Request::new(prompt, config) })
+            self.drawing_requests(AsRef::<str>::as_ref(text), &config)
         };
-        let requests = (0..).zip(texts).map(request).collect::<Result<Vec<_>>>()?;
+        let requests = (0..).zip(texts).map(requests).collect::<Result<Vec<_>>>()?;
         let mut best = Vec::with_capacity(texts.len());
-        for (text, mut candidates) in texts.iter().zip(self.draw_candidates(&requests)?) {
-            let kept = match candidates.len() {
-                1 => 0,
-                _ => highest(&self.caption_log_probabilities(&candidates, text.as_ref())?),
-            };
+        for (text, mut candidates) in texts.iter().zip(self.draw_all(requests)?) {
+            let kept = self.best_drawing(&candidates, text.as_ref())?;
             best.push(candidates.swap_remove(kept));
         }
         Ok(vq.decode(&best)?)
+    }
+
+    /// The requests whose images are the candidates for an image of `text`, of which [`best_drawing`](Self::best_drawing)
+    /// finds the one to keep.
+    ///
+    /// # Errors
+    /// If the checkpoint cannot decode images, or `config` is out of range.
+    pub fn drawing_requests(&self, text: &str, config: &GenerationConfig) -> Result<Vec<Request>> {
+        self.drawing_vq()?;
+        let prompt = self.drawing_prompt(text, config)?;
+        let negative = self.negative_ids(config, None)?;
+        Ok(candidates(Request { negative, ..Request::new(prompt, config.clone()) }))
+    }
+
+    /// The number of the image of `candidates` for which the model gives `text` the highest probability as a caption.
+    ///
+    /// # Errors
+    /// If an image does not fit the layout of image blocks, or the model fails.
+    pub fn best_drawing(&self, candidates: &[Codes], text: &str) -> Result<usize> {
+        match candidates.len() {
+            1 => Ok(0),
+            _ => Ok(highest(&self.caption_log_probabilities(candidates, text)?)),
+        }
     }
 
     /// The ids after which an image of `text` with the settings `config` is drawn: those of the prompt and, where the
@@ -80,7 +98,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// If they are out of range, or ask for an aspect, and images have one size or none of that shape.
-    pub(super) fn size_of(&self, config: &GenerationConfig) -> Result<[usize; 2]> {
+    pub fn size_of(&self, config: &GenerationConfig) -> Result<[usize; 2]> {
         config.validate()?;
         Ok(self.image_size(self.grid(config)?))
     }
@@ -110,27 +128,28 @@ impl Pipeline {
         self.processor.encode(&self.prompts.negative(&config.negative_prompt, size)?)
     }
 
-    /// The images of each request, as many as its settings have candidates, all in one batch;
-    /// candidate `k` has the seed [`candidate_seed`].
+    /// The images of all requests, group by group, all in one batch.
     ///
     /// # Errors
     /// If a request does not fit the context or its settings are out of range.
-    pub(super) fn draw_candidates(&self, requests: &[Request]) -> Result<Vec<Vec<Codes>>> {
-        let mut all = Vec::new();
-        for request in requests {
-            request.config.validate()?;
-            all.extend((0..request.config.candidates).map(|index| {
-                let mut request = request.clone();
-                request.config.mode = GenerationMode::ImageOnly;
-                request.config.seed = candidate_seed(request.config.seed, index);
-                request
-            }));
-        }
+    pub(super) fn draw_all(&self, requests: Vec<Vec<Request>>) -> Result<Vec<Vec<Codes>>> {
+        let counts: Vec<usize> = requests.iter().map(Vec::len).collect();
+        let all = requests.into_iter().flatten().collect();
         let drawn = self.generator()?.run(all, &mut |_, _| Ok(()))?;
         let mut images = drawn.into_iter().flat_map(|generated| generated.images);
-        let of_one = |request: &Request| images.by_ref().take(request.config.candidates).collect();
-        Ok(requests.iter().map(of_one).collect())
+        Ok(counts.into_iter().map(|count| images.by_ref().take(count).collect()).collect())
     }
+}
+
+/// `request` for one image with the seed of each of its candidates, see [`candidate_seed`].
+pub(super) fn candidates(request: Request) -> Vec<Request> {
+    let candidate = |index| {
+        let mut request = request.clone();
+        request.config.mode = GenerationMode::ImageOnly;
+        request.config.seed = candidate_seed(request.config.seed, index);
+        request
+    };
+    (0..request.config.candidates).map(candidate).collect()
 }
 
 /// The seed of candidate `index` of a request with `seed`: far from the seeds of other texts, so that an

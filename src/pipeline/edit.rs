@@ -8,7 +8,7 @@ use image::RgbImage;
 use vq_tokenizer::Codes;
 
 use super::Pipeline;
-use super::draw::{candidate_seed, highest};
+use super::draw::{candidate_seed, candidates, highest};
 use super::edit_mask::{CellMask, PixelMask};
 use super::edit_paste::paste;
 use super::likelihood::{Among, ScoredRow};
@@ -251,28 +251,52 @@ impl Pipeline {
     /// # Errors
     /// As [`edit`](Self::edit).
     pub fn edit_as_planned(&self, request: &EditRequest, plan: &EditPlan) -> Result<Vec<Edited>> {
-        let vq = self.drawing_vq()?;
-        let seeds: Vec<u64> =
-            (0..request.count as u64).map(|i| request.config.seed.wrapping_add(i)).collect();
+        let drawn = self.draw_all(self.edit_requests(request, plan)?)?;
+        let seeds = (0..).map(|i| request.config.seed.wrapping_add(i));
+        let choose = |(seed, drawn)| self.best_edit(request, plan, seed, drawn);
+        seeds.zip(drawn).map(choose).collect()
+    }
+
+    /// For each result the requests whose images are its candidates, of which [`best_edit`](Self::best_edit) finds the one
+    /// to keep.
+    ///
+    /// # Errors
+    /// If `config` is out of range.
+    pub fn edit_requests(
+        &self,
+        request: &EditRequest,
+        plan: &EditPlan,
+    ) -> Result<Vec<Vec<Request>>> {
+        request.config.validate()?;
         let size = self.image_size((plan.source.height, plan.source.width));
         let negative = self.negative_ids(&request.config, Some(size))?;
-        let one = |&seed: &u64| {
+        let one = |index: u64| {
+            let seed = request.config.seed.wrapping_add(index);
             let config = GenerationConfig { seed, ..request.config.clone() };
             let (kept, negative) = (plan.kept.clone(), negative.clone());
-            Request { kept, negative, ..Request::new(plan.prompt.clone(), config) }
+            candidates(Request { kept, negative, ..Request::new(plan.prompt.clone(), config) })
         };
-        let requests: Vec<Request> = seeds.iter().map(one).collect();
-        let mut edited = Vec::with_capacity(request.count);
-        for (seed, mut drawn) in seeds.into_iter().zip(self.draw_candidates(&requests)?) {
-            let scores = self.scores_of(&drawn, request, plan)?;
-            let best = highest(&scores);
-            let candidate = |(index, score)| Candidate { seed: candidate_seed(seed, index), score };
-            let candidates = scores.into_iter().enumerate().map(candidate).collect();
-            let codes = drawn.swap_remove(best);
-            let image = vq.decode(std::slice::from_ref(&codes))?.remove(0);
-            edited.push(Edited { codes, image, best, candidates });
-        }
-        Ok(edited)
+        Ok((0..request.count as u64).map(one).collect())
+    }
+
+    /// The result with the seed `seed` whose candidates are `drawn`.
+    ///
+    /// # Errors
+    /// If the model or the image tokenizer fails.
+    pub fn best_edit(
+        &self,
+        request: &EditRequest,
+        plan: &EditPlan,
+        seed: u64,
+        mut drawn: Vec<Codes>,
+    ) -> Result<Edited> {
+        let scores = self.scores_of(&drawn, request, plan)?;
+        let best = highest(&scores);
+        let candidate = |(index, score)| Candidate { seed: candidate_seed(seed, index), score };
+        let candidates = scores.into_iter().enumerate().map(candidate).collect();
+        let codes = drawn.swap_remove(best);
+        let image = self.drawing_vq()?.decode(std::slice::from_ref(&codes))?.remove(0);
+        Ok(Edited { codes, image, best, candidates })
     }
 
     /// The score of each candidate.

@@ -3,7 +3,6 @@
 use image::RgbImage;
 
 use super::Pipeline;
-use super::text::TextStream;
 use crate::error::{Error, Result};
 use crate::generate::{EndReason, Event, GenerationConfig, GenerationMode, Request};
 use crate::tokenize::{CodedSegment, Segment};
@@ -62,7 +61,12 @@ impl Pipeline {
     /// # Errors
     /// If an image cannot be encoded.
     pub fn encode_segments(&self, prompt: &[Segment]) -> Result<Vec<u32>> {
-        let images: Vec<RgbImage> = prompt
+        self.processor.encode(&self.coded(prompt)?)
+    }
+
+    /// `segments` with the codes of their images.
+    pub(super) fn coded(&self, segments: &[Segment]) -> Result<Vec<CodedSegment>> {
+        let images: Vec<RgbImage> = segments
             .iter()
             .filter_map(|segment| match segment {
                 Segment::Image(image) => Some(image.clone()),
@@ -76,8 +80,7 @@ impl Pipeline {
                 CodedSegment::Image(codes.next().expect("every image was encoded"))
             }
         };
-        let segments: Vec<CodedSegment> = prompt.iter().map(coded).collect();
-        self.processor.encode(&segments)
+        Ok(segments.iter().map(coded).collect())
     }
 
     /// The request to continue `prompt`: with the stop strings and the negative prompt of `config`, without a constraint.
@@ -107,10 +110,29 @@ impl Pipeline {
     /// As [`run`](Self::run); `note` receives each step in ids first.
     pub(super) fn run_noting(
         &self,
-        mut request: Request,
+        request: Request,
         mut note: impl FnMut(&Event) -> Result<()>,
-        on_event: impl FnMut(PipelineEvent) -> Result<()>,
+        mut on_event: impl FnMut(PipelineEvent) -> Result<()>,
     ) -> Result<Vec<Segment>> {
+        let request = self.with_possible_mode(request)?;
+        let mut assembler = self.assembler(&request);
+        let mut segments = Vec::new();
+        self.generator()?.run(vec![request], &mut |_, event| {
+            note(&event)?;
+            for event in assembler.push(event)? {
+                event.add_to(&mut segments);
+                on_event(event)?;
+            }
+            Ok(())
+        })?;
+        Ok(segments)
+    }
+
+    /// `request`, restricted to text if the checkpoint cannot decode images or the text follows a constraint.
+    ///
+    /// # Errors
+    /// If it asks for an image all the same.
+    pub fn with_possible_mode(&self, mut request: Request) -> Result<Request> {
         match (request.config.mode, self.drawing_vq()) {
             (GenerationMode::ImageOnly, _) if request.constraint.is_some() => {
                 return Err(Error::invalid("an image cannot follow a grammar; ask for text"));
@@ -123,75 +145,6 @@ impl Pipeline {
             }
             _ => {}
         }
-        let mut assembler = SegmentAssembler {
-            pipeline: self,
-            stream: TextStream::new(self.processor.text(), request.stop.clone()),
-            text: String::new(),
-            segments: Vec::new(),
-            on_event,
-        };
-        self.generator()?.run(vec![request], &mut |_, event| {
-            note(&event)?;
-            assembler.push(event)
-        })?;
-        Ok(assembler.segments)
-    }
-}
-
-/// Turns events over ids into events over text and images, and assembles their segments.
-struct SegmentAssembler<'a, F> {
-    pipeline: &'a Pipeline,
-    stream: TextStream<'a>,
-    /// Text since the last image.
-    text: String,
-    segments: Vec<Segment>,
-    on_event: F,
-}
-
-impl<F: FnMut(PipelineEvent) -> Result<()>> SegmentAssembler<'_, F> {
-    fn push(&mut self, event: Event) -> Result<()> {
-        match event {
-            Event::Text(id) => {
-                let text = self.stream.push(id)?;
-                self.push_text(text)
-            }
-            Event::ImageStart => {
-                self.end_text()?;
-                (self.on_event)(PipelineEvent::ImageStart)
-            }
-            Event::ImageProgress { done, total } => {
-                (self.on_event)(PipelineEvent::ImageProgress { done, total })
-            }
-            Event::Image(codes) => {
-                for image in self.pipeline.vq()?.decode(std::slice::from_ref(&codes))? {
-                    self.segments.push(Segment::Image(image.clone()));
-                    (self.on_event)(PipelineEvent::Image(image))?;
-                }
-                Ok(())
-            }
-            Event::End(reason) => {
-                self.end_text()?;
-                (self.on_event)(PipelineEvent::End(reason))
-            }
-            // The generator returns the error.
-            Event::Failed => Ok(()),
-        }
-    }
-
-    fn push_text(&mut self, text: String) -> Result<()> {
-        if text.is_empty() {
-            return Ok(());
-        }
-        self.text.push_str(&text);
-        (self.on_event)(PipelineEvent::Text(text))
-    }
-
-    fn end_text(&mut self) -> Result<()> {
-        let rest = self.stream.finish()?;
-        self.push_text(rest)?;
-        if !self.text.is_empty() {
-            self.segments.push(Segment::Text(std::mem::take(&mut self.text)));
-        }
-        Ok(())
+        Ok(request)
     }
 }

@@ -15,6 +15,7 @@
 //! ```
 
 mod ask;
+mod assembler;
 mod chat;
 mod choices;
 mod draw;
@@ -34,6 +35,7 @@ use image::RgbImage;
 use vq_tokenizer::{Codes, VqTokenizer};
 
 pub use ask::{Answer, Asking, Shot};
+pub use assembler::Assembler;
 pub use chat::{Chat, ChatEvent, Exchange, Question, Reply};
 pub use choices::Choices;
 pub use edit::{Candidate, EditPlan, EditRequest, EditScore, Edited, Region};
