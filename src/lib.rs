@@ -32,6 +32,8 @@ pub mod model;
 pub mod pipeline;
 pub mod recipe;
 pub mod report;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod sheet;
 pub mod threads;
 pub mod tokenize;

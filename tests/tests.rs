@@ -46,6 +46,8 @@ mod rl;
 mod sampling;
 mod scenes;
 mod scripted;
+#[cfg(feature = "server")]
+mod server;
 mod shards;
 mod shipped;
 mod tokenize;

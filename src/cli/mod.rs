@@ -24,6 +24,8 @@ mod pairs;
 mod recipes;
 mod sampling;
 mod score;
+#[cfg(feature = "server")]
+mod serve;
 mod session;
 mod sizes;
 mod stop;
@@ -70,6 +72,9 @@ enum Verb {
     Ask(ask::AskArgs),
     /// Talk with a checkpoint: questions, images and drawings, each turn with all earlier ones
     Chat(chat::ChatArgs),
+    /// Serve a checkpoint over HTTP, by OpenAI's protocol
+    #[cfg(feature = "server")]
+    Serve(serve::ServeArgs),
     /// Print the log-probability of every token of given documents
     Score(score::ScoreArgs),
     /// Train, evaluate and use image tokenizers
@@ -136,6 +141,8 @@ fn run(verb: Verb, session: &Session) -> Result<()> {
         Verb::Edit(args) => edit::run(&args, session),
         Verb::Ask(args) => ask::run(&args, session),
         Verb::Chat(args) => chat::run(&args, session),
+        #[cfg(feature = "server")]
+        Verb::Serve(args) => serve::run(&args, session),
         Verb::Score(args) => score::run(&args, session),
         Verb::Vq(verb) => vq::run(verb, session),
         Verb::Bpe(verb) => bpe::run(verb, session),

@@ -1,0 +1,120 @@
+//! Images in requests and answers.
+
+use std::io::Cursor;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use image::{ImageFormat, ImageReader, RgbImage};
+use vq_tokenizer::preprocess::{decode_image, to_rgb};
+
+use super::fault::Fault;
+
+/// What an image in a request begins with.
+const SCHEME: &str = "data:";
+
+/// The bytes of the image at `url`.
+///
+/// # Errors
+/// If it is no `data:` URI of an image in base64.
+pub(super) fn bytes_of(url: &str) -> Result<Vec<u8>, Fault> {
+    let scheme = url.get(..SCHEME.len()).filter(|scheme| scheme.eq_ignore_ascii_case(SCHEME));
+    if scheme.is_none() {
+        let message = "images must come as data:image/...;base64,...: nothing is fetched";
+        return Err(Fault::of("image_url", message));
+    }
+    let content = url.split_once(',').and_then(|(kind, content)| {
+        let kind = kind[SCHEME.len()..].to_ascii_lowercase();
+        (kind.starts_with("image/") && kind.ends_with(";base64")).then_some(content)
+    });
+    let allowed = "allowed: data:image/...;base64,...";
+    let content = content.ok_or_else(|| {
+        Fault::of("image_url", format!("the data: URI holds no image in base64; {allowed}"))
+    })?;
+    STANDARD.decode(content.trim()).map_err(|error| {
+        Fault::of("image_url", format!("the data: URI is no valid base64 ({error}); {allowed}"))
+    })
+}
+
+/// The image in `bytes`, of at most `pixels` pixels, which is checked before it is decoded.
+///
+/// # Errors
+/// If it is no PNG, JPEG or WebP image, is damaged, or is too large.
+pub(super) fn decoded(bytes: &[u8], pixels: u64) -> Result<RgbImage, Fault> {
+    check_pixels(bytes, pixels)?;
+    let image = decode_image(bytes).map_err(|error| Fault::of("image_url", error.to_string()))?;
+    Ok(to_rgb(image))
+}
+
+/// # Errors
+/// If the image in `bytes` claims to have more than `pixels` pixels.
+pub(super) fn check_pixels(bytes: &[u8], pixels: u64) -> Result<(), Fault> {
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
+    let size = reader.ok().and_then(|reader| reader.into_dimensions().ok());
+    match size {
+        Some((width, height)) if u64::from(width) * u64::from(height) > pixels => {
+            let message =
+                format!("an image of {width} x {height} pixels; allowed: {pixels} pixels");
+            Err(Fault::of("image", message))
+        }
+        // What is no image is refused by the decoder.
+        _ => Ok(()),
+    }
+}
+
+/// `image` as PNG, in base64.
+///
+/// # Errors
+/// If it cannot be written, which needs memory only.
+pub(super) fn png_in_base64(image: &RgbImage) -> Result<String, Fault> {
+    let mut png = Cursor::new(Vec::new());
+    image.write_to(&mut png, ImageFormat::Png).map_err(|error| {
+        tracing::error!("{error}");
+        Fault::internal()
+    })?;
+    Ok(STANDARD.encode(png.into_inner()))
+}
+
+/// The `data:` URI of a PNG image in base64.
+pub(super) fn uri_of(base64: &str) -> String {
+    format!("data:image/png;base64,{base64}")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn message(fault: &Fault) -> String {
+        fault.body()["error"]["message"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn only_images_in_data_uris_are_taken() {
+        let bytes = [1, 2, 3];
+        let uri = format!("DATA:image/PNG;BASE64,{}", STANDARD.encode(bytes));
+        assert_eq!(bytes_of(&uri).unwrap(), bytes);
+        for (url, said) in [
+            ("http://127.0.0.1/a.png", "nothing is fetched"),
+            ("file:///etc/passwd", "nothing is fetched"),
+            ("//host/a.png", "nothing is fetched"),
+            ("", "nothing is fetched"),
+            ("d\u{e4}ta:", "nothing is fetched"),
+            ("data:text/plain;base64,AQI=", "no image in base64"),
+            ("data:image/png,AQI=", "no image in base64"),
+            ("data:image/png;base64", "no image in base64"),
+            ("data:image/png;base64,A*I=", "no valid base64"),
+        ] {
+            let fault = bytes_of(url).unwrap_err();
+            assert!(message(&fault).contains(said), "{url}: {}", message(&fault));
+        }
+    }
+
+    #[test]
+    fn large_images_are_refused_by_their_size_alone() {
+        let image = RgbImage::new(40, 30);
+        let png = STANDARD.decode(png_in_base64(&image).unwrap()).unwrap();
+        assert_eq!(decoded(&png, 1200).unwrap(), image);
+        assert!(message(&decoded(&png, 1199).unwrap_err()).contains("40 x 30 pixels"));
+        assert!(message(&decoded(b"GIF89a", 100).unwrap_err()).contains("PNG, JPEG, WebP"));
+    }
+}

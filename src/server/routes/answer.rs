@@ -1,0 +1,162 @@
+//! Answers of text and images, as chats and completions have them.
+
+use serde_json::{Value, json};
+
+use crate::generate::{GenerationConfig, Grammar, Request};
+use crate::pipeline::PipelineEvent;
+use crate::server::fault::Fault;
+use crate::server::image_data::{png_in_base64, uri_of};
+use crate::server::work::{Parts, Sender, Work, send};
+use crate::server::worker::finish_reason;
+
+/// How often an image in progress is told of.
+const STEPS: usize = 16;
+
+/// A step of one of the answers to a request, by its number.
+#[derive(Debug)]
+pub(super) enum Part {
+    Text(usize, String),
+    /// Codes so far, and of the whole image.
+    Progress(usize, [usize; 2]),
+    /// A PNG image in base64.
+    Image(usize, String),
+    /// The reason.
+    Ended(usize, &'static str),
+    /// All have ended.
+    Usage(Usage),
+}
+
+/// How many tokens a request took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Usage {
+    pub(super) prompt: usize,
+    pub(super) generated: usize,
+}
+
+impl Usage {
+    pub(super) fn to_json(self) -> Value {
+        json!({
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.generated,
+            "total_tokens": self.prompt + self.generated,
+        })
+    }
+}
+
+/// How a prompt is to be answered.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// Answer `i` has the seed `config.seed + i`.
+    pub(super) config: GenerationConfig,
+    /// What the text must be.
+    pub(super) grammar: Option<Grammar>,
+    pub(super) count: usize,
+}
+
+/// Starts answers to the prompt that `prompt` makes.
+pub(super) fn start(
+    work: Work,
+    asked: Asked,
+    prompt: impl FnOnce(&Work) -> Result<Vec<u32>, Fault> + Send + 'static,
+) -> Parts<Part> {
+    work.start(move |work, to| {
+        let prompt = prompt(&work)?;
+        run(work, &asked, &prompt, to)
+    })
+}
+
+fn run(mut work: Work, asked: &Asked, prompt: &[u32], to: &Sender<Part>) -> Result<(), Fault> {
+    let state = work.shared();
+    let model = state.opened(work.number());
+    let pipeline = &model.pipeline;
+    let constraint = asked.grammar.as_ref().map(|grammar| pipeline.constraint(grammar));
+    let constraint = constraint.transpose()?;
+    let request = Request { constraint, ..pipeline.request(prompt, &asked.config)? };
+    let requests = seeded(&pipeline.with_possible_mode(request)?, asked.count);
+    let mut assemblers: Vec<_> =
+        requests.iter().map(|request| pipeline.assembler(request)).collect();
+    let generated = work.run(requests, |index, event| {
+        for event in assemblers[index].push(event)? {
+            let part = match event {
+                PipelineEvent::Text(text) => Part::Text(index, text),
+                PipelineEvent::Image(image) => {
+                    state.metrics.drawn(&model.name);
+                    Part::Image(index, png_in_base64(&image)?)
+                }
+                PipelineEvent::ImageProgress { done, total }
+                    if done * STEPS / total != (done - 1) * STEPS / total && done < total =>
+                {
+                    Part::Progress(index, [done, total])
+                }
+                PipelineEvent::End(reason) => Part::Ended(index, finish_reason(reason)),
+                PipelineEvent::ImageStart | PipelineEvent::ImageProgress { .. } => continue,
+            };
+            send(to, part)?;
+        }
+        Ok(())
+    })?;
+    let generated = generated.iter().map(|generated| generated.ids.len()).sum();
+    send(to, Part::Usage(Usage { prompt: prompt.len(), generated }))
+}
+
+/// `request` with the seeds from its own on.
+fn seeded(request: &Request, count: usize) -> Vec<Request> {
+    let one = |index: u64| {
+        let mut request = request.clone();
+        request.config.seed = request.config.seed.wrapping_add(index);
+        request
+    };
+    (0..count as u64).map(one).collect()
+}
+
+/// A whole answer.
+#[derive(Debug, Default)]
+pub(super) struct Whole {
+    pub(super) text: String,
+    pub(super) images: Vec<Value>,
+    /// Texts, and images by their place in `images`, in order.
+    pub(super) parts: Vec<Value>,
+    pub(super) reason: &'static str,
+}
+
+impl Whole {
+    fn push_text(&mut self, text: &str) {
+        self.text.push_str(text);
+        match self.parts.last_mut().and_then(|part| part.get_mut("text")) {
+            Some(Value::String(last)) => last.push_str(text),
+            _ => self.parts.push(json!({ "type": "text", "text": text })),
+        }
+    }
+
+    fn push_image(&mut self, base64: &str) {
+        let index = self.images.len();
+        self.images.push(image_part(index, base64));
+        self.parts.push(json!({ "type": "image", "index": index }));
+    }
+}
+
+/// The image with the number `index` of an answer.
+pub(super) fn image_part(index: usize, base64: &str) -> Value {
+    json!({ "type": "image_url", "index": index, "image_url": { "url": uri_of(base64) } })
+}
+
+/// All answers when they have ended.
+///
+/// # Errors
+/// The first fault.
+pub(super) async fn whole(
+    mut parts: Parts<Part>,
+    count: usize,
+) -> Result<(Vec<Whole>, Usage), Fault> {
+    let mut answers: Vec<Whole> = (0..count).map(|_| Whole::default()).collect();
+    while let Some(part) = parts.next().await {
+        match part? {
+            Part::Text(index, text) => answers[index].push_text(&text),
+            Part::Image(index, base64) => answers[index].push_image(&base64),
+            Part::Ended(index, reason) => answers[index].reason = reason,
+            Part::Progress(..) => {}
+            Part::Usage(usage) => return Ok((answers, usage)),
+        }
+    }
+    Err(Fault::internal())
+}

@@ -1,0 +1,119 @@
+//! POST `/v1/chat/completions`.
+
+use std::sync::Arc;
+
+use axum::extract::State as Shared;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::answer::{self, Asked, Part, Whole, image_part};
+use super::heading::Heading;
+use super::messages::{self, Message};
+use super::stream::{self, StreamOptions};
+use crate::generate::GenerationMode;
+use crate::server::body::Json;
+use crate::server::fault::Fault;
+use crate::server::form::{self, ResponseFormat, StructuredOutputs};
+use crate::server::sampling::{OneOrMany, Settings, request};
+use crate::server::state::State;
+use crate::server::work::Work;
+
+request! {
+    /// The body.
+    struct Chat {
+        messages: Vec<Message>,
+        /// What answers may hold: `text`, `image` or both.
+        modalities: Option<Vec<Modality>>,
+        response_format: Option<ResponseFormat>,
+        structured_outputs: Option<StructuredOutputs>,
+        #[serde(default)]
+        stream: bool,
+        stream_options: Option<StreamOptions>,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Modality {
+    Text,
+    Image,
+}
+
+/// Answers a conversation.
+pub(super) async fn post(
+    Shared(state): Shared<Arc<State>>,
+    Json(body): Json<Chat>,
+) -> Result<Response, Fault> {
+    let settings = body.settings();
+    let count = settings.answers(&state.config.limits)?;
+    let work = Work::new(&state, state.model(body.model.as_deref())?, count)?;
+    let mut config = settings.over(work.pipeline().generation(), &state.config.limits)?;
+    let has = |modality| body.modalities.as_ref().map(|asked| asked.contains(&modality));
+    config.mode = match (has(Modality::Text), has(Modality::Image)) {
+        (Some(false), Some(true)) => GenerationMode::ImageOnly,
+        (Some(true), Some(false)) => GenerationMode::TextOnly,
+        (Some(false), Some(false)) => {
+            return Err(Fault::of("modalities", "modalities is empty; allowed: text, image"));
+        }
+        (Some(true), Some(true)) => GenerationMode::Auto,
+        _ => config.mode,
+    };
+    let heading = Heading::new("chatcmpl", &work, &config);
+    let draw = config.mode == GenerationMode::ImageOnly;
+    let grammar = form::grammar(body.response_format.as_ref(), body.structured_outputs.as_ref())?;
+    let asked = Asked { config, grammar, count };
+    let messages = body.messages;
+    let mut parts = answer::start(work, asked, move |work| {
+        messages::prompt(work.pipeline(), messages, draw, work.state())
+    });
+    if !body.stream {
+        let (answers, usage) = answer::whole(parts, count).await?;
+        let choices = answers.into_iter().enumerate().map(choice).collect();
+        let value = heading.over("chat.completion", choices, Some(usage));
+        return Ok(axum::Json(value).into_response());
+    }
+    let first = stream::first(&mut parts).await?;
+    let with_usage = body.stream_options.is_some_and(|options| options.include_usage);
+    Ok(stream::events(first, parts, chunks(heading, count, with_usage)))
+}
+
+fn choice((index, whole): (usize, Whole)) -> Value {
+    let Whole { text, images, parts, reason } = whole;
+    let mut message = json!({ "role": "assistant", "content": text, "refusal": null });
+    if !images.is_empty() {
+        message["images"] = images.into();
+        message["x_parts"] = parts.into();
+    }
+    json!({ "index": index, "message": message, "finish_reason": reason, "logprobs": null })
+}
+
+/// Makes the chunks of a stream of `count` answers.
+fn chunks(heading: Heading, count: usize, with_usage: bool) -> impl FnMut(Part) -> Vec<Value> {
+    let mut images = vec![0; count];
+    let mut begun = vec![false; count];
+    move |part| {
+        let (index, mut delta, reason) = match part {
+            Part::Text(index, text) => (index, json!({ "content": text }), None),
+            Part::Progress(index, [done, total]) => {
+                (index, json!({ "x_image_progress": { "done": done, "total": total } }), None)
+            }
+            Part::Image(index, base64) => {
+                let number = images[index];
+                images[index] += 1;
+                (index, json!({ "images": [image_part(number, &base64)] }), None)
+            }
+            Part::Ended(index, reason) => (index, json!({}), Some(reason)),
+            Part::Usage(usage) => {
+                let chunk = heading.over("chat.completion.chunk", Vec::new(), Some(usage));
+                return if with_usage { vec![chunk] } else { Vec::new() };
+            }
+        };
+        if !std::mem::replace(&mut begun[index], true) {
+            delta["role"] = json!("assistant");
+        }
+        let choice =
+            json!({ "index": index, "delta": delta, "finish_reason": reason, "logprobs": null });
+        vec![heading.over("chat.completion.chunk", vec![choice], None)]
+    }
+}

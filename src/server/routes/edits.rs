@@ -1,0 +1,177 @@
+//! POST `/v1/images/edits`: a part of an image drawn anew.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::multipart::MultipartError;
+use axum::extract::{FromRequest, Multipart, Request, State as Shared};
+use axum::http::header;
+use image::DynamicImage;
+use serde_json::{Value, json};
+use vq_tokenizer::preprocess::{decode_image, to_rgb};
+
+use super::answer::Usage;
+use super::generations::{check_format, response};
+use super::stream;
+use crate::generate::GenerationConfig;
+use crate::pipeline::{EditRequest, PixelMask, Region};
+use crate::server::body;
+use crate::server::fault::Fault;
+use crate::server::image_data::{check_pixels, png_in_base64};
+use crate::server::sampling::Settings;
+use crate::server::state::State;
+use crate::server::work::{Work, send};
+
+/// Cells by which the mask is widened, as on the command line.
+const DILATE: usize = 1;
+
+/// The fields of the form.
+#[derive(Default)]
+struct Form {
+    model: Option<String>,
+    prompt: Option<String>,
+    image: Option<Vec<u8>>,
+    mask: Option<Vec<u8>>,
+    size: Option<String>,
+    response_format: Option<String>,
+    candidates: Option<usize>,
+    settings: Settings,
+}
+
+impl Form {
+    /// # Errors
+    /// If the field is unknown, or its value unusable.
+    fn set(&mut self, name: &str, value: Vec<u8>) -> Result<(), Fault> {
+        match name {
+            "image" | "image[]" if self.image.is_some() => {
+                return Err(Fault::of("image", "several images; allowed: one"));
+            }
+            "image" | "image[]" => self.image = Some(value),
+            "mask" => self.mask = Some(value),
+            _ => return self.set_text(name, String::from_utf8(value).ok()),
+        }
+        Ok(())
+    }
+
+    fn set_text(&mut self, name: &str, value: Option<String>) -> Result<(), Fault> {
+        let unusable = || Fault::of(name, format!("{name} has an unusable value"));
+        let value = value.ok_or_else(unusable)?;
+        let settings = &mut self.settings;
+        match name {
+            "model" => self.model = Some(value),
+            "prompt" => self.prompt = Some(value),
+            "size" => self.size = Some(value),
+            "response_format" => self.response_format = Some(value),
+            "negative_prompt" => settings.negative_prompt = Some(value),
+            "n" => settings.n = Some(value.parse().map_err(|_| unusable())?),
+            "seed" => settings.seed = Some(value.parse().map_err(|_| unusable())?),
+            "temperature" => settings.temperature = Some(value.parse().map_err(|_| unusable())?),
+            "top_p" => settings.top_p = Some(value.parse().map_err(|_| unusable())?),
+            "guidance_scale" => {
+                settings.guidance_scale = Some(value.parse().map_err(|_| unusable())?);
+            }
+            "candidates" => self.candidates = Some(value.parse().map_err(|_| unusable())?),
+            // What clients send for other servers, and changes nothing here.
+            "user" | "quality" | "background" | "input_fidelity" | "output_format" => {}
+            _ => return Err(Fault::of(name, format!("there is no field {name}"))),
+        }
+        Ok(())
+    }
+}
+
+/// Draws the marked part of an image anew.
+pub(super) async fn post(
+    Shared(state): Shared<Arc<State>>,
+    request: Request,
+) -> Result<axum::Json<Value>, Fault> {
+    let form = read(request, &state).await?;
+    check_format(form.response_format.as_deref())?;
+    let needed = |name: &str| Fault::of(name, format!("{name} is missing"));
+    let prompt = form.prompt.ok_or_else(|| needed("prompt"))?;
+    let image = form.image.ok_or_else(|| needed("image"))?;
+    let (number, limits) = (state.model(form.model.as_deref())?, &state.config.limits);
+    let own = state.opened(number).pipeline.generation();
+    let count = form.settings.answers(limits)?;
+    let mut config = form.settings.over(own, limits)?;
+    config.candidates = form.candidates.unwrap_or(own.candidates);
+    config.validate()?;
+    let work = Work::new(&state, number, count * config.candidates)?;
+    let (mask, size) = (form.mask, form.size);
+    let mut parts = work.start(move |work, to| {
+        let pixels = work.state().config.limits.pixels;
+        let open = |bytes: &[u8]| {
+            check_pixels(bytes, pixels)?;
+            decode_image(bytes).map_err(|error| Fault::of("image", error.to_string()))
+        };
+        let image = open(&image)?;
+        let mask = match &mask {
+            Some(mask) => transparent(&open(mask)?),
+            None => transparent(&image),
+        };
+        let mask = mask.ok_or_else(|| {
+            Fault::of("mask", "nothing is transparent, neither in a mask nor in the image")
+        })?;
+        let region = Region::Mask { mask, dilate: DILATE };
+        let (image, text) = (to_rgb(image), prompt);
+        let edit = EditRequest { image, text, region, count, score: None, config };
+        send(to, draw(work, &edit, size.as_deref())?)
+    });
+    stream::first(&mut parts).await.map(axum::Json)
+}
+
+/// The fields of a form, within the limits of size and time.
+async fn read(request: Request, state: &State) -> Result<Form, Fault> {
+    let (head, body) = request.into_parts();
+    let kind = head.headers.get(header::CONTENT_TYPE).cloned();
+    let body = body::read(Request::from_parts(head, body), state).await?;
+    let mut whole = Request::new(Body::from(body));
+    whole.headers_mut().extend(kind.map(|kind| (header::CONTENT_TYPE, kind)));
+    let multipart = Multipart::from_request(whole, &()).await;
+    let mut multipart = multipart
+        .map_err(|error| Fault::media_type(format!("{error}; allowed: multipart/form-data")))?;
+    let malformed =
+        |error: MultipartError| Fault::invalid(format!("the form is malformed: {error}"));
+    let mut form = Form::default();
+    while let Some(field) = multipart.next_field().await.map_err(malformed)? {
+        let name = field.name().unwrap_or_default().to_owned();
+        form.set(&name, field.bytes().await.map_err(malformed)?.into())?;
+    }
+    Ok(form)
+}
+
+/// The transparent pixels, which OpenAI's protocol marks a region by; `None` if there are none.
+fn transparent(image: &DynamicImage) -> Option<PixelMask> {
+    let image = image.to_rgba8();
+    let marked: Vec<bool> = image.pixels().map(|pixel| pixel.0[3] == 0).collect();
+    if !marked.contains(&true) {
+        return None;
+    }
+    PixelMask::new(image.width(), image.height(), marked).ok()
+}
+
+fn draw(mut work: Work, edit: &EditRequest, size: Option<&str>) -> Result<Value, Fault> {
+    let state = work.shared();
+    let model = state.opened(work.number());
+    let pipeline = &model.pipeline;
+    let plan = pipeline.plan_edit(edit)?;
+    let (width, height) = plan.pixels.dimensions();
+    if let Some(size) = size.filter(|size| *size != "auto" && *size != format!("{width}x{height}"))
+    {
+        let message = format!("size is {size}; allowed for this image: {width}x{height}, auto");
+        return Err(Fault::of("size", message));
+    }
+    let requests: Vec<_> = pipeline.edit_requests(edit, &plan)?.into_iter().flatten().collect();
+    let tokens = requests.first().map_or(0, |request| request.prompt.len());
+    let drawn = work.run(requests, |_, _| Ok(()))?;
+    let usage = Usage { prompt: tokens, generated: drawn.iter().map(|one| one.ids.len()).sum() };
+    let mut images = drawn.into_iter().flat_map(|one| one.images);
+    let GenerationConfig { candidates, seed, .. } = edit.config;
+    let mut data = Vec::with_capacity(edit.count);
+    for index in 0..edit.count as u64 {
+        let drawn: Vec<_> = images.by_ref().take(candidates).collect();
+        let edited = pipeline.best_edit(edit, &plan, seed.wrapping_add(index), drawn)?;
+        state.metrics.drawn(&model.name);
+        data.push(json!({ "b64_json": png_in_base64(&plan.paste(&edited.image))? }));
+    }
+    Ok(response(data, usage, seed))
+}

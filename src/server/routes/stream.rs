@@ -1,0 +1,85 @@
+//! Answers as server-sent events.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::server::fault::Fault;
+use crate::server::work::Parts;
+
+/// Silence after which a comment keeps the connection open.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// What ends a stream.
+const DONE: &str = "[DONE]";
+
+/// What a stream holds besides the answer.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StreamOptions {
+    #[serde(default)]
+    pub(super) include_usage: bool,
+    #[serde(default, rename = "include_obfuscation")]
+    _include_obfuscation: serde::de::IgnoredAny,
+}
+
+/// A stream of the chunks that `chunks` makes of `first` and of every later part. A fault in the stream is an event with an
+/// error, and the last but one.
+pub(super) fn events<T: Send + 'static>(
+    first: T,
+    parts: Parts<T>,
+    mut chunks: impl FnMut(T) -> Vec<Value> + Send + 'static,
+) -> Response {
+    enum Next<T> {
+        Part(T),
+        Await,
+        Done,
+    }
+    let start = (Next::Part(first), parts);
+    let batches = stream::unfold(start, move |(next, mut parts)| {
+        let made = match next {
+            Next::Part(part) => Some((chunks(part), Next::Await)),
+            Next::Done => None,
+            Next::Await => Some((Vec::new(), Next::Await)),
+        };
+        async move {
+            let (mut values, mut after) = made?;
+            if values.is_empty() {
+                match parts.next().await {
+                    Some(Ok(part)) => after = Next::Part(part),
+                    Some(Err(fault)) => {
+                        values.push(fault.body());
+                        after = Next::Done;
+                    }
+                    None => {
+                        values.push(Value::Null);
+                        after = Next::Done;
+                    }
+                }
+            }
+            Some((values, (after, parts)))
+        }
+    });
+    let events = futures_util::StreamExt::flat_map(batches, |values| {
+        stream::iter(values.into_iter().map(|value| {
+            Ok::<_, Infallible>(match value {
+                Value::Null => Event::default().data(DONE),
+                value => Event::default().data(value.to_string()),
+            })
+        }))
+    });
+    Sse::new(events).keep_alive(KeepAlive::new().interval(SILENCE)).into_response()
+}
+
+/// The first part, or the fault that came instead of it.
+///
+/// # Errors
+/// That fault.
+pub(super) async fn first<T>(parts: &mut Parts<T>) -> Result<T, Fault> {
+    parts.next().await.unwrap_or_else(|| Err(Fault::internal()))
+}

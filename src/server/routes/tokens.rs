@@ -1,0 +1,106 @@
+//! Texts and images as ids, and back.
+
+use std::sync::Arc;
+
+use axum::extract::State as Shared;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::messages::{self, Message};
+use crate::generate::LanguageModel;
+use crate::server::body::Json;
+use crate::server::fault::Fault;
+use crate::server::image_data::{png_in_base64, uri_of};
+use crate::server::state::State;
+use crate::server::work::{Work, send};
+use crate::tokenize::CodedSegment;
+
+/// A text, or a conversation as for an answer.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tokenize {
+    model: Option<String>,
+    prompt: Option<String>,
+    messages: Option<Vec<Message>>,
+}
+
+/// The ids of a text or of a conversation, with the codes of its images by name.
+pub(super) async fn tokenize(
+    Shared(state): Shared<Arc<State>>,
+    Json(body): Json<Tokenize>,
+) -> Result<axum::Json<Value>, Fault> {
+    let work = Work::new(&state, state.model(body.model.as_deref())?, 1)?;
+    let mut parts = work.start(move |work, to| {
+        let pipeline = work.pipeline();
+        let ids = match (body.prompt, body.messages) {
+            (Some(prompt), None) => pipeline.processor().text().encode(&prompt)?,
+            (None, Some(messages)) => messages::prompt(pipeline, messages, false, work.state())?,
+            _ => return Err(Fault::invalid("one of prompt and messages is needed")),
+        };
+        let vocabulary = pipeline.processor().vocabulary();
+        let names: Vec<_> = ids.iter().map(|id| vocabulary.name(*id)).collect();
+        let codes: Vec<_> = ids.iter().map(|id| vocabulary.image_code(*id)).collect();
+        let context = pipeline.model().context();
+        send(
+            to,
+            json!({
+                "count": ids.len(),
+                "max_model_len": context,
+                "tokens": ids,
+                "token_strs": names,
+                "image_codes": codes,
+            }),
+        )
+    });
+    parts.next().await.unwrap_or_else(|| Err(Fault::internal())).map(axum::Json)
+}
+
+/// Ids of a model.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Detokenize {
+    model: Option<String>,
+    tokens: Vec<u32>,
+}
+
+/// The text of ids, and its parts with images in their places.
+pub(super) async fn detokenize(
+    Shared(state): Shared<Arc<State>>,
+    Json(body): Json<Detokenize>,
+) -> Result<axum::Json<Value>, Fault> {
+    let work = Work::new(&state, state.model(body.model.as_deref())?, 1)?;
+    let mut parts = work.start(move |work, to| {
+        let pipeline = work.pipeline();
+        let ids = pipeline.processor().vocabulary().len();
+        if let Some(id) = body.tokens.iter().find(|id| **id as usize >= ids) {
+            let message = format!("tokens has {id}; allowed: 0 to {}", ids - 1);
+            return Err(Fault::of("tokens", message));
+        }
+        let segments = pipeline.processor().decode(&body.tokens)?;
+        let mut text = String::new();
+        let mut parts = Vec::with_capacity(segments.len());
+        for segment in segments {
+            parts.push(match segment {
+                CodedSegment::Text(part) => {
+                    text.push_str(&part);
+                    json!({ "type": "text", "text": part })
+                }
+                CodedSegment::Special(name) => json!({ "type": "control", "name": name }),
+                CodedSegment::Image(codes) => {
+                    let image = pipeline.drawing_vq()?.decode(std::slice::from_ref(&codes))?;
+                    let url = uri_of(&png_in_base64(&image[0])?);
+                    let (rows, columns) = (codes.height, codes.width);
+                    json!({
+                        "type": "image_url",
+                        "image_url": { "url": url },
+                        "codes": codes.ids,
+                        "rows": rows,
+                        "columns": columns,
+                    })
+                }
+            });
+        }
+        send(to, json!({ "prompt": text, "x_parts": parts }))
+    });
+    parts.next().await.unwrap_or_else(|| Err(Fault::internal())).map(axum::Json)
+}

@@ -1,0 +1,162 @@
+//! Settings of generation in requests: OpenAI's names, and vLLM's for what OpenAI does not have.
+
+use serde::Deserialize;
+
+use super::config::Limits;
+use super::fault::Fault;
+use crate::generate::GenerationConfig;
+
+/// Below this a temperature means the most likely tokens, as in vLLM.
+const GREEDY_BELOW: f32 = 1e-2;
+
+/// One value, or several.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
+impl<T> OneOrMany<T> {
+    pub(super) fn into_vec(self) -> Vec<T> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// The settings of a request.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settings {
+    pub(super) temperature: Option<f32>,
+    pub(super) top_p: Option<f32>,
+    pub(super) top_k: Option<i64>,
+    pub(super) min_p: Option<f32>,
+    pub(super) repetition_penalty: Option<f32>,
+    pub(super) max_tokens: Option<usize>,
+    pub(super) stop: Option<OneOrMany<String>>,
+    pub(super) seed: Option<i64>,
+    pub(super) guidance_scale: Option<f32>,
+    pub(super) negative_prompt: Option<String>,
+    pub(super) n: Option<usize>,
+}
+
+impl Settings {
+    /// Those of the checkpoint, `own`, with the ones of the request. Without a seed a new one is drawn.
+    ///
+    /// # Errors
+    /// If a value is out of range; the fault names it.
+    pub(super) fn over(
+        &self,
+        own: &GenerationConfig,
+        limits: &Limits,
+    ) -> Result<GenerationConfig, Fault> {
+        let mut config = GenerationConfig { candidates: 1, ..own.clone() };
+        for sampling in [&mut config.text, &mut config.image] {
+            match self.temperature {
+                Some(temperature) if (0.0..GREEDY_BELOW).contains(&temperature) => {
+                    sampling.greedy = true;
+                }
+                Some(temperature) => {
+                    (sampling.greedy, sampling.temperature) = (false, temperature);
+                }
+                None => {}
+            }
+            sampling.top_p = self.top_p.unwrap_or(sampling.top_p);
+            sampling.min_p = self.min_p.unwrap_or(sampling.min_p);
+            // vLLM writes 0 or -1 for all.
+            if let Some(top_k) = self.top_k {
+                sampling.top_k = usize::try_from(top_k).ok().filter(|top_k| *top_k > 0);
+            }
+        }
+        let penalty = self.repetition_penalty.unwrap_or(config.text.repetition_penalty);
+        config.text.repetition_penalty = penalty;
+        config.guidance_scale = self.guidance_scale.unwrap_or(config.guidance_scale);
+        config.negative_prompt =
+            self.negative_prompt.clone().unwrap_or(std::mem::take(&mut config.negative_prompt));
+        let most = |most: usize| most.min(limits.tokens);
+        config.max_new_tokens =
+            Some(most(self.max_tokens.or(config.max_new_tokens).unwrap_or(limits.tokens)));
+        if let Some(tokens) =
+            self.max_tokens.filter(|tokens| *tokens == 0 || *tokens > limits.tokens)
+        {
+            let message = format!("max_tokens is {tokens}; allowed: 1 to {}", limits.tokens);
+            return Err(Fault::of("max_tokens", message));
+        }
+        config.stop_strings.extend(self.stop.clone().map_or(Vec::new(), OneOrMany::into_vec));
+        config.seed = self.seed.map_or_else(rand::random, i64::cast_unsigned);
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// How many answers are asked for.
+    ///
+    /// # Errors
+    /// If none, or too many.
+    pub(super) fn answers(&self, limits: &Limits) -> Result<usize, Fault> {
+        let n = self.n.unwrap_or(1);
+        match (1..=limits.answers).contains(&n) {
+            true => Ok(n),
+            false => Err(Fault::of("n", format!("n is {n}; allowed: 1 to {}", limits.answers))),
+        }
+    }
+}
+
+/// A request with settings and the fields that clients send for other servers, which change nothing here. Anything else is
+/// refused by name.
+macro_rules! request {
+    ($(#[$meta:meta])* struct $name:ident { $($(#[$of:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct $name {
+            pub(super) model: Option<String>,
+            $($(#[$of])* pub(super) $field: $type,)*
+            temperature: Option<f32>,
+            top_p: Option<f32>,
+            top_k: Option<i64>,
+            min_p: Option<f32>,
+            repetition_penalty: Option<f32>,
+            max_tokens: Option<usize>,
+            max_completion_tokens: Option<usize>,
+            stop: Option<OneOrMany<String>>,
+            seed: Option<i64>,
+            guidance_scale: Option<f32>,
+            negative_prompt: Option<String>,
+            n: Option<usize>,
+            #[serde(default, rename = "user")]
+            _user: serde::de::IgnoredAny,
+            #[serde(default, rename = "metadata")]
+            _metadata: serde::de::IgnoredAny,
+            #[serde(default, rename = "store")]
+            _store: serde::de::IgnoredAny,
+            #[serde(default, rename = "service_tier")]
+            _service_tier: serde::de::IgnoredAny,
+            #[serde(default, rename = "safety_identifier")]
+            _safety_identifier: serde::de::IgnoredAny,
+            #[serde(default, rename = "prompt_cache_key")]
+            _prompt_cache_key: serde::de::IgnoredAny,
+        }
+
+        impl $name {
+            pub(super) fn settings(&self) -> Settings {
+                Settings {
+                    temperature: self.temperature,
+                    top_p: self.top_p,
+                    top_k: self.top_k,
+                    min_p: self.min_p,
+                    repetition_penalty: self.repetition_penalty,
+                    max_tokens: self.max_completion_tokens.or(self.max_tokens),
+                    stop: self.stop.clone(),
+                    seed: self.seed,
+                    guidance_scale: self.guidance_scale,
+                    negative_prompt: self.negative_prompt.clone(),
+                    n: self.n,
+                }
+            }
+        }
+    };
+}
+
+pub(super) use request;

@@ -1,0 +1,210 @@
+//! The thread that runs the engines: jobs in, steps out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use super::config::NamedPipeline;
+use super::metrics::Metrics;
+use crate::error::{Error, Result};
+use crate::generate::{
+    EndReason, Engine, EngineConfig, Event, Generated, Request, RequestId, ServingModel,
+};
+
+/// One request of an engine.
+pub(super) struct Job {
+    /// Which of the models.
+    pub(super) model: usize,
+    pub(super) request: Request,
+    /// Its number among those of one answer to a client.
+    pub(super) index: usize,
+    /// Receives what happens with the number, in order.
+    pub(super) steps: UnboundedSender<(usize, Step)>,
+    /// Set when nobody waits for the answer any more.
+    pub(super) cancelled: Arc<AtomicBool>,
+    /// When the answer must have ended.
+    pub(super) deadline: Instant,
+    /// When the request came.
+    pub(super) arrived: Instant,
+    /// Its place among those that the server takes, free again when the job has ended.
+    pub(super) place: OwnedSemaphorePermit,
+}
+
+/// What happens to a job.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Something was generated.
+    Event(Event),
+    /// It ended; the last step.
+    Ended(Generated),
+    /// The request cannot run, by its own fault; the last step.
+    Refused(Error),
+    /// The server's fault; the last step.
+    Failed(Error),
+    /// It took too long; the last step.
+    Late,
+}
+
+/// A job in an engine.
+struct Running {
+    index: usize,
+    steps: UnboundedSender<(usize, Step)>,
+    cancelled: Arc<AtomicBool>,
+    deadline: Instant,
+    arrived: Instant,
+    first: Option<Instant>,
+    prompt: usize,
+    _place: OwnedSemaphorePermit,
+}
+
+/// The engine of one model and its jobs.
+struct Station<'a> {
+    name: &'a str,
+    engine: Engine<'a, ServingModel>,
+    running: HashMap<RequestId, Running>,
+}
+
+/// Runs jobs until the sender of `jobs` is dropped and all have ended.
+///
+/// # Errors
+/// If a limit of `engine` is out of range.
+pub(super) fn run(
+    models: &[NamedPipeline],
+    engine: &EngineConfig,
+    mut jobs: UnboundedReceiver<Job>,
+    metrics: &Metrics,
+) -> Result<()> {
+    let open = |model| Station::new(model, engine);
+    let mut stations = models.iter().map(open).collect::<Result<Vec<_>>>()?;
+    loop {
+        let is_idle = stations.iter().all(|station| station.engine.is_idle());
+        let first = if is_idle { jobs.blocking_recv() } else { None };
+        if is_idle && first.is_none() {
+            return Ok(());
+        }
+        first.into_iter().for_each(|job| stations[job.model].admit(job));
+        while let Ok(job) = jobs.try_recv() {
+            stations[job.model].admit(job);
+        }
+        for station in &mut stations {
+            station.sweep(metrics);
+            if !station.engine.is_idle() {
+                station.step(metrics);
+            }
+            metrics.engine(station.name, &station.engine.stats());
+        }
+    }
+}
+
+impl<'a> Station<'a> {
+    fn new(model: &'a NamedPipeline, config: &EngineConfig) -> Result<Self> {
+        let NamedPipeline { name, pipeline } = model;
+        let (vocabulary, blocks) =
+            (pipeline.processor().vocabulary(), pipeline.processor().blocks().clone());
+        let config = EngineConfig { window: pipeline.window(), ..config.clone() };
+        let engine = Engine::new(pipeline.model(), vocabulary, blocks, config)?;
+        Ok(Self { name, engine, running: HashMap::new() })
+    }
+
+    fn admit(&mut self, job: Job) {
+        let Job { request, index, steps, cancelled, deadline, arrived, place, .. } = job;
+        let prompt = request.prompt.len();
+        match self.engine.admit(request) {
+            Ok(id) => {
+                let (first, _place) = (None, place);
+                let running =
+                    Running { index, steps, cancelled, deadline, arrived, first, prompt, _place };
+                self.running.insert(id, running);
+            }
+            Err(error) => drop(steps.send((index, Step::Refused(error)))),
+        }
+    }
+
+    /// Ends what nobody waits for, and what took too long.
+    fn sweep(&mut self, metrics: &Metrics) {
+        let now = Instant::now();
+        let is_over = |job: &Running| {
+            job.cancelled.load(Ordering::Relaxed) || job.steps.is_closed() || job.deadline <= now
+        };
+        let over: Vec<_> =
+            self.running.iter().filter(|(_, job)| is_over(job)).map(|(id, _)| *id).collect();
+        for id in over {
+            self.engine.cancel(id);
+            drop(self.engine.take(id));
+            let Some(job) = self.running.remove(&id) else { continue };
+            if job.deadline <= now {
+                job.send(Step::Late);
+            }
+            metrics.ended(self.name, "abort", 0);
+        }
+    }
+
+    fn step(&mut self, metrics: &Metrics) {
+        let events = match self.engine.step() {
+            Ok(events) => events,
+            Err(error) => {
+                // Every request has failed, which the events of the next step say.
+                tracing::error!("a pass failed: {error}");
+                return;
+            }
+        };
+        for (id, event) in events {
+            let Some(job) = self.running.get_mut(&id) else { continue };
+            job.note(&event, self.name, metrics);
+            match event {
+                Event::End(_) | Event::Failed => self.end(id, event, metrics),
+                event => job.send(Step::Event(event)),
+            }
+        }
+    }
+
+    /// Sends the last steps of a job.
+    fn end(&mut self, id: RequestId, event: Event, metrics: &Metrics) {
+        let (Some(job), Some(result)) = (self.running.remove(&id), self.engine.take(id)) else {
+            return;
+        };
+        match result {
+            Ok(generated) => {
+                metrics.ended(self.name, finish_reason(generated.end), generated.ids.len());
+                metrics.took(self.name, job.arrived.elapsed());
+                job.send(Step::Event(event));
+                job.send(Step::Ended(generated));
+            }
+            Err(error) => {
+                metrics.ended(self.name, "error", 0);
+                job.send(Step::Failed(error));
+            }
+        }
+    }
+}
+
+impl Running {
+    fn send(&self, step: Step) {
+        // A closed channel belongs to a client that is gone, which the next sweep sees.
+        let _ = self.steps.send((self.index, step));
+    }
+
+    /// Measures the time to the first sign of an answer, and between events.
+    fn note(&mut self, event: &Event, name: &str, metrics: &Metrics) {
+        if self.first.is_none() && !matches!(event, Event::Failed) {
+            self.first = Some(Instant::now());
+            metrics.first(name, self.arrived.elapsed(), self.prompt);
+        }
+    }
+}
+
+/// OpenAI's name for why an answer ended.
+pub(super) fn finish_reason(end: EndReason) -> &'static str {
+    match end {
+        EndReason::Stop(_)
+        | EndReason::StopString(_)
+        | EndReason::Constraint
+        | EndReason::ImageComplete => "stop",
+        EndReason::MaxNewTokens | EndReason::Context => "length",
+        EndReason::Cancelled => "abort",
+    }
+}

@@ -1,0 +1,319 @@
+"""OpenAI's Python client against `calumma serve`: one line for each case, exit code 1 if any fails.
+
+python server_client.py CALUMMA CHECKPOINT
+"""
+
+import base64
+import concurrent.futures
+import io
+import json
+import pathlib
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import urllib.request
+
+import openai
+from PIL import Image
+
+PROMPT = "a large red circle on a white background"
+KEY = "a-key-of-the-tests"
+
+
+def data_uri(png):
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def png_of(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def opened(b64):
+    image = Image.open(io.BytesIO(base64.b64decode(b64)))
+    image.load()
+    return image
+
+
+def asks(png, text="what color is the circle?"):
+    parts = [{"type": "image_url", "image_url": {"url": data_uri(png)}}, {"type": "text", "text": text}]
+    return [{"role": "user", "content": parts}]
+
+
+def write_adapter(directory):
+    """An adapter in PEFT's layout that changes the queries of the shipped model's first layer."""
+    rank, width, name = 2, 256, "base_model.model.model.layers.0.self_attn.q_proj"
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 64, "target_modules": ["q_proj"]}
+    config |= {"layers_to_transform": [0], "base_model_name_or_path": "demo", "task_type": "CAUSAL_LM"}
+    (directory / "adapter_config.json").write_text(json.dumps(config))
+    draw, header, content = random.Random(1), {}, b""
+    for part, shape in (("A", [rank, width]), ("B", [width, rank])):
+        numbers = struct.pack(f"<{rank * width}f", *(draw.gauss(0, 0.3) for _ in range(rank * width)))
+        offsets = [len(content), len(content) + len(numbers)]
+        header[f"{name}.lora_{part}.weight"] = {"dtype": "F32", "shape": shape, "data_offsets": offsets}
+        content += numbers
+    header = json.dumps(header).encode()
+    (directory / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + content)
+
+
+class Cases:
+    def __init__(self, client, names, url):
+        self.client, self.names, self.url = client, names, url
+        self.model = names[0]
+        drawn = client.images.generate(model=self.model, prompt=PROMPT, extra_body={"seed": 3})
+        self.png = base64.b64decode(drawn.data[0].b64_json)
+
+    def chat(self, messages, **settings):
+        settings = {"model": self.model, "temperature": 0, "max_tokens": 40, **settings}
+        return self.client.chat.completions.create(messages=messages, **settings)
+
+    def models(self):
+        assert [model.id for model in self.client.models.list()] == self.names
+        assert self.client.models.retrieve(self.names[1]).id == self.names[1]
+
+    def image_in(self):
+        answer = self.chat(asks(self.png))
+        choice = answer.choices[0]
+        assert choice.message.content == "red", choice
+        assert choice.finish_reason == "stop", choice
+        usage = answer.usage
+        assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens > 64, usage
+
+    def image_in_streamed(self):
+        chunks = list(self.chat(asks(self.png), stream=True, stream_options={"include_usage": True}))
+        text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+        assert text == "red", text
+        assert chunks[0].choices[0].delta.role == "assistant"
+        assert chunks[-2].choices[0].finish_reason == "stop"
+        assert chunks[-1].usage.prompt_tokens > 64 and not chunks[-1].choices
+
+    def image_out(self):
+        answer = self.chat([{"role": "user", "content": PROMPT}], seed=5, extra_body={"modalities": ["image"]})
+        message = answer.choices[0].message.model_dump()
+        assert message["x_parts"] == [{"type": "image", "index": 0}], message
+        uri = message["images"][0]["image_url"]["url"]
+        assert opened(uri.split(",")[1]).size == (64, 64)
+
+    def image_out_streamed(self):
+        settings = {"seed": 5, "extra_body": {"modalities": ["image"]}}
+        whole = self.chat([{"role": "user", "content": PROMPT}], **settings)
+        whole = whole.choices[0].message.model_dump()["images"]
+        deltas = [
+            chunk.choices[0].delta.model_dump()
+            for chunk in self.chat([{"role": "user", "content": PROMPT}], stream=True, **settings)
+            if chunk.choices
+        ]
+        images = [image for delta in deltas for image in delta.get("images") or []]
+        assert images == whole
+        progress = [delta["x_image_progress"] for delta in deltas if delta.get("x_image_progress")]
+        done = [step["done"] for step in progress]
+        assert len(done) > 4 and done == sorted(done) and progress[0]["total"] == 64, progress
+
+    def drawn_images_are_talked_of(self):
+        drawn = self.chat([{"role": "user", "content": PROMPT}], seed=5, extra_body={"modalities": ["image"]})
+        message = drawn.choices[0].message.model_dump(exclude_none=True)
+        turns = [
+            {"role": "user", "content": PROMPT},
+            {key: message[key] for key in ("role", "content", "images")},
+            {"role": "user", "content": "what color is the circle?"},
+        ]
+        assert self.chat(turns, extra_body={"modalities": ["text"]}).choices[0].message.content
+
+    def several_answers(self):
+        question = asks(self.png, "what is in the picture?")
+        answers = self.chat(question, n=3, temperature=1.5, seed=7)
+        assert [choice.index for choice in answers.choices] == [0, 1, 2]
+        again = [
+            self.chat(question, temperature=1.5, seed=7 + index).choices[0].message.content
+            for index in range(3)
+        ]
+        assert [choice.message.content for choice in answers.choices] == again
+
+    def stop(self):
+        whole = self.client.completions.create(model=self.model, prompt="a large red", temperature=0, max_tokens=12)
+        text = whole.choices[0].text
+        word = text.split()[1]
+        cut = self.client.completions.create(
+            model=self.model, prompt="a large red", temperature=0, max_tokens=12, stop=[word]
+        )
+        assert cut.choices[0].text == text[: text.index(word)], (text, cut)
+        assert cut.choices[0].finish_reason == "stop"
+        assert whole.usage.completion_tokens <= 12
+
+    def completion_streamed(self):
+        settings = {"model": self.model, "prompt": "a large red", "temperature": 0, "max_tokens": 8}
+        whole = self.client.completions.create(**settings).choices[0].text
+        parts = self.client.completions.create(stream=True, **settings)
+        assert "".join(part.choices[0].text for part in parts) == whole
+
+    def generations(self):
+        one = self.client.images.generate(model=self.model, prompt=PROMPT, n=2, size="64x64", extra_body={"seed": 3})
+        assert len(one.data) == 2 and one.data[0].b64_json != one.data[1].b64_json
+        assert base64.b64decode(one.data[0].b64_json) == self.png
+        second = self.client.images.generate(model=self.model, prompt=PROMPT, extra_body={"seed": 4})
+        assert second.data[0].b64_json == one.data[1].b64_json
+        assert opened(one.data[0].b64_json).size == (64, 64)
+        try:
+            self.client.images.generate(model=self.model, prompt=PROMPT, size="512x512")
+            raise AssertionError("a size that there is not was taken")
+        except openai.BadRequestError as error:
+            assert error.param == "size" and "64x64" in error.message, error
+
+    def edits(self):
+        mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+        mask.paste((0, 0, 0, 0), (0, 32, 64, 64))
+        edited = self.client.images.edit(
+            model=self.model,
+            image=("image.png", self.png),
+            mask=("mask.png", png_of(mask)),
+            prompt="a large blue circle on a white background",
+            extra_body={"seed": 1},
+        )
+        before, after = opened(base64.b64encode(self.png)).convert("RGB"), opened(edited.data[0].b64_json)
+        assert after.size == (64, 64)
+        assert after.crop((0, 0, 64, 16)).tobytes() == before.crop((0, 0, 64, 16)).tobytes()
+        assert after.crop((0, 40, 64, 64)).tobytes() != before.crop((0, 40, 64, 64)).tobytes()
+
+    def adapters_by_name(self):
+        settings = {"prompt": "a", "temperature": 0, "max_tokens": 8}
+        own, adapted = (
+            self.client.completions.create(model=name, **settings).choices[0].text for name in self.names
+        )
+        assert own != adapted, own
+
+    def tokens(self):
+        def post(path, body):
+            return self.client.post(path, body=body, cast_to=object)
+
+        base = str(self.client.base_url).replace("/v1/", "")
+        text = post(f"{base}/tokenize", {"prompt": "a red circle"})
+        assert text["count"] == len(text["tokens"]) == len(text["token_strs"])
+        assert post(f"{base}/detokenize", {"tokens": text["tokens"]})["prompt"] == "a red circle"
+        chat = post(f"{base}/tokenize", {"messages": asks(self.png)})
+        codes = [code for code in chat["image_codes"] if code is not None]
+        assert len(codes) == 64, chat
+        parts = post(f"{base}/detokenize", {"tokens": chat["tokens"]})["x_parts"]
+        image = next(part for part in parts if part["type"] == "image_url")
+        assert image["codes"] == codes and image["rows"] * image["columns"] == 64
+
+    def faults(self):
+        def refused(kind, said, call):
+            try:
+                call()
+            except kind as error:
+                assert said in error.message, error
+                return error
+            raise AssertionError(f"{said}: it was taken")
+
+        question = [{"role": "user", "content": "what?"}]
+        gone = refused(openai.NotFoundError, "there is no model", lambda: self.chat(question, model="other"))
+        assert gone.code == "model_not_found" and gone.param == "model"
+        refused(openai.BadRequestError, "temperature", lambda: self.chat(question, temperature=-1))
+        refused(openai.BadRequestError, "allowed: 1 to", lambda: self.chat(question, n=0))
+        refused(openai.BadRequestError, "unknown field", lambda: self.chat(question, logit_bias={"1": 5}))
+        refused(openai.BadRequestError, "nothing is fetched", lambda: self.chat(
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/a.png"}}]}]))
+        long = refused(openai.BadRequestError, "context", lambda: self.chat([{"role": "user", "content": "a " * 9000}]))
+        assert long.code == "context_length_exceeded"
+        refused(openai.APIStatusError, "too large", lambda: self.chat([{"role": "user", "content": "a" * (21 << 20)}]))
+        stranger = self.client.with_options(api_key="other")
+        refused(openai.AuthenticationError, "key is needed", lambda: stranger.models.list())
+
+    def same_alone_and_among_32(self):
+        def ask(index):
+            if index % 2:
+                drawn = self.client.images.generate(
+                    model=self.model, prompt=PROMPT, extra_body={"seed": index, "candidates": 1}
+                )
+                return drawn.data[0].b64_json
+            answer = self.chat(asks(self.png, "what is in the picture?"), temperature=1, seed=index)
+            return answer.choices[0].message.content
+
+        with concurrent.futures.ThreadPoolExecutor(32) as pool:
+            together = list(pool.map(ask, range(32)))
+        for index in (0, 1, 30, 31):
+            assert together[index] == ask(index), index
+
+    def cancelled(self):
+        stream = self.chat(
+            [{"role": "user", "content": PROMPT}], stream=True, n=8, extra_body={"modalities": ["image"]}
+        )
+        next(iter(stream))
+        stream.close()
+        deadline = time.monotonic() + 5
+        while self.running() > 0:
+            assert time.monotonic() < deadline, "a cancelled answer goes on"
+            time.sleep(0.02)
+
+    def running(self):
+        request = urllib.request.Request(f"{self.url}/metrics", headers={"Authorization": f"Bearer {KEY}"})
+        text = urllib.request.urlopen(request).read().decode()
+        lines = [line for line in text.splitlines() if line.startswith("calumma_num_requests_running")]
+        return sum(float(line.split()[-1]) for line in lines)
+
+    def queue_full(self):
+        once = self.client.with_options(max_retries=0)
+
+        def draw(client):
+            return client.images.generate(model=self.model, prompt=PROMPT, n=16, extra_body={"candidates": 3})
+
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            first = pool.submit(draw, self.client)
+            while self.running() < 16:
+                time.sleep(0.01)
+            start = time.monotonic()
+            try:
+                draw(once)
+                raise AssertionError("a full queue took a request")
+            except openai.RateLimitError as error:
+                took = time.monotonic() - start
+                assert error.code == "queue_full" and error.response.headers["retry-after"] == "1"
+            # The client's own retries wait until there is room.
+            patient = self.client.with_options(max_retries=30)
+            assert len(draw(patient).data) == 16 and len(first.result().data) == 16
+        return f"refused in {1000 * took:.1f} ms"
+
+
+def main():
+    calumma, checkpoint = sys.argv[1:]
+    directory = tempfile.TemporaryDirectory()
+    adapter, key = pathlib.Path(directory.name, "adapter"), pathlib.Path(directory.name, "key")
+    adapter.mkdir()
+    write_adapter(adapter)
+    key.write_text(KEY + "\n")
+    command = [calumma, "serve", checkpoint, "--listen", "127.0.0.1:0", "--json", "--api-key-file", str(key)]
+    command += ["--adapter", f"tuned={adapter}", "--queue", "64"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    failed = 0
+    try:
+        url = "http://" + json.loads(server.stdout.readline())["listening"]
+        threading.Thread(target=server.stdout.read, daemon=True).start()
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=100)
+        client.models.list()
+        client = client.with_options(max_retries=2)
+        names = [model.id for model in client.models.list()]
+        cases = Cases(client, names, url)
+        tests = [name for name in vars(Cases) if not name.startswith("_") and name not in ("chat", "running")]
+        for name in tests:
+            try:
+                note = getattr(cases, name)()
+                print(f"ok      {name}" + (f": {note}" if note else ""))
+            except Exception:
+                failed += 1
+                print(f"FAILED  {name}\n{traceback.format_exc()}")
+        print(f"{len(tests) - failed} of {len(tests)} cases")
+    finally:
+        server.terminate()
+        code = server.wait(30)
+    if code != 0:
+        print(f"FAILED  the server ended with {code}")
+    sys.exit(failed > 0 or code != 0)
+
+
+main()
