@@ -148,10 +148,13 @@ fn events_report_the_row_in_order() {
         assert_eq!(images, generated.images);
         assert_eq!(events.last(), Some(&Event::End(generated.end)));
         for (at, _) in events.iter().enumerate().filter(|(_, e)| **e == Event::ImageStart) {
-            for done in 1..=CODES {
-                assert_eq!(events[at + done], Event::ImageProgress { done, total: CODES });
+            let Event::Image(codes) = &events[at + CODES + 1] else {
+                panic!("{:?}", events[at + CODES + 1]);
+            };
+            for (index, &code) in codes.ids.iter().enumerate() {
+                let (done, total, width) = (index + 1, CODES, codes.width);
+                assert_eq!(events[at + done], Event::ImageProgress { code, done, total, width });
             }
-            assert!(matches!(events[at + CODES + 1], Event::Image(_)));
         }
     }
 }

@@ -117,7 +117,7 @@ fn an_image_is_drawn_by_the_rules_of_the_reference() {
         let mut progress = Vec::new();
         let made = generator
             .generate(&prompt, &settings, |event| {
-                if let Event::ImageProgress { done, total } = event {
+                if let Event::ImageProgress { done, total, .. } = event {
                     progress.push((done, total));
                 }
                 Ok(())

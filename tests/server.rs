@@ -8,6 +8,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use calumma::device::DeviceSpec;
 use calumma::pipeline::Pipeline;
 use calumma::server::{ApiKey, Limits, NamedPipeline, Server, ServerConfig};
@@ -152,18 +154,28 @@ fn with_image(url: &str) -> Value {
     ] }] })
 }
 
+/// A message with so many images of one pixel.
+fn many_images(count: usize) -> String {
+    let part =
+        json!({ "type": "image_url", "image_url": { "url": png(&image::RgbImage::new(1, 1)) } });
+    json!({ "messages": [{ "role": "user", "content": vec![part; count] }] }).to_string()
+}
+
+fn png(image: &image::RgbImage) -> String {
+    let mut png = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut png, image::ImageFormat::Png).unwrap();
+    format!("data:image/png;base64,{}", STANDARD.encode(png.into_inner()))
+}
+
 /// A PNG file of one pixel that claims to be 60,000 pixels wide and high.
 fn bomb() -> String {
-    use base64::Engine;
-    let mut png = std::io::Cursor::new(Vec::new());
-    image::RgbImage::new(1, 1).write_to(&mut png, image::ImageFormat::Png).unwrap();
-    let mut png = png.into_inner();
+    let whole = png(&image::RgbImage::new(1, 1));
+    let mut png = STANDARD.decode(whole.split_once(',').unwrap().1).unwrap();
     png[16..24].copy_from_slice(&[0, 0, 0xEA, 0x60, 0, 0, 0xEA, 0x60]);
     let mut sum = flate2::Crc::new();
     sum.update(&png[12..29]); // the name and the content of IHDR
     png[29..33].copy_from_slice(&sum.sum().to_be_bytes());
-    let base64 = base64::engine::general_purpose::STANDARD.encode(png);
-    format!("data:image/png;base64,{base64}")
+    format!("data:image/png;base64,{}", STANDARD.encode(png))
 }
 
 #[test]
@@ -188,7 +200,16 @@ fn hostile_bodies_are_refused_and_disturb_nobody() {
             (ask(json!({ "top_p": 0 })), 400, "top_p"),
             (ask(json!({ "max_tokens": 0 })), 400, "max_tokens"),
             (ask(json!({ "stop": vec!["a"; 17] })), 400, "stop"),
-            (ask(json!({ "logit_bias": {} })), 400, "unknown field `logit_bias`"),
+            (ask(json!({ "logit_bias": { "5": 1 } })), 400, "logit_bias: this server does not"),
+            (ask(json!({ "tempo": 1 })), 400, "unknown field `tempo`"),
+            (ask(json!({})).replacen('{', "{\"seed\":99999999999999999999999,", 1), 400, "seed"),
+            (ask(json!({ "messages": [{ "role": "user", "content": "" }] })), 400, "turn is empty"),
+            (
+                ask(json!({ "messages": [{ "role": "user", "content": 5 }] })),
+                400,
+                "a list of parts",
+            ),
+            (many_images(17), 400, "17 images"),
             (ask(json!({ "modalities": ["audio"] })), 400, "modalities"),
             (ask(json!({ "model": "../../etc/passwd" })), 404, "there is no model"),
             (json!({ "messages": [] }).to_string(), 400, "the last message"),
@@ -197,8 +218,16 @@ fn hostile_bodies_are_refused_and_disturb_nobody() {
             (with_image("file:///etc/passwd").to_string(), 400, "nothing is fetched"),
             (with_image("data:image/png;base64,%%%").to_string(), 400, "base64"),
             (with_image("data:image/svg+xml;base64,PHN2Zz4=").to_string(), 400, "PNG, JPEG, WebP"),
-            (with_image(&bomb()).to_string(), 400, "60000 x 60000 pixels"),
+            (with_image(&bomb()).to_string(), 400, "60000x60000 pixels"),
         ];
+        let tokens = vec![5; 100_000];
+        let reply = client.post("/detokenize", &json!({ "tokens": tokens }));
+        assert_eq!(reply.status, 400);
+        assert!(message(&reply).contains("100000 tokens"), "{}", reply.text());
+        let greedy = json!({ "prompt": "a red circle", "n": 16, "candidates": 64 });
+        let reply = client.post("/v1/images/generations", &greedy);
+        assert_eq!(reply.status, 400, "more than there will ever be is not worth a retry");
+        assert!(message(&reply).contains("1024 answers"), "{}", reply.text());
         for (body, status, said) in cases {
             let reply = client.send("POST", chat, &[("content-type", "application/json")], &body);
             let shown = &body[..body.len().min(80)];
@@ -279,6 +308,55 @@ fn pages_of_other_origins_may_ask_only_if_listed() {
             (reply.status, reply.header("access-control-allow-origin")),
             (204, Some(listed))
         );
-        assert_eq!(asked("https://evil.example").header("access-control-allow-origin"), None);
+        let reply = asked("https://evil.example");
+        assert_eq!((reply.status, reply.header("access-control-allow-origin")), (403, None));
+        let own = format!("http://{}", client.address);
+        assert_eq!(client.send("GET", "/v1/models", &[("origin", own.as_str())], "").status, 200);
+    });
+}
+
+#[test]
+fn without_a_key_names_that_point_here_are_refused() {
+    let config = ServerConfig { api_key: None, ..config() };
+    with_ready_server(config, |client| {
+        let asked = |host: &str| {
+            let head =
+                format!("GET /v1/models HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+            client.part(&head).unwrap().status
+        };
+        for (host, status) in [
+            ("localhost", 200),
+            ("localhost:8000", 200),
+            ("127.0.0.1:8000", 200),
+            ("[::1]:8000", 200),
+            ("evil.example", 403),
+            ("127.0.0.1.evil.example:80", 403),
+            ("", 403),
+        ] {
+            assert_eq!(asked(host), status, "{host}");
+        }
+    });
+}
+
+/// What one request asks for must not fail those of others, even if it is more than the context.
+#[test]
+fn a_request_that_outgrows_the_context_fails_alone() {
+    with_ready_server(config(), |client| {
+        let want = question(&client);
+        let image = client.post("/tokenize", &with_image(&png(&image::RgbImage::new(64, 64))));
+        let ids: Vec<u64> = serde_json::from_value(image.json()["tokens"].clone()).unwrap();
+        let codes = image.json()["image_codes"].as_array().unwrap().clone();
+        let first = codes.iter().position(|code| !code.is_null()).unwrap();
+        let context = image.json()["max_model_len"].as_u64().unwrap() as usize;
+        let body = json!({
+            "prompt": &ids[..=first],
+            "negative_prompt": "a ".repeat(2 * context),
+            "guidance_scale": 3,
+            "max_tokens": 4,
+        });
+        let reply = client.post("/v1/completions", &body);
+        assert_eq!(reply.status, 400, "{}", reply.text());
+        assert_eq!(reply.json()["error"]["code"], "context_length_exceeded");
+        assert_eq!(question(&client), want);
     });
 }

@@ -165,6 +165,38 @@ class Cases:
         except openai.BadRequestError as error:
             assert error.param == "size" and "64x64" in error.message, error
 
+    def generations_streamed(self):
+        events = list(
+            self.client.images.generate(
+                model=self.model, prompt=PROMPT, stream=True, partial_images=3, extra_body={"seed": 9}
+            )
+        )
+        kinds = [event.type.split(".")[1] for event in events]
+        assert kinds == ["partial_image"] * 3 + ["completed"], kinds
+        sizes = [opened(event.b64_json).size for event in events]
+        assert sizes == [(64, 16), (64, 32), (64, 48), (64, 64)], sizes
+        assert [event.partial_image_index for event in events[:3]] == [0, 1, 2]
+        whole = self.client.images.generate(model=self.model, prompt=PROMPT, extra_body={"seed": 9, "candidates": 1})
+        assert events[-1].b64_json == whole.data[0].b64_json
+
+    def forms_of_answers(self):
+        schema = {"type": "object", "properties": {"color": {"enum": ["red", "blue"]}}, "required": ["color"]}
+        form = {"type": "json_schema", "json_schema": {"name": "color", "schema": schema, "strict": True}}
+        try:
+            answer = self.chat(asks(self.png), response_format=form)
+        except openai.BadRequestError as error:
+            assert "--features grammar" in error.message, error
+            return "SKIPPED: the build has no grammars"
+        assert json.loads(answer.choices[0].message.content)["color"] in ("red", "blue")
+        choice = {"structured_outputs": {"choice": ["green", "yellow"]}}
+        assert self.chat(asks(self.png), extra_body=choice).choices[0].message.content in ("green", "yellow")
+        many = {"structured_outputs": {"choice": [f"choice {number}" for number in range(100_000)]}}
+        try:
+            self.chat(asks(self.png), extra_body=many)
+            raise AssertionError("a hundred thousand choices were taken")
+        except openai.BadRequestError as error:
+            assert "too large" in error.message or "bytes" in error.message, error
+
     def edits(self):
         mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
         mask.paste((0, 0, 0, 0), (0, 32, 64, 64))
@@ -216,7 +248,9 @@ class Cases:
         assert gone.code == "model_not_found" and gone.param == "model"
         refused(openai.BadRequestError, "temperature", lambda: self.chat(question, temperature=-1))
         refused(openai.BadRequestError, "allowed: 1 to", lambda: self.chat(question, n=0))
-        refused(openai.BadRequestError, "unknown field", lambda: self.chat(question, logit_bias={"1": 5}))
+        refused(openai.BadRequestError, "logit_bias", lambda: self.chat(question, logit_bias={"1": 5}))
+        refused(openai.BadRequestError, "unknown field", lambda: self.chat(question, extra_body={"tempo": 1}))
+        assert self.chat(question, logit_bias={}, frequency_penalty=0, logprobs=False, tools=[]).choices
         refused(openai.BadRequestError, "nothing is fetched", lambda: self.chat(
             [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/a.png"}}]}]))
         long = refused(openai.BadRequestError, "context", lambda: self.chat([{"role": "user", "content": "a " * 9000}]))

@@ -16,5 +16,5 @@ if ! "$venv/bin/pip" install --quiet --no-cache-dir openai==3.57.0 pillow==13.0.
     echo 'SKIPPED: openai and pillow cannot be installed; no client was tried' >&2
     exit 0
 fi
-cargo build --release --locked
+cargo build --release --locked --features grammar
 "$venv/bin/python" tests/server_client.py "$target/release/calumma" checkpoints/demo

@@ -79,6 +79,10 @@ impl FromStr for NamedAdapter {
 /// # Errors
 /// Those of the checkpoint, the key's file and the address.
 pub fn run(args: &ServeArgs, session: &Session) -> Result<()> {
+    if session.seed().is_some() {
+        let message = "--seed is not for serve: each request has its own, or a new one";
+        return Err(Error::invalid(message));
+    }
     let api_key = args.api_key_file.as_deref().map(key).transpose()?;
     let limits = Limits {
         queue: args.queue,

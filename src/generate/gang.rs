@@ -70,7 +70,8 @@ impl Gang {
         // A longer prompt than the row's needs more of the context in its branch.
         let is_guided = request.config.guidance().branches().len() > 1;
         let longer = match rules.mode() {
-            GenerationMode::TextOnly => 0,
+            // An image that the prompt has begun is completed, whatever the mode.
+            GenerationMode::TextOnly if !open => 0,
             _ if !is_guided => 0,
             _ => request.negative.len().saturating_sub(before_image.len()),
         };
@@ -285,10 +286,10 @@ impl Gang {
             }
             ModalityState::Text => return self.push_text(id),
             ModalityState::Image { remaining, grid } if remaining > 0 => {
-                if vocabulary.image_code(id).is_some() {
-                    let total = grid.0 * grid.1;
+                if let Some(code) = vocabulary.image_code(id) {
+                    let (total, width) = (grid.0 * grid.1, grid.1);
                     let done = total - self.rules.blocks().codes_left(remaining - 1, grid);
-                    self.events.push(Event::ImageProgress { done, total });
+                    self.events.push(Event::ImageProgress { code, done, total, width });
                 }
                 if remaining == 1 {
                     self.complete_image(grid, vocabulary);

@@ -55,10 +55,14 @@ pub enum Event {
     ImageStart,
     /// A code of an image was drawn.
     ImageProgress {
+        /// The code.
+        code: u32,
         /// Codes of the image so far.
         done: usize,
         /// Codes of the whole image.
         total: usize,
+        /// Codes of one of its rows.
+        width: usize,
     },
     /// An image was completed.
     Image(Codes),

@@ -1,5 +1,8 @@
 //! Text and images from the events of a request, which are over ids.
 
+use image::RgbImage;
+use vq_tokenizer::Codes;
+
 use super::Pipeline;
 use super::generate::PipelineEvent;
 use super::text::TextStream;
@@ -11,13 +14,16 @@ use crate::tokenize::Segment;
 pub struct Assembler<'a> {
     pipeline: &'a Pipeline,
     stream: TextStream<'a>,
+    /// The codes of the image in progress.
+    begun: Codes,
 }
 
 impl Pipeline {
     /// For the events of `request` in an engine of this pipeline.
     pub fn assembler(&self, request: &Request) -> Assembler<'_> {
         let stream = TextStream::new(self.processor.text(), request.stop.clone());
-        Assembler { pipeline: self, stream }
+        let begun = Codes { ids: Vec::new(), height: 0, width: 0 };
+        Assembler { pipeline: self, stream, begun }
     }
 }
 
@@ -34,7 +40,15 @@ impl Assembler<'_> {
                 certain.extend(text(self.stream.finish()?));
                 certain.push(PipelineEvent::ImageStart);
             }
-            Event::ImageProgress { done, total } => {
+            Event::ImageProgress { code, done, total, width } => {
+                if done == 1 {
+                    self.begun.ids.clear();
+                }
+                // A prompt may end within an image, whose rows then are not known here.
+                if done == self.begun.ids.len() + 1 {
+                    self.begun.ids.push(code);
+                }
+                self.begun.width = width;
                 certain.push(PipelineEvent::ImageProgress { done, total });
             }
             Event::Image(codes) => {
@@ -49,6 +63,21 @@ impl Assembler<'_> {
             Event::Failed => {}
         }
         Ok(certain)
+    }
+
+    /// The complete rows of the image in progress as an image of their own, which is as wide and less high; `None` before
+    /// the first one. The rows near its lower edge change as more are drawn.
+    ///
+    /// # Errors
+    /// If the checkpoint cannot decode images.
+    pub fn rows_so_far(&self) -> Result<Option<RgbImage>> {
+        let Codes { ids, width, .. } = &self.begun;
+        let height = ids.len() / (*width).max(1);
+        if height == 0 {
+            return Ok(None);
+        }
+        let rows = Codes { ids: ids[..height * width].to_vec(), height, width: *width };
+        Ok(self.pipeline.drawing_vq()?.decode(&[rows])?.pop())
     }
 }
 

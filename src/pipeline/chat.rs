@@ -148,8 +148,9 @@ impl Chat<'_> {
     /// The ids of the prompt for `question`, if nothing has to be left out.
     ///
     /// # Errors
-    /// If an image cannot be encoded or the chat template refuses the conversation.
+    /// If the question is empty, an image cannot be encoded or the chat template refuses the conversation.
     pub fn prompt(&self, question: &Question) -> Result<Vec<u32>> {
+        question.check()?;
         let codes = self.pipeline.encode(&question.images)?;
         Ok(self.prompt_from(self.first, (question, &codes), &self.pipeline.generation)?.ids)
     }
@@ -168,10 +169,7 @@ impl Chat<'_> {
         config: &GenerationConfig,
         mut on_event: impl FnMut(ChatEvent) -> Result<ControlFlow<()>>,
     ) -> Result<Reply> {
-        if question.text.is_empty() && (question.images.is_empty() || question.draw) {
-            let needed = if question.draw { "text" } else { "text or an image" };
-            return Err(Error::invalid(format!("the turn is empty; it needs {needed}")));
-        }
+        question.check()?;
         let codes = self.pipeline.encode(&question.images)?;
         let mut config = GenerationConfig { candidates: 1, ..config.clone() };
         if question.draw {

@@ -1,5 +1,6 @@
 //! Who may ask, and the headers of every response.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State as Shared};
@@ -11,8 +12,11 @@ use tracing::Instrument;
 use super::fault::Fault;
 use super::state::State;
 
-/// Routes that need no key: whether the process lives, and the page, which asks for one.
-const OPEN: [&str; 2] = ["/", "/livez"];
+/// What needs no key: whether the process lives.
+const OPEN: [&str; 1] = ["/livez"];
+
+/// What pages of other origins may read of a response's headers.
+const EXPOSED: HeaderValue = HeaderValue::from_static("x-request-id, retry-after");
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -32,7 +36,7 @@ const HEADERS: [(HeaderName, HeaderValue); 5] = [
     ),
 ];
 
-/// Checks the key, adds headers, and counts the response.
+/// Checks the key and the page that asks, adds headers, and counts the response.
 pub(super) async fn guard(
     Shared(state): Shared<Arc<State>>,
     request: Request,
@@ -41,26 +45,37 @@ pub(super) async fn guard(
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = route.unwrap_or_else(|| "other".to_owned());
     let id = format!("{:016x}", rand::random::<u64>());
-    let span = tracing::info_span!("request", id, method = %request.method(), route);
+    let span = tracing::error_span!("request", id, method = %request.method(), route);
     let origin = allowed_origin(&state, request.headers());
-    let mut response = match origin.is_some() && request.method() == Method::OPTIONS {
-        true => StatusCode::NO_CONTENT.into_response(),
-        false if is_allowed(&state, &route, request.headers()) => {
-            next.run(request).instrument(span).await
+    let wanted = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+    let mut response = match &origin {
+        Err(fault) => fault.clone().into_response(),
+        Ok(Some(_)) if request.method() == Method::OPTIONS => {
+            StatusCode::NO_CONTENT.into_response()
         }
-        false => Fault::no_key().into_response(),
+        Ok(_) if is_allowed(&state, &route, request.headers()) => {
+            next.run(request).instrument(span.clone()).await
+        }
+        Ok(_) => Fault::no_key().into_response(),
     };
-    state.metrics.answered(&route, response.status().as_u16());
+    let status = response.status().as_u16();
+    state.metrics.answered(&route, status);
+    span.in_scope(|| tracing::info!(status, "answered"));
     let headers = response.headers_mut();
-    headers.extend(HEADERS);
+    for (name, value) in HEADERS {
+        headers.insert(name, value);
+    }
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, id);
     }
-    if let Some(origin) = origin {
+    if let Ok(Some(origin)) = origin {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(header::VARY, HeaderValue::from_static("origin"));
-        let allowed = HeaderValue::from_static("authorization, content-type");
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+        if let Some(wanted) = wanted {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted);
+        }
     }
     response
 }
@@ -75,9 +90,30 @@ fn is_allowed(state: &State, route: &str, headers: &HeaderMap) -> bool {
     OPEN.contains(&route) || given.is_some_and(|(_, given)| key.is(given.trim()))
 }
 
-/// The origin of the page that asks, if it may.
-fn allowed_origin(state: &State, headers: &HeaderMap) -> Option<HeaderValue> {
-    let origin = headers.get(header::ORIGIN)?;
+/// The listed origin of the page that asks, if one asks and its origin is not this server.
+///
+/// # Errors
+/// If the page is of another origin; or if, without a key, the host is a name that a stranger may have pointed here.
+fn allowed_origin(state: &State, headers: &HeaderMap) -> Result<Option<HeaderValue>, Fault> {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if state.config.api_key.is_none() && state.config.address.ip().is_loopback() {
+        let name = host
+            .rsplit_once(':')
+            .map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
+        let address = name.trim_start_matches('[').trim_end_matches(']');
+        if name != "localhost" && address.parse::<IpAddr>().is_err() {
+            let message = format!("host {host:?}; without a key allowed: localhost, or an address");
+            return Err(Fault::forbidden(message));
+        }
+    }
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(None) };
     let is_listed = |listed: &String| listed.as_bytes() == origin.as_bytes();
-    state.config.origins.iter().any(is_listed).then(|| origin.clone())
+    if state.config.origins.iter().any(is_listed) {
+        return Ok(Some(origin.clone()));
+    }
+    let own = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    match own {
+        Some((_, own)) if own == host => Ok(None),
+        _ => Err(Fault::forbidden("pages of this origin may not ask; see --allow-origin")),
+    }
 }

@@ -6,31 +6,46 @@ use axum::body::to_bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use serde::de::DeserializeOwned;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::fault::Fault;
 use super::state::State;
 
+/// Bodies from this size on are parsed on a thread of their own.
+const LARGE: usize = 64 << 10;
+
 /// The whole body.
 ///
 /// # Errors
-/// If it is too large or too slow.
+/// If the server is full, or the body is too large or too slow.
 pub(super) async fn read(request: Request, state: &State) -> Result<Vec<u8>, Fault> {
     let limits = &state.config.limits;
-    let too_large = || Fault::too_large(limits.body);
-    let declared = request.headers().get(header::CONTENT_LENGTH);
-    let declared = declared.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|len| len > limits.body as u64) {
-        return Err(too_large());
+    if state.places.available_permits() == 0 {
+        return Err(Fault::full());
     }
-    let body = timeout(limits.body_time, to_bytes(request.into_body(), limits.body)).await;
-    body.map_err(|_| Fault::slow_body())?.map(Vec::from).map_err(|_| too_large())
+    let declared = request.headers().get(header::CONTENT_LENGTH);
+    let declared = declared.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    let most = declared.unwrap_or(limits.body);
+    if most > limits.body {
+        return Err(Fault::too_large(limits.body));
+    }
+    let kib = u32::try_from(most.div_ceil(1024)).unwrap_or(u32::MAX);
+    let body = async {
+        let _memory = state.bodies.acquire_many(kib).await;
+        to_bytes(request.into_body(), limits.body).await
+    };
+    let body = timeout(limits.body_time, body).await.map_err(|_| Fault::slow_body())?;
+    body.map(Vec::from).map_err(|error| match std::error::Error::source(&error) {
+        Some(source) if source.to_string().contains("limit") => Fault::too_large(limits.body),
+        _ => Fault::invalid("the body is cut short or malformed"),
+    })
 }
 
 /// A body of JSON.
 pub(super) struct Json<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequest<Arc<State>> for Json<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<State>> for Json<T> {
     type Rejection = Fault;
 
     async fn from_request(request: Request, state: &Arc<State>) -> Result<Self, Fault> {
@@ -42,15 +57,24 @@ impl<T: DeserializeOwned> FromRequest<Arc<State>> for Json<T> {
             return Err(Fault::media_type(message));
         }
         let body = read(request, state).await?;
-        let mut json = serde_json::Deserializer::from_slice(&body);
-        let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            let path = error.path().to_string();
-            match path.as_str() {
-                "." => Fault::invalid(error.inner().to_string()),
-                _ => Fault::of(&path, format!("{path}: {}", error.inner())),
-            }
-        })?;
-        json.end().map_err(|error| Fault::invalid(error.to_string()))?;
-        Ok(Self(value))
+        if body.len() < LARGE {
+            return parse(&body).map(Self);
+        }
+        let parsed = spawn_blocking(move || parse(&body)).await;
+        parsed.unwrap_or_else(|_| Err(Fault::internal())).map(Self)
     }
+}
+
+/// The value of a body, which ends with it.
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        match path.as_str() {
+            "." => Fault::invalid(error.inner().to_string()),
+            _ => Fault::of(&path, format!("{path}: {}", error.inner())),
+        }
+    })?;
+    json.end().map_err(|error| Fault::invalid(error.to_string()))?;
+    Ok(value)
 }

@@ -10,6 +10,9 @@ use crate::error::{Error, Result};
 use crate::generate::EngineConfig;
 use crate::pipeline::Pipeline;
 
+/// Of every limit.
+const MAX_LIMIT: usize = 1 << 30;
+
 /// A model under the name by which requests choose it.
 #[derive(Debug)]
 pub struct NamedPipeline {
@@ -53,7 +56,7 @@ impl fmt::Debug for ApiKey {
 pub struct ServerConfig {
     /// Port 0 takes a free one.
     pub address: SocketAddr,
-    /// Asked for on all routes but `/livez` and `/`, if there is one.
+    /// Asked for on all routes but `/livez`, if there is one.
     pub api_key: Option<ApiKey>,
     /// Allows an address that other machines reach without a key.
     pub insecure: bool,
@@ -79,15 +82,36 @@ impl ServerConfig {
     }
 
     /// # Errors
-    /// If other machines could ask without a key.
+    /// If other machines could ask without a key, an origin is none, or a limit is out of range.
     pub(super) fn validate(&self) -> Result<()> {
-        if self.address.ip().is_loopback() || self.api_key.is_some() || self.insecure {
-            return Ok(());
+        if !self.address.ip().is_loopback() && self.api_key.is_none() && !self.insecure {
+            return Err(Error::invalid(format!(
+                "{} can be reached from other machines: set an API key, or pass --insecure",
+                self.address
+            )));
         }
-        Err(Error::invalid(format!(
-            "{} can be reached from other machines: set an API key, or pass --insecure",
-            self.address
-        )))
+        let is_origin = |origin: &String| {
+            let host = origin.split_once("://").map(|(_, host)| host);
+            host.is_some_and(|host| !host.is_empty() && !host.contains('/'))
+        };
+        if let Some(origin) = self.origins.iter().find(|origin| !is_origin(origin)) {
+            return Err(Error::invalid(format!(
+                "{origin:?} is no origin; allowed: scheme and host, such as https://example.org"
+            )));
+        }
+        let limits = &self.limits;
+        let numbers = [
+            ("queue", limits.queue),
+            ("tokens", limits.tokens),
+            ("answers", limits.answers),
+            ("body", limits.body),
+        ];
+        match numbers.into_iter().find(|(_, number)| !(1..=MAX_LIMIT).contains(number)) {
+            Some((name, number)) => Err(Error::invalid(format!(
+                "the limit of {name} is {number}; allowed: 1 to {MAX_LIMIT}"
+            ))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -98,9 +122,13 @@ pub struct Limits {
     pub queue: usize,
     /// Bytes of a request's body.
     pub body: usize,
+    /// Bytes of all bodies that are being read; further ones wait.
+    pub bodies: usize,
     /// Pixels of an image.
     pub pixels: u64,
-    /// Images of a request.
+    /// Memory that the decoder of an image may allocate, in bytes.
+    pub decoder_bytes: u64,
+    /// Images of a request, which have at most four times [`pixels`](Self::pixels) together.
     pub images: usize,
     /// Answers or images of a request (`n`).
     pub answers: usize,
@@ -121,7 +149,9 @@ impl Default for Limits {
         Self {
             queue: 128,
             body: 20 << 20,
+            bodies: 256 << 20,
             pixels: 16_000_000,
+            decoder_bytes: 128 << 20,
             images: 16,
             answers: 16,
             tokens: 1 << 20,

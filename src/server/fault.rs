@@ -1,7 +1,7 @@
 //! Errors as clients of OpenAI's protocol expect them.
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -9,6 +9,8 @@ use crate::error::Error;
 
 /// Seconds after which a client may ask again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// A refused or failed request.
 #[derive(Clone, Debug)]
@@ -110,6 +112,22 @@ impl Fault {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
     }
 
+    /// The prompt is longer than the model's context.
+    pub(super) fn too_long(message: impl Into<String>) -> Self {
+        Self { code: Some("context_length_exceeded"), ..Self::invalid(message) }
+    }
+
+    /// The server's own fault, which is logged.
+    pub(super) fn failed(error: impl Into<Error>) -> Self {
+        tracing::error!("{}", error.into());
+        Self::internal()
+    }
+
+    /// The page that asks may not.
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "invalid_request_error", message)
+    }
+
     /// The same with the place in the request before the message.
     pub(super) fn within(self, place: &str) -> Self {
         Self { message: format!("{place}: {}", self.message), ..self }
@@ -130,19 +148,15 @@ impl Fault {
 impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         match error {
-            Error::PromptTooLong { .. } => Self {
-                code: Some("context_length_exceeded"),
-                ..Self::of("messages", error.to_string())
-            },
+            Error::PromptTooLong { .. } => Self::too_long(error.to_string()),
             Error::Invalid { .. }
             | Error::ImageCount { .. }
             | Error::NoImageTokenizer
             | Error::NoImageDecoder
-            | Error::Vq(vq_tokenizer::Error::Invalid { .. }) => Self::invalid(error.to_string()),
-            error => {
-                tracing::error!("{error}");
-                Self::internal()
+            | Error::Vq(vq_tokenizer::Error::Invalid { .. } | vq_tokenizer::Error::NoDecoder) => {
+                Self::invalid(error.to_string())
             }
+            error => Self::failed(error),
         }
     }
 }
@@ -160,6 +174,10 @@ impl IntoResponse for Fault {
         match self.status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+            }
+            // OpenAI's clients would ask again.
+            StatusCode::GATEWAY_TIMEOUT => {
+                headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
             }
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

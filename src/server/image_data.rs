@@ -4,9 +4,10 @@ use std::io::Cursor;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use image::{ImageFormat, ImageReader, RgbImage};
-use vq_tokenizer::preprocess::{decode_image, to_rgb};
+use image::{DynamicImage, ImageFormat, RgbImage};
+use vq_tokenizer::preprocess::{DecodeLimits, decode_image_within};
 
+use super::config::Limits;
 use super::fault::Fault;
 
 /// What an image in a request begins with.
@@ -35,30 +36,13 @@ pub(super) fn bytes_of(url: &str) -> Result<Vec<u8>, Fault> {
     })
 }
 
-/// The image in `bytes`, of at most `pixels` pixels, which is checked before it is decoded.
+/// The image in `bytes`, which is no larger than `limits` allow; that is checked before it is decoded.
 ///
 /// # Errors
 /// If it is no PNG, JPEG or WebP image, is damaged, or is too large.
-pub(super) fn decoded(bytes: &[u8], pixels: u64) -> Result<RgbImage, Fault> {
-    check_pixels(bytes, pixels)?;
-    let image = decode_image(bytes).map_err(|error| Fault::of("image_url", error.to_string()))?;
-    Ok(to_rgb(image))
-}
-
-/// # Errors
-/// If the image in `bytes` claims to have more than `pixels` pixels.
-pub(super) fn check_pixels(bytes: &[u8], pixels: u64) -> Result<(), Fault> {
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
-    let size = reader.ok().and_then(|reader| reader.into_dimensions().ok());
-    match size {
-        Some((width, height)) if u64::from(width) * u64::from(height) > pixels => {
-            let message =
-                format!("an image of {width} x {height} pixels; allowed: {pixels} pixels");
-            Err(Fault::of("image", message))
-        }
-        // What is no image is refused by the decoder.
-        _ => Ok(()),
-    }
+pub(super) fn opened(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, Fault> {
+    let limits = DecodeLimits { pixels: limits.pixels, bytes: limits.decoder_bytes };
+    decode_image_within(bytes, limits).map_err(|error| Fault::of("image", error.to_string()))
 }
 
 /// `image` as PNG, in base64.
@@ -113,8 +97,12 @@ mod tests {
     fn large_images_are_refused_by_their_size_alone() {
         let image = RgbImage::new(40, 30);
         let png = STANDARD.decode(png_in_base64(&image).unwrap()).unwrap();
-        assert_eq!(decoded(&png, 1200).unwrap(), image);
-        assert!(message(&decoded(&png, 1199).unwrap_err()).contains("40 x 30 pixels"));
-        assert!(message(&decoded(b"GIF89a", 100).unwrap_err()).contains("PNG, JPEG, WebP"));
+        let within = |pixels| Limits { pixels, ..Limits::default() };
+        assert_eq!(opened(&png, &within(1200)).unwrap().into_rgb8(), image);
+        assert!(message(&opened(&png, &within(1199)).unwrap_err()).contains("40x30 pixels"));
+        let said = message(&opened(b"GIF89a", &within(100)).unwrap_err());
+        assert!(said.contains("PNG, JPEG, WebP"), "{said}");
+        let narrow = Limits { decoder_bytes: 100, ..Limits::default() };
+        assert!(message(&opened(&png, &narrow).unwrap_err()).contains("not a readable image"));
     }
 }

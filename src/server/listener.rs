@@ -6,6 +6,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -30,6 +31,9 @@ const MAX_HEADERS: usize = 64;
 
 /// Bytes of a request's line and headers; up to twice as many may be read before they are refused.
 const MAX_BUFFER: usize = 32 << 10;
+
+/// Time for threads to notice that they are to end.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// A server whose address is taken and that has not begun to answer.
 #[derive(Debug)]
@@ -79,7 +83,7 @@ impl Server {
         let Self { config, listener, .. } = self;
         let metrics = Arc::new(Metrics::new());
         let (jobs, received) = mpsc::unbounded_channel();
-        let state = Arc::new(State::new(config.clone(), metrics.clone(), jobs));
+        let state = Arc::new(State::new(config.clone(), metrics.clone(), jobs.downgrade()));
         let (failed, has_failed) = oneshot::channel::<()>();
         thread::scope(|scope| {
             let models = state.models.clone();
@@ -98,7 +102,9 @@ impl Server {
                     _ = has_failed => {}
                 }
             }));
-            runtime.shutdown_timeout(config.limits.drain_time);
+            // What was not answered in time ends now.
+            runtime.shutdown_timeout(LAST_MOMENT);
+            drop(jobs);
             served.map_err(Error::io(Path::new(&place)))?;
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
@@ -117,8 +123,19 @@ fn checked(models: Vec<NamedPipeline>) -> Result<Vec<NamedPipeline>> {
     }
 }
 
-/// Ready when the process is told to end: by SIGTERM, or from the keyboard.
+/// Ready when the process is told to end: by SIGTERM, or from the keyboard. The next time ends it at once.
 pub async fn ended_by_signal() {
+    signal().await;
+    tokio::spawn(async {
+        signal().await;
+        std::process::exit(ENDED_AT_ONCE);
+    });
+}
+
+/// The exit code after SIGTERM.
+const ENDED_AT_ONCE: i32 = 143;
+
+async fn signal() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
@@ -158,7 +175,7 @@ async fn serve(
             // Of the connection, or too many open files: the next one may do.
             Err(error) => {
                 tracing::warn!("a connection failed: {error}");
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             }
         };
@@ -172,8 +189,8 @@ async fn serve(
             drop(place);
         });
     }
-    drop(listener);
     state.end();
+    drop(listener);
     if timeout(state.config.limits.drain_time, graceful.shutdown()).await.is_err() {
         tracing::warn!("some answers had not ended in time and were cut off");
     }

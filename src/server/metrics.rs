@@ -45,9 +45,9 @@ pub(super) struct Metrics {
     running: Family<Of, Gauge>,
     waiting: Family<Of, Gauge>,
     cache: Family<Of, Gauge<f64, AtomicU64>>,
-    passes: Family<Of, Gauge>,
-    rows: Family<Of, Gauge>,
-    prefix_hits: Family<Of, Gauge>,
+    passes: Counts<Of>,
+    rows: Counts<Of>,
+    prefix_hits: Counts<Of>,
     prompt_tokens: Counts<Of>,
     generation_tokens: Counts<Of>,
     ended: Counts<Ended>,
@@ -97,9 +97,9 @@ impl Metrics {
         r.register("num_requests_running", "Answers in progress", self.running.clone());
         r.register("num_requests_waiting", "Answers not yet begun", self.waiting.clone());
         r.register("kv_cache_usage_perc", "Share of the cache in use, 0 to 1", self.cache.clone());
-        r.register("passes", "Passes of the model since the start", self.passes.clone());
-        r.register("rows", "Rows of all passes since the start", self.rows.clone());
-        let help = "Tokens of prompts that another prompt had computed, since the start";
+        r.register("passes", "Passes of the model", self.passes.clone());
+        r.register("rows", "Rows of all passes", self.rows.clone());
+        let help = "Tokens of prompts that another prompt had computed";
         r.register("prefix_cache_hits", help, self.prefix_hits.clone());
         r.register("prompt_tokens", "Tokens of prompts", self.prompt_tokens.clone());
         r.register("generation_tokens", "Generated tokens", self.generation_tokens.clone());
@@ -112,17 +112,22 @@ impl Metrics {
         r.register("http_requests", "Responses by route and status", self.answered.clone());
     }
 
-    /// Takes over what an engine counts.
-    pub(super) fn engine(&self, model: &str, stats: &EngineStats) {
+    /// Takes over what an engine counts, of which `known` is known.
+    pub(super) fn engine(&self, model: &str, stats: &EngineStats, known: &EngineStats) {
         let of = of(model);
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.running.get_or_create(&of).set(number(stats.running));
         self.waiting.get_or_create(&of).set(number(stats.waiting));
         let share = stats.blocks_used as f64 / stats.blocks_total.max(1) as f64;
         self.cache.get_or_create(&of).set(share);
-        self.passes.get_or_create(&of).set(number(stats.passes));
-        self.rows.get_or_create(&of).set(number(stats.rows));
-        self.prefix_hits.get_or_create(&of).set(number(stats.prefix_hits));
+        let counters = [
+            (&self.passes, stats.passes - known.passes),
+            (&self.rows, stats.rows - known.rows),
+            (&self.prefix_hits, stats.prefix_hits - known.prefix_hits),
+        ];
+        for (counter, more) in counters {
+            counter.get_or_create(&of).inc_by(more as u64);
+        }
     }
 
     /// An answer began after so long to a prompt of so many tokens.

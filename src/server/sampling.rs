@@ -1,6 +1,8 @@
 //! Settings of generation in requests: OpenAI's names, and vLLM's for what OpenAI does not have.
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::config::Limits;
 use super::fault::Fault;
@@ -9,9 +11,31 @@ use crate::generate::GenerationConfig;
 /// Below this a temperature means the most likely tokens, as in vLLM.
 const GREEDY_BELOW: f32 = 1e-2;
 
+/// A field of others' protocols that is taken only where it asks for nothing: null, false, 0, an empty list, object or text,
+/// `auto` or `none`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Neutral;
+
+impl<'de> Deserialize<'de> for Neutral {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let asks_for_nothing = match Value::deserialize(deserializer)? {
+            Value::Null => true,
+            Value::Bool(asked) => !asked,
+            Value::Number(number) => number.as_f64() == Some(0.0),
+            Value::String(text) => ["", "auto", "none"].contains(&text.as_str()),
+            Value::Array(list) => list.is_empty(),
+            Value::Object(object) => object.is_empty(),
+        };
+        match asks_for_nothing {
+            true => Ok(Self),
+            false => Err(D::Error::custom("this server does not do that; allowed: its default")),
+        }
+    }
+}
+
 /// One value, or several.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected one value or a list of them")]
 pub(super) enum OneOrMany<T> {
     One(T),
     Many(Vec<T>),
@@ -36,7 +60,7 @@ pub(super) struct Settings {
     pub(super) repetition_penalty: Option<f32>,
     pub(super) max_tokens: Option<usize>,
     pub(super) stop: Option<OneOrMany<String>>,
-    pub(super) seed: Option<i64>,
+    pub(super) seed: Option<i128>,
     pub(super) guidance_scale: Option<f32>,
     pub(super) negative_prompt: Option<String>,
     pub(super) n: Option<usize>,
@@ -85,7 +109,13 @@ impl Settings {
             return Err(Fault::of("max_tokens", message));
         }
         config.stop_strings.extend(self.stop.clone().map_or(Vec::new(), OneOrMany::into_vec));
-        config.seed = self.seed.map_or_else(rand::random, i64::cast_unsigned);
+        config.seed = match self.seed {
+            // Short enough for programs that have numbers in f64 only.
+            None => rand::random::<u32>().into(),
+            Some(seed) => u64::try_from(seed)
+                .or_else(|_| i64::try_from(seed).map(i64::cast_unsigned))
+                .map_err(|_| Fault::of("seed", format!("seed is {seed}; allowed: 64 bits")))?,
+        };
         config.validate()?;
         Ok(config)
     }
@@ -121,10 +151,32 @@ macro_rules! request {
             max_tokens: Option<usize>,
             max_completion_tokens: Option<usize>,
             stop: Option<OneOrMany<String>>,
-            seed: Option<i64>,
+            seed: Option<i128>,
             guidance_scale: Option<f32>,
             negative_prompt: Option<String>,
             n: Option<usize>,
+            #[serde(default, rename = "frequency_penalty")]
+            _frequency_penalty: $crate::server::sampling::Neutral,
+            #[serde(default, rename = "presence_penalty")]
+            _presence_penalty: $crate::server::sampling::Neutral,
+            #[serde(default, rename = "logit_bias")]
+            _logit_bias: $crate::server::sampling::Neutral,
+            #[serde(default, rename = "logprobs")]
+            _logprobs: $crate::server::sampling::Neutral,
+            #[serde(default, rename = "top_logprobs")]
+            _top_logprobs: $crate::server::sampling::Neutral,
+            #[serde(default, rename = "tools")]
+            _tools: $crate::server::sampling::Neutral,
+            #[serde(default, rename = "tool_choice")]
+            _tool_choice: $crate::server::sampling::Neutral,
+            #[serde(default, rename = "echo")]
+            _echo: $crate::server::sampling::Neutral,
+            #[serde(default, rename = "suffix")]
+            _suffix: $crate::server::sampling::Neutral,
+            #[serde(default, rename = "ignore_eos")]
+            _ignore_eos: $crate::server::sampling::Neutral,
+            #[serde(default, rename = "parallel_tool_calls")]
+            _parallel_tool_calls: serde::de::IgnoredAny,
             #[serde(default, rename = "user")]
             _user: serde::de::IgnoredAny,
             #[serde(default, rename = "metadata")]

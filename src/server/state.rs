@@ -1,11 +1,11 @@
 //! What all connections share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::WeakUnboundedSender;
 
 use super::config::{NamedPipeline, ServerConfig};
 use super::fault::Fault;
@@ -20,7 +20,12 @@ pub(super) struct State {
     pub(super) metrics: Arc<Metrics>,
     /// Free places for answers.
     pub(super) places: Arc<Semaphore>,
-    pub(super) jobs: UnboundedSender<Job>,
+    /// KiB that bodies may still take.
+    pub(super) bodies: Semaphore,
+    /// Held by the request that computes outside the engines: images, prompts and choices among candidates.
+    pub(super) turn: Mutex<()>,
+    /// Weak, so that the worker ends when the server does, whatever requests still hold.
+    pub(super) jobs: WeakUnboundedSender<Job>,
     /// Seconds since 1970.
     pub(super) started: u64,
     ends: AtomicBool,
@@ -30,11 +35,22 @@ impl State {
     pub(super) fn new(
         config: ServerConfig,
         metrics: Arc<Metrics>,
-        jobs: UnboundedSender<Job>,
+        jobs: WeakUnboundedSender<Job>,
     ) -> Self {
         let places = Arc::new(Semaphore::new(config.limits.queue));
-        let (models, ends) = (Arc::default(), AtomicBool::new(false));
-        Self { config, models, metrics, places, jobs, started: now(), ends }
+        let bodies = config.limits.bodies.max(config.limits.body);
+        let bodies = Semaphore::new(bodies.div_ceil(1024));
+        Self {
+            config,
+            models: Arc::default(),
+            metrics,
+            places,
+            bodies,
+            turn: Mutex::default(),
+            jobs,
+            started: now(),
+            ends: AtomicBool::new(false),
+        }
     }
 
     /// The served models.

@@ -1,7 +1,7 @@
 //! The work of one HTTP request: what is computed for it, on a thread that may block.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -15,25 +15,32 @@ use super::worker::{Job, Step};
 use crate::generate::{Event, Generated, Request};
 use crate::pipeline::Pipeline;
 
-/// Places for the answers of one request, before its prompt is known.
+/// A request that the server has taken: places for its answers until all is done.
 pub(super) struct Work {
     state: Arc<State>,
     model: usize,
-    places: Vec<OwnedSemaphorePermit>,
     arrived: Instant,
     cancelled: Arc<AtomicBool>,
+    _places: OwnedSemaphorePermit,
 }
+
+/// A part, or `None` when the thread has done all.
+type Sent<T> = Option<Result<T, Fault>>;
 
 /// What a request's thread sends to the client's side. Dropping it ends the jobs.
 pub(super) struct Parts<T> {
-    received: UnboundedReceiver<Result<T, Fault>>,
+    received: UnboundedReceiver<Sent<T>>,
     cancelled: Arc<AtomicBool>,
 }
 
 impl<T> Parts<T> {
     /// The next part; `None` after the last.
     pub(super) async fn next(&mut self) -> Option<Result<T, Fault>> {
-        self.received.recv().await
+        match self.received.recv().await {
+            Some(sent) => sent,
+            // The thread panicked.
+            None => Some(Err(Fault::internal())),
+        }
     }
 }
 
@@ -44,35 +51,47 @@ impl<T> Drop for Parts<T> {
 }
 
 /// Where a thread sends its parts.
-pub(super) type Sender<T> = UnboundedSender<Result<T, Fault>>;
+pub(super) struct Sender<T>(UnboundedSender<Sent<T>>);
+
+impl<T> Sender<T> {
+    /// Sends a part to the client's side.
+    ///
+    /// # Errors
+    /// If the client is gone; the fault has no reader then.
+    pub(super) fn send(&self, part: T) -> Result<(), Fault> {
+        self.0.send(Some(Ok(part))).map_err(|_| Fault::internal())
+    }
+}
 
 impl Work {
     /// Takes `count` places of the server for the model with the number `model`.
     ///
     /// # Errors
-    /// If the server is full, or ends.
+    /// If the server is full or ends, or never has so many places.
     pub(super) fn new(state: &Arc<State>, model: usize, count: usize) -> Result<Self, Fault> {
         if state.ends() {
             return Err(Fault::unavailable("the server is ending"));
         }
-        let place = |_| state.places.clone().try_acquire_owned().map_err(|_| Fault::full());
-        let places = (0..count).map(place).collect::<Result<Vec<_>, _>>()?;
+        let most = state.config.limits.queue;
+        if count > most {
+            return Err(Fault::of(
+                "n",
+                format!("{count} answers or candidates at once; allowed: {most} in all"),
+            ));
+        }
+        let number = u32::try_from(count).unwrap_or(u32::MAX);
+        let places = state.places.clone().try_acquire_many_owned(number);
         Ok(Self {
             state: state.clone(),
             model,
-            places,
             arrived: Instant::now(),
             cancelled: Arc::default(),
+            _places: places.map_err(|_| Fault::full())?,
         })
     }
 
     pub(super) fn model(&self) -> &NamedPipeline {
         self.state.opened(self.model)
-    }
-
-    /// The number of the model.
-    pub(super) fn number(&self) -> usize {
-        self.model
     }
 
     pub(super) fn pipeline(&self) -> &Pipeline {
@@ -83,54 +102,72 @@ impl Work {
         &self.state
     }
 
-    /// The state, independent of this.
-    pub(super) fn shared(&self) -> Arc<State> {
-        self.state.clone()
-    }
-
     /// Runs `run` on a thread that may block.
     pub(super) fn start<T: Send + 'static>(
         self,
-        run: impl FnOnce(Self, &Sender<T>) -> Result<(), Fault> + Send + 'static,
+        run: impl FnOnce(&Self, &Sender<T>) -> Result<(), Fault> + Send + 'static,
     ) -> Parts<T> {
         let (send, received) = unbounded_channel();
-        let cancelled = self.cancelled.clone();
+        let (cancelled, span) = (self.cancelled.clone(), tracing::Span::current());
         spawn_blocking(move || {
-            if let Err(fault) = run(self, &send) {
-                // The client may be gone.
-                let _ = send.send(Err(fault));
-            }
+            let sender = Sender(send);
+            let last = span.in_scope(|| run(&self, &sender)).err().map(Err);
+            drop(self);
+            // The client may be gone.
+            let _ = sender.0.send(last);
         });
         Parts { received, cancelled }
     }
 
-    /// Runs `requests`, one for each place, to their ends; `on_event` gets the number of the request with each event.
+    /// Runs what computes outside the engines; one request after the other does, so that memory and engines suffice.
+    ///
+    /// # Errors
+    /// If the client is gone or the answer is late, or with the error of `run`.
+    pub(super) fn in_turn<T>(&self, run: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+        let _turn = self.state.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.go_on()?;
+        run()
+    }
+
+    /// # Errors
+    /// If the client is gone, or the answer is late.
+    pub(super) fn go_on(&self) -> Result<(), Fault> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(Fault::internal());
+        }
+        if Instant::now() >= self.deadline() { Err(Fault::late()) } else { Ok(()) }
+    }
+
+    fn deadline(&self) -> Instant {
+        self.arrived + self.state.config.limits.answer_time
+    }
+
+    /// Runs `requests` to their ends; `on_event` gets the number of the request with each event.
     ///
     /// # Errors
     /// If a request is refused, fails or takes too long, or with the error of `on_event`; then none goes on.
     pub(super) fn run(
-        &mut self,
+        &self,
         requests: Vec<Request>,
         mut on_event: impl FnMut(usize, Event) -> Result<(), Fault>,
     ) -> Result<Vec<Generated>, Fault> {
         let count = requests.len();
         let (steps, mut received) = unbounded_channel();
-        let deadline = self.arrived + self.state.config.limits.answer_time;
-        let places = std::mem::take(&mut self.places);
-        for ((index, request), place) in requests.into_iter().enumerate().zip(places) {
+        let ending = || Fault::unavailable("the server is ending");
+        let jobs = self.state.jobs.upgrade().ok_or_else(ending)?;
+        for (index, request) in requests.into_iter().enumerate() {
             let job = Job {
                 model: self.model,
                 request,
                 index,
                 steps: steps.clone(),
                 cancelled: self.cancelled.clone(),
-                deadline,
+                deadline: self.deadline(),
                 arrived: self.arrived,
-                place,
             };
-            self.state.jobs.send(job).map_err(|_| Fault::internal())?;
+            jobs.send(job).map_err(|_| ending())?;
         }
-        drop(steps);
+        drop((steps, jobs));
         let mut ended: Vec<Option<Generated>> = (0..count).map(|_| None).collect();
         // The worker drops a job that was cancelled, and with the last one its sender.
         while let Some((index, step)) = received.blocking_recv() {
@@ -138,21 +175,10 @@ impl Work {
                 Step::Event(event) => on_event(index, event)?,
                 Step::Ended(generated) => ended[index] = Some(generated),
                 Step::Refused(error) => return Err(error.into()),
-                Step::Failed(error) => {
-                    tracing::error!("a request failed: {error}");
-                    return Err(Fault::internal());
-                }
+                Step::Failed(error) => return Err(Fault::failed(error)),
                 Step::Late => return Err(Fault::late()),
             }
         }
         ended.into_iter().collect::<Option<Vec<_>>>().ok_or_else(Fault::internal)
     }
-}
-
-/// Sends a part to the client's side.
-///
-/// # Errors
-/// If the client is gone; the fault has no reader then.
-pub(super) fn send<T>(to: &Sender<T>, part: T) -> Result<(), Fault> {
-    to.send(Ok(part)).map_err(|_| Fault::internal())
 }

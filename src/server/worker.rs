@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::config::NamedPipeline;
 use super::metrics::Metrics;
 use crate::error::{Error, Result};
 use crate::generate::{
-    EndReason, Engine, EngineConfig, Event, Generated, Request, RequestId, ServingModel,
+    EndReason, Engine, EngineConfig, EngineStats, Event, Generated, LanguageModel, Request,
+    RequestId, ServingModel,
 };
+use crate::model::BLOCK;
 
 /// One request of an engine.
 pub(super) struct Job {
@@ -30,8 +31,6 @@ pub(super) struct Job {
     pub(super) deadline: Instant,
     /// When the request came.
     pub(super) arrived: Instant,
-    /// Its place among those that the server takes, free again when the job has ended.
-    pub(super) place: OwnedSemaphorePermit,
 }
 
 /// What happens to a job.
@@ -58,7 +57,6 @@ struct Running {
     arrived: Instant,
     first: Option<Instant>,
     prompt: usize,
-    _place: OwnedSemaphorePermit,
 }
 
 /// The engine of one model and its jobs.
@@ -66,6 +64,8 @@ struct Station<'a> {
     name: &'a str,
     engine: Engine<'a, ServingModel>,
     running: HashMap<RequestId, Running>,
+    /// What the metrics have.
+    counted: EngineStats,
 }
 
 /// Runs jobs until the sender of `jobs` is dropped and all have ended.
@@ -95,7 +95,8 @@ pub(super) fn run(
             if !station.engine.is_idle() {
                 station.step(metrics);
             }
-            metrics.engine(station.name, &station.engine.stats());
+            let stats = station.engine.stats();
+            metrics.engine(station.name, &stats, &std::mem::replace(&mut station.counted, stats));
         }
     }
 }
@@ -106,18 +107,27 @@ impl<'a> Station<'a> {
         let (vocabulary, blocks) =
             (pipeline.processor().vocabulary(), pipeline.processor().blocks().clone());
         let config = EngineConfig { window: pipeline.window(), ..config.clone() };
+        let cache_bytes = config.cache_bytes;
         let engine = Engine::new(pipeline.model(), vocabulary, blocks, config)?;
-        Ok(Self { name, engine, running: HashMap::new() })
+        let needed = pipeline.model().context().div_ceil(BLOCK) * pipeline.model().block_bytes();
+        if needed > cache_bytes {
+            tracing::warn!(
+                "{name}: a request that fills the context takes {} MiB of keys and values, and there \
+                 are {}: such requests will be refused; see --cache",
+                needed.div_ceil(1 << 20),
+                cache_bytes >> 20
+            );
+        }
+        Ok(Self { name, engine, running: HashMap::new(), counted: EngineStats::default() })
     }
 
     fn admit(&mut self, job: Job) {
-        let Job { request, index, steps, cancelled, deadline, arrived, place, .. } = job;
+        let Job { request, index, steps, cancelled, deadline, arrived, .. } = job;
         let prompt = request.prompt.len();
         match self.engine.admit(request) {
             Ok(id) => {
-                let (first, _place) = (None, place);
-                let running =
-                    Running { index, steps, cancelled, deadline, arrived, first, prompt, _place };
+                let first = None;
+                let running = Running { index, steps, cancelled, deadline, arrived, first, prompt };
                 self.running.insert(id, running);
             }
             Err(error) => drop(steps.send((index, Step::Refused(error)))),
@@ -188,9 +198,9 @@ impl Running {
         let _ = self.steps.send((self.index, step));
     }
 
-    /// Measures the time to the first sign of an answer, and between events.
+    /// Measures the time to the first token or code.
     fn note(&mut self, event: &Event, name: &str, metrics: &Metrics) {
-        if self.first.is_none() && !matches!(event, Event::Failed) {
+        if self.first.is_none() && !matches!(event, Event::Failed | Event::ImageStart) {
             self.first = Some(Instant::now());
             metrics.first(name, self.arrived.elapsed(), self.prompt);
         }

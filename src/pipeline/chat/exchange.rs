@@ -3,6 +3,7 @@
 use image::RgbImage;
 use vq_tokenizer::Codes;
 
+use crate::error::{Error, Result};
 use crate::tokenize::{Encoded, Segment};
 
 /// A user's turn.
@@ -14,6 +15,18 @@ pub struct Question {
     pub images: Vec<RgbImage>,
     /// Whether an image is to be drawn, rather than what the model decides.
     pub draw: bool,
+}
+
+impl Question {
+    /// # Errors
+    /// If there is nothing to answer, or nothing to draw.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.text.is_empty() && (self.images.is_empty() || self.draw) {
+            let needed = if self.draw { "text" } else { "text or an image" };
+            return Err(Error::invalid(format!("the turn is empty; it needs {needed}")));
+        }
+        Ok(())
+    }
 }
 
 /// A question with its answer.

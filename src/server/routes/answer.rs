@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::generate::{GenerationConfig, Grammar, Request};
+use crate::generate::{Event, GenerationConfig, Grammar, Request};
 use crate::pipeline::PipelineEvent;
+use crate::server::config::NamedPipeline;
 use crate::server::fault::Fault;
 use crate::server::image_data::{png_in_base64, uri_of};
-use crate::server::work::{Parts, Sender, Work, send};
+use crate::server::work::{Parts, Sender, Work};
 use crate::server::worker::finish_reason;
 
 /// How often an image in progress is told of.
@@ -43,44 +44,53 @@ impl Usage {
     }
 }
 
-/// How a prompt is to be answered.
+/// How prompts are to be answered.
 #[derive(Debug)]
 pub(super) struct Asked {
-    /// Answer `i` has the seed `config.seed + i`.
+    /// Answer `i` to each prompt has the seed `config.seed + i`.
     pub(super) config: GenerationConfig,
     /// What the text must be.
     pub(super) grammar: Option<Grammar>,
+    /// Answers to each prompt.
     pub(super) count: usize,
 }
 
-/// Starts answers to the prompt that `prompt` makes.
+/// Starts answers to the prompts that `prompts` makes, first those to the first prompt.
 pub(super) fn start(
     work: Work,
     asked: Asked,
-    prompt: impl FnOnce(&Work) -> Result<Vec<u32>, Fault> + Send + 'static,
+    prompts: impl FnOnce(&Work) -> Result<Vec<Vec<u32>>, Fault> + Send + 'static,
 ) -> Parts<Part> {
     work.start(move |work, to| {
-        let prompt = prompt(&work)?;
-        run(work, &asked, &prompt, to)
+        let prompts = work.in_turn(|| prompts(work))?;
+        run(work, &asked, &prompts, to)
     })
 }
 
-fn run(mut work: Work, asked: &Asked, prompt: &[u32], to: &Sender<Part>) -> Result<(), Fault> {
-    let state = work.shared();
-    let model = state.opened(work.number());
-    let pipeline = &model.pipeline;
-    let constraint = asked.grammar.as_ref().map(|grammar| pipeline.constraint(grammar));
+fn run(work: &Work, asked: &Asked, prompts: &[Vec<u32>], to: &Sender<Part>) -> Result<(), Fault> {
+    let NamedPipeline { name, pipeline } = work.model();
+    let constraint = asked.grammar.as_ref();
+    let constraint = constraint.map(|grammar| work.in_turn(|| Ok(pipeline.constraint(grammar)?)));
     let constraint = constraint.transpose()?;
-    let request = Request { constraint, ..pipeline.request(prompt, &asked.config)? };
-    let requests = seeded(&pipeline.with_possible_mode(request)?, asked.count);
+    let mut requests = Vec::new();
+    for prompt in prompts {
+        let request = pipeline.request(prompt, &asked.config)?;
+        let request = Request { constraint: constraint.clone(), ..request };
+        requests.extend(seeded(&pipeline.with_possible_mode(request)?, asked.count));
+    }
     let mut assemblers: Vec<_> =
         requests.iter().map(|request| pipeline.assembler(request)).collect();
     let generated = work.run(requests, |index, event| {
-        for event in assemblers[index].push(event)? {
+        let assembler = &mut assemblers[index];
+        let events = match event {
+            Event::Image(_) => work.in_turn(|| assembler.push(event).map_err(Fault::failed))?,
+            event => assembler.push(event).map_err(Fault::failed)?,
+        };
+        for event in events {
             let part = match event {
                 PipelineEvent::Text(text) => Part::Text(index, text),
                 PipelineEvent::Image(image) => {
-                    state.metrics.drawn(&model.name);
+                    work.state().metrics.drawn(name);
                     Part::Image(index, png_in_base64(&image)?)
                 }
                 PipelineEvent::ImageProgress { done, total }
@@ -91,12 +101,12 @@ fn run(mut work: Work, asked: &Asked, prompt: &[u32], to: &Sender<Part>) -> Resu
                 PipelineEvent::End(reason) => Part::Ended(index, finish_reason(reason)),
                 PipelineEvent::ImageStart | PipelineEvent::ImageProgress { .. } => continue,
             };
-            send(to, part)?;
+            to.send(part)?;
         }
         Ok(())
     })?;
     let generated = generated.iter().map(|generated| generated.ids.len()).sum();
-    send(to, Part::Usage(Usage { prompt: prompt.len(), generated }))
+    to.send(Part::Usage(Usage { prompt: prompts.iter().map(Vec::len).sum(), generated }))
 }
 
 /// `request` with the seeds from its own on.

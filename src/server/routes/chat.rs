@@ -27,8 +27,7 @@ request! {
         modalities: Option<Vec<Modality>>,
         response_format: Option<ResponseFormat>,
         structured_outputs: Option<StructuredOutputs>,
-        #[serde(default)]
-        stream: bool,
+        stream: Option<bool>,
         stream_options: Option<StreamOptions>,
     }
 }
@@ -65,16 +64,17 @@ pub(super) async fn post(
     let asked = Asked { config, grammar, count };
     let messages = body.messages;
     let mut parts = answer::start(work, asked, move |work| {
-        messages::prompt(work.pipeline(), messages, draw, work.state())
+        let limits = &work.state().config.limits;
+        Ok(vec![messages::prompt(work.pipeline(), messages, draw, limits)?])
     });
-    if !body.stream {
+    if body.stream != Some(true) {
         let (answers, usage) = answer::whole(parts, count).await?;
         let choices = answers.into_iter().enumerate().map(choice).collect();
         let value = heading.over("chat.completion", choices, Some(usage));
         return Ok(axum::Json(value).into_response());
     }
     let first = stream::first(&mut parts).await?;
-    let with_usage = body.stream_options.is_some_and(|options| options.include_usage);
+    let with_usage = body.stream_options.is_some_and(|options| options.include_usage == Some(true));
     Ok(stream::events(first, parts, chunks(heading, count, with_usage)))
 }
 

@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 
 use super::answer::{self, Asked, Part};
 use super::heading::Heading;
+use super::messages::check_text;
 use super::stream::{self, StreamOptions};
 use crate::generate::GenerationMode;
+use crate::pipeline::Pipeline;
 use crate::server::body::Json;
 use crate::server::fault::Fault;
 use crate::server::form::{self, ResponseFormat, StructuredOutputs};
@@ -28,18 +30,43 @@ request! {
         prompt: Prompt,
         response_format: Option<ResponseFormat>,
         structured_outputs: Option<StructuredOutputs>,
-        #[serde(default)]
-        stream: bool,
+        stream: Option<bool>,
         stream_options: Option<StreamOptions>,
     }
 }
 
-/// A text, or ids.
+/// Texts, or lists of ids.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text, a list of ids, or a list of those")]
 pub(super) enum Prompt {
     Text(String),
     Ids(Vec<u32>),
+    Texts(Vec<String>),
+    Lists(Vec<Vec<u32>>),
+}
+
+impl Prompt {
+    fn len(&self) -> usize {
+        match self {
+            Self::Text(_) | Self::Ids(_) => 1,
+            Self::Texts(texts) => texts.len(),
+            Self::Lists(lists) => lists.len(),
+        }
+    }
+
+    /// The ids of each prompt.
+    fn ids(self, pipeline: &Pipeline) -> Result<Vec<Vec<u32>>, Fault> {
+        let encode = |text: String| {
+            check_text(pipeline, text.len())?;
+            Ok(pipeline.encode_segments(&[Segment::Text(text)])?)
+        };
+        match self {
+            Self::Text(text) => Ok(vec![encode(text)?]),
+            Self::Texts(texts) => texts.into_iter().map(encode).collect(),
+            Self::Ids(ids) => Ok(vec![ids]),
+            Self::Lists(lists) => Ok(lists),
+        }
+    }
 }
 
 /// Continues a text.
@@ -49,26 +76,27 @@ pub(super) async fn post(
 ) -> Result<Response, Fault> {
     let settings = body.settings();
     let count = settings.answers(&state.config.limits)?;
-    let work = Work::new(&state, state.model(body.model.as_deref())?, count)?;
+    let all = count * body.prompt.len();
+    if all == 0 {
+        return Err(Fault::of("prompt", "prompt is an empty list"));
+    }
+    let work = Work::new(&state, state.model(body.model.as_deref())?, all)?;
     let mut config = settings.over(work.pipeline().generation(), &state.config.limits)?;
     config.mode = GenerationMode::TextOnly;
     let heading = Heading::new("cmpl", &work, &config);
     let grammar = form::grammar(body.response_format.as_ref(), body.structured_outputs.as_ref())?;
     let asked = Asked { config, grammar, count };
     let prompt = body.prompt;
-    let mut parts = answer::start(work, asked, move |work| match prompt {
-        Prompt::Text(text) => Ok(work.pipeline().encode_segments(&[Segment::Text(text)])?),
-        Prompt::Ids(ids) => Ok(ids),
-    });
-    if !body.stream {
-        let (answers, usage) = answer::whole(parts, count).await?;
+    let mut parts = answer::start(work, asked, move |work| prompt.ids(work.pipeline()));
+    if body.stream != Some(true) {
+        let (answers, usage) = answer::whole(parts, all).await?;
         let choices = answers.into_iter().enumerate();
         let choices = choices.map(|(index, answer)| choice(index, &answer.text, answer.reason));
         let value = heading.over(OBJECT, choices.collect(), Some(usage));
         return Ok(axum::Json(value).into_response());
     }
     let first = stream::first(&mut parts).await?;
-    let with_usage = body.stream_options.is_some_and(|options| options.include_usage);
+    let with_usage = body.stream_options.is_some_and(|options| options.include_usage == Some(true));
     Ok(stream::events(first, parts, move |part| {
         let (choices, usage) = match part {
             Part::Text(index, text) => (vec![choice(index, &text, "")], None),

@@ -7,20 +7,22 @@ use axum::extract::multipart::MultipartError;
 use axum::extract::{FromRequest, Multipart, Request, State as Shared};
 use axum::http::header;
 use image::DynamicImage;
-use serde_json::{Value, json};
-use vq_tokenizer::preprocess::{decode_image, to_rgb};
+use serde_json::Value;
+use vq_tokenizer::preprocess::to_rgb;
 
 use super::answer::Usage;
 use super::generations::{check_format, response};
+use super::messages::check_text;
 use super::stream;
 use crate::generate::GenerationConfig;
 use crate::pipeline::{EditRequest, PixelMask, Region};
 use crate::server::body;
+use crate::server::config::NamedPipeline;
 use crate::server::fault::Fault;
-use crate::server::image_data::{check_pixels, png_in_base64};
+use crate::server::image_data::{opened, png_in_base64};
 use crate::server::sampling::Settings;
 use crate::server::state::State;
-use crate::server::work::{Work, send};
+use crate::server::work::Work;
 
 /// Cells by which the mask is widened, as on the command line.
 const DILATE: usize = 1;
@@ -47,6 +49,9 @@ impl Form {
                 return Err(Fault::of("image", "several images; allowed: one"));
             }
             "image" | "image[]" => self.image = Some(value),
+            "mask" if self.mask.is_some() => {
+                return Err(Fault::of("mask", "several masks; allowed: one"));
+            }
             "mask" => self.mask = Some(value),
             _ => return self.set_text(name, String::from_utf8(value).ok()),
         }
@@ -72,7 +77,8 @@ impl Form {
             }
             "candidates" => self.candidates = Some(value.parse().map_err(|_| unusable())?),
             // What clients send for other servers, and changes nothing here.
-            "user" | "quality" | "background" | "input_fidelity" | "output_format" => {}
+            "user" | "quality" | "background" | "input_fidelity" | "output_format"
+            | "output_compression" | "moderation" => {}
             _ => return Err(Fault::of(name, format!("there is no field {name}"))),
         }
         Ok(())
@@ -98,23 +104,21 @@ pub(super) async fn post(
     let work = Work::new(&state, number, count * config.candidates)?;
     let (mask, size) = (form.mask, form.size);
     let mut parts = work.start(move |work, to| {
-        let pixels = work.state().config.limits.pixels;
-        let open = |bytes: &[u8]| {
-            check_pixels(bytes, pixels)?;
-            decode_image(bytes).map_err(|error| Fault::of("image", error.to_string()))
-        };
-        let image = open(&image)?;
-        let mask = match &mask {
-            Some(mask) => transparent(&open(mask)?),
-            None => transparent(&image),
-        };
+        let (image, mask) = work.in_turn(|| {
+            let limits = &work.state().config.limits;
+            let image = opened(&image, limits)?;
+            let mask = match &mask {
+                Some(mask) => transparent(&opened(mask, limits)?),
+                None => transparent(&image),
+            };
+            Ok((to_rgb(image), mask))
+        })?;
         let mask = mask.ok_or_else(|| {
             Fault::of("mask", "nothing is transparent, neither in a mask nor in the image")
         })?;
-        let region = Region::Mask { mask, dilate: DILATE };
-        let (image, text) = (to_rgb(image), prompt);
+        let (region, text) = (Region::Mask { mask, dilate: DILATE }, prompt);
         let edit = EditRequest { image, text, region, count, score: None, config };
-        send(to, draw(work, &edit, size.as_deref())?)
+        to.send(draw(work, &edit, size.as_deref())?)
     });
     stream::first(&mut parts).await.map(axum::Json)
 }
@@ -149,11 +153,10 @@ fn transparent(image: &DynamicImage) -> Option<PixelMask> {
     PixelMask::new(image.width(), image.height(), marked).ok()
 }
 
-fn draw(mut work: Work, edit: &EditRequest, size: Option<&str>) -> Result<Value, Fault> {
-    let state = work.shared();
-    let model = state.opened(work.number());
-    let pipeline = &model.pipeline;
-    let plan = pipeline.plan_edit(edit)?;
+fn draw(work: &Work, edit: &EditRequest, size: Option<&str>) -> Result<Value, Fault> {
+    let NamedPipeline { name, pipeline } = work.model();
+    check_text(pipeline, edit.text.len())?;
+    let plan = work.in_turn(|| Ok(pipeline.plan_edit(edit)?))?;
     let (width, height) = plan.pixels.dimensions();
     if let Some(size) = size.filter(|size| *size != "auto" && *size != format!("{width}x{height}"))
     {
@@ -166,12 +169,13 @@ fn draw(mut work: Work, edit: &EditRequest, size: Option<&str>) -> Result<Value,
     let usage = Usage { prompt: tokens, generated: drawn.iter().map(|one| one.ids.len()).sum() };
     let mut images = drawn.into_iter().flat_map(|one| one.images);
     let GenerationConfig { candidates, seed, .. } = edit.config;
-    let mut data = Vec::with_capacity(edit.count);
+    let mut kept = Vec::with_capacity(edit.count);
     for index in 0..edit.count as u64 {
         let drawn: Vec<_> = images.by_ref().take(candidates).collect();
-        let edited = pipeline.best_edit(edit, &plan, seed.wrapping_add(index), drawn)?;
-        state.metrics.drawn(&model.name);
-        data.push(json!({ "b64_json": png_in_base64(&plan.paste(&edited.image))? }));
+        let seed = seed.wrapping_add(index);
+        let edited = work.in_turn(|| Ok(pipeline.best_edit(edit, &plan, seed, drawn)?))?;
+        work.state().metrics.drawn(name);
+        kept.push(png_in_base64(&plan.paste(&edited.image))?);
     }
-    Ok(response(data, usage, seed))
+    Ok(response(&kept, usage, seed))
 }

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use axum::extract::State as Shared;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::answer::Usage;
+use super::messages::check_text;
 use super::stream;
-use crate::generate::GenerationConfig;
+use crate::generate::{Event, GenerationConfig};
 use crate::pipeline::Pipeline;
 use crate::server::body::Json;
+use crate::server::config::NamedPipeline;
 use crate::server::fault::Fault;
 use crate::server::image_data::png_in_base64;
 use crate::server::sampling::{OneOrMany, Settings, request};
 use crate::server::state::{State, now};
-use crate::server::work::{Work, send};
+use crate::server::work::{Sender, Work};
 
 request! {
     /// The body.
@@ -25,32 +28,118 @@ request! {
         response_format: Option<String>,
         /// Images drawn for each that is kept.
         candidates: Option<usize>,
+        stream: Option<bool>,
+        /// How many times a stream shows the rows that are drawn, 0 to 64.
+        partial_images: Option<usize>,
         #[serde(default, rename = "quality")]
         _quality: serde::de::IgnoredAny,
         #[serde(default, rename = "style")]
         _style: serde::de::IgnoredAny,
+        #[serde(default, rename = "background")]
+        _background: serde::de::IgnoredAny,
+        #[serde(default, rename = "output_format")]
+        _output_format: serde::de::IgnoredAny,
+        #[serde(default, rename = "output_compression")]
+        _output_compression: serde::de::IgnoredAny,
         #[serde(default, rename = "moderation")]
         _moderation: serde::de::IgnoredAny,
     }
+}
+
+/// Most images in progress that a stream shows.
+const MOST_PARTIAL: usize = 64;
+
+/// What is drawn.
+struct Drawing {
+    prompt: String,
+    config: GenerationConfig,
+    count: usize,
+    /// How many times the rows so far are shown.
+    partial: usize,
+}
+
+/// A step of a drawing.
+enum Part {
+    /// The rows so far of an image, by the number of the image and of the step, in base64.
+    Partial(usize, usize, String),
+    /// All images in base64, and what they took.
+    Drawn(Vec<String>, Usage),
 }
 
 /// Draws images of a text.
 pub(super) async fn post(
     Shared(state): Shared<Arc<State>>,
     Json(body): Json<Generation>,
-) -> Result<axum::Json<Value>, Fault> {
+) -> Result<Response, Fault> {
     let settings = body.settings();
     check_format(body.response_format.as_deref())?;
     let (number, limits) = (state.model(body.model.as_deref())?, &state.config.limits);
     let (count, own) = (settings.answers(limits)?, state.opened(number).pipeline.generation());
     let mut config = settings.over(own, limits)?;
-    config.candidates = body.candidates.unwrap_or(own.candidates);
+    let partial = body.partial_images.unwrap_or(0);
+    if partial > MOST_PARTIAL {
+        let message = format!("partial_images is {partial}; allowed: 0 to {MOST_PARTIAL}");
+        return Err(Fault::of("partial_images", message));
+    }
+    let streams = body.stream == Some(true);
+    // Images in progress are shown of the one that is kept.
+    let candidates = if streams { 1 } else { own.candidates };
+    config.candidates = body.candidates.unwrap_or(candidates);
+    if streams && config.candidates > 1 {
+        return Err(Fault::of("candidates", "a stream draws one candidate for each image"));
+    }
     config.validate()?;
-    sized(&mut config, &state.opened(number).pipeline, body.size.as_deref())?;
+    let pipeline = &state.opened(number).pipeline;
+    sized(&mut config, pipeline, body.size.as_deref())?;
+    let [width, height] = pipeline.size_of(&config)?;
     let work = Work::new(&state, number, count * config.candidates)?;
-    let prompt = body.prompt;
-    let mut parts = work.start(move |work, to| send(to, draw(work, &prompt, &config, count)?));
-    stream::first(&mut parts).await.map(axum::Json)
+    let seed = config.seed;
+    let partial = if streams { partial } else { 0 };
+    let drawing = Drawing { prompt: body.prompt, config, count, partial };
+    let mut parts = work.start(move |work, to| draw(work, &drawing, to));
+    let first = stream::first(&mut parts).await?;
+    if streams {
+        let size = format!("{width}x{height}");
+        return Ok(stream::events(first, parts, move |part| events(part, &size, seed)));
+    }
+    match first {
+        Part::Drawn(images, usage) => {
+            Ok(axum::Json(response(&images, usage, seed)).into_response())
+        }
+        Part::Partial(..) => Err(Fault::internal()),
+    }
+}
+
+/// The events of a stream, as OpenAI's.
+fn events(part: Part, size: &str, seed: u64) -> Vec<Value> {
+    let event = |kind: &str, index: usize, base64: String| {
+        json!({
+            "type": format!("image_generation.{kind}"),
+            "b64_json": base64,
+            "created_at": now(),
+            "size": size,
+            "quality": "auto",
+            "background": "opaque",
+            "output_format": "png",
+            "x_index": index,
+            "x_seed": seed.wrapping_add(index as u64),
+        })
+    };
+    match part {
+        Part::Partial(index, step, base64) => {
+            let mut event = event("partial_image", index, base64);
+            event["partial_image_index"] = step.into();
+            vec![event]
+        }
+        Part::Drawn(images, usage) => {
+            let completed = |(index, base64)| {
+                let mut event = event("completed", index, base64);
+                event["usage"] = usage_of(usage);
+                event
+            };
+            images.into_iter().enumerate().map(completed).collect()
+        }
+    }
 }
 
 /// # Errors
@@ -99,48 +188,66 @@ fn sized(
     }
 }
 
-fn draw(
-    mut work: Work,
-    prompt: &str,
-    config: &GenerationConfig,
-    count: usize,
-) -> Result<Value, Fault> {
-    let state = work.shared();
-    let model = state.opened(work.number());
-    let pipeline = &model.pipeline;
+fn draw(work: &Work, drawing: &Drawing, to: &Sender<Part>) -> Result<(), Fault> {
+    let Drawing { prompt, config, count, partial } = drawing;
+    let NamedPipeline { name, pipeline } = work.model();
+    check_text(pipeline, prompt.len())?;
     let mut requests = Vec::new();
-    for index in 0..count as u64 {
+    for index in 0..*count as u64 {
         let seed = config.seed.wrapping_add(index);
         let config = GenerationConfig { seed, ..config.clone() };
-        requests.extend(pipeline.drawing_requests(prompt, &config)?);
+        requests.extend(work.in_turn(|| Ok(pipeline.drawing_requests(prompt, &config)?))?);
     }
     let tokens = requests.first().map_or(0, |request| request.prompt.len());
-    let drawn = work.run(requests, |_, _| Ok(()))?;
+    let mut assemblers: Vec<_> = requests.iter().map(|one| pipeline.assembler(one)).collect();
+    let mut shown = vec![0; requests.len()];
+    let drawn = work.run(requests, |index, event| {
+        let Event::ImageProgress { done, total, .. } = event else { return Ok(()) };
+        assemblers[index].push(event).map_err(Fault::failed)?;
+        // After the first of `partial + 1` equal parts, the second, and so on.
+        if *partial == 0 || done == total || done * (partial + 1) / total <= shown[index] {
+            return Ok(());
+        }
+        shown[index] = done * (partial + 1) / total;
+        let rows = work.in_turn(|| assemblers[index].rows_so_far().map_err(Fault::failed))?;
+        match rows {
+            Some(rows) => to.send(Part::Partial(index, shown[index] - 1, png_in_base64(&rows)?)),
+            None => Ok(()),
+        }
+    })?;
     let usage = Usage { prompt: tokens, generated: drawn.iter().map(|one| one.ids.len()).sum() };
     let mut images = drawn.into_iter().flat_map(|one| one.images);
-    let mut data = Vec::with_capacity(count);
-    for _ in 0..count {
+    let mut kept = Vec::with_capacity(*count);
+    for _ in 0..*count {
         let mut candidates: Vec<_> = images.by_ref().take(config.candidates).collect();
-        let best = pipeline.best_drawing(&candidates, prompt)?;
-        let codes = candidates.swap_remove(best);
-        let image = pipeline.drawing_vq()?.decode(std::slice::from_ref(&codes))?.remove(0);
-        state.metrics.drawn(&model.name);
-        data.push(json!({ "b64_json": png_in_base64(&image)? }));
+        let image = work.in_turn(|| {
+            let best = pipeline.best_drawing(&candidates, prompt)?;
+            let codes = candidates.swap_remove(best);
+            let decoded = pipeline.drawing_vq()?.decode(std::slice::from_ref(&codes));
+            Ok(decoded.map_err(Fault::failed)?.remove(0))
+        })?;
+        work.state().metrics.drawn(name);
+        kept.push(png_in_base64(&image)?);
     }
-    Ok(response(data, usage, config.seed))
+    to.send(Part::Drawn(kept, usage))
 }
 
-/// The response with images.
-pub(super) fn response(data: Vec<Value>, usage: Usage, seed: u64) -> Value {
+/// The response with images in base64.
+pub(super) fn response(images: &[String], usage: Usage, seed: u64) -> Value {
+    let data: Vec<Value> = images.iter().map(|image| json!({ "b64_json": image })).collect();
     json!({
         "created": now(),
         "data": data,
         "output_format": "png",
         "x_seed": seed,
-        "usage": {
-            "input_tokens": usage.prompt,
-            "output_tokens": usage.generated,
-            "total_tokens": usage.prompt + usage.generated,
-        },
+        "usage": usage_of(usage),
+    })
+}
+
+fn usage_of(usage: Usage) -> Value {
+    json!({
+        "input_tokens": usage.prompt,
+        "output_tokens": usage.generated,
+        "total_tokens": usage.prompt + usage.generated,
     })
 }

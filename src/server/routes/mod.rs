@@ -32,7 +32,7 @@ pub(super) fn all(state: Arc<State>) -> Router {
         .route("/v1/images/generations", post(generations::post))
         .route("/v1/images/edits", post(edits::post))
         .route("/v1/models", get(models::list))
-        .route("/v1/models/{name}", get(models::one))
+        .route("/v1/models/{*name}", get(models::one))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/health", get(status::health))

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::http::HeaderName;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
@@ -10,10 +11,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::server::fault::Fault;
+use crate::server::sampling::Neutral;
 use crate::server::work::Parts;
 
 /// Silence after which a comment keeps the connection open.
 const SILENCE: Duration = Duration::from_secs(10);
+
+const NO_BUFFER: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// What ends a stream.
 const DONE: &str = "[DONE]";
@@ -22,14 +26,15 @@ const DONE: &str = "[DONE]";
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StreamOptions {
-    #[serde(default)]
-    pub(super) include_usage: bool,
+    pub(super) include_usage: Option<bool>,
+    #[serde(default, rename = "continuous_usage_stats")]
+    _continuous_usage_stats: Neutral,
     #[serde(default, rename = "include_obfuscation")]
     _include_obfuscation: serde::de::IgnoredAny,
 }
 
 /// A stream of the chunks that `chunks` makes of `first` and of every later part. A fault in the stream is an event with an
-/// error, and the last but one.
+/// error, and ends it.
 pub(super) fn events<T: Send + 'static>(
     first: T,
     parts: Parts<T>,
@@ -73,7 +78,9 @@ pub(super) fn events<T: Send + 'static>(
             })
         }))
     });
-    Sse::new(events).keep_alive(KeepAlive::new().interval(SILENCE)).into_response()
+    let events = Sse::new(events).keep_alive(KeepAlive::new().interval(SILENCE));
+    // Proxies would collect what is to be seen at once.
+    ([(NO_BUFFER, "no")], events).into_response()
 }
 
 /// The first part, or the fault that came instead of it.

@@ -12,8 +12,8 @@ use crate::server::body::Json;
 use crate::server::fault::Fault;
 use crate::server::image_data::{png_in_base64, uri_of};
 use crate::server::state::State;
-use crate::server::work::{Work, send};
-use crate::tokenize::CodedSegment;
+use crate::server::work::Work;
+use crate::tokenize::{CodedSegment, Segment};
 
 /// A text, or a conversation as for an answer.
 #[derive(Deserialize)]
@@ -22,6 +22,10 @@ pub(super) struct Tokenize {
     model: Option<String>,
     prompt: Option<String>,
     messages: Option<Vec<Message>>,
+    /// Whether a prompt begins as that of a completion does; by default it does.
+    add_special_tokens: Option<bool>,
+    #[serde(default, rename = "return_token_strs")]
+    _return_token_strs: serde::de::IgnoredAny,
 }
 
 /// The ids of a text or of a conversation, with the codes of its images by name.
@@ -32,25 +36,30 @@ pub(super) async fn tokenize(
     let work = Work::new(&state, state.model(body.model.as_deref())?, 1)?;
     let mut parts = work.start(move |work, to| {
         let pipeline = work.pipeline();
-        let ids = match (body.prompt, body.messages) {
-            (Some(prompt), None) => pipeline.processor().text().encode(&prompt)?,
-            (None, Some(messages)) => messages::prompt(pipeline, messages, false, work.state())?,
-            _ => return Err(Fault::invalid("one of prompt and messages is needed")),
-        };
+        let ids = work.in_turn(|| match (body.prompt, body.messages) {
+            (Some(prompt), None) => {
+                messages::check_text(pipeline, prompt.len())?;
+                match body.add_special_tokens {
+                    Some(false) => Ok(pipeline.processor().text().encode_plain(&prompt)?),
+                    _ => Ok(pipeline.encode_segments(&[Segment::Text(prompt)])?),
+                }
+            }
+            (None, Some(messages)) => {
+                messages::prompt(pipeline, messages, false, &work.state().config.limits)
+            }
+            _ => Err(Fault::invalid("one of prompt and messages is needed")),
+        })?;
         let vocabulary = pipeline.processor().vocabulary();
         let names: Vec<_> = ids.iter().map(|id| vocabulary.name(*id)).collect();
         let codes: Vec<_> = ids.iter().map(|id| vocabulary.image_code(*id)).collect();
         let context = pipeline.model().context();
-        send(
-            to,
-            json!({
-                "count": ids.len(),
-                "max_model_len": context,
-                "tokens": ids,
-                "token_strs": names,
-                "image_codes": codes,
-            }),
-        )
+        to.send(json!({
+            "count": ids.len(),
+            "max_model_len": context,
+            "tokens": ids,
+            "token_strs": names,
+            "image_codes": codes,
+        }))
     });
     parts.next().await.unwrap_or_else(|| Err(Fault::internal())).map(axum::Json)
 }
@@ -76,6 +85,11 @@ pub(super) async fn detokenize(
             let message = format!("tokens has {id}; allowed: 0 to {}", ids - 1);
             return Err(Fault::of("tokens", message));
         }
+        let context = pipeline.model().context();
+        if body.tokens.len() > context {
+            let message = format!("{} tokens; allowed: {context}, the context", body.tokens.len());
+            return Err(Fault::of("tokens", message));
+        }
         let segments = pipeline.processor().decode(&body.tokens)?;
         let mut text = String::new();
         let mut parts = Vec::with_capacity(segments.len());
@@ -87,8 +101,9 @@ pub(super) async fn detokenize(
                 }
                 CodedSegment::Special(name) => json!({ "type": "control", "name": name }),
                 CodedSegment::Image(codes) => {
-                    let image = pipeline.drawing_vq()?.decode(std::slice::from_ref(&codes))?;
-                    let url = uri_of(&png_in_base64(&image[0])?);
+                    let vq = pipeline.drawing_vq()?;
+                    let image = work.in_turn(|| Ok(vq.decode(std::slice::from_ref(&codes))?));
+                    let url = uri_of(&png_in_base64(&image?[0])?);
                     let (rows, columns) = (codes.height, codes.width);
                     json!({
                         "type": "image_url",
@@ -100,7 +115,7 @@ pub(super) async fn detokenize(
                 }
             });
         }
-        send(to, json!({ "prompt": text, "x_parts": parts }))
+        to.send(json!({ "prompt": text, "x_parts": parts }))
     });
     parts.next().await.unwrap_or_else(|| Err(Fault::internal())).map(axum::Json)
 }

@@ -11,12 +11,9 @@ use image::{DynamicImage, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::config::Rule;
 use super::jpeg;
-use super::limits::{check_size, truncated};
+use super::limits::{DecodeLimits, truncated};
 use super::orientation::Metadata;
 use crate::error::{Error, Result};
-
-/// Maximum memory that the decoders of PNG and WebP may allocate, in bytes: four channels of 16 bits.
-const MAX_DECODER_BYTES: u64 = 3 << 29;
 
 /// The image of a PNG, JPEG or WebP file, as [`decode_image`] returns it.
 ///
@@ -33,14 +30,22 @@ pub fn open_image(path: &Path) -> Result<DynamicImage> {
 /// [`Error::Invalid`] if it is not an image, is damaged or cut short, or is larger than [`MAX_SIDE`](super::MAX_SIDE) or
 /// [`MAX_PIXELS`](super::MAX_PIXELS), which is checked before memory is allocated for it.
 pub fn decode_image(bytes: &[u8]) -> Result<DynamicImage> {
+    decode_image_within(bytes, DecodeLimits::default())
+}
+
+/// As [`decode_image`], within tighter limits.
+///
+/// # Errors
+/// Those of [`decode_image`], and if the image exceeds `limits`.
+pub fn decode_image_within(bytes: &[u8], limits: DecodeLimits) -> Result<DynamicImage> {
     let (mut image, metadata) = match image::guess_format(bytes) {
-        Ok(ImageFormat::Jpeg) => jpeg::decode(bytes)?,
+        Ok(ImageFormat::Jpeg) => jpeg::decode(bytes, limits)?,
         Ok(ImageFormat::Png) => {
-            let image = decode(bytes, ImageFormat::Png)?;
+            let image = decode(bytes, ImageFormat::Png, limits)?;
             (image, Metadata::of_png(bytes).ok_or_else(|| truncated("PNG"))?)
         }
         Ok(ImageFormat::WebP) => {
-            let image = decode(bytes, ImageFormat::WebP)?;
+            let image = decode(bytes, ImageFormat::WebP, limits)?;
             (image, Metadata::of_webp(bytes).ok_or_else(|| truncated("WebP"))?)
         }
         Ok(other) => {
@@ -59,16 +64,19 @@ pub fn decode_image(bytes: &[u8]) -> Result<DynamicImage> {
 }
 
 /// The image of PNG or WebP bytes as they are stored.
-fn decode(bytes: &[u8], format: ImageFormat) -> Result<DynamicImage> {
-    let open = || ImageReader::with_format(Cursor::new(bytes), format);
+fn decode(bytes: &[u8], format: ImageFormat, limits: DecodeLimits) -> Result<DynamicImage> {
+    // The header alone makes a decoder allocate too: for a colour profile, which is compressed.
+    let open = || {
+        let mut of_decoder = Limits::default();
+        of_decoder.max_alloc = Some(limits.bytes);
+        let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+        reader.limits(of_decoder);
+        reader
+    };
     let damaged = |e: image::ImageError| Error::because("not a readable image")(e);
     let (width, height) = open().into_dimensions().map_err(damaged)?;
-    check_size(width, height)?;
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_DECODER_BYTES);
-    let mut reader = open();
-    reader.limits(limits);
-    reader.decode().map_err(damaged)
+    limits.check(width, height)?;
+    open().decode().map_err(damaged)
 }
 
 /// `image` as 8-bit RGB, with transparency composited on white as by Hugging Face's processor.

@@ -23,7 +23,7 @@ use image::{DynamicImage, GrayImage, RgbImage};
 use mozjpeg::{ColorSpace, Decompress, Marker};
 use mozjpeg_sys::{JWRN_HIT_MARKER, jpeg_common_struct, jpeg_error_mgr};
 
-use super::limits::{check_size, truncated};
+use super::limits::{DecodeLimits, truncated};
 use super::orientation::Metadata;
 use crate::error::{Error, Result};
 
@@ -33,11 +33,11 @@ use crate::error::{Error, Result};
 /// [`Error::Invalid`] if the file is damaged, ends early or is of a kind that Pillow refuses too, such as 12
 /// bits; if a part of the image is missing, also where the file has an end marker, which Pillow fills with
 /// grey.
-pub(super) fn decode(bytes: &[u8]) -> Result<(DynamicImage, Metadata)> {
+pub(super) fn decode(bytes: &[u8], limits: DecodeLimits) -> Result<(DynamicImage, Metadata)> {
     let cut = Cell::new(false);
     let source = Source { bytes, cut: &cut };
     // libjpeg has no return values for its errors: `leave` unwinds to here.
-    let outcome = catch_unwind(AssertUnwindSafe(|| read(source)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| read(source, limits)));
     let outcome = outcome.unwrap_or_else(|thrown| match thrown.downcast::<Failure>() {
         Ok(failure) => Err(Error::invalid(format!("not a readable image: {}", failure.0))),
         Err(other) => resume_unwind(other),
@@ -72,7 +72,7 @@ impl BufRead for Source<'_> {
     }
 }
 
-fn read(source: Source<'_>) -> Result<(DynamicImage, Metadata)> {
+fn read(source: Source<'_>, limits: DecodeLimits) -> Result<(DynamicImage, Metadata)> {
     let damaged = |e: io::Error| Error::because("not a readable image")(e);
     let decoder = Decompress::builder()
         .with_err(errors())
@@ -80,7 +80,7 @@ fn read(source: Source<'_>) -> Result<(DynamicImage, Metadata)> {
         .from_reader(source)
         .map_err(damaged)?;
     let (width, height) = (decoder.width() as u32, decoder.height() as u32);
-    check_size(width, height)?;
+    limits.check(width, height)?;
     let metadata = Metadata::of_jpeg(decoder.markers().map(|marker| marker.data));
     let image = match decoder.color_space() {
         ColorSpace::JCS_GRAYSCALE => {

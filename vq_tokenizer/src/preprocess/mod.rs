@@ -20,8 +20,8 @@ mod tests;
 mod transform;
 
 pub use config::{PreprocessorConfig, Rule};
-pub use image_file::{decode_image, open_image, to_rgb, to_rgb_by};
-pub use limits::{MAX_PIXELS, MAX_SIDE};
+pub use image_file::{decode_image, decode_image_within, open_image, to_rgb, to_rgb_by};
+pub use limits::{DecodeLimits, MAX_PIXELS, MAX_SIDE};
 pub use placement::Placement;
 pub use resample::Resample;
 pub use transform::to_images;
