@@ -1,6 +1,7 @@
 //! The server over plain TCP: what it refuses, and that nobody else's request is disturbed by it. `tests/server_peers.sh`
 //! tries it with OpenAI's own client.
 
+mod bodies;
 mod http;
 
 use std::path::Path;
@@ -8,14 +9,13 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use calumma::device::DeviceSpec;
 use calumma::pipeline::Pipeline;
 use calumma::server::{ApiKey, Limits, NamedPipeline, Server, ServerConfig};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use self::bodies::{bomb, many_images, png, with_image, with_parts};
 use self::http::{Client, Reply};
 
 const KEY: &str = "k3y";
@@ -146,38 +146,6 @@ fn only_the_key_opens_routes() {
     });
 }
 
-/// A message with one image at `url`.
-fn with_image(url: &str) -> Value {
-    json!({ "messages": [{ "role": "user", "content": [
-        { "type": "image_url", "image_url": { "url": url } },
-        { "type": "text", "text": "what color is the circle?" },
-    ] }] })
-}
-
-/// A message with so many images of one pixel.
-fn many_images(count: usize) -> String {
-    let part =
-        json!({ "type": "image_url", "image_url": { "url": png(&image::RgbImage::new(1, 1)) } });
-    json!({ "messages": [{ "role": "user", "content": vec![part; count] }] }).to_string()
-}
-
-fn png(image: &image::RgbImage) -> String {
-    let mut png = std::io::Cursor::new(Vec::new());
-    image.write_to(&mut png, image::ImageFormat::Png).unwrap();
-    format!("data:image/png;base64,{}", STANDARD.encode(png.into_inner()))
-}
-
-/// A PNG file of one pixel that claims to be 60,000 pixels wide and high.
-fn bomb() -> String {
-    let whole = png(&image::RgbImage::new(1, 1));
-    let mut png = STANDARD.decode(whole.split_once(',').unwrap().1).unwrap();
-    png[16..24].copy_from_slice(&[0, 0, 0xEA, 0x60, 0, 0, 0xEA, 0x60]);
-    let mut sum = flate2::Crc::new();
-    sum.update(&png[12..29]); // the name and the content of IHDR
-    png[29..33].copy_from_slice(&sum.sum().to_be_bytes());
-    format!("data:image/png;base64,{}", STANDARD.encode(png))
-}
-
 #[test]
 fn hostile_bodies_are_refused_and_disturb_nobody() {
     with_ready_server(config(), |client| {
@@ -192,7 +160,7 @@ fn hostile_bodies_are_refused_and_disturb_nobody() {
         let cases: Vec<(String, u16, &str)> = vec![
             ("{\"messages\":".to_owned(), 400, "EOF"),
             ("[]".to_owned(), 400, "struct Chat"),
-            (nested.clone(), 400, ""),
+            (nested.clone(), 400, "invalid type: sequence"),
             (format!("{{\"messages\":[],\"metadata\":{nested}}}"), 400, "the last message"),
             (ask(json!({ "n": 100_000 })), 400, "allowed: 1 to 16"),
             (ask(json!({ "n": -1 })), 400, "n: "),
@@ -210,6 +178,9 @@ fn hostile_bodies_are_refused_and_disturb_nobody() {
                 "a list of parts",
             ),
             (many_images(17), 400, "17 images"),
+            (with_parts("assistant", &[0, 0]), 400, "there is no image 0, or it has a place"),
+            (with_parts("assistant", &[]), 400, "x_parts and the message differ"),
+            (with_parts("user", &[0]), 400, "only an answer has x_parts"),
             (ask(json!({ "modalities": ["audio"] })), 400, "modalities"),
             (ask(json!({ "model": "../../etc/passwd" })), 404, "there is no model"),
             (json!({ "messages": [] }).to_string(), 400, "the last message"),
@@ -260,6 +231,14 @@ fn hostile_requests_are_refused_and_disturb_nobody() {
             client.send("POST", "/v1/completions", &[json_type], &"a".repeat((1 << 20) + 1));
         assert_eq!(large.status, 413);
         assert!(message(&large).contains("too large"));
+        let many = "a".repeat(2 << 20);
+        let chunked = client.part(&format!(
+            "POST /v1/completions HTTP/1.1\r\nhost: a\r\nauthorization: Bearer k3y\r\n\
+             content-type: application/json\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n\
+             {:x}\r\n{many}\r\n0\r\n\r\n",
+            many.len()
+        ));
+        assert_eq!(chunked.map(|reply| reply.status), Some(413));
         let claimed = [json_type, ("content-length", "99999999999")];
         assert_eq!(client.send("POST", "/v1/completions", &claimed, "{").status, 413);
         let long = "a".repeat(100_000);
@@ -275,6 +254,37 @@ fn hostile_requests_are_refused_and_disturb_nobody() {
         assert_eq!(slow.map(|reply| reply.status), Some(408));
         assert!(client.part("GET /livez HTTP/1.1\r\nhost: a\r\nx-slow: ").is_none());
         assert_eq!(question(&client), want);
+    });
+}
+
+#[test]
+fn a_client_that_leaves_frees_its_place() {
+    let limits = Limits { queue: 1, ..config().limits };
+    with_ready_server(ServerConfig { limits, ..config() }, |client| {
+        let want = question(&client);
+        // Places are free by the time that an answer has come.
+        assert_eq!(question(&client), want);
+        let asked = json!({ "prompt": "a red circle", "stream": true, "partial_images": 8 });
+        for _ in 0..3 {
+            let events = client.leave("/v1/images/generations", &asked);
+            assert!(events.contains("image_generation.partial_image"), "{events}");
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let body = json!({ "prompt": "a", "max_tokens": 1 });
+            while client.post("/v1/completions", &body).status == 429 {
+                assert!(Instant::now() < deadline, "the place is not free");
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+    });
+}
+
+#[test]
+fn an_answer_that_takes_too_long_is_cut_off() {
+    let limits = Limits { answer_time: Duration::from_millis(1), ..config().limits };
+    with_ready_server(ServerConfig { limits, ..config() }, |client| {
+        let reply = client.post("/v1/images/generations", &json!({ "prompt": "a red circle" }));
+        assert_eq!((reply.status, reply.header("x-should-retry")), (504, Some("false")));
+        assert!(message(&reply).contains("longer"), "{}", reply.text());
     });
 }
 

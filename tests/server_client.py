@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 import urllib.request
+import zlib
 
 import openai
 from PIL import Image
@@ -212,6 +213,24 @@ class Cases:
         assert after.crop((0, 0, 64, 16)).tobytes() == before.crop((0, 0, 64, 16)).tobytes()
         assert after.crop((0, 40, 64, 64)).tobytes() != before.crop((0, 40, 64, 64)).tobytes()
 
+    def edits_of_large_images(self):
+        noise = Image.frombytes("RGBA", (1000, 1000), random.Random(1).randbytes(4_000_000))
+        noise.putalpha(255)
+        noise.paste((0, 0, 0, 0), (0, 500, 1000, 1000))
+        noise.paste(Image.frombytes("RGB", (1000, 500), random.Random(2).randbytes(1_500_000)), (0, 0))
+        png = png_of(noise)
+        padded = png[:-12] + self.chunk(b"teXt", bytes(3 << 20)) + png[-12:]
+        edited = self.client.images.edit(
+            model=self.model, image=("image.png", padded), prompt="a red circle", extra_body={"candidates": 1}
+        )
+        assert opened(edited.data[0].b64_json).size == (64, 64)
+
+    @staticmethod
+    def chunk(kind, content):
+        """A chunk of a PNG file."""
+        sum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", sum)
+
     def adapters_by_name(self):
         settings = {"prompt": "a", "temperature": 0, "max_tokens": 8}
         own, adapted = (
@@ -333,7 +352,7 @@ def main():
         client = client.with_options(max_retries=2)
         names = [model.id for model in client.models.list()]
         cases = Cases(client, names, url)
-        tests = [name for name in vars(Cases) if not name.startswith("_") and name not in ("chat", "running")]
+        tests = [name for name in vars(Cases) if not name.startswith("_") and name not in ("chat", "running", "chunk")]
         for name in tests:
             try:
                 note = getattr(cases, name)()

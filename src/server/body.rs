@@ -6,6 +6,7 @@ use axum::body::to_bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use serde::de::DeserializeOwned;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -15,11 +16,14 @@ use super::state::State;
 /// Bodies from this size on are parsed on a thread of their own.
 const LARGE: usize = 64 << 10;
 
-/// The whole body.
+/// The whole body, and its share of the memory for bodies.
 ///
 /// # Errors
 /// If the server is full, or the body is too large or too slow.
-pub(super) async fn read(request: Request, state: &State) -> Result<Vec<u8>, Fault> {
+pub(super) async fn read(
+    request: Request,
+    state: &State,
+) -> Result<(Vec<u8>, OwnedSemaphorePermit), Fault> {
     let limits = &state.config.limits;
     if state.places.available_permits() == 0 {
         return Err(Fault::full());
@@ -31,14 +35,14 @@ pub(super) async fn read(request: Request, state: &State) -> Result<Vec<u8>, Fau
         return Err(Fault::too_large(limits.body));
     }
     let kib = u32::try_from(most.div_ceil(1024)).unwrap_or(u32::MAX);
-    let body = async {
-        let _memory = state.bodies.acquire_many(kib).await;
-        to_bytes(request.into_body(), limits.body).await
-    };
-    let body = timeout(limits.body_time, body).await.map_err(|_| Fault::slow_body())?;
-    body.map(Vec::from).map_err(|error| match std::error::Error::source(&error) {
-        Some(source) if source.to_string().contains("limit") => Fault::too_large(limits.body),
-        _ => Fault::invalid("the body is cut short or malformed"),
+    let memory = state.bodies.clone().try_acquire_many_owned(kib).map_err(|_| Fault::full())?;
+    let body = timeout(limits.body_time, to_bytes(request.into_body(), limits.body)).await;
+    let body = body.map_err(|_| Fault::slow_body())?;
+    body.map(|body| (Vec::from(body), memory)).map_err(|error| {
+        match std::error::Error::source(&error) {
+            Some(source) if source.to_string().contains("limit") => Fault::too_large(limits.body),
+            _ => Fault::invalid("the body is cut short or malformed"),
+        }
     })
 }
 
@@ -56,11 +60,15 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<State>> for Json<T> {
             let message = format!("content-type {kind:?}; allowed: application/json");
             return Err(Fault::media_type(message));
         }
-        let body = read(request, state).await?;
+        let (body, memory) = read(request, state).await?;
         if body.len() < LARGE {
             return parse(&body).map(Self);
         }
-        let parsed = spawn_blocking(move || parse(&body)).await;
+        let parsed = spawn_blocking(move || {
+            let _memory = memory;
+            parse(&body)
+        });
+        let parsed = parsed.await;
         parsed.unwrap_or_else(|_| Err(Fault::internal())).map(Self)
     }
 }

@@ -122,7 +122,7 @@ pub struct Limits {
     pub queue: usize,
     /// Bytes of a request's body.
     pub body: usize,
-    /// Bytes of all bodies that are being read; further ones wait.
+    /// Bytes of all bodies that are being read; further ones get status 429.
     pub bodies: usize,
     /// Pixels of an image.
     pub pixels: u64,

@@ -126,9 +126,13 @@ fn checked(models: Vec<NamedPipeline>) -> Result<Vec<NamedPipeline>> {
 /// Ready when the process is told to end: by SIGTERM, or from the keyboard. The next time ends it at once.
 pub async fn ended_by_signal() {
     signal().await;
-    tokio::spawn(async {
-        signal().await;
-        std::process::exit(ENDED_AT_ONCE);
+    // Outlives the server's own runtime, as long as a model is still being opened.
+    thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        if let Ok(runtime) = runtime {
+            runtime.block_on(signal());
+            std::process::exit(ENDED_AT_ONCE);
+        }
     });
 }
 

@@ -1,8 +1,9 @@
 //! Settings of generation in requests: OpenAI's names, and vLLM's for what OpenAI does not have.
 
-use serde::de::Error as _;
+use std::fmt;
+
+use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 
 use super::config::Limits;
 use super::fault::Fault;
@@ -18,18 +19,56 @@ pub(super) struct Neutral;
 
 impl<'de> Deserialize<'de> for Neutral {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let asks_for_nothing = match Value::deserialize(deserializer)? {
-            Value::Null => true,
-            Value::Bool(asked) => !asked,
-            Value::Number(number) => number.as_f64() == Some(0.0),
-            Value::String(text) => ["", "auto", "none"].contains(&text.as_str()),
-            Value::Array(list) => list.is_empty(),
-            Value::Object(object) => object.is_empty(),
-        };
-        match asks_for_nothing {
-            true => Ok(Self),
-            false => Err(D::Error::custom("this server does not do that; allowed: its default")),
-        }
+        deserializer.deserialize_any(Self)
+    }
+}
+
+/// `Neutral` if nothing is asked for.
+fn neutral<E: de::Error>(asks_for_nothing: bool) -> Result<Neutral, E> {
+    match asks_for_nothing {
+        true => Ok(Neutral),
+        false => Err(E::custom("this server does not do that; allowed: its default")),
+    }
+}
+
+/// Builds nothing of what it refuses.
+impl<'de> Visitor<'de> for Neutral {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value that asks for nothing")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self, E> {
+        Ok(Self)
+    }
+
+    fn visit_bool<E: de::Error>(self, asked: bool) -> Result<Self, E> {
+        neutral(!asked)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self, E> {
+        neutral(number == 0)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Self, E> {
+        neutral(number == 0)
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<Self, E> {
+        neutral(number == 0.0)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self, E> {
+        neutral(["", "auto", "none"].contains(&text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self, A::Error> {
+        neutral(list.next_element::<IgnoredAny>()?.is_none())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Self, A::Error> {
+        neutral(object.next_key::<IgnoredAny>()?.is_none())
     }
 }
 

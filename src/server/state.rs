@@ -21,7 +21,7 @@ pub(super) struct State {
     /// Free places for answers.
     pub(super) places: Arc<Semaphore>,
     /// KiB that bodies may still take.
-    pub(super) bodies: Semaphore,
+    pub(super) bodies: Arc<Semaphore>,
     /// Held by the request that computes outside the engines: images, prompts and choices among candidates.
     pub(super) turn: Mutex<()>,
     /// Weak, so that the worker ends when the server does, whatever requests still hold.
@@ -39,7 +39,7 @@ impl State {
     ) -> Self {
         let places = Arc::new(Semaphore::new(config.limits.queue));
         let bodies = config.limits.bodies.max(config.limits.body);
-        let bodies = Semaphore::new(bodies.div_ceil(1024));
+        let bodies = Arc::new(Semaphore::new(bodies.div_ceil(1024)));
         Self {
             config,
             models: Arc::default(),

@@ -52,6 +52,28 @@ impl Client {
         self.exchange(text, "")
     }
 
+    /// Posts `body`, reads the beginning of a stream and leaves; what was read.
+    pub fn leave(&self, path: &str, body: &Value) -> String {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let (body, key) = (body.to_string(), self.key.unwrap_or_default());
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {key}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            self.address,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut read = String::new();
+        while !read.contains("data: ") {
+            let mut chunk = [0; 4096];
+            let len = stream.read(&mut chunk).unwrap();
+            assert!(len > 0, "the stream ended: {read}");
+            read.push_str(&String::from_utf8_lossy(&chunk[..len]));
+        }
+        read
+    }
+
     fn exchange(&self, head: &str, body: &str) -> Option<Reply> {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();

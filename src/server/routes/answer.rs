@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::generate::{Event, GenerationConfig, Grammar, Request};
+use super::messages::check_text;
+use crate::generate::{Event, GenerationConfig, Grammar, LanguageModel, Request};
 use crate::pipeline::PipelineEvent;
 use crate::server::config::NamedPipeline;
 use crate::server::fault::Fault;
@@ -72,9 +73,15 @@ fn run(work: &Work, asked: &Asked, prompts: &[Vec<u32>], to: &Sender<Part>) -> R
     let constraint = asked.grammar.as_ref();
     let constraint = constraint.map(|grammar| work.in_turn(|| Ok(pipeline.constraint(grammar)?)));
     let constraint = constraint.transpose()?;
+    check_text(pipeline, asked.config.negative_prompt.len())?;
+    let context = pipeline.model().context();
     let mut requests = Vec::new();
     for prompt in prompts {
-        let request = pipeline.request(prompt, &asked.config)?;
+        if prompt.len() > context {
+            let message = format!("{} ids do not fit the context of {context}", prompt.len());
+            return Err(Fault::too_long(message));
+        }
+        let request = work.in_turn(|| Ok(pipeline.request(prompt, &asked.config)?))?;
         let request = Request { constraint: constraint.clone(), ..request };
         requests.extend(seeded(&pipeline.with_possible_mode(request)?, asked.count));
     }
@@ -165,7 +172,11 @@ pub(super) async fn whole(
             Part::Image(index, base64) => answers[index].push_image(&base64),
             Part::Ended(index, reason) => answers[index].reason = reason,
             Part::Progress(..) => {}
-            Part::Usage(usage) => return Ok((answers, usage)),
+            Part::Usage(usage) => {
+                // The places are free when the thread has ended.
+                parts.next().await;
+                return Ok((answers, usage));
+            }
         }
     }
     Err(Fault::internal())

@@ -77,9 +77,6 @@ pub(super) async fn post(
     let settings = body.settings();
     let count = settings.answers(&state.config.limits)?;
     let all = count * body.prompt.len();
-    if all == 0 {
-        return Err(Fault::of("prompt", "prompt is an empty list"));
-    }
     let work = Work::new(&state, state.model(body.model.as_deref())?, all)?;
     let mut config = settings.over(work.pipeline().generation(), &state.config.limits)?;
     config.mode = GenerationMode::TextOnly;

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::multipart::MultipartError;
 use axum::extract::{FromRequest, Multipart, Request, State as Shared};
 use axum::http::header;
-use image::DynamicImage;
+use image::{DynamicImage, RgbImage};
 use serde_json::Value;
 use vq_tokenizer::preprocess::to_rgb;
 
@@ -15,7 +15,7 @@ use super::generations::{check_format, response};
 use super::messages::check_text;
 use super::stream;
 use crate::generate::GenerationConfig;
-use crate::pipeline::{EditRequest, PixelMask, Region};
+use crate::pipeline::{EditPlan, EditRequest, PixelMask, Region};
 use crate::server::body;
 use crate::server::config::NamedPipeline;
 use crate::server::fault::Fault;
@@ -103,33 +103,39 @@ pub(super) async fn post(
     config.validate()?;
     let work = Work::new(&state, number, count * config.candidates)?;
     let (mask, size) = (form.mask, form.size);
-    let mut parts = work.start(move |work, to| {
-        let (image, mask) = work.in_turn(|| {
+    let parts = work.start(move |work, to| {
+        let (edit, plan) = work.in_turn(|| {
             let limits = &work.state().config.limits;
             let image = opened(&image, limits)?;
-            let mask = match &mask {
-                Some(mask) => transparent(&opened(mask, limits)?),
+            let mask = match mask {
+                Some(mask) => transparent(&opened(&mask, limits)?),
                 None => transparent(&image),
             };
-            Ok((to_rgb(image), mask))
+            let mask = mask.ok_or_else(|| {
+                Fault::of("mask", "nothing is transparent, neither in a mask nor in the image")
+            })?;
+            let (image, region) = (to_rgb(image), Region::Mask { mask, dilate: DILATE });
+            check_text(work.pipeline(), prompt.len() + config.negative_prompt.len())?;
+            let mut edit = EditRequest { image, text: prompt, region, count, score: None, config };
+            let plan = work.pipeline().plan_edit(&edit)?;
+            // From here on the plan has what is needed of them.
+            (edit.image, edit.region) = (RgbImage::default(), Region::KeepRows(0));
+            Ok((edit, plan))
         })?;
-        let mask = mask.ok_or_else(|| {
-            Fault::of("mask", "nothing is transparent, neither in a mask nor in the image")
-        })?;
-        let (region, text) = (Region::Mask { mask, dilate: DILATE }, prompt);
-        let edit = EditRequest { image, text, region, count, score: None, config };
-        to.send(draw(work, &edit, size.as_deref())?)
+        to.send(draw(work, &edit, &plan, size.as_deref())?)
     });
-    stream::first(&mut parts).await.map(axum::Json)
+    stream::only(parts).await.map(axum::Json)
 }
 
 /// The fields of a form, within the limits of size and time.
 async fn read(request: Request, state: &State) -> Result<Form, Fault> {
-    let (head, body) = request.into_parts();
-    let kind = head.headers.get(header::CONTENT_TYPE).cloned();
-    let body = body::read(Request::from_parts(head, body), state).await?;
+    let kind = request.headers().get(header::CONTENT_TYPE).cloned();
+    // They lift the limit that axum has for bodies.
+    let extensions = request.extensions().clone();
+    let (body, _memory) = body::read(request, state).await?;
     let mut whole = Request::new(Body::from(body));
     whole.headers_mut().extend(kind.map(|kind| (header::CONTENT_TYPE, kind)));
+    *whole.extensions_mut() = extensions;
     let multipart = Multipart::from_request(whole, &()).await;
     let mut multipart = multipart
         .map_err(|error| Fault::media_type(format!("{error}; allowed: multipart/form-data")))?;
@@ -153,17 +159,20 @@ fn transparent(image: &DynamicImage) -> Option<PixelMask> {
     PixelMask::new(image.width(), image.height(), marked).ok()
 }
 
-fn draw(work: &Work, edit: &EditRequest, size: Option<&str>) -> Result<Value, Fault> {
+fn draw(
+    work: &Work,
+    edit: &EditRequest,
+    plan: &EditPlan,
+    size: Option<&str>,
+) -> Result<Value, Fault> {
     let NamedPipeline { name, pipeline } = work.model();
-    check_text(pipeline, edit.text.len())?;
-    let plan = work.in_turn(|| Ok(pipeline.plan_edit(edit)?))?;
     let (width, height) = plan.pixels.dimensions();
     if let Some(size) = size.filter(|size| *size != "auto" && *size != format!("{width}x{height}"))
     {
         let message = format!("size is {size}; allowed for this image: {width}x{height}, auto");
         return Err(Fault::of("size", message));
     }
-    let requests: Vec<_> = pipeline.edit_requests(edit, &plan)?.into_iter().flatten().collect();
+    let requests: Vec<_> = pipeline.edit_requests(edit, plan)?.into_iter().flatten().collect();
     let tokens = requests.first().map_or(0, |request| request.prompt.len());
     let drawn = work.run(requests, |_, _| Ok(()))?;
     let usage = Usage { prompt: tokens, generated: drawn.iter().map(|one| one.ids.len()).sum() };
@@ -173,7 +182,7 @@ fn draw(work: &Work, edit: &EditRequest, size: Option<&str>) -> Result<Value, Fa
     for index in 0..edit.count as u64 {
         let drawn: Vec<_> = images.by_ref().take(candidates).collect();
         let seed = seed.wrapping_add(index);
-        let edited = work.in_turn(|| Ok(pipeline.best_edit(edit, &plan, seed, drawn)?))?;
+        let edited = work.in_turn(|| Ok(pipeline.best_edit(edit, plan, seed, drawn)?))?;
         work.state().metrics.drawn(name);
         kept.push(png_in_base64(&plan.paste(&edited.image))?);
     }

@@ -102,6 +102,8 @@ pub(super) async fn post(
         let size = format!("{width}x{height}");
         return Ok(stream::events(first, parts, move |part| events(part, &size, seed)));
     }
+    // The places are free when the thread has ended.
+    parts.next().await;
     match first {
         Part::Drawn(images, usage) => {
             Ok(axum::Json(response(&images, usage, seed)).into_response())
@@ -191,7 +193,7 @@ fn sized(
 fn draw(work: &Work, drawing: &Drawing, to: &Sender<Part>) -> Result<(), Fault> {
     let Drawing { prompt, config, count, partial } = drawing;
     let NamedPipeline { name, pipeline } = work.model();
-    check_text(pipeline, prompt.len())?;
+    check_text(pipeline, prompt.len() + config.negative_prompt.len())?;
     let mut requests = Vec::new();
     for index in 0..*count as u64 {
         let seed = config.seed.wrapping_add(index);
@@ -200,20 +202,22 @@ fn draw(work: &Work, drawing: &Drawing, to: &Sender<Part>) -> Result<(), Fault> 
     }
     let tokens = requests.first().map_or(0, |request| request.prompt.len());
     let mut assemblers: Vec<_> = requests.iter().map(|one| pipeline.assembler(one)).collect();
-    let mut shown = vec![0; requests.len()];
+    // The part that each has reached, and how many times it was shown.
+    let mut shown = vec![(0, 0); requests.len()];
     let drawn = work.run(requests, |index, event| {
-        let Event::ImageProgress { done, total, .. } = event else { return Ok(()) };
+        let Event::ImageProgress { done, total, width, .. } = event else { return Ok(()) };
         assemblers[index].push(event).map_err(Fault::failed)?;
         // After the first of `partial + 1` equal parts, the second, and so on.
-        if *partial == 0 || done == total || done * (partial + 1) / total <= shown[index] {
+        let ((reached, times), at) = (&mut shown[index], done * (partial + 1) / total);
+        // Only a whole row can be shown.
+        if *partial == 0 || done == total || at <= *reached || done % width != 0 {
             return Ok(());
         }
-        shown[index] = done * (partial + 1) / total;
+        *reached = at;
         let rows = work.in_turn(|| assemblers[index].rows_so_far().map_err(Fault::failed))?;
-        match rows {
-            Some(rows) => to.send(Part::Partial(index, shown[index] - 1, png_in_base64(&rows)?)),
-            None => Ok(()),
-        }
+        let Some(rows) = rows else { return Ok(()) };
+        *times += 1;
+        to.send(Part::Partial(index, *times - 1, png_in_base64(&rows)?))
     })?;
     let usage = Usage { prompt: tokens, generated: drawn.iter().map(|one| one.ids.len()).sum() };
     let mut images = drawn.into_iter().flat_map(|one| one.images);

@@ -161,6 +161,11 @@ fn check(pipeline: &Pipeline, messages: &[Message], limits: &Limits) -> Result<(
                 Part::ImageUrl { .. } => images += 1,
             }
         }
+        for place in &message.x_parts {
+            if let Place::Text { text } = place {
+                bytes += text.len();
+            }
+        }
     }
     if images > limits.images {
         let message = format!("{images} images; allowed: {} in a request", limits.images);
@@ -211,15 +216,27 @@ impl Room<'_> {
             let images = images.into_iter().map(Segment::Image);
             return Ok(Read { role, segments: text.into_iter().chain(images).collect() });
         }
+        if role != Role::Assistant {
+            return Err(Fault::of("x_parts", "only an answer has x_parts"));
+        }
+        let mut images: Vec<Option<RgbImage>> = images.into_iter().map(Some).collect();
         let placed = |place| match place {
             Place::Text { text } => Ok(Segment::Text(text)),
             Place::Image { index } => {
-                let image = images.get(index).cloned().map(Segment::Image);
-                image.ok_or_else(|| Fault::of("x_parts", format!("there is no image {index}")))
+                let image = images.get_mut(index).and_then(Option::take).map(Segment::Image);
+                image.ok_or_else(|| {
+                    Fault::of("x_parts", format!("there is no image {index}, or it has a place"))
+                })
             }
         };
-        let segments = message.x_parts.into_iter().map(placed).collect::<Result<_, _>>()?;
-        Ok(Read { role, segments })
+        let segments = message.x_parts.into_iter().map(placed).collect::<Result<Vec<_>, _>>()?;
+        let read = Read { role, segments };
+        if images.iter().any(Option::is_some)
+            || read.text().replace('\n', "") != texts.concat().replace('\n', "")
+        {
+            return Err(Fault::of("x_parts", "x_parts and the message differ"));
+        }
+        Ok(read)
     }
 
     fn image(&mut self, url: &str) -> Result<RgbImage, Fault> {

@@ -83,6 +83,16 @@ pub(super) fn events<T: Send + 'static>(
     ([(NO_BUFFER, "no")], events).into_response()
 }
 
+/// The only part, when the thread that makes it has ended.
+///
+/// # Errors
+/// The fault that came instead of it.
+pub(super) async fn only<T>(mut parts: Parts<T>) -> Result<T, Fault> {
+    let part = first(&mut parts).await?;
+    parts.next().await;
+    Ok(part)
+}
+
 /// The first part, or the fault that came instead of it.
 ///
 /// # Errors

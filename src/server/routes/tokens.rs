@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::messages::{self, Message};
+use super::stream;
 use crate::generate::LanguageModel;
 use crate::server::body::Json;
 use crate::server::fault::Fault;
@@ -34,7 +35,7 @@ pub(super) async fn tokenize(
     Json(body): Json<Tokenize>,
 ) -> Result<axum::Json<Value>, Fault> {
     let work = Work::new(&state, state.model(body.model.as_deref())?, 1)?;
-    let mut parts = work.start(move |work, to| {
+    let parts = work.start(move |work, to| {
         let pipeline = work.pipeline();
         let ids = work.in_turn(|| match (body.prompt, body.messages) {
             (Some(prompt), None) => {
@@ -61,7 +62,7 @@ pub(super) async fn tokenize(
             "image_codes": codes,
         }))
     });
-    parts.next().await.unwrap_or_else(|| Err(Fault::internal())).map(axum::Json)
+    stream::only(parts).await.map(axum::Json)
 }
 
 /// Ids of a model.
@@ -78,7 +79,7 @@ pub(super) async fn detokenize(
     Json(body): Json<Detokenize>,
 ) -> Result<axum::Json<Value>, Fault> {
     let work = Work::new(&state, state.model(body.model.as_deref())?, 1)?;
-    let mut parts = work.start(move |work, to| {
+    let parts = work.start(move |work, to| {
         let pipeline = work.pipeline();
         let ids = pipeline.processor().vocabulary().len();
         if let Some(id) = body.tokens.iter().find(|id| **id as usize >= ids) {
@@ -117,5 +118,5 @@ pub(super) async fn detokenize(
         }
         to.send(json!({ "prompt": text, "x_parts": parts }))
     });
-    parts.next().await.unwrap_or_else(|| Err(Fault::internal())).map(axum::Json)
+    stream::only(parts).await.map(axum::Json)
 }
