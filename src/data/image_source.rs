@@ -23,7 +23,7 @@ impl ImageSource {
     /// the message.
     pub(super) fn parse(text: &str, dir: &Path) -> Result<Self, String> {
         if let Some(uri) = text.strip_prefix("data:") {
-            return inside(uri).map(Self::Inside);
+            return data_uri(uri).map(Self::Inside);
         }
         if let Some(path) = text.strip_prefix("file://") {
             return Ok(Self::File(PathBuf::from(path.strip_prefix("localhost").unwrap_or(path))));
@@ -56,10 +56,13 @@ impl Display for ImageSource {
     }
 }
 
-/// The bytes in a `data:` URI, given without the scheme.
-fn inside(uri: &str) -> Result<Vec<u8>, String> {
-    let encoded =
-        uri.split_once(',').and_then(|(kind, text)| kind.ends_with(";base64").then_some(text));
+/// The bytes in a `data:` URI in base64; `uri` comes without the scheme.
+///
+/// # Errors
+/// The message, if it is not in base64.
+pub fn data_uri(uri: &str) -> Result<Vec<u8>, String> {
+    let is_base64 = |kind: &str| kind.to_ascii_lowercase().ends_with(";base64");
+    let encoded = uri.split_once(',').and_then(|(kind, text)| is_base64(kind).then_some(text));
     let encoded = encoded.ok_or("a data: URI of an image must be data:image/...;base64,...")?;
     STANDARD.decode(encoded.trim()).map_err(|e| format!("a data: URI is not valid base64: {e}"))
 }
@@ -78,6 +81,7 @@ mod tests {
         assert_eq!(parse("file:///a.png"), file("/a.png"));
         assert_eq!(parse("file://localhost/a.png"), file("/a.png"));
         assert_eq!(parse("data:image/png;base64,AQI="), Ok(ImageSource::Inside(vec![1, 2])));
+        assert_eq!(parse("data:image/PNG;BASE64,AQI="), Ok(ImageSource::Inside(vec![1, 2])));
         for (text, words) in [
             ("https://host/a.png", "https URLs are not read"),
             ("data:image/png,xyz", "must be data:image"),

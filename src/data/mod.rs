@@ -87,6 +87,7 @@ pub(crate) use files::states as file_states;
 pub use group::{Exploded, Grouped};
 pub use image_directory::ImageDirectory;
 pub use image_key::Place;
+pub use image_source::data_uri;
 pub use imagefolder::ImageFolder;
 pub use inspect::{Column, ImageSize, Inspection, inspect};
 pub use jsonl::Jsonl;

@@ -1,14 +1,16 @@
 //! Images in requests and answers.
 
-use std::io::Cursor;
+use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use image::{DynamicImage, ImageFormat, RgbImage};
+use image::{DynamicImage, RgbImage};
 use vq_tokenizer::preprocess::{DecodeLimits, decode_image_within};
 
 use super::config::Limits;
 use super::fault::Fault;
+use crate::data::data_uri;
+use crate::files::png;
 
 /// What an image in a request begins with.
 const SCHEME: &str = "data:";
@@ -16,24 +18,14 @@ const SCHEME: &str = "data:";
 /// The bytes of the image at `url`.
 ///
 /// # Errors
-/// If it is no `data:` URI of an image in base64.
+/// If it is no `data:` URI in base64.
 pub(super) fn bytes_of(url: &str) -> Result<Vec<u8>, Fault> {
     let scheme = url.get(..SCHEME.len()).filter(|scheme| scheme.eq_ignore_ascii_case(SCHEME));
     if scheme.is_none() {
         let message = "images must come as data:image/...;base64,...: nothing is fetched";
         return Err(Fault::of("image_url", message));
     }
-    let content = url.split_once(',').and_then(|(kind, content)| {
-        let kind = kind[SCHEME.len()..].to_ascii_lowercase();
-        (kind.starts_with("image/") && kind.ends_with(";base64")).then_some(content)
-    });
-    let allowed = "allowed: data:image/...;base64,...";
-    let content = content.ok_or_else(|| {
-        Fault::of("image_url", format!("the data: URI holds no image in base64; {allowed}"))
-    })?;
-    STANDARD.decode(content.trim()).map_err(|error| {
-        Fault::of("image_url", format!("the data: URI is no valid base64 ({error}); {allowed}"))
-    })
+    data_uri(&url[SCHEME.len()..]).map_err(|message| Fault::of("image_url", message))
 }
 
 /// The image in `bytes`, which is no larger than `limits` allow; that is checked before it is decoded.
@@ -48,14 +40,10 @@ pub(super) fn opened(bytes: &[u8], limits: &Limits) -> Result<DynamicImage, Faul
 /// `image` as PNG, in base64.
 ///
 /// # Errors
-/// If it cannot be written, which needs memory only.
+/// If it has no pixels, which is the server's fault.
 pub(super) fn png_in_base64(image: &RgbImage) -> Result<String, Fault> {
-    let mut png = Cursor::new(Vec::new());
-    image.write_to(&mut png, ImageFormat::Png).map_err(|error| {
-        tracing::error!("{error}");
-        Fault::internal()
-    })?;
-    Ok(STANDARD.encode(png.into_inner()))
+    let png = png(Path::new("an image of an answer"), image).map_err(Fault::failed)?;
+    Ok(STANDARD.encode(png))
 }
 
 /// The `data:` URI of a PNG image in base64.
@@ -83,10 +71,9 @@ mod tests {
             ("//host/a.png", "nothing is fetched"),
             ("", "nothing is fetched"),
             ("d\u{e4}ta:", "nothing is fetched"),
-            ("data:text/plain;base64,AQI=", "no image in base64"),
-            ("data:image/png,AQI=", "no image in base64"),
-            ("data:image/png;base64", "no image in base64"),
-            ("data:image/png;base64,A*I=", "no valid base64"),
+            ("data:image/png,AQI=", "must be data:image/...;base64"),
+            ("data:image/png;base64", "must be data:image/...;base64"),
+            ("data:image/png;base64,A*I=", "not valid base64"),
         ] {
             let fault = bytes_of(url).unwrap_err();
             assert!(message(&fault).contains(said), "{url}: {}", message(&fault));

@@ -136,17 +136,17 @@ impl Settings {
         let penalty = self.repetition_penalty.unwrap_or(config.text.repetition_penalty);
         config.text.repetition_penalty = penalty;
         config.guidance_scale = self.guidance_scale.unwrap_or(config.guidance_scale);
-        config.negative_prompt =
-            self.negative_prompt.clone().unwrap_or(std::mem::take(&mut config.negative_prompt));
-        let most = |most: usize| most.min(limits.tokens);
-        config.max_new_tokens =
-            Some(most(self.max_tokens.or(config.max_new_tokens).unwrap_or(limits.tokens)));
-        if let Some(tokens) =
-            self.max_tokens.filter(|tokens| *tokens == 0 || *tokens > limits.tokens)
-        {
-            let message = format!("max_tokens is {tokens}; allowed: 1 to {}", limits.tokens);
-            return Err(Fault::of("max_tokens", message));
+        if let Some(negative) = &self.negative_prompt {
+            config.negative_prompt.clone_from(negative);
         }
+        config.max_new_tokens = Some(match self.max_tokens {
+            None => config.max_new_tokens.unwrap_or(limits.tokens).min(limits.tokens),
+            Some(tokens) if (1..=limits.tokens).contains(&tokens) => tokens,
+            Some(tokens) => {
+                let message = format!("max_tokens is {tokens}; allowed: 1 to {}", limits.tokens);
+                return Err(Fault::of("max_tokens", message));
+            }
+        });
         config.stop_strings.extend(self.stop.clone().map_or(Vec::new(), OneOrMany::into_vec));
         config.seed = match self.seed {
             // Short enough for programs that have numbers in f64 only.

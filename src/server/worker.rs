@@ -55,7 +55,7 @@ struct Running {
     cancelled: Arc<AtomicBool>,
     deadline: Instant,
     arrived: Instant,
-    first: Option<Instant>,
+    has_begun: bool,
     prompt: usize,
 }
 
@@ -126,8 +126,9 @@ impl<'a> Station<'a> {
         let prompt = request.prompt.len();
         match self.engine.admit(request) {
             Ok(id) => {
-                let first = None;
-                let running = Running { index, steps, cancelled, deadline, arrived, first, prompt };
+                let has_begun = false;
+                let running =
+                    Running { index, steps, cancelled, deadline, arrived, has_begun, prompt };
                 self.running.insert(id, running);
             }
             Err(error) => drop(steps.send((index, Step::Refused(error)))),
@@ -200,8 +201,8 @@ impl Running {
 
     /// Measures the time to the first token or code.
     fn note(&mut self, event: &Event, name: &str, metrics: &Metrics) {
-        if self.first.is_none() && !matches!(event, Event::Failed | Event::ImageStart) {
-            self.first = Some(Instant::now());
+        if !self.has_begun && !matches!(event, Event::Failed | Event::ImageStart) {
+            self.has_begun = true;
             metrics.first(name, self.arrived.elapsed(), self.prompt);
         }
     }

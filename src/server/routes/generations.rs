@@ -194,11 +194,13 @@ fn draw(work: &Work, drawing: &Drawing, to: &Sender<Part>) -> Result<(), Fault> 
     let Drawing { prompt, config, count, partial } = drawing;
     let NamedPipeline { name, pipeline } = work.model();
     check_text(pipeline, prompt.len() + config.negative_prompt.len())?;
-    let mut requests = Vec::new();
+    let of_one = work.in_turn(|| Ok(pipeline.drawing_requests(prompt, config)?))?;
+    let mut requests = Vec::with_capacity(count * of_one.len());
     for index in 0..*count as u64 {
-        let seed = config.seed.wrapping_add(index);
-        let config = GenerationConfig { seed, ..config.clone() };
-        requests.extend(work.in_turn(|| Ok(pipeline.drawing_requests(prompt, &config)?))?);
+        requests.extend(of_one.iter().cloned().map(|mut request| {
+            request.config.seed = request.config.seed.wrapping_add(index);
+            request
+        }));
     }
     let tokens = requests.first().map_or(0, |request| request.prompt.len());
     let mut assemblers: Vec<_> = requests.iter().map(|one| pipeline.assembler(one)).collect();
