@@ -10,17 +10,16 @@ import json
 import pathlib
 import random
 import struct
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
-import urllib.request
 import zlib
 
 import openai
 from PIL import Image
+
+from server_process import Server
 
 PROMPT = "a large red circle on a white background"
 KEY = "a-key-of-the-tests"
@@ -64,8 +63,8 @@ def write_adapter(directory):
 
 
 class Cases:
-    def __init__(self, client, names, url):
-        self.client, self.names, self.url = client, names, url
+    def __init__(self, client, names, server):
+        self.client, self.names, self.server = client, names, server
         self.model = names[0]
         drawn = client.images.generate(model=self.model, prompt=PROMPT, extra_body={"seed": 3})
         self.png = base64.b64decode(drawn.data[0].b64_json)
@@ -305,10 +304,7 @@ class Cases:
             time.sleep(0.02)
 
     def running(self):
-        request = urllib.request.Request(f"{self.url}/metrics", headers={"Authorization": f"Bearer {KEY}"})
-        text = urllib.request.urlopen(request).read().decode()
-        lines = [line for line in text.splitlines() if line.startswith("calumma_num_requests_running")]
-        return sum(float(line.split()[-1]) for line in lines)
+        return self.server.metric("num_requests_running")
 
     def queue_full(self):
         once = self.client.with_options(max_retries=0)
@@ -335,38 +331,26 @@ class Cases:
 
 def main():
     calumma, checkpoint = sys.argv[1:]
-    directory = tempfile.TemporaryDirectory()
-    adapter, key = pathlib.Path(directory.name, "adapter"), pathlib.Path(directory.name, "key")
-    adapter.mkdir()
-    write_adapter(adapter)
-    key.write_text(KEY + "\n")
-    command = [calumma, "serve", checkpoint, "--listen", "127.0.0.1:0", "--json", "--api-key-file", str(key)]
-    command += ["--adapter", f"tuned={adapter}", "--queue", "64"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     failed = 0
-    try:
-        url = "http://" + json.loads(server.stdout.readline())["listening"]
-        threading.Thread(target=server.stdout.read, daemon=True).start()
-        client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=100)
-        client.models.list()
-        client = client.with_options(max_retries=2)
-        names = [model.id for model in client.models.list()]
-        cases = Cases(client, names, url)
-        tests = [name for name in vars(Cases) if not name.startswith("_") and name not in ("chat", "running", "chunk")]
-        for name in tests:
-            try:
-                note = getattr(cases, name)()
-                print(f"ok      {name}" + (f": {note}" if note else ""))
-            except Exception:
-                failed += 1
-                print(f"FAILED  {name}\n{traceback.format_exc()}")
-        print(f"{len(tests) - failed} of {len(tests)} cases")
-    finally:
-        server.terminate()
-        code = server.wait(30)
-    if code != 0:
-        print(f"FAILED  the server ended with {code}")
-    sys.exit(failed > 0 or code != 0)
+    with tempfile.TemporaryDirectory() as directory:
+        adapter, key = pathlib.Path(directory, "adapter"), pathlib.Path(directory, "key")
+        adapter.mkdir()
+        write_adapter(adapter)
+        key.write_text(KEY + "\n")
+        settings = ["--api-key-file", key, "--adapter", f"tuned={adapter}", "--queue", 64]
+        with Server(calumma, checkpoint, *settings, key=KEY) as server:
+            client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=2)
+            cases = Cases(client, [model.id for model in client.models.list()], server)
+            tests = [name for name in vars(Cases) if not name.startswith("_") and name not in ("chat", "running", "chunk")]
+            for name in tests:
+                try:
+                    note = getattr(cases, name)()
+                    print(f"ok      {name}" + (f": {note}" if note else ""))
+                except Exception:
+                    failed += 1
+                    print(f"FAILED  {name}\n{traceback.format_exc()}")
+            print(f"{len(tests) - failed} of {len(tests)} cases")
+    sys.exit(failed > 0)
 
 
 main()

@@ -7,51 +7,19 @@ memory grows by more than 5 % in the soak. Needs Linux and Python's standard lib
 """
 
 import base64
-import http.client
 import json
-import pathlib
 import random
 import statistics
-import subprocess
 import sys
 import threading
 import time
+
+from server_process import Server
 
 PROMPT = "a large red circle on a white background"
 CLIENTS = [1, 8, 32]
 # Of each measurement of throughput.
 MEASURE = 15
-
-
-class Server:
-    def __init__(self, calumma, checkpoint):
-        command = [calumma, "serve", checkpoint, "--listen", "127.0.0.1:0", "--json", "--quiet", "--queue", "256"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        host, port = json.loads(self.process.stdout.readline())["listening"].rsplit(":", 1)
-        self.place = host, int(port)
-        while self.ask("GET", "/health")[0] != 200:
-            time.sleep(0.05)
-
-    def connect(self):
-        return http.client.HTTPConnection(*self.place, timeout=120)
-
-    def ask(self, method, path, body=None):
-        connection = self.connect()
-        headers = {"content-type": "application/json"}
-        connection.request(method, path, json.dumps(body) if body is not None else None, headers)
-        answer = connection.getresponse()
-        content = answer.read()
-        connection.close()
-        return answer.status, content
-
-    def metric(self, name):
-        lines = self.ask("GET", "/metrics")[1].decode().splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"calumma_{name}{{"))
-
-    def memory(self):
-        """Resident MiB."""
-        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def drawing(seed):
@@ -160,22 +128,18 @@ def soak(server, seconds):
 
 
 def main():
-    server = Server(*sys.argv[1:3])
     seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 600
-    try:
-        rates, errors = [], []
+    rates, errors = [], []
+    with Server(*sys.argv[1:3], "--queue", 256) as server:
         for clients in CLIENTS:
             rate, failed = throughput(server, clients)
             rates.append(rate)
             errors += failed
         print(f"32 clients draw {rates[-1] / rates[0]:.1f} x what one draws")
         errors += soak(server, seconds)
-        for error in errors[:10]:
-            print(f"FAILED  {error!r}")
-    finally:
-        server.process.terminate()
-        code = server.process.wait(60)
-    sys.exit(bool(errors) or code != 0)
+    for error in errors[:10]:
+        print(f"FAILED  {error!r}")
+    sys.exit(bool(errors))
 
 
 main()

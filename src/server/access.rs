@@ -12,15 +12,15 @@ use tracing::Instrument;
 use super::fault::Fault;
 use super::state::State;
 
-/// What needs no key: whether the process lives.
-const OPEN: [&str; 1] = ["/livez"];
+/// What needs no key: the page, which is the same for everyone and asks for the key, and whether the process lives.
+const OPEN: [&str; 2] = ["/", "/livez"];
 
 /// What pages of other origins may read of a response's headers.
 const EXPOSED: HeaderValue = HeaderValue::from_static("x-request-id, retry-after");
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// On every response.
+/// On every response that has none of its own.
 const HEADERS: [(HeaderName, HeaderValue); 5] = [
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
@@ -28,11 +28,7 @@ const HEADERS: [(HeaderName, HeaderValue); 5] = [
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     (
         header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(
-            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
-             img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
-             frame-ancestors 'none'",
-        ),
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
     ),
 ];
 
@@ -63,7 +59,7 @@ pub(super) async fn guard(
     span.in_scope(|| tracing::info!(status, "answered"));
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
-        headers.insert(name, value);
+        headers.entry(name).or_insert(value);
     }
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, id);

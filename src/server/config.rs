@@ -56,7 +56,7 @@ impl fmt::Debug for ApiKey {
 pub struct ServerConfig {
     /// Port 0 takes a free one.
     pub address: SocketAddr,
-    /// Asked for on all routes but `/livez`, if there is one.
+    /// Asked for on all routes but `/livez` and the page, if there is one.
     pub api_key: Option<ApiKey>,
     /// Allows an address that other machines reach without a key.
     pub insecure: bool,

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::messages::check_text;
+use super::rows::Shown;
 use crate::generate::{Event, GenerationConfig, Grammar, LanguageModel, Request};
 use crate::pipeline::PipelineEvent;
 use crate::server::config::NamedPipeline;
@@ -18,8 +19,8 @@ const STEPS: usize = 16;
 #[derive(Debug)]
 pub(super) enum Part {
     Text(usize, String),
-    /// Codes so far, and of the whole image.
-    Progress(usize, [usize; 2]),
+    /// Codes so far, and of the whole image; the rows so far as PNG in base64, if they are shown.
+    Progress(usize, [usize; 2], Option<String>),
     /// A PNG image in base64.
     Image(usize, String),
     /// The reason.
@@ -54,6 +55,8 @@ pub(super) struct Asked {
     pub(super) grammar: Option<Grammar>,
     /// Answers to each prompt.
     pub(super) count: usize,
+    /// How many times the rows of an image in progress are shown.
+    pub(super) partial: usize,
 }
 
 /// Starts answers to the prompts that `prompts` makes, first those to the first prompt.
@@ -87,8 +90,19 @@ fn run(work: &Work, asked: &Asked, prompts: &[Vec<u32>], to: &Sender<Part>) -> R
     }
     let mut assemblers: Vec<_> =
         requests.iter().map(|request| pipeline.assembler(request)).collect();
+    let mut shown = vec![Shown::of(asked.partial); requests.len()];
     let generated = work.run(requests, |index, event| {
-        let assembler = &mut assemblers[index];
+        let (assembler, shown) = (&mut assemblers[index], &mut shown[index]);
+        let is_shown = match event {
+            Event::ImageStart => {
+                *shown = Shown::of(asked.partial);
+                false
+            }
+            Event::ImageProgress { done, total, width, .. } => {
+                shown.next(done, total, width).is_some()
+            }
+            _ => false,
+        };
         let events = match event {
             Event::Image(_) => work.in_turn(|| assembler.push(event).map_err(Fault::failed))?,
             event => assembler.push(event).map_err(Fault::failed)?,
@@ -101,9 +115,12 @@ fn run(work: &Work, asked: &Asked, prompts: &[Vec<u32>], to: &Sender<Part>) -> R
                     Part::Image(index, png_in_base64(&image)?)
                 }
                 PipelineEvent::ImageProgress { done, total }
-                    if done * STEPS / total != (done - 1) * STEPS / total && done < total =>
+                    if is_shown || done < total && is_step(done, total) =>
                 {
-                    Part::Progress(index, [done, total])
+                    let rows = || assembler.rows_so_far().map_err(Fault::failed);
+                    let rows = if is_shown { work.in_turn(rows)? } else { None };
+                    let rows = rows.map(|rows| png_in_base64(&rows)).transpose()?;
+                    Part::Progress(index, [done, total], rows)
                 }
                 PipelineEvent::End(reason) => Part::Ended(index, finish_reason(reason)),
                 PipelineEvent::ImageStart | PipelineEvent::ImageProgress { .. } => continue,
@@ -114,6 +131,11 @@ fn run(work: &Work, asked: &Asked, prompts: &[Vec<u32>], to: &Sender<Part>) -> R
     })?;
     let generated = generated.iter().map(|generated| generated.ids.len()).sum();
     to.send(Part::Usage(Usage { prompt: prompts.iter().map(Vec::len).sum(), generated }))
+}
+
+/// Whether `done` codes of `total` complete one of [`STEPS`] equal parts.
+fn is_step(done: usize, total: usize) -> bool {
+    done * STEPS / total != (done - 1) * STEPS / total
 }
 
 /// `request` with the seeds from its own on.

@@ -10,11 +10,13 @@ use serde_json::{Value, json};
 use super::answer::{self, Asked, Part, Whole, image_part};
 use super::heading::Heading;
 use super::messages::{self, Message};
+use super::rows::check_partial;
 use super::stream::{self, StreamOptions};
 use crate::generate::GenerationMode;
 use crate::server::body::Json;
 use crate::server::fault::Fault;
 use crate::server::form::{self, ResponseFormat, StructuredOutputs};
+use crate::server::image_data::uri_of;
 use crate::server::sampling::{OneOrMany, Settings, request};
 use crate::server::state::State;
 use crate::server::work::Work;
@@ -29,6 +31,8 @@ request! {
         structured_outputs: Option<StructuredOutputs>,
         stream: Option<bool>,
         stream_options: Option<StreamOptions>,
+        /// How many times a stream shows the rows of each image that is drawn, 0 to 64.
+        partial_images: Option<usize>,
     }
 }
 
@@ -60,8 +64,9 @@ pub(super) async fn post(
     };
     let heading = Heading::new("chatcmpl", &work, &config);
     let draw = config.mode == GenerationMode::ImageOnly;
+    let partial = check_partial(body.partial_images)?;
     let grammar = form::grammar(body.response_format.as_ref(), body.structured_outputs.as_ref())?;
-    let asked = Asked { config, grammar, count };
+    let asked = Asked { config, grammar, count, partial };
     let messages = body.messages;
     let mut parts = answer::start(work, asked, move |work| {
         let limits = &work.state().config.limits;
@@ -95,8 +100,12 @@ fn chunks(heading: Heading, count: usize, with_usage: bool) -> impl FnMut(Part) 
     move |part| {
         let (index, mut delta, reason) = match part {
             Part::Text(index, text) => (index, json!({ "content": text }), None),
-            Part::Progress(index, [done, total]) => {
-                (index, json!({ "x_image_progress": { "done": done, "total": total } }), None)
+            Part::Progress(index, [done, total], rows) => {
+                let mut progress = json!({ "done": done, "total": total });
+                if let Some(rows) = rows {
+                    progress["image_url"] = json!({ "url": uri_of(&rows) });
+                }
+                (index, json!({ "x_image_progress": progress }), None)
             }
             Part::Image(index, base64) => {
                 let number = images[index];

@@ -82,7 +82,7 @@ pub(super) async fn post(
     config.mode = GenerationMode::TextOnly;
     let heading = Heading::new("cmpl", &work, &config);
     let grammar = form::grammar(body.response_format.as_ref(), body.structured_outputs.as_ref())?;
-    let asked = Asked { config, grammar, count };
+    let asked = Asked { config, grammar, count, partial: 0 };
     let prompt = body.prompt;
     let mut parts = answer::start(work, asked, move |work| prompt.ids(work.pipeline()));
     if body.stream != Some(true) {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::answer::Usage;
 use super::messages::check_text;
+use super::rows::{Shown, check_partial};
 use super::stream;
 use crate::generate::{Event, GenerationConfig};
 use crate::pipeline::Pipeline;
@@ -46,9 +47,6 @@ request! {
     }
 }
 
-/// Most images in progress that a stream shows.
-const MOST_PARTIAL: usize = 64;
-
 /// What is drawn.
 struct Drawing {
     prompt: String,
@@ -76,11 +74,7 @@ pub(super) async fn post(
     let (number, limits) = (state.model(body.model.as_deref())?, &state.config.limits);
     let (count, own) = (settings.answers(limits)?, state.opened(number).pipeline.generation());
     let mut config = settings.over(own, limits)?;
-    let partial = body.partial_images.unwrap_or(0);
-    if partial > MOST_PARTIAL {
-        let message = format!("partial_images is {partial}; allowed: 0 to {MOST_PARTIAL}");
-        return Err(Fault::of("partial_images", message));
-    }
+    let partial = check_partial(body.partial_images)?;
     let streams = body.stream == Some(true);
     // Images in progress are shown of the one that is kept.
     let candidates = if streams { 1 } else { own.candidates };
@@ -204,22 +198,14 @@ fn draw(work: &Work, drawing: &Drawing, to: &Sender<Part>) -> Result<(), Fault> 
     }
     let tokens = requests.first().map_or(0, |request| request.prompt.len());
     let mut assemblers: Vec<_> = requests.iter().map(|one| pipeline.assembler(one)).collect();
-    // The part that each has reached, and how many times it was shown.
-    let mut shown = vec![(0, 0); requests.len()];
+    let mut shown = vec![Shown::of(*partial); requests.len()];
     let drawn = work.run(requests, |index, event| {
         let Event::ImageProgress { done, total, width, .. } = event else { return Ok(()) };
         assemblers[index].push(event).map_err(Fault::failed)?;
-        // After the first of `partial + 1` equal parts, the second, and so on.
-        let ((reached, times), at) = (&mut shown[index], done * (partial + 1) / total);
-        // Only a whole row can be shown.
-        if *partial == 0 || done == total || at <= *reached || done % width != 0 {
-            return Ok(());
-        }
-        *reached = at;
+        let Some(step) = shown[index].next(done, total, width) else { return Ok(()) };
         let rows = work.in_turn(|| assemblers[index].rows_so_far().map_err(Fault::failed))?;
         let Some(rows) = rows else { return Ok(()) };
-        *times += 1;
-        to.send(Part::Partial(index, *times - 1, png_in_base64(&rows)?))
+        to.send(Part::Partial(index, step, png_in_base64(&rows)?))
     })?;
     let usage = Usage { prompt: tokens, generated: drawn.iter().map(|one| one.ids.len()).sum() };
     let mut images = drawn.into_iter().flat_map(|one| one.images);

@@ -8,6 +8,8 @@ mod generations;
 mod heading;
 mod messages;
 mod models;
+mod pages;
+mod rows;
 mod status;
 mod stream;
 mod tokens;
@@ -27,6 +29,7 @@ use super::state::State;
 /// All routes.
 pub(super) fn all(state: Arc<State>) -> Router {
     Router::new()
+        .route("/", get(pages::play))
         .route("/v1/chat/completions", post(chat::post))
         .route("/v1/completions", post(completions::post))
         .route("/v1/images/generations", post(generations::post))

@@ -26,10 +26,13 @@ pub(super) async fn one(
     Ok(Json(described(&state.models()?[number], &state)))
 }
 
-/// `max_model_len` is vLLM's name for the context.
+/// `max_model_len` is vLLM's name for the context; `generation` is what a request does not set.
 fn described(model: &NamedPipeline, state: &State) -> Value {
     let pipeline = &model.pipeline;
     let size = pipeline.drawing_vq().and_then(|_| pipeline.size_of(pipeline.generation()));
+    // By way of the text, in which a number in f32 has its own digits and not those of its f64.
+    let generation = serde_json::to_string(pipeline.generation());
+    let generation = generation.and_then(|text| serde_json::from_str::<Value>(&text)).ok();
     json!({
         "id": model.name,
         "object": "model",
@@ -37,6 +40,7 @@ fn described(model: &NamedPipeline, state: &State) -> Value {
         "owned_by": "calumma",
         "max_model_len": pipeline.model().context(),
         "digest": pipeline.digest(),
+        "generation": generation,
         "image_size": size.ok().map(|[width, height]| format!("{width}x{height}")),
     })
 }

@@ -1,0 +1,63 @@
+//! The page at `/`, which draws, chats and shows the tokens.
+
+use std::sync::LazyLock;
+
+use axum::http::{HeaderValue, header};
+use axum::response::{Html, IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
+
+/// Whole: it loads nothing else, and asks the routes of this server only.
+const PLAY: &str = include_str!("../pages/play.html");
+
+/// Lets the page run its own script and style and no others, whatever it shows.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let policy = format!(
+        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; img-src data: blob:; \
+         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        digest(PLAY, "script"),
+        digest(PLAY, "style"),
+    );
+    HeaderValue::try_from(policy).expect("the policy is ASCII")
+});
+
+/// The page.
+pub(super) async fn play() -> Response {
+    ([(header::CONTENT_SECURITY_POLICY, POLICY.clone())], Html(PLAY)).into_response()
+}
+
+/// The SHA-256 in base64 of what the only `<tag>` of `html` holds, by which a policy names it.
+fn digest(html: &str, tag: &str) -> String {
+    let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));
+    let content = html.split_once(&open).and_then(|(_, rest)| rest.split_once(&close));
+    STANDARD.encode(Sha256::digest(content.map_or("", |(content, _)| content)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_names_the_script_and_the_style_of_the_page() {
+        // From `printf alert | openssl dgst -sha256 -binary | base64`.
+        let known = "35BQWN1npAn++BSA6B5HNlcrDttNf7mHxpXNB+Jg7IE=";
+        assert_eq!(digest("<p><script>alert</script>", "script"), known);
+        for tag in ["script", "style"] {
+            assert_eq!(PLAY.matches(&format!("<{tag}>")).count(), 1, "{tag}");
+        }
+    }
+
+    #[test]
+    fn the_page_asks_nobody_else() {
+        for address in ["http:", "https:", "//", "@import", "url("] {
+            let of = |line: &&str| {
+                let line = line.trim();
+                // Comments begin lines.
+                line.contains(address) && !line.starts_with("//") && !line.contains("www.w3.org")
+            };
+            let found: Vec<&str> = PLAY.lines().filter(of).collect();
+            assert!(found.is_empty(), "{address}: {found:?}");
+        }
+    }
+}
