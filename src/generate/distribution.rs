@@ -2,6 +2,7 @@
 
 use super::elementary::ln;
 use super::noise::Noise;
+use super::request::Logprobs;
 use super::sampling_config::SamplingConfig;
 use crate::model::NoDraw;
 
@@ -18,6 +19,24 @@ impl Logits {
     /// `values` of the ids from `first` on.
     pub fn new(first: u32, values: Vec<f32>) -> Self {
         Self { first, values }
+    }
+
+    /// The log-probabilities of `id`, one of these, and of the `most` most likely ids.
+    pub fn logprobs(&self, id: u32, most: usize) -> Logprobs {
+        let highest = reduce(&self.values, f32::NEG_INFINITY, f32::max);
+        let weight = |logit: &f32| f64::from(logit - highest).exp();
+        let log_sum = f64::from(highest) + self.values.iter().map(weight).sum::<f64>().ln();
+        let of = |at: usize| (f64::from(self.values[at]) - log_sum) as f32;
+        let higher =
+            |a: &usize, b: &usize| self.values[*b].total_cmp(&self.values[*a]).then(a.cmp(b));
+        let mut top: Vec<usize> = (0..self.values.len()).collect();
+        if most < top.len() {
+            top.select_nth_unstable_by(most, higher);
+            top.truncate(most);
+        }
+        top.sort_unstable_by(higher);
+        let top = top.into_iter().map(|at| (self.first + at as u32, of(at))).collect();
+        Logprobs { of_id: of((id - self.first) as usize), top }
     }
 
     /// Hides every id for which `allows` is false.

@@ -4,6 +4,7 @@ use super::draw::{Draw, Drawn};
 use super::gang::Gang;
 use super::modality::ModalityState;
 use super::pass::Feed;
+use super::request::Request;
 
 /// How many places after its last row a request's image is guessed for the next pass.
 const AHEAD: usize = 15;
@@ -18,14 +19,16 @@ pub(super) struct Plan {
 
 impl Plan {
     /// The draws of the requests among `gangs` that `feeds` completes, with places ahead if the next pass may guess;
-    /// `None` if one of them must see logits, as text under a constraint does.
+    /// `None` if one of them must see logits, as text under a constraint or with log-probabilities does.
     pub(super) fn new(gangs: &[Gang], feeds: &[Feed], guesses: bool) -> Option<Self> {
         let mut plan = Self::default();
         let mut span = 0;
         for lanes in feeds.chunk_by(|a, b| a.gang == b.gang) {
             let gang = &gangs[lanes[0].gang];
             if lanes[0].wanted > 0 {
-                if gang.state == ModalityState::Text && gang.request.constraint.is_some() {
+                let Request { constraint, logprobs, .. } = &gang.request;
+                if gang.state == ModalityState::Text && (constraint.is_some() || logprobs.is_some())
+                {
                     return None;
                 }
                 plan.add(gang, &lanes[0], span, guesses);

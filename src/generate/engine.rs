@@ -172,6 +172,11 @@ impl<'a, M: LanguageModel> Engine<'a, M> {
         self.results.remove(&id)
     }
 
+    /// Whether a request has not been started yet.
+    pub fn is_waiting(&self, id: RequestId) -> bool {
+        self.waiting.iter().any(|gang| gang.id == id)
+    }
+
     /// What the engine has done, and what it holds.
     pub fn stats(&self) -> EngineStats {
         EngineStats {

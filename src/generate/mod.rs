@@ -50,7 +50,7 @@ pub use language_model::{BLOCK, LanguageModel, Span};
 pub use lookup::{PromptLookup, lookup};
 pub use modality::{GenerationMode, ModalityRules, ModalityState};
 pub use preset::Preset;
-pub use request::{EndReason, Event, Generated, Request, RequestId};
+pub use request::{EndReason, Event, Generated, Logprobs, Request, RequestId};
 pub use sampling_config::SamplingConfig;
 pub use serving::ServingModel;
 pub use stats::EngineStats;

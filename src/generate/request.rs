@@ -23,6 +23,8 @@ pub struct Request {
     pub constraint: Option<Box<dyn Constraint>>,
     /// Texts that end the request.
     pub stop: Option<StopStrings>,
+    /// With each text id its log-probability and those of so many of the most likely ids in its place; `None` for neither.
+    pub logprobs: Option<usize>,
     /// Requests with different salts share nothing of their prompts, such as those of different users: that a
     /// beginning is known can be timed.
     pub salt: u64,
@@ -46,9 +48,21 @@ impl RequestId {
     }
 }
 
+/// Log-probabilities in nats of the id of a place and of the most likely ones: the model's own over all its ids, before
+/// settings, rules and constraints.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logprobs {
+    /// That of the id.
+    pub of_id: f32,
+    /// The most likely ids with theirs, the highest first; among equal ones the lowest id first.
+    pub top: Vec<(u32, f32)>,
+}
+
 /// A step of a request, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// The log-probabilities of the text id that is the next event, if the request asks for them.
+    Logprobs(Logprobs),
     /// A text id was drawn.
     Text(u32),
     /// An image began.

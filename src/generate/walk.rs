@@ -9,6 +9,7 @@ use super::distribution::{Distribution, Logits};
 use super::gang::Gang;
 use super::last_rows::LastPass;
 use super::modality::ModalityState;
+use super::request::{EndReason, Event};
 use super::stats::EngineStats;
 use super::window::{DraftKind, WindowPolicy};
 use crate::error::Result;
@@ -97,7 +98,20 @@ fn next(gang: &mut Gang, last: &LastPass, guess: Option<u32>) -> Result<Option<u
 }
 
 /// Draws the next id, as [`next`].
-fn draw(gang: &mut Gang, mut logits: Logits, guess: Option<u32>) -> Result<Option<u32>> {
+fn draw(gang: &mut Gang, logits: Logits, guess: Option<u32>) -> Result<Option<u32>> {
+    let state = gang.state;
+    let told = gang.request.logprobs.filter(|_| state == ModalityState::Text);
+    let own = told.map(|most| (logits.clone(), most));
+    let Some(logits) = allowed(gang, logits)? else { return Ok(None) };
+    let id = choose(gang, &logits, state, gang.ids.len(), guess)?;
+    if let Some((own, most)) = own.filter(|_| gang.rules.is_text(id)) {
+        gang.events.push(Event::Logprobs(own.logprobs(id, most)));
+    }
+    Ok(Some(id))
+}
+
+/// `logits` with the ids that may follow; `None` if a constraint is fulfilled and ends the request.
+fn allowed(gang: &mut Gang, mut logits: Logits) -> Result<Option<Logits>> {
     let (state, available) = (gang.state, gang.available());
     if let (ModalityState::Text, Some(constraint)) = (state, &mut gang.request.constraint) {
         let (allowed, may_end) = (constraint.allowed()?, constraint.may_end());
@@ -107,13 +121,13 @@ fn draw(gang: &mut Gang, mut logits: Logits, guess: Option<u32>) -> Result<Optio
             rules.allows(state, id, available) && if rules.is_stop(id) { may_end } else { fits(id) }
         });
         if may_end && !allowed.contains(&true) {
-            gang.end(super::request::EndReason::Constraint);
+            gang.end(EndReason::Constraint);
             return Ok(None);
         }
     } else {
         logits.allow_only(|id| gang.rules.allows(state, id, available));
     }
-    choose(gang, &logits, state, gang.ids.len(), guess).map(Some)
+    Ok(Some(logits))
 }
 
 /// Chooses the id at place `at` of the request among those that are left; `guess` if it is near enough.

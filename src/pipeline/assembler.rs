@@ -59,8 +59,8 @@ impl Assembler<'_> {
                 certain.extend(text(self.stream.finish()?));
                 certain.push(PipelineEvent::End(reason));
             }
-            // The request's result is the error.
-            Event::Failed => {}
+            // For callers that want them; of a failed request the result is the error.
+            Event::Logprobs(_) | Event::Failed => {}
         }
         Ok(certain)
     }

@@ -4,8 +4,8 @@ use std::cell::Cell;
 
 use calumma::Result;
 use calumma::generate::{
-    Draw, Drawn, EngineConfig, GenerationConfig, GenerationMode, LanguageModel, Request, Span,
-    Window,
+    Draw, Drawn, EngineConfig, Event, GenerationConfig, GenerationMode, LanguageModel, Request,
+    Span, Window,
 };
 
 use super::mixed::mixed;
@@ -89,6 +89,42 @@ fn ids_that_the_model_draws_are_those_of_its_logits() {
         assert!(model.drawn.get() > 100, "{window:?}: {} passes", model.drawn.get());
         assert!(model.logits.get() > 0, "text under a constraint is drawn from logits");
     }
+}
+
+/// Fails if log-probabilities change what is drawn, come with anything but text ids, or are not those of the ids.
+#[test]
+fn log_probabilities_come_before_the_text_ids_that_they_are_of() {
+    let (vocabulary, requests) = (vocabulary(), mixed(48));
+    let model = Drawing::new(Scripted::random());
+    let config = EngineConfig { window: Window::Fixed(7), ..plain(1024) };
+    let expected = run_all(&model, vocabulary, GRID, &config, &requests);
+    let told = |request: &Request| Request { logprobs: Some(2000), ..request.clone() };
+    let asking: Vec<Request> = requests.iter().map(told).collect();
+    let mut texts = 0;
+    for (n, (generated, events)) in
+        run_all(&model, vocabulary, GRID, &config, &asking).into_iter().enumerate()
+    {
+        assert_eq!(generated, expected[n].0, "request {n}");
+        let mut rest = Vec::new();
+        let mut events = events.into_iter();
+        while let Some(event) = events.next() {
+            let Event::Logprobs(logprobs) = event else {
+                assert!(!matches!(event, Event::Text(_)), "request {n}: an id without any");
+                rest.push(event);
+                continue;
+            };
+            let Some(Event::Text(id)) = events.next() else { panic!("request {n}: not of text") };
+            assert_eq!(logprobs.top.len(), vocabulary.len());
+            assert!(logprobs.top.is_sorted_by(|a, b| a.1 >= b.1));
+            assert!(logprobs.top.contains(&(id, logprobs.of_id)));
+            let sum: f64 = logprobs.top.iter().map(|(_, log)| f64::from(*log).exp()).sum();
+            assert!((sum - 1.0).abs() < 1e-4, "{sum}");
+            texts += 1;
+            rest.push(Event::Text(id));
+        }
+        assert_eq!(rest, expected[n].1, "request {n}");
+    }
+    assert!(texts > 500, "{texts}");
 }
 
 fn image(seed: u64, guess_slack: f32) -> Request {

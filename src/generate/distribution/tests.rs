@@ -214,3 +214,29 @@ fn the_weights_are_the_same_in_every_build() {
         [1_063_756_653, 1_052_531_378, 976_890_623, 338_522_313]
     );
 }
+
+#[test]
+fn log_probabilities_are_those_of_all_ids_whatever_is_hidden_later() {
+    for (len, spread) in [(1, 1.0), (7, 2.0), (1000, 5.0), (1000, 40.0)] {
+        for ties in [false, true] {
+            let values = logits(len, spread, ties);
+            let sum = values.iter().map(|&v| f64::from(v).exp()).sum::<f64>();
+            let of = |id: u32| f64::from(values[id as usize]) - sum.ln();
+            let mut order: Vec<u32> = (0..len as u32).collect();
+            order.sort_by(|a, b| of(*b).partial_cmp(&of(*a)).unwrap().then(a.cmp(b)));
+            let mut shifted = Logits::new(3, values.clone());
+            for most in [0, 1, 5, 2000] {
+                let id = len as u32 / 2;
+                let told = shifted.logprobs(3 + id, most);
+                assert!((f64::from(told.of_id) - of(id)).abs() < 1e-4, "{told:?}");
+                let ids: Vec<u32> = told.top.iter().map(|(id, _)| id - 3).collect();
+                assert_eq!(ids, order[..most.min(len)]);
+                let near = |(id, told): &(u32, f32)| (f64::from(*told) - of(id - 3)).abs() < 1e-4;
+                assert!(told.top.iter().all(near), "{told:?}");
+            }
+            // A hidden id has none.
+            shifted.allow_only(|id| id == 3);
+            assert_eq!(shifted.logprobs(3, 1).of_id, 0.0);
+        }
+    }
+}
