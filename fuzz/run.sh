@@ -11,7 +11,7 @@ cd "$(dirname "$0")"
 seconds=${1:-60}
 shift $(($# > 0 ? 1 : 0))
 targets=("$@")
-[ $# -gt 0 ] || targets=(checkpoint_config image jsonl parquet safetensors tar torch)
+[ $# -gt 0 ] || targets=(checkpoint_config data_uri image jsonl parquet request safetensors tar torch)
 fixtures=../tests/fixtures
 # Its own, because cargo does not see the wrapper's flags.
 export CARGO_TARGET_DIR=${FUZZ_TARGET_DIR:-$PWD/target}
@@ -42,6 +42,23 @@ configs() {
         done
 }
 
+# The data: URI of an image.
+uri() { printf 'data:image/%s;base64,%s' "${1##*.}" "$(base64 -w 0 "$1")"; }
+
+# A body for each route behind the letter that chooses it: the bytes of d to h are 0 to 4 modulo 5.
+requests() {
+    local to=$1 sampling='"temperature":0.5,"top_p":0.9,"top_k":5,"min_p":0.1,"seed":-1,"stop":["a"],"n":2,"max_tokens":9'
+    local image
+    image=$(find "$fixtures/images" -name '*.png' -size -2k | sort | head -n 1)
+    image="{\"type\":\"image_url\",\"image_url\":{\"url\":\"$(uri "$image")\"}}"
+    echo "d{\"messages\":[{\"role\":\"system\",\"content\":\"a\"},{\"role\":\"user\",\"content\":[$image,{\"type\":\"text\",\"text\":\"b\"}]}],\"logprobs\":true,$sampling}" >"$to/chat"
+    echo "d{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\",\"images\":[$image],\"x_parts\":[{\"type\":\"image\",\"index\":0},{\"type\":\"text\",\"text\":\"b\"}]},{\"role\":\"user\",\"content\":\"c\"}],\"modalities\":[\"image\"],\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"schema\":{\"type\":\"object\"}}}}" >"$to/parts"
+    echo "e{\"prompt\":[[1,2],[3]],\"structured_outputs\":{\"choice\":[\"a\",\"b\"]},\"logprobs\":2,$sampling}" >"$to/completion"
+    echo "f{\"prompt\":\"a\",\"size\":\"64x64\",\"candidates\":3,\"stream\":true,\"partial_images\":2,\"guidance_scale\":3}" >"$to/generation"
+    echo "g{\"messages\":[{\"role\":\"user\",\"content\":[$image]}]}" >"$to/tokenize"
+    echo 'h{"tokens":[1,2,3]}' >"$to/detokenize"
+}
+
 # Inputs are files; in memory, if there is such a place. Another run of this script has its own.
 FUZZ_INPUT_DIR=$(mktemp -d -p "$([ -d /dev/shm ] && echo /dev/shm || echo "${TMPDIR:-/tmp}")")
 export FUZZ_INPUT_DIR
@@ -54,6 +71,12 @@ for target in "${targets[@]}"; do
     case $target in
         image) seeds "$corpus" png jpg jpeg webp ;;
         torch) seeds "$corpus" pt pth ckpt ;;
+        data_uri)
+            for file in "$fixtures"/images/*.png "$fixtures"/images/*.jpg "$fixtures"/images/*.webp; do
+                [ "$(stat -c %s "$file")" -gt 60000 ] || uri "$file" >"$corpus/$(basename "$file")"
+            done
+            ;;
+        request) requests "$corpus" ;;
         safetensors)
             header='{"__metadata__":{"format":"pt"},"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[2],"data_offsets":[8,12]}}'
             printf '%b\0\0\0\0\0\0\0%s0123456789ab' "\\x$(printf %x ${#header})" "$header" >"$corpus/two-tensors"

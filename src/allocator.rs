@@ -3,7 +3,7 @@
 //! A training step frees and allocates the same few hundred megabytes again and again. By default
 //! mimalloc returns freed memory to the operating system after a delay and gets it back zeroed page by
 //! page, which made a step 50 % slower than with the system's allocator. Without this purge a step is
-//! faster than with either, but the resident size never shrinks.
+//! faster than with either, but the resident size never shrinks: a server returns what it has not used for a while.
 
 #![allow(unsafe_code, reason = "mimalloc's options are reached through its C interface")]
 
@@ -18,6 +18,9 @@ const PURGE_DELAY: mi_option_t = 15;
 /// The delay that makes mimalloc keep freed memory.
 const NEVER: c_long = -1;
 
+/// That of a server, in milliseconds: longer than what one pass frees and the next one allocates.
+const LATER: c_long = 1000;
+
 /// Makes mimalloc keep freed memory instead of returning it to the system. Call it first in `main`; it has
 /// no effect unless mimalloc is the global allocator.
 ///
@@ -27,9 +30,18 @@ const NEVER: c_long = -1;
 /// calumma::allocator::tune();
 /// ```
 pub fn tune() {
+    set_delay(NEVER);
+}
+
+/// Makes mimalloc return memory that has been free for a second.
+pub fn give_back() {
+    set_delay(LATER);
+}
+
+fn set_delay(delay: c_long) {
     // SAFETY: the call checks the index and then stores one machine word in mimalloc's table of options.
     // A thread that frees memory at the same time reads the old or the new delay; either is valid.
-    unsafe { mi_option_set(PURGE_DELAY, NEVER) };
+    unsafe { mi_option_set(PURGE_DELAY, delay) };
 }
 
 #[cfg(test)]
@@ -41,6 +53,8 @@ mod tests {
     fn tuning_sets_the_purge_delay() {
         // SAFETY: reads a number from mimalloc's table of options.
         let delay = || unsafe { mi_option_get(PURGE_DELAY) };
+        give_back();
+        assert_eq!(delay(), LATER);
         tune();
         assert_eq!(delay(), NEVER);
     }

@@ -3,6 +3,7 @@
 
 mod bodies;
 mod http;
+mod random;
 
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};

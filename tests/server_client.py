@@ -9,6 +9,7 @@ import io
 import json
 import pathlib
 import random
+import re
 import struct
 import sys
 import tempfile
@@ -152,6 +153,26 @@ class Cases:
         parts = self.client.completions.create(stream=True, **settings)
         assert "".join(part.choices[0].text for part in parts) == whole
 
+    def log_probabilities(self):
+        settings = {"model": self.model, "prompt": "a large red", "temperature": 0, "max_tokens": 8}
+        whole = self.client.completions.create(logprobs=3, **settings).choices[0]
+        told = whole.logprobs
+        assert "".join(told.tokens) == whole.text, whole
+        assert told.text_offset == [len("".join(told.tokens[:at])) for at in range(len(told.tokens))]
+        assert all(len(top) <= 3 and max(top.values()) >= one for top, one in zip(told.top_logprobs, told.token_logprobs))
+        parts = [part.choices[0] for part in self.client.completions.create(logprobs=3, stream=True, **settings)]
+        parts = [part.logprobs for part in parts if part.logprobs]
+        assert [token for part in parts for token in part.tokens] == told.tokens
+        assert [offset for part in parts for offset in part.text_offset] == told.text_offset
+        choice = self.chat(asks(self.png), logprobs=True, top_logprobs=2, temperature=1, seed=1).choices[0]
+        tokens = choice.logprobs.content
+        assert "".join(token.token for token in tokens) == choice.message.content
+        assert bytes(byte for token in tokens for byte in token.bytes).decode() == choice.message.content
+        assert all(len(token.top_logprobs) == 2 and token.logprob <= 0 for token in tokens)
+        chunks = list(self.chat(asks(self.png), logprobs=True, temperature=1, seed=1, stream=True))
+        streamed = [token for c in chunks if c.choices[0].logprobs for token in c.choices[0].logprobs.content]
+        assert [token.logprob for token in streamed] == [token.logprob for token in tokens]
+
     def generations(self):
         one = self.client.images.generate(model=self.model, prompt=PROMPT, n=2, size="64x64", extra_body={"seed": 3})
         assert len(one.data) == 2 and one.data[0].b64_json != one.data[1].b64_json
@@ -276,6 +297,48 @@ class Cases:
         refused(openai.APIStatusError, "too large", lambda: self.chat([{"role": "user", "content": "a" * (21 << 20)}]))
         stranger = self.client.with_options(api_key="other")
         refused(openai.AuthenticationError, "key is needed", lambda: stranger.models.list())
+
+    def hostile_requests_leave_no_memory_behind(self):
+        """What each is refused with is in tests/server.rs."""
+        def bomb():
+            png = png_of(Image.new("RGB", (1, 1)))
+            header = struct.pack(">II", 60_000, 60_000) + png[24:29]
+            return png[:8] + self.chunk(b"IHDR", header) + png[33:]
+
+        deep = 100_000
+        bodies = [
+            ("/v1/chat/completions", json.dumps({"messages": asks(bomb())})),
+            ("/v1/chat/completions", json.dumps({"messages": asks(png_of(Image.new("RGB", (5000, 5000))))})),
+            ("/v1/chat/completions", json.dumps({"messages": asks(b"\x89PNG" * 3_000_000)})),
+            ("/v1/chat/completions", '{"messages":' + "[" * deep + "]" * deep + "}"),
+            ("/v1/chat/completions", '{"messages":[{"role":"user","content":"' + "a" * (19 << 20) + '"}]}'),
+            ("/v1/chat/completions", '{"messages":[{"role":"user","content":[' + '{"type":"text","text":"<image>"},' * 400_000 + "{}]}]}"),
+            ("/v1/completions", '{"prompt":[' + "[1]," * 2_000_000 + "[1]]}"),
+            ("/v1/completions", json.dumps({"prompt": "a", "structured_outputs": {"choice": [str(n) for n in range(100_000)]}})),
+            ("/v1/completions", json.dumps({"prompt": "a", "stop": ["a" * 1000] * 10_000})),
+            ("/detokenize", json.dumps({"tokens": [1] * 5_000_000})),
+        ]
+        before, most = self.server.memory(), 0
+        for _ in range(5):
+            for path, body in bodies:
+                status, content = self.server.send("POST", path, body)
+                assert 400 <= status < 500, (path, body[:80], status, content[:200])
+                most = max(most, self.server.memory())
+            assert self.chat(asks(self.png)).choices[0].message.content == "red"
+        # What was free for a second is given back with the next work.
+        time.sleep(2)
+        self.chat(asks(self.png))
+        after = self.server.memory()
+        assert after - before < 50, (before, most, after)
+        return f"{before:.0f} MiB before, at most {most:.0f}, {after:.0f} after"
+
+    def dashboard_knows_the_metrics(self):
+        """Every name in deploy/grafana.json is one of the server's."""
+        dashboard = pathlib.Path(__file__).resolve().parent.parent.joinpath("deploy/grafana.json").read_text()
+        wanted = set(re.findall(r"calumma_\w+", dashboard))
+        told = self.server.ask("GET", "/metrics")[1].decode()
+        known = {re.split(r"[ {]", line)[0] for line in told.splitlines() if not line.startswith("#")}
+        assert len(wanted) > 15 and not wanted - known, wanted - known
 
     def same_alone_and_among_32(self):
         def ask(index):

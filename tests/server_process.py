@@ -34,8 +34,12 @@ class Server:
 
     def ask(self, method, path, body=None):
         """The status and the content of an answer."""
+        return self.send(method, path, json.dumps(body) if body is not None else None)
+
+    def send(self, method, path, text):
+        """The same with the text of a body."""
         connection = self.connect()
-        connection.request(method, path, json.dumps(body) if body is not None else None, self.headers)
+        connection.request(method, path, text, self.headers)
         answer = connection.getresponse()
         content = answer.read()
         connection.close()

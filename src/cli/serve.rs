@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use calumma::allocator;
 use calumma::checkpoint::adapter::WeightedAdapter;
 use calumma::generate::{EngineConfig, Window};
 use calumma::server::{ApiKey, Limits, NamedPipeline, Server, ServerConfig, ended_by_signal};
@@ -83,6 +84,8 @@ pub fn run(args: &ServeArgs, session: &Session) -> Result<()> {
         let message = "--seed is not for serve: each request has its own, or a new one";
         return Err(Error::invalid(message));
     }
+    // It runs for weeks, and what one large request needed is of no use to the next small ones.
+    allocator::give_back();
     let api_key = args.api_key_file.as_deref().map(key).transpose()?;
     let limits = Limits {
         queue: args.queue,

@@ -16,6 +16,10 @@ use super::state::State;
 /// Bodies from this size on are parsed on a thread of their own.
 const LARGE: usize = 64 << 10;
 
+/// Values in a body of JSON. One takes up to some hundred bytes while it is read, so that the limit of bytes does not bound
+/// the memory.
+const MOST_VALUES: usize = 1 << 18;
+
 /// The whole body, and its share of the memory for bodies.
 ///
 /// # Errors
@@ -74,7 +78,10 @@ impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<State>> for Json<T> {
 }
 
 /// The value of a body, which ends with it.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    if values(body) > MOST_VALUES {
+        return Err(Fault::invalid(format!("the body has more than {MOST_VALUES} values")));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
@@ -85,4 +92,46 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
     })?;
     json.end().map_err(|error| Fault::invalid(error.to_string()))?;
     Ok(value)
+}
+
+/// The number of values in JSON, or more: of the marks outside texts that begin or separate some.
+fn values(body: &[u8]) -> usize {
+    let (mut count, mut in_text, mut is_escaped) = (1, false, false);
+    for byte in body {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = in_text,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' | b':' if !in_text => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_outside_texts() {
+        for (body, count) in [
+            ("1", 1),
+            ("[]", 2),
+            ("[1, 2, 3]", 4),
+            (r#"{"a": [1, {}], "b": null}"#, 7),
+            (r#""[[,,::{{""#, 1),
+            (r#"["\"[,", "\\", 1]"#, 4),
+        ] {
+            assert_eq!(values(body.as_bytes()), count, "{body}");
+        }
+    }
+
+    #[test]
+    fn bodies_of_many_small_values_are_refused_before_they_are_read() {
+        let list = |count: usize| format!("[{}1]", "1,".repeat(count - 1));
+        assert_eq!(parse::<Vec<u8>>(list(1000).as_bytes()).unwrap().len(), 1000);
+        let fault = parse::<Vec<u8>>(list(MOST_VALUES).as_bytes()).err().unwrap();
+        assert!(fault.to_string().contains("more than 262144 values"), "{fault}");
+    }
 }

@@ -1,5 +1,7 @@
 //! Errors as clients of OpenAI's protocol expect them.
 
+use std::fmt;
+
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -164,6 +166,12 @@ impl From<Error> for Fault {
 impl From<vq_tokenizer::Error> for Fault {
     fn from(error: vq_tokenizer::Error) -> Self {
         Error::from(error).into()
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
     }
 }
 

@@ -28,3 +28,4 @@ mod worker;
 
 pub use config::{ApiKey, Limits, NamedPipeline, ServerConfig};
 pub use listener::{Server, ended_by_signal};
+pub use routes::{check_body, check_image};

@@ -200,22 +200,8 @@ macro_rules! request {
             _presence_penalty: $crate::server::sampling::Neutral,
             #[serde(default, rename = "logit_bias")]
             _logit_bias: $crate::server::sampling::Neutral,
-            #[serde(default, rename = "logprobs")]
-            _logprobs: $crate::server::sampling::Neutral,
-            #[serde(default, rename = "top_logprobs")]
-            _top_logprobs: $crate::server::sampling::Neutral,
-            #[serde(default, rename = "tools")]
-            _tools: $crate::server::sampling::Neutral,
-            #[serde(default, rename = "tool_choice")]
-            _tool_choice: $crate::server::sampling::Neutral,
-            #[serde(default, rename = "echo")]
-            _echo: $crate::server::sampling::Neutral,
-            #[serde(default, rename = "suffix")]
-            _suffix: $crate::server::sampling::Neutral,
             #[serde(default, rename = "ignore_eos")]
             _ignore_eos: $crate::server::sampling::Neutral,
-            #[serde(default, rename = "parallel_tool_calls")]
-            _parallel_tool_calls: serde::de::IgnoredAny,
             #[serde(default, rename = "user")]
             _user: serde::de::IgnoredAny,
             #[serde(default, rename = "metadata")]

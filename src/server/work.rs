@@ -10,6 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::config::NamedPipeline;
 use super::fault::Fault;
+use super::metrics::Measure;
 use super::state::State;
 use super::worker::{Job, Step};
 use crate::generate::{Event, Generated, Request};
@@ -100,6 +101,25 @@ impl Work {
 
     pub(super) fn state(&self) -> &State {
         &self.state
+    }
+
+    /// One more `value` of `measure`.
+    pub(super) fn observe(&self, measure: Measure, value: usize) {
+        self.state.metrics.observe(&self.model().name, measure, value as f64);
+    }
+
+    /// Decodes an image by `decode`, in turn.
+    ///
+    /// # Errors
+    /// As [`in_turn`](Self::in_turn).
+    pub(super) fn decode<T>(&self, decode: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+        self.in_turn(|| {
+            let begun = Instant::now();
+            let decoded = decode()?;
+            let metrics = &self.state.metrics;
+            metrics.took(&self.model().name, Measure::ImageDecoding, begun.elapsed());
+            Ok(decoded)
+        })
     }
 
     /// Runs `run` on a thread that may block.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::config::NamedPipeline;
-use super::metrics::Metrics;
+use super::metrics::{Measure, Metrics};
 use crate::error::{Error, Result};
 use crate::generate::{
     EndReason, Engine, EngineConfig, EngineStats, Event, Generated, LanguageModel, Request,
@@ -54,8 +54,19 @@ struct Running {
     steps: UnboundedSender<(usize, Step)>,
     cancelled: Arc<AtomicBool>,
     deadline: Instant,
+    clock: Clock,
+}
+
+/// When what happened to an answer.
+struct Clock {
     arrived: Instant,
-    has_begun: bool,
+    /// It got its part of the cache.
+    started: Option<Instant>,
+    /// Its first token came, and its last one so far.
+    first: Option<Instant>,
+    last: Instant,
+    /// The current image began.
+    image: Instant,
     prompt: usize,
 }
 
@@ -86,9 +97,9 @@ pub(super) fn run(
         if is_idle && first.is_none() {
             return Ok(());
         }
-        first.into_iter().for_each(|job| stations[job.model].admit(job));
+        first.into_iter().for_each(|job| stations[job.model].admit(job, metrics));
         while let Ok(job) = jobs.try_recv() {
-            stations[job.model].admit(job);
+            stations[job.model].admit(job, metrics);
         }
         for station in &mut stations {
             station.sweep(metrics);
@@ -121,15 +132,20 @@ impl<'a> Station<'a> {
         Ok(Self { name, engine, running: HashMap::new(), counted: EngineStats::default() })
     }
 
-    fn admit(&mut self, job: Job) {
+    fn admit(&mut self, job: Job, metrics: &Metrics) {
         let Job { request, index, steps, cancelled, deadline, arrived, .. } = job;
-        let prompt = request.prompt.len();
+        let clock = Clock {
+            arrived,
+            started: None,
+            first: None,
+            last: arrived,
+            image: arrived,
+            prompt: request.prompt.len(),
+        };
         match self.engine.admit(request) {
             Ok(id) => {
-                let has_begun = false;
-                let running =
-                    Running { index, steps, cancelled, deadline, arrived, has_begun, prompt };
-                self.running.insert(id, running);
+                metrics.admitted(self.name, clock.prompt);
+                self.running.insert(id, Running { index, steps, cancelled, deadline, clock });
             }
             Err(error) => drop(steps.send((index, Step::Refused(error)))),
         }
@@ -155,6 +171,7 @@ impl<'a> Station<'a> {
     }
 
     fn step(&mut self, metrics: &Metrics) {
+        let begun = Instant::now();
         let events = match self.engine.step() {
             Ok(events) => events,
             Err(error) => {
@@ -163,9 +180,16 @@ impl<'a> Station<'a> {
                 return;
             }
         };
+        let now = Instant::now();
+        for (id, job) in self.running.iter_mut().filter(|(_, job)| job.clock.started.is_none()) {
+            if !self.engine.is_waiting(*id) {
+                job.clock.started = Some(begun);
+                metrics.took(self.name, Measure::Queue, begun - job.clock.arrived);
+            }
+        }
         for (id, event) in events {
             let Some(job) = self.running.get_mut(&id) else { continue };
-            job.note(&event, self.name, metrics);
+            job.clock.note(&event, now, self.name, metrics);
             match event {
                 Event::End(_) | Event::Failed => self.end(id, event, metrics),
                 event => job.send(Step::Event(event)),
@@ -181,7 +205,8 @@ impl<'a> Station<'a> {
         match result {
             Ok(generated) => {
                 metrics.ended(self.name, finish_reason(generated.end), generated.ids.len());
-                metrics.took(self.name, job.arrived.elapsed());
+                metrics.observe(self.name, Measure::GenerationTokens, generated.ids.len() as f64);
+                job.clock.stop(self.name, metrics);
                 job.send(Step::Event(event));
                 job.send(Step::Ended(generated));
             }
@@ -198,12 +223,35 @@ impl Running {
         // A closed channel belongs to a client that is gone, which the next sweep sees.
         let _ = self.steps.send((self.index, step));
     }
+}
 
-    /// Measures the time to the first token or code.
-    fn note(&mut self, event: &Event, name: &str, metrics: &Metrics) {
-        if !self.has_begun && !matches!(event, Event::Failed | Event::ImageStart) {
-            self.has_begun = true;
-            metrics.first(name, self.arrived.elapsed(), self.prompt);
+impl Clock {
+    /// Measures what `event` ends.
+    fn note(&mut self, event: &Event, now: Instant, model: &str, metrics: &Metrics) {
+        match event {
+            Event::ImageStart => self.image = now,
+            Event::Image(_) => metrics.took(model, Measure::Image, now - self.image),
+            Event::Text(_) | Event::ImageProgress { .. } if self.first.is_none() => {
+                (self.first, self.last) = (Some(now), now);
+                metrics.begun(model, self.prompt);
+                metrics.took(model, Measure::FirstToken, now - self.arrived);
+                metrics.took(model, Measure::Prefill, now - self.started.unwrap_or(now));
+            }
+            // Several tokens of one pass come at once.
+            Event::Text(_) | Event::ImageProgress { .. } if now > self.last => {
+                metrics.took(model, Measure::InterToken, now - self.last);
+                self.last = now;
+            }
+            _ => {}
+        }
+    }
+
+    /// Measures a whole answer.
+    fn stop(&self, model: &str, metrics: &Metrics) {
+        metrics.took(model, Measure::Whole, self.arrived.elapsed());
+        if let (Some(started), Some(first)) = (self.started, self.first) {
+            metrics.took(model, Measure::Inference, started.elapsed());
+            metrics.took(model, Measure::Decode, first.elapsed());
         }
     }
 }

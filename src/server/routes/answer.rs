@@ -2,32 +2,14 @@
 
 use serde_json::{Value, json};
 
+use super::logprobs::Told;
 use super::messages::check_text;
-use super::rows::Shown;
-use crate::generate::{Event, GenerationConfig, Grammar, LanguageModel, Request};
-use crate::pipeline::PipelineEvent;
-use crate::server::config::NamedPipeline;
+use super::parts::{Part, Teller};
+use crate::generate::{GenerationConfig, Grammar, LanguageModel, Request};
 use crate::server::fault::Fault;
-use crate::server::image_data::{png_in_base64, uri_of};
+use crate::server::image_data::uri_of;
+use crate::server::metrics::Measure;
 use crate::server::work::{Parts, Sender, Work};
-use crate::server::worker::finish_reason;
-
-/// How often an image in progress is told of.
-const STEPS: usize = 16;
-
-/// A step of one of the answers to a request, by its number.
-#[derive(Debug)]
-pub(super) enum Part {
-    Text(usize, String),
-    /// Codes so far, and of the whole image; the rows so far as PNG in base64, if they are shown.
-    Progress(usize, [usize; 2], Option<String>),
-    /// A PNG image in base64.
-    Image(usize, String),
-    /// The reason.
-    Ended(usize, &'static str),
-    /// All have ended.
-    Usage(Usage),
-}
 
 /// How many tokens a request took.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,6 +39,8 @@ pub(super) struct Asked {
     pub(super) count: usize,
     /// How many times the rows of an image in progress are shown.
     pub(super) partial: usize,
+    /// How many likely tokens are told with each token of text.
+    pub(super) logprobs: Option<usize>,
 }
 
 /// Starts answers to the prompts that `prompts` makes, first those to the first prompt.
@@ -72,11 +56,13 @@ pub(super) fn start(
 }
 
 fn run(work: &Work, asked: &Asked, prompts: &[Vec<u32>], to: &Sender<Part>) -> Result<(), Fault> {
-    let NamedPipeline { name, pipeline } = work.model();
+    let pipeline = work.pipeline();
     let constraint = asked.grammar.as_ref();
     let constraint = constraint.map(|grammar| work.in_turn(|| Ok(pipeline.constraint(grammar)?)));
     let constraint = constraint.transpose()?;
     check_text(pipeline, asked.config.negative_prompt.len())?;
+    work.observe(Measure::Answers, asked.count);
+    work.observe(Measure::MaxTokens, asked.config.max_new_tokens.unwrap_or(0));
     let context = pipeline.model().context();
     let mut requests = Vec::new();
     for prompt in prompts {
@@ -85,57 +71,17 @@ fn run(work: &Work, asked: &Asked, prompts: &[Vec<u32>], to: &Sender<Part>) -> R
             return Err(Fault::too_long(message));
         }
         let request = work.in_turn(|| Ok(pipeline.request(prompt, &asked.config)?))?;
-        let request = Request { constraint: constraint.clone(), ..request };
+        let request =
+            Request { constraint: constraint.clone(), logprobs: asked.logprobs, ..request };
         requests.extend(seeded(&pipeline.with_possible_mode(request)?, asked.count));
     }
-    let mut assemblers: Vec<_> =
-        requests.iter().map(|request| pipeline.assembler(request)).collect();
-    let mut shown = vec![Shown::of(asked.partial); requests.len()];
+    let teller = |(index, request): (usize, &Request)| Teller::new(work, asked, index, request);
+    let mut tellers: Vec<_> = requests.iter().enumerate().map(teller).collect();
     let generated = work.run(requests, |index, event| {
-        let (assembler, shown) = (&mut assemblers[index], &mut shown[index]);
-        let is_shown = match event {
-            Event::ImageStart => {
-                *shown = Shown::of(asked.partial);
-                false
-            }
-            Event::ImageProgress { done, total, width, .. } => {
-                shown.next(done, total, width).is_some()
-            }
-            _ => false,
-        };
-        let events = match event {
-            Event::Image(_) => work.in_turn(|| assembler.push(event).map_err(Fault::failed))?,
-            event => assembler.push(event).map_err(Fault::failed)?,
-        };
-        for event in events {
-            let part = match event {
-                PipelineEvent::Text(text) => Part::Text(index, text),
-                PipelineEvent::Image(image) => {
-                    work.state().metrics.drawn(name);
-                    Part::Image(index, png_in_base64(&image)?)
-                }
-                PipelineEvent::ImageProgress { done, total }
-                    if is_shown || done < total && is_step(done, total) =>
-                {
-                    let rows = || assembler.rows_so_far().map_err(Fault::failed);
-                    let rows = if is_shown { work.in_turn(rows)? } else { None };
-                    let rows = rows.map(|rows| png_in_base64(&rows)).transpose()?;
-                    Part::Progress(index, [done, total], rows)
-                }
-                PipelineEvent::End(reason) => Part::Ended(index, finish_reason(reason)),
-                PipelineEvent::ImageStart | PipelineEvent::ImageProgress { .. } => continue,
-            };
-            to.send(part)?;
-        }
-        Ok(())
+        tellers[index].parts(event)?.into_iter().try_for_each(|part| to.send(part))
     })?;
     let generated = generated.iter().map(|generated| generated.ids.len()).sum();
     to.send(Part::Usage(Usage { prompt: prompts.iter().map(Vec::len).sum(), generated }))
-}
-
-/// Whether `done` codes of `total` complete one of [`STEPS`] equal parts.
-fn is_step(done: usize, total: usize) -> bool {
-    done * STEPS / total != (done - 1) * STEPS / total
 }
 
 /// `request` with the seeds from its own on.
@@ -156,10 +102,15 @@ pub(super) struct Whole {
     /// Texts, and images by their place in `images`, in order.
     pub(super) parts: Vec<Value>,
     pub(super) reason: &'static str,
+    /// Of the tokens of `text`, if they were asked for.
+    pub(super) told: Vec<Told>,
 }
 
 impl Whole {
     fn push_text(&mut self, text: &str) {
+        if text.is_empty() {
+            return;
+        }
         self.text.push_str(text);
         match self.parts.last_mut().and_then(|part| part.get_mut("text")) {
             Some(Value::String(last)) => last.push_str(text),
@@ -190,7 +141,10 @@ pub(super) async fn whole(
     let mut answers: Vec<Whole> = (0..count).map(|_| Whole::default()).collect();
     while let Some(part) = parts.next().await {
         match part? {
-            Part::Text(index, text) => answers[index].push_text(&text),
+            Part::Text(index, text, told) => {
+                answers[index].push_text(&text);
+                answers[index].told.extend(told);
+            }
             Part::Image(index, base64) => answers[index].push_image(&base64),
             Part::Ended(index, reason) => answers[index].reason = reason,
             Part::Progress(..) => {}

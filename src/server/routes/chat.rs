@@ -7,9 +7,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::answer::{self, Asked, Part, Whole, image_part};
+use super::answer::{self, Asked, Whole, image_part};
 use super::heading::Heading;
+use super::logprobs;
 use super::messages::{self, Message};
+use super::parts::Part;
 use super::rows::check_partial;
 use super::stream::{self, StreamOptions};
 use crate::generate::GenerationMode;
@@ -17,7 +19,7 @@ use crate::server::body::Json;
 use crate::server::fault::Fault;
 use crate::server::form::{self, ResponseFormat, StructuredOutputs};
 use crate::server::image_data::uri_of;
-use crate::server::sampling::{OneOrMany, Settings, request};
+use crate::server::sampling::{Neutral, OneOrMany, Settings, request};
 use crate::server::state::State;
 use crate::server::work::Work;
 
@@ -33,6 +35,16 @@ request! {
         stream_options: Option<StreamOptions>,
         /// How many times a stream shows the rows of each image that is drawn, 0 to 64.
         partial_images: Option<usize>,
+        /// Whether each token of text is told with its log-probability.
+        logprobs: Option<bool>,
+        /// With how many likely tokens, 0 to 20.
+        top_logprobs: Option<usize>,
+        #[serde(default, rename = "tools")]
+        _tools: Neutral,
+        #[serde(default, rename = "tool_choice")]
+        _tool_choice: Neutral,
+        #[serde(default, rename = "parallel_tool_calls")]
+        _parallel_tool_calls: serde::de::IgnoredAny,
     }
 }
 
@@ -65,8 +77,9 @@ pub(super) async fn post(
     let heading = Heading::new("chatcmpl", &work, &config);
     let draw = config.mode == GenerationMode::ImageOnly;
     let partial = check_partial(body.partial_images)?;
+    let logprobs = logprobs_of(body.logprobs, body.top_logprobs)?;
     let grammar = form::grammar(body.response_format.as_ref(), body.structured_outputs.as_ref())?;
-    let asked = Asked { config, grammar, count, partial };
+    let asked = Asked { config, grammar, count, partial, logprobs };
     let messages = body.messages;
     let mut parts = answer::start(work, asked, move |work| {
         let limits = &work.state().config.limits;
@@ -74,32 +87,56 @@ pub(super) async fn post(
     });
     if body.stream != Some(true) {
         let (answers, usage) = answer::whole(parts, count).await?;
-        let choices = answers.into_iter().enumerate().map(choice).collect();
+        let choices = answers.into_iter().enumerate();
+        let choices = choices.map(|(index, whole)| choice(index, whole, logprobs.is_some()));
+        let choices = choices.collect();
         let value = heading.over("chat.completion", choices, Some(usage));
         return Ok(axum::Json(value).into_response());
     }
     let first = stream::first(&mut parts).await?;
     let with_usage = body.stream_options.is_some_and(|options| options.include_usage == Some(true));
-    Ok(stream::events(first, parts, chunks(heading, count, with_usage)))
+    Ok(stream::events(first, parts, chunks(heading, count, with_usage, logprobs.is_some())))
 }
 
-fn choice((index, whole): (usize, Whole)) -> Value {
-    let Whole { text, images, parts, reason } = whole;
+/// How many likely tokens are told with each token of text, if any are told.
+///
+/// # Errors
+/// If it is out of range.
+fn logprobs_of(logprobs: Option<bool>, top: Option<usize>) -> Result<Option<usize>, Fault> {
+    match (logprobs, top) {
+        (Some(true), top) => logprobs::check("top_logprobs", top.unwrap_or(0)).map(Some),
+        (_, Some(1..)) => Err(Fault::of("top_logprobs", "top_logprobs needs logprobs")),
+        _ => Ok(None),
+    }
+}
+
+fn choice(index: usize, whole: Whole, with_logprobs: bool) -> Value {
+    let Whole { text, images, parts, reason, told } = whole;
+    let logprobs = with_logprobs.then(|| logprobs::of_chat(&told));
     let mut message = json!({ "role": "assistant", "content": text, "refusal": null });
     if !images.is_empty() {
         message["images"] = images.into();
         message["x_parts"] = parts.into();
     }
-    json!({ "index": index, "message": message, "finish_reason": reason, "logprobs": null })
+    json!({ "index": index, "message": message, "finish_reason": reason, "logprobs": logprobs })
 }
 
 /// Makes the chunks of a stream of `count` answers.
-fn chunks(heading: Heading, count: usize, with_usage: bool) -> impl FnMut(Part) -> Vec<Value> {
+fn chunks(
+    heading: Heading,
+    count: usize,
+    with_usage: bool,
+    with_logprobs: bool,
+) -> impl FnMut(Part) -> Vec<Value> {
     let mut images = vec![0; count];
     let mut begun = vec![false; count];
     move |part| {
+        let mut logprobs = None;
         let (index, mut delta, reason) = match part {
-            Part::Text(index, text) => (index, json!({ "content": text }), None),
+            Part::Text(index, text, told) => {
+                logprobs = with_logprobs.then(|| logprobs::of_chat(&told));
+                (index, json!({ "content": text }), None)
+            }
             Part::Progress(index, [done, total], rows) => {
                 let mut progress = json!({ "done": done, "total": total });
                 if let Some(rows) = rows {
@@ -121,8 +158,7 @@ fn chunks(heading: Heading, count: usize, with_usage: bool) -> impl FnMut(Part) 
         if !std::mem::replace(&mut begun[index], true) {
             delta["role"] = json!("assistant");
         }
-        let choice =
-            json!({ "index": index, "delta": delta, "finish_reason": reason, "logprobs": null });
+        let choice = json!({ "index": index, "delta": delta, "finish_reason": reason, "logprobs": logprobs });
         vec![heading.over("chat.completion.chunk", vec![choice], None)]
     }
 }

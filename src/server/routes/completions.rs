@@ -7,16 +7,18 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::answer::{self, Asked, Part};
+use super::answer::{self, Asked};
 use super::heading::Heading;
+use super::logprobs;
 use super::messages::check_text;
+use super::parts::Part;
 use super::stream::{self, StreamOptions};
 use crate::generate::GenerationMode;
 use crate::pipeline::Pipeline;
 use crate::server::body::Json;
 use crate::server::fault::Fault;
 use crate::server::form::{self, ResponseFormat, StructuredOutputs};
-use crate::server::sampling::{OneOrMany, Settings, request};
+use crate::server::sampling::{Neutral, OneOrMany, Settings, request};
 use crate::server::state::State;
 use crate::server::work::Work;
 use crate::tokenize::Segment;
@@ -32,6 +34,12 @@ request! {
         structured_outputs: Option<StructuredOutputs>,
         stream: Option<bool>,
         stream_options: Option<StreamOptions>,
+        /// How many likely tokens are told with each token, 0 to 20.
+        logprobs: Option<usize>,
+        #[serde(default, rename = "echo")]
+        _echo: Neutral,
+        #[serde(default, rename = "suffix")]
+        _suffix: Neutral,
     }
 }
 
@@ -81,23 +89,32 @@ pub(super) async fn post(
     let mut config = settings.over(work.pipeline().generation(), &state.config.limits)?;
     config.mode = GenerationMode::TextOnly;
     let heading = Heading::new("cmpl", &work, &config);
+    let logprobs = body.logprobs.map(|most| logprobs::check("logprobs", most)).transpose()?;
     let grammar = form::grammar(body.response_format.as_ref(), body.structured_outputs.as_ref())?;
-    let asked = Asked { config, grammar, count, partial: 0 };
+    let asked = Asked { config, grammar, count, partial: 0, logprobs };
     let prompt = body.prompt;
     let mut parts = answer::start(work, asked, move |work| prompt.ids(work.pipeline()));
     if body.stream != Some(true) {
         let (answers, usage) = answer::whole(parts, all).await?;
-        let choices = answers.into_iter().enumerate();
-        let choices = choices.map(|(index, answer)| choice(index, &answer.text, answer.reason));
+        let choices = answers.into_iter().enumerate().map(|(index, answer)| {
+            let told = logprobs.map(|_| logprobs::of_completion(&answer.told, &mut 0));
+            choice(index, &answer.text, Some(answer.reason), told)
+        });
         let value = heading.over(OBJECT, choices.collect(), Some(usage));
         return Ok(axum::Json(value).into_response());
     }
     let first = stream::first(&mut parts).await?;
     let with_usage = body.stream_options.is_some_and(|options| options.include_usage == Some(true));
+    // Characters of each answer's tokens so far.
+    let mut offsets = vec![0; all];
     Ok(stream::events(first, parts, move |part| {
         let (choices, usage) = match part {
-            Part::Text(index, text) => (vec![choice(index, &text, "")], None),
-            Part::Ended(index, reason) => (vec![choice(index, "", reason)], None),
+            Part::Text(index, text, told) => {
+                let offset = &mut offsets[index];
+                let told = logprobs.map(|_| logprobs::of_completion(&told, offset));
+                (vec![choice(index, &text, None, told)], None)
+            }
+            Part::Ended(index, reason) => (vec![choice(index, "", Some(reason), None)], None),
             Part::Usage(usage) if with_usage => (Vec::new(), Some(usage)),
             Part::Usage(_) | Part::Image(..) | Part::Progress(..) => return Vec::new(),
         };
@@ -105,8 +122,7 @@ pub(super) async fn post(
     }))
 }
 
-/// `reason` is empty while the answer goes on.
-fn choice(index: usize, text: &str, reason: &str) -> Value {
-    let reason = (!reason.is_empty()).then_some(reason);
-    json!({ "index": index, "text": text, "finish_reason": reason, "logprobs": null })
+/// Without a `reason` while the answer goes on.
+fn choice(index: usize, text: &str, reason: Option<&str>, logprobs: Option<Value>) -> Value {
+    json!({ "index": index, "text": text, "finish_reason": reason, "logprobs": logprobs })
 }

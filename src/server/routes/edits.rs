@@ -20,6 +20,7 @@ use crate::server::body;
 use crate::server::config::NamedPipeline;
 use crate::server::fault::Fault;
 use crate::server::image_data::{opened, png_in_base64};
+use crate::server::metrics::Measure;
 use crate::server::sampling::Settings;
 use crate::server::state::State;
 use crate::server::work::Work;
@@ -172,6 +173,7 @@ fn draw(
         let message = format!("size is {size}; allowed for this image: {width}x{height}, auto");
         return Err(Fault::of("size", message));
     }
+    work.observe(Measure::Answers, edit.count);
     let requests: Vec<_> = pipeline.edit_requests(edit, plan)?.into_iter().flatten().collect();
     let tokens = requests.first().map_or(0, |request| request.prompt.len());
     let drawn = work.run(requests, |_, _| Ok(()))?;

@@ -16,6 +16,7 @@ use crate::server::body::Json;
 use crate::server::config::NamedPipeline;
 use crate::server::fault::Fault;
 use crate::server::image_data::png_in_base64;
+use crate::server::metrics::Measure;
 use crate::server::sampling::{OneOrMany, Settings, request};
 use crate::server::state::{State, now};
 use crate::server::work::{Sender, Work};
@@ -188,6 +189,7 @@ fn draw(work: &Work, drawing: &Drawing, to: &Sender<Part>) -> Result<(), Fault> 
     let Drawing { prompt, config, count, partial } = drawing;
     let NamedPipeline { name, pipeline } = work.model();
     check_text(pipeline, prompt.len() + config.negative_prompt.len())?;
+    work.observe(Measure::Answers, *count);
     let of_one = work.in_turn(|| Ok(pipeline.drawing_requests(prompt, config)?))?;
     let mut requests = Vec::with_capacity(count * of_one.len());
     for index in 0..*count as u64 {
@@ -203,7 +205,7 @@ fn draw(work: &Work, drawing: &Drawing, to: &Sender<Part>) -> Result<(), Fault> 
         let Event::ImageProgress { done, total, width, .. } = event else { return Ok(()) };
         assemblers[index].push(event).map_err(Fault::failed)?;
         let Some(step) = shown[index].next(done, total, width) else { return Ok(()) };
-        let rows = work.in_turn(|| assemblers[index].rows_so_far().map_err(Fault::failed))?;
+        let rows = work.decode(|| assemblers[index].rows_so_far().map_err(Fault::failed))?;
         let Some(rows) = rows else { return Ok(()) };
         to.send(Part::Partial(index, step, png_in_base64(&rows)?))
     })?;
@@ -212,9 +214,9 @@ fn draw(work: &Work, drawing: &Drawing, to: &Sender<Part>) -> Result<(), Fault> 
     let mut kept = Vec::with_capacity(*count);
     for _ in 0..*count {
         let mut candidates: Vec<_> = images.by_ref().take(config.candidates).collect();
-        let image = work.in_turn(|| {
-            let best = pipeline.best_drawing(&candidates, prompt)?;
-            let codes = candidates.swap_remove(best);
+        let best = work.in_turn(|| Ok(pipeline.best_drawing(&candidates, prompt)?))?;
+        let codes = candidates.swap_remove(best);
+        let image = work.decode(|| {
             let decoded = pipeline.drawing_vq()?.decode(std::slice::from_ref(&codes));
             Ok(decoded.map_err(Fault::failed)?.remove(0))
         })?;

@@ -85,6 +85,22 @@ enum ImageUrl {
     Object { url: String },
 }
 
+impl Message {
+    /// The addresses of the images.
+    pub(super) fn urls(&self) -> impl Iterator<Item = &str> {
+        let parts = match &self.content {
+            Content::Parts(parts) => parts.as_slice(),
+            Content::None | Content::Text(_) => &[],
+        };
+        parts.iter().chain(&self.images).filter_map(|part| match part {
+            Part::ImageUrl { image_url: ImageUrl::Url(url) | ImageUrl::Object { url } } => {
+                Some(&**url)
+            }
+            Part::Text { .. } => None,
+        })
+    }
+}
+
 /// The content of a message in order, images decoded.
 struct Read {
     role: Role,

@@ -2,19 +2,24 @@
 
 mod answer;
 mod chat;
+mod check;
 mod completions;
 mod edits;
 mod generations;
 mod heading;
+mod logprobs;
 mod messages;
 mod models;
 mod pages;
+mod parts;
 mod rows;
 mod status;
 mod stream;
 mod tokens;
 
 use std::sync::Arc;
+
+pub use check::{check_body, check_image};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};

@@ -22,7 +22,7 @@ use crate::tokenize::{CodedSegment, Segment};
 pub(super) struct Tokenize {
     model: Option<String>,
     prompt: Option<String>,
-    messages: Option<Vec<Message>>,
+    pub(super) messages: Option<Vec<Message>>,
     /// Whether a prompt begins as that of a completion does; by default it does.
     add_special_tokens: Option<bool>,
     #[serde(default, rename = "return_token_strs")]
