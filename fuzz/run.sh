@@ -72,9 +72,10 @@ for target in "${targets[@]}"; do
         image) seeds "$corpus" png jpg jpeg webp ;;
         torch) seeds "$corpus" pt pth ckpt ;;
         data_uri)
-            for file in "$fixtures"/images/*.png "$fixtures"/images/*.jpg "$fixtures"/images/*.webp; do
-                [ "$(stat -c %s "$file")" -gt 60000 ] || uri "$file" >"$corpus/$(basename "$file")"
-            done
+            find "$fixtures" \( -name '*.png' -o -name '*.jpg' -o -name '*.webp' \) -size -60k -print0 |
+                while IFS= read -r -d '' file; do
+                    uri "$file" >"$corpus/$(echo "${file#"$fixtures"/}" | tr / -)"
+                done
             ;;
         request) requests "$corpus" ;;
         safetensors)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `calumma serve` with the shipped checkpoint before OpenAI's Python client, and its page before a browser. Needs Python with its
+# `calumma serve` with the shipped checkpoint before OpenAI's Python client and Inspect, and its page before a browser. Needs Python with its
 # registry, and Chromium, which it installs if it may; without them it says so and passes.
 # CALUMMA_SERVER_VENV: directory for the packages, which then stay there.
 set -euo pipefail
@@ -21,6 +21,11 @@ if ! install openai==3.57.0 pillow==13.0.0; then
 fi
 cargo build --release --locked --features grammar
 "$venv/bin/python" tests/server_client.py "$target/release/calumma" checkpoints/demo
+if install inspect-ai==0.3.285; then
+    "$venv/bin/python" tests/server_eval.py "$target/release/calumma" checkpoints/demo
+else
+    echo 'SKIPPED: inspect-ai cannot be installed; no second client was tried' >&2
+fi
 
 if ! has_browser && [ "$(id -u)" = 0 ]; then
     { apt-get update && apt-get install --yes --no-install-recommends chromium fonts-dejavu-core; } > /dev/null || true

@@ -27,8 +27,9 @@ impl Logits {
         let weight = |logit: &f32| f64::from(logit - highest).exp();
         let log_sum = f64::from(highest) + self.values.iter().map(weight).sum::<f64>().ln();
         let of = |at: usize| (f64::from(self.values[at]) - log_sum) as f32;
-        let higher =
-            |a: &usize, b: &usize| self.values[*b].total_cmp(&self.values[*a]).then(a.cmp(b));
+        // Adding zero makes both zeros one.
+        let value = |at: &usize| self.values[*at] + 0.0;
+        let higher = |a: &usize, b: &usize| value(b).total_cmp(&value(a)).then(a.cmp(b));
         let mut top: Vec<usize> = (0..self.values.len()).collect();
         if most < top.len() {
             top.select_nth_unstable_by(most, higher);

@@ -104,7 +104,7 @@ fn draw(gang: &mut Gang, logits: Logits, guess: Option<u32>) -> Result<Option<u3
     let own = told.map(|most| (logits.clone(), most));
     let Some(logits) = allowed(gang, logits)? else { return Ok(None) };
     let id = choose(gang, &logits, state, gang.ids.len(), guess)?;
-    if let Some((own, most)) = own.filter(|_| gang.rules.is_text(id)) {
+    if let Some((own, most)) = own.filter(|_| gang.rules.is_text(id) && !gang.rules.is_stop(id)) {
         gang.events.push(Event::Logprobs(own.logprobs(id, most)));
     }
     Ok(Some(id))

@@ -4,29 +4,12 @@ use serde_json::{Value, json};
 
 use super::logprobs::Told;
 use super::messages::check_text;
-use super::parts::{Part, Teller};
+use super::parts::{Part, Teller, Usage};
 use crate::generate::{GenerationConfig, Grammar, LanguageModel, Request};
 use crate::server::fault::Fault;
 use crate::server::image_data::uri_of;
 use crate::server::metrics::Measure;
 use crate::server::work::{Parts, Sender, Work};
-
-/// How many tokens a request took.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Usage {
-    pub(super) prompt: usize,
-    pub(super) generated: usize,
-}
-
-impl Usage {
-    pub(super) fn to_json(self) -> Value {
-        json!({
-            "prompt_tokens": self.prompt,
-            "completion_tokens": self.generated,
-            "total_tokens": self.prompt + self.generated,
-        })
-    }
-}
 
 /// How prompts are to be answered.
 #[derive(Debug)]
@@ -75,7 +58,8 @@ fn run(work: &Work, asked: &Asked, prompts: &[Vec<u32>], to: &Sender<Part>) -> R
             Request { constraint: constraint.clone(), logprobs: asked.logprobs, ..request };
         requests.extend(seeded(&pipeline.with_possible_mode(request)?, asked.count));
     }
-    let teller = |(index, request): (usize, &Request)| Teller::new(work, asked, index, request);
+    let teller =
+        |(index, request): (usize, &Request)| Teller::new(work, asked.partial, index, request);
     let mut tellers: Vec<_> = requests.iter().enumerate().map(teller).collect();
     let generated = work.run(requests, |index, event| {
         tellers[index].parts(event)?.into_iter().try_for_each(|part| to.send(part))

@@ -10,9 +10,9 @@ use image::{DynamicImage, RgbImage};
 use serde_json::Value;
 use vq_tokenizer::preprocess::to_rgb;
 
-use super::answer::Usage;
 use super::generations::{check_format, response};
 use super::messages::check_text;
+use super::parts::Usage;
 use super::stream;
 use crate::generate::GenerationConfig;
 use crate::pipeline::{EditPlan, EditRequest, PixelMask, Region};

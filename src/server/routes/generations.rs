@@ -6,8 +6,8 @@ use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::answer::Usage;
 use super::messages::check_text;
+use super::parts::Usage;
 use super::rows::{Shown, check_partial};
 use super::stream;
 use crate::generate::{Event, GenerationConfig};

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::answer::Usage;
+use super::parts::Usage;
 use crate::generate::GenerationConfig;
 use crate::server::state::now;
 use crate::server::work::Work;

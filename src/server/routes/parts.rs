@@ -1,6 +1,7 @@
 //! What clients are told of an answer, step by step.
 
-use super::answer::{Asked, Usage};
+use serde_json::{Value, json};
+
 use super::logprobs::{Pending, Told};
 use super::rows::Shown;
 use crate::generate::{EndReason, Event, Request};
@@ -28,6 +29,23 @@ pub(super) enum Part {
     Usage(Usage),
 }
 
+/// How many tokens a request took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Usage {
+    pub(super) prompt: usize,
+    pub(super) generated: usize,
+}
+
+impl Usage {
+    pub(super) fn to_json(self) -> Value {
+        json!({
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.generated,
+            "total_tokens": self.prompt + self.generated,
+        })
+    }
+}
+
 /// Makes the parts of one answer from the events of its request.
 pub(super) struct Teller<'a> {
     work: &'a Work,
@@ -40,15 +58,15 @@ pub(super) struct Teller<'a> {
 }
 
 impl<'a> Teller<'a> {
-    /// For answer `index` to what is asked, by `request`.
-    pub(super) fn new(work: &'a Work, asked: &Asked, index: usize, request: &Request) -> Self {
+    /// For the answer with the number `index`, by `request`; the rows of each image are shown `partial` times.
+    pub(super) fn new(work: &'a Work, partial: usize, index: usize, request: &Request) -> Self {
         Self {
             work,
             index,
             assembler: work.pipeline().assembler(request),
             pending: Pending::default(),
-            partial: asked.partial,
-            shown: Shown::of(asked.partial),
+            partial,
+            shown: Shown::of(partial),
         }
     }
 

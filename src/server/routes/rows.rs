@@ -39,7 +39,7 @@ impl Shown {
     /// equal parts, the second, and so on, as soon as a row is whole. Then the number of this time.
     pub(super) fn next(&mut self, done: usize, total: usize, width: usize) -> Option<usize> {
         let at = done * (self.of + 1) / total;
-        if self.of == 0 || done == total || at <= self.reached || done % width != 0 {
+        if self.of == 0 || done == total || at <= self.reached || !done.is_multiple_of(width) {
             return None;
         }
         self.reached = at;
