@@ -124,7 +124,7 @@ fn log_probabilities_come_before_the_text_ids_that_they_are_of() {
         }
         assert_eq!(rest, expected[n].1, "request {n}");
     }
-    assert!(texts > 500, "{texts}");
+    assert!(texts > 100, "{texts}");
 }
 
 fn image(seed: u64, guess_slack: f32) -> Request {
