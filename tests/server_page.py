@@ -63,7 +63,7 @@ class Cases:
         key = self.page.get_by_label("Key", exact=True)
         key.fill("wrong")
         key.press("Enter")
-        expect(key).to_have_value("")
+        expect(self.page.get_by_text("That key is not right.")).to_be_visible()
         key.fill(KEY)
         key.press("Enter")
         expect(self.page.get_by_label("Model")).to_have_value("demo")
@@ -100,6 +100,21 @@ class Cases:
         expect(self.page.get_by_role("button", name="Send")).to_be_visible(timeout=30_000)
         assert not self.error("chat"), self.error("chat")
         return self.page.locator(".turn").last.locator("p").text_content()
+
+    def a_new_conversation_ends_the_old_one(self):
+        self.page.locator("#chat-answer").select_option("image")
+        message = self.page.get_by_label("Message", exact=True)
+        message.fill(PROMPT)
+        message.press("Enter")
+        self.page.wait_for_selector(".turn .frame")
+        # What is typed in the meantime stays.
+        message.fill("what color is the circle?")
+        self.page.get_by_role("button", name="New conversation").click()
+        expect(self.page.get_by_role("button", name="Send")).to_be_visible()
+        expect(self.page.locator(".turn")).to_have_count(0)
+        expect(message).to_have_value("what color is the circle?")
+        assert self.page.evaluate("turns.length") == 0
+        self.page.locator("#chat-answer").select_option("text")
 
     def chat_answers_about_uploads(self):
         """By the file chooser, a paste and a drop."""

@@ -123,13 +123,14 @@ impl MetricConstructor<Histogram> for Bounds {
 /// What engines count, with name and help.
 type Counted = (&'static str, &'static str, fn(&EngineStats) -> usize);
 
-const COUNTED: [Counted; 4] = [
+const COUNTED: [Counted; 5] = [
     ("passes", "Passes of the model", |stats| stats.passes),
     ("prefix_cache_hits", "Tokens of prompts that another prompt had computed", |stats| {
         stats.prefix_hits
     }),
     ("image_passes", "Passes of answers within images", |stats| stats.image_passes),
     ("image_codes", "Codes that were drawn in them", |stats| stats.image_ids),
+    ("generation_tokens", "Generated tokens", |stats| stats.text_ids + stats.image_ids),
 ];
 
 type Counts<L> = Family<L, Counter>;
@@ -144,7 +145,6 @@ pub(super) struct Metrics {
     /// What engines count; see [`Metrics::engine`].
     counted: [Counts<Of>; COUNTED.len()],
     prompt_tokens: Counts<Of>,
-    generation_tokens: Counts<Of>,
     prefix_queries: Counts<Of>,
     ended: Counts<Ended>,
     images: Counts<Of>,
@@ -166,7 +166,6 @@ impl Metrics {
             cache: Family::default(),
             counted: Default::default(),
             prompt_tokens: Family::default(),
-            generation_tokens: Family::default(),
             prefix_queries: Family::default(),
             ended: Family::default(),
             images: Family::default(),
@@ -189,7 +188,6 @@ impl Metrics {
         let help = "Tokens of prompts that were looked for in the cache";
         r.register("prefix_cache_queries", help, self.prefix_queries.clone());
         r.register("prompt_tokens", "Tokens of prompts", self.prompt_tokens.clone());
-        r.register("generation_tokens", "Generated tokens", self.generation_tokens.clone());
         r.register("request_success", "Ended answers by the reason", self.ended.clone());
         r.register("images", "Images drawn", self.images.clone());
         r.register("http_requests", "Responses by route and status", self.answered.clone());
@@ -229,17 +227,16 @@ impl Metrics {
         self.prefix_queries.get_or_create(&of(model)).inc_by(prompt as u64);
     }
 
-    /// An answer began to a prompt of so many tokens.
+    /// An answer to a prompt of so many tokens got its part of the cache.
     pub(super) fn begun(&self, model: &str, prompt: usize) {
         self.prompt_tokens.get_or_create(&of(model)).inc_by(prompt as u64);
         self.observe(model, Measure::PromptTokens, prompt as f64);
     }
 
-    /// An answer of so many tokens ended.
-    pub(super) fn ended(&self, model: &str, reason: &str, tokens: usize) {
+    /// An answer ended.
+    pub(super) fn ended(&self, model: &str, reason: &str) {
         let label = Ended { model_name: model.to_owned(), finished_reason: reason.to_owned() };
         self.ended.get_or_create(&label).inc();
-        self.generation_tokens.get_or_create(&of(model)).inc_by(tokens as u64);
     }
 
     pub(super) fn drawn(&self, model: &str) {

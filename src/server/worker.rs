@@ -166,7 +166,7 @@ impl<'a> Station<'a> {
             if job.deadline <= now {
                 job.send(Step::Late);
             }
-            metrics.ended(self.name, "abort", 0);
+            metrics.ended(self.name, "abort");
         }
     }
 
@@ -185,6 +185,7 @@ impl<'a> Station<'a> {
             if !self.engine.is_waiting(*id) {
                 job.clock.started = Some(begun);
                 metrics.took(self.name, Measure::Queue, begun - job.clock.arrived);
+                metrics.begun(self.name, job.clock.prompt);
             }
         }
         for (id, event) in events {
@@ -204,14 +205,14 @@ impl<'a> Station<'a> {
         };
         match result {
             Ok(generated) => {
-                metrics.ended(self.name, finish_reason(generated.end), generated.ids.len());
+                metrics.ended(self.name, finish_reason(generated.end));
                 metrics.observe(self.name, Measure::GenerationTokens, generated.ids.len() as f64);
                 job.clock.stop(self.name, metrics);
                 job.send(Step::Event(event));
                 job.send(Step::Ended(generated));
             }
             Err(error) => {
-                metrics.ended(self.name, "error", 0);
+                metrics.ended(self.name, "error");
                 job.send(Step::Failed(error));
             }
         }
@@ -228,12 +229,13 @@ impl Running {
 impl Clock {
     /// Measures what `event` ends.
     fn note(&mut self, event: &Event, now: Instant, model: &str, metrics: &Metrics) {
+        if let Event::ImageProgress { done: 1, .. } = event {
+            self.image = now;
+        }
         match event {
-            Event::ImageStart => self.image = now,
             Event::Image(_) => metrics.took(model, Measure::Image, now - self.image),
             Event::Text(_) | Event::ImageProgress { .. } if self.first.is_none() => {
                 (self.first, self.last) = (Some(now), now);
-                metrics.begun(model, self.prompt);
                 metrics.took(model, Measure::FirstToken, now - self.arrived);
                 metrics.took(model, Measure::Prefill, now - self.started.unwrap_or(now));
             }

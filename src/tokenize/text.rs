@@ -347,8 +347,8 @@ impl TextTokenizer {
         }
     }
 
-    /// The bytes of `id`, if the file's decoder is the byte-level one: a part of a character has no text of its own.
-    pub fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
+    /// The bytes of `id`, if the file's decoder is the byte-level one.
+    pub(super) fn token_bytes(&self, id: u32) -> Option<Vec<u8>> {
         let values = self.bytes.as_ref()?;
         let name = self.inner.id_to_token(id).unwrap_or_default();
         let value = |character: char| values.get(character as usize).copied().flatten();

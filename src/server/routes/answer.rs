@@ -60,7 +60,7 @@ fn run(work: &Work, asked: &Asked, prompts: &[Vec<u32>], to: &Sender<Part>) -> R
     }
     let teller =
         |(index, request): (usize, &Request)| Teller::new(work, asked.partial, index, request);
-    let mut tellers: Vec<_> = requests.iter().enumerate().map(teller).collect();
+    let mut tellers = requests.iter().enumerate().map(teller).collect::<Result<Vec<_>, _>>()?;
     let generated = work.run(requests, |index, event| {
         tellers[index].parts(event)?.into_iter().try_for_each(|part| to.send(part))
     })?;

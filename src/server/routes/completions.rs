@@ -97,7 +97,7 @@ pub(super) async fn post(
     if body.stream != Some(true) {
         let (answers, usage) = answer::whole(parts, all).await?;
         let choices = answers.into_iter().enumerate().map(|(index, answer)| {
-            let told = logprobs.map(|_| logprobs::of_completion(&answer.told, &mut 0));
+            let told = logprobs.map(|_| logprobs::of_completion(&answer.told, &mut Vec::new()));
             choice(index, &answer.text, Some(answer.reason), told)
         });
         let value = heading.over(OBJECT, choices.collect(), Some(usage));
@@ -105,13 +105,12 @@ pub(super) async fn post(
     }
     let first = stream::first(&mut parts).await?;
     let with_usage = body.stream_options.is_some_and(|options| options.include_usage == Some(true));
-    // Characters of each answer's tokens so far.
-    let mut offsets = vec![0; all];
+    // Bytes of each answer's tokens so far.
+    let mut before = vec![Vec::new(); all];
     Ok(stream::events(first, parts, move |part| {
         let (choices, usage) = match part {
             Part::Text(index, text, told) => {
-                let offset = &mut offsets[index];
-                let told = logprobs.map(|_| logprobs::of_completion(&told, offset));
+                let told = logprobs.map(|_| logprobs::of_completion(&told, &mut before[index]));
                 (vec![choice(index, &text, None, told)], None)
             }
             Part::Ended(index, reason) => (vec![choice(index, "", Some(reason), None)], None),

@@ -205,7 +205,7 @@ fn draw(work: &Work, drawing: &Drawing, to: &Sender<Part>) -> Result<(), Fault> 
         let Event::ImageProgress { done, total, width, .. } = event else { return Ok(()) };
         assemblers[index].push(event).map_err(Fault::failed)?;
         let Some(step) = shown[index].next(done, total, width) else { return Ok(()) };
-        let rows = work.decode(|| assemblers[index].rows_so_far().map_err(Fault::failed))?;
+        let rows = work.in_turn(|| assemblers[index].rows_so_far().map_err(Fault::failed))?;
         let Some(rows) = rows else { return Ok(()) };
         to.send(Part::Partial(index, step, png_in_base64(&rows)?))
     })?;

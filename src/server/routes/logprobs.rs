@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::generate::Logprobs;
 use crate::server::fault::Fault;
-use crate::tokenize::TextTokenizer;
+use crate::tokenize::{TokenBytes, Vocabulary};
 
 /// Most tokens that are named in each place.
 const MOST: usize = 20;
@@ -25,6 +25,12 @@ pub(super) fn check(name: &str, asked: usize) -> Result<usize, Fault> {
     }
 }
 
+/// The bytes and names of ids.
+pub(super) struct Names<'a> {
+    pub(super) bytes: &'a TokenBytes,
+    pub(super) vocabulary: &'a Vocabulary,
+}
+
 /// A token with its log-probability.
 #[derive(Debug)]
 struct Token {
@@ -41,13 +47,14 @@ pub(super) struct Told {
 }
 
 impl Token {
-    fn new(text: &TextTokenizer, id: u32, logprob: f32) -> Result<Self, Fault> {
-        let bytes = match text.token_bytes(id) {
-            Some(bytes) => bytes,
-            None => text.decode(&[id])?.into_bytes(),
+    fn new(names: &Names<'_>, id: u32, logprob: f32, is_first: bool) -> Self {
+        let of = if is_first { names.bytes.first(id) } else { names.bytes.get(id) };
+        let (text, bytes) = match of {
+            Some(bytes) => (String::from_utf8_lossy(bytes).into_owned(), bytes.to_vec()),
+            // Control tokens and codes of images have no text.
+            None => (names.vocabulary.name(id).unwrap_or_default().to_owned(), Vec::new()),
         };
-        let logprob = logprob.max(LOWEST);
-        Ok(Self { text: String::from_utf8_lossy(&bytes).into_owned(), bytes, logprob })
+        Self { text, bytes, logprob: logprob.max(LOWEST) }
     }
 
     fn to_json(&self) -> Value {
@@ -60,6 +67,7 @@ impl Token {
 pub(super) struct Pending {
     next: Option<Logprobs>,
     tokens: VecDeque<Told>,
+    has_begun: bool,
     /// Bytes of text that are out, and of the tokens that are.
     out: [usize; 2],
 }
@@ -71,12 +79,12 @@ impl Pending {
     }
 
     /// The id that was announced.
-    pub(super) fn push(&mut self, text: &TextTokenizer, id: u32) -> Result<(), Fault> {
-        let Some(Logprobs { of_id, top }) = self.next.take() else { return Ok(()) };
-        let token = Token::new(text, id, of_id)?;
-        let top = top.into_iter().map(|(id, logprob)| Token::new(text, id, logprob));
-        self.tokens.push_back(Told { token, top: top.collect::<Result<_, _>>()? });
-        Ok(())
+    pub(super) fn push(&mut self, names: &Names<'_>, id: u32) {
+        let Some(Logprobs { of_id, top }) = self.next.take() else { return };
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        let token = Token::new(names, id, of_id, is_first);
+        let top = top.into_iter().map(|(id, logprob)| Token::new(names, id, logprob, is_first));
+        self.tokens.push_back(Told { token, top: top.collect() });
     }
 
     /// The tokens that begin in `text`, which is out now.
@@ -108,14 +116,20 @@ pub(super) fn of_chat(told: &[Told]) -> Value {
     json!({ "content": told.iter().map(one).collect::<Vec<_>>(), "refusal": null })
 }
 
-/// `logprobs` of a completion's choice, whose first token stands at character `offset` of the text.
-pub(super) fn of_completion(told: &[Told], offset: &mut usize) -> Value {
+/// `logprobs` of a completion's choice, after tokens with the bytes `before`, to which its own are added. The token itself is
+/// always among the likely ones.
+pub(super) fn of_completion(told: &[Told], before: &mut Vec<u8>) -> Value {
     let (mut offsets, mut tops) = (Vec::new(), Vec::new());
     for Told { token, top } in told {
-        offsets.push(*offset);
-        *offset += token.text.chars().count();
-        let top = top.iter().map(|token| (token.text.clone(), Value::from(token.logprob)));
-        tops.push(Value::Object(top.collect()));
+        // A character that is not whole yet is one.
+        offsets.push(String::from_utf8_lossy(before).chars().count());
+        before.extend(&token.bytes);
+        let mut named = serde_json::Map::new();
+        for token in top.iter().chain([token]) {
+            // Parts of characters look alike; the first one is the most likely.
+            named.entry(token.text.as_str()).or_insert(token.logprob.into());
+        }
+        tops.push(Value::Object(named));
     }
     json!({
         "tokens": told.iter().map(|told| &told.token.text).collect::<Vec<_>>(),

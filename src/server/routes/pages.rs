@@ -43,6 +43,7 @@ mod tests {
         // From `printf alert | openssl dgst -sha256 -binary | base64`.
         let known = "35BQWN1npAn++BSA6B5HNlcrDttNf7mHxpXNB+Jg7IE=";
         assert_eq!(digest("<p><script>alert</script>", "script"), known);
+        assert!(!PLAY.contains('\r'), "browsers hash lines that end with \\n");
         for tag in ["script", "style"] {
             assert_eq!(PLAY.matches(&format!("<{tag}>")).count(), 1, "{tag}");
         }

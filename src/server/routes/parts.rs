@@ -1,8 +1,10 @@
 //! What clients are told of an answer, step by step.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
-use super::logprobs::{Pending, Told};
+use super::logprobs::{Names, Pending, Told};
 use super::rows::Shown;
 use crate::generate::{EndReason, Event, Request};
 use crate::pipeline::{Assembler, PipelineEvent};
@@ -10,6 +12,7 @@ use crate::server::fault::Fault;
 use crate::server::image_data::png_in_base64;
 use crate::server::work::Work;
 use crate::server::worker::finish_reason;
+use crate::tokenize::TokenBytes;
 
 /// How often an image in progress is told of.
 const STEPS: usize = 16;
@@ -52,6 +55,8 @@ pub(super) struct Teller<'a> {
     index: usize,
     assembler: Assembler<'a>,
     pending: Pending,
+    /// Of the ids, if log-probabilities are told.
+    bytes: Option<Arc<TokenBytes>>,
     /// How many times the rows of each image are shown.
     partial: usize,
     shown: Shown,
@@ -59,15 +64,26 @@ pub(super) struct Teller<'a> {
 
 impl<'a> Teller<'a> {
     /// For the answer with the number `index`, by `request`; the rows of each image are shown `partial` times.
-    pub(super) fn new(work: &'a Work, partial: usize, index: usize, request: &Request) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// If log-probabilities are asked for and the tokenizer's decoder refuses an id.
+    pub(super) fn new(
+        work: &'a Work,
+        partial: usize,
+        index: usize,
+        request: &Request,
+    ) -> Result<Self, Fault> {
+        let pipeline = work.pipeline();
+        let bytes = request.logprobs.map(|_| pipeline.token_bytes());
+        Ok(Self {
             work,
             index,
-            assembler: work.pipeline().assembler(request),
+            assembler: pipeline.assembler(request),
             pending: Pending::default(),
+            bytes: bytes.transpose()?,
             partial,
             shown: Shown::of(partial),
-        }
+        })
     }
 
     /// What is certain after `event`.
@@ -81,7 +97,10 @@ impl<'a> Teller<'a> {
                 return Ok(Vec::new());
             }
             Event::Text(id) => {
-                self.pending.push(self.work.pipeline().processor().text(), id)?;
+                if let Some(bytes) = &self.bytes {
+                    let vocabulary = self.work.pipeline().processor().vocabulary();
+                    self.pending.push(&Names { bytes, vocabulary }, id);
+                }
                 false
             }
             Event::ImageStart => {
