@@ -1,5 +1,7 @@
 //! JSON as people have it: with a byte order mark, or with NaN and Infinity as Python writes them.
 
+mod ordered;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,6 +9,8 @@ use std::ops::Range;
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+
+pub use ordered::Ordered;
 
 /// UTF-8's byte order mark.
 pub(crate) const BOM: &[u8] = b"\xEF\xBB\xBF";

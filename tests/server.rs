@@ -2,6 +2,7 @@
 //! tries it with OpenAI's own client.
 
 mod bodies;
+mod calls;
 mod http;
 mod random;
 
@@ -147,16 +148,28 @@ fn only_the_key_opens_routes() {
     });
 }
 
+/// A conversation with `extra` fields.
+fn ask(extra: Value) -> String {
+    let mut body = json!({ "messages": [{ "role": "user", "content": "what?" }] });
+    body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    body.to_string()
+}
+
+/// Each body must be refused with its status and a message that says so.
+fn refused(client: &Client, cases: Vec<(String, u16, &str)>) {
+    for (body, status, said) in cases {
+        let json_type = ("content-type", "application/json");
+        let reply = client.send("POST", "/v1/chat/completions", &[json_type], &body);
+        let shown = &body[..body.len().min(80)];
+        assert_eq!(reply.status, status, "{shown}: {}", reply.text());
+        assert!(message(&reply).contains(said), "{shown}: {}", message(&reply));
+    }
+}
+
 #[test]
 fn hostile_bodies_are_refused_and_disturb_nobody() {
     with_ready_server(config(), |client| {
         let want = question(&client);
-        let chat = "/v1/chat/completions";
-        let ask = |extra: Value| {
-            let mut body = json!({ "messages": [{ "role": "user", "content": "what?" }] });
-            body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-            body.to_string()
-        };
         let nested = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let cases: Vec<(String, u16, &str)> = vec![
             ("{\"messages\":".to_owned(), 400, "EOF"),
@@ -200,12 +213,7 @@ fn hostile_bodies_are_refused_and_disturb_nobody() {
         let reply = client.post("/v1/images/generations", &greedy);
         assert_eq!(reply.status, 400, "more than there will ever be is not worth a retry");
         assert!(message(&reply).contains("1024 answers"), "{}", reply.text());
-        for (body, status, said) in cases {
-            let reply = client.send("POST", chat, &[("content-type", "application/json")], &body);
-            let shown = &body[..body.len().min(80)];
-            assert_eq!(reply.status, status, "{shown}: {}", reply.text());
-            assert!(message(&reply).contains(said), "{shown}: {}", message(&reply));
-        }
+        refused(&client, cases);
         assert_eq!(question(&client), want);
     });
 }

@@ -220,6 +220,50 @@ class Cases:
         except openai.BadRequestError as error:
             assert "too large" in error.message or "bytes" in error.message, error
 
+    def tools(self):
+        def function(name, **properties):
+            schema = {"type": "object", "properties": properties, "required": list(properties)}
+            schema["additionalProperties"] = False
+            return {"type": "function", "function": {"name": name, "parameters": schema, "strict": True}}
+
+        tools = [function("paint", color={"enum": ["red", "blue"]}), function("look")]
+        named = {"type": "function", "function": {"name": "paint"}}
+        settings = {"tools": tools, "tool_choice": named, "max_tokens": 100, "temperature": 1, "seed": 3}
+        question = [{"role": "user", "content": "what color?"}]
+        try:
+            answer = self.chat(question, n=2, logprobs=True, **settings)
+        except openai.BadRequestError as error:
+            assert "--features grammar" in error.message, error
+            return "SKIPPED: the build has no grammars"
+        for choice in answer.choices:
+            message, (call,) = choice.message, choice.message.tool_calls
+            assert choice.finish_reason == "tool_calls" and message.content is None, choice
+            assert call.function.name == "paint" and call.type == "function" and len(call.id) == 9
+            assert json.loads(call.function.arguments)["color"] in ("red", "blue"), call
+            assert call.function.arguments in "".join(token.token for token in choice.logprobs.content)
+        chunks = list(self.chat(question, stream=True, **settings))
+        deltas = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+        assert [delta.index for delta in deltas] == [0], deltas
+        assert deltas[0].function == type(deltas[0].function)(
+            name="paint", arguments=answer.choices[0].message.tool_calls[0].function.arguments
+        )
+        assert chunks[-1].choices[0].finish_reason == "tool_calls"
+        names = set()
+        for seed in range(8):
+            (call,) = self.chat(question, **{**settings, "tool_choice": "required", "seed": seed}).choices[0].message.tool_calls
+            names.add(call.function.name)
+        assert names <= {"paint", "look"}, names
+        # The call goes back with its result, and the answer to it is text.
+        call = answer.choices[0].message.tool_calls[0]
+        turns = question + [
+            answer.choices[0].message.model_dump(exclude_none=True, exclude={"refusal"}),
+            {"role": "tool", "tool_call_id": call.id, "content": "done"},
+        ]
+        choice = self.chat(turns, tools=tools, tool_choice="auto").choices[0]
+        assert choice.message.content is not None and not choice.message.tool_calls, choice
+        choice = self.chat(question, tools=tools, tool_choice="none").choices[0]
+        assert choice == self.chat(question).choices[0]
+
     def edits(self):
         mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
         mask.paste((0, 0, 0, 0), (0, 32, 64, 64))

@@ -52,6 +52,7 @@ mod shards;
 mod shipped;
 mod tokenize;
 mod tokenize_properties;
+mod tools;
 mod train;
 mod train_loop;
 mod train_vq;

@@ -1,13 +1,18 @@
 //! Conversations: questions and answers with text and images, each turn with all earlier ones.
 
+mod calls;
 mod exchange;
 mod templated;
+mod tools;
 mod trained;
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use vq_tokenizer::Codes;
 
+use self::exchange::Asked;
 use self::templated::Templated;
 use super::Pipeline;
 use super::generate::PipelineEvent;
@@ -16,7 +21,9 @@ use crate::generate::config::LONGEST_ANSWER;
 use crate::generate::{EndReason, Event, GenerationConfig, GenerationMode, LanguageModel};
 use crate::tokenize::{CodedSegment, EncodeOptions, Encoded, Segment, TokenClass};
 
+pub use calls::{CallPiece, CallReader};
 pub use exchange::{Exchange, Question};
+pub use tools::{Tool, ToolCall, ToolResult, Tools};
 
 /// A conversation with a checkpoint, by its chat template or, without one, in the layout of its
 /// training data.
@@ -52,6 +59,7 @@ pub struct Chat<'a> {
     pipeline: &'a Pipeline,
     templated: Option<Templated>,
     system: Option<String>,
+    tools: Option<Arc<Tools>>,
     exchanges: Vec<Exchange>,
     /// The first exchange that prompts still hold.
     first: usize,
@@ -94,6 +102,7 @@ impl Pipeline {
             pipeline: self,
             templated: template.map(Templated::new),
             system,
+            tools: None,
             exchanges: Vec::new(),
             first: 0,
             begun: 0,
@@ -102,6 +111,12 @@ impl Pipeline {
 }
 
 impl Chat<'_> {
+    /// The same with functions that answers may call. [`Chat::ask`] shows calls as text; [`Tools::reader`] tells them.
+    #[must_use]
+    pub fn with_tools(self, tools: Arc<Tools>) -> Self {
+        Self { tools: Some(tools), ..self }
+    }
+
     /// The instructions for the whole conversation.
     pub fn system(&self) -> Option<&str> {
         self.system.as_deref()
@@ -130,17 +145,26 @@ impl Chat<'_> {
         self.first = 0;
     }
 
-    /// Adds an exchange that took place elsewhere, such as one that a client keeps. Whether its question asked for a
-    /// drawing is [`Question::draw`].
+    /// Adds an exchange that took place elsewhere, such as one that a client keeps, whose answer ended with `calls`.
+    /// Whether its question asked for a drawing is [`Question::draw`].
     ///
     /// # Errors
     /// If an image cannot be encoded.
-    pub fn add(&mut self, question: Question, answer: Vec<Segment>) -> Result<()> {
+    pub fn add(
+        &mut self,
+        question: Question,
+        mut answer: Vec<Segment>,
+        mut calls: Vec<ToolCall>,
+    ) -> Result<()> {
+        let question = self.laid_out(&question).into_owned();
+        if !calls.is_empty() && !self.has_form() {
+            PipelineEvent::Text(ToolCall::text(&std::mem::take(&mut calls))).add_to(&mut answer);
+        }
         let codes = self.pipeline.encode(&question.images)?;
         let options = EncodeOptions { bos: false, ..EncodeOptions::default() };
         let ids = self.pipeline.processor.encode_with(&self.pipeline.coded(&answer)?, options)?;
         let number = self.begun;
-        self.exchanges.push(Exchange { question, codes, answer, ids, number, prompt: None });
+        self.exchanges.push(Exchange { question, codes, answer, calls, ids, number, prompt: None });
         self.begun += 1;
         Ok(())
     }
@@ -150,9 +174,38 @@ impl Chat<'_> {
     /// # Errors
     /// If the question is empty, an image cannot be encoded or the chat template refuses the conversation.
     pub fn prompt(&self, question: &Question) -> Result<Vec<u32>> {
+        self.prompt_and(question, "")
+    }
+
+    /// As [`prompt`](Self::prompt), up to where the JSON of a call begins.
+    ///
+    /// # Errors
+    /// As [`prompt`](Self::prompt).
+    pub fn prompt_to_call(&self, question: &Question) -> Result<Vec<u32>> {
+        let form = self.tools.as_ref().and_then(|tools| tools.form.as_ref());
+        self.prompt_and(question, form.map_or("", |form| &form.before))
+    }
+
+    /// The ids of the prompt for `question` and of the text `begun` of its answer.
+    fn prompt_and(&self, question: &Question, begun: &str) -> Result<Vec<u32>> {
+        let question = &*self.laid_out(question);
         question.check()?;
         let codes = self.pipeline.encode(&question.images)?;
-        Ok(self.prompt_from(self.first, (question, &codes), &self.pipeline.generation)?.ids)
+        let asked = Asked { question, codes: &codes, begun };
+        Ok(self.prompt_from(self.first, asked, &self.pipeline.generation)?.ids)
+    }
+
+    /// Whether the chat template has functions and calls.
+    fn has_form(&self) -> bool {
+        self.tools.as_ref().is_some_and(|tools| tools.form.is_some())
+    }
+
+    /// `question` as the layout has it.
+    fn laid_out<'q>(&self, question: &'q Question) -> Cow<'q, Question> {
+        match question.results.is_empty() || self.has_form() {
+            true => Cow::Borrowed(question),
+            false => Cow::Owned(question.clone().with_results_as_text()),
+        }
     }
 
     /// Answers `question` with the settings `config`, of which `candidates` has no effect. A break from
@@ -169,6 +222,7 @@ impl Chat<'_> {
         config: &GenerationConfig,
         mut on_event: impl FnMut(ChatEvent) -> Result<ControlFlow<()>>,
     ) -> Result<Reply> {
+        let question = self.laid_out(&question).into_owned();
         question.check()?;
         let codes = self.pipeline.encode(&question.images)?;
         let mut config = GenerationConfig { candidates: 1, ..config.clone() };
@@ -191,6 +245,7 @@ impl Chat<'_> {
                 question,
                 codes,
                 answer: reply.answer.clone(),
+                calls: Vec::new(),
                 ids,
                 number: self.begun,
                 prompt: self.templated.is_some().then_some(prompt),
@@ -218,7 +273,7 @@ impl Chat<'_> {
         };
         let mut first = self.first;
         loop {
-            let prompt = self.prompt_from(first, (question, codes), config)?;
+            let prompt = self.prompt_from(first, Asked { question, codes, begun: "" }, config)?;
             // What does not fit alone is refused later, with its length.
             if prompt.ids.len() + room <= context || first == self.exchanges.len() {
                 return Ok((prompt, first));
@@ -231,18 +286,25 @@ impl Chat<'_> {
     fn prompt_from(
         &self,
         first: usize,
-        asked: (&Question, &[Codes]),
+        asked: Asked<'_>,
         config: &GenerationConfig,
     ) -> Result<Encoded> {
         let Pipeline { processor, prompts, .. } = self.pipeline;
         let exchanges = &self.exchanges[first..];
+        let tools = self.tools.as_deref().filter(|tools| !tools.list.is_empty());
+        let (tools, told) = match self.has_form() {
+            true => (tools, None),
+            false => (None, tools.map(|tools| tools.instructions(self.system()))),
+        };
+        let system = told.as_deref().or(self.system());
         match &self.templated {
-            Some(templated) => templated.prompt(processor, self.system(), exchanges, asked),
+            Some(templated) => templated.prompt(processor, (system, tools), exchanges, asked),
             None => {
-                let draws = asked.0.draw || exchanges.iter().any(|past| past.question.draw);
+                let draws = asked.question.draw || exchanges.iter().any(|past| past.question.draw);
                 let size = if draws { self.pipeline.size_of(config)? } else { [0; 2] };
                 let layout = (processor, prompts, size);
-                let ids = trained::prompt(layout, self.system(), exchanges, asked)?;
+                let ids =
+                    trained::prompt(layout, system, exchanges, (asked.question, asked.codes))?;
                 Ok(Encoded { text: String::new(), ids })
             }
         }

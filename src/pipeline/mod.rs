@@ -36,7 +36,10 @@ use vq_tokenizer::{Codes, VqTokenizer};
 
 pub use ask::{Answer, Asking, Shot};
 pub use assembler::Assembler;
-pub use chat::{Chat, ChatEvent, Exchange, Question, Reply};
+pub use chat::{
+    CallPiece, CallReader, Chat, ChatEvent, Exchange, Question, Reply, Tool, ToolCall, ToolResult,
+    Tools,
+};
 pub use choices::Choices;
 pub use edit::{Candidate, EditPlan, EditRequest, EditScore, Edited, Region};
 pub use edit_mask::{CellMask, PixelMask};

@@ -6,6 +6,7 @@
 //! but in training, see [`ChatDocuments`]. A template is a program from a stranger: it reads nothing but its
 //! arguments and ends after a limited number of steps.
 
+mod calls;
 mod content;
 mod documents;
 mod encode;
@@ -19,6 +20,7 @@ use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
 
+pub(crate) use calls::CallForm;
 pub(crate) use content::ContentForm;
 pub use documents::{ChatDocuments, MarkedIds};
 pub use encode::{Answers, Encoded, GUARD};
@@ -28,6 +30,26 @@ use crate::error::{Error, Result};
 
 /// Steps that a template may take; the longest published ones need some thousands per message.
 const STEPS: u64 = 2_000_000;
+
+/// What a template is run over.
+#[derive(Clone, Debug)]
+pub(crate) struct Conversation {
+    /// A list of messages.
+    pub(crate) messages: Value,
+    /// A list of functions that answers may call, or none.
+    pub(crate) tools: Value,
+    /// Whether the text goes on to where the next answer begins.
+    pub(crate) prompt: bool,
+    /// The local time.
+    pub(crate) now: NaiveDateTime,
+}
+
+impl Conversation {
+    /// Without functions.
+    pub(crate) fn new(messages: &serde_json::Value, prompt: bool, now: NaiveDateTime) -> Self {
+        Self { messages: Value::from(Serde(messages)), tools: ().into(), prompt, now }
+    }
+}
 
 /// A chat template and the special tokens that it writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,17 +128,17 @@ impl ChatTemplate {
         prompt: bool,
         now: NaiveDateTime,
     ) -> Result<String> {
-        self.run(&marks::without(&self.source), messages, prompt, now)
+        self.render_all(Conversation::new(messages, prompt, now))
+    }
+
+    /// The text of `conversation`.
+    pub(crate) fn render_all(&self, conversation: Conversation) -> Result<String> {
+        self.run(&marks::without(&self.source), conversation)
     }
 
     /// The output of `source`, a form of this template.
-    fn run(
-        &self,
-        source: &str,
-        messages: &serde_json::Value,
-        prompt: bool,
-        now: NaiveDateTime,
-    ) -> Result<String> {
+    fn run(&self, source: &str, conversation: Conversation) -> Result<String> {
+        let Conversation { messages, tools, prompt, now } = conversation;
         let failed = |error: minijinja::Error| self.failed(&error);
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -125,16 +147,15 @@ impl ChatTemplate {
         python::add(&mut environment, now);
         // No file ending, so nothing is escaped for HTML.
         let template = environment.template_from_named_str("template", source).map_err(failed)?;
-        let variables = serde_json::json!({
-            "messages": messages,
-            "add_generation_prompt": prompt,
-            "tools": null,
-            "documents": null,
-        });
-        let mut variables = variables.as_object().cloned().unwrap_or_default();
-        let tokens = self.tokens.iter();
-        variables.extend(tokens.map(|(name, token)| (name.clone(), token.as_str().into())));
-        template.render(Value::from(Serde(variables))).map_err(failed)
+        let own = [
+            ("messages", messages),
+            ("add_generation_prompt", prompt.into()),
+            ("tools", tools),
+            ("documents", ().into()),
+        ];
+        let tokens = self.tokens.iter().map(|(name, token)| (name.as_str(), token.as_str().into()));
+        let variables: BTreeMap<&str, Value> = own.into_iter().chain(tokens).collect();
+        template.render(Value::from(variables)).map_err(failed)
     }
 
     /// `error` with the place in the template, in one line.

@@ -20,8 +20,8 @@ mod train_bpe;
 mod vocabulary;
 
 pub use chat::{Role, Turn};
-pub(crate) use chat_template::ContentForm;
 pub use chat_template::{Answers, ChatDocuments, ChatTemplate, Encoded, GUARD, MarkedIds};
+pub(crate) use chat_template::{CallForm, ContentForm, Conversation};
 pub use image_block::{CODES_PER_UNIT, ImageBlocks, PartialSize, SizeStep};
 pub use processor::{EncodeOptions, Processor, TEXT_GRID};
 pub use segment::{CodedSegment, Segment, TokenSequence};

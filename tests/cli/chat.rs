@@ -62,7 +62,7 @@ fn templated(dir: &Path, source: &str) -> PathBuf {
 }
 
 fn ask(text: &str, images: &[RgbImage], draw: bool) -> Question {
-    Question { text: text.to_owned(), images: images.to_vec(), draw }
+    Question { text: text.to_owned(), images: images.to_vec(), draw, ..Question::default() }
 }
 
 #[test]

@@ -135,7 +135,7 @@ fn an_extended_model_keeps_its_tensors_and_the_bits_of_its_logits() {
         assert!(ids.iter().all(|id| vocabulary.class(*id) == TokenClass::Text), "{ids:?}");
         assert_eq!(checkpoint.processor.text().decode(&ids).unwrap(), written);
         let pipeline = Pipeline::new(checkpoint, &cpu()).unwrap();
-        let question = Question { text: written.to_owned(), images: Vec::new(), draw: false };
+        let question = Question { text: written.to_owned(), ..Question::default() };
         let prompt = pipeline.chat(None).prompt(&question).unwrap();
         let of_images = [TokenClass::Image, TokenClass::BeginImage, TokenClass::EndImage];
         let class = |id: &u32| pipeline.processor().vocabulary().class(*id);

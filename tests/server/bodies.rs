@@ -47,3 +47,26 @@ pub fn bomb() -> String {
     png[29..33].copy_from_slice(&sum.sum().to_be_bytes());
     format!("data:image/png;base64,{}", STANDARD.encode(png))
 }
+
+/// A function without arguments.
+pub fn tool(name: &str) -> Value {
+    json!({ "type": "function", "function": { "name": name, "strict": true } })
+}
+
+pub fn choice(name: &str) -> Value {
+    json!({ "type": "function", "function": { "name": name } })
+}
+
+/// A conversation in which an answer calls `a` with `arguments` as call 1, followed by results of the calls `results`.
+pub fn with_calls(arguments: &str, results: &[&str]) -> String {
+    let function = json!({ "name": "a", "arguments": arguments });
+    let call = json!({ "id": "1", "type": "function", "function": function });
+    let mut messages = vec![
+        json!({ "role": "user", "content": "what?" }),
+        json!({ "role": "assistant", "content": null, "tool_calls": [call] }),
+    ];
+    messages.extend(results.iter().map(
+        |id| json!({ "role": "tool", "tool_call_id": id, "content": format!("result {id}") }),
+    ));
+    json!({ "messages": messages }).to_string()
+}

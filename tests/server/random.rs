@@ -4,7 +4,7 @@ use calumma::server::{Limits, check_body, check_image};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::bodies::{many_images, png, with_image, with_parts};
+use super::bodies::{choice, many_images, png, tool, with_calls, with_image, with_parts};
 
 fn bodies() -> Vec<(&'static str, String)> {
     let image = png(&image::RgbImage::new(3, 2));
@@ -15,6 +15,11 @@ fn bodies() -> Vec<(&'static str, String)> {
     vec![
         ("/v1/chat/completions", with_image(&image).to_string()),
         ("/v1/chat/completions", with_parts("assistant", &[0])),
+        ("/v1/chat/completions", with_calls("{\"a\": [1]}", &["1"])),
+        (
+            "/v1/chat/completions",
+            json!({ "messages": [], "tools": [tool("a")], "tool_choice": choice("a") }).to_string(),
+        ),
         ("/tokenize", many_images(3)),
         ("/v1/completions", settings.to_string()),
         ("/v1/images/generations", json!({ "prompt": "a", "size": "64x64" }).to_string()),

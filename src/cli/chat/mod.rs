@@ -191,7 +191,7 @@ impl Talk<'_> {
     /// Asks `text` with the attached images and prints the answer. After an error all is as before.
     fn turn(&mut self, text: String, draw: bool) -> Result<()> {
         let images = self.images.iter().map(|(_, image)| image.clone()).collect();
-        let question = Question { text: text.clone(), images, draw };
+        let question = Question { text: text.clone(), images, draw, ..Question::default() };
         self.place.stop.store(false, Ordering::Relaxed);
         let files: Vec<String> = self.images.iter().map(|(path, _)| name(path)).collect();
         let context = json!({

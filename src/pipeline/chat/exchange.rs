@@ -3,6 +3,7 @@
 use image::RgbImage;
 use vq_tokenizer::Codes;
 
+use super::tools::{ToolCall, ToolResult};
 use crate::error::{Error, Result};
 use crate::tokenize::{Encoded, Segment};
 
@@ -15,17 +16,28 @@ pub struct Question {
     pub images: Vec<RgbImage>,
     /// Whether an image is to be drawn, rather than what the model decides.
     pub draw: bool,
+    /// What functions that the last answer called have returned; it comes before the text.
+    pub results: Vec<ToolResult>,
 }
 
 impl Question {
     /// # Errors
     /// If there is nothing to answer, or nothing to draw.
     pub(super) fn check(&self) -> Result<()> {
-        if self.text.is_empty() && (self.images.is_empty() || self.draw) {
+        let has_results = !self.results.is_empty() && !self.draw;
+        if !has_results && self.text.is_empty() && (self.images.is_empty() || self.draw) {
             let needed = if self.draw { "text" } else { "text or an image" };
             return Err(Error::invalid(format!("the turn is empty; it needs {needed}")));
         }
         Ok(())
+    }
+
+    /// The same with results as text, for a layout that does not have them.
+    pub(super) fn with_results_as_text(self) -> Self {
+        let texts = self.results.into_iter().map(|result| result.text);
+        let text = texts.chain([self.text]).filter(|text| !text.is_empty());
+        let text = text.collect::<Vec<_>>().join("\n");
+        Self { text, results: Vec::new(), ..self }
     }
 }
 
@@ -36,7 +48,9 @@ pub struct Exchange {
     /// The codes of the question's images.
     pub(super) codes: Vec<Codes>,
     pub(super) answer: Vec<Segment>,
-    /// The ids of the answer, without the one that ended it.
+    /// The calls at the end of the answer, if the chat template writes them.
+    pub(super) calls: Vec<ToolCall>,
+    /// The ids of the answer before its calls, without the one that ended it.
     pub(super) ids: Vec<u32>,
     /// A number that no other exchange of the conversation has.
     pub(super) number: usize,
@@ -54,4 +68,12 @@ impl Exchange {
     pub fn answer(&self) -> &[Segment] {
         &self.answer
     }
+}
+
+/// A question, the codes of its images, and how its answer begins.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) question: &'a Question,
+    pub(super) codes: &'a [Codes],
+    pub(super) begun: &'a str,
 }

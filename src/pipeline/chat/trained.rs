@@ -109,7 +109,7 @@ mod tests {
     use crate::generate::Preset;
 
     fn laid_out(prompts: &PromptTemplates, text: &str, images: u32, draw: bool) -> String {
-        let question = Question { text: text.to_owned(), images: vec![], draw };
+        let question = Question { text: text.to_owned(), draw, ..Question::default() };
         let code = |id| Codes { ids: vec![id], height: id as usize, width: 1 };
         let codes: Vec<Codes> = (1..=images).map(code).collect();
         let segments = joined(segments((prompts, [768, 512]), &question, &codes).unwrap());

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::logprobs::Told;
-use super::messages::check_text;
 use super::parts::{Part, Teller, Usage};
+use super::text_limit::check_text;
+use super::tools::{self, Callable};
 use crate::generate::{GenerationConfig, Grammar, LanguageModel, Request};
 use crate::server::fault::Fault;
 use crate::server::image_data::uri_of;
@@ -24,6 +25,8 @@ pub(super) struct Asked {
     pub(super) partial: usize,
     /// How many likely tokens are told with each token of text.
     pub(super) logprobs: Option<usize>,
+    /// The functions that answers may call.
+    pub(super) callable: Option<Callable>,
 }
 
 /// Starts answers to the prompts that `prompts` makes, first those to the first prompt.
@@ -58,8 +61,10 @@ fn run(work: &Work, asked: &Asked, prompts: &[Vec<u32>], to: &Sender<Part>) -> R
             Request { constraint: constraint.clone(), logprobs: asked.logprobs, ..request };
         requests.extend(seeded(&pipeline.with_possible_mode(request)?, asked.count));
     }
-    let teller =
-        |(index, request): (usize, &Request)| Teller::new(work, asked.partial, index, request);
+    let teller = |(index, request): (usize, &Request)| {
+        let reader = asked.callable.as_ref().map(Callable::reader);
+        Teller::new(work, (asked.partial, reader), index, request)
+    };
     let mut tellers = requests.iter().enumerate().map(teller).collect::<Result<Vec<_>, _>>()?;
     let generated = work.run(requests, |index, event| {
         tellers[index].parts(event)?.into_iter().try_for_each(|part| to.send(part))
@@ -85,6 +90,7 @@ pub(super) struct Whole {
     pub(super) images: Vec<Value>,
     /// Texts, and images by their place in `images`, in order.
     pub(super) parts: Vec<Value>,
+    pub(super) calls: Vec<Value>,
     pub(super) reason: &'static str,
     /// Of the tokens of `text`, if they were asked for.
     pub(super) told: Vec<Told>,
@@ -130,6 +136,10 @@ pub(super) async fn whole(
                 answers[index].told.extend(told);
             }
             Part::Image(index, base64) => answers[index].push_image(&base64),
+            Part::Call(index, call, told) => {
+                answers[index].calls.push(tools::to_json(&call));
+                answers[index].told.extend(told);
+            }
             Part::Ended(index, reason) => answers[index].reason = reason,
             Part::Progress(..) => {}
             Part::Usage(usage) => {

@@ -8,18 +8,20 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answer::{self, Asked, Whole, image_part};
+use super::conversation::Conversation;
 use super::heading::Heading;
 use super::logprobs;
-use super::messages::{self, Message};
+use super::messages::Message;
 use super::parts::Part;
 use super::rows::check_partial;
 use super::stream::{self, StreamOptions};
+use super::tools::{self, Callable, Choice, Offered};
 use crate::generate::GenerationMode;
 use crate::server::body::Json;
 use crate::server::fault::Fault;
 use crate::server::form::{self, ResponseFormat, StructuredOutputs};
 use crate::server::image_data::uri_of;
-use crate::server::sampling::{Neutral, OneOrMany, Settings, request};
+use crate::server::sampling::{OneOrMany, Settings, request};
 use crate::server::state::State;
 use crate::server::work::Work;
 
@@ -39,12 +41,12 @@ request! {
         logprobs: Option<bool>,
         /// With how many likely tokens, 0 to 20.
         top_logprobs: Option<usize>,
-        #[serde(default, rename = "tools")]
-        _tools: Neutral,
-        #[serde(default, rename = "tool_choice")]
-        _tool_choice: Neutral,
-        #[serde(default, rename = "parallel_tool_calls")]
-        _parallel_tool_calls: serde::de::IgnoredAny,
+        /// The functions that answers may call.
+        tools: Option<Vec<Offered>>,
+        /// Whether they must: `none`, `auto`, `required`, or one of them.
+        tool_choice: Option<Choice>,
+        /// Whether an answer may have several calls; it may by default.
+        parallel_tool_calls: Option<bool>,
     }
 }
 
@@ -79,11 +81,22 @@ pub(super) async fn post(
     let partial = check_partial(body.partial_images)?;
     let logprobs = logprobs_of(body.logprobs, body.top_logprobs)?;
     let grammar = form::grammar(body.response_format.as_ref(), body.structured_outputs.as_ref())?;
-    let asked = Asked { config, grammar, count, partial, logprobs };
-    let messages = body.messages;
+    let offered = (body.tools, body.tool_choice, body.parallel_tool_calls);
+    let callable = Callable::new(work.pipeline(), offered)?;
+    if callable.is_some() && (grammar.is_some() || draw) {
+        let message = "tools go with no other form of the answer; allowed: tool_choice none";
+        return Err(Fault::of("tools", message));
+    }
+    let forced = callable.as_ref().and_then(|callable| callable.forced.clone());
+    let conversation = Conversation {
+        messages: body.messages,
+        tools: callable.as_ref().map(|callable| callable.tools.clone()),
+        is_call: forced.is_some(),
+        draw,
+    };
+    let asked = Asked { config, grammar: grammar.or(forced), count, partial, logprobs, callable };
     let mut parts = answer::start(work, asked, move |work| {
-        let limits = &work.state().config.limits;
-        Ok(vec![messages::prompt(work.pipeline(), messages, draw, limits)?])
+        Ok(vec![conversation.prompt(work.pipeline(), &work.state().config.limits)?])
     });
     if body.stream != Some(true) {
         let (answers, usage) = answer::whole(parts, count).await?;
@@ -111,12 +124,18 @@ fn logprobs_of(logprobs: Option<bool>, top: Option<usize>) -> Result<Option<usiz
 }
 
 fn choice(index: usize, whole: Whole, with_logprobs: bool) -> Value {
-    let Whole { text, images, parts, reason, told } = whole;
+    let Whole { text, images, parts, calls, reason, told } = whole;
     let logprobs = with_logprobs.then(|| logprobs::of_chat(&told));
     let mut message = json!({ "role": "assistant", "content": text, "refusal": null });
     if !images.is_empty() {
         message["images"] = images.into();
         message["x_parts"] = parts.into();
+    }
+    if !calls.is_empty() {
+        if text.trim().is_empty() {
+            message["content"] = Value::Null;
+        }
+        message["tool_calls"] = calls.into();
     }
     json!({ "index": index, "message": message, "finish_reason": reason, "logprobs": logprobs })
 }
@@ -128,7 +147,7 @@ fn chunks(
     with_usage: bool,
     with_logprobs: bool,
 ) -> impl FnMut(Part) -> Vec<Value> {
-    let mut images = vec![0; count];
+    let (mut images, mut calls) = (vec![0; count], vec![0; count]);
     let mut begun = vec![false; count];
     move |part| {
         let mut logprobs = None;
@@ -148,6 +167,13 @@ fn chunks(
                 let number = images[index];
                 images[index] += 1;
                 (index, json!({ "images": [image_part(number, &base64)] }), None)
+            }
+            Part::Call(index, call, told) => {
+                logprobs = with_logprobs.then(|| logprobs::of_chat(&told));
+                let mut call = tools::to_json(&call);
+                call["index"] = calls[index].into();
+                calls[index] += 1;
+                (index, json!({ "tool_calls": [call] }), None)
             }
             Part::Ended(index, reason) => (index, json!({}), Some(reason)),
             Part::Usage(usage) => {

@@ -3,7 +3,7 @@
 use super::chat::Chat;
 use super::completions::Completion;
 use super::generations::Generation;
-use super::messages::Message;
+use super::messages::{Item, Message};
 use super::tokens::{Detokenize, Tokenize};
 use crate::generate::GenerationConfig;
 use crate::server::body::parse;
@@ -58,5 +58,8 @@ fn settings(settings: &Settings, limits: &Limits) -> Result<(), Fault> {
 }
 
 fn images(message: &Message, limits: &Limits) -> Result<(), Fault> {
-    message.urls().try_for_each(|url| opened(&bytes_of(url)?, limits).map(drop))
+    message.items().try_for_each(|item| match item {
+        Item::Url(url) => opened(&bytes_of(url)?, limits).map(drop),
+        Item::Text(_) => Ok(()),
+    })
 }

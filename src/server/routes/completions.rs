@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use super::answer::{self, Asked};
 use super::heading::Heading;
 use super::logprobs;
-use super::messages::check_text;
 use super::parts::Part;
 use super::stream::{self, StreamOptions};
+use super::text_limit::check_text;
 use crate::generate::GenerationMode;
 use crate::pipeline::Pipeline;
 use crate::server::body::Json;
@@ -91,7 +91,7 @@ pub(super) async fn post(
     let heading = Heading::new("cmpl", &work, &config);
     let logprobs = body.logprobs.map(|most| logprobs::check("logprobs", most)).transpose()?;
     let grammar = form::grammar(body.response_format.as_ref(), body.structured_outputs.as_ref())?;
-    let asked = Asked { config, grammar, count, partial: 0, logprobs };
+    let asked = Asked { config, grammar, count, partial: 0, logprobs, callable: None };
     let prompt = body.prompt;
     let mut parts = answer::start(work, asked, move |work| prompt.ids(work.pipeline()));
     if body.stream != Some(true) {
@@ -115,7 +115,9 @@ pub(super) async fn post(
             }
             Part::Ended(index, reason) => (vec![choice(index, "", Some(reason), None)], None),
             Part::Usage(usage) if with_usage => (Vec::new(), Some(usage)),
-            Part::Usage(_) | Part::Image(..) | Part::Progress(..) => return Vec::new(),
+            Part::Usage(_) | Part::Image(..) | Part::Progress(..) | Part::Call(..) => {
+                return Vec::new();
+            }
         };
         vec![heading.over(OBJECT, choices, usage)]
     }))

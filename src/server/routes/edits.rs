@@ -11,9 +11,9 @@ use serde_json::Value;
 use vq_tokenizer::preprocess::to_rgb;
 
 use super::generations::{check_format, response};
-use super::messages::check_text;
 use super::parts::Usage;
 use super::stream;
+use super::text_limit::check_text;
 use crate::generate::GenerationConfig;
 use crate::pipeline::{EditPlan, EditRequest, PixelMask, Region};
 use crate::server::body;

@@ -6,10 +6,10 @@ use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::messages::check_text;
 use super::parts::Usage;
 use super::rows::{Shown, check_partial};
 use super::stream;
+use super::text_limit::check_text;
 use crate::generate::{Event, GenerationConfig};
 use crate::pipeline::Pipeline;
 use crate::server::body::Json;

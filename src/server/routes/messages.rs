@@ -1,11 +1,11 @@
-//! Messages of a conversation, and the ids of the prompt that they make.
+//! Messages of a conversation, and what is in them.
 
 use image::RgbImage;
 use serde::Deserialize;
 use vq_tokenizer::preprocess::to_rgb;
 
-use crate::generate::LanguageModel;
-use crate::pipeline::{Pipeline, Question};
+use super::tools::Called;
+use crate::pipeline::ToolCall;
 use crate::server::config::Limits;
 use crate::server::fault::Fault;
 use crate::server::image_data::{bytes_of, opened};
@@ -32,8 +32,10 @@ pub(super) struct Message {
     _audio: Neutral,
     #[serde(default, rename = "function_call")]
     _function_call: Neutral,
-    #[serde(default, rename = "tool_calls")]
-    _tool_calls: Neutral,
+    /// The calls of functions at the end of an answer.
+    tool_calls: Option<Vec<Called>>,
+    /// Which call a message of the role `tool` has the result of.
+    tool_call_id: Option<String>,
     /// The order of texts and images of an answer, as this server sends it.
     #[serde(default)]
     x_parts: Vec<Place>,
@@ -54,11 +56,12 @@ enum Place {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Role {
+pub(super) enum Role {
     System,
     Developer,
     User,
     Assistant,
+    Tool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -85,132 +88,80 @@ enum ImageUrl {
     Object { url: String },
 }
 
+/// A text of a message, or the address of an image.
+pub(super) enum Item<'a> {
+    Text(&'a str),
+    Url(&'a str),
+}
+
 impl Message {
-    /// The addresses of the images.
-    pub(super) fn urls(&self) -> impl Iterator<Item = &str> {
-        let parts = match &self.content {
-            Content::Parts(parts) => parts.as_slice(),
-            Content::None | Content::Text(_) => &[],
+    /// Texts and addresses of images, in no certain order.
+    pub(super) fn items(&self) -> impl Iterator<Item = Item<'_>> {
+        let (text, parts) = match &self.content {
+            Content::None => (None, &[][..]),
+            Content::Text(text) => (Some(Item::Text(text)), &[][..]),
+            Content::Parts(parts) => (None, parts.as_slice()),
         };
-        parts.iter().chain(&self.images).filter_map(|part| match part {
+        let parts = parts.iter().chain(&self.images).map(|part| match part {
+            Part::Text { text } => Item::Text(text),
             Part::ImageUrl { image_url: ImageUrl::Url(url) | ImageUrl::Object { url } } => {
-                Some(&**url)
+                Item::Url(url)
             }
-            Part::Text { .. } => None,
-        })
+        });
+        let placed = self.x_parts.iter().filter_map(|place| match place {
+            Place::Text { text } => Some(Item::Text(text)),
+            Place::Image { .. } => None,
+        });
+        let calls = self.tool_calls.iter().flatten().map(|call| Item::Text(call.arguments()));
+        text.into_iter().chain(parts).chain(placed).chain(calls)
+    }
+
+    /// Whether it calls a function, or is the result of one.
+    pub(super) fn is_of_calls(&self) -> bool {
+        self.role == Role::Tool || self.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty())
     }
 }
 
 /// The content of a message in order, images decoded.
-struct Read {
-    role: Role,
-    segments: Vec<Segment>,
-}
-
-/// The ids of the prompt for the answer to `messages`; with `draw` the answer is an image. Messages of one role that follow
-/// one another are one, with a line break between their texts.
-///
-/// # Errors
-/// If roles are out of order, the last message is no user's, texts or images exceed the limits, or the layout of conversations
-/// has no place for something.
-pub(super) fn prompt(
-    pipeline: &Pipeline,
-    messages: Vec<Message>,
-    draw: bool,
-    limits: &Limits,
-) -> Result<Vec<u32>, Fault> {
-    check(pipeline, &messages, limits)?;
-    let mut system: Vec<String> = Vec::new();
-    let mut turns: Vec<Read> = Vec::new();
-    let mut room = Room { pixels: MOST_IMAGES * limits.pixels, limits };
-    for (index, message) in messages.into_iter().enumerate() {
-        let refused = |said: &str| Fault::of("messages", format!("messages[{index}]: {said}"));
-        let read =
-            room.read(message).map_err(|fault| fault.within(&format!("messages[{index}]")))?;
-        match (read.role, turns.last_mut()) {
-            (Role::System | Role::Developer, None) if read.images() == 0 => {
-                system.push(read.text());
-            }
-            (Role::System | Role::Developer, _) => {
-                return Err(refused("instructions must come first and hold text only"));
-            }
-            (Role::Assistant, None) => return Err(refused("the first turn must be the user's")),
-            (role, Some(last)) if last.role == role => last.segments.extend(read.segments),
-            _ => turns.push(read),
-        }
-    }
-    let last = turns.pop().filter(|last| last.role == Role::User);
-    let last = last.ok_or_else(|| Fault::of("messages", "the last message must be the user's"))?;
-    let mut chat = pipeline.chat((!system.is_empty()).then(|| system.join("\n")));
-    let mut turns = turns.into_iter();
-    while let (Some(asked), Some(answered)) = (turns.next(), turns.next()) {
-        let draw = answered.images() > 0 && answered.text().is_empty();
-        chat.add(asked.question(draw), answered.segments)?;
-    }
-    Ok(chat.prompt(&last.question(draw))?)
+pub(super) struct Read {
+    pub(super) role: Role,
+    pub(super) segments: Vec<Segment>,
+    /// The calls at the end of an answer.
+    pub(super) calls: Vec<ToolCall>,
+    /// Which call a result is of.
+    pub(super) of_call: Option<String>,
 }
 
 /// Pixels of all images of a request, in images of the largest size.
 const MOST_IMAGES: u64 = 4;
 
-/// Bytes of text for each id that a context holds; no token is longer on average.
-const BYTES_PER_ID: usize = 64;
-
-/// Checks what can be checked before anything is decoded.
-///
-/// # Errors
-/// If there are too many images, or more text than any prompt holds.
-fn check(pipeline: &Pipeline, messages: &[Message], limits: &Limits) -> Result<(), Fault> {
-    let (mut images, mut bytes) = (0, 0);
-    for message in messages {
-        let parts = match &message.content {
-            Content::None => &[][..],
-            Content::Text(text) => {
-                bytes += text.len();
-                &[]
-            }
-            Content::Parts(parts) => parts,
-        };
-        for part in parts.iter().chain(&message.images) {
-            match part {
-                Part::Text { text } => bytes += text.len(),
-                Part::ImageUrl { .. } => images += 1,
-            }
-        }
-        for place in &message.x_parts {
-            if let Place::Text { text } = place {
-                bytes += text.len();
-            }
-        }
-    }
-    if images > limits.images {
-        let message = format!("{images} images; allowed: {} in a request", limits.images);
-        return Err(Fault::of("messages", message));
-    }
-    check_text(pipeline, bytes)
-}
-
-/// # Errors
-/// If no prompt holds `bytes` bytes of text.
-pub(super) fn check_text(pipeline: &Pipeline, bytes: usize) -> Result<(), Fault> {
-    let context = pipeline.model().context();
-    match bytes > context * BYTES_PER_ID {
-        true => Err(Fault::too_long(format!(
-            "{bytes} bytes of text do not fit the context of {context} ids"
-        ))),
-        false => Ok(()),
-    }
-}
-
 /// What images may still take.
-struct Room<'a> {
+pub(super) struct Room<'a> {
     pixels: u64,
     limits: &'a Limits,
 }
 
-impl Room<'_> {
+impl<'a> Room<'a> {
+    pub(super) fn new(limits: &'a Limits) -> Self {
+        Self { pixels: MOST_IMAGES * limits.pixels, limits }
+    }
+
     /// `message` with its images decoded.
-    fn read(&mut self, message: Message) -> Result<Read, Fault> {
+    ///
+    /// # Errors
+    /// If an image cannot be read, or a field does not belong to the role.
+    pub(super) fn read(&mut self, message: Message) -> Result<Read, Fault> {
+        let role = message.role;
+        let calls = message.tool_calls.unwrap_or_default();
+        if !calls.is_empty() && role != Role::Assistant {
+            return Err(Fault::of("tool_calls", "only an answer has tool_calls"));
+        }
+        let calls = calls.into_iter().map(Called::read).collect::<Result<Vec<_>, _>>()?;
+        let of_call = message.tool_call_id;
+        if of_call.is_some() != (role == Role::Tool) {
+            let message = "a message of the role tool has a tool_call_id, and no other";
+            return Err(Fault::of("tool_call_id", message));
+        }
         let parts = match message.content {
             Content::None => Vec::new(),
             Content::Text(text) => vec![Part::Text { text }],
@@ -225,12 +176,12 @@ impl Room<'_> {
                 }
             }
         }
-        let role = message.role;
         if message.x_parts.is_empty() {
             let text = texts.join("\n");
             let text = (!text.is_empty()).then_some(Segment::Text(text));
             let images = images.into_iter().map(Segment::Image);
-            return Ok(Read { role, segments: text.into_iter().chain(images).collect() });
+            let segments = text.into_iter().chain(images).collect();
+            return Ok(Read { role, segments, calls, of_call });
         }
         if role != Role::Assistant {
             return Err(Fault::of("x_parts", "only an answer has x_parts"));
@@ -246,7 +197,7 @@ impl Room<'_> {
             }
         };
         let segments = message.x_parts.into_iter().map(placed).collect::<Result<Vec<_>, _>>()?;
-        let read = Read { role, segments };
+        let read = Read { role, segments, calls, of_call };
         if images.iter().any(Option::is_some)
             || read.text().replace('\n', "") != texts.concat().replace('\n', "")
         {
@@ -265,24 +216,20 @@ impl Room<'_> {
 
 impl Read {
     /// The texts, with line breaks between them.
-    fn text(&self) -> String {
-        let texts = self.segments.iter().filter_map(|segment| match segment {
-            Segment::Text(text) => Some(text.as_str()),
-            Segment::Image(_) => None,
-        });
-        texts.collect::<Vec<_>>().join("\n")
+    pub(super) fn text(&self) -> String {
+        text_of(&self.segments)
     }
 
-    fn images(&self) -> usize {
-        self.segments.iter().filter(|segment| matches!(segment, Segment::Image(_))).count()
+    pub(super) fn has_images(&self) -> bool {
+        self.segments.iter().any(|segment| matches!(segment, Segment::Image(_)))
     }
+}
 
-    fn question(self, draw: bool) -> Question {
-        let text = self.text();
-        let images = self.segments.into_iter().filter_map(|segment| match segment {
-            Segment::Image(image) => Some(image),
-            Segment::Text(_) => None,
-        });
-        Question { text, images: images.collect(), draw }
-    }
+/// The texts of `segments`, with line breaks between them.
+pub(super) fn text_of(segments: &[Segment]) -> String {
+    let texts = segments.iter().filter_map(|segment| match segment {
+        Segment::Text(text) => Some(text.as_str()),
+        Segment::Image(_) => None,
+    });
+    texts.collect::<Vec<_>>().join("\n")
 }

@@ -4,6 +4,7 @@ mod answer;
 mod chat;
 mod check;
 mod completions;
+mod conversation;
 mod edits;
 mod generations;
 mod heading;
@@ -15,7 +16,9 @@ mod parts;
 mod rows;
 mod status;
 mod stream;
+mod text_limit;
 mod tokens;
+mod tools;
 
 use std::sync::Arc;
 

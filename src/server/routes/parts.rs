@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::logprobs::{Names, Pending, Told};
 use super::rows::Shown;
+use super::tools;
 use crate::generate::{EndReason, Event, Request};
-use crate::pipeline::{Assembler, PipelineEvent};
+use crate::pipeline::{Assembler, CallPiece, CallReader, PipelineEvent, ToolCall};
 use crate::server::fault::Fault;
 use crate::server::image_data::png_in_base64;
 use crate::server::work::Work;
@@ -26,6 +27,8 @@ pub(super) enum Part {
     Progress(usize, [usize; 2], Option<String>),
     /// A PNG image in base64.
     Image(usize, String),
+    /// A call of a function, and its tokens, if they are asked for.
+    Call(usize, ToolCall, Vec<Told>),
     /// The reason.
     Ended(usize, &'static str),
     /// All have ended.
@@ -60,16 +63,22 @@ pub(super) struct Teller<'a> {
     /// How many times the rows of each image are shown.
     partial: usize,
     shown: Shown,
+    /// If functions may be called.
+    reader: Option<CallReader>,
+    /// Tokens of the text that the reader holds back.
+    held: Vec<Told>,
+    has_called: bool,
 }
 
 impl<'a> Teller<'a> {
-    /// For the answer with the number `index`, by `request`; the rows of each image are shown `partial` times.
+    /// For the answer with the number `index`, by `request`; the rows of each image are shown `partial` times, and `reader`
+    /// finds calls.
     ///
     /// # Errors
     /// If log-probabilities are asked for and the tokenizer's decoder refuses an id.
     pub(super) fn new(
         work: &'a Work,
-        partial: usize,
+        (partial, reader): (usize, Option<CallReader>),
         index: usize,
         request: &Request,
     ) -> Result<Self, Fault> {
@@ -83,6 +92,9 @@ impl<'a> Teller<'a> {
             bytes: bytes.transpose()?,
             partial,
             shown: Shown::of(partial),
+            reader,
+            held: Vec::new(),
+            has_called: false,
         })
     }
 
@@ -130,7 +142,12 @@ impl<'a> Teller<'a> {
         let part = match event {
             PipelineEvent::Text(text) => {
                 let told = self.pending.take(&text);
-                Part::Text(index, text, told)
+                let Some(reader) = &mut self.reader else {
+                    return Ok(vec![Part::Text(index, text, told)]);
+                };
+                let pieces = reader.push(&text);
+                self.held.extend(told);
+                return Ok(self.read(pieces));
             }
             PipelineEvent::Image(image) => {
                 self.work.state().metrics.drawn(&self.work.model().name);
@@ -146,20 +163,49 @@ impl<'a> Teller<'a> {
                 let rows = rows.map(|rows| png_in_base64(&rows)).transpose()?;
                 Part::Progress(index, [done, total], rows)
             }
-            PipelineEvent::ImageStart | PipelineEvent::ImageProgress { .. } => {
-                return Ok(Vec::new());
-            }
+            PipelineEvent::ImageProgress { .. } => return Ok(Vec::new()),
+            PipelineEvent::ImageStart => return Ok(self.finish_text()),
             PipelineEvent::End(reason) => {
-                let rest = match reason {
-                    EndReason::StopString(_) => Vec::new(),
-                    _ => self.pending.rest(),
+                let mut parts = self.finish_text();
+                if !matches!(reason, EndReason::StopString(_)) {
+                    self.held.extend(self.pending.rest());
+                }
+                let rest = std::mem::take(&mut self.held);
+                if !rest.is_empty() {
+                    parts.push(Part::Text(index, String::new(), rest));
+                }
+                let reason = match finish_reason(reason) {
+                    "stop" if self.has_called => "tool_calls",
+                    reason => reason,
                 };
-                let rest = (!rest.is_empty()).then(|| Part::Text(index, String::new(), rest));
-                let ended = Part::Ended(index, finish_reason(reason));
-                return Ok(rest.into_iter().chain([ended]).collect());
+                parts.push(Part::Ended(index, reason));
+                return Ok(parts);
             }
         };
         Ok(vec![part])
+    }
+}
+
+impl Teller<'_> {
+    /// The end of a text.
+    fn finish_text(&mut self) -> Vec<Part> {
+        let pieces = self.reader.as_mut().map(CallReader::finish).unwrap_or_default();
+        self.read(pieces)
+    }
+
+    /// The parts that `pieces` are; the first has the tokens that were held back.
+    fn read(&mut self, pieces: Vec<CallPiece>) -> Vec<Part> {
+        let part = |piece| {
+            let told = std::mem::take(&mut self.held);
+            match piece {
+                CallPiece::Text(text) => Part::Text(self.index, text, told),
+                CallPiece::Call { name, arguments } => {
+                    self.has_called = true;
+                    Part::Call(self.index, ToolCall { id: tools::new_id(), name, arguments }, told)
+                }
+            }
+        };
+        pieces.into_iter().map(part).collect()
     }
 }
 

@@ -6,8 +6,11 @@ use axum::extract::State as Shared;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::messages::{self, Message};
+use super::conversation::Conversation;
+use super::messages::Message;
 use super::stream;
+use super::text_limit::check_text;
+use super::tools::{self, Offered};
 use crate::generate::LanguageModel;
 use crate::server::body::Json;
 use crate::server::fault::Fault;
@@ -23,6 +26,8 @@ pub(super) struct Tokenize {
     model: Option<String>,
     prompt: Option<String>,
     pub(super) messages: Option<Vec<Message>>,
+    /// The functions that the answer may call.
+    tools: Option<Vec<Offered>>,
     /// Whether a prompt begins as that of a completion does; by default it does.
     add_special_tokens: Option<bool>,
     #[serde(default, rename = "return_token_strs")]
@@ -39,14 +44,16 @@ pub(super) async fn tokenize(
         let pipeline = work.pipeline();
         let ids = work.in_turn(|| match (body.prompt, body.messages) {
             (Some(prompt), None) => {
-                messages::check_text(pipeline, prompt.len())?;
+                check_text(pipeline, prompt.len())?;
                 match body.add_special_tokens {
                     Some(false) => Ok(pipeline.processor().text().encode_plain(&prompt)?),
                     _ => Ok(pipeline.encode_segments(&[Segment::Text(prompt)])?),
                 }
             }
             (None, Some(messages)) => {
-                messages::prompt(pipeline, messages, false, &work.state().config.limits)
+                let tools = body.tools.map(|tools| tools::listed(pipeline, tools)).transpose()?;
+                let conversation = Conversation { messages, tools, is_call: false, draw: false };
+                conversation.prompt(pipeline, &work.state().config.limits)
             }
             _ => Err(Fault::invalid("one of prompt and messages is needed")),
         })?;

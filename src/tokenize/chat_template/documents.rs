@@ -8,7 +8,7 @@ use vq_tokenizer::Codes;
 
 use super::content::ContentForm;
 use super::encode::{GUARD, Piece};
-use super::{ChatTemplate, marks};
+use super::{ChatTemplate, Conversation, marks};
 use crate::error::{Error, Result};
 use crate::tokenize::processor::{EncodeOptions, Processor};
 use crate::tokenize::segment::CodedSegment;
@@ -84,7 +84,8 @@ impl ChatDocuments {
     ) -> Result<MarkedIds> {
         let messages = messages.iter().map(|message| self.message(message, processor));
         let messages = Value::from(messages.collect::<Result<Vec<_>>>()?);
-        let text = self.template.run(&self.bounded, &messages, open, self.now)?;
+        let conversation = Conversation::new(&messages, open, self.now);
+        let text = self.template.run(&self.bounded, conversation)?;
         let (text, spans) = marks::taken_from(&text);
         let pieces = self.template.pieces(&text);
         self.template.check(&pieces, images.len(), &[])?;

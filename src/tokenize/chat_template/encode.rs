@@ -10,6 +10,7 @@ use vq_tokenizer::Codes;
 
 use super::{ChatTemplate, marks};
 use crate::error::{Error, Result};
+use crate::json::Ordered;
 use crate::tokenize::processor::{EncodeOptions, Processor};
 use crate::tokenize::segment::CodedSegment;
 use crate::tokenize::token::{BEGIN_IMAGE_TOKEN, END_IMAGE_TOKEN};
@@ -63,14 +64,28 @@ impl ChatTemplate {
             let hidden = tokenizer.encode(&text)?;
             let hidden = hidden.into_iter().filter(|id| tokenizer.is_hidden(*id));
             names.extend(hidden.filter_map(|id| tokenizer.token(id)));
-            names.retain(|name| text.contains(name.as_str()));
-            let Some(name) = names.pop() else { return Ok(text) };
-            let mut broken = name.clone();
             // A name of one character cannot be broken.
-            let Some((second, _)) = name.char_indices().nth(1) else { return Ok(text) };
-            broken.insert(second, GUARD);
-            text = text.replace(&name, &broken);
+            names.retain(|name| text.contains(name.as_str()) && name.chars().nth(1).is_some());
+            names.sort_unstable();
+            names.dedup();
+            if names.is_empty() {
+                return Ok(text);
+            }
+            for name in names.drain(..) {
+                let mut broken = name.clone();
+                let first = name.chars().next().map_or(0, char::len_utf8);
+                broken.insert(first, GUARD);
+                text = text.replace(&name, &broken);
+            }
         }
+    }
+
+    /// `value` with all its texts [`guarded`](Self::guarded).
+    ///
+    /// # Errors
+    /// If the tokenizer cannot encode a text.
+    pub(crate) fn guarded_value(&self, value: &Ordered, processor: &Processor) -> Result<Ordered> {
+        value.with_texts(&mut |text| self.guarded(text, processor))
     }
 
     /// The ids of the rendered `text` with `images` for its placeholders and `answers` for its marks.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use vq_tokenizer::Codes;
 
 use super::*;
+use crate::json::Ordered;
 use crate::tokenize::{BpeConfig, CodedSegment, EncodeOptions, Processor, SEP_TOKEN, train_bpe};
 
 /// A file below `tests/fixtures/chat`, which `make_chat_fixtures.py` there writes.
@@ -15,17 +16,52 @@ fn fixture(name: &str) -> String {
     std::fs::read_to_string(dir.join(name)).unwrap()
 }
 
+/// The conversation of `case`; with functions all is text, in which keys keep their order.
+fn conversation_of(case: &Value, prompt: bool, now: NaiveDateTime) -> Conversation {
+    let ordered = |key: &str| case[key].as_str().unwrap().parse::<Ordered>().unwrap().0;
+    match &case["tools"] {
+        Value::Null => Conversation::new(&case["messages"], prompt, now),
+        _ => Conversation { messages: ordered("messages"), tools: ordered("tools"), prompt, now },
+    }
+}
+
+fn call_form_of(file: &str) -> Result<Option<CallForm>> {
+    let template = ChatTemplate::new(fixture(&format!("templates/{file}.jinja")), file);
+    let now = NaiveDateTime::default();
+    CallForm::of(&template, ContentForm::of(&template, now), now)
+}
+
+#[test]
+fn the_form_of_calls_is_found_in_templates() {
+    let form = |before: &str, after: &str, arguments: &str, is_list| CallForm {
+        before: before.to_owned(),
+        after: after.to_owned(),
+        arguments: arguments.to_owned(),
+        is_list,
+    };
+    let tagged = form("<tool_call>\n", "\n</tool_call>", "arguments", false);
+    assert_eq!(call_form_of("tools_tagged").unwrap(), Some(tagged));
+    assert_eq!(call_form_of("tools_bare").unwrap(), Some(form("", "", "parameters", false)));
+    let list = form("[TOOL_CALLS] ", "", "arguments", true);
+    assert_eq!(call_form_of("tools_list").unwrap(), Some(list));
+    for without in ["chatml", "llama2", "llama3", "mistral", "gemma", "parts", "python"] {
+        assert_eq!(call_form_of(without).unwrap(), None, "{without}");
+    }
+    let error = call_form_of("tools_xml").unwrap_err().to_string();
+    assert!(error.contains("chat template (tools_xml): it writes calls"), "{error}");
+}
+
 #[test]
 fn templates_render_as_in_python() {
     let expected: Value = serde_json::from_str(&fixture("expected.json")).unwrap();
     let now: NaiveDateTime = expected["now"].as_str().unwrap().parse().unwrap();
     let cases = expected["cases"].as_array().unwrap();
-    assert!(cases.len() > 40);
+    assert!(cases.len() > 80);
     for case in cases {
         let file = case["template"].as_str().unwrap();
         let template = ChatTemplate::new(fixture(&format!("templates/{file}")), file);
         let prompt = case["add_generation_prompt"].as_bool().unwrap();
-        let rendered = template.render_at(&case["messages"], prompt, now);
+        let rendered = template.render_all(conversation_of(case, prompt, now));
         let conversation = &case["conversation"];
         match case["text"].as_str() {
             Some(text) => assert_eq!(rendered.unwrap(), text, "{file}: {conversation}"),
@@ -196,7 +232,9 @@ fn bounds_of_marked_answers_change_nothing_else() {
                  {answer}{{% endif %}}\n{{% endfor %}}"
             );
             let template = ChatTemplate::new(source.as_str(), "t");
-            let bounded = template.run(&marks::bounded(&source), &messages, false, now).unwrap();
+            let bounded = template
+                .run(&marks::bounded(&source), Conversation::new(&messages, false, now))
+                .unwrap();
             let (text, spans) = marks::taken_from(&bounded);
             let plain = template.render_at(&messages, false, now).unwrap();
             assert_eq!(text, plain, "{source:?}");
