@@ -263,6 +263,7 @@ fn only_named_places_know_cargo_features() {
         "src/model/ops/fused/", // which backends an extension has is an argument of Burn's macro
         "src/model/ops/latent.rs",
         "src/model/ops/mod.rs",
+        "src/server/remote/mod.rs",
         "vq_tokenizer/src/lib.rs",
         "vq_tokenizer/src/ops/fused.rs", // as above
         "vq_tokenizer/src/ops/mod.rs",

@@ -3,6 +3,7 @@
 
 mod bodies;
 mod calls;
+mod fetched;
 mod http;
 mod random;
 

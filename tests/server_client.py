@@ -17,7 +17,9 @@ import time
 import traceback
 import zlib
 
+import jsonschema
 import openai
+import openapi_spec_validator
 from PIL import Image
 
 from server_process import Server
@@ -377,6 +379,51 @@ class Cases:
         after = self.server.memory()
         assert after - before < 50, (before, most, after)
         return f"{before:.0f} MiB before, at most {most:.0f}, {after:.0f} after"
+
+    def answers_are_as_documented(self):
+        """The OpenAPI document is one, and what routes answer has the fields that it lists, and no others."""
+        document = json.loads(self.server.ask("GET", "/openapi.json")[1])
+        openapi_spec_validator.validate(document)
+        schemas = document["components"]["schemas"]
+        parts = {one["$ref"] for schema in schemas.values() for one in schema.get("allOf", []) if "$ref" in one}
+        for name, schema in schemas.items():
+            if "properties" in schema and f"#/components/schemas/{name}" not in parts:
+                schema.setdefault("additionalProperties", False)
+
+        def check(method, path, body=None, status="200", form="application/json", at=None):
+            content = document["paths"][at or path][method.lower()]["responses"][status]["content"]
+            schema = content[form]["schema"] | {"components": document["components"]}
+            answer = self.server.ask(method, path, body)[1].decode()
+            if form == "application/json":
+                values = [answer]
+            else:
+                values = [line[6:] for line in answer.splitlines() if line.startswith("data: ") and line != "data: [DONE]"]
+            assert values, (path, answer[:200])
+            for value in values:
+                jsonschema.validate(json.loads(value), schema, jsonschema.Draft202012Validator)
+            return values
+
+        stream = "text/event-stream"
+        chat = {"messages": asks(self.png), "logprobs": True, "top_logprobs": 1, "n": 2}
+        draws = {"messages": [{"role": "user", "content": PROMPT}], "modalities": ["image"], "partial_images": 2}
+        tool = {"type": "function", "function": {"name": "look"}}
+        calls = {"messages": asks(self.png), "tools": [tool], "tool_choice": "required", "max_tokens": 60}
+        text = {"prompt": ["a red", "a"], "logprobs": 2, "max_tokens": 5}
+        for body in (chat, draws, calls):
+            check("POST", "/v1/chat/completions", body)
+            check("POST", "/v1/chat/completions", body | {"stream": True, "stream_options": {"include_usage": True}}, form=stream)
+        check("POST", "/v1/completions", text)
+        check("POST", "/v1/completions", text | {"stream": True}, form=stream)
+        check("POST", "/v1/images/generations", {"prompt": PROMPT})
+        check("POST", "/v1/images/generations", {"prompt": PROMPT, "stream": True, "partial_images": 1}, form=stream)
+        check("GET", "/v1/models")
+        check("GET", f"/v1/models/{self.model}", at="/v1/models/{name}")
+        check("POST", "/tokenize", {"messages": asks(self.png)})
+        (tokens,) = check("POST", "/tokenize", {"prompt": "a red"})
+        check("POST", "/detokenize", {"tokens": json.loads(tokens)["tokens"]})
+        check("GET", "/health")
+        check("POST", "/v1/completions", {"prompt": 5}, status="default")
+        return f"{len(document['paths'])} paths"
 
     def dashboard_knows_the_metrics(self):
         """Every name in deploy/grafana.json is one of the server's."""

@@ -303,6 +303,36 @@ class Cases:
                 self.shot("dark")
         assert found == 0, f"{found} serious findings"
 
+    def documents_the_api(self):
+        """The page at /docs: every route, a request that is sent, and nothing serious by axe in both themes."""
+        self.page.goto(f"{self.url}/docs")
+        for route in ("POST /v1/chat/completions", "POST /v1/images/edits", "GET /v1/models/{name}", "GET /metrics"):
+            expect(self.page.get_by_role("heading", name=route)).to_be_visible()
+        form = self.page.get_by_role("form", name="Try POST /v1/images/generations")
+        form.get_by_role("button", name="Send").click()
+        expect(form.get_by_text("200 OK")).to_be_visible(timeout=60_000)
+        expect(form.get_by_alt_text("Image of the answer")).to_have_count(1)
+        form = self.page.get_by_role("form", name="Try POST /tokenize")
+        form.get_by_label("JSON body").fill('{"prompt": 5}')
+        form.get_by_role("button", name="Send").click()
+        expect(form.get_by_text("expected a string")).to_be_visible()
+        # The request that was refused.
+        assert len(self.said) == 1 and "400" in self.said.pop(), self.said
+        self.page.goto(f"{self.url}/docs#POST-/v1/chat/completions")
+        self.page.reload()
+        expect(self.page.get_by_role("heading", name="POST /v1/chat/completions")).to_be_focused()
+        self.page.screenshot(path=self.shots / "docs.png")
+        serious = []
+        for theme in ("Dark", "Light"):
+            self.page.get_by_role("button", name=f"{theme} colors").click()
+            found = self.axe.run(self.page).response["violations"]
+            serious += [one["help"] for one in found if one["impact"] in ("serious", "critical")]
+        assert not serious, serious
+        self.page.set_viewport_size(PHONE)
+        wide = self.page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= PHONE["width"], f"/docs is {wide} pixels wide"
+        self.page.set_viewport_size(DESK)
+
     def asks_nobody_else(self):
         others = [url for url in self.asked if not url.startswith((self.url, "data:", "blob:"))]
         assert not others, others

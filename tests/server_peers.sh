@@ -15,8 +15,8 @@ fi
 install() { "$venv/bin/pip" install --quiet --no-cache-dir "$@"; }
 has_browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; } > /dev/null
 
-if ! install openai==3.57.0 pillow==13.0.0; then
-    echo 'SKIPPED: openai and pillow cannot be installed; no client and no browser was tried' >&2
+if ! install openai==3.57.0 openapi-spec-validator==0.9.0 pillow==13.0.0; then
+    echo 'SKIPPED: openai, openapi-spec-validator and pillow cannot be installed; no client and no browser was tried' >&2
     exit 0
 fi
 cargo build --release --locked --features grammar

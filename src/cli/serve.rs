@@ -7,7 +7,9 @@ use std::str::FromStr;
 use calumma::allocator;
 use calumma::checkpoint::adapter::WeightedAdapter;
 use calumma::generate::{EngineConfig, Window};
-use calumma::server::{ApiKey, Limits, NamedPipeline, Server, ServerConfig, ended_by_signal};
+use calumma::server::{
+    ApiKey, ImageHost, Limits, NamedPipeline, Server, ServerConfig, ended_by_signal,
+};
 use calumma::{Error, Result};
 use clap::Args;
 use serde_json::json;
@@ -38,6 +40,9 @@ pub struct ServeArgs {
     /// Let pages of this origin ask, such as https://example.org; repeatable
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
+    /// Fetch images from HOST, such as example.org, *.example.org or 192.0.2.7:8080; repeatable
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    allow_image_hosts: Vec<ImageHost>,
     /// Answers and images in progress or waiting; more are refused with status 429
     #[arg(long, value_name = "N", default_value_t = Limits::default().queue, help_heading = "Limits")]
     queue: usize,
@@ -98,6 +103,7 @@ pub fn run(args: &ServeArgs, session: &Session) -> Result<()> {
         api_key,
         insecure: args.insecure,
         origins: args.allow_origin.clone(),
+        image_hosts: args.allow_image_hosts.clone(),
         limits,
         engine: EngineConfig { cache_bytes, ..EngineConfig::default() },
         ..ServerConfig::new(args.listen)

@@ -13,7 +13,7 @@ use super::fault::Fault;
 use super::state::State;
 
 /// What needs no key: the page, which is the same for everyone and asks for the key, and whether the process lives.
-const OPEN: [&str; 2] = ["/", "/livez"];
+const OPEN: [&str; 3] = ["/", "/docs", "/livez"];
 
 /// What pages of other origins may read of a response's headers.
 const EXPOSED: HeaderValue = HeaderValue::from_static("x-request-id, retry-after");

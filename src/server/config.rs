@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use subtle::ConstantTimeEq;
 
+use super::remote::ImageHost;
 use crate::error::{Error, Result};
 use crate::generate::EngineConfig;
 use crate::pipeline::Pipeline;
@@ -62,6 +63,8 @@ pub struct ServerConfig {
     pub insecure: bool,
     /// Origins whose pages may ask; none by default.
     pub origins: Vec<String>,
+    /// Hosts that images may be fetched from; none by default.
+    pub image_hosts: Vec<ImageHost>,
     /// Limits of requests.
     pub limits: Limits,
     /// Limits of the engine of each model.
@@ -76,6 +79,7 @@ impl ServerConfig {
             api_key: None,
             insecure: false,
             origins: Vec::new(),
+            image_hosts: Vec::new(),
             limits: Limits::default(),
             engine: EngineConfig::default(),
         }

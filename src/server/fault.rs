@@ -5,7 +5,8 @@ use std::fmt;
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::error::Error;
 
@@ -136,14 +137,34 @@ impl Fault {
     }
 
     /// The body of a response, and the data of an event in a stream.
-    pub(super) fn body(&self) -> Value {
-        json!({ "error": {
-            "message": self.message,
-            "type": self.kind,
-            "param": self.param,
-            "code": self.code,
-        } })
+    pub(super) fn body(&self) -> FaultBody {
+        let error = FaultDetails {
+            message: self.message.clone(),
+            kind: self.kind,
+            param: self.param.clone(),
+            code: self.code,
+        };
+        FaultBody { error }
     }
+}
+
+/// Why a request was refused or has failed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FaultBody {
+    error: FaultDetails,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct FaultDetails {
+    /// What is wrong, where, and what is allowed.
+    message: String,
+    /// `invalid_request_error`, `authentication_error`, `rate_limit_error` or `server_error`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The field at fault.
+    param: Option<String>,
+    /// Such as `model_not_found`, `context_length_exceeded` or `queue_full`.
+    code: Option<&'static str>,
 }
 
 /// For errors of a request's own content, before it runs.

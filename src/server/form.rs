@@ -2,12 +2,13 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::fault::Fault;
 use crate::generate::Grammar;
 
 /// `response_format`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum ResponseFormat {
     Text,
@@ -16,18 +17,23 @@ pub(super) enum ResponseFormat {
 }
 
 /// A schema; its name and description change nothing here.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 pub(super) struct NamedSchema {
+    /// A JSON schema.
+    #[schema(value_type = Object)]
     schema: Value,
 }
 
 /// `structured_outputs`: one of these.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StructuredOutputs {
     /// A JSON schema.
+    #[schema(value_type = Option<Object>)]
     json: Option<Value>,
+    /// A regular expression for the whole text.
     regex: Option<String>,
+    /// One of these texts.
     choice: Option<Vec<String>>,
     /// In llguidance's variant of Lark.
     grammar: Option<String>,

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::config::{NamedPipeline, ServerConfig};
 use super::metrics::Metrics;
+use super::remote::Fetcher;
 use super::state::State;
 use super::{routes, worker};
 use crate::error::{Error, Result};
@@ -39,6 +40,7 @@ const LAST_MOMENT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Server {
     config: ServerConfig,
+    fetcher: Option<Fetcher>,
     listener: std::net::TcpListener,
     address: SocketAddr,
 }
@@ -47,15 +49,18 @@ impl Server {
     /// Takes the address.
     ///
     /// # Errors
-    /// If the address is in use, or other machines could ask without a key.
+    /// If the address is in use, or other machines could ask without a key; if images are to be fetched and this build
+    /// cannot.
     pub fn bind(config: ServerConfig) -> Result<Self> {
         config.validate()?;
+        let hosts = Some(config.image_hosts.clone()).filter(|hosts| !hosts.is_empty());
+        let fetcher = hosts.map(Fetcher::new).transpose()?;
         let place = config.address.to_string();
         let failed = || Error::io(Path::new(&place));
         let listener = std::net::TcpListener::bind(config.address).map_err(failed())?;
         listener.set_nonblocking(true).map_err(failed())?;
         let address = listener.local_addr().map_err(failed())?;
-        Ok(Self { config, listener, address })
+        Ok(Self { config, fetcher, listener, address })
     }
 
     /// Where it listens.
@@ -80,10 +85,12 @@ impl Server {
             .enable_all()
             .build()
             .map_err(Error::io(Path::new(&place)))?;
-        let Self { config, listener, .. } = self;
+        let Self { config, fetcher, listener, .. } = self;
         let metrics = Arc::new(Metrics::new());
         let (jobs, received) = mpsc::unbounded_channel();
-        let state = Arc::new(State::new(config.clone(), metrics.clone(), jobs.downgrade()));
+        let jobs_of_state = jobs.downgrade();
+        let state = State::new(config.clone(), fetcher, metrics.clone(), jobs_of_state);
+        let state = Arc::new(state);
         let (failed, has_failed) = oneshot::channel::<()>();
         thread::scope(|scope| {
             let models = state.models.clone();

@@ -20,6 +20,7 @@ mod form;
 mod image_data;
 mod listener;
 mod metrics;
+mod remote;
 mod routes;
 mod sampling;
 mod state;
@@ -28,4 +29,5 @@ mod worker;
 
 pub use config::{ApiKey, Limits, NamedPipeline, ServerConfig};
 pub use listener::{Server, ended_by_signal};
+pub use remote::ImageHost;
 pub use routes::{check_body, check_image};

@@ -1,9 +1,13 @@
 //! Settings of generation in requests: OpenAI's names, and vLLM's for what OpenAI does not have.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::config::Limits;
 use super::fault::Fault;
@@ -11,6 +15,10 @@ use crate::generate::GenerationConfig;
 
 /// Below this a temperature means the most likely tokens, as in vLLM.
 const GREEDY_BELOW: f32 = 1e-2;
+
+/// A field of others' protocols that changes nothing here.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub(super) struct Ignored(IgnoredAny);
 
 /// A field of others' protocols that is taken only where it asks for nothing: null, false, 0, an empty list, object or text,
 /// `auto` or `none`.
@@ -72,8 +80,33 @@ impl<'de> Visitor<'de> for Neutral {
     }
 }
 
+/// Implements the schema of a value of any kind with a description.
+macro_rules! any_value {
+    ($type:ty, $name:literal, $description:literal) => {
+        impl PartialSchema for $type {
+            fn schema() -> RefOr<Schema> {
+                let any = ObjectBuilder::new().schema_type(SchemaType::AnyValue);
+                any.description(Some($description)).into()
+            }
+        }
+
+        impl ToSchema for $type {
+            fn name() -> Cow<'static, str> {
+                $name.into()
+            }
+        }
+    };
+}
+
+any_value!(Ignored, "Ignored", "Changes nothing here.");
+any_value!(
+    Neutral,
+    "Neutral",
+    "Taken where it asks for nothing: null, false, 0, empty, `auto` or `none`."
+);
+
 /// One value, or several.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected one value or a list of them")]
 pub(super) enum OneOrMany<T> {
     One(T),
@@ -177,22 +210,39 @@ impl Settings {
 macro_rules! request {
     ($(#[$meta:meta])* struct $name:ident { $($(#[$of:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$meta])*
-        #[derive(serde::Deserialize)]
+        #[derive(serde::Deserialize, utoipa::ToSchema)]
         #[serde(deny_unknown_fields)]
         pub(super) struct $name {
+            /// One of `/v1/models`; the first without a name.
             pub(super) model: Option<String>,
             $($(#[$of])* pub(super) $field: $type,)*
+            /// Divides the scores of tokens, 0 or more; 0 takes the most likely token. By default the checkpoint's.
             temperature: Option<f32>,
+            /// Only the likeliest tokens whose probabilities add up to this, above 0 to 1.
             top_p: Option<f32>,
+            /// Only this many of the likeliest tokens; 0 and -1: all.
             top_k: Option<i64>,
+            /// Only tokens with this share of the likeliest one's probability, 0 to 1.
             min_p: Option<f32>,
+            /// Divides the scores of text tokens that were there, above 0; 1 does nothing.
             repetition_penalty: Option<f32>,
+            /// How many tokens an answer may have, codes of images included.
+            #[schema(minimum = 1)]
             max_tokens: Option<usize>,
+            /// The same by its newer name, which goes first.
+            #[schema(minimum = 1)]
             max_completion_tokens: Option<usize>,
+            /// Texts that end an answer, which does not have them.
             stop: Option<OneOrMany<String>>,
+            /// 64 bits, signed or not. The same request with the same seed has the same answer; without one, one is drawn.
+            #[schema(value_type = Option<i64>)]
             seed: Option<i128>,
+            /// How strongly drawings follow their prompt; 1: as the model does by itself.
             guidance_scale: Option<f32>,
+            /// What drawings are led away from, if they are guided.
             negative_prompt: Option<String>,
+            /// How many answers; the seed of answer `i` is `seed + i`.
+            #[schema(minimum = 1)]
             n: Option<usize>,
             #[serde(default, rename = "frequency_penalty")]
             _frequency_penalty: $crate::server::sampling::Neutral,
@@ -203,17 +253,17 @@ macro_rules! request {
             #[serde(default, rename = "ignore_eos")]
             _ignore_eos: $crate::server::sampling::Neutral,
             #[serde(default, rename = "user")]
-            _user: serde::de::IgnoredAny,
+            _user: $crate::server::sampling::Ignored,
             #[serde(default, rename = "metadata")]
-            _metadata: serde::de::IgnoredAny,
+            _metadata: $crate::server::sampling::Ignored,
             #[serde(default, rename = "store")]
-            _store: serde::de::IgnoredAny,
+            _store: $crate::server::sampling::Ignored,
             #[serde(default, rename = "service_tier")]
-            _service_tier: serde::de::IgnoredAny,
+            _service_tier: $crate::server::sampling::Ignored,
             #[serde(default, rename = "safety_identifier")]
-            _safety_identifier: serde::de::IgnoredAny,
+            _safety_identifier: $crate::server::sampling::Ignored,
             #[serde(default, rename = "prompt_cache_key")]
-            _prompt_cache_key: serde::de::IgnoredAny,
+            _prompt_cache_key: $crate::server::sampling::Ignored,
         }
 
         impl $name {

@@ -10,6 +10,7 @@ use tokio::sync::mpsc::WeakUnboundedSender;
 use super::config::{NamedPipeline, ServerConfig};
 use super::fault::Fault;
 use super::metrics::Metrics;
+use super::remote::Fetcher;
 use super::worker::Job;
 
 /// What all connections share.
@@ -18,6 +19,8 @@ pub(super) struct State {
     /// Empty until they are opened.
     pub(super) models: Arc<OnceLock<Vec<NamedPipeline>>>,
     pub(super) metrics: Arc<Metrics>,
+    /// If images may be fetched.
+    pub(super) fetcher: Option<Fetcher>,
     /// Free places for answers.
     pub(super) places: Arc<Semaphore>,
     /// KiB that bodies may still take.
@@ -34,6 +37,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(
         config: ServerConfig,
+        fetcher: Option<Fetcher>,
         metrics: Arc<Metrics>,
         jobs: WeakUnboundedSender<Job>,
     ) -> Self {
@@ -44,6 +48,7 @@ impl State {
             config,
             models: Arc::default(),
             metrics,
+            fetcher,
             places,
             bodies,
             turn: Mutex::default(),

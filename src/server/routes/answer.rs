@@ -1,14 +1,13 @@
 //! Answers of text and images, as chats and completions have them.
 
-use serde_json::{Value, json};
-
 use super::logprobs::Told;
+use super::messages::Place;
 use super::parts::{Part, Teller, Usage};
+use super::reply::ReplyImage;
 use super::text_limit::check_text;
-use super::tools::{self, Callable};
+use super::tools::{Callable, Called};
 use crate::generate::{GenerationConfig, Grammar, LanguageModel, Request};
 use crate::server::fault::Fault;
-use crate::server::image_data::uri_of;
 use crate::server::metrics::Measure;
 use crate::server::work::{Parts, Sender, Work};
 
@@ -70,7 +69,7 @@ fn run(work: &Work, asked: &Asked, prompts: &[Vec<u32>], to: &Sender<Part>) -> R
         tellers[index].parts(event)?.into_iter().try_for_each(|part| to.send(part))
     })?;
     let generated = generated.iter().map(|generated| generated.ids.len()).sum();
-    to.send(Part::Usage(Usage { prompt: prompts.iter().map(Vec::len).sum(), generated }))
+    to.send(Part::Usage(Usage::new(prompts.iter().map(Vec::len).sum(), generated)))
 }
 
 /// `request` with the seeds from its own on.
@@ -87,12 +86,12 @@ fn seeded(request: &Request, count: usize) -> Vec<Request> {
 #[derive(Debug, Default)]
 pub(super) struct Whole {
     pub(super) text: String,
-    pub(super) images: Vec<Value>,
+    pub(super) images: Vec<ReplyImage>,
     /// Texts, and images by their place in `images`, in order.
-    pub(super) parts: Vec<Value>,
-    pub(super) calls: Vec<Value>,
+    pub(super) parts: Vec<Place>,
+    pub(super) calls: Vec<Called>,
     pub(super) reason: &'static str,
-    /// Of the tokens of `text`, if they were asked for.
+    /// Of the tokens of `text` and `calls`, if they were asked for.
     pub(super) told: Vec<Told>,
 }
 
@@ -102,22 +101,17 @@ impl Whole {
             return;
         }
         self.text.push_str(text);
-        match self.parts.last_mut().and_then(|part| part.get_mut("text")) {
-            Some(Value::String(last)) => last.push_str(text),
-            _ => self.parts.push(json!({ "type": "text", "text": text })),
+        match self.parts.last_mut() {
+            Some(Place::Text { text: last }) => last.push_str(text),
+            _ => self.parts.push(Place::Text { text: text.to_owned() }),
         }
     }
 
     fn push_image(&mut self, base64: &str) {
         let index = self.images.len();
-        self.images.push(image_part(index, base64));
-        self.parts.push(json!({ "type": "image", "index": index }));
+        self.images.push(ReplyImage::new(index, base64));
+        self.parts.push(Place::Image { index });
     }
-}
-
-/// The image with the number `index` of an answer.
-pub(super) fn image_part(index: usize, base64: &str) -> Value {
-    json!({ "type": "image_url", "index": index, "image_url": { "url": uri_of(base64) } })
 }
 
 /// All answers when they have ended.
@@ -137,7 +131,7 @@ pub(super) async fn whole(
             }
             Part::Image(index, base64) => answers[index].push_image(&base64),
             Part::Call(index, call, told) => {
-                answers[index].calls.push(tools::to_json(&call));
+                answers[index].calls.push(Called::new(call, None));
                 answers[index].told.extend(told);
             }
             Part::Ended(index, reason) => answers[index].reason = reason,

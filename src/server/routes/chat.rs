@@ -5,34 +5,39 @@ use std::sync::Arc;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use utoipa::ToSchema;
 
-use super::answer::{self, Asked, Whole, image_part};
+use super::answer::{self, Asked, Whole};
 use super::conversation::Conversation;
-use super::heading::Heading;
-use super::logprobs;
-use super::messages::Message;
+use super::faults::Faults;
+use super::heading::{self, Heading};
+use super::logprobs::{self, ChatLogprobs};
+use super::messages::{self, Message};
 use super::parts::Part;
+use super::reply::{Address, Choice, ChunkChoice, Delta, Progress, Reply, ReplyImage};
 use super::rows::check_partial;
 use super::stream::{self, StreamOptions};
-use super::tools::{self, Callable, Choice, Offered};
+use super::tools::{Callable, Called, Offered, ToolChoice};
 use crate::generate::GenerationMode;
 use crate::server::body::Json;
 use crate::server::fault::Fault;
 use crate::server::form::{self, ResponseFormat, StructuredOutputs};
-use crate::server::image_data::uri_of;
 use crate::server::sampling::{OneOrMany, Settings, request};
 use crate::server::state::State;
 use crate::server::work::Work;
 
 request! {
-    /// The body.
+    /// A conversation, and how to answer it.
     struct Chat {
+        /// Instructions first, then turns of both sides; the last one is the user's, or results of functions.
         messages: Vec<Message>,
         /// What answers may hold: `text`, `image` or both.
         modalities: Option<Vec<Modality>>,
+        /// What the text must be.
         response_format: Option<ResponseFormat>,
+        /// The same by vLLM's names.
         structured_outputs: Option<StructuredOutputs>,
+        /// Whether the answer comes as events.
         stream: Option<bool>,
         stream_options: Option<StreamOptions>,
         /// How many times a stream shows the rows of each image that is drawn, 0 to 64.
@@ -44,20 +49,55 @@ request! {
         /// The functions that answers may call.
         tools: Option<Vec<Offered>>,
         /// Whether they must: `none`, `auto`, `required`, or one of them.
-        tool_choice: Option<Choice>,
+        tool_choice: Option<ToolChoice>,
         /// Whether an answer may have several calls; it may by default.
         parallel_tool_calls: Option<bool>,
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Modality {
     Text,
     Image,
 }
 
-/// Answers a conversation.
+/// Who answers.
+const ASSISTANT: &str = "assistant";
+
+/// Answers a conversation
+///
+/// Text and images go in, as `image_url` parts with `data:` URIs, and come out: images of an answer are `message.images`, in
+/// streams `delta.images`. With `stream` the answer is events, and `data: [DONE]` at the end; a fault in a stream is an event
+/// with `error`.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    operation_id = "create_chat_completion",
+    tag = "Answers",
+    request_body(
+        content = Chat,
+        examples(
+            ("question" = (value = json!({
+                "messages": [{ "role": "user", "content": "what color is the sky?" }],
+                "max_tokens": 40,
+            }))),
+            ("streamed drawing" = (value = json!({
+                "messages": [{ "role": "user", "content": "a large red circle on a white background" }],
+                "modalities": ["image"],
+                "stream": true,
+                "partial_images": 3,
+            }))),
+        ),
+    ),
+    responses(
+        (status = 200, description = "The answers", content(
+            (heading::Response<Choice> = "application/json"),
+            (heading::Response<ChunkChoice> = "text/event-stream"),
+        )),
+        Faults,
+    ),
+)]
 pub(super) async fn post(
     Shared(state): Shared<Arc<State>>,
     Json(body): Json<Chat>,
@@ -88,8 +128,11 @@ pub(super) async fn post(
         return Err(Fault::of("tools", message));
     }
     let forced = callable.as_ref().and_then(|callable| callable.forced.clone());
+    let mut messages = body.messages;
+    let memory = messages::fetch_images(&state, &mut messages).await?;
     let conversation = Conversation {
-        messages: body.messages,
+        messages,
+        memory,
         tools: callable.as_ref().map(|callable| callable.tools.clone()),
         is_call: forced.is_some(),
         draw,
@@ -123,21 +166,19 @@ fn logprobs_of(logprobs: Option<bool>, top: Option<usize>) -> Result<Option<usiz
     }
 }
 
-fn choice(index: usize, whole: Whole, with_logprobs: bool) -> Value {
+fn choice(index: usize, whole: Whole, with_logprobs: bool) -> Choice {
     let Whole { text, images, parts, calls, reason, told } = whole;
-    let logprobs = with_logprobs.then(|| logprobs::of_chat(&told));
-    let mut message = json!({ "role": "assistant", "content": text, "refusal": null });
-    if !images.is_empty() {
-        message["images"] = images.into();
-        message["x_parts"] = parts.into();
-    }
-    if !calls.is_empty() {
-        if text.trim().is_empty() {
-            message["content"] = Value::Null;
-        }
-        message["tool_calls"] = calls.into();
-    }
-    json!({ "index": index, "message": message, "finish_reason": reason, "logprobs": logprobs })
+    let has_text = calls.is_empty() || !text.trim().is_empty();
+    let message = Reply {
+        role: ASSISTANT,
+        content: has_text.then_some(text),
+        refusal: (),
+        tool_calls: calls,
+        x_parts: if images.is_empty() { Vec::new() } else { parts },
+        images,
+    };
+    let logprobs = with_logprobs.then(|| ChatLogprobs::new(told));
+    Choice { index, message, finish_reason: reason, logprobs }
 }
 
 /// Makes the chunks of a stream of `count` answers.
@@ -146,45 +187,51 @@ fn chunks(
     count: usize,
     with_usage: bool,
     with_logprobs: bool,
-) -> impl FnMut(Part) -> Vec<Value> {
+) -> impl FnMut(Part) -> Vec<heading::Response<ChunkChoice>> {
+    const OBJECT: &str = "chat.completion.chunk";
     let (mut images, mut calls) = (vec![0; count], vec![0; count]);
     let mut begun = vec![false; count];
     move |part| {
-        let mut logprobs = None;
-        let (index, mut delta, reason) = match part {
+        let (mut delta, mut tokens, mut finish_reason) = (Delta::default(), None, None);
+        let index = match part {
             Part::Text(index, text, told) => {
-                logprobs = with_logprobs.then(|| logprobs::of_chat(&told));
-                (index, json!({ "content": text }), None)
+                (delta.content, tokens) = (Some(text), Some(told));
+                index
             }
             Part::Progress(index, [done, total], rows) => {
-                let mut progress = json!({ "done": done, "total": total });
-                if let Some(rows) = rows {
-                    progress["image_url"] = json!({ "url": uri_of(&rows) });
-                }
-                (index, json!({ "x_image_progress": progress }), None)
+                let image_url = rows.map(|rows| Address::of(&rows));
+                delta.x_image_progress = Some(Progress { done, total, image_url });
+                index
             }
             Part::Image(index, base64) => {
-                let number = images[index];
-                images[index] += 1;
-                (index, json!({ "images": [image_part(number, &base64)] }), None)
+                delta.images = vec![ReplyImage::new(next(&mut images[index]), &base64)];
+                index
             }
             Part::Call(index, call, told) => {
-                logprobs = with_logprobs.then(|| logprobs::of_chat(&told));
-                let mut call = tools::to_json(&call);
-                call["index"] = calls[index].into();
-                calls[index] += 1;
-                (index, json!({ "tool_calls": [call] }), None)
+                delta.tool_calls = vec![Called::new(call, Some(next(&mut calls[index])))];
+                tokens = Some(told);
+                index
             }
-            Part::Ended(index, reason) => (index, json!({}), Some(reason)),
-            Part::Usage(usage) => {
-                let chunk = heading.over("chat.completion.chunk", Vec::new(), Some(usage));
-                return if with_usage { vec![chunk] } else { Vec::new() };
+            Part::Ended(index, reason) => {
+                finish_reason = Some(reason);
+                index
             }
+            Part::Usage(usage) if with_usage => {
+                return vec![heading.over(OBJECT, Vec::new(), Some(usage))];
+            }
+            Part::Usage(_) => return Vec::new(),
         };
         if !std::mem::replace(&mut begun[index], true) {
-            delta["role"] = json!("assistant");
+            delta.role = Some(ASSISTANT);
         }
-        let choice = json!({ "index": index, "delta": delta, "finish_reason": reason, "logprobs": logprobs });
-        vec![heading.over("chat.completion.chunk", vec![choice], None)]
+        let logprobs = tokens.filter(|_| with_logprobs).map(ChatLogprobs::new);
+        let choice = ChunkChoice { index, delta, finish_reason, logprobs };
+        vec![heading.over(OBJECT, vec![choice], None)]
     }
+}
+
+/// The number, which goes up by one.
+fn next(number: &mut usize) -> usize {
+    *number += 1;
+    *number - 1
 }

@@ -59,7 +59,7 @@ fn settings(settings: &Settings, limits: &Limits) -> Result<(), Fault> {
 
 fn images(message: &Message, limits: &Limits) -> Result<(), Fault> {
     message.items().try_for_each(|item| match item {
-        Item::Url(url) => opened(&bytes_of(url)?, limits).map(drop),
+        Item::Image(image) => opened(&image.bytes()?, limits).map(drop),
         Item::Text(_) => Ok(()),
     })
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::answer::{self, Asked};
-use super::heading::Heading;
-use super::logprobs;
+use super::answer::{self, Asked, Whole};
+use super::faults::Faults;
+use super::heading::{self, Heading};
+use super::logprobs::{self, CompletionLogprobs};
 use super::parts::Part;
 use super::stream::{self, StreamOptions};
 use super::text_limit::check_text;
@@ -27,11 +28,14 @@ use crate::tokenize::Segment;
 const OBJECT: &str = "text_completion";
 
 request! {
-    /// The body.
+    /// Texts, and how to continue them.
     struct Completion {
         prompt: Prompt,
+        /// What the text must be.
         response_format: Option<ResponseFormat>,
+        /// The same by vLLM's names.
         structured_outputs: Option<StructuredOutputs>,
+        /// Whether the answer comes as events.
         stream: Option<bool>,
         stream_options: Option<StreamOptions>,
         /// How many likely tokens are told with each token, 0 to 20.
@@ -44,7 +48,7 @@ request! {
 }
 
 /// Texts, or lists of ids.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a text, a list of ids, or a list of those")]
 pub(super) enum Prompt {
     Text(String),
@@ -77,7 +81,23 @@ impl Prompt {
     }
 }
 
-/// Continues a text.
+/// Continues texts
+///
+/// No image is begun; names of tokens in a text are text.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    operation_id = "create_completion",
+    tag = "Answers",
+    request_body(content = Completion, example = json!({ "prompt": "a large red", "max_tokens": 16 })),
+    responses(
+        (status = 200, description = "The continuations, or their steps", content(
+            (heading::Response<Choice> = "application/json"),
+            (heading::Response<Choice> = "text/event-stream"),
+        )),
+        Faults,
+    ),
+)]
 pub(super) async fn post(
     Shared(state): Shared<Arc<State>>,
     Json(body): Json<Completion>,
@@ -96,10 +116,11 @@ pub(super) async fn post(
     let mut parts = answer::start(work, asked, move |work| prompt.ids(work.pipeline()));
     if body.stream != Some(true) {
         let (answers, usage) = answer::whole(parts, all).await?;
-        let choices = answers.into_iter().enumerate().map(|(index, answer)| {
-            let told = logprobs.map(|_| logprobs::of_completion(&answer.told, &mut Vec::new()));
-            choice(index, &answer.text, Some(answer.reason), told)
-        });
+        let choices =
+            answers.into_iter().enumerate().map(|(index, Whole { text, reason, told, .. })| {
+                let logprobs = logprobs.map(|_| CompletionLogprobs::new(told, &mut Vec::new()));
+                Choice { index, text, finish_reason: Some(reason), logprobs }
+            });
         let value = heading.over(OBJECT, choices.collect(), Some(usage));
         return Ok(axum::Json(value).into_response());
     }
@@ -110,10 +131,13 @@ pub(super) async fn post(
     Ok(stream::events(first, parts, move |part| {
         let (choices, usage) = match part {
             Part::Text(index, text, told) => {
-                let told = logprobs.map(|_| logprobs::of_completion(&told, &mut before[index]));
-                (vec![choice(index, &text, None, told)], None)
+                let logprobs = logprobs.map(|_| CompletionLogprobs::new(told, &mut before[index]));
+                (vec![Choice { index, text, finish_reason: None, logprobs }], None)
             }
-            Part::Ended(index, reason) => (vec![choice(index, "", Some(reason), None)], None),
+            Part::Ended(index, reason) => {
+                let (text, finish_reason) = (String::new(), Some(reason));
+                (vec![Choice { index, text, finish_reason, logprobs: None }], None)
+            }
             Part::Usage(usage) if with_usage => (Vec::new(), Some(usage)),
             Part::Usage(_) | Part::Image(..) | Part::Progress(..) | Part::Call(..) => {
                 return Vec::new();
@@ -123,7 +147,13 @@ pub(super) async fn post(
     }))
 }
 
-/// Without a `reason` while the answer goes on.
-fn choice(index: usize, text: &str, reason: Option<&str>, logprobs: Option<Value>) -> Value {
-    json!({ "index": index, "text": text, "finish_reason": reason, "logprobs": logprobs })
+/// An answer, or a step of one.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CompletionChoice)]
+struct Choice {
+    index: usize,
+    text: String,
+    /// `stop`, `length` or `abort`; null while the answer goes on.
+    finish_reason: Option<&'static str>,
+    logprobs: Option<CompletionLogprobs>,
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::messages::{Item, Message, Read, Role, Room, text_of};
 use super::text_limit::check_text;
 use crate::pipeline::{Pipeline, Question, ToolCall, ToolResult, Tools};
@@ -12,6 +14,8 @@ use crate::tokenize::Segment;
 /// A conversation, and what is to come next.
 pub(super) struct Conversation {
     pub(super) messages: Vec<Message>,
+    /// For the images that were fetched.
+    pub(super) memory: Option<OwnedSemaphorePermit>,
     /// The functions that the answer may call.
     pub(super) tools: Option<Arc<Tools>>,
     /// Whether it must call one.
@@ -43,7 +47,7 @@ impl Conversation {
     /// If roles are out of order, the last message is an answer, calls have no results, texts or images exceed the limits,
     /// or the layout of conversations has no place for something.
     pub(super) fn prompt(self, pipeline: &Pipeline, limits: &Limits) -> Result<Vec<u32>, Fault> {
-        let Self { messages, tools, is_call, draw } = self;
+        let Self { messages, memory: _memory, tools, is_call, draw } = self;
         check(pipeline, &messages, limits)?;
         let has_calls = messages.iter().any(Message::is_of_calls);
         let (mut turns, mut room) = (Turns::default(), Room::new(limits));
@@ -162,7 +166,7 @@ fn check(pipeline: &Pipeline, messages: &[Message], limits: &Limits) -> Result<(
     for item in messages.iter().flat_map(Message::items) {
         match item {
             Item::Text(text) => bytes += text.len(),
-            Item::Url(_) => images += 1,
+            Item::Image(_) => images += 1,
         }
     }
     if images > limits.images {

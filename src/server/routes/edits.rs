@@ -7,11 +7,12 @@ use axum::extract::multipart::MultipartError;
 use axum::extract::{FromRequest, Multipart, Request, State as Shared};
 use axum::http::header;
 use image::{DynamicImage, RgbImage};
-use serde_json::Value;
+use utoipa::ToSchema;
 use vq_tokenizer::preprocess::to_rgb;
 
-use super::generations::{check_format, response};
-use super::parts::Usage;
+use super::drawn::{Drawn, ImageUsage};
+use super::faults::Faults;
+use super::generations::check_format;
 use super::stream;
 use super::text_limit::check_text;
 use crate::generate::GenerationConfig;
@@ -86,11 +87,49 @@ impl Form {
     }
 }
 
-/// Draws the marked part of an image anew.
+/// The fields of the form, as the document has them.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Edit {
+    /// A PNG, JPEG or WebP file; as `image[]` too.
+    #[schema(value_type = String, format = Binary)]
+    image: (),
+    /// A PNG file as large as the image. What is transparent in it, or in the image without one, is drawn anew.
+    #[schema(value_type = Option<String>, format = Binary)]
+    mask: (),
+    /// The whole image that is wanted.
+    prompt: String,
+    model: Option<String>,
+    /// That of the image, or `auto`.
+    size: Option<String>,
+    /// `b64_json`.
+    response_format: Option<String>,
+    /// Images drawn for each that is kept, 1 to 64.
+    candidates: Option<usize>,
+    /// How many images.
+    n: Option<usize>,
+    seed: Option<i64>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    guidance_scale: Option<f32>,
+    negative_prompt: Option<String>,
+}
+
+/// Draws a part of an image anew
+///
+/// What is transparent in the mask is drawn; the rest keeps its pixels.
+#[utoipa::path(
+    post,
+    path = "/v1/images/edits",
+    operation_id = "edit_image",
+    tag = "Images",
+    request_body(content = Edit, content_type = "multipart/form-data"),
+    responses((status = 200, description = "The images", body = Drawn), Faults),
+)]
 pub(super) async fn post(
     Shared(state): Shared<Arc<State>>,
     request: Request,
-) -> Result<axum::Json<Value>, Fault> {
+) -> Result<axum::Json<Drawn>, Fault> {
     let form = read(request, &state).await?;
     check_format(form.response_format.as_deref())?;
     let needed = |name: &str| Fault::of(name, format!("{name} is missing"));
@@ -165,7 +204,7 @@ fn draw(
     edit: &EditRequest,
     plan: &EditPlan,
     size: Option<&str>,
-) -> Result<Value, Fault> {
+) -> Result<Drawn, Fault> {
     let NamedPipeline { name, pipeline } = work.model();
     let (width, height) = plan.pixels.dimensions();
     if let Some(size) = size.filter(|size| *size != "auto" && *size != format!("{width}x{height}"))
@@ -177,7 +216,7 @@ fn draw(
     let requests: Vec<_> = pipeline.edit_requests(edit, plan)?.into_iter().flatten().collect();
     let tokens = requests.first().map_or(0, |request| request.prompt.len());
     let drawn = work.run(requests, |_, _| Ok(()))?;
-    let usage = Usage { prompt: tokens, generated: drawn.iter().map(|one| one.ids.len()).sum() };
+    let usage = ImageUsage::new(tokens, drawn.iter().map(|one| one.ids.len()).sum());
     let mut images = drawn.into_iter().flat_map(|one| one.images);
     let GenerationConfig { candidates, seed, .. } = edit.config;
     let mut kept = Vec::with_capacity(edit.count);
@@ -188,5 +227,5 @@ fn draw(
         work.state().metrics.drawn(name);
         kept.push(png_in_base64(&plan.paste(&edited.image))?);
     }
-    Ok(response(&kept, usage, seed))
+    Ok(Drawn::new(kept, usage, seed))
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
 
-use super::parts::Usage;
+use super::drawn::{DrawingEvent, Drawn, ImageUsage, PNG};
+use super::faults::Faults;
 use super::rows::{Shown, check_partial};
 use super::stream;
 use super::text_limit::check_text;
@@ -17,34 +17,36 @@ use crate::server::config::NamedPipeline;
 use crate::server::fault::Fault;
 use crate::server::image_data::png_in_base64;
 use crate::server::metrics::Measure;
-use crate::server::sampling::{OneOrMany, Settings, request};
+use crate::server::sampling::{Ignored, OneOrMany, Settings, request};
 use crate::server::state::{State, now};
 use crate::server::work::{Sender, Work};
 
 request! {
-    /// The body.
+    /// What to draw, and how.
     struct Generation {
         prompt: String,
         /// `WIDTHxHEIGHT` in pixels, or `auto`.
         size: Option<String>,
+        /// `b64_json`.
         response_format: Option<String>,
-        /// Images drawn for each that is kept.
+        /// Images drawn for each that is kept, 1 to 64. In a stream: 1.
         candidates: Option<usize>,
+        /// Whether the images come as events.
         stream: Option<bool>,
         /// How many times a stream shows the rows that are drawn, 0 to 64.
         partial_images: Option<usize>,
         #[serde(default, rename = "quality")]
-        _quality: serde::de::IgnoredAny,
+        _quality: Ignored,
         #[serde(default, rename = "style")]
-        _style: serde::de::IgnoredAny,
+        _style: Ignored,
         #[serde(default, rename = "background")]
-        _background: serde::de::IgnoredAny,
+        _background: Ignored,
         #[serde(default, rename = "output_format")]
-        _output_format: serde::de::IgnoredAny,
+        _output_format: Ignored,
         #[serde(default, rename = "output_compression")]
-        _output_compression: serde::de::IgnoredAny,
+        _output_compression: Ignored,
         #[serde(default, rename = "moderation")]
-        _moderation: serde::de::IgnoredAny,
+        _moderation: Ignored,
     }
 }
 
@@ -62,10 +64,29 @@ enum Part {
     /// The rows so far of an image, by the number of the image and of the step, in base64.
     Partial(usize, usize, String),
     /// All images in base64, and what they took.
-    Drawn(Vec<String>, Usage),
+    Drawn(Vec<String>, ImageUsage),
 }
 
-/// Draws images of a text.
+/// Draws images of a text
+///
+/// With `stream` the rows drawn so far come `partial_images` times, then the image.
+#[utoipa::path(
+    post,
+    path = "/v1/images/generations",
+    operation_id = "create_image",
+    tag = "Images",
+    request_body(
+        content = Generation,
+        example = json!({ "prompt": "a large red circle on a white background", "seed": 3 }),
+    ),
+    responses(
+        (status = 200, description = "The images, or their steps", content(
+            (Drawn = "application/json"),
+            (DrawingEvent = "text/event-stream"),
+        )),
+        Faults,
+    ),
+)]
 pub(super) async fn post(
     Shared(state): Shared<Arc<State>>,
     Json(body): Json<Generation>,
@@ -101,38 +122,36 @@ pub(super) async fn post(
     parts.next().await;
     match first {
         Part::Drawn(images, usage) => {
-            Ok(axum::Json(response(&images, usage, seed)).into_response())
+            Ok(axum::Json(Drawn::new(images, usage, seed)).into_response())
         }
         Part::Partial(..) => Err(Fault::internal()),
     }
 }
 
-/// The events of a stream, as OpenAI's.
-fn events(part: Part, size: &str, seed: u64) -> Vec<Value> {
-    let event = |kind: &str, index: usize, base64: String| {
-        json!({
-            "type": format!("image_generation.{kind}"),
-            "b64_json": base64,
-            "created_at": now(),
-            "size": size,
-            "quality": "auto",
-            "background": "opaque",
-            "output_format": "png",
-            "x_index": index,
-            "x_seed": seed.wrapping_add(index as u64),
-        })
+/// The events of a stream.
+fn events(part: Part, size: &str, seed: u64) -> Vec<DrawingEvent> {
+    let event = |kind, index: usize, b64_json| DrawingEvent {
+        kind,
+        b64_json,
+        created_at: now(),
+        size: size.to_owned(),
+        quality: "auto",
+        background: "opaque",
+        output_format: PNG,
+        x_index: index,
+        x_seed: seed.wrapping_add(index as u64),
+        partial_image_index: None,
+        usage: None,
     };
     match part {
         Part::Partial(index, step, base64) => {
-            let mut event = event("partial_image", index, base64);
-            event["partial_image_index"] = step.into();
-            vec![event]
+            let event = event("image_generation.partial_image", index, base64);
+            vec![DrawingEvent { partial_image_index: Some(step), ..event }]
         }
         Part::Drawn(images, usage) => {
             let completed = |(index, base64)| {
-                let mut event = event("completed", index, base64);
-                event["usage"] = usage_of(usage);
-                event
+                let event = event("image_generation.completed", index, base64);
+                DrawingEvent { usage: Some(usage), ..event }
             };
             images.into_iter().enumerate().map(completed).collect()
         }
@@ -209,7 +228,7 @@ fn draw(work: &Work, drawing: &Drawing, to: &Sender<Part>) -> Result<(), Fault> 
         let Some(rows) = rows else { return Ok(()) };
         to.send(Part::Partial(index, step, png_in_base64(&rows)?))
     })?;
-    let usage = Usage { prompt: tokens, generated: drawn.iter().map(|one| one.ids.len()).sum() };
+    let usage = ImageUsage::new(tokens, drawn.iter().map(|one| one.ids.len()).sum());
     let mut images = drawn.into_iter().flat_map(|one| one.images);
     let mut kept = Vec::with_capacity(*count);
     for _ in 0..*count {
@@ -224,24 +243,4 @@ fn draw(work: &Work, drawing: &Drawing, to: &Sender<Part>) -> Result<(), Fault> 
         kept.push(png_in_base64(&image)?);
     }
     to.send(Part::Drawn(kept, usage))
-}
-
-/// The response with images in base64.
-pub(super) fn response(images: &[String], usage: Usage, seed: u64) -> Value {
-    let data: Vec<Value> = images.iter().map(|image| json!({ "b64_json": image })).collect();
-    json!({
-        "created": now(),
-        "data": data,
-        "output_format": "png",
-        "x_seed": seed,
-        "usage": usage_of(usage),
-    })
-}
-
-fn usage_of(usage: Usage) -> Value {
-    json!({
-        "input_tokens": usage.prompt,
-        "output_tokens": usage.generated,
-        "total_tokens": usage.prompt + usage.generated,
-    })
 }

@@ -1,6 +1,7 @@
 //! What every response of a request says of itself.
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::parts::Usage;
 use crate::generate::GenerationConfig;
@@ -10,11 +11,29 @@ use crate::server::work::Work;
 /// What every response of a request says of itself.
 #[derive(Clone)]
 pub(super) struct Heading {
-    pub(super) id: String,
-    pub(super) created: u64,
-    pub(super) model: String,
-    pub(super) fingerprint: Option<String>,
-    pub(super) seed: u64,
+    id: String,
+    created: u64,
+    model: String,
+    fingerprint: Option<String>,
+    seed: u64,
+}
+
+/// A response, or a chunk of one, with what it answers.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Response<C> {
+    id: String,
+    object: &'static str,
+    /// Seconds since 1970.
+    created: u64,
+    model: String,
+    /// The beginning of the checkpoint's digest.
+    system_fingerprint: Option<String>,
+    choices: Vec<C>,
+    /// In a stream only in the last chunk, on request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+    /// The seed of the first answer, also where none was given.
+    x_seed: u64,
 }
 
 impl Heading {
@@ -29,19 +48,14 @@ impl Heading {
     }
 
     /// A response of the kind `object` with `choices`.
-    pub(super) fn over(&self, object: &str, choices: Vec<Value>, usage: Option<Usage>) -> Value {
-        let mut value = json!({
-            "id": self.id,
-            "object": object,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.fingerprint,
-            "x_seed": self.seed,
-            "choices": choices,
-        });
-        if let Some(usage) = usage {
-            value["usage"] = usage.to_json();
-        }
-        value
+    pub(super) fn over<C>(
+        &self,
+        object: &'static str,
+        choices: Vec<C>,
+        usage: Option<Usage>,
+    ) -> Response<C> {
+        let Self { id, created, model, fingerprint, seed } = self.clone();
+        let system_fingerprint = fingerprint;
+        Response { id, object, created, model, system_fingerprint, choices, usage, x_seed: seed }
     }
 }

@@ -1,8 +1,9 @@
 //! Log-probabilities of text, token by token.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::generate::Logprobs;
 use crate::server::fault::Fault;
@@ -32,18 +33,24 @@ pub(super) struct Names<'a> {
 }
 
 /// A token with its log-probability.
-#[derive(Debug)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TokenLogprob)]
 struct Token {
+    #[serde(rename = "token")]
     text: String,
-    bytes: Vec<u8>,
+    /// At least -9999.
     logprob: f32,
+    /// Those of its text; none of control tokens.
+    bytes: Vec<u8>,
 }
 
 /// A token of an answer, and the most likely ones in its place.
-#[derive(Debug)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TokenWithAlternatives)]
 pub(super) struct Told {
+    #[serde(flatten)]
     token: Token,
-    top: Vec<Token>,
+    top_logprobs: Vec<Token>,
 }
 
 impl Token {
@@ -55,10 +62,6 @@ impl Token {
             None => (names.vocabulary.name(id).unwrap_or_default().to_owned(), Vec::new()),
         };
         Self { text, bytes, logprob: logprob.max(LOWEST) }
-    }
-
-    fn to_json(&self) -> Value {
-        json!({ "token": self.text, "logprob": self.logprob, "bytes": self.bytes })
     }
 }
 
@@ -84,7 +87,7 @@ impl Pending {
         let is_first = !std::mem::replace(&mut self.has_begun, true);
         let token = Token::new(names, id, of_id, is_first);
         let top = top.into_iter().map(|(id, logprob)| Token::new(names, id, logprob, is_first));
-        self.tokens.push_back(Told { token, top: top.collect() });
+        self.tokens.push_back(Told { token, top_logprobs: top.collect() });
     }
 
     /// The tokens that begin in `text`, which is out now.
@@ -106,35 +109,49 @@ impl Pending {
     }
 }
 
-/// `logprobs` of a chat's choice.
-pub(super) fn of_chat(told: &[Told]) -> Value {
-    let one = |told: &Told| {
-        let mut value = told.token.to_json();
-        value["top_logprobs"] = told.top.iter().map(Token::to_json).collect();
-        value
-    };
-    json!({ "content": told.iter().map(one).collect::<Vec<_>>(), "refusal": null })
+/// The log-probabilities of a chat's answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ChatLogprobs {
+    content: Vec<Told>,
+    /// Always null.
+    #[schema(value_type = Option<String>)]
+    refusal: (),
 }
 
-/// `logprobs` of a completion's choice, after tokens with the bytes `before`, to which its own are added. The token itself is
-/// always among the likely ones.
-pub(super) fn of_completion(told: &[Told], before: &mut Vec<u8>) -> Value {
-    let (mut offsets, mut tops) = (Vec::new(), Vec::new());
-    for Told { token, top } in told {
-        // A character that is not whole yet is one.
-        offsets.push(String::from_utf8_lossy(before).chars().count());
-        before.extend(&token.bytes);
-        let mut named = serde_json::Map::new();
-        for token in top.iter().chain([token]) {
-            // Parts of characters look alike; the first one is the most likely.
-            named.entry(token.text.as_str()).or_insert(token.logprob.into());
-        }
-        tops.push(Value::Object(named));
+impl ChatLogprobs {
+    pub(super) fn new(told: Vec<Told>) -> Self {
+        Self { content: told, refusal: () }
     }
-    json!({
-        "tokens": told.iter().map(|told| &told.token.text).collect::<Vec<_>>(),
-        "token_logprobs": told.iter().map(|told| told.token.logprob).collect::<Vec<_>>(),
-        "top_logprobs": tops,
-        "text_offset": offsets,
-    })
+}
+
+/// The log-probabilities of a completion, token by token.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(super) struct CompletionLogprobs {
+    tokens: Vec<String>,
+    token_logprobs: Vec<f32>,
+    /// The most likely tokens in each place; the token itself is always among them.
+    top_logprobs: Vec<BTreeMap<String, f32>>,
+    /// Characters of the answer before each token.
+    text_offset: Vec<usize>,
+}
+
+impl CompletionLogprobs {
+    /// After tokens with the bytes `before`, to which its own are added.
+    pub(super) fn new(told: Vec<Told>, before: &mut Vec<u8>) -> Self {
+        let mut all = Self::default();
+        for Told { token, top_logprobs } in told {
+            // A character that is not whole yet is one.
+            all.text_offset.push(String::from_utf8_lossy(before).chars().count());
+            before.extend(&token.bytes);
+            let mut named = BTreeMap::new();
+            for token in top_logprobs.iter().chain([&token]) {
+                // Parts of characters look alike; the first one is the most likely.
+                named.entry(token.text.clone()).or_insert(token.logprob);
+            }
+            all.top_logprobs.push(named);
+            all.token_logprobs.push(token.logprob);
+            all.tokens.push(token.text);
+        }
+        all
+    }
 }

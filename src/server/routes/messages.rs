@@ -1,19 +1,24 @@
 //! Messages of a conversation, and what is in them.
 
+use std::borrow::Cow;
+
 use image::RgbImage;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
+use utoipa::ToSchema;
 use vq_tokenizer::preprocess::to_rgb;
 
 use super::tools::Called;
 use crate::pipeline::ToolCall;
 use crate::server::config::Limits;
 use crate::server::fault::Fault;
-use crate::server::image_data::{bytes_of, opened};
-use crate::server::sampling::Neutral;
+use crate::server::image_data::{bytes_of, is_data, opened};
+use crate::server::sampling::{Ignored, Neutral};
+use crate::server::state::State;
 use crate::tokenize::Segment;
 
 /// One message.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Message {
     role: Role,
@@ -23,11 +28,11 @@ pub(super) struct Message {
     #[serde(default)]
     images: Vec<Part>,
     #[serde(default, rename = "name")]
-    _name: serde::de::IgnoredAny,
+    _name: Ignored,
     #[serde(default, rename = "refusal")]
-    _refusal: serde::de::IgnoredAny,
+    _refusal: Ignored,
     #[serde(default, rename = "annotations")]
-    _annotations: serde::de::IgnoredAny,
+    _annotations: Ignored,
     #[serde(default, rename = "audio")]
     _audio: Neutral,
     #[serde(default, rename = "function_call")]
@@ -41,10 +46,10 @@ pub(super) struct Message {
     x_parts: Vec<Place>,
 }
 
-/// A part of an answer that this server sent.
-#[derive(Debug, Deserialize)]
+/// A part of an answer, as this server sends it and takes it back.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-enum Place {
+pub(super) enum Place {
     Text {
         text: String,
     },
@@ -54,7 +59,7 @@ enum Place {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Role {
     System,
@@ -64,7 +69,7 @@ pub(super) enum Role {
     Tool,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected a text or a list of parts")]
 enum Content {
     #[default]
@@ -73,7 +78,8 @@ enum Content {
     Parts(Vec<Part>),
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ContentPart)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Part {
     Text { text: String },
@@ -81,21 +87,48 @@ enum Part {
 }
 
 /// An address alone, or with what is asked of the image, which changes nothing here.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "expected {\"url\": \"data:image/...\"}")]
-enum ImageUrl {
+pub(super) enum ImageUrl {
     Url(String),
-    Object { url: String },
+    Object {
+        /// A `data:` URI in base64, or, from listed hosts, an address to fetch it from.
+        url: String,
+    },
+    /// What was fetched.
+    #[serde(skip)]
+    Fetched(Vec<u8>),
 }
 
-/// A text of a message, or the address of an image.
+impl ImageUrl {
+    /// The address of an image that must be fetched.
+    fn remote(&self) -> Option<&str> {
+        match self {
+            Self::Url(url) | Self::Object { url } if !is_data(url) => Some(url),
+            _ => None,
+        }
+    }
+
+    /// The file.
+    ///
+    /// # Errors
+    /// If it is no `data:` URI in base64 and was not fetched.
+    pub(super) fn bytes(&self) -> Result<Cow<'_, [u8]>, Fault> {
+        match self {
+            Self::Url(url) | Self::Object { url } => bytes_of(url).map(Cow::Owned),
+            Self::Fetched(bytes) => Ok(Cow::Borrowed(bytes)),
+        }
+    }
+}
+
+/// A text of a message, or an image.
 pub(super) enum Item<'a> {
     Text(&'a str),
-    Url(&'a str),
+    Image(&'a ImageUrl),
 }
 
 impl Message {
-    /// Texts and addresses of images, in no certain order.
+    /// Texts and images, in no certain order.
     pub(super) fn items(&self) -> impl Iterator<Item = Item<'_>> {
         let (text, parts) = match &self.content {
             Content::None => (None, &[][..]),
@@ -104,9 +137,7 @@ impl Message {
         };
         let parts = parts.iter().chain(&self.images).map(|part| match part {
             Part::Text { text } => Item::Text(text),
-            Part::ImageUrl { image_url: ImageUrl::Url(url) | ImageUrl::Object { url } } => {
-                Item::Url(url)
-            }
+            Part::ImageUrl { image_url } => Item::Image(image_url),
         });
         let placed = self.x_parts.iter().filter_map(|place| match place {
             Place::Text { text } => Some(Item::Text(text)),
@@ -116,10 +147,52 @@ impl Message {
         text.into_iter().chain(parts).chain(placed).chain(calls)
     }
 
+    /// The images that must be fetched.
+    fn remote_images(&mut self) -> impl Iterator<Item = &mut ImageUrl> {
+        let parts = match &mut self.content {
+            Content::Parts(parts) => parts.as_mut_slice(),
+            Content::None | Content::Text(_) => &mut [],
+        };
+        let images = parts.iter_mut().chain(&mut self.images).filter_map(|part| match part {
+            Part::ImageUrl { image_url } => Some(image_url),
+            Part::Text { .. } => None,
+        });
+        images.filter(|image| image.remote().is_some())
+    }
+
     /// Whether it calls a function, or is the result of one.
     pub(super) fn is_of_calls(&self) -> bool {
         self.role == Role::Tool || self.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty())
     }
+}
+
+/// Fetches the images of `messages` that are elsewhere, if the server does that. What it has fetched takes its share of the
+/// memory for bodies as long as the permit lives.
+///
+/// # Errors
+/// If there are too many, or one cannot be fetched.
+pub(super) async fn fetch_images(
+    state: &State,
+    messages: &mut [Message],
+) -> Result<Option<OwnedSemaphorePermit>, Fault> {
+    let Some(fetcher) = &state.fetcher else { return Ok(None) };
+    let remote: Vec<_> = messages.iter_mut().flat_map(Message::remote_images).collect();
+    if remote.is_empty() {
+        return Ok(None);
+    }
+    let limits = &state.config.limits;
+    if remote.len() > limits.images {
+        let message = format!("{} images; allowed: {} in a request", remote.len(), limits.images);
+        return Err(Fault::of("messages", message));
+    }
+    let kib = u32::try_from(limits.body.div_ceil(1024)).unwrap_or(u32::MAX);
+    let memory = state.bodies.clone().try_acquire_many_owned(kib).map_err(|_| Fault::full())?;
+    let urls: Vec<&str> = remote.iter().filter_map(|image| image.remote()).collect();
+    let fetched = fetcher.fetch_all(&urls, limits.body).await?;
+    for (image, bytes) in remote.into_iter().zip(fetched) {
+        *image = ImageUrl::Fetched(bytes);
+    }
+    Ok(Some(memory))
 }
 
 /// The content of a message in order, images decoded.
@@ -171,9 +244,7 @@ impl<'a> Room<'a> {
         for part in parts.into_iter().chain(message.images) {
             match part {
                 Part::Text { text } => texts.push(text),
-                Part::ImageUrl { image_url: ImageUrl::Url(url) | ImageUrl::Object { url } } => {
-                    images.push(self.image(&url)?);
-                }
+                Part::ImageUrl { image_url } => images.push(self.image(&image_url.bytes()?)?),
             }
         }
         if message.x_parts.is_empty() {
@@ -206,9 +277,9 @@ impl<'a> Room<'a> {
         Ok(read)
     }
 
-    fn image(&mut self, url: &str) -> Result<RgbImage, Fault> {
+    fn image(&mut self, bytes: &[u8]) -> Result<RgbImage, Fault> {
         let limits = Limits { pixels: self.limits.pixels.min(self.pixels), ..self.limits.clone() };
-        let image = to_rgb(opened(&bytes_of(url)?, &limits)?);
+        let image = to_rgb(opened(bytes, &limits)?);
         self.pixels -= u64::from(image.width()) * u64::from(image.height());
         Ok(image)
     }

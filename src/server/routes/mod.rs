@@ -5,14 +5,18 @@ mod chat;
 mod check;
 mod completions;
 mod conversation;
+mod drawn;
 mod edits;
+mod faults;
 mod generations;
 mod heading;
 mod logprobs;
 mod messages;
 mod models;
+mod openapi;
 mod pages;
 mod parts;
+mod reply;
 mod rows;
 mod status;
 mod stream;
@@ -24,31 +28,39 @@ use std::sync::Arc;
 
 pub use check::{check_body, check_image};
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::Method;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::get;
+use axum::{Json, Router};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use self::openapi::Document;
 use super::access::guard;
 use super::fault::Fault;
 use super::state::State;
 
 /// All routes.
 pub(super) fn all(state: Arc<State>) -> Router {
-    Router::new()
-        .route("/", get(pages::play))
-        .route("/v1/chat/completions", post(chat::post))
-        .route("/v1/completions", post(completions::post))
-        .route("/v1/images/generations", post(generations::post))
-        .route("/v1/images/edits", post(edits::post))
-        .route("/v1/models", get(models::list))
+    let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(chat::post))
+        .routes(routes!(completions::post))
+        .routes(routes!(generations::post))
+        .routes(routes!(edits::post))
+        .routes(routes!(models::list))
+        .routes(routes!(tokens::tokenize))
+        .routes(routes!(tokens::detokenize))
+        .routes(routes!(status::health))
+        .routes(routes!(status::livez))
+        .routes(routes!(status::metrics))
+        .split_for_parts();
+    router
         .route("/v1/models/{*name}", get(models::one))
-        .route("/tokenize", post(tokens::tokenize))
-        .route("/detokenize", post(tokens::detokenize))
-        .route("/health", get(status::health))
-        .route("/livez", get(status::livez))
-        .route("/metrics", get(status::metrics))
+        .route("/", get(pages::play))
+        .route("/docs", get(pages::docs))
+        .route("/openapi.json", get(async || Json(document)))
         .method_not_allowed_fallback(no_method)
         .fallback(no_route)
         // `body` limits it.

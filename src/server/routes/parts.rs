@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::logprobs::{Names, Pending, Told};
 use super::rows::Shown;
@@ -35,20 +36,18 @@ pub(super) enum Part {
     Usage(Usage),
 }
 
-/// How many tokens a request took.
-#[derive(Clone, Copy, Debug, Default)]
+/// How many tokens a request took, codes of images included.
+#[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
 pub(super) struct Usage {
-    pub(super) prompt: usize,
-    pub(super) generated: usize,
+    prompt_tokens: usize,
+    completion_tokens: usize,
+    total_tokens: usize,
 }
 
 impl Usage {
-    pub(super) fn to_json(self) -> Value {
-        json!({
-            "prompt_tokens": self.prompt,
-            "completion_tokens": self.generated,
-            "total_tokens": self.prompt + self.generated,
-        })
+    pub(super) fn new(prompt: usize, generated: usize) -> Self {
+        let total_tokens = prompt + generated;
+        Self { prompt_tokens: prompt, completion_tokens: generated, total_tokens }
     }
 }
 

@@ -7,11 +7,11 @@ use axum::http::HeaderName;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::server::fault::Fault;
-use crate::server::sampling::Neutral;
+use crate::server::sampling::{Ignored, Neutral};
 use crate::server::work::Parts;
 
 /// Silence after which a comment keeps the connection open.
@@ -23,22 +23,23 @@ const NO_BUFFER: HeaderName = HeaderName::from_static("x-accel-buffering");
 const DONE: &str = "[DONE]";
 
 /// What a stream holds besides the answer.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StreamOptions {
+    /// Whether the last chunk tells how many tokens there were.
     pub(super) include_usage: Option<bool>,
     #[serde(default, rename = "continuous_usage_stats")]
     _continuous_usage_stats: Neutral,
     #[serde(default, rename = "include_obfuscation")]
-    _include_obfuscation: serde::de::IgnoredAny,
+    _include_obfuscation: Ignored,
 }
 
 /// A stream of the chunks that `chunks` makes of `first` and of every later part. A fault in the stream is an event with an
 /// error, and ends it.
-pub(super) fn events<T: Send + 'static>(
+pub(super) fn events<T: Send + 'static, C: Serialize>(
     first: T,
     parts: Parts<T>,
-    mut chunks: impl FnMut(T) -> Vec<Value> + Send + 'static,
+    mut chunks: impl FnMut(T) -> Vec<C> + Send + 'static,
 ) -> Response {
     enum Next<T> {
         Part(T),
@@ -48,21 +49,21 @@ pub(super) fn events<T: Send + 'static>(
     let start = (Next::Part(first), parts);
     let batches = stream::unfold(start, move |(next, mut parts)| {
         let made = match next {
-            Next::Part(part) => Some((chunks(part), Next::Await)),
+            Next::Part(part) => Some((chunks(part).iter().map(data).collect(), Next::Await)),
             Next::Done => None,
             Next::Await => Some((Vec::new(), Next::Await)),
         };
         async move {
-            let (mut values, mut after) = made?;
+            let (mut values, mut after): (Vec<String>, _) = made?;
             if values.is_empty() {
                 match parts.next().await {
                     Some(Ok(part)) => after = Next::Part(part),
                     Some(Err(fault)) => {
-                        values.push(fault.body());
+                        values.push(data(&fault.body()));
                         after = Next::Done;
                     }
                     None => {
-                        values.push(Value::Null);
+                        values.push(DONE.to_owned());
                         after = Next::Done;
                     }
                 }
@@ -71,16 +72,17 @@ pub(super) fn events<T: Send + 'static>(
         }
     });
     let events = futures_util::StreamExt::flat_map(batches, |values| {
-        stream::iter(values.into_iter().map(|value| {
-            Ok::<_, Infallible>(match value {
-                Value::Null => Event::default().data(DONE),
-                value => Event::default().data(value.to_string()),
-            })
-        }))
+        stream::iter(
+            values.into_iter().map(|data| Ok::<_, Infallible>(Event::default().data(data))),
+        )
     });
     let events = Sse::new(events).keep_alive(KeepAlive::new().interval(SILENCE));
     // Proxies would collect what is to be seen at once.
     ([(NO_BUFFER, "no")], events).into_response()
+}
+
+fn data(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("answers have texts for keys")
 }
 
 /// The only part, when the thread that makes it has ended.

@@ -3,28 +3,31 @@
 use std::sync::Arc;
 
 use rand::distr::{Alphanumeric, SampleString};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
 
 use super::text_limit::check_text;
 use crate::generate::Grammar;
 use crate::json::Ordered;
 use crate::pipeline::{CallReader, Pipeline, Tool, ToolCall, Tools};
 use crate::server::fault::Fault;
+use crate::server::sampling::Ignored;
 
 /// Letters in the id of a call: as many as all chat templates take.
 const ID_LEN: usize = 9;
 
 /// The only kind of tools and calls.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = ToolKind)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Kind {
     Function,
 }
 
 /// A function of `tools`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[schema(as = Tool)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Offered {
     #[serde(rename = "type")]
@@ -32,25 +35,27 @@ pub(super) struct Offered {
     function: Function,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Function {
+    /// 1 to 64 letters, digits, `_` and `-`.
     name: String,
     description: Option<String>,
     /// A JSON schema; without one there are no arguments.
+    #[schema(value_type = Option<Object>)]
     parameters: Option<Ordered>,
     /// Calls that a request asks for are held to the schema, others are not.
     #[serde(default, rename = "strict")]
-    _strict: IgnoredAny,
+    _strict: Ignored,
 }
 
 /// `tool_choice`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(
     untagged,
     expecting = "expected none, auto, required or {\"type\": \"function\", \"function\": {\"name\": ...}}"
 )]
-pub(super) enum Choice {
+pub(super) enum ToolChoice {
     Mode(Mode),
     Named {
         #[serde(rename = "type")]
@@ -59,7 +64,8 @@ pub(super) enum Choice {
     },
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[schema(as = ToolChoiceMode)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Mode {
     None,
@@ -67,35 +73,44 @@ pub(super) enum Mode {
     Required,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Named {
     name: String,
 }
 
-/// A call of an earlier answer.
-#[derive(Clone, Debug, Deserialize)]
+/// A call of a function by an answer.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = ToolCall)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Called {
+    /// Its number in the answer, in streams.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
+    /// What its result names it by.
     id: String,
     #[serde(rename = "type")]
-    _kind: Kind,
-    /// Its number, as streams have it.
-    #[serde(default, rename = "index")]
-    _index: IgnoredAny,
+    kind: Kind,
     function: CalledFunction,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct CalledFunction {
     name: String,
+    /// A JSON object, as text.
     arguments: String,
 }
 
 impl Called {
     pub(super) fn arguments(&self) -> &str {
         &self.function.arguments
+    }
+
+    /// A call as answers tell it, in streams with its number.
+    pub(super) fn new(call: ToolCall, index: Option<usize>) -> Self {
+        let ToolCall { id, name, arguments } = call;
+        Self { index, id, kind: Kind::Function, function: CalledFunction { name, arguments } }
     }
 
     /// # Errors
@@ -128,15 +143,15 @@ impl Callable {
     /// If a function has no name or schema, or the chosen one is not there.
     pub(super) fn new(
         pipeline: &Pipeline,
-        (tools, choice, parallel): (Option<Vec<Offered>>, Option<Choice>, Option<bool>),
+        (tools, choice, parallel): (Option<Vec<Offered>>, Option<ToolChoice>, Option<bool>),
     ) -> Result<Option<Self>, Fault> {
         let tools = tools.unwrap_or_default();
-        let choice = choice.unwrap_or(Choice::Mode(Mode::Auto));
+        let choice = choice.unwrap_or(ToolChoice::Mode(Mode::Auto));
         let (is_forced, name) = match choice {
-            Choice::Mode(Mode::None) => return Ok(None),
-            Choice::Mode(Mode::Auto) if tools.is_empty() => return Ok(None),
-            Choice::Mode(mode) => (matches!(mode, Mode::Required), None),
-            Choice::Named { function, .. } => (true, Some(function.name)),
+            ToolChoice::Mode(Mode::None) => return Ok(None),
+            ToolChoice::Mode(Mode::Auto) if tools.is_empty() => return Ok(None),
+            ToolChoice::Mode(mode) => (matches!(mode, Mode::Required), None),
+            ToolChoice::Named { function, .. } => (true, Some(function.name)),
         };
         if tools.is_empty() {
             return Err(Fault::of("tool_choice", "tool_choice needs tools"));
@@ -178,13 +193,4 @@ pub(super) fn listed(pipeline: &Pipeline, tools: Vec<Offered>) -> Result<Arc<Too
 /// An id for a call.
 pub(super) fn new_id() -> String {
     Alphanumeric.sample_string(&mut rand::rng(), ID_LEN)
-}
-
-/// A call as answers tell it.
-pub(super) fn to_json(call: &ToolCall) -> Value {
-    json!({
-        "id": call.id,
-        "type": "function",
-        "function": { "name": call.name, "arguments": call.arguments },
-    })
 }
